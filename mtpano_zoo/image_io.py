@@ -1,0 +1,219 @@
+"""Files in and out: panoramas of any common kind as 8-bit RGB, maps as PNG and NPY that never lie half-written.
+
+Encodings of the maps that we write:
+
+* depth, 16-bit grey PNG: distance along the ray in millimetres, 0 = no value;
+* normals, 8- or 16-bit RGB PNG: `128 + 127 n` or `32768 + 32767 n` per component (x right, y down, z forward), so that
+  the zero vector (no value) is exactly the middle grey;
+* classes, palette PNG: the class index per pixel, 255 = no label.
+"""
+
+import io
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import ExifTags, Image, ImageOps
+
+RATIO_TOLERANCE = 0.01  # relative: 1183 x 591 is a panorama to any person, 16:9 video is not
+MAX_DEPTH = 65.535  # metres, the largest value of a 16-bit PNG in millimetres
+
+
+def check_panorama_size(height: int, width: int, name: str) -> None:
+    """Accept sizes that are 2:1 within 1 %.
+
+    Raises:
+        ValueError: the size is not that of a full panorama; `name` opens the sentence.
+    """
+    if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
+        raise ValueError(
+            f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
+            "export it as equirectangular 2:1, or pad what is missing with black"
+        )
+
+
+def read_panorama(path: str | Path) -> NDArray[np.uint8]:
+    """Read an equirectangular image as RGB of shape (H, W, 3), whatever kind of image file it is.
+
+    The EXIF orientation is applied; grey, palette and CMYK images become RGB; transparent pixels are composited over
+    black, which is how panoramas mark what was not seen; 16 bits per channel are scaled (not cut) to 8; of several
+    frames the first is taken. Sizes that are 2:1 within 1 % come back as they are.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an image")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    data = path.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 million pixels on; 16384 x 8192 is an ordinary panorama. Twice that remains an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = _decode(data)
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise ValueError(f"{path} has more than {limit} million pixels: scale it down first") from error
+    except _FloatingPointImageError as error:
+        raise ValueError(f"{path} {error}") from error
+    except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
+        raise ValueError(f"{path} is truncated or not an image: {_first_line(error)}") from error
+    check_panorama_size(image.height, image.width, str(path))
+    return np.array(image, dtype=np.uint8)
+
+
+class _FloatingPointImageError(Exception):
+    """The image holds 32-bit values that have no agreed white."""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    # Pillow names the in-memory buffer that it was given, which tells the user nothing.
+    return "no known image format" if not lines or "BytesIO" in lines[0] else lines[0]
+
+
+def _decode(data: bytes) -> Image.Image:
+    """Decode, turn upright, and reduce to RGB of 8 bits."""
+    with Image.open(io.BytesIO(data)) as file:
+        sixteen_bit = ";16" in str(file.tile)  # the mode alone does not tell: Pillow calls 16-bit RGB just "RGB"
+        file.load()  # before OpenCV, which returns the readable part of a truncated file without a word
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+        image: Image.Image = file.copy()
+    if sixteen_bit:
+        image = Image.fromarray(_decode_16bit(data))
+    elif image.mode in ("I", "F"):
+        raise _FloatingPointImageError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB")
+
+
+def _decode_16bit(data: bytes) -> NDArray[np.uint8]:
+    """Decode with OpenCV, which keeps all 16 bits of colour images, and scale 0..65535 to 0..255."""
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16:
+        raise ValueError("its 16-bit channels cannot be decoded")
+    if values.ndim == 3:
+        values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file so that it exists completely or not at all, also when the program is stopped in between."""
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # the same folder: a rename across disks is a copy
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_png(path: str | Path, array: NDArray[Any]) -> None:
+    """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, atomically.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    colour = array.ndim == 3 and array.shape[2] == 3
+    if array.dtype not in (np.uint8, np.uint16) or not (colour or array.ndim == 2) or array.size == 0:
+        raise ValueError(
+            f"a PNG takes (H, W) or (H, W, 3) of uint8 or uint16, but {path} was given {array.shape} of {array.dtype}"
+        )
+    pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(array)
+    written, data = cv2.imencode(".png", pixels)
+    if not written:
+        raise ValueError(f"{path} could not be encoded as PNG")
+    write_bytes(path, data.tobytes())
+
+
+def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLike) -> None:
+    """Write class indices (H, W) as a PNG that shows them in the colours of `palette` (N, 3), atomically.
+
+    Index 255 (no label) and every other index without a colour of its own are black.
+
+    Raises:
+        ValueError: indices outside 0..255, or not (H, W), or a palette that is not (N <= 256, 3).
+    """
+    colours = np.asarray(palette, dtype=np.uint8)
+    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) > 256:
+        raise ValueError(f"a palette has shape (N, 3) with at most 256 colours, not {colours.shape}")
+    if indices.ndim != 2 or indices.size == 0 or indices.min() < 0 or indices.max() > 255:
+        raise ValueError(f"a palette PNG takes class indices 0 to 255 of shape (H, W): {path} was given something else")
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([*colours.ravel().tolist(), *[0] * (768 - colours.size)])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def write_npy(path: str | Path, array: NDArray[Any]) -> None:
+    """Write an array as NPY, atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
+    """Encode depth in metres as whole millimetres in 16 bits.
+
+    0, negative, NaN and infinite values become 0 (no value). Valid depth stays valid: it is at least 1 mm, and beyond
+    65.535 m it saturates at 65535 instead of wrapping around.
+    """
+    metres = np.asarray(depth, dtype=np.float64)
+    valid = np.isfinite(metres) & (metres > 0)
+    return np.where(valid, np.clip(np.rint(np.where(valid, metres, 0) * 1000), 1, 65535), 0).astype(np.uint16)
+
+
+def decode_depth(encoded: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Turn millimetres into metres as float32; 0 stays 0 (no value).
+
+    Raises:
+        ValueError: the array is not uint16.
+    """
+    if encoded.dtype != np.uint16:
+        raise ValueError(
+            f"depth in millimetres is uint16, not {encoded.dtype}: read the PNG without reducing it to 8 bits"
+        )
+    return (encoded / np.float64(1000)).astype(np.float32)
+
+
+def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]:
+    """Encode unit normals (H, W, 3) as RGB: `128 + 127 n` in uint8, or `32768 + 32767 n` in uint16.
+
+    Vectors with a value that is not finite count as the zero vector (no value), which is exactly the middle grey.
+
+    Raises:
+        ValueError: the last axis is not 3, or `bits` is neither 8 nor 16.
+    """
+    vectors = np.asarray(normals, dtype=np.float64)
+    if vectors.shape[-1:] != (3,) or bits not in (8, 16):
+        raise ValueError(f"normals are encoded from (..., 3) in 8 or 16 bits, not from {vectors.shape} in {bits}")
+    middle = 1 << (bits - 1)
+    vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
+    return np.rint(middle + (middle - 1) * np.clip(vectors, -1, 1)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:
+    """Turn what `encode_normals` gives, uint8 or uint16, back into unit vectors; the middle grey is the zero vector.
+
+    Raises:
+        ValueError: another type, or the last axis is not 3.
+    """
+    if encoded.dtype not in (np.uint8, np.uint16) or encoded.shape[-1:] != (3,):
+        raise ValueError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")
+    middle = 128 if encoded.dtype == np.uint8 else 32768
+    vectors = encoded.astype(np.float64) - middle
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = (vectors / np.maximum(length, 1)).astype(np.float32)
+    return unit
