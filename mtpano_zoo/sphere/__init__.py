@@ -1,0 +1,39 @@
+"""Geometry of the equirectangular image: pure functions on tensors, batched and differentiable, no state and no files.
+
+Right-handed frame, x right, y down, z forward; pixel centres; depth is the distance along the ray.
+"""
+
+from mtpano_zoo.sphere.padding import pad
+from mtpano_zoo.sphere.rays import (
+    cube_rays,
+    cube_rotations,
+    erp_angles,
+    erp_rays,
+    intrinsics_from_fov,
+    perspective_rays,
+    rays_to_pixels,
+    rotate_rays,
+    rotation_matrix,
+    stereographic_rays,
+    unit,
+)
+from mtpano_zoo.sphere.surface import depth_to_points, latitude_weights, points_to_normals, solid_angles
+
+__all__ = (
+    "cube_rays",
+    "cube_rotations",
+    "depth_to_points",
+    "erp_angles",
+    "erp_rays",
+    "intrinsics_from_fov",
+    "latitude_weights",
+    "pad",
+    "perspective_rays",
+    "points_to_normals",
+    "rays_to_pixels",
+    "rotate_rays",
+    "rotation_matrix",
+    "solid_angles",
+    "stereographic_rays",
+    "unit",
+)

@@ -1,0 +1,49 @@
+"""Padding of an equirectangular map with what really lies beyond its borders."""
+
+import torch
+from torch import Tensor
+
+
+def pad(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """Pad (..., H, W) by (left, right, top, bottom) pixels with the neighbours that they have on the sphere.
+
+    Left and right continue on the other side of the seam, as often as needed. Past a pole the map continues downwards
+    on the opposite meridian, half a turn away. With an odd width no column lies exactly there: the mean of the two
+    nearest is taken, or for integer maps (labels) the left one. Vectors need no change of sign, because ours are
+    given in the frame of the camera and not in that of the pixel.
+
+    Raises:
+        ValueError: If a number is negative, or ``top`` or ``bottom`` exceeds the height (past both poles).
+    """
+    left, right, top, bottom = padding
+    if min(padding) < 0:
+        raise ValueError(f"padding must not be negative, got {padding}")
+    height, width = x.shape[-2:]
+    if top > height or bottom > height:
+        raise ValueError(f"cannot pad {height} rows by {top} above and {bottom} below: give at most the height")
+    if top or bottom:
+        parts = [x]
+        if top:
+            parts.insert(0, _opposite(x[..., :top, :]))
+        if bottom:
+            parts.append(_opposite(x[..., height - bottom :, :]))
+        x = torch.cat(parts, dim=-2)
+    if left or right:
+        turns_left, turns_right = left // width, right // width
+        parts = [x] * (turns_left + 1 + turns_right)
+        if left % width:
+            parts.insert(0, x[..., width - left % width :])
+        if right % width:
+            parts.append(x[..., : right % width])
+        x = torch.cat(parts, dim=-1)
+    return x
+
+
+def _opposite(rows: Tensor) -> Tensor:
+    """Rows next to a pole as seen from the other side of it."""
+    width = rows.shape[-1]
+    rows = rows.flip(-2)
+    turned = rows.roll(width // 2, -1)
+    if width % 2 and rows.is_floating_point():
+        return (turned + rows.roll(width // 2 + 1, -1)) / 2
+    return turned

@@ -1,0 +1,233 @@
+"""Directions: the rays of a panorama, of a camera and of a cube, and the pixels where they land.
+
+One frame everywhere: right-handed, x right, y down, z forward. Pixel coordinates count from the centre of the first
+pixel, so an integer is a pixel centre and the image spans [-0.5, width - 0.5].
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def erp_angles(
+    height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Longitude of every column (W,), positive to the right, and latitude of every row (H,), positive up, in radians.
+
+    Raises:
+        ValueError: If a side is not positive.
+    """
+    _check_size(height, width)
+    columns = torch.arange(width, dtype=torch.float64)
+    rows = torch.arange(height, dtype=torch.float64)
+    longitude = ((columns + 0.5) / width - 0.5) * (2 * math.pi)
+    latitude = (0.5 - (rows + 0.5) / height) * math.pi
+    return longitude.to(dtype).to(device), latitude.to(dtype).to(device)
+
+
+def erp_rays(
+    height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Unit rays (H, W, 3) through the pixel centres of an equirectangular image.
+
+    Raises:
+        ValueError: If a side is not positive.
+    """
+    # The two short axes are worked out in double precision; the outer product then costs one rounding.
+    longitude, latitude = erp_angles(height, width, dtype=torch.float64)
+    sin_lon, cos_lon = longitude.sin().to(dtype).to(device), longitude.cos().to(dtype).to(device)
+    sin_lat = latitude.sin().to(dtype).to(device)[:, None].expand(height, width)
+    cos_lat = latitude.cos().to(dtype).to(device)[:, None]
+    return torch.stack((cos_lat * sin_lon, -sin_lat, cos_lat * cos_lon), dim=-1)
+
+
+def intrinsics_from_fov(
+    fov: float | Tensor,
+    height: int,
+    width: int,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Pinhole matrix (..., 3, 3) in pixels of a camera with square pixels and a horizontal field of view in degrees.
+
+    A tensor of fields of view gives one matrix each, on the tensor's device. The principal point is the image centre,
+    ((width - 1) / 2, (height - 1) / 2).
+
+    Raises:
+        ValueError: If a side is not positive, or a number given as field of view is not inside (0, 180).
+    """
+    _check_size(height, width)
+    if isinstance(fov, Tensor):
+        device = fov.device if device is None else device
+    elif not 0 < fov < 180:
+        raise ValueError(f"a perspective view needs a field of view between 0 and 180 degrees, got {fov}")
+    half = torch.deg2rad(torch.as_tensor(fov, device=device).to(dtype)) / 2
+    focal = width / (2 * torch.tan(half))
+    zero, one = torch.zeros_like(focal), torch.ones_like(focal)
+    rows = (
+        torch.stack((focal, zero, one * ((width - 1) / 2)), dim=-1),
+        torch.stack((zero, focal, one * ((height - 1) / 2)), dim=-1),
+        torch.stack((zero, zero, one), dim=-1),
+    )
+    return torch.stack(rows, dim=-2)
+
+
+def perspective_rays(
+    height: int,
+    width: int,
+    *,
+    fov: float | Tensor | None = None,
+    intrinsics: Tensor | None = None,
+    normalize: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Rays (..., H, W, 3) of a pinhole camera in its own frame, through the pixel centres.
+
+    Give either the horizontal field of view in degrees (a number or a tensor (...)) or intrinsics (..., 3, 3) in
+    pixels. Unit rays by default; with ``normalize=False`` they have z = 1, so that z-depth times ray is the point.
+
+    Raises:
+        ValueError: If not exactly one of the two is given, or one of them has a wrong value or shape.
+    """
+    _check_size(height, width)
+    if fov is not None and intrinsics is None:
+        intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=dtype)
+    elif fov is not None or intrinsics is None:
+        raise ValueError("give exactly one of fov and intrinsics")
+    if intrinsics.shape[-2:] != (3, 3):
+        raise ValueError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
+    k = intrinsics[..., None, None, :, :]
+    v, u = torch.meshgrid(
+        torch.arange(height, device=k.device, dtype=k.dtype),
+        torch.arange(width, device=k.device, dtype=k.dtype),
+        indexing="ij",
+    )
+    y = (v - k[..., 1, 2]) / k[..., 1, 1]
+    x = (u - k[..., 0, 2] - k[..., 0, 1] * y) / k[..., 0, 0]
+    rays = torch.stack((x, y, torch.ones_like(x)), dim=-1)
+    return unit(rays) if normalize else rays
+
+
+def stereographic_rays(
+    height: int,
+    width: int,
+    *,
+    fov: float,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Unit rays (H, W, 3) of a stereographic view, in its own frame; a "little planet" when the camera looks down.
+
+    The distance from the centre grows with tan(angle / 2), so the horizontal field of view may reach 360 degrees.
+
+    Raises:
+        ValueError: If a side is not positive or the field of view is not inside (0, 360).
+    """
+    _check_size(height, width)
+    if not 0 < fov < 360:
+        raise ValueError(f"a stereographic view needs a field of view between 0 and 360 degrees, got {fov}")
+    scale = 2 * math.tan(math.radians(fov) / 4) / width
+    x = (torch.arange(width, device=device, dtype=dtype) - (width - 1) / 2) * scale
+    y = (torch.arange(height, device=device, dtype=dtype) - (height - 1) / 2) * scale
+    x, y = x.expand(height, width), y[:, None].expand(height, width)
+    square = x * x + y * y
+    return torch.stack((2 * x, 2 * y, 1 - square), dim=-1) / (1 + square)[..., None]
+
+
+def cube_rays(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unit rays (6, S, S, 3) of the faces front, right, back, left, up, down: 90 degree views with pixel centres.
+
+    The bottom edge of the up face and the top edge of the down face touch the front face.
+
+    Raises:
+        ValueError: If the size is not positive.
+    """
+    rays = perspective_rays(size, size, fov=90.0, device=device, dtype=dtype)
+    return rotate_rays(rays, cube_rotations(device=device, dtype=dtype))
+
+
+def cube_rotations(*, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Camera-to-world rotations (6, 3, 3) of the cube faces front, right, back, left, up, down."""
+    yaw = torch.tensor([0.0, 90.0, 180.0, -90.0, 0.0, 0.0], dtype=torch.float64)
+    pitch = torch.tensor([0.0, 0.0, 0.0, 0.0, 90.0, -90.0], dtype=torch.float64)
+    # Quarter turns consist of 0 and 1; rounding removes the 6e-17 that cos(90 degrees) leaves.
+    return rotation_matrix(yaw, pitch).round().to(dtype).to(device)
+
+
+def rotation_matrix(
+    yaw: float | Tensor = 0.0,
+    pitch: float | Tensor = 0.0,
+    roll: float | Tensor = 0.0,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Camera-to-world rotation (..., 3, 3) from angles in degrees, which may be tensors that broadcast.
+
+    A positive yaw turns the camera to the right, a positive pitch up, a positive roll clockwise (its right side
+    drops). The camera rolls first, then pitches, then yaws: R = R_y(yaw) R_x(pitch) R_z(roll).
+    """
+    tensors = [angle for angle in (yaw, pitch, roll) if isinstance(angle, Tensor)]
+    if device is None and tensors:
+        device = tensors[0].device
+    if dtype is None:
+        dtype = tensors[0].dtype if tensors and tensors[0].is_floating_point() else torch.float32
+    # Plain numbers are turned into sines in double precision; tensors keep theirs, and their gradient.
+    work = dtype if tensors else torch.float64
+    angles = [torch.as_tensor(a, device=device if tensors else None).to(work).deg2rad() for a in (yaw, pitch, roll)]
+    shape = (angles[0] + angles[1] + angles[2]).shape
+    sy, sp, sr = (a.sin().expand(shape) for a in angles)
+    cy, cp, cr = (a.cos().expand(shape) for a in angles)
+    rows = (
+        torch.stack((cy * cr + sy * sp * sr, -cy * sr + sy * sp * cr, sy * cp), dim=-1),
+        torch.stack((cp * sr, cp * cr, -sp), dim=-1),
+        torch.stack((-sy * cr + cy * sp * sr, sy * sr + cy * sp * cr, cy * cp), dim=-1),
+    )
+    return torch.stack(rows, dim=-2).to(dtype).to(device)
+
+
+def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
+    """Turn rays (..., H, W, 3) by rotations (..., 3, 3): from the frame of a camera to that of the panorama.
+
+    Leading dimensions broadcast: one image of rays and N rotations give (N, H, W, 3).
+
+    Raises:
+        ValueError: If the rotation is not (..., 3, 3).
+    """
+    if rotation.shape[-2:] != (3, 3):
+        raise ValueError(f"a rotation must be (..., 3, 3), got {tuple(rotation.shape)}")
+    return torch.matmul(rays, rotation.to(rays.dtype).mT[..., None, :, :])
+
+
+def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
+    """Pixel coordinates (..., 2) as (u, v) where rays (..., 3) of any length meet an H x W equirectangular image.
+
+    u runs over [-0.5, W - 0.5], v over [-0.5, H - 0.5]; integers are pixel centres.
+
+    Raises:
+        ValueError: If a side is not positive or the last dimension is not 3.
+    """
+    _check_size(height, width)
+    if rays.shape[-1] != 3:
+        raise ValueError(f"rays must be (..., 3), got {tuple(rays.shape)}")
+    x, y, z = rays.unbind(-1)
+    # At a pole every longitude is right, but the gradient of atan2(0, 0) is NaN: look forward there.
+    z = torch.where((x == 0) & (z == 0), torch.finfo(rays.dtype).tiny ** 0.5, z)
+    u = torch.atan2(x, z) * (width / (2 * math.pi)) + (width / 2 - 0.5)
+    v = torch.atan2(y, torch.sqrt(x * x + z * z)) * (height / math.pi) + (height / 2 - 0.5)
+    return torch.stack((u, v), dim=-1)
+
+
+def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+    """Vectors scaled to length one; a zero vector stays zero, and its gradient is zero."""
+    square = (vectors * vectors).sum(dim, keepdim=True)
+    nonzero = square > 0
+    return vectors * torch.where(nonzero, torch.where(nonzero, square, 1).rsqrt(), 0)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"height and width must be at least 1 pixel, got {height} x {width}")

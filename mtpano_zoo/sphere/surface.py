@@ -1,0 +1,88 @@
+"""Surfaces seen from the centre of a panorama, and how much of the sphere a pixel covers."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.sphere.padding import pad
+from mtpano_zoo.sphere.rays import erp_angles, erp_rays, unit
+
+
+def depth_to_points(depth: Tensor) -> Tensor:
+    """Points (B, 3, H, W) in metres from the distance along the rays (B, 1, H, W); no depth (0) gives the origin.
+
+    Raises:
+        ValueError: If depth is not (B, 1, H, W).
+    """
+    if depth.ndim != 4 or depth.shape[1] != 1:
+        raise ValueError(f"depth must be (B, 1, H, W), got {tuple(depth.shape)}")
+    rays = erp_rays(*depth.shape[-2:], device=depth.device, dtype=depth.dtype)
+    return depth * rays.permute(2, 0, 1)
+
+
+def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Unit normals (B, 3, H, W), turned towards the camera, of the surface through points (B, 3, H, W).
+
+    The normal is the cross product of central differences, wrapped at the seam and continued over the poles. Next to
+    an invalid pixel the difference becomes one-sided. Invalid pixels, and pixels without a valid neighbour in one of
+    the two directions, get the zero vector. Across a depth edge the result is a slanted mixture, as for any
+    difference.
+
+    Args:
+        points: Positions in metres; the origin and non-finite values count as invalid.
+        valid: Further restriction, bool (B, 1, H, W).
+
+    Raises:
+        ValueError: If points are not (B, 3, H, W) or the mask does not fit them.
+    """
+    if points.ndim != 4 or points.shape[1] != 3:
+        raise ValueError(f"points must be (B, 3, H, W), got {tuple(points.shape)}")
+    known = points.isfinite().all(1, keepdim=True) & (points != 0).any(1, keepdim=True)
+    if valid is not None:
+        if valid.shape != known.shape or valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool {tuple(known.shape)}, got {valid.dtype} {tuple(valid.shape)}")
+        known = known & valid
+    points = torch.where(known, points, 0)
+    around, around_known = pad(points, (1, 1, 1, 1)), pad(known, (1, 1, 1, 1))
+
+    def neighbour(row: int, column: int) -> Tensor:
+        # The pixel itself stands in for an unknown neighbour: the difference is then one-sided, or zero.
+        height, width = points.shape[-2:]
+        window = (..., slice(row, row + height), slice(column, column + width))
+        return torch.where(around_known[window], around[window], points)
+
+    across = neighbour(1, 2) - neighbour(1, 0)
+    down = neighbour(2, 1) - neighbour(0, 1)
+    normals = unit(torch.linalg.cross(down, across, dim=1), dim=1)
+    # A surface seen from the front already points at the camera; only noise and depth edges need turning.
+    away = (normals * points).sum(1, keepdim=True) > 0
+    return torch.where(known, torch.where(away, -normals, normals), 0)
+
+
+def solid_angles(
+    height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Solid angle in steradian of a pixel of every row (H, 1); the sum over all H x W pixels is 4 pi.
+
+    Exact: (2 pi / W) (sin of the upper edge - sin of the lower edge), with the difference written as a product.
+
+    Raises:
+        ValueError: If a side is not positive.
+    """
+    _, latitude = erp_angles(height, width, dtype=torch.float64)
+    angles = latitude.cos() * (4 * math.pi / width * math.sin(math.pi / (2 * height)))
+    return angles[:, None].to(dtype).to(device)
+
+
+def latitude_weights(
+    height: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Weight of every row (H, 1): the cosine of its latitude, scaled to mean one.
+
+    Raises:
+        ValueError: If the height is not positive.
+    """
+    _, latitude = erp_angles(height, 1, dtype=torch.float64)
+    weights = latitude.cos()
+    return (weights / weights.mean())[:, None].to(dtype).to(device)
