@@ -1,0 +1,100 @@
+"""Labels of the auxiliary tasks, derived from the image and the depth: nobody annotates them.
+
+After MTPano (arXiv 2602.05330): image gradient, distance to the nearest image edge, and point map. All follow the
+sphere: filters wrap at the seam and continue over the poles, distances wrap. ``published=True`` gives what the
+published code computes instead.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtpano_zoo.sphere import erp_rays, pad
+
+
+def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
+    """Horizontal and vertical Sobel responses (..., H, W), un-normalised, of maps already padded by one pixel.
+
+    Sums of slices and not a convolution: autocast and TF32 would round that to three digits.
+    """
+    left, right = padded[..., :-2], padded[..., 2:]
+    across = right - left
+    top, bottom = padded[..., :-2, :], padded[..., 2:, :]
+    down = bottom - top
+    gx = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    gy = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return gx, gy
+
+
+@torch.no_grad()
+def image_gradient(image: Tensor, published: bool = False) -> Tensor:
+    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]: to the right, then downwards.
+
+    Published: the first and the last row are zero; all others agree.
+    """
+    red, green, blue = image.float().unbind(1)
+    luma = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+    gradient = torch.cat(sobel(pad(luma, (1, 1, 1, 1))), dim=1)
+    if published:
+        gradient[..., 0, :] = 0
+        gradient[..., -1, :] = 0
+    return gradient
+
+
+@torch.no_grad()
+def edge_distance(
+    image: Tensor, threshold: float = 0.5, max_distance: int = 64, wrap: bool = True, published: bool = False
+) -> Tensor:
+    """log(1 + distance in pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
+
+    An edge is a pixel whose luma gradient exceeds ``threshold``. The distance is exact up to ``max_distance`` and stays
+    there beyond: an image without edges has a finite label, and no pixel looks further than that. Published: distances
+    do not wrap, the eight rows next to each pole hold no edges, and the (approximate) distance is unlimited.
+    """
+    edges = torch.linalg.vector_norm(image_gradient(image, published), dim=1) > threshold
+    if published:
+        edges[:, :8] = False
+        edges[:, -8:] = False
+        wrap, max_distance = False, max(edges.shape[-2:])
+    return torch.log1p(distance_transform(edges, max_distance, wrap))[:, None]
+
+
+def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Tensor:
+    """Euclidean distance in pixels (B, H, W) to the nearest true pixel of a mask (B, H, W), at most ``max_distance``.
+
+    Two exact passes: along the columns by running maxima, then the least sum of squares over the columns within
+    ``max_distance``. Same operations on every device, and nothing that waits for the host.
+    """
+    height, width = mask.shape[-2:]
+    limit = max_distance
+    rows = torch.arange(height, device=mask.device, dtype=torch.float32)[:, None]
+    far = -float(height + limit)
+    above = rows - torch.where(mask, rows, far).cummax(dim=1).values
+    below = -rows - torch.where(mask, -rows, far - height).flip(1).cummax(dim=1).values.flip(1)
+    squared = torch.minimum(above, below).clamp(max=limit).square()
+    # Half a turn away the other way round is as near: further columns need no visit.
+    reach = min(limit, width // 2 if wrap else width - 1)
+    padded = pad(squared, (reach, reach, 0, 0)) if wrap else F.pad(squared, (reach, reach), value=float(limit) ** 2)
+    nearest = squared
+    for shift in range(1, reach + 1):
+        left = padded[..., reach - shift : reach - shift + width]
+        right = padded[..., reach + shift : reach + shift + width]
+        nearest = torch.minimum(nearest, torch.minimum(left, right) + shift * shift)
+    return nearest.sqrt().clamp(max=limit)
+
+
+@torch.no_grad()
+def point_map(depth: Tensor, valid: Tensor) -> Tensor:
+    """Points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero where it is not valid.
+
+    Published: the same with z backward, and on a grid whose first and last columns coincide.
+    """
+    return torch.where(valid, depth.float(), 0)[:, None] * _rays(*depth.shape[-2:], depth.device)
+
+
+@lru_cache(maxsize=4)
+def _rays(height: int, width: int, device: torch.device) -> Tensor:
+    # Kept on the device: copying them there anew would stall it in every step.
+    return erp_rays(height, width, device=device).permute(2, 0, 1)

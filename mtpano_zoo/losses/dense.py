@@ -1,0 +1,117 @@
+"""Losses for maps of numbers: prediction and target (B, C, H, W), mask of the pixels that count (B, H, W).
+
+``published=True`` gives the numbers of the published MTPano code, whose flaws each docstring names.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtpano_zoo.losses.auxiliary import sobel
+from mtpano_zoo.sphere import pad
+
+# The published weights were set at this size; spectra are scaled to it, so that they mean the same at every size.
+_REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
+
+
+def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Absolute error, summed over channels, mean over the valid pixels of the batch; zero if there are none."""
+    mask = valid[:, None]
+    error = (torch.where(mask, prediction, 0) - torch.where(mask, target, 0)).abs()
+    return error.sum() / valid.sum().clamp(min=1)
+
+
+def edge_weighted_l1(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    threshold: float = 0.55,
+    radius: int = 3,
+    share: float = 0.95,
+    published: bool = False,
+) -> Tensor:
+    """Absolute error with ``share`` of its weight on the surroundings of the target's edges.
+
+    An edge is where the Sobel magnitude over all channels reaches ``threshold``; its surroundings reach ``radius``
+    pixels further. Filter and surroundings wrap at the seam and continue over the poles, and a filter that touches an
+    invalid pixel finds no edge. The error is the mean over channels.
+
+    Published: the filter works on the mean of the channels, which misses changes that keep their sum, and so does the
+    error; invalid pixels hold 255 and the frame of the image 0, which makes a false edge around each.
+    """
+    mask = valid[:, None]
+    prediction = torch.where(mask, prediction, 0)
+    target = torch.where(mask, target, 0)
+    if published:
+        prediction, target = prediction.mean(1, keepdim=True), target.mean(1, keepdim=True)
+        gx, gy = sobel(F.pad(torch.where(mask, target, 255), (1, 1, 1, 1)))
+        edges = gx.square() + gy.square() >= threshold**2
+        near = F.max_pool2d(edges.float(), 2 * radius + 1, stride=1, padding=radius) > 0
+    else:
+        gx, gy = sobel(pad(target, (1, 1, 1, 1)))
+        edges = (gx.square() + gy.square()).sum(1, keepdim=True) >= threshold**2
+        complete = F.max_pool2d(pad((~mask).float(), (1, 1, 1, 1)), 3, stride=1) == 0
+        around = pad((edges & complete).float(), (radius, radius, radius, radius))
+        near = F.max_pool2d(around, 2 * radius + 1, stride=1) > 0
+    error = (prediction - target).abs().mean(1, keepdim=True)
+    return share * _mean(error, near & mask) + (1 - share) * _mean(error, ~near & mask)
+
+
+def frequency_l1(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    radius: float = 64,
+    amplitude_weight: float = 0.2,
+    published: bool = False,
+) -> Tensor:
+    """Distance between the high frequencies of two maps: of their amplitudes, and of their phases.
+
+    Frequencies up to ``radius`` (cycles per image at 512 rows) are left out. Invalid pixels of both maps hold the mean
+    of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024 map.
+    The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target: this
+    is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient.
+
+    Published: invalid pixels hold zero, which imprints the holes; amplitudes and radius grow with the size; phases are
+    compared by their plain difference, which jumps at a full turn and whose gradient is unbounded at small amplitudes.
+    """
+    mask = valid[:, None]
+    height, width = target.shape[-2:]
+    count = valid.sum(dim=(1, 2))[:, None, None, None]
+    target = torch.where(mask, target, 0)
+    hole = torch.zeros_like(count) if published else target.sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+    p = torch.fft.rfft2(torch.where(mask, prediction, hole))
+    t = torch.fft.rfft2(torch.where(mask, target, hole))
+    weight = _high_frequencies(
+        height, width, radius if published else radius * height / _REFERENCE_HEIGHT, valid.device
+    )
+    if published:
+        phase = (p.angle() - t.angle()).abs()
+        scale = 1.0
+    else:
+        scale = (_REFERENCE_HEIGHT * _REFERENCE_WIDTH / (height * width)) ** 0.5
+        power = _power(t)
+        floor = 1e-2 * (power * weight).mean(dim=(2, 3), keepdim=True) + 1e-6
+        phase = _power(p - t) / (_power(p) + power + floor)
+    amplitude = scale * (p.abs() - t.abs()).abs()
+    per_image = ((amplitude_weight * amplitude + phase) * weight).mean(dim=(1, 2, 3))
+    known = count.flatten() > 0
+    return torch.where(known, per_image, 0).sum() / known.sum().clamp(min=1)
+
+
+def _high_frequencies(height: int, width: int, radius: float, device: torch.device) -> Tensor:
+    """Weights (H, W // 2 + 1), mean one, of the half spectrum of `rfft2` beyond a radius."""
+    rows = torch.fft.fftfreq(height, 1 / height, device=device)[:, None]
+    columns = torch.fft.rfftfreq(width, 1 / width, device=device)
+    # Every column but the first and the middle one stands for its mirror image too.
+    multiplicity = torch.where((columns == 0) | (columns == width / 2), 1.0, 2.0)
+    weight = torch.where(rows.square() + columns.square() > radius**2, multiplicity, 0)
+    return weight / weight.mean().clamp(min=1e-12)
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

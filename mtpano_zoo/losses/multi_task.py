@@ -1,0 +1,171 @@
+"""The training loss of a multi-task panorama network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
+from mtpano_zoo.losses.dense import edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses.semseg import cross_entropy, dice
+from mtpano_zoo.losses.validity import IGNORE_INDEX, valid_depth, valid_normals, valid_semseg
+
+# The published code stops the gradient of a batch whose depth errs by more than this many metres.
+_PUBLISHED_CLAMP = 10.0
+
+
+class MultiTaskLoss(nn.Module):
+    """Weighted sum of the losses of all predictions for which the batch has labels.
+
+    Main and intermediate predictions: cross-entropy + Dice for ``semseg``; L1 + edge + frequency for ``depth`` (metres;
+    the latter two relative to the largest valid depth of the image) and for ``normals`` (after normalisation).
+    Auxiliary tasks: L1 on labels that are derived from the image and the depth. After MTPano (arXiv 2602.05330).
+
+    A label that the batch lacks, or that is invalid in every pixel, contributes exactly zero and gradients of exactly
+    zero, so that distributed training always finds all parameters used. Nothing waits for the host, and everything is
+    computed in float32 whatever the precision of the network.
+
+    Args:
+        semseg_weight: Weight of the class loss.
+        depth_weight: Weight of the depth loss.
+        normals_weight: Weight of the normals loss.
+        auxiliary_weight: Weight of the intermediate predictions, times the weight of their task.
+        extended_weight: Weight of image gradient, edge distance and point map.
+        dice_weight: Weight of Dice beside the cross-entropy.
+        depth_edge_weight: Weight of the edge term of depth.
+        depth_frequency_weight: Weight of the frequency term of depth.
+        normals_edge_weight: Weight of the edge term of normals.
+        normals_frequency_weight: Weight of the frequency term of normals.
+        ignore_index: Class that means "no label".
+        max_depth: Labels from here on, in metres, do not count; all finite ones count by default.
+        published: Compute what the published code computes (see each function), and clamp the depth and point losses at
+            10, which stops their gradient where they err most. The default leaves that to gradient clipping.
+    """
+
+    def __init__(
+        self,
+        semseg_weight: float = 1.0,
+        depth_weight: float = 1.0,
+        normals_weight: float = 1.0,
+        auxiliary_weight: float = 0.3,
+        extended_weight: float = 0.003,
+        dice_weight: float = 1.0,
+        depth_edge_weight: float = 0.5,
+        depth_frequency_weight: float = 5e-3,
+        normals_edge_weight: float = 0.1,
+        normals_frequency_weight: float = 1e-4,
+        ignore_index: int = IGNORE_INDEX,
+        max_depth: float | None = None,
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        self.task_weights = {"semseg": semseg_weight, "depth": depth_weight, "normals": normals_weight}
+        self.auxiliary_weight = auxiliary_weight
+        self.extended_weight = extended_weight
+        self.dice_weight = dice_weight
+        self.depth_edge_weight = depth_edge_weight
+        self.depth_frequency_weight = depth_frequency_weight
+        self.normals_edge_weight = normals_edge_weight
+        self.normals_frequency_weight = normals_frequency_weight
+        self.ignore_index = ignore_index
+        self.max_depth = max_depth
+        self.published = published
+
+    def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Losses as scalars: ``total``, and un-weighted one per prediction.
+
+        Args:
+            outputs: What the network returns: ``semseg`` (B, C, H, W), ``depth`` (B, 1, H, W) and ``normals``
+                (B, 3, H, W), any of them absent; optionally ``aux``, a dict of the same, and ``ext``, a dict of
+                ``gradient``, ``edge_distance`` and ``point_map``.
+            batch: ``image`` (B, 3, H, W), and of ``semseg`` (B, H, W), ``depth`` (B, H, W) and ``normals`` (B, 3, H, W)
+                those that exist.
+
+        Returns:
+            ``total``, and for each prediction its loss under the names ``depth``, ``aux_depth``, ``ext_point_map``...
+
+        Raises:
+            ValueError: If a prediction and its label differ in size.
+        """
+        losses: dict[str, Tensor] = {}
+        total = batch["image"].new_zeros((), dtype=torch.float32)
+        # Autocast would compute the label filters and the sums in half precision.
+        with torch.autocast(device_type=batch["image"].device.type, enabled=False):
+            for task, weight in self.task_weights.items():
+                if task in outputs:
+                    losses[task] = self._task(task, outputs[task], batch)
+                    total = total + weight * losses[task]
+            for task, prediction in outputs.get("aux", {}).items():
+                losses[f"aux_{task}"] = self._task(task, prediction, batch)
+                total = total + self.auxiliary_weight * self.task_weights[task] * losses[f"aux_{task}"]
+            for task, prediction in outputs.get("ext", {}).items():
+                losses[f"ext_{task}"] = self._extended(task, prediction, batch)
+                total = total + self.extended_weight * losses[f"ext_{task}"]
+        return {"total": total, **losses}
+
+    def _task(self, task: str, prediction: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        if task not in batch:
+            return _connected_zero(prediction)
+        _check_size(task, prediction, batch[task])
+        if task == "semseg":
+            return self._semseg(prediction.float(), batch[task])
+        if task == "depth":
+            return self._depth(prediction.float(), batch[task].float())
+        return self._normals(prediction.float(), batch[task].float())
+
+    def _semseg(self, logits: Tensor, labels: Tensor) -> Tensor:
+        valid = valid_semseg(labels, logits.shape[1], self.ignore_index)
+        overlap = dice(logits, labels, valid, self.published)
+        return cross_entropy(logits, labels, valid) + self.dice_weight * overlap
+
+    def _depth(self, prediction: Tensor, target: Tensor) -> Tensor:
+        valid = valid_depth(target, max_depth=self.max_depth)
+        target = torch.where(valid, target, 0)[:, None]
+        largest = target.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        relative = (prediction / largest, target / largest, valid)
+        loss = (
+            masked_l1(prediction, target, valid)
+            + self.depth_edge_weight * edge_weighted_l1(*relative, published=self.published)
+            + self.depth_frequency_weight * frequency_l1(*relative, published=self.published)
+        )
+        return loss.clamp(max=_PUBLISHED_CLAMP) if self.published else loss
+
+    def _normals(self, prediction: Tensor, target: Tensor) -> Tensor:
+        valid = valid_normals(target)
+        target = F.normalize(torch.where(valid[:, None], target, 0), dim=1)
+        # The default eps of 1e-12 would give a vector of length zero, as a new head predicts, a gradient of 1e12.
+        prediction = F.normalize(torch.where(valid[:, None], prediction, 0), dim=1, eps=1e-3)
+        return (
+            masked_l1(prediction, target, valid)
+            + self.normals_edge_weight * edge_weighted_l1(prediction, target, valid, published=self.published)
+            + self.normals_frequency_weight * frequency_l1(prediction, target, valid, published=self.published)
+        )
+
+    def _extended(self, task: str, prediction: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        if task == "point_map":
+            if "depth" not in batch:
+                return _connected_zero(prediction)
+            _check_size(task, prediction, batch["depth"])
+            valid = valid_depth(batch["depth"], max_depth=self.max_depth)
+            loss = masked_l1(prediction.float(), point_map(batch["depth"], valid), valid)
+            return loss.clamp(max=_PUBLISHED_CLAMP) if self.published else loss
+        _check_size(task, prediction, batch["image"])
+        if task == "gradient":
+            target = image_gradient(batch["image"], published=self.published)
+        else:
+            target = edge_distance(batch["image"], published=self.published)
+        return masked_l1(prediction.float(), target, torch.ones_like(target[:, 0], dtype=torch.bool))
+
+
+def _connected_zero(prediction: Tensor) -> Tensor:
+    """Zero whose gradient reaches the prediction as zeros, even if that holds infinities."""
+    return prediction[:0].sum(dtype=torch.float32)
+
+
+def _check_size(task: str, prediction: Tensor, label: Tensor) -> None:
+    if prediction.shape[-2:] != label.shape[-2:]:
+        raise ValueError(
+            f"{task} is predicted at {tuple(prediction.shape[-2:])}, its label is {tuple(label.shape[-2:])}: resize one"
+        )

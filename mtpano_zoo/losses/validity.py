@@ -1,0 +1,57 @@
+"""Which pixels of a label count: the one place that decides it, for losses and metrics alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = 255
+
+
+def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes)."""
+    return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+
+
+def valid_depth(depth: Tensor, min_depth: float = 0.0, max_depth: float | None = None) -> Tensor:
+    """Mask of the finite depths strictly between the two limits in metres.
+
+    Strictly, because 0 means "no measurement" and a sensor that saturates reports its largest value.
+    """
+    valid = depth.isfinite() & (depth > min_depth)
+    return valid if max_depth is None else valid & (depth < max_depth)
+
+
+def valid_normals(normals: Tensor) -> Tensor:
+    """Mask (..., H, W) of the finite normals (..., 3, H, W) longer than 0.5: not the zero vector, nor a faded one."""
+    length: Tensor = torch.linalg.vector_norm(normals, dim=-3)
+    return normals.isfinite().all(dim=-3) & (length > 0.5)
+
+
+def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+    """Refuse a batch whose labels cannot be trained on, before a network sees it.
+
+    Losses and metrics skip classes out of range, because a test per step would make the GPU wait for the host. Call
+    this on the first batches, best while they still lie on the CPU: it reads values.
+
+    Raises:
+        ValueError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.
+    """
+    size = tuple(batch["image"].shape[-2:])
+    for key in ("semseg", "depth", "normals"):
+        if key in batch and tuple(batch[key].shape[-2:]) != size:
+            raise ValueError(
+                f"{key} labels are {tuple(batch[key].shape[-2:])} but the image is {size}: resize them together"
+            )
+    if "semseg" not in batch:
+        return
+    labels = batch["semseg"]
+    if labels.is_floating_point():
+        raise ValueError(f"semseg labels must be integers, got {labels.dtype}: convert them with .long()")
+    wrong = labels[(labels != ignore_index) & ~valid_semseg(labels, num_classes, ignore_index)]
+    if wrong.numel():
+        raise ValueError(
+            f"semseg labels hold the classes {wrong.unique().tolist()[:10]}, but there are {num_classes} (0 to "
+            f"{num_classes - 1}) and {ignore_index} for no label: map the labels or set the number of classes"
+        )
