@@ -1,0 +1,86 @@
+"""Convolution and resizing that wrap at 0/360 degrees and continue over the poles."""
+
+from math import gcd
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpano_zoo import sphere
+
+__all__ = ("SphereConv2d", "Upsample", "Variant", "conv2d")
+
+Variant = Literal["sphere", "paper"]
+
+
+class SphereConv2d(nn.Conv2d):
+    """Convolution of an equirectangular map whose border is continued on the sphere instead of with zeros.
+
+    Input (B, C, H, W); keys of the state dict are those of `torch.nn.Conv2d`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (B, C, H, W) without a border at the sides or the poles."""
+        rows, columns = int(self.padding[0]), int(self.padding[1])
+        padded = sphere.pad(input, (columns, columns, rows, rows))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int],
+    *,
+    variant: Variant,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Conv2d:
+    """Build a convolution with "same" padding: spherical for `variant="sphere"`, zeros for `variant="paper"`."""
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    convolution = SphereConv2d if variant == "sphere" else nn.Conv2d
+    padding = (height // 2, width // 2)
+    return convolution(in_channels, out_channels, (height, width), stride, padding, groups=groups, bias=bias)
+
+
+class Upsample(nn.Module):
+    """Bilinear resizing of an equirectangular map (B, C, H, W) to a given size.
+
+    `variant="sphere"` samples at pixel centres across the seam and the poles, so that resizing commutes with a
+    horizontal roll. `variant="paper"` is plain bilinear resizing with the given `align_corners`.
+    """
+
+    def __init__(self, variant: Variant, align_corners: bool) -> None:
+        super().__init__()
+        self.variant = variant
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize (B, C, h, w) to (B, C, *size)."""
+        height, width = x.shape[-2:]
+        if (height, width) == size:
+            return x
+        if self.variant == "paper":
+            return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
+        # The smallest border that becomes a whole number of pixels in the output.
+        rows, columns = gcd(height, size[0]), gcd(width, size[1])
+        border_rows, border_columns = height // rows, width // columns
+        crop_rows, crop_columns = size[0] // rows, size[1] // columns
+        padded = sphere.pad(x, (border_columns, border_columns, border_rows, border_rows))
+        padded_size = (size[0] + 2 * crop_rows, size[1] + 2 * crop_columns)
+        resized = F.interpolate(padded, padded_size, mode="bilinear", align_corners=False)
+        return resized[..., crop_rows : crop_rows + size[0], crop_columns : crop_columns + size[1]]
+
+    def extra_repr(self) -> str:
+        """Show the variant in the module's printout."""
+        return f"variant={self.variant!r}, align_corners={self.align_corners}"
+
+
+def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set weight and bias to zero, so that the branch that ends in `layer` starts as nothing added."""
+    with torch.no_grad():
+        layer.weight.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
+    return layer

@@ -1,0 +1,158 @@
+"""The DPT decoder: token levels to a feature map, and the heads on it (Ranftl et al. 2021, arXiv 2103.13413)."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpano_zoo.layers.convolution import Upsample, Variant, conv2d
+
+__all__ = ("DPTNeck", "RegressionHead", "SegmentationHead")
+
+
+class ReassembleLevel(nn.Module):
+    """One token level with its class token as a map of its own resolution.
+
+    Args:
+        in_channels: width of the tokens.
+        channels: width of the map.
+        scale: resolution of the map over that of the token grid: 4, 2, 1 or 0.5.
+        variant: padding of the strided convolution.
+    """
+
+    def __init__(self, in_channels: int, channels: int, scale: float, variant: Variant) -> None:
+        super().__init__()
+        self.readout = nn.Linear(2 * in_channels, in_channels)
+        self.project = nn.Conv2d(in_channels, channels, 1)
+        self.resize: nn.Module
+        if scale > 1:
+            self.resize = nn.ConvTranspose2d(channels, channels, int(scale), int(scale))
+        elif scale == 1:
+            self.resize = nn.Identity()
+        else:
+            self.resize = conv2d(channels, channels, 3, variant=variant, stride=int(1 / scale))
+
+    def forward(self, tokens: Tensor, class_token: Tensor) -> Tensor:
+        """Turn (B, C, h, w) and (B, C) into (B, channels, scale h, scale w)."""
+        patches = tokens.permute(0, 2, 3, 1)
+        # Two products instead of one on a concatenation: the class token is multiplied once, not once per patch.
+        weight_patches, weight_class = self.readout.weight.chunk(2, dim=1)
+        shift = F.linear(class_token, weight_class, self.readout.bias)[:, None, None]
+        patches = F.gelu(F.linear(patches, weight_patches) + shift)
+        resized: Tensor = self.resize(self.project(patches.permute(0, 3, 1, 2)))
+        return resized
+
+
+class ResidualUnit(nn.Module):
+    """Pre-activation residual unit with batch norm, (B, C, H, W) to the same."""
+
+    def __init__(self, channels: int, variant: Variant) -> None:
+        super().__init__()
+        self.conv1 = conv2d(channels, channels, 3, variant=variant, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv2d(channels, channels, 3, variant=variant, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, C, H, W)."""
+        refined: Tensor = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(F.relu(x))))))
+        return x + refined
+
+
+class FusionLayer(nn.Module):
+    """Add one level to the coarser ones and bring the sum to the resolution of the next.
+
+    The coarsest level has nothing below it, so it has no residual unit for a skip connection either; the published
+    network carries one there that is never used.
+    """
+
+    def __init__(self, channels: int, variant: Variant, coarsest: bool) -> None:
+        super().__init__()
+        self.skip = None if coarsest else ResidualUnit(channels, variant)
+        self.refine = ResidualUnit(channels, variant)
+        self.upsample = Upsample(variant, align_corners=True)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, level: Tensor, fused: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Fuse (B, C, h, w) with what came from the coarser levels and resize the result to `size`."""
+        x = level if fused is None or self.skip is None else fused + self.skip(level)
+        # A 1 x 1 convolution commutes with resizing, and before it has a quarter of the pixels to work on.
+        resized: Tensor = self.upsample(self.project(self.refine(x)), size)
+        return resized
+
+
+class DPTNeck(nn.Module):
+    """Four token levels of equal size to one map at eight times the resolution of the token grid.
+
+    Args:
+        in_channels: width of the tokens.
+        level_channels: widths of the four levels, finest first.
+        channels: width of the fused map.
+        variant: padding and resizing.
+    """
+
+    def __init__(self, in_channels: int, level_channels: Sequence[int], channels: int, variant: Variant) -> None:
+        super().__init__()
+        scales = (4, 2, 1, 0.5)
+        if len(level_channels) != len(scales):
+            raise ValueError(f"A DPT neck has {len(scales)} levels, but {len(level_channels)} widths were given.")
+        self.reassemble = nn.ModuleList(
+            ReassembleLevel(in_channels, width, scale, variant)
+            for width, scale in zip(level_channels, scales, strict=True)
+        )
+        self.project = nn.ModuleList(
+            conv2d(width, channels, 3, variant=variant, bias=False) for width in level_channels
+        )
+        # In the order of use: the coarsest level first.
+        self.fuse = nn.ModuleList(FusionLayer(channels, variant, coarsest=i == 0) for i in range(4))
+
+    def forward(self, levels: Sequence[Tensor], class_tokens: Sequence[Tensor]) -> Tensor:
+        """Fuse levels of shape (B, C, h, w) with class tokens (B, C) into (B, channels, 8 h, 8 w)."""
+        maps = [
+            project(reassemble(level, class_token))
+            for project, reassemble, level, class_token in zip(
+                self.project, self.reassemble, levels, class_tokens, strict=True
+            )
+        ]
+        height, width = levels[0].shape[-2:]
+        sizes = [(8 * height, 8 * width)] + [(x.shape[-2], x.shape[-1]) for x in maps[:-1]]
+        fused: Tensor | None = None
+        for layer, level, size in zip(self.fuse, reversed(maps), reversed(sizes), strict=True):
+            fused = layer(level, fused, size)
+        return cast(Tensor, fused)
+
+
+class SegmentationHead(nn.Module):
+    """Class logits from the fused map."""
+
+    def __init__(self, channels: int, out_channels: int, variant: Variant) -> None:
+        super().__init__()
+        self.conv = conv2d(channels, channels, 3, variant=variant, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(0.1)
+        self.classify = nn.Conv2d(channels, out_channels, 1)
+        self.upsample = Upsample(variant, align_corners=True)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Turn (B, C, h, w) into logits (B, out_channels, *size)."""
+        logits = self.classify(self.dropout(F.relu(self.norm(self.conv(x)))))
+        resized: Tensor = self.upsample(logits, size)
+        return resized
+
+
+class RegressionHead(nn.Module):
+    """A dense value (depth, normals) from the fused map, without a final activation; it starts around `bias`."""
+
+    def __init__(self, channels: int, out_channels: int, variant: Variant, bias: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = conv2d(channels, channels // 2, 3, variant=variant)
+        self.upsample = Upsample(variant, align_corners=True)
+        self.conv2 = conv2d(channels // 2, 32, 3, variant=variant)
+        self.predict = nn.Conv2d(32, out_channels, 1)
+        nn.init.constant_(cast(Tensor, self.predict.bias), bias)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Turn (B, C, h, w) into (B, out_channels, *size)."""
+        predicted: Tensor = self.predict(F.relu(self.conv2(self.upsample(self.conv1(x), size))))
+        return predicted

@@ -1,0 +1,73 @@
+"""The vision transformer that reads the panorama, from timm."""
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+__all__ = ("ViTEncoder",)
+
+
+class ViTEncoder(nn.Module):
+    """A timm vision transformer tapped after a quarter, a half, three quarters and all of its blocks.
+
+    Args:
+        name: timm name, e.g. `vit_small_patch16_dinov3_qkvb`; it may carry a tag of pretrained weights.
+        pretrained: download and load timm's weights (DINOv3 weights have a licence of their own).
+        width: tokens' width instead of the architecture's own.
+        depth: number of blocks instead of the architecture's own.
+        heads: attention heads instead of the architecture's own.
+        mlp_ratio: width of the hidden layer over that of the tokens instead of the architecture's own.
+        patch_size: pixels per patch instead of the architecture's own.
+
+    Raises:
+        ValueError: if timm has no such vision transformer, or it has fewer than four blocks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        mlp_ratio: float | None = None,
+        patch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        overrides: dict[str, Any] = {
+            "embed_dim": width,
+            "depth": depth,
+            "num_heads": heads,
+            "mlp_ratio": mlp_ratio,
+            "patch_size": patch_size,
+        }
+        overrides = {key: value for key, value in overrides.items() if value is not None}
+        try:
+            vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **overrides)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"timm has no vision transformer {name!r} with these sizes: {error}") from error
+        blocks = len(vit.blocks)
+        if blocks < 4:
+            raise ValueError(f"The encoder {name!r} has {blocks} blocks, but four of them are tapped: give depth >= 4.")
+        self.taps = [blocks * (i + 1) // 4 - 1 for i in range(4)]
+        self.channels: int = vit.embed_dim
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        # Taps are read before the final norm, which would otherwise be a parameter without a gradient.
+        vit.norm = nn.Identity()
+        self.vit = vit
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Encode a normalised image (B, 3, H, W).
+
+        Returns:
+            Four maps (B, C, H / patch, W / patch) and four class tokens (B, C); where the architecture has no class
+            token, the mean of the patches stands for it.
+        """
+        taps = self.vit.forward_intermediates(
+            image, indices=self.taps, return_prefix_tokens=True, norm=False, intermediates_only=True
+        )
+        levels = [patches for patches, _ in taps]
+        class_tokens = [prefix[:, 0] if prefix.shape[1] else patches.mean((2, 3)) for patches, prefix in taps]
+        return levels, class_tokens

@@ -1,0 +1,49 @@
+"""What a token knows of its place on the sphere: ray direction, absolute position and distance from the poles."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo import sphere
+from mtpano_zoo.layers.convolution import Variant
+
+__all__ = ("GEOMETRY_CHANNELS", "geometry_encoding", "pole_weights")
+
+GEOMETRY_CHANNELS: dict[Variant, int] = {"sphere": 6, "paper": 5}
+
+
+def geometry_encoding(variant: Variant, like: Tensor) -> Tensor:
+    """Ray direction and absolute position of every token of the map `like` (B, any, H, W), as (1, C, H, W).
+
+    `variant="sphere"`: the ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude and
+    the latitude in units of a quarter turn; every channel is continuous across the 0/360 border (C = 6).
+    `variant="paper"`: rays (sin p cos t, cos p, sin p sin t) and the angles (p, t) themselves in radians, with
+    colatitude p and longitude t sampled from the first to the last pixel inclusive (C = 5).
+    """
+    height, width = like.shape[-2:]
+    if variant == "sphere":
+        longitude, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)
+        position = torch.stack(
+            (
+                longitude.sin().expand(height, width),
+                longitude.cos().expand(height, width),
+                (latitude[:, None] / (math.pi / 2)).expand(height, width),
+            )
+        )
+        rays = sphere.erp_rays(height, width, device=like.device, dtype=torch.float32).permute(2, 0, 1)
+        return torch.cat((rays, position))[None].to(like.dtype)
+    colatitude = torch.linspace(0, 1, height, device=like.device)[:, None].expand(height, width) * math.pi
+    longitude = torch.linspace(0, 1, width, device=like.device).expand(height, width) * (2 * math.pi)
+    x, y, z = colatitude.sin() * longitude.cos(), colatitude.cos(), colatitude.sin() * longitude.sin()
+    return torch.stack((x, y, z, colatitude, longitude))[None].to(like.dtype)
+
+
+def pole_weights(variant: Variant, like: Tensor) -> Tensor:
+    """Share of the pole branch per row of `like` (B, C, H, W), |sin latitude| (MTPano equation 2), as (H, 1)."""
+    height, width = like.shape[-2:]
+    if variant == "sphere":
+        _, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)
+        return latitude.sin().abs()[:, None].to(like.dtype)
+    colatitude = torch.linspace(0, 1, height, device=like.device) * math.pi
+    return colatitude.cos().abs()[:, None].to(like.dtype)

@@ -1,0 +1,71 @@
+"""Refinement of one encoder level for one stream (MTPano, "feature grouping")."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpano_zoo.layers.convolution import Variant, conv2d, zero_init
+from mtpano_zoo.layers.geometry import GEOMETRY_CHANNELS, pole_weights
+
+__all__ = ("ERPTokenMixer", "InvariantBlock", "VariantBlock")
+
+
+class ERPTokenMixer(nn.Module):
+    """Mix neighbouring tokens with a kernel that widens towards the poles.
+
+    A dense 3 x 3 convolution serves the equator and a depthwise 3 x 9 one the poles, where an equirectangular image is
+    stretched horizontally; |sin latitude| blends them (MTPano equation 2).
+    """
+
+    def __init__(self, channels: int, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        self.equator = conv2d(channels, channels, 3, variant=variant)
+        self.pole = conv2d(channels, channels, (3, 9), variant=variant, groups=channels)
+        for branch in (self.equator, self.pole):
+            nn.init.kaiming_normal_(branch.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix (B, C, H, W)."""
+        weight = pole_weights(self.variant, like=x)
+        equator: Tensor = self.equator(x)
+        pole: Tensor = self.pole(x)
+        return (1 - weight) * equator + weight * pole
+
+
+class InvariantBlock(nn.Module):
+    """Residual bottleneck for tasks whose value does not turn with the camera; starts as the identity."""
+
+    def __init__(self, channels: int, variant: Variant) -> None:
+        super().__init__()
+        hidden = channels // 4
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.mixer = ERPTokenMixer(hidden, variant)
+        self.expand = zero_init(nn.Conv2d(hidden, channels, 1))
+
+    def content(self, x: Tensor) -> Tensor:
+        """What the block adds to (B, C, H, W)."""
+        expanded: Tensor = self.expand(F.gelu(self.mixer(F.gelu(self.reduce(x)))))
+        return expanded
+
+    def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
+        """Refine (B, C, H, W); `geometry` is accepted and ignored, so that both streams are called alike."""
+        return x + self.content(x)
+
+
+class VariantBlock(InvariantBlock):
+    """Residual bottleneck whose content is scaled and shifted by ray direction and position; starts as the identity."""
+
+    def __init__(self, channels: int, variant: Variant) -> None:
+        super().__init__(channels, variant)
+        hidden = channels // 4
+        self.modulation = nn.Sequential(
+            nn.Conv2d(GEOMETRY_CHANNELS[variant], hidden, 1),
+            nn.ReLU(),
+            zero_init(nn.Conv2d(hidden, 2 * channels, 1)),
+        )
+
+    def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
+        """Refine (B, C, H, W) with the geometry (1, G, H, W) of `geometry_encoding`."""
+        modulation: Tensor = self.modulation(geometry)
+        scale, shift = modulation.chunk(2, dim=1)
+        return x + self.content(x) * (1 + scale) + shift

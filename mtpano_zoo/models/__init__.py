@@ -1,0 +1,8 @@
+"""Networks, one per file; `NETWORKS` is the literal list of what a checkpoint may name."""
+
+from mtpano_zoo.models.base import PanoramaNetwork
+from mtpano_zoo.models.pd_bridgenet import PDBridgeNet
+
+__all__ = ("NETWORKS", "PDBridgeNet", "PanoramaNetwork")
+
+NETWORKS: dict[str, type[PanoramaNetwork]] = {"PDBridgeNet": PDBridgeNet}

@@ -1,0 +1,64 @@
+"""What every network of the zoo has in common."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.tasks import check_tasks
+
+if TYPE_CHECKING:
+    from mtpano_zoo.prediction import Prediction
+
+__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PanoramaNetwork(nn.Module):
+    """A plain module from images (B, 3, H, W) in [0, 1] to a dict of maps by task, and what a user wants to know of it.
+
+    Attributes:
+        tasks: main tasks, in standard order.
+        classes: names of the semantic classes; empty without `semseg`.
+        palette: colour (R, G, B) of every class, or None for the default colours.
+        input_size: height and width that it was made for.
+        config: the arguments that build it again, as plain data.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]] | None,
+        input_size: tuple[int, int],
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.tasks = check_tasks(tuple(tasks))
+        self.classes = tuple(classes) if "semseg" in self.tasks else ()
+        if "semseg" in self.tasks and not self.classes:
+            raise ValueError("A network with the task semseg needs the names of its classes: give classes=[...].")
+        if palette is not None and len(palette) != len(classes):
+            raise ValueError(f"palette has {len(palette)} colours for {len(classes)} classes.")
+        self.palette = palette
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.config = config
+        self.image_mean: Tensor
+        self.image_std: Tensor
+        self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Normalise an image (B, 3, H, W) in [0, 1] as the encoder expects it."""
+        return (image - self.image_mean) / self.image_std
+
+    def predict(self, source: Any, **options: Any) -> "Prediction | list[Prediction]":
+        """Predict for a path, an image, an array or a tensor: see `mtpano_zoo.prediction.predict`."""
+        from mtpano_zoo.prediction import predict  # the network itself needs no image reader and no plots
+
+        return predict(self, source, **options)

@@ -1,0 +1,223 @@
+"""PD-BridgeNet of MTPano (arXiv 2602.05330): two streams over one encoder, joined by a bridge."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpano_zoo.layers import (
+    AuxiliaryHead,
+    BridgeBlock,
+    DPTNeck,
+    InvariantBlock,
+    RegressionHead,
+    ScaleAggregator,
+    SegmentationHead,
+    TaskAdapter,
+    Upsample,
+    VariantBlock,
+    ViTEncoder,
+    geometry_encoding,
+    zero_init_projection,
+)
+from mtpano_zoo.layers.convolution import Variant
+from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
+from mtpano_zoo.tasks import MAIN_TASKS, TASKS, auxiliary_tasks_of
+
+__all__ = ("PDBridgeNet",)
+
+LEVELS = 4
+
+
+class PDBridgeNet(PanoramaNetwork):
+    """Semantic classes, distance in metres and surface normals of a panorama.
+
+    An image (B, 3, H, W) in [0, 1] is encoded by a vision transformer tapped at four depths. Every tap is refined
+    twice: for the rotation-invariant tasks (semseg, depth) and, modulated by ray direction and position, for the
+    rotation-variant ones (normals). Per stream the levels are aggregated; auxiliary heads on the aggregate predict
+    every task once and give its task feature; a bridge lets the aggregate attend to the features of all tasks without
+    sending gradients to those of the other stream. What the bridge found and the task's own feature are injected into
+    the levels, which a DPT decoder per task turns into the prediction.
+
+    Args:
+        classes: names of the semantic classes.
+        tasks: any of `semseg`, `depth`, `normals`.
+        encoder: timm name of a vision transformer.
+        pretrained: start from timm's weights of the encoder.
+        variant: `sphere` (wrapped padding, pixel-centre rays, no seam after the encoder) or `paper` (what the published
+            weights expect: zero padding, end-inclusive rays, angles in radians).
+        input_size: height and width that `predict` resizes to; any multiples of the patch size can be passed to the
+            network itself.
+        encoder_width: width of the encoder's tokens instead of the architecture's own.
+        encoder_depth: number of the encoder's blocks instead of the architecture's own.
+        encoder_heads: attention heads of the encoder instead of the architecture's own.
+        encoder_mlp_ratio: hidden width over token width in the encoder instead of the architecture's own.
+        patch_size: pixels per patch instead of the architecture's own.
+        bridge_width: channels of aggregates, task features and bridge.
+        neck_widths: channels of the four decoder levels, finest first.
+        fusion_width: channels of the decoder's fused map.
+        shared_stream: refine and aggregate once for all tasks, without geometry; the baseline without two streams.
+        bridge: have bridges at all.
+        palette: colour (R, G, B) of every class.
+        image_mean: mean that the encoder's images are normalised with.
+        image_std: standard deviation that the encoder's images are normalised with.
+
+    Raises:
+        ValueError: for unknown tasks, missing classes or sizes that do not fit one another.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str] = (),
+        tasks: Sequence[str] = ("semseg", "depth", "normals"),
+        encoder: str = "vit_large_patch16_dinov3_qkvb",
+        pretrained: bool = False,
+        variant: Variant = "sphere",
+        input_size: tuple[int, int] = (512, 1024),
+        encoder_width: int | None = None,
+        encoder_depth: int | None = None,
+        encoder_heads: int | None = None,
+        encoder_mlp_ratio: float | None = None,
+        patch_size: int | None = None,
+        bridge_width: int = 256,
+        neck_widths: Sequence[int] = (256, 512, 1024, 1024),
+        fusion_width: int = 256,
+        shared_stream: bool = False,
+        bridge: bool = True,
+        palette: Sequence[Sequence[int]] | None = None,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        super().__init__(tasks, classes, palette, input_size, image_mean, image_std, plain_data(arguments))
+        if variant not in ("sphere", "paper"):
+            raise ValueError(f"variant must be sphere or paper, not {variant!r}.")
+        self.variant: Variant = variant
+        self.encoder = ViTEncoder(
+            encoder,
+            pretrained=pretrained,
+            width=encoder_width,
+            depth=encoder_depth,
+            heads=encoder_heads,
+            mlp_ratio=encoder_mlp_ratio,
+            patch_size=patch_size,
+        )
+        width = self.encoder.channels
+        all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
+        self.stream_of = {task: "invariant" if shared_stream else TASKS[task].stream for task in all_tasks}
+        # The published networks carry both streams whatever their tasks; ours drops what no loss can reach.
+        keep_all = variant == "paper"
+        streams = [s for s in ("invariant", "variant") if keep_all or s in self.stream_of.values()]
+        decoded = [s for s in streams if keep_all or s in [self.stream_of[task] for task in self.tasks]]
+
+        blocks: dict[str, type[InvariantBlock]] = {"invariant": InvariantBlock, "variant": VariantBlock}
+        self.refiners = nn.ModuleDict(
+            {s: PerLevel(_Refiner(blocks[s], width, variant) for _ in range(LEVELS)) for s in streams}
+        )
+        self.aggregators = nn.ModuleDict({s: ScaleAggregator(width, LEVELS, bridge_width) for s in streams})
+        self.auxiliary_heads = nn.ModuleDict(
+            {task: AuxiliaryHead(bridge_width, self._channels(task), variant) for task in all_tasks}
+        )
+        self.bridges = nn.ModuleDict()
+        self.stream_injectors = nn.ModuleDict()
+        for s in decoded if bridge else ():
+            foreign = [task for task in all_tasks if self.stream_of[task] != s]
+            self.bridges[s] = BridgeBlock(bridge_width, all_tasks, foreign, variant)
+            self.stream_injectors[s] = _injectors(bridge_width, width)
+        self.task_injectors = nn.ModuleDict({task: _injectors(bridge_width, width) for task in self.tasks})
+        self.adapters = nn.ModuleDict(
+            {task: PerLevel(TaskAdapter(width, variant) for _ in range(LEVELS)) for task in self.tasks}
+        )
+        self.necks = nn.ModuleDict({task: DPTNeck(width, neck_widths, fusion_width, variant) for task in self.tasks})
+        self.heads = nn.ModuleDict({task: self._head(task, fusion_width) for task in self.tasks})
+        self.upsample = Upsample(variant, align_corners=False)
+
+    def _channels(self, task: str) -> int:
+        return TASKS[task].channels or len(self.classes)
+
+    def _head(self, task: str, width: int) -> nn.Module:
+        if task == "semseg":
+            return SegmentationHead(width, self._channels(task), self.variant)
+        # Depth starts at about two metres, the distance of a wall, where neither of its activations is saturated.
+        return RegressionHead(width, self._channels(task), self.variant, bias=2.0 if task == "depth" else 0.0)
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Predict all tasks for images (B, 3, H, W) in [0, 1], H and W multiples of the patch size.
+
+        Returns:
+            `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres, `normals` (B, 3, H, W) not yet normalised,
+            `aux` (the same tasks, predicted before the decoders) and `ext` (`gradient` (B, 2, H, W), `edge_distance`
+            (B, 1, H, W), `point_map` (B, 3, H, W)), each as far as the network has the task.
+
+        Raises:
+            ValueError: if the size is not a multiple of the patch size.
+        """
+        size = (image.shape[-2], image.shape[-1])
+        patch = self.encoder.patch_size
+        if size[0] % patch or size[1] % patch:
+            raise ValueError(f"The image is {size[0]} x {size[1]}, but height and width must be multiples of {patch}.")
+        taps, class_tokens = self.encoder(self.normalize(image))
+
+        geometry = geometry_encoding(self.variant, like=taps[0])
+        levels = {stream: refine(taps, geometry) for stream, refine in self.refiners.items()}
+        aggregated = {stream: aggregate(levels[stream]) for stream, aggregate in self.aggregators.items()}
+        features: dict[str, Tensor] = {}
+        auxiliary: dict[str, Tensor] = {}
+        for task, head in self.auxiliary_heads.items():
+            features[task], predicted = head(aggregated[self.stream_of[task]])
+            auxiliary[task] = self.upsample(predicted, size)
+        for stream, bridge in self.bridges.items():
+            bridged = bridge(aggregated[stream], features)
+            levels[stream] = _add(levels[stream], self.stream_injectors[stream]([bridged] * LEVELS))
+
+        outputs: dict[str, Any] = {}
+        for task in self.tasks:
+            stream_levels = levels[self.stream_of[task]]
+            own = _add(self.task_injectors[task]([features[task]] * LEVELS), self.adapters[task](stream_levels))
+            outputs[task] = self.heads[task](self.necks[task](_add(stream_levels, own), class_tokens), size)
+        if "depth" in outputs:
+            # Softplus keeps a gradient where the published ReLU has none.
+            outputs["depth"] = (F.relu if self.variant == "paper" else F.softplus)(outputs["depth"])
+        outputs["aux"] = {task: x for task, x in auxiliary.items() if task in MAIN_TASKS}
+        outputs["ext"] = {task: x for task, x in auxiliary.items() if task not in MAIN_TASKS}
+        return outputs
+
+
+class PerLevel(nn.ModuleList):
+    """One module for each of the encoder's levels."""
+
+    def forward(self, levels: Sequence[Tensor], *context: Tensor) -> list[Tensor]:
+        """Apply every module to its level (B, C, h, w)."""
+        return [module(level, *context) for module, level in zip(self, levels, strict=True)]
+
+
+def _add(levels: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    return [level + other for level, other in zip(levels, others, strict=True)]
+
+
+class _Refiner(nn.Module):
+    """Two blocks on one tap."""
+
+    def __init__(self, block: type[InvariantBlock], channels: int, variant: Variant) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(block(channels, variant) for _ in range(2))
+
+    def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, geometry)
+        return x
+
+
+def _injectors(in_channels: int, out_channels: int) -> PerLevel:
+    return PerLevel(zero_init_projection(in_channels, out_channels) for _ in range(LEVELS))
+
+
+def plain_data(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Turn tuples into lists and forget `pretrained`, so that the arguments can stand in any checkpoint."""
+    plain = {k: _as_list(v) for k, v in arguments.items()}
+    return plain | {"pretrained": False}
+
+
+def _as_list(value: Any) -> Any:
+    return [_as_list(item) for item in value] if isinstance(value, list | tuple) else value

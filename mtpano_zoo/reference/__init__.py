@@ -1,0 +1,1 @@
+"""Published checkpoint formats, one per file: their names and sizes to ours."""
