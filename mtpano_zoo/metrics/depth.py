@@ -1,0 +1,126 @@
+"""Errors of depth in metres."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.losses.validity import valid_depth
+from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_choice, check_maps, pixel_weights
+
+NAMES = ("AbsRel", "SqRel", "RMSE", "RMSElog", "delta1", "delta2", "delta3")
+Alignment = Literal["median", "scale"]
+
+
+def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Literal["e", "10"] = "e") -> Tensor:
+    """Weighted sums (B, 8) over the pixels of every image: of the weights, and of what the seven scores average.
+
+    Args:
+        prediction: Depth (B, H, W), positive.
+        target: Depth (B, H, W), positive wherever the weight is not zero.
+        weights: Weights (B, H, W), zero for pixels that do not count.
+        log_base: Base of the logarithm in RMSElog.
+    """
+    known = weights > 0
+    p, t = torch.where(known, prediction, 1), torch.where(known, target, 1)
+    error = p - t
+    log_error = p.log() - t.log() if log_base == "e" else p.log10() - t.log10()
+    ratio = torch.maximum(p / t, t / p)
+    terms = [error.abs() / t, error.square() / t, error.square(), log_error.square()]
+    terms += [(ratio < 1.25**k).to(error.dtype) for k in (1, 2, 3)]
+    sums = [weights.sum(dim=(1, 2))] + [(term * weights).sum(dim=(1, 2)) for term in terms]
+    return torch.stack(sums, dim=1)
+
+
+def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignment) -> Tensor:
+    """Predictions (B, H, W) times one factor per image.
+
+    ``"median"``: the ratio of the medians of target and prediction; ``"scale"``: the least-squares factor.
+    """
+    if alignment == "median":
+        factor = _median(target, valid) / _median(prediction, valid).clamp(min=1e-6)
+    else:
+        p, t = (torch.where(valid, x, 0).double() for x in (prediction, target))
+        factor = (p * t).sum(dim=(1, 2)) / p.square().sum(dim=(1, 2)).clamp(min=1e-12)
+    return prediction * factor[:, None, None].to(prediction.dtype)
+
+
+def _median(values: Tensor, valid: Tensor) -> Tensor:
+    # Sorting instead of indexing by the mask, which would wait for the host.
+    ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
+    count = valid.sum(dim=(1, 2))[:, None]
+    middle = [ordered.gather(1, index.clamp(min=0)) for index in ((count - 1) // 2, count // 2)]
+    return ((middle[0] + middle[1]) / 2)[:, 0]
+
+
+class DepthMetrics(PooledMetric):
+    """AbsRel, SqRel, RMSE, RMSElog and delta1 to delta3 (fractions below 1.25, 1.25^2, 1.25^3).
+
+    Names end in ``/median_aligned`` or ``/scale_aligned`` if predictions are aligned. Predictions are clamped to the
+    range of depths, after the alignment. All scores are NaN if no pixel was valid.
+
+    Args:
+        min_depth: Labels must be larger than this, in metres.
+        max_depth: Labels must be smaller than this, in metres; no limit by default.
+        alignment: Multiply each image's prediction by the ratio of the ``"median"``s, or by the least-squares
+            ``"scale"``; over its valid pixels, not weighted.
+        reduction: Pool every ``"pixel"`` of the data set, as MTPano does, or average the scores of every ``"image"``.
+        weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
+        log_base: Base of the logarithm in RMSElog; MTPano uses 10 for Matterport3D.
+    """
+
+    def __init__(
+        self,
+        min_depth: float = 1e-3,
+        max_depth: float | None = None,
+        alignment: Alignment | None = None,
+        reduction: Reduction = "pixel",
+        weighting: Weighting = "pixel",
+        log_base: Literal["e", "10"] = "e",
+    ) -> None:
+        if alignment is not None:
+            check_choice("alignment", alignment, ("median", "scale"))
+        check_choice("log_base", log_base, ("e", "10"))
+        if min_depth <= 0 or (max_depth is not None and max_depth <= min_depth):
+            raise ValueError(
+                f"depths must range from a positive number to a larger one, got {min_depth} to {max_depth}"
+            )
+        suffix = f"/{alignment}_aligned" if alignment else ""
+        super().__init__(tuple(name + suffix for name in NAMES), 1 + len(NAMES), reduction, weighting)
+        self.min_depth = min_depth
+        self.max_depth = max_depth
+        self.alignment = alignment
+        self.log_base = log_base
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: Depth (B, 1, H, W) or (B, H, W) in metres.
+            target: The same.
+            valid: Further restriction of the pixels that count, bool (B, H, W).
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        prediction, target = (_drop_channel(x).float() for x in (prediction, target))
+        check_maps(prediction, target, valid)
+        known = valid_depth(target, self.min_depth, self.max_depth)
+        known = known if valid is None else known & valid
+        if self.alignment is not None:
+            prediction = align(prediction, target, known, self.alignment)
+        prediction = prediction.clamp(self.min_depth, self.max_depth)
+        self.accumulate(depth_sums(prediction, target, pixel_weights(known, self.weighting), self.log_base))
+
+    def scores(self, sums: Tensor) -> Tensor:
+        """Scores (..., 7) from sums (..., 8)."""
+        means = sums[..., 1:] / sums[..., :1]
+        return torch.cat((means[..., :2], means[..., 2:4].sqrt(), means[..., 4:]), dim=-1)
+
+
+def _drop_channel(depth: Tensor) -> Tensor:
+    if depth.ndim == 4 and depth.shape[1] == 1:
+        return depth[:, 0]
+    if depth.ndim == 3:
+        return depth
+    raise ValueError(f"depth must be (B, 1, H, W) or (B, H, W), got {tuple(depth.shape)}")

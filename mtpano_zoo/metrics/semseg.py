@@ -1,0 +1,103 @@
+"""Intersection over union of class maps."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mtpano_zoo.losses.validity import IGNORE_INDEX, valid_semseg
+from mtpano_zoo.metrics.pooling import Weighting, check_choice, check_maps, pixel_weights
+
+
+def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
+    """Sums of weights (C, C + 1), float64: labels in rows, predictions in columns.
+
+    The last column counts predictions outside [0, C), which are wrong and belong to no class.
+
+    Args:
+        prediction: Class indices (B, H, W).
+        labels: Class indices (B, H, W), in range wherever the weight is not zero.
+        weights: Weights (B, H, W), zero for pixels that do not count.
+        num_classes: Number C of classes.
+    """
+    columns = num_classes + 1
+    predicted = torch.where((prediction >= 0) & (prediction < num_classes), prediction, num_classes)
+    cells = torch.where(weights > 0, labels, 0) * columns + predicted
+    # Not bincount: on a GPU it waits for the host.
+    sums = weights.new_zeros(num_classes * columns, dtype=torch.float64)
+    return sums.scatter_add_(0, cells.flatten(), weights.double().flatten()).view(num_classes, columns)
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """IoU (C,) from a confusion matrix (C, C + 1); NaN for classes in neither labels nor predictions."""
+    hits = confusion.diagonal()
+    return hits / (confusion.sum(dim=1) + confusion[:, :-1].sum(dim=0) - hits)
+
+
+class SemsegMetrics(Metric):
+    """mIoU over the whole data set, IoU per class, and pixel accuracy, as fractions.
+
+    `compute` gives ``mIoU``, ``pixel_accuracy`` and ``IoU/<class>``; all are NaN if no pixel was valid.
+
+    Args:
+        classes: Names of the classes, or their number.
+        ignore_index: Label of the pixels that do not count; labels outside the classes do not count either.
+        weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
+        absent_classes: What a class does to the mean that is in no label and no prediction: ``"skip"`` leaves it out
+            (its IoU is NaN), ``"zero"`` counts it as 0, as the published MTPano code does.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+
+    def __init__(
+        self,
+        classes: Sequence[str] | int,
+        ignore_index: int = IGNORE_INDEX,
+        weighting: Weighting = "pixel",
+        absent_classes: Literal["skip", "zero"] = "skip",
+    ) -> None:
+        super().__init__()
+        check_choice("weighting", weighting, ("pixel", "solid_angle"))
+        check_choice("absent_classes", absent_classes, ("skip", "zero"))
+        self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be different names, or their number: got {classes!r}")
+        self.ignore_index = ignore_index
+        self.weighting: Weighting = weighting
+        self.absent_classes = absent_classes
+        count = len(self.classes)
+        self.add_state("confusion", torch.zeros(count, count + 1, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: Logits (B, C, H, W) or class indices (B, H, W).
+            target: Class indices (B, H, W).
+            valid: Further restriction of the pixels that count, bool (B, H, W).
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        check_maps(prediction, target, valid)
+        count = len(self.classes)
+        if prediction.ndim == 4:
+            if prediction.shape[1] != count:
+                raise ValueError(f"prediction has {prediction.shape[1]} channels, but there are {count} classes")
+            prediction = prediction.argmax(dim=1)
+        mask = valid_semseg(target, count, self.ignore_index)
+        weights = pixel_weights(mask if valid is None else mask & valid, self.weighting)
+        self.confusion = self.confusion + confusion_matrix(prediction, target, weights, count)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scores by name, float32."""
+        total = self.confusion.sum()
+        iou = intersection_over_union(self.confusion)
+        if self.absent_classes == "zero":
+            iou = torch.where(total > 0, iou.nan_to_num(0.0), iou)
+        scores = {"mIoU": iou.nanmean(), "pixel_accuracy": self.confusion.diagonal().sum() / total}
+        scores |= {f"IoU/{name}": value for name, value in zip(self.classes, iou.unbind(), strict=True)}
+        return {name: value.float() for name, value in scores.items()}
