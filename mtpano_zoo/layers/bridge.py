@@ -51,7 +51,6 @@ class BridgeBlock(nn.Module):
 
     def forward(self, aggregated: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """Attend from (B, C, H, W) to the features by task, each (B, C, H, W); returns (B, C, H, W)."""
-        height, width = aggregated.shape[-2:]
         squeezed = [
             squeeze(features[task].detach() if task in self.foreign_tasks else features[task])
             for task, squeeze in self.squeeze.items()
@@ -60,7 +59,7 @@ class BridgeBlock(nn.Module):
         tokens: Tensor = rearrange(aggregated, "b c h w -> b (h w) c")
         tokens = tokens + self.project(self._attend(self.query_norm(tokens), memory))
         tokens = tokens + self.mlp(self.mlp_norm(tokens))
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        return tokens.transpose(1, 2).reshape(aggregated.shape)
 
     def _attend(self, tokens: Tensor, memory: Tensor) -> Tensor:
         query, key, value = (

@@ -1,0 +1,39 @@
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mtpano_zoo.models import PDBridgeNet
+
+# Workers of pytest-xdist share the cores: more threads each would only make them wait for one another.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> Callable[..., PDBridgeNet]:
+    """Build a PD-BridgeNet of 0.3 M parameters; keyword arguments override its sizes."""
+
+    def build(**overrides: Any) -> PDBridgeNet:
+        arguments: dict[str, Any] = {
+            "classes": ("floor", "wall", "ceiling"),
+            "input_size": (32, 64),
+            "encoder": "vit_small_patch16_dinov3_qkvb",
+            "encoder_width": 32,
+            "encoder_depth": 4,
+            "encoder_heads": 2,
+            "patch_size": 8,
+            "bridge_width": 16,
+            "neck_widths": (8, 8, 16, 16),
+            "fusion_width": 8,
+        }
+        return PDBridgeNet(**(arguments | overrides))
+
+    return build
