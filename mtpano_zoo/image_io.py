@@ -57,20 +57,31 @@ def read_panorama(path: str | Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels on; 16384 x 8192 is an ordinary panorama. Twice that remains an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = _decode(data)
+            array = _decode(data)
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ValueError(f"{path} has more than {limit} million pixels: scale it down first") from error
-    except _FloatingPointImageError as error:
+    except _ValueRangeError as error:
         raise ValueError(f"{path} {error}") from error
     except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
         raise ValueError(f"{path} is truncated or not an image: {_first_line(error)}") from error
-    check_panorama_size(image.height, image.width, str(path))
-    return np.array(image, dtype=np.uint8)
+    check_panorama_size(array.shape[0], array.shape[1], str(path))
+    return array
 
 
-class _FloatingPointImageError(Exception):
-    """The image holds 32-bit values that have no agreed white."""
+def panorama_from_pil(image: Image.Image) -> NDArray[np.uint8]:
+    """Turn an image that is already open into RGB (H, W, 3), by the same rules as `read_panorama`.
+
+    Raises:
+        ValueError: it holds floating-point values, or is not 2:1.
+    """
+    array = _upright_rgb(image, image.getexif().get(ExifTags.Base.Orientation, 1))
+    check_panorama_size(array.shape[0], array.shape[1], "the image")
+    return array
+
+
+class _ValueRangeError(ValueError):
+    """The image is sound, but what its values mean is not known."""
 
 
 def _first_line(error: Exception) -> str:
@@ -79,23 +90,28 @@ def _first_line(error: Exception) -> str:
     return "no known image format" if not lines or "BytesIO" in lines[0] else lines[0]
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes) -> NDArray[np.uint8]:
     """Decode, turn upright, and reduce to RGB of 8 bits."""
     with Image.open(io.BytesIO(data)) as file:
         sixteen_bit = ";16" in str(file.tile)  # the mode alone does not tell: Pillow calls 16-bit RGB just "RGB"
         file.load()  # before OpenCV, which returns the readable part of a truncated file without a word
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-        image: Image.Image = file.copy()
-    if sixteen_bit:
-        image = Image.fromarray(_decode_16bit(data))
+        image = Image.fromarray(_decode_16bit(data)) if sixteen_bit else file
+        return _upright_rgb(image, orientation)
+
+
+def _upright_rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_8bit(np.asarray(image).astype(np.uint16)))
     elif image.mode in ("I", "F"):
-        raise _FloatingPointImageError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    image = ImageOps.exif_transpose(image)
+        raise _ValueRangeError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
+    # RGB is made before turning, on a copy without metadata: the caller's image keeps its own.
+    upright = Image.fromarray(np.asarray(image.convert("RGB")))
+    upright.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.array(ImageOps.exif_transpose(upright), dtype=np.uint8)
 
 
 def _decode_16bit(data: bytes) -> NDArray[np.uint8]:
@@ -105,6 +121,10 @@ def _decode_16bit(data: bytes) -> NDArray[np.uint8]:
         raise ValueError("its 16-bit channels cannot be decoded")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return _to_8bit(values)
+
+
+def _to_8bit(values: NDArray[Any]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -162,6 +182,23 @@ def write_npy(path: str | Path, array: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
+
+
+def write_ply(path: str | Path, points: NDArray[np.float32], colours: NDArray[np.uint8]) -> None:
+    """Write a point cloud, positions (N, 3) in metres and RGB (N, 3), as binary PLY, atomically.
+
+    Raises:
+        ValueError: the two shapes do not agree.
+    """
+    if points.shape != colours.shape or points.shape[1:] != (3,):
+        raise ValueError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
+    fields = [(axis, "<f4", "float") for axis in "xyz"] + [(name, "u1", "uchar") for name in ("red", "green", "blue")]
+    vertices = np.empty(len(points), [(name, code) for name, code, _ in fields])
+    for column in range(3):
+        vertices[fields[column][0]], vertices[fields[3 + column][0]] = points[:, column], colours[:, column]
+    properties = [f"property {kind} {name}" for name, _, kind in fields]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
+    write_bytes(path, "\n".join(header).encode() + vertices.tobytes())
 
 
 def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:

@@ -1,0 +1,285 @@
+"""What a network says about a panorama: `predict` makes it from any source, `Prediction` holds, saves and shows it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from mtpano_zoo import image_io
+from mtpano_zoo.resize import resize, resize_argmax
+from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.viz import default_palette, prediction_panel
+
+__all__ = ("Prediction", "Source", "output_paths", "predict")
+
+Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+NO_LABEL = 255
+MIN_DEPTH = 0.001  # metres; a regression may dip below zero, a distance does not
+
+
+def output_paths(folder: str | Path, stem: str, tasks: Sequence[str]) -> dict[str, Path]:
+    """Return the files that `Prediction.save` writes for these tasks, by what they hold."""
+    suffixes = {
+        "semseg": {"semseg": "semseg.png"},
+        "depth": {"depth": "depth.png", "depth_metres": "depth.npy"},
+        "normals": {"normals": "normals.png"},
+    }
+    names = {kind: name for task in tasks for kind, name in suffixes[task].items()} | {"panel": "panel.png"}
+    return {kind: Path(folder) / f"{stem}_{name}" for kind, name in names.items()}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """The maps of one panorama, all in the size of its image; a task that the network lacks is None.
+
+    Args:
+        image: RGB (H, W, 3) uint8.
+        semseg: class index (H, W); 255 = no label.
+        depth: distance along the ray in metres (H, W) float32; 0 = no value.
+        normals: unit vectors (H, W, 3) float32, x right, y down, z forward, towards the camera; zero = no value.
+        classes: names of the classes.
+        palette: their colours (N, 3) uint8.
+
+    Raises:
+        ValueError: a map is not of the size of the image, or a class index has no name.
+    """
+
+    image: NDArray[np.uint8]
+    semseg: NDArray[np.uint8] | NDArray[np.int64] | None
+    depth: NDArray[np.float32] | None
+    normals: NDArray[np.float32] | None
+    classes: tuple[str, ...]
+    palette: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        size = self.image.shape[:2]
+        for task, shape in {"semseg": size, "depth": size, "normals": (*size, 3)}.items():
+            values = getattr(self, task)
+            if values is not None and values.shape != shape:
+                raise ValueError(f"{task} has shape {values.shape}, but the image needs {shape}")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.classes)} classes need as many colours, not {len(self.palette)}")
+        if self.semseg is not None:
+            labelled = self.semseg[self.semseg != NO_LABEL] if len(self.classes) <= NO_LABEL else self.semseg
+            low, high = (labelled.min(), labelled.max()) if labelled.size else (0, 0)
+            if low < 0 or (labelled.size and high >= len(self.classes)):
+                raise ValueError(
+                    f"semseg holds classes {low} to {high}, but there are {len(self.classes)} classes, counted from 0, "
+                    f"and {NO_LABEL} for no label"
+                )
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"Prediction({width} x {height}: {', '.join(self.tasks) or 'no task'})"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that are there."""
+        return tuple(task for task in ("semseg", "depth", "normals") if getattr(self, task) is not None)
+
+    def save(self, folder: str | Path, stem: str = "panorama", overwrite: bool = False) -> dict[str, Path]:
+        """Write every map and a panel picture as `folder/stem_*`; return the paths by what they hold.
+
+        Classes as palette PNG; depth as 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and as
+        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`. Folders are made as needed.
+
+        Raises:
+            FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.
+            NotADirectoryError: the folder is a file.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file, not a folder to write into")
+        paths = output_paths(folder, stem, self.tasks)
+        existing = [path for path in paths.values() if path.exists()]
+        if existing and not overwrite:
+            raise FileExistsError(f"{existing[0]} exists already: choose another folder or allow to overwrite it")
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.semseg is not None:
+            image_io.write_palette_png(paths["semseg"], self.semseg, self.palette)
+        if self.depth is not None:
+            image_io.write_png(paths["depth"], image_io.encode_depth(self.depth))
+            image_io.write_npy(paths["depth_metres"], self.depth)
+        if self.normals is not None:
+            image_io.write_png(paths["normals"], image_io.encode_normals(self.normals))
+        picture = io.BytesIO()
+        self.figure().savefig(picture, format="png")
+        image_io.write_bytes(paths["panel"], picture.getvalue())
+        return paths
+
+    def figure(self) -> Figure:
+        """Draw image and maps with class legend, metre scale and the meaning of the normals' colours, 1600 px wide."""
+        return prediction_panel(self.image, self.semseg, self.depth, self.normals, self.classes, self.palette)
+
+    def point_cloud(self, stride: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return points (N, 3) in metres, x right, y down, z forward, the camera at 0, and their colours (N, 3).
+
+        Every `stride`-th row and column is taken; pixels without a depth are left out.
+
+        Raises:
+            ValueError: there is no depth, or the stride is not positive.
+        """
+        if self.depth is None:
+            raise ValueError("a point cloud needs depth, which this network does not predict")
+        if stride < 1:
+            raise ValueError(f"stride is a positive number of pixels, not {stride}")
+        pick = (slice(None, None, stride), slice(None, None, stride))
+        depth = self.depth[pick]
+        valid = np.isfinite(depth) & (depth > 0)
+        rays: NDArray[np.float32] = erp_rays(*self.depth.shape)[pick].numpy()
+        return rays[valid] * depth[valid][:, None], self.image[pick][valid]
+
+    def write_ply(self, path: str | Path, stride: int = 1) -> None:
+        """Write the point cloud as binary PLY."""
+        image_io.write_ply(path, *self.point_cloud(stride))
+
+
+def predict(
+    network: nn.Module,
+    source: Source | Sequence[Source],
+    *,
+    size: tuple[int, int] | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Prediction | list[Prediction]:
+    """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
+
+    Args:
+        network: a module from images (B, 3, h, w) in [0, 1] to a dict of maps by task, with the attributes `tasks`,
+            `classes`, `input_size`, and if need be `palette` and `normals_to_camera` (3, 3), which turns its normals
+            into x right, y down, z forward. It runs on the device of its parameters.
+        source: a path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
+            A batch gives a list, and so does a sequence of sources, which go through the network together.
+        size: height and width of the network's input; by default what it was made for.
+        precision: `bfloat16` runs the network under autocast; what follows it is float32 always.
+
+    Raises:
+        FileNotFoundError: there is no file at the path.
+        ValueError: the source is not a full panorama, or of a type, shape or range that the sentence names.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is float32 or bfloat16, not {precision}")
+    height, width = size or _attribute(network, "input_size")
+    image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
+    images = _images(source)
+    if not images:
+        return []
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    # Every module keeps a mode of its own: layers that are frozen stay in evaluation when training goes on.
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            batch = torch.stack([_network_input(image, height, width, device) for image in images])
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                output = network(batch)
+            results = [
+                _prediction(network, image, {task: output[task][i].float() for task in _attribute(network, "tasks")})
+                for i, image in enumerate(images)
+            ]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    single = isinstance(source, str | Path | Image.Image | np.ndarray) or (
+        isinstance(source, Tensor) and source.ndim < 4
+    )
+    return results[0] if single else results
+
+
+def _attribute(network: nn.Module, name: str) -> Any:
+    if not hasattr(network, name):
+        raise ValueError(f"{type(network).__name__} lacks the attribute `{name}`, which a network of this zoo has")
+    return getattr(network, name)
+
+
+def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
+    """Return the images of a source: arrays (H, W, 3) uint8, or tensors (3, H, W) in [0, 1]."""
+    if isinstance(source, str | Path):
+        return [image_io.read_panorama(source)]
+    if isinstance(source, Image.Image):
+        return [image_io.panorama_from_pil(source)]
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise ValueError(
+                f"an array is (H, W, 3) RGB of uint8 in 0 to 255, not {source.shape} of {source.dtype}: "
+                "convert it, or pass the path of the file"
+            )
+        image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
+        return [source]
+    if isinstance(source, Tensor):
+        return list(_checked(source if source.ndim == 4 else source[None]).detach())
+    if isinstance(source, Sequence):
+        return [image for single in source for image in _images(single)]
+    raise ValueError(f"a source is a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
+
+
+def _checked(batch: Tensor) -> Tensor:
+    if batch.ndim != 4 or batch.shape[1] != 3:
+        shape = tuple(batch.shape[1:] if batch.shape[0] == 1 else batch.shape)
+        raise ValueError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
+    if not batch.is_floating_point():
+        raise ValueError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
+    image_io.check_panorama_size(batch.shape[2], batch.shape[3], "the tensor")
+    if batch.numel() == 0:
+        return batch
+    if not batch.isfinite().all():
+        raise ValueError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
+    low, high = (float(value) for value in batch.aminmax())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
+            "scale it; the network normalises by itself"
+        )
+    return batch
+
+
+def _network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
+    if isinstance(image, Tensor):
+        return resize(image.to(device).float(), height, width)
+    # A read-only array would make torch warn, although nothing writes to it.
+    pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
+    return resize(pixels.permute(2, 0, 1), height, width) / 255
+
+
+def _prediction(network: nn.Module, image: NDArray[np.uint8] | Tensor, maps: Mapping[str, Tensor]) -> Prediction:
+    if isinstance(image, Tensor):
+        image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    height, width = image.shape[:2]
+    classes = tuple(_attribute(network, "classes"))
+    palette = getattr(network, "palette", None)
+    semseg: NDArray[np.uint8] | NDArray[np.int64] | None = None
+    if "semseg" in maps:
+        labels = resize_argmax(maps["semseg"], height, width).cpu()
+        semseg = (labels.to(torch.uint8) if len(classes) <= NO_LABEL else labels).numpy()
+    return Prediction(
+        image,
+        semseg,
+        _depth(maps["depth"], height, width) if "depth" in maps else None,
+        _normals(network, maps["normals"], height, width) if "normals" in maps else None,
+        classes,
+        default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3),
+    )
+
+
+def _depth(depth: Tensor, height: int, width: int) -> NDArray[np.float32]:
+    """Bring depth (1, h, w) to the size: positive, and 0 where the network gave no finite number."""
+    depth = resize(depth, height, width)[0]
+    return torch.where(depth.isfinite(), depth.clamp_min(MIN_DEPTH), 0).cpu().numpy()
+
+
+def _normals(network: nn.Module, normals: Tensor, height: int, width: int) -> NDArray[np.float32]:
+    """Bring normals (3, h, w) to the size and into our frame, of unit length; zero where they have no direction."""
+    rotation = getattr(network, "normals_to_camera", None)
+    if rotation is not None:
+        rotation = torch.as_tensor(rotation, dtype=normals.dtype, device=normals.device)
+        normals = torch.einsum("ij,jhw->ihw", rotation, normals)
+    normals = resize(nn.functional.normalize(normals, dim=0), height, width)
+    normals = nn.functional.normalize(normals.nan_to_num(), dim=0)
+    return normals.permute(1, 2, 0).contiguous().cpu().numpy()

@@ -1,0 +1,75 @@
+"""Resizing of equirectangular maps: wrapped at the left and right edge, any size to any size.
+
+The filter is the triangle of `torch.nn.functional.interpolate(antialias=True)`: bilinear when enlarging, an average
+over what a pixel covers when shrinking. PyTorch's own resize cannot wrap unless the scale happens to be integral.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ("resize", "resize_argmax")
+
+CHUNK = 1 << 22  # elements that `resize_argmax` works on at a time: 16 MiB stay near the processor
+
+
+def resize(maps: Tensor, height: int, width: int) -> Tensor:
+    """Resize maps (..., H, W), uint8 or floating, to (..., height, width) in their floating type (float32 for uint8).
+
+    Columns wrap around; rows end at the poles. Turning the input by whole columns that are whole columns of the output
+    too turns the output.
+    """
+    dtype = maps.dtype if maps.is_floating_point() else torch.float32
+    # Rows first and straight from the bytes: a float copy of a 16384 x 8192 image would take 1.6 GB.
+    maps = _filter(maps, _taps(maps.shape[-2], height, False, dtype, maps.device), -2)
+    return _filter(maps, _taps(maps.shape[-1], width, True, dtype, maps.device), -1)
+
+
+def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
+    """Resize logits (C, h, w) and take the largest: class indices int64 (height, width).
+
+    Works through bands of rows, because 150 classes at 4096 x 2048 would take 5 GB at once.
+    """
+    channels, rows, columns = logits.shape
+    values = logits.permute(1, 2, 0).contiguous()  # channels last: columns are gathered as whole vectors
+    index, weight = _taps(rows, height, False, logits.dtype, logits.device)
+    across = _taps(columns, width, True, logits.dtype, logits.device)
+    step = max(1, CHUNK // (width * channels))
+    bands = [
+        _filter(_filter(values, (index[:, top : top + step], weight[:, top : top + step]), 0), across, 1).argmax(-1)
+        for top in range(0, height, step)
+    ]
+    return torch.cat(bands)
+
+
+def _filter(maps: Tensor, taps: tuple[Tensor, Tensor], dim: int) -> Tensor:
+    """Weighted sum of the samples of one axis."""
+    shape = [1] * maps.ndim
+    shape[dim] = -1
+    index, weight = taps
+    total = maps.index_select(dim, index[0]) * weight[0].view(shape)
+    for positions, factors in zip(index[1:], weight[1:], strict=True):
+        total += maps.index_select(dim, positions) * factors.view(shape)
+    return total
+
+
+def _taps(size: int, new_size: int, wrap: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return which samples, index (T, new_size), make up each new sample, and by which weight (T, new_size)."""
+    scale = size / new_size
+    support = max(scale, 1.0)
+    # Pixel centres in whole and fractional parts of the integer ratio: exact, hence the same in every period.
+    centre = (torch.arange(new_size) * 2 + 1) * size - new_size  # in units of 1 / (2 new_size)
+    base = torch.div(centre, 2 * new_size, rounding_mode="floor")
+    fraction = (centre - base * 2 * new_size).double() / (2 * new_size)
+    offset = torch.arange(1 - math.ceil(support), math.ceil(support) + 1)[:, None]
+    weight = (1 - (offset - fraction).abs() / support).clamp_min(0)
+    index = base + offset
+    if wrap:
+        index = index % size
+    else:
+        weight = torch.where((index >= 0) & (index < size), weight, 0)
+        index = index.clamp(0, size - 1)
+    used = (weight > 0).any(1)
+    weight = weight / weight.sum(0)
+    return index[used].to(device), weight[used].to(dtype).to(device)

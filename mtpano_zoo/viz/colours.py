@@ -1,0 +1,62 @@
+"""From maps to RGB: arrays (H, W) or (H, W, 3) in, uint8 (H, W, 3) out."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from numpy.typing import ArrayLike, NDArray
+
+from mtpano_zoo.image_io import encode_normals
+
+__all__ = ("colour_depth", "colour_normals", "colour_semseg", "default_palette", "depth_range")
+
+
+def default_palette(count: int) -> NDArray[np.uint8]:
+    """Return `count` different colours (N, 3), none of them near black, which stands for "no label".
+
+    The first k colours do not depend on `count`.
+    """
+    index = np.arange(count)
+    hue = index * 0.61803398875 % 1  # the golden ratio keeps every next hue away from all before it
+    saturation = np.array([0.60, 0.85, 0.40])[index % 3]
+    value = np.array([0.90, 0.65, 0.98, 0.78])[index % 4]
+    colours: NDArray[np.uint8] = np.rint(hsv_to_rgb(np.stack((hue, saturation, value), -1)) * 255).astype(np.uint8)
+    return colours
+
+
+def colour_semseg(labels: NDArray[Any], palette: ArrayLike) -> NDArray[np.uint8]:
+    """Colour class indices (H, W) by `palette` (N, 3); indices without a colour, such as 255, are black."""
+    colours = np.asarray(palette, np.uint8).reshape(-1, 3)
+    known = (labels >= 0) & (labels < len(colours))
+    return np.vstack((colours, np.zeros((1, 3), np.uint8)))[np.where(known, labels, len(colours))]
+
+
+def depth_range(depth: NDArray[Any]) -> tuple[float, float]:
+    """Return the range in metres worth showing: the 1st to the 99th percentile of what is valid (finite, above 0)."""
+    valid = depth[np.isfinite(depth) & (depth > 0)]
+    if valid.size == 0:
+        return 0.0, 1.0
+    valid = valid[:: -(-valid.size // 1_000_000)]  # a million pixels tell the percentiles of any image
+    low, high = (float(value) for value in np.percentile(valid, (1, 99)))
+    return low, max(high, low + 0.01)  # a flat map still needs a range that a colour bar can label
+
+
+def colour_depth(depth: NDArray[Any], minimum: float, maximum: float) -> NDArray[np.uint8]:
+    """Colour depth (H, W) in metres from blue (`minimum` and nearer) to red (`maximum` and farther); no value is black.
+
+    Fix the range over the frames of a video: a range per frame flickers.
+    """
+    valid = np.isfinite(depth) & (depth > 0)
+    level = np.clip((np.where(valid, depth, minimum) - minimum) / (maximum - minimum), 0, 1)
+    colours: NDArray[np.uint8] = matplotlib.colormaps["turbo"](level, bytes=True)[..., :3]
+    return np.where(valid[..., None], colours, np.uint8(0))
+
+
+def colour_normals(normals: ArrayLike) -> NDArray[np.uint8]:
+    """Colour unit normals (H, W, 3): red grows with x (right), green with y (down), blue with z (forward).
+
+    These are the colours of the PNG that `encode_normals` makes; no value (the zero vector) is the middle grey.
+    """
+    colours: NDArray[np.uint8] = encode_normals(normals, 8)
+    return colours

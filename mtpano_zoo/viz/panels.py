@@ -1,0 +1,221 @@
+"""Figures with the maps of one panorama side by side, each with the legend that its colours need."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mtpano_zoo.viz.colours import colour_depth, colour_normals, colour_semseg, default_palette, depth_range
+
+__all__ = ("figure_to_array", "prediction_panel", "sample_panel")
+
+WIDTH = 1600  # pixels of every figure
+DPI = 100
+MARGIN = 20
+TITLE = 30  # height of a line of title
+LEGEND = 92  # height of what stands below a map
+ROW = 21  # height of a line of a class legend
+DIRECTIONS = {
+    "right (+x)": (1, 0, 0),
+    "down (+y)": (0, 1, 0),
+    "forward (+z)": (0, 0, 1),
+    "left (-x)": (-1, 0, 0),
+    "up (-y)": (0, -1, 0),
+    "back (-z)": (0, 0, -1),
+}
+
+
+def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure into RGB pixels, uint8 (H, W, 3)."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def prediction_panel(
+    image: NDArray[np.uint8],
+    semseg: NDArray[Any] | None,
+    depth: NDArray[Any] | None,
+    normals: NDArray[Any] | None,
+    classes: Sequence[str],
+    palette: ArrayLike,
+) -> Figure:
+    """Draw an image (H, W, 3) and its maps (semseg and depth (H, W), normals (H, W, 3)) in two columns.
+
+    Below the classes stands a legend of those that occur, below the depth a bar in metres, below the normals what
+    their colours mean.
+    """
+    maps = {"semseg": semseg, "depth": depth, "normals": normals}
+    present = {task: values for task, values in maps.items() if values is not None}
+    columns = 2 if present else 1
+    width = (WIDTH - (columns + 1) * MARGIN) // columns
+    height = width // 2
+    cell = TITLE + height + LEGEND
+    rows = -(-(1 + len(present)) // columns)
+    page = _Page(MARGIN // 2 + rows * cell)
+    page.show(image, "image", MARGIN, MARGIN // 2 + TITLE, width, height)
+    for place, (task, values) in enumerate(present.items(), start=1):
+        left, top = MARGIN + place % columns * (width + MARGIN), MARGIN // 2 + place // columns * cell + TITLE
+        limits = depth_range(values) if task == "depth" else (0.0, 1.0)
+        page.show(_coloured(task, values, palette, limits), _TITLES[task], left, top, width, height)
+        page.explain(task, [values], classes, palette, limits, (left, top + height, width, LEGEND))
+    return page.figure
+
+
+def sample_panel(
+    sample: Mapping[str, Any],
+    prediction: Mapping[str, Any] | None,
+    classes: Sequence[str],
+    palette: ArrayLike | None = None,
+) -> Figure:
+    """Draw a sample and, in the row below, what a network says about it, in the same colours and the same depth range.
+
+    Args:
+        sample: `image` (3, H, W) in [0, 1] and any of `semseg` (H, W), `depth` (H, W), `normals` (3, H, W).
+        prediction: any of `semseg` as logits (C, H, W) or labels (H, W), `depth` (1, H, W) or (H, W), `normals`
+            (3, H, W) of any length; None draws the sample alone.
+        classes: names of the classes.
+        palette: their colours (N, 3) in 0..255; by default `default_palette`.
+    """
+    palette = default_palette(len(classes)) if palette is None else palette
+    truth = {task: _as_map(task, sample[task]) for task in _TITLES if task in sample}
+    predicted = {task: _as_map(task, prediction[task]) for task in _TITLES if prediction and task in prediction}
+    tasks = [task for task in _TITLES if task in truth or task in predicted]
+    width = (WIDTH - (len(tasks) + 2) * MARGIN) // (len(tasks) + 1)
+    height = width // 2
+    cell = TITLE + height
+    rows = 2 if predicted else 1
+    bottom = MARGIN // 2 + rows * cell
+    page = _Page(bottom + max(LEGEND, 0 if rows == 2 else 6 * ROW))
+    image = np.rint(np.clip(_numpy(sample["image"]), 0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
+    page.show(image, "image", MARGIN, MARGIN // 2 + TITLE, width, height)
+    for column, task in enumerate(tasks, start=1):
+        shown = [maps[task] for maps in (truth, predicted) if task in maps]
+        limits = depth_range(shown[0]) if task == "depth" else (0.0, 1.0)
+        left = MARGIN + column * (width + MARGIN)
+        for row, (maps, origin) in enumerate(((truth, "ground truth"), (predicted, "prediction"))):
+            if task in maps:
+                rgb = _coloured(task, maps[task], palette, limits)
+                title = f"{_TITLES[task]}, {origin}"
+                page.show(rgb, title, left, MARGIN // 2 + row * cell + TITLE, width, height)
+        # The classes have the free space below the image, the rest stands below its own column.
+        top = MARGIN // 2 + cell if task == "semseg" else bottom
+        box = (MARGIN if task == "semseg" else left, top, width, page.height - top)
+        page.explain(task, shown, classes, palette, limits, box)
+    return page.figure
+
+
+_TITLES = {"semseg": "classes", "depth": "distance", "normals": "surface normals"}
+
+
+class _Page:
+    """A figure that is laid out in pixels from the upper left corner."""
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        self.figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        return self.figure.add_axes(
+            (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
+        )
+
+    def show(self, rgb: NDArray[np.uint8], title: str, left: int, top: int, width: int, height: int) -> None:
+        axes = self.axes(left, top, width, height)
+        if rgb.shape[1] > width:  # averages; matplotlib would be slow on 4096 x 2048, or drop pixels
+            rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        axes.imshow(rgb, aspect="auto", interpolation="antialiased")
+        axes.set_axis_off()
+        axes.set_title(title, loc="left", fontsize=11, pad=5)
+
+    def explain(
+        self,
+        task: str,
+        maps: Sequence[NDArray[Any]],
+        classes: Sequence[str],
+        palette: ArrayLike,
+        limits: tuple[float, float],
+        box: tuple[int, int, int, int],
+    ) -> None:
+        """Put into the box (left, top, width, height) what makes the colours readable."""
+        left, top, width, height = box
+        if task == "depth":
+            self._metre_bar(maps, limits, self.axes(left, top + 10, width, 14))
+            return
+        if task == "semseg":
+            entries = _present_classes(maps, classes, palette)
+        else:
+            entries = [(name, tuple(colour_normals([vector])[0] / 255)) for name, vector in DIRECTIONS.items()]
+        columns = max(1, min(len(entries), 3 if task == "normals" else 6, width // 120))
+        _swatches(self.axes(left, top + 8, width, height - 8), entries, columns, width, height - 8)
+
+    def _metre_bar(self, maps: Sequence[NDArray[Any]], limits: tuple[float, float], axes: Axes) -> None:
+        low, high = limits
+        values = np.concatenate([depth[np.isfinite(depth) & (depth > 0)] for depth in maps])
+        below, above = bool((values < low).any()), bool((values > high).any())
+        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+        colours = ScalarMappable(Normalize(low, high), matplotlib.colormaps["turbo"])
+        bar = self.figure.colorbar(colours, cax=axes, orientation="horizontal", extend=extend, extendfrac=0.02)
+        bar.set_label("distance along the ray in metres", fontsize=10)
+        bar.ax.tick_params(labelsize=10)
+
+
+def _swatches(
+    axes: Axes, entries: Sequence[tuple[str, tuple[float, ...]]], columns: int, width: int, height: int
+) -> None:
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    room = columns * (height // ROW)
+    if len(entries) > room:
+        entries = [*entries[: room - 1], (f"and {len(entries) - room + 1} more", (1.0, 1.0, 1.0))]
+    letters = (width // columns - 26) // 7  # a letter of this size is about 7 pixels wide
+    for place, (name, colour) in enumerate(entries):
+        x, y = place % columns * (width / columns), place // columns * ROW + 2
+        axes.add_patch(Rectangle((x, y), 16, 14, facecolor=colour, linewidth=0))
+        name = name if len(name) <= letters else f"{name[: letters - 1]}…"
+        axes.text(x + 22, y + 7, name, fontsize=9.5, verticalalignment="center_baseline")
+
+
+def _present_classes(
+    maps: Sequence[NDArray[Any]], classes: Sequence[str], palette: ArrayLike
+) -> list[tuple[str, tuple[float, ...]]]:
+    """Return name and colour of the classes that occur, the largest first."""
+    labels = np.concatenate([labels.ravel() for labels in maps])
+    counts = np.bincount(labels[(labels >= 0) & (labels < len(classes))].astype(np.int64), minlength=len(classes))
+    colours = np.asarray(palette, np.float64).reshape(-1, 3) / 255
+    return [(classes[i], tuple(colours[i])) for i in np.argsort(-counts, kind="stable") if counts[i]]
+
+
+def _coloured(task: str, values: NDArray[Any], palette: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:
+    if task == "semseg":
+        return colour_semseg(values, palette)
+    return colour_depth(values, *limits) if task == "depth" else colour_normals(values)
+
+
+def _numpy(values: Any) -> NDArray[Any]:
+    array: NDArray[Any] = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return array
+
+
+def _as_map(task: str, values: Any) -> NDArray[Any]:
+    """Bring a channels-first tensor, label or network output, into the form that the colours take."""
+    array = _numpy(values)
+    if task == "semseg":
+        return (array.argmax(0) if array.ndim == 3 else array).astype(np.int64)
+    if task == "depth":
+        return array[0] if array.ndim == 3 else array
+    array = array.transpose(1, 2, 0)
+    length = np.linalg.norm(array, axis=-1, keepdims=True)
+    unit: NDArray[Any] = array / np.maximum(length, 1e-6)
+    return unit
