@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
@@ -87,7 +86,7 @@ class MultiTaskLoss(nn.Module):
             ``total``, and for each prediction its loss under the names ``depth``, ``aux_depth``, ``ext_point_map``...
 
         Raises:
-            ValueError: If a prediction and its label differ in size.
+            ValueError: If a prediction and its label differ in size, or an extended task is unknown.
         """
         losses: dict[str, Tensor] = {}
         total = batch["image"].new_zeros((), dtype=torch.float32)
@@ -134,9 +133,8 @@ class MultiTaskLoss(nn.Module):
 
     def _normals(self, prediction: Tensor, target: Tensor) -> Tensor:
         valid = valid_normals(target)
-        target = F.normalize(torch.where(valid[:, None], target, 0), dim=1)
-        # The default eps of 1e-12 would give a vector of length zero, as a new head predicts, a gradient of 1e12.
-        prediction = F.normalize(torch.where(valid[:, None], prediction, 0), dim=1, eps=1e-3)
+        target = _unit(torch.where(valid[:, None], target, 0))
+        prediction = _unit(torch.where(valid[:, None], prediction, 0))
         return (
             masked_l1(prediction, target, valid)
             + self.normals_edge_weight * edge_weighted_l1(prediction, target, valid, published=self.published)
@@ -154,14 +152,21 @@ class MultiTaskLoss(nn.Module):
         _check_size(task, prediction, batch["image"])
         if task == "gradient":
             target = image_gradient(batch["image"], published=self.published)
-        else:
+        elif task == "edge_distance":
             target = edge_distance(batch["image"], published=self.published)
+        else:
+            raise ValueError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels")
         return masked_l1(prediction.float(), target, torch.ones_like(target[:, 0], dtype=torch.bool))
 
 
 def _connected_zero(prediction: Tensor) -> Tensor:
     """Zero whose gradient reaches the prediction as zeros, even if that holds infinities."""
     return prediction[:0].sum(dtype=torch.float32)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    # F.normalize is slow over channels, and gives the zero vector, as a new head predicts it, a gradient of 1e12.
+    return vectors * vectors.square().sum(dim=1, keepdim=True).clamp(min=1e-6).rsqrt()
 
 
 def _check_size(task: str, prediction: Tensor, label: Tensor) -> None:

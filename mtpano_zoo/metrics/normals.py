@@ -1,7 +1,6 @@
 """Angular errors of surface normals."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtpano_zoo.losses.validity import valid_normals
@@ -20,8 +19,8 @@ def angular_error(prediction: Tensor, target: Tensor) -> Tensor:
     From the sum and the difference of the unit vectors: exact for small angles, where the arc cosine loses half its
     digits.
     """
-    p, t = F.normalize(prediction, dim=1), F.normalize(target, dim=1)
-    difference, total = torch.linalg.vector_norm(p - t, dim=1), torch.linalg.vector_norm(p + t, dim=1)
+    p, t = (x / x.square().sum(dim=1, keepdim=True).clamp(min=1e-24).sqrt() for x in (prediction, target))
+    difference, total = (x.square().sum(dim=1).sqrt() for x in (p - t, p + t))
     return torch.rad2deg(2 * torch.atan2(difference, total))
 
 
