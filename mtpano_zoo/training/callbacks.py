@@ -1,0 +1,166 @@
+"""Callbacks for `MultiTaskModule`; weight averaging and checkpointing are Lightning's own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+
+from mtpano_zoo.training.module import MultiTaskModule
+from mtpano_zoo.viz import figure_to_array, sample_panel
+
+AUXILIARY_PARTS = ("aggregators", "auxiliary_heads")
+
+
+class AuxiliaryWarmup(Callback):
+    """Train only aggregators and auxiliary heads for the first steps, as MTPano does before its main training.
+
+    The first ``steps`` optimiser steps of the same ``fit`` run with the full loss and a learning rate of their own.
+    Gradients are computed everywhere, as distributed training expects from one step to the next, but those of the
+    frozen parts are dropped before clipping and before the optimiser, which skips parameters without gradient, their
+    weight decay included. Norms with running statistics in the frozen parts stay in evaluation mode: unlike in the
+    published code, nothing of the frozen parts moves. Then the optimiser forgets its moments of the trained parts,
+    and the schedule of the main training starts at its first step.
+
+    All of this follows from the number of steps done, so a resumed training continues it, and every rank agrees.
+
+    Args:
+        steps: Optimiser steps of the warm-up, part of the trainer's ``max_steps``.
+        lr: Learning rate of the warm-up.
+    """
+
+    def __init__(self, steps: int = 500, lr: float = 1e-3) -> None:
+        self.steps = steps
+        self.lr = lr
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check the network and move the start of the schedule behind the warm-up.
+
+        Raises:
+            ValueError: If the network has no aggregators and auxiliary heads.
+        """
+        module = _module(pl_module)
+        network = module.network
+        missing = [name for name in AUXILIARY_PARTS if not hasattr(network, name)]
+        if missing:
+            raise ValueError(
+                f"AuxiliaryWarmup trains `{'` and `'.join(missing)}`, which {type(network).__name__} does not have."
+            )
+        module.schedule_start = self.steps
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Hold the norm statistics of the frozen parts; at the end of the warm-up, let everything go."""
+        if trainer.global_step < self.steps:
+            for norm in _frozen_norms(pl_module):
+                norm.eval()
+        elif trainer.global_step == self.steps:
+            pl_module.train()
+            for parameter in _auxiliary_parameters(pl_module):
+                trainer.optimizers[0].state.pop(parameter, None)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Drop the gradients of the frozen parts and set the learning rate; the schedule resets it after the step."""
+        if trainer.global_step >= self.steps:
+            return
+        trained = {id(parameter) for parameter in _auxiliary_parameters(pl_module)}
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+            for parameter in group["params"]:
+                if id(parameter) not in trained:
+                    parameter.grad = None
+
+
+class PanelLogger(Callback):
+    """Draw the first validation samples with their predictions into TensorBoard.
+
+    The samples are the same every time as long as the validation loader does not shuffle. Without a
+    `TensorBoardLogger`, a warning says so and nothing is drawn.
+
+    Args:
+        count: Number of samples.
+        every_n_epochs: Draw after every n-th epoch.
+    """
+
+    def __init__(self, count: int = 4, every_n_epochs: int = 1) -> None:
+        self.count = count
+        self.every_n_epochs = every_n_epochs
+        self._drawn = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Say so if there is nowhere to draw."""
+        if not any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+            rank_zero_warn("PanelLogger draws nothing: the trainer has no TensorBoardLogger.")
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start again with the first sample."""
+        self._drawn = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the samples of the batch until there are enough."""
+        due = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not due or not boards or not trainer.is_global_zero or dataloader_idx > 0:
+            return
+        network = _module(pl_module).network
+        for i in range(min(len(batch["image"]), self.count - self._drawn)):
+            sample = {key: batch[key][i] for key in ("image", *network.tasks) if key in batch}
+            prediction = {task: outputs[task][i] for task in network.tasks}
+            panel = figure_to_array(sample_panel(sample, prediction, network.classes, network.palette))
+            for board in boards:
+                board.add_image(f"val/panel_{self._drawn}", panel, trainer.global_step, dataformats="HWC")
+            self._drawn += 1
+
+
+class ProgressBar(RichProgressBar):
+    """Rich progress bar that reads the loss from the device only when it redraws, every ``refresh_rate`` steps.
+
+    The base class reads it after every step, and so waits for the device every time.
+    """
+
+    _shown: dict[str, Any] | None = None
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Give the values to show beside the bar."""
+        if self._shown is None or not trainer.training or trainer.global_step % self.refresh_rate == 0:
+            self._shown = dict(super().get_metrics(trainer, pl_module))
+        return self._shown
+
+
+def _module(pl_module: pl.LightningModule) -> MultiTaskModule:
+    """Narrow the type.
+
+    Raises:
+        TypeError: If it is not a `MultiTaskModule`.
+    """
+    if not isinstance(pl_module, MultiTaskModule):
+        raise TypeError(f"This callback works on a MultiTaskModule, not on a {type(pl_module).__name__}.")
+    return pl_module
+
+
+def _auxiliary_parameters(pl_module: pl.LightningModule) -> Iterator[nn.Parameter]:
+    for name in AUXILIARY_PARTS:
+        yield from _module(pl_module).network.get_submodule(name).parameters()
+
+
+def _frozen_norms(pl_module: pl.LightningModule) -> list[nn.Module]:
+    """Find the layers with running statistics outside the auxiliary parts."""
+    network = _module(pl_module).network
+    trained = {id(layer) for name in AUXILIARY_PARTS for layer in network.get_submodule(name).modules()}
+    return [layer for layer in network.modules() if isinstance(layer, _NormBase) and id(layer) not in trained]

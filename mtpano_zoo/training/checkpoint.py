@@ -1,0 +1,123 @@
+"""Lightning checkpoints that say which network they hold, so that loading one needs no configuration beside it."""
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mtpano_zoo
+from mtpano_zoo.models import NETWORKS, PanoramaNetwork
+
+DESCRIPTION = "network"
+"""Key of the description inside a Lightning checkpoint."""
+
+
+def describe_network(network: PanoramaNetwork) -> dict[str, Any]:
+    """Describe a network in plain data: class name, constructor arguments, tasks, class names, package version."""
+    return {
+        "class": type(network).__name__,
+        "config": network.config,
+        "tasks": list(network.tasks),
+        "classes": list(network.classes),
+        "version": mtpano_zoo.__version__,
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file as tensors and plain data; large tensors stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or holds anything but tensors and plain data.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: it is truncated, damaged, or holds more than tensors and plain "
+            "data; copy it again from where it was written."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not the dictionary of a checkpoint.")
+    return checkpoint
+
+
+def check_tasks(description: Mapping[str, Any] | None, network: PanoramaNetwork, source: str) -> None:
+    """Refuse a checkpoint whose task set is not the network's.
+
+    Raises:
+        ValueError: If the tasks differ; a checkpoint without description passes, since its keys are checked later.
+    """
+    stored, wanted = (description or {}).get("tasks", ()), network.tasks
+    if stored and set(stored) != set(wanted):
+        raise ValueError(
+            f"{source} was trained for the tasks {_names(stored)}, but the network has {_names(wanted)}: build the "
+            "network with the tasks of the checkpoint, or train a new one."
+        )
+
+
+def load_network(path: str | Path, network: PanoramaNetwork | None = None) -> PanoramaNetwork:
+    """Rebuild the network of a checkpoint that training wrote, with its weights, in evaluation mode.
+
+    The averaged weights are loaded where training kept an average (``EMAWeightAveraging`` stores them as the main
+    weights). Only classes listed in ``mtpano_zoo.models.NETWORKS`` are built: a file cannot name code to import.
+
+    Args:
+        path: A Lightning ``.ckpt`` written by `MultiTaskModule`.
+        network: A network to load into; without it the one that the checkpoint describes is built.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged or describes no known network, or if tasks or weights do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    description = checkpoint.get(DESCRIPTION)
+    if network is None:
+        network = _build(description, path)
+    check_tasks(description, network, str(path))
+    prefix = "network."
+    weights = checkpoint.get("state_dict", {})
+    _load_strictly(network, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, path)
+    return network.eval()
+
+
+def _build(description: Mapping[str, Any] | None, path: str | Path) -> PanoramaNetwork:
+    if not description:
+        raise ValueError(
+            f"{path} does not say which network it holds: build the network yourself and pass it as `network`."
+        )
+    if description["class"] not in NETWORKS:
+        raise ValueError(
+            f"{path} holds a network of the class {description['class']}, which is none of {_names(NETWORKS)}: "
+            "build it yourself and pass it as `network`."
+        )
+    return NETWORKS[description["class"]](**description["config"])
+
+
+def _load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Load weights; where keys or shapes do not fit, raise one sentence that lists them."""
+    own = network.state_dict()
+    missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
+    reshaped = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if own[key].shape != weights[key].shape
+    ]
+    problems = [
+        f"{what} {_names(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"The weights in {path} do not fit {type(network).__name__}: {'; '.join(problems)}.")
+    network.load_state_dict(dict(weights))
+
+
+def _names(names: Iterable[str], limit: int = 8) -> str:
+    """Join names for a message, the first few in full."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")

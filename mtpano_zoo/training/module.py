@@ -1,0 +1,207 @@
+"""The LightningModule: a network, its loss, its metrics and its optimiser."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.training.checkpoint import DESCRIPTION, check_tasks, describe_network
+from mtpano_zoo.training.optimizer import parameter_groups
+from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
+
+
+class MultiTaskModule(LightningModule):
+    """Train and score a panorama network on any of the tasks semseg, depth and normals.
+
+    Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
+    ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
+    in place of ``val`` for the test set. What has no value, such as the IoU of a class
+    that does not occur, is not logged; a batch without the labels of a task trains and scores the others.
+
+    Checkpoints describe their network in plain data, so that `load_network` needs nothing beside the file. They also
+    keep the state of the random generators: training that resumes from the end of an epoch continues exactly.
+
+    Args:
+        network: The network; its submodule ``encoder`` can have a learning rate of its own or be frozen.
+        loss: The loss; `MultiTaskLoss` with its defaults if not given.
+        lr: Learning rate of everything but the encoder.
+        encoder_lr: Learning rate of ``network.encoder``; ``lr`` if not given.
+        weight_decay: Decay of the weights of linear and convolution layers; nothing else decays.
+        optimizer: Adam (decay added to the gradient) or AdamW (decoupled decay).
+        schedule: Decay of the learning rates per optimiser step until the end of the training.
+        power: Exponent of the polynomial schedule.
+        warmup_steps: Steps over which the learning rates rise linearly.
+        freeze_encoder: Train without changing the encoder, its norm statistics included.
+        compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
+        depth_max: Largest labelled depth in metres that the depth metrics count; all if not given.
+
+    Raises:
+        ValueError: If an encoder is to be frozen that the network does not have.
+    """
+
+    def __init__(
+        self,
+        network: PanoramaNetwork,
+        loss: MultiTaskLoss | None = None,
+        lr: float = 1e-4,
+        encoder_lr: float | None = None,
+        weight_decay: float = 0.01,
+        optimizer: Literal["adam", "adamw"] = "adamw",
+        schedule: Schedule = "polynomial",
+        power: float = 0.9,
+        warmup_steps: int = 0,
+        freeze_encoder: bool = False,
+        compile: bool = False,
+        depth_max: float | None = None,
+    ) -> None:
+        super().__init__()
+        if freeze_encoder and not hasattr(network, "encoder"):
+            raise ValueError(f"{type(network).__name__} has no `encoder` to freeze.")
+        self.network = network
+        self.loss = MultiTaskLoss() if loss is None else loss
+        self.lr = lr
+        self.encoder_lr = lr if encoder_lr is None else encoder_lr
+        self.weight_decay = weight_decay
+        self.optimizer = optimizer
+        self.schedule: Schedule = schedule
+        self.power = power
+        self.warmup_steps = warmup_steps
+        self.freeze_encoder = freeze_encoder
+        self.schedule_start = 0
+        """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
+        self.metrics = nn.ModuleDict({stage: self._build_metrics(depth_max) for stage in ("val", "test")})
+        if freeze_encoder:
+            self.encoder.requires_grad_(False)
+        if compile:
+            network.compile()  # in place: unlike torch.compile(network), it does not rename the parameters
+        self.train()  # Lightning keeps the modes it finds, and a loaded network comes in evaluation mode
+
+    def _build_metrics(self, depth_max: float | None) -> nn.ModuleDict:
+        build: dict[str, Callable[[], Metric]] = {
+            "semseg": lambda: SemsegMetrics(classes=self.network.classes),
+            "depth": lambda: DepthMetrics(max_depth=depth_max),
+            "normals": NormalsMetrics,
+        }
+        return nn.ModuleDict({task: build[task]() for task in self.network.tasks})
+
+    def _metrics(self, stage: str) -> dict[str, Metric]:
+        """Give the metrics of one stage by task, in the same order on every rank."""
+        return cast(dict[str, Metric], dict(cast(nn.ModuleDict, self.metrics[stage]).items()))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network's encoder."""
+        return self.network.get_submodule("encoder")
+
+    def train(self, mode: bool = True) -> "MultiTaskModule":
+        """Set the mode; a frozen encoder stays in evaluation mode, else its norm statistics would move."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Run the network on images (B, 3, H, W) in [0, 1]."""
+        outputs: dict[str, Any] = self.network(image)
+        return outputs
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Give the loss of one batch."""
+        terms: dict[str, Tensor] = self.loss(self(batch["image"]), batch)
+        self._log_losses("train", terms, len(batch["image"]))
+        return terms["total"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Score one batch; the outputs are returned for callbacks that draw them."""
+        return self._score("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Score one batch; the outputs are returned for callbacks that draw them."""
+        return self._score("test", batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Give the outputs of the tasks and the ids of the samples."""
+        outputs = self(batch["image"])
+        return {"id": batch.get("id"), **{task: outputs[task].float() for task in self.network.tasks}}
+
+    def _score(self, stage: str, batch: dict[str, Any]) -> dict[str, Any]:
+        outputs: dict[str, Any] = self(batch["image"])
+        self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
+        for task, metric in self._metrics(stage).items():
+            if task in batch:
+                metric.update(outputs[task].float(), batch[task])
+        return outputs
+
+    def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:
+        # Tensors stay on the device until Lightning writes them, every `log_every_n_steps`: no step waits for them.
+        sync = stage != "train"
+        self.log(f"{stage}/loss", terms["total"], prog_bar=True, sync_dist=sync, batch_size=batch_size)
+        named = {f"{stage}/loss/{name}": term for name, term in terms.items() if name != "total"}
+        self.log_dict(named, sync_dist=sync, batch_size=batch_size)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation set."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test set."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        for task, metric in self._metrics(stage).items():
+            # All ranks must agree on taking part in compute(), or the ones that do wait for ever.
+            if self.trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):
+                values = {name: value for name, value in metric.compute().items() if not value.isnan()}
+                # Equal on all ranks, since compute() has gathered them.
+                self.log_dict({f"{stage}/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
+            metric.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Build the optimiser over `parameter_groups` and its schedule per step.
+
+        Raises:
+            ValueError: If the schedule needs the length of the training and the trainer has none.
+        """
+        total = float(self.trainer.estimated_stepping_batches) - self.schedule_start
+        if self.schedule != "constant" and not 0 < total < float("inf"):
+            raise ValueError(
+                f"The {self.schedule} schedule has {total:g} steps to run over: set the trainer's max_epochs or "
+                "max_steps (beyond the steps of AuxiliaryWarmup), or use the constant schedule."
+            )
+        groups = parameter_groups(self, lr=self.lr, encoder_lr=self.encoder_lr, weight_decay=self.weight_decay)
+        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]
+        optimizer = optimizer_class(groups, lr=self.lr)
+        factor = partial(_delayed_factor, self.schedule_start, total, self.schedule, self.power, self.warmup_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the description of the network and the state of the random generators."""
+        checkpoint[DESCRIPTION] = describe_network(self.network)
+        checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the tasks before any weight is copied; restore the random generators when training resumes.
+
+        Raises:
+            ValueError: If the checkpoint is of another task set.
+        """
+        check_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        rng = checkpoint.get("rng")
+        if rng is not None and self._trainer is not None and self.trainer.training:
+            torch.set_rng_state(rng["cpu"])
+            if len(rng["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(rng["cuda"])
+
+
+def _delayed_factor(start: int, total: float, schedule: Schedule, power: float, warmup: int, step: int) -> float:
+    """Hold the first factor until ``start`` steps are done, then follow the schedule."""
+    return learning_rate_factor(max(step - start, 0), total, schedule=schedule, power=power, warmup_steps=warmup)

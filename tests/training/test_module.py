@@ -1,0 +1,234 @@
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from tiny_training import TinyDataModule, TinyNetwork
+from torch import nn
+
+from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.training import MultiTaskModule, learning_rate_factor, load_network
+
+
+def trainer(path, **options):
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    return Trainer(default_root_dir=path, **(quiet | options))
+
+
+def snapshot(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    changed = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not changed, changed
+
+
+def test_fit_validate_test_and_predict(tmp_path):
+    module, data = MultiTaskModule(TinyNetwork(), lr=1e-2), TinyDataModule()
+    t = trainer(tmp_path, max_epochs=8)
+    t.fit(module, data)
+    first = trainer(tmp_path).validate(MultiTaskModule(TinyNetwork()), data, verbose=False)[0]
+    last = t.validate(module, data, verbose=False)[0]
+    assert last["val/loss"] < first["val/loss"]
+    assert {"val/loss/semseg", "val/loss/aux_depth", "val/semseg/mIoU", "val/depth/AbsRel", "val/normals/mean"} <= set(
+        last
+    )
+    assert "test/semseg/mIoU" in t.test(module, data, verbose=False)[0]
+    predictions = t.predict(module, data)
+    assert predictions[0]["id"] == ["sample_0", "sample_1"]
+    assert predictions[0]["normals"].shape == (2, 3, 16, 32)
+
+
+def test_training_losses_are_logged_by_term(tmp_path):
+    t = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    t.fit(MultiTaskModule(TinyNetwork(tasks=["depth"])), TinyDataModule())
+    assert set(t.logged_metrics) == {"train/loss", "train/loss/depth", "train/loss/aux_depth"}
+
+
+def test_a_subset_of_tasks_and_absent_labels(tmp_path):
+    module, data = MultiTaskModule(TinyNetwork(tasks=["semseg", "depth"])), TinyDataModule(without=["depth"])
+    t = trainer(tmp_path, max_epochs=1)
+    before = snapshot(module.network.heads)
+    t.fit(module, data)
+    after = snapshot(module.network.heads)
+    assert not torch.equal(before["semseg.weight"], after["semseg.weight"])
+    logged = t.validate(module, data, verbose=False)[0]
+    assert "val/semseg/mIoU" in logged
+    assert not any(name.startswith(("val/depth", "val/normals")) for name in logged)
+
+
+def test_a_frozen_encoder_does_not_move_by_a_bit_and_everything_else_does(tmp_path):
+    module = MultiTaskModule(TinyNetwork(), freeze_encoder=True)
+    before = snapshot(module.network)
+    trainer(tmp_path, max_epochs=2).fit(module, TinyDataModule())
+    after = snapshot(module.network)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("encoder."), name
+    module.eval().train()
+    assert not module.network.encoder[1].training
+    assert module.network.neck[1].training
+
+
+def test_a_network_in_evaluation_mode_is_trained_in_training_mode():
+    assert MultiTaskModule(TinyNetwork().eval()).network.neck[1].training
+
+
+def test_learning_rates_follow_the_schedule_per_step(tmp_path):
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2, encoder_lr=1e-3, warmup_steps=2, optimizer="adam")
+    rates = []
+    module.on_before_zero_grad = lambda optimizer: rates.append({g["name"]: g["lr"] for g in optimizer.param_groups})
+    trainer(tmp_path, max_epochs=2, accumulate_grad_batches=2, limit_val_batches=0).fit(module, TinyDataModule())
+    expected = [learning_rate_factor(step, 4, warmup_steps=2) for step in range(4)]
+    assert [r["new/decay"] for r in rates] == pytest.approx([1e-2 * f for f in expected])
+    assert [r["encoder/no_decay"] for r in rates] == pytest.approx([1e-3 * f for f in expected])
+
+
+def test_a_decaying_schedule_needs_an_end(tmp_path):
+    endless = trainer(tmp_path, max_epochs=-1)
+    with pytest.raises(ValueError, match="polynomial schedule has inf steps"):
+        endless.fit(MultiTaskModule(TinyNetwork()), TinyDataModule())
+
+
+def test_freezing_needs_an_encoder():
+    network = TinyNetwork()
+    del network.encoder
+    with pytest.raises(ValueError, match="TinyNetwork has no `encoder` to freeze"):
+        MultiTaskModule(network, freeze_encoder=True)
+
+
+def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path):
+    """Shuffled data and dropout: the state of the random generators must be restored as well."""
+
+    def module():
+        seed_everything(1, verbose=False)
+        return MultiTaskModule(TinyNetwork(dropout=0.5), warmup_steps=1)
+
+    def keep():
+        return ModelCheckpoint(tmp_path / "ckpt", filename="{epoch}", save_top_k=-1)
+
+    options = {"max_epochs": 2, "enable_checkpointing": True}
+    data = {"train": 4, "batch_size": 2}
+    whole = module()
+    trainer(tmp_path, callbacks=[keep()], **options).fit(whole, TinyDataModule(**data))
+    seed_everything(99, verbose=False)
+    resumed = MultiTaskModule(TinyNetwork(dropout=0.5), warmup_steps=1)
+    trainer(tmp_path, **options).fit(resumed, TinyDataModule(**data), ckpt_path=tmp_path / "ckpt/epoch=0.ckpt")
+    assert_same(snapshot(whole), snapshot(resumed))
+    assert_same(whole.optimizers().state_dict()["state"][0], resumed.optimizers().state_dict()["state"][0])
+
+
+def test_averaged_weights_are_what_a_checkpoint_holds(tmp_path):
+    """Batch-norm statistics are averaged with the weights, so both belong together."""
+    module, average = MultiTaskModule(TinyNetwork(), lr=1e-2), {}
+
+    class Reference(EMAWeightAveraging):
+        def on_train_batch_end(self, t, pl_module, outputs, batch, batch_idx):
+            super().on_train_batch_end(t, pl_module, outputs, batch, batch_idx)
+            for name, value in pl_module.network.state_dict().items():
+                old = average.get(name, value)
+                average[name] = old + 0.5 * (value - old) if value.is_floating_point() else value.clone()
+
+    t = trainer(tmp_path, max_epochs=2, callbacks=[Reference(decay=0.5)])
+    t.fit(module, TinyDataModule())
+    t.save_checkpoint(tmp_path / "ema.ckpt")
+    loaded = load_network(tmp_path / "ema.ckpt").state_dict()
+    current = torch.load(tmp_path / "ema.ckpt", weights_only=True)["current_model_state"]
+    for name in ("encoder.0.weight", "encoder.1.running_mean", "neck.1.running_var"):
+        torch.testing.assert_close(loaded[name], average[name])
+        assert torch.equal(loaded[name], module.network.state_dict()[name])
+    assert current.keys() == module.state_dict().keys()
+
+
+def test_bf16_trains_close_to_float32(tmp_path):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        seed_everything(3, verbose=False)
+        module = MultiTaskModule(TinyNetwork(dropout=0.0))
+        t = trainer(tmp_path, max_epochs=2, precision=precision)
+        t.fit(module, TinyDataModule(shuffle=False))
+        losses[precision] = t.validate(module, TinyDataModule(), verbose=False)[0]
+        assert all(p.dtype == torch.float32 for p in module.parameters())
+    assert losses["bf16-mixed"]["val/loss"] == pytest.approx(losses["32-true"]["val/loss"], rel=0.05)
+
+
+def test_compiling_changes_neither_names_nor_numbers(tmp_path, monkeypatch):
+    compiled = []
+    original = nn.Module.compile
+
+    def eager(self, *args, **kwargs):
+        compiled.append(self)
+        original(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", eager)
+    network = TinyNetwork(dropout=0.0)
+    plain = MultiTaskModule(copy.deepcopy(network))
+    fast = MultiTaskModule(network, compile=True)
+    assert compiled == [network]
+    for module in (plain, fast):
+        trainer(tmp_path, max_epochs=1, callbacks=[EMAWeightAveraging()]).fit(module, TinyDataModule(shuffle=False))
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
+
+
+def test_the_loss_is_the_users_to_choose():
+    loss = MultiTaskLoss(auxiliary_weight=0.0)
+    assert MultiTaskModule(TinyNetwork(), loss).loss is loss
+
+
+DDP_SCRIPT = """
+import sys
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
+from torch.utils.data import DataLoader
+from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule
+
+class HalfLabelled(TinyDataModule):
+    # Rank 0 gets the even samples, which have no depth.
+    def train_dataloader(self):
+        return DataLoader(TinyDataset(4, 0, ["depth"], every=2), batch_size=1)
+    def val_dataloader(self):
+        return DataLoader(TinyDataset(4, 100, ["depth"], every=2), batch_size=1)
+
+seed_everything(0, verbose=False)
+module = MultiTaskModule(TinyNetwork(), lr=1e-2)
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, enable_checkpointing=False,
+                  enable_progress_bar=False, enable_model_summary=False, callbacks=[AuxiliaryWarmup(steps=2)])
+assert not trainer.strategy._ddp_kwargs.get("find_unused_parameters")
+trainer.fit(module, HalfLabelled())
+weights = torch.cat([p.detach().flatten() for p in module.parameters()])
+gathered = trainer.strategy.all_gather(weights)
+assert torch.equal(gathered[0], gathered[1]), "ranks have drifted apart"
+metrics = trainer.strategy.all_gather(torch.tensor([float(trainer.callback_metrics["val/depth/AbsRel"])]))
+assert metrics[0] == metrics[1]
+sys.stdout.write(f"rank {trainer.global_rank} done\\n")
+"""
+
+
+def test_ranks_stay_together_when_one_lacks_labels(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(DDP_SCRIPT)
+    repository = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(repository), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rank 0 done" in done.stdout
+    assert "rank 1 done" in done.stdout

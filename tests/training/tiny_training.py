@@ -1,0 +1,92 @@
+"""The smallest network and data that have everything training looks at."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mtpano_zoo.models import NETWORKS, PanoramaNetwork
+
+CLASSES = ("floor", "wall", "sky")
+CHANNELS = {"semseg": len(CLASSES), "depth": 1, "normals": 3}
+HEIGHT, WIDTH = 16, 32
+
+
+class TinyNetwork(PanoramaNetwork):
+    """A wrapped convolution as encoder, batch norm and dropout behind it, auxiliary layers and a head per task."""
+
+    def __init__(
+        self,
+        classes: Sequence[str] = CLASSES,
+        tasks: Sequence[str] = ("semseg", "depth", "normals"),
+        width: int = 6,
+        dropout: float = 0.1,
+    ) -> None:
+        config = {"classes": list(classes), "tasks": list(tasks), "width": width, "dropout": dropout}
+        super().__init__(tasks, classes, None, (HEIGHT, WIDTH), (0.5,) * 3, (0.5,) * 3, config)
+        self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
+        self.gamma = nn.Parameter(torch.ones(width, 1, 1))
+        self.neck = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.Dropout(dropout))
+        self.aggregators = nn.ModuleDict({"all": nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))})
+        channels = {task: len(classes) if task == "semseg" else CHANNELS[task] for task in self.tasks}
+        self.auxiliary_heads = nn.ModuleDict({task: nn.Conv2d(width, channels[task], 1) for task in self.tasks})
+        self.heads = nn.ModuleDict({task: nn.Conv2d(width, channels[task], 1) for task in self.tasks})
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        encoded = self.encoder(self.normalize(image))
+        aggregated = self.aggregators["all"](encoded)
+        decoded = self.neck(encoded * self.gamma + aggregated)
+        outputs: dict[str, Any] = {task: head(decoded) for task, head in self.heads.items()}
+        outputs["aux"] = {task: head(aggregated) for task, head in self.auxiliary_heads.items()}
+        return outputs
+
+
+NETWORKS["TinyNetwork"] = TinyNetwork
+
+
+class TinyDataset(Dataset[dict[str, Any]]):
+    """Noise whose labels follow from the image, so that training on it has something to learn."""
+
+    def __init__(self, count: int, offset: int = 0, without: Sequence[str] = (), every: int = 1) -> None:
+        self.count, self.offset, self.without, self.every = count, offset, tuple(without), every
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(index + self.offset))
+        sample: dict[str, Any] = {
+            "image": image,
+            "semseg": (image[0] * 2.999).long(),
+            "depth": 1 + image[1],
+            "normals": nn.functional.normalize(image - 0.5, dim=0),
+            "id": f"sample_{index}",
+        }
+        if index % self.every == 0:
+            for key in self.without:
+                del sample[key]
+        return sample
+
+
+class TinyDataModule(LightningDataModule):
+    """Eight training, four validation and four test samples."""
+
+    classes = CLASSES
+
+    def __init__(self, batch_size: int = 2, train: int = 8, shuffle: bool = True, without: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.batch_size, self.train, self.shuffle, self.without = batch_size, train, shuffle, without
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return DataLoader(TinyDataset(self.train, 0, self.without), batch_size=self.batch_size, shuffle=self.shuffle)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return DataLoader(TinyDataset(4, 100, self.without), batch_size=self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return DataLoader(TinyDataset(4, 200, self.without), batch_size=self.batch_size)
+
+    predict_dataloader = test_dataloader
