@@ -11,10 +11,16 @@ from mtpano_zoo.tasks import check_tasks
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
-__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork")
+__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "NORMALS_FRAMES", "PanoramaNetwork")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Frame of a network's normals: the matrix that turns them into ours, x right, y down, z forward.
+NORMALS_FRAMES = {
+    "right-down-forward": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    "forward-up-left": ((0.0, 0.0, -1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0)),
+}
 
 
 class PanoramaNetwork(nn.Module):
@@ -26,6 +32,7 @@ class PanoramaNetwork(nn.Module):
         palette: colour (R, G, B) of every class, or None for the default colours.
         input_size: height and width that it was made for.
         config: the arguments that build it again, as plain data.
+        normals_to_camera: matrix (3, 3) that turns its normals into the frame x right, y down, z forward.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class PanoramaNetwork(nn.Module):
         classes: Sequence[str],
         palette: Sequence[Sequence[int]] | None,
         input_size: tuple[int, int],
+        normals_frame: str,
         image_mean: Sequence[float],
         image_std: Sequence[float],
         config: dict[str, Any],
@@ -45,6 +53,9 @@ class PanoramaNetwork(nn.Module):
             raise ValueError("A network with the task semseg needs the names of its classes: give classes=[...].")
         if palette is not None and len(palette) != len(classes):
             raise ValueError(f"palette has {len(palette)} colours for {len(classes)} classes.")
+        if normals_frame not in NORMALS_FRAMES:
+            raise ValueError(f"normals_frame must be one of {', '.join(NORMALS_FRAMES)}, not {normals_frame!r}.")
+        self.normals_to_camera = NORMALS_FRAMES[normals_frame]
         self.palette = palette
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.config = config

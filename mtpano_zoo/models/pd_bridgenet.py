@@ -60,6 +60,7 @@ class PDBridgeNet(PanoramaNetwork):
         shared_stream: refine and aggregate once for all tasks, without geometry; the baseline without two streams.
         bridge: have bridges at all.
         palette: colour (R, G, B) of every class.
+        normals_frame: frame of the normals that the network gives: ours or the published one, `forward-up-left`.
         image_mean: mean that the encoder's images are normalised with.
         image_std: standard deviation that the encoder's images are normalised with.
 
@@ -86,11 +87,14 @@ class PDBridgeNet(PanoramaNetwork):
         shared_stream: bool = False,
         bridge: bool = True,
         palette: Sequence[Sequence[int]] | None = None,
+        normals_frame: str = "right-down-forward",
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        super().__init__(tasks, classes, palette, input_size, image_mean, image_std, plain_data(arguments))
+        super().__init__(
+            tasks, classes, palette, input_size, normals_frame, image_mean, image_std, plain_data(arguments)
+        )
         if variant not in ("sphere", "paper"):
             raise ValueError(f"variant must be sphere or paper, not {variant!r}.")
         self.variant: Variant = variant

@@ -191,6 +191,7 @@ def test_bfloat16_stays_close(tiny_network: Build) -> None:
         ({"encoder_depth": 3}, "3 blocks, but four of them are tapped"),
         ({"bridge_width": 18}, "multiple of its 4 attention heads"),
         ({"neck_widths": (8, 8)}, "has 4 levels, but 2 widths"),
+        ({"normals_frame": "up"}, "normals_frame must be one of right-down-forward, forward-up-left"),
         ({"palette": [[0, 0, 0]]}, "1 colours for 3 classes"),
     ],
 )

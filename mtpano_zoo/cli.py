@@ -1,0 +1,145 @@
+"""The command `mtpano`: Lightning's verbs to train and score, and short verbs for everything else."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mtpano_zoo
+
+__all__ = ("main",)
+
+LIGHTNING_VERBS = {
+    "fit": "train a network: mtpano fit --config quickstart.yaml",
+    "validate": "score a checkpoint on the validation set",
+    "test": "score a checkpoint on the test set",
+    "predict": "predict for every sample of a data module",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A user's mistake is told in one sentence on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in LIGHTNING_VERBS:
+            from mtpano_zoo.training.cli import main as lightning_main  # Lightning takes seconds to import
+
+            lightning_main(with_shipped_configs(arguments))
+            return 0
+        options = build_parser().parse_args(arguments)
+        status: int = options.execute(options)
+        return status
+    except (ValueError, OSError) as error:
+        print(f"mtpano: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mtpano: interrupted; what was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
+    """Let `--config NAME.yaml` mean the shipped configuration of that name where no such file lies in the way."""
+    from mtpano_zoo.resources import shipped
+
+    resolved = list(arguments)
+    for i, argument in enumerate(arguments[:-1]):
+        name = arguments[i + 1]
+        if argument in ("--config", "-c") and not Path(name).exists() and Path(name).name == name:
+            resolved[i + 1] = str(shipped(f"configs/{name}"))
+    return resolved
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the short verbs; Lightning's own are named in the help and parsed by LightningCLI."""
+    lightning = "\n".join(f"  {verb:<12}{text}" for verb, text in LIGHTNING_VERBS.items())
+    parser = argparse.ArgumentParser(
+        "mtpano",
+        description="Class, distance and surface normal for every pixel of a 360-degree panorama.",
+        epilog=f"training and evaluation (mtpano VERB --help):\n{lightning}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=mtpano_zoo.__version__)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    run = verbs.add_parser("run", help="predict for panoramas: files or folders")
+    run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
+    run.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
+    run.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    run.add_argument("--batch-size", type=int, default=1, help="panoramas per forward pass (default 1)")
+    run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    run.set_defaults(execute=_run)
+
+    models = verbs.add_parser("models", help="list the published checkpoints")
+    models.add_argument("pattern", nargs="?", default="*", help="e.g. 'mtpano*'")
+    models.set_defaults(execute=_models)
+
+    rooms = verbs.add_parser("rooms", help="write rendered rooms with their ground truth to a folder")
+    rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
+    rooms.add_argument("--count", type=int, default=16)
+    rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
+    rooms.add_argument("--height", type=int, default=256, help="rows; a panorama is twice as wide (default 256)")
+    rooms.add_argument("--seed", type=int, default=0)
+    rooms.set_defaults(execute=_rooms)
+
+    quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, show pictures")
+    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to run the trained network on")
+    quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
+    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
+    quickstart.set_defaults(execute=_quickstart)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from mtpano_zoo.run import run
+    from mtpano_zoo.zoo import load_model
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    report = run(
+        options.sources,
+        load_model(options.model, device),
+        options.out,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        overwrite=options.overwrite,
+    )
+    return 1 if report.failed else 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mtpano_zoo.zoo import entries, list_models
+
+    names = list_models(options.pattern)
+    if not names:
+        raise ValueError(f"No model matches {options.pattern!r}; `mtpano models` lists all names.")
+    table = Table("name", "description", "tasks", "licence of the weights", box=None, header_style="bold")
+    for name, entry in ((name, entries()[name]) for name in names):
+        tasks = entry["arguments"].get("tasks", ("semseg", "depth", "normals"))
+        table.add_row(name, entry["description"], ", ".join(tasks), entry["license"]["weights"])
+    Console().print(table)
+    return 0
+
+
+def _rooms(options: argparse.Namespace) -> int:
+    from mtpano_zoo.data.rooms import write_rooms
+
+    write_rooms(options.out, options.split, options.count, options.height, 2 * options.height, options.seed)
+    print(f"{options.count} rooms are in {options.out}")
+    return 0
+
+
+def _quickstart(options: argparse.Namespace) -> int:
+    from mtpano_zoo.quickstart import quickstart
+
+    quickstart(options.config, options.out, options.images)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
