@@ -209,7 +209,8 @@ def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
     """
     metres = np.asarray(depth, dtype=np.float64)
     valid = np.isfinite(metres) & (metres > 0)
-    return np.where(valid, np.clip(np.rint(np.where(valid, metres, 0) * 1000), 1, 65535), 0).astype(np.uint16)
+    millimetres = np.rint(np.where(valid, np.clip(metres, 0.001, MAX_DEPTH), 0) * 1000)
+    return millimetres.astype(np.uint16)
 
 
 def decode_depth(encoded: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -25,7 +25,8 @@ MARGIN = 20
 TITLE = 30  # height of a line of title
 LEGEND = 92  # height of what stands below a map
 ROW = 21  # height of a line of a class legend
-DIRECTIONS = {
+TITLES = {"semseg": "classes", "depth": "distance", "normals": "surface normals"}
+DIRECTIONS = {  # the way that a surface faces
     "right (+x)": (1, 0, 0),
     "down (+y)": (0, 1, 0),
     "forward (+z)": (0, 0, 1),
@@ -63,11 +64,12 @@ def prediction_panel(
     cell = TITLE + height + LEGEND
     rows = -(-(1 + len(present)) // columns)
     page = _Page(MARGIN // 2 + rows * cell)
-    page.show(image, "image", MARGIN, MARGIN // 2 + TITLE, width, height)
+    title = f"image, {image.shape[1]} x {image.shape[0]}"
+    page.show(image, title, MARGIN, MARGIN // 2 + TITLE, width, height)
     for place, (task, values) in enumerate(present.items(), start=1):
         left, top = MARGIN + place % columns * (width + MARGIN), MARGIN // 2 + place // columns * cell + TITLE
         limits = depth_range(values) if task == "depth" else (0.0, 1.0)
-        page.show(_coloured(task, values, palette, limits), _TITLES[task], left, top, width, height)
+        page.show(_coloured(task, values, palette, limits), TITLES[task], left, top, width, height)
         page.explain(task, [values], classes, palette, limits, (left, top + height, width, LEGEND))
     return page.figure
 
@@ -88,9 +90,9 @@ def sample_panel(
         palette: their colours (N, 3) in 0..255; by default `default_palette`.
     """
     palette = default_palette(len(classes)) if palette is None else palette
-    truth = {task: _as_map(task, sample[task]) for task in _TITLES if task in sample}
-    predicted = {task: _as_map(task, prediction[task]) for task in _TITLES if prediction and task in prediction}
-    tasks = [task for task in _TITLES if task in truth or task in predicted]
+    truth = {task: _as_map(task, sample[task]) for task in TITLES if task in sample}
+    predicted = {task: _as_map(task, prediction[task]) for task in TITLES if prediction and task in prediction}
+    tasks = [task for task in TITLES if task in truth or task in predicted]
     width = (WIDTH - (len(tasks) + 2) * MARGIN) // (len(tasks) + 1)
     height = width // 2
     cell = TITLE + height
@@ -106,16 +108,13 @@ def sample_panel(
         for row, (maps, origin) in enumerate(((truth, "ground truth"), (predicted, "prediction"))):
             if task in maps:
                 rgb = _coloured(task, maps[task], palette, limits)
-                title = f"{_TITLES[task]}, {origin}"
+                title = f"{TITLES[task]}, {origin}"
                 page.show(rgb, title, left, MARGIN // 2 + row * cell + TITLE, width, height)
         # The classes have the free space below the image, the rest stands below its own column.
         top = MARGIN // 2 + cell if task == "semseg" else bottom
         box = (MARGIN if task == "semseg" else left, top, width, page.height - top)
         page.explain(task, shown, classes, palette, limits, box)
     return page.figure
-
-
-_TITLES = {"semseg": "classes", "depth": "distance", "normals": "surface normals"}
 
 
 class _Page:
@@ -190,11 +189,13 @@ def _swatches(
 def _present_classes(
     maps: Sequence[NDArray[Any]], classes: Sequence[str], palette: ArrayLike
 ) -> list[tuple[str, tuple[float, ...]]]:
-    """Return name and colour of the classes that occur, the largest first."""
+    """Return name and colour of the classes that occur, the largest first, and at the end what has no label."""
     labels = np.concatenate([labels.ravel() for labels in maps])
-    counts = np.bincount(labels[(labels >= 0) & (labels < len(classes))].astype(np.int64), minlength=len(classes))
+    known = (labels >= 0) & (labels < len(classes))
+    counts = np.bincount(labels[known].astype(np.int64), minlength=len(classes))
     colours = np.asarray(palette, np.float64).reshape(-1, 3) / 255
-    return [(classes[i], tuple(colours[i])) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    present = [(classes[i], tuple(colours[i])) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    return present if known.all() else [*present, ("no label", (0.0, 0.0, 0.0))]
 
 
 def _coloured(task: str, values: NDArray[Any], palette: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:

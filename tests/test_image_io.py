@@ -1,0 +1,358 @@
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mtpano_zoo import image_io
+
+
+def random_rgb(dtype=np.uint8, height=16, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, 2 * height, 3), dtype)
+
+
+def raw_png(values, colour_type):
+    """Write a 16-bit PNG byte by byte, without the libraries that are under test."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def over_black(rgb, alpha):
+    return rgb.astype(float) * alpha[..., None] / 255
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.PNG"])
+def test_lossless_rgb_is_read_as_it_is(tmp_path, name):
+    rgb = random_rgb()
+    Image.fromarray(rgb).save(tmp_path / name)
+    read = image_io.read_panorama(tmp_path / name)
+    assert read.dtype == np.uint8 and np.array_equal(read, rgb)
+    assert np.array_equal(image_io.read_panorama(str(tmp_path / name)), rgb)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_lossy_rgb_is_close(tmp_path, name):
+    rgb = np.full((32, 64, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / name, quality=95)
+    assert np.abs(image_io.read_panorama(tmp_path / name).astype(int) - rgb).max() <= 6
+
+
+def test_grey_becomes_rgb(tmp_path):
+    grey = random_rgb()[..., 0]
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png"), np.repeat(grey[..., None], 3, 2))
+
+
+def test_bilevel_becomes_black_and_white(tmp_path):
+    black_white = random_rgb()[..., 0] > 127
+    Image.fromarray(black_white).save(tmp_path / "a.png")
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png")[..., 1], black_white * np.uint8(255))
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palette_becomes_its_colours(tmp_path, transparent):
+    indices = random_rgb()[..., 0] % 4
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 250, 1], [7, 8, 9]], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.ravel().tolist())
+    image.save(tmp_path / "a.png", **({"transparency": 1} if transparent else {}))
+    if transparent:
+        colours[1] = 0
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png"), colours[indices])
+
+
+def test_transparent_pixels_are_composited_over_black(tmp_path):
+    rgb, alpha = random_rgb(), random_rgb(seed=1)[..., 0]
+    Image.fromarray(np.dstack((rgb, alpha))).save(tmp_path / "a.png")
+    Image.fromarray(np.dstack((rgb[..., 0], alpha)), "LA").save(tmp_path / "grey.png")
+    expected = over_black(rgb, alpha)
+    assert np.abs(image_io.read_panorama(tmp_path / "a.png") - expected).max() <= 1
+    assert np.abs(image_io.read_panorama(tmp_path / "grey.png") - expected[..., :1]).max() <= 1
+
+
+def test_opaque_alpha_changes_nothing(tmp_path):
+    rgb = random_rgb()
+    Image.fromarray(np.dstack((rgb, np.full(rgb.shape[:2], 255, np.uint8)))).save(tmp_path / "a.png")
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png"), rgb)
+
+
+def test_cmyk_jpeg_has_the_colours_that_it_shows(tmp_path):
+    rgb = np.full((32, 64, 3), (180, 90, 40), np.uint8)
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(image_io.read_panorama(tmp_path / "a.jpg").astype(int) - rgb).max() <= 6
+
+
+@pytest.mark.parametrize("colour_type", [0, 2, 4, 6], ids=["grey", "rgb", "grey+alpha", "rgba"])
+def test_16_bit_png_is_scaled_not_cut(tmp_path, colour_type):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
+    values = np.random.default_rng(0).integers(0, 65536, (16, 32, channels), np.uint16)
+    values[0, 0] = 65535
+    values[0, 1] = 0
+    (tmp_path / "a.png").write_bytes(raw_png(values, colour_type))
+    scaled = values / 257
+    colour = scaled[..., :3] if channels >= 3 else scaled[..., :1]
+    expected = over_black(colour, scaled[..., -1]) if colour_type in (4, 6) else colour
+    read = image_io.read_panorama(tmp_path / "a.png")
+    assert read.shape == (16, 32, 3)
+    # Half a step from rounding; with alpha the rounded alpha and the division add one more.
+    assert np.abs(read - expected).max() <= (1.6 if colour_type in (4, 6) else 0.5 + 1e-9)
+
+
+def test_16_bit_tiff(tmp_path):
+    rgb = random_rgb(np.uint16)
+    assert cv2.imwrite(str(tmp_path / "a.tif"), rgb[..., ::-1])
+    assert np.abs(image_io.read_panorama(tmp_path / "a.tif") - rgb / 257).max() <= 0.5 + 1e-9
+
+
+UPRIGHT = {  # from the EXIF standard: where row 0 and column 0 of the stored image belong
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    stored = random_rgb() if orientation < 5 else random_rgb().transpose(1, 0, 2).copy()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png"), UPRIGHT[orientation](stored))
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(image_io.panorama_from_pil(image), UPRIGHT[orientation](stored))
+        assert image.getexif()[0x0112] == orientation  # the caller's image is as it was
+
+
+def test_pil_images_follow_the_same_rules():
+    rgb, grey = random_rgb(), random_rgb(np.uint16)[..., 0]
+    assert np.array_equal(image_io.panorama_from_pil(Image.fromarray(rgb)), rgb)
+    assert np.abs(image_io.panorama_from_pil(Image.fromarray(grey))[..., 2] - grey / 257).max() <= 0.5 + 1e-9
+    with pytest.raises(ValueError, match="the image is 40 x 30 pixels"):
+        image_io.panorama_from_pil(Image.new("RGB", (40, 30)))
+
+
+# Bad files
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
+def test_truncated_files_say_so(tmp_path, suffix, part):
+    Image.fromarray(random_rgb(height=64)).save(tmp_path / f"whole.{suffix}")
+    data = (tmp_path / f"whole.{suffix}").read_bytes()
+    path = tmp_path / f"room.{suffix}"
+    path.write_bytes(data[: int(part * len(data))])
+    with pytest.raises(ValueError, match=rf"room\.{suffix} is truncated or not an image: ") as caught:
+        image_io.read_panorama(path)
+    assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
+
+
+def test_truncated_16_bit_file_says_so(tmp_path):
+    data = raw_png(random_rgb(np.uint16, 64), 2)
+    (tmp_path / "room.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        image_io.read_panorama(tmp_path / "room.png")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"<html>404</html>", bytes(range(256)) * 9])
+def test_what_is_no_image_says_so(tmp_path, data):
+    (tmp_path / "room.jpg").write_bytes(data)
+    with pytest.raises(ValueError, match="not an image"):
+        image_io.read_panorama(tmp_path / "room.jpg")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist"):
+        image_io.read_panorama(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match="is a folder"):
+        image_io.read_panorama(tmp_path)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    Image.fromarray(np.ones((8, 16), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="32-bit values"):
+        image_io.read_panorama(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("width", "height", "fits"), [
+    (1183, 591, True), (1182, 591, True), (2048, 1024, True), (1000, 505, True), (1000, 506, False),
+    (1024, 768, False), (1920, 1080, False), (591, 1183, False), (600, 600, False),
+])  # fmt: skip
+def test_two_to_one_within_one_percent(tmp_path, width, height, fits):
+    Image.new("RGB", (width, height)).save(tmp_path / "a.png")
+    if fits:
+        assert image_io.read_panorama(tmp_path / "a.png").shape == (height, width, 3)
+    else:
+        with pytest.raises(ValueError, match=f"{width} x {height} pixels.*twice as wide as high"):
+            image_io.read_panorama(tmp_path / "a.png")
+
+
+def test_large_panoramas_give_no_warning_and_bombs_a_sentence(tmp_path, monkeypatch):
+    Image.fromarray(random_rgb()).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 32 - 1)  # one pixel too many: Pillow warns
+        assert image_io.read_panorama(tmp_path / "a.png").shape == (16, 32, 3)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 32 // 2 - 1)  # twice too many: Pillow refuses
+        with pytest.raises(ValueError, match="million pixels: scale it down"):
+            image_io.read_panorama(tmp_path / "a.png")
+    assert 2 * 89_478_485 > 16384 * 8192  # Pillow's limit lets the largest common panorama through
+
+
+# Writing
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [False, True])
+def test_png_round_trip(tmp_path, dtype, grey):
+    array = random_rgb(dtype)[..., 0] if grey else random_rgb(dtype)
+    image_io.write_png(tmp_path / "a.png", array)
+    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == dtype
+    assert np.array_equal(read if grey else read[..., ::-1], array)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_png_of_views_and_read_only_arrays(tmp_path):
+    array = random_rgb()[::2, ::-1]
+    array.setflags(write=False)
+    image_io.write_png(tmp_path / "a.png", array)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image), array)
+
+
+@pytest.mark.parametrize("array", [
+    np.zeros((4, 8), np.float32), np.zeros((4, 8, 4), np.uint8), np.zeros((4, 8), np.int64), np.zeros((0, 8), np.uint8),
+])  # fmt: skip
+def test_png_refuses_what_it_cannot_hold(tmp_path, array):
+    with pytest.raises(ValueError, match="a PNG takes"):
+        image_io.write_png(tmp_path / "a.png", array)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = tmp_path / "a.npy"
+    image_io.write_npy(path, np.arange(3))
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(Path, "replace", fail)
+        image_io.write_npy(path, np.arange(5))
+    assert np.array_equal(np.load(path), np.arange(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
+    image_io.write_npy(path, np.arange(5))
+    assert np.array_equal(np.load(path), np.arange(5))
+
+
+def test_palette_png_keeps_indices_and_shows_colours(tmp_path):
+    indices = random_rgb()[..., 0].astype(np.int64) % 5
+    indices[3:5, 7:20] = 255
+    palette = np.array([[1, 2, 3], [200, 10, 0], [0, 99, 0], [5, 5, 250], [77, 77, 0]])
+    image_io.write_palette_png(tmp_path / "a.png", indices, palette)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), indices)
+        expected = np.where((indices == 255)[..., None], 0, palette[indices % 5])
+        assert np.array_equal(np.asarray(image.convert("RGB")), expected)
+
+
+@pytest.mark.parametrize(("indices", "palette"), [
+    (np.full((2, 4), -1), np.zeros((3, 3))), (np.full((2, 4), 256), np.zeros((3, 3))),
+    (np.zeros((2, 4, 1), int), np.zeros((3, 3))), (np.zeros((2, 4), int), np.zeros((257, 3))),
+    (np.zeros((2, 4), int), np.zeros(9)),
+])  # fmt: skip
+def test_palette_png_refuses_what_it_cannot_hold(tmp_path, indices, palette):
+    with pytest.raises(ValueError, match="palette"):
+        image_io.write_palette_png(tmp_path / "a.png", indices, palette)
+
+
+def test_ply_holds_points_and_colours(tmp_path):
+    points = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    colours = np.random.default_rng(1).integers(0, 256, (7, 3), np.uint8)
+    image_io.write_ply(tmp_path / "a.ply", points, colours)
+    header, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
+    assert header.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 7\nproperty float x\n")
+    assert body == b"".join(struct.pack("<3f3B", *p, *c) for p, c in zip(points, colours, strict=True))
+    with pytest.raises(ValueError, match="both"):
+        image_io.write_ply(tmp_path / "a.ply", points, colours[:3])
+
+
+# Encodings
+
+
+@given(st.floats(0.0005, 65.535))
+def test_depth_survives_within_half_a_millimetre(depth):
+    assert abs(float(image_io.decode_depth(image_io.encode_depth(depth))) - depth) <= 0.0005 + 1e-5
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_depth_never_wraps(depth):
+    encoded = int(image_io.encode_depth(depth))
+    if not np.isfinite(depth) or depth <= 0:
+        assert encoded == 0
+    elif depth >= 65.535:
+        assert encoded == 65535
+    else:
+        assert encoded == max(1, round(depth * 1000))
+
+
+def test_depth_of_maps():
+    depth = np.array([[0, np.nan, np.inf, -np.inf], [-3, 0.0001, 1.2344, 1e9]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoded = image_io.encode_depth(depth)
+    assert encoded.dtype == np.uint16
+    assert encoded.tolist() == [[0, 0, 0, 0], [0, 1, 1234, 65535]]
+    decoded = image_io.decode_depth(encoded)
+    assert decoded.dtype == np.float32 and decoded[1, 3] == np.float32(65.535)
+    with pytest.raises(ValueError, match="uint16"):
+        image_io.decode_depth(np.zeros((2, 4), np.uint8))
+
+
+@settings(max_examples=200)
+@given(st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.01), st.sampled_from([8, 16]))
+def test_normals_survive_within_the_step(vector, bits):
+    normal = np.array(vector) / np.linalg.norm(vector)
+    decoded = image_io.decode_normals(image_io.encode_normals(normal[None, None], bits))[0, 0].astype(float)
+    assert abs(np.linalg.norm(decoded) - 1) < 1e-6
+    step = 1 / 127 if bits == 8 else 1 / 32767
+    assert np.linalg.norm(np.cross(normal, decoded)) <= np.sqrt(3) / 2 * step * 1.01 + 1e-6
+
+
+@pytest.mark.parametrize(("bits", "middle"), [(8, 128), (16, 32768)])
+def test_no_normal_is_middle_grey(bits, middle):
+    normals = np.zeros((2, 2, 3), np.float32)
+    normals[1, 0] = np.nan
+    normals[1, 1] = (0, 0, -1)
+    encoded = image_io.encode_normals(normals, bits)
+    assert encoded[0, 0].tolist() == encoded[1, 0].tolist() == [middle] * 3
+    assert encoded[1, 1].tolist() == [middle, middle, 1]
+    assert image_io.decode_normals(encoded).tolist() == [[[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, -1]]]
+
+
+def test_normals_refuse_other_forms():
+    with pytest.raises(ValueError, match="8 or 16 bits"):
+        image_io.encode_normals(np.zeros((4, 8, 3)), 12)
+    with pytest.raises(ValueError, match="8 or 16 bits"):
+        image_io.encode_normals(np.zeros((3, 4, 8)))
+    with pytest.raises(ValueError, match="uint8 or uint16"):
+        image_io.decode_normals(np.zeros((4, 8, 3), np.float32))
