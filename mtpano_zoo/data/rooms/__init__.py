@@ -1,0 +1,8 @@
+"""Procedural rooms: panoramas with exact classes, depth and normals, and nothing to download."""
+
+from mtpano_zoo.data.rooms.datamodule import RoomsDataModule, RoomsDataset, turn
+from mtpano_zoo.data.rooms.rendering import render
+from mtpano_zoo.data.rooms.sampling import sample_room
+from mtpano_zoo.data.rooms.scene import Room
+
+__all__ = ("Room", "RoomsDataModule", "RoomsDataset", "render", "sample_room", "turn")

@@ -1,0 +1,216 @@
+"""The procedural rooms as a data set and as a LightningDataModule."""
+
+import mmap
+import zlib
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtpano_zoo.data.classes import S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.data.rooms.rendering import check_size, render
+from mtpano_zoo.data.rooms.sampling import room_key, sample_room
+
+Sample = dict[str, Any]
+
+
+class RoomsDataset(Dataset[Sample]):
+    """Panoramas of procedural rooms with exact ground truth.
+
+    A sample depends on (seed, split, index, height, width) only: neither on the worker, nor on the order, nor on
+    `count`. It has `image` float32 (3, H, W) in [0, 1], `semseg` int64 (H, W) of `classes`, `depth` float32 (H, W) in
+    metres along the ray, `normals` float32 (3, H, W), and `id` such as "train-000123". Every pixel is labelled.
+
+    Args:
+        split: "train", "val" or "test"; they share no room.
+        count: Number of rooms.
+        height: Rows of the panorama, at least 8.
+        width: Columns, twice the rows.
+        seed: Another seed gives other rooms.
+        cache: Keep what was rendered in memory, 20 bytes per pixel, shared with forked workers.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    classes = S3DIS_CLASSES
+    palette = S3DIS_PALETTE
+
+    def __init__(self, split: str, count: int, height: int, width: int, seed: int = 0, cache: bool = False) -> None:
+        check_size(height, width)
+        if count < 1:
+            raise ValueError(f"a set of rooms needs at least one, got count={count}")
+        room_key(seed, split, count - 1)
+        self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
+        self._cache = _Cache(count, height, width) if cache else None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Render or recall one sample.
+
+        Raises:
+            IndexError: There is no such index.
+        """
+        if not -self.count <= index < self.count:
+            raise IndexError(f"room {index} of a set of {self.count}")
+        index %= self.count
+        name = f"{self.split}-{index:06d}"
+        if self._cache is not None and (known := self._cache.get(index)) is not None:
+            return known | {"id": name}
+        batch = render([sample_room(self.seed, self.split, index)], self.height, self.width)
+        sample = {key: batch[key][0] for key in ("image", "semseg", "depth", "normals")}
+        if self._cache is not None:
+            self._cache.put(index, sample)
+        return sample | {"id": name}
+
+
+class RoomsDataModule(lightning.LightningDataModule):
+    """Training, validation and test sets of procedural rooms; prediction runs over the test set.
+
+    Args:
+        height: Rows of the panoramas.
+        width: Columns, twice the rows.
+        train_count: Rooms per epoch of training.
+        val_count: Rooms for validation.
+        test_count: Rooms for test and prediction.
+        batch_size: Panoramas per batch.
+        num_workers: Processes that render beside the training.
+        seed: Another seed gives other rooms.
+        cache: Keep rendered training and validation rooms in memory: from the second epoch on nothing is rendered.
+        random_yaw: Turn every training panorama by a random number of whole columns, anew in every epoch.
+    """
+
+    classes = S3DIS_CLASSES
+    palette = S3DIS_PALETTE
+
+    def __init__(
+        self,
+        height: int = 256,
+        width: int = 512,
+        train_count: int = 2000,
+        val_count: int = 100,
+        test_count: int = 100,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache: bool = False,
+        random_yaw: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
+        self.batch_size, self.num_workers, self.seed, self.random_yaw = batch_size, num_workers, seed, random_yaw
+        self.train_set = RoomsDataset("train", train_count, height, width, seed, cache)
+        self.val_set = RoomsDataset("val", val_count, height, width, seed, cache)
+        self.test_set = RoomsDataset("test", test_count, height, width, seed)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, without an incomplete last batch if there is a complete one."""
+        drop_last = len(self.train_set) >= self.batch_size
+        return DataLoader(
+            self.train_set, self.batch_size, shuffle=True, num_workers=self.num_workers, drop_last=drop_last
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return DataLoader(self.test_set, self.batch_size, num_workers=self.num_workers)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The test set."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Turn training panoramas at random if asked to; a function of seed, epoch and id."""
+        if not (self.random_yaw and self.trainer is not None and self.trainer.training):
+            return batch
+        epoch, width = self.trainer.current_epoch, batch["image"].shape[-1]
+        columns = []
+        for name in batch["id"]:
+            key = zlib.crc32(name.encode()) << 64 | (self.seed & 0xFFFFFFFF) << 32 | epoch
+            columns.append(int(np.random.Generator(np.random.Philox(key=key)).integers(width)))
+        return turn(batch, columns)
+
+
+def turn(batch: Sample, columns: list[int]) -> Sample:
+    """Shift every panorama of a batch to the right by whole columns: its camera turns to the left.
+
+    Images, classes and depth move along; normals are also rotated about the vertical axis. Exact, without resampling.
+
+    Raises:
+        ValueError: There is not one shift for each panorama.
+    """
+    if len(columns) != len(batch["image"]):
+        raise ValueError(f"got {len(columns)} shifts for {len(batch['image'])} panoramas")
+    turned = dict(batch)
+    for key in ("image", "semseg", "depth", "normals"):
+        if key in batch:
+            turned[key] = torch.stack([torch.roll(x, n, -1) for x, n in zip(batch[key], columns, strict=True)])
+    if "normals" in turned:
+        normals: Tensor = turned["normals"]
+        angle = torch.tensor(columns, dtype=torch.float64) * (2 * torch.pi / normals.shape[-1])
+        cos, sin = (f(angle).to(normals)[:, None, None] for f in (torch.cos, torch.sin))
+        x, y, z = normals.unbind(1)
+        turned["normals"] = torch.stack((x * cos + z * sin, y, z * cos - x * sin), dim=1)
+    return turned
+
+
+class _Cache:
+    """Rendered samples in anonymous shared memory: what one forked worker stores, the others and later epochs read.
+
+    Images are multiples of 1/255 and classes fit a byte, so nothing is lost.
+    """
+
+    def __init__(self, count: int, height: int, width: int) -> None:
+        self._shape = (count, height, width)
+        self._allocate()
+
+    def get(self, index: int) -> Sample | None:
+        """The sample without its id, or None if it was never stored."""
+        if not self._known[index]:
+            return None
+        return {
+            "image": self._image[index].float().div_(255),
+            "semseg": self._semseg[index].long(),
+            "depth": self._depth[index].clone(),
+            "normals": self._normals[index].clone(),
+        }
+
+    def put(self, index: int, sample: Sample) -> None:
+        """Store a sample."""
+        self._image[index] = sample["image"].mul(255).round_().byte()
+        self._semseg[index] = sample["semseg"].byte()
+        self._depth[index] = sample["depth"]
+        self._normals[index] = sample["normals"]
+        self._known[index] = True  # last: another process may be looking
+
+    def __getstate__(self) -> tuple[int, int, int]:
+        """Spawned workers cannot share the memory; each begins with an empty cache."""
+        return self._shape
+
+    def __setstate__(self, state: tuple[int, int, int]) -> None:
+        self._shape = state
+        self._allocate()
+
+    def _allocate(self) -> None:
+        count, height, width = self._shape
+        self._image = _shared((count, 3, height, width), np.uint8)
+        self._semseg = _shared((count, height, width), np.uint8)
+        self._depth = _shared((count, height, width), np.float32)
+        self._normals = _shared((count, 3, height, width), np.float32)
+        self._known = _shared((count,), np.bool_)
+
+
+def _shared(shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
+    """Zeros that forked processes share; pages are taken from the system when first written."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype=dtype).reshape(shape))

@@ -1,0 +1,232 @@
+"""Furniture and clutter, each a handful of boxes, cylinders and spheres around a frame on the floor.
+
+Every function builds around `at`: the centre of the footprint, front towards +z.
+"""
+
+import math
+
+import numpy as np
+
+from mtpano_zoo.data.rooms import materials
+from mtpano_zoo.data.rooms.materials import Material
+from mtpano_zoo.data.rooms.scene import Builder, Frame
+
+
+def _centred(size: float) -> tuple[float, float]:
+    return -size / 2, size / 2
+
+
+def _legs(
+    builder: Builder, label: str, look: Material, at: Frame, size: tuple[float, float], height: float, thick: float
+) -> None:
+    """Four square legs under a rectangle of the given size."""
+    x, z = size[0] / 2, size[1] / 2
+    for a in (-x, x - thick):
+        for b in (-z, z - thick):
+            builder.box(label, look, (a, a + thick), (0.0, height), (b, b + thick), at)
+
+
+def table(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
+    """A rectangular table on four legs or between two side panels."""
+    look = materials.pick(rng, "furniture")
+    legs = look if rng.random() < 0.5 else materials.pick(rng, "leg")
+    top = rng.uniform(0.02, 0.06)
+    builder.box("table", look, _centred(size[0]), (height - top, height), _centred(size[1]), at)
+    if rng.random() < 0.6:
+        _legs(builder, "table", legs, at, (size[0] - 0.04, size[1] - 0.04), height - top, rng.uniform(0.03, 0.08))
+        return
+    for x in (-size[0] / 2 + 0.02, size[0] / 2 - 0.05):
+        builder.box("table", legs, (x, x + 0.03), (0.0, height - top), _centred(size[1] - 0.05), at)
+    back = -size[1] / 2 + 0.05
+    builder.box("table", legs, _centred(size[0] - 0.1), (0.25, height - top), (back, back + 0.02), at)
+    if rng.random() < 0.5:
+        drawers = (size[0] / 2 - 0.45, size[0] / 2 - 0.05)
+        builder.box("table", look, drawers, (0.08, height - top), _centred(size[1] - 0.1), at)
+
+
+def round_table(rng: np.random.Generator, builder: Builder, at: Frame, radius: float, height: float) -> None:
+    """A round top on a post with a foot."""
+    look, leg = materials.pick(rng, "furniture"), materials.pick(rng, "leg")
+    builder.cylinder("table", look, radius, (height - 0.04, height), at)
+    builder.cylinder("table", leg, 0.05, (0.03, height - 0.04), at)
+    builder.cylinder("table", leg, 0.55 * radius, (0.0, 0.03), at)
+
+
+def chair(rng: np.random.Generator, builder: Builder, at: Frame, style: int, looks: tuple[Material, Material]) -> None:
+    """A chair of 0.45 m: four legs (0), office swivel chair (1), stool (2)."""
+    seat, leg = looks
+    height, size = 0.45, 0.44
+    if style == 2:
+        builder.cylinder("chair", seat, 0.18, (0.42, 0.47), at)
+        builder.cylinder("chair", leg, 0.03, (0.02, 0.42), at)
+        builder.cylinder("chair", leg, 0.19, (0.0, 0.02), at)
+        return
+    builder.box("chair", seat, _centred(size), (height - 0.05, height), _centred(size), at)
+    back = (-size / 2, -size / 2 + 0.05)
+    if style == 0:
+        _legs(builder, "chair", leg, at, (size, size), height - 0.05, 0.035)
+        for x in (-size / 2, size / 2 - 0.035):
+            builder.box("chair", leg, (x, x + 0.035), (height, 0.88), (back[0], back[0] + 0.035), at)
+        builder.box("chair", seat, _centred(size - 0.08), (0.58, 0.88), back, at)
+        return
+    builder.box("chair", seat, _centred(size - 0.02), (0.55, 1.02), back, at)
+    builder.box("chair", leg, _centred(0.08), (height - 0.05, 0.6), (back[0] - 0.03, back[0]), at)
+    builder.cylinder("chair", leg, 0.03, (0.08, height - 0.05), at)
+    for yaw in (0.0, math.pi / 3, 2 * math.pi / 3):
+        builder.box("chair", leg, _centred(0.5), (0.03, 0.08), _centred(0.05), at.at(0.0, 0.0, yaw))
+    for x in (-size / 2 - 0.04, size / 2):
+        builder.box("chair", leg, (x, x + 0.04), (0.64, 0.67), _centred(0.28), at)
+        builder.box("chair", leg, (x, x + 0.04), (0.42, 0.64), _centred(0.05), at)
+
+
+def sofa(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float) -> None:
+    """Base, seat cushions, back and arms; with a width of about a metre it is an armchair."""
+    look = materials.pick(rng, "sofa")
+    arm, back = rng.uniform(0.12, 0.22), rng.uniform(0.18, 0.25)
+    seat, top, foot = rng.uniform(0.38, 0.45), rng.uniform(0.72, 0.92), rng.uniform(0.03, 0.12)
+    inner = width - 2 * arm
+    builder.box("sofa", look, _centred(inner), (foot, seat - 0.12), (-depth / 2, depth / 2), at)
+    builder.box("sofa", look, _centred(inner), (seat - 0.12, top), (-depth / 2, -depth / 2 + back), at)
+    for x in (-width / 2, width / 2 - arm):
+        builder.box("sofa", look, (x, x + arm), (foot, seat + rng.uniform(0.12, 0.2)), _centred(depth), at)
+    count = max(1, round(inner / 0.65))
+    for i in range(count):
+        x0 = -inner / 2 + inner * i / count
+        cushion = (x0 + 0.008, x0 + inner / count - 0.008)
+        builder.box("sofa", look, cushion, (seat - 0.12, seat), (-depth / 2 + back, depth / 2 + 0.01), at)
+        builder.box("sofa", look, cushion, (seat, top - 0.06), (-depth / 2 + back, -depth / 2 + back + 0.1), at)
+    _legs(builder, "sofa", materials.pick(rng, "leg"), at, (width - 0.1, depth - 0.1), foot, 0.06)
+    if rng.random() < 0.5:
+        x = rng.uniform(-inner / 2 + 0.2, inner / 2 - 0.2)
+        pillow = at.at(x, -depth / 2 + back + 0.18, rng.uniform(-0.3, 0.3))
+        builder.box("clutter", materials.fabric(rng), _centred(0.36), (seat, seat + 0.34), _centred(0.1), pillow)
+
+
+def bookcase(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
+    """Sides, back, shelves, and on most shelves rows of books or small things."""
+    look = materials.pick(rng, "furniture")
+    (width, depth), board = size, rng.uniform(0.018, 0.03)
+    for x in (-width / 2, width / 2 - board):
+        builder.box("bookcase", look, (x, x + board), (0.0, height), _centred(depth), at)
+    inner = (-width / 2 + board, width / 2 - board)
+    builder.box("bookcase", look, inner, (0.0, height), (-depth / 2, -depth / 2 + 0.015), at)
+    shelves = max(2, round(height / rng.uniform(0.3, 0.42)))
+    pitch = (height - board) / shelves
+    for i in range(shelves + 1):
+        shelf = (i * pitch, i * pitch + board)
+        builder.box("bookcase", look, inner, shelf, (-depth / 2 + 0.015, depth / 2), at)
+        if i < shelves:
+            _fill_shelf(rng, builder, at, inner, depth, shelf[1], pitch - board)
+
+
+def _fill_shelf(
+    rng: np.random.Generator,
+    builder: Builder,
+    at: Frame,
+    inner: tuple[float, float],
+    depth: float,
+    bottom: float,
+    space: float,
+) -> None:
+    x = inner[0] + rng.uniform(0.0, 0.15)
+    while x < inner[1] - 0.15:
+        run = min(rng.uniform(0.12, 0.5), inner[1] - x - 0.01)
+        kind, tall = rng.random(), space * rng.uniform(0.6, 0.93)
+        z = (-depth / 2 + 0.015, depth / 2 - rng.uniform(0.02, 0.08))
+        if kind < 0.72:
+            builder.box("bookcase", materials.books(rng), (x, x + run), (bottom, bottom + tall), z, at)
+        elif kind < 0.82:
+            low = bottom + 0.6 * tall
+            builder.box("clutter", materials.pick(rng, "object"), (x, x + 0.8 * run), (bottom, low), z, at)
+        x += run + (rng.uniform(0.02, 0.3) if rng.random() < 0.5 else 0.003)
+
+
+def cabinet(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
+    """A closed cabinet with doors and knobs; S3DIS counts it as clutter."""
+    look = materials.pick(rng, "furniture")
+    front, knob = size[1] / 2, materials.gray(rng)
+    builder.box("clutter", look, _centred(size[0]), (0.0, height), _centred(size[1]), at)
+    count = max(1, round(size[0] / 0.5))
+    for i in range(count):
+        x0 = -size[0] / 2 + size[0] * i / count
+        x = (x0 + 0.01, x0 + size[0] / count - 0.01)
+        builder.box("clutter", look, x, (0.06, height - 0.02), (front, front + 0.018), at)
+        handle = x[1] - 0.05 if i % 2 == 0 else x[0] + 0.03
+        grip = (height * 0.5, height * 0.5 + 0.12)
+        builder.box("clutter", knob, (handle, handle + 0.02), grip, (front + 0.018, front + 0.04), at)
+
+
+def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
+    """A round waste bin."""
+    builder.cylinder(
+        "clutter", materials.pick(rng, "object"), rng.uniform(0.12, 0.2), (0.0, rng.uniform(0.25, 0.6)), at
+    )
+
+
+def boxes(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
+    """A pile of one to three boxes on a footprint of 0.5 m."""
+    bottom, size = 0.0, rng.uniform(0.3, 0.5)
+    for _ in range(int(rng.integers(1, 4))):
+        tall = rng.uniform(0.15, 0.4)
+        turned = at.at(0.0, 0.0, rng.uniform(-0.3, 0.3))
+        look = materials.cardboard(rng) if rng.random() < 0.6 else materials.pick(rng, "object")
+        builder.box("clutter", look, _centred(size), (bottom, bottom + tall), _centred(size * 0.8), turned)
+        bottom, size = bottom + tall, size * rng.uniform(0.7, 1.0)
+
+
+def plant(rng: np.random.Generator, builder: Builder, at: Frame, scale: float = 1.0, base: float = 0.0) -> None:
+    """A pot, a stem and a few balls of leaves."""
+    pot, leaves = materials.pick(rng, "object"), materials.foliage(rng)
+    radius, height = 0.14 * scale, rng.uniform(0.2, 0.4) * scale
+    builder.cylinder("clutter", pot, radius, (base, base + height), at)
+    top = base + height + rng.uniform(0.2, 0.9) * scale
+    builder.cylinder("clutter", materials.wood(rng), 0.02 * scale, (base + height, top), at)
+    for _ in range(int(rng.integers(2, 6))):
+        size = rng.uniform(0.1, 0.22) * scale
+        spot = at.at(rng.uniform(-0.13, 0.13) * scale, rng.uniform(-0.13, 0.13) * scale)
+        builder.sphere("clutter", leaves, size, top + rng.uniform(-0.2, 0.15) * scale, spot)
+
+
+def floor_lamp(rng: np.random.Generator, builder: Builder, at: Frame, light: Material) -> float:
+    """A foot, a pole and a shade or globe; returns the height of the light."""
+    metal, height = materials.gray(rng), rng.uniform(1.35, 1.75)
+    builder.cylinder("clutter", metal, 0.14, (0.0, 0.025), at)
+    builder.cylinder("clutter", metal, 0.015, (0.025, height), at)
+    if rng.random() < 0.5:
+        builder.sphere("clutter", light, 0.14, height, at)
+    else:
+        builder.cylinder("clutter", light, 0.18, (height - 0.12, height + 0.16), at)
+    return height
+
+
+def tabletop(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
+    """Small things on a table of the given size: screens, boxes, cups, balls, a plant."""
+    columns = max(1, int(size[0] / 0.45))
+    for i in range(columns):
+        if rng.random() < 0.35:
+            continue
+        x = -size[0] / 2 + size[0] * (i + rng.uniform(0.35, 0.65)) / columns
+        spot = at.at(x, rng.uniform(-0.2, 0.2) * size[1], rng.uniform(-0.5, 0.5))
+        kind, look = rng.random(), materials.pick(rng, "object")
+        if kind < 0.35 and size[1] > 0.5:
+            _monitor(rng, builder, at.at(x, -0.1 * size[1], rng.uniform(-0.3, 0.3)), height)
+        elif kind < 0.6:
+            width, tall = rng.uniform(0.1, 0.3), rng.uniform(0.02, 0.25)
+            builder.box("clutter", look, _centred(width), (height, height + tall), _centred(0.7 * width), spot)
+        elif kind < 0.8:
+            builder.cylinder("clutter", look, rng.uniform(0.03, 0.07), (height, height + rng.uniform(0.08, 0.25)), spot)
+        elif kind < 0.9:
+            radius = rng.uniform(0.05, 0.12)
+            builder.sphere("clutter", look, radius, height + radius, spot)
+        else:
+            plant(rng, builder, spot, scale=0.4, base=height)
+
+
+def _monitor(rng: np.random.Generator, builder: Builder, at: Frame, height: float) -> None:
+    black, width = materials.material(materials.hsv(0.0, 0.0, rng.uniform(0.1, 0.35))), rng.uniform(0.4, 0.65)
+    bottom, top = height + 0.12, height + 0.12 + 0.6 * width
+    builder.box("clutter", black, _centred(0.22), (height, height + 0.015), _centred(0.16), at)
+    builder.box("clutter", black, _centred(0.05), (height + 0.015, bottom + 0.1), (-0.05, -0.02), at)
+    builder.box("clutter", black, _centred(width), (bottom, top), (-0.02, 0.02), at)
+    inner = (bottom + 0.015, top - 0.015)
+    builder.box("clutter", materials.screen(rng), _centred(width - 0.03), inner, (0.02, 0.024), at)

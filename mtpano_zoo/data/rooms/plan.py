@@ -1,0 +1,160 @@
+"""Room plans: a rectangle from which rectangular blocks are cut, its walls, and the floor area that is still free."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtpano_zoo.data.rooms.scene import Frame
+
+CELL = 0.1  # metres, of the grid of free floor
+
+
+class Rect(NamedTuple):
+    """An axis-aligned rectangle in plan, in metres."""
+
+    x0: float
+    x1: float
+    z0: float
+    z1: float
+
+
+@dataclasses.dataclass
+class Wall:
+    """A straight visible stretch of wall; x of its frame runs along it from 0 to `length`, z points into the room."""
+
+    frame: Frame
+    length: float
+    outer: bool  # openings are cut in outer walls only: the others are the faces of solid blocks
+    taken: list[tuple[float, float, float, float]] = dataclasses.field(default_factory=list)  # x0, x1, bottom, top
+
+    def free(self, x0: float, x1: float, bottom: float, top: float) -> bool:
+        """Whether nothing hangs or opens in this part of the wall."""
+        return not any(x0 < b and a < x1 and bottom < t and s < top for a, b, s, t in self.taken)
+
+
+class Plan:
+    """A box, L, T or U: `width` x `depth` metres minus `cuts`, with the walls and a grid of free floor."""
+
+    def __init__(self, width: float, depth: float, cuts: list[Rect]) -> None:
+        self.width, self.depth, self.cuts = width, depth, cuts
+        self.walls = _outer_walls(width, depth, cuts) + _cut_walls(width, depth, cuts)
+        columns, rows = math.ceil(width / CELL), math.ceil(depth / CELL)
+        self._x = (np.arange(columns) + 0.5) * CELL
+        self._z = (np.arange(rows)[:, None] + 0.5) * CELL
+        inside = (self._x < width) & (self._z < depth)
+        for cut in cuts:
+            inside &= ~((self._x > cut.x0) & (self._x < cut.x1) & (self._z > cut.z0) & (self._z < cut.z1))
+        self.inside: NDArray[np.bool_] = inside
+        self.free: NDArray[np.bool_] = inside.copy()
+
+    def contains(self, x: float, z: float, margin: float = 0.0) -> bool:
+        """Whether a point lies inside, at least `margin` metres away from every wall."""
+        if not (margin <= x <= self.width - margin and margin <= z <= self.depth - margin):
+            return False
+        return not any(c.x0 - margin < x < c.x1 + margin and c.z0 - margin < z < c.z1 + margin for c in self.cuts)
+
+    def footprint(self, frame: Frame, width: float, depth: float) -> NDArray[np.bool_] | None:
+        """The cells under a rectangle centred in a frame, or None if it is not all on free floor."""
+        cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
+        reach_x = (abs(cos) * width + abs(sin) * depth) / 2
+        reach_z = (abs(sin) * width + abs(cos) * depth) / 2
+        if not (
+            reach_x <= frame.x <= self.width - reach_x + 1e-6 and reach_z <= frame.z <= self.depth - reach_z + 1e-6
+        ):
+            return None
+        dx, dz = self._x - frame.x, self._z - frame.z
+        # Half a cell more on each side, so that no thin object slips between two cell centres.
+        under = (np.abs(dx * cos - dz * sin) < width / 2 + CELL / 2) & (
+            np.abs(dx * sin + dz * cos) < depth / 2 + CELL / 2
+        )
+        blocked = under & self.inside & ~self.free
+        outside = (np.abs(dx * cos - dz * sin) < width / 2 - 0.02) & (np.abs(dx * sin + dz * cos) < depth / 2 - 0.02)
+        return None if blocked.any() or (outside & ~self.inside).any() else under
+
+    def occupy(self, frame: Frame, width: float, depth: float) -> bool:
+        """Take the rectangle centred in a frame if it is free; tell whether it was."""
+        under = self.footprint(frame, width, depth)
+        if under is None:
+            return False
+        self.free &= ~under
+        return True
+
+    def block_disc(self, x: float, z: float, radius: float) -> None:
+        """Keep furniture away from a point."""
+        self.free &= (self._x - x) ** 2 + (self._z - z) ** 2 > radius**2
+
+    def block(self, frame: Frame, width: float, depth: float) -> None:
+        """Take the cells of a rectangle, free or not."""
+        cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
+        dx, dz = self._x - frame.x, self._z - frame.z
+        self.free &= ~((np.abs(dx * cos - dz * sin) < width / 2) & (np.abs(dx * sin + dz * cos) < depth / 2))
+
+
+def sample_plan(rng: np.random.Generator) -> Plan:
+    """Draw a plan of 3 to 11 metres: half of them boxes, the others L, T or U in any orientation."""
+    width, depth = rng.uniform(3.0, 9.5), rng.uniform(3.0, 7.5)
+    shape = rng.random()
+    if shape >= 0.5:
+        width, depth = width + 1.5, depth + 1.0
+    # A wide door fits through the narrowest remaining part.
+    notch_x, notch_z = rng.uniform(0.25, 0.55) * width, rng.uniform(0.25, 0.55) * depth
+    cuts: list[Rect] = []
+    if 0.5 <= shape < 0.75:  # L
+        cuts = [Rect(0.0, notch_x, 0.0, notch_z)]
+    elif 0.75 <= shape < 0.88:  # T
+        second = rng.uniform(0.2, 0.35) * width
+        cuts = [Rect(0.0, min(notch_x, 0.4 * width), 0.0, notch_z)]
+        cuts.append(Rect(width - second, width, 0.0, notch_z * rng.choice([1.0, 0.6])))
+    elif shape >= 0.88:  # U
+        start = rng.uniform(0.28, 0.45) * width
+        cuts = [Rect(start, start + rng.uniform(0.15, 0.27) * width, 0.0, notch_z)]
+    if rng.random() < 0.5:
+        cuts = [Rect(width - c.x1, width - c.x0, c.z0, c.z1) for c in cuts]
+    if rng.random() < 0.5:
+        cuts = [Rect(c.x0, c.x1, depth - c.z1, depth - c.z0) for c in cuts]
+    if rng.random() < 0.5:
+        width, depth = depth, width
+        cuts = [Rect(c.z0, c.z1, c.x0, c.x1) for c in cuts]
+    # Flipping back and forth leaves rounding errors; cuts that touch a side must do so exactly.
+    cuts = [Rect(_snap(c.x0, width), _snap(c.x1, width), _snap(c.z0, depth), _snap(c.z1, depth)) for c in cuts]
+    return Plan(width, depth, cuts)
+
+
+def _snap(value: float, end: float) -> float:
+    return 0.0 if abs(value) < 1e-6 else end if abs(value - end) < 1e-6 else value
+
+
+def _outer_walls(width: float, depth: float, cuts: list[Rect]) -> list[Wall]:
+    """The stretches of the four sides that no cut covers; the frame's x axis runs along the wall."""
+    sides = (
+        (Frame(0.0, 0.0, 0.0), width, [(c.x0, c.x1) for c in cuts if c.z0 == 0.0]),
+        (Frame(width, depth, math.pi), width, [(width - c.x1, width - c.x0) for c in cuts if c.z1 == depth]),
+        (Frame(0.0, depth, math.pi / 2), depth, [(depth - c.z1, depth - c.z0) for c in cuts if c.x0 == 0.0]),
+        (Frame(width, 0.0, -math.pi / 2), depth, [(c.z0, c.z1) for c in cuts if c.x1 == width]),
+    )
+    walls = []
+    for frame, length, covered in sides:
+        start = 0.0
+        for a, b in [*sorted(covered), (length, length)]:
+            if a - start > 0.05:
+                walls.append(Wall(frame.at(start, 0.0), a - start, outer=True))
+            start = b
+    return walls
+
+
+def _cut_walls(width: float, depth: float, cuts: list[Rect]) -> list[Wall]:
+    """The faces of the cut blocks that look into the room."""
+    walls = []
+    for c in cuts:
+        if c.z1 < depth:
+            walls.append(Wall(Frame(c.x0, c.z1, 0.0), c.x1 - c.x0, outer=False))
+        if c.z0 > 0:
+            walls.append(Wall(Frame(c.x1, c.z0, math.pi), c.x1 - c.x0, outer=False))
+        if c.x1 < width:
+            walls.append(Wall(Frame(c.x1, c.z1, math.pi / 2), c.z1 - c.z0, outer=False))
+        if c.x0 > 0:
+            walls.append(Wall(Frame(c.x0, c.z0, -math.pi / 2), c.z1 - c.z0, outer=False))
+    return walls

@@ -1,0 +1,132 @@
+"""What a room is made of: boxes, upright cylinders and spheres in one frame, gathered by `Builder`."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtpano_zoo.data.classes import S3DIS_CLASSES
+from mtpano_zoo.data.rooms.materials import Material
+
+BOX, CYLINDER, SPHERE = 0, 1, 2
+LABEL = {name: i for i, name in enumerate(S3DIS_CLASSES)}
+
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """A scene, independent of any resolution.
+
+    The room frame has x right, y *down* and z forward, its origin on the floor; `yaw` turns the room about the camera
+    (radians, positive to the right). Every primitive lies in a frame of its own, `frames` (x, z, yaw), between `lower`
+    and `upper`: boxes fill these bounds, cylinders and spheres are centred at x = z = 0 of their frame.
+    """
+
+    id: str
+    kinds: NDArray[np.uint8]  # (P,) BOX, CYLINDER or SPHERE
+    labels: NDArray[np.uint8]  # (P,) S3DIS class
+    frames: Float64  # (P, 3) x, z in metres and yaw in radians
+    lower: Float64  # (P, 3) metres
+    upper: Float64  # (P, 3)
+    materials: Float32  # (P, len(materials.FIELDS))
+    camera: Float64  # (3,) metres
+    yaw: float
+    lights: Float32  # (L, 6) position in metres, linear RGB intensity; the first casts shadows
+    ambient: Float32  # (3,) linear RGB
+    occupancy: Float32  # (2, G, G) walls and furniture seen from above, blurred; for the darkening of corners
+    extent: Float32  # (2,) metres that the occupancy covers along x and z from the origin
+    exposure: float
+    white_balance: Float32  # (3,)
+    noise: float  # standard deviation of the sensor noise in [0, 1] image units
+    salt: int  # seeds what is drawn per pixel or texture cell
+
+    def turned(self, degrees: float) -> "Room":
+        """The same room seen by a camera that was turned to the right by so many degrees."""
+        return dataclasses.replace(self, yaw=self.yaw - math.radians(degrees))
+
+
+class Frame(NamedTuple):
+    """A place on the floor: position in plan and a yaw; its own z axis points at that yaw, its x axis to the right."""
+
+    x: float
+    z: float
+    yaw: float
+
+    def at(self, x: float, z: float, yaw: float = 0.0) -> "Frame":
+        """The frame at a position (and turned by a yaw) given in this frame."""
+        # Without the rounding, right angles leave 6e-17 metres of gap between things that touch.
+        cos, sin = round(math.cos(self.yaw), 15), round(math.sin(self.yaw), 15)
+        return Frame(self.x + x * cos + z * sin, self.z - x * sin + z * cos, self.yaw + yaw)
+
+
+ORIGIN = Frame(0.0, 0.0, 0.0)
+
+
+class Builder:
+    """Collects primitives; heights are given upwards from the floor, as one thinks of them."""
+
+    def __init__(self) -> None:
+        self._kinds: list[int] = []
+        self._labels: list[int] = []
+        self._frames: list[Frame] = []
+        self._lower: list[tuple[float, float, float]] = []
+        self._upper: list[tuple[float, float, float]] = []
+        self._materials: list[Material] = []
+
+    def box(
+        self,
+        label: str,
+        look: Material,
+        x: tuple[float, float],
+        height: tuple[float, float],
+        z: tuple[float, float],
+        frame: Frame = ORIGIN,
+    ) -> None:
+        """Add a box that spans the given ranges of a frame."""
+        quarters = round(frame.yaw / (math.pi / 2))
+        if abs(frame.yaw - quarters * (math.pi / 2)) < 1e-9:
+            # Boxes along the axes share the room frame: walls then meet at bit-equal coordinates, without cracks.
+            cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
+            xs = [frame.x + a * cos + b * sin for a in x for b in z]
+            zs = [frame.z - a * sin + b * cos for a in x for b in z]
+            x, z, frame = (min(xs), max(xs)), (min(zs), max(zs)), ORIGIN
+        self._add(BOX, label, look, frame, (x[0], -height[1], z[0]), (x[1], -height[0], z[1]))
+
+    def cylinder(self, label: str, look: Material, radius: float, height: tuple[float, float], frame: Frame) -> None:
+        """Add an upright cylinder around the origin of a frame."""
+        self._add(CYLINDER, label, look, frame, (-radius, -height[1], -radius), (radius, -height[0], radius))
+
+    def sphere(self, label: str, look: Material, radius: float, height: float, frame: Frame) -> None:
+        """Add a sphere whose centre lies at a height over the origin of a frame."""
+        self._add(SPHERE, label, look, frame, (-radius, -height - radius, -radius), (radius, -height + radius, radius))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The primitives as the arrays of `Room`."""
+        return {
+            "kinds": np.array(self._kinds, dtype=np.uint8),
+            "labels": np.array(self._labels, dtype=np.uint8),
+            "frames": np.array(self._frames, dtype=np.float64),
+            "lower": np.array(self._lower, dtype=np.float64),
+            "upper": np.array(self._upper, dtype=np.float64),
+            "materials": np.stack(self._materials),
+        }
+
+    def _add(
+        self,
+        kind: int,
+        label: str,
+        look: Material,
+        frame: Frame,
+        lower: tuple[float, float, float],
+        upper: tuple[float, float, float],
+    ) -> None:
+        self._kinds.append(kind)
+        self._labels.append(LABEL[label])
+        self._frames.append(frame)
+        self._lower.append(lower)
+        self._upper.append(upper)
+        self._materials.append(look)
