@@ -1,9 +1,14 @@
 """Training on Lightning: the module, its checkpoints, callbacks and command line."""
 
-from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, ProgressBar
-from mtpano_zoo.training.checkpoint import load_network, read_checkpoint
-from mtpano_zoo.training.module import MultiTaskModule
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mtpano_zoo.training.checkpoint import load_network, load_strictly, read_checkpoint
 from mtpano_zoo.training.schedules import learning_rate_factor
+
+if TYPE_CHECKING:
+    from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, ProgressBar
+    from mtpano_zoo.training.module import MultiTaskModule
 
 __all__ = (
     "AuxiliaryWarmup",
@@ -12,5 +17,20 @@ __all__ = (
     "ProgressBar",
     "learning_rate_factor",
     "load_network",
+    "load_strictly",
     "read_checkpoint",
 )
+
+_NEEDS_LIGHTNING = {
+    "AuxiliaryWarmup": "callbacks",
+    "MultiTaskModule": "module",
+    "PanelLogger": "callbacks",
+    "ProgressBar": "callbacks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import Lightning, which takes seconds, only when something that needs it is asked for."""
+    if name not in _NEEDS_LIGHTNING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_LIGHTNING[name]}"), name)

@@ -1,6 +1,7 @@
 """Lightning checkpoints that say which network they hold, so that loading one needs no configuration beside it."""
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        # The format before PyTorch 1.6 is no archive and cannot be mapped.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it is truncated, damaged, or holds more than tensors and plain "
             "data; copy it again from where it was written."
@@ -55,7 +59,7 @@ def check_tasks(description: Mapping[str, Any] | None, network: PanoramaNetwork,
     stored, wanted = (description or {}).get("tasks", ()), network.tasks
     if stored and set(stored) != set(wanted):
         raise ValueError(
-            f"{source} was trained for the tasks {_names(stored)}, but the network has {_names(wanted)}: build the "
+            f"{source} was trained for the tasks {', '.join(stored)}, but the network has {', '.join(wanted)}: build the "
             "network with the tasks of the checkpoint, or train a new one."
         )
 
@@ -81,7 +85,7 @@ def load_network(path: str | Path, network: PanoramaNetwork | None = None) -> Pa
     check_tasks(description, network, str(path))
     prefix = "network."
     weights = checkpoint.get("state_dict", {})
-    _load_strictly(network, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, path)
+    load_strictly(network, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, path)
     return network.eval()
 
 
@@ -98,8 +102,17 @@ def _build(description: Mapping[str, Any] | None, path: str | Path) -> PanoramaN
     return NETWORKS[description["class"]](**description["config"])
 
 
-def _load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Load weights; where keys or shapes do not fit, raise one sentence that lists them."""
+def load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Load weights that must fit exactly.
+
+    Args:
+        network: The network to load into.
+        weights: Its state dict.
+        path: Where the weights come from, for the message.
+
+    Raises:
+        ValueError: If keys or shapes do not fit; the sentence lists which.
+    """
     own = network.state_dict()
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
     reshaped = [

@@ -78,6 +78,10 @@ class MultiTaskModule(LightningModule):
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
         self.metrics = nn.ModuleDict({stage: self._build_metrics(depth_max) for stage in ("val", "test")})
+        turn = torch.tensor(network.normals_to_camera)
+        self.turns_normals = not torch.equal(turn, torch.eye(3))
+        self.normals_to_camera: Tensor
+        self.register_buffer("normals_to_camera", turn, persistent=False)
         if freeze_encoder:
             self.encoder.requires_grad_(False)
         if compile:
@@ -109,8 +113,11 @@ class MultiTaskModule(LightningModule):
         return self
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        """Run the network on images (B, 3, H, W) in [0, 1]."""
+        """Run the network on images (B, 3, H, W) in [0, 1]; normals are turned into the frame of the labels."""
         outputs: dict[str, Any] = self.network(image)
+        for maps in (outputs, outputs.get("aux", {})):
+            if self.turns_normals and "normals" in maps:
+                maps["normals"] = torch.einsum("ij,bjhw->bihw", self.normals_to_camera, maps["normals"])
         return outputs
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -171,7 +178,7 @@ class MultiTaskModule(LightningModule):
             ValueError: If the schedule needs the length of the training and the trainer has none.
         """
         total = float(self.trainer.estimated_stepping_batches) - self.schedule_start
-        if self.schedule != "constant" and not 0 < total < float("inf"):
+        if self.schedule != "constant" and not 0 <= total < float("inf"):
             raise ValueError(
                 f"The {self.schedule} schedule has {total:g} steps to run over: set the trainer's max_epochs or "
                 "max_steps (beyond the steps of AuxiliaryWarmup), or use the constant schedule."

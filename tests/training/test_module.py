@@ -185,6 +185,18 @@ def test_compiling_changes_neither_names_nor_numbers(tmp_path, monkeypatch):
         torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
 
 
+def test_normals_in_the_frame_of_another_network_are_turned_into_the_one_of_the_labels():
+    """A network that looks along +x, with y up and z to the left, as the published one does."""
+    ours, theirs = TinyNetwork().eval(), TinyNetwork(normals_frame="forward-up-left").eval()
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.rand(2, 3, 16, 32)
+    forward, up, left = ours(image)["normals"].unbind(1)
+    outputs = MultiTaskModule(theirs).eval()(image)
+    torch.testing.assert_close(outputs["normals"], torch.stack((-left, -up, forward), 1))
+    assert not torch.equal(outputs["aux"]["normals"], ours(image)["aux"]["normals"])
+    assert torch.equal(MultiTaskModule(ours).eval()(image)["normals"], ours(image)["normals"])
+
+
 def test_the_loss_is_the_users_to_choose():
     loss = MultiTaskLoss(auxiliary_weight=0.0)
     assert MultiTaskModule(TinyNetwork(), loss).loss is loss

@@ -24,9 +24,10 @@ class TinyNetwork(PanoramaNetwork):
         tasks: Sequence[str] = ("semseg", "depth", "normals"),
         width: int = 6,
         dropout: float = 0.1,
+        normals_frame: str = "right-down-forward",
     ) -> None:
         config = {"classes": list(classes), "tasks": list(tasks), "width": width, "dropout": dropout}
-        super().__init__(tasks, classes, None, (HEIGHT, WIDTH), (0.5,) * 3, (0.5,) * 3, config)
+        super().__init__(tasks, classes, None, (HEIGHT, WIDTH), normals_frame, (0.5,) * 3, (0.5,) * 3, config)
         self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
         self.gamma = nn.Parameter(torch.ones(width, 1, 1))
         self.neck = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.Dropout(dropout))

@@ -1,0 +1,175 @@
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import TinyDataModule, TinyNetwork
+
+from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, PanelLogger, ProgressBar, learning_rate_factor
+
+AUXILIARY = ("aggregators.", "auxiliary_heads.")
+
+
+def trainer(path, callbacks, **options):
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(default_root_dir=path, callbacks=callbacks, **(quiet | options))
+
+
+def snapshot(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+class Recorder(Callback):
+    """Weights and learning rates after every optimiser step."""
+
+    def __init__(self):
+        self.weights, self.rates, self.moments = [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.weights.append(snapshot(pl_module.network))
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.moments.append({name for name, p in pl_module.network.named_parameters() if p in optimizer.state})
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_frozen_parts_stand_still_in_the_warmup_and_train_after_it(tmp_path, optimizer):
+    recorder = Recorder()
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2, weight_decay=0.1, optimizer=optimizer)
+    start = snapshot(module.network)
+    trainer(tmp_path, [AuxiliaryWarmup(steps=3, lr=1e-3), recorder], max_epochs=2).fit(module, TinyDataModule())
+    auxiliary = {name for name in start if name.startswith(AUXILIARY)}
+    assert changed(start, recorder.weights[2]) == auxiliary  # batch-norm statistics included on both sides
+    assert changed(recorder.weights[2], recorder.weights[3]) == set(start)
+
+
+def test_the_warmup_learns_what_adam_on_the_auxiliary_parts_learns(tmp_path):
+    """Reference: a hand-written loop over the same batches in which everything else is frozen."""
+    seed_everything(0, verbose=False)
+    module = MultiTaskModule(TinyNetwork(dropout=0.0), optimizer="adam", weight_decay=0.0)
+    reference = MultiTaskModule(TinyNetwork(dropout=0.0))
+    reference.load_state_dict(module.state_dict())
+    data = TinyDataModule(shuffle=False, train=6)
+    trainer(tmp_path, [AuxiliaryWarmup(steps=3, lr=1e-2)], max_epochs=1).fit(module, data)
+    network = reference.network
+    for part in network.children():
+        part.eval()
+    parameters = []
+    for name in ("aggregators", "auxiliary_heads"):
+        network.get_submodule(name).train()
+        parameters += network.get_submodule(name).parameters()
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    for batch in data.train_dataloader():
+        optimizer.zero_grad()
+        reference.loss(network(batch["image"]), batch)["total"].backward()
+        optimizer.step()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(module.network.state_dict()[name], value, msg=name)
+
+
+def test_the_main_schedule_begins_after_the_warmup_with_fresh_moments(tmp_path):
+    recorder = Recorder()
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2, warmup_steps=2)
+    trainer(tmp_path, [AuxiliaryWarmup(steps=3, lr=1e-3), recorder], max_epochs=2).fit(module, TinyDataModule())
+    # Lightning clears gradients before the step, so the n-th record precedes the n-th step.
+    main = [1e-2 * learning_rate_factor(step, 5, warmup_steps=2) for step in range(5)]
+    assert recorder.rates[3:] == pytest.approx(main)
+    assert recorder.moments[2] and all(name.startswith(AUXILIARY) for name in recorder.moments[2])
+    assert recorder.moments[3] == set()
+
+
+@pytest.mark.parametrize("boundary", [2, 3, 4])
+def test_a_warmup_resumed_before_at_or_after_its_end_is_bitwise_the_same(tmp_path, boundary):
+    def module(seed):
+        seed_everything(seed, verbose=False)
+        return MultiTaskModule(TinyNetwork(), lr=1e-2)
+
+    def callbacks():
+        return [AuxiliaryWarmup(steps=3), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)]
+
+    options = {"max_epochs": 2, "enable_checkpointing": True}
+    data = {"train": 2 * boundary}
+    whole, resumed = module(1), module(2)
+    seed_everything(1, verbose=False)
+    trainer(tmp_path, callbacks(), **options).fit(whole, TinyDataModule(**data))
+    trainer(tmp_path, callbacks(), **options).fit(resumed, TinyDataModule(**data), ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert not changed(snapshot(whole), snapshot(resumed))
+
+
+def test_the_warmup_with_accumulated_gradients_counts_optimiser_steps(tmp_path):
+    recorder = Recorder()
+    module = MultiTaskModule(TinyNetwork())
+    start = snapshot(module.network)
+    callbacks = [AuxiliaryWarmup(steps=1), recorder]
+    trainer(tmp_path, callbacks, max_epochs=1, accumulate_grad_batches=2).fit(module, TinyDataModule())
+    assert not [name for name in changed(start, recorder.weights[1]) if not name.startswith(AUXILIARY)]
+    assert "heads.depth.weight" in changed(start, recorder.weights[3])
+
+
+def test_a_warmup_longer_than_the_training_and_networks_without_the_parts(tmp_path):
+    with pytest.raises(ValueError, match=r"-1 steps to run over.*AuxiliaryWarmup"):
+        trainer(tmp_path, [AuxiliaryWarmup(5)], max_epochs=1).fit(MultiTaskModule(TinyNetwork()), TinyDataModule())
+    network = TinyNetwork()
+    del network.aggregators
+    with pytest.raises(ValueError, match="trains `aggregators`, which TinyNetwork does not have"):
+        trainer(tmp_path, [AuxiliaryWarmup()], max_epochs=1).fit(MultiTaskModule(network), TinyDataModule())
+    with pytest.raises(TypeError, match="works on a MultiTaskModule, not on a LightningModule"):
+        AuxiliaryWarmup().setup(None, LightningModule(), "fit")
+
+
+def test_the_warmup_trains_every_auxiliary_part_of_pd_bridgenet(tmp_path, tiny_network):
+    module = MultiTaskModule(tiny_network())
+    start = snapshot(module.network)
+    module.schedule = "constant"
+    trainer(tmp_path, [AuxiliaryWarmup(steps=1)], max_steps=1, limit_val_batches=0).fit(module, TinyDataModule())
+    moved = changed(start, snapshot(module.network))
+    assert all(name.startswith(AUXILIARY) for name in moved)
+    assert moved == {name for name in start if name.startswith(AUXILIARY)}
+
+
+def images(directory):
+    events = EventAccumulator(str(directory), size_guidance={"images": 0}).Reload()
+    return {tag: [(e.step, e.width, e.height) for e in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def test_panels_of_the_same_samples_go_to_tensorboard(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="")
+    callbacks = [PanelLogger(count=3, every_n_epochs=2)]
+    trainer(tmp_path, callbacks, max_epochs=4, logger=logger, log_every_n_steps=1).fit(
+        MultiTaskModule(TinyNetwork()), TinyDataModule()
+    )
+    found = images(logger.log_dir)
+    assert sorted(found) == ["val/panel_0", "val/panel_1", "val/panel_2"]
+    assert all([step for step, _, _ in panels] == [8, 16] for panels in found.values())
+    assert all(width > 500 for panels in found.values() for _, width, _ in panels)
+
+
+def test_panels_without_tensorboard_say_so(tmp_path):
+    with pytest.warns(UserWarning, match="PanelLogger draws nothing"):
+        trainer(tmp_path, [PanelLogger()], max_steps=1, logger=CSVLogger(tmp_path)).fit(
+            MultiTaskModule(TinyNetwork()), TinyDataModule()
+        )
+
+
+def test_the_progress_bar_reads_the_loss_only_when_it_redraws(tmp_path, monkeypatch):
+    reads = []
+    bar = ProgressBar(refresh_rate=4)
+    original = ProgressBar.__mro__[1].get_metrics
+    monkeypatch.setattr(
+        ProgressBar.__mro__[1], "get_metrics", lambda self, t, m: reads.append(t.global_step) or original(self, t, m)
+    )
+    options = {"enable_progress_bar": True, "max_epochs": 1, "limit_val_batches": 0}
+    trainer(tmp_path, [bar], **options).fit(MultiTaskModule(TinyNetwork()), TinyDataModule(batch_size=1))
+    assert set(reads) <= {1, 4, 8}

@@ -1,0 +1,129 @@
+import pickle
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from tiny_training import TinyDataModule, TinyNetwork
+
+import mtpano_zoo
+from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.training import MultiTaskModule, load_network, read_checkpoint
+
+
+def write(path, network):
+    """Let Lightning write a checkpoint of a module that holds the network."""
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True, default_root_dir=path.parent)
+    trainer.strategy.connect(MultiTaskModule(network))
+    trainer.save_checkpoint(path, weights_only=True)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    network = TinyNetwork(classes=["floor", "wall"], tasks=["semseg", "depth"], width=5)
+    return write(tmp_path / "tiny.ckpt", network), network
+
+
+def test_a_network_comes_back_with_its_weights_and_nothing_beside_the_file(checkpoint):
+    path, network = checkpoint
+    loaded = load_network(path)
+    assert type(loaded) is TinyNetwork
+    assert (loaded.tasks, loaded.classes, loaded.config) == (("semseg", "depth"), ("floor", "wall"), network.config)
+    assert not loaded.training
+    image = torch.rand(1, 3, 16, 32)
+    assert torch.equal(loaded(image)["depth"], network.eval()(image)["depth"])
+
+
+def test_pd_bridgenet_comes_back(tmp_path, tiny_network):
+    network = tiny_network(palette=[(1, 2, 3)] * 3)
+    loaded = load_network(write(tmp_path / "bridge.ckpt", network))
+    network.eval()
+    assert isinstance(loaded, PDBridgeNet)
+    assert loaded.config == network.config
+    image = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(image)["normals"], network(image)["normals"])
+
+
+def test_the_description_is_plain_data(checkpoint):
+    description = read_checkpoint(checkpoint[0])["network"]
+    assert description == {
+        "class": "TinyNetwork",
+        "config": {"classes": ["floor", "wall"], "tasks": ["semseg", "depth"], "width": 5, "dropout": 0.1},
+        "tasks": ["semseg", "depth"],
+        "classes": ["floor", "wall"],
+        "version": mtpano_zoo.__version__,
+    }
+
+
+def test_weights_load_into_a_given_network(checkpoint):
+    path, network = checkpoint
+    given = TinyNetwork(classes=["floor", "wall"], tasks=["semseg", "depth"], width=5)
+    assert load_network(path, given) is given
+    assert torch.equal(given.gamma, network.gamma)
+
+
+def test_another_task_set_names_both(checkpoint):
+    with pytest.raises(ValueError, match=r"trained for the tasks semseg, depth, but the network has semseg, normals"):
+        load_network(checkpoint[0], TinyNetwork(tasks=["semseg", "normals"]))
+
+
+def test_another_task_set_is_refused_by_the_trainer_as_well(checkpoint, tmp_path):
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True, default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match="tasks semseg, depth, but the network has depth"):
+        trainer.validate(MultiTaskModule(TinyNetwork(tasks=["depth"])), TinyDataModule(), ckpt_path=checkpoint[0])
+
+
+def test_what_does_not_fit_is_listed_key_by_key(checkpoint):
+    network = TinyNetwork(classes=["floor", "wall", "sky"], tasks=["semseg", "depth"], width=5)
+    network.extra = torch.nn.Linear(1, 1)
+    del network.gamma
+    with pytest.raises(ValueError, match="do not fit") as caught:
+        load_network(checkpoint[0], network)
+    message = str(caught.value)
+    assert "missing extra.bias, extra.weight" in message
+    assert "unexpected gamma" in message
+    assert "heads.semseg.weight (2, 5, 1, 1) instead of (3, 5, 1, 1)" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+def test_a_truncated_file_is_one_sentence(checkpoint, keep):
+    content = checkpoint[0].read_bytes()
+    checkpoint[0].write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(ValueError, match="truncated, damaged") as caught:
+        load_network(checkpoint[0])
+    assert "\n" not in str(caught.value)
+
+
+class Surprise:
+    def __reduce__(self):
+        return (print, ("code from a file has run",))
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, capsys):
+    torch.save({"state_dict": {}, "network": Surprise()}, tmp_path / "evil.ckpt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Surprise()))
+    for name in ("evil.ckpt", "evil.pkl"):
+        with pytest.raises(ValueError, match="more than tensors and plain data"):
+            load_network(tmp_path / name)
+    assert "has run" not in capsys.readouterr().out
+
+
+def test_files_without_description_or_of_unknown_class(tmp_path, checkpoint):
+    torch.save({"state_dict": {}}, tmp_path / "plain.ckpt")
+    with pytest.raises(ValueError, match="does not say which network it holds"):
+        load_network(tmp_path / "plain.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="holds a list, not the dictionary"):
+        load_network(tmp_path / "list.ckpt")
+    content = read_checkpoint(checkpoint[0])
+    content["network"]["class"] = "os.system"
+    torch.save(content, tmp_path / "unknown.ckpt")
+    with pytest.raises(ValueError, match=r"class os\.system, which is none of PDBridgeNet"):
+        load_network(tmp_path / "unknown.ckpt")
+
+
+def test_a_missing_file_is_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.ckpt"):
+        load_network(tmp_path / "absent.ckpt")
