@@ -210,7 +210,8 @@ def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
     metres = np.asarray(depth, dtype=np.float64)
     valid = np.isfinite(metres) & (metres > 0)
     millimetres = np.rint(np.where(valid, np.clip(metres, 0.001, MAX_DEPTH), 0) * 1000)
-    return millimetres.astype(np.uint16)
+    encoded: NDArray[np.uint16] = millimetres.astype(np.uint16)
+    return encoded
 
 
 def decode_depth(encoded: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -1,0 +1,351 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+
+from mtpano_zoo.image_io import decode_depth, decode_normals
+from mtpano_zoo.prediction import Prediction, output_paths, predict
+from mtpano_zoo.sphere import erp_rays
+
+CLASSES = ("red", "green", "blue")
+
+
+class Analytic(nn.Module):
+    """Depth is 1 m + 4 m x brightness, the class is the strongest colour, and every surface faces the camera."""
+
+    def __init__(self, tasks=("semseg", "depth", "normals"), input_size=(32, 64), to_network=None):
+        super().__init__()
+        self.tasks, self.classes, self.input_size = tasks, CLASSES if "semseg" in tasks else (), input_size
+        self.to_network = torch.eye(3) if to_network is None else to_network
+        self.normals_to_camera = None if to_network is None else self.to_network.T
+        self.scale = nn.Parameter(torch.ones(()))
+        self.calls = []
+
+    def forward(self, image):
+        self.calls.append((image.shape, self.training, torch.is_inference_mode_enabled()))
+        rays = erp_rays(*image.shape[-2:]).permute(2, 0, 1)
+        normals = torch.einsum("ij,jhw->ihw", self.to_network, -rays).expand(len(image), -1, -1, -1)
+        depth = 1 + 4 * image.mean(1, keepdim=True)
+        maps = {"semseg": image * self.scale, "depth": depth * self.scale, "normals": 3 * normals * self.scale}
+        return {task: maps[task] for task in self.tasks}
+
+
+def smooth(height, width):
+    """Colours that change slowly over the whole sphere, seam included."""
+    return torch.as_tensor(0.5 + 0.4 * erp_rays(height, width)).permute(2, 0, 1)
+
+
+def photo(height=32, width=64):
+    return (smooth(height, width) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def angles(a, b):
+    """Degrees between unit vectors, exact for small angles too."""
+    return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a.astype(float) - b, axis=-1) / 2, 0, 1)))
+
+
+# What comes out
+
+
+def test_maps_are_exact_where_nothing_is_resized():
+    image = photo()
+    prediction = predict(Analytic(), image)
+    assert np.array_equal(prediction.image, image)
+    assert prediction.semseg.dtype == np.uint8 and np.array_equal(prediction.semseg, image.argmax(-1))
+    assert prediction.depth.dtype == np.float32
+    np.testing.assert_allclose(prediction.depth, 1 + 4 * image.mean(-1) / 255, rtol=1e-6)
+    assert prediction.normals.dtype == np.float32 and prediction.normals.shape == (32, 64, 3)
+    np.testing.assert_allclose(prediction.normals, -erp_rays(32, 64).numpy(), atol=1e-6)
+    assert prediction.classes == CLASSES and prediction.palette.shape == (3, 3)
+    assert repr(prediction) == "Prediction(64 x 32: semseg, depth, normals)"
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 128), (591, 1183), (48, 96), (512, 1024)])
+def test_maps_return_to_the_size_of_the_source(height, width):
+    image = photo(height, width)
+    prediction = predict(Analytic(input_size=(64, 128)), image)
+    depth = 1 + 4 * image.mean(-1) / 255
+    assert np.abs(prediction.depth - depth).max() < 0.03
+    strongest = np.sort(image.astype(int), -1)
+    clear = strongest[..., 2] - strongest[..., 1] > 6
+    assert np.array_equal(prediction.semseg[clear], image.argmax(-1)[clear])
+    # Nothing is known beyond the network's last row, 1.4 degrees from the pole; elsewhere, seam included, it is close.
+    error = angles(prediction.normals, -erp_rays(height, width).numpy())
+    assert error.max() < 1.5 and error[height // 8 : -height // 8].max() < 0.1
+    np.testing.assert_allclose(np.linalg.norm(prediction.normals, axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (50, 100), (591, 1182)])
+def test_there_is_no_seam(height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    network = Analytic(("semseg", "depth"))
+    straight, turned = predict(network, image), predict(network, np.roll(image, width // 2, 1))
+    assert np.array_equal(turned.semseg, np.roll(straight.semseg, width // 2, 1))
+    assert np.array_equal(turned.depth, np.roll(straight.depth, width // 2, 1))
+
+
+def test_normals_are_brought_into_our_frame():
+    up_and_right_handed = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    prediction = predict(Analytic(to_network=up_and_right_handed), photo())
+    np.testing.assert_allclose(prediction.normals, -erp_rays(32, 64).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("tasks", [("semseg",), ("depth",), ("normals",), ("depth", "normals")])
+def test_tasks_that_the_network_lacks_are_none(tasks, tmp_path):
+    prediction = predict(Analytic(tasks), photo())
+    assert prediction.tasks == tasks
+    for task in {"semseg", "depth", "normals"} - set(tasks):
+        assert getattr(prediction, task) is None
+    paths = prediction.save(tmp_path)
+    assert set(paths) == set(output_paths(tmp_path, "panorama", tasks))
+    assert sorted(tmp_path.iterdir()) == sorted(paths.values())
+
+
+def test_depth_is_positive_or_none():
+    class Wild(Analytic):
+        def forward(self, image):
+            depth = torch.full_like(image[:, :1], -2.0)
+            depth[..., 10, 20], depth[..., 11, 40], depth[..., 12, 3] = torch.nan, torch.inf, 7
+            normals = torch.zeros_like(image)
+            normals[:, 1] = -5
+            normals[..., 10, 20] = torch.nan
+            normals[..., 11, 40] = 0
+            return {"depth": depth, "normals": normals}
+
+    prediction = predict(Wild(("depth", "normals")), photo())
+    assert prediction.depth[10, 20] == prediction.depth[11, 40] == 0
+    assert prediction.depth[12, 3] == 7 and prediction.depth[0, 0] == np.float32(0.001)
+    assert prediction.normals[10, 20].tolist() == prediction.normals[11, 40].tolist() == [0, 0, 0]
+    assert prediction.normals[0, 0].tolist() == [0, -1, 0]
+
+
+def test_palette_of_the_network_is_used():
+    network = Analytic()
+    network.palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    assert predict(network, photo()).palette.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+def test_many_classes_do_not_fit_a_byte(tmp_path):
+    class Many(Analytic):
+        def forward(self, image):
+            logits = torch.zeros(len(image), 300, *image.shape[-2:])
+            logits[:, 299], logits[:, 255, :5] = 1, 2
+            return {"semseg": logits}
+
+    network = Many(("semseg",))
+    network.classes = tuple(map(str, range(300)))
+    prediction = predict(network, photo())
+    assert prediction.semseg.dtype == np.int64 and prediction.semseg[20, 20] == 299 and prediction.semseg[0, 0] == 255
+    with pytest.raises(ValueError, match="at most 256 colours"):
+        prediction.save(tmp_path)
+
+
+# What goes in
+
+
+def test_all_sources_give_the_same(tmp_path):
+    image = photo()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(image).permute(2, 0, 1) / 255
+    network = Analytic()
+    expected = predict(network, image)
+    read_only = image.copy()
+    read_only.setflags(write=False)
+    sources = (str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(image), tensor, tensor.double(), read_only)
+    for source in sources:
+        prediction = predict(network, source)
+        assert isinstance(prediction, Prediction)
+        assert np.array_equal(prediction.image, image)
+        np.testing.assert_allclose(prediction.depth, expected.depth, rtol=1e-6)
+        assert np.array_equal(prediction.semseg, expected.semseg)
+
+
+def test_batches_and_sequences_go_through_together():
+    network = Analytic()
+    batch = predict(network, torch.rand(3, 3, 20, 40))
+    assert len(batch) == 3 and batch[2].depth.shape == (20, 40)
+    assert len(predict(network, torch.rand(1, 3, 20, 40))) == 1
+    mixed = predict(network, [photo(20, 40), torch.rand(3, 50, 100)])
+    assert [prediction.depth.shape for prediction in mixed] == [(20, 40), (50, 100)]
+    assert [shape for shape, *_ in network.calls] == [(3, 3, 32, 64), (1, 3, 32, 64), (2, 3, 32, 64)]
+    assert predict(network, []) == predict(network, torch.rand(0, 3, 20, 40)) == []
+
+
+def test_size_of_the_network_input():
+    network = Analytic()
+    prediction = predict(network, photo(), size=(16, 32))
+    assert network.calls[0][0] == (1, 3, 16, 32) and prediction.depth.shape == (32, 64)
+    with pytest.raises(ValueError, match=r"size=\(height, width\), is 32 x 64"):
+        predict(network, photo(), size=(64, 32))
+
+
+def test_modes_are_restored_even_after_a_failure():
+    network = Analytic()
+    network.add_module("frozen", nn.Dropout().eval())
+    network.add_module("trained", nn.Dropout())
+    predict(network, photo())
+    assert network.calls[0][1:] == (False, True)  # evaluation, inference mode
+    assert network.training and network.trained.training and not network.frozen.training
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    network.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        predict(network, photo())
+    assert network.training and not network.frozen.training
+
+
+def test_training_goes_on_after_a_prediction():
+    network = Analytic()
+    predict(network, photo())
+    network(torch.rand(1, 3, 32, 64))["depth"].sum().backward()
+    assert network.scale.grad is not None
+
+
+def test_bfloat16_runs_the_network_under_autocast():
+    class Convolution(Analytic):
+        def __init__(self):
+            super().__init__(("depth",))
+            self.layer = nn.Conv2d(3, 1, 1)
+
+        def forward(self, image):
+            self.dtype = self.layer(image).dtype
+            return {"depth": self.layer(image).abs() + 1}
+
+    network = Convolution()
+    assert predict(network, photo(), precision="bfloat16").depth.dtype == np.float32
+    assert network.dtype == torch.bfloat16
+    exact, coarse = predict(network, photo()).depth, predict(network, photo(), precision="bfloat16").depth
+    assert network.dtype == torch.bfloat16
+    np.testing.assert_allclose(coarse, exact, rtol=0.02)
+    with pytest.raises(ValueError, match="float32 or bfloat16, not float16"):
+        predict(network, photo(), precision="float16")
+
+
+@pytest.mark.parametrize(("source", "sentence"), [
+    (np.zeros((32, 64), np.uint8), "an array is"),
+    (np.zeros((32, 64, 4), np.uint8), "an array is"),
+    (np.zeros((32, 64, 3), np.float32), "an array is .* of float32"),
+    (np.zeros((30, 40, 3), np.uint8), "the array is 40 x 30 pixels"),
+    (torch.zeros(32, 64), r"not \(32, 64\)"),
+    (torch.zeros(1, 32, 64), r"not \(1, 32, 64\)"),
+    (torch.zeros(32, 64, 3), r"not \(32, 64, 3\)"),
+    (torch.zeros(2, 4, 32, 64), r"not \(2, 4, 32, 64\)"),
+    (torch.zeros(3, 32, 64, dtype=torch.uint8), "divide 8-bit values by 255"),
+    (torch.zeros(3, 30, 40), "the tensor is 40 x 30"),
+    (torch.full((3, 32, 64), torch.nan), "NaN"),
+    (torch.full((3, 32, 64), torch.inf), "NaN or infinite"),
+    (torch.full((3, 32, 64), 255.0), r"0, 1\]"),
+    (torch.full((3, 32, 64), -1.0), "from -1 to -1"),
+    (17, "not int"),
+    (None, "not NoneType"),
+])  # fmt: skip
+def test_bad_sources_are_refused_with_a_sentence(source, sentence):
+    network = Analytic()
+    with pytest.raises(ValueError, match=sentence) as caught:
+        predict(network, source)
+    assert "\n" not in str(caught.value)
+    assert not network.calls and network.training
+
+
+def test_bad_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        predict(Analytic(), tmp_path / "none.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="not an image"):
+        predict(Analytic(), tmp_path / "a.jpg")
+
+
+def test_a_module_that_is_no_network_of_ours_is_named():
+    with pytest.raises(ValueError, match="Linear lacks the attribute `input_size`"):
+        predict(nn.Linear(1, 1), photo())
+
+
+# What can be done with it
+
+
+def test_saved_files_hold_the_maps(tmp_path):
+    prediction = predict(Analytic(), photo(48, 96))
+    paths = prediction.save(tmp_path / "new" / "folder", "room.v2")
+    assert {kind: path.name for kind, path in paths.items()} == {
+        "semseg": "room.v2_semseg.png",
+        "depth": "room.v2_depth.png",
+        "depth_metres": "room.v2_depth.npy",
+        "normals": "room.v2_normals.png",
+        "panel": "room.v2_panel.png",
+    }
+    with Image.open(paths["semseg"]) as image:
+        assert image.mode == "P" and np.array_equal(np.asarray(image), prediction.semseg)
+        assert np.array_equal(np.asarray(image.convert("RGB")), prediction.palette[prediction.semseg])
+    depth = cv2.imread(str(paths["depth"]), cv2.IMREAD_UNCHANGED)
+    assert depth.dtype == np.uint16 and np.abs(decode_depth(depth) - prediction.depth).max() <= 0.00051
+    assert np.array_equal(np.load(paths["depth_metres"]), prediction.depth)
+    normals = cv2.cvtColor(cv2.imread(str(paths["normals"]), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB)
+    assert angles(decode_normals(normals), prediction.normals).max() < 0.5
+    with Image.open(paths["panel"]) as image:
+        assert image.width == 1600
+
+
+def test_files_are_overwritten_only_when_asked(tmp_path):
+    prediction = predict(Analytic(("depth",)), photo())
+    (tmp_path / "panorama_depth.npy").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"panorama_depth\.npy exists already.*overwrite"):
+        prediction.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["panorama_depth.npy"]
+    assert (tmp_path / "panorama_depth.npy").read_bytes() == b"mine"
+    prediction.save(tmp_path, overwrite=True)
+    assert np.array_equal(np.load(tmp_path / "panorama_depth.npy"), prediction.depth)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        prediction.save(tmp_path / "panorama_depth.npy")
+
+
+def test_point_cloud_holds_what_has_depth():
+    prediction = predict(Analytic(("depth",)), photo())
+    points, colours = prediction.point_cloud()
+    assert points.dtype == np.float32 and points.shape == colours.shape == (32 * 64, 3)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), prediction.depth.ravel(), rtol=1e-5)
+    # The middle of the panorama is ahead, a quarter to the right of it is right, and the first row is above.
+    grid = points.reshape(32, 64, 3) / prediction.depth[..., None]
+    assert grid[16, 32, 2] > 0.99 and grid[16, 48, 0] > 0.99 and grid[0, 0, 1] < -0.99
+    holes = prediction.depth.copy()
+    holes[:16], holes[16, 0], holes[18, 2] = 0, np.nan, np.inf
+    with_holes = Prediction(prediction.image, None, holes, None, (), prediction.palette)
+    points, colours = with_holes.point_cloud(stride=2)
+    assert len(points) == len(colours) == 8 * 32 - 2
+    assert np.array_equal(colours[0], prediction.image[16, 2])
+
+
+def test_point_cloud_refuses(tmp_path):
+    prediction = predict(Analytic(("depth",)), photo())
+    with pytest.raises(ValueError, match="stride"):
+        prediction.point_cloud(stride=0)
+    with pytest.raises(ValueError, match="needs depth"):
+        predict(Analytic(("normals",)), photo()).point_cloud()
+    prediction.write_ply(tmp_path / "a.ply", stride=4)
+    assert Path(tmp_path / "a.ply").stat().st_size > 8 * 16 * 15
+
+
+def test_figure_is_wide_enough_to_read():
+    figure = predict(Analytic(), photo()).figure()
+    assert isinstance(figure, Figure) and figure.get_size_inches()[0] * figure.dpi == 1600
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"depth": np.ones((31, 64), np.float32)}, "depth has shape"),
+    ({"normals": np.ones((32, 64), np.float32)}, "normals has shape"),
+    ({"semseg": np.full((32, 64), 3, np.uint8)}, "classes 3 to 3, but there are 3 classes"),
+    ({"semseg": np.full((32, 64), -1)}, "classes -1 to -1"),
+    ({"palette": np.zeros((2, 3), np.uint8)}, "3 classes need as many colours, not 2"),
+])  # fmt: skip
+def test_maps_that_do_not_fit_are_refused(change, sentence):
+    parts = {"image": photo(), "semseg": None, "depth": None, "normals": None, "classes": CLASSES}
+    parts |= {"palette": np.zeros((3, 3), np.uint8)}
+    with pytest.raises(ValueError, match=sentence):
+        Prediction(**(parts | change))
+    Prediction(**(parts | {"semseg": np.full((32, 64), 255, np.uint8)}))

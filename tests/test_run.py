@@ -1,0 +1,200 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mtpano_zoo.prediction import output_paths
+from mtpano_zoo.run import RunReport, find_images, run
+
+
+class Brightness(nn.Module):
+    """Depth is 1 m + 4 m x brightness."""
+
+    tasks, classes, input_size = ("depth",), (), (16, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.batches = []
+
+    def forward(self, image):
+        self.batches.append(len(image))
+        return {"depth": self.scale * (1 + 4 * image.mean(1, keepdim=True))}
+
+
+def save(path, level=128, size=(32, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (level,) * 3).save(path)
+    return path
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for level, name in enumerate(("b.jpg", "A.PNG", "sub/b.webp", "sub/deep/c.tif", "d.v2.bmp")):
+        save(tmp_path / "photos" / name, 40 * level)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    save(tmp_path / "photos" / ".hidden" / "x.png")
+    save(tmp_path / "photos" / "._b.jpg")
+    return tmp_path / "photos"
+
+
+def test_folder_is_mirrored(photos, tmp_path):
+    network, out = Brightness(), tmp_path / "out"
+    report = run([photos], network, out, progress=False)
+    assert len(report.written) == 5 and not report.skipped and not report.failed and report.exit_code == 0
+    stems = ["A", "b", "d.v2", "sub/b", "sub/deep/c"]
+    assert names(out) == sorted(f"{stem}_{kind}" for stem in stems for kind in ("depth.npy", "depth.png", "panel.png"))
+    np.testing.assert_allclose(np.load(out / "sub" / "b_depth.npy"), 1 + 4 * 80 / 255, atol=0.01)
+    assert report.summary() == "5 written"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_batches_of_images_of_any_size(tmp_path, batch_size):
+    images = [save(tmp_path / f"{i}.png", 50 * i, size=(32 + 8 * i, 16 + 4 * i)) for i in range(5)]
+    network = Brightness()
+    report = run(images, network, tmp_path / "out", batch_size=batch_size, progress=False)
+    assert report.written == images
+    assert sum(network.batches) == 5 and max(network.batches) == min(batch_size, 5)
+    for i in range(5):
+        depth = np.load(tmp_path / "out" / f"{i}_depth.npy")
+        assert depth.shape == (16 + 4 * i, 32 + 8 * i)
+        np.testing.assert_allclose(depth, 1 + 4 * 50 * i / 255, rtol=1e-5)
+
+
+def test_a_stopped_run_goes_on_where_it_was(photos, tmp_path):
+    network, out = Brightness(), tmp_path / "out"
+    run([photos], network, out, progress=False)
+    (out / "b_panel.png").unlink()  # stopped between two files of one image
+    save(photos / "new.png")
+    (out / "A_depth.npy").write_bytes(b"untouched")
+    report = run([photos], network, out, progress=False)
+    assert [path.name for path in report.written] == ["b.jpg", "new.png"]
+    assert len(report.skipped) == 4 and report.exit_code == 0
+    assert (out / "A_depth.npy").read_bytes() == b"untouched"
+    assert re.fullmatch(r"2 written, 4 skipped because .*overwrite.*", report.summary())
+    report = run([photos], network, out, overwrite=True, progress=False)
+    assert len(report.written) == 6 and np.load(out / "A_depth.npy").shape == (16, 32)
+
+
+def test_a_bad_image_does_not_stop_the_others(tmp_path):
+    good = [save(tmp_path / f"{i}.png") for i in range(3)]
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    wide = save(tmp_path / "wide.png", size=(48, 16))
+    sources = [good[0], tmp_path / "broken.jpg", good[1], tmp_path / "none.png", wide, good[2]]
+    report = run(sources, Brightness(), tmp_path / "out", batch_size=2, progress=False)
+    assert report.written == good and report.exit_code == 1
+    assert [path.name for path in report.failed] == ["broken.jpg", "none.png", "wide.png"]
+    summary = report.summary().splitlines()
+    assert summary[0] == "3 written, 3 failed" and len(summary) == 4
+    for line, sentence in zip(summary[1:], ("not an image", "does not exist", "48 x 16 pixels"), strict=True):
+        assert sentence in line
+
+
+def test_results_that_cannot_be_written_are_reported(tmp_path):
+    images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "b.png")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("a file where a folder is needed")
+    report = run([tmp_path], Brightness(), tmp_path / "out", progress=False)
+    assert report.written == images[1:]
+    assert "cannot be written" in report.failed[images[0]] and "is a file" in report.failed[images[0]]
+
+
+def test_no_memory_is_reported(tmp_path):
+    class Hungry(Brightness):
+        def forward(self, image):
+            if len(image) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(image)
+
+    images = [save(tmp_path / f"{i}.png") for i in range(3)]
+    report = run(images, Hungry(), tmp_path / "out", batch_size=2, progress=False)
+    assert report.written == images[2:] and len(report.failed) == 2
+    assert "smaller batch" in report.summary()
+
+
+def test_errors_of_the_network_are_not_hidden(tmp_path):
+    class Broken(Brightness):
+        def forward(self, image):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run([save(tmp_path / "a.png")], Broken(), tmp_path / "out", progress=False)
+
+
+def test_results_inside_the_folder_are_not_taken_for_images(photos):
+    report = run([photos], Brightness(), photos / "out", progress=False)
+    again = run([photos], Brightness(), photos / "out", progress=False)
+    assert len(report.written) == len(again.skipped) == 5 and not again.written
+    with pytest.raises(ValueError, match="holds the images: give another folder"):
+        run([photos], Brightness(), photos, progress=False)
+
+
+def test_results_may_stand_beside_single_images_and_above_folders(photos):
+    report = run([photos / "b.jpg"], Brightness(), photos, progress=False)
+    assert report.written == [photos / "b.jpg"] and (photos / "b_panel.png").exists()
+    assert len(find_images([photos / "sub"], photos)) == 2
+
+
+@pytest.mark.parametrize("content", [(), ("notes.txt",), (".hidden.png",)])
+def test_folder_without_images(tmp_path, content):
+    (tmp_path / "empty").mkdir()
+    for name in content:
+        (tmp_path / "empty" / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty holds no image \(\.jpg, "):
+        run([tmp_path / "empty"], Brightness(), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_images_never_share_their_results(tmp_path, monkeypatch):
+    first, second = save(tmp_path / "a" / "x.jpg"), save(tmp_path / "b" / "x.png")
+    with pytest.raises(ValueError, match=r"x\.jpg and .*x\.png would both be written to .*x_\*"):
+        run([first, second], Brightness(), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    # The same image twice, or once more through its folder or another spelling, is one job.
+    monkeypatch.chdir(tmp_path)
+    assert len(find_images([first, first, first.parent, Path("a/x.jpg")], Path("out"))) == 1
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"sources": []}, "no image and no folder"),
+    ({"batch_size": 0}, "at least 1, not 0"),
+    ({"out": "file"}, "is a file: give a folder"),
+    ({"precision": "int8"}, "float32 or bfloat16"),
+])  # fmt: skip
+def test_bad_options(tmp_path, options, sentence):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / options.pop("out", "out")
+    sources = options.pop("sources", [save(tmp_path / "a.png")])
+    with pytest.raises(ValueError, match=sentence):
+        run(sources, Brightness(), out, progress=False, **options)
+
+
+def test_nothing_is_printed_but_the_bar(tmp_path, capsys):
+    images = [save(tmp_path / "a.png"), tmp_path / "none.png"]
+    run(images, Brightness(), tmp_path / "out", progress=False)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    run(images, Brightness(), tmp_path / "out", overwrite=True, device="cpu")
+    captured = capsys.readouterr()
+    assert captured.out == "" and "2/2" in captured.err
+
+
+def test_an_existing_folder_keeps_what_it_holds(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    run([save(tmp_path / "a.png")], Brightness(), tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    assert all(path.exists() for path in output_paths(tmp_path / "out", "a", ("depth",)).values())
+
+
+def test_exit_code():
+    assert RunReport().exit_code == RunReport(skipped=[Path("a")]).exit_code == 0
+    assert RunReport(written=[Path("b")], failed={Path("a"): "why"}).exit_code == 1
