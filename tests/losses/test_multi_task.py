@@ -1,0 +1,308 @@
+import json
+from pathlib import Path
+
+import jsonargparse
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mtpano_zoo.losses import MultiTaskLoss, edge_weighted_l1, frequency_l1, masked_l1
+
+GOLDEN = Path(__file__).parent / "golden"
+TASKS = ("semseg", "depth", "normals")
+CLASSES = 5
+
+
+def _maps(batch, height, width, g):
+    return {
+        "semseg": torch.randn(batch, CLASSES, height, width, generator=g),
+        "depth": 5 * torch.rand(batch, 1, height, width, generator=g),
+        "normals": torch.randn(batch, 3, height, width, generator=g),
+    }
+
+
+def _outputs(batch=2, height=16, width=32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    ext = {
+        name: torch.randn(batch, channels, height, width, generator=g)
+        for name, channels in (("gradient", 2), ("edge_distance", 1), ("point_map", 3))
+    }
+    outputs = _maps(batch, height, width, g) | {"aux": _maps(batch, height, width, g), "ext": ext}
+    for prediction in _flat(outputs).values():
+        prediction.requires_grad_()
+    return outputs
+
+
+def _flat(outputs):
+    flat = {task: outputs[task] for task in TASKS if task in outputs}
+    flat |= {f"aux_{task}": value for task, value in outputs.get("aux", {}).items()}
+    return flat | {f"ext_{task}": value for task, value in outputs.get("ext", {}).items()}
+
+
+def _batch(batch=2, height=16, width=32, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    semseg = torch.randint(0, CLASSES, (batch, height, width), generator=g)
+    depth = 0.5 + 4 * torch.rand(batch, height, width, generator=g)
+    normals = F.normalize(torch.randn(batch, 3, height, width, generator=g), dim=1)
+    holes = torch.rand(3, batch, height, width, generator=g) < 0.1
+    return {
+        "image": torch.rand(batch, 3, height, width, generator=g),
+        "semseg": semseg.masked_fill(holes[0], 255),
+        "depth": depth.masked_fill(holes[1], 0),
+        "normals": normals.masked_fill(holes[2][:, None], 0),
+        "id": [str(i) for i in range(batch)],
+    }
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "published.npz") as arrays:
+        t = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    t = {name: value.float() if value.is_floating_point() else value for name, value in t.items()}
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    batch = {
+        "image": t["image"] * std + mean,
+        "semseg": t["target_semseg"][:, 0].long(),
+        "depth": torch.where(t["target_depth"] == 255, 0, t["target_depth"])[:, 0],
+        "normals": torch.where(t["target_normals"] == 255, 0, t["target_normals"]),
+    }
+    outputs = {
+        "semseg": t["logits"],
+        "depth": t["pred_depth"],
+        "normals": t["pred_normals"],
+        "aux": {task: t[f"aux_pred_{task}"] for task in TASKS},
+        "ext": {
+            "gradient": t["ext_pred_grad"],
+            "edge_distance": t["ext_pred_sdf"],
+            # Published points look back, ours forward.
+            "point_map": t["ext_pred_point"] * torch.tensor([1.0, 1.0, -1.0])[:, None, None],
+        },
+    }
+    return outputs, batch, json.loads((GOLDEN / "expected.json").read_text())
+
+
+def test_published_terms_are_reproduced(golden):
+    outputs, batch, expected = golden
+    losses = MultiTaskLoss(published=True)(outputs, batch)
+    parts = expected["multi_task"]
+    for name in (*TASKS, *(f"aux_{task}" for task in TASKS)):
+        assert losses[name].item() == pytest.approx(parts[name], rel=1e-5), name
+    assert losses["ext_gradient"].item() == pytest.approx(parts["ext_grad"], rel=1e-4)
+    # The published label is 4 pixels off the exact distance, and its points lie on another grid (see test_auxiliary).
+    assert losses["ext_edge_distance"].item() == pytest.approx(parts["ext_sdf"], rel=1e-4)
+    assert losses["ext_point_map"].item() == pytest.approx(parts["ext_point"], rel=0.02)
+    grid = 0.003 * (losses["ext_point_map"].item() - parts["ext_point"])
+    assert losses["total"].item() - grid == pytest.approx(parts["total"], rel=1e-5)
+    assert losses["semseg"].item() == pytest.approx(expected["semseg_dice_ce"], rel=1e-5)
+
+
+def test_published_terms_of_depth_and_normals_are_reproduced(golden):
+    outputs, batch, expected = golden
+    depth, valid = batch["depth"][:, None], batch["depth"] > 0
+    largest = depth.amax((1, 2, 3), keepdim=True)
+    relative = (outputs["depth"] / largest, depth / largest, valid)
+    assert masked_l1(outputs["depth"], depth, valid).item() == pytest.approx(expected["depth_l1_only"], rel=1e-5)
+    edge, frequency = edge_weighted_l1(*relative, published=True), frequency_l1(*relative, published=True)
+    assert edge.item() == pytest.approx(expected["depth_edge_only"], rel=1e-5)
+    assert frequency.item() == pytest.approx(expected["depth_freq_only"], rel=1e-5)
+
+    maps = (F.normalize(outputs["normals"], dim=1), batch["normals"], batch["normals"].any(1))
+    assert masked_l1(*maps).item() == pytest.approx(expected["normals_l1_only"], rel=1e-5)
+    edge, frequency = edge_weighted_l1(*maps, published=True), frequency_l1(*maps, published=True)
+    assert edge.item() == pytest.approx(expected["normals_edge_only"], rel=1e-5)
+    assert frequency.item() == pytest.approx(expected["normals_freq_only"], rel=1e-5)
+
+
+def test_default_departs_from_the_published_numbers_where_they_are_unsound(golden):
+    outputs, batch, expected = golden
+    losses = MultiTaskLoss()(outputs, batch)
+    # Every class is in both images, so Dice has nothing to leave out.
+    assert losses["semseg"].item() == pytest.approx(expected["semseg_dice_ce"], rel=1e-5)
+    for task in ("depth", "normals"):
+        assert losses[task].item() == pytest.approx(expected["multi_task"][task], rel=0.02)
+        assert losses[task].item() != pytest.approx(expected["multi_task"][task], rel=1e-4)
+
+
+def test_total_is_the_weighted_sum():
+    outputs, batch = _outputs(), _batch()
+    loss = MultiTaskLoss(
+        semseg_weight=2.0, depth_weight=3.0, normals_weight=5.0, auxiliary_weight=0.7, extended_weight=0.1
+    )
+    losses = loss(outputs, batch)
+    assert set(losses) == {"total", *_flat(outputs)}
+    weights = {"semseg": 2.0, "depth": 3.0, "normals": 5.0}
+    expected = sum(w * (losses[t] + 0.7 * losses[f"aux_{t}"]) for t, w in weights.items())
+    expected = expected + 0.1 * (losses["ext_gradient"] + losses["ext_edge_distance"] + losses["ext_point_map"])
+    torch.testing.assert_close(losses["total"], expected)
+    assert all(value.shape == () and value.dtype == torch.float32 for value in losses.values())
+
+
+def test_every_prediction_gets_a_gradient():
+    outputs, batch = _outputs(), _batch()
+    MultiTaskLoss()(outputs, batch)["total"].backward()
+    for name, prediction in _flat(outputs).items():
+        assert prediction.grad.isfinite().all(), name
+        assert prediction.grad.flatten(1).abs().sum(1).all(), name
+
+
+def test_the_truth_costs_next_to_nothing():
+    batch = _batch()
+    truth = {
+        "semseg": 30.0 * F.one_hot(batch["semseg"].clamp(max=CLASSES - 1), CLASSES).permute(0, 3, 1, 2),
+        "depth": batch["depth"][:, None],
+        "normals": 7.0 * batch["normals"],
+    }
+    assert MultiTaskLoss()(truth, batch)["total"].item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("missing", TASKS)
+def test_a_missing_or_empty_label_contributes_exact_zeros(missing, published):
+    loss = MultiTaskLoss(published=published)
+    full, invalid = _batch(), {"semseg": 255, "depth": 0.0, "normals": 0.0}[missing]
+    without = {key: value for key, value in full.items() if key != missing}
+    empty = full | {missing: torch.full_like(full[missing], invalid)}
+    for batch in (without, empty):
+        outputs = _outputs()
+        losses = loss(outputs, batch)
+        losses["total"].backward()
+        names = [missing, f"aux_{missing}", *(["ext_point_map"] if missing == "depth" else [])]
+        for name, prediction in _flat(outputs).items():
+            assert (losses[name].item() == 0) == (name in names), name
+            assert prediction.grad is not None
+            assert prediction.grad.any().item() != (name in names), name
+
+
+def test_a_missing_label_guards_against_infinite_predictions():
+    outputs = {"depth": torch.tensor([torch.inf, torch.nan]).expand(1, 1, 2, 2).clone().requires_grad_()}
+    total = MultiTaskLoss()(outputs, {"image": torch.rand(1, 3, 2, 2)})["total"]
+    total.backward()
+    assert total.item() == 0
+    assert torch.equal(outputs["depth"].grad, torch.zeros(1, 1, 2, 2))
+
+
+def test_an_image_without_a_label_leaves_the_others_alone():
+    outputs, batch = _outputs(), _batch()
+    batch["depth"][1], batch["normals"][1], batch["semseg"][1] = 0, 0, 255
+    both = MultiTaskLoss()(outputs, batch)
+    first = MultiTaskLoss()(
+        {task: outputs[task][:1] for task in TASKS}, {key: value[:1] for key, value in batch.items() if key != "id"}
+    )
+    for task in TASKS:
+        torch.testing.assert_close(both[task], first[task])
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_junk_in_invalid_pixels_changes_nothing(published):
+    loss, outputs, batch = MultiTaskLoss(published=published), _outputs(), _batch()
+    expected = loss(outputs, batch)
+    dirty, dirty_outputs = dict(batch), _outputs()
+    dirty["depth"] = batch["depth"].masked_fill(batch["depth"] == 0, torch.nan)
+    dirty["depth"][0, 0, 0], batch["depth"][0, 0, 0] = torch.inf, 0
+    dirty["normals"] = batch["normals"].masked_fill(~batch["normals"].any(1, keepdim=True), torch.nan)
+    dirty["semseg"] = torch.where(batch["semseg"] == 255, 254, batch["semseg"])
+    with torch.no_grad():
+        for predictions in (dirty_outputs, dirty_outputs["aux"]):
+            predictions["depth"][(batch["depth"] == 0)[:, None]] = torch.nan
+            predictions["normals"].masked_fill_(~batch["normals"].any(1, keepdim=True), torch.inf)
+            predictions["semseg"].masked_fill_((batch["semseg"] == 255)[:, None], torch.nan)
+    expected, losses = loss(outputs, batch), loss(dirty_outputs, dirty)
+    losses["total"].backward()
+    for name, value in losses.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    for name, prediction in _flat(dirty_outputs).items():
+        assert prediction.grad.isfinite().all(), name
+
+
+def _turn(maps, vectors, columns):
+    """A quarter turn: roll the columns, and turn the vectors with the camera."""
+    rolled = maps.roll(columns, -1)
+    return torch.stack((rolled[:, 2], rolled[:, 1], -rolled[:, 0]), dim=1) if vectors else rolled
+
+
+def test_a_quarter_turn_of_the_camera_changes_nothing():
+    outputs, batch = _outputs(), _batch()
+    columns = 32 // 4
+    turned_outputs = {task: _turn(outputs[task], task == "normals", columns) for task in TASKS}
+    turned_outputs["aux"] = {task: _turn(outputs["aux"][task], task == "normals", columns) for task in TASKS}
+    turned_outputs["ext"] = {task: _turn(x, task == "point_map", columns) for task, x in outputs["ext"].items()}
+    turned = {key: _turn(batch[key], key == "normals", columns) for key in ("image", *TASKS)}
+    expected = MultiTaskLoss()(outputs, batch)
+    for name, value in MultiTaskLoss()(turned_outputs, turned).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_any_yaw_leaves_the_tasks_without_vectors_alone():
+    outputs, batch = _outputs(), _batch()
+    expected = MultiTaskLoss()(outputs, batch)
+    rolled = {key: batch[key].roll(5, -1) for key in ("image", "semseg", "depth")}
+    names = ("gradient", "edge_distance")
+    rolled_outputs = {task: outputs[task].roll(5, -1) for task in ("semseg", "depth")}
+    rolled_outputs["ext"] = {name: outputs["ext"][name].roll(5, -1) for name in names}
+    for name, value in MultiTaskLoss()(rolled_outputs, rolled).items():
+        if name != "total":
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_large_errors_keep_their_gradient_unless_published():
+    batch = _batch()
+    for published in (False, True):
+        prediction = (batch["depth"][:, None] + 50).requires_grad_()
+        losses = MultiTaskLoss(published=published)({"depth": prediction}, batch)
+        losses["total"].backward()
+        assert (losses["depth"].item() == 10) == published
+        assert prediction.grad.any().item() != published
+
+
+def test_max_depth_leaves_far_pixels_out():
+    batch = _batch()
+    near = torch.where(batch["depth"] < 2, batch["depth"], 0)
+    torch.testing.assert_close(
+        MultiTaskLoss(max_depth=2.0)(_outputs(), batch), MultiTaskLoss()(_outputs(), batch | {"depth": near})
+    )
+
+
+def test_half_precision_outputs_are_scored_in_float32():
+    outputs, batch = _outputs(), _batch()
+    with torch.no_grad():
+        for prediction in _flat(outputs).values():
+            prediction.copy_(prediction.bfloat16())
+    expected = MultiTaskLoss()(outputs, batch)
+    halves = {task: outputs[task].bfloat16() for task in TASKS}
+    halves |= {key: {task: x.bfloat16() for task, x in outputs[key].items()} for key in ("aux", "ext")}
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(MultiTaskLoss()(halves, batch), expected)
+
+
+def test_zero_vectors_as_a_new_head_predicts_them_get_a_bounded_gradient():
+    batch = _batch()
+    prediction = torch.zeros(2, 3, 16, 32, requires_grad=True)
+    MultiTaskLoss()({"normals": prediction}, batch)["total"].backward()
+    assert prediction.grad.any()
+    assert prediction.grad.abs().max() < 10
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_compiles_into_one_graph_without_waiting_for_the_host(published):
+    loss, outputs, batch = MultiTaskLoss(published=published), _outputs(), _batch()
+    tensors = {key: value for key, value in batch.items() if key != "id"}
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(outputs, tensors), loss(outputs, batch))
+
+
+def test_wrong_sizes_and_unknown_tasks_are_refused():
+    batch = _batch()
+    with pytest.raises(ValueError, match=r"depth is predicted at \(8, 16\), its label is \(16, 32\)"):
+        MultiTaskLoss()({"depth": torch.rand(2, 1, 8, 16)}, batch)
+    with pytest.raises(ValueError, match="ext holds 'shading'"):
+        MultiTaskLoss()({"ext": {"shading": torch.rand(2, 1, 16, 32)}}, batch)
+
+
+def test_its_signature_is_its_configuration():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MultiTaskLoss, "loss")
+    config = parser.parse_args(["--loss.depth_weight=2", "--loss.max_depth=10"]).loss
+    assert MultiTaskLoss(**config).task_weights["depth"] == 2.0
+    assert config.max_depth == 10.0

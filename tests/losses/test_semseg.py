@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtpano_zoo.losses import cross_entropy, dice
+
+CLASSES = 5
+
+
+def _case(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, CLASSES, 6, 12, generator=g)
+    labels = torch.randint(0, CLASSES - 1, (2, 6, 12), generator=g)
+    labels[0][labels[0] == 2] = 1
+    valid = torch.rand(2, 6, 12, generator=g) > 0.3
+    return logits, labels, valid
+
+
+def _dice_by_hand(logits, labels, valid, published):
+    p = torch.softmax(logits.double(), 1).numpy()
+    losses = []
+    for image in range(len(p)):
+        for c in range(CLASSES):
+            truth = valid[image].numpy() & (labels[image].numpy() == c)
+            if not published and not truth.any():
+                continue
+            mass = p[image, c][valid[image].numpy()].sum()
+            losses.append(1 - (2 * p[image, c][truth].sum() + 1e-6) / (mass + truth.sum() + 1e-6))
+    return np.mean(losses)
+
+
+def test_cross_entropy_is_the_mean_over_valid_pixels():
+    logits, labels, valid = _case()
+    expected = F.cross_entropy(logits, torch.where(valid, labels, 255), ignore_index=255)
+    torch.testing.assert_close(cross_entropy(logits, labels, valid), expected)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_dice_agrees_with_loops(published):
+    logits, labels, valid = _case()
+    value = dice(logits, labels, valid, published)
+    assert value.item() == pytest.approx(_dice_by_hand(logits, labels, valid, published), rel=1e-5)
+
+
+def test_absent_classes_cost_nothing_unless_published():
+    _, labels, valid = _case()
+    perfect = 9.0 * F.one_hot(labels, CLASSES).permute(0, 3, 1, 2)
+    assert dice(perfect, labels, valid) < 2e-3
+    # Class 4 is in neither image and class 2 not in the first one: three of ten pairs.
+    assert dice(perfect, labels, valid, published=True) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, dice])
+def test_invalid_pixels_take_no_part(loss):
+    logits, labels, valid = _case()
+    expected = loss(logits, labels, valid)
+    dirty = logits.masked_fill(~valid[:, None], torch.nan).requires_grad_()
+    value = loss(dirty, labels.masked_fill(~valid, 255), valid)
+    value.backward()
+    torch.testing.assert_close(value, expected)
+    assert torch.equal((dirty.grad != 0).any(1), valid)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, dice])
+def test_without_valid_pixels_loss_and_gradient_are_zero(loss):
+    logits, labels, valid = _case()
+    logits.requires_grad_()
+    value = loss(logits, labels, torch.zeros_like(valid))
+    value.backward()
+    assert value.item() == 0
+    assert not logits.grad.any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), roll=st.integers(-20, 20), order=st.permutations(range(CLASSES)))
+@pytest.mark.parametrize("loss", [cross_entropy, dice])
+def test_yaw_and_the_order_of_classes_do_not_matter(loss, seed, roll, order):
+    logits, labels, valid = _case(seed)
+    changed = loss(
+        logits[:, list(order)].roll(roll, -1),
+        torch.tensor(order).argsort()[labels].roll(roll, -1),
+        valid.roll(roll, -1),
+    )
+    torch.testing.assert_close(changed, loss(logits, labels, valid), rtol=1e-5, atol=1e-6)
