@@ -306,3 +306,14 @@ def test_its_signature_is_its_configuration():
     config = parser.parse_args(["--loss.depth_weight=2", "--loss.max_depth=10"]).loss
     assert MultiTaskLoss(**config).task_weights["depth"] == 2.0
     assert config.max_depth == 10.0
+
+
+def test_a_loss_in_inference_mode_can_be_followed_by_a_training_step():
+    size = {"height": 10, "width": 20}  # of no other test, so that nothing is cached yet
+    outputs, batch = _outputs(**size), _batch(**size)
+    with torch.inference_mode():
+        expected = MultiTaskLoss()(outputs, batch)["total"].item()
+    total = MultiTaskLoss()(outputs, batch)["total"]
+    total.backward()
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert outputs["ext"]["point_map"].grad.any()

@@ -1,0 +1,150 @@
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+import mtpano_zoo
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.metrics.pooling import check_choice, check_maps, pixel_weights
+
+METRICS = {
+    "semseg": lambda: SemsegMetrics(4),
+    "semseg_weighted": lambda: SemsegMetrics(("a", "b", "c", "d"), weighting="solid_angle"),
+    "depth": lambda: DepthMetrics(),
+    "depth_image": lambda: DepthMetrics(max_depth=4.0, alignment="median", reduction="image", weighting="solid_angle"),
+    "depth_scale": lambda: DepthMetrics(alignment="scale", log_base="10"),
+    "normals": lambda: NormalsMetrics(),
+    "normals_image": lambda: NormalsMetrics(reduction="image", weighting="solid_angle"),
+}
+
+
+def _update(name, metric, images):
+    """Update with some of six fixed images, whose labels have holes."""
+    g = torch.Generator().manual_seed(0)
+    holes = torch.rand(6, 8, 16, generator=g) < torch.linspace(0, 1, 6)[:, None, None]
+    if name.startswith("semseg"):
+        p, t = (
+            torch.randn(6, 4, 8, 16, generator=g),
+            torch.randint(0, 4, (6, 8, 16), generator=g).masked_fill(holes, 255),
+        )
+    elif name.startswith("depth"):
+        p, t = torch.rand(2, 6, 1, 8, 16, generator=g) * 5 + 0.1
+        t = t.masked_fill(holes[:, None], 0)
+    else:
+        p, t = torch.randn(2, 6, 3, 8, 16, generator=g)
+        t = torch.nn.functional.normalize(t, dim=1).masked_fill(holes[:, None], 0)
+    metric.update(p[images], t[images])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_batches_do_not_matter_and_memory_is_constant(name):
+    whole, parts = METRICS[name](), METRICS[name]()
+    _update(name, whole, slice(0, 6))
+    size = {key: value.shape for key, value in parts.metric_state.items()}
+    for images in (slice(4, 6), slice(0, 1), slice(1, 4)):
+        _update(name, parts, images)
+    assert size == {key: value.shape for key, value in parts.metric_state.items()}
+    assert all(value.isfinite() for value in whole.compute().values())
+    torch.testing.assert_close(parts.compute(), whole.compute(), rtol=1e-6, atol=0)
+    parts.reset()
+    _update(name, parts, slice(0, 6))
+    torch.testing.assert_close(parts.compute(), whole.compute(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_without_valid_pixels_all_scores_are_nan(name):
+    metric = METRICS[name]()
+    _update(name, metric, slice(5, 6))
+    assert all(value.isnan() for value in metric.compute().values())
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_update_does_not_wait_for_the_host(name):
+    # Values of meta tensors do not exist: reading one, or a shape that depends on one, is an error.
+    metric = METRICS[name]().to("meta")
+    size = (2, 8, 16)
+    if name.startswith("semseg"):
+        maps = torch.empty(2, 4, 8, 16, device="meta"), torch.empty(size, dtype=torch.long, device="meta")
+    elif name.startswith("depth"):
+        maps = torch.empty(2, size[0], 1, *size[1:], device="meta")
+    else:
+        maps = torch.empty(2, size[0], 3, *size[1:], device="meta")
+    metric.update(*maps, valid=torch.empty(size, dtype=torch.bool, device="meta"))
+    assert metric.update_count == 1
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_update_in_inference_mode_can_be_followed_by_one_outside(name):
+    metric = METRICS[name]()
+    with torch.inference_mode():
+        metric.reset()
+        _update(name, metric, slice(0, 2))
+    _update(name, metric, slice(2, 4))
+    assert all(value.isfinite() for value in metric.compute().values())
+
+
+def _worker(rank, folder):
+    """One of two processes: scores a part of the images (the other one has the rest, and one of them has no batch)."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    scores = {}
+    for name, make in METRICS.items():
+        metric = make()
+        _update(name, metric, slice(0, 2) if rank == 0 else slice(2, 6))
+        scores[name] = metric.compute()
+        metric = make()
+        if rank == 0:
+            _update(name, metric, slice(0, 3))
+        scores[f"{name}_uneven"] = metric.compute()
+    torch.save(scores, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_score_like_one(tmp_path):
+    root = Path(mtpano_zoo.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__]
+    workers = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    for rank in range(2):
+        scores = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, make in METRICS.items():
+            for suffix, images in (("", slice(0, 6)), ("_uneven", slice(0, 3))):
+                metric = make()
+                _update(name, metric, images)
+                torch.testing.assert_close(scores[name + suffix], metric.compute(), rtol=1e-6, atol=0)
+
+
+def test_solid_angle_weights_average_one():
+    valid = torch.ones(2, 8, 16, dtype=torch.bool)
+    weights = pixel_weights(valid, "solid_angle")
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[0, 4, 0] > 4 * weights[0, 0, 0]
+    assert torch.equal(pixel_weights(~valid, "solid_angle"), torch.zeros(2, 8, 16, dtype=torch.float64))
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="reduction must be one of pixel, image, got 'batch'"):
+        NormalsMetrics(reduction="batch")
+    with pytest.raises(ValueError, match="weighting must be one of"):
+        DepthMetrics(weighting="cosine")
+    check_choice("a", "b", ("b",))
+
+
+def test_maps_that_do_not_fit_are_refused():
+    target = torch.zeros(2, 4, 8)
+    with pytest.raises(ValueError, match=r"\(2, 2, 4\), the label \(2, 4, 8\)"):
+        check_maps(torch.zeros(2, 3, 2, 4), target, None)
+    with pytest.raises(ValueError, match="boolean mask"):
+        check_maps(target, target, torch.ones(2, 4, 8))
+    with pytest.raises(ValueError, match="boolean mask"):
+        check_maps(target, target, torch.ones(1, 4, 8, dtype=torch.bool))
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[1]), sys.argv[2])
