@@ -4,6 +4,17 @@ Right-handed frame, x right, y down, z forward; pixel centres; depth is the dist
 """
 
 from mtpano_zoo.sphere.padding import pad
+from mtpano_zoo.sphere.projection import (
+    distance_to_z,
+    from_cubemap,
+    from_perspective,
+    icosahedron_rotations,
+    rotate,
+    to_cubemap,
+    to_perspective,
+    turn_vectors,
+    z_to_distance,
+)
 from mtpano_zoo.sphere.rays import (
     cube_rays,
     cube_rotations,
@@ -11,29 +22,43 @@ from mtpano_zoo.sphere.rays import (
     erp_rays,
     intrinsics_from_fov,
     perspective_rays,
+    rays_to_angles,
     rays_to_pixels,
     rotate_rays,
     rotation_matrix,
     stereographic_rays,
     unit,
 )
+from mtpano_zoo.sphere.sampling import Mode, sample
 from mtpano_zoo.sphere.surface import depth_to_points, latitude_weights, points_to_normals, solid_angles
 
 __all__ = (
+    "Mode",
     "cube_rays",
     "cube_rotations",
     "depth_to_points",
+    "distance_to_z",
     "erp_angles",
     "erp_rays",
+    "from_cubemap",
+    "from_perspective",
+    "icosahedron_rotations",
     "intrinsics_from_fov",
     "latitude_weights",
     "pad",
     "perspective_rays",
     "points_to_normals",
+    "rays_to_angles",
     "rays_to_pixels",
+    "rotate",
     "rotate_rays",
     "rotation_matrix",
+    "sample",
     "solid_angles",
     "stereographic_rays",
+    "to_cubemap",
+    "to_perspective",
+    "turn_vectors",
     "unit",
+    "z_to_distance",
 )

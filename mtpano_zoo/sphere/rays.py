@@ -80,17 +80,28 @@ def perspective_rays(
     *,
     fov: float | Tensor | None = None,
     intrinsics: Tensor | None = None,
+    rotation: Tensor | None = None,
     normalize: bool = True,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Rays (..., H, W, 3) of a pinhole camera in its own frame, through the pixel centres.
+    """Rays (..., H, W, 3) of a pinhole camera through its pixel centres.
 
-    Give either the horizontal field of view in degrees (a number or a tensor (...)) or intrinsics (..., 3, 3) in
-    pixels. Unit rays by default; with ``normalize=False`` they have z = 1, so that z-depth times ray is the point.
+    They are in the camera's own frame or, given its camera-to-world rotation (..., 3, 3), in that of the panorama.
+    Leading dimensions of camera and rotation broadcast.
+
+    Args:
+        height: Rows of the view.
+        width: Columns of the view.
+        fov: Horizontal field of view in degrees, a number or a tensor (...).
+        intrinsics: Instead of the field of view, pinhole matrix (..., 3, 3) in pixels; decides device and type.
+        rotation: See above.
+        normalize: Unit rays; otherwise they have z = 1 in the camera frame, so that z-depth times ray is the point.
+        device: Where the rays shall be, when the camera is given by a number.
+        dtype: Type of the rays, when the camera is given by its field of view.
 
     Raises:
-        ValueError: If not exactly one of the two is given, or one of them has a wrong value or shape.
+        ValueError: If not exactly one of fov and intrinsics is given, or one argument has a wrong value or shape.
     """
     _check_size(height, width)
     if fov is not None and intrinsics is None:
@@ -99,15 +110,18 @@ def perspective_rays(
         raise ValueError("give exactly one of fov and intrinsics")
     if intrinsics.shape[-2:] != (3, 3):
         raise ValueError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
-    k = intrinsics[..., None, None, :, :]
-    v, u = torch.meshgrid(
-        torch.arange(height, device=k.device, dtype=k.dtype),
-        torch.arange(width, device=k.device, dtype=k.dtype),
-        indexing="ij",
-    )
-    y = (v - k[..., 1, 2]) / k[..., 1, 1]
-    x = (u - k[..., 0, 2] - k[..., 0, 1] * y) / k[..., 0, 0]
-    rays = torch.stack((x, y, torch.ones_like(x)), dim=-1)
+    if rotation is None:
+        rotation = torch.eye(3, device=intrinsics.device)
+    _check_rotation(rotation)
+    right, down, forward = rotation.to(intrinsics)[..., None].unbind(-2)
+    k = intrinsics[..., None, None]
+    column = (torch.arange(width, device=k.device, dtype=k.dtype) - k[..., 0, 2, :, :]) / k[..., 0, 0, :, :]
+    row = (torch.arange(height, device=k.device, dtype=k.dtype) - k[..., 1, 2, :, :]) / k[..., 1, 1, :, :]
+    # A ray is a part that varies along the row plus one that varies along the column. One plane per component in
+    # memory: arithmetic on x, y and z then runs over contiguous numbers.
+    along_row = right * column
+    along_column = (down - right * (k[..., 0, 1, :, :] / k[..., 0, 0, :, :])) * row + forward
+    rays = (along_column[..., :, None] + along_row[..., None, :]).movedim(-3, -1)
     return unit(rays) if normalize else rays
 
 
@@ -195,11 +209,33 @@ def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
     Leading dimensions broadcast: one image of rays and N rotations give (N, H, W, 3).
 
     Raises:
-        ValueError: If the rotation is not (..., 3, 3).
+        ValueError: If the rotation is not (..., 3, 3) or the rays are not (..., H, W, 3).
     """
-    if rotation.shape[-2:] != (3, 3):
-        raise ValueError(f"a rotation must be (..., 3, 3), got {tuple(rotation.shape)}")
-    return torch.matmul(rays, rotation.to(rays.dtype).mT[..., None, :, :])
+    _check_rotation(rotation)
+    if rays.ndim < 3 or rays.shape[-1] != 3:
+        raise ValueError(f"rays must be (..., H, W, 3), got {tuple(rays.shape)}")
+    # Written out, because a matrix product may run in TF32 or bfloat16 when the user allows that for networks.
+    matrix = rotation.to(rays.dtype)[..., None, None]
+    x, y, z = rays[..., None, :, :, :].unbind(-1)
+    turned = matrix[..., 0, :, :] * x + matrix[..., 1, :, :] * y + matrix[..., 2, :, :] * z
+    return turned.movedim(-3, -1)
+
+
+def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
+    """Longitude (...), positive to the right, and latitude (...), positive up, in radians, of rays (..., 3)."""
+    longitude, down = longitude_and_down(rays)
+    return longitude, -down
+
+
+def longitude_and_down(rays: Tensor) -> tuple[Tensor, Tensor]:
+    """Longitude and the angle below the horizon: what pixel coordinates are made of, without a detour over signs."""
+    x, y, z = rays.unbind(-1)
+    square = x * x + z * z
+    if rays.requires_grad:
+        # At a pole every longitude is right, but the gradients of atan2(0, 0) and of sqrt(0) are not finite.
+        z = torch.where(square == 0, 1, z)
+        square = square + torch.finfo(rays.dtype).tiny
+    return torch.atan2(x, z), torch.atan2(y, torch.sqrt(square))
 
 
 def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
@@ -213,11 +249,9 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
     _check_size(height, width)
     if rays.shape[-1] != 3:
         raise ValueError(f"rays must be (..., 3), got {tuple(rays.shape)}")
-    x, y, z = rays.unbind(-1)
-    # At a pole every longitude is right, but the gradient of atan2(0, 0) is NaN: look forward there.
-    z = torch.where((x == 0) & (z == 0), torch.finfo(rays.dtype).tiny ** 0.5, z)
-    u = torch.atan2(x, z) * (width / (2 * math.pi)) + (width / 2 - 0.5)
-    v = torch.atan2(y, torch.sqrt(x * x + z * z)) * (height / math.pi) + (height / 2 - 0.5)
+    longitude, down = longitude_and_down(rays)
+    u = longitude * (width / (2 * math.pi)) + (width / 2 - 0.5)
+    v = down * (height / math.pi) + (height / 2 - 0.5)
     return torch.stack((u, v), dim=-1)
 
 
@@ -226,6 +260,11 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     square = (vectors * vectors).sum(dim, keepdim=True)
     nonzero = square > 0
     return vectors * torch.where(nonzero, torch.where(nonzero, square, 1).rsqrt(), 0)
+
+
+def _check_rotation(rotation: Tensor) -> None:
+    if rotation.shape[-2:] != (3, 3):
+        raise ValueError(f"a rotation must be (..., 3, 3), got {tuple(rotation.shape)}")
 
 
 def _check_size(height: int, width: int) -> None:

@@ -1,0 +1,264 @@
+"""A panorama turned, cut into cube faces or perspective views, and put together again.
+
+Every rotation here is camera-to-world: it takes directions of the new camera into the frame of the panorama. The new
+camera therefore sees, in its direction r, what the panorama shows in direction R r, and a vector v of the panorama
+becomes R^T v for the new camera. Modes are those of :func:`mtpano_zoo.sphere.sample`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.sphere.padding import pad
+from mtpano_zoo.sphere.rays import (
+    cube_rays,
+    cube_rotations,
+    erp_rays,
+    intrinsics_from_fov,
+    perspective_rays,
+    rotate_rays,
+    rotation_matrix,
+)
+from mtpano_zoo.sphere.sampling import RING, Mode, check_mode, interpolate, padded_coordinates, sample
+
+# Pixels of perspective views worked on at once: their coordinates stay in the processor's cache.
+CHUNK = 2**20
+
+
+def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
+    """The panorama (B, C, H, W) that a camera turned by R, (3, 3) or (B, 3, 3), sees; vectors turn with it.
+
+    A yaw by whole columns is exactly a roll of the map (not under ``torch.compile`` nor for a rotation that requires
+    a gradient, where the matrix is not looked at).
+
+    Raises:
+        ValueError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
+    """
+    if erp.ndim != 4 or rotation.shape not in ((3, 3), (erp.shape[0], 3, 3), (1, 3, 3)):
+        raise ValueError(
+            f"expected a map (B, C, H, W) and a rotation (3, 3) or (B, 3, 3), "
+            f"got {tuple(erp.shape)} and {tuple(rotation.shape)}"
+        )
+    check_mode(erp, mode, channel=1)
+    rotation = rotation.reshape(-1, 3, 3)
+    columns = _whole_columns(rotation, erp.shape[3])
+    if columns is None:
+        rays = erp_rays(*erp.shape[2:], device=erp.device, dtype=_coordinate_type(erp))
+        turned = sample(erp, rotate_rays(rays, rotation), mode).contiguous()
+    elif len(columns) == 1:
+        turned = erp.roll(-columns[0], -1)
+    else:
+        turned = torch.stack([one.roll(-count, -1) for one, count in zip(erp, columns, strict=True)])
+    return turn_vectors(turned, rotation.mT) if mode == "vectors" else turned
+
+
+def turn_vectors(vectors: Tensor, rotation: Tensor) -> Tensor:
+    """A field of vectors (..., 3, H, W) turned by rotations (..., 3, 3): every v becomes R v, in its place."""
+    return rotate_rays(vectors.movedim(-3, -1), rotation).movedim(-1, -3)
+
+
+def to_cubemap(erp: Tensor, size: int, mode: Mode = "image") -> Tensor:
+    """Faces (B, 6, C, S, S), in the order front, right, back, left, up, down, of a map (B, C, H, W).
+
+    Vectors keep the frame of the panorama.
+
+    Raises:
+        ValueError: If the map is not (B, C, H, W), the size is not positive, or the mode does not fit.
+    """
+    rays = cube_rays(size, device=erp.device, dtype=_coordinate_type(erp))
+    return sample(erp, rays[None], mode).movedim(2, 1).contiguous()
+
+
+def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -> Tensor:
+    """The equirectangular map (B, C, H, W) of cube faces (B, 6, C, S, S) as :func:`to_cubemap` gives them.
+
+    Raises:
+        ValueError: If the faces are not (B, 6, C, S, S), a side is not positive, or the mode does not fit.
+    """
+    if faces.ndim != 5 or faces.shape[1] != 6 or faces.shape[3] != faces.shape[4]:
+        raise ValueError(f"expected faces (B, 6, C, S, S), got {tuple(faces.shape)}")
+    check_mode(faces, mode, channel=2)
+    size, dtype = faces.shape[-1], _coordinate_type(faces)
+    # One more pixel around every face, looked up on its neighbours, so that interpolation does not stop at the edges.
+    intrinsics = torch.tensor(
+        [[size / 2, 0, (size + 1) / 2], [0, size / 2, (size + 1) / 2], [0, 0, 1]], device=faces.device, dtype=dtype
+    )
+    turns = cube_rotations(device=faces.device, dtype=dtype)
+    around = perspective_rays(size + 2, size + 2, intrinsics=intrinsics, rotation=turns)
+    padded = _sample_faces(faces, around, mode, ring=0).movedim(1, 2).contiguous()
+    padded[..., 1:-1, 1:-1] = faces
+    return _sample_faces(padded, erp_rays(height, width, device=faces.device, dtype=dtype), mode, ring=1).contiguous()
+
+
+def to_perspective(
+    erp: Tensor,
+    rotation: Tensor,
+    height: int,
+    width: int,
+    *,
+    fov: float | Tensor | None = None,
+    intrinsics: Tensor | None = None,
+    mode: Mode = "image",
+) -> Tensor:
+    """Perspective views (B, V, C, h, w) of a map (B, C, H, W).
+
+    Depth remains the distance along the ray (see :func:`distance_to_z`). Vectors turn into the frame of their view.
+
+    Args:
+        erp: The panorama.
+        rotation: Camera-to-world (V, 3, 3), the same views of every panorama, or (B, V, 3, 3); (3, 3) is one view.
+        height: Rows of a view.
+        width: Columns of a view.
+        fov: Horizontal field of view in degrees: a number, (V,) or (B, V).
+        intrinsics: Instead of it, pinhole matrix in pixels: (3, 3), (V, 3, 3) or (B, V, 3, 3).
+        mode: What may be mixed.
+
+    Raises:
+        ValueError: If a shape does not fit, not exactly one of fov and intrinsics is given, or the mode does not fit.
+    """
+    if erp.ndim != 4:
+        raise ValueError(f"expected a map (B, C, H, W), got {tuple(erp.shape)}")
+    check_mode(erp, mode, channel=1)
+    rotation, intrinsics = _cameras(erp, rotation, height, width, fov, intrinsics)
+    padded = pad(erp, RING)
+    views = erp.new_empty(erp.shape[0], rotation.shape[1], erp.shape[1], height, width)
+    step = max(1, CHUNK // (height * width))
+    for start in range(0, rotation.shape[1], step):
+        part = (slice(None), slice(start, start + step))
+        rays = perspective_rays(height, width, intrinsics=intrinsics[part], rotation=rotation[part], normalize=False)
+        views[part] = interpolate(padded, *padded_coordinates(rays, *erp.shape[2:]), mode).movedim(2, 1)
+    return turn_vectors(views, rotation.mT) if mode == "vectors" else views
+
+
+def from_perspective(
+    views: Tensor,
+    rotation: Tensor,
+    height: int,
+    width: int,
+    *,
+    fov: float | Tensor | None = None,
+    intrinsics: Tensor | None = None,
+    mode: Mode = "image",
+) -> tuple[Tensor, Tensor]:
+    """Every view (B, V, C, h, w) on its own equirectangular map (B, V, C, H, W), and where it is valid (B, V, H, W).
+
+    The inverse of :func:`to_perspective`, with the same cameras; nothing is blended. What a view does not see is
+    zero. Depth must be the distance along the ray (see :func:`z_to_distance`). Vectors turn into the frame of the
+    panorama. Within the outer half pixel of a view, its outermost values go on.
+
+    Raises:
+        ValueError: If a shape does not fit, not exactly one of fov and intrinsics is given, or the mode does not fit.
+    """
+    if views.ndim != 5:
+        raise ValueError(f"expected views (B, V, C, h, w), got {tuple(views.shape)}")
+    check_mode(views, mode, channel=2)
+    batch, count, channels, rows, columns = views.shape
+    rotation, intrinsics = _cameras(views, rotation, rows, columns, fov, intrinsics)
+    if rotation.shape[1] != count:
+        raise ValueError(f"{count} views need as many rotations, got {rotation.shape[1]}")
+    rays = erp_rays(height, width, device=views.device, dtype=_coordinate_type(views))
+    maps = views.new_empty(batch, count, channels, height, width)
+    valid = torch.empty(batch, count, height, width, device=views.device, dtype=torch.bool)
+    for i in range(count):
+        right, down, forward = rotate_rays(rays, rotation[:, i].mT).unbind(-1)
+        seen = forward > 0
+        right, down = (torch.where(seen, side / torch.where(seen, forward, 1), 2) for side in (right, down))
+        k = intrinsics[:, i, :, :, None, None]
+        # In units of the view: its outer borders are -1 and 1.
+        x = (k[:, 0, 0] * right + k[:, 0, 1] * down + k[:, 0, 2] + 0.5) * (2 / columns) - 1
+        y = (k[:, 1, 1] * down + k[:, 1, 2] + 0.5) * (2 / rows) - 1
+        seen = seen & (x.abs() <= 1) & (y.abs() <= 1)
+        maps[:, i] = torch.where(seen[:, None], interpolate(views[:, i], x, y, mode), 0)
+        valid[:, i] = seen
+    return (turn_vectors(maps, rotation) if mode == "vectors" else maps), valid
+
+
+def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
+    """Z-depth (..., h, w) of perspective views from the distance along the ray; no depth (0) stays 0.
+
+    Intrinsics (..., 3, 3) are in pixels; their leading dimensions are matched with the first ones of the views.
+
+    Raises:
+        ValueError: If the intrinsics have more leading dimensions than the views, or are not (..., 3, 3).
+    """
+    return distance / _stretch(distance, intrinsics)
+
+
+def z_to_distance(z: Tensor, intrinsics: Tensor) -> Tensor:
+    """Distance along the ray (..., h, w) from the z-depth of perspective views: the inverse of distance_to_z."""
+    return z * _stretch(z, intrinsics)
+
+
+def icosahedron_rotations(*, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Camera-to-world rotations (12, 3, 3) towards the corners of an icosahedron: up, five above, five below, down.
+
+    No direction is further than 37.4 degrees from one of them, so square views of 90 degrees cover the sphere.
+    """
+    ring = math.degrees(math.atan(0.5))
+    yaw = torch.arange(5, dtype=torch.float64) * 72
+    yaws = torch.cat((yaw.new_zeros(1), yaw, yaw + 36, yaw.new_zeros(1)))
+    pitches = torch.tensor([90.0, *[ring] * 5, *[-ring] * 5, -90.0], dtype=torch.float64)
+    return rotation_matrix(yaws, pitches).to(dtype).to(device)
+
+
+def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Length of the rays with z = 1, shaped for multiplication with depth."""
+    leading = intrinsics.ndim - 2
+    if not 0 <= leading <= depth.ndim - 2:
+        raise ValueError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
+    rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics.to(depth), normalize=False)
+    length: Tensor = torch.linalg.vector_norm(rays, dim=-1)
+    return length.reshape(*length.shape[:leading], *[1] * (depth.ndim - 2 - leading), *depth.shape[-2:])
+
+
+def _coordinate_type(maps: Tensor) -> torch.dtype:
+    """Coordinates in half precision would be off by pixels."""
+    return torch.float64 if maps.dtype == torch.float64 else torch.float32
+
+
+def _whole_columns(rotation: Tensor, width: int) -> list[int] | None:
+    """Columns by which every rotation (N, 3, 3) is a pure yaw, or None if one of them is something else."""
+    if rotation.requires_grad or torch.compiler.is_compiling():
+        return None
+    exact = rotation.detach().cpu().double()
+    columns = (torch.atan2(exact[:, 0, 2], exact[:, 2, 2]) * (width / (2 * math.pi))).round()
+    yaw = rotation_matrix(columns * (360 / width))
+    return [int(count) for count in columns] if (exact - yaw).abs().max() < 1e-6 else None
+
+
+def _cameras(
+    maps: Tensor, rotation: Tensor, height: int, width: int, fov: float | Tensor | None, intrinsics: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rotations and intrinsics, both (B or 1, V, 3, 3), on the device of the maps and in the type of coordinates."""
+    if rotation.shape[-2:] != (3, 3) or rotation.ndim > 4:
+        raise ValueError(f"rotation must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(rotation.shape)}")
+    dtype = _coordinate_type(maps)
+    if fov is not None and intrinsics is None:
+        intrinsics = intrinsics_from_fov(fov, height, width, dtype=dtype)
+    elif fov is not None or intrinsics is None:
+        raise ValueError("give exactly one of fov and intrinsics")
+    rotation, intrinsics = rotation.to(maps.device, dtype), intrinsics.to(maps.device, dtype)
+    rotation = rotation.reshape(-1, *rotation.shape[-3:] if rotation.ndim > 2 else (1, 3, 3))
+    shape = (rotation + intrinsics).shape
+    if len(shape) != 4 or shape[0] not in (1, maps.shape[0]):
+        raise ValueError(
+            f"rotation {tuple(rotation.shape)} and intrinsics {tuple(intrinsics.shape)} do not fit "
+            f"{maps.shape[0]} panoramas"
+        )
+    return rotation.expand(shape), intrinsics.expand(shape)
+
+
+def _sample_faces(faces: Tensor, rays: Tensor, mode: Mode, ring: int) -> Tensor:
+    """Values (B, C, ...) of faces (B, 6, C, s, s), padded by a ring of pixels or not, in the directions (..., 3)."""
+    size = faces.shape[-1] - 2 * ring
+    x, y, z = rays.unbind(-1)
+    ahead, face = torch.stack((z, x, -z, -x, -y, y), dim=-1).max(-1)
+    axes = cube_rotations(device=rays.device, dtype=rays.dtype)
+    right, down = ((axes[:, :, axis][face] * rays).sum(-1) / ahead for axis in (0, 1))
+    if ring == 0:
+        # The faces lie on one strip, where a neighbour below is not a neighbour on the cube: stay on pixel centres.
+        right, down = (side.clamp(1 / size - 1, 1 - 1 / size) for side in (right, down))
+    right, down = (side * (size / faces.shape[-1]) for side in (right, down))
+    strip = faces.movedim(2, 1).flatten(2, 3)
+    return interpolate(strip, right[None], ((2 * face + 1 + down) / 6 - 1)[None], mode)
