@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ("resize", "resize_argmax")
 
-CHUNK = 1 << 22  # elements that `resize_argmax` works on at a time: 16 MiB stay near the processor
+CHUNK = 1 << 20  # elements that `resize_argmax` works on at a time: larger buffers cost more than the arithmetic
 
 
 def resize(maps: Tensor, height: int, width: int) -> Tensor:
@@ -36,11 +36,11 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     index, weight = _taps(rows, height, False, logits.dtype, logits.device)
     across = _taps(columns, width, True, logits.dtype, logits.device)
     step = max(1, CHUNK // (width * channels))
-    bands = [
-        _filter(_filter(values, (index[:, top : top + step], weight[:, top : top + step]), 0), across, 1).argmax(-1)
-        for top in range(0, height, step)
-    ]
-    return torch.cat(bands)
+    labels = torch.empty(height, width, dtype=torch.int64, device=logits.device)
+    for top in range(0, height, step):
+        band = slice(top, top + step)
+        labels[band] = _filter(_filter(values, (index[:, band], weight[:, band]), 0), across, 1).argmax(-1)
+    return labels
 
 
 def _filter(maps: Tensor, taps: tuple[Tensor, Tensor], dim: int) -> Tensor:
