@@ -9,13 +9,12 @@ behind another one, are never looked at.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mtpano_zoo.data.rooms.scene import BOX, CYLINDER, SPHERE, Room
+from mtpano_zoo.data.rooms.batching import Primitives
+from mtpano_zoo.data.rooms.scene import BOX, SPHERE
 from mtpano_zoo.sphere import erp_angles
 
 TILE = 16
@@ -24,156 +23,163 @@ STEEP = 1e30  # turns any positive float32 difference between distances into mor
 
 
 @dataclasses.dataclass
-class Primitives:
-    """The primitives of several rooms in a row, on one device; float64."""
-
-    room: Tensor  # (P,) index of the room
-    kind: Tensor  # (P,)
-    label: Tensor  # (P,) float32, for exact look-up together with the others
-    frame: Tensor  # (P, 3)
-    lower: Tensor  # (P, 3)
-    upper: Tensor  # (P, 3)
-    material: Tensor  # (fields, P) float32
-
-
-@dataclasses.dataclass
 class Hits:
-    """What the rays of B images of H x W pixels meet."""
+    """What the rays of B images of H x W pixels meet; float32."""
 
     primitive: Tensor  # (B, H, W) index into `Primitives`
     distance: Tensor  # (B, H, W) horizontal distance r in metres
     entry_column: Tensor  # (P, W) r at which a column enters the upright sides
     entry_row: Tensor  # (P, H) r at which a row enters the level faces
-    side: Tensor  # (3, P, W) normal x and z (camera frame) and texture coordinate of the upright side met
-    origin: Tensor  # (P, 2) camera position x and z in the primitive's frame
-    heading: Tensor  # (P, 2) cosine and sine of the yaw of that frame in the camera frame
-
-
-def stack_rooms(rooms: Sequence[Room], device: torch.device) -> Primitives:
-    """Concatenate the primitives of some rooms."""
-
-    def join(name: str) -> Tensor:
-        return torch.from_numpy(np.concatenate([getattr(room, name) for room in rooms])).to(device)
-
-    counts = [len(room.kinds) for room in rooms]
-    return Primitives(
-        room=torch.from_numpy(np.repeat(np.arange(len(rooms)), counts)).to(device),
-        kind=join("kinds"),
-        label=join("labels").float(),
-        frame=join("frames"),
-        lower=join("lower"),
-        upper=join("upper"),
-        material=join("materials").t().contiguous(),
-    )
+    side: tuple[Tensor, Tensor, Tensor]  # each (P, W): normal x and z (camera frame), texture coordinate of that side
+    origin: Tensor  # (2, P) camera position x and z in the primitive's frame
+    heading: Tensor  # (2, P) cosine and sine of the yaw of that frame in the camera frame
 
 
 def cast(primitives: Primitives, camera: Tensor, yaw: Tensor, height: int, width: int) -> Hits:
     """Cast all rays of panoramas at `camera` (B, 3) in rooms that are turned by `yaw` (B,) radians; both float64."""
-    device = primitives.frame.device
-    longitude, latitude = erp_angles(height, width, device=device, dtype=torch.float64)
-    turn = primitives.frame[:, 2] + yaw[primitives.room]
-    heading = torch.stack((turn.cos(), turn.sin()), dim=1)
-    offset = camera[primitives.room]
-    dx, dz = offset[:, 0] - primitives.frame[:, 0], offset[:, 2] - primitives.frame[:, 1]
-    cos, sin = primitives.frame[:, 2].cos(), primitives.frame[:, 2].sin()
-    origin = torch.stack((dx * cos - dz * sin, dx * sin + dz * cos), dim=1)
-
-    enter, leave, side = _columns(primitives, origin, heading, longitude)
-    # Rows: y = camera height + r * slope. An odd height has a level row, where the slope must not be zero.
-    slope = -latitude.tan()
-    slope = torch.where(slope.abs() < 1e-12, 1e-12, slope)
-    top = (primitives.lower[:, 1] - offset[:, 1])[:, None] / slope
-    bottom = (primitives.upper[:, 1] - offset[:, 1])[:, None] / slope
-    row_enter, row_leave = _ahead(torch.minimum(top, bottom), torch.maximum(top, bottom))
-
-    tables = [_tiled(t.float(), fill) for t, fill in ((enter, FAR), (leave, -FAR), (row_enter, FAR), (row_leave, -FAR))]
-    best, winner = _resolve(primitives, tables, camera, yaw, longitude, latitude)
+    longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
+    columns = _Columns(primitives, camera, yaw, longitude)
+    row_enter, row_leave = _rows(primitives, camera, latitude)
+    tables = [
+        _tiled(table, fill)
+        for table, fill in ((columns.enter, FAR), (columns.leave, -FAR), (row_enter, FAR), (row_leave, -FAR))
+    ]
+    distance, primitive = _resolve(primitives, tables, camera, yaw, longitude, latitude)
     return Hits(
-        primitive=winner[:, :height, :width].long(),
-        distance=best[:, :height, :width].contiguous(),
-        entry_column=enter.float(),
-        entry_row=row_enter.float(),
-        side=side.float(),
-        origin=origin.float(),
-        heading=heading.float(),
+        primitive=primitive[:, :height, :width].long(),
+        distance=distance[:, :height, :width].contiguous(),
+        entry_column=columns.enter,
+        entry_row=row_enter,
+        side=columns.sides(),
+        origin=columns.origin.t().float(),
+        heading=columns.heading.t().float(),
     )
 
 
-def _ahead(enter: Tensor, leave: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn intervals that end behind the camera into misses, and keep numbers finite."""
-    return torch.where(leave > 0, enter, FAR).clamp(-FAR, FAR), leave.clamp(-FAR, FAR)
+def distances(primitives: Primitives, camera: Tensor, yaw: Tensor, height: int, width: int) -> Tensor:
+    """Only the horizontal distances (B, H, W) of `cast`."""
+    longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
+    columns = _Columns(primitives, camera, yaw, longitude)
+    rows = _rows(primitives, camera, latitude)
+    tables = [
+        _tiled(table, fill)
+        for table, fill in ((columns.enter, FAR), (columns.leave, -FAR), (rows[0], FAR), (rows[1], -FAR))
+    ]
+    return _resolve(primitives, tables, camera, yaw, longitude, latitude)[0][:, :height, :width].contiguous()
 
 
-def _columns(
-    primitives: Primitives, origin: Tensor, heading: Tensor, longitude: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Entry and exit distance (P, W) of the upright sides, and (3, P, W) of what is met there; see `Hits.side`."""
-    cos, sin = heading[:, :1], heading[:, 1:]
-    # Heading of the rays in the primitive's frame; a zero would divide 0 by 0 on a box's edge.
-    x = longitude.sin() * cos - longitude.cos() * sin
-    z = longitude.sin() * sin + longitude.cos() * cos
-    x = torch.where(x.abs() < 1e-12, 1e-12, x)
-    z = torch.where(z.abs() < 1e-12, 1e-12, z)
-    ox, oz = origin[:, :1], origin[:, 1:]
-    x1, x2 = (primitives.lower[:, :1] - ox) / x, (primitives.upper[:, :1] - ox) / x
-    z1, z2 = (primitives.lower[:, 2:] - oz) / z, (primitives.upper[:, 2:] - oz) / z
-    enter_x, enter_z = torch.minimum(x1, x2), torch.minimum(z1, z2)
-    enter, leave = torch.maximum(enter_x, enter_z), torch.minimum(torch.maximum(x1, x2), torch.maximum(z1, z2))
-    on_x = enter_x > enter_z
-    normal_x, normal_z = -x.sign() * on_x, -z.sign() * ~on_x
-    along = torch.where(on_x, oz + enter * z, ox + enter * x)
+class _Columns:
+    """Where each column of pixels enters and leaves the upright sides of each primitive: `enter`, `leave` (P, W).
 
-    curved = (primitives.kind != BOX).nonzero()[:, 0]
-    x, z, ox, oz = x[curved], z[curved], ox[curved], oz[curved]
-    radius = primitives.upper[curved, :1]
-    middle = -(ox * x + oz * z)
-    half = radius * radius - (ox * z - oz * x) ** 2
-    root = half.clamp(min=0).sqrt()
-    near = middle - root
-    enter[curved], leave[curved] = torch.where(half > 0, near, FAR), torch.where(half > 0, middle + root, -FAR)
-    px, pz = (ox + near * x) / radius, (oz + near * z) / radius
-    normal_x[curved], normal_z[curved], along[curved] = px, pz, torch.atan2(px, pz) * radius
-    side = torch.stack((normal_x * cos + normal_z * sin, normal_z * cos - normal_x * sin, along))
-    return (*_ahead(enter, leave), side)
+    Divisions are float64; whatever only compares their results may as well be float32.
+    """
+
+    def __init__(self, primitives: Primitives, camera: Tensor, yaw: Tensor, longitude: Tensor) -> None:
+        frame, place = primitives.frame, camera[primitives.room]
+        dx, dz = place[:, 0] - frame[:, 0], place[:, 2] - frame[:, 1]
+        cos, sin = frame[:, 2].cos(), frame[:, 2].sin()
+        turn = frame[:, 2] + yaw[primitives.room]
+        self.origin = torch.stack((dx * cos - dz * sin, dx * sin + dz * cos), dim=1)
+        self.heading = torch.stack((turn.cos(), turn.sin()), dim=1)
+
+        # Heading of the rays in the primitive's frame; a zero would divide 0 by 0 on a box's edge.
+        cos, sin, sin_lon, cos_lon = self.heading[:, :1], self.heading[:, 1:], longitude.sin(), longitude.cos()
+        self._x = (cos * sin_lon).addcmul_(sin, cos_lon, value=-1).add_(1e-18)
+        self._z = (sin * sin_lon).addcmul_(cos, cos_lon).add_(1e-18)
+        x1, x2 = (((b[:, :1] - self.origin[:, :1]) / self._x).float() for b in (primitives.lower, primitives.upper))
+        z1, z2 = (((b[:, 2:] - self.origin[:, 1:]) / self._z).float() for b in (primitives.lower, primitives.upper))
+        self._enter_x, self._enter_z = torch.minimum(x1, x2), torch.minimum(z1, z2)
+        self.enter = torch.maximum(self._enter_x, self._enter_z)
+        self.leave = torch.minimum(torch.maximum(x1, x2), torch.maximum(z1, z2))
+
+        self._curved = (primitives.kind != BOX).nonzero()[:, 0]
+        x, z = self._x[self._curved], self._z[self._curved]
+        ox, oz = self.origin[self._curved, :1], self.origin[self._curved, 1:]
+        self._radius = primitives.upper[self._curved, :1]
+        half = self._radius**2 - (ox * z - oz * x) ** 2
+        middle, root, missed = -(ox * x + oz * z), half.clamp(min=0).sqrt(), half <= 0
+        self._near = middle - root
+        self.enter[self._curved] = self._near.masked_fill(missed, FAR).float()
+        self.leave[self._curved] = (middle + root).masked_fill(missed, -FAR).float()
+        _drop_behind(self.enter, self.leave)
+
+    def sides(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Normal x and z in the camera frame and the horizontal texture coordinate where the columns enter."""
+        x, z, heading = self._x.float(), self._z.float(), self.heading.float()
+        cos, sin = heading[:, :1], heading[:, 1:]
+        on_x = (self._enter_x - self._enter_z).mul_(STEEP).clamp_(0, 1)
+        normal_x, normal_z = x.sign().neg_().mul_(on_x), z.sign().neg_().mul_(1 - on_x)
+        origin = self.origin.float()
+        along = torch.lerp(origin[:, :1] + self.enter * x, origin[:, 1:] + self.enter * z, on_x)
+        ox, oz = self.origin[self._curved, :1], self.origin[self._curved, 1:]
+        px = (ox + self._near * self._x[self._curved]) / self._radius
+        pz = (oz + self._near * self._z[self._curved]) / self._radius
+        normal_x[self._curved], normal_z[self._curved] = px.float(), pz.float()
+        along[self._curved] = (torch.atan2(px, pz) * self._radius).float()
+        return normal_x * cos + normal_z * sin, normal_z * cos - normal_x * sin, along
+
+
+def _rows(primitives: Primitives, camera: Tensor, latitude: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row of pixels enters and leaves the level faces of each primitive, (P, H)."""
+    # y = camera height + r * slope. An odd height has a level row, where the slope must not be zero.
+    slope = -latitude.tan() + 1e-18
+    height = camera[primitives.room, 1]
+    one, other = (((b[:, 1] - height)[:, None] / slope).float() for b in (primitives.lower, primitives.upper))
+    enter, leave = torch.minimum(one, other), torch.maximum(one, other)
+    _drop_behind(enter, leave)
+    return enter, leave
+
+
+def _drop_behind(enter: Tensor, leave: Tensor) -> None:
+    """Turn intervals that end behind the camera into misses, and keep numbers finite; in place."""
+    enter.clamp_(-FAR, FAR)
+    leave.clamp_(-FAR, FAR)
+    enter.add_(leave.mul(-STEEP).clamp_(0, 1), alpha=2 * FAR)
 
 
 def _tiled(table: Tensor, fill: float) -> Tensor:
     """Cut (P, N) into (P, tiles, TILE), filled up at the end."""
     table = torch.nn.functional.pad(table, (0, -table.shape[1] % TILE), value=fill)
-    return table.reshape(len(table), -1, TILE)
+    return table.view(len(table), -1, TILE)
 
 
 def _resolve(
     primitives: Primitives, tables: list[Tensor], camera: Tensor, yaw: Tensor, longitude: Tensor, latitude: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Nearest distance and its primitive (as float32, exact up to 2^24) for all pixels, in whole tiles."""
-    enter, leave, row_enter, row_leave = tables
-    rooms, columns, rows = len(camera), enter.shape[1], row_enter.shape[1]
-    device = enter.device
+    rooms, columns, rows = len(camera), tables[0].shape[1], tables[2].shape[1]
     touched = _touched_tiles(primitives, tables, rooms)
-    best = torch.full((rooms * rows * columns, TILE, TILE), FAR, device=device)
+    best = torch.full((rooms * rows * columns, TILE, TILE), FAR, device=touched.device)
     winner = torch.zeros_like(best)
     solid = (primitives.kind != SPHERE)[:, None, None]
-    for prim, row, column in _disjoint_groups(touched & solid, primitives.room, rooms):
+    for kind in (solid, ~solid):
+        prim, row, column = (touched & kind).nonzero(as_tuple=True)
+        if len(prim) == 0:
+            continue
         tile = (primitives.room[prim] * rows + row) * columns + column
-        near = torch.maximum(
-            enter.flatten(0, 1).index_select(0, prim * columns + column)[:, None, :],
-            row_enter.flatten(0, 1).index_select(0, prim * rows + row)[:, :, None],
-        )
-        far = torch.minimum(
-            leave.flatten(0, 1).index_select(0, prim * columns + column)[:, None, :],
-            row_leave.flatten(0, 1).index_select(0, prim * rows + row)[:, :, None],
-        )
-        # A miss (near > far) is pushed away by arithmetic, which is many times faster than torch.where on a CPU.
-        near += far.neg_().add_(near).clamp_(min=0).mul_(STEEP)
-        _keep_nearest(best, winner, tile, near, prim)
-    for prim, row, column in _disjoint_groups(touched & ~solid, primitives.room, rooms):
-        tile = (primitives.room[prim] * rows + row) * columns + column
-        near = _sphere_distance(primitives, camera, yaw, longitude, latitude, prim, row, column)
-        _keep_nearest(best, winner, tile, near, prim)
-    shape = (rooms, rows, columns, TILE, TILE)
-    whole = (rooms, rows * TILE, columns * TILE)
-    return (best.view(shape).transpose(2, 3).reshape(whole), winner.view(shape).transpose(2, 3).reshape(whole))
+        order, sizes = _disjoint_groups(tile, len(best))
+        tile, prim, row, column = tile[order], prim[order], row[order], column[order]
+        if kind is solid:
+            near = _entry(tables, prim, row, column)
+        else:
+            near = _sphere_distance(primitives, camera, yaw, longitude, latitude, prim, row, column)
+        start = 0
+        for size in sizes:
+            group = slice(start, start + size)
+            _keep_nearest(best, winner, tile[group], near[group], prim[group])
+            start += size
+    shape, whole = (rooms, rows, columns, TILE, TILE), (rooms, rows * TILE, columns * TILE)
+    return best.view(shape).transpose(2, 3).reshape(whole), winner.view(shape).transpose(2, 3).reshape(whole)
+
+
+def _entry(tables: list[Tensor], prim: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Distance (N, TILE, TILE) at which the pixels of some tiles enter a box or cylinder, or more than FAR."""
+    enter, leave, row_enter, row_leave = (table.flatten(0, 1) for table in tables)
+    column, row = prim * tables[0].shape[1] + column, prim * tables[2].shape[1] + row
+    near = torch.maximum(enter.index_select(0, column)[:, None, :], row_enter.index_select(0, row)[:, :, None])
+    far = torch.minimum(leave.index_select(0, column)[:, None, :], row_leave.index_select(0, row)[:, :, None])
+    # A miss (near > far) is pushed away by arithmetic, which is many times faster than torch.where on a CPU.
+    return near.add_(far.neg_().add_(near).clamp_(min=0), alpha=STEEP)
 
 
 def _touched_tiles(primitives: Primitives, tables: list[Tensor], rooms: int) -> Tensor:
@@ -185,24 +191,20 @@ def _touched_tiles(primitives: Primitives, tables: list[Tensor], rooms: int) -> 
     covered = far <= torch.minimum(row_leave.amin(2)[:, :, None], leave.amin(2)[:, None, :])
     covered &= (primitives.kind != SPHERE)[:, None, None]
     # The nearest primitive that fills a tile hides whatever begins behind its farthest point.
-    far = torch.where(covered, far, FAR)
+    far.masked_fill_(~covered, FAR)
     curtain = torch.full((rooms, *far.shape[1:]), FAR, device=far.device)
     index = primitives.room[:, None, None].expand_as(far)
     curtain.scatter_reduce_(0, index, far, "amin")
     return touched & (near <= curtain.gather(0, index))
 
 
-def _disjoint_groups(touched: Tensor, room: Tensor, rooms: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Split the (primitive, row, column) triples of a mask into groups in which no tile occurs twice."""
-    prim, row, column = touched.nonzero(as_tuple=True)
-    tile = (room[prim] * touched.shape[1] + row) * touched.shape[2] + column
+def _disjoint_groups(tile: Tensor, tiles: int) -> tuple[Tensor, list[int]]:
+    """An order of the pairs and the sizes of consecutive groups in which no tile occurs twice."""
     order = torch.argsort(tile, stable=True)
-    counts = torch.bincount(tile, minlength=rooms * touched.shape[1] * touched.shape[2])
+    counts = torch.bincount(tile, minlength=tiles)
     first = counts.cumsum(0) - counts
     rank = torch.arange(len(tile), device=tile.device) - first[tile[order]]
-    order = order[torch.argsort(rank, stable=True)]
-    sizes = torch.bincount(rank).tolist()
-    return list(zip(*(torch.split(axis[order], sizes) for axis in (prim, row, column)), strict=True))
+    return order[torch.argsort(rank, stable=True)], torch.bincount(rank).tolist()
 
 
 def _keep_nearest(best: Tensor, winner: Tensor, tile: Tensor, near: Tensor, prim: Tensor) -> None:
@@ -246,6 +248,3 @@ def sphere_centres(primitives: Primitives, camera: Tensor, yaw: Tensor, prim: Te
     y = (primitives.lower[prim, 1] + primitives.upper[prim, 1]) / 2 - camera[room, 1]
     cos, sin = yaw[room].cos(), yaw[room].sin()
     return torch.stack((dx * cos + dz * sin, y, dz * cos - dx * sin), dim=1), primitives.upper[prim, 0]
-
-
-__all__ = ("CYLINDER", "Hits", "Primitives", "cast", "sphere_centres", "stack_rooms")

@@ -156,6 +156,22 @@ def cabinet(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[f
         builder.box("clutter", knob, (handle, handle + 0.02), grip, (front + 0.018, front + 0.04), at)
 
 
+def radiator(rng: np.random.Generator, builder: Builder, at: Frame, width: float) -> None:
+    """A ribbed heater in front of a wall; `at` lies on the wall."""
+    look = materials.material(materials.hsv(0.1, 0.04, rng.uniform(0.7, 0.95)), checker=1.0, cell_u=0.05)
+    look[3:6] = look[:3] * 0.6
+    builder.box("clutter", look, _centred(width), (0.12, rng.uniform(0.45, 0.58)), (0.03, 0.11), at)
+
+
+def rug(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float]) -> None:
+    """A carpet that lies on the floor and belongs to it, round or oblong."""
+    look = materials.carpet(rng) if rng.random() < 0.6 else materials.picture(rng)
+    if rng.random() < 0.25:
+        builder.cylinder("floor", look, min(size) / 2, (0.0, 0.012), at)
+    else:
+        builder.box("floor", look, _centred(size[0]), (0.0, 0.012), _centred(size[1]), at)
+
+
 def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     """A round waste bin."""
     builder.cylinder(
@@ -191,7 +207,8 @@ def floor_lamp(rng: np.random.Generator, builder: Builder, at: Frame, light: Mat
     """A foot, a pole and a shade or globe; returns the height of the light."""
     metal, height = materials.gray(rng), rng.uniform(1.35, 1.75)
     builder.cylinder("clutter", metal, 0.14, (0.0, 0.025), at)
-    builder.cylinder("clutter", metal, 0.015, (0.025, height), at)
+    # The pole ends below the light, which it would otherwise hide from half of the room.
+    builder.cylinder("clutter", metal, 0.015, (0.025, height - 0.12), at)
     if rng.random() < 0.5:
         builder.sphere("clutter", light, 0.14, height, at)
     else:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from mtpano_zoo.data.rooms.scene import Frame
 
 CELL = 0.1  # metres, of the grid of free floor
+GRID = 128  # cells along each side of the occupancy map
+GRID_ORIGIN = -0.6  # metres, position of its first corner
+GRID_METRES = GRID * CELL
 
 
 class Rect(NamedTuple):
@@ -49,6 +52,7 @@ class Plan:
             inside &= ~((self._x > cut.x0) & (self._x < cut.x1) & (self._z > cut.z0) & (self._z < cut.z1))
         self.inside: NDArray[np.bool_] = inside
         self.free: NDArray[np.bool_] = inside.copy()
+        self.things: NDArray[np.bool_] = np.zeros_like(inside)  # where something stands
 
     def contains(self, x: float, z: float, margin: float = 0.0) -> bool:
         """Whether a point lies inside, at least `margin` metres away from every wall."""
@@ -80,6 +84,7 @@ class Plan:
         if under is None:
             return False
         self.free &= ~under
+        self.things |= under
         return True
 
     def block_disc(self, x: float, z: float, radius: float) -> None:
@@ -91,6 +96,29 @@ class Plan:
         cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
         dx, dz = self._x - frame.x, self._z - frame.z
         self.free &= ~((np.abs(dx * cos - dz * sin) < width / 2) & (np.abs(dx * sin + dz * cos) < depth / 2))
+
+    def occupancy(self) -> NDArray[np.float32]:
+        """Walls and furniture from above, (2, GRID, GRID), blurred over about half a metre."""
+        cells = np.zeros((2, GRID, GRID), dtype=np.float32)
+        cells[0] = 1.0
+        start = round(-GRID_ORIGIN / CELL)
+        rows, columns = (slice(start, start + n) for n in self.inside.shape)
+        cells[0, rows, columns] = ~self.inside
+        cells[1, rows, columns] = self.things
+        for radius in (2, 2):
+            for axis in (1, 2):
+                cells = _box_blur(cells, radius, axis)
+        return cells
+
+
+def _box_blur(cells: NDArray[np.float32], radius: int, axis: int) -> NDArray[np.float32]:
+    """Mean over 2 radius + 1 cells along an axis; the border is repeated."""
+    padding = [(0, 0)] * cells.ndim
+    padding[axis] = (radius, radius)
+    wide = np.moveaxis(np.pad(cells, padding, mode="edge"), axis, 0)
+    length, width = cells.shape[axis], 2 * radius + 1
+    total = sum((wide[i : i + length] for i in range(1, width)), wide[:length])
+    return np.ascontiguousarray(np.moveaxis(total / np.float32(width), 0, axis))
 
 
 def sample_plan(rng: np.random.Generator) -> Plan:

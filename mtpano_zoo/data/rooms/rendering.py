@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from mtpano_zoo.data.rooms.casting import cast, stack_rooms
+from mtpano_zoo.data.rooms.batching import stack_primitives, stack_views
+from mtpano_zoo.data.rooms.casting import cast
+from mtpano_zoo.data.rooms.lighting import cast_shadows, develop
 from mtpano_zoo.data.rooms.scene import Room
-from mtpano_zoo.data.rooms.shading import shade, surface
+from mtpano_zoo.data.rooms.shading import surface
 
-_PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # on a CPU the planes of a chunk should stay in the cache
+_CAST_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # pixels
+_SHADED_AT_ONCE = {"cpu": 2**15}  # pixels; on a CPU the planes that shading works on should stay in the cache
 
 
 def render(rooms: Sequence[Room], height: int, width: int, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -27,7 +29,7 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
     if not rooms:
         raise ValueError("render needs at least one room")
     device = torch.device(device)
-    step = max(1, _PIXELS_AT_ONCE.get(device.type, 2**20) // (height * width))
+    step = max(1, _CAST_AT_ONCE.get(device.type, 2**20) // (height * width))
     chunks = [_render(rooms[i : i + step], height, width, device) for i in range(0, len(rooms), step)]
     batch: dict[str, Any] = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     return batch | {"id": [room.id for room in rooms]}
@@ -44,14 +46,22 @@ def check_size(height: int, width: int) -> None:
 
 
 def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
-    camera = torch.from_numpy(np.stack([room.camera for room in rooms])).to(device)
-    yaw = torch.tensor([room.yaw for room in rooms], dtype=torch.float64).to(device)
-    primitives = stack_rooms(rooms, device)
-    hits = cast(primitives, camera, yaw, height, width)
-    geometry = surface(primitives, hits, camera, yaw, height, width)
-    return {
-        "image": shade(rooms, primitives, hits, geometry),
-        "semseg": primitives.label[hits.primitive].long(),
-        "depth": geometry.depth,
-        "normals": torch.stack(geometry.normal, dim=1),
-    }
+    primitives, views = stack_primitives(rooms, device), stack_views(rooms, device)
+    hits = cast(primitives, views.camera, views.yaw, height, width)
+    shadows = cast_shadows(primitives, views)
+    shape = (len(rooms), 3, height, width)
+    image, normals = torch.empty(shape, device=device), torch.empty(shape, device=device)
+    depth = torch.empty(shape[0], height, width, device=device)
+    budget = _SHADED_AT_ONCE.get(device.type, len(rooms) * height * width)
+    few, band = max(1, budget // (height * width)), max(1, min(height, budget // width))
+    for first in range(0, len(rooms), few):
+        some = slice(first, min(first + few, len(rooms)))
+        for top in range(0, height, band):
+            rows = slice(top, min(top + band, height))
+            seen = surface(primitives, hits, views, some, rows, height, width)
+            some_views, some_shadows = views.slice(some.start, some.stop), shadows.slice(some.start, some.stop)
+            image[some, :, rows] = develop(primitives, seen, some_views, some_shadows, rows)
+            depth[some, rows] = seen.depth
+            for axis in range(3):
+                normals[some, axis, rows] = seen.normal[axis]
+    return {"image": image, "semseg": primitives.label[hits.primitive], "depth": depth, "normals": normals}

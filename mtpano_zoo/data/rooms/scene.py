@@ -37,8 +37,7 @@ class Room:
     yaw: float
     lights: Float32  # (L, 6) position in metres, linear RGB intensity; the first casts shadows
     ambient: Float32  # (3,) linear RGB
-    occupancy: Float32  # (2, G, G) walls and furniture seen from above, blurred; for the darkening of corners
-    extent: Float32  # (2,) metres that the occupancy covers along x and z from the origin
+    occupancy: Float32  # (2, G, G) walls and furniture seen from above, blurred; see `plan`
     exposure: float
     white_balance: Float32  # (3,)
     noise: float  # standard deviation of the sensor noise in [0, 1] image units

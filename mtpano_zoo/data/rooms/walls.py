@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from mtpano_zoo.data.rooms import materials
+from mtpano_zoo.data.rooms import furniture, materials
 from mtpano_zoo.data.rooms.materials import Material
 from mtpano_zoo.data.rooms.plan import Plan, Wall
-from mtpano_zoo.data.rooms.scene import ORIGIN, Builder, Frame
+from mtpano_zoo.data.rooms.scene import Builder, Frame
 
 THICKNESS = 0.3  # metres of wall behind its visible face
 _OVERLAP = 0.1  # hidden overlap at corners, so that no ray slips through
@@ -87,6 +87,11 @@ class Shell:
             add("window", look, (x0 + bar, x1 - bar), (h, h + bar), front, frame)
         if rng.random() < 0.6 and not low:
             add("window", look, (x0 - 0.05, x1 + 0.05), (bottom - 0.04, bottom), (-0.05, 0.08), frame)
+        if rng.random() < 0.3:
+            self._curtains(wall, x0, x1, bottom, top)
+        if bottom > 0.6 and rng.random() < 0.4:
+            furniture.radiator(rng, self.builder, frame.at((x0 + x1) / 2, 0.0), min(width, 1.2))
+            self.plan.block(frame.at((x0 + x1) / 2, 0.1), min(width, 1.2), 0.2)
         if not blind:
             self.windows.append(frame.at((x0 + x1) / 2, 0.35))
 
@@ -170,6 +175,19 @@ class Shell:
             z = (cut.z0 - _OVERLAP * (cut.z0 == 0), cut.z1 + _OVERLAP * (cut.z1 == plan.depth))
             add("wall", main, x, full, z)
 
+    def _curtains(self, wall: Wall, x0: float, x1: float, bottom: float, top: float) -> None:
+        """Two pleated strips of cloth beside a window, and the rod that they hang from."""
+        rng = self.rng
+        cloth = materials.fabric(rng)
+        cloth[materials.CHANNEL["checker"]], cloth[materials.CHANNEL["cell_u"]] = 1.0, 0.06
+        cloth[3:6] = cloth[:3] * 0.75
+        low, wide = (0.03 if rng.random() < 0.5 else bottom - 0.1), rng.uniform(0.15, 0.35)
+        add, height, z = self.builder.box, (low, top + 0.08), (0.05, 0.09)
+        add("clutter", cloth, (x0 - 0.1, x0 - 0.1 + wide), height, z, wall.frame)
+        add("clutter", cloth, (x1 + 0.1 - wide, x1 + 0.1), height, z, wall.frame)
+        rod = (top + 0.08, top + 0.11)
+        add("clutter", self.frame_look, (x0 - 0.2, x1 + 0.2), rod, (0.055, 0.085), wall.frame)
+
     def _skirting(self, look: Material, top: float, wall: Wall) -> None:
         start = 0.0
         for x0, x1 in sorted((x0 - 0.1, x1 + 0.1) for x0, x1, bottom, _ in wall.taken if bottom < top):
@@ -208,6 +226,3 @@ class Shell:
         return materials.sky(
             materials.hsv(hue, 0.3 * saturation, 0.97), materials.hsv(hue, saturation, rng.uniform(0.6, 0.95)), strength
         )
-
-
-__all__ = ("ORIGIN", "THICKNESS", "Shell", "free_stretch")

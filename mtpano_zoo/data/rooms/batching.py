@@ -1,0 +1,97 @@
+"""Several rooms as tensors on one device: what the ray caster and the shading work on."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtpano_zoo.data.rooms.scene import Room
+
+
+@dataclasses.dataclass
+class Primitives:
+    """The primitives of several rooms in a row; geometry in float64."""
+
+    room: Tensor  # (P,) index of the room
+    kind: Tensor  # (P,)
+    label: Tensor  # (P,)
+    frame: Tensor  # (P, 3)
+    lower: Tensor  # (P, 3)
+    upper: Tensor  # (P, 3)
+    material: Tensor  # (fields, P) float32
+
+    def select(self, mask: Tensor) -> "Primitives":
+        """The primitives where `mask` (P,) is true."""
+        rows = {name: getattr(self, name)[mask] for name in ("room", "kind", "label", "frame", "lower", "upper")}
+        return Primitives(**rows, material=self.material[:, mask])
+
+
+@dataclasses.dataclass
+class Views:
+    """One camera in each room, and everything else that exists once per room; positions in the camera frame."""
+
+    camera: Tensor  # (B, 3) float64, room frame
+    yaw: Tensor  # (B,) float64
+    lights: Tensor  # (B, L, 6)
+    ambient: Tensor  # (B, 3)
+    gain: Tensor  # (B, 3) exposure times white balance
+    noise: Tensor  # (B,)
+    salt: Tensor  # (B,) int32
+    occupancy: Tensor  # (B, 2, G, G)
+
+    def slice(self, start: int, stop: int) -> "Views":
+        """Some of the rooms."""
+        return Views(*(getattr(self, field.name)[start:stop] for field in dataclasses.fields(self)))
+
+
+def stack_primitives(rooms: Sequence[Room], device: torch.device) -> Primitives:
+    """Concatenate the primitives of some rooms."""
+
+    def join(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(room, name) for room in rooms])).to(device)
+
+    counts = [len(room.kinds) for room in rooms]
+    return Primitives(
+        room=torch.from_numpy(np.repeat(np.arange(len(rooms)), counts)).to(device),
+        kind=join("kinds"),
+        label=join("labels").long(),
+        frame=join("frames"),
+        lower=join("lower"),
+        upper=join("upper"),
+        material=join("materials").t().contiguous(),
+    )
+
+
+def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
+    """Gather what exists once per room."""
+
+    def stack(arrays: list[np.ndarray], dtype: type[np.generic] = np.float32) -> Tensor:
+        return torch.from_numpy(np.stack(arrays).astype(dtype)).to(device)
+
+    return Views(
+        camera=stack([room.camera for room in rooms], np.float64),
+        yaw=stack([np.asarray(room.yaw) for room in rooms], np.float64),
+        lights=stack(_camera_lights(rooms)),
+        ambient=stack([room.ambient for room in rooms]),
+        gain=stack([room.exposure * room.white_balance for room in rooms]),
+        noise=stack([np.asarray(room.noise) for room in rooms]),
+        salt=stack([np.asarray(room.salt) for room in rooms], np.int32),
+        occupancy=stack([room.occupancy for room in rooms]),
+    )
+
+
+def _camera_lights(rooms: Sequence[Room]) -> list[np.ndarray]:
+    """Lights with positions in the camera frame, padded with dark ones to the largest number in any room."""
+    most = max(1, *(len(room.lights) for room in rooms)) if len(rooms) > 1 else max(1, len(rooms[0].lights))
+    tables = []
+    for room in rooms:
+        table = np.zeros((most, 6))
+        offset, cos, sin = room.lights[:, :3] - room.camera, np.cos(room.yaw), np.sin(room.yaw)
+        table[: len(offset), 0] = offset[:, 0] * cos + offset[:, 2] * sin
+        table[: len(offset), 1] = offset[:, 1]
+        table[: len(offset), 2] = offset[:, 2] * cos - offset[:, 0] * sin
+        table[: len(offset), 3:] = room.lights[:, 3:]
+        tables.append(table)
+    return tables
