@@ -7,13 +7,14 @@ from mtpano_zoo.training.checkpoint import load_network, load_strictly, read_che
 from mtpano_zoo.training.schedules import learning_rate_factor
 
 if TYPE_CHECKING:
-    from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, ProgressBar
+    from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, PredictionWriter, ProgressBar
     from mtpano_zoo.training.module import MultiTaskModule
 
 __all__ = (
     "AuxiliaryWarmup",
     "MultiTaskModule",
     "PanelLogger",
+    "PredictionWriter",
     "ProgressBar",
     "learning_rate_factor",
     "load_network",
@@ -25,6 +26,7 @@ _NEEDS_LIGHTNING = {
     "AuxiliaryWarmup": "callbacks",
     "MultiTaskModule": "module",
     "PanelLogger": "callbacks",
+    "PredictionWriter": "callbacks",
     "ProgressBar": "callbacks",
 }
 

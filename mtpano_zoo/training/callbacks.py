@@ -1,16 +1,18 @@
 """Callbacks for `MultiTaskModule`; weight averaging and checkpointing are Lightning's own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from mtpano_zoo.prediction import Prediction
 from mtpano_zoo.training.module import MultiTaskModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
 
@@ -52,6 +54,11 @@ class AuxiliaryWarmup(Callback):
                 f"AuxiliaryWarmup trains `{'` and `'.join(missing)}`, which {type(network).__name__} does not have."
             )
         module.schedule_start = self.steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Warn if no step is left for the rest of the network."""
+        if trainer.estimated_stepping_batches <= self.steps:
+            rank_zero_warn(f"AuxiliaryWarmup takes all {trainer.estimated_stepping_batches} steps of the training.")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -97,7 +104,8 @@ class PanelLogger(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Say so if there is nowhere to draw."""
-        if not any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        found = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        if not found and not getattr(trainer, "fast_dev_run", False):
             rank_zero_warn("PanelLogger draws nothing: the trainer has no TensorBoardLogger.")
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -128,6 +136,43 @@ class PanelLogger(Callback):
             self._drawn += 1
 
 
+class PredictionWriter(BasePredictionWriter):
+    """Write what `mtpano predict` predicts, as `Prediction.save` does, under the ids of the samples.
+
+    Args:
+        out: Folder for the results; ``predictions`` beside the logs of the run if not given.
+        overwrite: Replace results that exist already.
+    """
+
+    def __init__(self, out: str | None = None, overwrite: bool = False) -> None:
+        super().__init__(write_interval="batch")
+        self.out = out
+        self.overwrite = overwrite
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Sequence[dict[str, Any]],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the samples of one batch."""
+        for name, maps in zip(batch["id"], prediction, strict=True):
+            target = self.folder(trainer) / name  # an id may name a sub-folder
+            Prediction(**maps).save(target.parent, target.name, self.overwrite)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the results are."""
+        rank_zero_info(f"The predictions are in {self.folder(trainer)}")
+
+    def folder(self, trainer: pl.Trainer) -> Path:
+        """Give the folder that is written to."""
+        return Path(self.out) if self.out else Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+
+
 class ProgressBar(RichProgressBar):
     """Rich progress bar that reads the loss from the device only when it redraws, every ``refresh_rate`` steps.
 
@@ -140,6 +185,7 @@ class ProgressBar(RichProgressBar):
         """Give the values to show beside the bar."""
         if self._shown is None or not trainer.training or trainer.global_step % self.refresh_rate == 0:
             self._shown = dict(super().get_metrics(trainer, pl_module))
+            self._shown.pop("v_num", None)
         return self._shown
 
 

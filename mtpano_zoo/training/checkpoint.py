@@ -59,8 +59,8 @@ def check_tasks(description: Mapping[str, Any] | None, network: PanoramaNetwork,
     stored, wanted = (description or {}).get("tasks", ()), network.tasks
     if stored and set(stored) != set(wanted):
         raise ValueError(
-            f"{source} was trained for the tasks {', '.join(stored)}, but the network has {', '.join(wanted)}: build the "
-            "network with the tasks of the checkpoint, or train a new one."
+            f"{source} was trained for the tasks {', '.join(stored)}, but the network has {', '.join(wanted)}: "
+            "build the network with the tasks of the checkpoint, or train a new one."
         )
 
 

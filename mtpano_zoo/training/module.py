@@ -1,5 +1,6 @@
 """The LightningModule: a network, its loss, its metrics and its optimiser."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
@@ -13,6 +14,7 @@ from torchmetrics import Metric
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.checkpoint import DESCRIPTION, check_tasks, describe_network
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
@@ -134,10 +136,11 @@ class MultiTaskModule(LightningModule):
         """Score one batch; the outputs are returned for callbacks that draw them."""
         return self._score("test", batch)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Give the outputs of the tasks and the ids of the samples."""
-        outputs = self(batch["image"])
-        return {"id": batch.get("id"), **{task: outputs[task].float() for task in self.network.tasks}}
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Give for every sample the fields of its `Prediction`; Lightning cannot collect frozen objects."""
+        precision: Literal["bfloat16", "float32"] = "bfloat16" if "bf16" in self.trainer.precision else "float32"
+        predictions = cast(list[Prediction], predict(self.network, batch["image"], precision=precision))
+        return [dict(vars(prediction)) for prediction in predictions]
 
     def _score(self, stage: str, batch: dict[str, Any]) -> dict[str, Any]:
         outputs: dict[str, Any] = self(batch["image"])
@@ -178,10 +181,10 @@ class MultiTaskModule(LightningModule):
             ValueError: If the schedule needs the length of the training and the trainer has none.
         """
         total = float(self.trainer.estimated_stepping_batches) - self.schedule_start
-        if self.schedule != "constant" and not 0 <= total < float("inf"):
+        if self.schedule != "constant" and math.isinf(total):
             raise ValueError(
-                f"The {self.schedule} schedule has {total:g} steps to run over: set the trainer's max_epochs or "
-                "max_steps (beyond the steps of AuxiliaryWarmup), or use the constant schedule."
+                f"The {self.schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or use the "
+                "constant schedule."
             )
         groups = parameter_groups(self, lr=self.lr, encoder_lr=self.encoder_lr, weight_decay=self.weight_decay)
         optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]

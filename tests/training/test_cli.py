@@ -1,0 +1,157 @@
+import re
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_training import CLASSES, TinyDataModule, TinyNetwork
+
+from mtpano_zoo.training import load_network
+from mtpano_zoo.training.cli import main
+
+CONFIG = {
+    "model": {
+        "network": {"class_path": "TinyNetwork", "init_args": {"width": 4}},
+        "loss": {"class_path": "MultiTaskLoss", "init_args": {"auxiliary_weight": 0.2}},
+        "lr": 0.01,
+        "encoder_lr": 0.001,
+    },
+    "data": {"class_path": "TinyDataModule", "init_args": {"batch_size": 2}},
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "log_every_n_steps": 2,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [
+            {"class_path": "AuxiliaryWarmup", "init_args": {"steps": 2}},
+            {"class_path": "PanelLogger", "init_args": {"count": 1, "every_n_epochs": 2}},
+            {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}},
+            {
+                "class_path": "ModelCheckpoint",
+                "init_args": {"monitor": "val/semseg/mIoU", "mode": "max", "filename": "best", "save_last": True},
+            },
+            {"class_path": "LearningRateMonitor"},
+        ],
+    },
+}
+CHECKPOINTS = "runs/version_0/checkpoints"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("error")
+def test_from_a_yaml_to_scores_and_predictions(folder, capsys):
+    """The whole command line without a single warning."""
+    main(["fit", "--config", "tiny.yaml"])
+    best = f"{CHECKPOINTS}/best.ckpt"
+    assert set(torch.load(best, weights_only=True)["network"]["classes"]) == set(CLASSES)
+    network = load_network(best)
+    assert isinstance(network, TinyNetwork)
+    assert network.classes == CLASSES  # the YAML does not name them: they are linked from the data
+    assert network.config["width"] == 4
+
+    saved = yaml.safe_load((folder / "runs/version_0/config.yaml").read_text())
+    assert saved["seed_everything"] == 0
+    assert saved["model"]["loss"]["init_args"]["auxiliary_weight"] == 0.2
+
+    main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "3", "--ckpt_path", f"{CHECKPOINTS}/last.ckpt"])
+    assert (folder / "runs/version_1/checkpoints").is_dir()  # the first run is left as it was
+    resumed = torch.load("runs/version_1/checkpoints/last.ckpt", weights_only=True)
+    assert resumed["global_step"] == 12
+
+    capsys.readouterr()
+    main(["validate", "--config", "runs/version_0/config.yaml", "--ckpt_path", best])
+    assert "val/semseg/mIoU" in capsys.readouterr().out
+    main(["test", "--config", "tiny.yaml", "--ckpt_path", best])
+    assert re.search(r"test/normals/mean\s", capsys.readouterr().out)
+    main(["predict", "--config", "tiny.yaml", "--ckpt_path", best])
+    results = {path.name for path in (folder / "runs/version_4/predictions").iterdir()}
+    assert len(results) == 20
+    assert {"sample_0_semseg.png", "sample_3_depth.npy", "sample_2_panel.png"} <= results
+
+
+def test_the_scores_of_the_best_checkpoint_are_those_it_was_chosen_by(folder, capsys):
+    """Averaged weights were validated, so averaged weights must have been saved, and must be loaded."""
+    main(["fit", "--config", "tiny.yaml"])
+    chosen = torch.load(f"{CHECKPOINTS}/best.ckpt", weights_only=True)["callbacks"]
+    score = next(
+        state["best_model_score"] for name, state in chosen.items() if name.startswith(ModelCheckpoint.__name__)
+    )
+    capsys.readouterr()
+    main(["validate", "--config", "tiny.yaml", "--ckpt_path", f"{CHECKPOINTS}/best.ckpt"])
+    shown = re.search(r"val/semseg/mIoU\s+│\s+([\d.]+)", capsys.readouterr().out)
+    assert float(shown.group(1)) == pytest.approx(float(score), abs=1e-6)
+
+
+def test_two_runs_with_the_same_seed_are_the_same(folder):
+    main(["fit", "--config", "tiny.yaml"])
+    main(["fit", "--config", "tiny.yaml"])
+    first, second = (torch.load(path, weights_only=True)["state_dict"] for path in folder.glob("runs/*/*/last.ckpt"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_users_choices_win(folder):
+    options = ["--config", "tiny.yaml", "--trainer.fast_dev_run", "true", "--trainer.callbacks", "null"]
+    main(["fit", *options, "--trainer.logger", "false", "--trainer.enable_progress_bar", "true"])
+    main(["fit", *options[:-1], "[{class_path: TQDMProgressBar}]", "--trainer.enable_progress_bar", "true"])
+    assert not (folder / "runs").exists()
+
+
+def test_checkpoints_do_not_override_the_users_settings(folder):
+    main(["fit", "--config", "tiny.yaml"])
+    ckpt = ["--ckpt_path", f"{CHECKPOINTS}/last.ckpt"]
+    main(["fit", "--config", "tiny.yaml", "--model.lr", "0.5", "--trainer.max_epochs", "3", *ckpt])
+    assert yaml.safe_load((folder / "runs/version_1/config.yaml").read_text())["model"]["lr"] == 0.5
+
+
+def test_data_without_classes(folder, monkeypatch):
+    monkeypatch.delattr(TinyDataModule, "classes")
+    options = ["--model.network.init_args.tasks", "[depth]", "--trainer.fast_dev_run", "true"]
+    main(["fit", "--config", "tiny.yaml", *options])
+    with pytest.raises(ValueError, match="needs the names of its classes"):
+        main(["fit", "--config", "tiny.yaml", "--trainer.fast_dev_run", "true"])
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_scoring_without_weights_says_so(folder, verb):
+    with pytest.warns(UserWarning, match=rf"`{verb}` takes the network as it was built, untrained"):
+        main([verb, "--config", "tiny.yaml", "--trainer.fast_dev_run", "true"])
+
+
+def test_damaged_missing_and_foreign_checkpoints(folder):
+    main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1"])
+    tasks = ["--model.network.init_args.tasks", "[depth]"]
+    with pytest.raises(ValueError, match="semseg, depth, normals, but the network has depth"):
+        main(["test", "--config", "tiny.yaml", *tasks, "--ckpt_path", f"{CHECKPOINTS}/last.ckpt"])
+    (folder / "cut.ckpt").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match=r"cut\.ckpt cannot be read as a checkpoint"):
+        main(["test", "--config", "tiny.yaml", "--ckpt_path", "cut.ckpt"])
+    with pytest.raises(FileNotFoundError, match=r"absent\.ckpt"):
+        main(["test", "--config", "tiny.yaml", "--ckpt_path", "absent.ckpt"])
+
+
+def test_help_is_typed_and_print_config_is_complete(folder, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--model.schedule {polynomial,cosine,constant}" in text
+    assert "Learning rate of everything but the encoder. (type: float, default: 0.0001)" in text
+    assert "mtpano_zoo.models.PDBridgeNet" in text
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config", "tiny.yaml", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["power"] == 0.9
+    assert printed["trainer"]["logger"]["init_args"]["save_dir"] == "runs"
+
+
+def test_a_misspelt_option_is_named(folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--config", "tiny.yaml", "--model.learning_rate", "1"])
+    assert "learning_rate" in capsys.readouterr().err
