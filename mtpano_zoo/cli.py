@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=mtpano_zoo.__version__)
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB [--help]", required=True)
 
     run = verbs.add_parser("run", help="predict for panoramas: files or folders")
     run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
@@ -106,7 +106,8 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
         overwrite=options.overwrite,
     )
-    return 1 if report.failed else 0
+    print(report.summary())
+    return report.exit_code
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.training.checkpoint import describe_network
 
 # Workers of pytest-xdist share the cores: more threads each would only make them wait for one another.
 torch.set_num_threads(1)
@@ -37,3 +39,14 @@ def tiny_network() -> Callable[..., PDBridgeNet]:
         return PDBridgeNet(**(arguments | overrides))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_network: Callable[..., PDBridgeNet], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as training writes it, as far as loading reads it; `tests/training` checks that training does write so."""
+    torch.manual_seed(0)
+    network = tiny_network()
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"network": describe_network(network), "state_dict": weights}, path)
+    return path

@@ -62,8 +62,8 @@ class MultiTaskCLI(LightningCLI):
         self.trainer.predict(**options | {"return_predictions": False})
 
 
-def main(args: list[str]) -> None:
-    """Run one of the verbs fit, validate, test and predict.
+def main(args: list[str]) -> MultiTaskCLI:
+    """Run one of the verbs fit, validate, test and predict, and return trainer, model and data as they are afterwards.
 
     Args:
         args: The verb and its options, e.g. ``["fit", "--config", "rooms.yaml"]``.
@@ -76,7 +76,7 @@ def main(args: list[str]) -> None:
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
-        MultiTaskCLI(
+        return MultiTaskCLI(
             MultiTaskModule,
             LightningDataModule,
             subclass_mode_data=True,
@@ -89,16 +89,15 @@ def main(args: list[str]) -> None:
         )
 
 
-def classes_of(data: LightningDataModule) -> Sequence[str]:
+def classes_of(data: LightningDataModule) -> list[str]:
     """Give the names of the classes in the data, none if it has no classes."""
-    names: Sequence[str] = getattr(data, "classes", ())
-    return names
+    return list(getattr(data, "classes", ()))
 
 
-def palette_of(data: LightningDataModule) -> Sequence[Sequence[int]] | None:
-    """Give the colours of the classes, None for the default ones."""
-    colours: Sequence[Sequence[int]] | None = getattr(data, "palette", None)
-    return colours
+def palette_of(data: LightningDataModule) -> list[list[int]] | None:
+    """Give the colours (R, G, B) of the classes, None for the default ones."""
+    palette = getattr(data, "palette", None)
+    return None if palette is None else [[int(value) for value in colour] for colour in palette]
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

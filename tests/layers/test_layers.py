@@ -100,10 +100,7 @@ def test_bridge_is_attention_to_all_tasks() -> None:
 )
 def test_encoders_of_timm(name: str, patch: int) -> None:
     """DINOv3 with rotary positions, a plain vision transformer with learned ones."""
-    if name == "test_vit":
-        encoder = ViTEncoder(name, depth=4)
-    else:
-        encoder = ViTEncoder(name)
+    encoder = ViTEncoder(name, depth=4) if name == "test_vit" else ViTEncoder(name)
     levels, class_tokens = encoder(torch.rand(2, 3, 32, 64))
     assert [tuple(level.shape) for level in levels] == [(2, encoder.channels, 32 // patch, 64 // patch)] * 4
     assert [tuple(token.shape) for token in class_tokens] == [(2, encoder.channels)] * 4

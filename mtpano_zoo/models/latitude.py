@@ -1,0 +1,72 @@
+"""The best prediction that knows only the latitude: what a network has to beat."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
+from mtpano_zoo.sphere import erp_rays
+
+__all__ = ("LatitudePrior",)
+
+# Depths are binned in equal steps of their logarithm: 1 % each.
+MIN_DEPTH, MAX_DEPTH, DEPTH_BINS = 0.05, 100.0, 760
+
+
+class LatitudePrior(PanoramaNetwork):
+    """One class, one depth and one normal per row, whatever the image shows.
+
+    `fit` finds those that score best on labelled rooms: the commonest class, the depth of the smallest mean relative
+    error (a median weighted with the inverse depth) and the direction of the smallest mean angle.
+
+    Args:
+        classes: names of the semantic classes.
+        rows: height of the images that it is fitted to.
+    """
+
+    def __init__(self, classes: Sequence[str], rows: int) -> None:
+        config = {"classes": list(classes), "rows": rows}
+        tasks = ("semseg", "depth", "normals")
+        size = (rows, 2 * rows)
+        super().__init__(tasks, classes, None, size, "right-down-forward", IMAGENET_MEAN, IMAGENET_STD, config)
+        self.class_scores: Tensor
+        self.depths: Tensor
+        self.directions: Tensor
+        self.register_buffer("class_scores", torch.zeros(rows, len(classes)))
+        self.register_buffer("depths", torch.ones(rows))
+        self.register_buffer("directions", torch.zeros(rows, 3))
+
+    def fit(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Fit to samples with `semseg` (H, W), `depth` (H, W) in metres and `normals` (3, H, W)."""
+        rows = self.input_size[0]
+        candidates = erp_rays(18, 36).reshape(-1, 3)
+        depth_weights = torch.zeros(rows, DEPTH_BINS)
+        angles = torch.zeros(rows, len(candidates))
+        bins = torch.linspace(0, 1, DEPTH_BINS + 1)
+        edges = MIN_DEPTH * (MAX_DEPTH / MIN_DEPTH) ** bins
+        for sample in samples:
+            labels, depth, normals = sample["semseg"], sample["depth"], sample["normals"]
+            self.class_scores += torch.stack([(labels == i).sum(1) for i in range(len(self.classes))], dim=1)
+            index = (torch.bucketize(depth, edges) - 1).clamp(0, DEPTH_BINS - 1)
+            weights = torch.where(depth > 0, 1 / depth.clamp_min(MIN_DEPTH), 0)
+            depth_weights.scatter_add_(1, index, weights)
+            # Every eighth column is enough: neighbours show the same wall.
+            cosines = normals[:, :, ::8].permute(1, 2, 0) @ candidates.T
+            angles += cosines.clamp(-1, 1).acos().mean(1)
+        cumulated = depth_weights.cumsum(1)
+        middle = (cumulated >= cumulated[:, -1:] / 2).float().argmax(1)
+        self.depths.copy_((edges[middle] * edges[middle + 1]).sqrt())
+        self.directions.copy_(candidates[angles.argmin(1)])
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Predict for images (B, 3, H, W), H being the height it was fitted to."""
+        batch, _, height, width = image.shape
+        if height != len(self.depths):
+            raise ValueError(f"The image has {height} rows, but the prior was fitted to {len(self.depths)}.")
+        return {
+            "semseg": self.class_scores.T[None, :, :, None].expand(batch, -1, -1, width),
+            "depth": self.depths[None, None, :, None].expand(batch, -1, -1, width),
+            "normals": self.directions.T[None, :, :, None].expand(batch, -1, -1, width),
+        }

@@ -1,0 +1,146 @@
+"""From nothing to a trained, scored and pictured network: what `make quickstart` runs."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from mtpano_zoo.cli import with_shipped_configs
+from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models.latitude import LatitudePrior
+from mtpano_zoo.run import find_images, run
+from mtpano_zoo.training.checkpoint import load_network
+from mtpano_zoo.training.cli import main as train
+from mtpano_zoo.training.module import MultiTaskModule
+from mtpano_zoo.viz import sample_panel
+
+__all__ = ("free_folder", "quickstart")
+
+PANELS = 4
+# The panels have ground truth beside them; more rooms than these tell the prior nothing new.
+PRIOR_ROOMS = 400
+ONE_STREAM = ("--model.network.init_args.shared_stream=true", "--model.network.init_args.bridge=false")
+METRICS = {
+    "mIoU": ("semseg/mIoU", "higher"),
+    "AbsRel": ("depth/AbsRel", "lower"),
+    "normals, mean error in degrees": ("normals/mean", "lower"),
+}
+
+
+def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ()) -> dict[str, dict[str, float]]:
+    """Train the network of a configuration, score it beside two baselines, and write pictures.
+
+    Args:
+        config: a shipped configuration's name or a path; its data module must hold rooms with labels.
+        out: folder for everything that is written; if it exists, the next free name of that kind is taken.
+        images: panoramas to run the trained network on.
+
+    Returns:
+        Metrics on the test set by the name of what was scored.
+
+    Raises:
+        FileNotFoundError: if an image or the configuration is missing; nothing is trained then.
+        ValueError: if one of the images is no image file.
+    """
+    console = Console()
+    out = free_folder(out)
+    missing = [str(image) for image in images if not Path(image).exists()]
+    if missing:
+        raise FileNotFoundError(f"There is no image at {', '.join(missing)}.")
+    if images:
+        find_images(images, out / "images")
+    arguments = with_shipped_configs(["fit", "--config", str(config)])
+    out.mkdir(parents=True)
+    console.print(f"Everything is written to [bold]{out}[/bold].")
+
+    scores: dict[str, dict[str, float]] = {}
+    console.rule("training PD-BridgeNet on rendered rooms")
+    network, data, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
+    scores[f"PD-BridgeNet ({minutes:.1f} min)"] = _score(network, data)
+    console.rule("the same network with one shared stream and no bridge, trained equally long")
+    single, _, minutes = _train(
+        [*arguments, f"--trainer.logger.init_args.save_dir={out / 'one_stream'}", *ONE_STREAM]
+    )
+    scores[f"one stream, no bridge ({minutes:.1f} min)"] = _score(single, data)
+    scores["latitude only"] = _score(_fit_prior(network, data), data)
+
+    _write_table(scores, out, console)
+    _write_panels(network, data, out / "panels")
+    if images:
+        report = run(images, network, out / "images")
+        console.print(report.summary())
+    console.print(f"Pictures of {PANELS} rooms the network has never seen are in [bold]{out / 'panels'}[/bold].")
+    return scores
+
+
+def free_folder(wanted: Path) -> Path:
+    """Return `wanted`, or `wanted-2`, `wanted-3`, ... if it exists: earlier results are kept."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, LightningDataModule, float]:
+    """Train by the command line, and return the network of its last checkpoint, the data and the minutes it took."""
+    start = time.monotonic()
+    cli = train(list(arguments))
+    minutes = (time.monotonic() - start) / 60
+    checkpoints = cli.trainer.checkpoint_callbacks
+    path = getattr(checkpoints[0], "last_model_path", "") or getattr(checkpoints[0], "best_model_path", "")
+    return load_network(path), cli.datamodule, minutes
+
+
+def _score(network: PanoramaNetwork, data: LightningDataModule) -> dict[str, float]:
+    """Score on the held-out test rooms."""
+    trainer = Trainer(devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (metrics,) = trainer.test(MultiTaskModule(network), data, verbose=False)
+    return {name: float(metrics[f"test/{key}"]) for name, (key, _) in METRICS.items()}
+
+
+def _fit_prior(network: PanoramaNetwork, data: LightningDataModule) -> LatitudePrior:
+    loader: Any = data.train_dataloader()
+    samples = loader.dataset
+    height = samples[0]["depth"].shape[-2]
+    prior = LatitudePrior(network.classes, height)
+    prior.fit(samples[i] for i in range(min(PRIOR_ROOMS, len(samples))))
+    return prior
+
+
+def _write_table(scores: dict[str, dict[str, float]], out: Path, console: Console) -> None:
+    """Print and write the scores; per cent say how much better than the prior that knows only the latitude."""
+    base = scores["latitude only"]
+    table = Table("on rooms never seen in training", *METRICS, title="Quickstart")
+    lines = [f"| | {' | '.join(METRICS)} |", "|" + "---|" * (len(METRICS) + 1)]
+    for name, row in scores.items():
+        cells = []
+        for metric, (_, better) in METRICS.items():
+            gain = row[metric] / base[metric] - 1 if better == "higher" else 1 - row[metric] / base[metric]
+            cells.append(f"{row[metric]:.3f}" + ("" if row is base else f" ({100 * gain:+.0f} %)"))
+        table.add_row(name, *cells)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    console.print(table)
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(scores, indent=2), encoding="utf-8")
+
+
+def _write_panels(network: PanoramaNetwork, data: LightningDataModule, folder: Path) -> None:
+    """Write pictures of image, truth and prediction of the first test rooms."""
+    folder.mkdir()
+    loader: Any = data.test_dataloader()
+    for i in range(min(PANELS, len(loader.dataset))):
+        sample = loader.dataset[i]
+        with torch.inference_mode():
+            outputs = network(sample["image"][None])
+        prediction = {task: outputs[task][0] for task in network.tasks}
+        figure = sample_panel(sample, prediction, network.classes, network.palette)
+        path = folder / f"{sample['id']}.png"
+        figure.savefig(path.with_suffix(".tmp"), format="png")
+        path.with_suffix(".tmp").replace(path)

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from mtpano_zoo.models.latitude import LatitudePrior
+
+
+def synthetic(rows: int, seed: int) -> dict[str, torch.Tensor]:
+    """Rows differ, columns are random draws of the row's distribution."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = 2 * rows
+    uniform = torch.rand(rows, columns, generator=generator)
+    row = torch.arange(rows)[:, None]
+    semseg = torch.where(uniform < 0.6, row % 3, (row + 1) % 3)
+    depth = (1 + row) * (0.5 + torch.rand(rows, columns, generator=generator))
+    up = torch.tensor([0.0, -1.0, 0.0])[:, None, None].expand(3, rows, columns).clone()
+    return {"semseg": semseg, "depth": depth, "normals": up}
+
+
+def test_no_other_constant_per_row_scores_better() -> None:
+    rows = 6
+    samples = [synthetic(rows, seed) for seed in range(20)]
+    prior = LatitudePrior(("a", "b", "c"), rows)
+    prior.fit(samples)
+    outputs = prior(torch.zeros(2, 3, rows, 2 * rows))
+    assert outputs["semseg"].argmax(1)[0, :, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    torch.testing.assert_close(outputs["normals"][0, :, 2, 3], torch.tensor([0.0, -1.0, 0.0]), atol=0.1, rtol=0)
+    depth = torch.stack([s["depth"] for s in samples])
+    candidates = torch.linspace(0.3, 12, 2000)
+    for row in range(rows):
+        truth = depth[:, row].flatten()
+        brute_force = ((candidates[:, None] - truth).abs() / truth).mean(1).min()
+        ours = ((outputs["depth"][0, 0, row, 0] - truth).abs() / truth).mean()
+        assert ours <= brute_force * 1.01
+
+
+def test_images_of_another_height_are_refused() -> None:
+    with pytest.raises(ValueError, match="8 rows, but the prior was fitted to 6"):
+        LatitudePrior(("a",), 6)(torch.zeros(1, 3, 8, 16))
