@@ -1,6 +1,7 @@
 """Several rooms as tensors on one device: what the ray caster and the shading work on."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ class Primitives:
     room: Tensor  # (P,) index of the room
     kind: Tensor  # (P,)
     label: Tensor  # (P,)
-    frame: Tensor  # (P, 3)
+    frame: Tensor  # (P, 4) x, z, and cosine and sine of the yaw
     lower: Tensor  # (P, 3)
     upper: Tensor  # (P, 3)
     material: Tensor  # (fields, P) float32
@@ -33,7 +34,7 @@ class Views:
     """One camera in each room, and everything else that exists once per room; positions in the camera frame."""
 
     camera: Tensor  # (B, 3) float64, room frame
-    yaw: Tensor  # (B,) float64
+    turn: Tensor  # (B, 2) float64, cosine and sine of the yaw of the room
     lights: Tensor  # (B, L, 6)
     ambient: Tensor  # (B, 3)
     gain: Tensor  # (B, 3) exposure times white balance
@@ -57,7 +58,12 @@ def stack_primitives(rooms: Sequence[Room], device: torch.device) -> Primitives:
         room=torch.from_numpy(np.repeat(np.arange(len(rooms)), counts)).to(device),
         kind=join("kinds"),
         label=join("labels").long(),
-        frame=join("frames"),
+        frame=torch.tensor(
+            # One by one: vectorised cosines may differ in the last bit with the position in the vector, and a room
+            # must not depend on which others it is rendered with.
+            [(x, z, math.cos(yaw), math.sin(yaw)) for room in rooms for x, z, yaw in room.frames.tolist()],
+            dtype=torch.float64,
+        ).to(device),
         lower=join("lower"),
         upper=join("upper"),
         material=join("materials").t().contiguous(),
@@ -72,7 +78,7 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
 
     return Views(
         camera=stack([room.camera for room in rooms], np.float64),
-        yaw=stack([np.asarray(room.yaw) for room in rooms], np.float64),
+        turn=stack([np.array((math.cos(room.yaw), math.sin(room.yaw))) for room in rooms], np.float64),
         lights=stack(_camera_lights(rooms)),
         ambient=stack([room.ambient for room in rooms]),
         gain=stack([room.exposure * room.white_balance for room in rooms]),
@@ -84,11 +90,11 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
 
 def _camera_lights(rooms: Sequence[Room]) -> list[np.ndarray]:
     """Lights with positions in the camera frame, padded with dark ones to the largest number in any room."""
-    most = max(1, *(len(room.lights) for room in rooms)) if len(rooms) > 1 else max(1, len(rooms[0].lights))
+    most = max(1, max(len(room.lights) for room in rooms))
     tables = []
     for room in rooms:
         table = np.zeros((most, 6))
-        offset, cos, sin = room.lights[:, :3] - room.camera, np.cos(room.yaw), np.sin(room.yaw)
+        offset, cos, sin = room.lights[:, :3] - room.camera, math.cos(room.yaw), math.sin(room.yaw)
         table[: len(offset), 0] = offset[:, 0] * cos + offset[:, 2] * sin
         table[: len(offset), 1] = offset[:, 1]
         table[: len(offset), 2] = offset[:, 2] * cos - offset[:, 0] * sin

@@ -35,16 +35,16 @@ class Hits:
     heading: Tensor  # (2, P) cosine and sine of the yaw of that frame in the camera frame
 
 
-def cast(primitives: Primitives, camera: Tensor, yaw: Tensor, height: int, width: int) -> Hits:
-    """Cast all rays of panoramas at `camera` (B, 3) in rooms that are turned by `yaw` (B,) radians; both float64."""
+def cast(primitives: Primitives, camera: Tensor, turn: Tensor, height: int, width: int) -> Hits:
+    """Cast all rays of panoramas at `camera` (B, 3) in rooms turned by an angle, `turn` its cosine and sine (B, 2)."""
     longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
-    columns = _Columns(primitives, camera, yaw, longitude)
+    columns = _Columns(primitives, camera, turn, longitude)
     row_enter, row_leave = _rows(primitives, camera, latitude)
     tables = [
         _tiled(table, fill)
         for table, fill in ((columns.enter, FAR), (columns.leave, -FAR), (row_enter, FAR), (row_leave, -FAR))
     ]
-    distance, primitive = _resolve(primitives, tables, camera, yaw, longitude, latitude)
+    distance, primitive = _resolve(primitives, tables, camera, turn, longitude, latitude)
     return Hits(
         primitive=primitive[:, :height, :width].long(),
         distance=distance[:, :height, :width].contiguous(),
@@ -56,16 +56,16 @@ def cast(primitives: Primitives, camera: Tensor, yaw: Tensor, height: int, width
     )
 
 
-def distances(primitives: Primitives, camera: Tensor, yaw: Tensor, height: int, width: int) -> Tensor:
+def distances(primitives: Primitives, camera: Tensor, turn: Tensor, height: int, width: int) -> Tensor:
     """Only the horizontal distances (B, H, W) of `cast`."""
     longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
-    columns = _Columns(primitives, camera, yaw, longitude)
+    columns = _Columns(primitives, camera, turn, longitude)
     rows = _rows(primitives, camera, latitude)
     tables = [
         _tiled(table, fill)
         for table, fill in ((columns.enter, FAR), (columns.leave, -FAR), (rows[0], FAR), (rows[1], -FAR))
     ]
-    return _resolve(primitives, tables, camera, yaw, longitude, latitude)[0][:, :height, :width].contiguous()
+    return _resolve(primitives, tables, camera, turn, longitude, latitude)[0][:, :height, :width].contiguous()
 
 
 class _Columns:
@@ -74,13 +74,12 @@ class _Columns:
     Divisions are float64; whatever only compares their results may as well be float32.
     """
 
-    def __init__(self, primitives: Primitives, camera: Tensor, yaw: Tensor, longitude: Tensor) -> None:
-        frame, place = primitives.frame, camera[primitives.room]
+    def __init__(self, primitives: Primitives, camera: Tensor, turn: Tensor, longitude: Tensor) -> None:
+        frame, place, room = primitives.frame, camera[primitives.room], turn[primitives.room]
         dx, dz = place[:, 0] - frame[:, 0], place[:, 2] - frame[:, 1]
-        cos, sin = frame[:, 2].cos(), frame[:, 2].sin()
-        turn = frame[:, 2] + yaw[primitives.room]
+        (cos, sin), (room_cos, room_sin) = frame[:, 2:].unbind(1), room.unbind(1)
         self.origin = torch.stack((dx * cos - dz * sin, dx * sin + dz * cos), dim=1)
-        self.heading = torch.stack((turn.cos(), turn.sin()), dim=1)
+        self.heading = torch.stack((cos * room_cos - sin * room_sin, sin * room_cos + cos * room_sin), dim=1)
 
         # Heading of the rays in the primitive's frame; a zero would divide 0 by 0 on a box's edge.
         cos, sin, sin_lon, cos_lon = self.heading[:, :1], self.heading[:, 1:], longitude.sin(), longitude.cos()
@@ -115,7 +114,9 @@ class _Columns:
         px = (ox + self._near * self._x[self._curved]) / self._radius
         pz = (oz + self._near * self._z[self._curved]) / self._radius
         normal_x[self._curved], normal_z[self._curved] = px.float(), pz.float()
-        along[self._curved] = (torch.atan2(px, pz) * self._radius).float()
+        # Stands for the angle around the axis: monotonic, and the same to the last bit on every machine.
+        around = (px / (px.abs() + pz.abs()) - 1) * pz.sign()
+        along[self._curved] = (around * self._radius * 1.6).float()
         return normal_x * cos + normal_z * sin, normal_z * cos - normal_x * sin, along
 
 
@@ -144,7 +145,7 @@ def _tiled(table: Tensor, fill: float) -> Tensor:
 
 
 def _resolve(
-    primitives: Primitives, tables: list[Tensor], camera: Tensor, yaw: Tensor, longitude: Tensor, latitude: Tensor
+    primitives: Primitives, tables: list[Tensor], camera: Tensor, turn: Tensor, longitude: Tensor, latitude: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Nearest distance and its primitive (as float32, exact up to 2^24) for all pixels, in whole tiles."""
     rooms, columns, rows = len(camera), tables[0].shape[1], tables[2].shape[1]
@@ -162,7 +163,7 @@ def _resolve(
         if kind is solid:
             near = _entry(tables, prim, row, column)
         else:
-            near = _sphere_distance(primitives, camera, yaw, longitude, latitude, prim, row, column)
+            near = _sphere_distance(primitives, camera, turn, longitude, latitude, prim, row, column)
         start = 0
         for size in sizes:
             group = slice(start, start + size)
@@ -219,7 +220,7 @@ def _keep_nearest(best: Tensor, winner: Tensor, tile: Tensor, near: Tensor, prim
 def _sphere_distance(
     primitives: Primitives,
     camera: Tensor,
-    yaw: Tensor,
+    turn: Tensor,
     longitude: Tensor,
     latitude: Tensor,
     prim: Tensor,
@@ -230,7 +231,7 @@ def _sphere_distance(
     within = torch.arange(TILE, device=prim.device)
     lon = longitude[(column[:, None] * TILE + within).clamp(max=len(longitude) - 1)]
     lat = latitude[(row[:, None] * TILE + within).clamp(max=len(latitude) - 1)]
-    centre, radius = sphere_centres(primitives, camera, yaw, prim)
+    centre, radius = sphere_centres(primitives, camera, turn, prim)
     level = centre[:, :1] * lon.sin() + centre[:, 2:] * lon.cos()
     cos_lat = lat.cos()[:, :, None]
     along = cos_lat * level[:, None, :] - (lat.sin() * centre[:, 1:2])[:, :, None]
@@ -240,11 +241,11 @@ def _sphere_distance(
     return torch.where(hit, distance * cos_lat, FAR).float()
 
 
-def sphere_centres(primitives: Primitives, camera: Tensor, yaw: Tensor, prim: Tensor) -> tuple[Tensor, Tensor]:
+def sphere_centres(primitives: Primitives, camera: Tensor, turn: Tensor, prim: Tensor) -> tuple[Tensor, Tensor]:
     """Centres (N, 3) in the camera frame and radii (N,) of some spheres."""
     room = primitives.room[prim]
     dx = primitives.frame[prim, 0] - camera[room, 0]
     dz = primitives.frame[prim, 1] - camera[room, 2]
     y = (primitives.lower[prim, 1] + primitives.upper[prim, 1]) / 2 - camera[room, 1]
-    cos, sin = yaw[room].cos(), yaw[room].sin()
+    cos, sin = turn[room].unbind(1)
     return torch.stack((dx * cos + dz * sin, y, dz * cos - dx * sin), dim=1), primitives.upper[prim, 0]

@@ -6,7 +6,7 @@ import numpy as np
 
 from mtpano_zoo.data.rooms import furniture, materials
 from mtpano_zoo.data.rooms.lamps import Lights
-from mtpano_zoo.data.rooms.plan import CELL, Plan
+from mtpano_zoo.data.rooms.plan import Plan
 from mtpano_zoo.data.rooms.scene import Builder, Frame
 
 
@@ -14,8 +14,7 @@ def furnish(
     rng: np.random.Generator, plan: Plan, builder: Builder, height: float, lamp: materials.Material, lights: Lights
 ) -> None:
     """Fill the floor: large things first, against the walls, then tables with chairs, then clutter."""
-    area = float(plan.free.sum()) * CELL * CELL
-    crowd = rng.uniform(0.7, 1.6) * min(1.7, area / 20)
+    crowd = rng.uniform(0.7, 1.6) * min(1.7, plan.free_area() / 20)
     for _ in range(_count(rng, 0.65, 1.6 * crowd)):
         size, tall = (rng.uniform(0.6, 1.8), rng.uniform(0.25, 0.4)), rng.uniform(0.8, min(2.3, height - 0.1))
         if at := _at_wall(rng, plan, size, tall):

@@ -30,11 +30,11 @@ class Shadows:
 def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
     """Cast rays from the first light of every room; lamps themselves let light through."""
     offset = views.lights[:, 0, :3].double()
-    cos, sin = views.yaw.cos(), views.yaw.sin()
+    cos, sin = views.turn.unbind(1)
     turned = (offset[:, 0] * cos - offset[:, 2] * sin, offset[:, 1], offset[:, 0] * sin + offset[:, 2] * cos)
     solid = primitives.select(primitives.material[CHANNEL["emission"]] == 0)
     light = views.camera + torch.stack(turned, dim=1)
-    distance = distances(solid, light, views.yaw, SHADOW_HEIGHT, 2 * SHADOW_HEIGHT)
+    distance = distances(solid, light, views.turn, SHADOW_HEIGHT, 2 * SHADOW_HEIGHT)
     latitude = erp_angles(SHADOW_HEIGHT, 2 * SHADOW_HEIGHT, device=offset.device, dtype=torch.float64)[1]
     return Shadows(distance * (1 / latitude.cos()).float()[:, None])
 
@@ -115,7 +115,7 @@ def _lit(lx: Tensor, ly: Tensor, lz: Tensor, square: Tensor, cosine: Tensor, sha
 
 def _occlusion(seen: Surface, views: Views) -> Tensor:
     """Factor in (0, 1] that darkens corners, the floor near furniture and the edges of floor and ceiling."""
-    cos, sin = (f(views.yaw).float()[:, None, None] for f in (torch.cos, torch.sin))
+    cos, sin = views.turn.float()[:, :, None, None].unbind(1)
     camera = views.camera.float()[:, :, None, None]
     # Look a little in front of upright surfaces, which would otherwise be half inside themselves.
     x = torch.add(seen.point[0], seen.normal[0], alpha=0.12)
@@ -138,7 +138,7 @@ def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) ->
     x, y, z = (take(plane, at) for plane in seen.point)
     primitive = take(seen.primitive, at)
     room = at // seen.depth[0].numel()
-    cos, sin, salt = views.yaw.cos().float()[room], views.yaw.sin().float()[room], views.salt[room]
+    (cos, sin), salt = views.turn.float()[room].unbind(1), views.salt[room]
     east, north = x * cos - z * sin, x * sin + z * cos
     r = (east * east + north * north).sqrt()
     elevation = -y / r

@@ -51,7 +51,7 @@ class Plan:
         for cut in cuts:
             inside &= ~((self._x > cut.x0) & (self._x < cut.x1) & (self._z > cut.z0) & (self._z < cut.z1))
         self.inside: NDArray[np.bool_] = inside
-        self.free: NDArray[np.bool_] = inside.copy()
+        self._taken: NDArray[np.bool_] = np.zeros_like(inside)
         self.things: NDArray[np.bool_] = np.zeros_like(inside)  # where something stands
 
     def contains(self, x: float, z: float, margin: float = 0.0) -> bool:
@@ -69,33 +69,42 @@ class Plan:
             reach_x <= frame.x <= self.width - reach_x + 1e-6 and reach_z <= frame.z <= self.depth - reach_z + 1e-6
         ):
             return None
-        dx, dz = self._x - frame.x, self._z - frame.z
+        across, along = self._distances(frame)
         # Half a cell more on each side, so that no thin object slips between two cell centres.
-        under = (np.abs(dx * cos - dz * sin) < width / 2 + CELL / 2) & (
-            np.abs(dx * sin + dz * cos) < depth / 2 + CELL / 2
-        )
-        blocked = under & self.inside & ~self.free
-        outside = (np.abs(dx * cos - dz * sin) < width / 2 - 0.02) & (np.abs(dx * sin + dz * cos) < depth / 2 - 0.02)
-        return None if blocked.any() or (outside & ~self.inside).any() else under
+        under = (across < (width + CELL) / 2) & (along < (depth + CELL) / 2)
+        if (under & self._taken).any():
+            return None
+        if self.cuts and ((across < width / 2 - 0.02) & (along < depth / 2 - 0.02) & ~self.inside).any():
+            return None
+        return under
 
     def occupy(self, frame: Frame, width: float, depth: float) -> bool:
         """Take the rectangle centred in a frame if it is free; tell whether it was."""
         under = self.footprint(frame, width, depth)
         if under is None:
             return False
-        self.free &= ~under
+        self._taken |= under
         self.things |= under
         return True
 
     def block_disc(self, x: float, z: float, radius: float) -> None:
         """Keep furniture away from a point."""
-        self.free &= (self._x - x) ** 2 + (self._z - z) ** 2 > radius**2
+        self._taken |= (self._x - x) ** 2 + (self._z - z) ** 2 < radius**2
 
     def block(self, frame: Frame, width: float, depth: float) -> None:
-        """Take the cells of a rectangle, free or not."""
+        """Keep furniture out of a rectangle, free or not."""
+        across, along = self._distances(frame)
+        self._taken |= (across < width / 2) & (along < depth / 2)
+
+    def free_area(self) -> float:
+        """Square metres on which nothing stands."""
+        return float((self.inside & ~self._taken).sum()) * CELL * CELL
+
+    def _distances(self, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Distance of every cell from the two axes of a frame."""
         cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
         dx, dz = self._x - frame.x, self._z - frame.z
-        self.free &= ~((np.abs(dx * cos - dz * sin) < width / 2) & (np.abs(dx * sin + dz * cos) < depth / 2))
+        return np.abs(dx * cos - dz * sin), np.abs(dx * sin + dz * cos)
 
     def occupancy(self) -> NDArray[np.float32]:
         """Walls and furniture from above, (2, GRID, GRID), blurred over about half a metre."""
@@ -135,7 +144,7 @@ def sample_plan(rng: np.random.Generator) -> Plan:
     elif 0.75 <= shape < 0.88:  # T
         second = rng.uniform(0.2, 0.35) * width
         cuts = [Rect(0.0, min(notch_x, 0.4 * width), 0.0, notch_z)]
-        cuts.append(Rect(width - second, width, 0.0, notch_z * rng.choice([1.0, 0.6])))
+        cuts.append(Rect(width - second, width, 0.0, notch_z * (1.0 if rng.random() < 0.5 else 0.6)))
     elif shape >= 0.88:  # U
         start = rng.uniform(0.28, 0.45) * width
         cuts = [Rect(start, start + rng.uniform(0.15, 0.27) * width, 0.0, notch_z)]

@@ -12,7 +12,7 @@ from mtpano_zoo.data.rooms.scene import Room
 from mtpano_zoo.data.rooms.shading import surface
 
 _CAST_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # pixels
-_SHADED_AT_ONCE = {"cpu": 2**15}  # pixels; on a CPU the planes that shading works on should stay in the cache
+_BAND = 2**15  # on a CPU, one room is shaded at a time in bands of so many pixels, which fit into the cache
 
 
 def render(rooms: Sequence[Room], height: int, width: int, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -47,13 +47,12 @@ def check_size(height: int, width: int) -> None:
 
 def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
     primitives, views = stack_primitives(rooms, device), stack_views(rooms, device)
-    hits = cast(primitives, views.camera, views.yaw, height, width)
+    hits = cast(primitives, views.camera, views.turn, height, width)
     shadows = cast_shadows(primitives, views)
     shape = (len(rooms), 3, height, width)
     image, normals = torch.empty(shape, device=device), torch.empty(shape, device=device)
     depth = torch.empty(shape[0], height, width, device=device)
-    budget = _SHADED_AT_ONCE.get(device.type, len(rooms) * height * width)
-    few, band = max(1, budget // (height * width)), max(1, min(height, budget // width))
+    few, band = (1, max(1, _BAND // width)) if device.type == "cpu" else (len(rooms), height)
     for first in range(0, len(rooms), few):
         some = slice(first, min(first + few, len(rooms)))
         for top in range(0, height, band):

@@ -68,7 +68,7 @@ def surface(
 
     at = take((primitives.kind == SPHERE).float(), primitive).flatten().nonzero()[:, 0]
     if len(at):
-        centre, radius = sphere_centres(primitives, views.camera, views.yaw, take(primitive, at))
+        centre, radius = sphere_centres(primitives, views.camera, views.turn, take(primitive, at))
         nx, ny, nz = (((take(p, at) - centre[:, axis]) / radius).float() for axis, p in enumerate((x, y, z)))
         for plane, values in zip((*normal, u, v), (nx, ny, nz, (nx + nz) * radius, ny * radius), strict=True):
             plane.view(-1).index_copy_(0, at, values.float())

@@ -181,7 +181,7 @@ class Shell:
         cloth = materials.fabric(rng)
         cloth[materials.CHANNEL["checker"]], cloth[materials.CHANNEL["cell_u"]] = 1.0, 0.06
         cloth[3:6] = cloth[:3] * 0.75
-        low, wide = (0.03 if rng.random() < 0.5 else bottom - 0.1), rng.uniform(0.15, 0.35)
+        low, wide = (0.03 if rng.random() < 0.5 else max(0.03, bottom - 0.1)), rng.uniform(0.15, 0.35)
         add, height, z = self.builder.box, (low, top + 0.08), (0.05, 0.09)
         add("clutter", cloth, (x0 - 0.1, x0 - 0.1 + wide), height, z, wall.frame)
         add("clutter", cloth, (x1 + 0.1 - wide, x1 + 0.1), height, z, wall.frame)
