@@ -23,7 +23,7 @@ from mtpano_zoo.sphere.rays import (
 from mtpano_zoo.sphere.sampling import RING, Mode, check_mode, interpolate, padded_coordinates, sample
 
 # Pixels of perspective views worked on at once: their coordinates stay in the processor's cache.
-CHUNK = 2**20
+CHUNK = 2**21
 
 
 def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
