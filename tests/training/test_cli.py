@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -7,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import CLASSES, TinyDataModule, TinyNetwork
 
 from mtpano_zoo.training import load_network
-from mtpano_zoo.training.cli import main
+from mtpano_zoo.training.cli import classes_of, main, palette_of
 
 CONFIG = {
     "model": {
@@ -155,3 +156,14 @@ def test_a_misspelt_option_is_named(folder, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["fit", "--config", "tiny.yaml", "--model.learning_rate", "1"])
     assert "learning_rate" in capsys.readouterr().err
+
+
+def test_names_and_colours_of_any_kind_become_plain_lists():
+    class Data:
+        classes = ("a", "b")
+        palette = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+
+    assert classes_of(Data()) == ["a", "b"]
+    assert palette_of(Data()) == [[1, 2, 3], [4, 5, 6]]
+    assert all(type(value) is int for colour in palette_of(Data()) for value in colour)
+    assert (classes_of(object()), palette_of(object())) == ([], None)

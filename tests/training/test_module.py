@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from tiny_training import TinyDataModule, TinyNetwork
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.training import MultiTaskModule, learning_rate_factor, load_network
@@ -199,6 +200,19 @@ def test_normals_in_the_frame_of_another_network_are_turned_into_the_one_of_the_
     torch.testing.assert_close(outputs["normals"], torch.stack((-left, -up, forward), 1))
     assert not torch.equal(outputs["aux"]["normals"], ours(image)["aux"]["normals"])
     assert torch.equal(MultiTaskModule(ours).eval()(image)["normals"], ours(image)["normals"])
+
+
+def test_no_training_step_waits_for_the_device(tiny_network):
+    """Fake tensors have no values: whatever needs one, and would wait for the device to get it, raises."""
+    module, logged = MultiTaskModule(tiny_network()), []
+    module.log = lambda name, value, **options: logged.append(name)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = {"image": torch.rand(2, 3, 32, 64), "depth": torch.rand(2, 32, 64), "normals": torch.rand(2, 3, 32, 64)}
+        batch["semseg"] = torch.zeros(2, 32, 64, dtype=torch.long)
+        module.training_step(batch, 0)
+        with pytest.raises(DataDependentOutputException):
+            batch["depth"].max().item()
+    assert {"train/loss", "train/loss/ext_edge_distance"} <= set(logged)
 
 
 def test_the_loss_is_the_users_to_choose():
