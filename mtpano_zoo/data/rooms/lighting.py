@@ -75,7 +75,7 @@ def _light(seen: Surface, views: Views, shadows: Shadows) -> tuple[list[Tensor],
     for index, light in enumerate(views.lights.unbind(1)):
         px, py, pz, *color = light[:, :, None, None].unbind(1)
         lx, ly, lz = px - x, py - y, pz - z
-        square = (lx * lx).addcmul_(ly, ly).addcmul_(lz, lz).add_(0.03)
+        square = (lx * lx).addcmul_(ly, ly).addcmul_(lz, lz).add_(1e-4)
         inverse = square.rsqrt()
         facing = (lx * nx).addcmul_(ly, ny).addcmul_(lz, nz).clamp_(min=0).mul_(inverse)
         shine = (lx * mx).addcmul_(ly, my).addcmul_(lz, mz).clamp_(min=0).mul_(inverse)
@@ -85,7 +85,7 @@ def _light(seen: Surface, views: Views, shadows: Shadows) -> tuple[list[Tensor],
             lit = _lit(lx, ly, lz, square, facing, shadows)
             facing.mul_(lit)
             shine.mul_(lit)
-        facing.div_(square.add_(0.6))
+        facing.div_(square.add_(0.63))
         for c in range(3):
             diffuse[c].addcmul_(facing, color[c])
             gloss[c].addcmul_(shine, color[c])

@@ -93,7 +93,7 @@ class Shell:
             furniture.radiator(rng, self.builder, frame.at((x0 + x1) / 2, 0.0), min(width, 1.2))
             self.plan.block(frame.at((x0 + x1) / 2, 0.1), min(width, 1.2), 0.2)
         if not blind:
-            self.windows.append(frame.at((x0 + x1) / 2, 0.35))
+            self.windows.append(frame.at((x0 + x1) / 2, 0.5))
 
     def hang(self, label: str, look: Material, size: tuple[float, float], bottom: float) -> tuple[Wall, float] | None:
         """Hang a flat framed thing (board, picture, screen) on a wall."""
