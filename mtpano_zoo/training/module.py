@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,14 +19,16 @@ from mtpano_zoo.training.checkpoint import DESCRIPTION, check_tasks, describe_ne
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 
+OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
 
 class MultiTaskModule(LightningModule):
     """Train and score a panorama network on any of the tasks semseg, depth and normals.
 
     Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
     ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
-    in place of ``val`` for the test set. What has no value, such as the IoU of a class
-    that does not occur, is not logged; a batch without the labels of a task trains and scores the others.
+    in place of ``val`` for the test set. What has no value, such as the IoU of a class that does not occur, is not
+    logged; a batch without the labels of a task trains and scores the others.
 
     Checkpoints describe their network in plain data, so that `load_network` needs nothing beside the file. They also
     keep the state of the random generators: training that resumes from the end of an epoch continues exactly.
@@ -46,7 +48,7 @@ class MultiTaskModule(LightningModule):
         depth_max: Largest labelled depth in metres that the depth metrics count; all if not given.
 
     Raises:
-        ValueError: If an encoder is to be frozen that the network does not have.
+        ValueError: If an encoder is to be frozen that the network does not have, or a choice is unknown.
     """
 
     def __init__(
@@ -67,6 +69,11 @@ class MultiTaskModule(LightningModule):
         super().__init__()
         if freeze_encoder and not hasattr(network, "encoder"):
             raise ValueError(f"{type(network).__name__} has no `encoder` to freeze.")
+        if optimizer not in OPTIMIZERS or schedule not in get_args(Schedule):
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)} and schedule one of "
+                f"{', '.join(get_args(Schedule))}, not {optimizer!r} and {schedule!r}."
+            )
         self.network = network
         self.loss = MultiTaskLoss() if loss is None else loss
         self.lr = lr
@@ -187,8 +194,7 @@ class MultiTaskModule(LightningModule):
                 "constant schedule."
             )
         groups = parameter_groups(self, lr=self.lr, encoder_lr=self.encoder_lr, weight_decay=self.weight_decay)
-        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]
-        optimizer = optimizer_class(groups, lr=self.lr)
+        optimizer = OPTIMIZERS[self.optimizer](groups, lr=self.lr)
         factor = partial(_delayed_factor, self.schedule_start, total, self.schedule, self.power, self.warmup_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

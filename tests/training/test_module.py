@@ -115,6 +115,12 @@ def test_freezing_needs_an_encoder():
         MultiTaskModule(network, freeze_encoder=True)
 
 
+@pytest.mark.parametrize("choice", [{"optimizer": "sgd"}, {"schedule": "linear"}])
+def test_unknown_choices_are_named_with_those_that_exist(choice):
+    with pytest.raises(ValueError, match="adam, adamw and schedule one of polynomial, cosine, constant, not"):
+        MultiTaskModule(TinyNetwork(), **choice)
+
+
 def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path):
     """Shuffled data and dropout: the state of the random generators must be restored as well."""
 
