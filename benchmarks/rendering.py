@@ -1,7 +1,7 @@
 """Panoramas of procedural rooms per second, drawing of the room included: python benchmarks/rendering.py.
 
-One and two worker processes with one thread each, as a DataLoader uses them, and, if there is a GPU, batches on it.
-Prints a Markdown table.
+In this process and by one and two workers of a DataLoader, with one thread each; if there is a GPU, also batches on it.
+Core-milliseconds are the processor time of this process per panorama. Prints a Markdown table.
 """
 
 import argparse
@@ -17,14 +17,15 @@ from mtpano_zoo.data.rooms import render, sample_room
 HEIGHTS = (96, 128, 256, 512)
 
 
-def rate(run: Callable[[], int], repeats: int) -> float:
-    """Best panoramas per second out of some repeats; the best one is least disturbed by other programs."""
-    best = 0.0
+def measure(run: Callable[[], int], repeats: int) -> tuple[float, float]:
+    """Panoramas per second and core-milliseconds of the best of some runs, the one least disturbed by others."""
+    rate, cost = 0.0, float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, start_core = time.perf_counter(), time.process_time()
         count = run()
-        best = max(best, count / (time.perf_counter() - start))
-    return best
+        rate = max(rate, count / (time.perf_counter() - start))
+        cost = min(cost, 1000 * (time.process_time() - start_core) / count)
+    return rate, cost
 
 
 def one_process(height: int, count: int, device: str) -> Callable[[], int]:
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    columns = ["one process", "1 worker", "2 workers"]
+    columns = ["core-ms", "one process", "1 worker", "2 workers"]
     gpu = torch.cuda.is_available()
     if gpu:
         columns += ["GPU", "GPU, rooms drawn before"]
@@ -78,8 +79,9 @@ def main() -> None:
         runs = [one_process(height, count, "cpu"), workers(height, count, 1), workers(height, count, 2)]
         if gpu:
             runs += [one_process(height, 64, "cuda"), rendered_only(height, "cuda")]
-        rates = [rate(run, arguments.repeats) for run in runs]
-        print(f"| {height} x {2 * height} | " + " | ".join(f"{value:.0f}" for value in rates) + " |", flush=True)
+        results = [measure(run, arguments.repeats) for run in runs]
+        values = [f"{results[0][1]:.1f}", *(f"{rate:.0f}" for rate, _ in results)]
+        print(f"| {height} x {2 * height} | " + " | ".join(values) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The procedural rooms as a data set and as a LightningDataModule."""
 
 import mmap
+import multiprocessing
 import zlib
 from typing import Any
 
@@ -47,6 +48,11 @@ class RoomsDataset(Dataset[Sample]):
         room_key(seed, split, count - 1)
         self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
         self._cache = _Cache(count, height, width) if cache else None
+
+    @property
+    def cached(self) -> bool:
+        """Whether rendered samples are kept."""
+        return self._cache is not None
 
     def __len__(self) -> int:
         return self.count
@@ -113,21 +119,31 @@ class RoomsDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, without an incomplete last batch if there is a complete one."""
         drop_last = len(self.train_set) >= self.batch_size
-        return DataLoader(
-            self.train_set, self.batch_size, shuffle=True, num_workers=self.num_workers, drop_last=drop_last
-        )
+        return self._loader(self.train_set, shuffle=True, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """In order."""
-        return DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
+        return self._loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """In order."""
-        return DataLoader(self.test_set, self.batch_size, num_workers=self.num_workers)
+        return self._loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The test set."""
         return self.test_dataloader()
+
+    def _loader(self, rooms: RoomsDataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Sample]:
+        # Only forked workers share the cache, and newer Pythons start workers otherwise unless told.
+        fork = self.num_workers > 0 and rooms.cached and "fork" in multiprocessing.get_all_start_methods()
+        return DataLoader(
+            rooms,
+            self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            multiprocessing_context="fork" if fork else None,
+        )
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Turn training panoramas at random if asked to; a function of seed, epoch and id."""

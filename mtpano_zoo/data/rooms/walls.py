@@ -122,28 +122,31 @@ class Shell:
             self.builder.box("beam", look, x, (self.height - drop, self.height), z)
 
     def columns(self) -> None:
-        """Add columns from floor to ceiling, free-standing or at a wall, square or round."""
+        """Add one to three columns from floor to ceiling, free-standing or at a wall, square or round."""
         rng, plan = self.rng, self.plan
         look = materials.pick(rng, "structure")
         is_round, size = rng.random() < 0.3, rng.uniform(0.25, 0.6)
-        for _ in range(int(rng.integers(1, 4))):
-            for _ in range(10):
-                if rng.random() < 0.5 or is_round:
-                    frame = Frame(rng.uniform(0.5, plan.width - 0.5), rng.uniform(0.5, plan.depth - 0.5), 0.0)
-                else:
-                    wall = plan.walls[int(rng.integers(len(plan.walls)))]
-                    x = rng.uniform(0.0, wall.length)
-                    if not wall.free(x - size / 2, x + size / 2, 0.0, self.height):
-                        continue
-                    frame = wall.frame.at(x, size / 2)
-                    if plan.occupy(frame, size, size):
-                        wall.taken.append((x - size / 2, x + size / 2, 0.0, self.height))
-                        self._column(look, frame, size, is_round)
-                        break
-                    continue
-                if plan.occupy(frame, size, size):
-                    self._column(look, frame, size, is_round)
-                    break
+        half, full = (-size / 2, size / 2), (0.0, self.height)
+        missing = int(rng.integers(1, 4))
+        for _ in range(10 * missing):
+            wall, x = plan.walls[int(rng.integers(len(plan.walls)))], 0.0
+            at_wall = not is_round and rng.random() < 0.5
+            if at_wall:
+                x = rng.uniform(0.0, wall.length)
+                frame = wall.frame.at(x, size / 2)
+            else:
+                frame = Frame(rng.uniform(0.5, plan.width - 0.5), rng.uniform(0.5, plan.depth - 0.5), 0.0)
+            if (at_wall and not wall.free(x - size / 2, x + size / 2, *full)) or not plan.occupy(frame, size, size):
+                continue
+            if at_wall:
+                wall.taken.append((x - size / 2, x + size / 2, *full))
+            if is_round:
+                self.builder.cylinder("column", look, size / 2, full, frame)
+            else:
+                self.builder.box("column", look, half, full, half, frame)
+            missing -= 1
+            if missing == 0:
+                return
 
     def close(self) -> None:
         """Build floor, ceiling and walls, leaving the openings free."""
@@ -196,13 +199,6 @@ class Shell:
             start = x1
         if wall.length > start:
             self.builder.box("wall", look, (start, wall.length), (0.0, top), (0.0, 0.012), wall.frame)
-
-    def _column(self, look: Material, frame: Frame, size: float, is_round: bool) -> None:
-        if is_round:
-            self.builder.cylinder("column", look, size / 2, (0.0, self.height), frame)
-        else:
-            half = (-size / 2, size / 2)
-            self.builder.box("column", look, half, (0.0, self.height), half, frame)
 
     def _frame(
         self, label: str, wall: Wall, x0: float, x1: float, bottom: float, top: float, bar: float, depth: float
