@@ -20,10 +20,10 @@ from mtpano_zoo.sphere.rays import (
     rotate_rays,
     rotation_matrix,
 )
-from mtpano_zoo.sphere.sampling import RING, Mode, check_mode, interpolate, padded_coordinates, sample
+from mtpano_zoo.sphere.sampling import RING, Mode, check_mode, interpolate, padded_points, sample
 
 # Pixels of perspective views worked on at once: their coordinates stay in the processor's cache.
-CHUNK = 2**21
+CHUNK = 2**20
 
 
 def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
@@ -127,7 +127,7 @@ def to_perspective(
     for start in range(0, rotation.shape[1], step):
         part = (slice(None), slice(start, start + step))
         rays = perspective_rays(height, width, intrinsics=intrinsics[part], rotation=rotation[part], normalize=False)
-        views[part] = interpolate(padded, *padded_coordinates(rays, *erp.shape[2:]), mode).movedim(2, 1)
+        views[part] = interpolate(padded, padded_points(rays, *erp.shape[2:]), mode).movedim(2, 1)
     return turn_vectors(views, rotation.mT) if mode == "vectors" else views
 
 
@@ -169,7 +169,7 @@ def from_perspective(
         x = (k[:, 0, 0] * right + k[:, 0, 1] * down + k[:, 0, 2] + 0.5) * (2 / columns) - 1
         y = (k[:, 1, 1] * down + k[:, 1, 2] + 0.5) * (2 / rows) - 1
         seen = seen & (x.abs() <= 1) & (y.abs() <= 1)
-        maps[:, i] = torch.where(seen[:, None], interpolate(views[:, i], x, y, mode), 0)
+        maps[:, i] = torch.where(seen[:, None], interpolate(views[:, i], torch.stack((x, y), dim=-1), mode), 0)
         valid[:, i] = seen
     return (turn_vectors(maps, rotation) if mode == "vectors" else maps), valid
 
@@ -261,4 +261,4 @@ def _sample_faces(faces: Tensor, rays: Tensor, mode: Mode, ring: int) -> Tensor:
         right, down = (side.clamp(1 / size - 1, 1 - 1 / size) for side in (right, down))
     right, down = (side * (size / faces.shape[-1]) for side in (right, down))
     strip = faces.movedim(2, 1).flatten(2, 3)
-    return interpolate(strip, right[None], ((2 * face + 1 + down) / 6 - 1)[None], mode)
+    return interpolate(strip, torch.stack((right, (2 * face + 1 + down) / 6 - 1), dim=-1)[None], mode)

@@ -230,12 +230,13 @@ def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
 def longitude_and_down(rays: Tensor) -> tuple[Tensor, Tensor]:
     """Longitude and the angle below the horizon: what pixel coordinates are made of, without a detour over signs."""
     x, y, z = rays.unbind(-1)
-    square = x * x + z * z
+    level = torch.hypot(x, z)
     if rays.requires_grad:
-        # At a pole every longitude is right, but the gradients of atan2(0, 0) and of sqrt(0) are not finite.
-        z = torch.where(square == 0, 1, z)
-        square = square + torch.finfo(rays.dtype).tiny
-    return torch.atan2(x, z), torch.atan2(y, torch.sqrt(square))
+        # At a pole every longitude is right, but the gradients of hypot(0, 0) and atan2(0, 0) are not finite.
+        pole = level == 0
+        z = torch.where(pole, 1, z)
+        level = torch.where(pole, 0, torch.hypot(x, z))
+    return torch.atan2(x, z), torch.atan2(y, level)
 
 
 def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:

@@ -35,29 +35,31 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
         raise ValueError(
             f"expected a map (B, C, H, W) and rays (B or 1, ..., 3), got {tuple(erp.shape)} and {tuple(rays.shape)}"
         )
-    return interpolate(pad(erp, RING), *padded_coordinates(rays, *erp.shape[-2:]), mode)
+    return interpolate(pad(erp, RING), padded_points(rays, *erp.shape[-2:]), mode)
 
 
-def padded_coordinates(rays: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where rays (..., 3) meet a panorama padded by ``RING``: x and y (...) in the units of :func:`interpolate`."""
-    longitude, down = longitude_and_down(rays.to(torch.promote_types(rays.dtype, torch.float32)))
-    return longitude * (width / (math.pi * (width + 2))), down * (2 * height / (math.pi * (height + 2)))
+def padded_points(rays: Tensor, height: int, width: int) -> Tensor:
+    """Where rays (..., 3) meet a panorama padded by ``RING``: points (..., 2) as :func:`interpolate` takes them."""
+    angles = torch.stack(longitude_and_down(rays.to(torch.promote_types(rays.dtype, torch.float32))))
+    scale = angles.new_tensor([width / (math.pi * (width + 2)), 2 * height / (math.pi * (height + 2))])
+    return (angles * scale.reshape(2, *[1] * (angles.ndim - 1))).movedim(0, -1)
 
 
-def interpolate(maps: Tensor, x: Tensor, y: Tensor, mode: Mode) -> Tensor:
-    """Values (B, C, ...) of maps (B, C, H, W) at x, y (B or 1, ...); -1 and 1 are the outer borders of the image.
+def interpolate(maps: Tensor, points: Tensor, mode: Mode) -> Tensor:
+    """Values (B, C, ...) of maps (B, C, H, W) at points (B or 1, ..., 2), as (x, y) from -1 to 1.
 
-    Beyond the centres of the outermost pixels their values go on. The modes are those of :func:`sample`.
+    -1 and 1 are the outer borders of the image. Beyond the centres of the outermost pixels their values go on. The
+    modes are those of :func:`sample`.
 
     Raises:
         ValueError: If the mode is unknown, or vectors do not have three components.
     """
     check_mode(maps, mode, channel=1)
     if mode in ("label", "depth"):
-        return _nearest(maps, x, y)
-    values = _bilinear(maps, x, y)
+        return _nearest(maps, points)
+    values = _bilinear(maps, points)
     if mode == "vectors":
-        known = (_nearest(maps, x, y) != 0).any(1, keepdim=True)
+        known = (_nearest(maps, points) != 0).any(1, keepdim=True)
         values = torch.where(known, unit(values, dim=1), 0)
     return (values if maps.is_floating_point() else values.round()).to(maps.dtype)
 
@@ -70,28 +72,25 @@ def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
         raise ValueError(f"vectors need 3 floating-point channels, got {maps.dtype} {tuple(maps.shape)}")
 
 
-def _bilinear(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    batch, channels = maps.shape[:2]
-    places = x.shape[1:]
+def _bilinear(maps: Tensor, points: Tensor) -> Tensor:
+    (batch, channels), places = maps.shape[:2], points.shape[1:-1]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32) if maps.is_floating_point() else torch.float32)
-    x, y = x.to(maps.dtype), y.to(maps.dtype)
     # The CPU kernel shares out the batch among its threads, so a single map is presented once per view or row. Its
     # gradient would then be as large as all these copies: where one is wanted, we stay with one thread.
     spread = batch == 1 and len(places) > 1 and not (maps.requires_grad and torch.is_grad_enabled())
-    parts = places[0] if spread else x.shape[0]
-    grid = torch.stack((x.reshape(parts, -1), y.reshape(parts, -1)), dim=1).mT[:, None]
-    count = parts if spread else batch
+    count = places[0] if spread else batch
+    grid = points.to(maps.dtype).reshape(places[0] if spread else points.shape[0], 1, -1, 2)
     values = F.grid_sample(
         maps.expand(count, -1, -1, -1), grid.expand(count, -1, -1, -1), padding_mode="border", align_corners=False
     )
     if spread:
-        return values.reshape(parts, channels, *places[1:]).movedim(0, 1)[None]
+        return values.reshape(count, channels, *places[1:]).movedim(0, 1)[None]
     return values.reshape(batch, channels, *places)
 
 
-def _nearest(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    (batch, channels, height, width), places = maps.shape, x.shape[1:]
-    column = (((x + 1) * width - 1) / 2).round().clamp(0, width - 1).long()
-    row = (((y + 1) * height - 1) / 2).round().clamp(0, height - 1).long()
+def _nearest(maps: Tensor, points: Tensor) -> Tensor:
+    (batch, channels, height, width), places = maps.shape, points.shape[1:-1]
+    column = (((points[..., 0] + 1) * width - 1) / 2).round().clamp(0, width - 1).long()
+    row = (((points[..., 1] + 1) * height - 1) / 2).round().clamp(0, height - 1).long()
     index = (row * width + column).flatten(1)[:, None].expand(batch, channels, -1)
     return maps.flatten(2).gather(2, index).reshape(batch, channels, *places)
