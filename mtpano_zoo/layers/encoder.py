@@ -19,6 +19,8 @@ class ViTEncoder(nn.Module):
         heads: attention heads instead of the architecture's own.
         mlp_ratio: width of the hidden layer over that of the tokens instead of the architecture's own.
         patch_size: pixels per patch instead of the architecture's own.
+        layer_scale: start of the scales on every residual branch; DINOv3's own 1e-5 suits pretrained weights and long
+            schedules, 1 trains from scratch in few steps.
 
     Raises:
         ValueError: if timm has no such vision transformer, or it has fewer than four blocks.
@@ -34,6 +36,7 @@ class ViTEncoder(nn.Module):
         heads: int | None = None,
         mlp_ratio: float | None = None,
         patch_size: int | None = None,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         overrides: dict[str, Any] = {
@@ -42,6 +45,7 @@ class ViTEncoder(nn.Module):
             "num_heads": heads,
             "mlp_ratio": mlp_ratio,
             "patch_size": patch_size,
+            "init_values": layer_scale,
         }
         overrides = {key: value for key, value in overrides.items() if value is not None}
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -53,6 +54,8 @@ class PDBridgeNet(PanoramaNetwork):
         encoder_depth: number of the encoder's blocks instead of the architecture's own.
         encoder_heads: attention heads of the encoder instead of the architecture's own.
         encoder_mlp_ratio: hidden width over token width in the encoder instead of the architecture's own.
+        encoder_layer_scale: start of the encoder's layer scales instead of the architecture's own; 1 for short
+            trainings from scratch.
         patch_size: pixels per patch instead of the architecture's own.
         bridge_width: channels of aggregates, task features and bridge.
         neck_widths: channels of the four decoder levels, finest first.
@@ -80,6 +83,7 @@ class PDBridgeNet(PanoramaNetwork):
         encoder_depth: int | None = None,
         encoder_heads: int | None = None,
         encoder_mlp_ratio: float | None = None,
+        encoder_layer_scale: float | None = None,
         patch_size: int | None = None,
         bridge_width: int = 256,
         neck_widths: Sequence[int] = (256, 512, 1024, 1024),
@@ -106,6 +110,7 @@ class PDBridgeNet(PanoramaNetwork):
             heads=encoder_heads,
             mlp_ratio=encoder_mlp_ratio,
             patch_size=patch_size,
+            layer_scale=encoder_layer_scale,
         )
         width = self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
@@ -218,10 +223,12 @@ def _injectors(in_channels: int, out_channels: int) -> PerLevel:
 
 
 def plain_data(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Turn tuples into lists and forget `pretrained`, so that the arguments can stand in any checkpoint."""
+    """Turn tuples and arrays into lists and forget `pretrained`, so that the arguments can stand in any checkpoint."""
     plain = {k: _as_list(v) for k, v in arguments.items()}
     return plain | {"pretrained": False}
 
 
 def _as_list(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return [_as_list(item) for item in value] if isinstance(value, list | tuple) else value

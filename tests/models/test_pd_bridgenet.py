@@ -1,7 +1,9 @@
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -147,7 +149,9 @@ def test_jump_across_the_border(tiny_network: Build, variant: str, has_seam: boo
 
 
 def test_config_builds_the_same_network(tiny_network: Build) -> None:
-    network = randomise(tiny_network(palette=[[0, 0, 0], [1, 2, 3], [9, 9, 9]], tasks=("semseg", "depth"))).eval()
+    palette = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    network = randomise(tiny_network(palette=palette, tasks=("semseg", "depth"))).eval()
+    assert json.loads(json.dumps(network.config)) == network.config
     twin = NETWORKS["PDBridgeNet"](**network.config)
     twin.load_state_dict(network.state_dict())
     image = torch.rand(1, 3, 32, 64)
