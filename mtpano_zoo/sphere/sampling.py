@@ -15,6 +15,10 @@ Mode = Literal["image", "label", "depth", "vectors"]
 # No direction lies further than half a pixel outside the image: one pixel of padding feeds every interpolation.
 RING = (1, 1, 1, 1)
 
+# On a CPU a single map is sampled in strips of so many columns, each an element of a batch: the kernel shares out the
+# batch among its threads, and the pixels that a strip needs stay in the cache from one row to the next.
+STRIP = 64
+
 
 def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
     """Values (B, C, ...) of an equirectangular map (B, C, H, W) in the directions of rays (B or 1, ..., 3).
@@ -75,17 +79,20 @@ def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
 def _bilinear(maps: Tensor, points: Tensor) -> Tensor:
     (batch, channels), places = maps.shape[:2], points.shape[1:-1]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32) if maps.is_floating_point() else torch.float32)
-    # The CPU kernel shares out the batch among its threads, so a single map is presented once per view or row. Its
-    # gradient would then be as large as all these copies: where one is wanted, we stay with one thread.
-    spread = batch == 1 and len(places) > 1 and not (maps.requires_grad and torch.is_grad_enabled())
-    count = places[0] if spread else batch
-    grid = points.to(maps.dtype).reshape(places[0] if spread else points.shape[0], 1, -1, 2)
-    values = F.grid_sample(
+    points = points.to(maps.dtype)
+    # The gradient of a map would be as large as all the copies that strips are made of.
+    strips = places[-1] // STRIP if batch == 1 and len(places) > 1 and places[-1] % STRIP == 0 else 1
+    if strips > 1 and maps.device.type == "cpu" and not (maps.requires_grad and torch.is_grad_enabled()):
+        grid = points.reshape(-1, strips, STRIP, 2).movedim(1, 0)
+        return _grid_sample(maps, grid).permute(1, 2, 0, 3).reshape(1, channels, *places)
+    return _grid_sample(maps, points.reshape(points.shape[0], 1, -1, 2)).reshape(batch, channels, *places)
+
+
+def _grid_sample(maps: Tensor, grid: Tensor) -> Tensor:
+    count = max(len(maps), len(grid))
+    return F.grid_sample(
         maps.expand(count, -1, -1, -1), grid.expand(count, -1, -1, -1), padding_mode="border", align_corners=False
     )
-    if spread:
-        return values.reshape(count, channels, *places[1:]).movedim(0, 1)[None]
-    return values.reshape(batch, channels, *places)
 
 
 def _nearest(maps: Tensor, points: Tensor) -> Tensor:
