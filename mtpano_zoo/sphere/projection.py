@@ -45,7 +45,7 @@ def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
     columns = _whole_columns(rotation, erp.shape[3])
     if columns is None:
         rays = erp_rays(*erp.shape[2:], device=erp.device, dtype=_coordinate_type(erp))
-        turned = sample(erp, rotate_rays(rays, rotation), mode).contiguous()
+        turned = sample(erp, rotate_rays(rays, rotation), mode)
     elif len(columns) == 1:
         turned = erp.roll(-columns[0], -1)
     else:
@@ -86,9 +86,9 @@ def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -
     )
     turns = cube_rotations(device=faces.device, dtype=dtype)
     around = perspective_rays(size + 2, size + 2, intrinsics=intrinsics, rotation=turns)
-    padded = _sample_faces(faces, around, mode, ring=0).movedim(1, 2).contiguous()
+    padded = _sample_faces(faces, around, mode, ring=0).movedim(1, 2)
     padded[..., 1:-1, 1:-1] = faces
-    return _sample_faces(padded, erp_rays(height, width, device=faces.device, dtype=dtype), mode, ring=1).contiguous()
+    return _sample_faces(padded, erp_rays(height, width, device=faces.device, dtype=dtype), mode, ring=1)
 
 
 def to_perspective(
@@ -238,15 +238,19 @@ def _cameras(
         intrinsics = intrinsics_from_fov(fov, height, width, dtype=dtype)
     elif fov is not None or intrinsics is None:
         raise ValueError("give exactly one of fov and intrinsics")
-    rotation, intrinsics = rotation.to(maps.device, dtype), intrinsics.to(maps.device, dtype)
-    rotation = rotation.reshape(-1, *rotation.shape[-3:] if rotation.ndim > 2 else (1, 3, 3))
-    shape = (rotation + intrinsics).shape
-    if len(shape) != 4 or shape[0] not in (1, maps.shape[0]):
-        raise ValueError(
-            f"rotation {tuple(rotation.shape)} and intrinsics {tuple(intrinsics.shape)} do not fit "
-            f"{maps.shape[0]} panoramas"
-        )
-    return rotation.expand(shape), intrinsics.expand(shape)
+    if intrinsics.shape[-2:] != (3, 3) or intrinsics.ndim > 4:
+        raise ValueError(f"intrinsics must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(intrinsics.shape)}")
+    rotation, intrinsics = (
+        cameras[(None,) * (4 - cameras.ndim)].to(maps.device, dtype) for cameras in (rotation, intrinsics)
+    )
+    batch, count = (max(rotation.shape[i], intrinsics.shape[i]) for i in (0, 1))
+    for cameras in (rotation, intrinsics):
+        if cameras.shape[0] not in (1, len(maps)) or cameras.shape[1] not in (1, count):
+            raise ValueError(
+                f"rotation {tuple(rotation.shape)} and intrinsics {tuple(intrinsics.shape)} do not fit each other "
+                f"and {len(maps)} panoramas"
+            )
+    return rotation.expand(batch, count, 3, 3), intrinsics.expand(batch, count, 3, 3)
 
 
 def _sample_faces(faces: Tensor, rays: Tensor, mode: Mode, ring: int) -> Tensor:

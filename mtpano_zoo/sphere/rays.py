@@ -97,13 +97,15 @@ def perspective_rays(
         intrinsics: Instead of the field of view, pinhole matrix (..., 3, 3) in pixels; decides device and type.
         rotation: See above.
         normalize: Unit rays; otherwise they have z = 1 in the camera frame, so that z-depth times ray is the point.
-        device: Where the rays shall be, when the camera is given by a number.
+        device: Where the rays shall be, when the camera is given by its field of view; as the rotation by default.
         dtype: Type of the rays, when the camera is given by its field of view.
 
     Raises:
         ValueError: If not exactly one of fov and intrinsics is given, or one argument has a wrong value or shape.
     """
     _check_size(height, width)
+    if device is None and rotation is not None:
+        device = rotation.device
     if fov is not None and intrinsics is None:
         intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=dtype)
     elif fov is not None or intrinsics is None:

@@ -329,6 +329,8 @@ def test_panorama_and_views_agree_with_pyequilib(scene, relative_error):
         (lambda: to_perspective(torch.rand(1, 3, 4, 8), torch.eye(3), 4, 4), "exactly one"),
         (lambda: to_perspective(torch.rand(1, 3, 4, 8), torch.eye(2), 4, 4, fov=90.0), "rotation must be"),
         (lambda: to_perspective(torch.rand(1, 3, 4, 8), TURNS[None].expand(2, -1, -1, -1), 4, 4, fov=90.0), "fit"),
+        (lambda: to_perspective(torch.rand(1, 3, 4, 8), TURNS, 4, 4, fov=torch.ones(3)), "do not fit"),
+        (lambda: to_perspective(torch.rand(1, 3, 4, 8), TURNS, 4, 4, intrinsics=torch.eye(2)), "intrinsics must be"),
         (lambda: from_perspective(torch.rand(1, 3, 4, 4), torch.eye(3), 8, 16, fov=90.0), "expected views"),
         (lambda: from_perspective(torch.rand(1, 2, 3, 4, 4), TURNS, 8, 16, fov=90.0), "2 views"),
         (lambda: z_to_distance(torch.rand(4, 4), torch.eye(3)[None]), "do not fit"),

@@ -56,7 +56,7 @@ def test_seam_is_no_edge():
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("ray_batch", [1, 2])
-@pytest.mark.parametrize("places", [(), (5,), (3, 5), (2, 3, 5)])
+@pytest.mark.parametrize("places", [(), (5,), (3, 5), (2, 3, 5), (3, 128), (2, 3, 64)])
 def test_shapes_batches_and_gradients_take_the_same_path(batch, ray_batch, places):
     erp, rays = torch.rand(batch, 3, 6, 12), random_rays(ray_batch, *places, dtype=torch.float32)
     if ray_batch > batch:
@@ -123,6 +123,15 @@ def test_gradients_of_map_and_rays(mode):
     erp = torch.randn(1, 3, 4, 8, dtype=torch.float64, requires_grad=True)
     rays = random_rays(1, 6, seed=3).requires_grad_()
     assert torch.autograd.gradcheck(lambda e, r: sample(e, r, mode), (erp, rays))
+
+
+def test_gradient_of_rays_in_strips():
+    erp, rays = torch.randn(1, 2, 8, 16, dtype=torch.float64), random_rays(1, 4, 128)
+    gradients = []
+    for source in (erp, erp.clone().requires_grad_()):  # the second is not cut into strips
+        turned = rays.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(sample(source, turned).square().sum(), turned)[0])
+    assert_close(*gradients)
 
 
 @pytest.mark.parametrize("mode", ["label", "depth"])
