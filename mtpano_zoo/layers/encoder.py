@@ -3,6 +3,7 @@
 from typing import Any
 
 import timm
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
 __all__ = ("ViTEncoder",)
@@ -48,8 +49,10 @@ class ViTEncoder(nn.Module):
             "init_values": layer_scale,
         }
         overrides = {key: value for key, value in overrides.items() if value is not None}
+        if not name.startswith("xcit"):  # XCiT takes any size as it is
+            overrides["dynamic_img_size"] = True
         try:
-            vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **overrides)
+            vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **overrides)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"timm has no vision transformer {name!r} with these sizes: {error}") from error
         blocks = len(vit.blocks)
@@ -57,9 +60,10 @@ class ViTEncoder(nn.Module):
             raise ValueError(f"The encoder {name!r} has {blocks} blocks, but four of them are tapped: give depth >= 4.")
         self.taps = [blocks * (i + 1) // 4 - 1 for i in range(4)]
         self.channels: int = vit.embed_dim
-        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.patch_size: int = to_2tuple(vit.patch_embed.patch_size)[0]
         # Taps are read before the final norm, which would otherwise be a parameter without a gradient.
         vit.norm = nn.Identity()
+        self.has_class_token = not name.startswith("xcit") and vit.num_prefix_tokens > 0
         self.vit = vit
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -69,9 +73,8 @@ class ViTEncoder(nn.Module):
             Four maps (B, C, H / patch, W / patch) and four class tokens (B, C); where the architecture has no class
             token, the mean of the patches stands for it.
         """
-        taps = self.vit.forward_intermediates(
-            image, indices=self.taps, return_prefix_tokens=True, norm=False, intermediates_only=True
-        )
-        levels = [patches for patches, _ in taps]
-        class_tokens = [prefix[:, 0] if prefix.shape[1] else patches.mean((2, 3)) for patches, prefix in taps]
-        return levels, class_tokens
+        options: dict[str, Any] = {"return_prefix_tokens": True} if self.has_class_token else {}
+        taps = self.vit.forward_intermediates(image, indices=self.taps, norm=False, intermediates_only=True, **options)
+        if not self.has_class_token:
+            return taps, [level.mean((2, 3)) for level in taps]
+        return [level for level, _ in taps], [prefix[:, 0] for _, prefix in taps]

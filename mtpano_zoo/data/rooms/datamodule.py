@@ -138,7 +138,7 @@ class RoomsDataModule(lightning.LightningDataModule):
         fork = self.num_workers > 0 and rooms.cached and "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(
             rooms,
-            self.batch_size,
+            batch_size=self.batch_size,  # by name: Lightning builds loaders anew from their named arguments
             shuffle=shuffle,
             drop_last=drop_last,
             num_workers=self.num_workers,
