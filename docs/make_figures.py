@@ -11,6 +11,7 @@ from mtpano_zoo.viz import colour_depth, colour_normals
 
 HERE = Path(__file__).parent
 ROOM = 3
+SHADE = {"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0}
 
 
 def conventions() -> Figure:
@@ -19,7 +20,7 @@ def conventions() -> Figure:
     image = batch["image"][0].permute(1, 2, 0).numpy()
     depth = batch["depth"][0].numpy()
     normals = batch["normals"][0].permute(1, 2, 0).numpy()
-    figure = Figure(figsize=(16, 5.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(16, 3.2), dpi=100, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _angles(left, image)
     _panel(
@@ -29,10 +30,10 @@ def conventions() -> Figure:
         middle.plot(column, row, "w+", markersize=9)
         middle.annotate(f"{depth[row, column]:.2f} m", (column + 8, row - 6), color="white", weight="bold")
     _panel(right, colour_normals(normals), "normals: unit vectors towards the camera")
-    for column, row in ((90, 128), (256, 128), (256, 235), (256, 15)):
+    for column, row in ((60, 128), (330, 128), (256, 235), (256, 15)):
         x, y, z = normals[row, column]
         right.plot(column, row, "k+", markersize=9)
-        right.annotate(f"({x:+.1f}, {y:+.1f}, {z:+.1f})", (column + 8, row + 4), weight="bold", fontsize=9)
+        right.annotate(f"({x:+.1f}, {y + 0:+.1f}, {z:+.1f})", (column + 8, row + 4), weight="bold", fontsize=9)
     return figure
 
 
@@ -48,16 +49,15 @@ def _angles(axes: Axes, image: np.ndarray) -> None:
     axes.set_title("image, H x W = 256 x 512: x right, y down, z forward", fontsize=12)
     axes.set_xticks([-0.5, 127.5, 255.5, 383.5, 511.5], ["-180°", "-90°", "longitude 0°", "90°", "180°"])
     axes.set_yticks([-0.5, 63.5, 127.5, 191.5, 255.5], ["90°", "45°", "latitude 0°", "-45°", "-90°"])
-    marks = {"+z": (255.5, 127.5), "+x": (383.5, 127.5), "-x": (127.5, 127.5), "-y": (255.5, 6), "+y": (255.5, 249)}
+    marks = {"+z": (255.5, 127.5), "+x": (383.5, 127.5), "-x": (127.5, 127.5), "-y": (255.5, 16), "+y": (255.5, 249)}
     for name, place in marks.items():
         axes.plot(*place, "o", color="white", markeredgecolor="black")
         axes.annotate(
             name, place, xytext=(8, 5), textcoords="offset points", weight="bold", fontsize=13, color="white",
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0},
+            bbox=SHADE,
         )  # fmt: skip
-    for edge, text in ((6, "wraps: -z"), (430, "wraps: -z")):
-        axes.annotate(text, (edge, 127.5), color="white", weight="bold", fontsize=10,
-                      bbox={"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0})  # fmt: skip
+    for edge in (6, 430):
+        axes.annotate("wraps: -z", (edge, 127.5), color="white", weight="bold", fontsize=10, bbox=SHADE)
 
 
 if __name__ == "__main__":

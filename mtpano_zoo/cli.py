@@ -38,14 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
-    """Let `--config NAME.yaml` mean the shipped configuration of that name where no such file lies in the way."""
+    """Let `--config NAME.yaml` mean the shipped configuration of that name where no such file lies in the way.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
     from mtpano_zoo.resources import shipped
 
     resolved = list(arguments)
     for i, argument in enumerate(arguments[:-1]):
         name = arguments[i + 1]
-        if argument in ("--config", "-c") and not Path(name).exists() and Path(name).name == name:
-            resolved[i + 1] = str(shipped(f"configs/{name}"))
+        if argument in ("--config", "-c") and not Path(name).exists():
+            configs = {path.name: path for path in shipped("configs").glob("*.yaml")}
+            if name not in configs:
+                shipped_names = ", ".join(sorted(configs))
+                raise FileNotFoundError(f"There is no configuration at {name}; shipped are {shipped_names}.")
+            resolved[i + 1] = str(configs[name])
     return resolved
 
 

@@ -64,9 +64,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     network, data, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
     scores[f"PD-BridgeNet ({minutes:.1f} min)"] = _score(network, data)
     console.rule("the same network with one shared stream and no bridge, trained equally long")
-    single, _, minutes = _train(
-        [*arguments, f"--trainer.logger.init_args.save_dir={out / 'one_stream'}", *ONE_STREAM]
-    )
+    single, _, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'one_stream'}", *ONE_STREAM])
     scores[f"one stream, no bridge ({minutes:.1f} min)"] = _score(single, data)
     scores["latitude only"] = _score(_fit_prior(network, data), data)
 

@@ -15,7 +15,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb} " in text.replace("\n", " ") for verb in (*LIGHTNING_VERBS, "run", "models", "rooms", "quickstart"))
+    assert all(
+        f"  {verb} " in text.replace("\n", " ") for verb in (*LIGHTNING_VERBS, "run", "models", "rooms", "quickstart")
+    )
 
 
 def test_version_and_console_script() -> None:
@@ -38,7 +40,8 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "room.jpg", "--model", "mtpano-larg", "--out", "out"], "did you mean 'mtpano-large.408k'"),
         (["run", "room.jpg", "--model", "none/best.ckpt", "--out", "out"], "There is no checkpoint at none/best.ckpt"),
         (["quickstart", "no_such_image.jpg"], "There is no image at no_such_image.jpg"),
-        (["quickstart", "--config", "no_such.yaml"], "no_such.yaml"),
+        (["quickstart", "--config", "no_such.yaml"], "no configuration at no_such.yaml; shipped are quickstart.yaml"),
+        (["fit", "--config", "mine/no_such.yaml"], "no configuration at mine/no_such.yaml"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -30,8 +30,8 @@ def valid_normals(normals: Tensor) -> Tensor:
 def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
     """Refuse a batch whose labels cannot be trained on, before a network sees it.
 
-    Losses and metrics skip classes out of range, because a test per step would make the GPU wait for the host. Call
-    this on the first batches, best while they still lie on the CPU: it reads values.
+    Losses and metrics skip classes out of range, because a test there would make the GPU wait for the host; this one
+    reads values, and belongs where the batch still lies on the CPU.
 
     Raises:
         ValueError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.losses import MultiTaskLoss, check_batch
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
@@ -128,6 +128,17 @@ class MultiTaskModule(LightningModule):
             if self.turns_normals and "normals" in maps:
                 maps["normals"] = torch.einsum("ij,bjhw->bihw", self.normals_to_camera, maps["normals"])
         return outputs
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Refuse labels that cannot be trained on while they lie on the host, where looking at them is cheap.
+
+        Raises:
+            ValueError: If a class is out of range or a map does not fit the image.
+        """
+        if batch["image"].device.type == "cpu":
+            known = ("image", *self.network.tasks)
+            check_batch({key: batch[key] for key in known if key in batch}, len(self.network.classes))
+        return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Give the loss of one batch."""

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from tiny_training import TinyDataModule, TinyNetwork
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils.data import DataLoader
 
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.training import MultiTaskModule, learning_rate_factor, load_network
@@ -56,6 +57,46 @@ def test_fit_validate_test_and_predict(tmp_path):
     expected = module.network.predict(image)
     assert (predictions[3]["semseg"] == expected.semseg).mean() > 0.99
     np.testing.assert_allclose(predictions[3]["depth"], expected.depth, atol=1e-5)
+
+
+class Mislabelled(TinyDataModule):
+    """A label map in which one pixel has a class that the network does not know."""
+
+    def train_dataloader(self):
+        samples = [dict(sample) for sample in super().train_dataloader().dataset]
+        samples[0]["semseg"] = samples[0]["semseg"].clone()
+        samples[0]["semseg"][3, 5] = 77
+        return DataLoader(samples, batch_size=2)
+
+
+def test_classes_out_of_range_stop_the_training(tmp_path):
+    with pytest.raises(ValueError, match=r"semseg labels hold the classes \[77\], but there are"):
+        trainer(tmp_path, max_epochs=1).fit(MultiTaskModule(TinyNetwork()), Mislabelled())
+
+
+def test_depth_that_is_nan_or_infinite_is_no_label(tmp_path):
+    """Holes of any kind train and score exactly as holes marked by zero do."""
+
+    class Holes(TinyDataModule):
+        def __init__(self, hole):
+            super().__init__(shuffle=False)
+            self.hole = hole
+
+        def train_dataloader(self):
+            samples = [dict(sample) for sample in super().train_dataloader().dataset]
+            for sample in samples:
+                sample["depth"] = sample["depth"].clone()
+                sample["depth"][2:5, 3:9] = self.hole
+            return DataLoader(samples, batch_size=2)
+
+    states = []
+    for hole in (0.0, float("nan"), float("inf"), -1.0):
+        seed_everything(0)
+        module = MultiTaskModule(TinyNetwork())
+        trainer(tmp_path, max_epochs=1).fit(module, Holes(hole))
+        states.append(snapshot(module.network))
+    for state in states[1:]:
+        assert_same(states[0], state)
 
 
 def test_training_losses_are_logged_by_term(tmp_path):

@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mtpano_zoo.quickstart import METRICS, free_folder, quickstart
+from mtpano_zoo.resources import shipped
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    config = yaml.safe_load(shipped("configs/quickstart.yaml").read_text())
+    config["data"]["init_args"] |= {
+        "height": 32, "width": 64, "train_count": 4, "val_count": 2, "test_count": 3, "batch_size": 2,
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_trains_scores_and_draws(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 100, 3), dtype=np.uint8)).save(photo)
+    out = tmp_path / "out"
+    scores = quickstart(tiny_config, out, [photo])
+
+    assert len(scores) == 3
+    prior = scores["latitude only"]
+    assert all(set(row) == set(METRICS) and all(np.isfinite(list(row.values()))) for row in scores.values())
+    # Four training rooms tell nothing, but floor below and ceiling above are known to whoever knows the latitude.
+    assert prior["mIoU"] > 0.1
+    assert prior["normals, mean error in degrees"] < 60
+    assert json.loads((out / "metrics.json").read_text()) == scores
+    assert len((out / "table.md").read_text().splitlines()) == 5
+    panels = sorted((out / "panels").iterdir())
+    assert [path.suffix for path in panels] == [".png"] * 3
+    assert all(Image.open(path).width == 1600 for path in panels)
+    assert (out / "images" / "photo_panel.png").is_file()
+    networks = [next((out / name).glob("version_0/checkpoints/last.ckpt")) for name in ("pd_bridgenet", "one_stream")]
+    assert networks[0].stat().st_size > networks[1].stat().st_size
+    assert "latitude only" in capsys.readouterr().out
+
+
+def test_earlier_results_are_kept(tmp_path: Path) -> None:
+    wanted = tmp_path / "quickstart"
+    assert free_folder(wanted) == wanted
+    wanted.mkdir()
+    assert free_folder(wanted) == tmp_path / "quickstart-2"
+    (tmp_path / "quickstart-2").mkdir()
+    assert free_folder(wanted) == tmp_path / "quickstart-3"
