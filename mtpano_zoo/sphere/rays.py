@@ -19,11 +19,12 @@ def erp_angles(
         ValueError: If a side is not positive.
     """
     _check_size(height, width)
-    columns = torch.arange(width, dtype=torch.float64)
-    rows = torch.arange(height, dtype=torch.float64)
+    wide = _widest(device)
+    columns = torch.arange(width, dtype=wide, device=device)
+    rows = torch.arange(height, dtype=wide, device=device)
     longitude = ((columns + 0.5) / width - 0.5) * (2 * math.pi)
     latitude = (0.5 - (rows + 0.5) / height) * math.pi
-    return longitude.to(dtype).to(device), latitude.to(dtype).to(device)
+    return longitude.to(dtype), latitude.to(dtype)
 
 
 def erp_rays(
@@ -35,11 +36,16 @@ def erp_rays(
         ValueError: If a side is not positive.
     """
     # The two short axes are worked out in double precision; the outer product then costs one rounding.
-    longitude, latitude = erp_angles(height, width, dtype=torch.float64)
-    sin_lon, cos_lon = longitude.sin().to(dtype).to(device), longitude.cos().to(dtype).to(device)
-    sin_lat = latitude.sin().to(dtype).to(device)[:, None].expand(height, width)
-    cos_lat = latitude.cos().to(dtype).to(device)[:, None]
+    longitude, latitude = erp_angles(height, width, device=device, dtype=_widest(device))
+    sin_lon, cos_lon = longitude.sin().to(dtype), longitude.cos().to(dtype)
+    sin_lat = latitude.sin().to(dtype)[:, None].expand(height, width)
+    cos_lat = latitude.cos().to(dtype)[:, None]
     return torch.stack((cos_lat * sin_lon, -sin_lat, cos_lat * cos_lon), dim=-1)
+
+
+def _widest(device: torch.device | str | None) -> torch.dtype:
+    """Angles are worked out on the device: a copy from the host would make it wait. MPS has no double precision."""
+    return torch.float32 if device is not None and torch.device(device).type == "mps" else torch.float64
 
 
 def intrinsics_from_fov(

@@ -21,7 +21,7 @@ STRIP = 64
 
 
 def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
-    """Values (B, C, ...) of an equirectangular map (B, C, H, W) in the directions of rays (B or 1, ..., 3).
+    """Values (B, C, ...) of an equirectangular map (B, C, H, W) in the directions of rays (B or 1, ..., N, 3).
 
     The modes differ in what may be mixed:
 
@@ -35,37 +35,46 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
     Raises:
         ValueError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
     """
-    if erp.ndim != 4 or rays.ndim < 2 or rays.shape[-1] != 3 or rays.shape[0] not in (1, erp.shape[0]):
+    if erp.ndim != 4 or rays.ndim < 3 or rays.shape[-1] != 3 or rays.shape[0] not in (1, erp.shape[0]):
         raise ValueError(
-            f"expected a map (B, C, H, W) and rays (B or 1, ..., 3), got {tuple(erp.shape)} and {tuple(rays.shape)}"
+            f"expected a map (B, C, H, W) and rays (B or 1, ..., N, 3), got {tuple(erp.shape)} and {tuple(rays.shape)}"
         )
     return interpolate(pad(erp, RING), padded_points(rays, *erp.shape[-2:]), mode)
 
 
 def padded_points(rays: Tensor, height: int, width: int) -> Tensor:
     """Where rays (..., 3) meet a panorama padded by ``RING``: points (..., 2) as :func:`interpolate` takes them."""
-    angles = torch.stack(longitude_and_down(rays.to(torch.promote_types(rays.dtype, torch.float32))))
-    scale = angles.new_tensor([width / (math.pi * (width + 2)), 2 * height / (math.pi * (height + 2))])
-    return (angles * scale.reshape(2, *[1] * (angles.ndim - 1))).movedim(0, -1)
+    longitude, down = longitude_and_down(rays.to(torch.promote_types(rays.dtype, torch.float32)))
+    x = longitude * (width / (math.pi * (width + 2)))
+    y = down * (2 * height / (math.pi * (height + 2)))
+    # One plane per coordinate in memory, as for rays.
+    return torch.stack((x, y)).movedim(0, -1)
 
 
-def interpolate(maps: Tensor, points: Tensor, mode: Mode) -> Tensor:
+def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = None) -> Tensor:
     """Values (B, C, ...) of maps (B, C, H, W) at points (B or 1, ..., 2), as (x, y) from -1 to 1.
 
     -1 and 1 are the outer borders of the image. Beyond the centres of the outermost pixels their values go on. The
-    modes are those of :func:`sample`.
+    modes are those of :func:`sample`. The values are written into ``out`` when it is given.
 
     Raises:
         ValueError: If the mode is unknown, or vectors do not have three components.
     """
     check_mode(maps, mode, channel=1)
     if mode in ("label", "depth"):
-        return _nearest(maps, points)
+        values = _nearest(maps, points)
+        return values if out is None else out.copy_(values)
     values = _bilinear(maps, points)
+    strips = values.shape[-2:]
     if mode == "vectors":
         known = (_nearest(maps, points) != 0).any(1, keepdim=True)
-        values = torch.where(known, unit(values, dim=1), 0)
-    return (values if maps.is_floating_point() else values.round()).to(maps.dtype)
+        values = torch.where(known.view(*known.shape[:-1], *strips), unit(values, dim=1), 0)
+    if not maps.is_floating_point():
+        values = values.round()
+    if out is None:
+        return values.flatten(-2).to(maps.dtype)
+    out.view(*out.shape[:-1], *strips).copy_(values)
+    return out
 
 
 def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
@@ -77,15 +86,17 @@ def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
 
 
 def _bilinear(maps: Tensor, points: Tensor) -> Tensor:
+    """Values (B, C, ..., strips, columns), with the last dimension of the points cut into strips."""
     (batch, channels), places = maps.shape[:2], points.shape[1:-1]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32) if maps.is_floating_point() else torch.float32)
     points = points.to(maps.dtype)
     # The gradient of a map would be as large as all the copies that strips are made of.
-    strips = places[-1] // STRIP if batch == 1 and len(places) > 1 and places[-1] % STRIP == 0 else 1
-    if strips > 1 and maps.device.type == "cpu" and not (maps.requires_grad and torch.is_grad_enabled()):
-        grid = points.reshape(-1, strips, STRIP, 2).movedim(1, 0)
-        return _grid_sample(maps, grid).permute(1, 2, 0, 3).reshape(1, channels, *places)
-    return _grid_sample(maps, points.reshape(points.shape[0], 1, -1, 2)).reshape(batch, channels, *places)
+    wanted = maps.requires_grad and torch.is_grad_enabled()
+    if batch == 1 and maps.device.type == "cpu" and len(places) > 1 and places[-1] % STRIP == 0 and not wanted:
+        grid = points.reshape(-1, places[-1] // STRIP, STRIP, 2).movedim(1, 0)
+        return _grid_sample(maps, grid).permute(1, 2, 0, 3).view(1, channels, *places[:-1], -1, STRIP)
+    values = _grid_sample(maps, points.reshape(points.shape[0], 1, -1, 2))
+    return values.reshape(batch, channels, *places[:-1], 1, places[-1])
 
 
 def _grid_sample(maps: Tensor, grid: Tensor) -> Tensor:

@@ -213,6 +213,7 @@ def test_labels_of_views_come_back():
     assert views.dtype == torch.int64
     back, valid = from_perspective(views, TURNS, 128, 256, fov=90.0, mode="label")
     assert (back[:, :, 0] == labels)[valid].float().mean() > 0.95
+    assert (back[:, :, 0][~valid] == 255).all()
 
 
 def test_z_depth_of_a_wall_is_constant():
