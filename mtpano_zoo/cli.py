@@ -45,15 +45,16 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
     """
     from mtpano_zoo.resources import shipped
 
-    resolved = list(arguments)
-    for i, argument in enumerate(arguments[:-1]):
-        name = arguments[i + 1]
-        if argument in ("--config", "-c") and not Path(name).exists():
-            configs = {path.name: path for path in shipped("configs").glob("*.yaml")}
+    configs = {path.name: path for path in shipped("configs").glob("*.yaml")}
+    resolved: list[str] = []
+    for argument in arguments:
+        resolved += argument.split("=", 1) if argument.startswith("--config=") else [argument]
+    for i, name in enumerate(resolved[1:], start=1):
+        if resolved[i - 1] in ("--config", "-c") and not Path(name).exists():
             if name not in configs:
-                shipped_names = ", ".join(sorted(configs))
-                raise FileNotFoundError(f"There is no configuration at {name}; shipped are {shipped_names}.")
-            resolved[i + 1] = str(configs[name])
+                known = ", ".join(sorted(configs))
+                raise FileNotFoundError(f"There is no configuration at {name}; shipped are {known}.")
+            resolved[i] = str(configs[name])
     return resolved
 
 
@@ -102,10 +103,15 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
-    from mtpano_zoo.run import run
+    from mtpano_zoo.run import find_images, run
     from mtpano_zoo.zoo import load_model
 
+    find_images(options.sources, options.out)  # a mistake here is told before gigabytes are loaded
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     report = run(
         options.sources,
         load_model(options.model, device),

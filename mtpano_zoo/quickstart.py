@@ -1,5 +1,6 @@
 """From nothing to a trained, scored and pictured network: what `make quickstart` runs."""
 
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtpano_zoo.cli import with_shipped_configs
+from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.run import find_images, run
@@ -23,7 +25,7 @@ from mtpano_zoo.viz import sample_panel
 __all__ = ("free_folder", "quickstart")
 
 PANELS = 4
-# The panels have ground truth beside them; more rooms than these tell the prior nothing new.
+# More rooms than these tell the prior nothing new.
 PRIOR_ROOMS = 400
 ONE_STREAM = ("--model.network.init_args.shared_stream=true", "--model.network.init_args.bridge=false")
 METRICS = {
@@ -46,15 +48,12 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
     Raises:
         FileNotFoundError: if an image or the configuration is missing; nothing is trained then.
-        ValueError: if one of the images is no image file.
+        ValueError: if one of the images is no panorama; nothing is trained then either.
     """
     console = Console()
     out = free_folder(out)
-    missing = [str(image) for image in images if not Path(image).exists()]
-    if missing:
-        raise FileNotFoundError(f"There is no image at {', '.join(missing)}.")
-    if images:
-        find_images(images, out / "images")
+    for image in find_images(images, out / "images") if images else ():
+        read_panorama(image)  # a mistake is told now, not after the training
     arguments = with_shipped_configs(["fit", "--config", str(config)])
     out.mkdir(parents=True)
     console.print(f"Everything is written to [bold]{out}[/bold].")
@@ -73,7 +72,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     if images:
         report = run(images, network, out / "images")
         console.print(report.summary())
-    console.print(f"Pictures of {PANELS} rooms the network has never seen are in [bold]{out / 'panels'}[/bold].")
+    console.print(f"Pictures of rooms that the network has never seen are in [bold]{out / 'panels'}[/bold].")
     return scores
 
 
@@ -98,7 +97,7 @@ def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, LightningDataModu
 
 def _score(network: PanoramaNetwork, data: LightningDataModule) -> dict[str, float]:
     """Score on the held-out test rooms."""
-    trainer = Trainer(devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     (metrics,) = trainer.test(MultiTaskModule(network), data, verbose=False)
     return {name: float(metrics[f"test/{key}"]) for name, (key, _) in METRICS.items()}
 
@@ -139,6 +138,6 @@ def _write_panels(network: PanoramaNetwork, data: LightningDataModule, folder: P
             outputs = network(sample["image"][None])
         prediction = {task: outputs[task][0] for task in network.tasks}
         figure = sample_panel(sample, prediction, network.classes, network.palette)
-        path = folder / f"{sample['id']}.png"
-        figure.savefig(path.with_suffix(".tmp"), format="png")
-        path.with_suffix(".tmp").replace(path)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_bytes(folder / f"{sample['id']}.png", picture.getvalue())

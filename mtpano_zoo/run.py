@@ -161,12 +161,12 @@ def _run_batch(
         predictions = cast("list[Prediction]", predict(model, [pixels for *_, pixels in read], precision=precision))
     except (torch.OutOfMemoryError, MemoryError):
         for image, _, _ in read:
-            report.failed[image] = f"{image} needs more memory than there is: try a smaller batch"
+            report.failed[image] = f"{image} needs more memory than there is: try a smaller batch or another device"
         return
     for (image, target, _), prediction in zip(read, predictions, strict=True):
         try:
             # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
             prediction.save(target.parent, target.name, overwrite=True)
             report.written.append(image)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             report.failed[image] = f"the results of {image} cannot be written: {error}"

@@ -15,24 +15,22 @@ class Task:
     Args:
         channels: output channels; 0 stands for the number of classes.
         stream: `invariant` if a value keeps when the camera turns, `variant` if it is a vector in the camera's frame.
-        sampling: mode of `sphere.sample` for its maps.
     """
 
     channels: int
     stream: Stream
-    sampling: Literal["image", "label", "depth", "vectors"]
 
 
 MAIN_TASKS: dict[str, Task] = {
-    "semseg": Task(0, "invariant", "label"),
-    "depth": Task(1, "invariant", "depth"),
-    "normals": Task(3, "variant", "vectors"),
+    "semseg": Task(0, "invariant"),
+    "depth": Task(1, "invariant"),
+    "normals": Task(3, "variant"),
 }
 # Their labels are derived from the image and the depth: nobody annotates them.
 AUXILIARY_TASKS: dict[str, Task] = {
-    "gradient": Task(2, "invariant", "image"),
-    "edge_distance": Task(1, "invariant", "image"),
-    "point_map": Task(3, "variant", "image"),
+    "gradient": Task(2, "invariant"),
+    "edge_distance": Task(1, "invariant"),
+    "point_map": Task(3, "variant"),
 }
 TASKS = MAIN_TASKS | AUXILIARY_TASKS
 

@@ -1,6 +1,7 @@
 """From a name in `checkpoints.yaml` or a path to a network with its weights."""
 
 import difflib
+import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> Panora
     known = entries()
     if str(source) in known:
         network = _load_published(known[str(source)])
+    elif Path(source).suffix == ".safetensors":
+        raise ValueError(f"{source} holds weights without their network; give the .ckpt that training wrote.")
     elif Path(source).is_file():
         network = load_network(source)
     elif Path(source).suffix in (".ckpt", ".pth", ".tar", ".safetensors") or len(Path(source).parts) > 1:
@@ -64,6 +67,11 @@ def _unknown_name(name: str, known: list[str]) -> str:
 
 def _load_published(entry: dict[str, Any]) -> PanoramaNetwork:
     path = hf_hub_download(entry["repository"], entry["file"], revision=entry["revision"])
+    if entry["sha256"] is not None:
+        with Path(path).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != entry["sha256"]:
+            raise ValueError(f"{path} has the checksum {found} instead of {entry['sha256']}; delete it and try again.")
     network = NETWORKS[entry["network"]](**entry["arguments"])
     load_strictly(network, convert_state_dict(read_checkpoint(path)["model"]), path)
     return network

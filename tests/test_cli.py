@@ -39,7 +39,12 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", "resnet*"], "No model matches 'resnet*'"),
         (["run", "room.jpg", "--model", "mtpano-larg", "--out", "out"], "did you mean 'mtpano-large.408k'"),
         (["run", "room.jpg", "--model", "none/best.ckpt", "--out", "out"], "There is no checkpoint at none/best.ckpt"),
-        (["quickstart", "no_such_image.jpg"], "There is no image at no_such_image.jpg"),
+        (
+            ["run", "room.jpg", "--model", "x.ckpt", "--out", "out", "--device", "gpu"],
+            "The device 'gpu' cannot be used",
+        ),
+        (["quickstart", "no_such_image.jpg"], "no_such_image.jpg"),
+        (["quickstart", sys.executable], "not an image"),
         (["quickstart", "--config", "no_such.yaml"], "no configuration at no_such.yaml; shipped are quickstart.yaml"),
         (["fit", "--config", "mine/no_such.yaml"], "no configuration at mine/no_such.yaml"),
     ],
@@ -65,6 +70,7 @@ def test_shipped_configuration_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     shipped = with_shipped_configs(["fit", "--config", "quickstart.yaml"])[2]
     assert Path(shipped).is_file()
+    assert with_shipped_configs(["fit", "--config=quickstart.yaml"])[2] == shipped
     own = tmp_path / "quickstart.yaml"
     own.write_text("seed_everything: 1\n")
     assert with_shipped_configs(["fit", "--config", "quickstart.yaml"])[2] == "quickstart.yaml"

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def test_a_path_without_file(tmp_path: Path) -> None:
         load_model(tmp_path / "best.ckpt")
 
 
+def test_weights_that_training_did_not_write(tmp_path: Path) -> None:
+    torch.save({"model": {"x": torch.zeros(1)}}, tmp_path / "other.pth.tar")
+    with pytest.raises(ValueError, match=r"`mtpano fit` has not written it: published checkpoints are loaded by their"):
+        load_model(tmp_path / "other.pth.tar")
+    with pytest.raises(ValueError, match="weights without their network"):
+        load_model(tmp_path / "model.safetensors")
+
+
 def test_published_normals_are_turned_into_our_frame() -> None:
     """A wall straight ahead faces back: (-1, 0, 0) in (forward, up, left), (0, 0, -1) in ours; a floor faces up."""
     turn = torch.tensor(NORMALS_FRAMES["forward-up-left"])
@@ -60,6 +69,8 @@ def test_a_published_file_is_downloaded_and_loaded_strictly(
     file = tmp_path / "mtpano_model_408k.pth.tar"
     torch.save({"model": network.state_dict()}, file)
     entry = {"repository": "user/repo", "file": file.name, "revision": "abc", "network": "PDBridgeNet"}
+    entry["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    entry["arguments"] = network.config
     asked: list[tuple] = []
 
     def download(*arguments, **options) -> str:
@@ -67,13 +78,17 @@ def test_a_published_file_is_downloaded_and_loaded_strictly(
         return str(file)
 
     monkeypatch.setattr("mtpano_zoo.zoo.hf_hub_download", download)
-    monkeypatch.setattr("mtpano_zoo.zoo.entries", lambda: {"mtpano-tiny.test": entry | {"arguments": network.config}})
+    monkeypatch.setattr("mtpano_zoo.zoo.entries", lambda: {"mtpano-tiny.test": entry})
     monkeypatch.setattr("mtpano_zoo.zoo.convert_state_dict", lambda state: state)
     loaded = load_model("mtpano-tiny.test")
     assert asked == [("user/repo", file.name, {"revision": "abc"})]
     assert not loaded.training
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
 
+    entry["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match=r"has the checksum [0-9a-f]{64} instead of 0{64}; delete it"):
+        load_model("mtpano-tiny.test")
+    entry["sha256"] = None
     state = network.state_dict()
     del state["necks.depth.project.0.weight"]
     torch.save({"model": state}, file)

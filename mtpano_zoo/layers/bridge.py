@@ -13,7 +13,7 @@ __all__ = ("BridgeBlock",)
 
 
 class BridgeBlock(nn.Module):
-    """Let the aggregated map of one stream attend to the features of every task (MTPano section 3, "bridge").
+    """Let the aggregated map of one stream attend to the features of every task (the "bridge" of MTPano).
 
     Features of `foreign_tasks`, those of the other stream, are detached *before* their projection: the loss of one
     stream never reaches the task features of the other, while the projection itself still learns. (The published code

@@ -4,6 +4,7 @@ from typing import Any
 
 import timm
 from timm.layers.helpers import to_2tuple
+from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
 __all__ = ("ViTEncoder",)
@@ -49,7 +50,7 @@ class ViTEncoder(nn.Module):
             "init_values": layer_scale,
         }
         overrides = {key: value for key, value in overrides.items() if value is not None}
-        if not name.startswith("xcit"):  # XCiT takes any size as it is
+        if "xcit" not in name:  # XCiT takes any size as it is
             overrides["dynamic_img_size"] = True
         try:
             vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **overrides)
@@ -63,7 +64,12 @@ class ViTEncoder(nn.Module):
         self.patch_size: int = to_2tuple(vit.patch_embed.patch_size)[0]
         # Taps are read before the final norm, which would otherwise be a parameter without a gradient.
         vit.norm = nn.Identity()
-        self.has_class_token = not name.startswith("xcit") and vit.num_prefix_tokens > 0
+        # The class token of XCiT enters after the blocks, where nothing is tapped.
+        if isinstance(vit, Xcit):
+            self.has_class_token = False
+            del vit.cls_token, vit.cls_attn_blocks
+        else:
+            self.has_class_token = vit.num_prefix_tokens > 0
         self.vit = vit
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -40,7 +40,7 @@ def geometry_encoding(variant: Variant, like: Tensor) -> Tensor:
 
 
 def pole_weights(variant: Variant, like: Tensor) -> Tensor:
-    """Share of the pole branch per row of `like` (B, C, H, W), |sin latitude| (MTPano equation 2), as (H, 1)."""
+    """Share of the pole branch per row of `like` (B, C, H, W), |sin latitude| as in MTPano, as (H, 1)."""
     height, width = like.shape[-2:]
     if variant == "sphere":
         _, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)

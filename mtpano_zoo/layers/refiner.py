@@ -13,7 +13,7 @@ class ERPTokenMixer(nn.Module):
     """Mix neighbouring tokens with a kernel that widens towards the poles.
 
     A dense 3 x 3 convolution serves the equator and a depthwise 3 x 9 one the poles, where an equirectangular image is
-    stretched horizontally; |sin latitude| blends them (MTPano equation 2).
+    stretched horizontally; |sin latitude| blends them (MTPano).
     """
 
     def __init__(self, channels: int, variant: Variant) -> None:

@@ -18,8 +18,9 @@ MIN_DEPTH, MAX_DEPTH, DEPTH_BINS = 0.05, 100.0, 760
 class LatitudePrior(PanoramaNetwork):
     """One class, one depth and one normal per row, whatever the image shows.
 
-    `fit` finds those that score best on labelled rooms: the commonest class, the depth of the smallest mean relative
-    error (a median weighted with the inverse depth) and the direction of the smallest mean angle.
+    `fit` takes from labelled rooms the commonest class, the depth of the smallest mean relative error (a median
+    weighted with the inverse depth) and the direction of the smallest mean angle (among straight up, straight down and
+    a grid of 5 degrees).
 
     Args:
         classes: names of the semantic classes.
@@ -41,7 +42,8 @@ class LatitudePrior(PanoramaNetwork):
     def fit(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Fit to samples with `semseg` (H, W), `depth` (H, W) in metres and `normals` (3, H, W)."""
         rows = self.input_size[0]
-        candidates = erp_rays(18, 36).reshape(-1, 3)
+        vertical = torch.tensor([(0.0, -1.0, 0.0), (0.0, 1.0, 0.0)])
+        candidates = torch.cat((vertical, erp_rays(35, 72).reshape(-1, 3)))
         depth_weights = torch.zeros(rows, DEPTH_BINS)
         angles = torch.zeros(rows, len(candidates))
         bins = torch.linspace(0, 1, DEPTH_BINS + 1)

@@ -112,7 +112,13 @@ class PDBridgeNet(PanoramaNetwork):
             patch_size=patch_size,
             layer_scale=encoder_layer_scale,
         )
-        width = self.encoder.channels
+        self.upsample = Upsample(variant, align_corners=False)
+        self._build_streams(shared_stream, bridge, bridge_width)
+        self._build_decoders(bridge_width, neck_widths, fusion_width)
+
+    def _build_streams(self, shared_stream: bool, bridge: bool, bridge_width: int) -> None:
+        """Build what stands between the encoder and the levels that the decoders get."""
+        variant, width = self.variant, self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
         self.stream_of = {task: "invariant" if shared_stream else TASKS[task].stream for task in all_tasks}
         # The published networks carry both streams whatever their tasks; ours drops what no loss can reach.
@@ -134,13 +140,16 @@ class PDBridgeNet(PanoramaNetwork):
             foreign = [task for task in all_tasks if self.stream_of[task] != s]
             self.bridges[s] = BridgeBlock(bridge_width, all_tasks, foreign, variant)
             self.stream_injectors[s] = _injectors(bridge_width, width)
+
+    def _build_decoders(self, bridge_width: int, neck_widths: Sequence[int], fusion_width: int) -> None:
+        """Build injectors, adapter, neck and head of every task."""
+        variant, width = self.variant, self.encoder.channels
         self.task_injectors = nn.ModuleDict({task: _injectors(bridge_width, width) for task in self.tasks})
         self.adapters = nn.ModuleDict(
             {task: PerLevel(TaskAdapter(width, variant) for _ in range(LEVELS)) for task in self.tasks}
         )
         self.necks = nn.ModuleDict({task: DPTNeck(width, neck_widths, fusion_width, variant) for task in self.tasks})
         self.heads = nn.ModuleDict({task: self._head(task, fusion_width) for task in self.tasks})
-        self.upsample = Upsample(variant, align_corners=False)
 
     def _channels(self, task: str) -> int:
         return TASKS[task].channels or len(self.classes)

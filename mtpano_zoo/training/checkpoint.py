@@ -83,16 +83,15 @@ def load_network(path: str | Path, network: PanoramaNetwork | None = None) -> Pa
     if network is None:
         network = _build(description, path)
     check_tasks(description, network, str(path))
-    prefix = "network."
-    weights = checkpoint.get("state_dict", {})
-    load_strictly(network, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, path)
+    load_strictly(network, network_weights(checkpoint), path)
     return network.eval()
 
 
 def _build(description: Mapping[str, Any] | None, path: str | Path) -> PanoramaNetwork:
     if not description:
         raise ValueError(
-            f"{path} does not say which network it holds: build the network yourself and pass it as `network`."
+            f"{path} does not say which network it holds, so `mtpano fit` has not written it: published checkpoints "
+            "are loaded by their names in `mtpano models`, other weights into a network that you build yourself."
         )
     if description["class"] not in NETWORKS:
         raise ValueError(
@@ -102,13 +101,19 @@ def _build(description: Mapping[str, Any] | None, path: str | Path) -> PanoramaN
     return NETWORKS[description["class"]](**description["config"])
 
 
-def load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Load weights that must fit exactly.
+def load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Load weights that must fit exactly, see `check_weights`."""
+    check_weights(network, weights, source)
+    network.load_state_dict(dict(weights))
+
+
+def check_weights(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Refuse weights that do not fit a network exactly.
 
     Args:
         network: The network to load into.
         weights: Its state dict.
-        path: Where the weights come from, for the message.
+        source: Where the weights come from, for the message.
 
     Raises:
         ValueError: If keys or shapes do not fit; the sentence lists which.
@@ -126,8 +131,13 @@ def load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor],
         if keys
     ]
     if problems:
-        raise ValueError(f"The weights in {path} do not fit {type(network).__name__}: {'; '.join(problems)}.")
-    network.load_state_dict(dict(weights))
+        raise ValueError(f"The weights in {source} do not fit {type(network).__name__}: {'; '.join(problems)}.")
+
+
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Give the weights of the network in a checkpoint of `MultiTaskModule`, under the network's own names."""
+    prefix = "network."
+    return {k.removeprefix(prefix): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith(prefix)}
 
 
 def _names(names: Iterable[str], limit: int = 8) -> str:

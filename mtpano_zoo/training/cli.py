@@ -74,6 +74,7 @@ def main(args: list[str]) -> MultiTaskCLI:
         # averaged weights, which are the ones that a checkpoint gives to whoever does not train on.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
         return MultiTaskCLI(

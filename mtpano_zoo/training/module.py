@@ -15,7 +15,13 @@ from mtpano_zoo.losses import MultiTaskLoss, check_batch
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
-from mtpano_zoo.training.checkpoint import DESCRIPTION, check_tasks, describe_network
+from mtpano_zoo.training.checkpoint import (
+    DESCRIPTION,
+    check_tasks,
+    check_weights,
+    describe_network,
+    network_weights,
+)
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 
@@ -28,10 +34,11 @@ class MultiTaskModule(LightningModule):
     Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
     ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
     in place of ``val`` for the test set. What has no value, such as the IoU of a class that does not occur, is not
-    logged; a batch without the labels of a task trains and scores the others.
+    logged; a batch without the labels of a task trains and scores the others, and its loss of that task is 0.
 
     Checkpoints describe their network in plain data, so that `load_network` needs nothing beside the file. They also
-    keep the state of the random generators: training that resumes from the end of an epoch continues exactly.
+    keep the state of the random generators: training on one device that resumes from the end of an epoch continues
+    exactly.
 
     Args:
         network: The network; its submodule ``encoder`` can have a learning rate of its own or be frozen.
@@ -45,7 +52,8 @@ class MultiTaskModule(LightningModule):
         warmup_steps: Steps over which the learning rates rise linearly.
         freeze_encoder: Train without changing the encoder, its norm statistics included.
         compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
-        depth_max: Largest labelled depth in metres that the depth metrics count; all if not given.
+        metrics: Metrics by task in place of `SemsegMetrics`, `DepthMetrics` and `NormalsMetrics` with their defaults:
+            another alignment, range, weighting or pooling.
 
     Raises:
         ValueError: If an encoder is to be frozen that the network does not have, or a choice is unknown.
@@ -64,7 +72,7 @@ class MultiTaskModule(LightningModule):
         warmup_steps: int = 0,
         freeze_encoder: bool = False,
         compile: bool = False,
-        depth_max: float | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         if freeze_encoder and not hasattr(network, "encoder"):
@@ -86,7 +94,7 @@ class MultiTaskModule(LightningModule):
         self.freeze_encoder = freeze_encoder
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
-        self.metrics = nn.ModuleDict({stage: self._build_metrics(depth_max) for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({stage: self._build_metrics(metrics or {}) for stage in ("val", "test")})
         turn = torch.tensor(network.normals_to_camera)
         self.turns_normals = not torch.equal(turn, torch.eye(3))
         self.normals_to_camera: Tensor
@@ -97,13 +105,16 @@ class MultiTaskModule(LightningModule):
             network.compile()  # in place: unlike torch.compile(network), it does not rename the parameters
         self.train()  # Lightning keeps the modes it finds, and a loaded network comes in evaluation mode
 
-    def _build_metrics(self, depth_max: float | None) -> nn.ModuleDict:
-        build: dict[str, Callable[[], Metric]] = {
+    def _build_metrics(self, chosen: dict[str, Metric]) -> nn.ModuleDict:
+        tasks = self.network.tasks
+        if unknown := sorted(chosen.keys() - set(tasks)):
+            raise ValueError(f"There are metrics for {', '.join(unknown)}, but the network has {', '.join(tasks)}.")
+        defaults: dict[str, Callable[[], Metric]] = {
             "semseg": lambda: SemsegMetrics(classes=self.network.classes),
-            "depth": lambda: DepthMetrics(max_depth=depth_max),
+            "depth": DepthMetrics,
             "normals": NormalsMetrics,
         }
-        return nn.ModuleDict({task: build[task]() for task in self.network.tasks})
+        return nn.ModuleDict({task: chosen[task].clone() if task in chosen else defaults[task]() for task in tasks})
 
     def _metrics(self, stage: str) -> dict[str, Metric]:
         """Give the metrics of one stage by task, in the same order on every rank."""
@@ -131,6 +142,8 @@ class MultiTaskModule(LightningModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Refuse labels that cannot be trained on while they lie on the host, where looking at them is cheap.
+
+        A data module that has this hook itself takes its place.
 
         Raises:
             ValueError: If a class is out of range or a map does not fit the image.
@@ -216,12 +229,13 @@ class MultiTaskModule(LightningModule):
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the tasks before any weight is copied; restore the random generators when training resumes.
+        """Check tasks and weights before any is copied; restore the random generators when training resumes.
 
         Raises:
-            ValueError: If the checkpoint is of another task set.
+            ValueError: If the checkpoint is of another task set, or its weights do not fit the network.
         """
         check_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        check_weights(self.network, network_weights(checkpoint), "the checkpoint")
         rng = checkpoint.get("rng")
         if rng is not None and self._trainer is not None and self.trainer.training:
             torch.set_rng_state(rng["cpu"])

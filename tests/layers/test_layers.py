@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mtpano_zoo import sphere
-from mtpano_zoo.layers import BridgeBlock, ERPTokenMixer, Upsample, VariantBlock, ViTEncoder, conv2d
+from mtpano_zoo.layers import BridgeBlock, ERPTokenMixer, InvariantBlock, Upsample, VariantBlock, ViTEncoder, conv2d
 from mtpano_zoo.layers.geometry import geometry_encoding, pole_weights
 
 
@@ -70,7 +70,7 @@ def test_paper_geometry_is_end_inclusive() -> None:
     )
 
 
-@pytest.mark.parametrize("block", [VariantBlock])
+@pytest.mark.parametrize("block", [InvariantBlock, VariantBlock])
 @pytest.mark.parametrize("variant", ["sphere", "paper"])
 def test_blocks_start_as_the_identity(block: type[nn.Module], variant: str) -> None:
     x = torch.rand(1, 16, 4, 8)
@@ -96,7 +96,8 @@ def test_bridge_is_attention_to_all_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "patch"), [("vit_tiny_patch16_dinov3_qkvb", 16), ("vit_tiny_patch16_224", 16), ("test_vit", 16)]
+    ("name", "patch"),
+    [("vit_tiny_patch16_dinov3_qkvb", 16), ("vit_tiny_patch16_224", 16), ("test_vit", 16), ("xcit_nano_12_p8_224", 8)],
 )
 def test_encoders_of_timm(name: str, patch: int) -> None:
     """DINOv3 with rotary positions, a plain vision transformer with learned ones."""

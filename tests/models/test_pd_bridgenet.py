@@ -75,9 +75,11 @@ def test_other_sizes_are_refused(tiny_network: Build) -> None:
 
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="+".join)
-@pytest.mark.parametrize("shared_stream", [False, True])
-def test_every_parameter_learns(tiny_network: Build, tasks: tuple[str, ...], shared_stream: bool) -> None:
-    network = randomise(tiny_network(tasks=tasks, shared_stream=shared_stream))
+@pytest.mark.parametrize(
+    "arguments", [{}, {"shared_stream": True}, {"encoder": "xcit_nano_12_p8_224"}], ids=["two", "shared", "xcit"]
+)
+def test_every_parameter_learns(tiny_network: Build, tasks: tuple[str, ...], arguments: dict[str, Any]) -> None:
+    network = randomise(tiny_network(tasks=tasks, **arguments))
     outputs = flatten(network(torch.rand(2, 3, 64, 128)))
     sum((x * torch.randn_like(x)).sum() for x in outputs.values()).backward()
     silent = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}

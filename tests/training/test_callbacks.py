@@ -172,4 +172,5 @@ def test_the_progress_bar_reads_the_loss_only_when_it_redraws(tmp_path, monkeypa
     )
     options = {"enable_progress_bar": True, "max_epochs": 1, "limit_val_batches": 0}
     trainer(tmp_path, [bar], **options).fit(MultiTaskModule(TinyNetwork()), TinyDataModule(batch_size=1))
+    assert reads
     assert set(reads) <= {1, 4, 8}

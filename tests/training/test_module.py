@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.training import MultiTaskModule, learning_rate_factor, load_network
 
 
@@ -59,11 +60,36 @@ def test_fit_validate_test_and_predict(tmp_path):
     np.testing.assert_allclose(predictions[3]["depth"], expected.depth, atol=1e-5)
 
 
+def test_metrics_are_the_users_to_choose(tmp_path):
+    chosen = {"depth": DepthMetrics(max_depth=3.0, alignment="median")}
+    (scores,) = trainer(tmp_path).validate(
+        MultiTaskModule(TinyNetwork(), metrics=chosen), TinyDataModule(), verbose=False
+    )
+    assert "val/depth/AbsRel/median_aligned" in scores
+    assert "val/depth/AbsRel" not in scores
+    with pytest.raises(ValueError, match="metrics for layout, but the network has"):
+        MultiTaskModule(TinyNetwork(), metrics={"layout": DepthMetrics()})
+
+
+def test_a_checkpoint_with_other_classes_is_refused_in_one_sentence(tmp_path):
+    t = trainer(tmp_path, max_steps=1)
+    t.fit(MultiTaskModule(TinyNetwork()), TinyDataModule())
+    path = tmp_path / "last.ckpt"
+    t.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("network."))
+    checkpoint["state_dict"][name] = checkpoint["state_dict"][name][:1]
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"weights in the checkpoint do not fit TinyNetwork: of another shape"):
+        trainer(tmp_path).validate(MultiTaskModule(TinyNetwork()), TinyDataModule(), ckpt_path=path, verbose=False)
+
+
 class Mislabelled(TinyDataModule):
     """A label map in which one pixel has a class that the network does not know."""
 
     def train_dataloader(self):
-        samples = [dict(sample) for sample in super().train_dataloader().dataset]
+        dataset = super().train_dataloader().dataset
+        samples = [dict(dataset[i]) for i in range(len(dataset))]
         samples[0]["semseg"] = samples[0]["semseg"].clone()
         samples[0]["semseg"][3, 5] = 77
         return DataLoader(samples, batch_size=2)
@@ -83,7 +109,8 @@ def test_depth_that_is_nan_or_infinite_is_no_label(tmp_path):
             self.hole = hole
 
         def train_dataloader(self):
-            samples = [dict(sample) for sample in super().train_dataloader().dataset]
+            dataset = super().train_dataloader().dataset
+            samples = [dict(dataset[i]) for i in range(len(dataset))]
             for sample in samples:
                 sample["depth"] = sample["depth"].clone()
                 sample["depth"][2:5, 3:9] = self.hole

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.data.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.rooms.rendering import check_size, render
 from mtpano_zoo.data.rooms.sampling import room_key, sample_room
+from mtpano_zoo.sphere import rotation_matrix, turn_vectors
 
 Sample = dict[str, Any]
 
@@ -173,10 +174,8 @@ def turn(batch: Sample, columns: list[int]) -> Sample:
             turned[key] = torch.stack([torch.roll(x, n, -1) for x, n in zip(batch[key], columns, strict=True)])
     if "normals" in turned:
         normals: Tensor = turned["normals"]
-        angle = torch.tensor(columns, dtype=torch.float64) * (2 * torch.pi / normals.shape[-1])
-        cos, sin = (f(angle).to(normals)[:, None, None] for f in (torch.cos, torch.sin))
-        x, y, z = normals.unbind(1)
-        turned["normals"] = torch.stack((x * cos + z * sin, y, z * cos - x * sin), dim=1)
+        yaw = torch.tensor(columns, dtype=torch.float64) * (360 / normals.shape[-1])
+        turned["normals"] = turn_vectors(normals, rotation_matrix(yaw).to(normals))
     return turned
 
 
