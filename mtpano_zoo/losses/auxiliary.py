@@ -5,8 +5,6 @@ sphere: filters wrap at the seam and continue over the poles, distances wrap. ``
 published code computes instead.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -91,10 +89,6 @@ def point_map(depth: Tensor, valid: Tensor) -> Tensor:
 
     Published: the same with z backward, and on a grid whose first and last columns coincide.
     """
-    return torch.where(valid, depth.float(), 0)[:, None] * _rays(*depth.shape[-2:], depth.device)
-
-
-@lru_cache(maxsize=4)
-def _rays(height: int, width: int, device: torch.device) -> Tensor:
-    # Kept on the device: copying them there anew would stall it in every step.
-    return erp_rays(height, width, device=device).permute(2, 0, 1)
+    return torch.where(valid, depth.float(), 0)[:, None] * erp_rays(*depth.shape[-2:], device=depth.device).permute(
+        2, 0, 1
+    )

@@ -1,6 +1,5 @@
 """What the metrics share: the weight of a pixel, and averages over pixels or over images from summed states."""
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -43,9 +42,7 @@ def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
     return weights if weighting == "pixel" else weights * _row_weights(*valid.shape[-2:], valid.device)
 
 
-@lru_cache(maxsize=8)
 def _row_weights(height: int, width: int, device: torch.device) -> Tensor:
-    # Kept on the device: copying them there anew would make every update wait for it.
     angles = solid_angles(height, width, device=device, dtype=torch.float64)
     return angles / angles.mean()
 
