@@ -39,12 +39,10 @@ def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None
 def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
     """Weights (B, H, W), float64, of the pixels of a mask (B, H, W): one, or the solid angle relative to its mean."""
     weights = valid.double()
-    return weights if weighting == "pixel" else weights * _row_weights(*valid.shape[-2:], valid.device)
-
-
-def _row_weights(height: int, width: int, device: torch.device) -> Tensor:
-    angles = solid_angles(height, width, device=device, dtype=torch.float64)
-    return angles / angles.mean()
+    if weighting == "pixel":
+        return weights
+    angles = solid_angles(valid.shape[-2], valid.shape[-1], device=valid.device, dtype=torch.float64)
+    return weights * (angles / angles.mean())
 
 
 class PooledMetric(Metric):
