@@ -30,7 +30,11 @@ def contenders(image: Tensor, yaw: Tensor, pitch: Tensor, size: int) -> dict[str
     angles = list(zip(yaw.tolist(), pitch.tolist(), strict=True))
     radians = [{"yaw": -math.radians(y), "pitch": -math.radians(p), "roll": 0.0} for y, p in angles]
     shape = (size, size)
+    kept = image.new_empty(1, len(angles), len(image), size, size)
     return {
+        "mtpano_zoo, out=": lambda: to_perspective(
+            image[None], rotation_matrix(yaw, pitch), size, size, fov=FOV, out=kept
+        ),
         "mtpano_zoo": lambda: to_perspective(image[None], rotation_matrix(yaw, pitch), size, size, fov=FOV),
         "py360convert": lambda: [py360convert.e2p(array, FOV, y, p, shape) for y, p in angles],
         "pyequilib, one by one": lambda: [equilib.equi2pers(image, r, size, size, FOV) for r in radians],

@@ -17,7 +17,7 @@ RING = (1, 1, 1, 1)
 
 # On a CPU a single map is sampled in strips of so many columns, each an element of a batch: the kernel shares out the
 # batch among its threads, and the pixels that a strip needs stay in the cache from one row to the next.
-STRIP = 64
+STRIP = 128
 
 
 def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:

@@ -196,6 +196,23 @@ def test_many_views_are_cut_in_chunks(monkeypatch):
     assert_close(to_perspective(erp, TURNS, 8, 8, fov=90.0), want)
 
 
+@pytest.mark.parametrize("mode", ["image", "depth", "vectors"])
+def test_views_fill_the_memory_that_is_given(mode):
+    erp = torch.rand(2, 3, 16, 32)
+    kept = torch.full((2, len(TURNS), 3, 8, 8), torch.nan)
+    views = to_perspective(erp, TURNS, 8, 8, fov=90.0, mode=mode, out=kept)
+    assert views is kept
+    assert_close(views, to_perspective(erp, TURNS, 8, 8, fov=90.0, mode=mode), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "kept", [torch.empty(1, 1, 3, 8, 9), torch.empty(1, 1, 3, 8, 8).half(), torch.empty(1, 1, 3, 8, 16)[..., ::2]]
+)
+def test_refuses_memory_that_does_not_fit(kept):
+    with pytest.raises(ValueError, match="out must be contiguous"):
+        to_perspective(torch.rand(1, 3, 16, 32), torch.eye(3), 8, 8, fov=90.0, out=kept)
+
+
 def test_vectors_turn_into_the_view_and_back():
     vectors = some_vectors(erp_rays(64, 128))[None]
     views = to_perspective(vectors, TURNS, 48, 48, fov=90.0, mode="vectors")
