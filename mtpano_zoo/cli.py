@@ -76,6 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     run.add_argument("--batch-size", type=int, default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    run.add_argument("--mask-sky", action="store_true", help="pixels of the class sky get no depth and no normal")
+    run.add_argument("--blend-seam", action="store_true", help="smooth depth and normals over the left and right edge")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.set_defaults(execute=_run)
@@ -118,6 +120,8 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         batch_size=options.batch_size,
         precision=options.precision,
+        mask_sky=options.mask_sky,
+        blend_seam=options.blend_seam,
         overwrite=options.overwrite,
     )
     print(report.summary())

@@ -23,6 +23,7 @@ __all__ = ("Prediction", "Source", "output_paths", "predict")
 Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 NO_LABEL = 255
 MIN_DEPTH = 0.001  # metres; a regression may dip below zero, a distance does not
+SKY = "sky"
 
 
 def output_paths(folder: str | Path, stem: str, tasks: Sequence[str]) -> dict[str, Path]:
@@ -148,6 +149,8 @@ def predict(
     *,
     size: tuple[int, int] | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    mask_sky: bool = False,
+    blend_seam: bool = False,
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -159,13 +162,19 @@ def predict(
             A batch gives a list, and so does a sequence of sources, which go through the network together.
         size: height and width of the network's input; by default what it was made for.
         precision: `bfloat16` runs the network under autocast; what follows it is float32 always.
+        mask_sky: pixels of the class `sky` have no depth and no normal (0), as in MTPano's published script.
+        blend_seam: in depth and normals, at the network's own size, replace the two columns on either side of the
+            left and right edge by the line between the third ones, as MTPano's published script does; rows where
+            those have no value have none there. Networks with wrapped convolutions do not need it.
 
     Raises:
         FileNotFoundError: there is no file at the path.
-        ValueError: the source is not a full panorama, or of a type, shape or range that the sentence names.
+        ValueError: the source is not a full panorama, or of a type, shape or range that the sentence names, or the
+            network lacks what an option needs.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is float32 or bfloat16, not {precision}")
+    _check_options(network, mask_sky, blend_seam)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     images = _images(source)
@@ -181,7 +190,13 @@ def predict(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 output = network(batch)
             results = [
-                _prediction(network, image, {task: output[task][i].float() for task in _attribute(network, "tasks")})
+                _prediction(
+                    network,
+                    image,
+                    {task: output[task][i].float() for task in _attribute(network, "tasks")},
+                    mask_sky,
+                    blend_seam,
+                )
                 for i, image in enumerate(images)
             ]
     finally:
@@ -197,6 +212,14 @@ def _attribute(network: nn.Module, name: str) -> Any:
     if not hasattr(network, name):
         raise ValueError(f"{type(network).__name__} lacks the attribute `{name}`, which a network of this zoo has")
     return getattr(network, name)
+
+
+def _check_options(network: nn.Module, mask_sky: bool, blend_seam: bool) -> None:
+    if mask_sky and SKY not in _attribute(network, "classes"):
+        lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
+        raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
+    if blend_seam and not {"depth", "normals"} & set(_attribute(network, "tasks")):
+        raise ValueError("blend_seam works on depth and normals, but this network predicts neither: leave it out")
 
 
 def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
@@ -248,24 +271,58 @@ def _network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, d
     return resize(pixels.permute(2, 0, 1), height, width) / 255
 
 
-def _prediction(network: nn.Module, image: NDArray[np.uint8] | Tensor, maps: Mapping[str, Tensor]) -> Prediction:
+def _prediction(
+    network: nn.Module,
+    image: NDArray[np.uint8] | Tensor,
+    maps: Mapping[str, Tensor],
+    mask_sky: bool,
+    blend_seam: bool,
+) -> Prediction:
     if isinstance(image, Tensor):
         image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     height, width = image.shape[:2]
     classes = tuple(_attribute(network, "classes"))
     palette = getattr(network, "palette", None)
+    if blend_seam:
+        maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
     semseg: NDArray[np.uint8] | NDArray[np.int64] | None = None
     if "semseg" in maps:
         labels = resize_argmax(maps["semseg"], height, width).cpu()
         semseg = (labels.to(torch.uint8) if len(classes) <= NO_LABEL else labels).numpy()
+    depth = _depth(maps["depth"], height, width) if "depth" in maps else None
+    normals = _normals(network, maps["normals"], height, width) if "normals" in maps else None
+    if mask_sky:
+        for values in (depth, normals):
+            if values is not None:
+                values[semseg == classes.index(SKY)] = 0
     return Prediction(
         image,
         semseg,
-        _depth(maps["depth"], height, width) if "depth" in maps else None,
-        _normals(network, maps["normals"], height, width) if "normals" in maps else None,
+        depth,
+        normals,
         classes,
         default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3),
     )
+
+
+def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
+    """Replace the two columns on either side of the seam by the straight line between the third ones, row by row.
+
+    This is done to depth (1, h, w) and normals (3, h, w, made unit vectors before) in the network's own size; classes
+    stay as they are. Where one of the third columns has no value, or is of the class `sky`, the four have none (NaN).
+    """
+    blended = dict(maps)
+    for task in maps.keys() & {"depth", "normals"}:
+        values = nn.functional.normalize(maps[task], dim=0) if task == "normals" else maps[task].clone()
+        ends = values[..., [-3, 2]]
+        known = ends.isfinite().all(0) & ((ends > 1e-4) if task == "depth" else (ends != 0)).any(0)
+        if sky is not None:
+            known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
+        for step, column in enumerate((-2, -1, 0, 1), start=1):
+            line = torch.lerp(ends[..., 0], ends[..., 1], step / 5)
+            values[..., column] = torch.where(known.all(-1), line, torch.nan)
+        blended[task] = values
+    return blended
 
 
 def _depth(depth: Tensor, height: int, width: int) -> NDArray[np.float32]:

@@ -1,10 +1,11 @@
 """`mtpano run`: predict for many images and write the results, one image after another, whatever happens to one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ def run(
     *,
     batch_size: int = 1,
     precision: Literal["float32", "bfloat16"] = "float32",
+    mask_sky: bool = False,
+    blend_seam: bool = False,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -70,6 +73,8 @@ def run(
             was stopped goes on where it was.
         batch_size: images that go through the network together, whatever their sizes.
         precision: `bfloat16` for autocast.
+        mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
+        blend_seam: smooth depth and normals across the left and right edge, see there.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist.
         progress: show a bar on the error stream.
@@ -98,7 +103,9 @@ def run(
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         shown = bar.add_task("panoramas", total=len(todo))
         for batch in _batches(todo, batch_size):
-            _run_batch(batch, model, precision, report)
+            _run_batch(
+                batch, partial(predict, model, precision=precision, mask_sky=mask_sky, blend_seam=blend_seam), report
+            )
             bar.advance(shown, len(batch))
     return report
 
@@ -146,9 +153,7 @@ def _batches(jobs: Iterable[tuple[Path, Path]], size: int) -> Iterator[list[tupl
         yield batch
 
 
-def _run_batch(
-    batch: Sequence[tuple[Path, Path]], model: nn.Module, precision: Literal["float32", "bfloat16"], report: RunReport
-) -> None:
+def _run_batch(batch: Sequence[tuple[Path, Path]], predict_all: Callable[..., Any], report: RunReport) -> None:
     read: list[tuple[Path, Path, NDArray[np.uint8]]] = []
     for image, target in batch:
         try:
@@ -158,7 +163,7 @@ def _run_batch(
     if not read:
         return
     try:
-        predictions = cast("list[Prediction]", predict(model, [pixels for *_, pixels in read], precision=precision))
+        predictions = cast("list[Prediction]", predict_all([pixels for *_, pixels in read]))
     except (torch.OutOfMemoryError, MemoryError):
         for image, _, _ in read:
             report.failed[image] = f"{image} needs more memory than there is: try a smaller batch or another device"

@@ -103,6 +103,22 @@ def test_run_with_a_checkpoint_of_training(tmp_path: Path, tiny_checkpoint: Path
     assert {path.name for path in out.iterdir()} == set(written)
 
 
+def test_run_with_the_options_of_the_published_script(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.full((32, 64, 3), 90, np.uint8)).save(tmp_path / "room.png")
+    arguments = ["run", str(tmp_path / "room.png"), "--model", str(tiny_checkpoint), "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "blended"), "--blend-seam"]) == 0
+    plain, blended = (np.load(tmp_path / name / "room_depth.npy") for name in ("plain", "blended"))
+    assert np.flatnonzero((plain != blended).any(0)).tolist() == [0, 1, 62, 63]
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(tmp_path / "masked"), "--mask-sky"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "mtpano: mask_sky needs to know where the sky is, but this network lacks the class sky: leave it out"
+    )
+
+
 def test_rooms(tmp_path: Path) -> None:
     out = tmp_path / "rooms"
     assert main(["rooms", "--out", str(out), "--count", "2", "--height", "32"]) == 0

@@ -1,6 +1,7 @@
 """What every network of the zoo has in common."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,11 @@ class PanoramaNetwork(nn.Module):
         palette: colour (R, G, B) of every class, or None for the default colours.
         input_size: height and width that it was made for.
         config: the arguments that build it again, as plain data.
+        normals_frame: frame of the normals that it gives, one of `NORMALS_FRAMES`.
         normals_to_camera: matrix (3, 3) that turns its normals into the frame x right, y down, z forward.
+        card: where it comes from, as plain data with the keys of `checkpoints.yaml` (description, paper, license,
+            upstream, training_data, ...) and `results`, its scores; empty when nothing is said. It is saved and loaded
+            with the network.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class PanoramaNetwork(nn.Module):
             raise ValueError(f"palette has {len(palette)} colours for {len(classes)} classes.")
         if normals_frame not in NORMALS_FRAMES:
             raise ValueError(f"normals_frame must be one of {', '.join(NORMALS_FRAMES)}, not {normals_frame!r}.")
+        self.normals_frame = normals_frame
         self.normals_to_camera = NORMALS_FRAMES[normals_frame]
         self.palette = palette
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.config = config
+        self.card: dict[str, Any] = {}
         self.image_mean: Tensor
         self.image_std: Tensor
         self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
@@ -73,3 +80,17 @@ class PanoramaNetwork(nn.Module):
         from mtpano_zoo.prediction import predict  # the network itself needs no image reader and no plots
 
         return predict(self, source, **options)
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write weights, configuration and model card: see `mtpano_zoo.zoo.sharing.save_pretrained`."""
+        from mtpano_zoo.zoo.sharing import save_pretrained  # the network itself needs no writer and no Hub
+
+        save_pretrained(self, folder, overwrite=overwrite)
+
+    def push_to_hub(
+        self, repository: str, *, token: str | None = None, private: bool = False, message: str = "Upload model"
+    ) -> str:
+        """Upload what `save_pretrained` writes and return its address: see `mtpano_zoo.zoo.sharing.push_to_hub`."""
+        from mtpano_zoo.zoo.sharing import push_to_hub
+
+        return push_to_hub(self, repository, token=token, private=private, message=message)
