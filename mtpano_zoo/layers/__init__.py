@@ -6,6 +6,7 @@ from mtpano_zoo.layers.dpt import DPTNeck, RegressionHead, SegmentationHead
 from mtpano_zoo.layers.encoder import ViTEncoder
 from mtpano_zoo.layers.geometry import geometry_encoding, pole_weights
 from mtpano_zoo.layers.heads import AuxiliaryHead, ScaleAggregator, TaskAdapter, zero_init_projection
+from mtpano_zoo.layers.lora import add_lora, merge_lora
 from mtpano_zoo.layers.refiner import ERPTokenMixer, InvariantBlock, VariantBlock
 
 __all__ = (
@@ -22,8 +23,10 @@ __all__ = (
     "Upsample",
     "VariantBlock",
     "ViTEncoder",
+    "add_lora",
     "conv2d",
     "geometry_encoding",
+    "merge_lora",
     "pole_weights",
     "zero_init_projection",
 )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import mtpano_zoo
+from mtpano_zoo.layers import merge_lora
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
 
 DESCRIPTION = "network"
@@ -68,7 +69,8 @@ def load_network(path: str | Path, network: PanoramaNetwork | None = None) -> Pa
     """Rebuild the network of a checkpoint that training wrote, with its weights, in evaluation mode.
 
     The averaged weights are loaded where training kept an average (``EMAWeightAveraging`` stores them as the main
-    weights). Only classes listed in ``mtpano_zoo.models.NETWORKS`` are built: a file cannot name code to import.
+    weights), and low-rank updates are added to the weights that they adapt. Only classes listed in
+    ``mtpano_zoo.models.NETWORKS`` are built: a file cannot name code to import.
 
     Args:
         path: A Lightning ``.ckpt`` written by `MultiTaskModule`.
@@ -83,7 +85,7 @@ def load_network(path: str | Path, network: PanoramaNetwork | None = None) -> Pa
     if network is None:
         network = _build(description, path)
     check_tasks(description, network, str(path))
-    load_strictly(network, network_weights(checkpoint), path)
+    load_strictly(network, merge_lora(network_weights(checkpoint)), path)
     return network.eval()
 
 

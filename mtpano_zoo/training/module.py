@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import MultiTaskLoss, check_batch
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import PanoramaNetwork
@@ -51,12 +52,15 @@ class MultiTaskModule(LightningModule):
         power: Exponent of the polynomial schedule.
         warmup_steps: Steps over which the learning rates rise linearly.
         freeze_encoder: Train without changing the encoder, its norm statistics included.
+        lora_rank: Freeze the encoder but for low-rank updates of its attention, which learn at ``encoder_lr``. Whoever
+            loads a checkpoint of such a training gets the plain network, with the updates added to its weights.
         compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
         metrics: Metrics by task in place of `SemsegMetrics`, `DepthMetrics` and `NormalsMetrics` with their defaults:
             another alignment, range, weighting or pooling.
 
     Raises:
-        ValueError: If an encoder is to be frozen that the network does not have, or a choice is unknown.
+        ValueError: If an encoder is to be frozen that the network does not have, a rank does not fit, or a choice is
+            unknown.
     """
 
     def __init__(
@@ -71,11 +75,12 @@ class MultiTaskModule(LightningModule):
         power: float = 0.9,
         warmup_steps: int = 0,
         freeze_encoder: bool = False,
+        lora_rank: int | None = None,
         compile: bool = False,
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
-        if freeze_encoder and not hasattr(network, "encoder"):
+        if (freeze_encoder or lora_rank is not None) and not hasattr(network, "encoder"):
             raise ValueError(f"{type(network).__name__} has no `encoder` to freeze.")
         if optimizer not in OPTIMIZERS or schedule not in get_args(Schedule):
             raise ValueError(
@@ -91,7 +96,7 @@ class MultiTaskModule(LightningModule):
         self.schedule: Schedule = schedule
         self.power = power
         self.warmup_steps = warmup_steps
-        self.freeze_encoder = freeze_encoder
+        self.freeze_encoder = freeze_encoder or lora_rank is not None
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
         self.metrics = nn.ModuleDict({stage: self._build_metrics(metrics or {}) for stage in ("val", "test")})
@@ -101,6 +106,8 @@ class MultiTaskModule(LightningModule):
         self.register_buffer("normals_to_camera", turn, persistent=False)
         if freeze_encoder:
             self.encoder.requires_grad_(False)
+        if lora_rank is not None:
+            add_lora(self.encoder, lora_rank)
         if compile:
             network.compile()  # in place: unlike torch.compile(network), it does not rename the parameters
         self.train()  # Lightning keeps the modes it finds, and a loaded network comes in evaluation mode

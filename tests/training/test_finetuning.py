@@ -1,0 +1,62 @@
+"""Training that starts from a trained network: low-rank updates, and a warm start by a configuration alone."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from tiny_training import TinyDataModule
+from torch.testing import assert_close
+
+from mtpano_zoo.training import MultiTaskModule, load_network
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    return {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tmp_path,
+    }
+
+
+@pytest.fixture
+def adapted(tiny_network, quiet):
+    """A module after two epochs with low-rank updates, its checkpoint, and the weights that it started from."""
+    module = MultiTaskModule(tiny_network(encoder_layer_scale=1.0), lr=1e-2, lora_rank=2)
+    before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    trainer = Trainer(max_epochs=2, **quiet)
+    trainer.fit(module, TinyDataModule())
+    return module.eval(), trainer.checkpoint_callback.best_model_path, before
+
+
+def test_of_the_encoder_only_the_updates_move(adapted):
+    module, _, before = adapted
+    for name, value in module.network.state_dict().items():
+        if name.startswith("encoder."):
+            assert torch.equal(value, before[name]) == (".parametrizations.weight.0." not in name), name
+
+
+def test_a_checkpoint_is_loaded_as_a_plain_network_that_computes_the_same(adapted, tiny_network):
+    module, path, _ = adapted
+    network = load_network(path)
+    assert network.state_dict().keys() == tiny_network().state_dict().keys()
+    image = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        ours, theirs = network(image), module.network(image)
+    for task in network.tasks:
+        assert_close(ours[task], theirs[task], rtol=1e-4, atol=1e-5)
+
+
+def test_training_goes_on_from_its_checkpoint(adapted, tiny_network, quiet):
+    _, path, _ = adapted
+    again = MultiTaskModule(tiny_network(encoder_layer_scale=1.0), lr=1e-2, lora_rank=2)
+    trainer = Trainer(max_epochs=3, **quiet)
+    trainer.fit(again, TinyDataModule(), ckpt_path=path)
+    assert trainer.global_step == 3 * len(TinyDataModule().train_dataloader())
+
+
+def test_a_plain_training_does_not_go_on_from_it(adapted, tiny_network, quiet):
+    _, path, _ = adapted
+    with pytest.raises(ValueError, match=r"do not fit PDBridgeNet: missing encoder.*; unexpected .*parametrizations"):
+        Trainer(max_epochs=3, **quiet).fit(MultiTaskModule(tiny_network()), TinyDataModule(), ckpt_path=path)
