@@ -4,12 +4,17 @@ A sample is a dict of `image`, `semseg`, `depth` and `normals`, any of which may
 camera; other keys stay as they are.
 """
 
+import hashlib
+import math
+import os
+import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mtpano_zoo.sphere import Mode, rotate
+from mtpano_zoo.sphere import Mode, rotate, rotation_matrix
 
 Sample = dict[str, Any]
 
@@ -23,47 +28,44 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
     with the camera; holes (class 255, depth 0, normal 0) stay holes. A yaw by whole columns is exact.
     """
     rotated = dict(sample)
-    for key, mode in MODES.items():
-        if key in sample:
-            maps: Tensor = sample[key]
-            batch = maps[None] if maps.ndim == 3 else maps[None, None]
-            rotated[key] = rotate(batch, rotation, mode).view(maps.shape)
+    for key in sample.keys() & MODES.keys():
+        maps: Tensor = sample[key]
+        rotated[key] = rotate(maps.reshape(1, -1, *maps.shape[-2:]), rotation, MODES[key]).view(maps.shape)
     return rotated
 
 
 def mirror_sample(sample: Sample) -> Sample:
-    """What is seen in a mirrored world: left and right change places, and normals change the sign of their x."""
-    mirrored = sample | {key: sample[key].flip(-1) for key in MODES if key in sample}
-    if "normals" in mirrored:
-        normals = mirrored["normals"]
-        mirrored["normals"] = torch.stack((-normals[0], normals[1], normals[2]))
+    """What is seen in a mirrored world: left and right change places, and the x of normals changes its sign."""
+    mirrored = sample | {key: sample[key].flip(-1) for key in sample.keys() & MODES.keys()}
+    if "normals" in sample:
+        mirrored["normals"][0].neg_()
     return mirrored
 
 
 class Augmentation:
-    """Random turns of the camera, mirroring and changes of colour: a function from sample to sample.
+    """Random turns of the camera, mirroring and photometric changes: a function from sample to sample.
 
     The result depends on (seed, epoch, `id` of the sample) only: not on the worker, the order or the number of
-    workers. The epoch lies in memory that workers share, so :meth:`set_epoch` also reaches those that run already;
-    `mtpano_zoo.data.loading.TrainingLoader` calls it before the first sample of every epoch.
+    workers. The epoch lies in memory that workers share, so :meth:`set_epoch` reaches those that run already;
+    `mtpano_zoo.data.loading.training_loader` sees to it before the first sample of every epoch.
 
-    What is on by default is exact; tilts and rotations resample, and leave classes and depth off by up to half a
-    pixel.
+    What is on by default is exact. Tilts and rotations resample: they blur the image and the normals a little, and
+    move classes and depth by up to half a pixel.
 
     Args:
         yaw: Probability of a turn about the vertical axis, by a random number of whole columns.
-        mirror: Probability of changing left and right.
-        tilt: Probability of tilting the camera.
-        max_tilt: Largest tilt in degrees; every direction and every angle up to it is equally likely.
-        rotation: Probability of a rotation drawn uniformly from all, instead of yaw and tilt.
-        colour: Probability of changing the colours of the image.
-        strength: How much colours change; 1 is moderate, 0 nothing.
-        transforms: Instead of the built-in changes of colour, transforms of albumentations by name, each a mapping
-            such as `{RandomGamma: {gamma_limit: [80, 120], p: 0.5}}`; only such as leave the geometry alone.
+        mirror: Probability of exchanging left and right.
+        tilt: Probability of tilting the camera, towards any side.
+        max_tilt: Largest tilt in degrees; all angles up to it are equally likely.
+        rotation: Probability of a rotation drawn uniformly from all of them, instead of yaw and tilt.
+        photometric: Probability of changing brightness, contrast, gamma, hue and saturation of the image.
+        strength: How much these change: 0 is nothing, 1 moderate, 2 the most.
+        transforms: What to do instead, in this order: transforms of albumentations by their names, such as
+            `{RandomGamma: {gamma_limit: [80, 120], p: 0.5}}`, of those that change only the image.
         seed: Another seed gives other samples.
 
     Raises:
-        ValueError: An argument is out of range, or a transform is unknown or moves pixels.
+        ValueError: An argument is out of range, or a transform is unknown, has wrong arguments or moves pixels.
     """
 
     def __init__(
@@ -73,21 +75,26 @@ class Augmentation:
         tilt: float = 0.0,
         max_tilt: float = 10.0,
         rotation: float = 0.0,
-        colour: float = 0.0,
+        photometric: float = 0.0,
         strength: float = 1.0,
         transforms: list[dict[str, dict[str, Any]]] | None = None,
         seed: int = 0,
     ) -> None:
-        for name, share in {"yaw": yaw, "mirror": mirror, "tilt": tilt, "rotation": rotation, "colour": colour}.items():
+        shares = {"yaw": yaw, "mirror": mirror, "tilt": tilt, "rotation": rotation, "photometric": photometric}
+        for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"Augmentation: {name} is a probability between 0 and 1, got {share}")
         if not 0 <= max_tilt <= 180:
             raise ValueError(f"Augmentation: max_tilt must be between 0 and 180 degrees, got {max_tilt}")
-        if not 0 <= strength <= 1:
-            raise ValueError(f"Augmentation: strength must be between 0 and 1, got {strength}")
-        self.yaw, self.mirror, self.tilt, self.max_tilt, self.rotation = yaw, mirror, tilt, max_tilt, rotation
-        self.colour, self.seed = colour, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        if not 0 <= strength <= 2:
+            raise ValueError(f"Augmentation: strength must be between 0 and 2, got {strength}")
+        if transforms is not None and photometric == 0:
+            raise ValueError("Augmentation: transforms are never applied as long as photometric is 0, set it to 1")
+        self.probabilities = shares
+        self.max_tilt, self.seed = max_tilt, seed
+        chosen = _builtin_transforms(strength) if transforms is None else transforms
+        self._transforms = [_build_transform(entry) for entry in chosen] if photometric else []
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the samples from now on belong to, here and in all workers."""
@@ -100,5 +107,84 @@ class Augmentation:
             ValueError: The sample has no `id`.
         """
         if "id" not in sample:
-            raise ValueError("Augmentation needs the key `id` in every sample: its random numbers come from it")
-        raise NotImplementedError
+            raise ValueError("Augmentation needs an `id` in every sample, because random numbers come from it")
+        rng = self._generator(sample["id"])
+        # All numbers are drawn in any case: another probability of one change then leaves the others as they were.
+        share = dict(zip(self.probabilities, rng.random(len(self.probabilities)), strict=True))
+        happens = {name: share[name] < probability for name, probability in self.probabilities.items()}
+        turn, heading, angle, pitch, roll = rng.random(5)
+        widths = [sample[key].shape[-1] for key in sample.keys() & MODES.keys()]
+        if happens["mirror"]:
+            sample = mirror_sample(sample)
+        if happens["rotation"]:
+            # The direction that the camera looks in is uniform on the sphere, and so is the angle about it.
+            pitch = math.degrees(math.asin(2 * pitch - 1))
+            sample = rotate_sample(sample, _rotation(360 * turn, pitch, 360 * roll))
+        elif (happens["yaw"] or happens["tilt"]) and widths:
+            yaw = math.floor(turn * widths[0]) * 360 / widths[0] if happens["yaw"] else 0.0
+            rotation = _rotation(yaw)
+            if happens["tilt"]:
+                tilt = _rotation(360 * heading, self.max_tilt * angle) @ _rotation(-360 * heading)
+                rotation = rotation @ tilt
+            sample = rotate_sample(sample, rotation)
+        if happens["photometric"] and "image" in sample:
+            sample = sample | {"image": self._change_colours(sample["image"], rng)}
+        return dict(sample)
+
+    def _generator(self, name: str) -> np.random.Generator:
+        text = f"{self.seed}/{int(self._epoch)}/{name}"
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest)))
+
+    def _change_colours(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        """Apply the transforms of albumentations to an image (3, H, W) in [0, 1]."""
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        for transform in self._transforms:
+            # One seed each: those that share one, as albumentations' own Compose has them do, draw equal numbers.
+            transform.set_random_seed(int(rng.integers(2**32)))
+            pixels = transform(image=pixels)["image"]
+        return torch.from_numpy(pixels).permute(2, 0, 1).clamp(0, 1).contiguous()
+
+
+def _rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Tensor:
+    return rotation_matrix(yaw, pitch, roll, dtype=torch.float64)
+
+
+def _builtin_transforms(strength: float) -> list[dict[str, dict[str, Any]]]:
+    gamma = (100 / (1 + 0.25 * strength), 100 * (1 + 0.25 * strength))
+    return [
+        {"RandomBrightnessContrast": {"brightness_limit": 0.2 * strength, "contrast_limit": 0.2 * strength, "p": 1}},
+        {"RandomGamma": {"gamma_limit": gamma, "p": 1}},
+        {
+            "HueSaturationValue": {
+                "hue_shift_limit": 10 * strength,
+                "sat_shift_limit": 30 * strength,
+                "val_shift_limit": 0,
+                "p": 1,
+            }
+        },
+    ]
+
+
+def _build_transform(entry: dict[str, dict[str, Any]]) -> Any:
+    """Build a transform from {name: arguments}.
+
+    Raises:
+        ValueError: It is unknown, has wrong arguments or moves pixels.
+    """
+    # Imported here, because it takes a second or two; and it would ask a server for newer versions of itself.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    if len(entry) != 1:
+        raise ValueError(f"Augmentation: every transform is one name with its arguments, got {', '.join(entry)}")
+    ((name, arguments),) = entry.items()
+    kind = getattr(albumentations, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, albumentations.ImageOnlyTransform)):
+        raise ValueError(f"Augmentation: {name} is no transform of albumentations that changes only the image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of arguments that it does not know, albumentations only warns
+            return kind(**(arguments or {}))
+    except (TypeError, ValueError, Warning) as error:
+        raise ValueError(f"Augmentation: {name} refuses its arguments: {' '.join(str(error).split())}") from error

@@ -1,35 +1,91 @@
-"""The loader of training samples: its order and its augmentation are functions of seed and epoch, also when resumed."""
+"""The loader of training samples: order and augmentation are functions of seed and epoch, also after a resumption."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+import torch.distributed
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 
 
-class TrainingLoader(DataLoader[Sample]):
-    """A shuffling `DataLoader` that tells the augmentation the epoch and can resume within one.
+def training_loader(
+    dataset: Dataset[Sample],
+    augmentation: Augmentation | None,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    **options: Any,
+) -> "TrainingLoader":
+    """A loader that shuffles, tells the augmentation the epoch, and can resume within an epoch.
 
-    Order and augmentation depend on (seed, epoch) only. An incomplete last batch is dropped if there is a complete
-    one. Lightning sets the epoch, saves the position in checkpoints and returns to it; in a loop of one's own,
-    call `loader.sampler.set_epoch(epoch)` before every epoch.
+    An incomplete last batch is dropped if there is a complete one. Processes of `torch.distributed` share the samples.
+    Lightning sets the epoch, keeps the position in its checkpoints and returns to it. A loop without Lightning calls
+    `loader.sampler.set_epoch(epoch)` before every epoch, and may use `state_dict` and `load_state_dict`.
 
     Args:
-        dataset: Data set of samples; it calls the augmentation in its `__getitem__`.
-        batch_size: Samples per batch, per process.
-        augmentation: The same object as the data set calls, or None.
+        dataset: Samples, which the augmentation has gone through.
+        augmentation: The object that the data set calls, None if it calls none.
+        batch_size: Samples in a batch of this process.
         seed: Another seed gives another order.
-        trainer: Lightning's trainer, if any: knows the epoch of a resumed training and this process's share.
-        options: Other options of `DataLoader`, such as `num_workers`, `pin_memory` and `persistent_workers`.
+        options: Further arguments of `DataLoader`, such as `num_workers`, `pin_memory` and `persistent_workers`.
+
+    Raises:
+        ValueError: The batch size or an option is out of range.
+    """
+    sampler = TrainingSampler(dataset, augmentation, seed)
+    drop_last = len(sampler) >= batch_size
+    return TrainingLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **options)
+
+
+class TrainingSampler(DistributedSampler[Any]):
+    """This process's share of the samples, shuffled by seed and epoch; sets the epoch of the augmentation.
+
+    Lightning leaves a `DistributedSampler` in its place and calls its `set_epoch`, also without distribution.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Sample],
-        batch_size: int = 1,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        trainer: Any = None,
-        **options: Any,
-    ) -> None:
-        raise NotImplementedError
+    def __init__(self, dataset: Dataset[Sample], augmentation: Augmentation | None, seed: int) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        replicas = torch.distributed.get_world_size() if distributed else 1
+        super().__init__(dataset, replicas, torch.distributed.get_rank() if distributed else 0, seed=seed)
+        self.augmentation = augmentation
+        self.skipped = 0  # samples of the next epoch that were seen before a resumption
+
+    def __iter__(self) -> Iterator[Any]:
+        """Runs when the first index is asked for: earlier samples are done, and no worker has one of this epoch yet."""
+        if self.augmentation is not None:
+            self.augmentation.set_epoch(self.epoch)
+        return iter(list(super().__iter__())[self.skipped :])
+
+
+class TrainingLoader(DataLoader[Sample]):
+    """A `DataLoader` that knows how far it came: build it by :func:`training_loader`."""
+
+    _position = 0
+    _resumed: tuple[int, int] | None = None  # epoch and position
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Begin an epoch, or where the last one was left when its state has been loaded.
+
+        A generator, so that nothing happens before the first batch is asked for: Lightning calls this before it sets
+        the epoch.
+        """
+        self._position = 0
+        if isinstance(self.sampler, TrainingSampler):
+            if self._resumed is not None and self._resumed[0] == self.sampler.epoch:
+                self._position = self._resumed[1]
+            self._resumed = None
+            self.sampler.skipped = self._position * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self._position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of batches that were handed out in it."""
+        return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches that were handed out when the state was taken."""
+        self._resumed = (state["epoch"], state["batches"])
+        if isinstance(self.sampler, TrainingSampler):
+            self.sampler.set_epoch(state["epoch"])

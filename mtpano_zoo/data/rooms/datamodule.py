@@ -2,7 +2,6 @@
 
 import mmap
 import multiprocessing
-import zlib
 from typing import Any
 
 import lightning
@@ -12,12 +11,11 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.classes import S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.data.rooms.rendering import check_size, render
 from mtpano_zoo.data.rooms.sampling import room_key, sample_room
-from mtpano_zoo.sphere import rotation_matrix, turn_vectors
-
-Sample = dict[str, Any]
 
 
 class RoomsDataset(Dataset[Sample]):
@@ -34,6 +32,7 @@ class RoomsDataset(Dataset[Sample]):
         width: Columns, twice the rows.
         seed: Another seed gives other rooms.
         cache: Keep what was rendered in memory, 20 bytes per pixel, shared with forked workers.
+        augmentation: Changes the samples, anew in every epoch.
 
     Raises:
         ValueError: An argument is out of range.
@@ -42,12 +41,22 @@ class RoomsDataset(Dataset[Sample]):
     classes = S3DIS_CLASSES
     palette = S3DIS_PALETTE
 
-    def __init__(self, split: str, count: int, height: int, width: int, seed: int = 0, cache: bool = False) -> None:
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        height: int,
+        width: int,
+        seed: int = 0,
+        cache: bool = False,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         check_size(height, width)
         if count < 1:
             raise ValueError(f"a set of rooms needs at least one, got count={count}")
         room_key(seed, split, count - 1)
         self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
+        self.augmentation = augmentation
         self._cache = _Cache(count, height, width) if cache else None
 
     @property
@@ -59,7 +68,7 @@ class RoomsDataset(Dataset[Sample]):
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        """Render or recall one sample.
+        """Render or recall one sample, and augment it.
 
         Raises:
             IndexError: There is no such index.
@@ -69,12 +78,15 @@ class RoomsDataset(Dataset[Sample]):
         index %= self.count
         name = f"{self.split}-{index:06d}"
         if self._cache is not None and (known := self._cache.get(index)) is not None:
-            return known | {"id": name}
+            return self._augment(known | {"id": name})
         batch = render([sample_room(self.seed, self.split, index)], self.height, self.width)
         sample = {key: batch[key][0] for key in ("image", "semseg", "depth", "normals")}
         if self._cache is not None:
             self._cache.put(index, sample)
-        return sample | {"id": name}
+        return self._augment(sample | {"id": name})
+
+    def _augment(self, sample: Sample) -> Sample:
+        return sample if self.augmentation is None else self.augmentation(sample)
 
 
 class RoomsDataModule(lightning.LightningDataModule):
@@ -90,7 +102,7 @@ class RoomsDataModule(lightning.LightningDataModule):
         num_workers: Processes that render beside the training.
         seed: Another seed gives other rooms.
         cache: Keep rendered training and validation rooms in memory: from the second epoch on nothing is rendered.
-        random_yaw: Turn every training panorama by a random number of whole columns, anew in every epoch.
+        augmentation: Changes the training samples, anew in every epoch.
     """
 
     classes = S3DIS_CLASSES
@@ -107,76 +119,41 @@ class RoomsDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache: bool = False,
-        random_yaw: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
-        self.batch_size, self.num_workers, self.seed, self.random_yaw = batch_size, num_workers, seed, random_yaw
-        self.train_set = RoomsDataset("train", train_count, height, width, seed, cache)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.train_set = RoomsDataset("train", train_count, height, width, seed, cache, augmentation)
         self.val_set = RoomsDataset("val", val_count, height, width, seed, cache)
         self.test_set = RoomsDataset("test", test_count, height, width, seed)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, without an incomplete last batch if there is a complete one."""
-        drop_last = len(self.train_set) >= self.batch_size
-        return self._loader(self.train_set, shuffle=True, drop_last=drop_last)
+        rooms = self.train_set
+        return training_loader(rooms, rooms.augmentation, seed=self.seed, **self._options(rooms))
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """In order."""
-        return self._loader(self.val_set)
+        return DataLoader(self.val_set, **self._options(self.val_set))
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """In order."""
-        return self._loader(self.test_set)
+        return DataLoader(self.test_set, **self._options(self.test_set))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The test set."""
         return self.test_dataloader()
 
-    def _loader(self, rooms: RoomsDataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Sample]:
+    def _options(self, rooms: RoomsDataset) -> dict[str, Any]:
         # Only forked workers share the cache, and newer Pythons start workers otherwise unless told.
         fork = self.num_workers > 0 and rooms.cached and "fork" in multiprocessing.get_all_start_methods()
-        return DataLoader(
-            rooms,
-            batch_size=self.batch_size,  # by name: Lightning builds loaders anew from their named arguments
-            shuffle=shuffle,
-            drop_last=drop_last,
-            num_workers=self.num_workers,
-            multiprocessing_context="fork" if fork else None,
-        )
-
-    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Turn training panoramas at random if asked to; a function of seed, epoch and id."""
-        if not (self.random_yaw and self.trainer is not None and self.trainer.training):
-            return batch
-        epoch, width = self.trainer.current_epoch, batch["image"].shape[-1]
-        columns = []
-        for name in batch["id"]:
-            key = zlib.crc32(name.encode()) << 64 | (self.seed & 0xFFFFFFFF) << 32 | epoch
-            columns.append(int(np.random.Generator(np.random.Philox(key=key)).integers(width)))
-        return turn(batch, columns)
-
-
-def turn(batch: Sample, columns: list[int]) -> Sample:
-    """Shift every panorama of a batch to the right by whole columns: its camera turns to the left.
-
-    Images, classes and depth move along; normals are also rotated about the vertical axis. Exact, without resampling.
-
-    Raises:
-        ValueError: There is not one shift for each panorama.
-    """
-    if len(columns) != len(batch["image"]):
-        raise ValueError(f"got {len(columns)} shifts for {len(batch['image'])} panoramas")
-    turned = dict(batch)
-    for key in ("image", "semseg", "depth", "normals"):
-        if key in batch:
-            turned[key] = torch.stack([torch.roll(x, n, -1) for x, n in zip(batch[key], columns, strict=True)])
-    if "normals" in turned:
-        normals: Tensor = turned["normals"]
-        yaw = torch.tensor(columns, dtype=torch.float64) * (360 / normals.shape[-1])
-        turned["normals"] = turn_vectors(normals, rotation_matrix(yaw).to(normals))
-    return turned
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "multiprocessing_context": "fork" if fork else None,
+        }
 
 
 class _Cache:

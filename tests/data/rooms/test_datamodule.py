@@ -1,11 +1,10 @@
 import pickle
 
-import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mtpano_zoo.data import S3DIS_CLASSES, RoomsDataModule, RoomsDataset
+from mtpano_zoo.data import S3DIS_CLASSES, Augmentation, RoomsDataModule, RoomsDataset
 from mtpano_zoo.data.rooms import render, sample_room
 
 MAPS = ("image", "semseg", "depth", "normals")
@@ -54,52 +53,19 @@ def test_batches_of_all_stages():
     assert train[0]["image"].shape == (2, 3, 24, 48) and train[0]["semseg"].dtype == torch.int64
 
 
-class _Recorder(lightning.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = {}
-
-    def training_step(self, batch):
-        for i, name in enumerate(batch["id"]):
-            self.seen[self.current_epoch, name] = {key: batch[key][i] for key in MAPS}
-        return self.weight * 0
-
-    def validation_step(self, batch):
-        self.seen["val"] = batch
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def _fit(seed=0):
-    data = RoomsDataModule(16, 32, 4, 1, 1, batch_size=2, random_yaw=True, cache=True, seed=seed)
-    recorder = _Recorder()
-    trainer = lightning.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(recorder, data)
-    return recorder.seen
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_random_yaw_turns_training_samples_reproducibly():
-    first, second = _fit(), _fit()
-    rooms = RoomsDataset("train", 4, 16, 32)
-    columns = set()
-    for (epoch, name), sample in ((k, v) for k, v in first.items() if k != "val"):
-        assert torch.equal(sample["normals"], second[epoch, name]["normals"])
-        plain = rooms[int(name[-6:])]
-        shifts = [n for n in range(32) if torch.equal(torch.roll(plain["depth"], n, -1), sample["depth"])]
-        assert shifts
-        columns.add((epoch, name, shifts[0]))
-    assert len({shift for _, _, shift in columns}) > 3
-    assert same({**{k: first["val"][k][0] for k in MAPS}, "id": "val-000000"}, RoomsDataset("val", 1, 16, 32)[0])
+def test_the_augmentation_is_for_training_samples_only():
+    plain = RoomsDataModule(24, 48, 4, 2, 2, batch_size=4, cache=True, seed=5)
+    data = RoomsDataModule(24, 48, 4, 2, 2, batch_size=4, cache=True, seed=5, augmentation=Augmentation(mirror=0.0))
+    loaders = zip(plain.val_dataloader(), data.val_dataloader(), strict=True)
+    assert all(torch.equal(a[key], b[key]) for a, b in loaders for key in MAPS)
+    assert same(plain.test_set[1], data.test_set[1])
+    (before,), (after,) = list(plain.train_dataloader()), list(data.train_dataloader())
+    assert before["id"] == after["id"] != sorted(after["id"])
+    for a, b in zip(before["depth"], after["depth"], strict=True):
+        assert any(torch.equal(torch.roll(a, n, -1), b) for n in range(48))
+    assert not torch.equal(before["depth"], after["depth"])
+    (again,) = list(data.train_dataloader())  # from the cache, which has the samples as they were rendered
+    assert all(torch.equal(after[key], again[key]) for key in MAPS)
 
 
 @pytest.mark.parametrize(
