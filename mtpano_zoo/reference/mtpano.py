@@ -1,100 +1,256 @@
-"""The published MTPano checkpoints (`mtpano_model_*.pth.tar`): their state dict to `PDBridgeNet(variant="paper")`."""
+"""The published MTPano checkpoints (`mtpano_model_*.pth.tar`): their state dict to `PDBridgeNet(variant="paper")`.
+
+Which keys a published state dict must have, and in which shapes, follows from our own network of the same sizes, whose
+names are translated into the published ones.
+"""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ("convert_state_dict",)
+from mtpano_zoo.layers import geometry_encoding
+from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.tasks import MAIN_TASKS
 
-# Parameters that take no part in what the published network computes.
-UNUSED = re.compile(
-    r"RayDir|PE|backbone\.embeddings\.mask_token|backbone\.norm\..*"
-    r"|necks\.\w+\.fusion_stage\.layers\.0\.residual_layer1\..*"
-)
+__all__ = ("class_count", "constructor_arguments", "convert_state_dict", "recognizes")
+
+HEAD_WIDTH = 64
+LISTED = 8  # keys that a message names before it counts the rest
+POSITION_TOLERANCE = 1e-5
+MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
+"""Prefixes that the keys of every MTPano checkpoint have between them, whatever its tasks."""
 
 RENAMES: tuple[tuple[str, str], ...] = (
     # encoder
-    (r"^backbone\.embeddings\.cls_token", "encoder.vit.cls_token"),
-    (r"^backbone\.embeddings\.register_tokens", "encoder.vit.reg_token"),
-    (r"^backbone\.embeddings\.patch_embeddings", "encoder.vit.patch_embed.proj"),
-    (r"^backbone\.layer\.(\d+)\.", r"encoder.vit.blocks.\1."),
-    (r"\.attention\.o_proj", ".attn.proj"),
-    (r"\.attention\.([qv])_proj\.bias", r".attn.\1_bias"),
-    (r"\.layer_scale([12])\.lambda1", r".gamma_\1"),
-    (r"\.mlp\.up_proj", ".mlp.fc1"),
-    (r"\.mlp\.down_proj", ".mlp.fc2"),
+    (r"^encoder\.vit\.cls_token", "backbone.embeddings.cls_token"),
+    (r"^encoder\.vit\.reg_token", "backbone.embeddings.register_tokens"),
+    (r"^encoder\.vit\.patch_embed\.proj", "backbone.embeddings.patch_embeddings"),
+    (r"^encoder\.vit\.blocks\.", "backbone.layer."),
+    (r"^(backbone\..*)\.attn\.qkv\.", r"\1.attention.qkv_proj."),
+    (r"^(backbone\..*)\.attn\.([qv])_bias", r"\1.attention.\2_proj.bias"),
+    (r"^(backbone\..*)\.attn\.proj\.", r"\1.attention.o_proj."),
+    (r"^(backbone\..*)\.gamma_([12])", r"\1.layer_scale\2.lambda1"),
+    (r"^(backbone\..*)\.mlp\.fc1\.", r"\1.mlp.up_proj."),
+    (r"^(backbone\..*)\.mlp\.fc2\.", r"\1.mlp.down_proj."),
     # streams
-    (r"^feature_grouping\.(\d)\.(invariant|variant)_layers\.(\d)\.", r"refiners.\2.\1.blocks.\3."),
-    (r"^(refiners\..*)\.conv1\.", r"\1.reduce."),
-    (r"^(refiners\..*)\.conv2\.", r"\1.expand."),
-    (r"\.spatial_process\.(equator|pole)_conv\.", r".mixer.\1."),
-    (r"\.geo_mlp\.", ".modulation."),
-    (r"^aggregator_inv\.", "aggregators.invariant."),
-    (r"^aggregator_var\.", "aggregators.variant."),
-    (r"^(aggregators\.\w+)\.fusion_conv\.0\.", r"\1.project."),
-    (r"^(aggregators\.\w+)\.fusion_conv\.1\.norm\.", r"\1.norm."),
-    (r"^inv_injectors\.", "stream_injectors.invariant."),
-    (r"^var_injectors\.", "stream_injectors.variant."),
+    (r"^refiners\.(\w+)\.(\d)\.blocks\.", r"feature_grouping.\2.\1_layers."),
+    (r"^(feature_grouping\..*)\.reduce\.", r"\1.conv1."),
+    (r"^(feature_grouping\..*)\.expand\.", r"\1.conv2."),
+    (r"^(feature_grouping\..*)\.mixer\.(equator|pole)\.", r"\1.spatial_process.\2_conv."),
+    (r"^(feature_grouping\..*)\.modulation\.", r"\1.geo_mlp."),
+    (r"^aggregators\.(inv|var)\w+\.project\.", r"aggregator_\1.fusion_conv.0."),
+    (r"^aggregators\.(inv|var)\w+\.norm\.", r"aggregator_\1.fusion_conv.1.norm."),
+    (r"^stream_injectors\.(inv|var)\w+\.", r"\1_injectors."),
     # tasks
-    (r"^(aux|extended)_heads\.", "auxiliary_heads."),
-    (r"\.feature_extractor\.", ".feature."),
-    (r"\.classifier\.", ".predictor."),
-    (r"^aux_injectors\.", "task_injectors."),
-    (r"^task_adapters\.", "adapters."),
-    (r"^(auxiliary_heads|adapters)\.(.*)\.norm\.", r"\1.\2."),
+    (r"^(auxiliary_heads|bridges\.\w+\.squeeze)\.gradient\.", r"\1.grad."),
+    (r"^(auxiliary_heads|bridges\.\w+\.squeeze)\.edge_distance\.", r"\1.sdf."),
+    (r"^(auxiliary_heads|bridges\.\w+\.squeeze)\.point_map\.", r"\1.point."),
+    (r"^auxiliary_heads\.(grad|sdf|point)\.", r"extended_heads.\1."),
+    (r"^auxiliary_heads\.", "aux_heads."),
+    (r"^((?:aux|extended)_heads\.\w+)\.feature\.([14])\.", r"\1.feature_extractor.\2.norm."),
+    (r"^((?:aux|extended)_heads\.\w+)\.feature\.", r"\1.feature_extractor."),
+    (r"^((?:aux|extended)_heads\.\w+)\.predictor\.", r"\1.classifier."),
+    (r"^task_injectors\.", "aux_injectors."),
+    (r"^adapters\.(\w+\.\d)\.1\.", r"task_adapters.\1.1.norm."),
+    (r"^adapters\.", "task_adapters."),
     # bridges
-    (r"^bfe_(invariant|variant)\.", r"bridges.\1."),
-    (r"\.kv_squeeze\.", ".squeeze."),
-    (r"\.norm1_q\.", ".query_norm."),
-    (r"\.norm1_kv\.", ".memory_norm."),
-    (r"\.cross_attn\.to_q\.", ".query."),
-    (r"\.cross_attn\.to_k\.", ".key."),
-    (r"\.cross_attn\.to_v\.", ".value."),
-    (r"\.cross_attn\.proj\.", ".project."),
-    (r"^(bridges\.\w+)\.norm2\.", r"\1.mlp_norm."),
-    (r"^(bridges\.\w+)\.mlp\.fc1\.", r"\1.mlp.0."),
-    (r"^(bridges\.\w+)\.mlp\.fc2\.", r"\1.mlp.2."),
-    (r"^(auxiliary_heads|.*\.squeeze)\.grad\.", r"\1.gradient."),
-    (r"^(auxiliary_heads|.*\.squeeze)\.sdf\.", r"\1.edge_distance."),
-    (r"^(auxiliary_heads|.*\.squeeze)\.point\.", r"\1.point_map."),
+    (r"^bridges\.(\w+)\.", r"bfe_\1."),
+    (r"^(bfe_\w+)\.squeeze\.", r"\1.kv_squeeze."),
+    (r"^(bfe_\w+)\.query_norm\.", r"\1.norm1_q."),
+    (r"^(bfe_\w+)\.memory_norm\.", r"\1.norm1_kv."),
+    (r"^(bfe_\w+)\.query\.", r"\1.cross_attn.to_q."),
+    (r"^(bfe_\w+)\.key\.", r"\1.cross_attn.to_k."),
+    (r"^(bfe_\w+)\.value\.", r"\1.cross_attn.to_v."),
+    (r"^(bfe_\w+)\.project\.", r"\1.cross_attn.proj."),
+    (r"^(bfe_\w+)\.mlp_norm\.", r"\1.norm2."),
+    (r"^(bfe_\w+)\.mlp\.0\.", r"\1.mlp.fc1."),
+    (r"^(bfe_\w+)\.mlp\.2\.", r"\1.mlp.fc2."),
     # decoders
-    (r"\.reassemble_stage\.readout_projects\.(\d)\.0\.", r".reassemble.\1.readout."),
-    (r"\.reassemble_stage\.layers\.(\d)\.projection\.", r".reassemble.\1.project."),
-    (r"\.reassemble_stage\.layers\.(\d)\.resize\.", r".reassemble.\1.resize."),
-    (r"^(necks\.\w+)\.convs\.", r"\1.project."),
-    (r"\.fusion_stage\.layers\.(\d)\.projection\.", r".fuse.\1.project."),
-    (r"\.fusion_stage\.layers\.(\d)\.residual_layer1\.", r".fuse.\1.skip."),
-    (r"\.fusion_stage\.layers\.(\d)\.residual_layer2\.", r".fuse.\1.refine."),
-    (r"\.convolution([12])\.", r".conv\1."),
-    (r"\.batch_norm([12])\.", r".norm\1."),
-    (r"^heads\.semseg\.head\.0\.", "heads.semseg.conv."),
-    (r"^heads\.semseg\.head\.1\.", "heads.semseg.norm."),
-    (r"^heads\.semseg\.head\.4\.", "heads.semseg.classify."),
-    (r"^heads\.(depth|normals)\.head\.0\.", r"heads.\1.conv1."),
-    (r"^heads\.(depth|normals)\.head\.2\.", r"heads.\1.conv2."),
-    (r"^heads\.(depth|normals)\.head\.4\.", r"heads.\1.predict."),
+    (r"^(necks\.\w+)\.reassemble\.(\d)\.readout\.", r"\1.reassemble_stage.readout_projects.\2.0."),
+    (r"^(necks\.\w+)\.reassemble\.(\d)\.project\.", r"\1.reassemble_stage.layers.\2.projection."),
+    (r"^(necks\.\w+)\.reassemble\.(\d)\.resize\.", r"\1.reassemble_stage.layers.\2.resize."),
+    (r"^(necks\.\w+)\.project\.", r"\1.convs."),
+    (r"^(necks\.\w+)\.fuse\.(\d)\.project\.", r"\1.fusion_stage.layers.\2.projection."),
+    (r"^(necks\.\w+)\.fuse\.(\d)\.skip\.", r"\1.fusion_stage.layers.\2.residual_layer1."),
+    (r"^(necks\.\w+)\.fuse\.(\d)\.refine\.", r"\1.fusion_stage.layers.\2.residual_layer2."),
+    (r"^(necks\..*)\.conv([12])\.", r"\1.convolution\2."),
+    (r"^(necks\..*)\.norm([12])\.", r"\1.batch_norm\2."),
+    (r"^heads\.semseg\.conv\.", "heads.semseg.head.0."),
+    (r"^heads\.semseg\.norm\.", "heads.semseg.head.1."),
+    (r"^heads\.semseg\.classify\.", "heads.semseg.head.4."),
+    (r"^heads\.(depth|normals)\.conv1\.", r"heads.\1.head.0."),
+    (r"^heads\.(depth|normals)\.conv2\.", r"heads.\1.head.2."),
+    (r"^heads\.(depth|normals)\.predict\.", r"heads.\1.head.4."),
 )
+"""Our names to the published ones, applied one after the other."""
+
+UNUSED: tuple[tuple[str, str], ...] = (
+    (r"^backbone\.embeddings\.cls_token", "backbone.embeddings.mask_token"),
+    (r"^backbone\.layer\.0\.norm1\.", "backbone.norm."),
+    (r"^(necks\.\w+\.fusion_stage\.layers\.0)\.residual_layer2\.", r"\1.residual_layer1."),
+)
+"""What the published network carries but never uses, each after the parameter that has the same shape."""
 
 
-def convert_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the entries of a published state dict to those of `PDBridgeNet(variant="paper")`.
+def recognizes(state: Mapping[str, Tensor]) -> bool:
+    """Tell by its keys whether a state dict, with or without `module.`, is one of MTPano."""
+    names = [name.removeprefix("module.") for name in state]
+    return all(any(name.startswith(module) for name in names) for module in MODULES)
 
-    Query, key and value projections are joined as timm keeps them; a leading `module.` is forgotten; the parameters
-    that the published network never uses (final norm and mask token of the encoder, first residual unit of each neck)
-    and its two position buffers are left out. Nothing else is: what has no counterpart fails in a strict load.
+
+def class_count(state: Mapping[str, Tensor]) -> int:
+    """Count the semantic classes of a published state dict; 0 if it was not trained for semseg."""
+    state = _bare(state)
+    pattern = r"heads\.semseg\.head\.4\.\w+|aux_heads\.semseg\.classifier\.\w+"
+    return _size(state, (pattern, 0)) if "semseg" in _tasks(state) else 0
+
+
+def constructor_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read off the shapes of a published state dict how `PDBridgeNet` is built for it.
+
+    Attention heads are 64 wide. `classes`, `input_size`, `palette` and the normalisation of the image are the caller's.
+
+    Raises:
+        ValueError: if it is not a state dict of MTPano, or its shapes belong to no such network.
     """
-    published = {name.removeprefix("module."): tensor for name, tensor in published.items()}
-    converted: dict[str, Tensor] = {}
-    for name, tensor in published.items():
-        if UNUSED.fullmatch(name) or re.search(r"attention\.[kv]_proj\.weight", name):
-            continue
-        if name.endswith("attention.q_proj.weight"):
-            parts = [published[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            tensor = torch.cat(parts)
-            name = name.replace("attention.q_proj", "attn.qkv")
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[name] = tensor
-    return converted
+    if not recognizes(state):
+        raise ValueError(f"This is no MTPano checkpoint: it lacks keys that start with {', '.join(MODULES)}.")
+    state = _bare(state)
+    width = _size(state, (r"backbone\.layer\.\d+\.norm1\.weight", 0))
+    if width % HEAD_WIDTH:
+        raise ValueError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
+    blocks = Counter(re.sub(r"\d+", "", name, count=1) for name in state if name.startswith("backbone.layer."))
+    reassembled = r"necks\.\w+\.reassemble_stage\.layers\.{}\.\w+\.(weight|bias)"
+    return {
+        "tasks": _tasks(state),
+        "encoder": "vit_large_patch16_dinov3_qkvb",
+        "variant": "paper",
+        "encoder_width": width,
+        "encoder_depth": Counter(blocks.values()).most_common(1)[0][0],
+        "encoder_heads": width // HEAD_WIDTH,
+        "encoder_mlp_ratio": _size(state, (r"backbone\.layer\.\d+\.mlp\.up_proj\.bias", 0)) / width,
+        "patch_size": _size(state, *[(r"backbone\.embeddings\.patch_embeddings\.weight", i) for i in (2, 3)]),
+        "bridge_width": _size(state, (r"bfe_\w+\.norm\w+\.weight", 0)),
+        "neck_widths": [
+            _size(state, (reassembled.format(i), 0), (rf"necks\.\w+\.convs\.{i}\.weight", 1)) for i in range(4)
+        ],
+        "fusion_width": _size(state, (r"necks\.\w+\.fusion_stage\.layers\.\d\.projection\.bias", 0)),
+        "normals_frame": "forward-up-left",
+    }
+
+
+def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn a published state dict into that of `PDBridgeNet(classes=..., **constructor_arguments(state))`.
+
+    A leading `module.` is forgotten; query, key and value are joined as timm keeps them. The two position buffers are
+    left out after a check that they hold what our network computes, and so is what the published one carries but never
+    uses (final norm and mask token of the encoder, first residual unit of every neck). Weights of another
+    floating-point type, float16 and bfloat16 among them, become float32.
+
+    Raises:
+        ValueError: if a key is missing, left over or of another shape, or a position buffer is not what the geometry
+            says; the sentence gives the published names.
+    """
+    arguments = constructor_arguments(state)
+    state = _bare(state)
+    with torch.device("meta"):
+        own = PDBridgeNet([str(i) for i in range(class_count(state))], **arguments).state_dict()
+    parts = {name: _published_names(name) for name in own}
+    _check_keys(state, dict(_expected_shapes(own, parts)))
+    _check_positions(state["RayDir"], state["PE"])
+    converted = {
+        name: state[names[0]] if len(names) == 1 else torch.cat([state[part] for part in names])
+        for name, names in parts.items()
+    }
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in converted.items()}
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _tasks(state: Mapping[str, Tensor]) -> list[str]:
+    return [task for task in MAIN_TASKS if any(name.startswith(f"heads.{task}.") for name in state)]
+
+
+def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
+    """Read the length of a dimension: what most keys that match say, so that a single wrong one can be named later."""
+    lengths = Counter(
+        tensor.shape[dimension]
+        for pattern, dimension in sources
+        for name, tensor in state.items()
+        if re.fullmatch(pattern, name) and tensor.ndim > dimension
+    )
+    if not lengths:
+        raise ValueError(f"This MTPano checkpoint has no key like {sources[0][0]}, from which a size would be read.")
+    return lengths.most_common(1)[0][0]
+
+
+def _published_names(own: str) -> list[str]:
+    """Give the published name of one of our keys, or the three that it joins."""
+    for pattern, replacement in RENAMES:
+        own = re.sub(pattern, replacement, own)
+    return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
+
+
+def _expected_shapes(
+    own: Mapping[str, Tensor], parts: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Give name and shape of every published key but the position buffers."""
+    for name, tensor in own.items():
+        for part in parts[name]:
+            shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(parts[name]), *tensor.shape[1:])
+            yield part, shape
+            for pattern, replacement in UNUSED:
+                if re.search(pattern, part):
+                    unused = re.sub(pattern, replacement, part)
+                    yield unused, shape
+
+
+def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    names = {*expected, "RayDir", "PE"}
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in state and state[name].shape != shape
+    ]
+    not_floating = [
+        f"{name} {tensor.dtype}"
+        for name, tensor in state.items()
+        if not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
+    ]
+    problems = [
+        f"{what} {', '.join(found[:LISTED])}" + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
+        for what, found in (
+            ("missing", sorted(names - state.keys())),
+            ("unexpected", sorted(state.keys() - names)),
+            ("of another shape", reshaped),
+            ("not of floating point", not_floating),
+        )
+        if found
+    ]
+    if problems:
+        raise ValueError(f"The keys of this MTPano checkpoint do not make up its network: {'; '.join(problems)}.")
+
+
+def _check_positions(rays: Tensor, angles: Tensor) -> None:
+    """Compare the two position buffers, (1, 3, H, W) and (1, 2, H, W), with what our network computes instead."""
+    grid = tuple(rays.shape[-2:])
+    if rays.shape != (1, 3, *grid) or angles.shape != (1, 2, *grid):
+        raise ValueError(
+            f"The position buffers RayDir {tuple(rays.shape)} and PE {tuple(angles.shape)} of this MTPano checkpoint "
+            "should be (1, 3, H, W) and (1, 2, H, W)."
+        )
+    geometry = geometry_encoding("paper", like=rays.float())
+    for name, buffer, expected in (("RayDir", rays, geometry[:, :3]), ("PE", angles, geometry[:, 3:])):
+        difference = (buffer.float() - expected).abs().max().item()
+        # Angles go up to 2 pi, where half a step of the type is 2 eps.
+        if not difference <= POSITION_TOLERANCE + 2 * torch.finfo(buffer.dtype).eps:
+            raise ValueError(
+                f"{name} of this MTPano checkpoint differs by up to {difference:.2g} from what the geometry of "
+                "PDBridgeNet computes for its grid: its weights were trained with other positions."
+            )
