@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from mtpano_zoo.training.callbacks import PredictionWriter, ProgressBar
 from mtpano_zoo.training.checkpoint import read_checkpoint
 from mtpano_zoo.training.module import MultiTaskModule
 
+VERBS = ("fit", "validate", "test", "predict")
 LOGGER = {
     "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "runs", "name": "", "default_hp_metric": False},
@@ -37,7 +39,10 @@ class MultiTaskCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
-        self.config = parser.parse_args(cast(Sequence[str], args))
+        try:
+            self.config = parser.parse_args(cast(Sequence[str], args))
+        except ArgumentError as error:
+            raise ValueError(_in_one_line(str(error))) from error
         verb = self.config["subcommand"]
         path = self.config[verb].get("ckpt_path")
         if path and Path(path).is_file():
@@ -84,6 +89,7 @@ def main(args: list[str]) -> MultiTaskCLI:
             seed_everything_default=0,
             trainer_defaults={"logger": LOGGER},
             auto_configure_optimizers=False,
+            parser_kwargs={"exit_on_error": False} | {verb: {"exit_on_error": False} for verb in VERBS},
             # The checkpoint describes its network; its other settings must not override those of the user.
             load_from_checkpoint_support=False,
             args=args,
@@ -99,6 +105,13 @@ def palette_of(data: LightningDataModule) -> list[list[int]] | None:
     """Give the colours (R, G, B) of the classes, None for the default ones."""
     palette = getattr(data, "palette", None)
     return None if palette is None else [[int(value) for value in colour] for colour in palette]
+
+
+def _in_one_line(message: str) -> str:
+    """Say what jsonargparse says of a wrong option, without the types that it tried and the value in full."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+    return " ".join(line for line in lines if line and not line.startswith(noise))
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -7,6 +7,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import CLASSES, TinyDataModule, TinyNetwork
 
+from mtpano_zoo.cli import main as mtpano
 from mtpano_zoo.training import load_network
 from mtpano_zoo.training.cli import classes_of, main, palette_of
 
@@ -152,12 +153,6 @@ def test_help_is_typed_and_print_config_is_complete(folder, capsys):
     assert printed["trainer"]["logger"]["init_args"]["save_dir"] == "runs"
 
 
-def test_a_misspelt_option_is_named(folder, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["fit", "--config", "tiny.yaml", "--model.learning_rate", "1"])
-    assert "learning_rate" in capsys.readouterr().err
-
-
 def test_names_and_colours_of_any_kind_become_plain_lists():
     class Data:
         classes = ("a", "b")
@@ -167,3 +162,19 @@ def test_names_and_colours_of_any_kind_become_plain_lists():
     assert palette_of(Data()) == [[1, 2, 3], [4, 5, 6]]
     assert all(type(value) is int for colour in palette_of(Data()) for value in colour)
     assert (classes_of(object()), palette_of(object())) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--model.lr=fast", r'"model\.lr".*float.*fast'),
+        ("--model.learning_rate=1", r"unrecognized arguments: --model\.learning_rate=1"),
+        ("--data.init_args.batch_sise=2", "Option 'batch_sise' is not accepted"),
+        ("--model.network.init_args.encoder_width=wide", '"encoder_width": Expected'),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(option, expected, capsys):
+    arguments = ["--model.network.class_path=PDBridgeNet", "--data.class_path=RoomsDataModule", option]
+    assert mtpano(["fit", *arguments]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(expected, line)
