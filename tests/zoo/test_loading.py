@@ -77,9 +77,9 @@ def test_a_published_file_is_downloaded_and_loaded_strictly(
         asked.append((*arguments, options))
         return str(file)
 
-    monkeypatch.setattr("mtpano_zoo.zoo.hf_hub_download", download)
-    monkeypatch.setattr("mtpano_zoo.zoo.entries", lambda: {"mtpano-tiny.test": entry})
-    monkeypatch.setattr("mtpano_zoo.zoo.convert_state_dict", lambda state: state)
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.hf_hub_download", download)
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {"mtpano-tiny.test": entry})
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.convert_state_dict", lambda state: state)
     loaded = load_model("mtpano-tiny.test")
     assert asked == [("user/repo", file.name, {"revision": "abc"})]
     assert not loaded.training
