@@ -1,0 +1,5 @@
+"""From a name, a repository or a path to a network with its weights, and back."""
+
+from mtpano_zoo.zoo.loading import entries, list_models, load_model
+
+__all__ = ("entries", "list_models", "load_model")
