@@ -1,0 +1,165 @@
+"""The model card of a network: the README.md beside its weights, made from what the network knows of itself."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+import mtpano_zoo
+from mtpano_zoo.models import PanoramaNetwork
+
+__all__ = ("model_card",)
+
+# Licences that the Hub knows by these identifiers; anything else is `other` there, with its name beside it.
+HUB_LICENSES = (
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc0-1.0",
+    "unknown",
+)
+TAGS = {"semseg": "semantic-segmentation", "depth": "depth-estimation", "normals": "surface-normals"}
+# The Hub takes one such tag per model, and has none for normals.
+PIPELINE_TAGS = {"semseg": "image-segmentation", "depth": "depth-estimation", "normals": "image-to-image"}
+USES = {
+    "semseg": "prediction.classes[prediction.semseg[0, 0]]  # the class of the first pixel",
+    "depth": "prediction.depth  # (H, W) float32, metres along the ray; 0 = no value",
+    "normals": "prediction.normals  # (H, W, 3) float32, x right, y down, z forward, towards the camera",
+}
+FRAMES = {
+    "right-down-forward": "them in the same frame",
+    "forward-up-left": "x forward, y up, z left (left-handed), towards the camera; `predict` turns them",
+}
+
+
+def model_card(network: PanoramaNetwork, source: str) -> str:
+    """Write the card of a network in Markdown, with the front matter that the Hugging Face Hub reads.
+
+    What `network.card` does not say is called unknown: a card never claims more than is known.
+
+    Args:
+        network: the network; its `card` holds where it comes from.
+        source: what `load_model` takes to load it, e.g. `hf-hub:user/repository`.
+    """
+    card = network.card
+    front_matter = yaml.safe_dump(_front_matter(network), sort_keys=False, allow_unicode=True)
+    sections = [
+        f"---\n{front_matter}---",
+        f"# {source.rpartition(':')[2].rpartition('/')[2]}",
+        _flat(card.get("description") or "Nobody has described this network yet."),
+        f"Paper: {_flat(card['paper'])}" if card.get("paper") else "",
+        "## Use",
+        f"With `mtpano_zoo` {mtpano_zoo.__version__} or newer:",
+        _snippet(network.tasks, source),
+        "## What it is",
+        _table(("property", "value"), _properties(network)),
+        "## What it predicts",
+        *_predictions(network),
+        "## Training data",
+        _list(card.get("training_data")) or "Unknown.",
+        "## Results",
+        _results(card.get("results")) or "None are stated.",
+        "## Licence",
+        _table(("of", "licence"), _licenses(card)),
+        "**Unknown** means that nobody has stated it here: ask whoever holds the rights before you use these weights.",
+        "## Origin",
+        _list(_origin(card)) or "Unknown.",
+        "This card was generated from the network; what nobody has stated is called unknown and not guessed.",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(network: PanoramaNetwork) -> dict[str, Any]:
+    weights = _flat((network.card.get("license") or {}).get("weights") or "unknown")
+    license_id = weights.lower().replace(" ", "-")
+    known = license_id in HUB_LICENSES
+    return {
+        "license": license_id if known else "other",
+        **({} if known else {"license_name": weights}),
+        "library_name": "mtpano_zoo",
+        "pipeline_tag": PIPELINE_TAGS[network.tasks[0]],
+        "tags": ["panorama", "equirectangular", "360-degree", *(TAGS[task] for task in network.tasks)],
+    }
+
+
+def _snippet(tasks: Sequence[str], source: str) -> str:
+    lines = [
+        "from mtpano_zoo import load_model",
+        "",
+        f'model = load_model("{source}")',
+        'prediction = model.predict("room.jpg")  # a full 360-degree panorama, twice as wide as high',
+        *(USES[task] for task in tasks),
+        'prediction.save("results")',
+    ]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _properties(network: PanoramaNetwork) -> Iterator[tuple[str, str]]:
+    height, width = network.input_size
+    yield "network", f"`{type(network).__name__}`"
+    for name in ("variant", "encoder"):
+        if name in network.config:
+            yield name, f"`{network.config[name]}`"
+    yield "parameters", f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.1f} million"
+    yield "tasks", ", ".join(network.tasks)
+    if network.classes:
+        yield "classes", str(len(network.classes))
+    yield (
+        "input",
+        f"RGB equirectangular panorama; made for {height} x {width} pixels, to and from which `predict` resizes",
+    )
+
+
+def _predictions(network: PanoramaNetwork) -> Iterator[str]:
+    if "semseg" in network.tasks:
+        names = ", ".join(f"{index} {_flat(name)}" for index, name in enumerate(network.classes))
+        yield f"**Classes** (`semseg`): the index of a class for every pixel; 255 = no label. {names}."
+    if "depth" in network.tasks:
+        yield (
+            "**Depth**: the distance from the camera along the ray of the pixel, in metres; 0 = no value. This is not "
+            "the z-depth of a perspective camera."
+        )
+    if "normals" in network.tasks:
+        yield (
+            "**Normals**: unit vectors turned towards the camera, x right, y down, z forward, where the centre of the "
+            "panorama looks along z; the zero vector = no value. They are predicted, not derived from the depth. "
+            f"The network gives {FRAMES[network.normals_frame]}."
+        )
+
+
+def _results(results: Any) -> str:
+    """Make a table of rows `{column: value}`, whose columns may differ."""
+    rows: list[Mapping[str, Any]] = list(results or [])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return _table(columns, [[row.get(column, "-") for column in columns] for row in rows]) if rows else ""
+
+
+def _licenses(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    license_of = card.get("license") or {}
+    for name in ("weights", "code"):
+        yield name, _flat(license_of.get(name) or "unknown")
+    for upstream in card.get("upstream") or ():
+        yield f"upstream: {upstream['name']}", _flat(upstream.get("license") or "unknown")
+
+
+def _origin(card: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("source", "repository", "file", "revision", "sha256"):
+        if name in card:
+            yield f"{name}: {_flat(card[name] or 'unknown')}"
+
+
+def _list(items: Iterable[Any] | None) -> str:
+    return "\n".join(f"- {_flat(item)}" for item in items or ())
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    cells = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(_flat(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
+
+
+def _flat(value: Any) -> str:
+    """Return a value as text on one line."""
+    return " ".join(str(value).split())
