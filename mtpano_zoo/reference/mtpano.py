@@ -7,6 +7,7 @@ names are translated into the published ones.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -105,8 +106,9 @@ def recognizes(state: Mapping[str, Tensor]) -> bool:
 def class_count(state: Mapping[str, Tensor]) -> int:
     """Count the semantic classes of a published state dict; 0 if it was not trained for semseg."""
     state = _bare(state)
-    pattern = r"heads\.semseg\.head\.4\.\w+|aux_heads\.semseg\.classifier\.\w+"
-    return _size(state, (pattern, 0)) if "semseg" in _tasks(state) else 0
+    if "semseg" not in _tasks(state):
+        return 0
+    return _size(state, ("heads.semseg.head.4.*", 0), ("aux_heads.semseg.classifier.*", 0))
 
 
 def constructor_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -120,11 +122,10 @@ def constructor_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if not recognizes(state):
         raise ValueError(f"This is no MTPano checkpoint: it lacks keys that start with {', '.join(MODULES)}.")
     state = _bare(state)
-    width = _size(state, (r"backbone\.layer\.\d+\.norm1\.weight", 0))
+    width = _size(state, ("backbone.layer.*.norm1.weight", 0))
     if width % HEAD_WIDTH:
         raise ValueError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
     blocks = Counter(re.sub(r"\d+", "", name, count=1) for name in state if name.startswith("backbone.layer."))
-    reassembled = r"necks\.\w+\.reassemble_stage\.layers\.{}\.\w+\.(weight|bias)"
     return {
         "tasks": _tasks(state),
         "encoder": "vit_large_patch16_dinov3_qkvb",
@@ -132,13 +133,14 @@ def constructor_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "encoder_width": width,
         "encoder_depth": Counter(blocks.values()).most_common(1)[0][0],
         "encoder_heads": width // HEAD_WIDTH,
-        "encoder_mlp_ratio": _size(state, (r"backbone\.layer\.\d+\.mlp\.up_proj\.bias", 0)) / width,
-        "patch_size": _size(state, *[(r"backbone\.embeddings\.patch_embeddings\.weight", i) for i in (2, 3)]),
-        "bridge_width": _size(state, (r"bfe_\w+\.norm\w+\.weight", 0)),
+        "encoder_mlp_ratio": _size(state, ("backbone.layer.*.mlp.up_proj.bias", 0)) / width,
+        "patch_size": _size(state, *[("backbone.embeddings.patch_embeddings.weight", i) for i in (2, 3)]),
+        "bridge_width": _size(state, ("bfe_*.norm*.weight", 0)),
         "neck_widths": [
-            _size(state, (reassembled.format(i), 0), (rf"necks\.\w+\.convs\.{i}\.weight", 1)) for i in range(4)
+            _size(state, (f"necks.*.reassemble_stage.layers.{i}.*", 0), (f"necks.*.convs.{i}.weight", 1))
+            for i in range(4)
         ],
-        "fusion_width": _size(state, (r"necks\.\w+\.fusion_stage\.layers\.\d\.projection\.bias", 0)),
+        "fusion_width": _size(state, ("necks.*.fusion_stage.layers.*.projection.bias", 0)),
         "normals_frame": "forward-up-left",
     }
 
@@ -178,15 +180,15 @@ def _tasks(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
-    """Read the length of a dimension: what most keys that match say, so that a single wrong one can be named later."""
+    """Read the length of a dimension of all keys that match: what most of them say, so that one wrong stands out."""
     lengths = Counter(
         tensor.shape[dimension]
         for pattern, dimension in sources
         for name, tensor in state.items()
-        if re.fullmatch(pattern, name) and tensor.ndim > dimension
+        if fnmatchcase(name, pattern) and tensor.ndim > dimension
     )
     if not lengths:
-        raise ValueError(f"This MTPano checkpoint has no key like {sources[0][0]}, from which a size would be read.")
+        raise ValueError(f"This MTPano checkpoint lacks {sources[0][0]}, which a size of its network is read off.")
     return lengths.most_common(1)[0][0]
 
 

@@ -1,7 +1,12 @@
-"""The published network at a small size: `golden/` holds what its code computed in float64 from the fill rule below."""
+"""The published network at a small size: `golden/` holds what its code computed in float64 from the fill rule below.
+
+`keys.json` are its names and shapes, `large_keys.json` those of the published checkpoint.
+"""
 
 import json
+import re
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mtpano_zoo.models import PDBridgeNet
-from mtpano_zoo.reference.mtpano import convert_state_dict
+from mtpano_zoo.reference.mtpano import class_count, constructor_arguments, convert_state_dict
+from mtpano_zoo.tasks import MAIN_TASKS
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED_NAMES = {"gradient": "grad", "edge_distance": "sdf", "point_map": "point"}
@@ -33,23 +39,55 @@ def fill(key: str, shape: list[int]) -> Tensor:
     return torch.tensor(np.asarray(value, dtype=np.float32))
 
 
-@pytest.fixture(scope="module")
-def network() -> PDBridgeNet:
-    network = PDBridgeNet(
-        classes=[f"class {i}" for i in range(13)],
-        variant="paper",
-        input_size=(64, 128),
-        encoder="vit_small_patch16_dinov3_qkvb",
-        encoder_width=128,
-        encoder_depth=4,
-        encoder_heads=2,
-        encoder_mlp_ratio=2.0,
-        bridge_width=16,
-        neck_widths=(16, 32, 64, 128),
-        fusion_width=16,
+def published_positions(height: int, width: int) -> dict[str, Tensor]:
+    """The two buffers as the published code fills them: both ends of the image included, y up, angles in radians."""
+    colatitude, longitude = np.meshgrid(
+        np.pi * np.arange(height) / (height - 1), 2 * np.pi * np.arange(width) / (width - 1), indexing="ij"
     )
-    keys = json.loads((GOLDEN / "keys.json").read_text())
-    network.load_state_dict(convert_state_dict({key: fill(key, shape) for key, shape in keys.items()}))
+    rays = [np.sin(colatitude) * np.cos(longitude), np.cos(colatitude), np.sin(colatitude) * np.sin(longitude)]
+    return {
+        "RayDir": torch.tensor(np.stack(rays)[None], dtype=torch.float32),
+        "PE": torch.tensor(np.stack([colatitude, longitude])[None], dtype=torch.float32),
+    }
+
+
+def shapes_of(file: str, tasks: Sequence[str] = tuple(MAIN_TASKS)) -> dict[str, list[int]]:
+    """Published names and shapes, for a network trained on some of the tasks; the point map comes with depth."""
+    absent = set(MAIN_TASKS) - set(tasks) | (set() if "depth" in tasks else {"point"})
+    shapes = json.loads((GOLDEN / file).read_text())
+    return {key: shape for key, shape in shapes.items() if not absent.intersection(key.split("."))}
+
+
+def numbered(shapes: dict[str, list[int]]) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """A state dict in which every tensor holds one number of its own, and whose number is which."""
+    state, keys = {}, dict(enumerate(shapes))
+    for number, (key, shape) in enumerate(shapes.items()):
+        dtype = torch.int64 if key.endswith("num_batches_tracked") else torch.float32
+        state[key] = torch.tensor(number, dtype=dtype).expand(shape)
+    return state | published_positions(*shapes["RayDir"][-2:]), keys
+
+
+def numbers_in(tensor: Tensor) -> list[int]:
+    """The number of a numbered tensor, or the three that were joined along the first dimension."""
+    rows = tensor.reshape(len(tensor), -1)[:, 0] if tensor.ndim else tensor[None]
+    return rows.int().unique_consecutive().tolist()
+
+
+def network_for(state: Mapping[str, Tensor]) -> PDBridgeNet:
+    classes = [f"class {i}" for i in range(class_count(state))]
+    return PDBridgeNet(classes, input_size=(64, 128), **constructor_arguments(state))
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    shapes = shapes_of("keys.json")
+    return {key: fill(key, shape) for key, shape in shapes.items()} | published_positions(4, 8)
+
+
+@pytest.fixture(scope="module")
+def network(state: dict[str, Tensor]) -> PDBridgeNet:
+    network = network_for(state)
+    network.load_state_dict(convert_state_dict(state))
     return network.eval()
 
 
@@ -64,7 +102,7 @@ def image_of(golden: dict[str, Tensor], network: PDBridgeNet) -> Tensor:
 
 
 def named_outputs(outputs: dict) -> dict[str, Tensor]:
-    named = {task: outputs[task] for task in ("semseg", "depth", "normals")}
+    named = {task: outputs[task] for task in MAIN_TASKS if task in outputs}
     named |= {f"aux.{task}": x for task, x in outputs["aux"].items()}
     return named | {f"ext.{PUBLISHED_NAMES[task]}": x for task, x in outputs["ext"].items()}
 
@@ -96,19 +134,17 @@ def test_gradients_reach_what_they_reach_in_the_published_network(
     network: PDBridgeNet, golden: dict[str, Tensor]
 ) -> None:
     """With one difference on purpose: our projections of the other stream's features do learn."""
-    keys = json.loads((GOLDEN / "keys.json").read_text())
     reach = json.loads((GOLDEN / "gradient_reach.json").read_text())
-    modules = sorted({module for reached in reach.values() for module in reached}, key=len, reverse=True)
     foreign = {
         "semseg": {f"bfe_invariant.kv_squeeze.{task}" for task in ("normals", "point")},
         "depth": {f"bfe_invariant.kv_squeeze.{task}" for task in ("normals", "point")},
         "normals": {f"bfe_variant.kv_squeeze.{task}" for task in ("semseg", "depth", "grad", "sdf")},
     }
-    modules = sorted(set(modules).union(*foreign.values()), key=len, reverse=True)
+    modules = {module for reached in (*reach.values(), *foreign.values()) for module in reached}
+    numbers, keys = numbered(shapes_of("keys.json"))
     ours_to_module = {
-        next(iter(convert_state_dict(_with_partners(key, keys)))): module
-        for key in keys
-        if (module := next((m for m in modules if key.startswith(m + ".")), None)) and not _is_unused_or_joined(key)
+        name: next(module for module in modules if keys[numbers_in(tensor)[0]].startswith(module + "."))
+        for name, tensor in convert_state_dict(numbers).items()
     }
     image = image_of(golden, network)
     for name, expected in reach.items():
@@ -123,21 +159,131 @@ def test_gradients_reach_what_they_reach_in_the_published_network(
         assert reached == set(expected) | foreign.get(name, set()), name
 
 
-def _with_partners(key: str, keys: dict) -> dict[str, Tensor]:
-    names = [key] if "q_proj.weight" not in key else [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
-    return {name: torch.zeros(keys[name]) for name in names}
+@pytest.mark.parametrize("tasks", [["semseg"], ["depth"], ["normals"], ["semseg", "normals"], ["depth", "normals"]])
+def test_networks_trained_on_some_tasks_keep_both_streams_and_load_strictly(
+    tasks: list[str], state: dict[str, Tensor], golden: dict[str, Tensor]
+) -> None:
+    subset = {key: state[key] for key in shapes_of("keys.json", tasks)}
+    assert any("bfe_variant" in key for key in subset) and any("bfe_invariant" in key for key in subset)
+    network = network_for(subset).eval()
+    network.load_state_dict(convert_state_dict(subset))
+    assert list(network.tasks) == tasks and len(network.classes) == (13 if "semseg" in tasks else 0)
+    with torch.no_grad():
+        outputs = named_outputs(network(image_of(golden, network)))
+    before_the_bridge = {name for name in outputs if "." in name}
+    assert before_the_bridge == {f"aux.{task}" for task in tasks} | {"ext.grad", "ext.sdf"} | (
+        {"ext.point"} if "depth" in tasks else set()
+    )
+    for name in before_the_bridge:  # it does not see the other tasks yet
+        torch.testing.assert_close(outputs[name], golden[f"output.{name}"], rtol=1e-5, atol=1e-5)
 
 
-def _is_unused_or_joined(key: str) -> bool:
-    return not convert_state_dict({key: torch.zeros(1)}) if "q_proj.weight" not in key else False
+@pytest.mark.parametrize("tasks", [tuple(MAIN_TASKS), ("semseg",), ("depth",)])
+def test_full_size_uses_every_published_key_once(tasks: tuple[str, ...]) -> None:
+    shapes = shapes_of("large_keys.json", tasks)
+    state, keys = numbered(shapes)
+    with torch.device("meta"):
+        network = network_for({f"module.{key}": tensor for key, tensor in state.items()})
+    converted = convert_state_dict(state)
+    network.load_state_dict(converted, assign=True)
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+
+    used = [keys[number] for tensor in converted.values() for number in numbers_in(tensor)]
+    assert len(used) == len(set(used))
+    assert set(shapes) - set(used) == {
+        "RayDir", "PE", "backbone.embeddings.mask_token", "backbone.norm.weight", "backbone.norm.bias",
+        *(key for key in shapes if "fusion_stage.layers.0.residual_layer1" in key),
+    }  # fmt: skip
+    if len(tasks) == 3:
+        # What the published code counts, less what takes no part.
+        assert sum(p.numel() for p in network.parameters()) == sum(
+            int(np.prod(shape))
+            for key, shape in shapes.items()
+            if key in used and "batch" not in key.split(".")[-1] and "running" not in key
+        )
+        assert constructor_arguments(state) == {
+            "tasks": ["semseg", "depth", "normals"],
+            "encoder": "vit_large_patch16_dinov3_qkvb",
+            "variant": "paper",
+            "encoder_width": 1024,
+            "encoder_depth": 24,
+            "encoder_heads": 16,
+            "encoder_mlp_ratio": 4.0,
+            "patch_size": 16,
+            "bridge_width": 256,
+            "neck_widths": [256, 512, 1024, 1024],
+            "fusion_width": 256,
+            "normals_frame": "forward-up-left",
+        }
+        assert network.encoder.taps == [5, 11, 17, 23] and class_count(state) == 150
 
 
-def test_prefix_of_data_parallel_is_forgotten() -> None:
-    converted = convert_state_dict({"module.heads.depth.head.4.bias": torch.ones(1), "RayDir": torch.zeros(1)})
-    assert list(converted) == ["heads.depth.predict.bias"]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_become_float32(dtype: torch.dtype, state: dict[str, Tensor]) -> None:
+    stored = {f"module.{key}": x.to(dtype) if x.is_floating_point() else x for key, x in state.items()}
+    converted = convert_state_dict(stored)
+    exact = convert_state_dict(state)
+    for name, tensor in converted.items():
+        assert tensor.dtype == exact[name].dtype
+        torch.testing.assert_close(tensor, exact[name].to(dtype).to(tensor.dtype), rtol=0, atol=0)
 
 
-def test_what_has_no_counterpart_fails_a_strict_load(network: PDBridgeNet) -> None:
-    state = convert_state_dict({"heads.layout.head.0.weight": torch.ones(1)}) | network.state_dict()
-    with pytest.raises(RuntimeError, match=r"heads\.layout"):
-        network.load_state_dict(state)
+KEYS = [
+    "RayDir",
+    "backbone.embeddings.cls_token",
+    "backbone.layer.3.attention.k_proj.weight",
+    "backbone.norm.bias",
+    "bfe_variant.kv_squeeze.point.bias",
+    "heads.semseg.head.4.weight",
+    "necks.depth.reassemble_stage.layers.2.projection.weight",
+    "necks.normals.fusion_stage.layers.0.residual_layer1.batch_norm2.running_var",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_key_is_named(key: str, state: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match=rf"network: missing {re.escape(key)}\.$"):
+        convert_state_dict({name: tensor for name, tensor in state.items() if name != key})
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_wrong_shape_is_named(key: str, state: dict[str, Tensor]) -> None:
+    shape = (*state[key].shape[:-1], state[key].shape[-1] + 1)
+    with pytest.raises(ValueError, match=rf"{re.escape(key)} \({', '.join(map(str, shape))},?\)"):
+        convert_state_dict(state | {key: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("key", ["heads.layout.head.0.weight", "backbone.layer.4.norm1.weight", "epoch"])
+def test_an_extra_key_is_named(key: str, state: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match=rf"network: unexpected {re.escape(key)}\.$"):
+        convert_state_dict(state | {key: torch.zeros(128)})
+
+
+def test_many_wrong_keys_are_counted(state: dict[str, Tensor]) -> None:
+    without = {name: tensor for name, tensor in state.items() if "residual_layer2" not in name}
+    with pytest.raises(ValueError, match=r"missing necks\.depth\.fusion[^;]* and 136 more\.$"):
+        convert_state_dict(without)
+
+
+def test_quantised_weights_are_refused(state: dict[str, Tensor]) -> None:
+    key = "bfe_variant.mlp.fc1.weight"
+    with pytest.raises(ValueError, match=rf"not of floating point {re.escape(key)} torch\.int8\.$"):
+        convert_state_dict(state | {key: state[key].to(torch.int8)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["RayDir", "PE"])
+def test_positions_of_another_geometry_are_refused(name: str, dtype: torch.dtype, state: dict[str, Tensor]) -> None:
+    other = {"RayDir": state["RayDir"].roll(1, dims=3), "PE": state["PE"].flip(1)}[name]
+    with pytest.raises(ValueError, match=rf"^{name} .* differs by up to ") as refused:
+        convert_state_dict(state | {name: other.to(dtype)})
+    largest = float(str(refused.value).split("up to ")[1].split()[0])
+    assert largest == pytest.approx((other - state[name]).abs().max().item(), rel=0.05)
+    with pytest.raises(ValueError, match=rf"^{name} .* nan"):
+        convert_state_dict(state | {name: torch.full_like(other, torch.nan)})
+
+
+def test_a_width_that_heads_do_not_divide_is_refused() -> None:
+    state = {key: torch.zeros([n + (n == 128) for n in shape]) for key, shape in shapes_of("keys.json").items()}
+    with pytest.raises(ValueError, match=r"width 129, no multiple of a head's 64"):
+        constructor_arguments(state)
