@@ -1,6 +1,8 @@
 """A Hugging Face Hub on the loopback interface, for the real client."""
 
+import base64
 import hashlib
+import json
 import re
 import threading
 import time
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 import huggingface_hub
@@ -28,15 +31,21 @@ class HubServer:
         token: of somebody who was granted access to every gated repository.
         gated: repositories that only the bearer of `token` may read.
         requests: method and path of every request so far.
+        user: who bears `token`, and the only one who may write, to repositories of that name.
+        created: options of the repositories that the client made.
+        uploaded: large files by their checksum.
         ranges: the Range header of every request that had one.
         break_off_after: number of bytes after which each of the next contents breaks off.
     """
 
     token = "hf_somebody"
+    user = "user"
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.gated: set[str] = set()
+        self.created: dict[str, dict[str, Any]] = {}
+        self.uploaded: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[str] = []
         self.break_off_after: list[int] = []
@@ -85,6 +94,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._send_cdn(*path.split("/")[2:], with_content)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._send_file(*match.groups(), with_content)
+        if path.removeprefix("/api/models/") in self.hub.commits:
+            known = self.authorization in (None, f"Bearer {self.hub.token}")
+            return self._answer_json(200 if known else 401, {"id": path.removeprefix("/api/models/")})
         return self.answer(404)
 
     def _send_file(self, repository: str, revision: str, path: str, with_content: bool) -> None:
@@ -124,6 +136,77 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             content, status = content[start:], 206
         self.answer(status, headers, content, with_content)
+
+    def do_PUT(self) -> None:
+        self.hub.requests.append((self.command, self.path))
+        content = self._content()
+        digest = self.path.removeprefix("/cdn/upload/")
+        assert self.authorization is None and hashlib.sha256(content).hexdigest() == digest
+        self.hub.uploaded[digest] = content
+        self.answer(200)
+
+    def do_POST(self) -> None:
+        path = unquote(self.path)
+        self.hub.requests.append((self.command, path))
+        body = self._content()
+        if self.authorization != f"Bearer {self.hub.token}":
+            return self._answer_json(401, {"error": "Invalid username or password."})
+        if path == "/api/validate-yaml":
+            return self._answer_json(200, {"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self._create(**json.loads(body))
+        match = re.fullmatch(r"/(?:api/models/)?([^/]+/[^/.]+)(?:\.git)?/(preupload/\w+|info/lfs/.*|commit/\w+)", path)
+        assert match, path
+        repository, action = match.groups()
+        if not repository.startswith(f"{self.hub.user}/"):
+            return self._answer_json(403, {"error": "You don't have the rights to write to this repository."})
+        if action == "commit/main":
+            return self._commit(repository, [json.loads(line) for line in body.splitlines()])
+        known = json.loads(body)
+        if action == "preupload/main":
+            modes = {f["path"]: "lfs" if f["path"].endswith(LFS_SUFFIXES) else "regular" for f in known["files"]}
+            files = [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]
+            return self._answer_json(200, {"files": files})
+        for wanted in known["objects"]:
+            wanted["actions"] = {"upload": {"href": f"{self.hub.cdn}/cdn/upload/{wanted['oid']}"}}
+        return self._answer_json(200, {"objects": known["objects"]})
+
+    def _create(self, name: str, organization: str | None = None, **options: object) -> None:
+        repository = f"{organization or self.hub.user}/{name}"
+        if repository.split("/")[0] != self.hub.user:
+            return self._answer_json(403, {"error": "You don't have the rights to create a model here."})
+        if repository in self.hub.commits:
+            url = f"{self.hub.address}/{repository}"
+            return self._answer_json(409, {"error": "You already created this model repo", "url": url})
+        self.hub.commits[repository] = {}
+        self.hub.created[repository] = options
+        return self._answer_json(200, {"url": f"{self.hub.address}/{repository}"})
+
+    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
+        files = dict(self.hub.commits[repository].get("main", {}))
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.uploaded[value["oid"]]
+        oid = self.hub.commit(repository, files)
+        url = f"{self.hub.address}/{repository}/commit/{oid}"
+        self._answer_json(200, {"success": True, "commitOid": oid, "commitUrl": url})
+
+    def _content(self) -> bytes:
+        """Read what the client sends, also in chunks of unknown number."""
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def _answer_json(self, status: int, content: dict[str, Any]) -> None:
+        self.answer(status, {"Content-Type": "application/json"}, json.dumps(content).encode())
 
     @property
     def authorization(self) -> str | None:
