@@ -10,9 +10,11 @@ import os
 import warnings
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mtpano_zoo.sphere import Mode, rotate, rotation_matrix
 
@@ -138,6 +140,10 @@ class Augmentation:
 
     def _change_colours(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Apply the transforms of albumentations to an image (3, H, W) in [0, 1]."""
+        if get_worker_info() is not None:
+            # As torch does for its own threads: the workers share the cores. 0 means one; after a fork, 1 would wait for
+            # threads that exist in the main process only.
+            cv2.setNumThreads(0)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         for transform in self._transforms:
             # One seed each: those that share one, as albumentations' own Compose has them do, draw equal numbers.
