@@ -1,5 +1,6 @@
 """The model card of a network: the README.md beside its weights, made from what the network knows of itself."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 import mtpano_zoo
 from mtpano_zoo.models import PanoramaNetwork
 
-__all__ = ("model_card",)
+__all__ = ("check_card", "model_card")
 
 # Licences that the Hub knows by these identifiers; anything else is `other` there, with its name beside it.
 HUB_LICENSES = (
@@ -35,6 +36,26 @@ FRAMES = {
 }
 
 
+def check_card(card: Mapping[str, Any]) -> None:
+    """Refuse a card that cannot be written or read.
+
+    Raises:
+        ValueError: if it is no plain data, or a key holds another kind of it than `checkpoints.yaml` does.
+    """
+    try:
+        json.dumps(card)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A network's card is plain data, as JSON holds it: {error}.") from error
+    for key, kind in {"license": dict, "upstream": list, "training_data": list, "results": list}.items():
+        if not isinstance(card.get(key) or kind(), kind):
+            raise ValueError(f"card[{key!r}] is a {kind.__name__} as in checkpoints.yaml, not {card[key]!r}.")
+    for key in ("upstream", "results"):
+        for row in card.get(key) or ():
+            if not isinstance(row, dict) or (key == "upstream" and "name" not in row):
+                keys = "name and license" if key == "upstream" else "columns of a table"
+                raise ValueError(f"card[{key!r}] holds dictionaries whose keys are {keys}, not {row!r}.")
+
+
 def model_card(network: PanoramaNetwork, source: str) -> str:
     """Write the card of a network in Markdown, with the front matter that the Hugging Face Hub reads.
 
@@ -43,8 +64,12 @@ def model_card(network: PanoramaNetwork, source: str) -> str:
     Args:
         network: the network; its `card` holds where it comes from.
         source: what `load_model` takes to load it, e.g. `hf-hub:user/repository`.
+
+    Raises:
+        ValueError: if `network.card` cannot be written, see `check_card`.
     """
     card = network.card
+    check_card(card)
     front_matter = yaml.safe_dump(_front_matter(network), sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{front_matter}---",
@@ -130,11 +155,13 @@ def _predictions(network: PanoramaNetwork) -> Iterator[str]:
         )
 
 
-def _results(results: Any) -> str:
-    """Make a table of rows `{column: value}`, whose columns may differ."""
-    rows: list[Mapping[str, Any]] = list(results or [])
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return _table(columns, [[row.get(column, "-") for column in columns] for row in rows]) if rows else ""
+def _results(results: Iterable[Mapping[str, Any]] | None) -> str:
+    """Make a table of rows `{column: value}`, whose columns may differ; how they were scored stands below it."""
+    rows = list(results or ())
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != "protocol"))
+    table = _table(columns, [[row.get(column, "-") for column in columns] for row in rows]) if rows else ""
+    protocols = _list(f"{row.get(columns[0], '')}: {row['protocol']}" for row in rows if "protocol" in row)
+    return f"{table}\n\n{protocols}".strip()
 
 
 def _licenses(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -146,7 +173,7 @@ def _licenses(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _origin(card: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("source", "repository", "file", "revision", "sha256"):
+    for name in ("source", "repository", "file", "revision", "sha256", "size"):
         if name in card:
             yield f"{name}: {_flat(card[name] or 'unknown')}"
 

@@ -35,6 +35,7 @@ def save_pretrained(
     Raises:
         FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.
         NotADirectoryError: the folder is a file.
+        ValueError: the card is no plain data, or not as `PanoramaNetwork` describes it.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -42,10 +43,10 @@ def save_pretrained(
     existing = [folder / name for name in FILES if (folder / name).exists()]
     if existing and not overwrite:
         raise FileExistsError(f"{existing[0]} exists already: choose another folder, or pass overwrite=True.")
+    card = model_card(network, source or f"local-dir:{folder.resolve().name}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as unfinished:
         write_weights(unfinished, merge_lora(network.state_dict()), describe_network(network) | {"card": network.card})
-        card = model_card(network, source or f"local-dir:{folder.resolve().name}")
         (Path(unfinished) / "README.md").write_text(card, encoding="utf-8")
         for name in FILES:
             (Path(unfinished) / name).replace(folder / name)

@@ -34,6 +34,7 @@ class HubServer:
         user: who bears `token`, and the only one who may write, to repositories of that name.
         created: options of the repositories that the client made.
         uploaded: large files by their checksum.
+        refuse_uploads: let large files fail.
         ranges: the Range header of every request that had one.
         break_off_after: number of bytes after which each of the next contents breaks off.
     """
@@ -46,6 +47,7 @@ class HubServer:
         self.gated: set[str] = set()
         self.created: dict[str, dict[str, Any]] = {}
         self.uploaded: dict[str, bytes] = {}
+        self.refuse_uploads = False
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[str] = []
         self.break_off_after: list[int] = []
@@ -142,8 +144,9 @@ class Handler(BaseHTTPRequestHandler):
         content = self._content()
         digest = self.path.removeprefix("/cdn/upload/")
         assert self.authorization is None and hashlib.sha256(content).hexdigest() == digest
-        self.hub.uploaded[digest] = content
-        self.answer(200)
+        if not self.hub.refuse_uploads:
+            self.hub.uploaded[digest] = content
+        self.answer(403 if self.hub.refuse_uploads else 200)
 
     def do_POST(self) -> None:
         path = unquote(self.path)

@@ -17,7 +17,7 @@ CARD = {
     "license": {"code": "MIT", "weights": "CC-BY-NC-4.0"},
     "upstream": [{"name": "Encoder | large", "license": None}],
     "training_data": ["Rooms", "Halls"],
-    "results": [{"data": "rooms", "mIoU": 0.5}, {"data": "halls", "AbsRel": 0.25}],
+    "results": [{"data": "rooms", "mIoU": 0.5, "protocol": "all pixels\npooled"}, {"data": "halls", "AbsRel": 0.25}],
     "source": "hf-hub:user/other",
 }
 
@@ -62,6 +62,8 @@ def test_all_that_is_known_is_said(tiny_network: Callable[..., Any]) -> None:
         "| --- | --- | --- |",
         "| rooms | 0.5 | - |",
         "| halls | - | 0.25 |",
+        "",
+        "- rooms: all pixels pooled",
     ]
     assert "| weights | CC-BY-NC-4.0 |\n| code | MIT |\n| upstream: Encoder \\| large | unknown |" in card
     assert "- source: hf-hub:user/other" in section(card, "Origin")
@@ -103,6 +105,21 @@ def test_another_licence_is_named_in_full(tiny_network: Callable[..., Any]) -> N
     network.card = {"license": {"weights": "DINOv3 License: see there"}}
     head = front_matter(model_card(network, "local-dir:model"))
     assert (head["license"], head["license_name"]) == ("other", "DINOv3 License: see there")
+
+
+@pytest.mark.parametrize(("card", "sentence"), [
+    ({"license": "MIT"}, r"card\['license'\] is a dict as in checkpoints\.yaml, not 'MIT'"),
+    ({"training_data": "Rooms"}, r"card\['training_data'\] is a list"),
+    ({"upstream": ["Encoder"]}, r"card\['upstream'\] holds dictionaries whose keys are name and license, not"),
+    ({"upstream": [{"license": "MIT"}]}, "keys are name and license"),
+    ({"results": [0.5]}, r"card\['results'\] holds dictionaries whose keys are columns of a table, not 0\.5"),
+    ({"results": {1, 2}}, "plain data"),
+])  # fmt: skip
+def test_cards_that_cannot_be_read(tiny_network: Callable[..., Any], card: dict[str, Any], sentence: str) -> None:
+    network = tiny_network()
+    network.card = card
+    with pytest.raises(ValueError, match=sentence):
+        model_card(network, "local-dir:model")
 
 
 def test_every_frame_of_normals_can_be_told(tiny_network: Callable[..., Any]) -> None:
