@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
-import mtpano_zoo.models  # noqa: F401
+import mtpano_zoo.models
+import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.training.callbacks import PredictionWriter, ProgressBar
 from mtpano_zoo.training.checkpoint import read_checkpoint
 from mtpano_zoo.training.module import MultiTaskModule

@@ -1,12 +1,19 @@
 """Training that starts from a trained network: low-rank updates, and a warm start by a configuration alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from tiny_training import TinyDataModule
 from torch.testing import assert_close
 
+from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.training import MultiTaskModule, load_network
+from mtpano_zoo.training.cli import main
+from mtpano_zoo.zoo.pretrained import Pretrained
 
 
 @pytest.fixture
@@ -60,3 +67,36 @@ def test_a_plain_training_does_not_go_on_from_it(adapted, tiny_network, quiet):
     _, path, _ = adapted
     with pytest.raises(ValueError, match=r"do not fit PDBridgeNet: missing encoder.*; unexpected .*parametrizations"):
         Trainer(max_epochs=3, **quiet).fit(MultiTaskModule(tiny_network()), TinyDataModule(), ckpt_path=path)
+
+
+def test_a_configuration_alone_starts_from_a_trained_network_with_the_classes_of_the_data(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    """With a learning rate of zero, what comes out is what was loaded, new classifiers apart."""
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "model": {"network": {"class_path": "Pretrained", "init_args": {"source": str(tiny_checkpoint)}}, "lr": 0.0},
+        "data": {
+            "class_path": "RoomsDataModule",
+            "init_args": {"height": 32, "width": 64, "train_count": 2, "val_count": 1, "batch_size": 2},
+        },
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 0},
+    }
+    Path("warm.yaml").write_text(yaml.safe_dump(config))
+    cli = main(["fit", "--config", "warm.yaml"])
+    before, after = dict(load_network(tiny_checkpoint).named_parameters()), dict(cli.model.network.named_parameters())
+    renewed = {name for name in before if before[name].shape != after[name].shape}
+    assert renewed == {
+        f"{layer}.{part}"
+        for layer in ("heads.semseg.classify", "auxiliary_heads.semseg.predictor")
+        for part in ("weight", "bias")
+    }
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() - renewed)
+    assert cli.model.network.classes == S3DIS_CLASSES
+    assert load_network(cli.trainer.checkpoint_callback.best_model_path).config["palette"] == S3DIS_PALETTE.tolist()
+
+
+def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpoint):
+    network = Pretrained(tiny_checkpoint)
+    assert isinstance(network, PDBridgeNet)
+    assert network.classes == ("floor", "wall", "ceiling")
