@@ -57,7 +57,8 @@ def transfer(
 
 def transferred_card(card: Mapping[str, Any], source: str | Path, classes: Sequence[str]) -> dict[str, Any]:
     """Say of a network with new classes what still holds of the one that it started from; scores do not."""
-    name = Path(source).name if Path(source).exists() else str(source)  # where it lay on this disk is nobody's business
+    path = Path(str(source).removeprefix("local-dir:"))
+    name = path.name if path.exists() else str(source)  # in which folder it lay is nobody's business
     upstream = {"name": name, "license": (card.get("license") or {}).get("weights") or "unknown"}
     return {
         **{key: card[key] for key in ("paper", "depth_unit", "license", "training_data") if key in card},

@@ -130,11 +130,15 @@ def test_every_frame_of_normals_can_be_told(tiny_network: Callable[..., Any]) ->
 
 def test_card_of_a_published_network() -> None:
     entry = entries()["mtpano-large.408k"]
+    described = entry.network_description()
     with torch.device("meta"):
-        network = NETWORKS[entry["network"]](**entry["arguments"])
-    network.card = {key: value for key, value in entry.items() if key not in ("network", "arguments")}
+        network = NETWORKS[described["class"]](**described["config"])
+    network.card = described["card"]
     card = model_card(network, "hf-hub:user/mtpano")
     assert front_matter(card)["license"] == "unknown"
     assert "2 sky" in card and "149 flag." in card and "| parameters | 586.0 million |" in card
-    assert "| upstream: DINOv3 ViT-L/16 | DINOv3 License |" in card and "- Structured3D" in card
-    assert "left-handed" in card and entry["paper"] in card
+    assert "left-handed" in card and entry.paper in card
+    assert all(f"- {data}\n" in section(card, "Training data") + "\n" for data in entry.training_data)
+    for upstream in entry.upstream:
+        assert f"| upstream: {upstream['name']} | {upstream['license']} |" in section(card, "Licence")
+    assert all(result["protocol"] in section(card, "Results") for result in entry.results)

@@ -132,7 +132,7 @@ def test_a_repository_is_read_back_to_the_last_bit(network: Any, hub: Any, monke
 @pytest.mark.parametrize(("repository", "token", "error", "sentence"), [
     ("user/model", "hf_wrong", PermissionError, "not accept your token for user/model: log in with `hf auth login`"),
     ("user/model", None, PermissionError, "does not accept your token for user/model"),
-    ("other/none", "hf_somebody", PermissionError, "You may not write to other/none .* a repository of your own"),
+    ("other/none", "hf_somebody", PermissionError, "You may not write to other/none .* of your own, or a token"),
     ("other/theirs", "hf_somebody", PermissionError, "You may not write to other/theirs"),
     ("a/b/c", "hf_somebody", ValueError, "must be in the form 'repo_name' or 'namespace/repo_name': 'a/b/c'"),
 ])  # fmt: skip

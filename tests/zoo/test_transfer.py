@@ -86,6 +86,7 @@ def test_the_card_does_not_claim_scores_of_the_old_network(tmp_path: Path) -> No
     assert new["upstream"] == [*card["upstream"], {"name": "mtpano-large.408k", "license": "CC BY 4.0"}]
     assert (new["license"], new["training_data"]) == (card["license"], card["training_data"])
     (tmp_path / "mine.ckpt").touch()
-    assert transferred_card({}, tmp_path / "mine.ckpt", CLASSES)["upstream"] == [
-        {"name": "mine.ckpt", "license": "unknown"}
-    ]
+    for source in (tmp_path / "mine.ckpt", f"local-dir:{tmp_path / 'mine.ckpt'}"):
+        new = transferred_card({}, source, CLASSES)
+        assert new["upstream"] == [{"name": "mine.ckpt", "license": "unknown"}]
+        assert str(tmp_path) not in new["description"]
