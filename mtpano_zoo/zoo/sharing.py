@@ -109,8 +109,8 @@ def _explained(repository: str, endpoint: str) -> Iterator[None]:
             ) from error
         if status == 403:
             raise PermissionError(
-                f"You may not write to {repository} on the Hugging Face Hub with this token: choose a repository of your "
-                "own, or a token that may write."
+                f"You may not write to {repository} on the Hugging Face Hub with this token: choose a repository of "
+                "your own, or a token that may write."
             ) from error
         raise OSError(f"The Hugging Face Hub refuses {repository} with status {status}: {_line(cause)}.") from error
 
