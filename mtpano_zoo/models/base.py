@@ -56,6 +56,8 @@ class PanoramaNetwork(nn.Module):
         self.classes = tuple(classes) if "semseg" in self.tasks else ()
         if "semseg" in self.tasks and not self.classes:
             raise ValueError("A network with the task semseg needs the names of its classes: give classes=[...].")
+        if isinstance(classes, str) or len(set(classes)) < len(classes):
+            raise ValueError(f"classes are different names in a list, not {classes!r}.")
         if palette is not None and len(palette) != len(classes):
             raise ValueError(f"palette has {len(palette)} colours for {len(classes)} classes.")
         if normals_frame not in NORMALS_FRAMES:

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from mtpano_zoo import load_model
 from mtpano_zoo.zoo.transfer import transfer, transferred_card
 
 CLASSES = ("wall", "floor", "door", "window", "lamp")
@@ -50,6 +52,37 @@ def test_a_network_without_memory_is_given_its_classifiers(tiny_network: Callabl
         # PyTorch's start of a convolution: uniform within 1 / sqrt(inputs).
         inputs = weights[name.replace("bias", "weight")].shape[1]
         assert 0.1 * inputs**-0.5 < value.abs().max() <= inputs**-0.5 * 1.001
+
+
+def test_a_model_for_other_classes_is_trained_saved_and_loaded(
+    tiny_network: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As a user does it: from a saved network to one with other classes, a step of training, and back to a file."""
+    old = tiny_network(palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    old.save_pretrained(tmp_path / "old")
+    with pytest.warns(UserWarning) as told:
+        model = load_model(f"local-dir:{tmp_path / 'old'}", classes=CLASSES)
+    assert len(told) == 1
+    sentence = str(told[0].message)
+    assert all(name in sentence for name in CLASSIFIERS) and "\n" not in sentence and "5 classes of yours" in sentence
+    assert told[0].filename == __file__
+    assert model.classes == CLASSES and model.palette is None and not model.training
+    assert "old" in model.card["description"]
+    kept = {name: value.clone() for name, value in model.state_dict().items() if name not in CLASSIFIERS}
+    assert all(torch.equal(value, old.state_dict()[name]) for name, value in kept.items())
+
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.train()(torch.rand(2, 3, 32, 64))["semseg"].square().mean().backward()
+    before = model.heads.semseg.classify.weight.detach().clone()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    assert not torch.equal(model.heads.semseg.classify.weight, before)
+    assert torch.equal(load_model(tmp_path / "old").heads.semseg.classify.weight, old.heads.semseg.classify.weight)
+    model.save_pretrained(tmp_path / "new")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load_model(tmp_path / "new", classes=CLASSES)  # its own classes: nothing is new
+    assert loaded.classes == CLASSES and loaded.predict(torch.rand(3, 32, 64)).classes == CLASSES
+    assert torch.equal(loaded.heads.semseg.classify.weight, model.heads.semseg.classify.weight)
 
 
 def test_what_else_does_not_fit_is_listed(tiny_network: Callable[..., Any]) -> None:
