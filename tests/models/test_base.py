@@ -8,7 +8,7 @@ from mtpano_zoo.models.base import NORMALS_FRAMES
 
 @pytest.mark.parametrize("classes", ["floor", ("floor", "wall", "floor")])
 def test_classes_are_different_names(tiny_network: Callable[..., Any], classes: Any) -> None:
-    with pytest.raises(ValueError, match="classes are different names in a list, not .*floor"):
+    with pytest.raises(ValueError, match=r"classes are different names in a list, not .*floor"):
         tiny_network(classes=classes)
 
 
