@@ -44,6 +44,7 @@ def test_a_folder_is_read_back_to_the_last_bit(network: Any, tmp_path: Path) -> 
     network.save_pretrained(tmp_path / "new" / "model")
     assert {path.name for path in (tmp_path / "new" / "model").iterdir()} == set(FILES)
     check_same(load_model(f"local-dir:{tmp_path / 'new' / 'model'}"), network)
+    assert len({path.stat().st_mode for path in (tmp_path / "new" / "model").iterdir()}) == 1  # readable for all alike
     card = (tmp_path / "new" / "model" / "README.md").read_text()
     assert 'load_model("local-dir:model")' in card and str(tmp_path) not in card
 

@@ -64,7 +64,7 @@ def test_a_model_for_other_classes_is_trained_saved_and_loaded(
         model = load_model(f"local-dir:{tmp_path / 'old'}", classes=CLASSES)
     assert len(told) == 1
     sentence = str(told[0].message)
-    assert all(name in sentence for name in CLASSIFIERS) and "\n" not in sentence and "5 classes of yours" in sentence
+    assert all(name in sentence for name in CLASSIFIERS) and "\n" not in sentence and "for your 5 classes" in sentence
     assert told[0].filename == __file__
     assert model.classes == CLASSES and model.palette is None and not model.training
     assert "old" in model.card["description"]
