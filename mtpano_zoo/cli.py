@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="e.g. 'mtpano*'")
+    models.add_argument("--markdown", action="store_true", help="as the table of the README")
     models.set_defaults(execute=_models)
 
     rooms = verbs.add_parser("rooms", help="write rendered rooms with their ground truth to a folder")
@@ -129,19 +130,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
+    from mtpano_zoo.zoo.entries import models_table
 
-    from mtpano_zoo.zoo import entries, list_models
-
-    names = list_models(options.pattern)
-    if not names:
+    titles, *rows = models_table(options.pattern)
+    if not rows:
         raise ValueError(f"No model matches {options.pattern!r}; `mtpano models` lists all names.")
-    table = Table("name", "description", "tasks", "licence of the weights", box=None, header_style="bold")
-    for name, entry in ((name, entries()[name]) for name in names):
-        tasks = entry["arguments"].get("tasks", ("semseg", "depth", "normals"))
-        table.add_row(name, entry["description"], ", ".join(tasks), entry["license"]["weights"])
-    Console().print(table)
+    if options.markdown:
+        for row in (titles, ["---"] * len(titles), *rows):
+            print(f"| {' | '.join(row)} |")
+        return 0
+    for name, *values in rows:
+        print(name)
+        for title, value in zip(titles[1:], values, strict=True):
+            print(f"  {title:<24}{value}")
     return 0
 
 

@@ -111,7 +111,7 @@ def test_published_normals_of_a_room_are_its_true_normals():
         def forward(self, image):
             return {"normals": 2.5 * stored.expand(len(image), -1, -1, -1)}
 
-    frame = entries()["mtpano-large.408k"]["arguments"]["normals_frame"]
+    frame = entries()["mtpano-large.408k"].normals_frame
     prediction = Published(frame).predict(room["image"][0])
     truth = room["normals"][0].permute(1, 2, 0).numpy()
     assert angles(prediction.normals, truth).max() < 0.01

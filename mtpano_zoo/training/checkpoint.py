@@ -42,6 +42,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except PermissionError:
         raise
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise ValueError(
+                f"{path} holds more than tensors and plain data, code perhaps, and none of it was run: ask for "
+                "a file of tensors only (safetensors) where it comes from."
+            ) from error
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it is truncated, damaged, or holds more than tensors and plain "
             "data; copy it again from where it was written."

@@ -1,5 +1,6 @@
 """From a name, a repository or a path to a network with its weights, and back."""
 
-from mtpano_zoo.zoo.loading import entries, list_models, load_model
+from mtpano_zoo.zoo.entries import entries, list_models
+from mtpano_zoo.zoo.loading import load_model
 
 __all__ = ("entries", "list_models", "load_model")

@@ -1,77 +1,150 @@
-"""From a name in `checkpoints.yaml` or a path to a network with its weights."""
+"""From a name in `checkpoints.yaml`, a repository or a path to a network with its weights."""
 
 import difflib
 import hashlib
-from fnmatch import fnmatchcase
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from huggingface_hub import hf_hub_download
+from torch import Tensor
 
-from mtpano_zoo.models import NETWORKS, PanoramaNetwork
-from mtpano_zoo.reference.mtpano import convert_state_dict
-from mtpano_zoo.resources import shipped
-from mtpano_zoo.training.checkpoint import load_network, load_strictly, read_checkpoint
+from mtpano_zoo.layers import merge_lora
+from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.reference import FORMATS, identify, unwrap
+from mtpano_zoo.training.checkpoint import DESCRIPTION, network_weights, read_checkpoint
+from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
+from mtpano_zoo.zoo.entries import Entry, entries
+from mtpano_zoo.zoo.weights import CONFIG, WEIGHTS, assemble, read_description, read_tensors, write_weights
 
-__all__ = ("entries", "list_models", "load_model")
+__all__ = ("load_model",)
 
-
-def entries() -> dict[str, dict[str, Any]]:
-    """Read `checkpoints.yaml`: what is known of every published checkpoint, by name (`arch.tag`)."""
-    known: dict[str, dict[str, Any]] = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))
-    return known
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the zoo that match a pattern with wildcards, e.g. `mtpano*`."""
-    return sorted(name for name in entries() if fnmatchcase(name, pattern))
+# What a source holds: a description for `assemble`, and weights.
+Contents = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 
 
-def load_model(source: str | Path, device: str | torch.device = "cpu") -> PanoramaNetwork:
+def load_model(
+    source: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] | None = None,
+    **others: Any,
+) -> PanoramaNetwork:
     """Load a network with its weights, ready to predict.
 
-    Loading is strict: what does not match is listed key by key. Files are read as tensors and plain data only.
+    Loading is strict: what does not match is listed key by key. Files are read as tensors and plain data only: nothing
+    in them is executed. Weights are mapped from their file, so they take memory when they are used.
 
     Args:
-        source: a name of `list_models()`, which is downloaded to the cache of the Hugging Face Hub on first use, or the
-            path of a checkpoint that training wrote (`.ckpt`), which needs no configuration beside it.
+        source: what to load:
+            a name of `list_models()`, downloaded to the cache of the Hugging Face Hub and converted on first use;
+            `hf-hub:user/name` or `hf-hub:user/name@revision`, a repository that `push_to_hub` wrote;
+            `local-dir:path`, a folder that `save_pretrained` wrote;
+            the path of such a folder, of the `.safetensors` in it, of a checkpoint that training wrote (`.ckpt`), or of
+            a published one (`.pth`, `.pth.tar`), recognised by its keys and converted in memory each time.
         device: where the network should live.
+        classes: names of semantic classes to train it for instead of its own; the layers that score them start anew.
+        input_size: height and width that `predict` resizes to instead of its own.
+        **others: nothing else of a trained network can be changed.
 
     Raises:
-        FileNotFoundError: if `source` is a path and nothing is there.
-        ValueError: if there is no such name, or the file does not hold what it should.
+        OSError: if nothing is there, or it cannot be downloaded; the sentence says what to do.
+        ValueError: if there is no such name, an argument cannot be changed, or a file does not hold what it should.
     """
+    if others:
+        raise ValueError(
+            f"{', '.join(others)} cannot be changed in a network with weights; load_model takes classes and input_size."
+        )
+    description, weights = _read(str(source))
+    network = assemble(description, weights, source, classes=classes, input_size=input_size)
+    return network.to(device)
+
+
+def _read(source: str) -> Contents:
     known = entries()
-    if str(source) in known:
-        network = _load_published(known[str(source)])
-    elif Path(source).suffix == ".safetensors":
-        raise ValueError(f"{source} holds weights without their network; give the .ckpt that training wrote.")
-    elif Path(source).is_file():
-        network = load_network(source)
-    elif Path(source).suffix in (".ckpt", ".pth", ".tar", ".safetensors") or len(Path(source).parts) > 1:
-        raise FileNotFoundError(f"There is no checkpoint at {source}.")
-    else:
-        raise ValueError(_unknown_name(str(source), sorted(known)))
-    return network.to(device).eval()
-
-
-def _unknown_name(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return (
-        f"There is no model {name!r} in the zoo; did you mean {nearest!r}? "
+    scheme, _, rest = source.partition(":")
+    path = Path(rest if scheme == "local-dir" else source).expanduser()
+    if source in known:
+        return _published(known[source])
+    if scheme == "hf-hub":
+        return _repository(rest)
+    if scheme == "local-dir" or path.is_dir():
+        return read_description(path), read_tensors(path / WEIGHTS)
+    if path.is_file():
+        return _file(path)
+    if path.suffix in (".ckpt", ".pt", ".pth", ".tar", ".safetensors") or len(path.parts) > 1:
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    nearest = difflib.get_close_matches(source, known, n=1, cutoff=0.0)[0]
+    raise ValueError(
+        f"There is no model {source!r} in the zoo; did you mean {nearest!r}? "
         "`mtpano models` lists all names; a checkpoint of your own is given by its path."
     )
 
 
-def _load_published(entry: dict[str, Any]) -> PanoramaNetwork:
-    path = hf_hub_download(entry["repository"], entry["file"], revision=entry["revision"])
-    if entry["sha256"] is not None:
-        with Path(path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != entry["sha256"]:
-            raise ValueError(f"{path} has the checksum {found} instead of {entry['sha256']}; delete it and try again.")
-    network = NETWORKS[entry["network"]](**entry["arguments"])
-    load_strictly(network, convert_state_dict(read_checkpoint(path)["model"]), path)
-    return network
+def _repository(address: str) -> Contents:
+    repository, _, revision = address.partition("@")
+    config = download(repository, CONFIG, revision or None)
+    weights = download(repository, WEIGHTS, commit_of(config))  # of the same commit, whatever is uploaded meanwhile
+    verify(weights)
+    return read_description(config.parent), read_tensors(weights)
+
+
+def _file(path: Path) -> Contents:
+    if path.suffix == ".safetensors":
+        return read_description(path.parent), read_tensors(path)
+    checkpoint = read_checkpoint(path)
+    if isinstance(description := checkpoint.get(DESCRIPTION), Mapping):
+        return description, merge_lora(network_weights(checkpoint))
+    try:
+        state = unwrap(checkpoint)
+        format = identify(state)
+        count, arguments = FORMATS[format].class_count(state), FORMATS[format].constructor_arguments(state)
+        weights = FORMATS[format].convert_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
+    published = next(entry for entry in entries().values() if entry.format == format)
+    description = published.network_description()
+    names = published.classes if count == len(published.classes) else [f"class_{i}" for i in range(count)]
+    # Not the card of the entry: nobody knows that this file is the one it speaks of.
+    return {"class": published.network, "config": description["config"] | arguments | {"classes": list(names)}}, weights
+
+
+def _published(entry: Entry) -> Contents:
+    """Read a published checkpoint from what was converted before, else convert it and keep the result for next time."""
+    description = entry.network_description()
+    checksum = known_checksum(entry)
+    if checksum and (weights := _converted(entry, checksum)):
+        return description, weights
+    path, checksum = fetch(entry)
+    if weights := _converted(entry, checksum):
+        return description, weights
+    try:
+        weights = FORMATS[entry.format].convert_state_dict(unwrap(read_checkpoint(path)))
+    except ValueError as error:
+        raise ValueError(f"{entry.file} of {entry.repository} cannot be loaded: {error}") from error
+    folder = _conversion_folder(entry, checksum)
+    try:
+        write_weights(folder, weights, description)
+        weights = read_tensors(folder / WEIGHTS)  # mapped, instead of the memory that converting took
+    except OSError as error:
+        warnings.warn(
+            f"{entry.name} is loaded, but could not be kept in {folder} and will be converted again next time: "
+            f"{error.strerror or error} (MTPANO_CACHE names another folder).",
+            stacklevel=4,
+        )
+    return description, weights
+
+
+def _conversion_folder(entry: Entry, checksum: str) -> Path:
+    """Name the folder for a conversion by the content that is converted and by the code that converts it."""
+    code = Path(str(FORMATS[entry.format].__file__)).read_bytes()
+    return cache_folder() / entry.name / f"{checksum[:16]}-{hashlib.sha256(code).hexdigest()[:8]}"
+
+
+def _converted(entry: Entry, checksum: str) -> dict[str, Tensor] | None:
+    try:
+        return read_tensors(_conversion_folder(entry, checksum) / WEIGHTS)
+    except (OSError, ValueError):  # absent or damaged: it is made again
+        return None

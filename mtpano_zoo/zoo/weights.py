@@ -3,6 +3,7 @@
 import json
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
 from mtpano_zoo.training.checkpoint import check_weights
+from mtpano_zoo.zoo.transfer import transfer, transferred_card
 
-__all__ = ("CONFIG", "WEIGHTS", "build_network", "fill_network", "read_description", "read_network", "write_weights")
+__all__ = ("CONFIG", "WEIGHTS", "assemble", "read_description", "read_network", "read_tensors", "write_weights")
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -40,7 +42,10 @@ def write_weights(folder: str | Path, weights: Mapping[str, Tensor], description
     config = json.dumps(dict(description), indent=2, ensure_ascii=False) + "\n"
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors would let nobody but the owner read the file
         save_file(_separate(weights), temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)
         temporary.replace(folder / WEIGHTS)
     except SafetensorError as error:
         raise OSError(f"The weights could not be written to {folder}: {error}.") from error
@@ -77,13 +82,54 @@ def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> Pa
         FileNotFoundError: if one of the two files is missing.
         ValueError: if a file is damaged, describes no known network, or the weights do not fit.
     """
-    description = read_description(folder)
-    if classes is not None:
-        raise ValueError("Other classes are not supported yet.")
-    network = build_network(description, Path(folder) / CONFIG)
-    fill_network(network, read_tensors(Path(folder) / WEIGHTS), Path(folder) / WEIGHTS)
-    network.card = dict(description.get("card") or {})
-    return network
+    path = Path(folder) / WEIGHTS
+    return assemble(read_description(folder), read_tensors(path), folder, classes=classes)
+
+
+def assemble(
+    description: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> PanoramaNetwork:
+    """Put a network together from what describes it and its weights, which it takes over without copying them.
+
+    Args:
+        description: `class`, `config` and, if something is known, `card`.
+        weights: the whole state dict.
+        source: where they come from, for messages.
+        classes: names of classes instead of its own; the layers that score them start anew.
+        input_size: height and width instead of its own.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        ValueError: if the description is of no known network, or the weights do not fit it.
+    """
+    if not {"class", "config"} <= description.keys():
+        raise ValueError(f"{source} does not describe a network of this package: it needs the keys class and config.")
+    config = dict(description["config"])
+    card = dict(description.get("card") or {})
+    if input_size is not None:
+        config["input_size"] = list(input_size)
+    renewed = classes is not None and list(classes) != config.get("classes")
+    if renewed:
+        config |= {"classes": list(classes or ()), "palette": None}
+    network = build_network(description["class"], config, source)
+    if renewed:
+        weights, new = transfer(weights, network, source)
+        warnings.warn(
+            f"{source} for your {len(network.classes)} classes: all is kept but {', '.join(new)}, new and untrained.",
+            stacklevel=3,
+        )
+        card = transferred_card(card, source, network.classes)
+    check_weights(network, weights, source)
+    network.load_state_dict(dict(weights), assign=True)
+    network.card = card
+    return network.eval()
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
@@ -91,7 +137,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged or describes no network.
+        ValueError: if it is damaged.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -100,8 +146,8 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         description = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(description, dict) or not {"class", "config"} <= description.keys():
-        raise ValueError(f"{path} does not describe a network of this package: it needs the keys class and config.")
+    if not isinstance(description, dict):
+        raise ValueError(f"{path} holds a {type(description).__name__}, not the description of a network.")
     return description
 
 
@@ -121,31 +167,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def build_network(description: Mapping[str, Any], source: str | Path) -> PanoramaNetwork:
-    """Build the network of a description without memory for its parameters; `fill_network` gives it its weights.
+def build_network(name: str, config: Mapping[str, Any], source: str | Path) -> PanoramaNetwork:
+    """Build a network whose parameters have no memory yet.
+
+    Args:
+        name: its class, one of `NETWORKS`.
+        config: the arguments of its constructor.
+        source: where they come from, for the message.
 
     Raises:
         ValueError: if the class is none of ours, or does not take the arguments.
     """
-    name = description["class"]
     if name not in NETWORKS:
         raise ValueError(f"{source} describes a network of the class {name!r}, which is none of {', '.join(NETWORKS)}.")
     try:
         with _parameters_on_meta():
-            return NETWORKS[name](**description["config"])
+            return NETWORKS[name](**config)
     except TypeError as error:
         raise ValueError(f"{source} has arguments that {name} does not take: {error}.") from error
-
-
-def fill_network(network: PanoramaNetwork, weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Let a network of `build_network` take tensors as its weights, without copying them, and set evaluation mode.
-
-    Raises:
-        ValueError: if keys or shapes do not fit; the sentence lists which.
-    """
-    check_weights(network, weights, source)
-    network.load_state_dict(dict(weights), assign=True)
-    network.eval()
 
 
 @contextmanager

@@ -1,37 +1,140 @@
-import hashlib
 import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import mtpano_zoo
-from mtpano_zoo import list_models, load_model
-from mtpano_zoo.models.base import NORMALS_FRAMES
-from mtpano_zoo.zoo import entries
+from mtpano_zoo import load_model
+from mtpano_zoo.reference import FORMATS
+from mtpano_zoo.reference.mtpano import constructor_arguments, convert_state_dict
+from mtpano_zoo.training.checkpoint import describe_network
+from mtpano_zoo.zoo.entries import Entry, entries
+from mtpano_zoo.zoo.weights import write_weights
 
-REQUIRED = {
-    "description", "paper", "repository", "file", "revision", "sha256", "format", "network", "arguments",
-    "depth_unit", "license", "upstream", "training_data",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_entries_are_complete(name: str) -> None:
-    entry = entries()[name]
-    assert set(entry) == REQUIRED
-    assert set(entry["license"]) == {"code", "weights"}
-    assert all(set(upstream) == {"name", "license"} for upstream in entry["upstream"])
-    with torch.device("meta"):
-        network = mtpano_zoo.models.NETWORKS[entry["network"]](**entry["arguments"])
-    assert len(network.classes) == len(set(network.classes)) == 150
-    assert json.dumps(network.config)
+SHAPES = Path(__file__).parents[1] / "reference" / "golden" / "keys.json"
+CLASSIFIERS = ("heads.semseg.head.4.", "aux_heads.semseg.classifier.")
+NAMES = [f"kind {i}" for i in range(13)]
 
 
-def test_patterns() -> None:
-    assert list_models("mtpano*") == list_models() == ["mtpano-large.140k", "mtpano-large.408k"]
-    assert list_models("*.408k") == ["mtpano-large.408k"]
-    assert list_models("resnet*") == []
+@pytest.fixture(scope="session")
+def published() -> dict[str, Tensor]:
+    """A state dict with the names of the published checkpoint, 4 M parameters and 13 classes."""
+    draw = torch.Generator().manual_seed(0)
+    state = {key: torch.randn(shape, generator=draw) for key, shape in json.loads(SHAPES.read_text()).items()}
+    state |= {key: torch.tensor(7) for key in state if key.endswith("num_batches_tracked")}
+    height, width = state["RayDir"].shape[-2:]
+    down, around = torch.linspace(0, np.pi, height)[:, None], torch.linspace(0, 2 * np.pi, width)[None]
+    rays = [down.sin() * around.cos(), down.cos().expand(height, width), down.sin() * around.sin()]
+    angles = [down.expand(height, width), around.expand(height, width)]
+    return state | {"RayDir": torch.stack(rays)[None], "PE": torch.stack(angles)[None]}
+
+
+@pytest.fixture(scope="session")
+def converted(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    return convert_state_dict(published)
+
+
+@pytest.fixture
+def entry(hub, published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
+    """An entry of the zoo whose file lies on the loopback Hub."""
+    torch.save({"model": published, "iteration": 3}, tmp_path / "tiny.pth.tar")
+    hub.commit("user/tiny", {"tiny.pth.tar": (tmp_path / "tiny.pth.tar").read_bytes()})
+    large = entries()["mtpano-large.408k"]
+    sizes = {"classes": tuple(NAMES), "input_size": (64, 128), "arguments": constructor_arguments(published)}
+    entry = replace(large, name="tiny.test", repository="user/tiny", file="tiny.pth.tar", **sizes)
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {large.name: large, entry.name: entry})
+    return entry
+
+
+def assert_holds(network, weights: dict[str, Tensor]) -> None:
+    own = network.state_dict()
+    assert own.keys() == weights.keys()
+    assert [key for key in own if not torch.equal(own[key], weights[key])] == []
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# Names
+
+
+def test_a_name_is_downloaded_and_converted_once(entry: Entry, hub, hub_cache: Path, converted, tmp_path: Path) -> None:
+    network = load_model("tiny.test")
+    assert_holds(network, converted)
+    assert not network.training and network.input_size == (64, 128) and network.classes == tuple(NAMES)
+    assert network.card["source"] == "tiny.test" and network.card["license"] == entry.license
+    conversions = [path for path in (tmp_path / "mtpano_cache" / "tiny.test").iterdir() if path.is_dir()]
+    assert [files_below(folder) for folder in conversions] == [["config.json", "model.safetensors"]]
+
+    shutil.rmtree(hub_cache)  # the download is not needed any more, nor is the Hub
+    hub.stop()
+    assert_holds(load_model("tiny.test"), converted)
+    with torch.no_grad():
+        assert set(network(torch.rand(1, 3, 64, 128))) >= {"semseg", "depth", "normals"}
+
+
+def test_what_the_entry_says_holds_for_a_conversion_of_the_past(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_model("tiny.test")
+    corrected = replace(entry, classes=(*NAMES[:12], "corrected"))
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {"tiny.test": corrected})
+    assert load_model("tiny.test").classes[-1] == "corrected"
+
+
+def test_another_converter_converts_anew(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_model("tiny.test")
+    (tmp_path / "mtpano.py").write_text("# a version of tomorrow")
+    monkeypatch.setattr(FORMATS["mtpano"], "__file__", str(tmp_path / "mtpano.py"))
+    load_model("tiny.test")
+    assert files_below(tmp_path / "mtpano_cache" / "tiny.test").count("model.safetensors") == 2
+
+
+def test_a_damaged_conversion_is_made_again(entry: Entry, converted, tmp_path: Path) -> None:
+    load_model("tiny.test")
+    (kept,) = (tmp_path / "mtpano_cache").rglob("model.safetensors")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-10])
+    assert_holds(load_model("tiny.test"), converted)
+    assert kept.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written(entry: Entry, converted, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(UserWarning, match=r"tiny\.test is loaded, but could not be kept in .*MTPANO_CACHE") as caught:
+        network = load_model("tiny.test")
+    assert len(caught) == 1
+    assert_holds(network, converted)
+
+
+def test_a_disk_that_is_full(entry: Entry, converted, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    load_model("tiny.test")
+    (kept,) = (tmp_path / "mtpano_cache").rglob("model.safetensors")
+    shutil.rmtree(kept.parent)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # files end there as on a full disk
+    try:
+        with pytest.warns(UserWarning, match="will be converted again next time") as caught:
+            network = load_model("tiny.test")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(caught) == 1 and files_below(kept.parent) == []
+    assert_holds(network, converted)
+
+
+def test_a_published_file_that_does_not_fit(entry: Entry, hub, published, tmp_path: Path) -> None:
+    torch.save({"model": published | {"heads.layout.weight": torch.ones(1)}}, tmp_path / "other.pth.tar")
+    hub.commit("user/tiny", {"tiny.pth.tar": (tmp_path / "other.pth.tar").read_bytes()})
+    with pytest.raises(ValueError, match=r"tiny\.pth\.tar of user/tiny cannot be loaded: .*heads\.layout\.weight"):
+        load_model("tiny.test")
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -39,61 +142,196 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         load_model("mtpano-larg.408")
 
 
-def test_a_path_without_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*best\.ckpt"):
-        load_model(tmp_path / "best.ckpt")
+# Repositories and folders
 
 
-def test_weights_that_training_did_not_write(tmp_path: Path) -> None:
-    torch.save({"model": {"x": torch.zeros(1)}}, tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match=r"`mtpano fit` has not written it: published checkpoints are loaded by their"):
-        load_model(tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match="weights without their network"):
+def write(network, folder: Path) -> Path:
+    write_weights(folder, network.state_dict(), describe_network(network) | {"card": {"description": "tiny"}})
+    return folder
+
+
+@pytest.mark.parametrize("source", ["local-dir:{}", "{}", "{}/model.safetensors", "{}/renamed.safetensors"])
+def test_a_folder(source: str, tmp_path: Path, tiny_network) -> None:
+    network = tiny_network()
+    folder = write(network, tmp_path / "tiny")
+    shutil.copy(folder / "model.safetensors", folder / "renamed.safetensors")
+    loaded = load_model(source.format(folder))
+    assert_holds(loaded, network.state_dict())
+    assert loaded.card == {"description": "tiny"} and not loaded.training
+
+
+def test_a_folder_without_what_it_takes(tmp_path: Path, tiny_network) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in .*absent"):
+        load_model(f"local-dir:{tmp_path / 'absent'}")
+    folder = write(tiny_network(), tmp_path / "tiny")
+    shutil.move(folder / "model.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match="There is no file of weights"):
+        load_model(folder)
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in .*says which network the weights belong to"):
         load_model(tmp_path / "model.safetensors")
 
 
-def test_published_normals_are_turned_into_our_frame() -> None:
-    """A wall straight ahead faces back: (-1, 0, 0) in (forward, up, left), (0, 0, -1) in ours; a floor faces up."""
-    turn = torch.tensor(NORMALS_FRAMES["forward-up-left"])
-    assert (turn @ torch.tensor([-1.0, 0.0, 0.0])).tolist() == [0, 0, -1]
-    assert (turn @ torch.tensor([0.0, 1.0, 0.0])).tolist() == [0, -1, 0]
-    assert (turn @ torch.tensor([0.0, 0.0, 1.0])).tolist() == [-1, 0, 0]
-    assert torch.linalg.det(turn) == -1  # the published frame is left-handed
+def test_a_repository(hub, tmp_path: Path, tiny_network) -> None:
+    first, second = tiny_network(), tiny_network(input_size=(64, 128))
+    commits = []
+    for network, name in ((first, "first"), (second, "second")):
+        folder = write(network, tmp_path / name)
+        commits.append(hub.commit("user/tiny", {path.name: path.read_bytes() for path in folder.iterdir()}))
+
+    assert_holds(load_model("hf-hub:user/tiny"), second.state_dict())
+    loaded = load_model(f"hf-hub:user/tiny@{commits[0]}")
+    assert_holds(loaded, first.state_dict())
+    assert loaded.input_size == (32, 64)
+
+    before = len(hub.requests)
+    assert_holds(load_model(f"hf-hub:user/tiny@{commits[0]}"), first.state_dict())
+    assert len(hub.requests) == before  # a commit does not change
+    with pytest.raises(FileNotFoundError, match="user/tiny has no revision v2"):
+        load_model("hf-hub:user/tiny@v2")
+    hub.commit("user/readme", {"README.md": b"# To be done"})
+    with pytest.raises(FileNotFoundError, match=r"user/readme has no file config\.json"):
+        load_model("hf-hub:user/readme")
 
 
-def test_a_published_file_is_downloaded_and_loaded_strictly(
-    tmp_path: Path, tiny_network, monkeypatch: pytest.MonkeyPatch
+def test_weights_of_a_repository_are_verified(hub, tmp_path: Path, tiny_network) -> None:
+    folder = write(tiny_network(), tmp_path / "tiny")
+    hub.commit("user/tiny", {path.name: path.read_bytes() for path in folder.iterdir()})
+    weights = (folder / "model.safetensors").read_bytes()
+    hub.spoilt[weights] = weights[:-1] + bytes([weights[-1] ^ 1])
+    with pytest.raises(ValueError, match=r"model\.safetensors has the SHA-256 [0-9a-f]{64} instead of [0-9a-f]{64}"):
+        load_model("hf-hub:user/tiny")
+
+
+# Files
+
+
+def test_a_checkpoint_of_training(tiny_checkpoint: Path) -> None:
+    stored = torch.load(tiny_checkpoint, weights_only=True)["state_dict"]
+    network = load_model(tiny_checkpoint)
+    assert_holds(network, {key.removeprefix("network."): value for key, value in stored.items()})
+    assert not network.training and all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("suffix", "zipped"), [(".pth", False), (".pth.tar", True)])
+def test_a_published_file_by_its_path(
+    suffix: str, zipped: bool, published, converted, tmp_path: Path, monkeypatch
 ) -> None:
-    """The file's names are those of the published code: here a renamed copy of one of our own networks."""
-    network = tiny_network(variant="paper")
-    file = tmp_path / "mtpano_model_408k.pth.tar"
-    torch.save({"model": network.state_dict()}, file)
-    entry = {"repository": "user/repo", "file": file.name, "revision": "abc", "network": "PDBridgeNet"}
-    entry["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    entry["arguments"] = network.config
-    asked: list[tuple] = []
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / f"found{suffix}"
+    state = {f"module.{key}": value for key, value in published.items()}
+    torch.save({"model": state}, file, _use_new_zipfile_serialization=zipped)
+    network = load_model(file)
+    assert_holds(network, converted)
+    assert network.classes[0] == "class_0" and network.card == {}
+    assert network.input_size == (512, 1024) and network.normals_frame == "forward-up-left"
+    assert files_below(tmp_path) == [file.name]
 
-    def download(*arguments, **options) -> str:
-        asked.append((*arguments, options))
-        return str(file)
 
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.hf_hub_download", download)
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {"mtpano-tiny.test": entry})
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.convert_state_dict", lambda state: state)
-    loaded = load_model("mtpano-tiny.test")
-    assert asked == [("user/repo", file.name, {"revision": "abc"})]
-    assert not loaded.training
-    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
+def test_half_precision_becomes_single(published, tmp_path: Path) -> None:
+    half = {key: value.half() if value.is_floating_point() else value for key, value in published.items()}
+    torch.save({"model": half | {key: published[key] for key in ("RayDir", "PE")}}, tmp_path / "half.pth")
+    network = load_model(tmp_path / "half.pth")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert_holds(network, convert_state_dict(half | {key: published[key] for key in ("RayDir", "PE")}))
 
-    entry["sha256"] = "0" * 64
-    with pytest.raises(ValueError, match=r"has the checksum [0-9a-f]{64} instead of 0{64}; delete it"):
-        load_model("mtpano-tiny.test")
-    entry["sha256"] = None
-    state = network.state_dict()
-    del state["necks.depth.project.0.weight"]
-    torch.save({"model": state}, file)
-    with pytest.raises(ValueError, match=r"missing necks\.depth\.project\.0\.weight"):
-        load_model("mtpano-tiny.test")
+
+def test_a_published_file_with_150_classes_has_those_of_ade20k(published, tmp_path: Path) -> None:
+    state = {key: x[:1].expand(150, *x.shape[1:]) if key.startswith(CLASSIFIERS) else x for key, x in published.items()}
+    torch.save({"model": state}, tmp_path / "ade.pth")
+    assert load_model(tmp_path / "ade.pth").classes == entries()["mtpano-large.408k"].classes
+
+
+class Surprise:
+    def __init__(self, run: Callable[..., object], *arguments: object) -> None:
+        self.call = run, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def test_a_file_with_code_is_refused_and_not_run(published, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    for zipped in (True, False):
+        surprise = Surprise(shutil.copy, str(SHAPES), str(ran))
+        torch.save({"model": published, "x": surprise}, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=r"bad\.pth holds more than tensors and plain data.*none of it was run"):
+            load_model(tmp_path / "bad.pth")
+    assert not ran.exists()
+
+
+def test_a_truncated_file(published, tmp_path: Path) -> None:
+    for zipped in (True, False):
+        torch.save({"model": published}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
+        content = (tmp_path / "whole.pth").read_bytes()
+        for size in (0, 1000, len(content) // 2, len(content) - 1000):
+            (tmp_path / "part.pth").write_bytes(content[:size])
+            with pytest.raises(ValueError, match=r"part\.pth cannot be read as a checkpoint: it is truncated, damaged"):
+                load_model(tmp_path / "part.pth")
+
+
+def test_weights_of_an_unknown_network(tmp_path: Path) -> None:
+    torch.save({"model": {"stem.weight": torch.zeros(1)}}, tmp_path / "other.pth.tar")
+    with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: This looks like no published checkpoint"):
+        load_model(tmp_path / "other.pth.tar")
+    torch.save({"epoch": 3}, tmp_path / "other.pth.tar")
+    with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: The checkpoint holds no weights"):
+        load_model(tmp_path / "other.pth.tar")
+
+
+def test_a_path_without_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*best\.ckpt"):
+        load_model(tmp_path / "best.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at best\.safetensors"):
+        load_model("best.safetensors")
+
+
+# What can be changed
+
+
+@pytest.mark.parametrize("source", ["tiny.test", "folder", "checkpoint"])
+def test_other_classes(source: str, entry: Entry, tmp_path: Path, tiny_network, tiny_checkpoint: Path) -> None:
+    network = tiny_network(palette=[(0, 0, 0)] * 3)
+    sources = {"folder": str(write(network, tmp_path / "tiny")), "checkpoint": str(tiny_checkpoint)}
+    address = sources.get(source, source)
+    original = load_model(address)
+    with pytest.warns(UserWarning, match="your 2 classes.*untrained"):
+        changed = load_model(address, classes=["sofa", "wall"])
+    assert changed.classes == ("sofa", "wall") and changed.config["classes"] == ["sofa", "wall"]
+    assert changed.palette is None
+    own, before = changed.state_dict(), original.state_dict()
+    new = sorted(key for key in own if own[key].shape != before[key].shape)
+    assert new == sorted(
+        f"{layer}.{part}"
+        for layer in ("auxiliary_heads.semseg.predictor", "heads.semseg.classify")
+        for part in ("bias", "weight")
+    )
+    assert all(torch.equal(own[key], before[key]) for key in own.keys() - set(new))
+    assert all(0 < own[key].abs().max() <= 1 for key in new)
+    assert all(parameter.requires_grad for parameter in changed.parameters())
+    assert not any("results" in line for line in changed.card)
+
+
+def test_its_own_classes_change_nothing(tiny_checkpoint: Path) -> None:
+    network = load_model(tiny_checkpoint)
+    assert_holds(load_model(tiny_checkpoint, classes=network.classes), network.state_dict())
+
+
+def test_another_input_size(tiny_checkpoint: Path) -> None:
+    network = load_model(tiny_checkpoint, input_size=(64, 128))
+    assert network.input_size == (64, 128) and network.config["input_size"] == [64, 128]
+    assert_holds(network, load_model(tiny_checkpoint).state_dict())
+
+
+def test_what_belongs_to_the_weights_cannot_be_changed(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="bridge_width cannot be changed in a network with weights; load_model takes"):
+        load_model(tiny_checkpoint, bridge_width=32)
+
+
+def test_loading_says_nothing_else(entry: Entry, tiny_checkpoint: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model("tiny.test")
+        load_model(tiny_checkpoint)
 
 
 def test_public_names() -> None:

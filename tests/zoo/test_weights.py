@@ -93,7 +93,8 @@ def test_missing_and_damaged_files(tmp_path: Path, tiny_network) -> None:
     weights.write_bytes(whole)
     for text, message in (
         ("{", r"config\.json cannot be read as JSON"),
-        ("[]", "needs the keys class and config"),
+        ("[]", "holds a list, not the description"),
+        ("{}", "needs the keys class and config"),
         (json.dumps(description | {"class": "os.system"}), "class 'os.system', which is none of PDBridgeNet"),
         (json.dumps(description | {"config": {"depht": 3}}), r"arguments that PDBridgeNet does not take: .*depht"),
         (json.dumps(description | {"config": description["config"] | {"bridge_width": 8}}), "of another shape"),

@@ -1,0 +1,175 @@
+"""Files from the Hugging Face Hub, verified; where they came from is remembered."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, errors, get_token, hf_hub_download
+
+from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.zoo.entries import Entry
+
+__all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is made of downloads: `MTPANO_CACHE`, else `mtpano_zoo` beside the Hub's own folder.
+
+    It can be deleted at any time: what is missing is made again.
+    """
+    given = os.environ.get("MTPANO_CACHE")
+    return Path(given).expanduser() if given else Path(constants.HF_HOME).parent / "mtpano_zoo"
+
+
+def fetch(entry: Entry) -> tuple[Path, str]:
+    """Give the file of an entry and its SHA-256, from the cache of the Hub's client or from the Hub.
+
+    Where `checkpoints.yaml` names no revision or checksum, those of the first download are recorded and kept to:
+    neither a new commit nor another content takes the place of what was loaded once.
+
+    Raises:
+        OSError: if the file is not there and cannot be downloaded; the sentence says what to do.
+        ValueError: if it has another checksum than it should.
+    """
+    revision = entry.revision or _record(entry).get("revision")
+    path = download(entry.repository, entry.file, revision)
+    found = verify(path, known_checksum(entry))
+    if entry.revision is None or entry.sha256 is None:
+        record = {"revision": commit_of(path), "sha256": found, "size": path.stat().st_size}
+        if record != _record(entry):
+            _keep(_record_path(entry), json.dumps(record, indent=2) + "\n")
+    return path, found
+
+
+def known_checksum(entry: Entry) -> str | None:
+    """Return the SHA-256 that the file of an entry should have, or None if it was never seen."""
+    return entry.sha256 or _record(entry).get("sha256")
+
+
+def _record_path(entry: Entry) -> Path:
+    return cache_folder() / entry.name / "origin.json"
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(_record_path(entry).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a note to the cache; without it, work is repeated, which is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
+    except OSError:
+        return
+
+
+def download(repository: str, file: str, revision: str | None = None) -> Path:
+    """Give a file of a repository from the cache of the Hub's client, or download it with a progress bar.
+
+    Args:
+        repository: `user/name`.
+        file: its path in the repository.
+        revision: commit, tag or branch; by default the newest commit. A commit that is in the cache needs no request.
+
+    Raises:
+        OSError: if the file is neither in the cache nor can be downloaded; the sentence says what to do.
+        ValueError: if `repository` is no name of a repository.
+    """
+    with _explained(repository, file, revision):
+        return Path(hf_hub_download(repository, file, revision=revision))
+
+
+def commit_of(path: Path) -> str:
+    """Return the commit that a file of the client's cache belongs to."""
+    parts = path.parts
+    return parts[len(parts) - parts[::-1].index("snapshots")]
+
+
+@contextmanager
+def _explained(repository: str, file: str, revision: str | None) -> Iterator[None]:
+    """Turn what the client of the Hub raises into one sentence that says what to do."""
+    at = f" at {revision}" if revision else ""
+    address = f"{constants.ENDPOINT}/{repository}"
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise ValueError(
+            f"{repository!r} is no name of a repository on the Hugging Face Hub: write user/name."
+        ) from error
+    except errors.GatedRepoError as error:
+        do = "log in with `hf auth login` or set HF_TOKEN" if get_token() is None else "your token has no access yet"
+        raise PermissionError(f"{repository} is gated: ask for access at {address}, then try again; {do}.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no repository {repository} at {constants.ENDPOINT}, or it is private: check its name, or log in "
+            "with `hf auth login`."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"{repository} has no revision {revision}: see {address}/commits/main.") from error
+    except errors.LocalEntryNotFoundError as error:
+        if constants.is_offline_mode():
+            why = "HF_HUB_OFFLINE is set: unset it, or load the model once where there is a connection"
+        else:
+            why = f"{constants.ENDPOINT} cannot be reached: check the connection and try again"
+        raise FileNotFoundError(f"{file} of {repository}{at} is not in {constants.HF_HUB_CACHE}, and {why}.") from error
+    except errors.EntryNotFoundError as error:
+        raise FileNotFoundError(f"{repository}{at} has no file {file}: see {address}/tree/main.") from error
+    # HTTPError is that of whichever HTTP client the Hub's own uses.
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+        cause = " ".join(str(error).split()).rstrip(".")
+        raise OSError(f"{file} of {repository}{at} could not be downloaded ({cause}): try again.") from error
+
+
+def verify(path: Path, expected: str | None = None) -> str:
+    """Check that a file of the client's cache has its SHA-256, and return it.
+
+    A file is read once: as long as size and time of it stay, it is taken for verified.
+
+    Args:
+        path: the file.
+        expected: its checksum; by default the one that the Hub named when it was downloaded, if it did.
+
+    Raises:
+        ValueError: if it has another; the file is then moved aside, so that it will be downloaded again.
+    """
+    # One step only: the blob, which is named by its checksum, may itself be a link.
+    blob = Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path
+    expected = expected or (blob.name if SHA256.fullmatch(blob.name) else None)
+    state = blob.stat()
+    note = f"{state.st_size} {state.st_mtime_ns}"
+    if expected and _read(cache_folder() / "verified" / expected) == note:
+        return expected
+    with blob.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected and found != expected:
+        raise ValueError(
+            f"{path.name} has the SHA-256 {found} instead of {expected}, so it is not what it should be: "
+            f"{_put_aside(path, blob)}."
+        )
+    _keep(cache_folder() / "verified" / found, note)
+    return found
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def _put_aside(path: Path, blob: Path) -> str:
+    aside = blob.with_name(f"{blob.name}.wrong")
+    try:
+        blob.replace(aside)
+        path.unlink(missing_ok=True)  # the link to it, where the cache has links
+    except OSError as error:
+        return f"delete {blob} ({error.strerror})"
+    return f"it was moved to {aside}, and the next attempt downloads it again"

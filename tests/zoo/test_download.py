@@ -1,0 +1,196 @@
+"""Every way a download can end, with the real client against the Hub of `conftest.py`."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from mtpano_zoo.zoo.download import cache_folder, download, fetch, verify
+from mtpano_zoo.zoo.entries import Entry, entries
+
+CONTENT = os.urandom(100_000)
+CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def entry() -> Entry:
+    large = entries()["mtpano-large.408k"]
+    return replace(large, name="tiny.test", repository="user/tiny", file="tiny.pth.tar")
+
+
+@pytest.fixture
+def commit(hub) -> str:
+    return hub.commit("user/tiny", {"tiny.pth.tar": CONTENT, "README.md": b"# Tiny"})
+
+
+def test_the_first_download_shows_its_progress(hub, commit, entry, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # as in a terminal
+    path, checksum = fetch(entry)
+    assert path.read_bytes() == CONTENT and checksum == CHECKSUM
+    shown = capfd.readouterr().err
+    assert "tiny.pth.tar" in shown and "100%" in shown and "100k/100k" in shown
+    assert (hub.count("HEAD"), hub.count("GET")) == (1, 1)
+
+
+def test_the_second_time_nothing_is_requested(hub, commit, entry, monkeypatch, capfd) -> None:
+    first = fetch(entry)
+    hub.requests.clear()
+    monkeypatch.setenv("TQDM_POSITION", "-1")
+    assert fetch(entry) == first
+    assert hub.requests == [] and "tiny" not in capfd.readouterr().err
+
+
+def test_a_branch_is_looked_up_but_not_downloaded_again(hub, commit) -> None:
+    download("user/tiny", "tiny.pth.tar")
+    hub.requests.clear()
+    download("user/tiny", "tiny.pth.tar")
+    assert (hub.count("HEAD"), hub.count("GET")) == (1, 0)
+
+
+def test_an_interrupted_download_goes_on_where_it_was(hub, commit, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.break_off_after = [20_500, 30_000]
+    assert download("user/tiny", "tiny.pth.tar").read_bytes() == CONTENT
+    assert hub.ranges == ["bytes=20000-", "bytes=50000-"]
+    assert hub.count("GET") == 3
+
+
+def test_a_download_that_never_ends(hub, commit) -> None:
+    hub.break_off_after = [0] * 20
+    with pytest.raises(
+        OSError, match=r"tiny\.pth\.tar of user/tiny could not be downloaded \(.*\): try again\."
+    ) as told:
+        download("user/tiny", "tiny.pth.tar")
+    assert "\n" not in str(told.value)
+    hub.break_off_after = []
+    assert download("user/tiny", "tiny.pth.tar").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_wrong_checksum(pinned: bool, hub, commit, entry, hub_cache: Path) -> None:
+    """Of the entry where it has one, else what the Hub says itself of a large file."""
+    if pinned:
+        entry = replace(entry, revision=commit, sha256=CHECKSUM, size=len(CONTENT))
+    spoilt = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    hub.spoilt[CONTENT] = spoilt
+    with pytest.raises(ValueError, match="has the SHA-256") as told:
+        fetch(entry)
+    assert hashlib.sha256(spoilt).hexdigest() in str(told.value) and CHECKSUM in str(told.value)
+    (aside,) = hub_cache.rglob("*.wrong")
+    assert str(aside) in str(told.value) and aside.read_bytes() == spoilt
+    hub.spoilt.clear()
+    assert fetch(entry)[0].read_bytes() == CONTENT
+
+
+def test_an_entry_whose_checksum_is_not_that_of_the_file(hub, commit, entry) -> None:
+    with pytest.raises(ValueError, match=f"has the SHA-256 {CHECKSUM} instead of {'0' * 64}"):
+        fetch(replace(entry, sha256="0" * 64))
+
+
+def test_a_file_that_changes_on_the_disk_is_noticed(hub, commit, entry) -> None:
+    path, _ = fetch(entry)
+    blob = path.resolve()
+    blob.chmod(0o644)
+    blob.write_bytes(CONTENT[::-1])
+    os.utime(blob, (1, 1))
+    with pytest.raises(ValueError, match="has the SHA-256"):
+        fetch(entry)
+
+
+def test_what_was_downloaded_first_is_kept_to(hub, commit, entry) -> None:
+    """An entry without revision and checksum follows no later commit; one with them needs no record."""
+    fetch(entry)
+    later = hub.commit("user/tiny", {"tiny.pth.tar": CONTENT[::-1]})
+    assert fetch(entry)[0].read_bytes() == CONTENT
+    assert fetch(replace(entry, revision=later, sha256=hashlib.sha256(CONTENT[::-1]).hexdigest()))[1] != CHECKSUM
+    (cache_folder() / "tiny.test" / "origin.json").unlink()
+    assert fetch(entry)[0].read_bytes() == CONTENT[::-1]
+
+
+def test_without_a_writable_cache_of_ours(hub, commit, entry, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "file" / "cache"))
+    assert fetch(entry)[1] == fetch(entry)[1] == CHECKSUM
+
+
+def test_a_missing_file(hub, commit) -> None:
+    with pytest.raises(FileNotFoundError, match=r"user/tiny has no file large\.pth\.tar: see http://.*/user/tiny/tree"):
+        download("user/tiny", "large.pth.tar")
+
+
+def test_a_missing_revision(hub, commit) -> None:
+    with pytest.raises(FileNotFoundError, match=r"user/tiny has no revision v9: see http://.*/user/tiny/commits"):
+        download("user/tiny", "tiny.pth.tar", "v9")
+
+
+def test_a_missing_repository(hub) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no repository user/none at http://.*, or it is private: check its"):
+        download("user/none", "tiny.pth.tar")
+
+
+@pytest.mark.parametrize("name", ["user/tiny/large", "user tiny", "-user/tiny"])
+def test_what_is_no_name_of_a_repository(hub_cache: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is no name of a repository on the Hugging Face Hub"):
+        download(name, "tiny.pth.tar")
+
+
+def test_a_gated_repository_without_token(hub, commit) -> None:
+    hub.gated.add("user/tiny")
+    with pytest.raises(PermissionError, match=r"user/tiny is gated: ask for access at http.*/user/tiny.*hf auth login"):
+        download("user/tiny", "tiny.pth.tar")
+
+
+def test_a_gated_repository_with_a_token_without_access(hub, commit, monkeypatch) -> None:
+    hub.gated.add("user/tiny")
+    monkeypatch.setenv("HF_TOKEN", "hf_somebody_else")
+    with pytest.raises(PermissionError, match=r"user/tiny is gated: .*your token has no access yet"):
+        download("user/tiny", "tiny.pth.tar")
+
+
+def test_a_gated_repository_with_the_token_of_somebody_who_was_granted_access(hub, commit, monkeypatch) -> None:
+    hub.gated.add("user/tiny")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert download("user/tiny", "tiny.pth.tar").read_bytes() == CONTENT  # and the CDN never saw the token
+
+
+def test_offline_with_cache(hub, commit, entry, monkeypatch) -> None:
+    path = download("user/tiny", "tiny.pth.tar")
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert download("user/tiny", "tiny.pth.tar") == path
+    assert hub.requests == []
+
+
+def test_offline_without_cache(hub, commit, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"is not in .*hub, and HF_HUB_OFFLINE is set: unset it, or load"):
+        download("user/tiny", "tiny.pth.tar")
+    assert hub.requests == []
+
+
+def test_a_server_that_is_down_with_cache(hub, commit) -> None:
+    path = download("user/tiny", "tiny.pth.tar")
+    hub.stop()
+    assert download("user/tiny", "tiny.pth.tar") == path
+
+
+def test_a_server_that_is_down_without_cache(hub, commit) -> None:
+    hub.stop()
+    with pytest.raises(
+        FileNotFoundError, match=r"tiny\.pth\.tar of user/tiny is not in .*cannot be reached: check the"
+    ):
+        download("user/tiny", "tiny.pth.tar")
+
+
+def test_small_files_carry_no_checksum_of_their_own(hub, commit) -> None:
+    assert verify(download("user/tiny", "README.md")) == hashlib.sha256(b"# Tiny").hexdigest()
+
+
+def test_the_cache_lies_beside_that_of_the_hub(hub_cache: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MTPANO_CACHE", "~/elsewhere")
+    assert cache_folder() == Path.home() / "elsewhere"
+    monkeypatch.delenv("MTPANO_CACHE")
+    assert cache_folder() == hub_cache.parents[1] / "mtpano_zoo"
