@@ -315,7 +315,7 @@ def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor
     for task in maps.keys() & {"depth", "normals"}:
         values = nn.functional.normalize(maps[task], dim=0) if task == "normals" else maps[task].clone()
         ends = values[..., [-3, 2]]
-        known = ends.isfinite().all(0) & ((ends > 1e-4) if task == "depth" else (ends != 0)).any(0)
+        known = ((ends > 1e-4) if task == "depth" else (ends != 0)).any(0)  # what is not finite stays so in the line
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
         for step, column in enumerate((-2, -1, 0, 1), start=1):
