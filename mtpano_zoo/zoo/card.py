@@ -166,8 +166,8 @@ def _results(results: Iterable[Mapping[str, Any]] | None) -> str:
 
 def _licenses(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     license_of = card.get("license") or {}
-    for name in ("weights", "code"):
-        yield name, _flat(license_of.get(name) or "unknown")
+    for name, key in (("weights", "weights"), ("original code", "code")):
+        yield name, _flat(license_of.get(key) or "unknown")
     for upstream in card.get("upstream") or ():
         yield f"upstream: {upstream['name']}", _flat(upstream.get("license") or "unknown")
 

@@ -65,7 +65,7 @@ def test_all_that_is_known_is_said(tiny_network: Callable[..., Any]) -> None:
         "",
         "- rooms: all pixels pooled",
     ]
-    assert "| weights | CC-BY-NC-4.0 |\n| code | MIT |\n| upstream: Encoder \\| large | unknown |" in card
+    assert "| weights | CC-BY-NC-4.0 |\n| original code | MIT |\n| upstream: Encoder \\| large | unknown |" in card
     assert "- source: hf-hub:user/other" in section(card, "Origin")
 
 
@@ -74,7 +74,7 @@ def test_what_nobody_has_said_is_unknown(tiny_network: Callable[..., Any]) -> No
     assert front_matter(card)["license"] == "unknown"
     assert section(card, "Training data") == "Unknown." and section(card, "Origin").startswith("Unknown.\n")
     assert section(card, "Results") == "None are stated."
-    assert "| weights | unknown |\n| code | unknown |\n\n**Unknown** means that nobody has stated it" in card
+    assert "| weights | unknown |\n| original code | unknown |\n\n**Unknown** means that nobody has stated it" in card
     assert "None" not in card.replace("None are stated.", "") and "null" not in card
 
 
