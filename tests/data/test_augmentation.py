@@ -19,7 +19,7 @@ from mtpano_zoo.data.rooms.scene import BOX
 from mtpano_zoo.sphere import depth_to_points, erp_rays, rotate_rays, rotation_matrix, unit
 
 MAPS = ("image", "semseg", "depth", "normals")
-HEIGHT, WIDTH = 32, 64
+HEIGHT, WIDTH = 24, 48
 # From the centre of a pixel at the equator, where pixels are largest, to its corner.
 HALF_PIXEL = math.pi / HEIGHT / math.sqrt(2)
 
@@ -96,6 +96,7 @@ def test_a_mirrored_pixel_shows_the_mirrored_point():
     assert torch.allclose((ours["normals"] * points).sum(0), (sample["normals"] * before).sum(0).flip(-1), atol=1e-6)
 
 
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 9))
 def test_mirroring_twice_changes_nothing(seed):
     sample = noise(seed)
@@ -103,6 +104,7 @@ def test_mirroring_twice_changes_nothing(seed):
     assert all(torch.equal(twice[key], sample[key]) for key in MAPS)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(-100, 100))
 def test_turning_back_changes_nothing(columns):
     sample = noise()
@@ -141,7 +143,7 @@ def test_a_rotated_sample_is_the_room_seen_by_the_rotated_camera(rooms, index, a
     # Away from edges, where the pixels that may be taken into account show the same flat face.
     flat = (room.kinds[primitive] == BOX) & np.all([p == primitive for p, _, _ in hits], axis=0)
     flat &= np.all([np.abs(n - normal).max(1) < 1e-9 for _, _, n in hits], axis=0)
-    assert flat.mean() > 0.3
+    assert flat.mean() > 0.2
     assert (ours["semseg"].numpy().ravel() == room.labels[primitive])[flat].all()
     seen = normal @ rotation.numpy()  # in the frame of the new camera
     assert np.abs(ours["normals"].flatten(1).T.numpy() - seen)[flat].max() < 2e-5
@@ -155,7 +157,7 @@ def test_a_rotated_sample_is_the_room_seen_by_the_rotated_camera(rooms, index, a
     assert ((depth > np.minimum(near, distance) * 0.9999) & (depth < far * 1.0001))[flat].all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(ROTATIONS)
 def test_all_maps_take_the_same_nearest_pixel(rotation):
     number = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)
@@ -167,7 +169,7 @@ def test_all_maps_take_the_same_nearest_pixel(rotation):
     assert ((taken - wanted).norm(dim=-1) <= 1.001 * HALF_PIXEL).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(ROTATIONS)
 def test_smooth_images_and_normals_are_met_between_pixels(rotation):
     def image_of(rays):
@@ -187,13 +189,13 @@ def test_smooth_images_and_normals_are_met_between_pixels(rotation):
     assert (ours["normals"] - expected).norm(dim=0).max() < 1.5e-3
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(ROTATIONS, st.integers(0, 9))
 def test_holes_stay_holes_and_labels_stay_labels(rotation, seed):
     sample = noise(seed)
     ours = rotate_sample(mirror_sample(sample), rotation)
     hole = ours["semseg"] == 255
-    assert 0.1 < hole.float().mean() < 0.5
+    assert 0.05 < hole.float().mean() < 0.6
     assert torch.equal(ours["depth"] == 0, hole) and torch.equal((ours["normals"] == 0).all(0), hole)
     assert ((ours["normals"].norm(dim=0) - 1).abs() < 1e-5)[~hole].all()
     assert set(ours["semseg"].unique().tolist()) <= set(sample["semseg"].unique().tolist())
