@@ -141,8 +141,8 @@ class Augmentation:
     def _change_colours(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Apply the transforms of albumentations to an image (3, H, W) in [0, 1]."""
         if get_worker_info() is not None:
-            # As torch does for its own threads: the workers share the cores. 0 means one; after a fork, 1 would wait for
-            # threads that exist in the main process only.
+            # Workers share the cores, so one thread each. That is 0: setting 1 after a fork waits for threads that only
+            # the main process has.
             cv2.setNumThreads(0)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         for transform in self._transforms:
