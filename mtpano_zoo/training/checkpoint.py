@@ -27,6 +27,14 @@ def describe_network(network: PanoramaNetwork) -> dict[str, Any]:
     }
 
 
+def card_after_training(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what still holds of a network's card when it has learnt more: origin and licences, not scores or checksums."""
+    if not card:
+        return {}
+    kept = {key: card[key] for key in ("paper", "depth_unit", "license", "upstream", "training_data") if key in card}
+    return kept | {"description": f"Trained further with mtpano_zoo, from: {card.get('description', 'unknown')}"}
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file as tensors and plain data; large tensors stay on disk until they are used.
 

@@ -18,6 +18,7 @@ from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.checkpoint import (
     DESCRIPTION,
+    card_after_training,
     check_tasks,
     check_weights,
     describe_network,
@@ -232,7 +233,8 @@ class MultiTaskModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description of the network and the state of the random generators."""
-        checkpoint[DESCRIPTION] = describe_network(self.network)
+        card = card_after_training(self.network.card)
+        checkpoint[DESCRIPTION] = describe_network(self.network) | {"card": card}
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from tiny_training import TinyDataModule
 from torch.testing import assert_close
 
+from mtpano_zoo import load_model
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.training import MultiTaskModule, load_network
@@ -53,6 +54,25 @@ def test_a_checkpoint_is_loaded_as_a_plain_network_that_computes_the_same(adapte
         ours, theirs = network(image), module.network(image)
     for task in network.tasks:
         assert_close(ours[task], theirs[task], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_trained_further_keeps_its_licences_and_loses_its_scores(tiny_network, quiet):
+    module = MultiTaskModule(tiny_network())
+    module.network.card = {
+        "description": "rooms",
+        "license": {"weights": "MIT"},
+        "upstream": [{"name": "DINOv3", "license": "DINOv3 License"}],
+        "results": [{"mIoU": 90}],
+        "sha256": "0" * 64,
+    }
+    trainer = Trainer(max_epochs=1, **quiet)
+    trainer.fit(module, TinyDataModule())
+    card = load_model(trainer.checkpoint_callback.best_model_path).card
+    assert card == {
+        "description": "Trained further with mtpano_zoo, from: rooms",
+        "license": {"weights": "MIT"},
+        "upstream": [{"name": "DINOv3", "license": "DINOv3 License"}],
+    }
 
 
 def test_training_goes_on_from_its_checkpoint(adapted, tiny_network, quiet):
