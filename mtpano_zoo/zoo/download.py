@@ -118,7 +118,7 @@ def _explained(repository: str, file: str, revision: str | None) -> Iterator[Non
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"{repository} has no revision {revision}: see {address}/commits/main.") from error
     except errors.LocalEntryNotFoundError as error:
-        if constants.is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set: unset it, or load the model once where there is a connection"
         else:
             why = f"{constants.ENDPOINT} cannot be reached: check the connection and try again"

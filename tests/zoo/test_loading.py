@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mtpano_zoo
 from mtpano_zoo import load_model
+from mtpano_zoo.layers import add_lora
 from mtpano_zoo.reference import FORMATS
 from mtpano_zoo.reference.mtpano import constructor_arguments, convert_state_dict
 from mtpano_zoo.training.checkpoint import describe_network
@@ -210,6 +211,25 @@ def test_a_checkpoint_of_training(tiny_checkpoint: Path) -> None:
     network = load_model(tiny_checkpoint)
     assert_holds(network, {key.removeprefix("network."): value for key, value in stored.items()})
     assert not network.training and all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_low_rank_updates_are_merged(tiny_network, tmp_path: Path) -> None:
+    network = tiny_network()
+    description, plain = describe_network(network), network.state_dict().keys()
+    add_lora(network.encoder, 2)
+    adapted = {
+        f"network.{key}": torch.randn_like(x) for key, x in network.state_dict().items() if x.is_floating_point()
+    }
+    weights = {f"network.{key}": x for key, x in network.state_dict().items()} | adapted
+    torch.save({"network": description, "state_dict": weights}, tmp_path / "adapted.ckpt")
+    network.load_state_dict({key.removeprefix("network."): x for key, x in weights.items()})
+    loaded = load_model(tmp_path / "adapted.ckpt")
+    assert loaded.state_dict().keys() == plain
+    tokens = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        expected, _ = network.eval().encoder(tokens)
+        given, _ = loaded.encoder(tokens)
+    torch.testing.assert_close(given, expected)
 
 
 @pytest.mark.parametrize(("suffix", "zipped"), [(".pth", False), (".pth.tar", True)])

@@ -1,11 +1,14 @@
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtpano_zoo.models import NETWORKS, PDBridgeNet
 from mtpano_zoo.training.checkpoint import describe_network
 from mtpano_zoo.zoo.weights import read_network, write_weights
 
@@ -50,6 +53,33 @@ def test_reading_neither_draws_random_numbers_nor_leaves_anything_behind(tmp_pat
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_weights_are_mapped_from_the_file_and_take_no_memory_of_their_own(tmp_path: Path, tiny_network) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what is mapped")
+    network = read_network(write(tiny_network(), tmp_path))
+    lines = [line for line in maps.read_text().splitlines() if line.endswith(str(tmp_path / "model.safetensors"))]
+    ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+    assert all(any(a <= value.data_ptr() < b for a, b in ranges) for value in network.state_dict().values())
+
+
+def test_other_threads_build_networks_meanwhile(tmp_path: Path, tiny_network, monkeypatch) -> None:
+    """Building without memory is switched on for one thread: here another builds in the middle of it."""
+    built: list[torch.nn.Linear] = []
+
+    class Meanwhile(PDBridgeNet):
+        def _build_streams(self, *arguments: Any) -> None:
+            thread = threading.Thread(target=lambda: built.append(torch.nn.Linear(2, 2)))
+            thread.start()
+            thread.join()
+            super()._build_streams(*arguments)
+
+    write(tiny_network(), tmp_path)
+    monkeypatch.setitem(NETWORKS, "PDBridgeNet", Meanwhile)
+    network = read_network(tmp_path)
+    assert not any(parameter.is_meta for module in (network, *built) for parameter in module.parameters())
 
 
 def test_training_a_loaded_network_does_not_change_its_file(tmp_path: Path, tiny_network) -> None:
