@@ -43,7 +43,7 @@ class MultiTaskCLI(LightningCLI):
         try:
             self.config = parser.parse_args(cast(Sequence[str], args))
         except ArgumentError as error:
-            raise ValueError(_in_one_line(str(error))) from error
+            raise ValueError(in_one_line(str(error))) from error
         verb = self.config["subcommand"]
         path = self.config[verb].get("ckpt_path")
         if path and Path(path).is_file():
@@ -108,7 +108,7 @@ def palette_of(data: LightningDataModule) -> list[list[int]] | None:
     return None if palette is None else [[int(value) for value in colour] for colour in palette]
 
 
-def _in_one_line(message: str) -> str:
+def in_one_line(message: str) -> str:
     """Say what jsonargparse says of a wrong option, without the types that it tried and the value in full."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
