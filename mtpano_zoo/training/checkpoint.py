@@ -28,7 +28,7 @@ def describe_network(network: PanoramaNetwork) -> dict[str, Any]:
 
 
 def card_after_training(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what still holds of a network's card when it has learnt more: origin and licences, not scores or checksums."""
+    """Say what still holds of a card when its network has learnt more: origin and licences."""
     if not card:
         return {}
     kept = {key: card[key] for key in ("paper", "depth_unit", "license", "upstream", "training_data") if key in card}

@@ -51,6 +51,13 @@ class MultiTaskCLI(LightningCLI):
         if verb != "fit" and not path:
             rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: give the weights by --ckpt_path.")
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is told in its own words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(in_one_line(str(error))) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the progress bar that does not wait for the device, and a writer, unless the user chose others."""
         config = self._get(self.config_init, "trainer")

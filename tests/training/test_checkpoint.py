@@ -53,6 +53,7 @@ def test_the_description_is_plain_data(checkpoint):
         "tasks": ["semseg", "depth"],
         "classes": ["floor", "wall"],
         "version": mtpano_zoo.__version__,
+        "card": {},
     }
 
 
