@@ -1,11 +1,16 @@
 """The command `mtpano`: Lightning's verbs to train and score, and short verbs for everything else."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mtpano_zoo
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
 
 __all__ = ("main",)
 
@@ -15,6 +20,8 @@ LIGHTNING_VERBS = {
     "test": "score a checkpoint on the test set",
     "predict": "predict for every sample of a data module",
 }
+
+SPLITS = ("train", "val", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,12 +102,104 @@ def build_parser() -> argparse.ArgumentParser:
     rooms.add_argument("--seed", type=int, default=0)
     rooms.set_defaults(execute=_rooms)
 
+    _add_data_verbs(verbs.add_parser("data", help="verify, plot or count a data set, or prepare a raw release"))
+
     quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, show pictures")
     quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to run the trained network on")
     quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
     quickstart.set_defaults(execute=_quickstart)
     return parser
+
+
+def _add_data_verbs(data: argparse.ArgumentParser) -> None:
+    verbs = data.add_subparsers(title="verbs", metavar="VERB [--help]", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    named = common.add_argument_group("data set")
+    named.add_argument("--data", metavar="NAME", help="e.g. structured3d, or the class of a data module")
+    named.add_argument("--root", metavar="DIR", help="where it lies")
+    named.add_argument("--config", metavar="FILE", help="instead of --data: a configuration as `mtpano fit` takes it")
+    named.add_argument(
+        "options", nargs="*", metavar="KEY=VALUE", help="arguments of the data module, e.g. tasks=[depth]"
+    )
+    read = argparse.ArgumentParser(add_help=False, parents=[common])
+    read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all of them)")
+    read.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    read.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+
+    verify = verbs.add_parser("verify", parents=[read], help="read every file and say what is wrong")
+    verify.add_argument("--skip-list", type=Path, metavar="FILE", help="write the ids with errors, for exclude=FILE")
+    verify.add_argument(
+        "--depth-range", nargs=2, type=float, default=(0.05, 200.0), metavar=("MIN", "MAX"), help="metres"
+    )
+    verify.add_argument("--allow-missing", action="store_true", help="a label that some samples lack is no error")
+    verify.set_defaults(execute=_verify)
+
+    stats = verbs.add_parser("stats", parents=[read], help="class frequencies, distances, coverage, colours")
+    stats.set_defaults(execute=_stats)
+
+    plot = verbs.add_parser("plot", parents=[common], help="a picture of samples with their labels")
+    plot.add_argument("--out", required=True, type=Path, metavar="FILE.png")
+    plot.add_argument("--split", choices=SPLITS, default="train")
+    plot.add_argument("--count", type=int, default=4, help="samples, evenly spread (default 4)")
+    plot.add_argument("--id", action="append", default=[], help="this sample instead; may be repeated")
+    plot.add_argument("--augmented", action="store_true", help="as training gets them")
+    plot.set_defaults(execute=_plot)
+
+
+def _build_data(options: argparse.Namespace) -> "LightningDataModule":
+    from mtpano_zoo.training.data_by_name import build_data
+
+    config = options.config and with_shipped_configs(["data", "--config", options.config])[-1]
+    return build_data(options.data, options.root, options.options, config)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from mtpano_zoo.data.inspection import verify, write_skip_list
+
+    data = _build_data(options)
+    report = verify(
+        data,
+        options.split or SPLITS,
+        workers=options.workers,
+        depth_range=tuple(options.depth_range),
+        allow_missing=options.allow_missing,
+    )
+    print(report.summary())
+    if options.json:
+        report.save(options.json)
+    if options.skip_list:
+        count = write_skip_list(options.skip_list, report, data)
+        print(f"{options.skip_list} names {count} samples to leave out: exclude={options.skip_list}")
+    return report.exit_code
+
+
+def _stats(options: argparse.Namespace) -> int:
+    import json
+
+    from mtpano_zoo.data.statistics import as_table, statistics
+    from mtpano_zoo.image_io import write_bytes
+
+    described = statistics(_build_data(options), options.split or SPLITS, workers=options.workers)
+    print(as_table(described))
+    if options.json:
+        write_bytes(options.json, json.dumps(described, indent=1).encode())
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from mtpano_zoo.viz.samples import plot_samples
+
+    shown = plot_samples(
+        _build_data(options),
+        options.out,
+        split=options.split,
+        count=options.count,
+        ids=options.id,
+        augmented=options.augmented,
+    )
+    print(f"{shown} samples are in {options.out}")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,0 +1,85 @@
+"""Data modules from the command line or the `data:` section of a configuration, as `mtpano fit` builds them."""
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
+
+import mtpano_zoo.data
+from mtpano_zoo.training.cli import in_one_line
+
+_SUFFIX = "DataModule"
+
+
+def build_data(
+    name: str | None = None,
+    root: str | Path | None = None,
+    options: Sequence[str] = (),
+    config: str | Path | None = None,
+) -> LightningDataModule:
+    """Build a data module by its name, or by a configuration, of which root and options then replace entries.
+
+    Args:
+        name: Class (``Structured3DDataModule``, or with its package) or short name (``structured3d``).
+        root: Its argument `root`.
+        options: Further arguments as ``key=value``, values in YAML: ``lights=[raw,warm]``.
+        config: YAML file with a section ``data:``.
+
+    Raises:
+        FileNotFoundError: There is no such configuration, or nothing at the root.
+        ValueError: The name or an option is unknown, or a value does not fit.
+    """
+    if (name is None) == (config is None):
+        raise ValueError("name a data set by --data NAME or by --config FILE, one of them")
+    section: dict[str, Any] = {"class_path": class_name(name)} if name is not None else _section(Path(str(config)))
+    arguments = dict(section.get("init_args") or {})
+    if root is not None:
+        arguments["root"] = str(root)
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise ValueError(f"options of a data set are given as key=value, not as {option!r}")
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the value of {option!r} is not YAML: put it in quotes") from error
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    try:
+        parsed = parser.parse_object({"data": {"class_path": section["class_path"], "init_args": arguments}})
+        data: LightningDataModule = parser.instantiate_classes(parsed).data
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(in_one_line(str(error))) from error
+    return data
+
+
+def class_name(name: str) -> str:
+    """Return the class of a data module that is given by its class or its short name, in any case.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if "." in name:
+        return name
+    classes = {known.lower(): known for known in mtpano_zoo.data.__all__ if known.endswith(_SUFFIX)}
+    for key in (name.lower(), f"{name}{_SUFFIX}".lower()):
+        if key in classes:
+            return classes[key]
+    short = ", ".join(sorted(known.removesuffix(_SUFFIX.lower()) for known in classes))
+    raise ValueError(f"there is no data set {name!r}; known are {short}, and any class by its package and name")
+
+
+def _section(config: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+    section = content.get("data") if isinstance(content, dict) else None
+    section = {"class_path": section} if isinstance(section, str) else section
+    if not isinstance(section, dict) or "class_path" not in section:
+        raise ValueError(f"{config} has no section `data:` with a class_path")
+    return section | {"class_path": class_name(section["class_path"])}

@@ -1,0 +1,63 @@
+"""A picture of some samples of a data set, one below the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from lightning import LightningDataModule
+
+from mtpano_zoo.data.inspection import samples_of
+from mtpano_zoo.image_io import write_png
+from mtpano_zoo.viz.panels import figure_to_array, sample_panel
+
+_LETTERS = 52  # of the title above the image
+
+
+def plot_samples(
+    data: LightningDataModule,
+    out: str | Path,
+    *,
+    split: str = "train",
+    count: int = 4,
+    ids: Sequence[str] = (),
+    augmented: bool = False,
+) -> int:
+    """Write a PNG of samples with their labels, evenly spread over a split, or of those with the given ids.
+
+    Args:
+        data: The data module.
+        out: The file.
+        split: Which of its splits.
+        count: How many samples of every set.
+        ids: Which samples instead.
+        augmented: As training gets them.
+
+    Returns:
+        How many samples the picture shows.
+
+    Raises:
+        ValueError: The split is empty, there is no sample of an id, or a sample cannot be read.
+        FileNotFoundError: There is no data.
+    """
+    if count < 1:
+        raise ValueError(f"a picture shows at least one sample, not {count}")
+    rows = []
+    missing = set(ids)
+    for samples, module in samples_of(data, [split], augmented).values():
+        size = len(cast(Any, samples))
+        chosen = np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)).tolist()
+        if ids:
+            names = [samples.name(i) if hasattr(samples, "name") else samples[i]["id"] for i in range(size)]
+            chosen = [i for i, name in enumerate(names) if name in ids]
+            missing -= set(names)
+        for i in chosen:
+            sample = samples[i]
+            figure = sample_panel(sample, None, getattr(module, "classes", ()), getattr(module, "palette", None))
+            title = sample["id"] if len(sample["id"]) <= _LETTERS else f"{sample['id'][: _LETTERS - 1]}…"
+            figure.axes[0].set_title(title, loc="left", fontsize=11, pad=5)
+            rows.append(figure_to_array(figure))
+    if missing:
+        raise ValueError(f"{split} has no sample {', '.join(sorted(missing))}")
+    write_png(out, np.concatenate(rows))
+    return len(rows)

@@ -1,0 +1,235 @@
+"""Every kind of defect, put into a miniature of Structured3D, is found, and nothing else is."""
+
+import io
+import json
+
+import fake_structured3d
+import numpy as np
+import pytest
+from fake_files import png, room_maps, write, write_zip
+from PIL import Image
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.data import RoomsDataModule, Structured3DDataModule
+from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, samples_of, verify
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
+
+FOLDER = "Structured3D/scene_00000/2D_rendering/485142/panorama/full"
+IMAGE, SEMSEG, DEPTH, NORMALS = (f"{FOLDER}/{name}.png" for name in ("rgb_rawlight", "semantic", "depth", "normal"))
+SAMPLE = "scene_00000_485142_full_raw"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def content():
+    return fake_structured3d.files(furnishings=("full",), lights=("raw",))
+
+
+def pixels(data):
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+def other_frame(data):
+    return png(np.ascontiguousarray(pixels(data)[..., [0, 2, 1]]))
+
+
+def shift(data):
+    """Turn the normals with the camera by a quarter, as nobody did with the depth."""
+    return png(np.roll(pixels(data), 16, 1))
+
+
+# File, what happens to it (None: it goes), and the kinds that it shows up as.
+DEFECTS = {
+    "a missing label": (DEPTH, None, ["missing"]),
+    "a truncated image": (IMAGE, lambda data: data[: len(data) // 2], ["unreadable"]),
+    "an empty file": (DEPTH, lambda data: b"", ["unreadable"]),
+    "text for a label": (SEMSEG, lambda data: b"<html>not found</html>", ["unreadable"]),
+    "a colour label": (SEMSEG, lambda data: png(np.zeros((32, 64, 3), np.uint8)), ["unreadable"]),
+    "an unknown class": (SEMSEG, lambda data: png(np.full((32, 64), 77, np.uint8)), ["unreadable"]),
+    "depth of 8 bits": (DEPTH, lambda data: png(np.full((32, 64), 9, np.uint8)), ["unreadable"]),
+    "a label of half the size": (SEMSEG, lambda data: png(pixels(data)[::2, ::2]), ["size"]),
+    "a square image": (IMAGE, lambda data: png(pixels(data)[:, :32]), ["size"]),
+    "a black image": (IMAGE, lambda data: png(np.zeros((32, 64, 3), np.uint8)), ["image"]),
+    "no labels": (SEMSEG, lambda data: png(np.zeros((32, 64), np.uint8)), ["unlabelled"]),
+    "no depth": (DEPTH, lambda data: png(np.zeros((32, 64), np.uint16)), ["unlabelled"]),
+    "no normals": (NORMALS, lambda data: png(np.full((32, 64, 3), 128, np.uint8)), ["unlabelled"]),
+    "depth in centimetres": (DEPTH, lambda data: png((pixels(data) // 40).astype(np.uint16)), ["depth"]),
+    "normals away": (NORMALS, lambda data: png(255 - pixels(data)), ["facing", "geometry"]),
+    "normals in another frame": (NORMALS, other_frame, ["facing", "geometry"]),
+    "normals of another view": (NORMALS, shift, ["facing", "geometry"]),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_is_found_and_nothing_else(defect, tmp_path, content):
+    name, change, kinds = DEFECTS[defect]
+    files = {key: data for key, data in content.items() if key != name or change is not None}
+    if change is not None:
+        files[name] = change(content[name])
+    write(tmp_path, files)
+    report = verify(Structured3DDataModule(tmp_path), progress=False)
+    assert report.samples == {"train": 3, "val": 1, "test": 1}
+    assert [(found.split, found.sample, found.kind) for found in report.findings] == [
+        ("train", SAMPLE, kind) for kind in kinds
+    ]
+    wrong = kinds[0] in ERRORS
+    assert report.faulty == [SAMPLE] * wrong
+    assert report.exit_code == wrong
+    if kinds[0] in ("unreadable", "size"):
+        assert str(tmp_path / name) in report.findings[0].sentence
+
+
+def test_a_sound_set_has_no_findings_whoever_reads(tmp_path, content):
+    write_zip(tmp_path / "Structured3D_panorama_00.zip", content)
+    for workers in (0, 2):
+        report = verify(Structured3DDataModule(tmp_path), workers=workers, progress=False)
+        assert (report.findings, report.exit_code) == ([], 0)
+    assert verify(RoomsDataModule(32, 64, 2, 2, 2), progress=False).findings == []
+
+
+def test_a_damaged_archive_is_found_by_its_checksum(tmp_path, content):
+    path = tmp_path / "Structured3D_panorama_00.zip"
+    write_zip(path, content, compression=0)
+    data = bytearray(path.read_bytes())
+    data[data.index(content[DEPTH]) + 60] ^= 1
+    path.write_bytes(data)
+    (found,) = verify(Structured3DDataModule(tmp_path), progress=False).findings
+    assert (found.sample, found.kind) == (SAMPLE, "unreadable")
+    assert "checksum" in found.sentence
+
+
+def test_what_no_sample_of_a_split_has_is_told_but_no_error(tmp_path, content):
+    test_scene = "Structured3D/scene_03250"
+    write(tmp_path, {name: data for name, data in content.items() if not (test_scene in name and "semantic" in name)})
+    report = verify(Structured3DDataModule(tmp_path), progress=False)
+    assert report.absent == {"train": [], "val": [], "test": ["semseg"]}
+    assert report.findings == []
+    assert "test: no sample has semseg" in report.summary()
+
+
+def test_different_labels_can_be_allowed(tmp_path, content):
+    write(tmp_path, {name: data for name, data in content.items() if name != DEPTH})
+    assert verify(Structured3DDataModule(tmp_path), allow_missing=True, progress=False).findings == []
+
+
+def test_an_empty_split_is_passed_over(tmp_path, content):
+    write(tmp_path, {name: data for name, data in content.items() if "scene_03000" in name})
+    assert verify(Structured3DDataModule(tmp_path), progress=False).samples == {"val": 1}
+    with pytest.raises(ValueError, match="none for train"):
+        verify(Structured3DDataModule(tmp_path), ["train"], progress=False)
+
+
+def test_maps_without_a_file_format_are_judged_too():
+    maps = room_maps(0)
+    found = dict(judge(maps, 13, (0.05, 200)))
+    assert found == {}
+    maps["semseg"][0, :3] = 13
+    maps["normals"][4, 5] *= 1.3
+    maps["depth"][2, 2] = np.nan
+    maps["depth"][2, 3] = -1
+    found = dict(judge(maps, 13, (0.05, 200)))
+    assert set(found) == {"classes", "length", "depth"}
+    assert "[13]" in found["classes"]
+    assert "2 pixels" in found["depth"]
+    assert found["length"].startswith("0.0%")  # one of 2048
+    assert dict(judge({"depth": np.full((8, 16), 2.0, np.float32)}, 0, (0.05, 200))) == {
+        "depth": "depth is 2 m everywhere"
+    }
+    assert set(found) <= ERRORS.keys() | SUSPICIONS.keys()
+
+
+def test_augmentation_is_off_unless_asked_for():
+    from mtpano_zoo.data import Augmentation
+
+    data = RoomsDataModule(32, 64, 2, 2, 2, augmentation=Augmentation())
+    assert samples_of(data, ["train"], augmented=True)["train"][0].augmentation is not None
+    assert samples_of(data, ["train"])["train"][0].augmentation is None
+
+
+def run(*arguments):
+    return main(["data", *map(str, arguments)])
+
+
+def test_command_writes_a_skip_list_that_the_data_module_honours(tmp_path, content, capsys):
+    root = tmp_path / "data"
+    write(
+        root,
+        content
+        | {IMAGE: content[IMAGE][:99], NORMALS.replace("00000/2D_rendering/485142", "03000/2D_rendering/20"): b""},
+    )
+    old, skip, out = tmp_path / "old.txt", tmp_path / "skip.txt", tmp_path / "found.json"
+    old.write_text("scene_02999_7_full_raw\n")
+    arguments = ["verify", "--data", "structured3d", "--root", root, "--workers", 1]
+    assert run(*arguments, "--skip-list", skip, "--json", out, f"exclude={old}") == 1
+    printed = capsys.readouterr().out
+    assert "error, unreadable: a file is damaged or not what the data set promises (2)" in printed
+    assert "4 samples (2 train, 1 val, 1 test): 2 with errors, 0 only suspicious" in printed
+    assert skip.read_text().splitlines() == [SAMPLE, "scene_02999_7_full_raw", "scene_03000_20_full_raw"]
+    found = json.loads(out.read_text())
+    assert found["kinds"] == {"unreadable": 2}
+    assert {entry["sample"] for entry in found["findings"]} == {SAMPLE, "scene_03000_20_full_raw"}
+    assert run(*arguments, f"exclude={skip}") == 0
+    assert "2 samples (1 train, 1 test): 0 with errors" in capsys.readouterr().out
+
+
+def test_command_says_what_is_suspicious_and_succeeds(tmp_path, content, capsys):
+    write(tmp_path, content | {NORMALS: other_frame(content[NORMALS])})
+    assert run("verify", "--data", "Structured3DDataModule", "--root", tmp_path, "--workers", 0) == 0
+    printed = capsys.readouterr().out
+    assert "suspicious, facing: normals that face away from the camera (1)" in printed
+    assert "0 with errors, 1 only suspicious" in printed
+
+
+@pytest.mark.parametrize("kind", ["--data", "--config"])
+def test_plot_shows_samples(kind, tmp_path, content):
+    write(tmp_path, content)
+    config = tmp_path / "mine.yaml"
+    config.write_text("data:\n  class_path: Structured3DDataModule\n  init_args: {root: nowhere}\n")
+    name = "structured3d" if kind == "--data" else config
+    out = tmp_path / "samples.png"
+    assert run("plot", kind, name, "--root", tmp_path, "--out", out, "--count", 2, "height=32", "width=64") == 0
+    both = np.array(Image.open(out))
+    assert run("plot", kind, name, "--root", tmp_path, "--out", out, "--id", SAMPLE, "height=32", "width=64") == 0
+    one = np.array(Image.open(out))
+    assert both.shape == (2 * one.shape[0], *one.shape[1:])
+    assert np.array_equal(both[: len(one)], one)  # the first of the split
+    colours = {tuple(colour) for colour in one.reshape(-1, 3)}
+    assert (78, 71, 183) in colours  # the ceiling
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "nyu"], "there is no data set 'nyu'; known are"),
+        ([], "name a data set by --data NAME or by --config FILE"),
+        (["--data", "structured3d", "--root", "nowhere"], "nowhere does not exist"),
+        (["--data", "structured3d", "--root", ".", "lights"], "given as key=value, not as 'lights'"),
+        (["--data", "structured3d", "--root", ".", "colour=1"], "'colour' is not accepted"),
+        (["--data", "structured3d", "--root", ".", "height=100"], "twice as wide as high"),
+        (["--data", "structured3d", "--root", ".", "tasks=[depth"], "is not YAML"),
+        (["--config", "empty.yaml"], "empty.yaml has no section `data:`"),
+        (["--config", "nothing.yaml"], "There is no configuration at nothing.yaml"),
+        (["--data", "structured3d", "--root", "."], "holds no panorama of the form"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.yaml").write_text("trainer: {}\n")
+    assert run("verify", *arguments) == 1
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_wrong_id_and_range(tmp_path, content, capsys):
+    write(tmp_path, content)
+    common = ["--data", "structured3d", "--root", tmp_path]
+    assert run("plot", *common, "--out", tmp_path / "x.png", "--id", "scene_9") == 1
+    assert "train has no sample scene_9" in capsys.readouterr().err
+    assert run("verify", *common, "--depth-range", 5, 1) == 1
+    assert "the smaller first" in capsys.readouterr().err
