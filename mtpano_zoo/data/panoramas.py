@@ -1,0 +1,330 @@
+"""The base of all data sets of files: one reader, to which a data set gives its description."""
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.index import Index, find_samples
+from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.reading import NO_LABEL, Decoder, resize_map
+from mtpano_zoo.image_io import check_panorama_size
+from mtpano_zoo.tasks import MAIN_TASKS, check_tasks
+
+OnError = Literal["raise", "skip"]
+Split = Literal["train", "val", "test"]
+Mask = Callable[[dict[str, NDArray[Any]]], None]
+
+
+class UnreadableSampleError(ValueError):
+    """A file of a sample cannot be used; the message names it and says why."""
+
+    def __init__(self, message: str) -> None:
+        # A loader raises the error of a worker anew, with the traceback as message: its last line is the message.
+        super().__init__(message.strip().rsplit(f"{type(self).__name__}: ", 1)[-1])
+
+
+class PanoramaDataset(Dataset[Sample]):
+    """Samples of an index, decoded, turned into the frame of the project and resized.
+
+    ``dataset[i]`` is a sample with `image`, `id` and those of `semseg`, `depth` and `normals` that are asked for and
+    there. With ``on_error="skip"`` loaders go on without what cannot be read: a label counts as absent, a panorama is
+    left out of its batch (a batch of nothing else holds one black panorama without labels), and `unreadable` counts.
+
+    Args:
+        index: The samples.
+        decoders: What turns the files of a role into a map, by role.
+        id_pattern: The name of a sample from its fields.
+        height: Rows of the maps.
+        width: Columns, twice the rows.
+        tasks: Labels to read.
+        mask: Changes decoded maps, by role and in their own size, in place: where labels do not count.
+        augmentation: Applied to every sample.
+        on_error: Whether what cannot be read stops the loading.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        decoders: Mapping[str, Decoder],
+        id_pattern: str,
+        height: int,
+        width: int,
+        tasks: Sequence[str],
+        mask: Mask | None = None,
+        augmentation: Augmentation | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self.index, self.decoders, self.id_pattern, self.mask = index, decoders, id_pattern, mask
+        self.height, self.width, self.tasks = height, width, tuple(tasks)
+        self.augmentation, self.on_error = augmentation, on_error
+        # Shared with the workers; a flag per sample and role, so that what fails in every epoch is counted once.
+        self._failed = torch.zeros(len(index), 1 + len(self.tasks), dtype=torch.bool)
+        self._failed.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def unreadable(self) -> int:
+        """Samples of which something could not be read so far, in any process."""
+        return int(self._failed.any(1).sum())
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, i: int) -> str:
+        """Return the id of a sample."""
+        return self.id_pattern.format(**self.index.fields_of(i))
+
+    def __getitem__(self, i: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            IndexError: There is no such sample.
+            UnreadableSampleError: A file is missing, damaged, or not what the data set promises.
+        """
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of a set of {len(self)}")
+        i %= len(self)
+        maps: dict[str, NDArray[Any]] = {}
+        for column, role in enumerate(("image", *self.tasks)):
+            if not self.index.has(role, i):
+                continue
+            try:
+                maps[role] = self._read(role, i, maps)
+            except UnreadableSampleError as error:
+                if self.on_error == "raise" or role == "image":
+                    raise
+                self._note(i, column, error)
+        if self.mask is not None:
+            self.mask(maps)
+        sample: Sample = {
+            role: _to_tensor(role, resize_map(role, values, self.height, self.width)) for role, values in maps.items()
+        }
+        sample["id"] = self.name(i)
+        return sample if self.augmentation is None else self.augmentation(sample)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Read the samples of a batch, as loaders do, and do with errors what `on_error` says."""
+        if self.on_error == "raise":
+            return [self[i] for i in indices]
+        samples = []
+        for i in indices:
+            try:
+                samples.append(self[i])
+            except UnreadableSampleError as error:
+                self._note(i, 0, error)
+        return samples or [{"image": torch.zeros(3, self.height, self.width), "id": self.name(indices[0])}]
+
+    def _read(self, role: str, i: int, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        try:
+            values = self.decoders[role](*self.index.read(role, i))
+            if role == "image":
+                check_panorama_size(values.shape[0], values.shape[1], "it")
+            elif "image" in maps and values.shape[:2] != maps["image"].shape[:2]:
+                (h, w), (rows, columns) = values.shape[:2], maps["image"].shape[:2]
+                raise ValueError(f"it is {w} x {h} pixels, but its panorama is {columns} x {rows}")
+        except (ValueError, OSError, KeyError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason}") from error
+        return values
+
+    def _note(self, i: int, column: int, error: UnreadableSampleError) -> None:
+        if not self._failed[i, column]:
+            self._failed[i, column] = True
+            warnings.warn(f"left out: {error}", stacklevel=2)
+
+
+class PanoramaDataModule(lightning.LightningDataModule):
+    """Training, validation, test and prediction sets of a data set of files.
+
+    A data set is a subclass: class attributes say where its files are, what their bytes mean and which classes it has,
+    `split_of` says to which split a sample belongs, and the constructor adds options of its own. Files may lie
+    unpacked, in the zip files of the release, or partly so.
+
+    Args:
+        root: Folder of the data set, unpacked or with its zip files, or one zip file.
+        height: Rows of the panoramas as they are given out.
+        width: Columns, twice the rows.
+        tasks: Labels to read, by default all that the data set has.
+        batch_size: Panoramas per batch.
+        num_workers: Processes that read beside the training.
+        augmentation: Applied to training samples.
+        seed: Order of the training samples.
+        on_error: ``raise`` stops at the first file that cannot be read and names it; ``skip`` warns and counts.
+        exclude: Text file with the ids of samples to leave out, one per line.
+
+    Raises:
+        FileNotFoundError: There is no such root.
+        ValueError: An argument is out of range.
+    """
+
+    classes: Sequence[str] = ()
+    palette: NDArray[np.uint8] | None = None
+    files: Mapping[str, tuple[str, ...]]
+    """Path patterns by role, relative to the root; the first of ``image`` makes the samples."""
+    expressions: Mapping[str, str] = {}
+    """Regular expressions of the fields of the patterns."""
+    decoders: Mapping[str, Decoder]
+    id_pattern: str
+    prefix: str = ""
+    """A folder, with its slash, that begins the paths in archives; the root may contain it or be it."""
+    archives: str = "*.zip"
+    complete: int | None = None
+    """Panoramas in the whole release, where that is known."""
+    mask: Mask | None = None
+
+    def __init__(
+        self,
+        root: str | Path,
+        height: int = 512,
+        width: int = 1024,
+        tasks: Sequence[str] | None = None,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        on_error: OnError = "raise",
+        exclude: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if height < 8 or width != 2 * height:
+            raise ValueError(f"a panorama is twice as wide as high, and at least 8 rows: got {height} x {width}")
+        if batch_size < 1 or num_workers < 0 or on_error not in get_args(OnError):
+            raise ValueError(
+                "batch_size must be positive, num_workers not negative and on_error raise or skip, not "
+                f"{batch_size}, {num_workers} and {on_error!r}"
+            )
+        offered = tuple(task for task in MAIN_TASKS if task in self.files)
+        self.tasks = offered if tasks is None else check_tasks(tuple(tasks)) if tasks else ()
+        if absent := [task for task in self.tasks if task not in offered]:
+            raise ValueError(f"{type(self).__name__} has no {', '.join(absent)}, only {', '.join(offered) or 'images'}")
+        self.root = Path(root).expanduser().absolute()
+        if not self.root.exists():
+            raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
+        self.height, self.width, self.batch_size, self.num_workers = height, width, batch_size, num_workers
+        self.augmentation, self.seed, self.on_error = augmentation, seed, on_error
+        self.excluded = frozenset(Path(exclude).read_text().splitlines()) if exclude is not None else frozenset()
+        self._index: Index | None = None
+        self._sets: dict[str, PanoramaDataset] = {}
+
+    def split_of(self, fields: Mapping[str, str]) -> Split | None:
+        """Say to which split the sample with these fields belongs; None leaves it out."""
+        raise NotImplementedError
+
+    def find(self) -> Index:
+        """Find all samples below the root; a data set that is not described by patterns does so in its own way."""
+        return find_samples(self.root, self.files, self.expressions, prefix=self.prefix, archives=self.archives)
+
+    @property
+    def index(self) -> Index:
+        """All samples below the root, found when first needed."""
+        if self._index is None:
+            self._index = self.find()
+            if self.complete is not None and len(self._index) < self.complete:
+                warnings.warn(
+                    f"{self.root} holds {len(self._index)} of the {self.complete} panoramas of the release",
+                    stacklevel=2,
+                )
+        return self._index
+
+    def prepare_data(self) -> None:
+        """Find the samples once, before other processes look for them."""
+        _ = self.index
+
+    def dataset(self, split: str) -> PanoramaDataset:
+        """Return the set ``train``, ``val``, ``test`` or ``predict``, built when first needed.
+
+        Raises:
+            ValueError: It is empty.
+        """
+        if split not in self._sets:
+            chosen = self._choose(split)
+            if not len(chosen):
+                raise ValueError(
+                    f"{self.root} holds {len(self.index)} panoramas, but none for {split}: see how "
+                    f"{type(self).__name__} splits them"
+                )
+            tasks = () if split == "predict" else self.tasks
+            augmentation = self.augmentation if split == "train" else None
+            options = (self.height, self.width, tasks, self.mask, augmentation, self.on_error)
+            self._sets[split] = PanoramaDataset(self.index.select(chosen), self.decoders, self.id_pattern, *options)
+        return self._sets[split]
+
+    def _choose(self, split: str) -> NDArray[np.intp]:
+        chosen = []
+        for i in range(len(self.index)):
+            fields = self.index.fields_of(i)
+            if self.id_pattern.format(**fields) not in self.excluded and self.belongs(i, fields, split):
+                chosen.append(i)
+        return np.array(chosen, np.intp)
+
+    def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
+        """Whether a sample is in ``train``, ``val``, ``test`` or ``predict``, which is the test set."""
+        return self.split_of(fields) == ("test" if split == "predict" else split)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, without an incomplete last batch if there is a complete one."""
+        return training_loader(
+            self.dataset("train"),
+            self.augmentation,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The test set, without its labels."""
+        return self._loader("predict")
+
+    def _loader(self, split: str) -> DataLoader[Sample]:
+        return DataLoader(
+            self.dataset(split), batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Say how much could not be read."""
+        for split, samples in self._sets.items():
+            if samples.unreadable:
+                warnings.warn(
+                    f"{split}: {samples.unreadable} of {len(samples)} samples could not be read", stacklevel=2
+                )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Make a batch; a map that only some of its samples have is filled up with "no label" for the others."""
+    keys = dict.fromkeys(itertools.chain.from_iterable(samples))
+    height, width = samples[0]["image"].shape[-2:]
+    empty = {
+        "semseg": torch.full((height, width), NO_LABEL),
+        "depth": torch.zeros(height, width),
+        "normals": torch.zeros(3, height, width),
+    }
+    whole = [{key: sample[key] if key in sample else empty[key] for key in keys} for sample in samples]
+    batch: Sample = default_collate(whole)
+    return batch
+
+
+def _to_tensor(role: str, values: NDArray[Any]) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if role == "semseg":
+        return tensor.long()
+    if role == "image":
+        return tensor.permute(2, 0, 1).contiguous().float().div_(255)
+    return tensor.permute(2, 0, 1).contiguous() if role == "normals" else tensor

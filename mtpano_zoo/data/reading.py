@@ -1,0 +1,184 @@
+"""From the bytes of files to maps in the units and the frame of a sample, and to another size.
+
+A decoder takes the contents of the files of one role and returns, in their own size: ``image`` uint8 (H, W, 3);
+``semseg`` uint8 (H, W), 255 = no label; ``depth`` float32 (H, W), metres along the ray, 0 = no measurement; ``normals``
+float32 (H, W, 3) in the frame x right, y down, z forward, zero = no measurement.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from mtpano_zoo.resize import resize
+
+Decoder = Callable[..., NDArray[Any]]
+
+NO_LABEL = 255
+
+# Camera frames by the directions of their three axes, as matrices (3, 3) into x right, y down, z forward.
+RIGHT_DOWN_FORWARD = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+FORWARD_UP_LEFT = ((0, 0, -1), (0, -1, 0), (1, 0, 0))
+RIGHT_FORWARD_UP = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Decode an image completely, in whatever mode it is stored.
+
+    Raises:
+        ValueError: It is truncated, damaged or no image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
+        reason = str(error).splitlines()[0] if str(error) and "BytesIO" not in str(error) else "no known image format"
+        raise ValueError(f"it is truncated or not an image: {reason}") from error
+    return image
+
+
+def decode_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Decode a colour image; an alpha channel is dropped, not applied."""
+    image = open_image(data)
+    pixels: NDArray[np.uint8] = np.asarray(
+        image if image.mode in ("RGB", "RGBA") else image.convert("RGB"), np.uint8
+    )
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
+    """Decode a palette or grey image of label numbers through `lookup` (N,), number to class.
+
+    In `lookup`, 255 stands for a number without class and -1 for a number that the data set does not have.
+
+    Raises:
+        ValueError: The image holds colours, more than 8 bits, or a number that the data set does not have.
+    """
+    image = open_image(data)
+    if image.mode not in ("P", "L", "1"):
+        raise ValueError(f"it holds colours or wide numbers (mode {image.mode}), but labels are 8-bit class numbers")
+    return look_up(np.array(image.convert("L") if image.mode == "1" else image), lookup)
+
+
+def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
+    """Map label numbers (H, W) to classes by a table (N,), see `decode_labels`.
+
+    Raises:
+        ValueError: A number is -1 in the table or beyond its end.
+    """
+    table = np.full(256, -1, np.int16) if numbers.dtype == np.uint8 else np.full(int(numbers.max()) + 1, -1, np.int16)
+    known = np.asarray(lookup, np.int16)[: len(table)]
+    table[: len(known)] = known
+    classes = table[numbers]
+    if (unknown := classes < 0).any():
+        raise ValueError(f"it holds the labels {np.unique(numbers[unknown])[:5].tolist()}, which the set does not have")
+    return classes.astype(np.uint8)
+
+
+def decode_depth(data: bytes, unit: float, missing: Sequence[int] = (0,)) -> NDArray[np.float32]:
+    """Decode a 16-bit grey image of distances along the ray.
+
+    Args:
+        data: The file.
+        unit: What one step is in metres.
+        missing: Numbers that mean "no measurement", beside 0.
+
+    Raises:
+        ValueError: It is not 16-bit grey.
+    """
+    image = open_image(data)
+    if not image.mode.startswith("I"):
+        raise ValueError(f"its depth is 8-bit or colour (mode {image.mode}), but it is stored in 16-bit grey")
+    steps = np.array(image)
+    depth: NDArray[np.float32] = (steps * np.float64(unit)).astype(np.float32)
+    depth[np.isin(steps, missing)] = 0
+    return depth
+
+
+def decode_vectors(
+    data: bytes, middle: float, scale: float, to_camera: ArrayLike = RIGHT_DOWN_FORWARD
+) -> NDArray[np.float32]:
+    """Decode an RGB image of normals, ``(value - middle) / scale``, and turn them into the camera frame.
+
+    What is far from a unit vector (length outside 0.5 to 1.5), as every "no measurement" is, becomes the zero vector.
+
+    Args:
+        data: The file, 8 or 16 bits per channel.
+        middle: Number that stands for 0.
+        scale: Steps between 0 and 1.
+        to_camera: Matrix (3, 3) from the frame of the file to x right, y down, z forward.
+
+    Raises:
+        ValueError: It is not RGB.
+    """
+    stored = _decode_rgb_of_any_depth(data)
+    vectors = (stored.astype(np.float32) - np.float32(middle)) / np.float32(scale)
+    return unit_or_zero(vectors @ np.asarray(to_camera, np.float32).T)
+
+
+def unit_or_zero(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale vectors (..., 3) to length one; those shorter than 0.5 or longer than 1.5 become zero."""
+    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+    factor = np.divide(1, length, out=np.zeros_like(length), where=(length > 0.5) & (length < 1.5))
+    unit: NDArray[np.float32] = (vectors * factor[..., None]).astype(np.float32, copy=False)
+    return unit
+
+
+def _decode_rgb_of_any_depth(data: bytes) -> NDArray[Any]:
+    image = open_image(data)
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"its normals are stored as mode {image.mode}, but they need three channels")
+    if not (data.startswith(b"\x89PNG") and data[24] == 16):
+        return np.array(image)[..., :3]
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow cuts 16-bit RGB to 8
+    if stored is None or stored.ndim != 3:
+        raise ValueError("its 16-bit channels cannot be decoded")
+    return np.ascontiguousarray(stored[..., 2::-1])
+
+
+def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Resize a decoded map: classes and depth by the nearest pixel, images by area, normals between unit vectors.
+
+    Images are averaged over what a pixel covers when they shrink, and interpolated around the seam when they grow.
+    Normals are bilinear over what was measured and scaled to length one; a hole remains where the nearest pixel is one.
+    """
+    rows, columns = values.shape[:2]
+    if (rows, columns) == (height, width):
+        return values
+    if role == "image":
+        if height <= rows and width <= columns:
+            shrunk: NDArray[Any] = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
+            return shrunk
+        grown = resize(torch.from_numpy(values).permute(2, 0, 1), height, width).permute(1, 2, 0)
+        return grown.round().byte().numpy()
+    nearest = values[_nearest(rows, height)[:, None], _nearest(columns, width)]
+    if role != "normals":
+        return nearest
+    top, bottom, down = _between(rows, height)
+    left, right, across = _between(columns, width)
+    top, bottom = top.clip(0)[:, None], bottom.clip(max=rows - 1)[:, None]
+    left, right = left % columns, right % columns
+    upper = values[top, left] * (1 - across) + values[top, right] * across
+    lower = values[bottom, left] * (1 - across) + values[bottom, right] * across
+    mixed = upper * (1 - down[:, None]) + lower * down[:, None]  # holes are zero: they have no weight
+    length = np.linalg.norm(mixed, axis=-1, keepdims=True)
+    known = (nearest != 0).any(-1, keepdims=True) & (length > 0)
+    smooth: NDArray[np.float32] = np.divide(mixed, length, out=np.zeros_like(mixed), where=known)
+    return smooth
+
+
+def _nearest(size: int, new_size: int) -> NDArray[np.intp]:
+    """Return the sample nearest to the centre of each new one; of two that are equally near, the later."""
+    return (2 * np.arange(new_size) + 1) * size // (2 * new_size)
+
+
+def _between(size: int, new_size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return the two samples around the centre of each new one, and the weight (new_size, 1) of the second."""
+    position = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    first = np.floor(position).astype(np.intp)
+    return first, first + 1, (position - first).astype(np.float32)[:, None]

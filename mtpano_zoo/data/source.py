@@ -1,0 +1,142 @@
+"""Files below a root: an unpacked tree, the members of zip files, or both seen as one tree."""
+
+import os
+import re
+import string
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+# Where a file is: number of its archive, offset and length of its member, compression method, CRC.
+Place = tuple[int, int, int, int, int]
+PLAIN: Place = (-1, 0, 0, 0, 0)
+MISSING: Place = (-2, 0, 0, 0, 0)
+
+_LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, ..., lengths of name and extra field
+
+
+def field_names(pattern: str) -> list[str]:
+    """Return the names of the fields ``{name}`` of a path pattern, in order."""
+    return [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+
+
+def compile_pattern(pattern: str, expressions: Mapping[str, str]) -> re.Pattern[str]:
+    """Compile a path pattern such as ``area_{area}/pano/rgb/{name}_rgb.png``.
+
+    A field matches its regular expression in `expressions`, by default anything within one folder or file name; named
+    twice, it must be the same text both times.
+    """
+    parts: list[str] = []
+    seen: set[str] = set()
+    for literal, name, _, _ in string.Formatter().parse(pattern):
+        parts.append(re.escape(literal))
+        if name is not None:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{expressions.get(name, '[^/]+')})")
+            seen.add(name)
+    return re.compile("".join(parts))
+
+
+@dataclass
+class Source:
+    """Reads files by their place; handles of archives are opened by each process when it first needs them.
+
+    Args:
+        folder: The tree.
+        archives: The zip files, in the order in which places number them.
+    """
+
+    folder: Path
+    archives: list[Path]
+    _handles: dict[tuple[int, int], BinaryIO] = field(default_factory=dict, repr=False)
+
+    def read(self, name: str, place: Place) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            ValueError: The member of an archive is damaged.
+            OSError: The file cannot be read.
+        """
+        archive, offset, size, method, crc = place
+        if archive < 0:
+            return (self.folder / name).read_bytes()
+        handle = self._open(archive)
+        handle.seek(offset)
+        header = handle.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+            raise ValueError("the archive is damaged: there is no member where its directory says")
+        _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        handle.seek(name_length + extra_length, os.SEEK_CUR)
+        data = handle.read(size)
+        try:
+            data = zlib.decompress(data, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else data
+        except zlib.error as error:
+            raise ValueError(f"its compressed data is damaged ({error})") from error
+        if zlib.crc32(data) != crc:
+            raise ValueError("its checksum (CRC) does not match: download or copy the archive again")
+        return data
+
+    def describe(self, name: str, place: Place) -> str:
+        """Name a file for a person: its path, or its archive and the path therein."""
+        return str(self.folder / name) if place[0] < 0 else f"{self.archives[place[0]]}, member {name}"
+
+    def _open(self, archive: int) -> BinaryIO:
+        key = (os.getpid(), archive)  # a forked process that used its parent's handle would move the parent's position
+        if key not in self._handles:
+            self._handles[key] = self.archives[archive].open("rb")
+        return self._handles[key]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "archives": self.archives, "_handles": {}}
+
+
+def list_tree(
+    folder: Path, patterns: Iterable[str], expressions: Mapping[str, str]
+) -> tuple[list[str], dict[str, int]]:
+    """List the files below a folder that fit a pattern, looking into no folder that cannot hold any.
+
+    Returns:
+        Their names relative to the folder, and the modification time in ns of every folder that was looked into.
+    """
+    names: list[str] = []
+    times: dict[str, int] = {}
+    segments = [[compile_pattern(part, expressions) for part in pattern.split("/")] for pattern in patterns]
+
+    def walk(relative: str, wanted: list[list[re.Pattern[str]]]) -> None:
+        times[relative] = (folder / relative).stat().st_mtime_ns
+        with os.scandir(folder / relative) as entries:
+            for entry in entries:
+                matching = [parts for parts in wanted if parts[0].fullmatch(entry.name)]
+                if any(len(parts) == 1 for parts in matching):
+                    names.append(relative + entry.name)
+                deeper = [parts[1:] for parts in matching if len(parts) > 1]
+                if deeper and entry.is_dir():
+                    walk(f"{relative}{entry.name}/", deeper)
+
+    if folder.is_dir():
+        walk("", segments)
+    return names, times
+
+
+def list_archive(path: Path, number: int, prefix: str, wanted: re.Pattern[str]) -> dict[str, Place]:
+    """List the members of a zip file that fit an expression once the leading folder `prefix` is removed.
+
+    Raises:
+        ValueError: It is no complete zip file, or a member is encrypted or packed in another way than zip's usual one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a complete zip file ({error}): download it again") from error
+    places: dict[str, Place] = {}
+    for member in members:
+        name = member.filename.removeprefix(prefix)
+        if wanted.fullmatch(name):
+            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{path}: {member.filename} is encrypted or in a rare compression: unpack the archive")
+            places[name] = (number, member.header_offset, member.compress_size, member.compress_type, member.CRC)
+    return places

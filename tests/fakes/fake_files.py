@@ -1,0 +1,56 @@
+"""What all miniatures share: rooms as numpy maps, encoders of releases, trees that become zip files."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mtpano_zoo.data.rooms import render, sample_room
+
+HEIGHT, WIDTH = 32, 64
+
+
+def room_maps(number, height=HEIGHT, width=WIDTH):
+    """Image uint8 (H, W, 3), semseg (H, W), depth (H, W) and normals (H, W, 3) of a room, in the frame of the project."""
+    batch = render([sample_room(0, "test", number)], height, width)
+    return {
+        "image": (batch["image"][0].permute(1, 2, 0) * 255).round().byte().numpy(),
+        "semseg": batch["semseg"][0].numpy().astype(np.uint8),
+        "depth": batch["depth"][0].numpy(),
+        "normals": batch["normals"][0].permute(1, 2, 0).numpy(),
+    }
+
+
+def png(array, palette=None):
+    """Encode as PNG in the type that the array has: grey or RGB(A) of 8 bits, grey of 16, or palette."""
+    image = Image.fromarray(array)
+    if palette is not None:
+        image.putpalette([*np.asarray(palette, np.uint8).ravel().tolist(), *[0] * (768 - 3 * len(palette))])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(root, files):
+    """Write files, given by their names, below a folder."""
+    for name, data in files.items():
+        path = Path(root) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def write_zip(path, files, compression=zipfile.ZIP_DEFLATED):
+    """Write files, given by their names, into a zip file."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+def damage(path, content):
+    """Flip a byte of a file where `content`, some bytes of it, stands: the length stays, checksums do not fit."""
+    data = bytearray(Path(path).read_bytes())
+    at = data.index(content) + len(content) // 2
+    data[at] ^= 0xFF
+    Path(path).write_bytes(bytes(data))
