@@ -52,7 +52,15 @@ def read_panorama(path: str | Path) -> NDArray[np.uint8]:
         raise ValueError(f"{path} is a folder, not an image")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    data = path.read_bytes()
+    return decode_panorama(path.read_bytes(), str(path))
+
+
+def decode_panorama(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode the content of an image file by the rules of `read_panorama`; `name` opens the sentence of an error.
+
+    Raises:
+        ValueError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels on; 16384 x 8192 is an ordinary panorama. Twice that remains an error.
@@ -60,12 +68,12 @@ def read_panorama(path: str | Path) -> NDArray[np.uint8]:
             array = _decode(data)
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise ValueError(f"{path} has more than {limit} million pixels: scale it down first") from error
+        raise ValueError(f"{name} has more than {limit} million pixels: scale it down first") from error
     except _ValueRangeError as error:
-        raise ValueError(f"{path} {error}") from error
+        raise ValueError(f"{name} {error}") from error
     except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{path} is truncated or not an image: {_first_line(error)}") from error
-    check_panorama_size(array.shape[0], array.shape[1], str(path))
+        raise ValueError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+    check_panorama_size(array.shape[0], array.shape[1], name)
     return array
 
 
