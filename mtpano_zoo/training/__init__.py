@@ -8,10 +8,12 @@ from mtpano_zoo.training.schedules import learning_rate_factor
 
 if TYPE_CHECKING:
     from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, PredictionWriter, ProgressBar
+    from mtpano_zoo.training.metrics_per_set import MetricsPerSet
     from mtpano_zoo.training.module import MultiTaskModule
 
 __all__ = (
     "AuxiliaryWarmup",
+    "MetricsPerSet",
     "MultiTaskModule",
     "PanelLogger",
     "PredictionWriter",
@@ -24,6 +26,7 @@ __all__ = (
 
 _NEEDS_LIGHTNING = {
     "AuxiliaryWarmup": "callbacks",
+    "MetricsPerSet": "metrics_per_set",
     "MultiTaskModule": "module",
     "PanelLogger": "callbacks",
     "PredictionWriter": "callbacks",

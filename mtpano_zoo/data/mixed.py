@@ -1,0 +1,357 @@
+"""Several data sets in one training: a mixture of their samples, with the labels that each has."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.loading import TrainingLoader, TrainingSampler
+from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
+from mtpano_zoo.data.reading import NO_LABEL
+
+ClassMap = Mapping[str, Mapping[str, str | None]]
+
+
+class MixedDataModule(LightningDataModule):
+    """Several data modules as one: training draws from them by weight, a batch holds samples of any of them.
+
+    A set that lacks a label has "no label" in a batch where another has it, so it does not take part in that loss. Ids
+    become ``NAME/ID``. Classes with the same name are one class; `class_map` renames those of a set, or drops them::
+
+        data:
+          class_path: MixedDataModule
+          init_args:
+            modules:
+              structured3d: {class_path: Structured3DDataModule, init_args: {root: /data/structured3d}}
+              rooms: {class_path: RoomsDataModule, init_args: {height: 512, width: 1024}}
+            weights: {structured3d: 3, rooms: 1}
+            class_map: {rooms: {bookcase: bookshelf, board: whiteboard, beam: null}}
+
+    An epoch holds the same number of every set each time, and goes on where the last one stopped: no sample of a set
+    comes again before all others have, over as many epochs as that takes. Which samples, in which order and how
+    augmented depends on (`seed`, epoch) only. A sample that comes twice in an epoch is augmented differently.
+
+    Validation, test and prediction go through all sets that have one, or through one named by `evaluate`, in a single
+    loader: the metrics of `MultiTaskModule` are then pooled over all pixels, where a large set drowns a small one, so
+    whoever compares with published numbers wants them by set: the callback `MetricsPerSet` logs
+    ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
+    ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)
+
+    Args:
+        modules: The data modules by name, all of the same height and width. Their own batch sizes, workers and seeds
+            do not matter; their augmentation does, for their samples.
+        weights: Shares of the training samples, by name; by default the sizes of the sets. Weight 0 leaves a set to
+            evaluation.
+        class_map: By name of a set, what its classes are called in the mixture; null is no label. Classes that are not
+            mentioned keep their names.
+        classes: Classes of the mixture, in this order; others become "no label". By default all, in the order in which
+            the sets name them.
+        evaluate: The set of validation, test and prediction, by default all.
+        samples_per_epoch: Training samples of an epoch; by default as many as the sets of weight above 0 hold.
+        batch_size: Panoramas per batch.
+        num_workers: Processes that read beside the training.
+        augmentation: For training samples of sets that have none of their own.
+        seed: Draw of the training samples.
+
+    Raises:
+        ValueError: An argument is out of range or names a set or a class that is not there, or sizes differ.
+    """
+
+    def __init__(
+        self,
+        modules: dict[str, LightningDataModule],
+        weights: dict[str, float] | None = None,
+        class_map: dict[str, dict[str, str | None]] | None = None,
+        classes: Sequence[str] | None = None,
+        evaluate: str | None = None,
+        samples_per_epoch: int | None = None,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not modules or any(not name or "/" in name for name in modules):
+            raise ValueError("a mixture needs data modules by names without a slash")
+        if batch_size < 1 or num_workers < 0 or (samples_per_epoch is not None and samples_per_epoch < 1):
+            raise ValueError(
+                "batch_size and samples_per_epoch must be positive and num_workers not negative, not "
+                f"{batch_size}, {samples_per_epoch} and {num_workers}"
+            )
+        named: dict[str, Collection[str]] = {
+            "weights": weights or {},
+            "class_map": class_map or {},
+            "evaluate": [evaluate] if evaluate else [],
+        }
+        for argument, names in named.items():
+            if unknown := sorted(set(names) - set(modules)):
+                raise ValueError(f"{argument} names {', '.join(unknown)}, but the sets are {', '.join(modules)}")
+        if weights is not None and (missing := [name for name in modules if name not in weights]):
+            raise ValueError(f"weights lacks {', '.join(missing)}: 0 leaves a set out of the training")
+        if weights is not None and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
+            raise ValueError(f"weights are not negative and not all 0: {weights}")
+        sizes = {name: _size(module) for name, module in modules.items()}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
+            raise ValueError(f"all sets of a mixture need the same height and width, not {told}")
+        self.modules, self.weights, self.evaluate = dict(modules), weights, evaluate
+        self.samples_per_epoch, self.batch_size, self.num_workers = samples_per_epoch, batch_size, num_workers
+        self.augmentation, self.seed = augmentation, seed
+        self.height, self.width = next(iter(sizes.values()))
+        own = {name: tuple(getattr(module, "classes", ())) for name, module in modules.items()}
+        self.classes, self.lookups = merge_classes(own, class_map or {}, classes)
+        self.palette = _merge_palettes(modules, self.lookups, len(self.classes))
+        self._train_set: MixedDataset | None = None
+
+    def prepare_data(self) -> None:
+        """Let every data module prepare itself."""
+        for module in self.modules.values():
+            module.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Let every data module set itself up."""
+        for module in self.modules.values():
+            module.setup(stage)
+
+    def teardown(self, stage: str) -> None:
+        """Let every data module say what it has to say."""
+        for module in self.modules.values():
+            module.teardown(stage)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Drawn by weight, without an incomplete last batch if there is a complete one."""
+        if self._train_set is None:
+            drawn = [name for name in self.modules if self.weights is None or self.weights[name] > 0]
+            parts = {name: cast(Any, self.modules[name].train_dataloader()).dataset for name in drawn}
+            # Taken over, since a sample that is drawn twice needs two names in the eyes of the augmentation.
+            augmentations = {name: getattr(part, "augmentation", None) for name, part in parts.items()}
+            for part in parts.values():
+                part.augmentation = None
+            augmentations = {name: own or self.augmentation for name, own in augmentations.items()}
+            self._train_set = MixedDataset(parts, self.lookups, augmentations)
+        sizes = self._train_set.sizes
+        shares = [self.weights[name] if self.weights else size for name, size in sizes.items()]
+        sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
+        return TrainingLoader(
+            self._train_set,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=len(sampler) >= self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Of all sets that have one, or of the one to evaluate, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Of all sets that have one, or of the one to evaluate, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Of all sets that have one, or of the one to evaluate, in order."""
+        return self._loader("predict")
+
+    def _loader(self, split: str) -> DataLoader[Sample]:
+        parts: dict[str, Dataset[Sample]] = {}
+        error = None
+        for name in [self.evaluate] if self.evaluate else self.modules:
+            try:
+                parts[name] = getattr(self.modules[name], f"{split}_dataloader")().dataset
+            except ValueError as empty:
+                error = empty
+        if not parts:
+            raise error or ValueError(f"no set has samples for {split}")
+        samples = MixedDataset(parts, self.lookups, {})
+        return DataLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
+
+
+class MixedDataset(Dataset[Sample]):
+    """Sets one behind the other, with the classes of the mixture and ids ``NAME/ID``.
+
+    An index beyond the end is the same sample as modulo the length, with other random numbers in its augmentation.
+
+    Args:
+        parts: The sets by name.
+        lookups: By name, class of the set to class of the mixture (N,).
+        augmentations: What samples of a set go through.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Dataset[Sample]],
+        lookups: Mapping[str, Tensor],
+        augmentations: Mapping[str, Augmentation | None],
+    ) -> None:
+        self.parts, self.lookups, self.augmentations = dict(parts), lookups, augmentations
+        self.sizes = {name: len(cast(Any, part)) for name, part in parts.items()}
+        self._ends = np.cumsum(list(self.sizes.values()))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell every augmentation which epoch begins."""
+        for augmentation in self.augmentations.values():
+            if augmentation is not None:
+                augmentation.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample."""
+        name, i, turn = self._place(index)
+        return self._finish(name, self.parts[name][i], turn)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Read the samples of a batch; what a set cannot read and is told to skip is left out."""
+        samples = []
+        for index in indices:
+            name, i, turn = self._place(index)
+            read = getattr(self.parts[name], "__getitems__", None)
+            sample = self.parts[name][i] if read is None else read([i])[0]
+            samples.append(self._finish(name, sample, turn))
+        # What cannot be read comes as a black panorama without labels: a batch of nothing else needs one of them.
+        sound = [sample for sample in samples if sample.keys() != {"image", "id"} or sample["image"].any()]
+        return sound or samples[:1]
+
+    def _place(self, index: int) -> tuple[str, int, int]:
+        turn, index = divmod(index, len(self))
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        name = list(self.parts)[part]
+        return name, index - int(self._ends[part]) + self.sizes[name], turn
+
+    def _finish(self, name: str, sample: Sample, turn: int) -> Sample:
+        sample = dict(sample)
+        if "semseg" in sample:
+            lookup = self.lookups[name]
+            labels = sample["semseg"]
+            if (unknown := labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= len(lookup)))]).numel():
+                raise UnreadableSampleError(
+                    f"{sample['id']} of {name} holds the classes {unknown.unique().tolist()[:5]}, but {name} has "
+                    f"{len(lookup)}"
+                )
+            padded = torch.full((NO_LABEL + 1,), NO_LABEL)
+            padded[: len(lookup)] = lookup
+            sample["semseg"] = padded[labels]
+        own = f"{name}/{sample['id']}"
+        if (augmentation := self.augmentations.get(name)) is not None:
+            sample = augmentation(sample | {"id": f"{own}/{turn}" if turn else own})
+        return sample | {"id": own}
+
+
+class MixedSampler(TrainingSampler):
+    """This process's share of what an epoch draws from the sets of a `MixedDataset`.
+
+    Args:
+        samples: The sets.
+        shares: How much of an epoch each of them has, of any sum.
+        count: Samples of an epoch in all processes.
+        seed: Another seed gives another draw.
+    """
+
+    def __init__(self, samples: MixedDataset, shares: Sequence[float], count: int, seed: int) -> None:
+        super().__init__(samples, None, seed)
+        self.samples = samples
+        self.num_samples = -(-count // self.num_replicas)
+        self.total_size = self.num_samples * self.num_replicas
+        exact = np.asarray(shares, np.float64) / np.sum(shares) * self.total_size
+        self.counts = np.floor(exact).astype(int)
+        # Largest remainders: counts that add up, each within one of its exact share.
+        self.counts[np.argsort(self.counts - exact, kind="stable")[: self.total_size - self.counts.sum()]] += 1
+
+    def draw(self, epoch: int) -> NDArray[np.intp]:
+        """Return the indices of an epoch, all processes together."""
+        drawn = []
+        start = 0
+        for part, (size, count) in enumerate(zip(self.samples.sizes.values(), self.counts.tolist(), strict=True)):
+            # An endless row of shuffled sets, of which every epoch takes the next piece.
+            places = np.arange(epoch * count, (epoch + 1) * count)
+            rounds = places // size
+            chosen = places % size
+            for r in np.unique(rounds):
+                order = np.random.default_rng((self.seed, 0, part, int(r))).permutation(size)
+                chosen[rounds == r] = order[chosen[rounds == r]]
+            by_sample = np.argsort(chosen, kind="stable")
+            turns = np.empty_like(chosen)
+            turns[by_sample] = np.arange(count) - np.searchsorted(chosen[by_sample], chosen[by_sample])
+            drawn.append(start + chosen + turns * len(self.samples))
+            start += size
+        return np.random.default_rng((self.seed, 1, epoch)).permutation(np.concatenate(drawn))
+
+    def __iter__(self) -> Iterator[int]:
+        """Runs when the first index is asked for, as that of `TrainingSampler`."""
+        self.samples.set_epoch(self.epoch)
+        mine = self.draw(self.epoch)[self.rank : self.total_size : self.num_replicas]
+        return iter(mine[self.skipped :].tolist())
+
+
+def merge_classes(
+    own: Mapping[str, Sequence[str]], class_map: ClassMap, classes: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """Merge class lists by name.
+
+    Args:
+        own: The classes of every set.
+        class_map: New names by set; None drops a class.
+        classes: The classes to keep, by default all in the order of their appearance.
+
+    Returns:
+        The classes, and by set the class (N,) of each of its own; 255 = none.
+
+    Raises:
+        ValueError: A name is unknown or there are more than 255 classes.
+    """
+    for name, renamed in class_map.items():
+        if unknown := [old for old in renamed if old not in own[name]]:
+            raise ValueError(f"class_map: {name} has no class {', '.join(unknown)}, only {', '.join(own[name])}")
+        if classes is not None and (lost := [new for new in renamed.values() if new and new not in classes]):
+            raise ValueError(f"class_map: {', '.join(lost)} is not among the classes of the mixture")
+    renamed_sets = {name: [class_map.get(name, {}).get(old, old) for old in olds] for name, olds in own.items()}
+    named = dict.fromkeys(new for new in chain.from_iterable(renamed_sets.values()) if new)
+    merged = tuple(named if classes is None else classes)
+    if len(merged) > NO_LABEL or len(set(merged)) < len(merged):
+        raise ValueError(
+            f"a mixture has up to {NO_LABEL} different classes, not {len(merged)} with {len(set(merged))} names"
+        )
+    if never := [name for name in merged if name not in named]:
+        raise ValueError(f"no set of the mixture has a class {', '.join(never)}")
+    index: dict[str | None, int] = {name: i for i, name in enumerate(merged)}
+    lookups = {
+        name: torch.tensor([index.get(new, NO_LABEL) for new in news], dtype=torch.int64)
+        for name, news in renamed_sets.items()
+    }
+    return merged, lookups
+
+
+def _merge_palettes(
+    modules: Mapping[str, LightningDataModule], lookups: Mapping[str, Tensor], count: int
+) -> NDArray[np.uint8] | None:
+    """Give every class the colour that the first set with it has, or one of its own where that is taken or missing."""
+    from mtpano_zoo.viz import default_palette  # matplotlib takes a while to import
+
+    colours: dict[int, tuple[int, ...]] = {}
+    for name, module in modules.items():
+        palette = getattr(module, "palette", None)
+        for old, new in enumerate(lookups[name].tolist() if palette is not None else []):
+            colour = tuple(int(value) for value in cast(Any, palette)[old])
+            if new != NO_LABEL and new not in colours and colour not in colours.values():
+                colours[new] = colour
+    spare = (tuple(colour) for colour in default_palette(2 * count).tolist())
+    for new in range(count):
+        if new not in colours:
+            colours[new] = next(colour for colour in spare if colour not in colours.values())
+    return np.array([colours[new] for new in range(count)], np.uint8).reshape(-1, 3) if count else None
+
+
+def _size(module: LightningDataModule) -> tuple[int, int]:
+    holder: Any = module if hasattr(module, "height") else getattr(module, "train_set", None)
+    if not hasattr(holder, "height"):
+        raise ValueError(f"{type(module).__name__} does not say its height and width: it cannot be in a mixture")
+    return holder.height, holder.width
