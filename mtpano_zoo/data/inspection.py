@@ -39,7 +39,7 @@ SUSPICIONS = {
 SHOWN = 10  # findings of one kind that are printed; all of them go into files
 
 # Measured on rendered rooms and real panoramas. Of sound normals none faced away and up to 12 % were beyond 45 degrees,
-# at depth edges. With an axis negated or two swapped at least 7 % faced away; of another room at least 21 % were beyond.
+# at depth edges; with an axis negated or two swapped at least 7 % faced away; of another room 21 % or more were beyond.
 _FACING_SHARE, _GEOMETRY_SHARE, _GEOMETRY_ANGLE = 0.05, 0.18, 45.0
 _GEOMETRY_ROWS = 256  # differences of neighbours are noise in larger maps
 
