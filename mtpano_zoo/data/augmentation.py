@@ -1,7 +1,7 @@
 """Augmentation that respects the sphere: what it makes of a sample is again a panorama with exact labels.
 
-A sample is a dict of `image`, `semseg`, `depth` and `normals`, any of which may be missing, and `id`. Maps follow the
-camera; other keys stay as they are.
+A sample is a dict of `image`, `semseg`, `depth`, `normals` and `confidence`, any of which may be missing, and `id`. Maps
+follow the camera; other keys stay as they are.
 """
 
 import hashlib
@@ -20,7 +20,13 @@ from mtpano_zoo.sphere import Mode, rotate, rotation_matrix
 
 Sample = dict[str, Any]
 
-MODES: dict[str, Mode] = {"image": "image", "semseg": "label", "depth": "depth", "normals": "vectors"}
+MODES: dict[str, Mode] = {
+    "image": "image",
+    "semseg": "label",
+    "depth": "depth",
+    "normals": "vectors",
+    "confidence": "depth",  # from the nearest pixel too: it belongs to the class of that pixel
+}
 
 
 def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:

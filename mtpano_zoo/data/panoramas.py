@@ -308,13 +308,17 @@ class PanoramaDataModule(lightning.LightningDataModule):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Make a batch; a map that only some of its samples have is filled up with "no label" for the others."""
+    """Make a batch; a map that only some of its samples have is filled up with "no label" for the others.
+
+    Samples without `confidence` are trusted fully.
+    """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
     height, width = samples[0]["image"].shape[-2:]
     empty = {
         "semseg": torch.full((height, width), NO_LABEL),
         "depth": torch.zeros(height, width),
         "normals": torch.zeros(3, height, width),
+        "confidence": torch.ones(height, width),
     }
     whole = [{key: sample[key] if key in sample else empty[key] for key in keys} for sample in samples]
     batch: Sample = default_collate(whole)

@@ -1,5 +1,6 @@
 """Losses for maps of numbers: prediction and target (B, C, H, W), mask of the pixels that count (B, H, W).
 
+A weight (B, H, W) in [0, 1] makes a pixel count as that part of one where a loss is a mean over pixels.
 ``published=True`` gives the numbers of the published MTPano code, whose flaws each docstring names.
 """
 
@@ -8,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtpano_zoo.losses.auxiliary import sobel
+from mtpano_zoo.losses.validity import weighted_mean
 from mtpano_zoo.sphere import pad
 
 # The published weights were set at this size; spectra are scaled to it, so that they mean the same at every size.
 _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
 
 
-def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Absolute error, summed over channels, mean over the valid pixels of the batch; zero if there are none."""
+def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if there are none."""
     mask = valid[:, None]
     error = (torch.where(mask, prediction, 0) - torch.where(mask, target, 0)).abs()
-    return error.sum() / valid.sum().clamp(min=1)
+    return error.sum() / valid.sum().clamp(min=1) if weight is None else weighted_mean(error.sum(1), valid, weight)
 
 
 def edge_weighted_l1(
@@ -29,6 +31,7 @@ def edge_weighted_l1(
     radius: int = 3,
     share: float = 0.95,
     published: bool = False,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Absolute error with ``share`` of its weight on the surroundings of the target's edges.
 
@@ -53,7 +56,9 @@ def edge_weighted_l1(
         edges = edges & ~_any_around(pad((~mask).float(), (1, 1, 1, 1)), 3)
         near = _any_around(pad(edges.float(), (radius, radius, radius, radius)), 2 * radius + 1)
     error = (prediction - target).abs().mean(1, keepdim=True)
-    return share * _mean(error, near & mask) + (1 - share) * _mean(error, ~near & mask)
+    weights = None if weight is None else weight[:, None]
+    inner = weighted_mean(error, near & mask, weights)
+    return share * inner + (1 - share) * weighted_mean(error, ~near & mask, weights)
 
 
 def frequency_l1(
@@ -115,7 +120,3 @@ def _high_frequencies(height: int, width: int, radius: float, device: torch.devi
 
 def _power(spectrum: Tensor) -> Tensor:
     return spectrum.real.square() + spectrum.imag.square()
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

@@ -1,6 +1,6 @@
 """The training loss of a multi-task panorama network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
 from mtpano_zoo.losses.dense import edge_weighted_l1, frequency_l1, masked_l1
 from mtpano_zoo.losses.semseg import cross_entropy, dice
 from mtpano_zoo.losses.validity import IGNORE_INDEX, valid_depth, valid_normals, valid_semseg
+from mtpano_zoo.tasks import MAIN_TASKS
 
 # The published code stops the gradient of a batch whose depth errs by more than this many metres.
 _PUBLISHED_CLAMP = 10.0
@@ -26,6 +27,10 @@ class MultiTaskLoss(nn.Module):
     zero, so that distributed training always finds all parameters used. Nothing waits for the host, and everything is
     computed in float32 whatever the precision of the network.
 
+    A batch may hold ``confidence``, how far a label is to be trusted, as pseudo-labels have it: all terms of the tasks
+    in ``confidence_tasks`` that are means over pixels become means weighted by it, Dice counts by it, and where it is 0
+    there is no label. Only the frequency terms take every other pixel as it is: a spectrum has no pixels.
+
     Args:
         semseg_weight: Weight of the class loss.
         depth_weight: Weight of the depth loss.
@@ -39,8 +44,12 @@ class MultiTaskLoss(nn.Module):
         normals_frequency_weight: Weight of the frequency term of normals.
         ignore_index: Class that means "no label".
         max_depth: Labels from here on, in metres, do not count; all finite ones count by default.
-        published: Compute what the published code computes (see each function), and clamp the depth and point losses at
-            10, which stops their gradient where they err most. The default leaves that to gradient clipping.
+        confidence_tasks: Tasks that ``confidence`` weights; in the published pseudo-labels it is that of the classes.
+        published: Compute what the published code computes (see each function): it knows no confidence, and clamps the
+            depth and point losses at 10, which stops their gradient where they err most. The default leaves that to gradient clipping.
+
+    Raises:
+        ValueError: If a task of ``confidence_tasks`` is unknown.
     """
 
     def __init__(
@@ -57,9 +66,13 @@ class MultiTaskLoss(nn.Module):
         normals_frequency_weight: float = 1e-4,
         ignore_index: int = IGNORE_INDEX,
         max_depth: float | None = None,
+        confidence_tasks: Sequence[str] = ("semseg",),
         published: bool = False,
     ) -> None:
         super().__init__()
+        if unknown := sorted(set(confidence_tasks) - set(MAIN_TASKS)):
+            raise ValueError(f"confidence_tasks are some of {', '.join(MAIN_TASKS)}, not {', '.join(unknown)}")
+        self.confidence_tasks = tuple(confidence_tasks)
         self.task_weights = {"semseg": semseg_weight, "depth": depth_weight, "normals": normals_weight}
         self.auxiliary_weight = auxiliary_weight
         self.extended_weight = extended_weight
@@ -80,7 +93,7 @@ class MultiTaskLoss(nn.Module):
                 (B, 3, H, W), any of them absent; optionally ``aux``, a dict of the same, and ``ext``, a dict of
                 ``gradient``, ``edge_distance`` and ``point_map``.
             batch: ``image`` (B, 3, H, W), and of ``semseg`` (B, H, W), ``depth`` (B, H, W) and ``normals`` (B, 3, H, W)
-                those that exist.
+                those that exist; optionally ``confidence`` (B, H, W) in [0, 1].
 
         Returns:
             ``total``, and for each prediction its loss under the names ``depth``, ``aux_depth``, ``ext_point_map``...
@@ -108,36 +121,49 @@ class MultiTaskLoss(nn.Module):
         if task not in batch:
             return _connected_zero(prediction)
         _check_size(task, prediction, batch[task])
+        weight = self._weight(task, batch)
         if task == "semseg":
-            return self._semseg(prediction.float(), batch[task])
+            return self._semseg(prediction.float(), batch[task], weight)
         if task == "depth":
-            return self._depth(prediction.float(), batch[task].float())
-        return self._normals(prediction.float(), batch[task].float())
+            return self._depth(prediction.float(), batch[task].float(), weight)
+        return self._normals(prediction.float(), batch[task].float(), weight)
 
-    def _semseg(self, logits: Tensor, labels: Tensor) -> Tensor:
-        valid = valid_semseg(labels, logits.shape[1], self.ignore_index)
-        overlap = dice(logits, labels, valid, self.published)
-        return cross_entropy(logits, labels, valid) + self.dice_weight * overlap
+    def _weight(self, task: str, batch: Mapping[str, Any]) -> Tensor | None:
+        if self.published or task not in self.confidence_tasks or "confidence" not in batch:
+            return None
+        confidence: Tensor = batch["confidence"]
+        if confidence.shape[-2:] != batch[task].shape[-2:]:
+            raise ValueError(
+                f"confidence is {tuple(confidence.shape[-2:])} but {task} {tuple(batch[task].shape[-2:])}: resize them "
+                "together"
+            )
+        return confidence.float()
 
-    def _depth(self, prediction: Tensor, target: Tensor) -> Tensor:
-        valid = valid_depth(target, max_depth=self.max_depth)
+    def _semseg(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        valid = _trusted(valid_semseg(labels, logits.shape[1], self.ignore_index), weight)
+        overlap = dice(logits, labels, valid, self.published, weight=weight)
+        return cross_entropy(logits, labels, valid, weight) + self.dice_weight * overlap
+
+    def _depth(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        valid = _trusted(valid_depth(target, max_depth=self.max_depth), weight)
         target = torch.where(valid, target, 0)[:, None]
         largest = target.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
         relative = (prediction / largest, target / largest, valid)
         loss = (
-            masked_l1(prediction, target, valid)
-            + self.depth_edge_weight * edge_weighted_l1(*relative, published=self.published)
+            masked_l1(prediction, target, valid, weight)
+            + self.depth_edge_weight * edge_weighted_l1(*relative, published=self.published, weight=weight)
             + self.depth_frequency_weight * frequency_l1(*relative, published=self.published)
         )
         return loss.clamp(max=_PUBLISHED_CLAMP) if self.published else loss
 
-    def _normals(self, prediction: Tensor, target: Tensor) -> Tensor:
-        valid = valid_normals(target)
+    def _normals(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        valid = _trusted(valid_normals(target), weight)
         target = _unit(torch.where(valid[:, None], target, 0))
         prediction = _unit(torch.where(valid[:, None], prediction, 0))
+        edges = edge_weighted_l1(prediction, target, valid, published=self.published, weight=weight)
         return (
-            masked_l1(prediction, target, valid)
-            + self.normals_edge_weight * edge_weighted_l1(prediction, target, valid, published=self.published)
+            masked_l1(prediction, target, valid, weight)
+            + self.normals_edge_weight * edges
             + self.normals_frequency_weight * frequency_l1(prediction, target, valid, published=self.published)
         )
 
@@ -146,8 +172,9 @@ class MultiTaskLoss(nn.Module):
             if "depth" not in batch:
                 return _connected_zero(prediction)
             _check_size(task, prediction, batch["depth"])
-            valid = valid_depth(batch["depth"], max_depth=self.max_depth)
-            loss = masked_l1(prediction.float(), point_map(batch["depth"], valid), valid)
+            weight = self._weight("depth", batch)
+            valid = _trusted(valid_depth(batch["depth"], max_depth=self.max_depth), weight)
+            loss = masked_l1(prediction.float(), point_map(batch["depth"], valid), valid, weight)
             return loss.clamp(max=_PUBLISHED_CLAMP) if self.published else loss
         _check_size(task, prediction, batch["image"])
         if task == "gradient":
@@ -157,6 +184,10 @@ class MultiTaskLoss(nn.Module):
         else:
             raise ValueError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels")
         return masked_l1(prediction.float(), target, torch.ones_like(target[:, 0], dtype=torch.bool))
+
+
+def _trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
+    return valid if weight is None else valid & (weight > 0)
 
 
 def _connected_zero(prediction: Tensor) -> Tensor:

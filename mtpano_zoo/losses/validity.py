@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 IGNORE_INDEX = 255
@@ -25,6 +26,15 @@ def valid_depth(depth: Tensor, min_depth: float = 0.0, max_depth: float | None =
 def valid_normals(normals: Tensor) -> Tensor:
     """Mask (..., H, W) of the finite normals (..., 3, H, W) longer than 0.5: not the zero vector, nor a faded one."""
     return normals.isfinite().all(dim=-3) & (normals.square().sum(dim=-3) > 0.25)
+
+
+def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of values over the pixels of a mask of the same shape, weighted if there are weights; zero if none counts."""
+    values = torch.where(valid, values, 0)
+    if weight is None:
+        return values.sum() / valid.sum().clamp(min=1)
+    weight = torch.where(valid, weight, 0)
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
