@@ -147,7 +147,7 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
             write_png(paths["depth"], encode_depth(depth))
         write_bytes(paths["image"], _encode_jpeg(image))  # last: an image makes a sample
         written += 1
-    failures = [f"{scan.name}: {len(reasons)} of {len(panoramas)} panoramas are left out: {reasons[0]}"] * bool(reasons)
+    failures = [f"{scan.name}: {len(reasons)} of {len(panoramas)} panoramas are left out: {why}" for why in reasons[:1]]
     return Prepared(written, kept, failures)
 
 
@@ -196,9 +196,8 @@ def fuse_views(views: Iterable[View], height: int, width: int) -> tuple[NDArray[
     """Depth (H, W) along the rays of a panorama and its normals (H, W, 3), from what several views measured.
 
     Every measurement becomes a point, seen from the centre of the panorama: the views stand up to some centimetres
-    beside it. A pixel takes the measurement next to its own centre, so surfaces that are not met by its ray do not
-    count; of those within about one pixel of a view, which may lie behind one another, it takes the nearest surface.
-    Pixels without any measurement are zero.
+    beside it. Of those within three quarters of a view's pixel around the ray of a pixel, it takes the nearest surface;
+    where there is none, at the borders of views, the next measurement in the pixel. Without any it is zero.
     """
     best = torch.full((height * width,), _NONE)
     depth, normals = torch.zeros(height * width), torch.zeros(height * width, 3)
@@ -210,10 +209,11 @@ def fuse_views(views: Iterable[View], height: int, width: int) -> tuple[NDArray[
         points = rays.reshape(-1, 3)[seen] * view.z.flatten()[seen, None] + view.position
         distance = torch.linalg.vector_norm(points, dim=-1)
         pixel, offset = _nearest_pixels(points, distance, height, width)
-        # Compared by rings around the pixel's centre, then by distance in steps of 10 micrometres; the rest is the
-        # number of the measurement. Within three quarters of a pixel of the view there always is one per surface.
-        ring = (offset * view.intrinsics[0, 0] / 0.75).long()
-        key = (((ring << 24) | (distance * 1e5).long()) << _INDEX_BITS) | torch.arange(len(seen))
+        # Compared by rings around the pixel's centre, of which the first is wide enough to meet every surface that the
+        # view saw there; then by surface, told apart in steps of 5 %; then by the offset from the centre.
+        steps = offset * view.intrinsics[0, 0] / 0.75
+        ring, surface, rest = steps.long(), (20 * distance.log()).long() + 200, (steps.frac() * 2**15).long()
+        key = (((((ring << 9) | surface) << 15) | rest) << _INDEX_BITS) | torch.arange(len(seen))
         nearest = torch.full_like(best, _NONE).scatter_reduce_(0, pixel, key, "amin")
         better = nearest >> _INDEX_BITS < best >> _INDEX_BITS
         chosen = nearest[better] & ((1 << _INDEX_BITS) - 1)

@@ -182,13 +182,16 @@ def parse_cameras(data: bytes) -> dict[str, Cameras]:
         try:
             if words[:1] == ["intrinsics_matrix"]:
                 intrinsics = np.array(words[1:], np.float64).reshape(3, 3)
+                if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+                    raise ValueError("no pinhole camera")
             elif words[:1] == ["scan"]:
                 match = re.fullmatch(r"([0-9a-f]{32})_d(\d)_(\d)\.png", words[1])
                 if match is None or intrinsics is None:
                     raise ValueError("no view, or one before any intrinsics")
                 pose = np.array(words[3:], np.float64).reshape(4, 4)
                 rotation = pose[:3, :3] * _UP_AND_BACK
-                if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+                error = np.abs(rotation.T @ rotation - np.eye(3)).max()
+                if not (np.isfinite(pose).all() and error < 1e-3 and np.linalg.det(rotation) > 0):
                     raise ValueError("no rotation")
                 view = Camera(intrinsics, rotation, pose[:3, 3])
                 cameras.setdefault(match[1], {})[int(match[2]), int(match[3])] = view

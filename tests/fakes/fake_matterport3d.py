@@ -127,9 +127,7 @@ def release(scan, normals=True):
             pose[:3, 3] = world @ position + [-2.99, -14.46 + order, 1.36]
             stem = f"{panorama}_d{camera}_{k}"
             numbers = " ".join(f"{value:.6g}" for value in pose.ravel())
-            cameras.setdefault((order, camera), []).append(
-                f"scan {stem}.png {panorama}_i{camera}_{k}.jpg {numbers}"
-            )
+            cameras.setdefault((order, camera), []).append(f"scan {stem}.png {panorama}_i{camera}_{k}.jpg {numbers}")
             z, vectors = render_view(room, intrinsics[camera], axes, position)
             z[holes()], vectors[holes()] = 0, -1
             content[f"undistorted_depth_images/{stem}.png"] = png(np.rint(z * 4000).astype(np.uint16))
