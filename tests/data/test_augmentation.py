@@ -161,9 +161,10 @@ def test_a_rotated_sample_is_the_room_seen_by_the_rotated_camera(rooms, index, a
 @given(ROTATIONS)
 def test_all_maps_take_the_same_nearest_pixel(rotation):
     number = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)
-    sample = {"semseg": number, "depth": 1 + number.float()}
+    sample = {"semseg": number, "depth": 1 + number.float(), "confidence": number / (HEIGHT * WIDTH)}
     ours = rotate_sample(sample, rotation)
     assert torch.equal(1 + ours["semseg"].float(), ours["depth"])
+    assert torch.equal(ours["semseg"] / (HEIGHT * WIDTH), ours["confidence"])
     rays = erp_rays(HEIGHT, WIDTH, dtype=torch.float64)
     taken, wanted = rays.view(-1, 3)[ours["semseg"]], rotate_rays(rays, rotation)
     assert ((taken - wanted).norm(dim=-1) <= 1.001 * HALF_PIXEL).all()
@@ -212,14 +213,14 @@ EVERYTHING = {"mirror": 0.5, "tilt": 0.5, "rotation": 0.2, "photometric": 0.7}
 @pytest.mark.parametrize("keys", [MAPS, ("image",), ("semseg", "depth"), ("normals",), ()])
 def test_any_key_may_be_absent_and_unknown_ones_stay(keys):
     full, augmentation = noise(), Augmentation(**EVERYTHING)
-    sample = {"id": "a", "scale": torch.tensor(2.0), "confidence": full["depth"]} | {key: full[key] for key in keys}
+    sample = {"id": "a", "scale": torch.tensor(2.0), "heat": full["depth"]} | {key: full[key] for key in keys}
     copy = pickle.loads(pickle.dumps(sample))  # noqa: S301
     whole = full | {"id": "a"}
     for epoch in range(8):
         augmentation.set_epoch(epoch)
         ours = augmentation(sample)
         assert list(ours) == list(sample)
-        assert all(ours[key] is sample[key] for key in ("id", "scale", "confidence"))
+        assert all(ours[key] is sample[key] for key in ("id", "scale", "heat"))
         reference = augmentation(whole)
         for key in keys:
             assert ours[key].shape == sample[key].shape and ours[key].dtype == sample[key].dtype

@@ -200,3 +200,18 @@ def test_yaw_does_not_matter(loss, seed, roll):
     p, t, valid = _case(seed)
     turned = loss(p.roll(roll, -1), t.roll(roll, -1), valid.roll(roll, -1))
     torch.testing.assert_close(turned, loss(p, t, valid), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_make_weighted_means(channels):
+    p, t, valid = _case(channels=channels)
+    weight = torch.rand(valid.shape, generator=torch.Generator().manual_seed(1))
+    v, w = valid.numpy(), weight.numpy()
+    error = (p - t).abs().numpy()
+    expected = np.average(error.sum(1)[v], weights=w[v])
+    assert masked_l1(p, t, valid, weight).item() == pytest.approx(expected, rel=1e-5)
+    near = np.stack([_near_edges_by_hand(t[b].numpy(), v[b]) for b in range(2)])
+    inside, outside = (np.average(error.mean(1)[m], weights=w[m]) for m in (near & v, ~near & v))
+    value = edge_weighted_l1(p, t, valid, weight=weight).item()
+    assert value == pytest.approx(0.95 * inside + 0.05 * outside, rel=1e-5)
+    assert masked_l1(p, t, valid, torch.zeros_like(weight)).item() == 0

@@ -317,3 +317,51 @@ def test_a_loss_in_inference_mode_can_be_followed_by_a_training_step():
     total.backward()
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert outputs["ext"]["point_map"].grad.any()
+
+
+def _confidence(seed=2):
+    return torch.rand(2, 16, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("tasks", [(), ("semseg",), ("depth",), ("normals", "semseg")])
+def test_confidence_weighs_the_tasks_that_it_is_said_to_weigh(tasks):
+    batch = _batch()
+    plain = MultiTaskLoss()(_outputs(), batch)
+    outputs = _outputs()
+    losses = MultiTaskLoss(confidence_tasks=tasks)(outputs, batch | {"confidence": _confidence()})
+    for name, value in losses.items():
+        task = "depth" if name == "ext_point_map" else name.removeprefix("aux_")
+        assert torch.equal(value, plain[name]) == (task not in tasks and (name != "total" or not tasks)), name
+    losses["total"].backward()
+    assert all(prediction.grad.isfinite().all() for prediction in _flat(outputs).values())
+
+
+def test_confident_labels_are_labels_and_those_without_confidence_are_none():
+    loss = MultiTaskLoss(confidence_tasks=TASKS)
+    batch = _batch()
+    sure = loss(_outputs(), batch | {"confidence": torch.ones(2, 16, 32)})
+    for name, value in MultiTaskLoss()(_outputs(), batch).items():
+        torch.testing.assert_close(sure[name], value, msg=name)
+    never = _confidence() < 0.3
+    without = batch | {
+        "semseg": batch["semseg"].masked_fill(never, 255),
+        "depth": batch["depth"].masked_fill(never, 0),
+        "normals": batch["normals"].masked_fill(never[:, None], 0),
+    }
+    expected = MultiTaskLoss()(_outputs(), without)
+    outputs = _outputs()
+    with torch.no_grad():
+        outputs["depth"][never[:, None]] = torch.nan
+    losses = loss(outputs, batch | {"confidence": (~never).float()})
+    for name, value in losses.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_confidence_is_not_in_the_published_code_and_must_fit():
+    batch = _batch() | {"confidence": _confidence()}
+    published = MultiTaskLoss(published=True)
+    assert torch.equal(published(_outputs(), batch)["total"], published(_outputs(), _batch())["total"])
+    with pytest.raises(ValueError, match=r"confidence is \(8, 16\) but semseg \(16, 32\)"):
+        MultiTaskLoss()(_outputs(), batch | {"confidence": torch.ones(2, 8, 16)})
+    with pytest.raises(ValueError, match="confidence_tasks are some of semseg, depth, normals, not colour"):
+        MultiTaskLoss(confidence_tasks=["colour"])

@@ -85,3 +85,21 @@ def test_yaw_and_the_order_of_classes_do_not_matter(loss, seed, roll, order):
         valid.roll(roll, -1),
     )
     torch.testing.assert_close(changed, loss(logits, labels, valid), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_make_weighted_means():
+    logits, labels, valid = _case()
+    weight = torch.rand(valid.shape, generator=torch.Generator().manual_seed(1))
+    per_pixel = F.cross_entropy(logits, labels, reduction="none").numpy()
+    expected = np.average(per_pixel[valid.numpy()], weights=weight.numpy()[valid.numpy()])
+    assert cross_entropy(logits, labels, valid, weight).item() == pytest.approx(expected, rel=1e-5)
+    # A pixel of weight 3 in 8 is 3 of 8 pixels, as far as Dice can tell.
+    eighths = torch.randint(0, 9, valid.shape, generator=torch.Generator().manual_seed(2))
+    repeated = (torch.arange(8)[:, None, None, None] < eighths) & valid
+    many = [torch.cat(list(x), dim=-1) for x in ([logits] * 8, [labels] * 8, repeated)]
+    one = dice(logits, labels, valid, weight=eighths / 8, eps=1e-9)
+    torch.testing.assert_close(one, dice(*many, eps=1e-9), rtol=1e-5, atol=1e-6)
+    for loss in (cross_entropy, dice):
+        torch.testing.assert_close(
+            loss(logits, labels, valid, weight=torch.ones(2, 6, 12)), loss(logits, labels, valid)
+        )
