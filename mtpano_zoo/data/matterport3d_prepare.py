@@ -87,7 +87,7 @@ def prepare(
         out: New folder, or one that an earlier call began.
         height: Rows of the panoramas, even, from 8 to 1024: the views have too few pixels for more.
         width: Columns, twice the rows.
-        workers: Processes; each needs about 1 GB of memory.
+        workers: Processes; each needs about 2 GB of memory.
         report: Called with a sentence after every building.
 
     Raises:
@@ -206,9 +206,10 @@ def fuse_views(views: Iterable[View], height: int, width: int) -> tuple[NDArray[
         rays = sphere.perspective_rays(
             *view.z.shape, intrinsics=view.intrinsics, rotation=view.rotation, normalize=False
         )
-        points = rays.reshape(-1, 3)[seen] * view.z.flatten()[seen, None] + view.position
-        distance = torch.linalg.vector_norm(points, dim=-1)
-        pixel, offset = _nearest_pixels(points, distance, height, width)
+        # One plane per component in memory, as rays are: arithmetic runs over contiguous numbers.
+        points = rays.movedim(-1, 0).reshape(3, -1)[:, seen] * view.z.flatten()[seen] + view.position[:, None]
+        distance = (points * points).sum(0).sqrt()
+        pixel, offset = _nearest_pixels(points.T, distance, height, width)
         # Compared by rings around the pixel's centre, of which the first is wide enough to meet every surface that the
         # view saw there; then by surface, told apart in steps of 5 %; then by the offset from the centre.
         steps = offset * view.intrinsics[0, 0] / 0.75
@@ -230,7 +231,7 @@ def _nearest_pixels(points: Tensor, distance: Tensor, height: int, width: int) -
     place = sphere.rays_to_pixels(points, height, width)
     centre = place.round()
     across, down = ((place - centre) * (2 * math.pi / width)).unbind(-1)
-    level = torch.linalg.vector_norm(points[:, ::2], dim=-1) / distance  # cosine of the latitude
+    level = torch.hypot(points[:, 0], points[:, 2]) / distance  # cosine of the latitude
     column, row = centre.long().unbind(-1)
     return row.clamp(0, height - 1) * width + column % width, torch.hypot(across * level, down)
 

@@ -243,10 +243,9 @@ def test_a_wall_is_where_it_is_from_wherever_it_is_seen(position):
     depth, normals = fuse_views([wall_view(2.0, position, yaw) for yaw in (0.0, 30.0)], 16, 32)
     seen = depth > 0
     assert seen[7:9, 14:20].all() and not normals.any()
-    assert (
-        np.abs(depth / exact_wall(2.0) - 1)[seen].max() < 0.09
-    )  # at the borders of views half a pixel of 11 degrees away
-    assert np.abs(depth / exact_wall(2.0) - 1)[6:10, 14:18].max() < 0.006
+    error = np.abs(depth / exact_wall(2.0) - 1)
+    assert error[6:10, 14:18].max() < 0.006
+    assert error[seen].max() < 0.15  # at the borders of views up to half a pixel, which has 11 degrees, away
 
 
 def test_what_stands_in_front_hides_what_is_behind():
