@@ -1,18 +1,25 @@
 """Data sets as LightningDataModules; a sample is a dict of image, semseg, depth, normals and id."""
 
 from mtpano_zoo.data.augmentation import Augmentation
-from mtpano_zoo.data.classes import NYU40_CLASSES, NYU40_PALETTE, S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.data.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE, S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.data.folder import FolderDataModule
+from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.mixed import MixedDataModule
+from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
 from mtpano_zoo.data.rooms import RoomsDataModule, RoomsDataset, write_rooms
 from mtpano_zoo.data.structured3d import Structured3DDataModule
 
 __all__ = (
+    "ADE20K_CLASSES",
     "NYU40_CLASSES",
     "NYU40_PALETTE",
     "S3DIS_CLASSES",
     "S3DIS_PALETTE",
     "Augmentation",
+    "FolderDataModule",
+    "Matterport3DDataModule",
     "MixedDataModule",
+    "PseudoLabelDataModule",
     "RoomsDataModule",
     "RoomsDataset",
     "Structured3DDataModule",
