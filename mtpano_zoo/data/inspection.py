@@ -143,7 +143,7 @@ def verify(
         for name, present, found in read_all(inspector, workers, f"reading {split}" if progress else None):
             report.findings += [Finding(split, name, kind, sentence) for kind, sentence in found]
             for role in inspector.roles:
-                if role not in present:
+                if role not in present and role in MAIN_TASKS:
                     lacking.setdefault(role, []).append(name)
         report.absent[split] = [role for role, names in lacking.items() if len(names) == report.samples[split]]
         for role, names in lacking.items():

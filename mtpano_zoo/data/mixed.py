@@ -199,10 +199,11 @@ class MixedDataset(Dataset[Sample]):
         return int(self._ends[-1])
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell every augmentation which epoch begins."""
-        for augmentation in self.augmentations.values():
-            if augmentation is not None:
-                augmentation.set_epoch(epoch)
+        """Tell every augmentation, and every set that wants to know, which epoch begins."""
+        listeners: tuple[Any, ...] = (*self.parts.values(), *self.augmentations.values())
+        for listener in listeners:
+            if hasattr(listener, "set_epoch"):
+                listener.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample."""

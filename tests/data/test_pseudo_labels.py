@@ -1,0 +1,222 @@
+"""The layout of MTPano's pseudo-labels: merged maps, confidence, one view per epoch."""
+
+import functools
+import json
+
+import fake_pseudo_labels
+import numpy as np
+import pytest
+import torch
+import yaml
+from fake_files import png, write
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.data import ADE20K_CLASSES, Augmentation, MixedDataModule, PseudoLabelDataModule, RoomsDataModule
+from mtpano_zoo.data.inspection import verify
+from mtpano_zoo.resources import shipped
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas have no")
+
+SIZE = {"height": 32, "width": 64}
+DEPTH_STEP, NORMALS_STEP = 0.00051, 0.0072  # half a millimetre; half a step of 127.5, and unit length anew
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "data"
+    write(folder, fake_pseudo_labels.files())
+    return folder
+
+
+def check(sample, truth, keys):
+    assert set(sample) == {"id", "image", *keys}
+    assert np.array_equal((sample["image"] * 255).round().byte().permute(1, 2, 0).numpy(), truth["image"])
+    for key in set(keys) & {"semseg", "confidence"}:
+        assert np.array_equal(sample[key].numpy(), truth[key])
+    if "depth" in keys:
+        assert np.abs(sample["depth"].numpy() - truth["depth"]).max() <= DEPTH_STEP
+        assert ((sample["depth"].numpy() == 0) == (truth["depth"] == 0)).all()
+    if "normals" in keys:
+        normals = sample["normals"].permute(1, 2, 0).numpy()
+        assert np.abs(normals - truth["normals"]).max() <= NORMALS_STEP
+        assert ((normals == 0).all(-1) == (truth["normals"] == 0).all(-1)).all()
+
+
+KEYS = {
+    "room_a": ("semseg", "depth", "normals", "confidence"),
+    "room_b": ("semseg", "depth", "normals"),
+    "room_c": ("semseg", "depth", "confidence"),
+    "room_d": ("semseg", "depth", "normals", "confidence"),
+}
+
+
+def test_samples_are_the_merged_maps(root):
+    data = PseudoLabelDataModule(root, **SIZE)
+    for split, names in fake_pseudo_labels.SPLITS.items():
+        samples = data.dataset(split)
+        assert [samples[i]["id"] for i in range(len(samples))] == names
+        for sample, name in zip(samples, names, strict=True):
+            check(sample, fake_pseudo_labels.ground_truth(name), KEYS[name])
+    with pytest.raises(ValueError, match="none for test"):
+        data.dataset("test")
+
+
+def test_the_classes_are_those_of_the_published_checkpoints():
+    published = yaml.safe_load(shipped("checkpoints.yaml").read_text())
+    assert list(ADE20K_CLASSES) == published["mtpano-large.408k"]["classes"]
+
+
+def test_a_batch_trusts_fully_what_has_no_confidence(root):
+    (batch,) = PseudoLabelDataModule(root, **SIZE, batch_size=3).train_dataloader()
+    for name, confidence in zip(batch["id"], batch["confidence"], strict=True):
+        truth = fake_pseudo_labels.ground_truth(name)["confidence"]
+        assert np.array_equal(confidence.numpy(), np.ones_like(truth) if name == "room_b" else truth)
+
+
+def test_confidence_can_be_left_out_and_needs_classes(root):
+    for options in ({"confidence": False}, {"tasks": ["depth"]}):
+        sample = PseudoLabelDataModule(root, **SIZE, **options).dataset("train")[0]
+        assert "confidence" not in sample
+
+
+@functools.cache
+def depth_of(name, view):
+    return fake_pseudo_labels.view_truth(name, view)["depth"]
+
+
+def views_of(loader, epochs):
+    """By epoch and panorama, the view that its depth is of."""
+    chosen = []
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch)
+        chosen.append({})
+        for batch in loader:
+            for i, name in enumerate(batch["id"]):
+                name = name.rsplit("/")[-1]
+                depth = batch["depth"][i].numpy()
+                found = [view for view in range(4) if np.abs(depth - depth_of(name, view)).max() < 0.001]
+                chosen[-1][name] = found[0] if found else None
+                if not found:  # the view whose file is missing
+                    assert name == "room_c"
+                    assert not batch["depth"][i].any()
+    return chosen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_takes_one_view_per_panorama_and_epoch(root, workers):
+    options = SIZE | {"view_tasks": ["depth"], "view_count": 4, "batch_size": 3}
+    loader = PseudoLabelDataModule(root, **options, num_workers=workers).train_dataloader()
+    chosen = views_of(loader, range(12))
+    assert views_of(loader, [7, 2]) == [chosen[7], chosen[2]]
+    for name in ("room_a", "room_b"):
+        for first in (0, 4, 8):
+            assert {epoch[name] for epoch in chosen[first : first + 4]} == {0, 1, 2, 3}
+    assert [epoch["room_c"] for epoch in chosen].count(None) == 3
+    orders = {tuple(epoch[name] for epoch in chosen[i : i + 4]) for i in (0, 4, 8) for name in chosen[0]}
+    assert len(orders) > 4
+    if not workers:
+        other = PseudoLabelDataModule(root, **options, seed=1).train_dataloader()
+        assert views_of(other, range(12)) != chosen
+
+
+def test_other_labels_and_validation_stay_merged(root):
+    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"], view_count=4)
+    truth = fake_pseudo_labels.ground_truth("room_a")
+    sample = data.dataset("train")[0]
+    assert np.array_equal(sample["semseg"].numpy(), truth["semseg"])
+    assert np.array_equal(sample["confidence"].numpy(), truth["confidence"])
+    check(data.dataset("val")[0], fake_pseudo_labels.ground_truth("room_d"), KEYS["room_d"])
+
+
+def test_views_of_all_tasks_are_the_same_view_and_have_no_confidence(root):
+    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["semseg", "depth", "normals"], view_count=4)
+    samples = data.dataset("train")
+    for epoch in range(3):
+        samples.set_epoch(epoch)
+        check(
+            samples[0],
+            fake_pseudo_labels.view_truth("room_a", samples.index.view_of(0)),
+            ("semseg", "depth", "normals"),
+        )
+
+
+def test_views_are_drawn_in_a_mixture_too(root):
+    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"], view_count=4)
+    mixed = MixedDataModule({"pseudo": data, "rooms": RoomsDataModule(**SIZE)}, weights={"pseudo": 1, "rooms": 0})
+    alone = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"], view_count=4)
+    assert views_of(mixed.train_dataloader(), range(4)) == views_of(alone.train_dataloader(), range(4))
+
+
+def test_augmentation_turns_the_confidence_with_its_classes(root):
+    data = PseudoLabelDataModule(root, **SIZE, augmentation=Augmentation(mirror=0), view_tasks=["depth"], view_count=4)
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(5)
+    plain = {sample["id"]: sample for sample in PseudoLabelDataModule(root, **SIZE).dataset("train")}
+    turned = 0
+    for batch in loader:
+        for i, name in enumerate(batch["id"]):
+            if name != "room_b":
+                shifts = [
+                    s for s in range(64) if torch.equal(plain[name]["confidence"].roll(s, -1), batch["confidence"][i])
+                ]
+                assert len(shifts) == 1
+                assert torch.equal(plain[name]["semseg"].roll(shifts[0], -1), batch["semseg"][i])
+                turned += shifts[0] != 0
+    assert turned
+
+
+def test_verification_finds_a_damaged_confidence_but_misses_none(root):
+    data = PseudoLabelDataModule(root, **SIZE)
+    assert [(one.sample, one.kind, one.sentence) for one in verify(data, progress=False).findings] == [
+        ("room_c", "missing", "it has no normals")
+    ]
+    name = root / "semseg/room_a/merged_confidence.png"
+    name.write_bytes(png(np.zeros((32, 64, 3), np.uint8)))
+    found = verify(data, progress=False).findings
+    assert [(one.sample, one.kind) for one in found] == [("room_a", "unreadable"), ("room_c", "missing")]
+
+
+def test_refuses_in_one_sentence(root):
+    with pytest.raises(ValueError, match="view_tasks are some of the tasks semseg, depth, normals, not colour"):
+        PseudoLabelDataModule(root, view_tasks=["colour"])
+    with pytest.raises(ValueError, match="at least one view"):
+        PseudoLabelDataModule(root, view_count=0)
+    path = root / "db_info/panomtdu_train.json"
+    for content, sentence in ((b"{", "is not JSON"), (b"[1]", "is not a list of ids"), (b'{"a": 1}', "is not a list")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=sentence):
+            PseudoLabelDataModule(root).dataset("val")
+    path.write_text(json.dumps(["room_a", "room_x"]))
+    with pytest.warns(UserWarning, match="1 ids of the lists have no image: room_x"):
+        assert len(PseudoLabelDataModule(root).dataset("train")) == 1
+    for list_of_ids in (root / "db_info").iterdir():
+        list_of_ids.unlink()
+    with pytest.raises(FileNotFoundError, match="has no list of ids"):
+        PseudoLabelDataModule(root).dataset("val")
+
+
+CONFIG = """
+seed_everything: 0
+trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, logger: false, enable_checkpointing: false,
+          enable_model_summary: false, num_sanity_val_steps: 0}
+model:
+  network:
+    class_path: PDBridgeNet
+    init_args: {input_size: [32, 64], encoder: vit_small_patch16_dinov3_qkvb, encoder_width: 32, encoder_depth: 4,
+                encoder_heads: 2, patch_size: 8, bridge_width: 16, neck_widths: [8, 8, 16, 16], fusion_width: 8}
+data:
+  class_path: PseudoLabelDataModule
+  init_args: {root: ROOT, height: 32, width: 64, batch_size: 3, view_tasks: [depth], view_count: 4}
+"""
+
+
+def test_training_from_a_configuration(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pseudo.yaml").write_text(CONFIG.replace("ROOT", str(root)))
+    assert main(["fit", "--config", "pseudo.yaml"]) == 0
+    assert main(["data", "plot", "--config", "pseudo.yaml", "--out", "views.png", "--count", "2"]) == 0
