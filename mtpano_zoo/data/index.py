@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -120,6 +120,22 @@ def find_samples(
     for note in index.notes:
         warnings.warn(f"{root}: {note}", stacklevel=2)
     return index
+
+
+def index_rows(root: Path, files: Files, rows: Sequence[Mapping[str, str]]) -> Index:
+    """Index samples that a list names, instead of searching for them.
+
+    Args:
+        root: Where the data set lies.
+        files: Path patterns by role; every field of them is a column of the rows.
+        rows: The fields of every sample, all with the same columns; a file whose path is empty is not there.
+    """
+    columns = {name: np.array([os.fsencode(row[name]) for row in rows], np.bytes_) for name in rows[0]}
+    places = {
+        pattern: np.array([PLAIN if pattern.format(**row) else MISSING for row in rows], np.int64)
+        for pattern in dict.fromkeys(chain.from_iterable(files.values()))
+    }
+    return Index(Source(root, []), files, columns, places, [])
 
 
 def cache_folder() -> Path:

@@ -45,10 +45,7 @@ def open_image(data: bytes) -> Image.Image:
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Decode a colour image; an alpha channel is dropped, not applied."""
     image = open_image(data)
-    pixels: NDArray[np.uint8] = np.asarray(
-        image if image.mode in ("RGB", "RGBA") else image.convert("RGB"), np.uint8
-    )
-    return np.ascontiguousarray(pixels[..., :3])
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
@@ -116,7 +113,7 @@ def decode_vectors(
     Raises:
         ValueError: It is not RGB.
     """
-    stored = _decode_rgb_of_any_depth(data)
+    stored = decode_wide_rgb(data)
     vectors = (stored.astype(np.float32) - np.float32(middle)) / np.float32(scale)
     return unit_or_zero(vectors @ np.asarray(to_camera, np.float32).T)
 
@@ -129,7 +126,12 @@ def unit_or_zero(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return unit
 
 
-def _decode_rgb_of_any_depth(data: bytes) -> NDArray[Any]:
+def decode_wide_rgb(data: bytes) -> NDArray[Any]:
+    """Decode an RGB image of 8 or 16 bits per channel; an alpha channel is dropped.
+
+    Raises:
+        ValueError: It is not RGB.
+    """
     image = open_image(data)
     if image.mode not in ("RGB", "RGBA"):
         raise ValueError(f"its normals are stored as mode {image.mode}, but they need three channels")

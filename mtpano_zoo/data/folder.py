@@ -1,0 +1,274 @@
+"""The user's own panoramas, with whatever labels there are."""
+
+import csv
+import io
+import os
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from mtpano_zoo.data.index import Index, index_rows
+from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
+from mtpano_zoo.data.reading import NO_LABEL, Decoder, decode_depth, decode_wide_rgb, look_up, open_image, unit_or_zero
+from mtpano_zoo.image_io import decode_normals, decode_panorama
+from mtpano_zoo.viz import default_palette
+
+FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
+EXTENSIONS = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
+    "semseg": (".png",),
+    "depth": (".png", ".npy"),
+    "normals": (".png", ".npy"),
+}
+LISTED: dict[str, Split | None] = {"train": "train", "val": "val", "test": "test", "left out": None}
+SPLITS = ("train", "val", "test")
+
+
+class FolderDataModule(PanoramaDataModule):
+    """Panoramas of your own, with the labels that you have for them.
+
+    Expected below the root, as `mtpano rooms --out DIR` writes rooms; all but the images may be missing, as a folder or
+    for single images::
+
+        images/NAME.jpg     or .png, .webp, .tif, .bmp; twice as wide as high
+        semseg/NAME.png     8-bit class numbers (grey or palette), 255 = no label; or the colours of `classes.yaml`
+        depth/NAME.png      16-bit, millimetres along the ray, 0 = no measurement; or NAME.npy, float, metres
+        normals/NAME.png    RGB, 128 + 127 n in 8 bits or 32768 + 32767 n in 16, x right, y down, z forward, towards the
+                            camera, middle grey = no measurement; or NAME.npy, float (H, W, 3)
+        classes.yaml        classes: [{name: wall, color: [120, 120, 120]}, ...] or classes: [wall, floor, ...]
+        train.txt, val.txt, test.txt    names without extension, one per line; without them the split is automatic
+
+    Instead of folders, a table: a CSV file with the columns image, and any of semseg, depth, normals, split, name;
+    paths are relative to the root.
+
+    The automatic split depends on the name of a panorama only, so it stays when others are added. Panoramas without
+    any label are for prediction only, which runs over all panoramas.
+
+    Args:
+        root: The folder.
+        table: CSV file of paths, absolute or relative to the root.
+        classes_file: YAML with names and colours of the classes, absolute or relative to the root; by default
+            `classes.yaml` or `rooms.yaml` in the root.
+        val_fraction: Share of the labelled panoramas that the automatic split gives to validation.
+        test_fraction: The same for test.
+        options: See `PanoramaDataModule`.
+
+    Raises:
+        FileNotFoundError: The root, the table, the list of classes or all images are missing.
+        ValueError: An argument is out of range, a name occurs twice, or a list cannot be read.
+    """
+
+    id_pattern = "{name}"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        table: str | Path | None = None,
+        classes_file: str | Path | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        **options: Any,
+    ) -> None:
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                "val_fraction and test_fraction must not be negative, and leave something for training: got "
+                f"{val_fraction} and {test_fraction}"
+            )
+        folder = Path(root).expanduser().absolute()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"the data root {folder} is not a folder")
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self._rows = _rows_of_table(folder, table) if table is not None else _rows_of_folders(folder)
+        present = [role for role in FOLDERS if any(row[role] for row in self._rows)]
+        self.files = {role: (f"{{{role}}}",) for role in present}
+        if "semseg" in present:
+            self.classes, self.palette = read_classes(_classes_file(folder, classes_file))
+        decoders: dict[str, Decoder] = {
+            "image": partial(decode_panorama, name="it"),
+            "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
+            "depth": _decode_depth,
+            "normals": _decode_normals,
+        }
+        self.decoders = {role: decoders[role] for role in present}
+        super().__init__(root, **options)
+
+    def find(self) -> Index:
+        """Return what folders or table list."""
+        return index_rows(self.root, self.files, self._rows)
+
+    def split_of(self, fields: Mapping[str, str]) -> Split | None:
+        """As listed, else by a hash of the name; None without any of the labels that are asked for."""
+        if not any(fields[task] for task in self.tasks):
+            return None
+        if listed := fields["split"]:
+            return LISTED[listed]
+        share = zlib.crc32(fields["name"].encode()) / 2**32
+        if share < self.test_fraction:
+            return "test"
+        return "val" if share < self.test_fraction + self.val_fraction else "train"
+
+    def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
+        """Whether a sample is in a split; all are in ``predict``."""
+        return split == "predict" or super().belongs(i, fields, split)
+
+
+def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Read names and colours (N, 3) of classes from a YAML file; missing colours are the default ones.
+
+    Raises:
+        ValueError: It is not of the form that `FolderDataModule` describes.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = content["classes"]
+        names = tuple(str(entry["name"] if isinstance(entry, dict) else entry) for entry in entries)
+        colors = [entry.get("color") if isinstance(entry, dict) else None for entry in entries]
+        known = any(color is not None for color in colors)
+        palette = np.array(colors, np.uint8).reshape(-1, 3) if known else default_palette(len(names))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is not a list of classes such as `classes: [{{name: wall, color: [120, 120, 120]}}]`, with a "
+            "colour for each or for none"
+        ) from error
+    if not names or len(names) > NO_LABEL or len(set(names)) != len(names) or len(palette) != len(names):
+        raise ValueError(f"{path} must name 1 to {NO_LABEL} different classes, with a colour for each or for none")
+    return names, palette
+
+
+def _classes_file(root: Path, given: str | Path | None) -> Path:
+    candidates = [root / given] if given is not None else [root / "classes.yaml", root / "rooms.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"there are semantic labels but no names of classes at {candidates[0]}: write a file such as "
+        "`classes: [wall, floor]`, in the order of the numbers"
+    )
+
+
+def _rows_of_folders(root: Path) -> list[dict[str, str]]:
+    found = {role: _by_stem(root, role) for role in FOLDERS}
+    if not found["image"]:
+        entries = ", ".join(sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())[:8])
+        raise FileNotFoundError(
+            f"{root} has no panoramas in images/ ({', '.join(EXTENSIONS['image'])}); it holds {entries or 'nothing'}: "
+            "give the folder in which images/ lies"
+        )
+    for files in found.values():
+        if stray := sorted(files.keys() - found["image"].keys()):
+            raise ValueError(
+                f"{root / files[stray[0]]} belongs to no panorama: there is no images/{stray[0]}.* "
+                f"({len(stray)} such files); remove it or add the image"
+            )
+    split = _listed_splits(root, found["image"].keys())
+    return [
+        {role: files.get(stem, "") for role, files in found.items()} | {"name": stem, "split": split.get(stem, "")}
+        for stem in sorted(found["image"])
+    ]
+
+
+def _by_stem(root: Path, role: str) -> dict[str, str]:
+    """Return the files of a role by their names without extension.
+
+    Raises:
+        ValueError: Two files differ only in their extension.
+    """
+    files: dict[str, str] = {}
+    folder = root / FOLDERS[role]
+    for entry in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208 - names are all that is needed
+        stem, extension = os.path.splitext(entry)  # noqa: PTH122
+        if extension.lower() not in EXTENSIONS[role] or entry.startswith("."):
+            continue
+        if stem in files:
+            raise ValueError(f"{root / files[stem]} and {entry} have the same name: one of them has to go")
+        files[stem] = f"{FOLDERS[role]}/{entry}"
+    return files
+
+
+def _listed_splits(root: Path, names: Any) -> dict[str, str]:
+    split: dict[str, str] = {}
+    for which in SPLITS:
+        path = root / f"{which}.txt"
+        for name in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+            if not (name := name.strip()):
+                continue
+            if name not in names or split.get(name, which) != which:
+                reason = "is in another list too" if name in names else "is no panorama in images/ (no extension here)"
+                raise ValueError(f"{path}: {name} {reason}")
+            split[name] = which
+    if split:  # what no list names is left out
+        split |= {name: "left out" for name in names if name not in split}
+    return split
+
+
+def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
+    path = root / table
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table at {path}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if "image" not in columns or not columns <= {*FOLDERS, "split", "name"}:
+            raise ValueError(
+                f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
+                f"it has {', '.join(reader.fieldnames or ()) or 'nothing'}"
+            )
+        rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in reader]
+    complete = [dict.fromkeys((*FOLDERS, "split", "name"), "") | row for row in rows]
+    seen: set[str] = set()
+    for number, row in enumerate(complete, start=2):
+        row["name"] = row["name"] or Path(row["image"]).stem
+        if not row["image"] or row["split"] not in ("", *SPLITS) or row["name"] in seen or "/" in row["name"]:
+            raise ValueError(
+                f"{path}, line {number}: every panorama needs an image, a name of its own (by default that of the "
+                f"image) and as split one of train, val, test or nothing; got {row}"
+            )
+        seen.add(row["name"])
+    if not complete:
+        raise ValueError(f"{path} lists no panorama")
+    return complete
+
+
+def _decode_semseg(data: bytes, count: int, palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Class numbers as they are, or colours looked up in the palette; black is no label unless it is a class."""
+    image = open_image(data)
+    if image.mode in ("P", "L"):
+        return look_up(np.array(image), [*range(count), *[-1] * (NO_LABEL - count), NO_LABEL])
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"its classes are stored in mode {image.mode}, but they are 8-bit numbers or colours")
+    pixels = np.array(image)[..., :3].astype(np.int32)
+    colors, inverse = np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+    known = [] if palette is None else palette.tolist()
+    numbers = {0: NO_LABEL} | {r << 16 | g << 8 | b: i for i, (r, g, b) in enumerate(known)}
+    if unknown := [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in colors.tolist() if c not in numbers]:
+        raise ValueError(f"it holds the colours {', '.join(unknown[:3])}, which no class has")
+    return np.array([numbers[c] for c in colors.tolist()], np.uint8)[inverse].reshape(pixels.shape[:2])
+
+
+def _decode_depth(data: bytes) -> NDArray[np.float32]:
+    if not data.startswith(b"\x93NUMPY"):
+        return decode_depth(data, unit=0.001)
+    depth = _load_array(data, 2).astype(np.float32)
+    depth[~np.isfinite(depth) | (depth < 0)] = 0
+    return depth
+
+
+def _decode_normals(data: bytes) -> NDArray[np.float32]:
+    if data.startswith(b"\x93NUMPY"):
+        return unit_or_zero(np.nan_to_num(_load_array(data, 3)))
+    return decode_normals(decode_wide_rgb(data))
+
+
+def _load_array(data: bytes, dimensions: int) -> NDArray[Any]:
+    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    if values.ndim != dimensions or values.dtype.kind != "f" or (dimensions == 3 and values.shape[2] != 3):
+        wanted = "(H, W, 3)" if dimensions == 3 else "(H, W)"
+        raise ValueError(f"it holds {values.dtype} {values.shape} instead of floating point {wanted}")
+    return values

@@ -1,0 +1,215 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+import yaml
+from fake_files import png, room_maps, write
+from PIL import Image
+
+from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE, FolderDataModule, RoomsDataset, write_rooms
+
+SIZE = {"height": 32, "width": 64}
+CLASSES = yaml.safe_dump(
+    {"classes": [{"name": n, "color": c} for n, c in zip(S3DIS_CLASSES, S3DIS_PALETTE.tolist(), strict=True)]}
+).encode()
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def jpeg(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return [room_maps(number) for number in range(4)]
+
+
+@pytest.fixture
+def root(tmp_path, rooms):
+    """Four panoramas: all labels, classes in colours and labels as arrays, depth alone, none."""
+    colors = S3DIS_PALETTE[rooms[1]["semseg"]]
+    colors[0, :5] = 0
+    depth = rooms[1]["depth"].copy()
+    depth[3, 4:8] = np.nan
+    write(
+        tmp_path / "own",
+        {
+            "classes.yaml": CLASSES,
+            "images/a.png": png(rooms[0]["image"]),
+            "semseg/a.png": png(rooms[0]["semseg"], S3DIS_PALETTE),
+            "depth/a.png": png((rooms[0]["depth"] * 1000).round().astype(np.uint16)),
+            "normals/a.png": png((128 + 127 * rooms[0]["normals"]).round().astype(np.uint8)),
+            "images/b.jpg": jpeg(rooms[1]["image"]),
+            "semseg/b.png": png(colors),
+            "depth/b.npy": npy(depth),
+            "normals/b.npy": npy(rooms[1]["normals"].astype(np.float64)),
+            "images/c.c.png": png(rooms[2]["image"]),
+            "depth/c.c.png": png((rooms[2]["depth"] * 1000).round().astype(np.uint16)),
+            "images/d.png": png(rooms[3]["image"]),
+            "images/notes.txt": b"not an image",
+            "train.txt": b"a\nb\n",
+            "val.txt": b"c.c\n",
+        },
+    )
+    return tmp_path / "own"
+
+
+def test_every_encoding_gives_the_room(root, rooms, check_sample):
+    data = FolderDataModule(root, **SIZE)
+    assert data.classes == S3DIS_CLASSES
+    assert np.array_equal(data.palette, S3DIS_PALETTE)
+    train = data.dataset("train")
+    check_sample(train[0], rooms[0], depth_step=0.00051, normals_step=0.01)
+    holes = {"semseg": rooms[1]["semseg"].copy(), "depth": rooms[1]["depth"].copy()}
+    holes["semseg"][0, :5] = 255
+    holes["depth"][3, 4:8] = 0
+    check_sample(train[1], rooms[1] | holes, depth_step=0, normals_step=1e-6, image_step=80)  # a JPEG
+    depth_only = {key: rooms[2][key] for key in ("image", "depth")}
+    check_sample(data.dataset("val")[0], depth_only, depth_step=0.00051, normals_step=0)
+    assert [data.dataset("predict").name(i) for i in range(4)] == ["a", "b", "c.c", "d"]
+
+
+def test_what_rooms_are_written_as_is_read_again(tmp_path, check_sample):
+    write_rooms(tmp_path / "rooms", "val", 3, 16, 32)
+    data = FolderDataModule(tmp_path / "rooms", height=16, width=32, val_fraction=0, test_fraction=0)
+    expected = RoomsDataset("val", 3, 16, 32)
+    assert data.classes == S3DIS_CLASSES
+    for i in range(3):
+        maps = {key: expected[i][key].numpy() for key in ("image", "semseg", "depth", "normals")}
+        truth = maps | {"image": (maps["image"] * 255).round().transpose(1, 2, 0)}
+        truth["normals"] = maps["normals"].transpose(1, 2, 0)
+        check_sample(data.dataset("train")[i], truth, depth_step=0.00051, normals_step=5e-5)
+
+
+def test_the_automatic_split_stays_when_panoramas_are_added(tmp_path, rooms):
+    label = png(rooms[0]["semseg"])
+    names = [f"room {i}" for i in range(300)]
+    files = {f"semseg/{name}.png": label for name in names} | {f"images/{name}.png": b"" for name in names}
+    write(tmp_path, files | {"classes.yaml": CLASSES})
+
+    def split():
+        data = FolderDataModule(tmp_path, val_fraction=0.2, test_fraction=0.3)
+        return {
+            which: {data.dataset(which).name(i) for i in range(len(data.dataset(which)))}
+            for which in ("train", "val", "test")
+        }
+
+    before = split()
+    assert 40 < len(before["val"]) < 80
+    assert 65 < len(before["test"]) < 115
+    assert sum(map(len, before.values())) == 300
+    write(tmp_path, {"semseg/another.png": label, "images/another.png": b""})
+    after = split()
+    assert all(before[which] == after[which] - {"another"} for which in before)
+
+
+def test_a_table_in_place_of_folders(tmp_path, root, rooms, check_sample):
+    rows = [
+        {"image": "images/d.png", "semseg": "semseg/a.png", "split": "train", "name": "first"},
+        {"image": str(root / "images/a.png"), "semseg": "", "split": "test", "name": ""},
+        {"image": "images/b.jpg", "semseg": "semseg/b.png", "split": "", "name": ""},
+    ]
+    with (tmp_path / "own" / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "semseg", "split", "name"])
+        writer.writeheader()
+        writer.writerows(rows)
+    data = FolderDataModule(root, table="table.csv", val_fraction=0, test_fraction=0, **SIZE)
+    assert data.tasks == ("semseg",)
+    assert [data.dataset("train").name(i) for i in range(2)] == ["first", "b"]
+    check_sample(data.dataset("train")[0], {"image": rooms[3]["image"], "semseg": rooms[0]["semseg"]}, 0, 0)
+    with pytest.raises(ValueError, match="none for test"):  # it has no label
+        data.dataset("test")
+
+
+def test_training_on_it(root, fit):
+    fit("FolderDataModule", root)
+
+
+@pytest.mark.parametrize("classes", [b"classes: [wall, floor, other]", b"classes: [{name: wall}, floor, other]"])
+def test_classes_without_colours_get_some(root, classes):
+    write(root, {"classes.yaml": classes})
+    data = FolderDataModule(root, tasks=["semseg"])
+    assert data.classes == ("wall", "floor", "other")
+    assert len(np.unique(data.palette, axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"classes.yaml": b"classes: [wall, wall]"}, "must name 1 to 255 different classes"),
+        ({"classes.yaml": b"- wall"}, "is not a list of classes such as"),
+        ({"classes.yaml": b"classes: [{name: wall, color: [1, 2]}, floor]"}, "is not a list of classes"),
+        ({"classes.yaml": b"classes: ["}, "is not a list of classes"),
+        ({"images/a.jpg": b""}, r"images/a\.jpg and a\.png have the same name"),
+        ({"depth/z.png": b""}, r"depth/z\.png belongs to no panorama"),
+        ({"test.txt": b"nobody"}, r"test\.txt: nobody is no panorama"),
+        ({"test.txt": b"a"}, r"test\.txt: a is in another list too"),
+    ],
+)
+def test_bad_folders(root, files, message):
+    write(root, files)
+    with pytest.raises(ValueError, match=message):
+        FolderDataModule(root)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("picture\na.png\n", "needs a first line with the column image"),
+        ("image,split\nimages/a.png,training\n", "line 2: every panorama needs"),
+        ("image\nimages/a.png\nimages/a.png\n", "line 3: every panorama needs"),
+        ("image\n", "lists no panorama"),
+    ],
+)
+def test_bad_tables(root, table, message):
+    write(root, {"table.csv": table.encode()})
+    with pytest.raises(ValueError, match=message):
+        FolderDataModule(root, table="table.csv")
+
+
+def test_missing_things(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        FolderDataModule(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no panoramas in images/ .* it holds own/: give the folder"):
+        FolderDataModule(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no table at"):
+        FolderDataModule(root, table="nothing.csv")
+    (root / "classes.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="no names of classes"):
+        FolderDataModule(root)
+    with pytest.raises(ValueError, match="val_fraction and test_fraction must not be negative"):
+        FolderDataModule(root, val_fraction=0.6, test_fraction=0.4)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"depth/a.png": png(np.ones((32, 64), np.uint8))}, "8-bit or colour"),
+        ({"depth/a.png": png(np.ones((16, 32), np.uint16))}, "is 32 x 16 pixels, but its panorama is 64 x 32"),
+        ({"semseg/a.png": png(np.full((32, 64), 13, np.uint8))}, r"the labels \[13\], which the set does not have"),
+        ({"semseg/a.png": png(np.full((32, 64, 3), 7, np.uint8))}, r"the colours \(7, 7, 7\), which no class has"),
+        ({"semseg/a.png": png(np.full((32, 64), 7, np.uint16))}, "classes are stored in mode I"),
+        ({"images/a.png": png(np.zeros((32, 50, 3), np.uint8))}, "cannot be used: it is 50 x 32"),
+        ({"images/a.png": b"nothing"}, "truncated or not an image"),
+    ],
+)
+def test_bad_files_are_named(root, files, message):
+    write(root, files)
+    with pytest.raises(ValueError, match=message) as error:
+        FolderDataModule(root, **SIZE).dataset("train")[0]
+    assert str(root / next(iter(files))) in str(error.value)
+
+
+@pytest.mark.parametrize(("role", "array"), [("depth", np.ones((32, 64), int)), ("normals", np.ones((32, 64)))])
+def test_arrays_of_another_kind_are_refused(root, role, array):
+    write(root, {f"{role}/b.npy": npy(array)})
+    with pytest.raises(ValueError, match=rf"{role}/b\.npy cannot be used: it holds .* instead of floating point"):
+        FolderDataModule(root, **SIZE).dataset("train")[1]
