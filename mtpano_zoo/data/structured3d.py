@@ -95,6 +95,7 @@ class Structured3DDataModule(PanoramaDataModule):
             )
         super().__init__(root, **options)
         self.exclude_errata = exclude_errata
+        self.complete = 21_835 * len(set(lights))
         self.expressions = {
             "scene": r"\d{5}",
             "room": r"\d+",

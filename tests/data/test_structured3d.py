@@ -1,7 +1,6 @@
-import numpy as np
-import pytest
 import fake_structured3d
-from fake_files import damage, write, write_zip
+import pytest
+from fake_files import write, write_zip
 
 from mtpano_zoo.data import Structured3DDataModule
 
@@ -9,11 +8,6 @@ from mtpano_zoo.data import Structured3DDataModule
 DEPTH_STEP, NORMALS_STEP = 0.00051, 0.0125
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +32,73 @@ def root(request, tmp_path, content):
     return folder
 
 
-def check(sample, truth):
-    assert np.array_equal((sample["image"] * 255).round().byte().permute(1, 2, 0).numpy(), truth["image"])
-    assert np.array_equal(sample["semseg"].numpy(), truth["semseg"])
-    assert np.abs(sample["depth"].numpy() - truth["depth"]).max() <= DEPTH_STEP
-    assert ((sample["depth"].numpy() == 0) == (truth["depth"] == 0)).all()
-    normals = sample["normals"].permute(1, 2, 0).numpy()
-    assert np.abs(normals - truth["normals"]).max() <= NORMALS_STEP
-    assert ((normals == 0).all(-1) == (truth["normals"] == 0).all(-1)).all()
+@pytest.fixture
+def tree(tmp_path, content):
+    write(tmp_path / "data", content)
+    return tmp_path / "data"
 
 
-def test_samples_are_the_rooms(root):
-    data = Structured3DDataModule(root, height=32, width=64)
+def module(root, **options):
+    return Structured3DDataModule(root, height=32, width=64, **options)
+
+
+def names(data, split):
+    return [data.dataset(split).name(i) for i in range(len(data.dataset(split)))]
+
+
+def test_samples_are_the_rooms(root, check_sample):
+    data = module(root)
     splits = {"train": [0, 1, 2], "val": [3], "test": [4]}
     for split, numbers in splits.items():
         samples = data.dataset(split)
         assert len(samples) == len(numbers)
         for i, number in enumerate(numbers):
-            check(samples[i], fake_structured3d.ground_truth(number))
+            check_sample(samples[i], fake_structured3d.ground_truth(number), DEPTH_STEP, NORMALS_STEP)
     assert data.dataset("train")[0]["id"] == "scene_00000_485142_full_raw"
+    assert set(data.dataset("predict")[0]) == {"image", "id"}
+
+
+def test_lights_and_furnishing(tree, check_sample):
+    data = module(tree, furnishing="empty", lights=["warm", "raw"])
+    assert names(data, "val") == ["scene_03000_20_empty_raw", "scene_03000_20_empty_warm"]
+    truth = fake_structured3d.ground_truth(3)
+    check_sample(data.dataset("val")[0], truth, DEPTH_STEP, NORMALS_STEP)
+    check_sample(data.dataset("val")[1], truth | {"image": truth["image"] // 2}, DEPTH_STEP, NORMALS_STEP)
+    with pytest.raises(FileNotFoundError, match=r"panorama/\{furnishing\}/rgb_\{light\}light.png"):
+        module(tree, furnishing="simple").prepare_data()
+
+
+@pytest.mark.parametrize("options", [{"furnishing": "bare"}, {"lights": []}, {"lights": ["raw", "blue"]}])
+def test_unknown_options(tree, options):
+    with pytest.raises(ValueError, match="furnishing is full, simple or empty and lights are some of"):
+        module(tree, **options)
+
+
+def test_invalid_scenes_are_left_out_unless_wanted(tree):
+    assert names(module(tree), "test") == ["scene_03250_859972_full_raw"]
+    kept = names(module(tree, exclude_errata=False), "test")
+    assert kept == ["scene_03250_859972_full_raw", "scene_03398_12_full_raw"]
+
+
+def test_the_invalid_scenes_are_those_of_the_owner():
+    split_of = Structured3DDataModule.split_of
+    options = type("Options", (), {"exclude_errata": True})()
+    left_out = [i for i in range(3500) if split_of(options, {"scene": f"{i:05d}"}) is None]
+    assert left_out == [1155, 1192, 1714, 1816, 1852, 3398]
+
+
+@pytest.mark.parametrize(
+    ("scene", "split"),
+    [("00000", "train"), ("02999", "train"), ("03000", "val"), ("03249", "val"), ("03250", "test"), ("03499", "test")],
+)
+def test_ranges_of_the_splits(tree, scene, split):
+    assert module(tree).split_of({"scene": scene}) == split
+
+
+def test_incomplete_release_is_told(tree):
+    with pytest.warns(UserWarning, match="holds 12 of the 43670 panoramas of the release"):
+        module(tree, lights=["raw", "warm"]).prepare_data()
+
+
+def test_fit(tree, fit):
+    fit("Structured3DDataModule", tree, lights=["raw", "warm"])
