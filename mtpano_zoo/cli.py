@@ -146,6 +146,14 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     plot.add_argument("--augmented", action="store_true", help="as training gets them")
     plot.set_defaults(execute=_plot)
 
+    prepare = verbs.add_parser("prepare", help="make panoramas from a release that has none")
+    prepare.add_argument("name", choices=("matterport3d",))
+    prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="the release")
+    prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
+    prepare.add_argument("--height", type=int, default=512, help="rows; a panorama is twice as wide (default 512)")
+    prepare.add_argument("--workers", type=int, default=1, help="processes, about 2 GB of memory each (default 1)")
+    prepare.set_defaults(execute=_prepare)
+
 
 def _build_data(options: argparse.Namespace) -> "LightningDataModule":
     from mtpano_zoo.training.data_by_name import build_data
@@ -200,6 +208,17 @@ def _plot(options: argparse.Namespace) -> int:
     )
     print(f"{shown} samples are in {options.out}")
     return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from mtpano_zoo.data.matterport3d_prepare import prepare
+
+    height, width = options.height, 2 * options.height
+    done = prepare(options.root, options.out, height, width, options.workers, report=print)
+    print(f"{done.written + done.kept} panoramas are in {options.out}, {done.written} of them new")
+    if done.failures:
+        print(f"not everything could be used in {len(done.failures)} buildings, see above", file=sys.stderr)
+    return 1 if done.failures else 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import io
 import json
 
+import fake_matterport3d
 import fake_structured3d
 import numpy as np
 import pytest
@@ -233,3 +234,21 @@ def test_wrong_id_and_range(tmp_path, content, capsys):
     assert "train has no sample scene_9" in capsys.readouterr().err
     assert run("verify", *common, "--depth-range", 5, 1) == 1
     assert "the smaller first" in capsys.readouterr().err
+
+
+def test_command_prepares_panoramas_that_verify_and_plot(tmp_path, capsys):
+    scan = "2t7WUuJeko7"
+    write(tmp_path / "raw" / scan / scan, fake_matterport3d.release(scan))
+    out, count = tmp_path / "out", len(fake_matterport3d.PANORAMAS[scan])
+    arguments = ["prepare", "matterport3d", "--root", tmp_path / "raw", "--out", out, "--height", 32]
+    assert run(*arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"{scan}: {count} panoramas written" in printed
+    assert f"{count} panoramas are in {out}, {count} of them new" in printed
+    assert run(*arguments) == 0
+    assert f"{count} panoramas are in {out}, 0 of them new" in capsys.readouterr().out
+    data = ["--data", "matterport3d", "--root", out, "height=32", "width=64"]
+    assert run("verify", *data, "--workers", 0, "--allow-missing") == 0
+    assert f"{count} samples ({count} test): 0 with errors" in capsys.readouterr().out
+    assert run("plot", *data, "--split", "test", "--out", tmp_path / "test.png") == 0
+    assert run("prepare", "matterport3d", "--root", tmp_path / "cache", "--out", tmp_path / "x") == 1
