@@ -1,3 +1,4 @@
+import multiprocessing
 import re
 
 import fake_matterport3d as fake
@@ -18,11 +19,6 @@ TEST, TRAIN = "2t7WUuJeko7", "17DRP5sb8fy"
 FIRST, SECOND = fake.PANORAMAS[TEST]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +115,9 @@ def test_a_panorama_without_views_is_an_image(raw, tmp_path):
     assert set(samples(tmp_path / "out", "train")[0]) == {"image", "id"}
 
 
-def test_tree_zips_and_workers_give_the_same(raw, tmp_path, releases):
+def test_tree_zips_and_workers_give_the_same(raw, tmp_path, releases, monkeypatch):
+    # A fresh process needs seconds to import torch.
+    monkeypatch.setattr(matterport3d_prepare, "get_context", lambda _: multiprocessing.get_context("fork"))
     for scan, content in releases.items():
         zipped(tmp_path / "zips", scan, content)
     prepare(raw, tmp_path / "a", H, W)
