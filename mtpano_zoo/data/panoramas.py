@@ -326,9 +326,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 def _to_tensor(role: str, values: NDArray[Any]) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    planes = values.transpose(2, 0, 1) if values.ndim == 3 else values
+    tensor = torch.from_numpy(np.require(planes, requirements=["C", "W"]))
     if role == "semseg":
         return tensor.long()
-    if role == "image":
-        return tensor.permute(2, 0, 1).contiguous().float().div_(255)
-    return tensor.permute(2, 0, 1).contiguous() if role == "normals" else tensor
+    return tensor.float().div_(255) if role == "image" else tensor

@@ -71,10 +71,11 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     table = np.full(256, -1, np.int16) if numbers.dtype == np.uint8 else np.full(int(numbers.max()) + 1, -1, np.int16)
     known = np.asarray(lookup, np.int16)[: len(table)]
     table[: len(known)] = known
-    classes = table[numbers]
+    classes: NDArray[Any] = cv2.LUT(numbers, table) if numbers.dtype == np.uint8 else table[numbers]
     if (unknown := classes < 0).any():
         raise ValueError(f"it holds the labels {np.unique(numbers[unknown])[:5].tolist()}, which the set does not have")
-    return classes.astype(np.uint8)
+    mapped: NDArray[np.uint8] = classes.astype(np.uint8)
+    return mapped
 
 
 def decode_depth(data: bytes, unit: float, missing: Sequence[int] = (0,)) -> NDArray[np.float32]:
@@ -93,7 +94,8 @@ def decode_depth(data: bytes, unit: float, missing: Sequence[int] = (0,)) -> NDA
         raise ValueError(f"its depth is 8-bit or colour (mode {image.mode}), but it is stored in 16-bit grey")
     steps = np.array(image)
     depth: NDArray[np.float32] = (steps * np.float64(unit)).astype(np.float32)
-    depth[np.isin(steps, missing)] = 0
+    for number in missing:
+        depth[steps == number] = 0
     return depth
 
 
@@ -114,15 +116,24 @@ def decode_vectors(
         ValueError: It is not RGB.
     """
     stored = decode_wide_rgb(data)
-    vectors = (stored.astype(np.float32) - np.float32(middle)) / np.float32(scale)
-    return unit_or_zero(vectors @ np.asarray(to_camera, np.float32).T)
+    turn = np.asarray(to_camera, np.float64) / scale
+    affine = np.column_stack((turn, -middle * turn.sum(1)))
+    planes = cv2.split(cv2.transform(stored.astype(np.float32), affine))
+    return unit_or_zero(np.stack(planes).transpose(1, 2, 0))  # in memory component by component, as in a sample
 
 
 def unit_or_zero(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale vectors (..., 3) to length one; those shorter than 0.5 or longer than 1.5 become zero."""
-    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
-    factor = np.divide(1, length, out=np.zeros_like(length), where=(length > 0.5) & (length < 1.5))
-    unit: NDArray[np.float32] = (vectors * factor[..., None]).astype(np.float32, copy=False)
+    """Scale vectors (..., 3) to length one; those shorter than 0.5, longer than 1.5 or not finite become zero."""
+    x, y, z = (vectors[..., i] for i in range(3))
+    with np.errstate(invalid="ignore", over="ignore"):
+        length = np.sqrt(x * x + y * y + z * z)
+        known = (length > 0.5) & (length < 1.5)
+        factor = known / np.maximum(length, length.dtype.type(0.5))
+        unit: NDArray[np.float32] = np.empty_like(vectors, np.float32)
+        for i, component in enumerate((x, y, z)):
+            unit[..., i] = component * factor
+    if not np.isfinite(length).all():
+        unit[~known] = 0
     return unit
 
 
