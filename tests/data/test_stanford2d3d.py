@@ -10,8 +10,8 @@ from PIL import Image
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE, Stanford2D3DDataModule
 from mtpano_zoo.data.stanford2d3d import decode_normals, decode_semantic
 
-# Quantisation: half of 1/512 m; half of 1/127.5 per component, which scaling to length one can move by as much again.
-DEPTH_STEP, NORMALS_STEP = 0.000977, 0.0079
+# Quantisation: half of 1/512 m; half of 1/127.5 per component, and no component of a vector errs more than its length.
+DEPTH_STEP, NORMALS_STEP = 0.000977, 0.0069
 
 POSE = {"camera_rt_matrix": [[1, 0, 0, 2], [0, 0, -1, 3], [0, 1, 0, 4]]}
 
