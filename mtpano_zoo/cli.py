@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     rooms.add_argument("--seed", type=int, default=0)
     rooms.set_defaults(execute=_rooms)
 
-    _add_data_verbs(verbs.add_parser("data", help="verify, plot or count a data set, or prepare a raw release"))
+    _add_data_verbs(verbs.add_parser("data", help="verify, plot, count or pack a data set; prepare a raw release"))
 
     quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, show pictures")
     quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to run the trained network on")
@@ -125,9 +125,10 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     read = argparse.ArgumentParser(add_help=False, parents=[common])
     read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all of them)")
     read.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
-    read.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
 
-    verify = verbs.add_parser("verify", parents=[read], help="read every file and say what is wrong")
+    verify = verbs.add_parser("verify", parents=[read, found], help="read every file and say what is wrong")
     verify.add_argument("--skip-list", type=Path, metavar="FILE", help="write the ids with errors, for exclude=FILE")
     verify.add_argument(
         "--depth-range", nargs=2, type=float, default=(0.05, 200.0), metavar=("MIN", "MAX"), help="metres"
@@ -135,7 +136,7 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     verify.add_argument("--allow-missing", action="store_true", help="a label that some samples lack is no error")
     verify.set_defaults(execute=_verify)
 
-    stats = verbs.add_parser("stats", parents=[read], help="class frequencies, distances, coverage, colours")
+    stats = verbs.add_parser("stats", parents=[read, found], help="class frequencies, distances, coverage, colours")
     stats.set_defaults(execute=_stats)
 
     plot = verbs.add_parser("plot", parents=[common], help="a picture of samples with their labels")
@@ -145,6 +146,11 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     plot.add_argument("--id", action="append", default=[], help="this sample instead; may be repeated")
     plot.add_argument("--augmented", action="store_true", help="as training gets them")
     plot.set_defaults(execute=_plot)
+
+    pack = verbs.add_parser("pack", parents=[read], help="write WebDataset tar files for ShardsDataModule")
+    pack.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    pack.add_argument("--shard-size", type=int, default=500, help="samples per file (default 500)")
+    pack.set_defaults(execute=_pack)
 
     prepare = verbs.add_parser("prepare", help="make panoramas from a release that has none")
     prepare.add_argument("name", choices=("matterport3d",))
@@ -207,6 +213,20 @@ def _plot(options: argparse.Namespace) -> int:
         augmented=options.augmented,
     )
     print(f"{shown} samples are in {options.out}")
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from mtpano_zoo.data.shards import write_shards
+
+    written = write_shards(
+        _build_data(options),
+        options.out,
+        options.split or SPLITS,
+        shard_size=options.shard_size,
+        workers=options.workers,
+    )
+    print(f"{', '.join(f'{count} {split}' for split, count in written.items())} samples are in {options.out}")
     return 0
 
 

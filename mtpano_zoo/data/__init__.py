@@ -8,6 +8,7 @@ from mtpano_zoo.data.mixed import MixedDataModule
 from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
 from mtpano_zoo.data.rooms import RoomsDataModule, RoomsDataset, write_rooms
 from mtpano_zoo.data.stanford2d3d import Stanford2D3DDataModule
+from mtpano_zoo.data.shards import ShardsDataModule, write_shards
 from mtpano_zoo.data.structured3d import Structured3DDataModule
 
 __all__ = (
@@ -24,6 +25,8 @@ __all__ = (
     "RoomsDataModule",
     "RoomsDataset",
     "Stanford2D3DDataModule",
+    "ShardsDataModule",
     "Structured3DDataModule",
     "write_rooms",
+    "write_shards",
 )

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import PanoramaDataset
@@ -191,6 +191,8 @@ def samples_of(
             except ValueError as error:
                 empty = error
                 continue
+            if isinstance(samples, IterableDataset):
+                raise ValueError(f"{type(module).__name__} gives samples in a row only: look at what it was made from")
             if not augmented and getattr(samples, "augmentation", None) is not None:
                 samples.augmentation = None
             sets[f"{name}/{split}" if name else split] = (samples, module)

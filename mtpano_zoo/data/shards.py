@@ -1,0 +1,374 @@
+"""Data sets as WebDataset tar files, read from beginning to end and shared by nodes and workers."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.inspection import read_all, samples_of
+from mtpano_zoo.data.loading import TrainingLoader
+from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
+from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
+
+CONTENTS = "shards.json"
+
+Encoded = tuple[str, dict[str, bytes]]  # a name for messages, and the contents of the files of a sample by ending
+
+
+def decode_npy(data: bytes) -> NDArray[np.float32]:
+    """Decode an array of 32-bit floats.
+
+    Raises:
+        ValueError: It is no such array.
+    """
+    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    if values.dtype != np.float32 or values.ndim != 2:
+        raise ValueError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
+    return values
+
+
+DECODERS: dict[str, Decoder] = {
+    "image.png": decode_rgb,
+    "semseg.png": partial(decode_labels, lookup=range(256)),
+    "depth.png": partial(decode_depth, unit=0.001),
+    "depth.npy": decode_npy,
+    "normals.png": partial(decode_vectors, middle=32768, scale=32767),
+    "confidence.npy": decode_npy,
+}
+
+
+def write_shards(
+    data: LightningDataModule,
+    out: str | Path,
+    splits: Sequence[str] = ("train", "val", "test"),
+    *,
+    shard_size: int = 500,
+    workers: int = 0,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Write the splits of a data module for `ShardsDataModule`, in the size that it gives out, without augmentation.
+
+    The tar files are of the usual kind of WebDataset, `SPLIT-000000.tar`: members `00000000.image.png` (8-bit RGB),
+    `.semseg.png` (class, 255 none), `.depth.png` (16-bit, millimetres along the ray, 0 none; `.depth.npy`, metres, if
+    any is beyond 65.535 m), `.normals.png` (16-bit, 32768 + 32767 n, x right, y down, z forward), `.confidence.npy` and
+    `.json` (id). Classes, size and the number of samples are in `shards.json`, which is written last.
+
+    Args:
+        data: The data module; of a mixture, write the sets one by one.
+        out: A new or empty folder.
+        splits: Which splits; empty ones are passed over.
+        shard_size: Samples per file; the last one of a split has fewer.
+        workers: Processes that read.
+        progress: Show a bar on the error stream.
+
+    Returns:
+        The number of samples by split.
+
+    Raises:
+        ValueError: It is a mixture, a shard has no samples, all splits are empty, or a sample cannot be read.
+        FileExistsError: The folder is not empty.
+    """
+    if hasattr(data, "modules") or shard_size < 1:
+        raise ValueError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is not empty: give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    palette = getattr(data, "palette", None)
+    contents: dict[str, Any] = {
+        "classes": list(getattr(data, "classes", ())),
+        "palette": None if palette is None else np.asarray(palette).tolist(),
+        "shards": {},
+    }
+    for split, (samples, _) in samples_of(data, splits).items():
+        encoded = read_all(_Encoder(samples), workers, f"writing {split}" if progress else None)
+        counts: dict[str, int] = {}
+        numbered = enumerate(encoded)
+        for first in numbered:
+            name = f"{split}-{len(counts):06d}.tar"
+            contents["height"], contents["width"] = first[1][1]
+            group = chain([first], islice(numbered, shard_size - 1))
+            counts[name] = _write_tar(out / name, ((number, files) for number, (files, _) in group))
+        contents["shards"][split] = counts
+    write_bytes(out / CONTENTS, json.dumps(contents, indent=1).encode())
+    return {split: sum(counts.values()) for split, counts in contents["shards"].items()}
+
+
+def _write_tar(path: Path, samples: Iterator[tuple[int, dict[str, bytes]]]) -> int:
+    temporary = path.with_name(f".{path.name}.tmp")
+    written = 0
+    try:
+        with tarfile.open(temporary, "w") as archive:
+            for number, files in samples:
+                written += 1
+                for ending, content in files.items():
+                    member = tarfile.TarInfo(f"{number:08d}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+class _Encoder(Dataset[tuple[dict[str, bytes], tuple[int, int]]]):
+    """The samples of a set as the contents of files by their endings, and height and width."""
+
+    def __init__(self, samples: Dataset[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(cast(Any, self.samples))
+
+    def __getitem__(self, i: int) -> tuple[dict[str, bytes], tuple[int, int]]:
+        sample = self.samples[i]
+        image = (sample["image"] * 255).round().byte().permute(1, 2, 0).numpy()
+        files = {"image.png": _png(image)}
+        if "semseg" in sample:
+            files["semseg.png"] = _png(sample["semseg"].byte().numpy())
+        if "depth" in sample:
+            depth = sample["depth"].numpy()
+            far = depth.max() > MAX_DEPTH
+            files["depth.npy" if far else "depth.png"] = _npy(depth) if far else _png(encode_depth(depth))
+        if "normals" in sample:
+            files["normals.png"] = _png(encode_normals(sample["normals"].permute(1, 2, 0).numpy(), 16))
+        if "confidence" in sample:
+            files["confidence.npy"] = _npy(sample["confidence"].numpy())
+        files["json"] = json.dumps({"id": sample["id"]}).encode()
+        return files, image.shape[:2]
+
+
+def _png(array: NDArray[Any]) -> bytes:
+    import cv2
+
+    written, data = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)
+    if not written:
+        raise ValueError(f"an array {array.shape} of {array.dtype} cannot be encoded as PNG")
+    return bytes(data.tobytes())
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class ShardsDataModule(LightningDataModule):
+    """The data sets that `write_shards` (`mtpano data pack`) has written; classes and size are theirs.
+
+    Processes and their workers share the shards of a split: each file is read by one of them, from beginning to end. In
+    training, the order of the shards depends on (`seed`, epoch), and samples are drawn from a buffer; every process
+    gives the same number of batches: a few samples are left out, and a worker with fewer than others begins again. A
+    training that resumes within an epoch begins it anew. Validation, test and prediction give every sample once.
+
+    Args:
+        root: Folder with the tar files and `shards.json`.
+        batch_size: Panoramas per batch.
+        num_workers: Processes that read beside the training; training needs a shard for each.
+        augmentation: Applied to training samples.
+        buffer: Samples, still encoded, in the memory of every worker from which the next one is drawn.
+        seed: Order of the training samples.
+
+    Raises:
+        FileNotFoundError: There are no shards.
+        ValueError: An argument is out of range, or `shards.json` is damaged.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        augmentation: Augmentation | None = None,
+        buffer: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0 or buffer < 1:
+            raise ValueError(
+                "batch_size and buffer must be positive and num_workers not negative, not "
+                f"{batch_size}, {buffer} and {num_workers}"
+            )
+        self.root = Path(root).expanduser().absolute()
+        if not (self.root / CONTENTS).is_file():
+            raise FileNotFoundError(
+                f"{self.root} has no {CONTENTS}: it holds no shards, or their writing was broken off"
+            )
+        try:
+            contents = json.loads((self.root / CONTENTS).read_bytes())
+            self.classes: tuple[str, ...] = tuple(contents["classes"])
+            self.palette = None if contents["palette"] is None else np.array(contents["palette"], np.uint8)
+            self.height, self.width = int(contents["height"]), int(contents["width"])
+            self.shards: dict[str, dict[str, int]] = contents["shards"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.root / CONTENTS} is damaged: write the shards again") from error
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.augmentation, self.buffer, self.seed = augmentation, buffer, seed
+
+    def _samples(self, split: str) -> "ShardDataset":
+        if not self.shards.get(split):
+            raise ValueError(f"{self.root} has no shards for {split}, only for {', '.join(self.shards)}")
+        return ShardDataset(self.root, self.shards[split])
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled; the same number of batches in every process."""
+        samples = self._samples("train")
+        ranks, workers = _rank()[1], max(self.num_workers, 1)
+        share = sum(samples.shards.values()) // (ranks * workers)
+        if ranks * workers > len(samples.shards) or share < self.batch_size:
+            raise ValueError(
+                f"{ranks} processes with {workers} workers cannot share {len(samples.shards)} shards of together "
+                f"{sum(samples.shards.values())} samples in batches of {self.batch_size}: use fewer workers, smaller "
+                "batches or smaller shards"
+            )
+        # The batches of a loader are those of its workers, who know nothing of each other.
+        samples.limit, samples.workers = share // self.batch_size * self.batch_size, workers
+        samples.augmentation, samples.buffer, samples.seed = self.augmentation, self.buffer, self.seed
+        loader = TrainingLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
+        setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - where Lightning looks for it
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The test set."""
+        return self._loader("test")
+
+    def _loader(self, split: str) -> DataLoader[Sample]:
+        samples = self._samples(split)
+        workers = min(self.num_workers, len(samples.shards))
+        return DataLoader(samples, batch_size=self.batch_size, num_workers=workers, collate_fn=collate)
+
+
+class ShardDataset(IterableDataset[Sample]):
+    """Samples of tar files; every process and worker gives those of its own files.
+
+    With a `limit`, it is for training: files in an order of (`seed`, epoch), drawn through a buffer, `limit` samples.
+
+    Args:
+        root: Folder of the files.
+        shards: Number of samples by file name.
+    """
+
+    limit: int | None = None
+    workers = 1
+    buffer = 1
+    seed = 0
+    augmentation: Augmentation | None = None
+
+    def __init__(self, root: Path, shards: dict[str, int]) -> None:
+        self.root, self.shards = root, shards
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        if self.limit is None:  # workers end with incomplete batches: a loader would count too few
+            raise TypeError("the number of batches is not known before they are read")
+        return self.limit * self.workers
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the samples from now on belong to, here and in all workers."""
+        self._epoch.fill_(epoch)
+        if self.augmentation is not None:
+            self.augmentation.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Give the samples of this process and worker.
+
+        Raises:
+            UnreadableSampleError: A file or a member of it is damaged.
+        """
+        (rank, ranks), worker = _rank(), get_worker_info()
+        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        names = sorted(self.shards)
+        place, places = rank * workers + worker_id, ranks * workers
+        if self.limit is None:
+            for encoded in chain.from_iterable(map(self._read, names[place::places])):
+                yield _decode(*encoded)
+            return
+        epoch = int(self._epoch)
+        order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(names))
+        mine = [names[i] for i in order[place::places]]
+        rng = np.random.default_rng((self.seed, 1, epoch, place))
+        passes = (_shuffled(chain.from_iterable(map(self._read, mine)), self.buffer, rng) for _ in count())
+        for encoded in islice(chain.from_iterable(passes), self.limit):
+            sample = _decode(*encoded)
+            yield sample if self.augmentation is None else self.augmentation(sample)
+
+    def _read(self, name: str) -> Iterator[Encoded]:
+        path = self.root / name
+        try:
+            with path.open("rb") as file:
+                for key, files in _members(file):
+                    yield f"{path}, sample {key}", files
+        except (tarfile.TarError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UnreadableSampleError(f"{path} cannot be used: {reason}") from error
+
+
+def _members(file: BinaryIO) -> Iterator[Encoded]:
+    """Give key and contents by ending of the samples, whose members follow one another."""
+    key, files = "", dict[str, bytes]()
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is None:
+                continue
+            new, _, ending = member.name.partition(".")
+            if new != key and files:
+                yield key, files
+                files = {}
+            key = new
+            files[ending] = content.read()
+    if files:
+        yield key, files
+
+
+def _decode(name: str, files: dict[str, bytes]) -> Sample:
+    try:
+        sample: Sample = {}
+        for ending, content in files.items():
+            if ending in DECODERS:
+                values = torch.from_numpy(np.ascontiguousarray(DECODERS[ending](content)))
+                values = values.permute(2, 0, 1).contiguous() if values.ndim == 3 else values
+                sample[ending.partition(".")[0]] = values
+        sample["image"] = sample["image"].float().div_(255)
+        if "semseg" in sample:
+            sample["semseg"] = sample["semseg"].long()
+        return sample | {"id": json.loads(files["json"])["id"]}
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise UnreadableSampleError(f"{name} cannot be used: {error}") from error
+
+
+def _shuffled(samples: Iterator[Encoded], size: int, rng: np.random.Generator) -> Iterator[Encoded]:
+    held = list(islice(samples, size))
+    for sample in samples:
+        i = int(rng.integers(len(held)))
+        held[i], drawn = sample, held[i]
+        yield drawn
+    yield from (held[i] for i in rng.permutation(len(held)))
+
+
+def _rank() -> tuple[int, int]:
+    """Return number and count of the processes that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

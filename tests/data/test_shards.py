@@ -1,0 +1,229 @@
+"""What is read from shards is what was written, once, whoever shares the work."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.data import Augmentation, MixedDataModule, RoomsDataModule, ShardsDataModule, write_shards
+from mtpano_zoo.data import shards as module
+from mtpano_zoo.data.panoramas import UnreadableSampleError
+from mtpano_zoo.training import MultiTaskModule
+
+COUNTS = {"train": 11, "val": 3, "test": 2}
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return RoomsDataModule(32, 64, *COUNTS.values())
+
+
+@pytest.fixture(scope="module")
+def written(rooms, tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards") / "out"
+    assert write_shards(rooms, root, shard_size=2, workers=0, progress=False) == COUNTS
+    return root
+
+
+def ids(loader):
+    return [name for batch in loader for name in batch["id"]]
+
+
+def check(sample, truth):
+    assert sample.keys() == truth.keys()
+    assert sample["id"] == truth["id"]
+    for key in sample.keys() & {"image", "semseg", "confidence"}:
+        assert torch.equal(sample[key], truth[key])
+    if "depth" in truth:
+        assert (sample["depth"] - truth["depth"]).abs().max() <= 0.00051
+        assert torch.equal(sample["depth"] == 0, truth["depth"] == 0)
+    if "normals" in truth:
+        assert (sample["normals"] - truth["normals"]).abs().max() <= 3e-5
+
+
+@pytest.mark.parametrize("workers", [0, 2, 5])
+def test_every_sample_comes_back_once(rooms, written, workers):
+    data = ShardsDataModule(written, batch_size=1, num_workers=workers)
+    assert (data.classes, data.height, data.width) == (rooms.classes, 32, 64)
+    assert np.array_equal(data.palette, rooms.palette)
+    truth = {sample["id"]: sample for sample in (rooms.val_set[i] for i in range(3))}
+    found = list(data.val_dataloader())
+    assert sorted(batch["id"][0] for batch in found) == sorted(truth)
+    for batch in found:
+        check({key: value[0] for key, value in batch.items()}, truth[batch["id"][0]])
+    assert len(ids(data.test_dataloader())) == 2
+
+
+class Odd(RoomsDataModule):
+    """A far one, one with holes and confidence, one without labels."""
+
+    def __init__(self):
+        super().__init__(32, 64, 3, 1, 1)
+        samples = [self.train_set[i] for i in range(3)]
+        samples[0]["depth"][3, 4] = 1234.5
+        samples[1]["semseg"][2] = 255
+        samples[1]["depth"][2] = 0
+        samples[1]["normals"][:, 2] = 0
+        samples[1]["confidence"] = torch.rand(32, 64)
+        samples[2] = {"image": samples[2]["image"], "id": "room/with.dots and spaces"}
+        self.train_set = Items(samples)
+
+
+class Items(list):
+    augmentation = None
+
+
+def test_far_depth_holes_confidence_and_absent_labels_survive(tmp_path):
+    data = Odd()
+    write_shards(data, tmp_path, ["train"], progress=False)
+    read = {sample["id"]: sample for sample in ShardsDataModule(tmp_path)._samples("train")}
+    assert len(read) == 3
+    for truth in data.train_set:
+        check(read[truth["id"]], truth)
+
+
+def test_the_files_are_plain_tars_of_png(rooms, written):
+    """By the rule of WebDataset: what stands before the first dot is the sample, and its members are neighbours."""
+    with tarfile.open(written / "train-000001.tar") as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    keys = [name.split(".", 1)[0] for name in members]
+    assert keys == ["00000002"] * 5 + ["00000003"] * 5
+    assert json.loads(members["00000002.json"]) == {"id": "train-000002"}
+    truth = rooms.train_set[2]
+    assert np.array_equal(np.array(Image.open(io.BytesIO(members["00000002.semseg.png"]))), truth["semseg"].numpy())
+    image = np.array(Image.open(io.BytesIO(members["00000002.image.png"])))
+    assert np.array_equal(image, (truth["image"] * 255).round().byte().permute(1, 2, 0).numpy())
+    depth = np.array(Image.open(io.BytesIO(members["00000002.depth.png"])))
+    assert np.array_equal(depth, np.rint(truth["depth"].numpy().astype(np.float64) * 1000))
+    assert len(list(written.glob("train-*.tar"))) == 6
+
+
+def test_training_is_shuffled_by_seed_and_epoch(written):
+    def epochs(numbers, **options):
+        loader = ShardsDataModule(written, batch_size=1, buffer=4, **options).train_dataloader()
+        found = []
+        for epoch in numbers:
+            loader.sampler.set_epoch(epoch)
+            found.append(ids(loader))
+            assert len(found[-1]) == len(loader)
+        return found
+
+    plain = epochs(range(3))
+    assert all(len(set(epoch)) == 11 for epoch in plain)
+    assert len({tuple(epoch) for epoch in plain}) == 3
+    assert epochs([2, 0]) == [plain[2], plain[0]]
+    assert epochs(range(3), seed=1) != plain
+    shared = epochs(range(3), num_workers=2)
+    assert epochs([1], num_workers=2) == [shared[1]]
+    assert all(len(epoch) == 10 for epoch in shared)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 1), (2, 3), (3, 2)])
+def test_processes_and_workers_share_the_files(written, monkeypatch, ranks, workers):
+    lengths, seen, evaluated = set(), [], []
+    for rank in range(ranks):
+        monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, ranks))
+        data = ShardsDataModule(written, batch_size=1, num_workers=workers if workers > 1 else 0)
+        loader = data.train_dataloader()
+        names = ids(loader)
+        assert len(names) == len(loader)
+        lengths.add(len(names))
+        seen += names
+        evaluated += ids(data.val_dataloader())
+    assert len(lengths) == 1
+    assert sorted(evaluated) == [f"val-{i:06d}" for i in range(3)]
+    # 11 samples in 6 files: each of 2 processes gives 5; of 6 workers 1, from its own file.
+    assert len(seen) == {2: 10, 6: 6}[ranks * workers]
+    assert len(set(seen)) >= {2: 9, 6: 6}[ranks * workers]
+
+
+def test_augmentation_follows_the_epoch(written):
+    data = ShardsDataModule(written, batch_size=11, augmentation=Augmentation(mirror=0))
+    loader = data.train_dataloader()
+    views = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        (batch,) = loader
+        views.append(dict(zip(batch["id"], batch["image"], strict=True)))
+    assert all(torch.equal(views[0][name], views[2][name]) for name in views[0])
+    assert sum(not torch.equal(views[0][name], views[1][name]) for name in views[0]) > 8
+
+
+def test_damage_is_told_with_the_file(written, tmp_path):
+    for path in written.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "val-000000.tar"
+    whole = shard.read_bytes()
+    image = whole.index(b"\x89PNG")
+    for content, sentence in (
+        (whole[: image + 700], "val-000000.tar"),
+        (whole[:image] + b"no PNG" + whole[image + 6 :], "sample 00000000 cannot be used: it is truncated or not"),
+        (b"<html>" * 200, "val-000000.tar cannot be used"),
+    ):
+        shard.write_bytes(content)
+        with pytest.raises(UnreadableSampleError, match=sentence):
+            list(ShardsDataModule(tmp_path).val_dataloader())
+    shard.unlink()
+    with pytest.raises(UnreadableSampleError, match="No such file"):
+        list(ShardsDataModule(tmp_path).val_dataloader())
+
+
+def test_refuses_in_one_sentence(rooms, written, tmp_path):
+    with pytest.raises(FileExistsError, match="is not empty"):
+        write_shards(rooms, written, progress=False)
+    with pytest.raises(ValueError, match="write the sets of a mixture one by one"):
+        write_shards(MixedDataModule({"rooms": rooms}), tmp_path, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"has no shards\.json"):
+        ShardsDataModule(tmp_path)
+    with pytest.raises(ValueError, match="1 processes with 7 workers cannot share 6 shards"):
+        ShardsDataModule(written, batch_size=1, num_workers=7).train_dataloader()
+    with pytest.raises(ValueError, match="must be positive"):
+        ShardsDataModule(written, batch_size=0)
+    (tmp_path / "shards.json").write_text("{}")
+    with pytest.raises(ValueError, match="is damaged"):
+        ShardsDataModule(tmp_path)
+
+
+def test_what_is_broken_off_leaves_no_half_file(rooms, tmp_path, monkeypatch):
+    def stop(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", stop)
+    with pytest.raises(OSError, match="disk full"):
+        write_shards(rooms, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_command_packs_and_lightning_trains_from_it(tmp_path, tiny_network, capsys):
+    out = tmp_path / "out"
+    options = ["height=32", "width=64", "train_count=4", "val_count=2", "test_count=2"]
+    command = ["data", "pack", "--data", "rooms", "--out", str(out), "--shard-size", "2", "--workers", "0"]
+    assert main([*command, *options]) == 0
+    assert "4 train, 2 val, 2 test samples are in" in capsys.readouterr().out
+    data = ShardsDataModule(out, batch_size=2, augmentation=Augmentation())
+    seen = []
+
+    class Recorder(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append((trainer.current_epoch, batch["id"], batch["image"]))
+
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, callbacks=[Recorder()], **quiet)
+    trainer.fit(MultiTaskModule(tiny_network(classes=data.classes)), data)
+    assert trainer.callback_metrics["val/loss"].isfinite()
+    loader = ShardsDataModule(out, batch_size=2, augmentation=Augmentation()).train_dataloader()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        for (when, names, images), batch in zip(seen[2 * epoch : 2 * epoch + 2], loader, strict=True):
+            assert (when, names) == (epoch, batch["id"])
+            assert torch.equal(images, batch["image"])
+    config = tmp_path / "shards.yaml"
+    config.write_text(f"data: {{class_path: ShardsDataModule, init_args: {{root: {out}}}}}")
+    assert main(["data", "stats", "--config", str(config), "--workers", "0"]) == 1
+    assert "gives samples in a row only" in capsys.readouterr().err
