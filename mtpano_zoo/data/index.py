@@ -146,7 +146,7 @@ def cache_folder() -> Path:
 def _open_root(root: Path, prefix: str, archives: str) -> tuple[Path, list[Path]]:
     if root.is_file():
         return root.parent / f"{root.name}.no-folder", [root]  # such a folder does not exist: nothing lies unpacked
-    return (root / prefix if (root / prefix).is_dir() else root), sorted(root.glob(archives))
+    return (root / prefix if (root / prefix).is_dir() else root), sorted(filter(Path.is_file, root.glob(archives)))
 
 
 def _build(source: Source, files: Files, expressions: Mapping[str, str], prefix: str) -> tuple[Index, dict[str, int]]:
@@ -188,23 +188,24 @@ def _oddities(index: Index, known: dict[str, Place], compiled: list[re.Pattern[s
             name = index.files[role][0].format(**index.fields_of(missing[0]))
             notes.append(f"{len(missing)} of {len(index)} panoramas have no {role}, for example {name}")
     own = set(field_names(index.files["image"][0]))
-    for pattern, expression in zip(patterns, compiled, strict=True):
-        if set(field_names(pattern)) == own:  # what belongs to a sample was taken out of `known`
-            stray = sorted(name for name in known if expression.fullmatch(name))
-            if stray:
-                notes.append(f"{len(stray)} files have no image, for example {stray[0]}")
+    # What belongs to a sample was taken out of `known`.
+    single = [e for pattern, e in zip(patterns, compiled, strict=True) if set(field_names(pattern)) == own]
+    if stray := sorted(name for name in known if any(expression.fullmatch(name) for expression in single)):
+        notes.append(f"files without an image: {len(stray)}, for example {stray[0]}")
     return notes
 
 
 def _nothing_found(root: Path, files: Files, zips: list[Path], archives: str) -> str:
-    expected = ", ".join(files["image"][0:1])
+    entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()) if root.is_dir() else []
+    found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
     if zips:
-        found = ", ".join(path.name for path in zips[:5])
-    else:
-        entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
-        found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
+        with zipfile.ZipFile(zips[0]) as archive:
+            members = [name for name in archive.namelist() if not name.endswith("/")]
+        found += (
+            f"{'; ' if found else ''}the first of {len(members)} files in {zips[0].name} is {[*members, 'none'][0]}"
+        )
     return (
-        f"{root} holds no panorama of the form {expected}, neither unpacked nor in {archives}; it holds "
+        f"{root} holds no panorama of the form {files['image'][0]}, neither unpacked nor in {archives}; it holds "
         f"{found or 'nothing'}: give the folder in which the first part of that path lies"
     )
 
@@ -247,5 +248,5 @@ def _load(cache: Path, source: Source, files: Files) -> Index | None:
         names = field_names(files["image"][0])
         fields = {name: arrays[f"field {name}"] for name in names}
         return Index(source, files, fields, places, [bytes(note).decode() for note in arrays["notes"]])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # not there, of an older release, or cut short: it is only a copy
+    except Exception:  # not there, of an older release, or damaged in any way: it is only a copy
+        return None
