@@ -1,9 +1,14 @@
 """Every shipped configuration goes through the real command line, at tiny size."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import fake_stanford2d3d
+import fake_structured3d
 import pytest
 import torch
+import yaml
+from fake_files import write
 
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
@@ -20,11 +25,107 @@ TINY = [
 ]
 
 
-def test_there_are_configurations() -> None:
-    assert "quickstart.yaml" in CONFIGS
+# Experiments on published data sets stand on base.yaml and are scored by a protocol.
+ROOMS = ["quickstart.yaml"]
+EXPERIMENTS = {"structured3d.yaml": fake_structured3d, "stanford2d3d.yaml": fake_stanford2d3d}
+PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
+
+# In place of the published network, its size and the length of its training.
+TINY_EXPERIMENT = {
+    "trainer": {
+        "accelerator": "cpu",
+        "max_steps": 2,
+        "val_check_interval": 1,
+        "limit_test_batches": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    },
+    "model": {
+        "network": {
+            "class_path": "PDBridgeNet",
+            "init_args": {
+                "input_size": [32, 64],
+                "encoder": "vit_small_patch16_dinov3_qkvb",
+                "encoder_width": 32,
+                "encoder_depth": 4,
+                "encoder_heads": 2,
+                "patch_size": 8,
+                "bridge_width": 16,
+                "neck_widths": [8, 8, 16, 16],
+                "fusion_width": 8,
+            },
+        }
+    },
+    "data": {"init_args": {"root": "data", "height": 32, "width": 64, "batch_size": 2, "num_workers": 0}},
+}
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+def test_every_configuration_is_tried_here() -> None:
+    assert sorted([*ROOMS, "base.yaml", *EXPERIMENTS, *PROTOCOLS]) == CONFIGS
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a verb on an experiment at tiny size, with the files of its data set in miniature."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_EXPERIMENT))
+
+    def run(verb: str, name: str, *arguments: str) -> int:
+        if not (tmp_path / "data").exists():
+            write(tmp_path / "data", EXPERIMENTS[name].files())
+        return main([verb, "--config", "base.yaml", "--config", name, "--config", "tiny.yaml", *arguments])
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:AuxiliaryWarmup takes all")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("structured3d.yaml", [])] + [("stanford2d3d.yaml", [f"--data.init_args.fold={fold}"]) for fold in (1, 2, 3)],
+)
+def test_experiment_trains_and_is_scored(
+    name: str, options: list[str], experiment: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment("fit", name, *options) == 0
+    (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    capsys.readouterr()
+    assert experiment("test", name, *options, "--ckpt_path", str(checkpoint)) == 0
+    printed = capsys.readouterr().out
+    assert all(score in printed for score in ("test/semseg/mIoU", "test/depth/AbsRel", "test/normals/mean"))
+
+
+@pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:`test` takes the network")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_protocol_is_what_its_name_says(
+    protocol: str, experiment: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment("test", "stanford2d3d.yaml", "--config", protocol) == 0
+    printed = capsys.readouterr().out
+    assert ("AbsRel/median_aligned" in printed) == ("median-aligned" in protocol)
+    assert "AbsRel" in printed
+    with (Path("runs") / "version_0" / "config.yaml").open() as file:
+        depth = yaml.safe_load(file)["model"]["metrics"]["depth"]["init_args"]
+    assert depth["reduction"] == ("image" if "per-image" in protocol else "pixel")
+    assert depth["max_depth"] == next((float(m) for m in (10, 100) if f"-{m}m" in protocol), None)
+    assert (depth["alignment"] is None) == protocol.startswith("evaluate-unaligned")
+
+
+@pytest.mark.parametrize(("name", "steps", "batch"), [("structured3d.yaml", 30500, 6), ("stanford2d3d.yaml", 1200, 6)])
+def test_experiment_is_the_published_one(name: str, steps: int, batch: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "base.yaml", "--config", name, "--print_config"])
+    assert end.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model, trainer = config["model"], config["trainer"]
+    assert model["network"]["init_args"]["source"] == "mtpano-large.408k"
+    assert (model["lr"], model["weight_decay"], model["optimizer"]) == (2e-5, 5e-6, "adam")
+    assert (model["schedule"], model["power"], trainer["gradient_clip_val"]) == ("polynomial", 0.9, 10)
+    assert (trainer["max_steps"], config["data"]["init_args"]["batch_size"]) == (steps, batch)
+
+
+@pytest.mark.parametrize("config", ROOMS)
 def test_fit_test_predict(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,7 +141,7 @@ def test_fit_test_predict(
     assert network(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", ROOMS)
 def test_print_config_names_every_argument(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", "--config", config, "--print_config"])
