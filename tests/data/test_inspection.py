@@ -21,11 +21,6 @@ IMAGE, SEMSEG, DEPTH, NORMALS = (f"{FOLDER}/{name}.png" for name in ("rgb_rawlig
 SAMPLE = "scene_00000_485142_full_raw"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def content():
     return fake_structured3d.files(furnishings=("full",), lights=("raw",))
@@ -251,4 +246,4 @@ def test_command_prepares_panoramas_that_verify_and_plot(tmp_path, capsys):
     assert run("verify", *data, "--workers", 0, "--allow-missing") == 0
     assert f"{count} samples ({count} test): 0 with errors" in capsys.readouterr().out
     assert run("plot", *data, "--split", "test", "--out", tmp_path / "test.png") == 0
-    assert run("prepare", "matterport3d", "--root", tmp_path / "cache", "--out", tmp_path / "x") == 1
+    assert run("prepare", "matterport3d", "--root", tmp_path / "nowhere", "--out", tmp_path / "x") == 1

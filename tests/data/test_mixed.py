@@ -27,11 +27,6 @@ SIZE = {"height": 32, "width": 64}
 TO_NYU = {"bookcase": "bookshelf", "board": "whiteboard", "column": "otherstructure", "beam": None}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("structured3d")

@@ -21,11 +21,6 @@ SIZE = {"height": 32, "width": 64}
 DEPTH_STEP, NORMALS_STEP = 0.00051, 0.0072  # half a millimetre; half a step of 127.5, and unit length anew
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def root(tmp_path):
     folder = tmp_path / "data"
