@@ -1,6 +1,7 @@
 """Looking at a data set before training on it: which samples are missing something, damaged or implausible."""
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -187,7 +188,10 @@ def samples_of(
         module.prepare_data()
         for split in splits:
             try:
-                samples = getattr(module, f"{split}_dataloader")().dataset
+                with warnings.catch_warnings():
+                    # Of this loader only the set is used, with workers of our own.
+                    warnings.filterwarnings("ignore", message="This DataLoader will create")
+                    samples = getattr(module, f"{split}_dataloader")().dataset
             except ValueError as error:
                 empty = error
                 continue
