@@ -17,7 +17,7 @@ _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
 
 
 def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if there are none."""
+    """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if none is."""
     mask = valid[:, None]
     error = (torch.where(mask, prediction, 0) - torch.where(mask, target, 0)).abs()
     return error.sum() / valid.sum().clamp(min=1) if weight is None else weighted_mean(error.sum(1), valid, weight)

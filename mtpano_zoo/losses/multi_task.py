@@ -46,7 +46,8 @@ class MultiTaskLoss(nn.Module):
         max_depth: Labels from here on, in metres, do not count; all finite ones count by default.
         confidence_tasks: Tasks that ``confidence`` weights; in the published pseudo-labels it is that of the classes.
         published: Compute what the published code computes (see each function): it knows no confidence, and clamps the
-            depth and point losses at 10, which stops their gradient where they err most. The default leaves that to gradient clipping.
+            depth and point losses at 10, which stops their gradient where they err most. The default leaves that to
+            gradient clipping.
 
     Raises:
         ValueError: If a task of ``confidence_tasks`` is unknown.

@@ -29,7 +29,7 @@ def valid_normals(normals: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean of values over the pixels of a mask of the same shape, weighted if there are weights; zero if none counts."""
+    """Mean, weighted if there are weights, of values over the pixels of a mask of the same shape; zero if none is."""
     values = torch.where(valid, values, 0)
     if weight is None:
         return values.sum() / valid.sum().clamp(min=1)
