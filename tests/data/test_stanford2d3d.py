@@ -145,6 +145,11 @@ def test_packed_areas_are_to_be_unpacked(tmp_path):
             Stanford2D3DDataModule(root).dataset("train")
 
 
+def test_archives_beside_the_tree_do_not_matter(root):
+    (root / "area_1.tar.gz").write_bytes(b"")
+    assert len(Stanford2D3DDataModule(root).dataset("train")) == 5
+
+
 @pytest.mark.parametrize(
     "options", [{"fold": 4}, {"class_order": "nyu"}, {"val_areas": ["5a"]}, {"val_areas": ["1", "2", "3", "4", "6"]}]
 )

@@ -34,6 +34,7 @@ def ground_truth(number):
     bands[:5], bands[-5:], bands[5, ::3] = True, True, True  # about 15 %, with a ragged edge
     bands[12, 30] = True  # a black pixel within the picture
     maps["image"][~bands & ~maps["image"].any(-1)] = 1  # what the camera saw is not black
+    maps["image"][14, 20] = (200, 0, 0)  # nor is what lacks one or two of the colours
     maps["image"][bands] = 0
     maps["semseg"][bands], maps["depth"][bands], maps["normals"][bands] = 255, 0, 0
     maps["semseg"][8, 4:6] = 255
