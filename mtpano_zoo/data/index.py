@@ -191,7 +191,7 @@ def _oddities(index: Index, known: dict[str, Place], compiled: list[re.Pattern[s
     # What belongs to a sample was taken out of `known`.
     single = [e for pattern, e in zip(patterns, compiled, strict=True) if set(field_names(pattern)) == own]
     if stray := sorted(name for name in known if any(expression.fullmatch(name) for expression in single)):
-        notes.append(f"files without an image: {len(stray)}, for example {stray[0]}")
+        notes.append(f"{len(stray)} files have no image, for example {stray[0]}")
     return notes
 
 

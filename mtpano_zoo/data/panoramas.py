@@ -95,7 +95,7 @@ class PanoramaDataset(Dataset[Sample]):
         i %= len(self)
         maps: dict[str, NDArray[Any]] = {}
         for column, role in enumerate(("image", *self.tasks)):
-            if not self.index.has(role, i):
+            if role != "image" and not self.index.has(role, i):
                 continue
             try:
                 maps[role] = self._read(role, i, maps)
@@ -125,6 +125,8 @@ class PanoramaDataset(Dataset[Sample]):
 
     def _read(self, role: str, i: int, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         try:
+            if not self.index.has(role, i):
+                raise ValueError("another file of the panorama is missing")
             values = self.decoders[role](*self.index.read(role, i))
             if role == "image":
                 check_panorama_size(values.shape[0], values.shape[1], "it")

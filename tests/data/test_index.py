@@ -95,7 +95,7 @@ def test_what_is_missing_and_what_is_too_much_is_told(tmp_path):
     expected = [
         "1 of 3 panoramas have no depth, for example area_1/depth/hall_depth.png",
         "1 of 3 panoramas have no normals, for example area_1/normals/loft_x.png",
-        "files without an image: 1, for example area_1/depth/attic_depth.png",
+        "1 files have no image, for example area_1/depth/attic_depth.png",
     ]
     for _ in range(2):
         with pytest.warns(UserWarning) as caught:
@@ -135,7 +135,7 @@ def test_a_new_file_is_found(tmp_path):
         write(root / "Release/v1", {p.format(area=area, name="new"): b"" for _, p in ROLES})
         assert len(find(root)) == count
     (root / "Release/v1/area_2/rgb/new_rgb.png").unlink()
-    with pytest.warns(UserWarning, match="files without an image: 3, for example area_2/depth/new_d"):
+    with pytest.warns(UserWarning, match="3 files have no image, for example area_2/depth/new_d"):
         assert len(find(root)) == 4
 
 

@@ -42,7 +42,7 @@ def test_a_leading_folder_is_removed_and_others_are_left_out(tmp_path):
 
 
 def test_members_with_extra_fields_and_archives_behind_other_bytes(tmp_path):
-    """Lengths in the local header differ from those in the directory; a self-extracting archive begins with a program."""
+    """Lengths of names and extras are those of the local header; a self-extracting archive begins with a program."""
     path = tmp_path / "files.zip"
     with path.open("wb") as file:
         file.write(b"#!/bin/sh\n")
@@ -64,7 +64,7 @@ def test_processes_read_at_the_same_time(archive, tmp_path):
     places = list_archive(archive, 0, "", ANYTHING)
     source = Source(tmp_path, [archive])
     source.read("a/one.bin", places["a/one.bin"])
-    assert pickle.loads(pickle.dumps(source))._handles == {}
+    assert pickle.loads(pickle.dumps(source))._handles == {}  # noqa: S301
     jobs = [(source, name, place) for name, place in places.items()] * 20
     with ProcessPoolExecutor(2, get_context("fork")) as pool:
         assert list(pool.map(read, jobs)) == [CONTENT[name] for _, name, _ in jobs]
@@ -103,7 +103,7 @@ def test_an_archive_that_became_shorter_is_refused(archive, tmp_path):
     data = archive.read_bytes()
     for length in (0, 20, places["b/three.txt"][1] + 5, places["b/three.txt"][1] + 60):
         archive.write_bytes(data[:length])
-        with pytest.raises(ValueError, match="damaged|checksum"):
+        with pytest.raises(ValueError, match=r"damaged|checksum"):
             Source(tmp_path, [archive]).read("b/three.txt", places["b/three.txt"])
 
 

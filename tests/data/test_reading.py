@@ -1,0 +1,252 @@
+"""Decoders against encodings computed from formulas, and resizing against loops over pixels."""
+
+import io
+import math
+
+import cv2
+import numpy as np
+import pytest
+from fake_files import png
+from PIL import Image
+
+from mtpano_zoo.data.reading import (
+    FORWARD_UP_LEFT,
+    NO_LABEL,
+    RIGHT_DOWN_FORWARD,
+    RIGHT_FORWARD_UP,
+    decode_depth,
+    decode_labels,
+    decode_rgb,
+    decode_vectors,
+    look_up,
+    open_image,
+    resize_map,
+    unit_or_zero,
+)
+
+RANDOM = np.random.default_rng(0)
+COLOURS = RANDOM.integers(0, 256, (6, 12, 3), dtype=np.uint8)
+
+
+def directions(rows=16, columns=32):
+    """Unit vectors in all directions (rows, columns, 3), x right, y down, z forward."""
+    latitude = (0.5 - (np.arange(rows) + 0.5) / rows)[:, None] * np.pi
+    longitude = ((np.arange(columns) + 0.5) / columns - 0.5) * 2 * np.pi
+    x, z = np.cos(latitude) * np.sin(longitude), np.cos(latitude) * np.cos(longitude)
+    return np.stack((x, np.broadcast_to(-np.sin(latitude), x.shape), z), -1)
+
+
+def wide_png(array):
+    """RGB of 16 bits."""
+    return cv2.imencode(".png", np.ascontiguousarray(array[..., ::-1]))[1].tobytes()
+
+
+def saved(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_colours():
+    alpha = RANDOM.integers(0, 256, (6, 12, 1), dtype=np.uint8)
+    grey = COLOURS[..., 0]
+    palette = RANDOM.integers(0, 256, (256, 3), dtype=np.uint8)
+    for data, expected in (
+        (png(COLOURS), COLOURS),
+        (png(np.dstack((COLOURS, alpha))), COLOURS),
+        (png(grey), np.repeat(grey[..., None], 3, -1)),
+        (png(grey, palette), palette[grey]),
+    ):
+        pixels = decode_rgb(data)
+        assert pixels.dtype == np.uint8 and np.array_equal(pixels, expected)
+        pixels[0, 0] = 0  # masks write into it
+
+
+@pytest.mark.parametrize("length", [0, 7, 60, -400])
+def test_what_is_cut_short_is_refused(length):
+    data = png(RANDOM.integers(0, 256, (64, 128, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"^it is truncated or not an image: [^<]*$"):
+        decode_rgb(data[:length])
+    jpeg = saved(Image.fromarray(np.repeat(np.repeat(COLOURS, 9, 0), 9, 1)), "JPEG")
+    with pytest.raises(ValueError, match=r"^it is truncated or not an image: "):
+        open_image(jpeg[:length])
+
+
+def test_labels_go_through_their_table():
+    numbers = RANDOM.integers(0, 4, (6, 12), dtype=np.uint8)
+    lookup = [NO_LABEL, 2, 0, 1]
+    expected = np.array(lookup)[numbers]
+    palette = RANDOM.integers(0, 256, (4, 3), dtype=np.uint8)
+    for data in (png(numbers), png(numbers, palette), saved(Image.open(io.BytesIO(png(numbers, palette))), bits=2)):
+        classes = decode_labels(data, lookup)
+        assert classes.dtype == np.uint8 and np.array_equal(classes, expected)
+    bits = numbers > 1
+    assert np.array_equal(decode_labels(saved(Image.fromarray(bits)), [7] + [-1] * 254 + [5]), np.where(bits, 5, 7))
+
+
+@pytest.mark.parametrize("lookup", [[0, 1, 2], [0, 1, 2, -1], [0, 1, 2, -1, 4]])
+def test_labels_that_the_set_does_not_have(lookup):
+    numbers = np.array([[0, 1, 2, 3, 9]], np.uint8)
+    unknown = [9] if len(lookup) > 9 else [3, 9]
+    with pytest.raises(ValueError, match=rf"^it holds the labels \[{', '.join(map(str, unknown))}\], which the set "):
+        decode_labels(png(numbers), lookup)
+
+
+def test_wide_numbers_are_looked_up_too():
+    numbers = np.array([[0, 70_000], [3, 0]], np.int32)
+    lookup = np.full(70_001, -1)
+    lookup[[0, 3, 70_000]] = NO_LABEL, 4, 5
+    assert look_up(numbers, lookup).tolist() == [[NO_LABEL, 5], [4, NO_LABEL]]
+    with pytest.raises(ValueError, match=r"it holds the labels \[70000\]"):
+        look_up(numbers, lookup[:-1])
+
+
+def test_labels_must_be_8_bit_numbers():
+    with pytest.raises(ValueError, match=r"^it holds colours or wide numbers \(mode RGB\)"):
+        decode_labels(png(COLOURS), [0])
+    with pytest.raises(ValueError, match="wide numbers"):
+        decode_labels(png(np.full((4, 8), 300, np.uint16)), [0])
+
+
+def test_depth():
+    steps = np.array([[0, 1, 2, 1000, 65534, 65535]], np.uint16)
+    for unit in (1 / 1000, 1 / 512, 1 / 4000):
+        depth = decode_depth(png(steps), unit)
+        expected = [np.float32(step * unit) for step in steps[0].tolist()]
+        assert depth.dtype == np.float32 and depth[0].tolist() == expected
+        assert decode_depth(png(steps), unit, missing=(65535, 2))[0].tolist() == [
+            0 if step in (2, 65535) else value for step, value in zip(steps[0].tolist(), expected, strict=True)
+        ]
+
+
+def test_depth_of_8_bits_is_refused():
+    for data in (png(np.full((4, 8), 9, np.uint8)), png(COLOURS)):
+        with pytest.raises(ValueError, match=r"^its depth is 8-bit or colour"):
+            decode_depth(data, 0.001)
+
+
+# What R, G and B of a file say about a vector (x right, y down, z forward).
+FRAMES = [
+    (RIGHT_DOWN_FORWARD, lambda x, y, z: (x, y, z)),
+    (RIGHT_FORWARD_UP, lambda x, y, z: (x, z, -y)),
+    (FORWARD_UP_LEFT, lambda x, y, z: (z, -y, -x)),
+    ([[0.6, 0, 0.8], [0, 1, 0], [-0.8, 0, 0.6]], lambda x, y, z: (0.6 * x - 0.8 * z, y, 0.8 * x + 0.6 * z)),
+]
+
+
+@pytest.mark.parametrize("frame", range(len(FRAMES)))
+@pytest.mark.parametrize(
+    ("bits", "middle", "scale", "tolerance"),
+    [(8, 128, 127, 0.008), (8, 127.5, 127.5, 0.008), (16, 32768, 32767, 3e-5), (16, 32767.5, 32767.5, 3e-5)],
+)
+def test_normals_in_every_frame(frame, bits, middle, scale, tolerance):
+    to_camera, stored_of = FRAMES[frame]
+    truth = directions()
+    kind, top = (np.uint8, 255) if bits == 8 else (np.uint16, 65535)
+    stored = middle + scale * np.stack(stored_of(*np.moveaxis(truth, -1, 0)), -1)
+    stored = np.clip(np.rint(stored), 0, top).astype(kind)
+    stored[2, 3:6] = round(middle)  # not measured
+    stored[4, 0] = 0  # longer than a unit vector can be
+    vectors = decode_vectors(wide_png(stored) if bits == 16 else png(stored), middle, scale, to_camera)
+    known = np.ones(truth.shape[:2], bool)
+    known[2, 3:6] = known[4, 0] = False
+    assert vectors.dtype == np.float32 and (vectors[~known] == 0).all()
+    assert np.abs(vectors - truth)[known].max() <= tolerance
+    assert np.abs(np.linalg.norm(vectors[known], axis=-1) - 1).max() <= 1e-6
+
+
+def test_normals_need_three_channels():
+    with pytest.raises(ValueError, match=r"^its normals are stored as mode L, but they need three channels"):
+        decode_vectors(png(np.zeros((4, 8), np.uint8)), 128, 127)
+    alpha = np.full((6, 12, 1), 9, np.uint8)
+    stored = np.clip(COLOURS, 100, 250)
+    plain, with_alpha = (decode_vectors(png(file), 128, 127) for file in (stored, np.dstack((stored, alpha))))
+    assert np.array_equal(plain, with_alpha)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+def test_unit_or_zero(kind):
+    vectors = np.array([[[0, 0, 0.4], [0.6, 0, 0], [0, -1.4, 0], [0, 1.2, 1.2], [0.5, 0.5, -0.5]]], kind)
+    broken = np.array([[[np.nan, 0, 1], [np.inf, 0, 0], [0, -np.inf, np.inf], [np.nan] * 3, [0, 0, 0]]], kind)
+    root = math.sqrt(1 / 3)
+    expected = [[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 0, 0], [root, root, -root]]
+    unit = unit_or_zero(np.concatenate((vectors, broken)))
+    assert unit.dtype == np.float32
+    assert np.allclose(unit[0], expected, atol=2e-3 if kind == np.float16 else 1e-6)
+    assert (unit[1] == 0).all()
+
+
+# --- Sizes -----------------------------------------------------------------------------------------------------------
+
+SIZES = [((16, 32), (8, 16)), ((16, 32), (12, 24)), ((8, 16), (12, 24)), ((7, 15), (5, 10)), ((8, 16), (24, 48))]
+
+
+def nearest(i, size, new_size):
+    """The sample whose cell holds the centre of the new one; on an edge, the later."""
+    return math.floor((i + 0.5) * size / new_size + 1e-9)
+
+
+@pytest.mark.parametrize(("size", "new"), SIZES)
+def test_labels_and_depth_take_the_nearest_pixel(size, new):
+    classes = RANDOM.integers(0, 256, size, dtype=np.uint8)
+    expected = [[classes[nearest(i, size[0], new[0]), nearest(j, size[1], new[1])] for j in range(new[1])]
+                for i in range(new[0])]  # fmt: skip
+    assert np.array_equal(resize_map("semseg", classes, *new), expected)
+    depth = classes.astype(np.float32) / 7
+    assert np.array_equal(resize_map("depth", depth, *new), np.array(expected, np.float32) / 7)
+
+
+@pytest.mark.parametrize(("size", "new"), [sizes for sizes in SIZES if sizes[0] >= sizes[1]])
+def test_images_shrink_by_area(size, new):
+    image = RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+    def overlap(old_count, new_count):
+        """Share (new, old) of every new pixel that each old one covers."""
+        edges = np.arange(old_count + 1) / old_count
+        low, high = (np.arange(new_count) / new_count)[:, None], ((np.arange(new_count) + 1) / new_count)[:, None]
+        return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) * new_count
+
+    expected = np.einsum("ia,jb,abc->ijc", overlap(size[0], new[0]), overlap(size[1], new[1]), image)
+    shrunk = resize_map("image", image, *new)
+    assert shrunk.dtype == np.uint8
+    assert np.abs(shrunk - expected).max() <= 0.51
+
+
+def test_images_grow_around_the_seam():
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, 0] = 200
+    grown = resize_map("image", image, 16, 32)
+    assert grown.shape == (16, 32, 3) and grown.dtype == np.uint8
+    assert grown[3, :, 0].tolist() == [150, 150, 50, *[0] * 28, 50]  # half a pixel more: 1/4 and 3/4
+    turned = resize_map("image", np.roll(image, 5, 1), 16, 32)
+    assert np.array_equal(turned, np.roll(grown, 10, 1))
+
+
+@pytest.mark.parametrize(("size", "new"), SIZES)
+def test_normals_stay_unit_vectors_and_holes_holes(size, new):
+    vectors = directions(*size).astype(np.float32)
+    vectors[RANDOM.random(size) < 0.3] = 0
+    expected = np.zeros((*new, 3))
+    for i in range(new[0]):
+        for j in range(new[1]):
+            v, u = (i + 0.5) * size[0] / new[0] - 0.5, (j + 0.5) * size[1] / new[1] - 0.5
+            top, left = math.floor(v), math.floor(u)
+            total = np.zeros(3)
+            for row, weight in ((top, 1 - (v - top)), (top + 1, v - top)):
+                for column, share in ((left, 1 - (u - left)), (left + 1, u - left)):
+                    total += weight * share * vectors[min(max(row, 0), size[0] - 1), column % size[1]]
+            if vectors[nearest(i, size[0], new[0]), nearest(j, size[1], new[1])].any():
+                expected[i, j] = total / np.linalg.norm(total)
+    resized = resize_map("normals", vectors, *new)
+    assert resized.dtype == np.float32
+    assert np.abs(resized - expected).max() <= 1e-5
+    length = np.linalg.norm(resized, axis=-1)
+    assert 0 < (length == 0).sum() < length.size
+    assert np.abs(length[length > 0] - 1).max() <= 1e-6
+
+
+def test_the_same_size_is_left_as_it_is():
+    for role, shape in (("image", (8, 16, 3)), ("semseg", (8, 16)), ("depth", (8, 16)), ("normals", (8, 16, 3))):
+        values = RANDOM.random(shape).astype(np.float32)
+        assert resize_map(role, values, 8, 16) is values
