@@ -18,6 +18,7 @@ class Pretrained(PanoramaNetwork):
         source: see `load_model`.
         classes: names of the classes to train for; the classifiers start anew unless these are the network's own.
         palette: their colours (R, G, B) instead of the network's own.
+        input_size: height and width that it will predict at, instead of its own: those that it is trained at.
 
     Raises:
         OSError: if nothing is there, or it cannot be downloaded.
@@ -29,17 +30,26 @@ class Pretrained(PanoramaNetwork):
         return _load(*args, **options)
 
     def __init__(
-        self, source: str, classes: Sequence[str] = (), palette: Sequence[Sequence[int]] | None = None
+        self,
+        source: str,
+        classes: Sequence[str] = (),
+        palette: Sequence[Sequence[int]] | None = None,
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         raise NotImplementedError  # only its signature is used
 
 
-def _load(source: str, classes: Sequence[str] = (), palette: Sequence[Sequence[int]] | None = None) -> PanoramaNetwork:
-    network = load_model(source)
+def _load(
+    source: str,
+    classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> PanoramaNetwork:
+    network = load_model(source, input_size=input_size)
     if "semseg" not in network.tasks:
         return network
     if classes and tuple(classes) != network.classes:
-        network = load_model(source, classes=classes)
+        network = load_model(source, classes=classes, input_size=input_size)
     if palette is not None:
         network.palette = palette
         network.config["palette"] = [[int(value) for value in colour] for colour in palette]

@@ -117,6 +117,7 @@ def test_a_configuration_alone_starts_from_a_trained_network_with_the_classes_of
 
 
 def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpoint):
-    network = Pretrained(tiny_checkpoint)
+    network = Pretrained(tiny_checkpoint, input_size=(64, 128))
     assert isinstance(network, PDBridgeNet)
+    assert network.input_size == (64, 128)
     assert network.classes == ("floor", "wall", "ceiling")
