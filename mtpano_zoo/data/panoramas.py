@@ -104,6 +104,7 @@ class PanoramaDataset(Dataset[Sample]):
                     raise
                 self._note(i, column, error)
         if self.mask is not None:
+            maps = {role: np.require(values, requirements="W") for role, values in maps.items()}
             self.mask(maps)
         sample: Sample = {
             role: _to_tensor(role, resize_map(role, values, self.height, self.width)) for role, values in maps.items()

@@ -21,6 +21,8 @@ Decoder = Callable[..., NDArray[Any]]
 
 NO_LABEL = 255
 
+_BAND = 32  # rows at a time: what is computed of them stays in the processor's cache
+
 # Camera frames by the directions of their three axes, as matrices (3, 3) into x right, y down, z forward.
 RIGHT_DOWN_FORWARD = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 FORWARD_UP_LEFT = ((0, 0, -1), (0, -1, 0), (1, 0, 0))
@@ -45,7 +47,7 @@ def open_image(data: bytes) -> Image.Image:
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Decode a colour image; an alpha channel is dropped, not applied."""
     image = open_image(data)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
@@ -59,7 +61,7 @@ def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
     image = open_image(data)
     if image.mode not in ("P", "L", "1"):
         raise ValueError(f"it holds colours or wide numbers (mode {image.mode}), but labels are 8-bit class numbers")
-    return look_up(np.array(image.convert("L") if image.mode == "1" else image), lookup)
+    return look_up(np.asarray(image.convert("L") if image.mode == "1" else image), lookup)
 
 
 def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
@@ -92,9 +94,9 @@ def decode_depth(data: bytes, unit: float, missing: Sequence[int] = (0,)) -> NDA
     image = open_image(data)
     if not image.mode.startswith("I"):
         raise ValueError(f"its depth is 8-bit or colour (mode {image.mode}), but it is stored in 16-bit grey")
-    steps = np.array(image)
+    steps = np.asarray(image)
     depth: NDArray[np.float32] = (steps * np.float64(unit)).astype(np.float32)
-    for number in missing:
+    for number in filter(None, missing):
         depth[steps == number] = 0
     return depth
 
@@ -118,23 +120,31 @@ def decode_vectors(
     stored = decode_wide_rgb(data)
     turn = np.asarray(to_camera, np.float64) / scale
     affine = np.column_stack((turn, -middle * turn.sum(1)))
-    planes = cv2.split(cv2.transform(stored.astype(np.float32), affine))
-    return unit_or_zero(np.stack(planes).transpose(1, 2, 0))  # in memory component by component, as in a sample
+    planes = np.empty((3, *stored.shape[:2]), np.float32)  # in memory component by component, as in a sample
+    for top in range(0, len(stored), _BAND):
+        band = stored[top : top + _BAND].astype(np.float32)
+        components = [cv2.transform(band, row[None]) for row in affine]
+        factor = _to_length_one(*components)
+        for plane, component in zip(planes, components, strict=True):
+            np.multiply(component, factor, out=plane[top : top + _BAND])
+    return planes.transpose(1, 2, 0)
 
 
 def unit_or_zero(vectors: NDArray[Any]) -> NDArray[np.float32]:
     """Scale vectors (..., 3) to length one; those shorter than 0.5, longer than 1.5 or not finite become zero."""
-    x, y, z = (vectors[..., i] for i in range(3))
     with np.errstate(invalid="ignore", over="ignore"):
-        length = np.sqrt(x * x + y * y + z * z)
-        known = (length > 0.5) & (length < 1.5)
-        factor = known / np.maximum(length, length.dtype.type(0.5))
-        unit: NDArray[np.float32] = np.empty_like(vectors, np.float32)
-        for i, component in enumerate((x, y, z)):
-            unit[..., i] = component * factor
-    if not np.isfinite(length).all():
-        unit[~known] = 0
+        factor = _to_length_one(*np.moveaxis(vectors, -1, 0))
+        unit: NDArray[np.float32] = (vectors * factor[..., None]).astype(np.float32, copy=False)
+    if not np.isfinite(unit).all():
+        unit[~(factor > 0)] = 0
     return unit
+
+
+def _to_length_one(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
+    """Return what vectors are multiplied by; 0 for those that are no directions."""
+    length = np.sqrt(x * x + y * y + z * z)
+    factor: NDArray[Any] = ((length > 0.5) & (length < 1.5)) / np.maximum(length, length.dtype.type(0.5))
+    return factor
 
 
 def decode_wide_rgb(data: bytes) -> NDArray[Any]:
@@ -147,7 +157,7 @@ def decode_wide_rgb(data: bytes) -> NDArray[Any]:
     if image.mode not in ("RGB", "RGBA"):
         raise ValueError(f"its normals are stored as mode {image.mode}, but they need three channels")
     if not (data.startswith(b"\x89PNG") and data[24] == 16):
-        return np.array(image)[..., :3]
+        return np.asarray(image)[..., :3]
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow cuts 16-bit RGB to 8
     if stored is None or stored.ndim != 3:
         raise ValueError("its 16-bit channels cannot be decoded")
