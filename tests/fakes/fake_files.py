@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 32, 64
 
 
 def room_maps(number, height=HEIGHT, width=WIDTH):
-    """Image uint8 (H, W, 3), semseg (H, W), depth (H, W) and normals (H, W, 3) of a room, in the frame of the project."""
+    """Image uint8 (H, W, 3), semseg (H, W), depth (H, W) and normals (H, W, 3) of a room, in the frame of samples."""
     batch = render([sample_room(0, "test", number)], height, width)
     return {
         "image": (batch["image"][0].permute(1, 2, 0) * 255).round().byte().numpy(),
