@@ -249,10 +249,6 @@ def _run(options: argparse.Namespace) -> int:
 
     find_images(options.sources, options.out)  # a mistake here is told before gigabytes are loaded
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     report = run(
         options.sources,
         load_model(options.model, device),

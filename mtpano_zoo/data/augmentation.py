@@ -1,7 +1,7 @@
 """Augmentation that respects the sphere: what it makes of a sample is again a panorama with exact labels.
 
-A sample is a dict of `image`, `semseg`, `depth`, `normals` and `confidence`, any of which may be missing, and `id`. Maps
-follow the camera; other keys stay as they are.
+A sample is a dict of `image`, `semseg`, `depth`, `normals` and `confidence`, any of which may be missing, and `id`.
+Maps follow the camera; other keys stay as they are.
 """
 
 import hashlib

@@ -112,6 +112,8 @@ class PDBridgeNet(PanoramaNetwork):
             patch_size=patch_size,
             layer_scale=encoder_layer_scale,
         )
+        if any(side <= 0 or side % self.encoder.patch_size for side in self.input_size):
+            raise ValueError(f"input_size must be multiples of {self.encoder.patch_size}, not {self.input_size}.")
         self.upsample = Upsample(variant, align_corners=False)
         self._build_streams(shared_stream, bridge, bridge_width)
         self._build_decoders(bridge_width, neck_widths, fusion_width)

@@ -49,15 +49,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError:
         raise
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a damaged pickle raises is anything from KeyError to struct.error
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise ValueError(
                 f"{path} holds more than tensors and plain data, code perhaps, and none of it was run: ask for "
                 "a file of tensors only (safetensors) where it comes from."
             ) from error
         raise ValueError(
-            f"{path} cannot be read as a checkpoint: it is truncated, damaged, or holds more than tensors and plain "
-            "data; copy it again from where it was written."
+            f"{path} cannot be read as a checkpoint: it is no such file, truncated, damaged, or holds more than "
+            "tensors and plain data, of which nothing was run; copy it again from where it was written."
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not the dictionary of a checkpoint.")

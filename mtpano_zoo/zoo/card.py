@@ -42,6 +42,8 @@ def check_card(card: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if it is no plain data, or a key holds another kind of it than `checkpoints.yaml` does.
     """
+    if not isinstance(card, Mapping):
+        raise ValueError(f"A network's card is a dictionary, not {card!r}.")
     try:
         json.dumps(card)
     except (TypeError, ValueError) as error:
@@ -159,7 +161,9 @@ def _results(results: Iterable[Mapping[str, Any]] | None) -> str:
     """Make a table of rows `{column: value}`, whose columns may differ; how they were scored stands below it."""
     rows = list(results or ())
     columns = list(dict.fromkeys(column for row in rows for column in row if column != "protocol"))
-    table = _table(columns, [[row.get(column, "-") for column in columns] for row in rows]) if rows else ""
+    if not columns:
+        return ""
+    table = _table(columns, [[row.get(column, "-") for column in columns] for row in rows])
     protocols = _list(f"{row.get(columns[0], '')}: {row['protocol']}" for row in rows if "protocol" in row)
     return f"{table}\n\n{protocols}".strip()
 

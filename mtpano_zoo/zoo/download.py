@@ -1,5 +1,6 @@
 """Files from the Hugging Face Hub, verified; where they came from is remembered."""
 
+import errno
 import hashlib
 import json
 import os
@@ -120,6 +121,9 @@ def _explained(repository: str, file: str, revision: str | None) -> Iterator[Non
     except errors.LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set: unset it, or load the model once where there is a connection"
+        elif status := _status(error):
+            do = "log in with `hf auth login`, or check your HF_TOKEN" if status in (401, 403) else "try again later"
+            why = f"{constants.ENDPOINT} answered with status {status}: {do}"
         else:
             why = f"{constants.ENDPOINT} cannot be reached: check the connection and try again"
         raise FileNotFoundError(f"{file} of {repository}{at} is not in {constants.HF_HUB_CACHE}, and {why}.") from error
@@ -127,8 +131,29 @@ def _explained(repository: str, file: str, revision: str | None) -> Iterator[Non
         raise FileNotFoundError(f"{repository}{at} has no file {file}: see {address}/tree/main.") from error
     # HTTPError is that of whichever HTTP client the Hub's own uses.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        cause = " ".join(str(error).split()).rstrip(".")
-        raise OSError(f"{file} of {repository}{at} could not be downloaded ({cause}): try again.") from error
+        raise OSError(f"{file} of {repository}{at} could not be downloaded ({_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Give the cause of a failed download, the bracket that it stands in closed, and what to do about it."""
+    cause = " ".join(str(error).split()).rstrip(".")
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{cause}): {constants.HF_HUB_CACHE} cannot be written, so name another folder by HF_HOME"
+    if number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return f"{cause}): make room in {constants.HF_HUB_CACHE}, or name another folder by HF_HOME"
+    if (status := _status(error)) in (401, 403):
+        return f"the server refused it with status {status}): log in with `hf auth login`, or check your HF_TOKEN"
+    return f"the server answered with status {status}): try again later" if status else f"{cause}): try again"
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Return the HTTP status that an error, or what caused it, is about; None if no server answered."""
+    while error is not None:
+        if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+            return int(status)
+        error = error.__cause__
+    return None
 
 
 def verify(path: Path, expected: str | None = None) -> str:

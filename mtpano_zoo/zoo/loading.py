@@ -10,15 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.layers import merge_lora
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.reference import FORMATS, identify, unwrap
-from mtpano_zoo.training.checkpoint import DESCRIPTION, network_weights, read_checkpoint
+from mtpano_zoo.training.checkpoint import DESCRIPTION, check_weights, network_weights, read_checkpoint
 from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry, entries
-from mtpano_zoo.zoo.weights import CONFIG, WEIGHTS, assemble, read_description, read_tensors, write_weights
+from mtpano_zoo.zoo.weights import (
+    CONFIG,
+    WEIGHTS,
+    assemble,
+    build_network,
+    read_description,
+    read_tensors,
+    write_weights,
+)
 
 __all__ = ("load_model",)
+
+CHECKSUM = "model.sha256"
 
 # What a source holds: a description for `assemble`, and weights.
 Contents = tuple[Mapping[str, Any], Mapping[str, Tensor]]
@@ -35,7 +46,8 @@ def load_model(
     """Load a network with its weights, ready to predict.
 
     Loading is strict: what does not match is listed key by key. Files are read as tensors and plain data only: nothing
-    in them is executed. Weights are mapped from their file, so they take memory when they are used.
+    in them is executed. Weights are mapped from their file, so they take memory when they are used; do not write into
+    that file while the network lives (replacing it is fine).
 
     Args:
         source: what to load:
@@ -57,9 +69,24 @@ def load_model(
         raise ValueError(
             f"{', '.join(others)} cannot be changed in a network with weights; load_model takes classes and input_size."
         )
+    if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
+        raise ValueError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
+    _check_device(device)
     description, weights = _read(str(source))
     network = assemble(description, weights, source, classes=classes, input_size=input_size)
     return network.to(device)
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Refuse a device that is not there before gigabytes are loaded.
+
+    Raises:
+        ValueError: if it is no device, or cannot be used here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _read(source: str) -> Contents:
@@ -115,10 +142,10 @@ def _published(entry: Entry) -> Contents:
     """Read a published checkpoint from what was converted before, else convert it and keep the result for next time."""
     description = entry.network_description()
     checksum = known_checksum(entry)
-    if checksum and (weights := _converted(entry, checksum)):
+    if checksum and (weights := _converted(entry, checksum, description)):
         return description, weights
     path, checksum = fetch(entry)
-    if weights := _converted(entry, checksum):
+    if weights := _converted(entry, checksum, description):
         return description, weights
     try:
         weights = FORMATS[entry.format].convert_state_dict(unwrap(read_checkpoint(path)))
@@ -127,6 +154,7 @@ def _published(entry: Entry) -> Contents:
     folder = _conversion_folder(entry, checksum)
     try:
         write_weights(folder, weights, description)
+        write_bytes(folder / CHECKSUM, verify(folder / WEIGHTS).encode())
         weights = read_tensors(folder / WEIGHTS)  # mapped, instead of the memory that converting took
     except OSError as error:
         warnings.warn(
@@ -143,8 +171,13 @@ def _conversion_folder(entry: Entry, checksum: str) -> Path:
     return cache_folder() / entry.name / f"{checksum[:16]}-{hashlib.sha256(code).hexdigest()[:8]}"
 
 
-def _converted(entry: Entry, checksum: str) -> dict[str, Tensor] | None:
+def _converted(entry: Entry, checksum: str, description: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    folder = _conversion_folder(entry, checksum)
     try:
-        return read_tensors(_conversion_folder(entry, checksum) / WEIGHTS)
-    except (OSError, ValueError):  # absent or damaged: it is made again
+        verify(folder / WEIGHTS, (folder / CHECKSUM).read_text())
+        weights = read_tensors(folder / WEIGHTS)
+        # Names may have changed with the package since.
+        check_weights(build_network(description["class"], description["config"], folder), weights, folder)
+    except (OSError, ValueError):  # absent, damaged or old: it is made again
         return None
+    return weights

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.image_io import check_panorama_size, write_bytes
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
 from mtpano_zoo.training.checkpoint import check_weights
 from mtpano_zoo.zoo.transfer import transfer, transferred_card
@@ -111,9 +111,14 @@ def assemble(
     """
     if not {"class", "config"} <= description.keys():
         raise ValueError(f"{source} does not describe a network of this package: it needs the keys class and config.")
+    if not isinstance(description["config"], Mapping) or not isinstance(description.get("card") or {}, Mapping):
+        raise ValueError(f"{source} does not describe a network: its config and its card must be dictionaries.")
     config = dict(description["config"])
     card = dict(description.get("card") or {})
     if input_size is not None:
+        if len(tuple(input_size)) != 2 or not all(isinstance(side, int) and side > 0 for side in input_size):
+            raise ValueError(f"input_size is height and width in pixels, such as (512, 1024), not {input_size!r}.")
+        check_panorama_size(*input_size, "input_size")
         config["input_size"] = list(input_size)
     renewed = classes is not None and list(classes) != config.get("classes")
     if renewed:
@@ -178,13 +183,15 @@ def build_network(name: str, config: Mapping[str, Any], source: str | Path) -> P
     Raises:
         ValueError: if the class is none of ours, or does not take the arguments.
     """
-    if name not in NETWORKS:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"{source} describes a network of the class {name!r}, which is none of {', '.join(NETWORKS)}.")
     try:
         with _parameters_on_meta():
-            return NETWORKS[name](**config)
-    except TypeError as error:
-        raise ValueError(f"{source} has arguments that {name} does not take: {error}.") from error
+            # Weights that are about to be replaced need no download.
+            return NETWORKS[name](**{key: value for key, value in config.items() if key != "pretrained"})
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"{source} has arguments that {name} does not take: {reason}.") from error
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class HubServer:
         self.ranges: list[str] = []
         self.spoilt: dict[bytes, bytes] = {}
         self.break_off_after: list[int] = []
+        self.status: int | None = None  # with which everything is answered
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
         self.address, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
@@ -94,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self, with_content: bool) -> None:
         path = unquote(self.path)
         self.hub.requests.append((self.command, path))
+        if self.hub.status is not None:
+            return self.answer(self.hub.status)
         if path.startswith("/cdn/"):
             return self._send_cdn(*path.split("/")[2:], with_content)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):

@@ -1,5 +1,6 @@
 """Every way a download can end, with the real client against the Hub of `conftest.py`."""
 
+import errno
 import hashlib
 import os
 from dataclasses import replace
@@ -194,3 +195,33 @@ def test_the_cache_lies_beside_that_of_the_hub(hub_cache: Path, monkeypatch) -> 
     assert cache_folder() == Path.home() / "elsewhere"
     monkeypatch.delenv("MTPANO_CACHE")
     assert cache_folder() == hub_cache.parents[1] / "mtpano_zoo"
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "hf auth login"),
+        (403, "hf auth login"),
+        (429, "try again later"),
+        (500, "again"),
+        (503, "try again later"),
+    ],
+)
+def test_a_server_that_refuses(status: int, advice: str, hub, commit) -> None:
+    hub.status = status
+    with pytest.raises(OSError, match=rf"(status {status}|no repository).*{advice}") as told:
+        download("user/tiny", "tiny.pth.tar")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EACCES, "cannot be written, so name another folder by HF_HOME"), (errno.ENOSPC, "make room in")],
+)
+def test_a_cache_of_the_hub_that_cannot_be_written(number: int, advice: str, monkeypatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(number, "what the system says")
+
+    monkeypatch.setattr("mtpano_zoo.zoo.download.hf_hub_download", fail)
+    with pytest.raises(OSError, match=rf"could not be downloaded \(.*what the system says\).*{advice}"):
+        download("user/tiny", "tiny.pth.tar")

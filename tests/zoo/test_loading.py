@@ -1,4 +1,6 @@
+import hashlib
 import json
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import mtpano_zoo
@@ -73,7 +76,7 @@ def test_a_name_is_downloaded_and_converted_once(entry: Entry, hub, hub_cache: P
     assert not network.training and network.input_size == (64, 128) and network.classes == tuple(NAMES)
     assert network.card["source"] == "tiny.test" and network.card["license"] == entry.license
     conversions = [path for path in (tmp_path / "mtpano_cache" / "tiny.test").iterdir() if path.is_dir()]
-    assert [files_below(folder) for folder in conversions] == [["config.json", "model.safetensors"]]
+    assert [files_below(folder) for folder in conversions] == [["config.json", "model.safetensors", "model.sha256"]]
 
     shutil.rmtree(hub_cache)  # the download is not needed any more, nor is the Hub
     hub.stop()
@@ -102,6 +105,19 @@ def test_a_damaged_conversion_is_made_again(entry: Entry, converted, tmp_path: P
     (kept,) = (tmp_path / "mtpano_cache").rglob("model.safetensors")
     whole = kept.read_bytes()
     kept.write_bytes(whole[:-10])
+    assert_holds(load_model("tiny.test"), converted)
+    assert kept.read_bytes() == whole
+    kept.write_bytes(whole[:-100] + bytes(100))  # whole, but not what was written
+    assert_holds(load_model("tiny.test"), converted)
+    assert kept.read_bytes() == whole
+
+
+def test_a_conversion_by_another_release_is_made_again(entry: Entry, converted, tmp_path: Path) -> None:
+    load_model("tiny.test")
+    (kept,) = (tmp_path / "mtpano_cache").rglob("model.safetensors")
+    whole = kept.read_bytes()
+    save_file({"another.name": torch.zeros(1)}, kept)
+    kept.with_name("model.sha256").write_text(hashlib.sha256(kept.read_bytes()).hexdigest())
     assert_holds(load_model("tiny.test"), converted)
     assert kept.read_bytes() == whole
 
@@ -285,8 +301,33 @@ def test_a_truncated_file(published, tmp_path: Path) -> None:
         content = (tmp_path / "whole.pth").read_bytes()
         for size in (0, 1000, len(content) // 2, len(content) - 1000):
             (tmp_path / "part.pth").write_bytes(content[:size])
-            with pytest.raises(ValueError, match=r"part\.pth cannot be read as a checkpoint: it is truncated, damaged"):
+            with pytest.raises(ValueError, match=r"part\.pth cannot be read as a checkpoint: it is .*truncated"):
                 load_model(tmp_path / "part.pth")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x80\x02}", b"PK\x03\x04", pickle.dumps({"model": Path("x")})])
+def test_a_file_that_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"text\.pth (cannot be read as a checkpoint|holds more than tensors).* run"):
+        load_model(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": "sky"}, "classes are names in a list"),
+        ({"classes": [1, 2]}, "classes are names in a list"),
+        ({"input_size": (0, 0)}, "input_size is height and width"),
+        ({"input_size": (64,)}, "input_size is height and width"),
+        ({"input_size": (63, 126)}, "input_size must be multiples of 16"),
+        ({"input_size": (64, 96)}, "input_size"),
+        ({"device": "nonsense"}, "The device 'nonsense' cannot be used here"),
+    ],
+)
+def test_arguments_that_cannot_be(options, message: str, published, tmp_path: Path) -> None:
+    torch.save({"model": published}, tmp_path / "own.pth")
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "own.pth", **options)
 
 
 def test_weights_of_an_unknown_network(tmp_path: Path) -> None:
