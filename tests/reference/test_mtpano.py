@@ -18,6 +18,9 @@ from torch import Tensor
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.reference.mtpano import class_count, constructor_arguments, convert_state_dict
 from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.training.checkpoint import check_weights
+from mtpano_zoo.zoo import entries
+from mtpano_zoo.zoo.weights import build_network
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED_NAMES = {"gradient": "grad", "edge_distance": "sdf", "point_map": "point"}
@@ -195,6 +198,9 @@ def test_full_size_uses_every_published_key_once(tasks: tuple[str, ...]) -> None
         *(key for key in shapes if "fusion_stage.layers.0.residual_layer1" in key),
     }  # fmt: skip
     if len(tasks) == 3:
+        for entry in entries().values():  # what a name in the zoo builds takes exactly these
+            description = entry.network_description()
+            check_weights(build_network(entry.network, description["config"], entry.name), converted, entry.name)
         # What the published code counts, less what takes no part.
         assert sum(p.numel() for p in network.parameters()) == sum(
             int(np.prod(shape))
