@@ -88,11 +88,11 @@ class Matterport3DDataModule(PanoramaDataModule):
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """By the building; None for one that is in none of the owner's lists."""
-        return _splits().get(fields["scan"])
+        return scan_splits().get(fields["scan"])
 
 
 @functools.cache
-def _splits() -> dict[str, Split]:
+def scan_splits() -> dict[str, Split]:
     """Read the split of every building, as in the owner's tasks/benchmark/scenes_train.txt, _val.txt and _test.txt."""
     lines = Path(__file__).with_name("matterport3d_scans.txt").read_text().splitlines()
     splits: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
