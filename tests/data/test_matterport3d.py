@@ -68,7 +68,7 @@ def test_every_building_has_the_split_of_the_owner():
     Vt2qJdWjCF2"""
     val = """2azQ1b91cZZ 8194nk5LbLH EU6Fwq7SyZv oLBMNvg9in8 QUCTc6BB5sX TbHJrupSAjP X7HyMhZNoso pLe4wQe7qrG
     x8F5xyUWy9e Z6MFQCViBuw zsNo4HB9uLZ"""
-    splits = matterport3d._splits()
+    splits = matterport3d.scan_splits()
     assert Counter(splits.values()) == {"train": 61, "val": 11, "test": 18}
     assert {scan for scan, split in splits.items() if split == "test"} == set(test.split())
     assert {scan for scan, split in splits.items() if split == "val"} == set(val.split())
