@@ -5,11 +5,13 @@ from mtpano_zoo.data.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE
 from mtpano_zoo.data.folder import FolderDataModule
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.mixed import MixedDataModule
+from mtpano_zoo.data.pano3d import Pano3DDataModule
 from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
 from mtpano_zoo.data.rooms import RoomsDataModule, RoomsDataset, write_rooms
 from mtpano_zoo.data.shards import ShardsDataModule, write_shards
 from mtpano_zoo.data.stanford2d3d import Stanford2D3DDataModule
 from mtpano_zoo.data.structured3d import Structured3DDataModule
+from mtpano_zoo.data.threed60 import ThreeD60DataModule
 
 __all__ = (
     "ADE20K_CLASSES",
@@ -21,12 +23,14 @@ __all__ = (
     "FolderDataModule",
     "Matterport3DDataModule",
     "MixedDataModule",
+    "Pano3DDataModule",
     "PseudoLabelDataModule",
     "RoomsDataModule",
     "RoomsDataset",
     "ShardsDataModule",
     "Stanford2D3DDataModule",
     "Structured3DDataModule",
+    "ThreeD60DataModule",
     "write_rooms",
     "write_shards",
 )

@@ -1,0 +1,87 @@
+"""What 3D60 and Pano3D share: EXR files of depth and normals, and lists that name the samples of a split."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtpano_zoo.data.panoramas import Split
+from mtpano_zoo.data.reading import unit_or_zero
+
+SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
+
+
+def decode_exr(data: bytes) -> NDArray[np.float32]:
+    """Decode an EXR image as (H, W, C), in the order R, G, B where those are its channels.
+
+    Raises:
+        ValueError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
+    """
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise ValueError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
+    try:
+        channels = OpenEXR.File(io.BytesIO(data)).channels()
+    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
+        raise ValueError("it is truncated, damaged or not an EXR image") from error
+    if len(channels) != 1:
+        raise ValueError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
+    pixels: NDArray[np.float32] = np.asarray(next(iter(channels.values())).pixels, np.float32)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:
+    """Decode an EXR image of metres along the ray, of which the first channel counts, exactly.
+
+    Raises:
+        ValueError: See `decode_exr`.
+    """
+    depth = decode_exr(data)[..., 0]
+    return np.where((depth > 0) & (depth <= limit), depth, np.float32(0))
+
+
+def decode_exr_normals(data: bytes) -> NDArray[np.float32]:
+    """Decode an EXR image of normals (R, G, B) = (right, forward, up); zero and NaN are no measurement.
+
+    Raises:
+        ValueError: See `decode_exr`; or it has not three channels.
+    """
+    stored = decode_exr(data)
+    if stored.shape[-1] != 3:
+        raise ValueError(f"it has {stored.shape[-1]} channels, but normals need three")
+    return unit_or_zero(stored[..., [0, 2, 1]] * np.array((1, -1, 1), np.float32))
+
+
+def read_lists(
+    root: Path, lists: Mapping[str, str] | None, parse: Callable[[str], Iterable[Any]]
+) -> dict[Any, Split] | None:
+    """Read which sample is in which split, from one file per split; None without lists.
+
+    Args:
+        root: What the paths of the files are relative to.
+        lists: Files by split.
+        parse: Returns what identifies the samples of a file, from its text.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A split is none of train, val and test, a file names no sample, or a sample is in two splits.
+    """
+    if lists is None:
+        return None
+    listed: dict[Any, Split] = {}
+    for split, name in lists.items():
+        path = root / name
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"lists are given for train, val and test, not for {split!r}")
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no list of samples at {path}")
+        found = dict.fromkeys(parse(path.read_text(encoding="utf-8")), split)
+        if not found or found.keys() & listed.keys():
+            reason = f"samples of another list too, such as {min(found.keys() & listed.keys())}" if found else "nothing"
+            raise ValueError(f"{path} is no list of this data set's {split} samples: it names {reason}")
+        listed |= found
+    return listed
