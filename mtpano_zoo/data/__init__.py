@@ -2,6 +2,7 @@
 
 from mtpano_zoo.data.augmentation import Augmentation
 from mtpano_zoo.data.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE, S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.data.deep360 import Deep360DataModule
 from mtpano_zoo.data.folder import FolderDataModule
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.mixed import MixedDataModule
@@ -11,7 +12,9 @@ from mtpano_zoo.data.rooms import RoomsDataModule, RoomsDataset, write_rooms
 from mtpano_zoo.data.shards import ShardsDataModule, write_shards
 from mtpano_zoo.data.stanford2d3d import Stanford2D3DDataModule
 from mtpano_zoo.data.structured3d import Structured3DDataModule
+from mtpano_zoo.data.synpass import SynPASSDataModule
 from mtpano_zoo.data.threed60 import ThreeD60DataModule
+from mtpano_zoo.data.unlabelled import GeneratedDataModule, SUN360DataModule, ZInDDataModule
 
 __all__ = (
     "ADE20K_CLASSES",
@@ -20,17 +23,22 @@ __all__ = (
     "S3DIS_CLASSES",
     "S3DIS_PALETTE",
     "Augmentation",
+    "Deep360DataModule",
     "FolderDataModule",
+    "GeneratedDataModule",
     "Matterport3DDataModule",
     "MixedDataModule",
     "Pano3DDataModule",
     "PseudoLabelDataModule",
     "RoomsDataModule",
     "RoomsDataset",
+    "SUN360DataModule",
     "ShardsDataModule",
     "Stanford2D3DDataModule",
     "Structured3DDataModule",
+    "SynPASSDataModule",
     "ThreeD60DataModule",
+    "ZInDDataModule",
     "write_rooms",
     "write_shards",
 )
