@@ -1,0 +1,1 @@
+"""Networks that label perspective images, and an oracle that knows the truth."""

@@ -1,0 +1,65 @@
+"""What a teacher sees and what it gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from mtpano_zoo.labeling.views import Views
+
+DepthKind = Literal["metric", "scale_invariant", "disparity"]
+
+
+@dataclass(frozen=True)
+class ViewImages:
+    """All views of one panorama.
+
+    Args:
+        images: RGB in [0, 1], (V, 3, h, w).
+        views: the cameras.
+        sample: the panorama that they were cut from, with its `id` and, where the data set has them, its labels: for
+            the oracle only.
+    """
+
+    images: Tensor
+    views: Views
+    sample: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ViewLabels:
+    """What one teacher says of the views of one panorama; None is what it does not know.
+
+    Args:
+        probabilities: of the classes, (V, C, h', w') in any size that covers the view.
+        depth: along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive = none.
+            Disparity is the inverse of z-depth up to an unknown scale and shift per view.
+        depth_kind: `metric` is in metres, `scale_invariant` up to one factor per view, `disparity` see `depth`.
+        along_ray: depth is the distance along the ray.
+        normals: unit vectors towards the camera in its frame x right, y down, z forward, (V, 3, h, w); zero = none.
+        confidence: in all the above, in [0, 1], (V, h, w); zero = none of them holds there.
+    """
+
+    probabilities: Tensor | None = None
+    depth: Tensor | None = None
+    depth_kind: DepthKind = "metric"
+    along_ray: bool = False
+    normals: Tensor | None = None
+    confidence: Tensor | None = None
+
+
+class Teacher(Protocol):
+    """Labels perspective views; usually a module that is moved to a device.
+
+    Attributes:
+        classes: names of its classes, in the order of the probabilities; empty where it gives none.
+        provenance: what a manifest says of it as plain data: name, revision, sha256 of the weights, options.
+    """
+
+    classes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+    def __call__(self, seen: ViewImages) -> ViewLabels:
+        """Label all views of a panorama; results are on the device of the images."""
+        ...
