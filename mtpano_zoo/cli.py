@@ -47,12 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
     """Let `--config NAME.yaml` mean the shipped configuration of that name where no such file lies in the way.
 
+    One in a sub-folder is named with it: ``label_free/label.yaml``.
+
     Raises:
         FileNotFoundError: if there is neither.
     """
     from mtpano_zoo.resources import shipped
 
-    configs = {path.name: path for path in shipped("configs").glob("*.yaml")}
+    folder = shipped("configs")
+    configs = {path.relative_to(folder).as_posix(): path for path in folder.glob("**/*.yaml")}
     resolved: list[str] = []
     for argument in arguments:
         resolved += argument.split("=", 1) if argument.startswith("--config=") else [argument]

@@ -14,7 +14,7 @@ from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
 from mtpano_zoo.resources import shipped
 
-CONFIGS = sorted(path.name for path in shipped("configs").glob("**/*.yaml"))
+CONFIGS = sorted(str(path.relative_to(shipped("configs"))) for path in shipped("configs").glob("**/*.yaml"))
 TINY = [
     "--data.init_args.height=32",
     "--data.init_args.width=64",
