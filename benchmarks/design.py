@@ -1,0 +1,200 @@
+"""What each idea of PD-BridgeNet is worth: the network of the quickstart with one of them taken away, several seeds.
+
+Every variant trains equally long on the same rendered rooms with the settings of `quickstart.yaml` and is scored on
+the same held-out rooms. The seam jump is the mean absolute difference of a prediction across the 0/360 border over
+that between neighbouring columns inside: 1 means that the border cannot be told from any other place. What is
+finished is kept in `--out`, so that a run that was stopped goes on where it was. Run:
+``python benchmarks/design.py --steps 400 --seeds 0 1 2``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtpano_zoo.data import Augmentation, RoomsDataModule
+from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.layers import ERPTokenMixer, SphereConv2d, Upsample
+from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.resources import shipped
+from mtpano_zoo.training import MultiTaskModule
+
+METRICS = {"semseg": "semseg/mIoU", "depth": "depth/AbsRel", "normals": "normals/mean"}
+
+
+def plain_convolution(network: PDBridgeNet) -> None:
+    """Leave of every token mixer its 3 x 3 convolution."""
+    for block in list(network.modules()):
+        if isinstance(getattr(block, "mixer", None), ERPTokenMixer):
+            block.mixer = block.mixer.equator
+
+
+def no_truncation(network: PDBridgeNet) -> None:
+    """Let gradients pass from a bridge to the task features of the other stream."""
+    for bridge in network.bridges.values():
+        bridge.foreign_tasks = frozenset()
+
+
+def zero_padding(network: PDBridgeNet) -> None:
+    """Surround every map behind the encoder by zeros, and resize without looking across the border."""
+    for module in network.modules():
+        if isinstance(module, SphereConv2d):
+            module.__class__ = nn.Conv2d
+        elif isinstance(module, Upsample):
+            module.variant = "paper"
+
+
+Change = Callable[[PDBridgeNet], None]
+VARIANTS: Mapping[str, tuple[dict[str, Any], Change | None]] = {
+    "PD-BridgeNet": ({}, None),
+    "plain 3 x 3 instead of the ERP mixer": ({}, plain_convolution),
+    "no bridge": ({"bridge": False}, None),
+    "bridge without truncation": ({}, no_truncation),
+    "one shared stream, no bridge": ({"shared_stream": True, "bridge": False}, None),
+    "zero padding": ({}, zero_padding),
+    "semseg alone": ({"tasks": ["semseg"]}, None),
+    "depth alone": ({"tasks": ["depth"]}, None),
+    "normals alone": ({"tasks": ["normals"]}, None),
+}
+
+
+def build(settings: Mapping[str, Any], name: str) -> PDBridgeNet:
+    """Build a variant of the network of the settings."""
+    arguments, change = VARIANTS[name]
+    network = PDBridgeNet(RoomsDataModule.classes, **settings["model"]["network"]["init_args"] | arguments)
+    if change is not None:
+        change(network)
+    return network
+
+
+def seam_jump(maps: Tensor) -> float:
+    """How much larger the step across the border is than that between other neighbouring columns of (B, C, H, W)."""
+    steps = (maps.roll(-1, -1) - maps).abs().mean(dim=(0, 1, 2))
+    return float(steps[-1] / steps[:-1].mean())
+
+
+def seam_jumps(network: PDBridgeNet, data: RoomsDataModule) -> dict[str, float]:
+    """Seam jump of the class probabilities, distances and unit normals that a network predicts for the test rooms."""
+    with torch.inference_mode():
+        predicted = [network(batch["image"]) for batch in data.test_dataloader()]
+    joined = {task: torch.cat([outputs[task] for outputs in predicted]) for task in network.tasks}
+    unified = {"semseg": lambda x: x.softmax(1), "depth": lambda x: x, "normals": lambda x: nn.functional.normalize(x)}
+    return {task: seam_jump(unified[task](maps)) for task, maps in joined.items()}
+
+
+def cost(network: PDBridgeNet, size: Sequence[int]) -> dict[str, float]:
+    """Parameters and floating-point operations of one panorama."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.rand(1, 3, *size))
+    return {"parameters": sum(p.numel() for p in network.parameters()), "flop": counter.get_total_flops()}
+
+
+def measure(settings: Mapping[str, Any], name: str, seed: int, steps: int, data: RoomsDataModule) -> dict[str, float]:
+    """Train a variant and score it."""
+    seed_everything(seed, verbose=False)
+    data.seed = seed  # the order of the rooms, and how they are turned; which rooms there are stays
+    model = dict(settings["model"])
+    network = build(settings, name)
+    weights = model["loss"]["init_args"]
+    losses = {key: value for key, value in weights.items() if key.removesuffix("_weight") in network.tasks}
+    keys = ("lr", "weight_decay", "schedule", "warmup_steps")
+    module = MultiTaskModule(network, MultiTaskLoss(**losses), **{key: model[key] for key in keys})
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        gradient_clip_val=settings["trainer"]["gradient_clip_val"],
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        **quiet,
+    )
+    start = time.monotonic()
+    trainer.fit(module, data)
+    seconds = time.monotonic() - start
+    (scores,) = trainer.test(module, data, verbose=False)
+    result = {task: float(scores[f"test/{METRICS[task]}"]) for task in network.tasks}
+    result |= {f"seam {task}": jump for task, jump in seam_jumps(network.eval(), data).items()}
+    return result | cost(network, network.input_size) | {"seconds per step": seconds / steps}
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Mean and, from two seeds on, standard deviation of everything that was measured, as Markdown."""
+    columns = {
+        "mIoU": ("semseg", 1, 3),
+        "AbsRel": ("depth", 1, 3),
+        "normals, degrees": ("normals", 1, 2),
+        "seam: classes": ("seam semseg", 1, 2),
+        "seam: depth": ("seam depth", 1, 2),
+        "seam: normals": ("seam normals", 1, 2),
+        "parameters, M": ("parameters", 1e-6, 2),
+        "GFLOP": ("flop", 1e-9, 2),
+    }
+    lines = [f"| variant | seeds | {' | '.join(columns)} |", f"|---|--:|{'--:|' * len(columns)}"]
+    for name, runs in results.items():
+        cells = []
+        for key, scale, digits in columns.values():
+            values = [run[key] * scale for run in runs if key in run]
+            spread = len(values) > 1 and key not in ("parameters", "flop")
+            deviation = f" ± {statistics.stdev(values):.{digits}f}" if spread else ""
+            cells.append(f"{statistics.fmean(values):.{digits}f}{deviation}" if values else "")
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is not trained yet and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/design.json"), help="where finished runs are kept")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--rooms", type=int, default=1600, help="rooms to train on")
+    parser.add_argument("--test-rooms", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message=".*does not have many workers|.*trainer.fit_loop|.*Checkpoint directory")
+
+    settings = yaml.safe_load((shipped("configs") / "quickstart.yaml").read_text())
+    init = settings["data"]["init_args"]
+    data = RoomsDataModule(
+        init["height"],
+        init["width"],
+        train_count=options.rooms,
+        test_count=options.test_rooms,
+        batch_size=init["batch_size"],
+        cache=True,
+        augmentation=Augmentation(**init["augmentation"]["init_args"]),
+    )
+    budget = f"{options.steps} steps on {options.rooms} rooms, scored on {options.test_rooms}"
+    known = json.loads(options.out.read_bytes()) if options.out.exists() else {}
+    finished: dict[str, dict[str, float]] = known.setdefault(budget, {})
+    for seed in options.seeds:  # all variants of one seed before the next: a stopped run still compares them all
+        for name in options.variants:
+            if (run := f"{name}, seed {seed}") not in finished:
+                finished[run] = measure(settings, name, seed, options.steps, data)
+                write_bytes(options.out, json.dumps(known, indent=1).encode())
+                print(run, finished[run], flush=True)
+    results = {
+        name: [finished[f"{name}, seed {seed}"] for seed in options.seeds if f"{name}, seed {seed}" in finished]
+        for name in options.variants
+    }
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {budget}\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
