@@ -67,6 +67,8 @@ class DepthMetrics(PooledMetric):
         reduction: Pool every ``"pixel"`` of the data set, as MTPano does, or average the scores of every ``"image"``.
         weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
         log_base: Base of the logarithm in RMSElog; MTPano uses 10 for Matterport3D.
+        crop: Part of the height that does not count, neither in scores nor in the alignment, at the top and again at
+            the bottom; Depth Anywhere leaves out 68 of 512 rows each on Stanford2D3D.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class DepthMetrics(PooledMetric):
         reduction: Reduction = "pixel",
         weighting: Weighting = "pixel",
         log_base: Literal["e", "10"] = "e",
+        crop: float = 0.0,
     ) -> None:
         if alignment is not None:
             check_choice("alignment", alignment, ("median", "scale"))
@@ -85,12 +88,15 @@ class DepthMetrics(PooledMetric):
             raise ValueError(
                 f"depths must range from a positive number to a larger one, got {min_depth} to {max_depth}"
             )
+        if not 0 <= crop < 0.5:
+            raise ValueError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
         suffix = f"/{alignment}_aligned" if alignment else ""
         super().__init__(tuple(name + suffix for name in NAMES), 1 + len(NAMES), reduction, weighting)
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.alignment = alignment
         self.log_base = log_base
+        self.crop = crop
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Add a batch.
@@ -107,6 +113,9 @@ class DepthMetrics(PooledMetric):
         check_maps(prediction, target, valid)
         known = valid_depth(target, self.min_depth, self.max_depth)
         known = known if valid is None else known & valid
+        rows = round(self.crop * known.shape[1])
+        known[:, :rows] = False
+        known[:, known.shape[1] - rows :] = False
         if self.alignment is not None:
             prediction = align(prediction, target, known, self.alignment)
         prediction = prediction.clamp(self.min_depth, self.max_depth)

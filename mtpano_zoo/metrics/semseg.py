@@ -42,11 +42,13 @@ class SemsegMetrics(Metric):
     `compute` gives ``mIoU``, ``pixel_accuracy`` and ``IoU/<class>``; all are NaN if no pixel was valid.
 
     Args:
-        classes: Names of the classes, or their number.
+        classes: Names of the classes, or their number; by default those of the network that `MultiTaskModule` scores.
         ignore_index: Label of the pixels that do not count; labels outside the classes do not count either.
         weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
         absent_classes: What a class does to the mean that is in no label and no prediction: ``"skip"`` leaves it out
             (its IoU is NaN), ``"zero"`` counts it as 0, as the published MTPano code does.
+        unscored: Names of classes that mIoU leaves out. Their pixels count all the same: taken for another class, they
+            are among its errors.
     """
 
     full_state_update = False
@@ -54,20 +56,36 @@ class SemsegMetrics(Metric):
 
     def __init__(
         self,
-        classes: Sequence[str] | int,
+        classes: Sequence[str] | int | None = None,
         ignore_index: int = IGNORE_INDEX,
         weighting: Weighting = "pixel",
         absent_classes: Literal["skip", "zero"] = "skip",
+        unscored: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_choice("weighting", weighting, ("pixel", "solid_angle"))
         check_choice("absent_classes", absent_classes, ("skip", "zero"))
-        self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes must be different names, or their number: got {classes!r}")
         self.ignore_index = ignore_index
         self.weighting: Weighting = weighting
         self.absent_classes = absent_classes
+        self.unscored = frozenset(unscored)
+        self.classes: tuple[str, ...] = ()
+        if classes is not None:
+            self.name_classes(classes)
+
+    def name_classes(self, classes: Sequence[str] | int) -> None:
+        """Say which classes there are, by their names or their number, where the constructor was not told.
+
+        Raises:
+            ValueError: If names are not different, or a class that is left out is not among them.
+        """
+        self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be different names, or their number: got {classes!r}")
+        if unknown := sorted(self.unscored - set(self.classes)):
+            raise ValueError(f"unscored names {', '.join(unknown)}, but the classes are {', '.join(self.classes)}")
+        if len(self.unscored) == len(self.classes):
+            raise ValueError("unscored names every class: none is left for the mean")
         count = len(self.classes)
         self.add_state("confusion", torch.zeros(count, count + 1, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -80,8 +98,10 @@ class SemsegMetrics(Metric):
             valid: Further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not fit, or there are no classes yet.
         """
+        if not self.classes:
+            raise ValueError("SemsegMetrics needs classes: their names, or their number")
         check_maps(prediction, target, valid)
         count = len(self.classes)
         if prediction.ndim == 4:
@@ -98,6 +118,7 @@ class SemsegMetrics(Metric):
         iou = intersection_over_union(self.confusion)
         if self.absent_classes == "zero":
             iou = torch.where(total > 0, iou.nan_to_num(0.0), iou)
-        scores = {"mIoU": iou.nanmean(), "pixel_accuracy": self.confusion.diagonal().sum() / total}
+        scored = iou[[i for i, name in enumerate(self.classes) if name not in self.unscored]]
+        scores = {"mIoU": scored.nanmean(), "pixel_accuracy": self.confusion.diagonal().sum() / total}
         scores |= {f"IoU/{name}": value for name, value in zip(self.classes, iou.unbind(), strict=True)}
         return {name: value.float() for name, value in scores.items()}

@@ -122,7 +122,10 @@ class MultiTaskModule(LightningModule):
             "depth": DepthMetrics,
             "normals": NormalsMetrics,
         }
-        return nn.ModuleDict({task: chosen[task].clone() if task in chosen else defaults[task]() for task in tasks})
+        metrics = {task: chosen[task].clone() if task in chosen else defaults[task]() for task in tasks}
+        if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
+            semseg.name_classes(self.network.classes)
+        return nn.ModuleDict(metrics)
 
     def _metrics(self, stage: str) -> dict[str, Metric]:
         """Give the metrics of one stage by task, in the same order on every rank."""

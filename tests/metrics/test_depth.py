@@ -88,6 +88,50 @@ def test_published_meters_are_reproduced(dataset, max_depth, log_base):
     np.testing.assert_allclose(list(scores.values()), [expected[name] for name in theirs], rtol=1e-6)
 
 
+def _without_log(scores):
+    return [value for name, value in scores.items() if name != "RMSElog"]
+
+
+def test_depth_anywheres_meter_is_reproduced():
+    with np.load(Path(__file__).parent / "golden" / "depth_anywhere.npz") as golden:
+        prediction, target, mask = (torch.from_numpy(golden[name]) for name in ("pred", "gt", "mask"))
+        expected = golden["unaligned"]
+    target = target.clamp(max=10 - 1e-6)  # there, farther labels count as 10 m; its logarithm is of depth plus one
+    scores = _score(DepthMetrics(min_depth=0.1, max_depth=10.0), (prediction, target, mask))
+    np.testing.assert_allclose(_without_log(scores), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "name"), [(0, "whole"), (3, "cropped")])
+def test_depth_anywheres_crop_is_reproduced(rows, name):
+    with np.load(Path(__file__).parent / "golden" / "depth_anywhere.npz") as golden:
+        disparity, target, mask, expected = (golden[key] for key in ("pred_disparity", "gt", "mask", name))
+    inside = mask.copy()
+    inside[:, :rows] = inside[:, 16 - rows :] = False
+    # It fits scale and shift of the disparities of every image, then the median of all of them.
+    depth = np.empty_like(target)
+    for i, known in enumerate(inside):
+        line = np.stack((disparity[i][known], np.ones(known.sum())), -1)
+        scale, shift = np.linalg.lstsq(line, 1 / target[i][known], rcond=None)[0]
+        depth[i] = (1 / (scale * disparity[i] + shift)).clip(0, 10)
+    depth *= np.quantile(target[inside], 0.5, method="lower") / np.quantile(depth[inside], 0.5, method="lower")
+    metric = DepthMetrics(min_depth=0.1, max_depth=10.0, crop=rows / 16)
+    batch = (torch.from_numpy(depth), torch.from_numpy(target).clamp(max=10 - 1e-6), torch.from_numpy(mask))
+    np.testing.assert_allclose(_without_log(_score(metric, batch)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("height", [8, 64])
+@pytest.mark.parametrize("alignment", [None, "median", "scale"])
+def test_what_is_cropped_counts_for_nothing_whatever_the_size(alignment, height):
+    prediction, target = _case()
+    prediction, target = (x.repeat_interleave(height // 8, -2) for x in (prediction, target))
+    crop = 68 / 512  # one row of eight
+    expected = _score(
+        DepthMetrics(alignment=alignment),
+        (prediction[:, :, height // 8 : -height // 8], target[:, height // 8 : -height // 8]),
+    )
+    assert _score(DepthMetrics(alignment=alignment, crop=crop), (prediction, target)) == pytest.approx(expected)
+
+
 def test_pooling_weighs_pixels_and_averaging_weighs_images():
     target = torch.ones(2, 2, 4)
     target[1, 0] = 0
@@ -167,5 +211,8 @@ def test_bad_input_is_refused():
     for limits in ((0.0, None), (1.0, 1.0)):
         with pytest.raises(ValueError, match="depths must range"):
             DepthMetrics(*limits)
+    for crop in (-0.1, 0.5, float("nan")):
+        with pytest.raises(ValueError, match="crop is the part of the height"):
+            DepthMetrics(crop=crop)
     with pytest.raises(ValueError, match=r"depth must be \(B, 1, H, W\) or \(B, H, W\)"):
         DepthMetrics().update(torch.ones(1, 3, 2, 4), torch.ones(1, 2, 4))

@@ -83,6 +83,35 @@ def test_absent_classes_are_skipped_or_count_as_zero():
     assert _score(SemsegMetrics(4), (wrong, target))["IoU/3"] == 0.0
 
 
+@pytest.mark.parametrize("absent", ["skip", "zero"])
+def test_unscored_classes_are_out_of_the_mean_but_their_pixels_are_not(absent):
+    g = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (2, 8, 16), generator=g)
+    prediction = torch.randint(0, 4, (2, 8, 16), generator=g)
+    names = ("wall", "floor", "blinds", "chair", "books")
+    metric = SemsegMetrics(names, unscored=["books", "blinds", "floor"], absent_classes=absent)
+    scores = _score(metric, (prediction, target))
+    iou, accuracy = _iou_by_hand(prediction.numpy(), target.numpy(), 5)
+    assert scores["mIoU"] == pytest.approx((iou[0] + iou[3]) / 2)
+    assert scores["pixel_accuracy"] == pytest.approx(accuracy)
+    assert scores["IoU/blinds"] == pytest.approx(iou[2])
+    target[target == 3] = prediction[prediction == 3] = 0
+    halved = _score(SemsegMetrics(names, unscored=["books"], absent_classes=absent), (prediction, target))
+    iou, _ = _iou_by_hand(prediction.numpy(), target.numpy(), 5)
+    assert halved["mIoU"] == pytest.approx(sum(iou[:3]) / {"skip": 3, "zero": 4}[absent])
+
+
+def test_classes_may_be_named_later():
+    target = torch.tensor([[[0, 1, 1, 255]]])
+    metric = SemsegMetrics(unscored=["floor"])
+    with pytest.raises(ValueError, match="needs classes"):
+        metric.update(target, target)
+    with pytest.raises(ValueError, match="unscored names floor, but the classes are a, b"):
+        metric.name_classes(["a", "b"])
+    metric.name_classes(["wall", "floor"])
+    assert _score(metric, (target, target)) == {"mIoU": 1, "pixel_accuracy": 1, "IoU/wall": 1, "IoU/floor": 1}
+
+
 def test_predictions_outside_the_classes_are_wrong():
     target = torch.zeros(1, 2, 4, dtype=torch.long)
     prediction = target.clone()
@@ -116,6 +145,8 @@ def test_bad_input_is_refused():
         SemsegMetrics(["a", "a"])
     with pytest.raises(ValueError, match="classes must be different names"):
         SemsegMetrics(0)
+    with pytest.raises(ValueError, match="unscored names every class"):
+        SemsegMetrics(["a", "b"], unscored=["a", "b"])
     with pytest.raises(ValueError, match="absent_classes must be one of skip, zero"):
         SemsegMetrics(3, absent_classes="drop")
     with pytest.raises(ValueError, match="prediction has 4 channels, but there are 3 classes"):
