@@ -12,9 +12,6 @@ from mtpano_zoo.losses.semseg import cross_entropy, dice
 from mtpano_zoo.losses.validity import IGNORE_INDEX, valid_depth, valid_normals, valid_semseg
 from mtpano_zoo.tasks import MAIN_TASKS
 
-# The published code stops the gradient of a batch whose depth errs by more than this many metres.
-_PUBLISHED_CLAMP = 10.0
-
 
 class MultiTaskLoss(nn.Module):
     """Weighted sum of the losses of all predictions for which the batch has labels.
@@ -46,8 +43,9 @@ class MultiTaskLoss(nn.Module):
         max_depth: Labels from here on, in metres, do not count; all finite ones count by default.
         confidence_tasks: Tasks that ``confidence`` weights; in the published pseudo-labels it is that of the classes.
         published: Compute what the published code computes (see each function): it knows no confidence, and clamps the
-            depth and point losses at 10, which stops their gradient where they err most. The default leaves that to
-            gradient clipping.
+            depth and point losses, which stops their gradient where they err most. The default leaves that to gradient
+            clipping.
+        published_clamp: Where it clamps them: at 10, and at 20 on Deep360.
 
     Raises:
         ValueError: If a task of ``confidence_tasks`` is unknown.
@@ -69,6 +67,7 @@ class MultiTaskLoss(nn.Module):
         max_depth: float | None = None,
         confidence_tasks: Sequence[str] = ("semseg",),
         published: bool = False,
+        published_clamp: float = 10.0,
     ) -> None:
         super().__init__()
         if unknown := sorted(set(confidence_tasks) - set(MAIN_TASKS)):
@@ -85,6 +84,7 @@ class MultiTaskLoss(nn.Module):
         self.ignore_index = ignore_index
         self.max_depth = max_depth
         self.published = published
+        self.published_clamp = published_clamp
 
     def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses as scalars: ``total``, and un-weighted one per prediction.
@@ -155,7 +155,7 @@ class MultiTaskLoss(nn.Module):
             + self.depth_edge_weight * edge_weighted_l1(*relative, published=self.published, weight=weight)
             + self.depth_frequency_weight * frequency_l1(*relative, published=self.published)
         )
-        return loss.clamp(max=_PUBLISHED_CLAMP) if self.published else loss
+        return loss.clamp(max=self.published_clamp) if self.published else loss
 
     def _normals(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         valid = _trusted(valid_normals(target), weight)
@@ -176,7 +176,7 @@ class MultiTaskLoss(nn.Module):
             weight = self._weight("depth", batch)
             valid = _trusted(valid_depth(batch["depth"], max_depth=self.max_depth), weight)
             loss = masked_l1(prediction.float(), point_map(batch["depth"], valid), valid, weight)
-            return loss.clamp(max=_PUBLISHED_CLAMP) if self.published else loss
+            return loss.clamp(max=self.published_clamp) if self.published else loss
         _check_size(task, prediction, batch["image"])
         if task == "gradient":
             target = image_gradient(batch["image"], published=self.published)

@@ -156,6 +156,17 @@ def test_the_truth_costs_next_to_nothing():
     assert MultiTaskLoss()(truth, batch)["total"].item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("clamp", [10.0, 20.0])
+def test_the_published_code_learns_nothing_from_depth_that_errs_by_more_than_its_clamp(clamp):
+    batch = _batch()
+    far = (batch["depth"] + 1000)[:, None].requires_grad_()
+    loss = MultiTaskLoss(published=True, published_clamp=clamp)({"depth": far}, batch)["depth"]
+    loss.backward()
+    assert loss.item() == clamp
+    assert not far.grad.any()
+    assert MultiTaskLoss()({"depth": far}, batch)["depth"].item() > 1000
+
+
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("missing", TASKS)
 def test_a_missing_or_empty_label_contributes_exact_zeros(missing, published):
