@@ -39,7 +39,9 @@ def load_model(
     source: str | Path,
     device: str | torch.device = "cpu",
     *,
+    tasks: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
     input_size: tuple[int, int] | None = None,
     **others: Any,
 ) -> PanoramaNetwork:
@@ -57,7 +59,10 @@ def load_model(
             the path of such a folder, of the `.safetensors` in it, of a checkpoint that training wrote (`.ckpt`), or of
             a published one (`.pth`, `.pth.tar`), recognised by its keys and converted in memory each time.
         device: where the network should live.
+        tasks: those of its tasks to train on, such as `["depth"]`; what only the others have is left out. What the kept
+            ones predict changes, since they no longer see the features of the others.
         classes: names of semantic classes to train it for instead of its own; the layers that score them start anew.
+        palette: colours (R, G, B) of the classes, instead of its own or, for other classes, the default ones.
         input_size: height and width that `predict` resizes to instead of its own.
         **others: nothing else of a trained network can be changed.
 
@@ -67,13 +72,16 @@ def load_model(
     """
     if others:
         raise ValueError(
-            f"{', '.join(others)} cannot be changed in a network with weights; load_model takes classes and input_size."
+            f"{', '.join(others)} cannot be changed in a network with weights; load_model takes tasks, "
+            "classes, palette and input_size."
         )
     if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
         raise ValueError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
     _check_device(device)
     description, weights = _read(str(source))
-    network = assemble(description, weights, source, classes=classes, input_size=input_size)
+    network = assemble(
+        description, weights, source, tasks=tasks, classes=classes, palette=palette, input_size=input_size
+    )
     return network.to(device)
 
 

@@ -19,6 +19,7 @@ class Pretrained(PanoramaNetwork):
         classes: names of the classes to train for; the classifiers start anew unless these are the network's own.
         palette: their colours (R, G, B) instead of the network's own.
         input_size: height and width that it will predict at, instead of its own: those that it is trained at.
+        tasks: those of its tasks that are trained, all by default; the others are left out.
 
     Raises:
         OSError: if nothing is there, or it cannot be downloaded.
@@ -35,6 +36,7 @@ class Pretrained(PanoramaNetwork):
         classes: Sequence[str] = (),
         palette: Sequence[Sequence[int]] | None = None,
         input_size: tuple[int, int] | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> None:
         raise NotImplementedError  # only its signature is used
 
@@ -44,12 +46,13 @@ def _load(
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] | None = None,
     input_size: tuple[int, int] | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> PanoramaNetwork:
-    network = load_model(source, input_size=input_size)
+    network = load_model(source, input_size=input_size, tasks=tasks)
     if "semseg" not in network.tasks:
         return network
     if classes and tuple(classes) != network.classes:
-        network = load_model(source, classes=classes, input_size=input_size)
+        network = load_model(source, classes=classes, input_size=input_size, tasks=tasks)
     if palette is not None:
         network.palette = palette
         network.config["palette"] = [[int(value) for value in colour] for colour in palette]

@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mtpano_zoo.image_io import check_panorama_size, write_bytes
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
+from mtpano_zoo.tasks import check_tasks
 from mtpano_zoo.training.checkpoint import check_weights
 from mtpano_zoo.zoo.transfer import transfer, transferred_card
 
@@ -91,7 +92,9 @@ def assemble(
     weights: Mapping[str, Tensor],
     source: str | Path,
     *,
+    tasks: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> PanoramaNetwork:
     """Put a network together from what describes it and its weights, which it takes over without copying them.
@@ -100,7 +103,9 @@ def assemble(
         description: `class`, `config` and, if something is known, `card`.
         weights: the whole state dict.
         source: where they come from, for messages.
+        tasks: those of its tasks that are kept; what only the others have is left out.
         classes: names of classes instead of its own; the layers that score them start anew.
+        palette: colours of the classes, instead of its own or, for other classes, the default ones.
         input_size: height and width instead of its own.
 
     Returns:
@@ -120,9 +125,13 @@ def assemble(
             raise ValueError(f"input_size is height and width in pixels, such as (512, 1024), not {input_size!r}.")
         check_panorama_size(*input_size, "input_size")
         config["input_size"] = list(input_size)
+    if tasks is not None:
+        config, weights = _of_tasks(description["class"], config, weights, source, check_tasks(tuple(tasks)))
     renewed = classes is not None and list(classes) != config.get("classes")
     if renewed:
         config |= {"classes": list(classes or ()), "palette": None}
+    if palette is not None:
+        config["palette"] = [[int(value) for value in colour] for colour in palette]
     network = build_network(description["class"], config, source)
     if renewed:
         weights, new = transfer(weights, network, source)
@@ -135,6 +144,19 @@ def assemble(
     network.load_state_dict(dict(weights), assign=True)
     network.card = card
     return network.eval()
+
+
+def _of_tasks(
+    name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor], source: str | Path, tasks: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give arguments and weights of the same network with a part of its tasks."""
+    network = build_network(name, config, source)
+    if absent := [task for task in tasks if task not in network.tasks]:
+        raise ValueError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
+    check_weights(network, weights, source)
+    fewer = dict(config) | {"tasks": list(tasks)} | ({} if "semseg" in tasks else {"classes": [], "palette": None})
+    kept = build_network(name, fewer, source).state_dict().keys()
+    return fewer, {key: tensor for key, tensor in weights.items() if key in kept}
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:

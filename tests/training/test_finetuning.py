@@ -121,3 +121,5 @@ def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpo
     assert isinstance(network, PDBridgeNet)
     assert network.input_size == (64, 128)
     assert network.classes == ("floor", "wall", "ceiling")
+    depth = Pretrained(tiny_checkpoint, classes=["sky"], palette=[[0, 0, 255]], tasks=["depth"])
+    assert (depth.tasks, depth.classes, depth.palette) == (("depth",), (), None)

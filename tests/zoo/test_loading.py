@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,6 +376,36 @@ def test_other_classes(source: str, entry: Entry, tmp_path: Path, tiny_network, 
 def test_its_own_classes_change_nothing(tiny_checkpoint: Path) -> None:
     network = load_model(tiny_checkpoint)
     assert_holds(load_model(tiny_checkpoint, classes=network.classes), network.state_dict())
+
+
+def test_colours_of_the_classes(tiny_checkpoint: Path) -> None:
+    network = load_model(tiny_checkpoint, classes=["sofa", "wall"], palette=[[1, 2, 3], [4, 5, 6]])
+    assert network.palette == network.config["palette"] == [[1, 2, 3], [4, 5, 6]]
+    with pytest.raises(ValueError, match="palette has 1 colours for 3 classes"):
+        load_model(tiny_checkpoint, palette=[[1, 2, 3]])
+
+
+@pytest.mark.filterwarnings("ignore:.*for your 2 classes")
+@pytest.mark.parametrize("variant", ["sphere", "paper"])
+@pytest.mark.parametrize("tasks", [["semseg"], ["depth"], ["normals", "depth"]])
+def test_a_part_of_the_tasks(tasks: list[str], variant: str, tiny_network: Callable[..., Any], tmp_path: Path) -> None:
+    whole = tiny_network(variant=variant, palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    whole.save_pretrained(tmp_path)
+    network = load_model(tmp_path, tasks=tasks)
+    expected = tiny_network(variant=variant, tasks=tasks).state_dict()
+    assert_holds(network, {key: value for key, value in whole.state_dict().items() if key in expected})
+    assert network.state_dict().keys() == expected.keys()
+    outputs = network(torch.rand(1, 3, 32, 64))
+    assert outputs.keys() - {"aux", "ext"} == outputs["aux"].keys() == set(tasks)
+    assert (network.palette is not None) == ("semseg" in tasks)
+    if tasks == ["semseg"]:
+        assert load_model(tmp_path, tasks=tasks, classes=["sofa", "wall"]).classes == ("sofa", "wall")
+        with pytest.raises(ValueError, match="leave `classes` out"):
+            load_model(tmp_path, tasks=["depth"], classes=["sofa", "wall"])
+    else:
+        network.save_pretrained(tmp_path / "part")
+        with pytest.raises(ValueError, match="has no semseg: its tasks are depth"):
+            load_model(tmp_path / "part", tasks=["semseg", "depth"])
 
 
 def test_another_input_size(tiny_checkpoint: Path) -> None:
