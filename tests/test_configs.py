@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_deep360
+import fake_matterport3d
 import fake_stanford2d3d
 import fake_structured3d
+import fake_synpass
 import pytest
 import torch
 import yaml
@@ -12,6 +15,8 @@ from fake_files import write
 
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
+from mtpano_zoo.data.classes import NYU40_CLASSES
+from mtpano_zoo.data.structured3d import SCORED_CLASSES
 from mtpano_zoo.resources import shipped
 
 CONFIGS = sorted(str(path.relative_to(shipped("configs"))) for path in shipped("configs").glob("**/*.yaml"))
@@ -27,7 +32,13 @@ TINY = [
 
 # Experiments on published data sets stand on base.yaml and are scored by a protocol.
 ROOMS = ["quickstart.yaml"]
-EXPERIMENTS = {"structured3d.yaml": fake_structured3d, "stanford2d3d.yaml": fake_stanford2d3d}
+EXPERIMENTS = {
+    "structured3d.yaml": fake_structured3d,
+    "stanford2d3d.yaml": fake_stanford2d3d,
+    "matterport3d.yaml": fake_matterport3d,
+    "synpass.yaml": fake_synpass,
+    "deep360.yaml": fake_deep360,
+}
 PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
 
 # In place of the published network, its size and the length of its training.
@@ -79,21 +90,41 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return run
 
 
-@pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:AuxiliaryWarmup takes all")
+SCORES = {"semseg": "test/semseg/mIoU", "depth": "test/depth/AbsRel", "normals": "test/normals/mean"}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*panoramas of the release", "ignore:.*panoramas have no", "ignore:AuxiliaryWarmup takes all"
+)
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [("structured3d.yaml", [])] + [("stanford2d3d.yaml", [f"--data.init_args.fold={fold}"]) for fold in (1, 2, 3)],
+    ("name", "options", "protocol", "tasks"),
+    [
+        ("structured3d.yaml", [], "evaluate-unaligned-29-classes.yaml", "semseg depth normals"),
+        ("matterport3d.yaml", [], "evaluate-unaligned-10m-log10.yaml", "semseg depth normals"),
+        ("synpass.yaml", [], None, "semseg"),
+        ("deep360.yaml", ["--model.loss.published=true"], "evaluate-unaligned.yaml", "depth"),
+    ]
+    + [
+        ("stanford2d3d.yaml", [f"--data.init_args.fold={n}"], "evaluate-unaligned-10m.yaml", "semseg depth normals")
+        for n in (1, 2, 3)
+    ],
 )
 def test_experiment_trains_and_is_scored(
-    name: str, options: list[str], experiment: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    name: str,
+    options: list[str],
+    protocol: str | None,
+    tasks: str,
+    experiment: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert experiment("fit", name, *options) == 0
     (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
     capsys.readouterr()
+    options = [*options, "--config", protocol] if protocol else options
     assert experiment("test", name, *options, "--ckpt_path", str(checkpoint)) == 0
     printed = capsys.readouterr().out
-    assert all(score in printed for score in ("test/semseg/mIoU", "test/depth/AbsRel", "test/normals/mean"))
+    assert [task for task, score in SCORES.items() if score in printed] == tasks.split()
 
 
 @pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:`test` takes the network")
@@ -101,28 +132,53 @@ def test_experiment_trains_and_is_scored(
 def test_protocol_is_what_its_name_says(
     protocol: str, experiment: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert experiment("test", "stanford2d3d.yaml", "--config", protocol) == 0
+    name = "structured3d.yaml" if "classes" in protocol else "stanford2d3d.yaml"
+    assert experiment("test", name, "--config", protocol) == 0
     printed = capsys.readouterr().out
     assert ("AbsRel/median_aligned" in printed) == ("median-aligned" in protocol)
     assert "AbsRel" in printed
     with (Path("runs") / "version_0" / "config.yaml").open() as file:
-        depth = yaml.safe_load(file)["model"]["metrics"]["depth"]["init_args"]
+        metrics = yaml.safe_load(file)["model"]["metrics"]
+    depth = metrics["depth"]["init_args"]
     assert depth["reduction"] == ("image" if "per-image" in protocol else "pixel")
     assert depth["max_depth"] == next((float(m) for m in (10, 100) if f"-{m}m" in protocol), None)
     assert (depth["alignment"] is None) == protocol.startswith("evaluate-unaligned")
+    assert round(depth["crop"] * 512) == (68 if "cropped" in protocol else 0)
+    assert depth["log_base"] == ("10" if "log10" in protocol else "e")
+    assert ("semseg" in metrics) == ("29-classes" in protocol)
+    if "semseg" in metrics:
+        unscored = metrics["semseg"]["init_args"]["unscored"]
+        assert len(SCORED_CLASSES) == 29
+        assert sorted([*unscored, *SCORED_CLASSES]) == sorted(NYU40_CLASSES)
 
 
-@pytest.mark.parametrize(("name", "steps", "batch"), [("structured3d.yaml", 30500, 6), ("stanford2d3d.yaml", 1200, 6)])
-def test_experiment_is_the_published_one(name: str, steps: int, batch: int, capsys: pytest.CaptureFixture[str]) -> None:
+# Iterations and warm-up, both in steps of 6 panoramas.
+@pytest.mark.parametrize(
+    ("name", "steps", "warmup", "tasks"),
+    [
+        ("structured3d.yaml", 30_000, 500, None),
+        ("stanford2d3d.yaml", 1000, 200, None),
+        ("matterport3d.yaml", 1000, 100, None),
+        ("synpass.yaml", 10_000, 500, ["semseg"]),
+        ("deep360.yaml", 5000, 500, ["depth"]),
+    ],
+)
+def test_experiment_is_the_published_one(
+    name: str, steps: int, warmup: int, tasks: list[str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", "--config", "base.yaml", "--config", name, "--print_config"])
     assert end.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     model, trainer = config["model"], config["trainer"]
-    assert model["network"]["init_args"]["source"] == "mtpano-large.408k"
+    network = model["network"]["init_args"]
+    assert (network["source"], network["tasks"]) == ("mtpano-large.408k", tasks)
     assert (model["lr"], model["weight_decay"], model["optimizer"]) == (2e-5, 5e-6, "adam")
     assert (model["schedule"], model["power"], trainer["gradient_clip_val"]) == ("polynomial", 0.9, 10)
-    assert (trainer["max_steps"], config["data"]["init_args"]["batch_size"]) == (steps, batch)
+    assert (trainer["max_steps"], config["data"]["init_args"]["batch_size"]) == (steps + warmup, 6)
+    assert trainer["callbacks"][0]["init_args"] == {"steps": warmup, "lr": 1e-3}
+    clamp = model["loss"] and model["loss"]["init_args"]["published_clamp"]
+    assert clamp == (20 if name == "deep360.yaml" else None)
 
 
 @pytest.mark.parametrize("config", ROOMS)

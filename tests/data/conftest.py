@@ -1,15 +1,9 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
 
 import mtpano_zoo.data
 from mtpano_zoo.cli import main
-
-# ray_caster.py serves several files of tests.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)
