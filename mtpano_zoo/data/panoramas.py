@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import cv2
 import lightning
 import numpy as np
 import torch
@@ -329,8 +330,9 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 def _to_tensor(role: str, values: NDArray[Any]) -> Tensor:
-    planes = values.transpose(2, 0, 1) if values.ndim == 3 else values
-    tensor = torch.from_numpy(np.require(planes, requirements=["C", "W"]))
-    if role == "semseg":
-        return tensor.long()
-    return tensor.float().div_(255) if role == "image" else tensor
+    if role == "image":
+        planes = np.empty((3, *values.shape[:2]), np.uint8)
+        cv2.split(values, list(planes))
+        return torch.from_numpy(planes).float().div_(255)
+    tensor = torch.from_numpy(np.require(values.transpose(2, 0, 1) if values.ndim == 3 else values, None, ["C", "W"]))
+    return tensor.long() if role == "semseg" else tensor

@@ -18,6 +18,7 @@ from mtpano_zoo.data.reading import (
     decode_labels,
     decode_rgb,
     decode_vectors,
+    decode_wide_rgb,
     look_up,
     open_image,
     resize_map,
@@ -69,6 +70,30 @@ def test_what_is_cut_short_is_refused(length):
     jpeg = saved(Image.fromarray(np.repeat(np.repeat(COLOURS, 9, 0), 9, 1)), "JPEG")
     with pytest.raises(ValueError, match=r"^it is truncated or not an image: "):
         open_image(jpeg[:length])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_8_and_16_bits(channels, dtype):
+    stored = RANDOM.integers(0, np.iinfo(dtype).max, (6, 12, channels), dtype=dtype, endpoint=True)
+    data = cv2.imencode(".png", np.ascontiguousarray(stored[..., [2, 1, 0, 3][:channels]]))[1].tobytes()
+    pixels = decode_wide_rgb(data)
+    assert pixels.dtype == dtype and np.array_equal(pixels, stored[..., :3])
+
+
+@pytest.mark.parametrize("decode", [decode_rgb, decode_wide_rgb])
+def test_no_damaged_byte_changes_a_pixel(decode):
+    data = png(COLOURS)
+    refused = 0
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        try:
+            assert np.array_equal(decode(bytes(damaged)), COLOURS)
+        except ValueError as error:
+            assert str(error).startswith("it is truncated or not an image: ")
+            refused += 1
+    assert refused >= len(data) - 8  # the length and the checksum of the last chunk, which is empty, say nothing
 
 
 def test_labels_go_through_their_table():
