@@ -17,6 +17,8 @@ from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.data.rooms.rendering import check_size, render
 from mtpano_zoo.data.rooms.sampling import room_key, sample_room
 
+MAX_BLACK = 0.18  # of the rows, above and below; Stanford2D3D's panoramas lack 0.14
+
 
 class RoomsDataset(Dataset[Sample]):
     """Panoramas of procedural rooms with exact ground truth.
@@ -33,6 +35,8 @@ class RoomsDataset(Dataset[Sample]):
         seed: Another seed gives other rooms.
         cache: Keep what was rendered in memory, 20 bytes per pixel, shared with forked workers.
         augmentation: Changes the samples, anew in every epoch.
+        black_poles: Share of the rooms whose image is black in some rows at zenith and nadir, as that of cameras which
+            do not see there; classes, depth and normals stay, so that a network learns to continue the room.
 
     Raises:
         ValueError: An argument is out of range.
@@ -50,13 +54,16 @@ class RoomsDataset(Dataset[Sample]):
         seed: int = 0,
         cache: bool = False,
         augmentation: Augmentation | None = None,
+        black_poles: float = 0.0,
     ) -> None:
         check_size(height, width)
+        if not 0 <= black_poles <= 1:
+            raise ValueError(f"black_poles is a share of the rooms between 0 and 1, got {black_poles}")
         if count < 1:
             raise ValueError(f"a set of rooms needs at least one, got count={count}")
         room_key(seed, split, count - 1)
         self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
-        self.augmentation = augmentation
+        self.augmentation, self.black_poles = augmentation, black_poles
         self._cache = _Cache(count, height, width) if cache else None
 
     @property
@@ -78,15 +85,26 @@ class RoomsDataset(Dataset[Sample]):
         index %= self.count
         name = f"{self.split}-{index:06d}"
         if self._cache is not None and (known := self._cache.get(index)) is not None:
-            return self._augment(known | {"id": name})
+            return self._change(known | {"id": name}, index)
         batch = render([sample_room(self.seed, self.split, index)], self.height, self.width)
         sample = {key: batch[key][0] for key in ("image", "semseg", "depth", "normals")}
         if self._cache is not None:
             self._cache.put(index, sample)
-        return self._augment(sample | {"id": name})
+        return self._change(sample | {"id": name}, index)
 
-    def _augment(self, sample: Sample) -> Sample:
-        return sample if self.augmentation is None else self.augmentation(sample)
+    def _change(self, sample: Sample, index: int) -> Sample:
+        """Augment a sample, then blacken its poles: a camera's own black is exactly black."""
+        if self.augmentation is not None:
+            sample = self.augmentation(sample)
+        # Numbers of the room's own that the room was not drawn with.
+        key = room_key(self.seed, self.split, index)
+        share, *unseen = np.random.Generator(np.random.Philox(key=key).jumped()).random(3)
+        if share < self.black_poles:
+            top, bottom = (int(part * MAX_BLACK * self.height) for part in unseen)
+            sample["image"] = sample["image"].clone()
+            sample["image"][:, :top] = 0
+            sample["image"][:, self.height - bottom :] = 0
+        return sample
 
 
 class RoomsDataModule(lightning.LightningDataModule):
@@ -103,6 +121,7 @@ class RoomsDataModule(lightning.LightningDataModule):
         seed: Another seed gives other rooms.
         cache: Keep rendered training and validation rooms in memory: from the second epoch on nothing is rendered.
         augmentation: Changes the training samples, anew in every epoch.
+        black_poles: Share of the training rooms with black poles, see `RoomsDataset`.
     """
 
     classes = S3DIS_CLASSES
@@ -120,12 +139,13 @@ class RoomsDataModule(lightning.LightningDataModule):
         seed: int = 0,
         cache: bool = False,
         augmentation: Augmentation | None = None,
+        black_poles: float = 0.0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.train_set = RoomsDataset("train", train_count, height, width, seed, cache, augmentation)
+        self.train_set = RoomsDataset("train", train_count, height, width, seed, cache, augmentation, black_poles)
         self.val_set = RoomsDataset("val", val_count, height, width, seed, cache)
         self.test_set = RoomsDataset("test", test_count, height, width, seed)
 
