@@ -48,7 +48,8 @@ def check_card(card: Mapping[str, Any]) -> None:
         json.dumps(card)
     except (TypeError, ValueError) as error:
         raise ValueError(f"A network's card is plain data, as JSON holds it: {error}.") from error
-    for key, kind in {"license": dict, "upstream": list, "training_data": list, "results": list}.items():
+    lists = dict.fromkeys(("upstream", "training_data", "results", "limitations"), list)
+    for key, kind in {"license": dict, **lists}.items():
         if not isinstance(card.get(key) or kind(), kind):
             raise ValueError(f"card[{key!r}] is a {kind.__name__} as in checkpoints.yaml, not {card[key]!r}.")
     for key in ("upstream", "results"):
@@ -87,8 +88,10 @@ def model_card(network: PanoramaNetwork, source: str) -> str:
         *_predictions(network),
         "## Training data",
         _list(card.get("training_data")) or "Unknown.",
+        f"Trained by `mtpano fit --config {_flat(card['recipe'])}`; the file says all." if card.get("recipe") else "",
         "## Results",
         _results(card.get("results")) or "None are stated.",
+        *(("## Limitations", _list(card["limitations"])) if card.get("limitations") else ()),
         "## Licence",
         _table(("of", "licence"), _licenses(card)),
         "**Unknown** means that nobody has stated it here: ask whoever holds the rights before you use these weights.",

@@ -22,12 +22,13 @@ class Entry:
         name: what `load_model` takes, `arch.tag`.
         description: one line.
         paper: address of the paper.
-        repository: repository on the Hugging Face Hub.
-        file: name of the file there.
+        repository: repository on the Hugging Face Hub; empty where the package itself brings the file.
+        file: name of the file there, or its path in the package.
         revision: commit of the repository, or None while nobody has pinned it.
         sha256: checksum of the file, or None while nobody has seen it.
         size: size of the file in bytes, or None while nobody has seen it.
-        format: which of `mtpano_zoo.reference.FORMATS` the file has.
+        format: which of `mtpano_zoo.reference.FORMATS` the file has, or `mtpano_zoo` for our own: safetensors, in any
+            precision.
         network: which of `mtpano_zoo.models.NETWORKS` it belongs to.
         arguments: arguments of that network that are not named here.
         input_size: height and width that it was trained with.
@@ -40,7 +41,9 @@ class Entry:
         license: licence of the code and of the weights (keys `code`, `weights`).
         upstream: models that it builds on (keys `name`, `license`).
         training_data: data sets that it was trained on.
+        recipe: shipped configuration that trained it, or None.
         results: published scores, each with its `dataset` and `protocol`.
+        limitations: what was seen not to work, one sentence each.
     """
 
     name: str
@@ -64,7 +67,9 @@ class Entry:
     license: dict[str, str]
     upstream: tuple[dict[str, str], ...]
     training_data: tuple[str, ...]
+    recipe: str | None
     results: tuple[dict[str, Any], ...]
+    limitations: tuple[str, ...]
 
     def network_description(self) -> dict[str, Any]:
         """Return what `build_network` takes: class, constructor arguments and card, as plain data."""
@@ -75,6 +80,8 @@ class Entry:
     def card(self) -> dict[str, Any]:
         """Return where the weights come from and what may be done with them, as plain data."""
         build = {"name", "format", "network", "arguments", "input_size", "image_mean", "image_std", "tasks", "classes"}
+        if not self.repository:
+            build |= {"repository", "revision"}
         known = {key: _plain(value) for key, value in asdict(self).items() if key not in {*build, "normals_frame"}}
         return {"source": self.name, **known}
 
@@ -112,6 +119,10 @@ def _check_keys(name: str, where: str, values: Mapping[str, Any], expected: set[
             raise ValueError(f"The entry {name} of checkpoints.yaml {what} {where}{min(keys)}.")
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -126,7 +137,7 @@ def models_table(pattern: str = "*") -> list[tuple[str, ...]]:
     known = entries()
     rows: list[tuple[str, ...]] = [COLUMNS]
     for entry in (known[name] for name in list_models(pattern)):
-        size = "unknown" if entry.size is None else f"{entry.size / 1e9:.2f} GB"
+        size = "unknown" if entry.size is None else _size(entry.size)
         trained_on = ", ".join(data.partition(" (")[0] for data in entry.training_data)
         height, width = entry.input_size
         rows.append(
@@ -138,7 +149,7 @@ def models_table(pattern: str = "*") -> list[tuple[str, ...]]:
                 trained_on,
                 size,
                 entry.license["weights"],
-                f"Hugging Face Hub, {entry.repository}",
+                f"Hugging Face Hub, {entry.repository}" if entry.repository else "the package",
             )
         )
     return rows

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.layers import merge_lora
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.reference import FORMATS, identify, unwrap
+from mtpano_zoo.resources import shipped
 from mtpano_zoo.training.checkpoint import DESCRIPTION, check_weights, network_weights, read_checkpoint
 from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry, entries
@@ -53,7 +55,8 @@ def load_model(
 
     Args:
         source: what to load:
-            a name of `list_models()`, downloaded to the cache of the Hugging Face Hub and converted on first use;
+            a name of `list_models()`: in the package, or downloaded to the cache of the Hugging Face Hub and converted
+            on first use;
             `hf-hub:user/name` or `hf-hub:user/name@revision`, a repository that `push_to_hub` wrote;
             `local-dir:path`, a folder that `save_pretrained` wrote;
             the path of such a folder, of the `.safetensors` in it, of a checkpoint that training wrote (`.ckpt`), or of
@@ -149,6 +152,8 @@ def _file(path: Path) -> Contents:
 def _published(entry: Entry) -> Contents:
     """Read a published checkpoint from what was converted before, else convert it and keep the result for next time."""
     description = entry.network_description()
+    if not entry.repository:
+        return description, _packaged(entry)
     checksum = known_checksum(entry)
     if checksum and (weights := _converted(entry, checksum, description)):
         return description, weights
@@ -171,6 +176,14 @@ def _published(entry: Entry) -> Contents:
             stacklevel=4,
         )
     return description, weights
+
+
+def _packaged(entry: Entry) -> dict[str, Tensor]:
+    """Read weights that the package brings: float32 in memory, whatever they are in the file."""
+    content = shipped(entry.file).read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise ValueError(f"{entry.file} is not the file that {entry.name} stands for: install mtpano_zoo again.")
+    return {key: x.float() if x.is_floating_point() else x for key, x in load(content).items()}
 
 
 def _conversion_folder(entry: Entry, checksum: str) -> Path:

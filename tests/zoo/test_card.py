@@ -19,6 +19,8 @@ CARD = {
     "training_data": ["Rooms", "Halls"],
     "results": [{"data": "rooms", "mIoU": 0.5, "protocol": "all pixels\npooled"}, {"data": "halls", "AbsRel": 0.25}],
     "source": "hf-hub:user/other",
+    "recipe": "halls.yaml",
+    "limitations": ["blind\nat night", "no cellars"],
 }
 
 
@@ -56,7 +58,9 @@ def test_all_that_is_known_is_said(tiny_network: Callable[..., Any]) -> None:
     predictions = section(card, "What it predicts")
     assert "0 floor, 1 wall, 2 ceiling." in predictions
     assert "along the ray" in predictions and "towards the camera, x right, y down, z forward" in predictions
-    assert section(card, "Training data") == "- Rooms\n- Halls"
+    recipe = "Trained by `mtpano fit --config halls.yaml`; the file says all."
+    assert section(card, "Training data") == f"- Rooms\n- Halls\n\n{recipe}"
+    assert section(card, "Limitations") == "- blind at night\n- no cellars"
     assert section(card, "Results").splitlines() == [
         "| data | mIoU | AbsRel |",
         "| --- | --- | --- |",
@@ -74,6 +78,7 @@ def test_what_nobody_has_said_is_unknown(tiny_network: Callable[..., Any]) -> No
     assert front_matter(card)["license"] == "unknown"
     assert section(card, "Training data") == "Unknown." and section(card, "Origin").startswith("Unknown.\n")
     assert section(card, "Results") == "None are stated."
+    assert "Limitations" not in card and "Trained by" not in card
     assert "| weights | unknown |\n| original code | unknown |\n\n**Unknown** means that nobody has stated it" in card
     assert "None" not in card.replace("None are stated.", "") and "null" not in card
 

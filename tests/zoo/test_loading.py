@@ -86,6 +86,34 @@ def test_a_name_is_downloaded_and_converted_once(entry: Entry, hub, hub_cache: P
         assert set(network(torch.rand(1, 3, 64, 128))) >= {"semseg", "depth", "normals"}
 
 
+def test_weights_in_the_package(
+    published: dict[str, Tensor],
+    converted: dict[str, Tensor],
+    hub_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No Hub is there: half precision in the file becomes float32, counters stay integers; damage is told."""
+    stored = {key: x.half() if x.is_floating_point() else x for key, x in converted.items()}
+    path = tmp_path / "packaged.safetensors"
+    save_file(stored, path)
+    large = entries()["mtpano-large.408k"]
+    sizes = {"classes": tuple(NAMES), "input_size": (64, 128), "arguments": constructor_arguments(published)}
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    origin = {"repository": "", "file": path.name, "sha256": checksum, "size": path.stat().st_size}
+    entry = replace(large, name="tiny.packaged", format="mtpano_zoo", **origin, **sizes)
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {large.name: large, entry.name: entry})
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.shipped", lambda name: tmp_path / name)
+    network = load_model("tiny.packaged")
+    assert_holds(network, {key: x.float() if x.is_floating_point() else x for key, x in stored.items()})
+    assert {x.dtype for x in network.state_dict().values()} == {torch.float32, torch.int64}
+    assert network.card["file"] == path.name and not {"repository", "revision"} & network.card.keys()
+    assert files_below(tmp_path) == [path.name]  # nothing is cached
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"^packaged.safetensors is not the file that tiny.packaged stands for"):
+        load_model("tiny.packaged")
+
+
 def test_what_the_entry_says_holds_for_a_conversion_of_the_past(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     load_model("tiny.test")
     corrected = replace(entry, classes=(*NAMES[:12], "corrected"))
