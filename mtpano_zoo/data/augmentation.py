@@ -1,6 +1,6 @@
 """Augmentation that respects the sphere: what it makes of a sample is again a panorama with exact labels.
 
-A sample is a dict of `image`, `semseg`, `depth`, `normals` and `confidence`, any of which may be missing, and `id`.
+A sample is a dict of `image`, `semseg`, `depth`, `normals` and confidences, any of which may be missing, and `id`.
 Maps follow the camera; other keys stay as they are.
 """
 
@@ -20,12 +20,15 @@ from mtpano_zoo.sphere import Mode, rotate, rotation_matrix
 
 Sample = dict[str, Any]
 
+CONFIDENCES = {"semseg": "confidence", "depth": "depth_confidence", "normals": "normals_confidence"}
+"""Under which key a sample says how far the label of a task is to be trusted, if it does."""
+
 MODES: dict[str, Mode] = {
     "image": "image",
     "semseg": "label",
     "depth": "depth",
     "normals": "vectors",
-    "confidence": "depth",  # from the nearest pixel too: it belongs to the class of that pixel
+    **dict.fromkeys(CONFIDENCES.values(), "depth"),  # from the nearest pixel too: it belongs to the class of that pixel
 }
 
 

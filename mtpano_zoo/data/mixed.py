@@ -97,6 +97,10 @@ class MixedDataModule(LightningDataModule):
             raise ValueError(f"weights lacks {', '.join(missing)}: 0 leaves a set out of the training")
         if weights is not None and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
             raise ValueError(f"weights are not negative and not all 0: {weights}")
+        if counting := [name for name, module in modules.items() if getattr(module, "views_from_step", 0)]:
+            raise ValueError(
+                f"{counting[0]} counts batches of its own, which a mixture has not: set views_from_step to 0"
+            )
         sizes = {name: _size(module) for name, module in modules.items()}
         if len(set(sizes.values())) > 1:
             told = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())

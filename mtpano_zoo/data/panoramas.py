@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.data.reading import NO_LABEL, Decoder, resize_map
@@ -314,7 +314,7 @@ class PanoramaDataModule(lightning.LightningDataModule):
 def collate(samples: Sequence[Sample]) -> Sample:
     """Make a batch; a map that only some of its samples have is filled up with "no label" for the others.
 
-    Samples without `confidence` are trusted fully.
+    Samples without confidence are trusted fully.
     """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
     height, width = samples[0]["image"].shape[-2:]
@@ -322,7 +322,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
         "semseg": torch.full((height, width), NO_LABEL),
         "depth": torch.zeros(height, width),
         "normals": torch.zeros(3, height, width),
-        "confidence": torch.ones(height, width),
+        **dict.fromkeys(CONFIDENCES.values(), torch.ones(height, width)),
     }
     whole = [{key: sample[key] if key in sample else empty[key] for key in keys} for sample in samples]
     batch: Sample = default_collate(whole)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
 from mtpano_zoo.data.classes import ADE20K_CLASSES
+from mtpano_zoo.data.folder import read_classes
 from mtpano_zoo.data.index import Index
-from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.loading import TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import PanoramaDataModule, PanoramaDataset, collate
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
@@ -54,51 +55,48 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
         img/ID.jpg                            8-bit RGB, 1024 x 512
         semseg/ID/merged.png                  8-bit, ADE20K class 0 to 149 in its own order, 255 none
-        semseg/ID/merged_confidence.png       8-bit, confidence 255 = 1; where there is no such file it is 1
         depth/ID/merged.png                   16-bit, millimetres along the ray, 0 none
         normals/ID/merged.png                 127.5 (1 + n), towards the camera; (128, 128, 128) none
-        semseg|depth|normals/ID/label_K.png   the same of view K, 0 to 31, empty where the view does not reach
+        TASK/ID/merged_confidence.png         8-bit, confidence 255 = 1; where there is no such file it is 1. Published
+                                              labels have it of semseg only
+        TASK/ID/label_K.png                   as merged, of view K, 0 to 31, empty where the view does not reach
         db_info/panomtdu_SPLIT.json           list of ids, SPLIT is train, val or test
 
     A file that is missing means "no label". What the file names of the lists look like beyond this, and that normals
     are (R, G, B) = (forward, up, left), is inferred from the authors' code. A network that was trained on pseudo-labels
-    of all panoramas of a benchmark has seen its test images.
+    of all panoramas of a benchmark has seen its test images. Labels of other classes have their names in a file
+    `classes.yaml`, see `FolderDataModule`.
 
-    `confidence` goes into the sample, and `MultiTaskLoss` weighs the class loss by it; the authors' code loads it but
-    never uses it. In training, the tasks in `view_tasks` have the label of one view per panorama and epoch, which
-    depends on (`seed`, epoch, id); after 32 epochs every view was there once. The authors train so on depth, with a
-    random view in every step, after 1,000 steps on the merged maps: to come close, train 1,000 steps and continue from
-    the checkpoint with ``view_tasks: [depth]``. Validation and test are on the merged maps.
+    The confidences go into the sample, and `MultiTaskLoss` weighs every task by its own; the authors' code loads that
+    of the classes but never uses it.
+
+    In training, the tasks in `view_tasks` have the merged map in the first batches, and the label of one view from the
+    batch `views_from_step` on. The authors train so on depth: merged for 1,000 steps of warm-up and 1,000 more, then
+    one random view, which is ``view_tasks: [depth]`` and ``views_from_step: 2000``. Which view it is depends on
+    (`seed`, epoch, id); after as many epochs as there are views every one was there once. Validation and test are on
+    the merged maps.
 
     Args:
         root: Folder that holds `img` and `db_info`.
         view_tasks: Tasks whose training labels are those of one view.
-        view_count: Views per panorama.
-        confidence: Read the confidence of the classes; not with ``semseg`` in `view_tasks`, as it is that of `merged`.
+        views_from_step: First batch with views, counted by every process from 0 over whole epochs, however it reads
+            ahead and wherever it resumes. With accumulated gradients an optimiser step is several batches.
+        confidence: Read confidences; those of a task that has a view are left out, as they are those of `merged`.
         options: See `PanoramaDataModule`.
 
     Raises:
-        FileNotFoundError: There is no list of ids.
+        FileNotFoundError: There is no list of ids, or no view of a task in `view_tasks`.
         ValueError: An argument is out of range, or a list is not one.
 
     Cite: J. Zhang et al., "MTPano", arXiv 2602.05330.
     """
 
-    classes = ADE20K_CLASSES
+    classes: Sequence[str] = ADE20K_CLASSES
     id_pattern = "{id}"
     files: Mapping[str, tuple[str, ...]] = {
         "image": ("img/{id}.jpg",),
-        "semseg": ("semseg/{id}/merged.png",),
-        "depth": ("depth/{id}/merged.png",),
-        "normals": ("normals/{id}/merged.png",),
-        "confidence": ("semseg/{id}/merged_confidence.png",),
-    }
-    decoders: Mapping[str, Decoder] = {
-        "image": decode_rgb,
-        "semseg": partial(decode_labels, lookup=[*range(150), *[-1] * 105, NO_LABEL]),
-        "depth": partial(decode_depth, unit=0.001),
-        "normals": partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
-        "confidence": decode_confidence,
+        **{task: (f"{task}/{{id}}/merged.png",) for task in CONFIDENCES},
+        **{role: (f"{task}/{{id}}/merged_confidence.png",) for task, role in CONFIDENCES.items()},
     }
 
     def __init__(
@@ -106,18 +104,28 @@ class PseudoLabelDataModule(PanoramaDataModule):
         root: str | Path,
         *,
         view_tasks: Sequence[str] = (),
-        view_count: int = 32,
+        views_from_step: int = 0,
         confidence: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(root, **options)
         if unknown := [task for task in view_tasks if task not in self.tasks]:
             raise ValueError(f"view_tasks are some of the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
-        if view_count < 1:
-            raise ValueError(f"a panorama has at least one view, got view_count={view_count}")
-        self.view_tasks, self.view_count = tuple(view_tasks), view_count
-        if confidence and "semseg" in self.tasks:
-            self.tasks = (*self.tasks, "confidence")
+        if views_from_step < 0:
+            raise ValueError(f"views_from_step counts batches from 0, got {views_from_step}")
+        self.view_tasks, self.views_from_step = tuple(view_tasks), views_from_step
+        if (named := self.root / "classes.yaml").is_file():
+            self.classes, self.palette = read_classes(named)
+        count = len(self.classes)
+        self.decoders: Mapping[str, Decoder] = {
+            "image": decode_rgb,
+            "semseg": partial(decode_labels, lookup=[*range(count), *[-1] * (NO_LABEL - count), NO_LABEL]),
+            "depth": partial(decode_depth, unit=0.001),
+            "normals": partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
+            **dict.fromkeys(CONFIDENCES.values(), decode_confidence),
+        }
+        if confidence:
+            self.tasks = (*self.tasks, *(CONFIDENCES[task] for task in self.tasks))
         self._lists: dict[str, frozenset[str]] | None = None
 
     @property
@@ -143,18 +151,20 @@ class PseudoLabelDataModule(PanoramaDataModule):
         """Return the set ``train``, ``val``, ``test`` or ``predict``; that of training gives labels of views."""
         samples = super().dataset(split)
         if split == "train" and self.view_tasks and not isinstance(samples, ViewDataset):
-            samples = self._sets[split] = ViewDataset(samples, self.view_tasks, self.view_count, self.seed)
+            samples = self._sets[split] = ViewDataset(samples, self.view_tasks, self.seed)
         return samples
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, without an incomplete last batch if there is a complete one."""
         samples = self.dataset("train")
-        told = samples if isinstance(samples, ViewDataset) else self.augmentation
-        return training_loader(
+        if not isinstance(samples, ViewDataset):
+            return super().train_dataloader()
+        sampler = ViewSampler(samples, self.seed, self.batch_size, self.views_from_step)
+        return TrainingLoader(
             samples,
-            cast(Augmentation | None, told),  # whoever has `set_epoch` will do
             batch_size=self.batch_size,
-            seed=self.seed,
+            sampler=sampler,
+            drop_last=len(sampler) >= self.batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,
         )
@@ -181,15 +191,19 @@ class ViewDataset(PanoramaDataset):
     Args:
         samples: The set, whose labels are merged maps.
         tasks: Which tasks take a view.
-        count: Views per panorama.
         seed: Another seed chooses other views.
+
+    Raises:
+        FileNotFoundError: The first panoramas have no view of a task.
     """
 
-    def __init__(self, samples: PanoramaDataset, tasks: Sequence[str], count: int, seed: int) -> None:
-        read = [task for task in samples.tasks if task != "confidence" or "semseg" not in tasks]
-        views = {samples.index.files[task][0]: f"{task}/{{id}}/label_{{view}}.png" for task in tasks}
-        index = ViewIndex(**vars(samples.index), views=views, count=count, seed=seed)
-        options = (samples.height, samples.width, read, samples.mask, samples.augmentation, samples.on_error)
+    def __init__(self, samples: PanoramaDataset, tasks: Sequence[str], seed: int) -> None:
+        files = samples.index.files
+        views = {files[task][0]: f"{task}/{{id}}/label_{{view}}.png" for task in tasks}
+        without = frozenset(files[CONFIDENCES[task]][0] for task in tasks)
+        count = count_views(samples.index, tasks)
+        index = ViewIndex(**vars(samples.index), views=views, without=without, count=count, seed=seed)
+        options = (samples.height, samples.width, samples.tasks, samples.mask, samples.augmentation, samples.on_error)
         super().__init__(index, samples.decoders, samples.id_pattern, *options)
 
     def set_epoch(self, epoch: int) -> None:
@@ -198,6 +212,34 @@ class ViewDataset(PanoramaDataset):
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
 
+    def set_merged(self, indices: Sequence[int]) -> None:
+        """Say which samples have merged maps until this is called again, here and in all workers."""
+        merged = cast(ViewIndex, self.index).merged
+        merged.zero_()
+        merged[list(indices)] = True
+
+
+class ViewSampler(TrainingSampler):
+    """Shuffles as `TrainingSampler`, and says at the start of every epoch which samples of it come before the views.
+
+    Args:
+        samples: The set.
+        seed: Another seed gives another order.
+        batch_size: Samples in a batch of this process.
+        first_step: Number of the first batch with views, over all epochs.
+    """
+
+    def __init__(self, samples: ViewDataset, seed: int, batch_size: int, first_step: int) -> None:
+        super().__init__(samples, cast(Augmentation, samples), seed)  # whoever has `set_epoch` will do
+        self.samples, self.batch_size, self.first_step = samples, batch_size, first_step
+
+    def __iter__(self) -> Iterator[Any]:
+        """Runs when the first index is asked for, as that of `TrainingSampler`."""
+        order = list(super().__iter__())
+        step = self.epoch * max(self.num_samples // self.batch_size, 1) + self.skipped // self.batch_size
+        self.samples.set_merged(order[: max(self.first_step - step, 0) * self.batch_size])
+        return iter(order)
+
 
 @dataclass
 class ViewIndex(Index):
@@ -205,15 +247,22 @@ class ViewIndex(Index):
 
     Args:
         views: Path pattern with the field ``view`` by pattern of the merged map.
+        without: Patterns of merged maps that views have not.
         count: Views per panorama.
         seed: Another seed chooses other views.
         epoch: In memory that workers share.
+        merged: Samples (N,) that have merged maps all the same, in memory that workers share.
     """
 
     views: Mapping[str, str]
+    without: frozenset[str]
     count: int
     seed: int
     epoch: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64).share_memory_())  # type: ignore[no-untyped-call]
+    merged: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.merged = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
 
     def view_of(self, i: int) -> int:
         """Return the view of a sample in this epoch; none comes again before all others have."""
@@ -224,11 +273,32 @@ class ViewIndex(Index):
 
     def has(self, role: str, i: int) -> bool:
         """Whether the file of a role, or of its view, is there."""
-        if self.files[role][0] not in self.views:
+        (pattern,) = self.files[role]
+        if self.merged[i] or pattern not in self.views.keys() | self.without:
             return super().has(role, i)
-        return (self.source.folder / self._locate(self.files[role][0], i)[0]).is_file()
+        return pattern in self.views and (self.source.folder / self._locate(pattern, i)[0]).is_file()
 
     def _locate(self, pattern: str, i: int) -> tuple[str, Place]:
-        if pattern not in self.views:
+        if self.merged[i] or pattern not in self.views:
             return super()._locate(pattern, i)
         return self.views[pattern].format(**self.fields_of(i), view=self.view_of(i)), PLAIN
+
+
+def count_views(index: Index, tasks: Sequence[str], looked_at: int = 10) -> int:
+    """Count the views of the first panoramas, of which one may lack some.
+
+    Raises:
+        FileNotFoundError: They have none of a task.
+    """
+    ids = [index.fields_of(i)["id"] for i in range(min(looked_at, len(index)))]
+    counts = []
+    for task in tasks:
+        folders = [index.source.folder / task / name for name in ids]
+        numbers = [int(path.stem[6:]) for folder in folders for path in folder.glob("label_[0-9]*.png")]
+        if not numbers:
+            raise FileNotFoundError(
+                f"{folders[0]} has no labels of views, label_0.png and so on: label the panoramas with them, or take "
+                f"{task} out of view_tasks"
+            )
+        counts.append(1 + max(numbers))
+    return max(counts)

@@ -16,7 +16,7 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
 from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import TrainingLoader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
@@ -46,7 +46,7 @@ DECODERS: dict[str, Decoder] = {
     "depth.png": partial(decode_depth, unit=0.001),
     "depth.npy": decode_npy,
     "normals.png": partial(decode_vectors, middle=32768, scale=32767),
-    "confidence.npy": decode_npy,
+    **dict.fromkeys((f"{role}.npy" for role in CONFIDENCES.values()), decode_npy),
 }
 
 
@@ -63,8 +63,9 @@ def write_shards(
 
     The tar files are of the usual kind of WebDataset, `SPLIT-000000.tar`: members `00000000.image.png` (8-bit RGB),
     `.semseg.png` (class, 255 none), `.depth.png` (16-bit, millimetres along the ray, 0 none; `.depth.npy`, metres, if
-    any is beyond 65.535 m), `.normals.png` (16-bit, 32768 + 32767 n, x right, y down, z forward), `.confidence.npy` and
-    `.json` (id). Classes, size and the number of samples are in `shards.json`, which is written last.
+    any is beyond 65.535 m), `.normals.png` (16-bit, 32768 + 32767 n, x right, y down, z forward), those of
+    `.confidence.npy`, `.depth_confidence.npy` and `.normals_confidence.npy` that there are, and `.json` (id). Classes,
+    size and the number of samples are in `shards.json`, which is written last.
 
     Args:
         data: The data module; of a mixture, write the sets one by one.
@@ -145,8 +146,7 @@ class _Encoder(Dataset[tuple[dict[str, bytes], tuple[int, int]]]):
             files["depth.npy" if far else "depth.png"] = _npy(depth) if far else _png(encode_depth(depth))
         if "normals" in sample:
             files["normals.png"] = _png(encode_normals(sample["normals"].permute(1, 2, 0).numpy(), 16))
-        if "confidence" in sample:
-            files["confidence.npy"] = _npy(sample["confidence"].numpy())
+        files |= {f"{role}.npy": _npy(sample[role].numpy()) for role in CONFIDENCES.values() if role in sample}
         files["json"] = json.dumps({"id": sample["id"]}).encode()
         return files, image.shape[:2]
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 import yaml
 from fake_files import png, write
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import ADE20K_CLASSES, Augmentation, MixedDataModule, PseudoLabelDataModule, RoomsDataModule
@@ -104,7 +107,7 @@ def views_of(loader, epochs):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_takes_one_view_per_panorama_and_epoch(root, workers):
-    options = SIZE | {"view_tasks": ["depth"], "view_count": 4, "batch_size": 3}
+    options = SIZE | {"view_tasks": ["depth"], "batch_size": 3}
     loader = PseudoLabelDataModule(root, **options, num_workers=workers).train_dataloader()
     chosen = views_of(loader, range(12))
     assert views_of(loader, [7, 2]) == [chosen[7], chosen[2]]
@@ -119,8 +122,84 @@ def test_training_takes_one_view_per_panorama_and_epoch(root, workers):
         assert views_of(other, range(12)) != chosen
 
 
+def kinds_of(batches):
+    """For every batch the kinds of depth of its panoramas: merged, or of one view, whose file may be missing."""
+    kinds = []
+    for batch in batches:
+        depths = batch["depth"].numpy() if "depth" in batch else np.zeros((len(batch["id"]), 32, 64))
+        truths = [fake_pseudo_labels.ground_truth(name)["depth"] for name in batch["id"]]
+        kinds.append({"merged" if np.abs(d - t).max() < 0.001 else "view" for d, t in zip(depths, truths, strict=True)})
+    return kinds
+
+
+def batches_of(loader, epochs):
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [0, 3, 4])
+def test_views_begin_exactly_at_their_step_also_after_a_resumption(root, first, workers):
+    def loader():
+        options = {"view_tasks": ["depth"], "views_from_step": first, "batch_size": 1, "num_workers": workers}
+        return PseudoLabelDataModule(root, **SIZE, **options).train_dataloader()
+
+    expected = [{"merged"}] * first + [{"view"}] * (6 - first)  # three batches are an epoch
+    assert kinds_of(batches_of(loader(), [0, 1])) == expected
+    broken = loader()
+    broken.sampler.set_epoch(0)
+    batches = iter(broken)
+    next(batches)
+    next(batches)
+    resumed = loader()
+    resumed.load_state_dict(broken.state_dict())
+    assert kinds_of(batches_of(resumed, [0, 1])) == expected[2:]
+
+
+def test_an_incomplete_batch_that_is_dropped_is_no_step(root):
+    options = {"view_tasks": ["depth"], "views_from_step": 2, "batch_size": 2}
+    loader = PseudoLabelDataModule(root, **SIZE, **options).train_dataloader()
+    assert kinds_of(batches_of(loader, range(4))) == [{"merged"}, {"merged"}, {"view"}, {"view"}]
+
+
+class Seen(BoringModel):
+    """Remembers which depth the steps were trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = []
+
+    def training_step(self, batch, batch_idx):
+        self.kinds += kinds_of([batch])
+        return self.layer.weight.sum()
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+
+@pytest.mark.parametrize("stopped", [2, 3, 5])
+def test_the_steps_are_those_of_lightning(root, tmp_path, stopped):
+    def fit(steps, **options):
+        data = PseudoLabelDataModule(root, **SIZE, batch_size=1, view_tasks=["depth"], views_from_step=4)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            logger=False,
+            callbacks=[ModelCheckpoint(tmp_path, "last", every_n_train_steps=stopped)],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = Seen()
+        trainer.fit(module, data.train_dataloader(), **options)
+        return module.kinds
+
+    kinds = fit(stopped) + fit(7, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert kinds == [{"merged"}] * 4 + [{"view"}] * 3
+
+
 def test_other_labels_and_validation_stay_merged(root):
-    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"], view_count=4)
+    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"])
     truth = fake_pseudo_labels.ground_truth("room_a")
     sample = data.dataset("train")[0]
     assert np.array_equal(sample["semseg"].numpy(), truth["semseg"])
@@ -129,7 +208,7 @@ def test_other_labels_and_validation_stay_merged(root):
 
 
 def test_views_of_all_tasks_are_the_same_view_and_have_no_confidence(root):
-    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["semseg", "depth", "normals"], view_count=4)
+    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["semseg", "depth", "normals"])
     samples = data.dataset("train")
     for epoch in range(3):
         samples.set_epoch(epoch)
@@ -140,15 +219,48 @@ def test_views_of_all_tasks_are_the_same_view_and_have_no_confidence(root):
         )
 
 
+def test_confidences_of_depth_and_normals_follow_their_task(root):
+    grey = np.full((32, 64), 51, np.uint8)
+    for task in ("depth", "normals"):
+        (root / f"{task}/room_a/merged_confidence.png").write_bytes(png(grey))
+    data = PseudoLabelDataModule(root, **SIZE, batch_size=3, view_tasks=["depth"], views_from_step=1)
+    loader = data.train_dataloader()
+    merged, view = batches_of(loader, [0, 1])
+    assert "depth_confidence" not in view
+    for batch, key in ((merged, "depth_confidence"), (merged, "normals_confidence"), (view, "normals_confidence")):
+        for name, confidence in zip(batch["id"], batch[key], strict=True):
+            assert torch.equal(confidence, torch.full((32, 64), 0.2 if name == "room_a" else 1.0))
+
+
+def test_labels_may_be_of_other_classes(root):
+    write(root, {"classes.yaml": b"classes: [{name: wall, color: [9, 8, 7]}, {name: floor, color: [1, 2, 3]}]"})
+    data = PseudoLabelDataModule(root, **SIZE)
+    assert tuple(data.classes) == ("wall", "floor")
+    assert data.palette.tolist() == [[9, 8, 7], [1, 2, 3]]
+    with pytest.raises(ValueError, match=r"semseg/room_d/merged.png cannot be used: it holds the labels"):
+        data.dataset("val")[0]
+    (root / "semseg/room_d/merged.png").write_bytes(png(np.full((32, 64), 1, np.uint8)))
+    assert (data.dataset("val")[0]["semseg"] == 1).all()
+
+
+def test_views_are_counted_and_their_absence_is_told(root):
+    options = {"view_tasks": ["normals", "depth"], "views_from_step": 3}
+    assert PseudoLabelDataModule(root, **options).dataset("train").index.count == fake_pseudo_labels.VIEWS
+    for path in root.glob("depth/*/label_*.png"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"depth/room_a has no labels of views, .*take depth out of view_tasks"):
+        PseudoLabelDataModule(root, **options).dataset("train")
+
+
 def test_views_are_drawn_in_a_mixture_too(root):
-    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"], view_count=4)
+    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"])
     mixed = MixedDataModule({"pseudo": data, "rooms": RoomsDataModule(**SIZE)}, weights={"pseudo": 1, "rooms": 0})
-    alone = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"], view_count=4)
+    alone = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"])
     assert views_of(mixed.train_dataloader(), range(4)) == views_of(alone.train_dataloader(), range(4))
 
 
 def test_augmentation_turns_the_confidence_with_its_classes(root):
-    data = PseudoLabelDataModule(root, **SIZE, augmentation=Augmentation(mirror=0), view_tasks=["depth"], view_count=4)
+    data = PseudoLabelDataModule(root, **SIZE, augmentation=Augmentation(mirror=0), view_tasks=["depth"])
     loader = data.train_dataloader()
     loader.sampler.set_epoch(5)
     plain = {sample["id"]: sample for sample in PseudoLabelDataModule(root, **SIZE).dataset("train")}
@@ -179,8 +291,11 @@ def test_verification_finds_a_damaged_confidence_but_misses_none(root):
 def test_refuses_in_one_sentence(root):
     with pytest.raises(ValueError, match="view_tasks are some of the tasks semseg, depth, normals, not colour"):
         PseudoLabelDataModule(root, view_tasks=["colour"])
-    with pytest.raises(ValueError, match="at least one view"):
-        PseudoLabelDataModule(root, view_count=0)
+    with pytest.raises(ValueError, match="views_from_step counts batches from 0, got -1"):
+        PseudoLabelDataModule(root, views_from_step=-1)
+    counting = PseudoLabelDataModule(root, view_tasks=["depth"], views_from_step=2)
+    with pytest.raises(ValueError, match="pseudo counts batches of its own"):
+        MixedDataModule({"pseudo": counting})
     path = root / "db_info/panomtdu_train.json"
     for content, sentence in ((b"{", "is not JSON"), (b"[1]", "is not a list of ids"), (b'{"a": 1}', "is not a list")):
         path.write_bytes(content)
@@ -206,7 +321,7 @@ model:
                 encoder_heads: 2, patch_size: 8, bridge_width: 16, neck_widths: [8, 8, 16, 16], fusion_width: 8}
 data:
   class_path: PseudoLabelDataModule
-  init_args: {root: ROOT, height: 32, width: 64, batch_size: 3, view_tasks: [depth], view_count: 4}
+  init_args: {root: ROOT, height: 32, width: 64, batch_size: 3, view_tasks: [depth]}
 """
 
 

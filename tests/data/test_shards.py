@@ -38,7 +38,7 @@ def ids(loader):
 def check(sample, truth):
     assert sample.keys() == truth.keys()
     assert sample["id"] == truth["id"]
-    for key in sample.keys() & {"image", "semseg", "confidence"}:
+    for key in sample.keys() & {"image", "semseg", "confidence", "depth_confidence"}:
         assert torch.equal(sample[key], truth[key])
     if "depth" in truth:
         assert (sample["depth"] - truth["depth"]).abs().max() <= 0.00051
@@ -71,6 +71,7 @@ class Odd(RoomsDataModule):
         samples[1]["depth"][2] = 0
         samples[1]["normals"][:, 2] = 0
         samples[1]["confidence"] = torch.rand(32, 64)
+        samples[1]["depth_confidence"] = torch.rand(32, 64)
         samples[2] = {"image": samples[2]["image"], "id": "room/with.dots and spaces"}
         self.train_set = Items(samples)
 

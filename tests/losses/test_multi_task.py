@@ -347,6 +347,17 @@ def test_confidence_weighs_the_tasks_that_it_is_said_to_weigh(tasks):
     assert all(prediction.grad.isfinite().all() for prediction in _flat(outputs).values())
 
 
+def test_a_task_with_a_confidence_of_its_own_is_weighed_by_it():
+    batch = _batch()
+    own = {f"{task}_confidence": _confidence(3) for task in ("depth", "normals")}
+    losses = MultiTaskLoss()(_outputs(), batch | own | {"confidence": _confidence(2)})
+    classes = MultiTaskLoss()(_outputs(), batch | {"confidence": _confidence(2)})
+    others = MultiTaskLoss(confidence_tasks=["depth", "normals"])(_outputs(), batch | {"confidence": _confidence(3)})
+    for name, value in losses.items():
+        if name != "total":
+            torch.testing.assert_close(value, (classes if "semseg" in name else others)[name], msg=name)
+
+
 def test_confident_labels_are_labels_and_those_without_confidence_are_none():
     loss = MultiTaskLoss(confidence_tasks=TASKS)
     batch = _batch()
