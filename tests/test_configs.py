@@ -5,10 +5,12 @@ from pathlib import Path
 
 import fake_deep360
 import fake_matterport3d
+import fake_pseudo_labels
 import fake_stanford2d3d
 import fake_structured3d
 import fake_synpass
 import pytest
+import timm
 import torch
 import yaml
 from fake_files import write
@@ -38,6 +40,7 @@ EXPERIMENTS = {
     "matterport3d.yaml": fake_matterport3d,
     "synpass.yaml": fake_synpass,
     "deep360.yaml": fake_deep360,
+    "label_free/pretrain.yaml": fake_pseudo_labels,
 }
 PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
 
@@ -55,6 +58,7 @@ TINY_EXPERIMENT = {
         "network": {
             "class_path": "PDBridgeNet",
             "init_args": {
+                "pretrained": False,
                 "input_size": [32, 64],
                 "encoder": "vit_small_patch16_dinov3_qkvb",
                 "encoder_width": 32,
@@ -152,6 +156,25 @@ def test_protocol_is_what_its_name_says(
         assert sorted([*unscored, *SCORED_CLASSES]) == sorted(NYU40_CLASSES)
 
 
+@pytest.mark.filterwarnings("ignore:.*panoramas have no", "ignore:AuxiliaryWarmup takes all")
+@pytest.mark.parametrize("options", [[], ["--trainer.limit_val_batches=0"]])
+def test_label_free_training(
+    options: list[str], experiment: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("data"), fake_pseudo_labels.files())
+    if options:
+        Path("data/db_info/panomtdu_val.json").unlink()
+    assert experiment("fit", "label_free/pretrain.yaml", "--data.init_args.views_from_step=1", *options) == 0
+    (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["global_step"] == 2
+    assert len(saved["network"]["classes"]) == 150
+    if not options:
+        assert experiment("validate", "label_free/pretrain.yaml", "--ckpt_path", str(checkpoint)) == 0
+        printed = capsys.readouterr().out
+        assert all(score.replace("test/", "val/") in printed for score in SCORES.values())
+
+
 # Iterations and warm-up, both in steps of 6 panoramas.
 @pytest.mark.parametrize(
     ("name", "steps", "warmup", "tasks"),
@@ -179,6 +202,23 @@ def test_experiment_is_the_published_one(
     assert trainer["callbacks"][0]["init_args"] == {"steps": warmup, "lr": 1e-3}
     clamp = model["loss"] and model["loss"]["init_args"]["published_clamp"]
     assert clamp == (20 if name == "deep360.yaml" else None)
+
+
+def test_label_free_training_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "base.yaml", "--config", "label_free/pretrain.yaml", "--print_config"])
+    assert end.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model, trainer, data = config["model"], config["trainer"], config["data"]["init_args"]
+    assert (model["lr"], model["weight_decay"], model["optimizer"]) == (2e-5, 5e-6, "adam")
+    assert (model["schedule"], model["power"], trainer["gradient_clip_val"]) == ("polynomial", 0.9, 10)
+    assert (trainer["max_steps"], trainer["val_check_interval"], data["batch_size"]) == (180_000 + 1000, 1000, 4)
+    assert trainer["callbacks"][0]["init_args"] == {"steps": 1000, "lr": 1e-3}
+    assert (data["view_tasks"], data["views_from_step"]) == (["depth"], 1000 + 1000)
+    network = model["network"]["init_args"]
+    assert "vit_large_patch16_dinov3" in network["encoder"] and network["pretrained"]
+    assert timm.is_model_pretrained(network["encoder"])
+    assert (data["height"], data["width"]) == tuple(network["input_size"]) == (512, 1024)
 
 
 @pytest.mark.parametrize("config", ROOMS)
