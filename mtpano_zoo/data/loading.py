@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 
@@ -59,7 +59,11 @@ class TrainingSampler(DistributedSampler[Any]):
 
 
 class TrainingLoader(DataLoader[Sample]):
-    """A `DataLoader` that knows how far it came: build it by :func:`training_loader`."""
+    """A `DataLoader` that knows how far it came: build it by :func:`training_loader`.
+
+    What orders the samples, a `TrainingSampler` or a data set that gives them in a row, is told how many to pass over:
+    it has `epoch`, `set_epoch` and `skipped`.
+    """
 
     _position = 0
     _resumed: tuple[int, int] | None = None  # epoch and position
@@ -71,21 +75,26 @@ class TrainingLoader(DataLoader[Sample]):
         the epoch.
         """
         self._position = 0
-        if isinstance(self.sampler, TrainingSampler):
-            if self._resumed is not None and self._resumed[0] == self.sampler.epoch:
+        if (order := self._order) is not None:
+            if self._resumed is not None and self._resumed[0] == order.epoch:
                 self._position = self._resumed[1]
             self._resumed = None
-            self.sampler.skipped = self._position * (self.batch_size or 1)
+            order.skipped = self._position * (self.batch_size or 1)
         for batch in super().__iter__():
             self._position += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of batches that were handed out in it."""
-        return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._position}
+        return {"epoch": getattr(self._order, "epoch", 0), "batches": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on behind the batches that were handed out when the state was taken."""
         self._resumed = (state["epoch"], state["batches"])
-        if isinstance(self.sampler, TrainingSampler):
-            self.sampler.set_epoch(state["epoch"])
+        if (order := self._order) is not None:
+            order.set_epoch(state["epoch"])
+
+    @property
+    def _order(self) -> Any:
+        order = self.dataset if isinstance(self.dataset, IterableDataset) else self.sampler
+        return order if hasattr(order, "skipped") else None

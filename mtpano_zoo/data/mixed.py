@@ -44,6 +44,9 @@ class MixedDataModule(LightningDataModule):
     ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
     ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)
 
+    Several processes share an epoch; if its samples do not divide by them, it has some more. In evaluation Lightning
+    lets some samples come twice then, so exact scores need a single process.
+
     Args:
         modules: The data modules by name, all of the same height and width. Their own batch sizes, workers and seeds
             do not matter; their augmentation does, for their samples.

@@ -172,7 +172,8 @@ class ShardsDataModule(LightningDataModule):
     Processes and their workers share the shards of a split: each file is read by one of them, from beginning to end. In
     training, the order of the shards depends on (`seed`, epoch), and samples are drawn from a buffer; every process
     gives the same number of batches: a few samples are left out, and a worker with fewer than others begins again. A
-    training that resumes within an epoch begins it anew. Validation, test and prediction give every sample once.
+    training that resumes within an epoch reads over what it has seen. Validation, test and prediction give every sample
+    once; where there are fewer shards than processes, all of them read all shards and each takes samples of its own.
 
     Args:
         root: Folder with the tar files and `shards.json`.
@@ -236,6 +237,7 @@ class ShardsDataModule(LightningDataModule):
             )
         # The batches of a loader are those of its workers, who know nothing of each other.
         samples.limit, samples.workers = share // self.batch_size * self.batch_size, workers
+        samples.batch_size = self.batch_size
         samples.augmentation, samples.buffer, samples.seed = self.augmentation, self.buffer, self.seed
         loader = TrainingLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
         setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - where Lightning looks for it
@@ -254,8 +256,10 @@ class ShardsDataModule(LightningDataModule):
         return self._loader("test")
 
     def _loader(self, split: str) -> DataLoader[Sample]:
-        samples = self._samples(split)
-        workers = min(self.num_workers, len(samples.shards))
+        samples, ranks = self._samples(split), _rank()[1]
+        if (count := sum(samples.shards.values())) < ranks:
+            raise ValueError(f"{ranks} processes cannot share the {count} samples for {split}: use fewer")
+        workers = min(self.num_workers, max(len(samples.shards) // ranks, 1))
         return DataLoader(samples, batch_size=self.batch_size, num_workers=workers, collate_fn=collate)
 
 
@@ -270,6 +274,8 @@ class ShardDataset(IterableDataset[Sample]):
     """
 
     limit: int | None = None
+    skipped = 0  # samples of the next epoch that this process has seen before a resumption
+    batch_size = 1
     workers = 1
     buffer = 1
     seed = 0
@@ -283,6 +289,11 @@ class ShardDataset(IterableDataset[Sample]):
         if self.limit is None:  # workers end with incomplete batches: a loader would count too few
             raise TypeError("the number of batches is not known before they are read")
         return self.limit * self.workers
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that samples belong to."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the samples from now on belong to, here and in all workers."""
@@ -299,17 +310,23 @@ class ShardDataset(IterableDataset[Sample]):
         (rank, ranks), worker = _rank(), get_worker_info()
         worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         names = sorted(self.shards)
-        place, places = rank * workers + worker_id, ranks * workers
+        places = ranks * workers
         if self.limit is None:
-            for encoded in chain.from_iterable(map(self._read, names[place::places])):
+            place, few = rank * workers + worker_id, len(names) < places
+            read = chain.from_iterable(map(self._read, names if few else names[place::places]))
+            for encoded in islice(read, place, None, places) if few else read:
                 yield _decode(*encoded)
             return
-        epoch = int(self._epoch)
+        # Batches come from the workers in turn: the first of them takes the place of the one that would be next.
+        batches = self.skipped // self.batch_size
+        worker_id = (worker_id + batches) % workers
+        seen = -(-(batches - worker_id) // workers) * self.batch_size
+        place, epoch = rank * workers + worker_id, self.epoch
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(names))
         mine = [names[i] for i in order[place::places]]
         rng = np.random.default_rng((self.seed, 1, epoch, place))
         passes = (_shuffled(chain.from_iterable(map(self._read, mine)), self.buffer, rng) for _ in count())
-        for encoded in islice(chain.from_iterable(passes), self.limit):
+        for encoded in islice(chain.from_iterable(passes), seen, self.limit):
             sample = _decode(*encoded)
             yield sample if self.augmentation is None else self.augmentation(sample)
 

@@ -40,7 +40,7 @@ class MultiTaskModule(LightningModule):
 
     Checkpoints describe their network in plain data, so that `load_network` needs nothing beside the file. They also
     keep the state of the random generators: training on one device that resumes from the end of an epoch continues
-    exactly.
+    exactly. From within an epoch it goes on with the next sample, if the loader is one of `mtpano_zoo.data`.
 
     Args:
         network: The network; its submodule ``encoder`` can have a learning rate of its own or be frozen.
@@ -163,6 +163,11 @@ class MultiTaskModule(LightningModule):
             known = ("image", *self.network.tasks)
             check_batch({key: batch[key] for key in known if key in batch}, len(self.network.classes))
         return batch
+
+    def on_train_start(self) -> None:
+        """Let a resumed training go on within its epoch."""
+        # To tell a schedule the length of the training, Lightning builds the loader before it could restore its state.
+        self.trainer.fit_loop._load_combined_loader_states()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Give the loss of one batch."""

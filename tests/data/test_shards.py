@@ -144,6 +144,40 @@ def test_processes_and_workers_share_the_files(written, monkeypatch, ranks, work
     assert len(set(seen)) >= {2: 9, 6: 6}[ranks * workers]
 
 
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("done", [0, 1, 2, 4])
+def test_training_resumes_within_an_epoch(written, workers, done):
+    def loader():
+        return ShardsDataModule(written, batch_size=1, num_workers=workers, buffer=3, seed=4).train_dataloader()
+
+    whole = loader()
+    whole.sampler.set_epoch(2)
+    batches = iter(whole)
+    for _ in range(done):
+        next(batches)
+    state = whole.state_dict()
+    rest = [name for batch in batches for name in batch["id"]]
+    assert len(rest) == len(whole) - done
+    resumed = loader()
+    resumed.load_state_dict(state)
+    assert ids(resumed) == rest
+    resumed.sampler.set_epoch(3)
+    assert len(ids(resumed)) == len(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fewer_shards_than_processes_are_shared_by_samples(written, monkeypatch, workers):
+    seen = []
+    for rank in range(3):
+        monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, 3))
+        names = ids(ShardsDataModule(written, batch_size=4, num_workers=workers).val_dataloader())
+        assert names
+        seen += names
+        with pytest.raises(ValueError, match="3 processes cannot share the 2 samples for test"):
+            ShardsDataModule(written).test_dataloader()
+    assert sorted(seen) == [f"val-{i:06d}" for i in range(3)]
+
+
 def test_augmentation_follows_the_epoch(written):
     data = ShardsDataModule(written, batch_size=11, augmentation=Augmentation(mirror=0))
     loader = data.train_dataloader()

@@ -9,11 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny_training import TinyDataModule, TinyNetwork
+from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.data import DataLoader
 
+from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.training import MultiTaskModule, learning_rate_factor, load_network
@@ -208,6 +209,25 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path):
     trainer(tmp_path, **options).fit(resumed, TinyDataModule(**data), ckpt_path=tmp_path / "ckpt/epoch=0.ckpt")
     assert_same(snapshot(whole), snapshot(resumed))
     assert_same(whole.optimizers().state_dict()["state"][0], resumed.optimizers().state_dict()["state"][0])
+
+
+def test_training_resumes_within_an_epoch(tmp_path):
+    """With a schedule that wants to know the length of the training, which makes Lightning build loaders too early."""
+
+    class Resumable(TinyDataModule):
+        def train_dataloader(self):
+            return training_loader(TinyDataset(self.train), None, batch_size=self.batch_size)
+
+    def module(seed):
+        seed_everything(seed, verbose=False)
+        return MultiTaskModule(TinyNetwork(dropout=0.0))
+
+    options = {"max_epochs": 2, "enable_checkpointing": True}
+    whole, resumed = module(1), module(2)
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
+    trainer(tmp_path, callbacks=[keep], **options).fit(whole, Resumable())
+    trainer(tmp_path, **options).fit(resumed, Resumable(), ckpt_path=tmp_path / "step=5.ckpt")
+    assert_same(snapshot(whole), snapshot(resumed))
 
 
 def test_averaged_weights_are_what_a_checkpoint_holds(tmp_path):
