@@ -1,0 +1,91 @@
+"""Normals from depth, for teachers that give none."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo import sphere
+from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
+
+__all__ = ("NormalsFromDepth", "normals_from_depth")
+
+EDGE = 0.02  # bend of inverse depth, relative to it, from which two neighbours belong to different surfaces
+
+
+class NormalsFromDepth(nn.Module):
+    """Adds to the labels of a teacher the normals of the surface that its depth describes.
+
+    Normals do not depend on the scale of depth, but on its offset: what gives disparity up to an offset gives none.
+
+    Args:
+        teacher: gives depth, metric or up to scale. Its own normals, if it has any, are kept.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.classes = tuple(teacher.classes)
+        self.provenance: Mapping[str, Any] = {
+            "name": type(self).__name__,
+            "options": {"edge": EDGE},
+            "teacher": teacher.provenance,
+        }
+
+    def forward(self, seen: ViewImages) -> ViewLabels:
+        """Label all views of a panorama.
+
+        Raises:
+            ValueError: If the teacher gives no depth, or disparity.
+        """
+        labels = self.teacher(seen)
+        if labels.normals is not None:
+            return labels
+        name = self.teacher.provenance["name"]
+        if labels.depth is None:
+            raise ValueError(f"normals need depth, but {name} gives none")
+        if labels.depth_kind == "disparity":
+            raise ValueError(f"normals need depth, but {name} gives disparity up to an offset, which bends every plane")
+        depth, intrinsics = labels.depth, seen.views.intrinsics.to(labels.depth)
+        if labels.along_ray:
+            depth = sphere.distance_to_z(depth, intrinsics)
+        return replace(labels, normals=normals_from_depth(depth, intrinsics))
+
+
+def normals_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Unit normals (V, 3, h, w), towards the camera and in its frame, of the surface that z-depth (V, h, w) describes.
+
+    The cross product of differences between neighbours. Inverse depth is linear over a plane in perspective, so where
+    it bends a surface ends, and the difference is taken on the flatter side. Next to pixels without depth it is taken
+    on the other side; where there is none, and where depth is not positive, the normal is zero.
+
+    Args:
+        depth: z-depth in any unit.
+        intrinsics: in pixels, (V, 3, 3).
+    """
+    rays = sphere.perspective_rays(*depth.shape[-2:], intrinsics=intrinsics.to(depth), normalize=False)
+    known = depth.isfinite() & (depth > 0)
+    points = torch.where(known[..., None], depth[..., None] * rays, 0)
+    inverse = torch.where(known, 1 / torch.where(known, depth, 1), 0)
+    across, down = (_slope(points, inverse, known, axis) for axis in (2, 1))
+    normals = sphere.unit(torch.linalg.cross(down, across))
+    away = (normals * rays).sum(-1, keepdim=True) > 0
+    return torch.where(away, -normals, normals).movedim(-1, 1)
+
+
+def _slope(points: Tensor, inverse: Tensor, known: Tensor, axis: int) -> Tensor:
+    """A tangent (V, h, w, 3) of the surface along an axis; zero where there is none."""
+    first, last = (torch.zeros_like(known) for _ in range(2))
+    first.select(axis, 0).fill_(True)
+    last.select(axis, known.shape[axis] - 1).fill_(True)
+    ahead_known = known & known.roll(-1, axis) & ~last
+    back_known = known & known.roll(1, axis) & ~first
+    ahead, back = points.roll(-1, axis) - points, points - points.roll(1, axis)
+    rise, fall = inverse.roll(-1, axis) - inverse, inverse - inverse.roll(1, axis)
+    both = ahead_known & back_known
+    edge = both & ((rise - fall).abs() > EDGE * inverse)
+    use_ahead = ahead_known & ~(edge & (fall.abs() < rise.abs()))
+    use_back = back_known & ~(edge & (fall.abs() >= rise.abs()))
+    return ahead * use_ahead[..., None] + back * use_back[..., None]

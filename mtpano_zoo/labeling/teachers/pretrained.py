@@ -1,0 +1,238 @@
+"""Networks of the package `transformers`: loaded safely, fed with tensors, and remembered for the manifest."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.zoo.download import commit_of, download, verify
+
+__all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of")
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
+# What a repository may have besides. The second line is for OneFormer, which is told its task in words.
+BESIDES = ("preprocessor_config.json", "processor_config.json")
+WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+
+class PretrainedNetwork(nn.Module):
+    """A network of `transformers` with its own preprocessing, which works on tensors where they are.
+
+    Args:
+        source: a folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
+        revision: commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
+        batch_size: views that the network sees at once.
+        size: side in pixels to which a square view is resized for the network; by default what it was published with.
+        precision: of the arithmetic (autocast); the weights stay as they are.
+        network_class: the class of `transformers` that loads it, by `model_type`; the entry `""` is for all others.
+        **overrides: of the configuration of the network.
+
+    Attributes:
+        model_type: name of the architecture.
+        folder: where its files are.
+        network: the network.
+        provenance: what the manifest of a run says of it.
+
+    Raises:
+        ValueError: If the package is missing, an argument is out of range, or the files are not such a network.
+        OSError: If a file is missing or cannot be downloaded.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        revision: str | None,
+        batch_size: int,
+        size: int | None,
+        precision: Precision,
+        network_class: dict[str, str],
+        **overrides: Any,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (size is not None and size < 1):
+            raise ValueError(f"batch_size and size must be positive, got {batch_size} and {size}")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        transformers = import_transformers()
+        folder, files, commit = _files(source, revision)
+        config = _config(transformers, folder, source, overrides)
+        self.folder, self.batch_size, self.precision = folder, batch_size, precision
+        self.model_type: str = config.model_type
+        name = network_class.get(self.model_type, network_class[""])
+        self.network: Any = _network(getattr(transformers, name), folder, source, config)
+        self.processor = _processor(transformers, folder, source, self.model_type)
+        self._changes: dict[str, Any] = {} if size is None else {"size": _size(self.processor.size, size)}
+        self.provenance: dict[str, Any] = provenance_of(
+            type(self).__name__,
+            source=source,
+            revision=commit,
+            files=files,
+            network=type(self.network).__name__,
+            packages=(torch, transformers),
+            options={"batch_size": batch_size, "size": size, "precision": precision},
+        )
+
+    def prepare(self, images: Tensor) -> dict[str, Any]:
+        """What the network is given for images (B, 3, h, w) in [0, 1], by its own image processor."""
+        return dict(
+            self.processor(
+                images=list(images.float()),
+                do_rescale=False,
+                input_data_format="channels_first",
+                return_tensors="pt",
+                device=images.device,
+                **self._changes,
+            )
+        )
+
+    def batches(self, images: Tensor) -> Iterator[slice]:
+        """The parts of a stack of views that the network sees at once."""
+        for start in range(0, len(images), self.batch_size):
+            yield slice(start, start + self.batch_size)
+
+    def run(self, inputs: dict[str, Any], images: Tensor) -> Any:
+        """The output of the network, in its precision and without gradients."""
+        lower = self.precision != "float32"
+        dtype = getattr(torch, self.precision) if lower else None
+        with torch.no_grad(), torch.autocast(images.device.type, dtype=dtype, enabled=lower):
+            return self.network(**inputs)
+
+
+def import_transformers() -> ModuleType:
+    """Import the package `transformers`, which takes seconds, only when a teacher needs it.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError("this teacher needs the package transformers: pip install 'mtpano_zoo[teachers]'") from error
+    package: ModuleType = transformers
+    return package
+
+
+def provenance_of(
+    name: str,
+    *,
+    source: str,
+    revision: str | None,
+    files: list[Path],
+    network: str,
+    packages: tuple[ModuleType, ...],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """What a manifest says of a teacher, as plain data; its weights are named by their SHA-256."""
+    return {
+        "name": name,
+        "source": source,
+        "revision": revision,
+        "sha256": {path.name: verify(path) for path in files},
+        "network": network,
+        "versions": {package.__name__: str(package.__version__) for package in packages},
+        "options": options,
+    }
+
+
+def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | None]:
+    """The folder of a network, its files of weights and, from the Hub, its commit."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{source} is a folder: a revision is for repositories on the Hugging Face Hub")
+        missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
+        weights = [WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(folder / SHARDS)
+        missing += [name for name in weights or [WEIGHTS] if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{source} has no {missing[0]}: write it with save_pretrained")
+        return folder, [folder / name for name in weights], None
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise FileNotFoundError(f"there is no folder {source}")
+    config = download(source, CONFIG, revision)
+    commit = commit_of(config)
+    try:
+        files = [download(source, WEIGHTS, commit)]
+    except FileNotFoundError as error:
+        try:
+            index = download(source, SHARDS, commit)
+        except FileNotFoundError:
+            raise error from None
+        files = [download(source, name, commit) for name in _shards(index)]
+    architecture = json.loads(config.read_bytes()).get("model_type")
+    for name in BESIDES + (WORDS if architecture == "oneformer" else ()):
+        try:
+            download(source, name, commit)
+        except FileNotFoundError:
+            continue
+    return config.parent, files, commit
+
+
+def _shards(index: Path) -> list[str]:
+    return sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
+
+
+def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **overrides
+        )
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{source} is no network that transformers {transformers.__version__} knows: {_first_line(error)}"
+        ) from error
+
+
+def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
+    """The network with all its weights, from safetensors only and without code from the folder."""
+    try:
+        network, report = network_class.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
+    # The package fills what is missing with random numbers and only warns.
+    wrong = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]})
+    if wrong:
+        raise ValueError(
+            f"{source} lacks {len(wrong)} weights of {type(network).__name__} or has them in another shape, such as "
+            f"{wrong[0]}: it was trained for something else"
+        )
+    return network.eval().requires_grad_(False)
+
+
+def _processor(transformers: ModuleType, folder: Path, source: str, model_type: str) -> Any:
+    # OneFormer's would download the names of classes, which only its training needs.
+    unwanted = {"class_info_file": None} if model_type == "oneformer" else {}
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **unwanted
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{source} has no preprocessor_config.json that says how images are prepared: {_first_line(error)}"
+        ) from error
+
+
+def _size(published: Any, size: int) -> dict[str, int]:
+    """The published size of the input with another side, in the same form."""
+    sides = {key: value for key, value in dict(published).items() if value is not None}
+    shortest = sides.get("shortest_edge")
+    if shortest is None:
+        return dict.fromkeys(sides, size)
+    return {key: round(size * value / shortest) for key, value in sides.items()}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
