@@ -33,7 +33,7 @@ TINY = [
 
 
 # Experiments on published data sets stand on base.yaml and are scored by a protocol.
-ROOMS = ["quickstart.yaml"]
+ROOMS = ["quickstart.yaml", "rooms-tiny.yaml"]
 EXPERIMENTS = {
     "structured3d.yaml": fake_structured3d,
     "stanford2d3d.yaml": fake_stanford2d3d,
