@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mtpano_zoo.zoo.download import commit_of, download, verify
@@ -198,11 +199,12 @@ def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
     # The package fills what is missing with random numbers and only warns.
-    wrong = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]})
+    wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if wrong:
         raise ValueError(
             f"{source} lacks {len(wrong)} weights of {type(network).__name__} or has them in another shape, such as "

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,12 @@ from PIL import Image
 from mtpano_zoo import sphere
 from mtpano_zoo.labeling.teachers.base import ViewImages
 from mtpano_zoo.labeling.views import Views
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes on verified files go to a fresh folder."""
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "mtpano_cache"))
 
 
 @pytest.fixture(scope="session")

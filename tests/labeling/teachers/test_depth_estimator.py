@@ -171,7 +171,7 @@ def test_agrees_with_the_library_on_pictures(name, size, saved, some_views, as_p
     labels = teacher(seen)
     assert teacher.depth_kind == labels.depth_kind == ARCHITECTURES[name][1] and not labels.along_ray
     assert labels.depth.shape == (3, *size) and labels.probabilities is None and labels.normals is None
-    output, expected = by_the_library(name, network, processor, as_pictures(seen), *size)
+    _, expected = by_the_library(name, network, processor, as_pictures(seen), *size)
     spread = expected.std()
     assert spread > 0.01 * expected.abs().mean()
     # The library enlarges by cubic interpolation, which overshoots at edges.
@@ -226,7 +226,7 @@ def test_a_border_is_not_shown_to_the_network(saved, some_views):
 def test_the_kind_is_known_or_must_be_given(saved, some_views):
     assert all(ARCHITECTURES[name][1] == KINDS[name] for name in ("dpt", "depth_pro", "zoedepth", "glpn"))
     folder = str(saved("dpt_on_dinov2")[0])
-    with pytest.raises(ValueError, match="it is not known what the output of .* means, a dpt on dinov2: give kind"):
+    with pytest.raises(ValueError, match="means, a dpt on dinov2: give kind"):
         DepthEstimator(folder)
     assert DepthEstimator(folder, kind="metric")(some_views()).depth_kind == "metric"
     teacher = DepthEstimator(str(saved("relative")[0]), kind="scale_invariant")

@@ -29,10 +29,10 @@ class Fixed:
     """A teacher that always says the same."""
 
     classes = ("wall", "floor")
-    provenance = {"name": "Fixed", "revision": "abc"}
 
     def __init__(self, labels):
         self.labels = labels
+        self.provenance = {"name": "Fixed", "revision": "abc"}
 
     def __call__(self, seen):
         return self.labels
