@@ -215,7 +215,8 @@ class PanoramaDataModule(lightning.LightningDataModule):
             raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
         self.height, self.width, self.batch_size, self.num_workers = height, width, batch_size, num_workers
         self.augmentation, self.seed, self.on_error = augmentation, seed, on_error
-        self.excluded = frozenset(Path(exclude).read_text().splitlines()) if exclude is not None else frozenset()
+        lines = Path(exclude).read_text().splitlines() if exclude is not None else []
+        self.excluded = frozenset(line.strip() for line in lines if line.strip())
         self._index: Index | None = None
         self._sets: dict[str, PanoramaDataset] = {}
 
@@ -235,6 +236,13 @@ class PanoramaDataModule(lightning.LightningDataModule):
             if self.complete is not None and len(self._index) < self.complete:
                 warnings.warn(
                     f"{self.root} holds {len(self._index)} of the {self.complete} panoramas of the release",
+                    stacklevel=2,
+                )
+            names = {self.id_pattern.format(**self._index.fields_of(i)) for i in range(len(self._index))}
+            if unknown := sorted(self.excluded - names):
+                warnings.warn(
+                    f"{len(unknown)} of {len(self.excluded)} ids in exclude are of no sample below {self.root}, for "
+                    f"example {unknown[0]}",
                     stacklevel=2,
                 )
         return self._index

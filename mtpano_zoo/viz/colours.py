@@ -18,9 +18,10 @@ def default_palette(count: int) -> NDArray[np.uint8]:
     The first k colours do not depend on `count`.
     """
     index = np.arange(count)
-    hue = index * 0.61803398875 % 1  # the golden ratio keeps every next hue away from all before it
-    saturation = np.array([0.60, 0.85, 0.40])[index % 3]
-    value = np.array([0.90, 0.65, 0.98, 0.78])[index % 4]
+    turn = index // 144  # after so many, a Fibonacci number, hues come back to within a degree: the rest moves
+    hue = (index * 0.61803398875 + turn * 0.0175) % 1  # the golden ratio keeps a hue away from all before it
+    saturation = (np.array([0.60, 0.85, 0.40])[index % 3] + turn * 0.12) % 1
+    value = np.array([0.90, 0.65, 0.98, 0.78])[index % 4] * 0.95**turn
     colours: NDArray[np.uint8] = np.rint(hsv_to_rgb(np.stack((hue, saturation, value), -1)) * 255).astype(np.uint8)
     return colours
 

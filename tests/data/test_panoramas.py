@@ -158,10 +158,13 @@ def test_incomplete_release_and_empty_split(tmp_path, content):
 
 
 def test_excluded_samples(root, tmp_path):
-    (tmp_path / "exclude.txt").write_text("train_b\nnobody\ntrain_d\n")
+    (tmp_path / "exclude.txt").write_text("train_b \nnobody\n\ntrain_d\nelse\n")
     data = module(root, exclude=tmp_path / "exclude.txt")
-    assert ids(data.dataset("train")) == ["train_a", "train_c"]
-    assert ids(data.dataset("val")) == ["val_a"]
+    with pytest.warns(UserWarning) as told:
+        assert ids(data.dataset("train")) == ["train_a", "train_c"]
+        assert ids(data.dataset("val")) == ["val_a"]
+    sentences = [str(one.message) for one in told if "exclude" in str(one.message)]
+    assert sentences == [f"2 of 4 ids in exclude are of no sample below {root}, for example else"]
     with pytest.raises(FileNotFoundError):
         module(root, exclude=tmp_path / "none.txt")
 

@@ -4,7 +4,7 @@ import pytest
 from mtpano_zoo.viz import colour_depth, colour_normals, colour_semseg, default_palette, depth_range
 
 
-@pytest.mark.parametrize("count", [0, 1, 13, 40, 150, 255])
+@pytest.mark.parametrize("count", [0, 1, 13, 40, 150, 256, 512])
 def test_palette_has_different_colours_and_no_black(count):
     palette = default_palette(count)
     assert palette.shape == (count, 3) and palette.dtype == np.uint8
@@ -14,9 +14,10 @@ def test_palette_has_different_colours_and_no_black(count):
 
 def test_palette_is_stable_and_its_first_colours_lie_apart():
     assert np.array_equal(default_palette(20)[:13], default_palette(13))
-    palette = default_palette(13).astype(float)
-    distance = np.linalg.norm(palette[:, None] - palette, axis=-1)
-    assert distance[~np.eye(13, dtype=bool)].min() > 30
+    for count, least in ((13, 30), (256, 20)):
+        palette = default_palette(count).astype(float)
+        distance = np.linalg.norm(palette[:, None] - palette, axis=-1)
+        assert distance[~np.eye(count, dtype=bool)].min() > least
 
 
 def test_classes_take_their_colours_and_the_rest_is_black():
