@@ -1,0 +1,164 @@
+"""What made the labels of a folder: one manifest for all of them, and a record of every run.
+
+`manifest.json` holds what decides what the labels are, and what their numbers mean. It is written once; a run with
+other settings is refused. `runs/TIME-ID.json`, which every run writes at its end, holds what it did, on what, and with
+which software.
+"""
+
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import mtpano_zoo
+from mtpano_zoo.labeling.storage import IMAGES, MANIFEST, TASKS, TEMPORARY, LabelFolder
+
+__all__ = ("check_manifest", "claim", "describe", "software", "write_record")
+
+CLASSES = "classes.yaml"
+FORMAT = "mtpano pseudo-labels, 1"
+ENCODING = {
+    "image": "8-bit RGB JPEG",
+    "semseg": {"file": "8-bit PNG", "unit": "index into `classes`", "no label": 255},
+    "depth": {
+        "file": "16-bit PNG",
+        "unit": "millimetres along the ray; thousandths of about the median if no teacher knows metres",
+        "no label": 0,
+        "range": "0.001 to 65.535 m; what is farther has no label",
+    },
+    "normals": {
+        "file": "8-bit PNG",
+        "unit": "n = value / 127.5 - 1, (R, G, B) = (forward, up, left), towards the camera",
+        "no label": [128, 128, 128],
+    },
+    "merged_confidence": {"file": "8-bit PNG", "unit": "confidence = value / 255"},
+    "missing file": "no label",
+}
+PACKAGES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy", "opencv-python-headless", "moge")
+
+
+def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest of labels that were made with these settings, as plain data."""
+    manifest = {"format": FORMAT, "classes": list(classes), "encoding": ENCODING, "settings": settings}
+    plain: dict[str, Any] = json.loads(json.dumps(manifest, default=str))
+    return plain
+
+
+def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
+    """See that a folder is empty, or has been labelled with the same settings; change nothing.
+
+    Raises:
+        ValueError: it holds something else, or labels with other settings that are not to be overwritten.
+    """
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file: give a folder for the labels")
+    path = root / MANIFEST
+    if not path.exists():
+        if root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+            raise ValueError(f"{root} holds files but no {MANIFEST}: give a new folder, or one that was labelled here")
+        return
+    try:
+        known = json.loads(path.read_bytes())
+        same_format = known["format"] == FORMAT
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a manifest of labels: give another folder") from error
+    if not same_format:
+        raise ValueError(f"{path} is of another version, {known['format']!r}: give another folder")
+    if overwrite:
+        return
+    if differences := list(_differences(known, manifest, "")):
+        key, before, now = differences[0]
+        more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        raise ValueError(
+            f"{root} was labelled with other settings ({key} was {before}, is {now}{more}): give another folder, the "
+            "same settings, or --overwrite to throw those labels away"
+        )
+
+
+def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Make the folder and its manifest; go on in one that has the same; throw away other labels if told to.
+
+    Raises:
+        ValueError: see `check_manifest`.
+    """
+    check_manifest(root, manifest, overwrite)
+    path = root / MANIFEST
+    root.mkdir(parents=True, exist_ok=True)
+    if overwrite and path.exists() and json.loads(path.read_bytes()) != manifest:
+        # Images first: without them nothing counts as finished, wherever this is stopped.
+        for folder in (IMAGES, *TASKS, "db_info"):
+            shutil.rmtree(root / folder, ignore_errors=True)
+        (root / CLASSES).unlink(missing_ok=True)
+        _write(path, json.dumps(manifest, indent=1).encode(), os.replace)
+    _write(path, json.dumps(manifest, indent=1).encode(), _link)
+    if manifest["classes"]:
+        classes = yaml.safe_dump({"classes": list(manifest["classes"])}, allow_unicode=True)
+        _write(root / CLASSES, classes.encode(), _link)
+    check_manifest(root, manifest)
+
+
+def software() -> dict[str, str]:
+    """Return the versions of everything that may change a label."""
+    versions = {"python": platform.python_version(), "mtpano_zoo": mtpano_zoo.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions | ({"cuda": str(torch.version.cuda)} if torch.cuda.is_available() else {})
+
+
+def write_record(folder: LabelFolder, started: str, record: Mapping[str, Any]) -> None:
+    """Write the record of a run under a name of its own.
+
+    Args:
+        folder: the folder of labels, open.
+        started: when the run started, as it may stand in a file name.
+        record: plain data.
+    """
+    path = folder.root / "runs" / f"{started}-{uuid.uuid4().hex[:8]}.json"
+    folder.write_file(path, json.dumps(record, indent=1).encode())
+
+
+def _write(path: Path, content: bytes, into_place: Callable[[Path, Path], None]) -> None:
+    """Write a file by way of a temporary folder that the next process removes; `_link` keeps one that is there."""
+    folder = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        folder.mkdir()
+        (folder / path.name).write_bytes(content)
+        into_place(folder / path.name, path)
+    except (FileExistsError, FileNotFoundError):  # another process was faster, or has begun already and cleaned up
+        pass
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Rename without replacing; where the file system has no links, that takes a moment in which others may do so."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if not target.exists():
+            source.replace(target)
+
+
+def _differences(before: Any, now: Any, key: str) -> Any:
+    """Yield where two trees of plain data differ: key, before, now."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys((*before, *now)):
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from _differences(one, other, f"{key}[{i}]")
+    elif before != now:
+        yield key.removeprefix("settings."), before, now

@@ -1,0 +1,84 @@
+"""What became of the panoramas of a run."""
+
+import errno
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ("LabelReport", "one_sentence")
+
+SHOWN = 20
+
+
+@dataclass
+class LabelReport:
+    """What became of every panorama.
+
+    Args:
+        labelled: names of those that this run has labelled.
+        skipped: names of those that were labelled already.
+        failed: why a panorama has no labels, one sentence each, by name.
+        too_far: pixels beyond 65.535 m, which have no depth label, by name.
+        stopped: why the run ended before all were labelled; nothing if it did not.
+        seconds: how long the run took.
+    """
+
+    labelled: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    too_far: dict[str, int] = field(default_factory=dict)
+    stopped: str = ""
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every panorama has its labels, else 1."""
+        return 1 if self.failed or self.stopped else 0
+
+    def summary(self) -> str:
+        """Return a few lines for the terminal: counts, rate, and what went wrong."""
+        rate = f" ({len(self.labelled) / self.seconds:.2f} per second)" if self.labelled and self.seconds else ""
+        counts = [f"{len(self.labelled)} labelled{rate}"]
+        if self.skipped:
+            counts.append(f"{len(self.skipped)} skipped because they were labelled already")
+        if self.failed:
+            counts.append(f"{len(self.failed)} failed")
+        lines = [", ".join(counts)]
+        if self.too_far:
+            pixels = sum(self.too_far.values())
+            lines.append(f"{pixels} pixels of {len(self.too_far)} panoramas are beyond 65.535 m: no depth label")
+        lines += [f"  {name}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
+        if len(self.failed) > SHOWN:
+            lines.append(f"  and {len(self.failed) - SHOWN} more, see the record in runs/")
+        return "\n".join([*lines, self.stopped] if self.stopped else lines)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what a record keeps: counts, and names where something is to be looked at."""
+        counts = {"labelled": len(self.labelled), "skipped": len(self.skipped), "failed": len(self.failed)}
+        details = {key: value for key, value in asdict(self).items() if key not in ("labelled", "skipped")}
+        return {"counts": counts} | details | {"seconds": round(self.seconds, 3)}
+
+    @staticmethod
+    def of_all(parts: Sequence["LabelReport"]) -> "LabelReport":
+        """Return the report of all processes; the time is that of the slowest."""
+        whole = LabelReport(seconds=max(part.seconds for part in parts))
+        for part in parts:
+            whole.labelled += part.labelled
+            whole.skipped += part.skipped
+            whole.failed |= part.failed
+            whole.too_far |= part.too_far
+            whole.stopped = whole.stopped or part.stopped
+        return whole
+
+
+def one_sentence(error: BaseException) -> str:
+    """Say in one line what went wrong, and what to do where the memory was too small."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "it needs more memory than there is: give the teachers a smaller batch_size"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space is left on the disk"
+    lines = str(error).strip().splitlines()
+    message = lines[0] if lines else "no reason given"
+    return message if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {message}"
