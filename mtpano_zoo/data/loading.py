@@ -4,9 +4,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed
+from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
+
+
+class EvaluationLoaders(LightningDataModule):
+    """A data module whose loaders of validation, test and prediction differ in nothing but their samples."""
+
+    def _loader(self, split: str) -> DataLoader[Sample]:
+        """Build the loader of ``val``, ``test`` or ``predict``."""
+        raise NotImplementedError
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The validation set, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """The test set, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """What there is to predict, the test set where nothing else is said, in order."""
+        return self._loader("predict")
 
 
 def training_loader(

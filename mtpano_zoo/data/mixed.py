@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import TrainingLoader, TrainingSampler
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.reading import NO_LABEL
 
 ClassMap = Mapping[str, Mapping[str, str | None]]
 
 
-class MixedDataModule(LightningDataModule):
+class MixedDataModule(EvaluationLoaders):
     """Several data modules as one: training draws from them by weight, a batch holds samples of any of them.
 
     A set that lacks a label has "no label" in a batch where another has it, so it does not take part in that loss. Ids
@@ -154,18 +154,6 @@ class MixedDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=collate,
         )
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Of all sets that have one, or of the one to evaluate, in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Of all sets that have one, or of the one to evaluate, in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Of all sets that have one, or of the one to evaluate, in order."""
-        return self._loader("predict")
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         parts: dict[str, Dataset[Sample]] = {}

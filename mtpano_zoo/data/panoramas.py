@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import cv2
-import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
-from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
 from mtpano_zoo.data.reading import NO_LABEL, Decoder, resize_map
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, check_tasks
@@ -146,7 +145,7 @@ class PanoramaDataset(Dataset[Sample]):
             warnings.warn(f"left out: {error}", stacklevel=2)
 
 
-class PanoramaDataModule(lightning.LightningDataModule):
+class PanoramaDataModule(EvaluationLoaders):
     """Training, validation, test and prediction sets of a data set of files.
 
     A data set is a subclass: class attributes say where its files are, what their bytes mean and which classes it has,
@@ -292,18 +291,6 @@ class PanoramaDataModule(lightning.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=collate,
         )
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """The test set, without its labels."""
-        return self._loader("predict")
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         return DataLoader(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
 from mtpano_zoo.data.inspection import read_all, samples_of
-from mtpano_zoo.data.loading import TrainingLoader
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
@@ -166,7 +166,7 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-class ShardsDataModule(LightningDataModule):
+class ShardsDataModule(EvaluationLoaders):
     """The data sets that `write_shards` (`mtpano data pack`) has written; classes and size are theirs.
 
     Processes and their workers share the shards of a split: each file is read by one of them, from beginning to end. In
@@ -243,19 +243,8 @@ class ShardsDataModule(LightningDataModule):
         setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - where Lightning looks for it
         return loader
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """The test set."""
-        return self._loader("test")
-
     def _loader(self, split: str) -> DataLoader[Sample]:
+        split = "test" if split == "predict" else split
         samples, ranks = self._samples(split), _rank()[1]
         if (count := sum(samples.shards.values())) < ranks:
             raise ValueError(f"{ranks} processes cannot share the {count} samples for {split}: use fewer")
