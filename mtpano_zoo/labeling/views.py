@@ -1,9 +1,31 @@
-"""Which perspective views of a panorama are labelled."""
+"""Which perspective views of a panorama are labelled.
 
+A strategy turns the name of a panorama into views, and nothing else decides: its arguments and the name are hashed, so
+that every process, today and after a restart, labels the same views of the same panorama.
+"""
+
+import hashlib
+import math
+import random
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from mtpano_zoo.sphere import (
+    cube_rotations,
+    erp_rays,
+    icosahedron_rotations,
+    intrinsics_from_fov,
+    rotation_matrix,
+    solid_angles,
+)
+
+__all__ = ("CubeViews", "IcosahedronViews", "RandomViews", "TangentViews", "ViewStrategy", "Views")
+
+# Rows of the grid on which coverage is measured: its cells are 1.4 degrees wide.
+GRID = 128
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,17 @@ class Views:
     def __len__(self) -> int:
         return len(self.rotations)
 
+    def coverage(self) -> float:
+        """Fraction of the sphere, by solid angle, that at least one view sees, to about 0.001."""
+        return float(_grid_weights()[self.seen(erp_rays(GRID, 2 * GRID).flatten(0, 1)).any(0)].sum())
+
+    def seen(self, rays: Tensor) -> Tensor:
+        """Whether each view sees each of the directions (N, 3), as bool (V, N)."""
+        cameras = (self.intrinsics.double() @ self.rotations.double().mT).to(rays)
+        x, y, z = (cameras @ rays.T).unbind(1)
+        across = (x + 0.5 * z >= 0) & (x + 0.5 * z <= self.width * z)
+        return (z > 0) & across & (y + 0.5 * z >= 0) & (y + 0.5 * z <= self.height * z)
+
 
 class ViewStrategy(Protocol):
     """Chooses the views of a panorama."""
@@ -32,3 +65,197 @@ class ViewStrategy(Protocol):
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name; the same name gives the same views."""
         ...
+
+
+class RandomViews:
+    """Square views in random directions: yaw and pitch are uniform, as in the label-free training of MTPano.
+
+    A uniform pitch looks at the poles more often than at the horizon, so that a few directions may remain unseen. With
+    ``coverage``, views are added to the first ``count``: each looks, within half its smallest field of view at random,
+    at what is unseen, until at least that fraction of the sphere is seen. As many views again may be added.
+
+    Args:
+        count: Views of a panorama, without those that are added.
+        fov: Smallest and largest field of view in degrees; uniform between them.
+        size: Rows and columns of a view.
+        coverage: Fraction of the sphere to see at least, in (0, 1].
+        seed: Another seed gives other views.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        count: int = 32,
+        fov: tuple[float, float] = (80.0, 120.0),
+        size: int = 512,
+        coverage: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"a panorama needs at least one view, got count={count}")
+        for one in fov:
+            _check_camera(one, size)
+        if fov[0] > fov[1]:
+            raise ValueError(f"fov is (smallest, largest), got {tuple(fov)}")
+        if coverage is not None and not 0 < coverage <= 1:
+            raise ValueError(f"coverage is a fraction of the sphere in (0, 1], got {coverage}")
+        self.count, self.fov, self.size, self.coverage, self.seed = count, tuple(fov), size, coverage, seed
+
+    def __call__(self, name: str) -> Views:
+        """Return the views of the panorama of this name.
+
+        Raises:
+            ValueError: If the coverage is not reached.
+        """
+        numbers = _numbers("random", self.seed, name)
+        angles = [
+            (numbers.uniform(0, 360), numbers.uniform(-90, 90), numbers.uniform(*self.fov)) for _ in range(self.count)
+        ]
+        views = self._views(angles)
+        if self.coverage is None:
+            return views
+        rays, weights = erp_rays(GRID, 2 * GRID).flatten(0, 1), _grid_weights()
+        unseen = ~views.seen(rays).any(0)
+        while (seen := 1 - float(weights[unseen].sum())) < self.coverage:
+            if len(angles) == 2 * self.count:
+                raise ValueError(
+                    f"{len(angles)} views of {self.fov[0]:g} to {self.fov[1]:g} degrees see {seen:.4f} of the sphere "
+                    f"of {name!r}, not {self.coverage:g}: raise count or fov, or ask for less coverage"
+                )
+            # Every unseen cell is as likely as it is large.
+            mass = torch.where(unseen, weights, 0).cumsum(0)
+            cell = min(int(torch.searchsorted(mass, numbers.random() * mass[-1])), len(mass) - 1)
+            right, down, ahead = rays[cell].tolist()
+            yaw, pitch = math.degrees(math.atan2(right, ahead)), -math.degrees(math.asin(max(-1.0, min(1.0, down))))
+            angles.append((yaw, pitch, numbers.uniform(*self.fov)))
+            unseen &= ~self._views(angles[-1:]).seen(rays)[0]
+        return self._views(angles)
+
+    def _views(self, angles: list[tuple[float, float, float]]) -> Views:
+        yaw, pitch, fov = torch.tensor(angles, dtype=torch.float64).unbind(1)
+        return _square(rotation_matrix(yaw, pitch), fov, self.size)
+
+
+class CubeViews:
+    """The six faces of a cube, front, right, back, left, up and down, turned at random before if wanted.
+
+    Faces of exactly 90 degrees only touch: their scales can then not be compared, and every face keeps its own. The
+    default lets neighbours overlap by ten degrees.
+
+    Args:
+        fov: Field of view in degrees.
+        size: Rows and columns of a view.
+        turn: Largest angle in degrees of a random rotation, another one for every panorama: R_x R_y R_z with all three
+            angles uniform in [-turn, turn]. 45 is what Depth Anywhere uses, with a field of view of 90.
+        seed: Another seed gives other rotations.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, fov: float = 100.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
+        _check_camera(fov, size, turn)
+        self.fov, self.size, self.turn, self.seed = fov, size, turn, seed
+
+    def __call__(self, name: str) -> Views:
+        """Return the views of the panorama of this name."""
+        turned = _random_turn(self.turn, "cube", self.seed, name) @ cube_rotations(dtype=torch.float64)
+        return _square(turned, self.fov, self.size)
+
+
+class IcosahedronViews:
+    """Twelve views towards the corners of an icosahedron, turned at random before if wanted, see `CubeViews`.
+
+    From 90 degrees on they see the whole sphere.
+
+    Args:
+        fov: Field of view in degrees.
+        size: Rows and columns of a view.
+        turn: Largest angle in degrees of a random rotation.
+        seed: Another seed gives other rotations.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, fov: float = 90.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
+        _check_camera(fov, size, turn)
+        self.fov, self.size, self.turn, self.seed = fov, size, turn, seed
+
+    def __call__(self, name: str) -> Views:
+        """Return the views of the panorama of this name."""
+        turned = _random_turn(self.turn, "icosahedron", self.seed, name) @ icosahedron_rotations(dtype=torch.float64)
+        return _square(turned, self.fov, self.size)
+
+
+class TangentViews:
+    """A dense grid of narrow views: rows of constant pitch from pole to pole, evenly spaced along each.
+
+    Neighbours are at most ``fov * (1 - overlap)`` apart, in pitch and along their row.
+
+    Args:
+        fov: Field of view in degrees.
+        overlap: Part of a view that its neighbour sees too, in [0, 1).
+        size: Rows and columns of a view.
+        turn: Largest angle in degrees of a random rotation, see `CubeViews`.
+        seed: Another seed gives other rotations.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self, fov: float = 60.0, overlap: float = 0.5, size: int = 384, turn: float = 0.0, seed: int = 0
+    ) -> None:
+        _check_camera(fov, size, turn)
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap is the shared part of neighbouring views, in [0, 1), got {overlap}")
+        self.fov, self.overlap, self.size, self.turn, self.seed = fov, overlap, size, turn, seed
+
+    def __call__(self, name: str) -> Views:
+        """Return the views of the panorama of this name."""
+        spacing = self.fov * (1 - self.overlap)
+        rows = math.ceil(180 / spacing - 1e-9)
+        angles = []
+        for row in range(rows + 1):
+            pitch = 90 - row * 180 / rows
+            columns = max(1, math.ceil(360 * math.cos(math.radians(pitch)) / spacing - 1e-9))
+            angles += [(column * 360 / columns, pitch) for column in range(columns)]
+        yaw, pitches = torch.tensor(angles, dtype=torch.float64).unbind(1)
+        turn = _random_turn(self.turn, "tangent", self.seed, name)
+        return _square(turn @ rotation_matrix(yaw, pitches), self.fov, self.size)
+
+
+def _square(rotations: Tensor, fov: float | Tensor, size: int) -> Views:
+    intrinsics = intrinsics_from_fov(fov, size, size, dtype=torch.float64).expand(len(rotations), 3, 3)
+    return Views(rotations.float(), intrinsics.float().contiguous(), size, size)
+
+
+def _numbers(kind: str, seed: int, name: str) -> random.Random:
+    digest = hashlib.blake2b(f"{kind}/{seed}/{name}".encode(), digest_size=16).digest()
+    return random.Random(int.from_bytes(digest, "big"))
+
+
+def _random_turn(largest: float, kind: str, seed: int, name: str) -> Tensor:
+    numbers = _numbers(kind, seed, name)
+    x, y, z = (numbers.uniform(-largest, largest) for _ in range(3))
+    double = torch.float64
+    about_x, about_y = rotation_matrix(pitch=x, dtype=double), rotation_matrix(yaw=y, dtype=double)
+    return about_x @ about_y @ rotation_matrix(roll=z, dtype=double)
+
+
+def _grid_weights() -> Tensor:
+    """Share of the sphere of every cell of the grid, (cells,) in rows."""
+    weights = solid_angles(GRID, 2 * GRID, dtype=torch.float64).expand(GRID, 2 * GRID).flatten()
+    return weights / weights.sum()
+
+
+def _check_camera(fov: float, size: int, turn: float = 0.0) -> None:
+    if not 0 < fov < 180:
+        raise ValueError(f"a field of view lies between 0 and 180 degrees, got {fov}")
+    if size < 2:
+        raise ValueError(f"a view needs at least 2 x 2 pixels, got size={size}")
+    if not 0 <= turn <= 180:
+        raise ValueError(f"turn is the largest angle of a random rotation, in [0, 180] degrees, got {turn}")

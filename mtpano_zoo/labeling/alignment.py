@@ -1,0 +1,153 @@
+"""One scale (and for disparity one shift) per view, such that all views agree where they overlap.
+
+View v sees pixel p at an angle from its axis, of cosine c, and says x, its inverse z-depth or its disparity. That means
+the log-distance
+
+    y(p, v) = -log(c(p, v) (a(v) x(p, v) + b(v))),    b = 0 unless x is a disparity.
+
+With one unknown log-distance m per pixel, the sum of w(p, v) (y(p, v) - m(p))^2 is smallest at m = weighted mean of y;
+put in, what is left to solve has one or two unknowns per view, whatever the number of pixels: linear in log a for
+depths, Gauss-Newton for disparities. Outliers lose their weight: w is multiplied by the Cauchy weight
+1 / (1 + (r / delta)^2) of the last residual r = y - m, with delta falling from coarse to the spread of the residuals.
+
+The data say nothing of a common factor of all views that hang together. It is chosen such that metric views are right
+on average (their log a have a robust mean of 0) or, without any of them, such that the median distance of the views is
+about 1. It enters as a faint pull on every view, so that groups of views without overlap are solved each for itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.labeling.teachers.base import DepthKind
+
+# delta of the successive solutions, in log-distance, down to the smallest ever used.
+DELTAS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.06, 0.06, 0.06)
+SMALLEST_DELTA = 0.01
+# The pull towards a view's prior, relative to the weight of all its pixels.
+PULL = 1e-6
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What N views say of K pixels.
+
+    Args:
+        values: inverse z-depth, or disparity, (K, N).
+        cosines: of the angle between the pixel's ray and the view's axis, (K, N); 1 for values along the ray.
+        weights: (K, N); 0 where the view has no value.
+        kinds: of the N views.
+    """
+
+    values: Tensor
+    cosines: Tensor
+    weights: Tensor
+    kinds: Sequence[DepthKind]
+
+
+def align(seen: Observations) -> tuple[Tensor, Tensor]:
+    """Scales a and shifts b (N,), float64 on the CPU: the distance of a value x is 1 / (c (a x + b)).
+
+    A view that overlaps no other keeps its scale 1 if it is metric, and gets a median distance of 1 if not.
+    """
+    weights, x, c = (values.double().cpu() for values in (seen.weights, seen.values, seen.cosines))
+    known = weights > 0
+    x, c = torch.where(known, x, 1), torch.where(known, c, 1)
+    disparity = torch.tensor([kind == "disparity" for kind in seen.kinds])
+    metric = torch.tensor([kind == "metric" for kind in seen.kinds])
+    weights = weights / weights.sum(0).mean().clamp(min=1e-30)
+    middle = torch.stack([_median((x * c)[known[:, i], i]) for i in range(len(metric))])
+    scale = torch.where(metric, 1.0, 1 / middle)
+    shift = torch.zeros_like(scale)
+    if disparity.any():
+        scale, shift = _linear(x, c, weights, scale, disparity)
+    return _refine(x, c, weights, scale, shift, disparity, metric)
+
+
+def _median(values: Tensor) -> Tensor:
+    return values.median() if len(values) else values.new_ones(())
+
+
+def _linear(x: Tensor, c: Tensor, weights: Tensor, scale: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
+    """A first guess where there are disparities: the scales and shifts that agree best in relative inverse distance.
+
+    That is linear, but for a factor: with a faint pull towards the guess before, this is inverse iteration.
+    """
+    count, shift = len(scale), torch.zeros_like(scale)
+    for delta in (4.0, 1.0, 0.5, 0.5):
+        inverse = (scale * x + shift) * c
+        mean = _mean(inverse, weights).clamp(min=1e-12)
+        relative = weights / (1 + ((inverse - mean) / (delta * mean)) ** 2) / mean**2
+        columns = torch.cat((x * c, torch.where(disparity, c, 0)), dim=1)
+        matrix = _normal_matrix(columns, relative)
+        unit = matrix.diagonal().clamp(min=1e-30).rsqrt()
+        matrix = matrix * unit[:, None] * unit + 1e-6 * torch.eye(2 * count, dtype=x.dtype)
+        guess = torch.cat((scale, shift)) / unit
+        scale, shift = (torch.linalg.solve(matrix, guess) * unit).view(2, count)
+        size = _mean((scale * x + shift) * c, weights) / mean
+        factor = size[size > 0].median() if (size > 0).any() else 1.0
+        scale, shift = scale / factor, torch.where(disparity, shift / factor, 0)
+    return scale, shift
+
+
+def _refine(
+    x: Tensor,
+    c: Tensor,
+    weights: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    disparity: Tensor,
+    metric: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Robust least squares in log-distance from a first guess on."""
+    count, known = len(scale), weights > 0
+    scale = scale.clamp(min=1e-12)
+    middle = torch.stack(
+        [_median(((scale[i] * x[:, i] + shift[i]) * c[:, i])[known[:, i]].clamp(min=1e-12)) for i in range(count)]
+    )
+    prior = torch.where(metric, 0.0, (scale / middle).log())
+    for delta in DELTAS:
+        inverse = scale * x + shift
+        usable = torch.where(inverse > 0, weights, 0)
+        y = -(inverse.clamp(min=1e-12) * c).log()
+        mean = _mean(y, usable)
+        residual = y - mean
+        if delta == DELTAS[-1]:
+            delta = max(SMALLEST_DELTA, 2 * 1.4826 * float(_median(residual[usable > 0].abs())))
+        robust = usable / (1 + (residual / delta) ** 2)
+        mean = _mean(y, robust)
+        # The slopes are taken at the mean: at the noisy values themselves they would favour flat disparities.
+        length = c * mean.exp()
+        slopes = torch.cat((1 - shift * length, torch.where(disparity, length, 0) * middle), dim=1)
+        matrix = _normal_matrix(slopes, robust)
+        gradient = (slopes * (robust * (y - mean)).repeat(1, 2)).sum(0)
+        # Metric views that are far off do not decide on the common factor.
+        off = (scale.log() - prior).abs()
+        spread = max(1e-3, 2 * float(_median(off[metric])))
+        pull = torch.where(metric, PULL / (off / spread).clamp(min=1), 1e-3 * PULL)
+        gradient[:count] += pull * (prior - scale.log())
+        gradient[count:] -= 1e-3 * PULL * shift / middle
+        matrix += torch.cat((pull, torch.where(disparity, 1e-3 * PULL, 1.0))).diag()
+        step = torch.linalg.solve(matrix, gradient)
+        scale = scale * step[:count].clamp(-20, 20).exp()
+        shift = torch.where(disparity, shift + step[count:] * middle, 0)
+    return scale, shift
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of every pixel over its views, (K, 1)."""
+    return (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def _normal_matrix(slopes: Tensor, weights: Tensor) -> Tensor:
+    """Normal matrix (2N, 2N) of the scales, then the shifts, from slopes (K, 2N), the pixels' means eliminated."""
+    count = weights.shape[1]
+    weighted = slopes * weights.repeat(1, 2)
+    matrix = -weighted.T @ (weighted / weights.sum(1, keepdim=True).clamp(min=1e-30))
+    own = (weighted.view(-1, 2, count)[:, :, None] * slopes.view(-1, 1, 2, count)).sum(0)
+    for i in range(2):
+        for j in range(2):
+            matrix[i * count : (i + 1) * count, j * count : (j + 1) * count] += own[i, j].diag()
+    return matrix

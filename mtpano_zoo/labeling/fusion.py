@@ -1,0 +1,309 @@
+"""Views' labels to one map per task.
+
+Every pixel of the panorama is the mean over the views that see it, weighted by how far inside the view it lies (1 in
+the middle, smoothly 0 at the border, so that no border shows) times the teacher's confidence there:
+
+- classes: mean of the probabilities; the class is the largest, its share of all is the agreement;
+- distance: exp of the mean log-distance after all views were aligned (`alignment`); with s the weighted standard
+  deviation of the views' log-distances, the agreement is exp(-s / 0.1);
+- normals: mean vector, scaled to length one; its length before is the agreement.
+
+The confidence of a task is the agreement times the mean of the teachers' confidence; it lies in [0, 1].
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.labeling.alignment import Observations, align
+from mtpano_zoo.labeling.back_projection import (
+    Footprint,
+    SparseLabels,
+    footprints,
+    inverse_depth,
+    sample_inverse,
+    sample_normals,
+    taps,
+)
+from mtpano_zoo.labeling.class_fusion import NO_CLASS, fuse_classes
+from mtpano_zoo.labeling.teachers.base import DepthKind, ViewLabels
+from mtpano_zoo.labeling.views import Views
+from mtpano_zoo.sphere import unit
+
+# Pixels of the panorama on which the views' scales are compared.
+COMPARED = 8192
+# Log-distance over which the confidence in the distance falls to 1 / e.
+SPREAD = 0.1
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class PanoramaLabels:
+    """The labels of a panorama, on the device of the views' labels; None is what no teacher gave.
+
+    Args:
+        semseg: class, uint8 (H, W); 255 = none.
+        depth: metres along the ray, (H, W); 0 = none. Without a metric teacher, in units of about its median.
+        normals: in the frame of the panorama, towards the camera, (3, H, W); zero = none.
+        confidence: by task, (H, W) in [0, 1]; zero where the task has no label.
+        scales: what the depth or disparity of every view was multiplied with, (V,), or (T * V,) with T teachers of
+            depth one after another.
+        shifts: what was then added to a disparity, likewise.
+        views: what every view says, after the alignment.
+    """
+
+    semseg: Tensor | None = None
+    depth: Tensor | None = None
+    normals: Tensor | None = None
+    confidence: dict[str, Tensor] = field(default_factory=dict)
+    scales: Tensor | None = None
+    shifts: Tensor | None = None
+    views: Sequence[SparseLabels] = ()
+
+
+def fuse(
+    labels: Sequence[ViewLabels],
+    views: Views,
+    height: int,
+    width: int,
+    *,
+    invalid: Tensor | None = None,
+    no_depth_classes: Sequence[int] = (),
+    keep_views: bool = True,
+) -> PanoramaLabels:
+    """Merge what teachers say of the views of a panorama.
+
+    Args:
+        labels: of every teacher; a task is taken from all teachers that give it.
+        views: the cameras.
+        height: rows of the panorama.
+        width: columns of the panorama.
+        invalid: pixels without any label, bool (H, W), such as a watermark or the tripod.
+        no_depth_classes: classes whose pixels have neither depth nor normals, such as the sky; the merged class
+            decides, for the merged maps and for every view.
+        keep_views: also return every view's own labels.
+
+    Raises:
+        ValueError: If shapes do not fit, or teachers differ in the number of classes.
+    """
+    _check(labels, views, height, width, invalid)
+    device = next((tensor.device for one in labels for tensor in _tensors(one)), torch.device("cpu"))
+    pixels = height * width
+    feet = footprints(views, height, width, invalid=invalid, device=device)
+    weights = [_weights(one, feet, views) for one in labels]
+    merged: dict[str, Any] = {"confidence": {}}
+    own: dict[str, list[Tensor]] = {}
+    hidden = None
+
+    def keep(task: str, values: Tensor, agreement: Tensor, given: Sequence[bool]) -> None:
+        merged[task] = values.view(*values.shape[:-1], height, width)
+        confidence = agreement * _mean_confidence(list(compress(weights, given)), feet, pixels)
+        merged["confidence"][task] = confidence.clamp(0, 1).view(height, width)
+
+    if any(given := [one.probabilities is not None for one in labels]):
+        semseg, share, own["semseg"] = fuse_classes(
+            list(compress(labels, given)), list(compress(weights, given)), feet, views, pixels, keep_views
+        )
+        keep("semseg", semseg, share, given)
+        if len(no_depth_classes):
+            hidden = torch.isin(semseg, torch.tensor(list(no_depth_classes), dtype=torch.uint8, device=device))
+    if any(given := [one.depth is not None for one in labels]):
+        samples = [
+            sample
+            for one, weight in zip(labels, weights, strict=True)
+            for sample in _sample_depth(one, weight, feet, views, hidden)
+        ]
+        compared = _spread_pixels(height, width).to(device)
+        merged["scales"], merged["shifts"] = _align(samples, feet, compared, pixels)
+        depth, agreement, own["depth"] = _blend_depth(samples, feet, pixels)
+        keep("depth", depth, agreement, given)
+    if any(given := [one.normals is not None for one in labels]):
+        normals, agreement, own["normals"] = _blend_normals(labels, weights, feet, views, hidden, pixels)
+        keep("normals", normals, agreement, given)
+    if keep_views:
+        merged["views"] = [
+            SparseLabels(foot.pixels, **{task: values[index] for task, values in own.items()})
+            for index, foot in enumerate(feet)
+        ]
+    return PanoramaLabels(**merged)
+
+
+@dataclass
+class _Depth:
+    """What a teacher says of the depth in one view, at the pixels of its footprint.
+
+    Args:
+        view: index of the view.
+        kind: see `ViewLabels`.
+        values: inverse z-depth, or disparity, (n,); 0 = none. After the alignment, log-distance.
+        cosine: of the ray and the camera's axis, (n,); 1 where the values refer to the distance along the ray.
+        weight: (n,); zero = none.
+    """
+
+    view: int
+    kind: DepthKind
+    values: Tensor
+    cosine: Tensor
+    weight: Tensor
+
+
+def _sample_depth(
+    labels: ViewLabels, weights: Sequence[Tensor], feet: Sequence[Footprint], views: Views, hidden: Tensor | None
+) -> list[_Depth]:
+    """One entry per view; empty if the teacher gives no depth."""
+    if labels.depth is None:
+        return []
+    found = []
+    for index, (foot, weight) in enumerate(zip(feet, weights, strict=True)):
+        depth = labels.depth[index].float()
+        if labels.confidence is not None:
+            depth = torch.where(labels.confidence[index] > 0, depth, 0)
+        cosine = 1 / foot.stretch
+        if labels.depth_kind == "disparity":
+            depth = torch.where((depth > 0) & depth.isfinite(), depth, 0)
+            cosine = torch.ones_like(cosine) if labels.along_ray else cosine
+        else:
+            depth = inverse_depth(depth, views, index, labels.along_ray)
+        values = sample_inverse(depth, taps(foot, views, *depth.shape))
+        known = values > 0 if hidden is None else (values > 0) & ~hidden[foot.pixels]
+        found.append(_Depth(index, labels.depth_kind, values, cosine, weight * known))
+    return found
+
+
+def _align(
+    samples: Sequence[_Depth], feet: Sequence[Footprint], compared: Tensor, pixels: int
+) -> tuple[Tensor, Tensor]:
+    """Solve scales and shifts, and turn the samples into log-distance."""
+    device = compared.device
+    slots = torch.full((pixels,), -1, device=device)
+    slots[compared] = torch.arange(len(compared), device=device)
+    table = torch.zeros(3, len(compared), len(samples), device=device)
+    for column, one in enumerate(samples):
+        slot = slots[feet[one.view].pixels]
+        chosen = (slot >= 0).nonzero().squeeze(1)
+        for plane, values in enumerate((one.values, one.cosine, one.weight)):
+            table[plane, slot[chosen], column] = values[chosen]
+    scales, shifts = align(Observations(table[0], table[1], table[2], [one.kind for one in samples]))
+    for one, scale, shift in zip(samples, scales.tolist(), shifts.tolist(), strict=True):
+        inverse = (one.values * scale + shift) * one.cosine
+        known = inverse > 0
+        one.weight = one.weight * known
+        one.values = -torch.where(known, inverse, 1).log()
+    disparity = torch.tensor([one.kind == "disparity" for one in samples])
+    return torch.where(disparity, scales, 1 / scales).float().to(device), shifts.float().to(device)
+
+
+def _blend_depth(
+    samples: Sequence[_Depth], feet: Sequence[Footprint], pixels: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Distance (pixels,), agreement (pixels,) and every view's own distance (n,)."""
+    device = samples[0].values.device
+    total, mean, square = torch.zeros(3, pixels, device=device)
+    for one in samples:
+        total.index_add_(0, feet[one.view].pixels, one.weight)
+        mean.index_add_(0, feet[one.view].pixels, one.weight * one.values)
+    known = total > 0
+    total = total.clamp(min=TINY)
+    mean /= total
+    for one in samples:
+        square.index_add_(0, feet[one.view].pixels, one.weight * (one.values - mean[feet[one.view].pixels]) ** 2)
+    agreement = (-(square / total).sqrt() / SPREAD).exp()
+    own = []
+    for index in range(len(feet)):
+        mine = [one for one in samples if one.view == index]
+        weight = sum((one.weight for one in mine), torch.zeros(()))
+        value = sum((one.weight * one.values for one in mine), torch.zeros(()))
+        own.append(torch.where(weight > 0, (value / weight.clamp(min=TINY)).exp(), 0))
+    return torch.where(known, mean.exp(), 0), agreement * known, own
+
+
+def _blend_normals(
+    labels: Sequence[ViewLabels],
+    weights: Sequence[Sequence[Tensor]],
+    feet: Sequence[Footprint],
+    views: Views,
+    hidden: Tensor | None,
+    pixels: int,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Normals (3, pixels), agreement (pixels,) and every view's own normals (n, 3)."""
+    device = feet[0].pixels.device
+    total, mean, own = torch.zeros(pixels, device=device), torch.zeros(3, pixels, device=device), []
+    for index, foot in enumerate(feet):
+        mine = torch.zeros(3, len(foot.pixels), device=device)
+        for one, weight in zip(labels, weights, strict=True):
+            if one.normals is None:
+                continue
+            normals = one.normals[index].float()
+            if one.confidence is not None:
+                normals = normals * (one.confidence[index] > 0)
+            found = sample_normals(normals, taps(foot, views, *normals.shape[1:]), views.rotations[index])
+            known = (found != 0).any(0) if hidden is None else (found != 0).any(0) & ~hidden[foot.pixels]
+            share = weight[index] * known
+            mine += share * found
+            total.index_add_(0, foot.pixels, share)
+        for axis in range(3):
+            mean[axis].index_add_(0, foot.pixels, mine[axis])
+        own.append(unit(mine, dim=0).movedim(0, 1).contiguous())
+    length = torch.linalg.vector_norm(mean, dim=0)
+    return unit(mean, dim=0), length / total.clamp(min=TINY), own
+
+
+def _weights(labels: ViewLabels, feet: Sequence[Footprint], views: Views) -> list[Tensor]:
+    """Weight of every view at the pixels that it sees: of its border times the teacher's confidence there."""
+    if labels.confidence is None:
+        return [foot.weight for foot in feet]
+    found = []
+    for foot, confidence in zip(feet, labels.confidence.float(), strict=True):
+        found.append(foot.weight * confidence.flatten()[taps(foot, views, *confidence.shape).nearest])
+    return found
+
+
+def _mean_confidence(weights: Sequence[Sequence[Tensor]], feet: Sequence[Footprint], pixels: int) -> Tensor:
+    """Mean of the teachers' confidence (pixels,), over views and teachers, more of views that see it well inside."""
+    given, full = torch.zeros(2, pixels, device=feet[0].pixels.device)
+    for index, foot in enumerate(feet):
+        for weight in weights:
+            given.index_add_(0, foot.pixels, weight[index])
+            full.index_add_(0, foot.pixels, foot.weight)
+    mean: Tensor = given / full.clamp(min=TINY)
+    return mean
+
+
+def _spread_pixels(height: int, width: int) -> Tensor:
+    """Pixels of a panorama, each once, that lie evenly on the sphere: those below a Fibonacci lattice."""
+    k = torch.arange(COMPARED, dtype=torch.float64)
+    down = torch.acos(1 - (2 * k + 1) / COMPARED) / math.pi
+    right = (k * ((math.sqrt(5) - 1) / 2)) % 1
+    found: Tensor = torch.unique((down * height).long() * width + (right * width).long())
+    return found
+
+
+def _tensors(labels: ViewLabels) -> Iterator[Tensor]:
+    for value in (labels.probabilities, labels.depth, labels.normals, labels.confidence):
+        if value is not None:
+            yield value
+
+
+def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, invalid: Tensor | None) -> None:
+    if not labels or not len(views):
+        raise ValueError("there is nothing to fuse: give the labels of at least one teacher and one view")
+    for one in labels:
+        for key, channels in (("probabilities", None), ("depth", ()), ("normals", (3,)), ("confidence", ())):
+            value = getattr(one, key)
+            if value is None:
+                continue
+            wanted = (len(views), *(channels or ()), views.height, views.width)
+            if channels is None and (value.ndim != 4 or len(value) != len(views)):
+                raise ValueError(f"probabilities of {len(views)} views are (V, C, h, w), got {tuple(value.shape)}")
+            if channels is not None and value.shape != wanted:
+                raise ValueError(f"{key} of these views is {wanted}, got {tuple(value.shape)}")
+    classes = {one.probabilities.shape[1] for one in labels if one.probabilities is not None}
+    if len(classes) > 1 or max(classes, default=0) > NO_CLASS:
+        raise ValueError(f"teachers must give the same at most 255 classes, got {sorted(classes)}")
+    if invalid is not None and (invalid.shape != (height, width) or invalid.dtype != torch.bool):
+        raise ValueError(f"invalid must be bool {(height, width)}, got {invalid.dtype} {tuple(invalid.shape)}")
