@@ -99,7 +99,8 @@ def decode_depth(data: bytes, unit: float, missing: Sequence[int] = (0,)) -> NDA
     if not image.mode.startswith("I"):
         raise ValueError(f"its depth is 8-bit or colour (mode {image.mode}), but it is stored in 16-bit grey")
     steps = np.asarray(image)
-    depth: NDArray[np.float32] = steps / np.float32(1 / unit)  # to the last bit, as a metre has a whole number of steps
+    # To the last bit, as a metre has a whole number of steps.
+    depth: NDArray[np.float32] = np.divide(steps, np.float32(1 / unit), dtype=np.float32)
     for number in filter(None, missing):
         depth[steps == number] = 0
     return depth
@@ -177,7 +178,7 @@ def _decode_rgb_png(data: bytes) -> NDArray[Any]:
     Its checksums are compared first: not every release of OpenCV rejects a damaged file.
     """
     position, view = 8, memoryview(data)
-    while view[position + 4 : position + 8] != b"IEND":
+    while bytes(view[position + 4 : position + 8]) != b"IEND":
         end = position + 8 + int.from_bytes(view[position : position + 4])
         if end + 4 > len(data):
             raise ValueError("it is truncated or not an image: the end of the file is missing")
