@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
+from mtpano_zoo.models.inference import main_outputs
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viz import default_palette, prediction_panel
@@ -161,7 +162,8 @@ def predict(
         source: a path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
             A batch gives a list, and so does a sequence of sources, which go through the network together.
         size: height and width of the network's input; by default what it was made for.
-        precision: `bfloat16` runs the network under autocast; what follows it is float32 always.
+        precision: `bfloat16` runs the network under autocast; what follows it is float32 always. A network from
+            `prepare_for_inference` has a precision of its own.
         mask_sky: pixels of the class `sky` have no depth and no normal (0), as in MTPano's published script.
         blend_seam: in depth and normals, at the network's own size, replace the two columns on either side of the
             left and right edge by the line between the third ones, as MTPano's published script does; rows where
@@ -174,6 +176,8 @@ def predict(
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is float32 or bfloat16, not {precision}")
+    if (prepared := getattr(network, "precision", precision)) != precision != "float32":
+        raise ValueError(f"the network was prepared for {prepared}: prepare it for {precision}")
     _check_options(network, mask_sky, blend_seam)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
@@ -188,12 +192,12 @@ def predict(
         with torch.inference_mode():
             batch = torch.stack([_network_input(image, height, width, device) for image in images])
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                output = network(batch)
+                output = main_outputs(network, batch)
             results = [
                 _prediction(
                     network,
                     image,
-                    {task: output[task][i].float() for task in _attribute(network, "tasks")},
+                    {task: maps[i] for task, maps in output.items()},
                     mask_sky,
                     blend_seam,
                 )
@@ -215,6 +219,7 @@ def _attribute(network: nn.Module, name: str) -> Any:
 
 
 def _check_options(network: nn.Module, mask_sky: bool, blend_seam: bool) -> None:
+    _attribute(network, "tasks")
     if mask_sky and SKY not in _attribute(network, "classes"):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")

@@ -1,6 +1,7 @@
 """Network blocks that know the sphere; they import nothing of ours above `sphere`."""
 
 from mtpano_zoo.layers.bridge import BridgeBlock
+from mtpano_zoo.layers.checkpointing import checkpointed
 from mtpano_zoo.layers.convolution import SphereConv2d, Upsample, conv2d
 from mtpano_zoo.layers.dpt import DPTNeck, RegressionHead, SegmentationHead
 from mtpano_zoo.layers.encoder import ViTEncoder
@@ -24,6 +25,7 @@ __all__ = (
     "VariantBlock",
     "ViTEncoder",
     "add_lora",
+    "checkpointed",
     "conv2d",
     "geometry_encoding",
     "merge_lora",

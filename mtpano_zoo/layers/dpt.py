@@ -47,6 +47,8 @@ class ReassembleLevel(nn.Module):
 class ResidualUnit(nn.Module):
     """Pre-activation residual unit with batch norm, (B, C, H, W) to the same."""
 
+    folds = (("conv1", "norm1"), ("conv2", "norm2"))  # norms that inference folds into the convolution before them
+
     def __init__(self, channels: int, variant: Variant) -> None:
         super().__init__()
         self.conv1 = conv2d(channels, channels, 3, variant=variant, bias=False)
@@ -125,6 +127,8 @@ class DPTNeck(nn.Module):
 
 class SegmentationHead(nn.Module):
     """Class logits from the fused map."""
+
+    folds = (("conv", "norm"),)
 
     def __init__(self, channels: int, out_channels: int, variant: Variant) -> None:
         super().__init__()

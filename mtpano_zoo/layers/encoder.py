@@ -80,7 +80,18 @@ class ViTEncoder(nn.Module):
             token, the mean of the patches stands for it.
         """
         options: dict[str, Any] = {"return_prefix_tokens": True} if self.has_class_token else {}
-        taps = self.vit.forward_intermediates(image, indices=self.taps, norm=False, intermediates_only=True, **options)
-        if not self.has_class_token:
-            return taps, [level.mean((2, 3)) for level in taps]
-        return [level for level, _ in taps], [prefix[:, 0] for _, prefix in taps]
+        # As tokens: timm's maps are copies with channels first, and all that follows works on channels last.
+        taps = self.vit.forward_intermediates(
+            image, indices=self.taps, norm=False, intermediates_only=True, output_fmt="NLC", **options
+        )
+        grid = (image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size)
+        tokens = [tap[0] for tap in taps] if self.has_class_token else taps
+        class_tokens = [tap[1][:, 0] for tap in taps] if self.has_class_token else [tap.mean(1) for tap in taps]
+        return [x.unflatten(1, grid).permute(0, 3, 1, 2) for x in tokens], class_tokens
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Let the backward pass compute the blocks again instead of keeping what they computed.
+
+        The batch norms inside the blocks of XCiT then move their running statistics twice per step.
+        """
+        self.vit.set_grad_checkpointing(enabled)

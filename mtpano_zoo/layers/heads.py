@@ -25,7 +25,7 @@ class ScaleAggregator(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Task feature of one task, and the intermediate prediction that supervises it."""
+    """Task feature (B, C, H, W) of one task from the aggregate, and the intermediate prediction that supervises it."""
 
     def __init__(self, channels: int, out_channels: int, variant: Variant) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class AuxiliaryHead(nn.Module):
         )
         self.predictor = nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, aggregated: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the task feature (B, C, H, W) and the prediction (B, out_channels, H, W), both on the token grid."""
-        feature = self.feature(aggregated)
-        return feature, self.predictor(feature)
+    def forward(self, aggregated: Tensor) -> Tensor:
+        """Give the task feature; the prediction, `predictor` of it, is for training."""
+        feature: Tensor = self.feature(aggregated)
+        return feature
 
 
 class TaskAdapter(nn.Sequential):

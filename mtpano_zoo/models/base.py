@@ -35,10 +35,13 @@ class PanoramaNetwork(nn.Module):
         config: the arguments that build it again, as plain data.
         normals_frame: frame of the normals that it gives, one of `NORMALS_FRAMES`.
         normals_to_camera: matrix (3, 3) that turns its normals into the frame x right, y down, z forward.
+        takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out what only training asks for.
         card: where it comes from, as plain data with the keys of `checkpoints.yaml` (description, paper, license,
             upstream, training_data, ...) and `results`, its scores; empty when nothing is said. It is saved and loaded
             with the network.
     """
+
+    takes_auxiliary = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from mtpano_zoo.layers import (
     Upsample,
     VariantBlock,
     ViTEncoder,
+    checkpointed,
     geometry_encoding,
     zero_init_projection,
 )
@@ -71,6 +73,8 @@ class PDBridgeNet(PanoramaNetwork):
         ValueError: for unknown tasks, missing classes or sizes that do not fit one another.
     """
 
+    takes_auxiliary = True
+
     def __init__(
         self,
         classes: Sequence[str] = (),
@@ -115,6 +119,7 @@ class PDBridgeNet(PanoramaNetwork):
         if any(side <= 0 or side % self.encoder.patch_size for side in self.input_size):
             raise ValueError(f"input_size must be multiples of {self.encoder.patch_size}, not {self.input_size}.")
         self.upsample = Upsample(variant, align_corners=False)
+        self.gradient_checkpointing = False
         self._build_streams(shared_stream, bridge, bridge_width)
         self._build_decoders(bridge_width, neck_widths, fusion_width)
 
@@ -162,8 +167,17 @@ class PDBridgeNet(PanoramaNetwork):
         # Depth starts at about two metres, the distance of a wall, where neither of its activations is saturated.
         return RegressionHead(width, self._channels(task), self.variant, bias=2.0 if task == "depth" else 0.0)
 
-    def forward(self, image: Tensor) -> dict[str, Any]:
+    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Train in less memory and more time: backward computes encoder blocks, refiners and decoders again."""
+        self.gradient_checkpointing = enabled
+        self.encoder.set_gradient_checkpointing(enabled)
+
+    def forward(self, image: Tensor, auxiliary: bool = True) -> dict[str, Any]:
         """Predict all tasks for images (B, 3, H, W) in [0, 1], H and W multiples of the patch size.
+
+        Args:
+            image: the images.
+            auxiliary: give `aux` and `ext` too; without them, what no main task needs is not computed.
 
         Returns:
             `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres, `normals` (B, 3, H, W) not yet normalised,
@@ -177,31 +191,47 @@ class PDBridgeNet(PanoramaNetwork):
         patch = self.encoder.patch_size
         if size[0] % patch or size[1] % patch:
             raise ValueError(f"The image is {size[0]} x {size[1]}, but height and width must be multiples of {patch}.")
+        run = checkpointed if self.gradient_checkpointing and torch.is_grad_enabled() else _call
+        bridges, tasks, streams = self._needed(auxiliary)
         taps, class_tokens = self.encoder(self.normalize(image))
 
         geometry = geometry_encoding(self.variant, like=taps[0])
-        levels = {stream: refine(taps, geometry) for stream, refine in self.refiners.items()}
-        aggregated = {stream: aggregate(levels[stream]) for stream, aggregate in self.aggregators.items()}
-        features: dict[str, Tensor] = {}
-        auxiliary: dict[str, Tensor] = {}
-        for task, head in self.auxiliary_heads.items():
-            features[task], predicted = head(aggregated[self.stream_of[task]])
-            auxiliary[task] = self.upsample(predicted, size)
-        for stream, bridge in self.bridges.items():
-            bridged = bridge(aggregated[stream], features)
+        levels = {stream: run(self.refiners[stream], taps, geometry) for stream in streams}
+        aggregated = {stream: self.aggregators[stream](levels[stream]) for stream in streams}
+        features = {task: self.auxiliary_heads[task](aggregated[self.stream_of[task]]) for task in tasks}
+        for stream in bridges:
+            bridged = self.bridges[stream](aggregated[stream], features)
             levels[stream] = _add(levels[stream], self.stream_injectors[stream]([bridged] * LEVELS))
 
         outputs: dict[str, Any] = {}
         for task in self.tasks:
             stream_levels = levels[self.stream_of[task]]
-            own = _add(self.task_injectors[task]([features[task]] * LEVELS), self.adapters[task](stream_levels))
-            outputs[task] = self.heads[task](self.necks[task](_add(stream_levels, own), class_tokens), size)
+            adapted = run(self.adapters[task], stream_levels)
+            own = _add(self.task_injectors[task]([features[task]] * LEVELS), adapted)
+            fused = run(self.necks[task], _add(stream_levels, own), class_tokens)
+            outputs[task] = run(self.heads[task], fused, size)
         if "depth" in outputs:
             # Softplus keeps a gradient where the published ReLU has none.
             outputs["depth"] = (F.relu if self.variant == "paper" else F.softplus)(outputs["depth"])
-        outputs["aux"] = {task: x for task, x in auxiliary.items() if task in MAIN_TASKS}
-        outputs["ext"] = {task: x for task, x in auxiliary.items() if task not in MAIN_TASKS}
+        if auxiliary:
+            predictors = {task: head.get_submodule("predictor") for task, head in self.auxiliary_heads.items()}
+            predicted = {task: self.upsample(predictors[task](x), size) for task, x in features.items()}
+            outputs["aux"] = {task: x for task, x in predicted.items() if task in MAIN_TASKS}
+            outputs["ext"] = {task: x for task, x in predicted.items() if task not in MAIN_TASKS}
         return outputs
+
+    def _needed(self, auxiliary: bool) -> tuple[list[str], list[str], list[str]]:
+        """Say which bridges, task features and streams have to be computed, each in its order."""
+        decoded = {self.stream_of[task] for task in self.tasks}
+        bridges = [s for s in self.bridges if auxiliary or s in decoded]
+        # A bridge attends to the features of all tasks.
+        tasks = [task for task in self.auxiliary_heads if auxiliary or bridges or task in self.tasks]
+        streams = {self.stream_of[task] for task in tasks}
+        return bridges, tasks, [s for s in self.refiners if auxiliary or s in streams]
+
+
+def _call(module: nn.Module, *inputs: Any) -> Any:
+    return module(*inputs)
 
 
 class PerLevel(nn.ModuleList):
