@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ class NormalsFromDepth(nn.Module):
         teacher: gives depth, metric or up to scale. Its own normals, if it has any, are kept.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher | nn.Module) -> None:
         super().__init__()
-        self.teacher = teacher
+        # A module has no __call__ of its own, so that a configuration would not take it for a Teacher.
+        self.teacher = teacher = cast(Teacher, teacher)
         self.classes = tuple(teacher.classes)
         self.provenance: Mapping[str, Any] = {
             "name": type(self).__name__,
