@@ -219,7 +219,8 @@ def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
     if not 0 <= leading <= depth.ndim - 2:
         raise ValueError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
     rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics.to(depth), normalize=False)
-    length: Tensor = torch.linalg.vector_norm(rays, dim=-1)
+    x, y, z = rays.unbind(-1)  # each a plane in memory, of which a norm over the last dimension makes nothing
+    length = (x * x + y * y + z * z).sqrt()
     return length.reshape(*length.shape[:leading], *[1] * (depth.ndim - 2 - leading), *depth.shape[-2:])
 
 

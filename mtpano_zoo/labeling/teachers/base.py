@@ -32,7 +32,7 @@ class ViewLabels:
     """What one teacher says of the views of one panorama; None is what it does not know.
 
     Args:
-        probabilities: of the classes, (V, C, h', w') in any size that covers the view.
+        probabilities: of the classes, (V, C, h', w') in any size that covers the view; zero for all classes = none.
         depth: along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive = none.
             Disparity is the inverse of z-depth up to an unknown scale and shift per view.
         depth_kind: `metric` is in metres, `scale_invariant` up to one factor per view, `disparity` see `depth`.

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from mtpano_zoo import sphere
 from mtpano_zoo.data.classes import S3DIS_CLASSES
 from mtpano_zoo.labeling.teachers.base import DepthKind, ViewImages, ViewLabels
-from mtpano_zoo.labeling.views import Views
 
 __all__ = ("OracleTeacher",)
 
@@ -107,166 +107,174 @@ class OracleTeacher:
             )
         name = str(sample["id"])
         truth = {task: sample[task].to(device) for task in self.tasks}
-        known = self._known(name, views).to(device) if self.missing else None
-        labels: dict[str, Any] = {}
-        if "semseg" in truth:
-            labels["probabilities"] = self._probabilities(name, truth["semseg"], views, known)
-        if "depth" in truth:
-            labels["depth"] = self._depth(name, truth["depth"].float(), views)
-        if "normals" in truth:
-            labels["normals"] = self._normals(name, truth["normals"].float(), views)
-        if known is not None:
-            labels["confidence"] = known.float()
-            for key, mask in (("depth", known), ("normals", known[:, None])):
-                if key in labels:
-                    labels[key] = labels[key] * mask
+        # One view at a time: its maps stay in the cache, and memory does not grow with the number of views.
+        parts = [
+            self._one(_View(f"{i}/{name}", *camera, views.height, views.width), truth)
+            for i, camera in enumerate(zip(views.rotations, views.intrinsics, strict=True))
+        ]
+        labels: dict[str, Any] = {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
         return ViewLabels(depth_kind=self.depth_kind, along_ray=self.along_ray, **labels)
 
-    def _probabilities(self, name: str, semseg: Tensor, views: Views, known: Tensor | None) -> Tensor:
-        """Probabilities (V, C, h / stride, w / stride); all zero where nothing is known."""
+    def _one(self, view: "_View", truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The labels of one view, by their names in `ViewLabels`."""
+        labels, known = {}, None
+        if self.missing:
+            generator = self._draw(view, "missing")
+            patch = _patches(view, generator)
+            known = (torch.rand(PATCHES, generator=generator) >= self.missing)[patch]
+            known = known.to(next(iter(truth.values())).device)
+            labels["confidence"] = known.float()
+        if "semseg" in truth:
+            labels["probabilities"] = self._probabilities(view, truth["semseg"], known)
+        if "depth" in truth:
+            labels["depth"] = self._depth(view, truth["depth"].float())
+        if "normals" in truth:
+            labels["normals"] = self._normals(view, truth["normals"].float())
+        if known is not None:
+            for key in labels.keys() & {"depth", "normals"}:
+                labels[key] = labels[key] * known
+        return labels
+
+    def _probabilities(self, view: "_View", semseg: Tensor, known: Tensor | None) -> Tensor:
+        """Probabilities (C, h / stride, w / stride); all zero where nothing is known."""
         count, stride = len(self.classes), self.stride
-        if views.height % stride or views.width % stride:
-            raise ValueError(f"stride {stride} does not divide views of {views.height} x {views.width}")
-        intrinsics = views.intrinsics.clone()
+        if view.height % stride or view.width % stride:
+            raise ValueError(f"stride {stride} does not divide views of {view.height} x {view.width}")
+        aside = (0.0, 0.0)
         if self.border_shift:
-            turn = torch.stack([torch.rand((), generator=self._draw(name, i, "border")) for i in range(len(views))])
-            turn = turn.to(intrinsics) * (2 * math.pi)
-            intrinsics[:, 0, 2] += self.border_shift * turn.cos()
-            intrinsics[:, 1, 2] += self.border_shift * turn.sin()
-        seen = _look(semseg[None].long(), views, intrinsics, "label")[:, 0]
+            turn = 2 * math.pi * float(torch.rand((), generator=self._draw(view, "border")))
+            aside = (self.border_shift * math.cos(turn), self.border_shift * math.sin(turn))
+        seen = view.look(semseg[None].long(), "label", aside=aside)[0]
         labelled = seen != 255
         if seen[labelled].numel() and not 0 <= int(seen[labelled].min()) <= int(seen[labelled].max()) < count:
-            raise ValueError(f"panorama {name} has class {int(seen[labelled].max())}, but the oracle has {count} names")
+            raise ValueError(
+                f"panorama {view.key.split('/', 1)[1]} has class {int(seen[labelled].max())}, "
+                f"but the oracle has {count} names"
+            )
         if known is not None:
             labelled = labelled & known
         seen = torch.where(labelled, seen, 0)
         if self.wrong_classes:
-            seen = self._mistake(name, seen, views)
+            seen = self._mistake(view, seen)
         # Every pixel votes for its class in the coarser pixel that it lies in.
-        rows, columns = views.height // stride, views.width // stride
-        votes = torch.zeros(len(views), count, rows * columns, device=seen.device)
+        rows, columns = view.height // stride, view.width // stride
+        votes = torch.zeros(count, rows * columns, device=seen.device)
         for row in range(stride):
             for column in range(stride):
-                part = (slice(None), slice(row, None, stride), slice(column, None, stride))
-                votes.scatter_add_(1, seen[part].flatten(1)[:, None], labelled[part].flatten(1)[:, None].float())
-        votes = votes.view(len(views), count, rows, columns)
+                part = (slice(row, None, stride), slice(column, None, stride))
+                votes.scatter_add_(0, seen[part].reshape(1, -1), labelled[part].reshape(1, -1).float())
+        votes = votes.view(count, rows, columns)
         if self.bleed:
             votes = _box(votes, round(self.bleed / stride))
-        total = votes.sum(1, keepdim=True)
+        total = votes.sum(0)
         shares = votes / total.clamp_min(torch.finfo(votes.dtype).tiny)
         return torch.where(total > 0, shares * (1 - self.softness) + self.softness / count, 0)
 
-    def _mistake(self, name: str, seen: Tensor, views: Views) -> Tensor:
-        """Classes (V, h, w) of which patches are replaced by another class."""
-        count = len(self.classes)
-        wrong = []
-        for i in range(len(views)):
-            generator = self._draw(name, i, "classes")
-            patch = _patches(views, generator).to(seen.device)
-            err = torch.rand(PATCHES, count, generator=generator) < self.wrong_classes
-            instead = (torch.arange(count) + torch.randint(1, count, (PATCHES, count), generator=generator)) % count
-            table = torch.where(err, instead, torch.arange(count)).to(seen.device)
-            wrong.append(table[patch, seen[i]])
-        return torch.stack(wrong)
+    def _mistake(self, view: "_View", seen: Tensor) -> Tensor:
+        """Classes (h, w) of which patches are replaced by another class."""
+        count, generator = len(self.classes), self._draw(view, "classes")
+        patch = _patches(view, generator).to(seen.device)
+        err = torch.rand(PATCHES, count, generator=generator) < self.wrong_classes
+        instead = (torch.arange(count) + torch.randint(1, count, (PATCHES, count), generator=generator)) % count
+        return torch.where(err, instead, torch.arange(count)).to(seen.device)[patch, seen]
 
-    def _depth(self, name: str, depth: Tensor, views: Views) -> Tensor:
+    def _depth(self, view: "_View", depth: Tensor) -> Tensor:
         margin = self.bleed
-        intrinsics = _widened(views.intrinsics, margin)
-        z = sphere.distance_to_z(_look(depth[None], views, intrinsics, "depth", margin), intrinsics.to(depth))[:, 0]
+        z = sphere.distance_to_z(view.look(depth[None], "depth", margin)[0], view.camera(margin).to(depth))
         if margin:
-            inverse = torch.where(z > 0, 1 / z.clamp_min(torch.finfo(z.dtype).tiny), 0)
+            inverse = torch.where(z > 0, 1 / z, 0)
             # A mean over what is known: depth neither bleeds into holes nor holes into depth.
-            share = _box((z > 0).float(), margin)
-            inner = slice(margin, -margin)
-            z = torch.where(z > 0, share / _box(inverse, margin), 0)[:, inner, inner]
+            inner = (slice(margin, -margin),) * 2
+            share, inverse = (_box(one[None], margin)[0][inner] for one in ((z > 0).float(), inverse))
+            z = torch.where(z[inner] > 0, share / inverse, 0)
         known = z > 0
-        middle = torch.stack([_median(one) for one in z])
-        normal, uniform = (self._numbers(name, len(views), kind).to(z) for kind in ("depth", "kind"))
-        z = z * _each(torch.exp(self.scale * normal[:, 0])) + _each(self.shift * middle * normal[:, 1])
+        z = z * math.exp(self.scale * self._number(view, "scale"))
+        if self.shift:
+            z = z + self.shift * self._number(view, "shift") * _median(z)
         if self.noise:
-            draws = [torch.randn(z.shape[1:], generator=self._draw(name, i, "noise")) for i in range(len(views))]
-            z = z * torch.exp(self.noise * torch.stack(draws).to(z))
+            z = z * torch.exp(self.noise * torch.randn(z.shape, generator=self._draw(view, "noise")).to(z))
         z = torch.where(known, z, 0).clamp_min(0)
-        factor = UNKNOWN_FACTOR ** (2 * uniform[:, 0] - 1)
+        if self.depth_kind == "metric":
+            return sphere.z_to_distance(z, view.intrinsics.to(z)) if self.along_ray else z
+        factor, offset = torch.rand(2, generator=self._draw(view, "kind")).tolist()
+        factor = UNKNOWN_FACTOR ** (2 * factor - 1)
         if self.depth_kind == "disparity":
-            disparity = torch.where(z > 0, 1 / z.clamp_min(torch.finfo(z.dtype).tiny), 0)
-            offset = uniform[:, 1] * torch.stack([_median(one) for one in disparity])
-            return torch.where(z > 0, _each(factor) * (disparity + _each(offset)), 0)
-        if self.depth_kind == "scale_invariant":
-            z = z * _each(factor)
-        return sphere.z_to_distance(z, views.intrinsics.to(z)) if self.along_ray else z
+            disparity = torch.where(z > 0, 1 / z, 0)
+            return torch.where(z > 0, factor * (disparity + offset * _median(disparity)), 0)
+        z = z * factor
+        return sphere.z_to_distance(z, view.intrinsics.to(z)) if self.along_ray else z
 
-    def _normals(self, name: str, normals: Tensor, views: Views) -> Tensor:
+    def _normals(self, view: "_View", normals: Tensor) -> Tensor:
         margin = self.bleed
-        seen = _look(normals, views, _widened(views.intrinsics, margin), "vectors", margin)
+        seen = view.look(normals, "vectors", margin)
         if margin:
             inner = (..., slice(margin, -margin), slice(margin, -margin))
-            there = (seen[inner] != 0).any(1, keepdim=True)
-            seen = sphere.unit(_box(seen, margin)[inner], dim=1) * there
+            there = (seen[inner] != 0).any(0)
+            seen = sphere.unit(_box(seen, margin)[inner], dim=0) * there
         if self.normals_noise:
-            draws = [
-                torch.randn(4, *seen.shape[2:], generator=self._draw(name, i, "normals")) for i in range(len(seen))
-            ]
-            random = torch.stack(draws).to(seen)
-            angle = torch.deg2rad(random[:, 3:] * self.normals_noise)
-            aside = random[:, :3] - (random[:, :3] * seen).sum(1, keepdim=True) * seen
-            turned = sphere.unit(seen * angle.cos() + sphere.unit(aside, dim=1) * angle.sin(), dim=1)
-            seen = torch.where((seen != 0).any(1, keepdim=True), turned, 0)
+            random = torch.randn(4, *seen.shape[1:], generator=self._draw(view, "normals")).to(seen)
+            angle = torch.deg2rad(random[3] * self.normals_noise)
+            aside = sphere.unit(random[:3] - (random[:3] * seen).sum(0) * seen, dim=0)
+            turned = sphere.unit(seen * angle.cos() + aside * angle.sin(), dim=0)
+            seen = torch.where((seen != 0).any(0), turned, 0)
         return seen
 
-    def _known(self, name: str, views: Views) -> Tensor:
-        """Where it knows anything, bool (V, h, w)."""
-        masks = []
-        for i in range(len(views)):
-            generator = self._draw(name, i, "missing")
-            patch = _patches(views, generator)
-            masks.append((torch.rand(PATCHES, generator=generator) >= self.missing)[patch])
-        return torch.stack(masks)
+    def _number(self, view: "_View", purpose: str) -> float:
+        return float(torch.randn((), generator=self._draw(view, purpose)))
 
-    def _numbers(self, name: str, views: int, purpose: str) -> Tensor:
-        """Two numbers for every view (V, 2): normal for `depth`, between 0 and 1 for `kind`."""
-        draw = torch.randn if purpose == "depth" else torch.rand
-        return torch.stack([draw(2, generator=self._draw(name, i, purpose)) for i in range(views)])
-
-    def _draw(self, name: str, view: int, purpose: str) -> torch.Generator:
-        digest = hashlib.blake2b(f"{self.seed}/{view}/{purpose}/{name}".encode(), digest_size=8).digest()
+    def _draw(self, view: "_View", purpose: str) -> torch.Generator:
+        digest = hashlib.blake2b(f"{self.seed}/{purpose}/{view.key}".encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
-def _look(truth: Tensor, views: Views, intrinsics: Tensor, mode: sphere.Mode, margin: int = 0) -> Tensor:
-    """Views (V, C, h + 2 margin, w + 2 margin) of a map (C, H, W)."""
-    height, width = views.height + 2 * margin, views.width + 2 * margin
-    return sphere.to_perspective(truth[None], views.rotations, height, width, intrinsics=intrinsics, mode=mode)[0]
+@dataclass(frozen=True)
+class _View:
+    """One camera.
+
+    Args:
+        key: what all draws for it depend on.
+        rotation: camera to panorama, (3, 3).
+        intrinsics: in pixels, (3, 3).
+        height: rows.
+        width: columns.
+    """
+
+    key: str
+    rotation: Tensor
+    intrinsics: Tensor
+    height: int
+    width: int
+
+    def camera(self, margin: int, aside: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+        """Intrinsics of the view with a margin of so many pixels around it, displaced to the side."""
+        wide = self.intrinsics.clone()
+        wide[0, 2] += margin + aside[0]
+        wide[1, 2] += margin + aside[1]
+        return wide
+
+    def look(
+        self, truth: Tensor, mode: sphere.Mode, margin: int = 0, aside: tuple[float, float] = (0.0, 0.0)
+    ) -> Tensor:
+        """What it sees (C, h + 2 margin, w + 2 margin) of a map (C, H, W)."""
+        height, width = self.height + 2 * margin, self.width + 2 * margin
+        camera = self.camera(margin, aside)
+        return sphere.to_perspective(truth[None], self.rotation, height, width, intrinsics=camera, mode=mode)[0, 0]
 
 
-def _widened(intrinsics: Tensor, margin: int) -> Tensor:
-    """The camera of a view that has a margin of so many pixels around it."""
-    wide = intrinsics.clone()
-    wide[:, :2, 2] += margin
-    return wide
-
-
-def _patches(views: Views, generator: torch.Generator) -> Tensor:
+def _patches(view: _View, generator: torch.Generator) -> Tensor:
     """Index of the patch that every pixel of a view (h, w) belongs to: the nearest of some random points."""
-    points = torch.rand(PATCHES, 2, generator=generator) * torch.tensor([views.height, views.width])
+    points = torch.rand(PATCHES, 2, generator=generator) * torch.tensor([view.height, view.width])
     # Points are compared on a coarse grid, because their distances to all pixels would take most of the time.
-    rows, columns = (torch.arange(2, side + 4, 4) for side in (views.height, views.width))
+    rows, columns = (torch.arange(2, side + 4, 4) for side in (view.height, view.width))
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).float()
     nearest = torch.cdist(grid.flatten(0, 1), points).argmin(1).view(len(rows), len(columns))
-    full = nearest.repeat_interleave(4, 0).repeat_interleave(4, 1)
-    return full[: views.height, : views.width]
+    return nearest.repeat_interleave(4, 0).repeat_interleave(4, 1)[: view.height, : view.width]
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:
-    """Mean of maps (..., h, w) over a square around every pixel, of what lies in the map."""
-    flat = maps.flatten(0, -3)[:, None] if maps.ndim > 3 else maps[:, None]
-    for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
-        flat = F.avg_pool2d(flat, kernel, stride=1, padding=padding, count_include_pad=False)
-    return flat.view(maps.shape)
-
-
-def _each(numbers: Tensor) -> Tensor:
-    return numbers[:, None, None]
+    """Mean of maps (C, h, w) over a square around every pixel, of what lies in the map."""
+    maps = F.avg_pool2d(maps[None], (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(maps, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)[0]
 
 
 def _median(depth: Tensor) -> Tensor:
