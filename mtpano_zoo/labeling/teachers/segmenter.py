@@ -29,9 +29,9 @@ class Segmenter(PretrainedNetwork):
     every release of PyTorch and CUDA, or comes from wheels for old ones, and the libraries that its segmenter is
     configured in, mmcv 2.2.0 and mmsegmentation 1.2.2, were last released in 2024 and 2023. Its place is taken by a
     segmenter with the same 150 classes of ADE20K that needs PyTorch only: Mask2Former on Swin-L
-    (`facebook/mask2former-swin-large-ade-semantic`) or EoMT. The weights of EoMT on DINOv3 are published as
-    differences to Meta's: combine them first as its authors describe, and give the folder. Whatever fits must have
-    its weights as safetensors.
+    (`facebook/mask2former-swin-large-ade-semantic`) or EoMT on DINOv2 (`tue-mps/ade20k_semantic_eomt_large_512`). The
+    weights of EoMT on DINOv3 are published as differences to Meta's: combine them first as its authors describe, and
+    give the folder. Only weights in safetensors are read.
 
     Args:
         source: a folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.

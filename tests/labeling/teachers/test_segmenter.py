@@ -205,6 +205,17 @@ def test_padded_input_must_be_square(saved, some_views):
         Segmenter(str(saved("eomt_dinov3")[0]))(some_views(height=64, width=100))
 
 
+def test_size_is_the_shorter_side_where_that_was_published(saved, some_views, tmp_path):
+    network = saved("mask2former")[1]
+    network.save_pretrained(tmp_path)
+    sides = {"shortest_edge": 64, "longest_edge": 160}
+    transformers.Mask2FormerImageProcessor(size=sides).save_pretrained(tmp_path)
+    assert Segmenter(str(tmp_path))(some_views()).probabilities.shape[-2:] == (16, 16)
+    large = Segmenter(str(tmp_path), size=96)
+    assert large(some_views()).probabilities.shape[-2:] == (24, 24)
+    assert large(some_views(1, 48, 96)).probabilities.shape[-2:] == (24, 48)
+
+
 def test_batches_size_and_precision(saved, some_views):
     folder = str(saved("mask2former")[0])
     seen = some_views()
