@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtpano_zoo.models import PDBridgeNet
 
@@ -24,8 +24,9 @@ def random_network(height: int) -> PDBridgeNet:
     network = PDBridgeNet([f"class {i}" for i in range(150)], variant="paper", input_size=(height, 2 * height))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
+        norms = {id(m.weight) for m in network.modules() if isinstance(m, nn.LayerNorm | nn.BatchNorm2d)}
         for name, parameter in network.named_parameters():
-            mean = 0.5 if "gamma_" in name else 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            mean = 0.5 if "gamma_" in name else 1.0 if id(parameter) in norms else 0.0
             token = name.endswith(("_token", "_tokens"))
             matrix = parameter.ndim > 1 and not token
             parameter.normal_(mean, parameter[0].numel() ** -0.5 if matrix else 0.1, generator=generator)

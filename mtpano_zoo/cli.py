@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             lightning_main(with_shipped_configs(arguments))
             return 0
+        if arguments and arguments[0] == "label":
+            from mtpano_zoo.labeling.run import main as label_main
+
+            return label_main(with_shipped_configs(arguments)[1:])
         options = build_parser().parse_args(arguments)
         status: int = options.execute(options)
         return status
@@ -82,15 +86,39 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser("run", help="predict for panoramas: files or folders")
     run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
-    run.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
-    run.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    run.add_argument(
+        "--model",
+        default="mtpano-tiny.rooms",
+        metavar="NAME_OR_PATH",
+        help="a name of `mtpano models` or a checkpoint (default %(default)s: small, trained on rendered rooms)",
+    )
+    run.add_argument(
+        "--out",
+        default=Path("predictions"),
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (default %(default)s)",
+    )
     run.add_argument("--batch-size", type=int, default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     run.add_argument("--mask-sky", action="store_true", help="pixels of the class sky get no depth and no normal")
     run.add_argument("--blend-seam", action="store_true", help="smooth depth and normals over the left and right edge")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    run.add_argument("--workers", type=int, help="processes that write (default: by the number of panoramas and cores)")
+    run.add_argument("--compile", action="store_true", help="minutes to start, then faster: for many on a GPU")
     run.set_defaults(execute=_run)
+
+    export = verbs.add_parser("export", help="write a network as a file that runs without this package")
+    export.add_argument("model", metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
+    export.add_argument("--format", required=True, choices=("onnx", "torch-export"))
+    export.add_argument("--out", required=True, type=Path, metavar="FILE")
+    export.add_argument("--height", type=int, help="rows of its images (default: what the network was made for)")
+    export.add_argument("--width", type=int, help="columns (default: twice the rows)")
+    export.set_defaults(execute=_export)
+
+    # Parsed by mtpano_zoo.labeling.run, whose options are the arguments of classes.
+    verbs.add_parser("label", help="label panoramas by teachers that see perspective views of them", add_help=False)
 
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="e.g. 'mtpano*'")
@@ -247,23 +275,43 @@ def _prepare(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
+    from mtpano_zoo.models import prepare_for_inference
     from mtpano_zoo.run import find_images, run
     from mtpano_zoo.zoo import load_model
 
-    find_images(options.sources, options.out)  # a mistake here is told before gigabytes are loaded
+    images = find_images(options.sources, options.out)  # a mistake here is told before gigabytes are loaded
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(options.model, device)
+    prepared = prepare_for_inference(model, options.precision, winograd=False if options.compile else None)
+    if options.compile:
+        prepared.compile(fullgraph=True)
+    # A process takes seconds to start, which a few panoramas are not worth.
+    workers = min((os.cpu_count() or 1) - 1, len(images) // 16) if options.workers is None else options.workers
     report = run(
         options.sources,
-        load_model(options.model, device),
+        prepared,
         options.out,
         batch_size=options.batch_size,
         precision=options.precision,
         mask_sky=options.mask_sky,
         blend_seam=options.blend_seam,
         overwrite=options.overwrite,
+        workers=workers,
     )
     print(report.summary())
     return report.exit_code
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mtpano_zoo.export import export
+    from mtpano_zoo.zoo import load_model
+
+    if options.width is not None and options.height is None:
+        raise ValueError("--width goes with --height: give both, or the height alone")
+    size = options.height and (options.height, options.width or 2 * options.height)
+    written = export(load_model(options.model), options.out, options.format, size)
+    print(f"{' and '.join(map(str, written))}: the same as PyTorch within 1e-4")
+    return 0
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """What a network says about a panorama: `predict` makes it from any source, `Prediction` holds, saves and shows it."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from mtpano_zoo import image_io
 from mtpano_zoo.models.inference import main_outputs
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
-from mtpano_zoo.viz import default_palette, prediction_panel
+from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
 __all__ = ("Prediction", "Source", "output_paths", "predict")
 
@@ -112,9 +111,7 @@ class Prediction:
             image_io.write_npy(paths["depth_metres"], self.depth)
         if self.normals is not None:
             image_io.write_png(paths["normals"], image_io.encode_normals(self.normals))
-        picture = io.BytesIO()
-        self.figure().savefig(picture, format="png")
-        image_io.write_bytes(paths["panel"], picture.getvalue())
+        image_io.write_png(paths["panel"], figure_to_array(self.figure()))
         return paths
 
     def figure(self) -> Figure:

@@ -21,6 +21,8 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
     too turns the output.
     """
     dtype = maps.dtype if maps.is_floating_point() else torch.float32
+    if maps.shape[-2:] == (height, width):
+        return maps.to(dtype)
     # Rows first and straight from the bytes: a float copy of a 16384 x 8192 image would take 1.6 GB.
     maps = _filter(maps, _taps(maps.shape[-2], height, False, dtype, maps.device), -2)
     return _filter(maps, _taps(maps.shape[-1], width, True, dtype, maps.device), -1)
@@ -32,6 +34,8 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     Works through bands of rows, because 150 classes at 4096 x 2048 would take 5 GB at once.
     """
     channels, rows, columns = logits.shape
+    if (rows, columns) == (height, width):
+        return logits.argmax(0)
     values = logits.permute(1, 2, 0).contiguous()  # channels last: columns are gathered as whole vectors
     index, weight = _taps(rows, height, False, logits.dtype, logits.device)
     across = _taps(columns, width, True, logits.dtype, logits.device)

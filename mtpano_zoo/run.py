@@ -1,15 +1,16 @@
 """`mtpano run`: predict for many images and write the results, one image after another, whatever happens to one."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -19,7 +20,12 @@ from mtpano_zoo.prediction import Prediction, output_paths, predict
 
 __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
 
+READERS = 2
+BATCHES_AHEAD = 2
+WRITTEN_BEHIND = 2  # predictions that wait for each process that writes: every one is megabytes
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+Job = tuple[Path, Path]  # an image, and where its results go: a path that ends in the stem of their names
 
 
 @dataclass
@@ -63,8 +69,11 @@ def run(
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    workers: int = 0,
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
+
+    While the network works on some images, the next ones are read and the results of those before are written.
 
     Args:
         sources: images and folders; folders are searched with their sub-folders.
@@ -78,12 +87,16 @@ def run(
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist.
         progress: show a bar on the error stream.
+        workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
+            work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
 
     Raises:
         ValueError: nothing to do, two images that would be written to the same files, or `out` is no place for them.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    if workers < 0:
+        raise ValueError(f"workers is a number of processes, or 0 for a thread, not {workers}")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give a folder for the results")
@@ -91,7 +104,7 @@ def run(
     if device is not None:
         model.to(device)
     report = RunReport()
-    todo: list[tuple[Path, Path]] = []
+    todo: list[Job] = []
     for image, target in jobs.items():
         results = output_paths(target.parent, target.name, cast("Sequence[str]", model.tasks))
         done = all(path.exists() for path in results.values())
@@ -99,14 +112,19 @@ def run(
             report.skipped.append(image)
         else:
             todo.append((image, target))
+    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with (
+        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
+        ThreadPoolExecutor(READERS) as readers,
+        _writers(workers) as writers,
+    ):
         shown = bar.add_task("panoramas", total=len(todo))
-        for batch in _batches(todo, batch_size):
-            _run_batch(
-                batch, partial(predict, model, precision=precision, mask_sky=mask_sky, blend_seam=blend_seam), report
-            )
-            bar.advance(shown, len(batch))
+        output = _Output(writers, WRITTEN_BEHIND * max(workers, 1), report, partial(bar.advance, shown))
+        for batch in _read_ahead(todo, batch_size, readers):
+            _predict_batch(batch, partial(predict, model, **options), output)
+        output.finish()
+    report.failed = {image: report.failed[image] for image in jobs if image in report.failed}
     return report
 
 
@@ -147,31 +165,75 @@ def _is_image(path: Path, folder: Path, excluded: Path | None) -> bool:
     return not hidden and excluded not in path.resolve().parents
 
 
-def _batches(jobs: Iterable[tuple[Path, Path]], size: int) -> Iterator[list[tuple[Path, Path]]]:
-    remaining = iter(jobs)
-    while batch := list(islice(remaining, size)):
-        yield batch
+def _writers(workers: int) -> Executor:
+    if workers == 0:
+        return ThreadPoolExecutor(1)
+    # Not forked: a process with a GPU and threads cannot be. They leave Ctrl-C to this one, and finish their file.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
 
 
-def _run_batch(batch: Sequence[tuple[Path, Path]], predict_all: Callable[..., Any], report: RunReport) -> None:
-    read: list[tuple[Path, Path, NDArray[np.uint8]]] = []
-    for image, target in batch:
+def _read_ahead(todo: Sequence[Job], batch_size: int, readers: Executor) -> Iterator[list[tuple[Job, Future[Any]]]]:
+    """Give batches of images that are being read, a few of them before they are asked for."""
+    ahead: deque[list[tuple[Job, Future[Any]]]] = deque()
+    for first in range(0, len(todo), batch_size):
+        ahead.append([(job, readers.submit(read_panorama, job[0])) for job in todo[first : first + batch_size]])
+        if len(ahead) > BATCHES_AHEAD:
+            yield ahead.popleft()
+    yield from ahead
+
+
+class _Output:
+    """What is being written, first in, first out and never more than `limit` predictions, and what became of it."""
+
+    def __init__(self, writers: Executor, limit: int, report: RunReport, advance: partial[None]) -> None:
+        self.writers, self.limit, self.report, self.advance = writers, limit, report, advance
+        self.pending: deque[tuple[Path, Future[None]]] = deque()
+
+    def fail(self, image: Path, sentence: str) -> None:
+        self.report.failed[image] = sentence
+        self.advance(1)
+
+    def write(self, job: Job, prediction: Prediction) -> None:
+        image, target = job
+        self.pending.append((image, self.writers.submit(_save, prediction, target)))
+        while len(self.pending) > self.limit or (self.pending and self.pending[0][1].done()):
+            self._take()
+
+    def finish(self) -> None:
+        while self.pending:
+            self._take()
+
+    def _take(self) -> None:
+        image, future = self.pending.popleft()
         try:
-            read.append((image, target, read_panorama(image)))
+            future.result()
+        except (OSError, ValueError, BrokenExecutor) as error:
+            self.fail(image, f"the results of {image} cannot be written: {error}")
+        else:
+            self.report.written.append(image)
+            self.advance(1)
+
+
+def _save(prediction: Prediction, target: Path) -> None:
+    # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
+    prediction.save(target.parent, target.name, overwrite=True)
+
+
+def _predict_batch(batch: Sequence[tuple[Job, Future[Any]]], predict_all: partial[Any], output: _Output) -> None:
+    read: list[tuple[Job, Any]] = []
+    for job, future in batch:
+        try:
+            read.append((job, future.result()))
         except (OSError, ValueError) as error:
-            report.failed[image] = str(error)
+            output.fail(job[0], str(error))
     if not read:
         return
     try:
-        predictions = cast("list[Prediction]", predict_all([pixels for *_, pixels in read]))
+        predictions = cast("list[Prediction]", predict_all([pixels for _, pixels in read]))
     except (torch.OutOfMemoryError, MemoryError):
-        for image, _, _ in read:
-            report.failed[image] = f"{image} needs more memory than there is: try a smaller batch or another device"
+        for (image, _), _ in read:
+            output.fail(image, f"{image} needs more memory than there is: try a smaller batch or another device")
         return
-    for (image, target, _), prediction in zip(read, predictions, strict=True):
-        try:
-            # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-            prediction.save(target.parent, target.name, overwrite=True)
-            report.written.append(image)
-        except (OSError, ValueError) as error:
-            report.failed[image] = f"the results of {image} cannot be written: {error}"
+    for (job, _), prediction in zip(read, predictions, strict=True):
+        output.write(job, prediction)

@@ -56,6 +56,8 @@ class MultiTaskModule(LightningModule):
         lora_rank: Freeze the encoder but for low-rank updates of its attention, which learn at ``encoder_lr``. Whoever
             loads a checkpoint of such a training gets the plain network, with the updates added to its weights.
         compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
+        gradient_checkpointing: Let the backward pass compute most of the network again instead of keeping it: less
+            memory, more time, the same gradients.
         metrics: Metrics by task in place of `SemsegMetrics`, `DepthMetrics` and `NormalsMetrics` with their defaults:
             another alignment, range, weighting or pooling.
 
@@ -78,6 +80,7 @@ class MultiTaskModule(LightningModule):
         freeze_encoder: bool = False,
         lora_rank: int | None = None,
         compile: bool = False,
+        gradient_checkpointing: bool = False,
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
@@ -109,6 +112,10 @@ class MultiTaskModule(LightningModule):
             self.encoder.requires_grad_(False)
         if lora_rank is not None:
             add_lora(self.encoder, lora_rank)
+        if gradient_checkpointing:
+            if not hasattr(network, "set_gradient_checkpointing"):
+                raise ValueError(f"{type(network).__name__} has no gradient checkpointing.")
+            cast(Callable[[], None], network.set_gradient_checkpointing)()
         if compile:
             network.compile()  # in place: unlike torch.compile(network), it does not rename the parameters
         self.train()  # Lightning keeps the modes it finds, and a loaded network comes in evaluation mode

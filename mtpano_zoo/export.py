@@ -1,0 +1,155 @@
+"""`mtpano export`: a network as one file that runs without this package, checked after writing."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtpano_zoo.image_io import check_panorama_size
+from mtpano_zoo.models import prepare_for_inference
+from mtpano_zoo.models.inference import InferenceNetwork
+from mtpano_zoo.prediction import MIN_DEPTH
+
+__all__ = ("FORMATS", "Format", "export")
+
+Format = Literal["onnx", "torch-export"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+TOLERANCE = 1e-4
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class _Outputs(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] to the maps of all tasks, in their order and in our frame and units."""
+
+    def __init__(self, network: InferenceNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.tasks = cast("tuple[str, ...]", network.tasks)
+        self.to_camera: Tensor
+        self.register_buffer("to_camera", torch.tensor(network.normals_to_camera), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(image)
+        if "depth" in outputs:
+            outputs["depth"] = outputs["depth"].clamp_min(MIN_DEPTH)
+        if "normals" in outputs:
+            turned = torch.einsum("ij,bjhw->bihw", self.to_camera, outputs["normals"])
+            outputs["normals"] = F.normalize(turned, dim=1)
+        return tuple(outputs[task] for task in self.tasks)
+
+
+def export(network: nn.Module, path: str | Path, format: Format, size: tuple[int, int] | None = None) -> list[Path]:
+    """Write a network to a file that takes any number of images of one size.
+
+    Its input is `image` (B, 3, H, W), float32 RGB in [0, 1]. Its outputs are named after the network's tasks: `semseg`
+    logits (B, C, H, W), `depth` (B, 1, H, W) in metres along the ray, `normals` (B, 3, H, W) of unit length, x right,
+    y down, z forward. The names of the classes and the size are in its metadata. The file is run on batches of three
+    and of one image and compared with the network before it gets its name.
+
+    Args:
+        network: a network of the zoo on the CPU; it stays as it is.
+        path: the file to write; one that exists is replaced.
+        format: `onnx`, or `torch-export` for `torch.export.load`.
+        size: height and width of the images; by default what the network was made for.
+
+    Returns:
+        What was written: the file, and for weights of more than 2 GB in ONNX a second one, `NAME.data`, which has to
+        stay beside it under its name.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if format or size do not fit, a package is missing, the network has parts that the format cannot
+            express, or what was written computes something else.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the file to write")
+    if format == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
+        raise ValueError(
+            f"ONNX files are written and checked with {', '.join(missing)}: pip install 'mtpano_zoo[export]'"
+        )
+    height, width = size or cast("tuple[int, int]", network.input_size)
+    check_panorama_size(height, width, "the exported network's input, --height and --width,")
+    outputs = _Outputs(prepare_for_inference(network, winograd=False)).eval()
+    images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = dict(zip(outputs.tasks, outputs(images), strict=True))
+    facts = {"height": height, "width": width, "classes": list(cast("Sequence[str]", network.classes))}
+    metadata = {key: json.dumps(value) for key, value in facts.items()}
+    write, run = (_write_onnx, _run_onnx) if format == "onnx" else (_write_program, _run_program)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Names in the folder are the final ones, because an ONNX file names the file of its weights.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            write(_trace(outputs, images[:2]), temporary, outputs.tasks, metadata)
+        except OSError:
+            raise
+        except Exception as error:  # exporters fail in as many ways as there are layers
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{type(network).__name__} cannot be written as {format}: {reason}") from error
+        for batch in (images, images[:1]):
+            _compare(run(temporary, batch, outputs.tasks), expected, path)
+        files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is nothing without them
+        return [file.replace(path.parent / file.name) for file in files][::-1]
+
+
+def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of PyTorch about its own code
+        return torch.export.export(outputs, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _write_program(
+    program: torch.export.ExportedProgram, path: Path, tasks: Sequence[str], metadata: Mapping[str, str]
+) -> None:
+    torch.export.save(program, path, extra_files={"tasks": json.dumps(list(tasks)), **metadata})
+
+
+def _run_program(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return dict(zip(tasks, torch.export.load(path).module()(images), strict=True))
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, tasks: Sequence[str], metadata: Mapping[str, str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written: Any = torch.onnx.export(program, input_names=["image"], output_names=list(tasks), verbose=False)
+    written.model.metadata_props.update(metadata)
+    written.save(path)
+
+
+def _run_onnx(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs: list[Any] = session.run(list(tasks), {"image": images.numpy()})
+    return {task: torch.from_numpy(output) for task, output in zip(tasks, outputs, strict=True)}
+
+
+def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse outputs that are not those of the network, relative to the largest value of their task.
+
+    Raises:
+        ValueError: if one of them differs by more than `TOLERANCE`.
+    """
+    for task, output in found.items():
+        wanted = expected[task][: len(output)]
+        same = output.shape == wanted.shape
+        error = float((output - wanted).abs().max() / wanted.abs().max()) if same else float("nan")
+        if not error <= TOLERANCE:
+            raise ValueError(
+                f"{path} was not written: the exported network computes another {task} than PyTorch does, by "
+                f"{error:.1e} of its largest value, with {len(output)} images in a batch."
+            )
