@@ -8,7 +8,11 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 # What a notebook writes, and how many pictures it shows.
-EXPECTED = {"01_quickstart": ("room.ply", 2), "02_finetune": ("everything.ckpt", 1)}
+EXPECTED = {
+    "01_quickstart": ("room.ply", 2),
+    "02_finetune": ("everything.ckpt", 1),
+    "03_label_free": ("labels/manifest.json", 5),
+}
 
 
 def test_every_notebook_is_known() -> None:
@@ -26,7 +30,7 @@ def test_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
-        if "image/png" in output.get("data", {})
+        if {"image/png", "image/jpeg"} & output.get("data", {}).keys()
     ]
     written, pictures = EXPECTED[name]
     assert len(figures) == pictures
