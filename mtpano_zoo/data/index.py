@@ -29,7 +29,7 @@ from mtpano_zoo.image_io import write_bytes
 
 Files = Mapping[str, tuple[str, ...]]
 
-_VERSION = 1  # of the cached file
+_VERSION = 2  # of the cached file
 
 
 @dataclass
@@ -164,22 +164,19 @@ def _build(source: Source, files: Files, expressions: Mapping[str, str], prefix:
 
     first = compiled[patterns.index(files["image"][0])]
     samples = [match.groupdict() for name in sorted(known) if (match := first.fullmatch(name))]
+    names_of = {pattern: [pattern.format(**sample) for sample in samples] for pattern in patterns}
     places = {
-        pattern: np.array(
-            [known.pop(pattern.format(**sample), MISSING) for sample in samples]
-            if set(field_names(pattern)) == set(field_names(files["image"][0]))
-            else [known.get(pattern.format(**sample), MISSING) for sample in samples],
-            np.int64,
-        ).reshape(-1, len(MISSING))
-        for pattern in patterns
+        pattern: np.array([known.get(name, MISSING) for name in names], np.int64).reshape(-1, len(MISSING))
+        for pattern, names in names_of.items()
     }
     fields = {name: np.array([os.fsencode(sample[name]) for sample in samples], np.bytes_) for name in first.groupindex}
     index = Index(source, files, fields, places, [])
-    index.notes.extend(_oddities(index, known, compiled, patterns))
+    unused = known.keys() - set(chain.from_iterable(names_of.values()))
+    index.notes.extend(_oddities(index, unused, dict(zip(patterns, compiled, strict=True))))
     return index, times
 
 
-def _oddities(index: Index, known: dict[str, Place], compiled: list[re.Pattern[str]], patterns: list[str]) -> list[str]:
+def _oddities(index: Index, unused: set[str], compiled: Mapping[str, re.Pattern[str]]) -> list[str]:
     """Say which samples are incomplete, and which labels belong to no image."""
     notes = []
     for role in index.files:
@@ -188,9 +185,10 @@ def _oddities(index: Index, known: dict[str, Place], compiled: list[re.Pattern[s
             name = index.files[role][0].format(**index.fields_of(missing[0]))
             notes.append(f"{len(missing)} of {len(index)} panoramas have no {role}, for example {name}")
     own = set(field_names(index.files["image"][0]))
-    # What belongs to a sample was taken out of `known`.
-    single = [e for pattern, e in zip(patterns, compiled, strict=True) if set(field_names(pattern)) == own]
-    if stray := sorted(name for name in known if any(expression.fullmatch(name) for expression in single)):
+    first = {patterns[0] for patterns in index.files.values()}
+    # The further files of a role may be of no single panorama: cameras of a building, for example.
+    single = [e for pattern, e in compiled.items() if pattern in first or set(field_names(pattern)) == own]
+    if stray := sorted(name for name in unused if any(expression.fullmatch(name) for expression in single)):
         notes.append(f"{len(stray)} files have no image, for example {stray[0]}")
     return notes
 
