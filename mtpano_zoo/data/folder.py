@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -128,6 +129,8 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         entries = content["classes"]
+        if not isinstance(entries, list):
+            raise TypeError("no list")
         names = tuple(str(entry["name"] if isinstance(entry, dict) else entry) for entry in entries)
         colors = [entry.get("color") if isinstance(entry, dict) else None for entry in entries]
         known = any(color is not None for color in colors)
@@ -181,14 +184,21 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
         ValueError: Two files differ only in their extension.
     """
     files: dict[str, str] = {}
+    unknown: list[str] = []
     folder = root / FOLDERS[role]
     for entry in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208 - names are all that is needed
         stem, extension = os.path.splitext(entry)  # noqa: PTH122
-        if extension.lower() not in EXTENSIONS[role] or entry.startswith("."):
+        if entry.startswith("."):
+            continue
+        if extension.lower() not in EXTENSIONS[role]:
+            unknown += [entry] if role != "image" else []
             continue
         if stem in files:
             raise ValueError(f"{root / files[stem]} and {entry} have the same name: one of them has to go")
         files[stem] = f"{FOLDERS[role]}/{entry}"
+    if unknown:
+        kinds = ", ".join(EXTENSIONS[role])
+        warnings.warn(f"{len(unknown)} files in {folder} are none of {kinds}: {unknown[0]} is not read", stacklevel=2)
     return files
 
 

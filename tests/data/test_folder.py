@@ -213,3 +213,15 @@ def test_arrays_of_another_kind_are_refused(root, role, array):
     write(root, {f"{role}/b.npy": npy(array)})
     with pytest.raises(ValueError, match=rf"{role}/b\.npy cannot be used: it holds .* instead of floating point"):
         FolderDataModule(root, **SIZE).dataset("train")[1]
+
+
+def test_labels_of_another_kind_of_file_are_told(root):
+    (root / "depth" / "d.tif").write_bytes(b"metres")
+    with pytest.warns(UserWarning, match=r"1 files in .*depth are none of \.png, \.npy: d\.tif is not read"):
+        FolderDataModule(root, **SIZE)
+
+
+def test_classes_are_a_list(root):
+    (root / "classes.yaml").write_text("classes: sofa")
+    with pytest.raises(ValueError, match="is not a list of classes"):
+        FolderDataModule(root, **SIZE)
