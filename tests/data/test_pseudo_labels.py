@@ -157,6 +157,16 @@ def test_views_begin_exactly_at_their_step_also_after_a_resumption(root, first, 
     assert kinds_of(batches_of(resumed, [0, 1])) == expected[2:]
 
 
+def test_views_begin_at_the_same_step_in_every_process(root, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        data = PseudoLabelDataModule(root, **SIZE, batch_size=1, view_tasks=["depth"], views_from_step=3)
+        kinds = kinds_of(batches_of(data.train_dataloader(), range(3)))  # two batches are an epoch of a process
+        assert kinds == [{"merged"}] * 3 + [{"view"}] * 3
+
+
 def test_an_incomplete_batch_that_is_dropped_is_no_step(root):
     options = {"view_tasks": ["depth"], "views_from_step": 2, "batch_size": 2}
     loader = PseudoLabelDataModule(root, **SIZE, **options).train_dataloader()
