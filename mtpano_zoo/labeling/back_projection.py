@@ -8,6 +8,7 @@ edges, which therefore stay where they are. Depth is interpolated as 1/z, which 
 floors the result is exact, and the distance is z times the length of the ray with z = 1.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,22 +44,76 @@ class SparseLabels:
 
 
 @dataclass(frozen=True)
+class Points:
+    """Points in a map of h x w pixels, between its pixels; those beyond the outermost centres are moved onto them.
+
+    Args:
+        corner: index of the upper left one of the four pixels around the point, int32 (n,).
+        right: 0 to 1, from it to its right neighbour, (n,).
+        down: 0 to 1, from it to the one below, (n,).
+        width: of the map.
+        height: of the map.
+    """
+
+    corner: Tensor
+    right: Tensor
+    down: Tensor
+    height: int
+    width: int
+
+    @property
+    def offsets(self) -> tuple[int, int, int, int]:
+        """From the corner to the four pixels: the corner, its right neighbour, and the two below."""
+        right, below = min(1, self.width - 1), self.width * min(1, self.height - 1)
+        return 0, right, below, right + below
+
+    def four(self, maps: Tensor) -> list[Tensor]:
+        """The pixels around the points in maps (..., h, w), four times (..., n)."""
+        flat = maps.flatten(-2)
+        return [flat[..., offset:].index_select(-1, self.corner) for offset in self.offsets]
+
+    def nearest(self, four: Sequence[Tensor]) -> Tensor:
+        """The nearest of the four pixels."""
+        a, b, c, d = four
+        beside = self.right > 0.5
+        return torch.where(self.down > 0.5, torch.where(beside, d, c), torch.where(beside, b, a))
+
+    def mixed(self, four: Sequence[Tensor]) -> Tensor:
+        """The bilinear mixture of the four pixels."""
+        a, b, c, d = four
+        return torch.lerp(torch.lerp(a, b, self.right), torch.lerp(c, d, self.right), self.down)
+
+    def weights(self) -> Tensor:
+        """Of the four pixels in the mixture, (n, 4)."""
+        across = torch.stack((1 - self.right, self.right), 1)
+        return (torch.stack((1 - self.down, self.down), 1)[:, :, None] * across[:, None]).flatten(1)
+
+
+@dataclass(frozen=True)
 class Footprint:
     """The pixels of a panorama that one view sees, and where it sees them.
 
     Args:
         pixels: index into the H * W pixels in rows, ascending, int64 (n,).
-        x: column in the view, (n,); integers are pixel centres.
-        y: row in the view, (n,).
+        points: where the view sees them.
         stretch: length of the ray with z = 1 in the camera, (n,).
         weight: 1 in the middle of the view, falling smoothly to 0 at its border, (n,).
     """
 
     pixels: Tensor
-    x: Tensor
-    y: Tensor
+    points: Points
     stretch: Tensor
     weight: Tensor
+
+    def points_in(self, height: int, width: int) -> Points:
+        """The same points in a map of another size that covers the view."""
+        if (height, width) == (self.points.height, self.points.width):
+            return self.points
+        row = self.points.corner // self.points.width
+        x = (self.points.corner - row * self.points.width) + self.points.right
+        y = row + self.points.down
+        across, along = width / self.points.width, height / self.points.height
+        return _points((x + 0.5) * across - 0.5, (y + 0.5) * along - 0.5, height, width)
 
 
 def cut(image: Tensor, views: Views) -> Tensor:
@@ -72,20 +127,44 @@ def footprints(
     """Where every view sees the pixels of a panorama of height x width, without those invalid in bool (H, W)."""
     longitude, latitude = erp_angles(height, width, device=device)
     sin, cos, level, down = longitude.sin(), longitude.cos(), latitude.cos()[:, None], -latitude.sin()[:, None]
-    cameras = (views.intrinsics.double() @ views.rotations.double().mT).float()
-    valid = None if invalid is None else ~invalid.to(device).flatten()
+    rays = [plane.flatten() for plane in (level * sin, down.expand(height, width), level * cos)]
+    valid = None if invalid is None else ~invalid.to(device)
+    cameras = (views.intrinsics.double() @ views.rotations.double().mT).tolist()
     found = []
-    for camera in cameras.tolist():
-        # A row of the camera times the ray is a product of functions of longitude and latitude: one pass per row.
-        x, y, z = (torch.addcmul(row[1] * down, level, row[0] * sin + row[2] * cos).flatten() for row in camera)
-        right, low = x + 0.5 * z, y + 0.5 * z
-        inside = (z > 0) & (right >= 0) & (right <= views.width * z) & (low >= 0) & (low <= views.height * z)
-        pixels = (inside if valid is None else inside & valid).nonzero().squeeze(1)
-        stretch = 1 / z[pixels]
-        x, y = x[pixels] * stretch, y[pixels] * stretch
+    for sides, camera, rows in zip(views.sides().tolist(), cameras, _rows(views, height), strict=True):
+        inside = torch.full((), math.inf, device=device)
+        for x, y, z in sides:
+            # A product with a ray is cos(latitude) times a function of the longitude, plus one of the latitude.
+            inside = torch.minimum(inside, torch.addcmul(y * down[rows], level[rows], x * sin + z * cos))
+        seen = inside >= 0 if valid is None else (inside >= 0) & valid[rows]
+        pixels = seen.flatten().nonzero().squeeze(1) + rows.start * width
+        ray = [plane.index_select(0, pixels) for plane in rays]
+        x, y, z = (row[0] * ray[0] + row[1] * ray[1] + row[2] * ray[2] for row in camera)
+        stretch = 1 / z
+        x, y = x * stretch, y * stretch
         weight = _ramp((x + 0.5) * (2 / views.width)) * _ramp((y + 0.5) * (2 / views.height))
-        found.append(Footprint(pixels, x, y, stretch, weight))
+        found.append(Footprint(pixels, _points(x, y, views.height, views.width), stretch, weight))
     return found
+
+
+def _rows(views: Views, height: int) -> list[slice]:
+    """Rows of a panorama outside of which each view sees nothing."""
+    x, y = torch.tensor([-0.5, views.width - 0.5]), torch.tensor([-0.5, views.height - 0.5])
+    corners = torch.stack((x.repeat(2), y.repeat_interleave(2), torch.ones(4))).double()
+    corners = torch.linalg.solve(views.intrinsics.double().cpu(), corners)
+    # Everything lies within a cone around the axis that goes through the farthest corner.
+    half = torch.acos(corners[:, 2] / torch.linalg.vector_norm(corners, dim=1)).amax(1)
+    middle = torch.asin(views.rotations[:, 1, 2].double().cpu().clamp(-1, 1))
+    first = ((0.5 + (middle - half) / math.pi) * height).floor().long().clamp(min=0) - 1
+    last = ((0.5 + (middle + half) / math.pi) * height).ceil().long().clamp(max=height) + 1
+    return [slice(max(0, a), min(height, b)) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+
+
+def _points(x: Tensor, y: Tensor, height: int, width: int) -> Points:
+    """Points at column x and row y (n,) of a map, in pixels from the centre of the first one."""
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
+    return Points(torch.add(left, top, alpha=width).int(), x - left, y - top, height, width)
 
 
 def _ramp(position: Tensor) -> Tensor:
@@ -94,61 +173,25 @@ def _ramp(position: Tensor) -> Tensor:
     return inner * inner * (3 - 2 * inner)
 
 
-@dataclass(frozen=True)
-class Taps:
-    """The four pixels of a map (h, w) around points, as indices into its h * w pixels, and their weights.
-
-    Args:
-        corners: upper left, upper right, lower left and lower right, four times int64 (n,).
-        weights: theirs, four times (n,).
-        nearest: the one of them next to the point, int64 (n,).
-    """
-
-    corners: Sequence[Tensor]
-    weights: Sequence[Tensor]
-    nearest: Tensor
-
-
-def taps(footprint: Footprint, views: Views, height: int, width: int) -> Taps:
-    """Where to look up a map of height x width pixels that covers a view; its outermost values go on to the border."""
-    x = ((footprint.x + 0.5) * (width / views.width) - 0.5).clamp(0, width - 1)
-    y = ((footprint.y + 0.5) * (height / views.height) - 0.5).clamp(0, height - 1)
-    left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
-    fx, fy = x - left, y - top
-    corner = (top * width + left).long()
-    right, below = min(1, width - 1), width * min(1, height - 1)
-    across, down = (fx > 0.5).long() * right, (fy > 0.5).long() * below
-    both = fx * fy
-    return Taps(
-        (corner, corner + right, corner + below, corner + (right + below)),
-        (1 - fx - fy + both, fx - both, fy - both, both),
-        corner + across + down,
-    )
-
-
-def sample_inverse(inverse: Tensor, where: Taps) -> Tensor:
+def sample_inverse(inverse: Tensor, points: Points) -> Tensor:
     """Inverse z-depth or disparity (n,) of a view (h, w), 0 = none: interpolated on a surface, nearest at its edges."""
-    flat = inverse.flatten()
-    a, b, c, d = (flat[corner] for corner in where.corners)
-    least, most = torch.minimum(torch.minimum(a, b), torch.minimum(c, d)), torch.maximum(a, b)
-    most = torch.maximum(most, torch.maximum(c, d))
-    mixed = sum(value * weight for value, weight in zip((a, b, c, d), where.weights, strict=True))
-    return torch.where((least > 0) & (most <= SAME_SURFACE * least), mixed, flat[where.nearest])
+    four = points.four(inverse)
+    a, b, c, d = four
+    least = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
+    most = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
+    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest(four))
 
 
-def sample_normals(normals: Tensor, where: Taps, rotation: Tensor) -> Tensor:
+def sample_normals(normals: Tensor, points: Points, rotation: Tensor) -> Tensor:
     """Unit normals (3, n) in the frame of the panorama, of a view (3, h, w): interpolated, or nearest at edges."""
-    flat = normals.flatten(1)
-    mixed = torch.zeros((), device=flat.device)
-    for corner, weight in zip(where.corners, where.weights, strict=True):
-        mixed = mixed + flat[:, corner] * weight
-    nearest = flat[:, where.nearest]
-    square = (mixed * mixed).sum(0)
-    smooth = (square >= SAME_NORMAL**2) & (nearest != 0).any(0)
-    chosen = torch.where(smooth, mixed * square.clamp(min=1e-12).rsqrt(), nearest)
+    four = points.four(normals)
+    mixed, nearest = points.mixed(four), points.nearest(four)
+    x, y, z = mixed.unbind(0)
+    square = x * x + y * y + z * z
+    known = (nearest != 0).any(0)
+    x, y, z = torch.where((square >= SAME_NORMAL**2) & known, mixed * square.rsqrt(), nearest).unbind(0)
     # Written out, because a matrix product may run in reduced precision on a GPU.
-    r, (x, y, z) = rotation.tolist(), chosen.unbind(0)
-    return torch.stack([row[0] * x + row[1] * y + row[2] * z for row in r])
+    return torch.stack([row[0] * x + row[1] * y + row[2] * z for row in rotation.tolist()])
 
 
 def inverse_depth(depth: Tensor, views: Views, index: int, along_ray: bool) -> Tensor:

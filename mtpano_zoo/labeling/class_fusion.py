@@ -6,14 +6,14 @@ of rows, the probabilities of the four neighbours in every view that sees it, wh
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpano_zoo.labeling.back_projection import Footprint, Taps, taps
+from mtpano_zoo.labeling.back_projection import Footprint
 from mtpano_zoo.labeling.teachers.base import ViewLabels
-from mtpano_zoo.labeling.views import Views
 
 NO_CLASS = 255
 # Bytes of probabilities that are rearranged at once, and pixels of the panorama that are worked on at once.
@@ -25,7 +25,6 @@ def fuse_classes(
     labels: Sequence[ViewLabels],
     weights: Sequence[Sequence[Tensor]],
     feet: Sequence[Footprint],
-    views: Views,
     pixels: int,
     keep_views: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -35,7 +34,6 @@ def fuse_classes(
         labels: of the teachers that give probabilities.
         weights: of every teacher and view, (n,).
         feet: where every view sees the panorama.
-        views: the cameras.
         pixels: of the panorama.
         keep_views: also return the classes of every view.
 
@@ -45,109 +43,117 @@ def fuse_classes(
     """
     maps = [one.probabilities for one in labels if one.probabilities is not None]
     device, classes = maps[0].device, maps[0].shape[1]
-    wheres = [[taps(foot, views, *one.shape[2:]) for foot in feet] for one in maps]
-    bytes_per_view = 4 * sum(one[0].numel() for one in maps)
-    step = max(1, TABLE_BYTES // bytes_per_view)
-    semseg = torch.full((pixels,), NO_CLASS, dtype=torch.uint8, device=device)
-    share = torch.zeros(pixels, device=device)
-    # With one group of views, the sums of a few pixels at a time are enough.
+    step = max(1, TABLE_BYTES // (4 * sum(one[0].numel() for one in maps)))
+    semseg = torch.empty(pixels, dtype=torch.uint8, device=device)
+    share = torch.empty(pixels, device=device)
+    # If all views are one group, the sums of a few pixels at a time are enough.
     sums = torch.zeros(pixels, classes, device=device) if step < len(feet) else None
     own: list[Tensor] = []
     for first in range(0, len(feet), step):
-        group = range(first, min(first + step, len(feet)))
-        tables = [_table(one[group.start : group.stop]) for one in maps]
-        last = group.stop == len(feet)
+        group = slice(first, min(first + step, len(feet)))
+        tables = [_Table(one[group], feet[group], weight[group]) for one, weight in zip(maps, weights, strict=True)]
+        bags = [table.bags(pixels) for table in tables]
         at_once = PIXELS_AT_ONCE.get(device.type, 2**16)
         for start in range(0, pixels, at_once):
             part = slice(start, min(start + at_once, pixels))
-            total = torch.zeros(part.stop - part.start, classes, device=device) if sums is None else sums[part]
-            for table, where, weight in zip(tables, wheres, weights, strict=True):
-                _add(total, table, group, where, weight, feet, part)
-            if last:
+            total = tables[0].sums(bags[0], part)
+            for table, bag in zip(tables[1:], bags[1:], strict=True):
+                total += table.sums(bag, part)
+            if sums is not None:
+                total = sums[part].add_(total)
+            if group.stop == len(feet):
                 most, index = total.max(1)
                 mass = total.sum(1)
-                known = mass > 0
-                semseg[part] = torch.where(known, index, NO_CLASS).to(torch.uint8)
-                share[part] = torch.where(known, most / mass.clamp(min=1e-30), 0)
+                semseg[part] = torch.where(mass > 0, index, NO_CLASS).to(torch.uint8)
+                share[part] = torch.where(mass > 0, most / mass, 0)
         if keep_views:
-            size = [len(table) // len(group) for table in tables]
-            best = [_best(table) for table in tables]
-            for i in group:
-                place = [slice((i - first) * n, (i - first + 1) * n) for n in size]
-                rows = [table[p] for table, p in zip(tables, place, strict=True)]
-                own.append(
-                    _own_classes(
-                        rows,
-                        [b[p] for b, p in zip(best, place, strict=True)],
-                        [where[i] for where in wheres],
-                        [weight[i] for weight in weights],
-                    )
-                )
+            own += [_own_classes(tables, i) for i in range(group.stop - group.start)]
     return semseg, share, own
 
 
-def _table(probabilities: Tensor) -> Tensor:
-    """One row of classes for every pixel of views (v, C, h, w)."""
-    return probabilities.permute(0, 2, 3, 1).reshape(-1, probabilities.shape[1]).float()
+class _Table:
+    """The probabilities of one teacher in a few views, one row of classes for every pixel of a view.
+
+    Args:
+        probabilities: (v, C, h, w).
+        feet: of these views.
+        weights: of the pixels that they see.
+    """
+
+    def __init__(self, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]) -> None:
+        count, classes, height, width = probabilities.shape
+        self.size, self.feet, self.weights = height * width, feet, weights
+        self.rows = torch.empty(count * self.size, classes, device=probabilities.device)
+        for i in range(count):
+            self.view(i).copy_(probabilities[i].flatten(1).t())
+        self.points = [foot.points_in(height, width) for foot in feet]
+
+    def view(self, index: int) -> Tensor:
+        """The rows of one view."""
+        return self.rows[index * self.size : (index + 1) * self.size]
+
+    def four(self, index: int, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The four rows of this view that a pixel is mixed of, int32 (n, 4), and their weights."""
+        points, weight = self.points[index], self.weights[index]
+        if chosen is not None:
+            corner, right, down = (one.index_select(0, chosen) for one in (points.corner, points.right, points.down))
+            points, weight = replace(points, corner=corner, right=right, down=down), weight.index_select(0, chosen)
+        offsets = torch.tensor(points.offsets, dtype=torch.int32, device=weight.device)
+        return points.corner[:, None] + offsets, points.weights() * weight[:, None]
+
+    def neighbours(self, index: int) -> list[Tensor]:
+        """Classes of the four rows that every pixel is mixed of, four times uint8 (n,)."""
+        points = self.points[index]
+        return points.four(_classes(self.view(index)).view(points.height, points.width))
+
+    def bags(self, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and weights (N, 4) of all views, sorted by pixel of the panorama, and where each pixel's begin."""
+        device = self.rows.device
+        begin = torch.zeros(pixels + 1, dtype=torch.int32, device=device)
+        for foot in self.feet:
+            begin[1:].index_add_(0, foot.pixels, torch.ones_like(foot.points.corner))
+        begin = begin.cumsum(0, dtype=torch.int32)
+        rows = torch.empty(int(begin[-1]), 4, dtype=torch.int32, device=device)
+        shares = torch.empty(rows.shape, device=device)
+        free = begin.clone()
+        for i, foot in enumerate(self.feet):
+            place = free.index_select(0, foot.pixels)
+            free.index_copy_(0, foot.pixels, place + 1)
+            row, share = self.four(i)
+            rows.index_copy_(0, place.long(), row + i * self.size)
+            shares.index_copy_(0, place.long(), share)
+        return rows, shares, begin
+
+    def sums(self, bags: tuple[Tensor, Tensor, Tensor], part: slice) -> Tensor:
+        """The sums of these pixels, (n, C)."""
+        rows, shares, begin = bags
+        begin = begin[part.start : part.stop + 1]
+        first, last = int(begin[0]), int(begin[-1])
+        shares = shares[first:last].flatten()
+        return F.embedding_bag(
+            rows[first:last].flatten(), self.rows, 4 * (begin[:-1] - first), mode="sum", per_sample_weights=shares
+        )
 
 
-def _best(table: Tensor) -> Tensor:
-    """Class of every row, uint8; 255 where all are zero."""
-    most, index = table.max(1)
-    return torch.where(most > 0, index, NO_CLASS).to(torch.uint8)
-
-
-def _add(
-    total: Tensor,
-    table: Tensor,
-    group: range,
-    where: Sequence[Taps],
-    weight: Sequence[Tensor],
-    feet: Sequence[Footprint],
-    part: slice,
-) -> None:
-    """Add to total (part, C) what the views of a group say of these pixels."""
-    entries, size = [], len(table) // len(group)
-    for i in group:
-        begin, end = torch.searchsorted(feet[i].pixels, torch.tensor([part.start, part.stop])).tolist()
-        if end > begin:
-            entries.append((i, slice(begin, end)))
-    if not entries:
-        return
-    places = torch.cat([feet[i].pixels[some] for i, some in entries]) - part.start
-    rows = torch.cat(
-        [torch.stack([c[some] for c in where[i].corners], 1) + (i - group.start) * size for i, some in entries]
-    )
-    shares = torch.cat([torch.stack([w[some] * weight[i][some] for w in where[i].weights], 1) for i, some in entries])
-    order = places.argsort()
-    counts = torch.bincount(places, minlength=len(total))
-    offsets = 4 * (counts.cumsum(0) - counts)
-    total += F.embedding_bag(
-        rows[order].flatten(), table, offsets, mode="sum", per_sample_weights=shares[order].flatten()
-    )
-
-
-def _own_classes(
-    tables: Sequence[Tensor], best: Sequence[Tensor], where: Sequence[Taps], weights: Sequence[Tensor]
-) -> Tensor:
+def _own_classes(tables: Sequence[_Table], index: int) -> Tensor:
     """Class of every pixel that one view sees, uint8 (n,), from all teachers."""
-    first = best[0][where[0].corners[0]]
-    same = torch.ones_like(first, dtype=torch.bool)
-    for one, taps_ in zip(best, where, strict=True):
-        for corner in taps_.corners:
-            same &= one[corner] == first
+    neighbours = [one for table in tables for one in table.neighbours(index)]
+    found, same = neighbours[0], torch.ones_like(neighbours[0], dtype=torch.bool)
+    for one in neighbours:
+        same &= one == found
     # Where all neighbours have the same class, so has every mixture of them.
     rest = (~same).nonzero().squeeze(1)
-    if len(rest):
-        total = sum(
-            F.embedding_bag(
-                torch.stack([c[rest] for c in taps_.corners], 1),
-                table,
-                mode="sum",
-                per_sample_weights=torch.stack([w[rest] * weight[rest] for w in taps_.weights], 1),
-            )
-            for table, taps_, weight in zip(tables, where, weights, strict=True)
-        )
-        first[rest] = _best(torch.as_tensor(total))
-    known = sum(weights, torch.zeros(())) > 0
-    return torch.where(known, first, NO_CLASS)
+    total = torch.zeros(len(rest), tables[0].rows.shape[1], device=rest.device)
+    for table in tables:
+        rows, shares = table.four(index, rest)
+        if len(rest):
+            total += F.embedding_bag(rows, table.view(index), mode="sum", per_sample_weights=shares)
+    found[rest] = _classes(total)
+    known = torch.stack([table.weights[index] for table in tables]).amax(0) > 0
+    return torch.where(known, found, NO_CLASS)
+
+
+def _classes(rows: Tensor) -> Tensor:
+    """Class of every row, uint8; 255 where all are zero."""
+    most, index = rows.max(1)
+    return torch.where(most > 0, index, NO_CLASS).to(torch.uint8)

@@ -28,7 +28,6 @@ from mtpano_zoo.labeling.back_projection import (
     inverse_depth,
     sample_inverse,
     sample_normals,
-    taps,
 )
 from mtpano_zoo.labeling.class_fusion import NO_CLASS, fuse_classes
 from mtpano_zoo.labeling.teachers.base import DepthKind, ViewLabels
@@ -95,7 +94,7 @@ def fuse(
     device = next((tensor.device for one in labels for tensor in _tensors(one)), torch.device("cpu"))
     pixels = height * width
     feet = footprints(views, height, width, invalid=invalid, device=device)
-    weights = [_weights(one, feet, views) for one in labels]
+    weights = [_weights(one, feet) for one in labels]
     merged: dict[str, Any] = {"confidence": {}}
     own: dict[str, list[Tensor]] = {}
     hidden = None
@@ -107,7 +106,7 @@ def fuse(
 
     if any(given := [one.probabilities is not None for one in labels]):
         semseg, share, own["semseg"] = fuse_classes(
-            list(compress(labels, given)), list(compress(weights, given)), feet, views, pixels, keep_views
+            list(compress(labels, given)), list(compress(weights, given)), feet, pixels, keep_views
         )
         keep("semseg", semseg, share, given)
         if len(no_depth_classes):
@@ -169,8 +168,8 @@ def _sample_depth(
             cosine = torch.ones_like(cosine) if labels.along_ray else cosine
         else:
             depth = inverse_depth(depth, views, index, labels.along_ray)
-        values = sample_inverse(depth, taps(foot, views, *depth.shape))
-        known = values > 0 if hidden is None else (values > 0) & ~hidden[foot.pixels]
+        values = sample_inverse(depth, foot.points)
+        known = values > 0 if hidden is None else (values > 0) & ~hidden.index_select(0, foot.pixels)
         found.append(_Depth(index, labels.depth_kind, values, cosine, weight * known))
     return found
 
@@ -184,7 +183,7 @@ def _align(
     slots[compared] = torch.arange(len(compared), device=device)
     table = torch.zeros(3, len(compared), len(samples), device=device)
     for column, one in enumerate(samples):
-        slot = slots[feet[one.view].pixels]
+        slot = slots.index_select(0, feet[one.view].pixels)
         chosen = (slot >= 0).nonzero().squeeze(1)
         for plane, values in enumerate((one.values, one.cosine, one.weight)):
             table[plane, slot[chosen], column] = values[chosen]
@@ -211,7 +210,8 @@ def _blend_depth(
     total = total.clamp(min=TINY)
     mean /= total
     for one in samples:
-        square.index_add_(0, feet[one.view].pixels, one.weight * (one.values - mean[feet[one.view].pixels]) ** 2)
+        seen = feet[one.view].pixels
+        square.index_add_(0, seen, one.weight * (one.values - mean.index_select(0, seen)) ** 2)
     agreement = (-(square / total).sqrt() / SPREAD).exp()
     own = []
     for index in range(len(feet)):
@@ -241,8 +241,10 @@ def _blend_normals(
             normals = one.normals[index].float()
             if one.confidence is not None:
                 normals = normals * (one.confidence[index] > 0)
-            found = sample_normals(normals, taps(foot, views, *normals.shape[1:]), views.rotations[index])
-            known = (found != 0).any(0) if hidden is None else (found != 0).any(0) & ~hidden[foot.pixels]
+            found = sample_normals(normals, foot.points, views.rotations[index])
+            known = (
+                (found != 0).any(0) if hidden is None else (found != 0).any(0) & ~hidden.index_select(0, foot.pixels)
+            )
             share = weight[index] * known
             mine += share * found
             total.index_add_(0, foot.pixels, share)
@@ -253,13 +255,13 @@ def _blend_normals(
     return unit(mean, dim=0), length / total.clamp(min=TINY), own
 
 
-def _weights(labels: ViewLabels, feet: Sequence[Footprint], views: Views) -> list[Tensor]:
+def _weights(labels: ViewLabels, feet: Sequence[Footprint]) -> list[Tensor]:
     """Weight of every view at the pixels that it sees: of its border times the teacher's confidence there."""
     if labels.confidence is None:
         return [foot.weight for foot in feet]
     found = []
     for foot, confidence in zip(feet, labels.confidence.float(), strict=True):
-        found.append(foot.weight * confidence.flatten()[taps(foot, views, *confidence.shape).nearest])
+        found.append(foot.weight * foot.points.nearest(foot.points.four(confidence)))
     return found
 
 

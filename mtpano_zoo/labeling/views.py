@@ -53,10 +53,16 @@ class Views:
 
     def seen(self, rays: Tensor) -> Tensor:
         """Whether each view sees each of the directions (N, 3), as bool (V, N)."""
-        cameras = (self.intrinsics.double() @ self.rotations.double().mT).to(rays)
-        x, y, z = (cameras @ rays.T).unbind(1)
-        across = (x + 0.5 * z >= 0) & (x + 0.5 * z <= self.width * z)
-        return (z > 0) & across & (y + 0.5 * z >= 0) & (y + 0.5 * z <= self.height * z)
+        return (self.sides().to(rays) @ rays.T).amin(1) >= 0
+
+    def sides(self) -> Tensor:
+        """Inward normals (V, 4, 3) of the left, right, upper and lower side of every view's pyramid, in float64.
+
+        They are in the frame of the panorama, of any length: what a view sees has no negative product with them.
+        """
+        right, down, ahead = (self.intrinsics.double() @ self.rotations.double().mT).unbind(1)
+        left, upper = right + 0.5 * ahead, down + 0.5 * ahead
+        return torch.stack((left, self.width * ahead - left, upper, self.height * ahead - upper), dim=1)
 
 
 class ViewStrategy(Protocol):
