@@ -1,0 +1,101 @@
+"""Kill `mtpano label` at random moments, restart it until it is done, and compare with a run that nothing disturbed.
+
+    python benchmarks/label_kill.py --kills 20 --rooms 60
+
+Every process is one of the real command line. A moment is a random time after the start of the process, from its first
+millisecond on, chosen such that about as many kills come before the last panorama as are asked for; the last ones hit a
+process that has nothing left to do. After every kill, all panoramas that count as finished are compared byte by byte.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+OPTIONS = """
+views: {{class_path: mtpano_zoo.labeling.views.RandomViews, init_args: {{count: 8, size: 96}}}}
+data: {{class_path: RoomsDataModule, init_args: {{height: 128, width: 256, train_count: {rooms}}}}}
+height: 128
+width: 256
+num_workers: 1
+trainer: {{accelerator: cpu, enable_progress_bar: false}}
+"""
+
+
+def main() -> None:
+    """Run the test and print its log."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--rooms", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(Path(folder), options.kills, options.rooms, random.Random(options.seed))
+
+
+def compare(folder: Path, kills: int, rooms: int, moments: random.Random) -> None:
+    """Make both folders and compare them."""
+    config = folder / "options.yaml"
+    config.write_text(OPTIONS.format(rooms=rooms))
+    start = time.monotonic()
+    whole = command(config, folder / "whole")
+    while not (folder / "whole" / "manifest.json").exists():
+        time.sleep(0.01)
+    ready = time.monotonic() - start
+    if whole.wait() != 0:
+        raise SystemExit("the undisturbed run has failed")
+    total = time.monotonic() - start
+    expected = files_of(folder / "whole")
+    print(f"undisturbed: {total:.1f} s for {rooms} rooms, of which {ready:.1f} s until the first is begun")
+    print("kill   after s   finished before   finished after   temporary files left   finished ones differ")
+    out = folder / "killed"
+    # Twice the mean would finish in half the kills; a third of it leaves something to kill at the end.
+    longest = ready + 2.5 * (total - ready) / kills
+    for number in range(1, kills + 1):
+        before = len(list(out.glob("img/*.jpg")))
+        process = command(config, out)
+        moment = moments.uniform(0, ready / 2) if moments.random() < 0.2 else moments.uniform(ready, longest)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        finished = {path.stem for path in out.glob("img/*.jpg")}
+        found = files_of(out)
+        differing = sum(
+            found.get(path) != data for path, data in expected.items() if Path(path).parts[1:] and of(path) in finished
+        )
+        left = sum(path.is_file() for rest in out.glob(".*") for path in rest.rglob("*"))
+        print(f"{number:4} {moment:9.2f} {before:17} {len(finished):16} {left:22} {differing:22}", flush=True)
+    if command(config, out).wait() != 0:
+        raise SystemExit("the last run has failed")
+    found = files_of(out)
+    print(f"last run: {len(list(out.glob('img/*.jpg')))} finished, {len(list(out.glob('.*')))} temporary folders left")
+    same = found == expected
+    print(f"{len(found)} files, {sum(map(len, found.values()))} bytes: {'the same' if same else 'NOT THE SAME'}")
+    if not same or list(out.glob(".*")):
+        raise SystemExit(1)
+
+
+def command(config: Path, out: Path) -> "subprocess.Popen[bytes]":
+    """Start the command line."""
+    arguments = ["--config", "label_free/label-oracle-rooms.yaml", "--config", str(config), "--out", str(out)]
+    return subprocess.Popen([sys.executable, "-m", "mtpano_zoo.cli", "label", *arguments], stdout=subprocess.DEVNULL)
+
+
+def of(path: str) -> str:
+    """The panorama that a file belongs to."""
+    parts = Path(path).parts
+    return Path(parts[1]).stem if parts[0] == "img" else parts[1]
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """Contents of all files but the records of runs, by path."""
+    paths = [path for path in root.rglob("*") if path.is_file() and not path.relative_to(root).parts[0].startswith(".")]
+    return {str(p.relative_to(root)): p.read_bytes() for p in paths if p.relative_to(root).parts[0] != "runs"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The files of one labelled panorama, the same bytes in every run.
+
+Encodings, which are those of MTPano's published layout:
+
+* classes, 8-bit grey PNG: the class index, 255 = no label;
+* depth, 16-bit grey PNG: millimetres along the ray, 0 = no label. What is farther than 65.535 m has no label: it would
+  not fit;
+* normals, 8-bit RGB PNG: 127.5 (1 + n) for (R, G, B) = (forward, up, left), towards the camera; (128, 128, 128) = no
+  label;
+* confidence, 8-bit grey PNG: 255 = 1.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtpano_zoo.data.reading import NO_LABEL, resize_map
+from mtpano_zoo.labeling.fusion import PanoramaLabels
+
+__all__ = ("EncodedLabels", "encode_image", "encode_labels")
+
+MAX_MILLIMETRES = 65535
+NO_NORMAL = 128
+# Level, strategy and filter of a PNG, by what encodes rooms fastest with files near the smallest of that level: classes
+# repeat from row to row, depth changes steadily along a row, normals and confidences hardly compress.
+PNG = {
+    "semseg": (1, cv2.IMWRITE_PNG_STRATEGY_DEFAULT, cv2.IMWRITE_PNG_FILTER_UP),
+    "depth": (1, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER_SUB),
+    "normals": (1, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER_NONE),
+    "confidence": (1, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER_NONE),
+}
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class EncodedLabels:
+    """The files of one panorama.
+
+    Args:
+        files: contents by task and file name, such as ``depth/merged.png``.
+        too_far: pixels of the merged depth that have no label because they are farther than 65.535 m.
+    """
+
+    files: Mapping[str, bytes]
+    too_far: int
+
+
+def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
+    """Encode all maps of a panorama; a view that says nothing of a task has no file there."""
+    merged = {task: getattr(labels, task) for task in ("semseg", "depth", "normals")}
+    files: dict[str, bytes] = {}
+    too_far = 0
+    for task, values in merged.items():
+        if values is None:
+            continue
+        array = _numpy(values)
+        height, width = array.shape[-2:]
+        encoded = _NUMBERS[task](np.moveaxis(array, 0, -1) if task == "normals" else array)
+        if task == "depth":
+            too_far = int(((encoded == 0) & (array > 0)).sum())
+        files[f"{task}/merged.png"] = _png(task, encoded)
+        if (confidence := labels.confidence.get(task)) is not None:
+            grey = np.rint(255 * _numpy(confidence).clip(0, 1)).astype(np.uint8)
+            files[f"{task}/merged_confidence.png"] = _png("confidence", grey)
+        for number, view in enumerate(labels.views):
+            known = getattr(view, task)
+            if known is None:
+                continue
+            steps, empty = _NUMBERS[task](_numpy(known)), _EMPTY[task]
+            if not (steps != empty).any():
+                continue
+            full = np.full((height * width, *steps.shape[1:]), empty, steps.dtype)
+            full[_numpy(view.pixels)] = steps
+            files[f"{task}/label_{number}.png"] = _png(task, full.reshape(height, width, *steps.shape[1:]))
+    return EncodedLabels(files, too_far)
+
+
+def encode_image(image: NDArray[np.uint8], height: int, width: int) -> bytes:
+    """Encode RGB (H, W, 3) of any size as JPEG of this size."""
+    pixels = resize_map("image", image, height, width)
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    return _encoded(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+
+
+def _depth(metres: NDArray[np.float32]) -> NDArray[np.uint16]:
+    valid = (metres > 0) & np.isfinite(metres)
+    steps = np.rint(np.where(valid, metres, 0) * 1000)
+    steps[steps > MAX_MILLIMETRES] = 0
+    steps[valid & (metres < 0.001)] = 1  # what is measured is not "no label"
+    encoded: NDArray[np.uint16] = steps.astype(np.uint16)
+    return encoded
+
+
+def _normals(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
+    right, down, forward = np.moveaxis(vectors, -1, 0)
+    turned = np.stack((forward, -down, -right), axis=-1)
+    encoded: NDArray[np.uint8] = np.rint(127.5 * (1 + turned.clip(-1, 1))).astype(np.uint8)
+    return encoded
+
+
+def _semseg(classes: NDArray[Any]) -> NDArray[np.uint8]:
+    return classes.astype(np.uint8, copy=False)
+
+
+_NUMBERS: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "semseg": _semseg,
+    "depth": _depth,
+    "normals": _normals,
+}
+_EMPTY = {"semseg": NO_LABEL, "depth": 0, "normals": NO_NORMAL}
+
+
+def _numpy(values: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = values.detach().cpu().numpy()
+    return array
+
+
+def _png(kind: str, pixels: NDArray[Any]) -> bytes:
+    level, strategy, filtering = PNG[kind]
+    options = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_STRATEGY, strategy]
+    ordered = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else np.ascontiguousarray(pixels)
+    return _encoded(".png", ordered, [*options, cv2.IMWRITE_PNG_FILTER, filtering])
+
+
+def _encoded(kind: str, pixels: NDArray[Any], options: list[int]) -> bytes:
+    written, data = cv2.imencode(kind, pixels, options)
+    if not written:
+        raise ValueError(f"{pixels.shape} of {pixels.dtype} cannot be encoded as {kind}")
+    return bytes(data)

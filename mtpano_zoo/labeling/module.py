@@ -1,0 +1,129 @@
+"""From a panorama to its labels: cut views, ask the teachers, fuse what they say."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.labeling.back_projection import cut
+from mtpano_zoo.labeling.fusion import PanoramaLabels, fuse
+from mtpano_zoo.labeling.report import one_sentence
+from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
+from mtpano_zoo.labeling.views import ViewStrategy
+
+__all__ = ("Labeler",)
+
+
+class Labeler(lightning.LightningModule):
+    """Labels panoramas one at a time by perspective teachers.
+
+    The labels of a panorama depend on its name and its pixels only, not on what was labelled before or where. Mixed
+    precision is for the teachers; views and fusion are computed in float32.
+
+    Args:
+        views: chooses the views.
+        teachers: label them; those that give classes must give the same ones. Modules move to the device with this one.
+        height: rows of the labels.
+        width: columns, twice the rows.
+        invalid_mask: image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
+        no_depth_classes: names of classes without depth and normals, such as sky.
+        keep_views: also give every view's own labels.
+
+    Raises:
+        ValueError: sizes, classes or mask do not fit.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # a process with nothing left to do is no mistake
+
+    def __init__(
+        self,
+        views: ViewStrategy,
+        teachers: Sequence[Teacher],
+        *,
+        height: int = 512,
+        width: int = 1024,
+        invalid_mask: str | Path | None = None,
+        no_depth_classes: Sequence[str] = (),
+        keep_views: bool = True,
+    ) -> None:
+        super().__init__()
+        if height < 8 or width != 2 * height:
+            raise ValueError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
+        if not teachers:
+            raise ValueError("at least one teacher is needed: name it under `teachers:`")
+        named = {teacher.classes for teacher in teachers if teacher.classes}
+        if len(named) > 1:
+            raise ValueError("the teachers give different classes, which cannot be averaged: keep one of them")
+        self.classes: tuple[str, ...] = next(iter(named), ())
+        if unknown := [name for name in no_depth_classes if name not in self.classes]:
+            raise ValueError(f"no_depth_classes: no teacher knows {', '.join(unknown)}")
+        self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
+        self.views, self.teachers = views, tuple(teachers)
+        self.networks = nn.ModuleList(one for one in teachers if isinstance(one, nn.Module)).eval()
+        self.height, self.width, self.keep_views = height, width, keep_views
+        self.invalid = None if invalid_mask is None else _read_mask(invalid_mask, height, width)
+        self.skip: Callable[[str], bool] = lambda name: False  # told by whoever stores the labels
+        self.metric: bool | None = None
+        """Whether depth was in metres in what was labelled last; None before, or without depth."""
+
+    @torch.no_grad()
+    def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
+        """Label one panorama.
+
+        Args:
+            name: decides which views are taken.
+            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; whatever else a teacher wants to know.
+        """
+        image: Tensor = sample["image"].to(self.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        with torch.autocast(self.device.type, enabled=False):
+            views = self.views(name)
+            seen = ViewImages(cut(image, views), views, {**sample, "image": image})
+        labels = [_in_float32(teacher(seen)) for teacher in self.teachers]
+        kinds = {one.depth_kind for one in labels if one.depth is not None}
+        self.metric = "metric" in kinds if kinds else None
+        with torch.autocast(self.device.type, enabled=False):
+            return fuse(
+                labels,
+                views,
+                self.height,
+                self.width,
+                invalid=self.invalid,
+                no_depth_classes=self.no_depth,
+                keep_views=self.keep_views,
+            )
+
+    def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> PanoramaLabels | str | None:
+        """Label what a loader of `LabelingData` gives: labels, or a sentence why there are none, or None to skip it."""
+        if self.skip(item["name"]):
+            return None
+        if "failure" in item:
+            return str(item["failure"])
+        try:
+            return self.label(item["name"], item["sample"])
+        except Exception as error:  # a teacher is code of others: the rest is to be labelled, whatever it does
+            if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return one_sentence(error)
+
+
+def _in_float32(labels: ViewLabels) -> ViewLabels:
+    wide: dict[str, Any] = {
+        field.name: value.float()
+        for field in dataclasses.fields(labels)
+        if isinstance(value := getattr(labels, field.name), Tensor) and value.dtype != torch.float32
+    }
+    return dataclasses.replace(labels, **wide)
+
+
+def _read_mask(path: str | Path, height: int, width: int) -> Tensor:
+    white = (read_panorama(path).mean(-1) > 127).astype(np.float32)
+    share = cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(share > 0)  # also what is covered in part

@@ -1,0 +1,207 @@
+"""`mtpano label`: panoramas in, a folder of fused labels out, on one machine or many."""
+
+import hashlib
+import inspect
+import logging
+import warnings
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+from torch.utils.data import Dataset
+
+import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
+from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
+from mtpano_zoo.labeling.encoding import JPEG_QUALITY
+from mtpano_zoo.labeling.manifest import check_manifest, describe
+from mtpano_zoo.labeling.module import Labeler
+from mtpano_zoo.labeling.report import LabelReport
+from mtpano_zoo.labeling.teachers.base import Teacher
+from mtpano_zoo.labeling.views import ViewStrategy
+from mtpano_zoo.labeling.writer import LabelWriter
+from mtpano_zoo.training.cli import in_one_line
+
+__all__ = ("label", "main")
+
+SPLITS = ("train", "val", "test", "predict")
+TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
+# Warnings about Lightning's own code, and about what is meant to be so.
+EXPECTED = (
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*does not have many workers",
+    r"Found \d+ module\(s\) in eval mode",
+    r"Couldn't infer the batch indices",
+    r"predict returned None",
+    r"Total length of `DataLoader` across ranks is zero",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `mtpano label` with these arguments and return the exit status.
+
+    Raises:
+        ValueError: a mistake in an argument, an input or the folder, in one sentence.
+    """
+    parser = build_parser()
+    try:
+        config = parser.parse_args(list(arguments))
+        built = parser.instantiate_classes(config)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(in_one_line(str(error))) from error
+    if bool(config.sources) == bool(config.data):
+        raise ValueError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
+    out = Path(config.out)
+    names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views")
+    labeler = Labeler(built.views, built.teachers, **{name: config[name] for name in names})
+    settings = settings_of(config, built.teachers)
+    check_manifest(out, describe(settings, labeler.classes), config.overwrite)
+    samples = ImageFiles(config.sources, out) if config.sources else samples_of(built.data, config.split)
+    report = label(
+        samples,
+        out,
+        labeler,
+        settings=settings,
+        trainer=config.trainer.as_dict(),
+        split=config.listed_as,
+        num_workers=config.num_workers,
+        writers=config.writers,
+        overwrite=config.overwrite,
+    )
+    _print(report.summary())
+    return report.exit_code
+
+
+def label(
+    samples: Dataset[dict[str, Any]],
+    out: str | Path,
+    labeler: Labeler,
+    *,
+    settings: Mapping[str, Any],
+    trainer: Mapping[str, Any] | None = None,
+    split: str = "train",
+    num_workers: int = 0,
+    writers: int = 2,
+    overwrite: bool = False,
+) -> LabelReport:
+    """Label panoramas and write the labels to a folder; what is finished there is skipped.
+
+    Args:
+        samples: see `LabelingData`.
+        out: see `mtpano_zoo.labeling.storage`.
+        labeler: makes the labels.
+        settings: plain data that decide what the labels are; a folder holds labels of one kind.
+        trainer: arguments of Lightning's Trainer: accelerator, devices, strategy and so on.
+        split: list that the panoramas are added to: ``train``, ``val`` or ``test``.
+        num_workers: processes that read.
+        writers: threads that encode and write.
+        overwrite: throw away labels that were made with other settings.
+
+    Returns:
+        The report of all processes, in each of them.
+
+    Raises:
+        ValueError: an argument is out of range, or the folder holds something else.
+    """
+    writer = LabelWriter(
+        Path(out), describe(settings, labeler.classes), overwrite=overwrite, split=split, threads=writers
+    )
+    data = LabelingData(
+        samples,
+        labeler.height,
+        labeler.width,
+        num_workers=num_workers,
+        finished=writer.folder.finished,
+        stopped=lambda: bool(writer.report.stopped),
+    )
+    labeler.skip = writer.skips
+    options = {"enable_progress_bar": True, **(trainer or {})}
+    precision = str(options.get("precision") or "32-true")
+    if precision.endswith("-true") and precision[:2] not in ("32", "64"):
+        raise ValueError(f"precision {precision} would compute views in 16 bits too: take {precision[:-5]}-mixed")
+    callbacks: list[Callback] = [writer]
+    if options["enable_progress_bar"]:
+        callbacks.append(RichProgressBar())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in EXPECTED:
+            warnings.filterwarnings("ignore", message=message)
+        runner = Trainer(
+            **options,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        if isinstance(runner.strategy.launcher, _MultiProcessingLauncher):
+            raise ValueError("a strategy that forks or spawns processes keeps their reports from us: take ddp")
+        runner.predict(labeler, datamodule=data, return_predictions=False)
+    return writer.report
+
+
+def build_parser() -> ArgumentParser:
+    """Build the parser of `mtpano label`; every option may stand in a YAML file."""
+    parser = ArgumentParser(
+        "mtpano label",
+        description="Label panoramas by teachers that see perspective views of them, and fuse what they say.",
+        exit_on_error=False,
+    )
+    parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
+    parser.add_argument("--out", type=str, required=True, help="folder for the labels, a new one or one to go on with")
+    parser.add_argument("--views", type=ViewStrategy, required=True, help="which views are cut out")
+    # A network's __call__ is that of nn.Module, by which it cannot be told that it is a teacher.
+    parser.add_argument("--teachers", type=list[Teacher | nn.Module], required=True, help="what labels them")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="instead of files: any data set")
+    parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
+    parser.add_argument("--height", type=int, default=512, help="rows of the labels")
+    parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
+    parser.add_argument("--invalid_mask", type=str | None, help="image whose white pixels get no label: the tripod")
+    parser.add_argument(
+        "--no_depth_classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
+    )
+    parser.add_argument("--keep_views", type=bool, default=True, help="write the labels of every view too")
+    parser.add_argument("--listed_as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that read panoramas")
+    parser.add_argument("--writers", type=int, default=2, help="threads that write labels")
+    parser.add_argument("--overwrite", action="store_true", help="throw away labels made with other settings")
+    left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
+    return parser
+
+
+def settings_of(config: Namespace, teachers: Sequence[Teacher]) -> dict[str, Any]:
+    """Return what decides what labels are made: options, and what the teachers say of themselves."""
+    names = ("views", "height", "width", "no_depth_classes", "keep_views")
+    plain = config.as_dict()
+    mask = plain["invalid_mask"]
+    described = [
+        _decisive({**chosen, "provenance": dict(teacher.provenance)})
+        for chosen, teacher in zip(plain["teachers"], teachers, strict=True)
+    ]
+    return {
+        **{name: plain[name] for name in names},
+        "teachers": described,
+        "invalid_mask": None if mask is None else hashlib.sha256(Path(mask).read_bytes()).hexdigest(),
+        "jpeg_quality": JPEG_QUALITY,
+        "precision": str(plain["trainer"]["precision"] or "32-true"),
+    }
+
+
+@rank_zero_only
+def _print(text: str) -> None:
+    print(text)
+
+
+def _decisive(settings: Any) -> Any:
+    """Leave out what does not decide what the labels are, or is in the record of every run: memory, and versions."""
+    if isinstance(settings, dict):
+        return {key: _decisive(value) for key, value in settings.items() if key not in ("batch_size", "versions")}
+    return settings

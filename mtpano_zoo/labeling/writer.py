@@ -1,0 +1,186 @@
+"""Writes labels while the next panorama is labelled, and keeps account."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+import lightning.pytorch as pl
+import torch.distributed
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from mtpano_zoo.labeling.encoding import encode_labels
+from mtpano_zoo.labeling.fusion import PanoramaLabels
+from mtpano_zoo.labeling.manifest import claim, software, write_record
+from mtpano_zoo.labeling.module import Labeler
+from mtpano_zoo.labeling.report import LabelReport, one_sentence
+from mtpano_zoo.labeling.storage import LabelFolder
+
+__all__ = ("LabelWriter",)
+
+WAITING = 2  # panoramas per thread that wait or are worked on: more would only take memory
+
+
+class LabelWriter(BasePredictionWriter):
+    """Writes what a `Labeler` predicts, in threads, and ends the run when the folder cannot be written to.
+
+    With several processes, `report` is that of all of them from the end of the prediction on, in every process.
+
+    Args:
+        out: folder for the labels, see `mtpano_zoo.labeling.storage`.
+        manifest: see `mtpano_zoo.labeling.manifest.describe`.
+        overwrite: throw away labels that were made with other settings.
+        split: list of `db_info` that the panoramas belong to.
+        threads: that encode and write.
+
+    Raises:
+        ValueError: there is no thread.
+    """
+
+    def __init__(
+        self, out: Path, manifest: Mapping[str, Any], *, overwrite: bool = False, split: str = "train", threads: int = 2
+    ) -> None:
+        super().__init__(write_interval="batch")
+        if threads < 1:
+            raise ValueError(f"at least one thread has to write, got {threads}")
+        self.folder = LabelFolder(out)
+        self.manifest, self.overwrite, self.split, self.threads = dict(manifest), overwrite, split, threads
+        self.report = LabelReport()
+        self._open = False
+        self._seen: set[str] = set()
+        self._begin = self._started = 0.0
+        self._pool: ThreadPoolExecutor | None = None
+        self._room = BoundedSemaphore(WAITING * threads)
+        self._group: Any = None
+
+    def skips(self, name: str) -> bool:
+        """Whether a panorama need not be labelled: there is no use in it, or another process has just finished it."""
+        if self.report.stopped:
+            return True
+        if name in self._seen:
+            self.report.failed[name] = "two panoramas have this name, of which only the first is labelled"
+            return True
+        self._seen.add(name)
+        if done := self.folder.has(name):
+            self.report.skipped.append(name)
+        return done
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the folder ready: the first process its manifest, then all of them their temporary folders."""
+        super().setup(trainer, pl_module, stage)
+        if trainer.world_size > 1:
+            # One process may be hours behind the others; if it dies, this group is told at once.
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+        if trainer.is_global_zero:
+            claim(self.folder.root, self.manifest, self.overwrite)
+        trainer.strategy.barrier("manifest")
+        self.folder.open()
+        self._open = True
+        self._begin, self._started = time.monotonic(), time.time()
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="label-writer")
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: PanoramaLabels | str | None,
+        batch_indices: Sequence[int] | None,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Hand the labels of one panorama to a thread, when one has room for it."""
+        if prediction is None or self._pool is None:
+            return
+        if isinstance(prediction, str):
+            self.report.failed[batch["name"]] = prediction
+            return
+        self._room.acquire()
+        self._pool.submit(self._write, batch["name"], batch["jpeg"], prediction)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait for the threads, list what is there, and gather the reports of all processes."""
+        self._finish(trainer)
+        if self._group is not None:
+            self._gather(trainer.world_size)
+        if trainer.is_global_zero:
+            self._write_record(trainer, pl_module)
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep what was labelled."""
+        self._finish(trainer)
+        self._close()
+
+    def _write(self, name: str, image: bytes, labels: PanoramaLabels) -> None:
+        try:
+            encoded = encode_labels(labels)
+            if self.report.stopped:
+                return
+            if not self.folder.write(name, image, encoded.files):
+                self.report.skipped.append(name)
+                return
+            self.report.labelled.append(name)
+            if encoded.too_far:
+                self.report.too_far[name] = encoded.too_far
+        except OSError as error:
+            self._stop(error)
+        except Exception as error:  # of one panorama: the others are to be written
+            self.report.failed[name] = one_sentence(error)
+        finally:
+            self._room.release()
+
+    def _stop(self, error: OSError) -> None:
+        self.report.stopped = (
+            f"{self.folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept, so make room "
+            "or choose another folder, and start again"
+        )
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        """Wait for the threads and list what is there."""
+        if self._pool is None:
+            return
+        self._pool.shutdown()
+        self._pool = None
+        data: Any = getattr(trainer, "datamodule", None)
+        self.report.skipped = list(dict.fromkeys([*getattr(data, "skipped", ()), *self.report.skipped]))
+        self.report.seconds = time.monotonic() - self._begin
+        try:
+            self.folder.add_to_list(self.split, [*self.report.labelled, *self.report.skipped])
+        except OSError as error:
+            self._stop(error)
+
+    def _gather(self, processes: int) -> None:
+        parts: list[LabelReport | None] = [None] * processes
+        try:
+            torch.distributed.all_gather_object(parts, self.report, group=self._group)
+        except RuntimeError:
+            self.report.stopped = self.report.stopped or (
+                "another process of this run has died, see what it said; what is finished is kept, so start again"
+            )
+        else:
+            self.report = LabelReport.of_all([part for part in parts if part is not None])
+
+    def _write_record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        started = datetime.fromtimestamp(self._started, UTC)
+        device = pl_module.device
+        record = {
+            "started": started.isoformat(timespec="seconds"),
+            "software": software(),
+            "processes": trainer.world_size,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "split": self.split,
+            "metric_depth": pl_module.metric if isinstance(pl_module, Labeler) else None,
+            **self.report.as_record(),
+        }
+        with suppress(OSError):  # the reason is told already
+            write_record(self.folder, started.strftime("%Y%m%dT%H%M%SZ"), record)
+
+    def _close(self) -> None:
+        if self._open:
+            self.folder.close()
+            self._open = False

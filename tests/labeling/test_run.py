@@ -1,0 +1,399 @@
+"""`mtpano label`: folders of panoramas in, folders of labels out, whatever happens in between."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.data import PseudoLabelDataModule, RoomsDataset
+from mtpano_zoo.labeling.module import Labeler
+from mtpano_zoo.labeling.run import label
+from mtpano_zoo.labeling.storage import LabelFolder
+from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
+from mtpano_zoo.labeling.teachers.oracle import OracleTeacher
+from mtpano_zoo.labeling.views import RandomViews
+
+HEIGHT, WIDTH, ROOMS = 32, 64, 8
+TINY = {
+    "views": {"class_path": "mtpano_zoo.labeling.views.RandomViews", "init_args": {"count": 5, "size": 32}},
+    "teachers": [
+        {
+            "class_path": "mtpano_zoo.labeling.teachers.oracle.OracleTeacher",
+            "init_args": {"scale": 0.2, "noise": 0.05, "wrong_classes": 0.1},
+        }
+    ],
+    "data": {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": ROOMS}},
+    "split": "train",
+    "height": HEIGHT,
+    "width": WIDTH,
+    "num_workers": 0,
+    "trainer": {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False},
+}
+
+
+class Grey:
+    """A teacher that needs no truth: distance follows from the brightness. Black panoramas are too much for it."""
+
+    classes = ("dark", "bright")
+    provenance = {"name": "grey"}  # noqa: RUF012
+
+    def __init__(self, farthest: float = 2, dies: bool = False) -> None:
+        self.farthest, self.dies = farthest, dies
+
+    def __call__(self, seen: ViewImages) -> ViewLabels:
+        grey = seen.images.mean(1)
+        if not grey.any():
+            if self.dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("it is too dark\nto see anything")
+        return ViewLabels(probabilities=torch.stack([1 - grey, grey], 1), depth=1 + (self.farthest - 1) * grey)
+
+
+def config(path, **changes):
+    path.write_text(yaml.safe_dump({key: value for key, value in (TINY | changes).items() if value is not None}))
+    return str(path)
+
+
+def grey(**options):
+    """The changes for panoramas in files and a teacher that needs no truth; it is named as a user names his own."""
+    return {"data": None, "split": None, "teachers": [{"class_path": f"{__name__}.Grey", "init_args": options}]}
+
+
+def labels_of(root):
+    """All files but the records of runs, by their paths."""
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.parent.name != "runs"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The labels of a run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(["label", "--config", config(folder / "tiny.yaml"), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        shades = np.random.default_rng(number).integers(60, 200, (4, 8, 3), np.uint8)
+        Image.fromarray(shades).resize((WIDTH * 2, HEIGHT * 2), Image.Resampling.BICUBIC).save(
+            folder / f"p{number}.png"
+        )
+    return folder
+
+
+def test_what_is_written_is_what_was_fused(whole):
+    """By way of the module that trains on it."""
+    data = PseudoLabelDataModule(whole, height=HEIGHT, width=WIDTH)
+    samples = data.dataset("train")
+    rooms = RoomsDataset("train", ROOMS, HEIGHT, WIDTH)
+    assert [samples[i]["id"] for i in range(len(samples))] == [rooms[i]["id"] for i in range(ROOMS)]
+    assert tuple(data.classes) == tuple(rooms.classes)
+    teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1)
+    labeler = Labeler(RandomViews(count=5, size=32), [teacher], height=HEIGHT, width=WIDTH)
+    for number in (0, 5):
+        sample, fused = samples[number], labeler.label(rooms[number]["id"], rooms[number])
+        assert torch.equal(sample["semseg"], fused.semseg.long())
+        assert (sample["depth"] - fused.depth).abs().max() <= 0.00051
+        assert ((sample["depth"] == 0) == (fused.depth == 0)).all()
+        cosine = (sample["normals"] * fused.normals).sum(0)
+        assert cosine[(fused.normals != 0).any(0)].min() > np.cos(np.radians(0.5))
+        for task, confidence in fused.confidence.items():
+            key = "confidence" if task == "semseg" else f"{task}_confidence"
+            assert (sample[key] - confidence).abs().max() <= 0.5001 / 255
+        assert (sample["image"] - rooms[number]["image"]).abs().mean() < 0.03
+    views = PseudoLabelDataModule(whole, height=HEIGHT, width=WIDTH, view_tasks=["depth"], batch_size=2)
+    assert next(iter(views.train_dataloader()))["depth"].any()
+
+
+def test_data_verify_finds_nothing(whole, capsys):
+    options = ["--data", "PseudoLabelDataModule", "--root", str(whole), f"height={HEIGHT}", f"width={WIDTH}"]
+    assert main(["data", "verify", *options, "--split", "train", "--workers", "0"]) == 0, capsys.readouterr().out
+
+
+def test_manifest_and_record(whole):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["settings"]["views"]["init_args"] == {
+        "count": 5,
+        "size": 32,
+        "fov": [80, 120],
+        "coverage": None,
+        "seed": 0,
+    }
+    (teacher,) = manifest["settings"]["teachers"]
+    assert teacher["provenance"]["name"] == "oracle"
+    assert teacher["init_args"]["scale"] == 0.2
+    assert manifest["classes"] == list(RoomsDataset.classes)
+    (record,) = [json.loads(path.read_text()) for path in (whole / "runs").iterdir()]
+    assert record["counts"] == {"labelled": ROOMS, "skipped": 0, "failed": 0}
+    assert record["metric_depth"] is True
+    assert record["software"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_nothing_temporary_is_left(whole):
+    assert {path.name for path in whole.iterdir()} == {
+        *("manifest.json", "classes.yaml", "img", "semseg", "depth", "normals", "db_info", "runs")
+    }
+
+
+def test_a_second_run_skips_everything(whole, tmp_path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.*g")}
+    assert main(["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(whole)]) == 0
+    assert capsys.readouterr().out == f"0 labelled, {ROOMS} skipped because they were labelled already\n"
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.*g")} == before
+
+
+def test_other_settings_are_refused(whole, tmp_path, capsys):
+    path = config(tmp_path / "tiny.yaml")
+    for option in ("--views.init_args.count=4", "--teachers.init_args.scale=0.1", "--keep_views=false"):
+        before = labels_of(whole)
+        assert main(["label", "--config", path, "--out", str(whole), option]) == 1
+        (sentence,) = capsys.readouterr().err.strip().splitlines()
+        assert "was labelled with other settings" in sentence
+        assert labels_of(whole) == before
+
+
+def test_overwriting(photos, tmp_path):
+    out = tmp_path / "out"
+    path = config(tmp_path / "tiny.yaml", **grey())
+    assert main(["label", str(photos), "--config", path, "--out", str(out)]) == 0
+    first = labels_of(out)
+    assert (
+        main(["label", str(photos / "p0.png"), "--config", path, "--out", str(out), "--height=16", "--width=32"]) == 1
+    )
+    options = ["--overwrite", "--keep_views=false"]
+    assert main(["label", str(photos), "--config", path, "--out", str(out), *options]) == 0
+    second = labels_of(out)
+    assert {name for name in first if "label_" not in name} == set(second)
+    assert first["depth/p0/merged.png"] == second["depth/p0/merged.png"]
+    assert len(list((out / "runs").iterdir())) == 2
+
+
+def test_files_and_what_cannot_be_labelled(photos, tmp_path, capsys):
+    """An unreadable file, a teacher that fails on one panorama: told, the rest is done, and done later."""
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing more")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "night.png")
+    out = tmp_path / "out"
+    arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
+    assert main([*arguments, "--num_workers=1"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("5 labelled (")
+    assert told[0].endswith("), 2 failed")
+    assert sorted(told[1:])[0].startswith(f"  broken: {photos / 'broken.jpg'} is truncated or not an image")
+    assert sorted(told[1:])[1:] == ["  night: RuntimeError: it is too dark"]
+    assert json.loads((out / "db_info" / "panomtdu_train.json").read_text()) == [f"p{i}" for i in range(5)]
+    (record,) = (json.loads(path.read_text()) for path in (out / "runs").iterdir())
+    assert record["failed"].keys() == {"broken", "night"}
+    for name in ("broken.jpg", "night.png"):
+        Image.new("RGB", (WIDTH, HEIGHT), "white").save(photos / name)
+    assert main([*arguments, "--listed_as=val"]) == 0
+    assert capsys.readouterr().out.startswith("2 labelled")
+    stored = np.asarray(Image.open(out / "img" / "p3.jpg"))
+    assert stored.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_distances_that_do_not_fit(photos, tmp_path, capsys):
+    path = config(tmp_path / "tiny.yaml", **grey(farthest=131.0))
+    assert main(["label", str(photos / "p0.png"), "--config", path, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out.splitlines()[1]
+    stored = np.asarray(Image.open(tmp_path / "out" / "depth" / "p0" / "merged.png"))
+    assert stored.max() > 60000
+    assert told.endswith("pixels of 1 panoramas are beyond 65.535 m: no depth label")
+    assert 0 < int(told.split()[0]) <= (stored == 0).sum()
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_full_disk_ends_the_run(after, tmp_path, whole, capsys, monkeypatch):
+    """In one sentence, with what is finished; the next run makes it whole."""
+    written = []
+    write = LabelFolder.write
+
+    def full(self, name, *arguments):
+        if len(written) >= after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(name)
+        return write(self, name, *arguments)
+
+    out = tmp_path / "out"
+    arguments = ["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelFolder, "write", full)
+        assert main([*arguments, "--writers=1"]) == 1
+    told = capsys.readouterr().out.strip().splitlines()
+    assert told[0].startswith(f"{after} labelled")
+    assert told[1].startswith(f"{out} cannot be written to: no space is left on the disk; what is finished is kept")
+    assert len(told) == 2
+    assert {path.stem for path in (out / "img").iterdir()} == set(written)
+    assert not list(out.glob(".*"))
+    assert main(arguments) == 0
+    assert labels_of(out) == labels_of(whole)
+
+
+def test_from_python(tmp_path, whole):
+    """Without the command line, panoramas in another order: the same files."""
+    rooms = RoomsDataset("train", ROOMS, HEIGHT, WIDTH)
+    backwards = torch.utils.data.Subset(rooms, list(reversed(range(ROOMS))))
+    teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1)
+    labeler = Labeler(RandomViews(count=5, size=32), [teacher], height=HEIGHT, width=WIDTH)
+    report = label(backwards, tmp_path / "out", labeler, settings={"of": "mine"}, trainer=TINY["trainer"], writers=3)
+    assert sorted(report.labelled) == [f"train-{i:06d}" for i in range(ROOMS)]
+    mine, theirs = labels_of(tmp_path / "out"), labels_of(whole)
+    assert {key: data for key, data in mine.items() if key != "manifest.json"} == {
+        key: data for key, data in theirs.items() if key != "manifest.json"
+    }
+
+
+def test_two_panoramas_of_one_id(tmp_path):
+    rooms = RoomsDataset("train", 2, HEIGHT, WIDTH)
+    twice = torch.utils.data.ConcatDataset([rooms, rooms])
+    labeler = Labeler(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
+    report = label(twice, tmp_path / "out", labeler, settings={}, trainer=TINY["trainer"])
+    assert len(report.labelled) == 2
+    assert report.failed.keys() == {"train-000000", "train-000001"}
+    assert report.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give panoramas"),
+        (["--data.class_path=RoomsDataModule", "."], "give panoramas"),
+        (["no_such.jpg"], "labelled"),
+        (["."], "holds no image"),
+        (["x.jpg", "--out=config.yaml"], "is a file"),
+        (["x.jpg", "--out=."], "holds files but no manifest.json"),
+        (["x.jpg", "--height=100"], "twice as wide as high"),
+        (["x.jpg", "--writers=0"], "at least one thread"),
+        (["x.jpg", "--num_workers=-1"], "num_workers must not be negative"),
+        (["x.jpg", "--invalid_mask=none.png"], "none.png does not exist"),
+        (["x.jpg", "--no_depth_classes=[sky]"], "no teacher knows sky"),
+        (["x.jpg", "--views.init_args.count=0"], "at least one view"),
+        (["x.jpg", "--views.init_args.fow=90"], "fow"),
+        (["x.jpg", "--teachers=[]"], "at least one teacher"),
+        (["x.jpg", "--trainer.precision=bf16-true"], "take bf16-mixed"),
+        (["x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "take ddp"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config(tmp_path / "config.yaml", **grey())
+    status = main(["label", "--config", "config.yaml", "--out", "out", *arguments])
+    assert status == 1
+    printed = capsys.readouterr()
+    assert sentence in printed.err + printed.out
+    assert "Traceback" not in printed.err
+    assert len(printed.err.strip().splitlines()) <= 1
+
+
+def _command(arguments, environment, log):
+    os.environ.update(environment)
+    with open(log, "a", buffering=1) as file:  # noqa: PTH123 - line by line, for what is killed
+        sys.stdout = sys.stderr = file
+        status = main(arguments)
+    os._exit(status)
+
+
+def start(arguments, log, **environment):
+    """Start the command in a process of its own, which need not import everything again."""
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments, environment, str(log)))
+    process.start()
+    return process
+
+
+def test_killed_at_any_moment_and_restarted(tmp_path, whole):
+    """Byte for byte what an undisturbed run writes, and nothing else."""
+    out = tmp_path / "out"
+    arguments = ["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out), "--num_workers=1"]
+    moments = random.Random(0)
+    for kill in range(3):
+        process = start(arguments, tmp_path / "log")
+        deadline = time.monotonic() + 60
+        wanted = moments.randrange(kill, kill + 3)  # panoramas that are finished by then
+        while len(list((out / "img").glob("*"))) < wanted and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        process.join()  # without a limit, which would wait for the loader's workers too
+        for image in (out / "img").glob("*"):
+            finished = {path: data for path, data in labels_of(out).items() if f"/{image.stem}" in path}
+            expected = {path: data for path, data in labels_of(whole).items() if f"/{image.stem}" in path}
+            assert finished == expected
+    process = start(arguments, tmp_path / "log")
+    process.join(100)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert labels_of(out) == labels_of(whole)
+    assert not list(out.glob(".*"))
+
+
+def ranks(arguments, folder, count=2):
+    """Run the command as `torchrun` starts it, in processes that find each other over the loopback interface."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        environment = {
+            "TORCHELASTIC_RUN_ID": "test",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        options = ["--trainer.strategy=ddp", f"--trainer.devices={count}"]
+        processes.append(start([*arguments, *options], folder / f"log-{rank}", **environment))
+    for process in processes:
+        process.join(100)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes], [(folder / f"log-{i}").read_text() for i in range(count)]
+
+
+def test_two_processes_write_what_one_writes(tmp_path, whole):
+    out = tmp_path / "out"
+    codes, logs = ranks(["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out)], tmp_path)
+    assert codes == [0, 0], logs
+    assert labels_of(out) == labels_of(whole)
+    assert not list(out.glob(".*"))
+    assert f"{ROOMS} labelled" in logs[0]
+    assert "labelled" not in logs[1]
+    (record,) = (json.loads(path.read_text()) for path in (out / "runs").iterdir())
+    assert record["counts"]["labelled"] == ROOMS
+    assert record["processes"] == 2
+
+
+def test_a_failure_in_one_process_does_not_disturb_the_other(photos, tmp_path):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "p1.png")
+    out = tmp_path / "out"
+    arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
+    codes, logs = ranks(arguments, tmp_path)
+    assert codes == [1, 1], logs
+    assert "p1: RuntimeError: it is too dark" in logs[0]
+    assert sorted(path.stem for path in (out / "img").iterdir()) == ["p0", "p2", "p3", "p4"]
+
+
+def test_a_process_that_dies_does_not_hang_the_other(photos, tmp_path):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "p1.png")
+    out = tmp_path / "out"
+    path = config(tmp_path / "tiny.yaml", **grey(dies=True))
+    codes, logs = ranks(["label", str(photos), "--config", path, "--out", str(out)], tmp_path)
+    assert codes == [1, -signal.SIGKILL], logs
+    assert "another process of this run has died" in logs[0]
+    assert {"p0", "p2", "p4"} <= {path.stem for path in (out / "img").iterdir()}
