@@ -30,12 +30,13 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def _statistics_held(module: nn.Module) -> Iterator[None]:
-    norms = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.training]
-    tracking = [layer.track_running_stats for layer in norms]
+    """Let batch norms compute as ever, but add nothing to their running statistics and count no batch."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
+    states = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
     try:
         for layer in norms:
-            layer.track_running_stats = False
+            layer.momentum, layer.num_batches_tracked = 0.0, None
         yield
     finally:
-        for layer, tracked in zip(norms, tracking, strict=True):
-            layer.track_running_stats = tracked
+        for layer, (momentum, count) in zip(norms, states, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, count

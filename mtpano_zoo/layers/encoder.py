@@ -1,8 +1,10 @@
 """The vision transformer that reads the panorama, from timm."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import timm
+import torch
 from timm.layers.helpers import to_2tuple
 from timm.models.xcit import Xcit
 from torch import Tensor, nn
@@ -81,9 +83,11 @@ class ViTEncoder(nn.Module):
         """
         options: dict[str, Any] = {"return_prefix_tokens": True} if self.has_class_token else {}
         # As tokens: timm's maps are copies with channels first, and all that follows works on channels last.
-        taps = self.vit.forward_intermediates(
-            image, indices=self.taps, norm=False, intermediates_only=True, output_fmt="NLC", **options
-        )
+        # timm builds the grid of rotary positions on the default device, and the GPU would wait for the host's copy.
+        with nullcontext() if torch.compiler.is_compiling() else image.device:
+            taps = self.vit.forward_intermediates(
+                image, indices=self.taps, norm=False, intermediates_only=True, output_fmt="NLC", **options
+            )
         grid = (image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size)
         tokens = [tap[0] for tap in taps] if self.has_class_token else taps
         class_tokens = [tap[1][:, 0] for tap in taps] if self.has_class_token else [tap.mean(1) for tap in taps]

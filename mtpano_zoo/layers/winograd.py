@@ -58,7 +58,8 @@ class WinogradConv2d(nn.Module):
         transform = torch.tensor(KERNEL_TRANSFORM, dtype=torch.float64, device=weight.device).to(weight.dtype)
         transformed = torch.einsum("ai,ocij,bj->baco", transform, weight, transform)
         self.weight = nn.Parameter(transformed.reshape(PATCH * PATCH, *weight.shape[1::-1]), requires_grad=False)
-        self.bias = convolution.bias
+        bias = convolution.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, H, W); the result lies in memory with channels last."""
@@ -77,26 +78,38 @@ class WinogradConv2d(nn.Module):
 
     def _convolve(self, x: Tensor, into: Tensor) -> None:
         """Convolve some padded rows (B, 4 r + 2, 4 c + 2, C) into tiles (B, r, 4, c, 4, O)."""
-        batch, rows, _, columns, _, _ = into.shape
-        x = torch.stack(_transform([x[:, i : i + TILE * rows - 3 : TILE] for i in range(PATCH)]))
-        x = torch.stack(_transform([x[:, :, :, i : i + TILE * columns - 3 : TILE] for i in range(PATCH)]))
-        y = torch.bmm(x.view(PATCH * PATCH, batch * rows * columns, -1), self.weight)
+        batch, rows, _, columns, _, channels = into.shape
+        sums = x.new_empty(PATCH, batch, rows, *x.shape[2:])
+        _transform([x[:, i : i + TILE * rows - 3 : TILE] for i in range(PATCH)], sums)
+        tiles = x.new_empty(PATCH, PATCH, batch, rows, columns, x.shape[-1])
+        _transform([sums[:, :, :, i : i + TILE * columns - 3 : TILE] for i in range(PATCH)], tiles)
+        products = torch.bmm(tiles.view(PATCH * PATCH, batch * rows * columns, -1), self.weight)
         if self.bias is not None:
-            y[PATCH + 1] += self.bias  # at the point (1, 1), whose value is what all outputs of the tile have in common
-        y = torch.stack(_transform_back(y.view(PATCH, PATCH, batch, rows, columns, -1).unbind(1)))
-        for i, column in enumerate(_transform_back(y.unbind(1))):
-            into[..., i, :] = column.permute(1, 2, 0, 3, 4)
+            # At the point (1, 1), whose value is what all outputs of a tile have in common.
+            products[PATCH + 1] += self.bias
+        products = products.view(PATCH, PATCH, batch, rows, columns, channels)
+        outputs = x.new_empty(TILE, PATCH, batch, rows, columns, channels)
+        _transform_back(products.unbind(1), outputs)
+        _transform_back(outputs.unbind(1), into.permute(4, 2, 0, 1, 3, 5))
 
 
-def _transform(x: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _transform(x: Sequence[Tensor], into: Tensor) -> None:
     """Turn six maps, the inputs of a tile along one axis, into their six sums for the products."""
     even, odd = torch.add(x[4], x[2], alpha=-4), torch.add(x[3], x[1], alpha=-4)
-    even_2, odd_2 = x[4] - x[2], x[3] - x[1]
-    first, last = torch.add(even_2, x[0] - x[2], alpha=4), torch.sub(x[5] - x[3], odd_2, alpha=4)
-    return (first, even + odd, even - odd, even_2.add(odd_2, alpha=2), even_2.sub(odd_2, alpha=2), last)
+    torch.add(even, odd, out=into[1])
+    torch.sub(even, odd, out=into[2])
+    torch.sub(x[4], x[2], out=even)
+    torch.sub(x[3], x[1], out=odd)
+    torch.add(even, odd, alpha=2, out=into[3])
+    torch.sub(even, odd, alpha=2, out=into[4])
+    torch.add(even, x[0] - x[2], alpha=4, out=into[0])
+    torch.sub(x[5] - x[3], odd, alpha=4, out=into[5])
 
 
-def _transform_back(x: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _transform_back(x: Sequence[Tensor], into: Tensor) -> None:
     """Turn six maps of products into the four outputs of a tile along one axis."""
     even, odd, even_2, odd_2 = x[1] + x[2], x[1] - x[2], x[3] + x[4], x[3] - x[4]
-    return (x[0] + even + even_2, odd.add(odd_2, alpha=2), even.add(even_2, alpha=4), odd.add(odd_2, alpha=8) + x[5])
+    torch.add(odd, odd_2, alpha=2, out=into[1])
+    torch.add(even, even_2, alpha=4, out=into[2])
+    torch.add(even.add_(even_2), x[0], out=into[0])
+    torch.add(odd.add_(odd_2, alpha=8), x[5], out=into[3])

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.models import NETWORKS, PDBridgeNet
+from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.models.pd_bridgenet import geometry_encoding
 from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.training import MultiTaskModule
 
 Build = Callable[..., PDBridgeNet]
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(MAIN_TASKS, n)]
@@ -214,3 +216,30 @@ def test_full_size_has_the_published_number_of_parameters() -> None:
     unused_units = 3 * 2 * (256 * 256 * 9 + 2 * 256)
     unused_encoder = 1024 + 2 * 1024
     assert counted == pytest.approx(589.5e6 - unused_units - unused_encoder, abs=1e5)
+
+
+@pytest.mark.parametrize("variant", ["sphere", "paper"])
+def test_gradient_checkpointing_changes_no_gradient(tiny_network: Build, variant: str) -> None:
+    network = randomise(tiny_network(variant=variant)).train()
+    twin = tiny_network(variant=variant).train()
+    twin.load_state_dict(network.state_dict())
+    MultiTaskModule(twin, gradient_checkpointing=True)
+    assert twin.gradient_checkpointing and twin.config == network.config
+    image, kept = torch.rand(2, 3, 32, 64), []
+    for each in (network, twin):
+        torch.manual_seed(0)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            outputs = flatten(each(image))
+        sum(x.square().mean() for x in outputs.values()).backward()
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 2
+    for (name, plain), again in zip(network.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(again.grad, plain.grad, rtol=1e-5, atol=1e-7, msg=name)
+    for (name, plain), again in zip(network.named_buffers(), twin.buffers(), strict=True):
+        assert torch.equal(again, plain), name
+
+
+def test_networks_without_gradient_checkpointing_are_refused() -> None:
+    with pytest.raises(ValueError, match="LatitudePrior has no gradient checkpointing"):
+        MultiTaskModule(LatitudePrior(("a", "b"), 8), gradient_checkpointing=True)

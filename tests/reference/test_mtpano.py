@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
 from mtpano_zoo.reference.mtpano import class_count, constructor_arguments, convert_state_dict
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.checkpoint import check_weights
@@ -131,6 +131,19 @@ def test_everything_the_published_network_computes(network: PDBridgeNet, golden:
     for name, reference in expected.items():
         error = (computed[name] - reference).abs().max() / reference.abs().max()
         assert error < 1e-5, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("channels", [1, 128])
+def test_prepared_for_inference_it_computes_the_same(
+    network: PDBridgeNet, golden: dict[str, Tensor], channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", channels)
+    with torch.inference_mode():
+        outputs = prepare_for_inference(network)(image_of(golden, network))
+    for task, computed in outputs.items():
+        reference = golden[f"output.{task}"]
+        error = (computed - reference).abs().max() / reference.abs().max()
+        assert error < 1e-4, f"{task}: relative error {error:.1e}"
 
 
 def test_gradients_reach_what_they_reach_in_the_published_network(

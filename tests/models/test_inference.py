@@ -1,0 +1,142 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.layers.winograd import WinogradConv2d
+from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
+from mtpano_zoo.models.inference import main_outputs
+
+Build = Callable[..., PDBridgeNet]
+
+
+@pytest.fixture
+def build(tiny_network: Build) -> Build:
+    """Networks in evaluation mode with no branch at zero and norms that have seen something."""
+
+    def build(**arguments: Any) -> PDBridgeNet:
+        network = tiny_network(**arguments)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            for norm in network.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean.normal_()
+                    norm.running_var.uniform_(0.5, 2)
+        return network.eval()
+
+    return build
+
+
+def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    return max(float((x - expected[task]).abs().max() / expected[task].abs().max()) for task, x in found.items())
+
+
+@pytest.mark.parametrize("arguments", [
+    {},
+    {"variant": "paper"},
+    {"variant": "paper", "tasks": ("semseg",)},
+    {"tasks": ("normals",)},
+    {"bridge": False},
+    {"shared_stream": True},
+    {"encoder": "xcit_nano_12_p8_224"},
+], ids=str)  # fmt: skip
+def test_computes_the_main_outputs_of_the_network(build: Build, arguments: dict[str, Any]) -> None:
+    network = build(**arguments)
+    image = torch.rand(2, 3, 32, 64)
+    with torch.no_grad():
+        complete = network(image)
+        lean = network(image, auxiliary=False)
+        assert lean.keys() == set(network.tasks)
+        assert all(torch.equal(lean[task], complete[task]) for task in network.tasks)
+        prepared = prepare_for_inference(network)(image)
+    assert prepared.keys() == set(network.tasks)
+    assert largest_error(prepared, complete) < 1e-5
+
+
+@pytest.mark.parametrize(("arguments", "silent"), [
+    ({}, {"predictor"}),
+    ({"bridge": False}, {"predictor", "auxiliary_heads.gradient", "auxiliary_heads.edge_distance",
+                         "auxiliary_heads.point_map"}),
+    ({"variant": "paper", "tasks": ("semseg",)}, {"predictor", "refiners.variant", "aggregators.variant",
+                                                 "bridges.variant", "stream_injectors.variant"}),
+], ids=["full", "without bridge", "published semseg"])  # fmt: skip
+def test_what_no_main_output_needs_is_not_computed(build: Build, arguments: dict[str, Any], silent: set[str]) -> None:
+    network = build(**arguments)
+    called: set[str] = set()
+    leaves = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+    for name, module in leaves.items():
+        module.register_forward_hook(lambda module, inputs, output, name=name: called.add(name))
+    main_outputs(network, torch.rand(1, 3, 32, 64))
+    not_called = leaves.keys() - called
+    assert not_called == {name for name in leaves if any(part in name for part in silent)}
+
+
+def test_the_network_itself_stays_as_it_is(build: Build) -> None:
+    network = build().train()
+    before = copy.deepcopy(network.state_dict())
+    prepared = prepare_for_inference(network)
+    assert network.training and all(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(p.requires_grad for p in prepared.parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+    shared = network.encoder.vit.blocks[0].mlp.fc1.weight.data_ptr()
+    assert prepared.network.encoder.vit.blocks[0].mlp.fc1.weight.data_ptr() == shared
+
+
+@pytest.mark.parametrize("variant", ["sphere", "paper"])
+def test_with_winograd_everywhere(build: Build, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", 1)
+    network = build(variant=variant)
+    image = torch.rand(2, 3, 32, 64)
+    prepared = prepare_for_inference(network)
+    assert sum(isinstance(module, WinogradConv2d) for module in prepared.modules()) > 60
+    with torch.no_grad():
+        assert largest_error(prepared(image), network(image)) < 1e-4
+    without = prepare_for_inference(network, winograd=False)
+    assert not any(isinstance(module, WinogradConv2d) for module in without.modules())
+
+
+def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
+    network = build(variant="paper")
+    image = torch.rand(2, 3, 32, 64)
+    prepared = prepare_for_inference(network, "bfloat16")
+    assert prepared.network.encoder.vit.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    assert prepared.network.aggregators["invariant"].norm.weight.dtype == torch.float32
+    with torch.inference_mode():
+        found, expected = prepared(image), network(image)
+    assert all(x.dtype == torch.float32 for x in found.values())
+    assert 0 < largest_error(found, expected) < 0.05
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiles_without_graph_breaks(tiny_network: Build, precision: str) -> None:
+    network = tiny_network(tasks=("depth",), bridge=False)
+    prepared = prepare_for_inference(network, precision)
+    image = torch.rand(1, 3, 32, 64)
+    compiled = torch.compile(prepared, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), prepared(image))
+
+
+def test_predicts(build: Build) -> None:
+    network = build(normals_frame="forward-up-left")
+    image = np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)
+    expected, found = network.predict(image), prepare_for_inference(network).predict(image)
+    assert (found.semseg == expected.semseg).mean() > 0.99
+    np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-4)
+    np.testing.assert_allclose(found.normals, expected.normals, atol=1e-3)
+    rough = prepare_for_inference(network, "bfloat16").predict(image)
+    np.testing.assert_allclose(rough.depth, expected.depth, rtol=0.1)
+
+
+def test_precisions_that_do_not_fit(tiny_network: Build) -> None:
+    with pytest.raises(ValueError, match="float32 or bfloat16, not float16"):
+        prepare_for_inference(tiny_network(), "float16")
+    image = np.zeros((32, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="prepared for float32: prepare it for bfloat16"):
+        prepare_for_inference(tiny_network()).predict(image, precision="bfloat16")
