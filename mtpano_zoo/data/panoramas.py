@@ -259,9 +259,10 @@ class PanoramaDataModule(EvaluationLoaders):
         if split not in self._sets:
             chosen = self._choose(split)
             if not len(chosen):
+                advice = " (trainer.limit_val_batches: 0 trains without validation)" if split == "val" else ""
                 raise ValueError(
                     f"{self.root} holds {len(self.index)} panoramas, but none for {split}: see how "
-                    f"{type(self).__name__} splits them"
+                    f"{type(self).__name__} splits them{advice}"
                 )
             tasks = () if split == "predict" else self.tasks
             augmentation = self.augmentation if split == "train" else None
