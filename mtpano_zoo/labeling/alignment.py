@@ -26,8 +26,8 @@ from mtpano_zoo.labeling.teachers.base import DepthKind
 # delta of the successive solutions, in log-distance, down to the smallest ever used.
 DELTAS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.06, 0.06, 0.06)
 SMALLEST_DELTA = 0.01
-# The pull towards a view's prior, relative to the weight of all its pixels.
-PULL = 1e-6
+# The pull on metric views and on others, relative to the weight of all pixels of a view.
+PULL, FAINT_PULL = 1e-5, 1e-10
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,19 @@ def _linear(x: Tensor, c: Tensor, weights: Tensor, scale: Tensor, disparity: Ten
 
     That is linear, but for a factor: with a faint pull towards the guess before, this is inverse iteration.
     """
-    count, shift = len(scale), torch.zeros_like(scale)
+    count, shift, owner = len(scale), torch.zeros_like(scale), _owners(disparity)
     for delta in (4.0, 1.0, 0.5, 0.5):
         inverse = (scale * x + shift) * c
         mean = _mean(inverse, weights).clamp(min=1e-12)
         relative = weights / (1 + ((inverse - mean) / (delta * mean)) ** 2) / mean**2
-        columns = torch.cat((x * c, torch.where(disparity, c, 0)), dim=1)
-        matrix = _normal_matrix(columns, relative)
+        matrix = _normal_matrix(torch.cat((x * c, c[:, disparity]), dim=1), relative, owner)
         unit = matrix.diagonal().clamp(min=1e-30).rsqrt()
-        matrix = matrix * unit[:, None] * unit + 1e-6 * torch.eye(2 * count, dtype=x.dtype)
-        guess = torch.cat((scale, shift)) / unit
-        scale, shift = (torch.linalg.solve(matrix, guess) * unit).view(2, count)
+        matrix = matrix * unit[:, None] * unit + 1e-6 * torch.eye(len(unit), dtype=x.dtype)
+        found = torch.linalg.solve(matrix, torch.cat((scale, shift[disparity])) / unit) * unit
+        scale, shift[disparity] = found[:count], found[count:]
         size = _mean((scale * x + shift) * c, weights) / mean
         factor = size[size > 0].median() if (size > 0).any() else 1.0
-        scale, shift = scale / factor, torch.where(disparity, shift / factor, 0)
+        scale, shift = scale / factor, shift / factor
     return scale, shift
 
 
@@ -102,14 +101,12 @@ def _refine(
     metric: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Robust least squares in log-distance from a first guess on."""
-    count, known = len(scale), weights > 0
+    count, known, owner = len(scale), weights > 0, _owners(disparity)
     scale = scale.clamp(min=1e-12)
-    middle = torch.stack(
-        [_median(((scale[i] * x[:, i] + shift[i]) * c[:, i])[known[:, i]].clamp(min=1e-12)) for i in range(count)]
-    )
-    prior = torch.where(metric, 0.0, (scale / middle).log())
     for delta in DELTAS:
         inverse = scale * x + shift
+        middle = torch.stack([_median((inverse * c)[known[:, i], i]) for i in range(count)]).clamp(min=1e-12)
+        prior = torch.where(metric, 0.0, (scale / middle).log())
         usable = torch.where(inverse > 0, weights, 0)
         y = -(inverse.clamp(min=1e-12) * c).log()
         mean = _mean(y, usable)
@@ -120,20 +117,25 @@ def _refine(
         mean = _mean(y, robust)
         # The slopes are taken at the mean: at the noisy values themselves they would favour flat disparities.
         length = c * mean.exp()
-        slopes = torch.cat((1 - shift * length, torch.where(disparity, length, 0) * middle), dim=1)
-        matrix = _normal_matrix(slopes, robust)
-        gradient = (slopes * (robust * (y - mean)).repeat(1, 2)).sum(0)
+        slopes = torch.cat((1 - shift * length, (length * middle)[:, disparity]), dim=1)
+        matrix = _normal_matrix(slopes, robust, owner)
+        gradient = (slopes * (robust * (y - mean))[:, owner]).sum(0)
         # Metric views that are far off do not decide on the common factor.
         off = (scale.log() - prior).abs()
         spread = max(1e-3, 2 * float(_median(off[metric])))
-        pull = torch.where(metric, PULL / (off / spread).clamp(min=1), 1e-3 * PULL)
+        pull = torch.where(metric, PULL / (off / spread).clamp(min=1), FAINT_PULL)
         gradient[:count] += pull * (prior - scale.log())
-        gradient[count:] -= 1e-3 * PULL * shift / middle
-        matrix += torch.cat((pull, torch.where(disparity, 1e-3 * PULL, 1.0))).diag()
+        matrix += torch.cat((pull, torch.full((len(owner) - count,), FAINT_PULL, dtype=x.dtype))).diag()
         step = torch.linalg.solve(matrix, gradient)
         scale = scale * step[:count].clamp(-20, 20).exp()
-        shift = torch.where(disparity, shift + step[count:] * middle, 0)
+        shift[disparity] += step[count:] * middle[disparity]
     return scale, shift
+
+
+def _owners(disparity: Tensor) -> Tensor:
+    """View of every unknown: the scales of all views, then the shifts of those with disparity."""
+    views = torch.arange(len(disparity))
+    return torch.cat((views, views[disparity]))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -141,13 +143,8 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1e-30)
 
 
-def _normal_matrix(slopes: Tensor, weights: Tensor) -> Tensor:
-    """Normal matrix (2N, 2N) of the scales, then the shifts, from slopes (K, 2N), the pixels' means eliminated."""
-    count = weights.shape[1]
-    weighted = slopes * weights.repeat(1, 2)
-    matrix = -weighted.T @ (weighted / weights.sum(1, keepdim=True).clamp(min=1e-30))
-    own = (weighted.view(-1, 2, count)[:, :, None] * slopes.view(-1, 1, 2, count)).sum(0)
-    for i in range(2):
-        for j in range(2):
-            matrix[i * count : (i + 1) * count, j * count : (j + 1) * count] += own[i, j].diag()
-    return matrix
+def _normal_matrix(slopes: Tensor, weights: Tensor, owner: Tensor) -> Tensor:
+    """Normal matrix (P, P) of unknowns of these views (P,), from slopes (K, P), the pixels' means eliminated."""
+    weighted = slopes * weights[:, owner]
+    own = torch.where(owner[:, None] == owner, weighted.T @ slopes, 0)
+    return own - weighted.T @ (weighted / weights.sum(1, keepdim=True).clamp(min=1e-30))
