@@ -2,9 +2,9 @@
 
     python benchmarks/label_kill.py --kills 20 --rooms 60
 
-Every process is one of the real command line. A moment is a random time after the start of the process, from its first
-millisecond on, chosen such that about as many kills come before the last panorama as are asked for; the last ones hit a
-process that has nothing left to do. After every kill, all panoramas that count as finished are compared byte by byte.
+Every process is one of the real command line. One kill in five comes while it is starting, the others at a random time
+after it has begun to label, such that there is something left to do for all of them. After every kill, all panoramas
+that count as finished are compared byte by byte.
 """
 
 import argparse
@@ -43,24 +43,31 @@ def compare(folder: Path, kills: int, rooms: int, moments: random.Random) -> Non
     config.write_text(OPTIONS.format(rooms=rooms))
     start = time.monotonic()
     whole = command(config, folder / "whole")
-    while not (folder / "whole" / "manifest.json").exists():
-        time.sleep(0.01)
+    wait_for_work(whole, folder / "whole", set())
     ready = time.monotonic() - start
     if whole.wait() != 0:
         raise SystemExit("the undisturbed run has failed")
     total = time.monotonic() - start
     expected = files_of(folder / "whole")
     print(f"undisturbed: {total:.1f} s for {rooms} rooms, of which {ready:.1f} s until the first is begun")
-    print("kill   after s   finished before   finished after   temporary files left   finished ones differ")
+    print(
+        "kill   at s   labelling for s   finished before   finished after   temporary files left   finished ones differ"
+    )
     out = folder / "killed"
-    # Twice the mean would finish in half the kills; a third of it leaves something to kill at the end.
-    longest = ready + 2.5 * (total - ready) / kills
     for number in range(1, kills + 1):
-        before = len(list(out.glob("img/*.jpg")))
+        before, old = len(list(out.glob("img/*.jpg"))), set(out.glob(".*"))
+        start = time.monotonic()
         process = command(config, out)
-        moment = moments.uniform(0, ready / 2) if moments.random() < 0.2 else moments.uniform(ready, longest)
-        time.sleep(moment)
+        begun = None
+        if moments.random() < 0.2:
+            time.sleep(moments.uniform(0, ready))
+        else:
+            wait_for_work(process, out, old)
+            begun = time.monotonic()
+            time.sleep(moments.uniform(0, 2 * (total - ready) / kills))
         process.send_signal(signal.SIGKILL)
+        moment = time.monotonic() - start
+        work = "starting" if begun is None else f"{time.monotonic() - begun:.2f}"
         process.wait()
         finished = {path.stem for path in out.glob("img/*.jpg")}
         found = files_of(out)
@@ -68,7 +75,9 @@ def compare(folder: Path, kills: int, rooms: int, moments: random.Random) -> Non
             found.get(path) != data for path, data in expected.items() if Path(path).parts[1:] and of(path) in finished
         )
         left = sum(path.is_file() for rest in out.glob(".*") for path in rest.rglob("*"))
-        print(f"{number:4} {moment:9.2f} {before:17} {len(finished):16} {left:22} {differing:22}", flush=True)
+        print(
+            f"{number:4} {moment:6.2f} {work:>17} {before:17} {len(finished):16} {left:22} {differing:22}", flush=True
+        )
     if command(config, out).wait() != 0:
         raise SystemExit("the last run has failed")
     found = files_of(out)
@@ -83,6 +92,12 @@ def command(config: Path, out: Path) -> "subprocess.Popen[bytes]":
     """Start the command line."""
     arguments = ["--config", "label_free/label-oracle-rooms.yaml", "--config", str(config), "--out", str(out)]
     return subprocess.Popen([sys.executable, "-m", "mtpano_zoo.cli", "label", *arguments], stdout=subprocess.DEVNULL)
+
+
+def wait_for_work(process: "subprocess.Popen[bytes]", out: Path, old: set[Path]) -> None:
+    """Wait until a process has a temporary folder of its own, which is when it begins to label."""
+    while process.poll() is None and not (set(out.glob(".*/lock")) - {folder / "lock" for folder in old}):
+        time.sleep(0.005)
 
 
 def of(path: str) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from mtpano_zoo.data.reading import resize_map
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.report import one_sentence
@@ -89,6 +91,8 @@ class LabelingData(lightning.LightningDataModule):
         samples: the panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
         height: rows of the stored panorama.
         width: its columns.
+        max_height: panoramas with more rows are shrunk to so many before anything is done with them: views of 512
+            pixels would skip pixels of larger ones, and a few large ones fill the memory.
         num_workers: processes that read.
         finished: gives the names of what need not be read; asked when the loader is made.
         stopped: whether to give out nothing more.
@@ -100,6 +104,7 @@ class LabelingData(lightning.LightningDataModule):
         height: int,
         width: int,
         *,
+        max_height: int = 2048,
         num_workers: int = 0,
         finished: Callable[[], set[str]] = set,
         stopped: Callable[[], bool] = bool,
@@ -107,7 +112,9 @@ class LabelingData(lightning.LightningDataModule):
         super().__init__()
         if num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {num_workers}")
-        self.items = _Items(samples, height, width)
+        if max_height < height:
+            raise ValueError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
+        self.items = _Items(samples, height, width, max_height)
         self.num_workers, self.finished, self.stopped = num_workers, finished, stopped
         self.skipped: list[str] = []
 
@@ -148,9 +155,9 @@ class _UntilStopped(Sampler[int]):
 class _Items(Dataset[Item]):
     """Reads panoramas in the workers, and encodes there what is stored of them; whatever fails becomes a sentence."""
 
-    def __init__(self, samples: Dataset[Item], height: int, width: int) -> None:
+    def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int) -> None:
         self.samples: Any = samples
-        self.height, self.width = height, width
+        self.height, self.width, self.max_height = height, width, max_height
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -161,7 +168,11 @@ class _Items(Dataset[Item]):
     def __getitem__(self, i: int) -> Item:
         try:
             sample = self.samples[i]
-            jpeg = encode_image(_pixels(sample["image"]), self.height, self.width)
+            pixels = _pixels(sample["image"])
+            if len(pixels) > self.max_height:
+                pixels = resize_map("image", pixels, self.max_height, 2 * self.max_height)
+                sample = {**sample, "image": torch.from_numpy(pixels).permute(2, 0, 1)}
+            jpeg = encode_image(pixels, self.height, self.width)
             return {"name": _file_name(sample["id"]), "sample": sample, "jpeg": jpeg}
         except Exception as error:  # whatever a decoder does with a damaged file: the others are to be labelled
             return {"name": self.name(i) or f"panorama number {i}", "failure": one_sentence(error)}
@@ -172,6 +183,7 @@ def _file_name(name: str) -> str:
     return name.replace("/", "_")
 
 
-def _pixels(image: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+def _pixels(image: Tensor) -> NDArray[np.uint8]:
     whole = image if image.dtype == torch.uint8 else (image * 255).round().byte()
-    return whole.permute(1, 2, 0).contiguous().numpy()
+    pixels: NDArray[np.uint8] = whole.permute(1, 2, 0).contiguous().numpy()
+    return pixels

@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         settings=settings,
         trainer=config.trainer.as_dict(),
         split=config.listed_as,
+        max_height=config.max_height,
         num_workers=config.num_workers,
         writers=config.writers,
         overwrite=config.overwrite,
@@ -86,6 +87,7 @@ def label(
     settings: Mapping[str, Any],
     trainer: Mapping[str, Any] | None = None,
     split: str = "train",
+    max_height: int = 2048,
     num_workers: int = 0,
     writers: int = 2,
     overwrite: bool = False,
@@ -99,6 +101,7 @@ def label(
         settings: plain data that decide what the labels are; a folder holds labels of one kind.
         trainer: arguments of Lightning's Trainer: accelerator, devices, strategy and so on.
         split: list that the panoramas are added to: ``train``, ``val`` or ``test``.
+        max_height: see `LabelingData`.
         num_workers: processes that read.
         writers: threads that encode and write.
         overwrite: throw away labels that were made with other settings.
@@ -116,6 +119,7 @@ def label(
         samples,
         labeler.height,
         labeler.width,
+        max_height=max_height,
         num_workers=num_workers,
         finished=writer.folder.finished,
         stopped=lambda: bool(writer.report.stopped),
@@ -142,7 +146,10 @@ def label(
         )
         if isinstance(runner.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError("a strategy that forks or spawns processes keeps their reports from us: take ddp")
-        runner.predict(labeler, datamodule=data, return_predictions=False)
+        try:
+            runner.predict(labeler, datamodule=data, return_predictions=False)
+        except SystemExit as end:  # which Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from end
     return writer.report
 
 
@@ -163,6 +170,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
     parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
+    parser.add_argument("--max_height", type=int, default=2048, help="panoramas of more rows are shrunk before")
     parser.add_argument("--invalid_mask", type=str | None, help="image whose white pixels get no label: the tripod")
     parser.add_argument(
         "--no_depth_classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
@@ -179,7 +187,7 @@ def build_parser() -> ArgumentParser:
 
 def settings_of(config: Namespace, teachers: Sequence[Teacher]) -> dict[str, Any]:
     """Return what decides what labels are made: options, and what the teachers say of themselves."""
-    names = ("views", "height", "width", "no_depth_classes", "keep_views")
+    names = ("views", "height", "width", "max_height", "no_depth_classes", "keep_views")
     plain = config.as_dict()
     mask = plain["invalid_mask"]
     described = [

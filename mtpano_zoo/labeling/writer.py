@@ -75,13 +75,25 @@ class LabelWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             # One process may be hours behind the others; if it dies, this group is told at once.
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
-        if trainer.is_global_zero:
-            claim(self.folder.root, self.manifest, self.overwrite)
-        trainer.strategy.barrier("manifest")
-        self.folder.open()
+        try:
+            if trainer.is_global_zero:
+                claim(self.folder.root, self.manifest, self.overwrite)
+            trainer.strategy.barrier("manifest")
+            self.folder.open()
+        except OSError as error:
+            raise OSError(f"{self.folder.root} cannot be written to: {one_sentence(error)}") from error
         self._open = True
         self._begin, self._started = time.monotonic(), time.time()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="label-writer")
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """End the run if the process was asked to end, which Lightning only notes."""
+        if trainer.received_sigterm:
+            self.report.stopped = (
+                "stopped because the process was told to end; what is finished is kept, so start again"
+            )
 
     def write_on_batch_end(
         self,

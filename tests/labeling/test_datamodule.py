@@ -150,6 +150,17 @@ def test_ids_with_folders_become_names():
     assert data.skipped == ["rooms_a_b"]
 
 
+def test_large_panoramas_are_shrunk(photos, tmp_path):
+    panorama(photos / "b.png", shade=200, size=(256, 128))
+    data = LabelingData(ImageFiles([photos], tmp_path / "out"), 32, 64, max_height=64)
+    found = {item["name"]: item["sample"]["image"] for item in items(data)}
+    assert found["b"].shape == (3, 64, 128)
+    assert (found["b"] == 200).all()
+    assert found["a"].shape == (3, 32, 64)
+
+
 def test_arguments():
+    with pytest.raises(ValueError, match="max_height must not be less than the 32 rows"):
+        LabelingData(Dataset(), 32, 64, max_height=16)
     with pytest.raises(ValueError, match="num_workers"):
         LabelingData(Dataset(), 32, 64, num_workers=-1)

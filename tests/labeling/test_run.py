@@ -340,6 +340,32 @@ def test_killed_at_any_moment_and_restarted(tmp_path, whole):
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "told"),
+    [
+        (signal.SIGTERM, 1, "the process was told to end"),
+        (signal.SIGINT, 130, "interrupted; what was finished is kept"),
+    ],
+)
+def test_asked_to_end(kind, status, told, tmp_path):
+    """By the system or by Ctrl-C: at once, in one sentence, and in order."""
+    data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 500}}
+    out = tmp_path / "out"
+    process = start(
+        ["label", "--config", config(tmp_path / "tiny.yaml", data=data), "--out", str(out)], tmp_path / "log"
+    )
+    while len(list((out / "img").glob("*"))) < 2 and process.is_alive():
+        time.sleep(0.002)
+    os.kill(process.pid, kind)
+    process.join(60)
+    assert process.exitcode == status, (tmp_path / "log").read_text()
+    assert told in (tmp_path / "log").read_text().splitlines()[-1]
+    assert not list(out.glob(".*"))
+    finished = {path.stem for path in (out / "img").iterdir()}
+    assert 2 <= len(finished) < 500
+    assert set(json.loads((out / "db_info" / "panomtdu_train.json").read_text())) == finished
+
+
 def ranks(arguments, folder, count=2):
     """Run the command as `torchrun` starts it, in processes that find each other over the loopback interface."""
     with socket.socket() as free:
