@@ -6,7 +6,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ class FolderDataModule(PanoramaDataModule):
     Instead of folders, a table: a CSV file with the columns image, and any of semseg, depth, normals, split, name;
     paths are relative to the root.
 
-    The automatic split depends on the name of a panorama only, so it stays when others are added. Panoramas without
-    any label are for prediction only, which runs over all panoramas.
+    The automatic split depends on the name of a panorama only, so it stays when others are added; but in a small set
+    validation and test, where asked for, get one panorama each, if that leaves one for training. Panoramas without any
+    label are for prediction only, which runs over all panoramas.
 
     Args:
         root: The folder.
@@ -110,10 +111,23 @@ class FolderDataModule(PanoramaDataModule):
             return None
         if listed := fields["split"]:
             return LISTED[listed]
-        share = zlib.crc32(fields["name"].encode()) / 2**32
-        if share < self.test_fraction:
-            return "test"
-        return "val" if share < self.test_fraction + self.val_fraction else "train"
+        return self._automatic_split[fields["name"]]
+
+    @cached_property
+    def _automatic_split(self) -> dict[str, Split]:
+        """By name, of the panoramas that have labels and are in no list."""
+        labelled = [row["name"] for row in self._rows if any(row[task] for task in self.tasks) and not row["split"]]
+        shares = {name: zlib.crc32(name.encode()) / 2**32 for name in labelled}
+        ordered = sorted(shares, key=lambda name: shares[name])
+        held_out: dict[Split, float] = {"test": self.test_fraction, "val": self.val_fraction}
+        split: dict[str, Split] = {}
+        until = 0.0
+        for which, fraction in held_out.items():
+            until += fraction
+            rest = [name for name in ordered if name not in split]
+            spare = bool(fraction) and len(rest) > (2 if which == "test" else 1)
+            split |= {name: which for i, name in enumerate(rest) if shares[name] < until or (spare and i == 0)}
+        return {name: split.get(name, "train") for name in ordered}
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
         """Whether a sample is in a split; all are in ``predict``."""

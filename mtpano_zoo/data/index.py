@@ -115,7 +115,7 @@ def find_samples(
     if (index := _load(cache, source, files)) is None:
         index, times = _build(source, files, expressions, prefix)
         if len(index) == 0:
-            raise FileNotFoundError(_nothing_found(root, files, zips, archives))
+            raise FileNotFoundError(_nothing_found(root, files, expressions, zips, archives))
         _save(cache, index, times)
     for note in index.notes:
         warnings.warn(f"{root}: {note}", stacklevel=2)
@@ -193,7 +193,11 @@ def _oddities(index: Index, unused: set[str], compiled: Mapping[str, re.Pattern[
     return notes
 
 
-def _nothing_found(root: Path, files: Files, zips: list[Path], archives: str) -> str:
+def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zips: list[Path], archives: str) -> str:
+    expected = files["image"][0]
+    for name, expression in expressions.items():
+        if re.fullmatch(r"[\w|]+", expression):  # what an option chose: the reason may be that only others are there
+            expected = expected.replace(f"{{{name}}}", expression)
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()) if root.is_dir() else []
     found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
     if zips:
@@ -203,7 +207,7 @@ def _nothing_found(root: Path, files: Files, zips: list[Path], archives: str) ->
             f"{'; ' if found else ''}the first of {len(members)} files in {zips[0].name} is {[*members, 'none'][0]}"
         )
     return (
-        f"{root} holds no panorama of the form {files['image'][0]}, neither unpacked nor in {archives}; it holds "
+        f"{root} holds no panorama of the form {expected}, neither unpacked nor in {archives}; it holds "
         f"{found or 'nothing'}: give the folder in which the first part of that path lies"
     )
 

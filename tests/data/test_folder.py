@@ -1,5 +1,6 @@
 import csv
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -109,6 +110,21 @@ def test_the_automatic_split_stays_when_panoramas_are_added(tmp_path, rooms):
     write(tmp_path, {"semseg/another.png": label, "images/another.png": b""})
     after = split()
     assert all(before[which] == after[which] - {"another"} for which in before)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (12, (10, 1, 1))])
+def test_a_small_folder_has_something_of_every_split(tmp_path, rooms, count, expected):
+    """None of these names falls into the first hundredths, so by their shares all would be for training."""
+    names = [f"room {i}" for i in range(40) if zlib.crc32(f"room {i}".encode()) / 2**32 > 0.02][:count]
+    files = {f"semseg/{name}.png": png(rooms[0]["semseg"]) for name in names} | {f"images/{n}.png": b"" for n in names}
+    write(tmp_path, files | {"classes.yaml": CLASSES})
+    data = FolderDataModule(tmp_path, val_fraction=0.01, test_fraction=0.01)
+    for which, there in zip(("train", "val", "test"), expected, strict=True):
+        if there:
+            assert len(data.dataset(which)) == there
+        else:
+            with pytest.raises(ValueError, match="none"):
+                data.dataset(which)
 
 
 def test_a_table_in_place_of_folders(tmp_path, root, rooms, check_sample):
