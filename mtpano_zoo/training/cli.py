@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import LightningDataModule, Trainer, callbacks
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
 # A class that is imported can be named without its module.
@@ -75,6 +75,24 @@ class MultiTaskCLI(LightningCLI):
         self.trainer.predict(**options | {"return_predictions": False})
 
 
+class ConfigSaver(SaveConfigCallback):
+    """Write the configuration of a run into its folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it.
+
+        Raises:
+            FileExistsError: There is one of an earlier run, which happens only without a logger.
+        """
+        try:
+            super().setup(trainer, pl_module, stage)
+        except RuntimeError as error:
+            raise FileExistsError(
+                f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: give "
+                "--trainer.default_root_dir another folder, or leave trainer.logger on, which gives every run a folder of its own"
+            ) from error
+
+
 def main(args: list[str]) -> MultiTaskCLI:
     """Run one of the verbs fit, validate, test and predict, and return trainer, model and data as they are afterwards.
 
@@ -95,6 +113,7 @@ def main(args: list[str]) -> MultiTaskCLI:
             LightningDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=ConfigSaver,
             trainer_defaults={"logger": LOGGER},
             auto_configure_optimizers=False,
             parser_kwargs={"exit_on_error": False} | {verb: {"exit_on_error": False} for verb in VERBS},

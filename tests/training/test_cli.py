@@ -106,6 +106,17 @@ def test_the_users_choices_win(folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.filterwarnings("ignore:PanelLogger draws nothing")
+def test_the_configuration_of_an_earlier_run_is_kept(folder):
+    arguments = ["fit", "--config", "tiny.yaml", "--trainer.logger=false", "--trainer.max_epochs=1"]
+    arguments.append('--trainer.callbacks=[{"class_path": "PanelLogger"}]')
+    main(arguments)
+    kept = (folder / "config.yaml").read_bytes()
+    with pytest.raises(FileExistsError, match=r"config\.yaml of an earlier run: give --trainer\.default_root_dir"):
+        main([*arguments, "--model.lr=0.5"])
+    assert (folder / "config.yaml").read_bytes() == kept
+
+
 def test_checkpoints_do_not_override_the_users_settings(folder):
     main(["fit", "--config", "tiny.yaml"])
     ckpt = ["--ckpt_path", f"{CHECKPOINTS}/last.ckpt"]
