@@ -89,7 +89,7 @@ class ConfigSaver(SaveConfigCallback):
         except RuntimeError as error:
             raise FileExistsError(
                 f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: give "
-                "--trainer.default_root_dir another folder, or leave trainer.logger on, which gives every run a folder of its own"
+                "--trainer.default_root_dir another folder, or leave trainer.logger on: every run has its own then"
             ) from error
 
 
