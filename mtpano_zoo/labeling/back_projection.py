@@ -22,8 +22,9 @@ from mtpano_zoo.sphere import erp_angles, perspective_rays, to_perspective
 SAME_SURFACE = 1.25
 # The shortest mean of the normals of four neighbours on one surface; 0.95 is what two normals 36 degrees apart have.
 SAME_NORMAL = 0.95
-# Part of a half view over which the weight falls to zero at the border.
-MARGIN = 0.5
+# Part of a half view over which the weight falls to zero at its border. It is flat inside: the more views count at a
+# pixel, the more of their independent errors cancel.
+MARGIN = 0.1
 
 
 @dataclass(frozen=True)
