@@ -1,27 +1,41 @@
-"""Seconds per panorama of the published large network on the CPU, beside the same pass with written-out attention.
+"""Seconds per panorama of the published large network, plain and prepared for inference.
 
-One network, one set of weights, float32, eager, batch of one. "written out" computes softmax(Q K^T) V as two matrix
-products with the whole matrix of scores between them, in the encoder (where timm has that path itself) and in the two
-bridges; "as it is" leaves both to `scaled_dot_product_attention`. The two run alternately, so that whatever else the
-machine does hits both. Weights are random, of a size that keeps every branch at work. Run:
-``python benchmarks/inference.py --threads 2``; it takes about 5 GB.
+One network, one set of random weights of a size that keeps every branch at work. The ways run alternately, so that
+whatever else the machine does hits all of them. "plain" is `network(image)` with everything that training asks for. On
+a GPU, batches of one and more, TF32 and bfloat16 and compiled networks come in. Run:
+``python benchmarks/inference.py --threads 2`` (about 9 GB); ``--small`` shows that it works.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
+
+SMALL: dict[str, Any] = {
+    "encoder_width": 128,
+    "encoder_depth": 4,
+    "encoder_heads": 2,
+    "bridge_width": 64,
+    "neck_widths": (64, 64, 64, 64),
+    "fusion_width": 64,
+}
+Way = Callable[[Tensor], dict[str, Any]]
 
 
-def random_network(height: int) -> PDBridgeNet:
+def random_network(height: int, small: bool = False) -> PDBridgeNet:
     """Build the network of the published large checkpoint with no weight left at zero, so that all reaches the end."""
-    network = PDBridgeNet([f"class {i}" for i in range(150)], variant="paper", input_size=(height, 2 * height))
+    sizes = SMALL if small else {}
+    network = PDBridgeNet([f"class {i}" for i in range(150)], variant="paper", input_size=(height, 2 * height), **sizes)
+    if next(network.parameters()).is_meta:
+        return network.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         norms = {id(m.weight) for m in network.modules() if isinstance(m, nn.LayerNorm | nn.BatchNorm2d)}
@@ -40,60 +54,120 @@ def written_out_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.softmax(-1) @ value
 
 
-def forward(network: PDBridgeNet, image: Tensor, written_out: bool) -> dict[str, Any]:
-    """One pass, with either attention."""
-    for block in network.encoder.vit.blocks:
-        block.attn.fused_attn = not written_out
-    if not written_out:
-        return network(image)
-    # In the encoder nothing calls it any more; what is left are the bridges.
-    with mock.patch("torch.nn.functional.scaled_dot_product_attention", written_out_attention):
-        return network(image)
+def written_out(network: PDBridgeNet) -> Way:
+    """The plain network with attention written out, in encoder and bridges."""
+
+    def run(image: Tensor) -> dict[str, Any]:
+        for block in network.encoder.vit.blocks:
+            block.attn.fused_attn = False
+        # In the encoder nothing calls it any more; what is left are the bridges.
+        with mock.patch("torch.nn.functional.scaled_dot_product_attention", written_out_attention):
+            outputs = network(image)
+        for block in network.encoder.vit.blocks:
+            block.attn.fused_attn = True
+        return outputs
+
+    return run
 
 
-def flat(outputs: dict[str, Any]) -> dict[str, Tensor]:
-    """All maps of a pass by name, auxiliary ones included."""
-    main = {name: x for name, x in outputs.items() if isinstance(x, Tensor)}
-    return main | {f"{group}.{name}": x for group in ("aux", "ext") for name, x in outputs[group].items()}
+def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Way]:
+    """What is compared, by name; the first one is what the others are compared with."""
+
+    def under(context: Callable[[], AbstractContextManager[Any]], run: Way) -> Way:
+        def wrapped(image: Tensor) -> dict[str, Any]:
+            with context():
+                return run(image)
+
+        return wrapped
+
+    plain = {"plain": network, "main outputs only": lambda image: network(image, auxiliary=False)}
+    if not cuda:
+        return plain | {
+            "plain, attention written out": written_out(network),
+            "prepared, direct convolutions": prepare_for_inference(network, winograd=False),
+            "prepared": prepare_for_inference(network, winograd=True),
+        }
+    half = prepare_for_inference(network, "bfloat16")
+    compiled = {name: prepare_for_inference(network, name) for name in ("float32", "bfloat16")}
+    for prepared in compiled.values():
+        prepared.compile(fullgraph=True, mode="max-autotune-no-cudagraphs")
+    return plain | {
+        "plain, tf32": under(tf32, network),
+        "plain, bf16 autocast": under(lambda: torch.autocast("cuda", torch.bfloat16), network),
+        "prepared, tf32": under(tf32, prepare_for_inference(network)),
+        "prepared, bf16": half,
+        "compiled": compiled["float32"],
+        "compiled, tf32": under(tf32, compiled["float32"]),
+        "compiled, bf16": compiled["bfloat16"],
+    }
+
+
+class tf32:
+    """Allow TF32 in matrix products and convolutions for a while."""
+
+    def __enter__(self) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+    def __exit__(self, *_: object) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def compare(network: PDBridgeNet, image: Tensor, repeats: int) -> None:
+    """Time all ways on one batch and print a Markdown table."""
+    torch.backends.cudnn.allow_tf32 = False
+    compared = ways(network, image.is_cuda)
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
+    errors: dict[str, float] = {}
+    expected: dict[str, Tensor] = {}
+    memory: dict[str, float] = {}
+    for repeat in range(repeats + 1):
+        for name, run in compared.items():
+            if image.is_cuda:
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            outputs = run(image)
+            if image.is_cuda:
+                torch.cuda.synchronize()
+                memory[name] = torch.cuda.max_memory_allocated() / 2**30
+            if repeat:  # the first round only warms up
+                seconds[name].append(time.perf_counter() - start)
+                continue
+            found = {task: outputs[task].float() for task in network.tasks}
+            expected = expected or found
+            errors[name] = max(
+                float((x - expected[task]).abs().max() / expected[task].abs().max()) for task, x in found.items()
+            )
+            del outputs, found
+    plain = statistics.median(seconds["plain"])
+    print(f"\n{tuple(image.shape)}, {image.device.type}, median of {repeats}:\n")
+    print("| way | s per image | fastest, slowest | times plain | largest relative difference | peak, GiB |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for name, times in seconds.items():
+        per_image = [value / len(image) for value in (statistics.median(times), min(times), max(times))]
+        print(f"| {name} | {per_image[0]:.4f} | {per_image[1]:.4f}, {per_image[2]:.4f} ", end="")
+        print(f"| {plain / statistics.median(times):.2f} | {errors[name]:.1e} | ", end="")
+        print(f"{memory[name]:.1f} |" if memory else " |")
 
 
 def main() -> None:
-    """Time both and print a Markdown table."""
+    """Time everything and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--height", type=int, default=512, help="rows of the panorama")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-
-    network = random_network(arguments.height)
-    image = torch.rand(1, 3, arguments.height, 2 * arguments.height, generator=torch.Generator().manual_seed(1))
-    passes = {"as it is": False, "written out": True}
-    seconds: dict[str, list[float]] = {name: [] for name in passes}
-    outputs: dict[str, dict[str, Tensor]] = {}
-    with torch.inference_mode():
-        for repeat in range(arguments.repeats + 1):
-            for name, written_out in passes.items():
-                outputs.pop(name, None)
-                start = time.perf_counter()
-                result = forward(network, image, written_out)
-                if repeat:  # the first round only warms up
-                    seconds[name].append(time.perf_counter() - start)
-                outputs[name] = flat(result)
-
-    ours = statistics.median(seconds["as it is"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = random_network(arguments.height, arguments.small).to(device)
     parameters = sum(p.numel() for p in network.parameters())
-    print(f"{tuple(image.shape)} float32, {parameters / 1e6:.1f} M random parameters, ", end="")
-    print(f"median of {arguments.repeats}, {arguments.threads} threads, torch {torch.__version__}\n")
-    print("| attention | seconds | fastest, slowest run | times ours |\n|---|--:|--:|--:|")
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        print(f"| {name} | {middle:.2f} | {min(times):.2f}, {max(times):.2f} | {middle / ours:.2f} |")
-    difference, worst = max(
-        ((outputs["as it is"][name] - x).abs().max().item() / x.abs().max().item(), name)
-        for name, x in outputs["written out"].items()
-    )
-    print(f"\nLargest relative difference between both: {difference:.1e} ({worst}).")
+    print(f"{parameters / 1e6:.1f} M random parameters, {arguments.threads} threads, torch {torch.__version__}")
+    with torch.inference_mode():
+        for batch in arguments.batches:
+            shape = (batch, 3, arguments.height, 2 * arguments.height)
+            image = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(device)
+            compare(network, image, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mtpano_zoo import run as module
+from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.prediction import output_paths
 from mtpano_zoo.run import RunReport, find_images, run
+
+KINDS = ("depth.npy", "depth.png", "panel.png")
 
 
 class Brightness(nn.Module):
@@ -51,7 +56,7 @@ def test_folder_is_mirrored(photos, tmp_path):
     report = run([photos], network, out, progress=False)
     assert len(report.written) == 5 and not report.skipped and not report.failed and report.exit_code == 0
     stems = ["A", "b", "d.v2", "sub/b", "sub/deep/c"]
-    assert names(out) == sorted(f"{stem}_{kind}" for stem in stems for kind in ("depth.npy", "depth.png", "panel.png"))
+    assert names(out) == sorted(f"{stem}_{kind}" for stem in stems for kind in KINDS)
     np.testing.assert_allclose(np.load(out / "sub" / "b_depth.npy"), 1 + 4 * 80 / 255, atol=0.01)
     assert report.summary() == "5 written"
 
@@ -168,6 +173,7 @@ def test_two_images_never_share_their_results(tmp_path, monkeypatch):
     ({"batch_size": 0}, "at least 1, not 0"),
     ({"out": "file"}, "is a file: give a folder"),
     ({"precision": "int8"}, "float32 or bfloat16"),
+    ({"workers": -1}, "processes, or 0 for a thread, not -1"),
 ])  # fmt: skip
 def test_bad_options(tmp_path, options, sentence):
     (tmp_path / "file").write_text("")
@@ -198,3 +204,75 @@ def test_an_existing_folder_keeps_what_it_holds(tmp_path):
 def test_exit_code():
     assert RunReport().exit_code == RunReport(skipped=[Path("a")]).exit_code == 0
     assert RunReport(written=[Path("b")], failed={Path("a"): "why"}).exit_code == 1
+
+
+def test_reading_is_ahead_of_the_network_by_a_few_images_only(tmp_path, monkeypatch):
+    read, ahead = [], []
+    monkeypatch.setattr(module, "read_panorama", lambda path: read.append(path) or read_panorama(path))
+
+    class Slow(Brightness):
+        def forward(self, image):
+            time.sleep(0.2)
+            ahead.append(len(read) - sum(self.batches))
+            return super().forward(image)
+
+    images = [save(tmp_path / f"{i}.png") for i in range(9)]
+    assert run(images, Slow(), tmp_path / "out", batch_size=2, progress=False).written == images
+    assert sorted(read) == images
+    # What the network works on, and two batches more.
+    assert max(ahead) <= 6 and ahead[0] > 2
+
+
+def test_the_network_is_not_ahead_of_the_writing_by_many(tmp_path, monkeypatch):
+    network, behind, saved = Brightness(), [], []
+
+    def save_slowly(prediction, target):
+        time.sleep(0.05)
+        behind.append(sum(network.batches) - len(saved))
+        saved.append(target)
+
+    monkeypatch.setattr(module, "_save", save_slowly)
+    images = [save(tmp_path / f"{i}.png") for i in range(12)]
+    assert run(images, network, tmp_path / "out", progress=False).written == images
+    assert max(behind) <= module.WRITTEN_BEHIND + 2
+
+
+def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
+    images = [save(tmp_path / f"{i}.png") for i in range(6)]
+    for i in (2, 4):
+        images[i].write_bytes(b"no image")
+
+    def fail_late(prediction, target):
+        time.sleep(0.1)
+        if target.name in "03":
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(module, "_save", fail_late)
+    report = run(images, Brightness(), tmp_path / "out", progress=False)
+    assert list(report.failed) == [images[i] for i in (0, 2, 3, 4)] and report.written == [images[1], images[5]]
+    assert "the results of" in report.failed[images[3]] and "the disk is full" in report.failed[images[3]]
+
+
+def test_what_was_predicted_before_an_error_is_written(tmp_path):
+    class Breaks(Brightness):
+        def forward(self, image):
+            if len(self.batches) == 3:
+                raise RuntimeError("shapes do not match")
+            return super().forward(image)
+
+    images = [save(tmp_path / f"{i}.png") for i in range(6)]
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(images, Breaks(), tmp_path / "out", progress=False)
+    assert names(tmp_path / "out") == sorted(f"{i}_{kind}" for i in range(3) for kind in KINDS)
+
+
+def test_processes_write_the_same(tmp_path):
+    images = [save(tmp_path / f"{i}.png", 60 * i) for i in range(3)]
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "2_panel.png").mkdir()  # where no file can be written
+    threads = run(images, Brightness(), tmp_path / "thread", progress=False)
+    processes = run(images, Brightness(), tmp_path / "both", workers=1, progress=False)
+    assert threads.written == images and processes.written == images[:2]
+    assert "cannot be written" in processes.failed[images[2]]
+    for name in (f"{i}_{kind}" for i in range(2) for kind in KINDS):
+        assert (tmp_path / "thread" / name).read_bytes() == (tmp_path / "both" / name).read_bytes()

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 __all__ = ("InferenceNetwork", "Precision", "main_outputs", "prepare_for_inference")
 
 Precision = Literal["float32", "bfloat16"]
-# Below this width the sums around Winograd's products cost more than the products that they save.
+# Below this width, and on smaller images, what surrounds the products of Winograd costs more than it saves.
 WINOGRAD_CHANNELS = 128
+WINOGRAD_ROWS = 256
 
 
 def main_outputs(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -72,8 +73,8 @@ def prepare_for_inference(
     Args:
         network: any network of the zoo, on the device where it will run.
         precision: of convolutions and matrix products; outputs are float32.
-        winograd: compute wide 3 x 3 convolutions by `WinogradConv2d`: by default on a CPU in float32, where it saves a
-            quarter of the time and takes four times the memory of these layers.
+        winograd: compute wide 3 x 3 convolutions by `WinogradConv2d`, in four times the memory of their weights: by
+            default on a CPU, in float32 and for images of at least 256 rows. Leave it out to compile.
 
     Raises:
         ValueError: if the precision is unknown.
@@ -85,7 +86,10 @@ def prepare_for_inference(
     device = next((p.device.type for p in copied.parameters()), "cpu")
     for module in list(copied.modules()):
         _fold_norms(module)
-    if (device == "cpu" and precision == "float32") if winograd is None else winograd:
+    if winograd is None:
+        rows = getattr(network, "input_size", (0, 0))[0]
+        winograd = device == "cpu" and precision == "float32" and rows >= WINOGRAD_ROWS
+    if winograd:
         _use_winograd(copied)
     if precision == "bfloat16":
         for module in copied.modules():

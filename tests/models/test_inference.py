@@ -93,11 +93,11 @@ def test_with_winograd_everywhere(build: Build, variant: str, monkeypatch: pytes
     monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", 1)
     network = build(variant=variant)
     image = torch.rand(2, 3, 32, 64)
-    prepared = prepare_for_inference(network)
+    prepared = prepare_for_inference(network, winograd=True)
     assert sum(isinstance(module, WinogradConv2d) for module in prepared.modules()) > 60
     with torch.no_grad():
         assert largest_error(prepared(image), network(image)) < 1e-4
-    without = prepare_for_inference(network, winograd=False)
+    without = prepare_for_inference(network)
     assert not any(isinstance(module, WinogradConv2d) for module in without.modules())
 
 

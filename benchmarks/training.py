@@ -1,0 +1,102 @@
+"""Images per second and peak memory of a training step of the large network, in the ways that `MultiTaskModule` offers.
+
+A step is forward, loss, backward, clipping and AdamW on a batch that lies on the device already. Meant for a GPU:
+``python benchmarks/training.py``; ``--small --height 64`` shows on a CPU that it works. Memory is PyTorch's peak on the
+device, weights, gradients and the optimiser's moments included; there is none to be read on a CPU.
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+from inference import SMALL
+from torch import Tensor, nn
+
+from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.models import PDBridgeNet
+
+# Name: autocast to bfloat16, TF32 elsewhere, gradient checkpointing, compiled.
+WAYS = {
+    "float32": (False, False, False, False),
+    "tf32": (False, True, False, False),
+    "bf16": (True, True, False, False),
+    "bf16, checkpointing": (True, True, True, False),
+    "bf16, compiled": (True, True, False, True),
+    "bf16, checkpointing, compiled": (True, True, True, True),
+}
+
+
+def batch_of(size: int, height: int, device: str) -> dict[str, Tensor]:
+    """A batch with all labels."""
+    shape = (size, height, 2 * height)
+    return {
+        "image": torch.rand(size, 3, *shape[1:], device=device),
+        "semseg": torch.randint(0, 150, shape, device=device),
+        "depth": torch.rand(shape, device=device) * 5 + 0.5,
+        "normals": nn.functional.normalize(torch.randn(size, 3, *shape[1:], device=device), dim=1),
+    }
+
+
+def measure(way: tuple[bool, bool, bool, bool], arguments: argparse.Namespace, device: str) -> tuple[float, float]:
+    """Seconds per step and peak memory in GiB."""
+    bf16, tf32, checkpointing, compiled = way
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    sizes: dict[str, Any] = SMALL if arguments.small else {}
+    network = PDBridgeNet([f"class {i}" for i in range(150)], variant=arguments.variant, **sizes).to(device).train()
+    network.set_gradient_checkpointing(checkpointing)
+    if compiled:
+        network.compile()
+    loss = MultiTaskLoss()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=device == "cuda")
+    batch = batch_of(arguments.batch, arguments.height, device)
+    seconds = []
+    for _ in range(arguments.steps + 3):  # the first ones compile and warm up
+        start = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            outputs = network(batch["image"])
+        loss(outputs, batch)["total"].backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    return statistics.median(seconds[3:]), memory
+
+
+def main() -> None:
+    """Measure every way and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--height", type=int, default=512, help="rows of the panoramas")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--variant", choices=("sphere", "paper"), default="paper")
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(
+        f"batch {arguments.batch} of {arguments.height} x {2 * arguments.height}, {device}, torch {torch.__version__}\n"
+    )
+    print("| way | images/s | times the first | peak memory, GiB |\n|---|--:|--:|--:|")
+    first = None
+    for name in arguments.ways:
+        if device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        torch._dynamo.reset()
+        try:
+            seconds, memory = measure(WAYS[name], arguments, device)
+        except torch.OutOfMemoryError:
+            print(f"| {name} | out of memory | | |", flush=True)
+            continue
+        first = first or seconds
+        peak = "" if memory != memory else f"{memory:.1f}"
+        print(f"| {name} | {arguments.batch / seconds:.3f} | {first / seconds:.2f} | {peak} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mtpano_zoo import export as module
+from mtpano_zoo.export import export
+from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.sphere import erp_rays
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "export.md"
+Build = Callable[..., PDBridgeNet]
+
+
+class Small(PanoramaNetwork):
+    """All tasks from one convolution, in the published frame of normals."""
+
+    def __init__(self, classes: tuple[str, ...] = ("floor", "wall")) -> None:
+        tasks = ("semseg", "depth", "normals")
+        super().__init__(tasks, classes, None, (16, 32), "forward-up-left", (0.5,) * 3, (0.25,) * 3, {})
+        self.convolution = nn.Conv2d(3, len(classes) + 4, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> dict[str, Any]:
+        semseg, depth, normals = self.convolution(self.normalize(image)).split((len(self.classes), 1, 3), dim=1)
+        return {"semseg": semseg, "depth": depth, "normals": normals}
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"image": image.numpy()}), strict=True))
+
+
+@pytest.mark.parametrize("arguments", [
+    {"variant": "sphere"},
+    {"variant": "paper", "normals_frame": "forward-up-left"},
+    {"encoder": "xcit_nano_12_p8_224", "tasks": ("semseg", "depth")},
+], ids=["sphere", "paper", "xcit"])  # fmt: skip
+def test_onnx_of_the_networks(tiny_network: Build, arguments: dict[str, Any], tmp_path: Path) -> None:
+    network = randomise(tiny_network(**arguments))
+    path = tmp_path / "made" / "network.onnx"
+    assert export(network, path, "onnx", (40, 80)) == [path]
+    assert [file.name for file in path.parent.iterdir()] == ["network.onnx"]
+    image = torch.rand(4, 3, 40, 80)
+    found = run_onnx(path, image)
+    assert tuple(found) == network.tasks
+    with torch.no_grad():
+        expected = network(image)
+    np.testing.assert_allclose(found["semseg"], expected["semseg"], atol=1e-4 * float(expected["semseg"].abs().max()))
+    np.testing.assert_allclose(found["depth"], expected["depth"].clamp_min(0.001), rtol=1e-4, atol=1e-5)
+    if "normals" in network.tasks:
+        normals = torch.einsum("ij,bjhw->bihw", torch.tensor(network.normals_to_camera), expected["normals"])
+        np.testing.assert_allclose(found["normals"], nn.functional.normalize(normals, dim=1), atol=1e-4)
+
+
+def test_torch_export_of_the_network(tiny_network: Build, tmp_path: Path) -> None:
+    network = randomise(tiny_network(tasks=("depth",)))
+    path = tmp_path / "network.pt2"
+    assert export(network, path, "torch-export") == [path]
+    facts = {"height": "", "width": "", "classes": "", "tasks": ""}
+    program = torch.export.load(path, extra_files=facts)
+    assert {name: json.loads(value) for name, value in facts.items()} == {
+        "height": 32, "width": 64, "classes": [], "tasks": ["depth"],
+    }  # fmt: skip
+    image = torch.rand(5, 3, 32, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(image)[0], network(image)["depth"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_page_tells_how_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = randomise(Small())
+    export(network, tmp_path / "rooms.onnx", "onnx")
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=100)
+    monkeypatch.chdir(tmp_path)
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S) if "onnx" in code)
+    names: dict[str, Any] = {}
+    exec(compile(example, str(DOCUMENT), "exec"), names)
+    expected = network.predict("photo.jpg")
+    assert names["facts"]["classes"] == ["floor", "wall"]
+    assert (names["classes"] == expected.semseg).mean() > 0.99
+    np.testing.assert_allclose(names["depth"], expected.depth, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(names["normals"], expected.normals, atol=1e-3)
+    np.testing.assert_allclose(names["rays"], erp_rays(16, 32), atol=1e-6)
+
+
+@pytest.fixture
+def other_result(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    run = module._run_program
+    monkeypatch.setattr(module, "_run_program", lambda *given: {k: v * 1.001 for k, v in run(*given).items()})
+    yield
+
+
+def test_what_computes_something_else_is_not_written(other_result: None, tmp_path: Path) -> None:
+    (tmp_path / "kept.pt2").write_text("what was there")
+    with pytest.raises(ValueError, match=r"kept.pt2 was not written: .* computes another semseg .* by 1.0e-03"):
+        export(randomise(Small()), tmp_path / "kept.pt2", "torch-export")
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.pt2"]
+    assert (tmp_path / "kept.pt2").read_text() == "what was there"
+
+
+def test_weights_that_need_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
+    path = tmp_path / "large.onnx"
+    assert export(randomise(Small()), path, "onnx") == [path, tmp_path / "large.onnx.data"]
+    assert run_onnx(path, torch.rand(1, 3, 16, 32))["depth"].shape == (1, 1, 16, 32)
+
+
+class Unwritable(Small):
+    def forward(self, image: torch.Tensor) -> dict[str, Any]:
+        outputs = super().forward(image)
+        return outputs if image.sum().item() > 0 else {}
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"format": "tflite"}, "format is one of onnx, torch-export, not 'tflite'"),
+    ({"size": (16, 64)}, "--height and --width, is 64 x 16 pixels"),
+    ({"network": Unwritable()}, "Unwritable cannot be written as torch-export: "),
+    ({"path": "folder"}, "folder is a folder: give the file to write"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_told(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    arguments: dict[str, Any] = {"network": Small(), "format": "torch-export", "path": "x.pt2"} | options
+    arguments["path"] = tmp_path / arguments["path"]
+    with pytest.raises((ValueError, OSError), match=sentence):
+        export(**arguments)
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(ValueError, match=r"with onnxscript: pip install 'mtpano_zoo\[export\]'"):
+        export(Small(), tmp_path / "x.onnx", "onnx")
