@@ -143,7 +143,8 @@ class _UntilStopped(Sampler[int]):
         self.indices, self.stopped = indices, stopped
 
     def __len__(self) -> int:
-        return len(self.indices)
+        # A process with nothing left to do has to take part in the end of the run, which Lightning leaves out at 0.
+        return max(1, len(self.indices))
 
     def __iter__(self) -> Iterator[int]:
         for i in self.indices:

@@ -40,8 +40,6 @@ class Labeler(lightning.LightningModule):
         ValueError: sizes, classes or mask do not fit.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # a process with nothing left to do is no mistake
-
     def __init__(
         self,
         views: ViewStrategy,

@@ -39,7 +39,6 @@ EXPECTED = (
     r"Found \d+ module\(s\) in eval mode",
     r"Couldn't infer the batch indices",
     r"predict returned None",
-    r"Total length of `DataLoader` across ranks is zero",
 )
 
 

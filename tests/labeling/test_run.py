@@ -158,6 +158,20 @@ def test_a_second_run_skips_everything(whole, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.*g")} == before
 
 
+def test_a_second_run_on_files_skips_everything(photos, tmp_path, capsys):
+    """Their names are known before they are read, so that nothing is left to do."""
+    out = tmp_path / "out"
+    arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
+    assert main(arguments) == 0
+    before = labels_of(out)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "0 labelled, 5 skipped because they were labelled already\n"
+    assert labels_of(out) == before
+    assert not list(out.glob(".*"))
+    assert len(list((out / "runs").iterdir())) == 2
+
+
 def test_other_settings_are_refused(whole, tmp_path, capsys):
     path = config(tmp_path / "tiny.yaml")
     for option in ("--views.init_args.count=4", "--teachers.init_args.scale=0.1", "--keep_views=false"):
@@ -403,6 +417,19 @@ def test_two_processes_write_what_one_writes(tmp_path, whole):
     (record,) = (json.loads(path.read_text()) for path in (out / "runs").iterdir())
     assert record["counts"]["labelled"] == ROOMS
     assert record["processes"] == 2
+
+
+def test_a_process_with_nothing_left_to_do_does_not_disturb_the_other(photos, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
+    assert main(arguments) == 0
+    before = labels_of(out)
+    (out / "img" / "p3.jpg").unlink()  # the share of the second process is p1 and p3
+    codes, logs = ranks(arguments, tmp_path)
+    assert codes == [0, 0], logs
+    assert "1 labelled" in logs[0] and "4 skipped" in logs[0]
+    assert labels_of(out) == before
+    assert not list(out.glob(".*"))
 
 
 def test_a_failure_in_one_process_does_not_disturb_the_other(photos, tmp_path):
