@@ -74,6 +74,10 @@ class RoomsDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self.count
 
+    def name(self, index: int) -> str:
+        """Return the id of a sample without rendering it."""
+        return f"{self.split}-{index:06d}"
+
     def __getitem__(self, index: int) -> Sample:
         """Render or recall one sample, and augment it.
 
@@ -83,7 +87,7 @@ class RoomsDataset(Dataset[Sample]):
         if not -self.count <= index < self.count:
             raise IndexError(f"room {index} of a set of {self.count}")
         index %= self.count
-        name = f"{self.split}-{index:06d}"
+        name = self.name(index)
         if self._cache is not None and (known := self._cache.get(index)) is not None:
             return self._change(known | {"id": name}, index)
         batch = render([sample_room(self.seed, self.split, index)], self.height, self.width)
