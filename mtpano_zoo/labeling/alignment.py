@@ -59,7 +59,9 @@ def align(seen: Observations) -> tuple[Tensor, Tensor]:
     metric = torch.tensor([kind == "metric" for kind in seen.kinds])
     weights = weights / weights.sum(0).mean().clamp(min=1e-30)
     middle = torch.stack([_median((x * c)[known[:, i], i]) for i in range(len(metric))])
-    scale = torch.where(metric, 1.0, 1 / middle)
+    # All begin at the size of the metric views: far from it, the robust solution keeps disparities where they begin.
+    anchors = metric & known.any(0)
+    scale = torch.where(metric, 1.0, (middle[anchors].median() if anchors.any() else 1.0) / middle)
     shift = torch.zeros_like(scale)
     if disparity.any():
         scale, shift = _linear(x, c, weights, scale, disparity)

@@ -71,6 +71,18 @@ def test_scale_and_shift_of_disparity_are_recovered(anchored):
         assert float((distance * ratio.mean()).median()) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("size", [0.01, 30.0])
+def test_disparity_beside_metric_views_of_small_and_large_scenes(size):
+    """A street is ten times as large as a room: what begins at a distance of about 1 has a long way to go."""
+    distance, cosines, weights, random = scene(8)
+    shift = torch.rand(4, generator=random, dtype=torch.float64)
+    inverse = 1 / (size * distance * cosines)
+    values = torch.cat((draw(4, random, 1.0) * (size * inverse[:, :4] + shift), inverse[:, 4:]), dim=1)
+    scales, shifts = align(Observations(values, cosines, weights, ["disparity"] * 4 + ["metric"] * 4))
+    found = 1 / ((scales * values + shifts) * cosines)
+    assert torch.allclose((found / (size * distance))[weights > 0], torch.ones((), dtype=torch.float64), rtol=1e-3)
+
+
 def test_noise_in_disparity_does_not_flatten_it():
     distance, cosines, weights, random = scene(12, pixels=4000)
     inverse = 1 / (distance * cosines)
