@@ -272,10 +272,11 @@ def test_labels_are_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tiny["data"] = {"init_args": {"height": 32, "width": 64, "train_count": 2}}
     Path("tiny.yaml").write_text(yaml.safe_dump(tiny))
     assert main(arguments) == 0
-    data = PseudoLabelDataModule("labels", height=32, width=64, tasks=["semseg", "depth"])
+    data = PseudoLabelDataModule("labels", height=32, width=64)
     batch = next(iter(data.train_dataloader()))
     assert len(batch["id"]) == (1 if name == "label_free/label.yaml" else 2)
     assert (batch["depth"] > 0).float().mean() > 0.5
+    assert (batch["normals"].norm(dim=1) > 0.9).float().mean() > 0.5
     assert (batch["semseg"] != 255).float().mean() > 0.5
 
 
@@ -300,6 +301,7 @@ def _tiny_teachers(teachers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     )
     transformers.DepthAnythingForDepthEstimation(estimator).save_pretrained("estimator")
     transformers.DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14).save_pretrained("estimator")
-    segments, estimates = teachers
-    segments["init_args"]["source"], estimates["init_args"]["source"] = "segmenter", "estimator"
-    return [segments, estimates]
+    segments, normals = teachers
+    segments["init_args"]["source"] = "segmenter"
+    normals["init_args"]["teacher"]["init_args"]["source"] = "estimator"
+    return [segments, normals]

@@ -18,7 +18,8 @@ def test_a_sample_is_the_rendered_room():
     rooms = RoomsDataset("test", 3, 24, 48, seed=9)
     assert len(rooms) == 3 and rooms.classes == S3DIS_CLASSES and rooms.palette.shape == (13, 3)
     sample, batch = rooms[2], render([sample_room(9, "test", 2)], 24, 48)
-    assert sample["id"] == "test-000002" and sample["image"].shape == (3, 24, 48) and sample["depth"].shape == (24, 48)
+    assert rooms.name(2) == sample["id"] == "test-000002"
+    assert sample["image"].shape == (3, 24, 48) and sample["depth"].shape == (24, 48)
     assert all(torch.equal(sample[key], batch[key][0]) for key in MAPS)
     assert same(rooms[-1], sample)
     with pytest.raises(IndexError):
