@@ -10,7 +10,7 @@ floors the result is exact, and the distance is z times the length of the ray wi
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,11 @@ class Points:
         """From the corner to the four pixels: the corner, its right neighbour, and the two below."""
         right, below = min(1, self.width - 1), self.width * min(1, self.height - 1)
         return 0, right, below, right + below
+
+    def chosen(self, index: Tensor) -> "Points":
+        """The points of these indices."""
+        corner, right, down = (one.index_select(0, index) for one in (self.corner, self.right, self.down))
+        return replace(self, corner=corner, right=right, down=down)
 
     def four(self, maps: Tensor) -> list[Tensor]:
         """The pixels around the points in maps (..., h, w), four times (..., n)."""

@@ -6,7 +6,6 @@ of rows, the probabilities of the four neighbours in every view that sees it, wh
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -96,15 +95,43 @@ class _Table:
         """The four rows of this view that a pixel is mixed of, int32 (n, 4), and their weights."""
         points, weight = self.points[index], self.weights[index]
         if chosen is not None:
-            corner, right, down = (one.index_select(0, chosen) for one in (points.corner, points.right, points.down))
-            points, weight = replace(points, corner=corner, right=right, down=down), weight.index_select(0, chosen)
+            points, weight = points.chosen(chosen), weight.index_select(0, chosen)
         offsets = torch.tensor(points.offsets, dtype=torch.int32, device=weight.device)
         return points.corner[:, None] + offsets, points.weights() * weight[:, None]
 
-    def neighbours(self, index: int) -> list[Tensor]:
-        """Classes of the four rows that every pixel is mixed of, four times uint8 (n,)."""
-        points = self.points[index]
-        return points.four(_classes(self.view(index)).view(points.height, points.width))
+    def mixtures(self, index: int, chosen: Tensor) -> Tensor:
+        """Probabilities times weight where this view sees the chosen pixels, (n, C)."""
+        rows, shares = self.four(index, chosen)
+        return F.embedding_bag(rows, self.view(index), mode="sum", per_sample_weights=shares)
+
+    def shortcut(self, index: int) -> tuple[Tensor, Tensor]:
+        """Class uint8 (n,) of what this view sees as far as few scores tell it, and where they do not, int64 (m,).
+
+        Only the largest classes of the four neighbours are scored. Any other class has at most the mixture of the
+        neighbours' second largest probabilities, so that one that scores more is the largest.
+        """
+        points, rows = self.points[index], self.view(index)
+        most, largest = rows.max(1)
+        four = points.four(torch.where(most > 0, largest, NO_CLASS).to(torch.uint8).view(points.height, points.width))
+        # Where all neighbours have the same class, so has every mixture of them.
+        mixed = torch.stack([one != four[0] for one in four[1:]]).any(0).nonzero().squeeze(1)
+        second = rows.scatter_(1, largest[:, None], 0).amax(1)
+        rows.scatter_(1, largest[:, None], most[:, None])
+        # By corner: four classes, and for each of the four neighbours their probabilities and the second largest.
+        corners = len(rows) - points.offsets[3]
+        classes = torch.stack([largest[offset : offset + corners] for offset in points.offsets], 1)
+        known = [rows[offset : offset + corners].gather(1, classes) for offset in points.offsets]
+        bound = torch.stack([second[offset : offset + corners] for offset in points.offsets], 1)
+        scores = torch.cat([part for j in range(4) for part in (known[j], bound[:, j : j + 1])], 1)
+        chosen = points.chosen(mixed)
+        scores = scores.index_select(0, chosen.corner).view(-1, 4, 5)
+        right, down = chosen.right[:, None], chosen.down[:, None]
+        upper = torch.lerp(scores[:, 0], scores[:, 1], right)
+        scores = torch.lerp(upper, torch.lerp(scores[:, 2], scores[:, 3], right), down)
+        score, best = scores[:, :4].max(1)
+        found = four[0]
+        found[mixed] = classes.flatten().index_select(0, 4 * chosen.corner + best).to(torch.uint8)
+        return found, mixed[score <= scores[:, 4]]
 
     def bags(self, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and weights (N, 4) of all views, sorted by pixel of the panorama, and where each pixel's begin."""
@@ -137,18 +164,18 @@ class _Table:
 
 def _own_classes(tables: Sequence[_Table], index: int) -> Tensor:
     """Class of every pixel that one view sees, uint8 (n,), from all teachers."""
-    neighbours = [one for table in tables for one in table.neighbours(index)]
-    found, same = neighbours[0], torch.ones_like(neighbours[0], dtype=torch.bool)
-    for one in neighbours:
-        same &= one == found
-    # Where all neighbours have the same class, so has every mixture of them.
-    rest = (~same).nonzero().squeeze(1)
-    total = torch.zeros(len(rest), tables[0].rows.shape[1], device=rest.device)
-    for table in tables:
-        rows, shares = table.four(index, rest)
-        if len(rest):
-            total += F.embedding_bag(rows, table.view(index), mode="sum", per_sample_weights=shares)
-    found[rest] = _classes(total)
+    if len(tables) == 1:
+        found, rest = tables[0].shortcut(index)
+    else:
+        rest = torch.arange(len(tables[0].weights[index]), device=tables[0].rows.device)
+        found = torch.empty_like(rest, dtype=torch.uint8)
+    for part in rest.split(PIXELS_AT_ONCE.get(rest.device.type, 2**16)):
+        if not len(part):
+            break
+        total = tables[0].mixtures(index, part)
+        for table in tables[1:]:
+            total += table.mixtures(index, part)
+        found[part] = _classes(total)
     known = torch.stack([table.weights[index] for table in tables]).amax(0) > 0
     return torch.where(known, found, NO_CLASS)
 
