@@ -178,6 +178,7 @@ def predict(
     _check_options(network, mask_sky, blend_seam)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
+    _attribute(network, "tasks")  # told before anything runs
     images = _images(source)
     if not images:
         return []
@@ -216,7 +217,6 @@ def _attribute(network: nn.Module, name: str) -> Any:
 
 
 def _check_options(network: nn.Module, mask_sky: bool, blend_seam: bool) -> None:
-    _attribute(network, "tasks")
     if mask_sky and SKY not in _attribute(network, "classes"):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
