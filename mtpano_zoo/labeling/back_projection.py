@@ -89,10 +89,12 @@ class Points:
         a, b, c, d = four
         return torch.lerp(torch.lerp(a, b, self.right), torch.lerp(c, d, self.right), self.down)
 
-    def weights(self) -> Tensor:
-        """Of the four pixels in the mixture, (n, 4)."""
-        across = torch.stack((1 - self.right, self.right), 1)
-        return (torch.stack((1 - self.down, self.down), 1)[:, :, None] * across[:, None]).flatten(1)
+    def weights(self, total: Tensor | float = 1.0) -> Tensor:
+        """Of the four pixels in the mixture, (n, 4), which add up to the total (n,)."""
+        below = total * self.down
+        above = total - below
+        right, right_below = above * self.right, below * self.right
+        return torch.stack((above - right, right, below - right_below, right_below), 1)
 
 
 @dataclass(frozen=True)

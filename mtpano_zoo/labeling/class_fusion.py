@@ -96,8 +96,7 @@ class _Table:
         points, weight = self.points[index], self.weights[index]
         if chosen is not None:
             points, weight = points.chosen(chosen), weight.index_select(0, chosen)
-        offsets = torch.tensor(points.offsets, dtype=torch.int32, device=weight.device)
-        return points.corner[:, None] + offsets, points.weights() * weight[:, None]
+        return torch.stack([points.corner + offset for offset in points.offsets], 1), points.weights(weight)
 
     def mixtures(self, index: int, chosen: Tensor) -> Tensor:
         """Probabilities times weight where this view sees the chosen pixels, (n, C)."""
@@ -169,7 +168,7 @@ def _own_classes(tables: Sequence[_Table], index: int) -> Tensor:
     else:
         rest = torch.arange(len(tables[0].weights[index]), device=tables[0].rows.device)
         found = torch.empty_like(rest, dtype=torch.uint8)
-    for part in rest.split(PIXELS_AT_ONCE.get(rest.device.type, 2**16)):
+    for part in torch.split(rest, PIXELS_AT_ONCE.get(rest.device.type, 2**16)):
         if not len(part):
             break
         total = tables[0].mixtures(index, part)
