@@ -56,6 +56,9 @@ class Labeler(lightning.LightningModule):
             raise ValueError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
         if not teachers:
             raise ValueError("at least one teacher is needed: name it under `teachers:`")
+        for one in teachers:
+            if not (hasattr(one, "classes") and hasattr(one, "provenance")):
+                raise ValueError(f"{type(one).__name__} is no teacher: it has no `classes` and `provenance`")
         named = {teacher.classes for teacher in teachers if teacher.classes}
         if len(named) > 1:
             raise ValueError("the teachers give different classes, which cannot be averaged: keep one of them")
