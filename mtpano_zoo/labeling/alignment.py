@@ -58,7 +58,7 @@ def align(seen: Observations) -> tuple[Tensor, Tensor]:
     disparity = torch.tensor([kind == "disparity" for kind in seen.kinds])
     metric = torch.tensor([kind == "metric" for kind in seen.kinds])
     weights = weights / weights.sum(0).mean().clamp(min=1e-30)
-    middle = torch.stack([_median((x * c)[known[:, i], i]) for i in range(len(metric))])
+    middle = _medians(x * c, known)
     # All begin at the size of the metric views: far from it, the robust solution keeps disparities where they begin.
     anchors = metric & known.any(0)
     scale = torch.where(metric, 1.0, (middle[anchors].median() if anchors.any() else 1.0) / middle)
@@ -70,6 +70,11 @@ def align(seen: Observations) -> tuple[Tensor, Tensor]:
 
 def _median(values: Tensor) -> Tensor:
     return values.median() if len(values) else values.new_ones(())
+
+
+def _medians(values: Tensor, known: Tensor) -> Tensor:
+    """Median of every view's known values."""
+    return torch.stack([_median(one[there]) for one, there in zip(values.mT, known.mT, strict=True)])
 
 
 def _linear(x: Tensor, c: Tensor, weights: Tensor, scale: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +112,7 @@ def _refine(
     scale = scale.clamp(min=1e-12)
     for delta in DELTAS:
         inverse = scale * x + shift
-        middle = torch.stack([_median((inverse * c)[known[:, i], i]) for i in range(count)]).clamp(min=1e-12)
+        middle = _medians(inverse * c, known).clamp(min=1e-12)
         prior = torch.where(metric, 0.0, (scale / middle).log())
         usable = torch.where(inverse > 0, weights, 0)
         y = -(inverse.clamp(min=1e-12) * c).log()

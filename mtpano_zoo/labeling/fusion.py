@@ -242,16 +242,15 @@ def _blend_normals(
             if one.confidence is not None:
                 normals = normals * (one.confidence[index] > 0)
             found = sample_normals(normals, foot.points, views.rotations[index])
-            known = (
-                (found != 0).any(0) if hidden is None else (found != 0).any(0) & ~hidden.index_select(0, foot.pixels)
-            )
-            share = weight[index] * known
+            share = weight[index] * (found != 0).any(0)
+            if hidden is not None:
+                share *= ~hidden.index_select(0, foot.pixels)
             mine += share * found
             total.index_add_(0, foot.pixels, share)
         for axis in range(3):
             mean[axis].index_add_(0, foot.pixels, mine[axis])
         own.append(unit(mine, dim=0).movedim(0, 1).contiguous())
-    length = torch.linalg.vector_norm(mean, dim=0)
+    length = (mean * mean).sum(0).sqrt()
     return unit(mean, dim=0), length / total.clamp(min=TINY), own
 
 
