@@ -26,7 +26,8 @@ class MultiTaskLoss(nn.Module):
 
     A batch may hold ``confidence``, how far a label is to be trusted, as pseudo-labels have it: all terms of the tasks
     in ``confidence_tasks`` that are means over pixels become means weighted by it, Dice counts by it, and where it is 0
-    there is no label. Only the frequency terms take every other pixel as it is: a spectrum has no pixels.
+    there is no label. Only the frequency terms take every other pixel as it is: a spectrum has no pixels. If the batch
+    holds ``depth_confidence`` or ``normals_confidence``, these are what weighs their task.
 
     Args:
         semseg_weight: Weight of the class loss.
@@ -94,7 +95,8 @@ class MultiTaskLoss(nn.Module):
                 (B, 3, H, W), any of them absent; optionally ``aux``, a dict of the same, and ``ext``, a dict of
                 ``gradient``, ``edge_distance`` and ``point_map``.
             batch: ``image`` (B, 3, H, W), and of ``semseg`` (B, H, W), ``depth`` (B, H, W) and ``normals`` (B, 3, H, W)
-                those that exist; optionally ``confidence`` (B, H, W) in [0, 1].
+                those that exist; optionally ``confidence``, ``depth_confidence`` and ``normals_confidence``, (B, H, W)
+                in [0, 1].
 
         Returns:
             ``total``, and for each prediction its loss under the names ``depth``, ``aux_depth``, ``ext_point_map``...
@@ -130,12 +132,15 @@ class MultiTaskLoss(nn.Module):
         return self._normals(prediction.float(), batch[task].float(), weight)
 
     def _weight(self, task: str, batch: Mapping[str, Any]) -> Tensor | None:
-        if self.published or task not in self.confidence_tasks or "confidence" not in batch:
+        name = f"{task}_confidence"
+        if name not in batch and task in self.confidence_tasks:
+            name = "confidence"
+        if self.published or name not in batch:
             return None
-        confidence: Tensor = batch["confidence"]
+        confidence: Tensor = batch[name]
         if confidence.shape[-2:] != batch[task].shape[-2:]:
             raise ValueError(
-                f"confidence is {tuple(confidence.shape[-2:])} but {task} {tuple(batch[task].shape[-2:])}: resize them "
+                f"{name} is {tuple(confidence.shape[-2:])} but {task} {tuple(batch[task].shape[-2:])}: resize them "
                 "together"
             )
         return confidence.float()
