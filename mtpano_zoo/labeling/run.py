@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
 from torch.utils.data import Dataset
 
 import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
@@ -23,7 +22,7 @@ from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.manifest import check_manifest, describe
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.report import LabelReport
-from mtpano_zoo.labeling.teachers.base import Teacher
+from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
 from mtpano_zoo.training.cli import in_one_line
@@ -162,9 +161,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
     parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
     parser.add_argument("--out", type=str, required=True, help="folder for the labels, a new one or one to go on with")
-    parser.add_argument("--views", type=ViewStrategy, required=True, help="which views are cut out")
-    # A network's __call__ is that of nn.Module, by which it cannot be told that it is a teacher.
-    parser.add_argument("--teachers", type=list[Teacher | nn.Module], required=True, help="what labels them")
+    parser.add_subclass_arguments(ViewStrategy, "views", help="which views are cut out")
+    parser.add_argument("--teachers", type=list[Teacher], required=True, help="what labels them")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="instead of files: any data set")
     parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")

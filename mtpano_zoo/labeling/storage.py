@@ -114,10 +114,10 @@ class LabelFolder:
                 target.write_bytes(content)
             picture = work / "image"
             picture.write_bytes(image)
-            if self.has(name):
-                return False
             for task in sorted({path.split("/")[0] for path in files}):
                 (self.root / task).mkdir(exist_ok=True)
+                if self.has(name):
+                    return False
                 _replace_folder(work / task, self.root / task / name, work)
             picture.rename(self.root / IMAGES / f"{name}.jpg")
         finally:

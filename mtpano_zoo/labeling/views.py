@@ -7,8 +7,8 @@ that every process, today and after a restart, labels the same views of the same
 import hashlib
 import math
 import random
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -65,15 +65,15 @@ class Views:
         return torch.stack((left, self.width * ahead - left, upper, self.height * ahead - upper), dim=1)
 
 
-class ViewStrategy(Protocol):
+class ViewStrategy(ABC):
     """Chooses the views of a panorama."""
 
+    @abstractmethod
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name; the same name gives the same views."""
-        ...
 
 
-class RandomViews:
+class RandomViews(ViewStrategy):
     """Square views in random directions: yaw and pitch are uniform, as in the label-free training of MTPano.
 
     A uniform pitch looks at the poles more often than at the horizon, so that a few directions may remain unseen. With
@@ -144,7 +144,7 @@ class RandomViews:
         return _square(rotation_matrix(yaw, pitch), fov, self.size)
 
 
-class CubeViews:
+class CubeViews(ViewStrategy):
     """The six faces of a cube, front, right, back, left, up and down, turned at random before if wanted.
 
     Faces of exactly 90 degrees only touch: their scales can then not be compared, and every face keeps its own. The
@@ -171,7 +171,7 @@ class CubeViews:
         return _square(turned, self.fov, self.size)
 
 
-class IcosahedronViews:
+class IcosahedronViews(ViewStrategy):
     """Twelve views towards the corners of an icosahedron, turned at random before if wanted, see `CubeViews`.
 
     From 90 degrees on they see the whole sphere.
@@ -196,7 +196,7 @@ class IcosahedronViews:
         return _square(turned, self.fov, self.size)
 
 
-class TangentViews:
+class TangentViews(ViewStrategy):
     """A dense grid of narrow views: rows of constant pitch from pole to pole, evenly spaced along each.
 
     Neighbours are at most ``fov * (1 - overlap)`` apart, in pitch and along their row.

@@ -21,7 +21,7 @@ from mtpano_zoo.data import PseudoLabelDataModule, RoomsDataset
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.run import label
 from mtpano_zoo.labeling.storage import LabelFolder
-from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
+from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.oracle import OracleTeacher
 from mtpano_zoo.labeling.views import RandomViews
 
@@ -43,7 +43,7 @@ TINY = {
 }
 
 
-class Grey:
+class Grey(Teacher):
     """A teacher that needs no truth: distance follows from the brightness. Black panoramas are too much for it."""
 
     classes = ("dark", "bright")

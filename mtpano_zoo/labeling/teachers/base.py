@@ -1,8 +1,9 @@
 """What a teacher sees and what it gives."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -49,8 +50,8 @@ class ViewLabels:
     confidence: Tensor | None = None
 
 
-class Teacher(Protocol):
-    """Labels perspective views; usually a module that is moved to a device.
+class Teacher(ABC):
+    """Labels perspective views; usually also a module, first among the bases, which is moved to a device.
 
     Attributes:
         classes: names of its classes, in the order of the probabilities; empty where it gives none.
@@ -60,6 +61,7 @@ class Teacher(Protocol):
     classes: tuple[str, ...]
     provenance: Mapping[str, Any]
 
+    @abstractmethod
     def __call__(self, seen: ViewImages) -> ViewLabels:
         """Label all views of a panorama; results are on the device of the images."""
         ...

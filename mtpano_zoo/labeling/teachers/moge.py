@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtpano_zoo.labeling.teachers.base import DepthKind, ViewImages, ViewLabels
+from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.pretrained import provenance_of
 from mtpano_zoo.zoo.download import commit_of, download
 
@@ -15,7 +15,7 @@ __all__ = ("MoGe",)
 WEIGHTS = "model.pt"
 
 
-class MoGe(nn.Module):
+class MoGe(nn.Module, Teacher):
     """Gives metric z-depth, normals and where there is geometry (not in the sky), at the resolution of the view.
 
     It is told the field of view. Its frame is that of OpenCV, as ours, and its normals point towards the camera: its

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ __all__ = ("NormalsFromDepth", "normals_from_depth")
 EDGE = 0.02  # bend of inverse depth, relative to it, from which two neighbours belong to different surfaces
 
 
-class NormalsFromDepth(nn.Module):
+class NormalsFromDepth(nn.Module, Teacher):
     """Adds to the labels of a teacher the normals of the surface that its depth describes.
 
     Normals do not depend on the scale of depth, but on its offset: what gives disparity up to an offset gives none.
@@ -24,10 +24,9 @@ class NormalsFromDepth(nn.Module):
         teacher: gives depth, metric or up to scale. Its own normals, if it has any, are kept.
     """
 
-    def __init__(self, teacher: Teacher | nn.Module) -> None:
+    def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        # A module has no __call__ of its own, so that a configuration would not take it for a Teacher.
-        self.teacher = teacher = cast(Teacher, teacher)
+        self.teacher = teacher
         self.classes = tuple(teacher.classes)
         self.provenance: Mapping[str, Any] = {
             "name": type(self).__name__,

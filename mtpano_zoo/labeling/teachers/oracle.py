@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.data.classes import S3DIS_CLASSES
-from mtpano_zoo.labeling.teachers.base import DepthKind, ViewImages, ViewLabels
+from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
 
 __all__ = ("OracleTeacher",)
 
@@ -21,7 +21,7 @@ PATCHES = 48  # parts of a view that are wrong or missing as a whole
 UNKNOWN_FACTOR = 8.0  # what has no scale is multiplied by something between an eighth and this
 
 
-class OracleTeacher:
+class OracleTeacher(Teacher):
     """Renders the true labels of a panorama into its views, with defects of chosen size.
 
     Every draw follows from (seed, id of the panorama, index of the view, defect): views are independent of each

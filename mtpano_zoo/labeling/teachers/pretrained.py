@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mtpano_zoo.labeling.teachers.base import Teacher
 from mtpano_zoo.zoo.download import commit_of, download, verify
 
 __all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of")
@@ -22,7 +23,7 @@ BESIDES = ("preprocessor_config.json", "processor_config.json")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 
-class PretrainedNetwork(nn.Module):
+class PretrainedNetwork(nn.Module, Teacher):
     """A network of `transformers` with its own preprocessing, which works on tensors where they are.
 
     Args:
