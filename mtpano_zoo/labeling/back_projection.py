@@ -78,11 +78,11 @@ class Points:
         flat = maps.flatten(-2)
         return [flat[..., offset:].index_select(-1, self.corner) for offset in self.offsets]
 
-    def nearest(self, four: Sequence[Tensor]) -> Tensor:
-        """The nearest of the four pixels."""
-        a, b, c, d = four
-        beside = self.right > 0.5
-        return torch.where(self.down > 0.5, torch.where(beside, d, c), torch.where(beside, b, a))
+    def nearest(self, maps: Tensor) -> Tensor:
+        """The pixels nearest to the points in maps (..., h, w), (..., n)."""
+        _, right, below, _ = self.offsets
+        index = self.corner + right * (self.right > 0.5).int() + below * (self.down > 0.5).int()
+        return maps.flatten(-2).index_select(-1, index)
 
     def mixed(self, four: Sequence[Tensor]) -> Tensor:
         """The bilinear mixture of the four pixels."""
@@ -187,13 +187,12 @@ def sample_inverse(inverse: Tensor, points: Points) -> Tensor:
     a, b, c, d = four
     least = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
     most = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest(four))
+    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest(inverse))
 
 
 def sample_normals(normals: Tensor, points: Points, rotation: Tensor) -> Tensor:
     """Unit normals (3, n) in the frame of the panorama, of a view (3, h, w): interpolated, or nearest at edges."""
-    four = points.four(normals)
-    mixed, nearest = points.mixed(four), points.nearest(four)
+    mixed, nearest = points.mixed(points.four(normals)), points.nearest(normals)
     x, y, z = mixed.unbind(0)
     square = x * x + y * y + z * z
     known = (nearest != 0).any(0)

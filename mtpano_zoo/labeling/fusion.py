@@ -260,7 +260,7 @@ def _weights(labels: ViewLabels, feet: Sequence[Footprint]) -> list[Tensor]:
         return [foot.weight for foot in feet]
     found = []
     for foot, confidence in zip(feet, labels.confidence.float(), strict=True):
-        found.append(foot.weight * foot.points.nearest(foot.points.four(confidence)))
+        found.append(foot.weight * foot.points.nearest(confidence))
     return found
 
 
