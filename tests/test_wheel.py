@@ -34,6 +34,7 @@ def run_in(empty: Path, site: Path, *arguments: str) -> str:
 def test_it_holds_everything_and_nothing_else(unpacked: Path) -> None:
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert {"mtpano_zoo/checkpoints.yaml", "mtpano_zoo/configs/quickstart.yaml", "mtpano_zoo/py.typed"} <= names
+    assert "mtpano_zoo/weights/mtpano-tiny.rooms.safetensors" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mtpano_zoo"}
 
 
@@ -41,5 +42,7 @@ def test_it_runs_from_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
     where = run_in(tmp_path, unpacked, "-c", "import mtpano_zoo; print(mtpano_zoo.__file__)")
     assert Path(where.strip()).is_relative_to(unpacked)
     assert "mtpano-large.408k" in run_in(tmp_path, unpacked, "-m", "mtpano_zoo.cli", "models")
+    load = "import mtpano_zoo; print(mtpano_zoo.load_model('mtpano-tiny.rooms').card['source'])"
+    assert "mtpano-tiny.rooms" in run_in(tmp_path, unpacked, "-c", load)
     fit = ["-m", "mtpano_zoo.cli", "fit", "--config", "quickstart.yaml", "--print_config"]
     assert "PDBridgeNet" in run_in(tmp_path, unpacked, *fit)

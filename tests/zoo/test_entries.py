@@ -18,12 +18,13 @@ VALUES = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))
 @pytest.mark.parametrize("name", list_models())
 def test_entries_build_their_networks(name: str) -> None:
     entry = entries()[name]
-    assert entry.format in FORMATS
+    packaged, classes = not entry.repository, 150 if entry.repository else 13
+    assert entry.format == "mtpano_zoo" if packaged else entry.format in FORMATS
     description = entry.network_description()
     assert json.loads(json.dumps(description)) == description
     with torch.device("meta"):
         network = NETWORKS[description["class"]](**description["config"])
-    assert len(network.classes) == len(set(network.classes)) == 150
+    assert len(network.classes) == len(set(network.classes)) == classes
     for attribute in ("tasks", "classes", "input_size", "normals_frame"):
         assert getattr(network, attribute) == getattr(entry, attribute)
     assert set(entry.arguments).isdisjoint({"classes", "input_size", "image_mean", "image_std", "pretrained"})
@@ -32,6 +33,9 @@ def test_entries_build_their_networks(name: str) -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_entries_are_pinned_together_or_not_at_all(name: str) -> None:
     entry = entries()[name]
+    if not entry.repository:  # in the package, whose own revision it has
+        assert entry.revision is None and len(entry.sha256 or "") == 64 and entry.size
+        return
     assert {entry.revision is None, entry.sha256 is None, entry.size is None} in ({True}, {False})
     if entry.revision:
         assert len(entry.revision) == 40 and len(entry.sha256 or "") == 64
@@ -60,7 +64,8 @@ def test_unknown_and_missing_keys(change: dict, message: str) -> None:
 
 
 def test_patterns() -> None:
-    assert list_models("mtpano*") == list_models() == ["mtpano-large.140k", "mtpano-large.408k"]
+    assert list_models("mtpano-large*") == ["mtpano-large.140k", "mtpano-large.408k"]
+    assert list_models("mtpano*") == list_models() == [*list_models("mtpano-large*"), "mtpano-tiny.rooms"]
     assert list_models("*.408k") == ["mtpano-large.408k"]
     assert list_models("resnet*") == []
 
