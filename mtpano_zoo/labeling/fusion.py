@@ -4,15 +4,17 @@ Every pixel of the panorama is the mean over the views that see it, weighted by 
 the middle, smoothly 0 at the border, so that no border shows) times the teacher's confidence there:
 
 - classes: mean of the probabilities; the class is the largest, its share of all is the agreement;
-- distance: exp of the mean log-distance after all views were aligned (`alignment`); with s the weighted standard
-  deviation of the views' log-distances, the agreement is exp(-s / 0.1);
+- distance: exp of the mean log-distance after all views were aligned (`alignment`); the agreement is exp(-e / 0.1) with
+  e the standard error of that mean, where one view more is counted, which is off by 0.1;
 - normals: mean vector, scaled to length one; its length before is the agreement.
 
-The confidence of a task is the agreement times the mean of the teachers' confidence; it lies in [0, 1].
+The confidence of a task is the agreement times the mean of the teachers' confidence; it lies in [0, 1]. Views that see
+a pixel count by the sum n of their weights, because one alone agrees with itself and proves nothing: the agreement of
+classes and normals is multiplied by n / (n + 1).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -36,7 +38,7 @@ from mtpano_zoo.sphere import unit
 
 # Pixels of the panorama on which the views' scales are compared.
 COMPARED = 8192
-# Log-distance over which the confidence in the distance falls to 1 / e.
+# Error of the log-distance at which the confidence in the distance is 1 / e.
 SPREAD = 0.1
 TINY = 1e-30
 
@@ -99,16 +101,16 @@ def fuse(
     own: dict[str, list[Tensor]] = {}
     hidden = None
 
-    def keep(task: str, values: Tensor, agreement: Tensor, given: Sequence[bool]) -> None:
+    def keep(task: str, values: Tensor, agreement: Callable[[Tensor], Tensor], given: Sequence[bool]) -> None:
         merged[task] = values.view(*values.shape[:-1], height, width)
-        confidence = agreement * _mean_confidence(list(compress(weights, given)), feet, pixels)
-        merged["confidence"][task] = confidence.clamp(0, 1).view(height, width)
+        confidence, count = _mean_confidence(list(compress(weights, given)), feet, pixels)
+        merged["confidence"][task] = (confidence * agreement(count)).clamp(0, 1).view(height, width)
 
     if any(given := [one.probabilities is not None for one in labels]):
         semseg, share, own["semseg"] = fuse_classes(
             list(compress(labels, given)), list(compress(weights, given)), feet, pixels, keep_views
         )
-        keep("semseg", semseg, share, given)
+        keep("semseg", semseg, lambda count: share * count / (count + 1), given)
         if len(no_depth_classes):
             hidden = torch.isin(semseg, torch.tensor(list(no_depth_classes), dtype=torch.uint8, device=device))
     if any(given := [one.depth is not None for one in labels]):
@@ -119,11 +121,11 @@ def fuse(
         ]
         compared = _spread_pixels(height, width).to(device)
         merged["scales"], merged["shifts"] = _align(samples, feet, compared, pixels)
-        depth, agreement, own["depth"] = _blend_depth(samples, feet, pixels)
-        keep("depth", depth, agreement, given)
+        depth, variance, own["depth"] = _blend_depth(samples, feet, pixels)
+        keep("depth", depth, lambda count: (-_standard_error(variance, count) / SPREAD).exp() * (depth > 0), given)
     if any(given := [one.normals is not None for one in labels]):
-        normals, agreement, own["normals"] = _blend_normals(labels, weights, feet, views, hidden, pixels)
-        keep("normals", normals, agreement, given)
+        normals, length, own["normals"] = _blend_normals(labels, weights, feet, views, hidden, pixels)
+        keep("normals", normals, lambda count: length * count / (count + 1), given)
     if keep_views:
         merged["views"] = [
             SparseLabels(foot.pixels, **{task: values[index] for task, values in own.items()})
@@ -200,7 +202,7 @@ def _align(
 def _blend_depth(
     samples: Sequence[_Depth], feet: Sequence[Footprint], pixels: int
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Distance (pixels,), agreement (pixels,) and every view's own distance (n,)."""
+    """Distance, variance of the views' log-distances, both (pixels,), and every view's own distance (n,)."""
     device = samples[0].values.device
     total, mean, square = torch.zeros(3, pixels, device=device)
     for one in samples:
@@ -212,14 +214,18 @@ def _blend_depth(
     for one in samples:
         seen = feet[one.view].pixels
         square.index_add_(0, seen, one.weight * (one.values - mean.index_select(0, seen)) ** 2)
-    agreement = (-(square / total).sqrt() / SPREAD).exp()
     own = []
     for index in range(len(feet)):
         mine = [one for one in samples if one.view == index]
         weight = sum((one.weight for one in mine), torch.zeros(()))
         value = sum((one.weight * one.values for one in mine), torch.zeros(()))
         own.append(torch.where(weight > 0, (value / weight.clamp(min=TINY)).exp(), 0))
-    return torch.where(known, mean.exp(), 0), agreement * known, own
+    return torch.where(known, mean.exp(), 0), square / total, own
+
+
+def _standard_error(variance: Tensor, count: Tensor) -> Tensor:
+    """Of a mean of so many values, with one value more that is off by `SPREAD`."""
+    return ((count * variance + SPREAD**2) / (count * (count + 1)).clamp(min=TINY)).sqrt()
 
 
 def _blend_normals(
@@ -264,15 +270,16 @@ def _weights(labels: ViewLabels, feet: Sequence[Footprint]) -> list[Tensor]:
     return found
 
 
-def _mean_confidence(weights: Sequence[Sequence[Tensor]], feet: Sequence[Footprint], pixels: int) -> Tensor:
-    """Mean of the teachers' confidence (pixels,), over views and teachers, more of views that see it well inside."""
+def _mean_confidence(
+    weights: Sequence[Sequence[Tensor]], feet: Sequence[Footprint], pixels: int
+) -> tuple[Tensor, Tensor]:
+    """Mean of the teachers' confidence, and how many views there are, counted by their weights."""
     given, full = torch.zeros(2, pixels, device=feet[0].pixels.device)
     for index, foot in enumerate(feet):
         for weight in weights:
             given.index_add_(0, foot.pixels, weight[index])
             full.index_add_(0, foot.pixels, foot.weight)
-    mean: Tensor = given / full.clamp(min=TINY)
-    return mean
+    return given / full.clamp(min=TINY), full / len(weights)
 
 
 def _spread_pixels(height: int, width: int) -> Tensor:

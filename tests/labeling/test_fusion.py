@@ -54,6 +54,14 @@ def relative_error(depth, truth, align):
     return float((ratio / (ratio.median() if align else 1) - 1).abs().mean())
 
 
+def views_at_every_pixel(views):
+    """How many views see a pixel, counted by their weights."""
+    count = torch.zeros(HEIGHT * WIDTH)
+    for foot in footprints(views, HEIGHT, WIDTH):
+        count.index_add_(0, foot.pixels, foot.weight)
+    return count.view(HEIGHT, WIDTH)
+
+
 def test_a_sphere_comes_back_exactly():
     merged = fuse([ball(VIEWS)], VIEWS, HEIGHT, WIDTH)
     assert float((merged.depth - 2).abs().mean()) < 0.004
@@ -61,7 +69,10 @@ def test_a_sphere_comes_back_exactly():
     assert torch.allclose(merged.depth, torch.full((HEIGHT, WIDTH), 2.0), rtol=0.04)
     cosine = (merged.normals.permute(1, 2, 0) * -erp_rays(HEIGHT, WIDTH)).sum(-1)
     assert cosine.min() > math.cos(math.radians(1))
-    assert merged.confidence["depth"].min() > 0.9 and merged.confidence["normals"].min() > 0.999
+    seen = views_at_every_pixel(VIEWS)
+    assert torch.allclose(merged.confidence["normals"], seen / (seen + 1), atol=1e-3)
+    sure = torch.exp(-1 / (seen * (seen + 1)).sqrt())
+    assert (merged.confidence["depth"] <= sure + 1e-4).all() and (merged.confidence["depth"] - sure).abs().mean() < 0.01
     for view in merged.views:
         assert torch.allclose(view.depth, torch.full_like(view.depth, 2), rtol=0.06)
         assert view.normals.shape == (len(view.pixels), 3) and view.semseg.dtype == torch.uint8
@@ -276,7 +287,7 @@ def test_confidence_follows_agreement_and_the_teachers():
     views = IcosahedronViews(110, 24)("a")
     labels = ball(views)
     random = torch.Generator().manual_seed(0)
-    noise = torch.exp(0.1 * torch.randn(labels.depth.shape, generator=random))
+    noise = torch.exp(0.3 * torch.randn(labels.depth.shape, generator=random))
     sure = fuse([labels], views, HEIGHT, WIDTH).confidence
     noisy = fuse([ViewLabels(depth=labels.depth * noise)], views, HEIGHT, WIDTH).confidence
     assert noisy["depth"].mean() < sure["depth"].mean() - 0.2
@@ -287,6 +298,26 @@ def test_confidence_follows_agreement_and_the_teachers():
     for task, values in sure.items():
         assert values.min() >= 0 and values.max() <= 1
         assert torch.allclose(doubtful[task], values / 2, atol=1e-3)
+
+
+def test_labels_are_better_where_the_confidence_is_higher():
+    """Over several rooms: what one view alone says is less certain than what many agree on."""
+    teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1, border_shift=2, bleed=2, normals_noise=5)
+    errors, confidences = ({task: [] for task in ("semseg", "depth", "normals")} for _ in range(2))
+    for index in range(6):
+        sample, views = room(index, 96), RandomViews(count=10, size=96)(str(index))
+        merged = fuse([teacher(ViewImages(cut(sample["image"], views), views, sample))], views, 96, 192)
+        known = merged.depth > 0
+        off = (merged.depth / sample["depth"])[known].log()
+        errors["depth"].append((off - off.median()).abs())
+        errors["normals"].append(1 - (merged.normals * sample["normals"]).sum(0)[known])
+        errors["semseg"].append((merged.semseg != sample["semseg"]).float()[known])
+        for task, values in merged.confidence.items():
+            confidences[task].append(values[known])
+    for task in errors:
+        error, confidence = torch.cat(errors[task]), torch.cat(confidences[task])
+        low, high = confidence.quantile(torch.tensor([0.25, 0.75]))
+        assert error[confidence <= low].mean() > 1.2 * error[confidence >= high].mean(), task
 
 
 @pytest.mark.parametrize(
