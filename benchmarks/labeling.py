@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -189,6 +190,14 @@ def speed(classes: int, stride: int, repeats: int) -> dict[str, list[tuple[float
             name = f"panorama-{next(number)}"
             folder.write(name, encode_image(pixels, height, width), encode_labels(labels).files)
 
+        def panoramas(count: int) -> None:
+            """As `mtpano label` does: threads encode and write what is finished while the next one is fused."""
+            with ThreadPoolExecutor(2) as writers:
+                for _ in range(count):
+                    seen = strategy("panorama")
+                    cut(image, seen)
+                    writers.submit(write, fuse([labels], seen, height, width))
+
         alone = PanoramaLabels(merged.semseg, merged.depth, merged.normals, merged.confidence)
         only = {
             "classes": ViewLabels(probabilities=labels.probabilities),
@@ -206,6 +215,7 @@ def speed(classes: int, stride: int, repeats: int) -> dict[str, list[tuple[float
             "fuse all, merged maps only": lambda: fuse([labels], views, height, width, keep_views=False),
             "encode and write, merged maps only": lambda: write(alone),
             "encode and write, with all views": lambda: write(merged),
+            "all of it, each of ten panoramas in a row": lambda: panoramas(10),
             "plain average": lambda: plain_average(labels, views, height, width),
         }
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
@@ -216,8 +226,10 @@ def speed(classes: int, stride: int, repeats: int) -> dict[str, list[tuple[float
                         continue  # it takes as long as all the others together
                     start, busy = time.perf_counter(), time.process_time()
                     call()
+                    count = 10 if "ten panoramas" in name else 1
                     if repeat:  # the first round only warms up
-                        seconds[name].append((time.perf_counter() - start, time.process_time() - busy))
+                        times = (time.perf_counter() - start, time.process_time() - busy)
+                        seconds[name].append((times[0] / count, times[1] / count))
     return seconds
 
 
