@@ -208,7 +208,7 @@ def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDAr
         if height <= rows and width <= columns:
             shrunk: NDArray[Any] = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
             return shrunk
-        grown = resize(torch.from_numpy(values).permute(2, 0, 1), height, width).permute(1, 2, 0)
+        grown = resize(torch.from_numpy(np.require(values, None, "W")).permute(2, 0, 1), height, width).permute(1, 2, 0)
         return grown.round().byte().numpy()
     nearest = values[_nearest(rows, height)[:, None], _nearest(columns, width)]
     if role != "normals":

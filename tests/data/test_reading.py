@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 
 import cv2
 import numpy as np
@@ -240,7 +241,10 @@ def test_images_shrink_by_area(size, new):
 def test_images_grow_around_the_seam():
     image = np.zeros((8, 16, 3), np.uint8)
     image[:, 0] = 200
-    grown = resize_map("image", image, 16, 32)
+    image.flags.writeable = False  # as decoders of some files give it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grown = resize_map("image", image, 16, 32)
     assert grown.shape == (16, 32, 3) and grown.dtype == np.uint8
     assert grown[3, :, 0].tolist() == [150, 150, 50, *[0] * 28, 50]  # half a pixel more: 1/4 and 3/4
     turned = resize_map("image", np.roll(image, 5, 1), 16, 32)
