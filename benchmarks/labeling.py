@@ -9,11 +9,13 @@ and 32 views of 512 x 512, by stage, beside the same plain average.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -190,14 +192,6 @@ def speed(classes: int, stride: int, repeats: int) -> dict[str, list[tuple[float
             name = f"panorama-{next(number)}"
             folder.write(name, encode_image(pixels, height, width), encode_labels(labels).files)
 
-        def panoramas(count: int) -> None:
-            """As `mtpano label` does: threads encode and write what is finished while the next one is fused."""
-            with ThreadPoolExecutor(2) as writers:
-                for _ in range(count):
-                    seen = strategy("panorama")
-                    cut(image, seen)
-                    writers.submit(write, fuse([labels], seen, height, width))
-
         alone = PanoramaLabels(merged.semseg, merged.depth, merged.normals, merged.confidence)
         only = {
             "classes": ViewLabels(probabilities=labels.probabilities),
@@ -215,7 +209,6 @@ def speed(classes: int, stride: int, repeats: int) -> dict[str, list[tuple[float
             "fuse all, merged maps only": lambda: fuse([labels], views, height, width, keep_views=False),
             "encode and write, merged maps only": lambda: write(alone),
             "encode and write, with all views": lambda: write(merged),
-            "all of it, each of ten panoramas in a row": lambda: panoramas(10),
             "plain average": lambda: plain_average(labels, views, height, width),
         }
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
@@ -226,11 +219,41 @@ def speed(classes: int, stride: int, repeats: int) -> dict[str, list[tuple[float
                         continue  # it takes as long as all the others together
                     start, busy = time.perf_counter(), time.process_time()
                     call()
-                    count = 10 if "ten panoramas" in name else 1
                     if repeat:  # the first round only warms up
-                        times = (time.perf_counter() - start, time.process_time() - busy)
-                        seconds[name].append((times[0] / count, times[1] / count))
+                        seconds[name].append((time.perf_counter() - start, time.process_time() - busy))
     return seconds
+
+
+def label_in_a_row(count: int, root: str, threads: int, classes: int, stride: int) -> tuple[float, float]:
+    """Cut, fuse and write panoramas as `mtpano label` does, which writes beside the next one: begin and end."""
+    torch.set_num_threads(threads)
+    height, width, size = 512, 1024, 512
+    strategy = RandomViews(32, size=size)
+    image, labels = torch.rand(3, height, width), teacher_labels(32, size, classes, stride)
+    pixels = (255 * image).byte().movedim(0, -1).contiguous().numpy()
+
+    def write(name: str, merged: PanoramaLabels) -> None:
+        folder.write(name, encode_image(pixels, height, width), encode_labels(merged).files)
+
+    with LabelFolder(Path(root)) as folder, ThreadPoolExecutor(2) as writers:
+        for number in range(-1, count):  # the first one only warms up
+            if number == 0:
+                start = time.time()
+            seen = strategy("panorama")
+            cut(image, seen)
+            writers.submit(write, f"{os.getpid()}-{number}", fuse([labels], seen, height, width))
+    return start, time.time()
+
+
+def throughput(processes: int, classes: int, stride: int, count: int = 10) -> float:
+    """Seconds per panorama of processes that share the threads."""
+    threads = max(1, torch.get_num_threads() // processes)
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "manifest.json").write_text("{}")
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            tasks = [pool.submit(label_in_a_row, count, root, threads, classes, stride) for _ in range(processes)]
+            begins, ends = zip(*(task.result() for task in tasks), strict=True)
+    return (max(ends) - min(begins)) / (processes * count)
 
 
 def print_speed(classes: int, stride: int, repeats: int) -> None:
@@ -245,6 +268,8 @@ def print_speed(classes: int, stride: int, repeats: int) -> None:
     for name, seconds in speed(classes, stride, repeats).items():
         clock, busy = zip(*seconds, strict=True)
         print(f"| {name} | {min(clock):.3f} | {statistics.median(clock):.3f} | {min(busy):.3f} |")
+    for processes in sorted({1, torch.get_num_threads()}):
+        print(f"| all of it in a row, {processes} processes | {throughput(processes, classes, stride):.3f} | | |")
 
 
 def main() -> None:

@@ -316,6 +316,7 @@ def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, c
 
 def _command(arguments, environment, log):
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
     with open(log, "a", buffering=1) as file:  # noqa: PTH123 - line by line, for what is killed
         sys.stdout = sys.stderr = file
         status = main(arguments)
