@@ -2,14 +2,16 @@
 
 One network, one set of random weights of a size that keeps every branch at work. The ways run alternately, so that
 whatever else the machine does hits all of them. "plain" is `network(image)` with everything that training asks for. On
-a GPU, batches of one and more, TF32 and bfloat16 and compiled networks come in. Run:
-``python benchmarks/inference.py --threads 2`` (about 9 GB); ``--small`` shows that it works.
+a GPU, batches of one and more, TF32 and compiled networks come in. `--ways` picks some of them; with one alone the peak
+memory of the process is that way's. Run:
+``python benchmarks/inference.py --threads 2`` (about 14 GB); ``--small`` shows that it works.
 """
 
 import argparse
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
+from mtpano_zoo.models.inference import Precision
 
 SMALL: dict[str, Any] = {
     "encoder_width": 128,
@@ -70,8 +73,8 @@ def written_out(network: PDBridgeNet) -> Way:
     return run
 
 
-def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Way]:
-    """What is compared, by name; the first one is what the others are compared with."""
+def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Callable[[], Way]]:
+    """What makes the ways that are compared, by name; the first one is what the others are compared with."""
 
     def under(context: Callable[[], AbstractContextManager[Any]], run: Way) -> Way:
         def wrapped(image: Tensor) -> dict[str, Any]:
@@ -80,25 +83,35 @@ def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Way]:
 
         return wrapped
 
-    plain = {"plain": network, "main outputs only": lambda image: network(image, auxiliary=False)}
+    def autocast() -> AbstractContextManager[Any]:
+        return torch.autocast("cuda" if cuda else "cpu", torch.bfloat16)
+
+    def prepared(precision: Precision = "float32", winograd: bool | None = None) -> Callable[[], Way]:
+        return lambda: prepare_for_inference(network, precision, winograd=winograd)
+
+    def compiled(precision: Precision = "float32") -> Way:
+        module = prepare_for_inference(network, precision, winograd=False)
+        module.compile(fullgraph=True, mode="max-autotune-no-cudagraphs" if cuda else None)
+        return module
+
+    common: dict[str, Callable[[], Way]] = {
+        "plain": lambda: network,
+        "main outputs only": lambda: lambda image: network(image, auxiliary=False),
+        "plain, bf16 autocast": lambda: under(autocast, network),
+        "prepared, bf16": prepared("bfloat16"),
+        "compiled": compiled,
+        "compiled, bf16": lambda: compiled("bfloat16"),
+    }
     if not cuda:
-        return plain | {
-            "plain, attention written out": written_out(network),
-            "prepared, direct convolutions": prepare_for_inference(network, winograd=False),
-            "prepared": prepare_for_inference(network, winograd=True),
+        return common | {
+            "plain, attention written out": lambda: written_out(network),
+            "prepared, direct convolutions": prepared(winograd=False),
+            "prepared": prepared(winograd=True),
         }
-    half = prepare_for_inference(network, "bfloat16")
-    compiled = {name: prepare_for_inference(network, name) for name in ("float32", "bfloat16")}
-    for prepared in compiled.values():
-        prepared.compile(fullgraph=True, mode="max-autotune-no-cudagraphs")
-    return plain | {
-        "plain, tf32": under(tf32, network),
-        "plain, bf16 autocast": under(lambda: torch.autocast("cuda", torch.bfloat16), network),
-        "prepared, tf32": under(tf32, prepare_for_inference(network)),
-        "prepared, bf16": half,
-        "compiled": compiled["float32"],
-        "compiled, tf32": under(tf32, compiled["float32"]),
-        "compiled, bf16": compiled["bfloat16"],
+    return common | {
+        "plain, tf32": lambda: under(tf32, network),
+        "prepared, tf32": lambda: under(tf32, prepared()()),
+        "compiled, tf32": lambda: under(tf32, compiled()),
     }
 
 
@@ -112,15 +125,16 @@ class tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
-def compare(network: PDBridgeNet, image: Tensor, repeats: int) -> None:
+def compare(network: PDBridgeNet, image: Tensor, repeats: int, names: Sequence[str]) -> None:
     """Time all ways on one batch and print a Markdown table."""
     torch.backends.cudnn.allow_tf32 = False
-    compared = ways(network, image.is_cuda)
+    makers = ways(network, image.is_cuda)
+    compared = {name: make() for name, make in makers.items() if not names or name in names}
     seconds: dict[str, list[float]] = {name: [] for name in compared}
     errors: dict[str, float] = {}
     expected: dict[str, Tensor] = {}
     memory: dict[str, float] = {}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + 1):  # the first round only warms up, unless it is the only one
         for name, run in compared.items():
             if image.is_cuda:
                 torch.cuda.reset_peak_memory_stats()
@@ -129,8 +143,9 @@ def compare(network: PDBridgeNet, image: Tensor, repeats: int) -> None:
             if image.is_cuda:
                 torch.cuda.synchronize()
                 memory[name] = torch.cuda.max_memory_allocated() / 2**30
-            if repeat:  # the first round only warms up
+            if repeat or not repeats:
                 seconds[name].append(time.perf_counter() - start)
+            if repeat:
                 continue
             found = {task: outputs[task].float() for task in network.tasks}
             expected = expected or found
@@ -138,15 +153,16 @@ def compare(network: PDBridgeNet, image: Tensor, repeats: int) -> None:
                 float((x - expected[task]).abs().max() / expected[task].abs().max()) for task, x in found.items()
             )
             del outputs, found
-    plain = statistics.median(seconds["plain"])
+    first = statistics.median(next(iter(seconds.values())))
     print(f"\n{tuple(image.shape)}, {image.device.type}, median of {repeats}:\n")
-    print("| way | s per image | fastest, slowest | times plain | largest relative difference | peak, GiB |")
+    print("| way | s per image | fastest, slowest | times the first | largest relative difference | peak, GiB |")
     print("|---|--:|--:|--:|--:|--:|")
     for name, times in seconds.items():
         per_image = [value / len(image) for value in (statistics.median(times), min(times), max(times))]
         print(f"| {name} | {per_image[0]:.4f} | {per_image[1]:.4f}, {per_image[2]:.4f} ", end="")
-        print(f"| {plain / statistics.median(times):.2f} | {errors[name]:.1e} | ", end="")
+        print(f"| {first / statistics.median(times):.2f} | {errors[name]:.1e} | ", end="")
         print(f"{memory[name]:.1f} |" if memory else " |")
+    print(f"\nPeak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
 def main() -> None:
@@ -156,6 +172,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=512, help="rows of the panorama")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument("--ways", nargs="+", default=[], metavar="NAME", help="some of the ways; default: all")
     parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -167,7 +184,7 @@ def main() -> None:
         for batch in arguments.batches:
             shape = (batch, 3, arguments.height, 2 * arguments.height)
             image = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(device)
-            compare(network, image, arguments.repeats)
+            compare(network, image, arguments.repeats, arguments.ways)
 
 
 if __name__ == "__main__":
