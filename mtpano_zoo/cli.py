@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument("--workers", type=int, help="processes that write (default: by the number of panoramas and cores)")
+    run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps: faster")
     run.add_argument("--compile", action="store_true", help="minutes to start, then faster: for many on a GPU")
     run.set_defaults(execute=_run)
 
@@ -297,6 +298,7 @@ def _run(options: argparse.Namespace) -> int:
         blend_seam=options.blend_seam,
         overwrite=options.overwrite,
         workers=workers,
+        panel=not options.no_panel,
     )
     print(report.summary())
     return report.exit_code

@@ -243,7 +243,7 @@ def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]
     Raises:
         ValueError: the last axis is not 3, or `bits` is neither 8 nor 16.
     """
-    vectors = np.asarray(normals, dtype=np.float64)
+    vectors = np.asarray(normals, dtype=np.float32)  # 24 bits tell any two of 16 apart
     if vectors.shape[-1:] != (3,) or bits not in (8, 16):
         raise ValueError(f"normals are encoded from (..., 3) in 8 or 16 bits, not from {vectors.shape} in {bits}")
     middle = 1 << (bits - 1)

@@ -26,14 +26,16 @@ MIN_DEPTH = 0.001  # metres; a regression may dip below zero, a distance does no
 SKY = "sky"
 
 
-def output_paths(folder: str | Path, stem: str, tasks: Sequence[str]) -> dict[str, Path]:
+def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
     """Return the files that `Prediction.save` writes for these tasks, by what they hold."""
     suffixes = {
         "semseg": {"semseg": "semseg.png"},
         "depth": {"depth": "depth.png", "depth_metres": "depth.npy"},
         "normals": {"normals": "normals.png"},
     }
-    names = {kind: name for task in tasks for kind, name in suffixes[task].items()} | {"panel": "panel.png"}
+    names = {kind: name for task in tasks for kind, name in suffixes[task].items()}
+    if panel:
+        names["panel"] = "panel.png"
     return {kind: Path(folder) / f"{stem}_{name}" for kind, name in names.items()}
 
 
@@ -86,8 +88,10 @@ class Prediction:
         """The tasks that are there."""
         return tuple(task for task in ("semseg", "depth", "normals") if getattr(self, task) is not None)
 
-    def save(self, folder: str | Path, stem: str = "panorama", overwrite: bool = False) -> dict[str, Path]:
-        """Write every map and a panel picture as `folder/stem_*`; return the paths by what they hold.
+    def save(
+        self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
+    ) -> dict[str, Path]:
+        """Write every map, and a panel of them all, as `folder/stem_*`; return the paths by what they hold.
 
         Classes as palette PNG; depth as 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and as
         float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`. Folders are made as needed.
@@ -99,7 +103,7 @@ class Prediction:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file, not a folder to write into")
-        paths = output_paths(folder, stem, self.tasks)
+        paths = output_paths(folder, stem, self.tasks, panel)
         existing = [path for path in paths.values() if path.exists()]
         if existing and not overwrite:
             raise FileExistsError(f"{existing[0]} exists already: choose another folder or allow to overwrite it")
@@ -111,7 +115,10 @@ class Prediction:
             image_io.write_npy(paths["depth_metres"], self.depth)
         if self.normals is not None:
             image_io.write_png(paths["normals"], image_io.encode_normals(self.normals))
-        image_io.write_png(paths["panel"], figure_to_array(self.figure()))
+        if panel:
+            image_io.write_png(paths["panel"], figure_to_array(self.figure()))
+        elif overwrite:  # the picture of what has just been replaced
+            output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
         return paths
 
     def figure(self) -> Figure:

@@ -70,6 +70,7 @@ def run(
     overwrite: bool = False,
     progress: bool = True,
     workers: int = 0,
+    panel: bool = True,
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
 
@@ -89,6 +90,7 @@ def run(
         progress: show a bar on the error stream.
         workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
+        panel: draw the picture of all maps, which takes longer than everything else that is written.
 
     Raises:
         ValueError: nothing to do, two images that would be written to the same files, or `out` is no place for them.
@@ -106,7 +108,7 @@ def run(
     report = RunReport()
     todo: list[Job] = []
     for image, target in jobs.items():
-        results = output_paths(target.parent, target.name, cast("Sequence[str]", model.tasks))
+        results = output_paths(target.parent, target.name, cast("Sequence[str]", model.tasks), panel)
         done = all(path.exists() for path in results.values())
         if done and not overwrite:
             report.skipped.append(image)
@@ -120,7 +122,8 @@ def run(
         _writers(workers) as writers,
     ):
         shown = bar.add_task("panoramas", total=len(todo))
-        output = _Output(writers, WRITTEN_BEHIND * max(workers, 1), report, partial(bar.advance, shown))
+        save = partial(_save, panel=panel)
+        output = _Output(writers, save, WRITTEN_BEHIND * max(workers, 1), report, partial(bar.advance, shown))
         for batch in _read_ahead(todo, batch_size, readers):
             _predict_batch(batch, partial(predict, model, **options), output)
         output.finish()
@@ -186,8 +189,10 @@ def _read_ahead(todo: Sequence[Job], batch_size: int, readers: Executor) -> Iter
 class _Output:
     """What is being written, first in, first out and never more than `limit` predictions, and what became of it."""
 
-    def __init__(self, writers: Executor, limit: int, report: RunReport, advance: partial[None]) -> None:
-        self.writers, self.limit, self.report, self.advance = writers, limit, report, advance
+    def __init__(
+        self, writers: Executor, save: partial[None], limit: int, report: RunReport, advance: partial[None]
+    ) -> None:
+        self.writers, self.save, self.limit, self.report, self.advance = writers, save, limit, report, advance
         self.pending: deque[tuple[Path, Future[None]]] = deque()
 
     def fail(self, image: Path, sentence: str) -> None:
@@ -196,7 +201,7 @@ class _Output:
 
     def write(self, job: Job, prediction: Prediction) -> None:
         image, target = job
-        self.pending.append((image, self.writers.submit(_save, prediction, target)))
+        self.pending.append((image, self.writers.submit(self.save, prediction, target)))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][1].done()):
             self._take()
 
@@ -215,9 +220,9 @@ class _Output:
             self.advance(1)
 
 
-def _save(prediction: Prediction, target: Path) -> None:
+def _save(prediction: Prediction, target: Path, panel: bool) -> None:
     # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-    prediction.save(target.parent, target.name, overwrite=True)
+    prediction.save(target.parent, target.name, overwrite=True, panel=panel)
 
 
 def _predict_batch(batch: Sequence[tuple[Job, Future[Any]]], predict_all: partial[Any], output: _Output) -> None:

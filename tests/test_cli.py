@@ -98,6 +98,10 @@ def test_run_with_a_checkpoint_of_training(tmp_path: Path, tiny_checkpoint: Path
     assert depth.dtype == np.float32
     assert main(arguments) == 0
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == written
+    arguments[arguments.index(str(out))] = str(tmp_path / "maps")
+    assert main([*arguments, "--no-panel"]) == 0
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == set(written) - {"room_panel.png"}
+    arguments[arguments.index(str(tmp_path / "maps"))] = str(out)
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing more")
     assert main(arguments) == 1
     assert {path.name for path in out.iterdir()} == set(written)

@@ -142,6 +142,17 @@ def test_results_inside_the_folder_are_not_taken_for_images(photos):
         run([photos], Brightness(), photos, progress=False)
 
 
+def test_panels_are_left_out_on_request(photos, tmp_path):
+    options = {"out": tmp_path / "out", "progress": False}
+    assert len(run([photos / "b.jpg"], Brightness(), **options, panel=False).written) == 1
+    assert sorted(path.name for path in options["out"].iterdir()) == ["b_depth.npy", "b_depth.png"]
+    assert len(run([photos / "b.jpg"], Brightness(), **options, panel=False).skipped) == 1
+    assert len(run([photos / "b.jpg"], Brightness(), **options).written) == 1  # what is missing is the panel
+    assert (options["out"] / "b_panel.png").exists()
+    run([photos / "b.jpg"], Brightness(), **options, panel=False, overwrite=True)
+    assert not (options["out"] / "b_panel.png").exists()  # it would show what the maps no longer say
+
+
 def test_results_may_stand_beside_single_images_and_above_folders(photos):
     report = run([photos / "b.jpg"], Brightness(), photos, progress=False)
     assert report.written == [photos / "b.jpg"] and (photos / "b_panel.png").exists()
@@ -226,7 +237,7 @@ def test_reading_is_ahead_of_the_network_by_a_few_images_only(tmp_path, monkeypa
 def test_the_network_is_not_ahead_of_the_writing_by_many(tmp_path, monkeypatch):
     network, behind, saved = Brightness(), [], []
 
-    def save_slowly(prediction, target):
+    def save_slowly(prediction, target, panel):
         time.sleep(0.05)
         behind.append(sum(network.batches) - len(saved))
         saved.append(target)
@@ -242,7 +253,7 @@ def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
     for i in (2, 4):
         images[i].write_bytes(b"no image")
 
-    def fail_late(prediction, target):
+    def fail_late(prediction, target, panel):
         time.sleep(0.1)
         if target.name in "03":
             raise OSError("the disk is full")

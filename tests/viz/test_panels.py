@@ -1,9 +1,11 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mtpano_zoo import viz
 from mtpano_zoo.sphere import erp_rays
@@ -20,11 +22,16 @@ def maps(height=48, width=96):
 
 
 def texts(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
 def titles(figure):
-    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    names = ("image", "classes", "distance", "surface normals")
+    return [text for text in texts(figure) if text.split(",")[0] in names]
+
+
+def legend(figure):
+    return [text for text in texts(figure) if text not in titles(figure)]
 
 
 def colours(figure):
@@ -49,25 +56,39 @@ def test_prediction_panel_shows_what_is_there(tasks, size):
     assert ("forward (+z)" in texts(figure)) == ("normals" in tasks)
 
 
+@pytest.mark.parametrize(("height", "dpi"), [(16, 100), (385, 100), (1024, 100), (385, 200)])
+def test_pictures_stand_upright_in_their_place(height, dpi):
+    image = np.full((height, 2 * height, 3), (10, 120, 250), np.uint8)
+    image[: height // 4, : height // 2] = 255, 0, 0
+    figure = prediction_panel(image, np.zeros(image.shape[:2], int), None, None, CLASSES, PALETTE)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    page = np.asarray(Image.open(file).convert("RGB"), int)
+    for colour, box in (((10, 120, 250), (20, 40, 790, 425)), ((255, 0, 0), (20, 40, 212, 136))):
+        rows, columns = np.nonzero(np.abs(page - colour).sum(-1) < 3)
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert np.abs(found - np.array(box) * dpi / 100).max() <= 2 * dpi / 100
+    assert (page[int(45 * dpi / 100), int(30 * dpi / 100)] == (255, 0, 0)).all()
+
+
 def test_legend_names_the_classes_that_occur_the_largest_first():
     image = np.zeros((20, 40, 3), np.uint8)
     semseg = np.zeros((20, 40), np.uint8)
     semseg[:15] = 2
     figure = prediction_panel(image, semseg, None, None, CLASSES, PALETTE)
-    assert texts(figure) == ["ceiling", "floor"]
+    assert legend(figure) == ["ceiling", "floor"]
     semseg[0, 0] = 255
-    assert texts(prediction_panel(image, semseg, None, None, CLASSES, PALETTE)) == ["ceiling", "floor", "no label"]
+    assert legend(prediction_panel(image, semseg, None, None, CLASSES, PALETTE)) == ["ceiling", "floor", "no label"]
 
 
 def test_long_and_many_names_do_not_overlap():
     names = tuple(f"class number {i} with a name that does not end" for i in range(150))
     semseg = np.arange(150).repeat(12).reshape(30, 60)
     figure = prediction_panel(np.zeros((30, 60, 3), np.uint8), semseg, None, None, names, np.zeros((150, 3)))
-    legend = texts(figure)
-    assert legend[-1] == f"and {150 - len(legend) + 1} more"
+    shown = legend(figure)
+    assert shown[-1] == f"and {150 - len(shown) + 1} more"
     figure_to_array(figure)
-    axes = next(axes for axes in figure.axes if axes.texts)
-    boxes = [text.get_window_extent() for text in axes.texts]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
@@ -91,7 +112,7 @@ def test_sample_and_prediction_stand_one_below_the_other():
     kinds = ("classes", "distance", "surface normals")
     expected = [f"{kind}, {origin}" for kind in kinds for origin in ("ground truth", "prediction")]
     assert titles(figure) == ["image", *expected]
-    pictures = {axes.get_title(loc="left"): axes.images[0].get_array() for axes in figure.axes if axes.images}
+    pictures = {title: image.get_array() for title, image in zip(titles(figure), figure.axes[0].images, strict=True)}
     for kind in ("classes", "surface normals"):  # the same map as logits, or at another length, has the same colours
         assert np.array_equal(pictures[f"{kind}, ground truth"], pictures[f"{kind}, prediction"])
     # The range is that of the ground truth: twice the depth is the colour of the far end nearly everywhere.
