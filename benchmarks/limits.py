@@ -135,7 +135,7 @@ def main() -> None:
         return
     network = random_network(arguments.height, arguments.small)
     image = torch.rand(1, 3, arguments.height, 2 * arguments.height)
-    rows = [("CPU", "float32", "highest")]
+    rows = [("CPU", "float32", "highest"), ("CPU", "bfloat16", "highest")]
     if torch.cuda.is_available():
         rows += [("CUDA", "float32", "highest"), ("CUDA", "float32", "high"), ("CUDA", "bfloat16", "highest")]
     print(
