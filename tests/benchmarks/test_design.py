@@ -1,0 +1,89 @@
+"""The variants of the comparison of designs lack what they are named after, and nothing that is finished is redone."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mtpano_zoo.layers import ERPTokenMixer, SphereConv2d, Upsample
+from mtpano_zoo.resources import shipped
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/design.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    specification = importlib.util.spec_from_file_location("design", SCRIPT)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def build(benchmark):
+    settings = yaml.safe_load((shipped("configs") / "quickstart.yaml").read_text())
+
+    def build(name):
+        network = benchmark.build(settings, name)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():  # branches that start as nothing hide what they are joined to
+            for parameter in network.parameters():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        return network
+
+    return build
+
+
+def test_seam_jump_compares_the_border_with_the_inside(benchmark):
+    columns = torch.arange(64).expand(2, 3, 8, 64).float()
+    assert benchmark.seam_jump(columns) == pytest.approx(63)
+    wave = (columns * math.tau / 64).sin()
+    for turn in (0, 7, 40):  # a wave has no border, but is steeper at some places than at others
+        steep = abs(math.sin(math.tau * turn / 64) - math.sin(math.tau * (turn - 1) / 64))
+        mean = float((wave.roll(-1, -1) - wave).abs().mean())
+        assert benchmark.seam_jump(wave.roll(-turn, -1)) == pytest.approx(steep / mean, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [("plain 3 x 3 instead of the ERP mixer", ERPTokenMixer), ("zero padding", SphereConv2d)],
+)
+def test_layers_are_gone(benchmark, build, name, gone):
+    full, changed = build("PD-BridgeNet"), build(name)
+    assert any(isinstance(module, gone) for module in full.modules())
+    assert not any(isinstance(module, gone) for module in changed.modules())
+    assert {m.variant for m in changed.modules() if isinstance(m, Upsample)} == {
+        "paper" if gone is SphereConv2d else "sphere"
+    }
+
+
+def learns_from_semseg(network, part):
+    network.train()
+    network(torch.rand(2, 3, 64, 128))["semseg"].square().mean().backward()
+    gradients = [p.grad for name, p in network.named_parameters() if name.startswith(part) and p.grad is not None]
+    return any(gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_truncation_is_what_keeps_gradients_from_the_other_stream(build):
+    assert not learns_from_semseg(build("PD-BridgeNet"), "refiners.variant.")
+    assert learns_from_semseg(build("bridge without truncation"), "refiners.variant.")
+    assert not build("no bridge").bridges and not build("one shared stream, no bridge").bridges
+    assert list(build("one shared stream, no bridge").refiners) == ["invariant"]
+
+
+def test_a_stopped_comparison_goes_on(benchmark, tmp_path, monkeypatch, capsys):
+    arguments = ["design.py", "--steps", "1", "--rooms", "4", "--test-rooms", "4", "--seeds", "0", "--variants"]
+    arguments += ["depth alone", "normals alone", "--out", str(tmp_path / "design.json")]
+    measured = []
+    measure = benchmark.measure
+    monkeypatch.setattr(benchmark, "measure", lambda *given: measured.append(given[1:3]) or measure(*given))
+    monkeypatch.setattr("sys.argv", [word for word in arguments if word != "normals alone"])
+    benchmark.main()
+    monkeypatch.setattr("sys.argv", arguments)
+    benchmark.main()
+    assert measured == [("depth alone", 0), ("normals alone", 0)]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| normals alone")]
+    assert len(rows) == 1 and rows[0].count("|") == 11
