@@ -49,12 +49,12 @@ def no_truncation(network: PDBridgeNet) -> None:
 
 
 def zero_padding(network: PDBridgeNet) -> None:
-    """Surround every map behind the encoder by zeros, and resize without looking across the border."""
+    """Surround every map behind the encoder by zeros, and resize, on the same grid, without looking across the border."""
     for module in network.modules():
         if isinstance(module, SphereConv2d):
             module.__class__ = nn.Conv2d
         elif isinstance(module, Upsample):
-            module.variant = "paper"
+            module.variant, module.align_corners = "paper", False
 
 
 Change = Callable[[PDBridgeNet], None]

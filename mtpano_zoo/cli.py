@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=Path, metavar="FILE")
     export.add_argument("--height", type=int, help="rows of its images (default: what the network was made for)")
     export.add_argument("--width", type=int, help="columns (default: twice the rows)")
+    export.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     export.set_defaults(execute=_export)
 
     # Parsed by mtpano_zoo.labeling.run, whose options are the arguments of classes.
@@ -305,13 +306,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from mtpano_zoo.export import export
+    from mtpano_zoo.export import check_destination, export
     from mtpano_zoo.zoo import load_model
 
     if options.width is not None and options.height is None:
         raise ValueError("--width goes with --height: give both, or the height alone")
-    size = options.height and (options.height, options.width or 2 * options.height)
-    written = export(load_model(options.model), options.out, options.format, size)
+    check_destination(options.out, options.format, options.overwrite)
+    size = None
+    if options.height is not None:
+        size = (options.height, 2 * options.height if options.width is None else options.width)
+    model = load_model(options.model)
+    print("writing, and checking what was written: this takes minutes", file=sys.stderr)
+    written = export(model, options.out, options.format, size, options.overwrite)
     print(f"{' and '.join(map(str, written))}: the same as PyTorch within 1e-4")
     return 0
 

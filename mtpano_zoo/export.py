@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
 from mtpano_zoo.prediction import MIN_DEPTH
@@ -45,7 +44,13 @@ class _Outputs(nn.Module):
         return tuple(outputs[task] for task in self.tasks)
 
 
-def export(network: nn.Module, path: str | Path, format: Format, size: tuple[int, int] | None = None) -> list[Path]:
+def export(
+    network: nn.Module,
+    path: str | Path,
+    format: Format,
+    size: tuple[int, int] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
     """Write a network to a file that takes any number of images of one size.
 
     Its input is `image` (B, 3, H, W), float32 RGB in [0, 1]. Its outputs are named after the network's tasks: `semseg`
@@ -55,15 +60,17 @@ def export(network: nn.Module, path: str | Path, format: Format, size: tuple[int
 
     Args:
         network: a network of the zoo on the CPU; it stays as it is.
-        path: the file to write; one that exists is replaced.
+        path: the file to write.
         format: `onnx`, or `torch-export` for `torch.export.load`.
         size: height and width of the images; by default what the network was made for.
+        overwrite: replace files that exist.
 
     Returns:
         What was written: the file, and for weights of more than 2 GB in ONNX a second one, `NAME.data`, which has to
         stay beside it under its name.
 
     Raises:
+        FileExistsError: if there is such a file and `overwrite` is false.
         OSError: if the file cannot be written.
         ValueError: if format or size do not fit, a package is missing, the network has parts that the format cannot
             express, or what was written computes something else.
@@ -71,14 +78,14 @@ def export(network: nn.Module, path: str | Path, format: Format, size: tuple[int
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the file to write")
     if format == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
         raise ValueError(
             f"ONNX files are written and checked with {', '.join(missing)}: pip install 'mtpano_zoo[export]'"
         )
-    height, width = size or cast("tuple[int, int]", network.input_size)
-    check_panorama_size(height, width, "the exported network's input, --height and --width,")
+    check_destination(path, format, overwrite)
+    height, width = cast("tuple[int, int]", network.input_size) if size is None else size
+    if height < 1 or width != 2 * height:
+        raise ValueError(f"a panorama is twice as wide as high: the network cannot be exported for {height} x {width}")
     outputs = _Outputs(prepare_for_inference(network, winograd=False)).eval()
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -103,6 +110,15 @@ def export(network: nn.Module, path: str | Path, format: Format, size: tuple[int
         return [file.replace(path.parent / file.name) for file in files][::-1]
 
 
+def check_destination(path: Path, format: Format, overwrite: bool) -> None:
+    """Refuse to write into a folder's place, or over files that exist, before anything long is done."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the file to write")
+    files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]
+    if not overwrite and (existing := [str(file) for file in files if file.exists()]):
+        raise FileExistsError(f"{existing[0]} exists already: choose another name or allow to overwrite it")
+
+
 def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of PyTorch about its own code
@@ -112,7 +128,9 @@ def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
 def _write_program(
     program: torch.export.ExportedProgram, path: Path, tasks: Sequence[str], metadata: Mapping[str, str]
 ) -> None:
-    torch.export.save(program, path, extra_files={"tasks": json.dumps(list(tasks)), **metadata})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch about weights that share memory
+        torch.export.save(program, path, extra_files={"tasks": json.dumps(list(tasks)), **metadata})
 
 
 def _run_program(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -133,7 +151,9 @@ def _write_onnx(
 def _run_onnx(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     outputs: list[Any] = session.run(list(tasks), {"image": images.numpy()})
     return {task: torch.from_numpy(output) for task, output in zip(tasks, outputs, strict=True)}
 

@@ -85,7 +85,7 @@ TINY_EXPERIMENT = {
 
 
 def test_every_configuration_is_tried_here() -> None:
-    assert sorted([*ROOMS, "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING]) == CONFIGS
+    assert sorted([*ROOMS, "rooms-tiny-larger.yaml", "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING]) == CONFIGS
 
 
 @pytest.fixture
@@ -244,6 +244,25 @@ def test_fit_test_predict(
     assert len(list(Path("runs").glob("*/predictions/*_depth.npy"))) == 2
     network = load_model(checkpoint)
     assert network(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
+
+
+def test_the_second_half_of_the_training_starts_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "rooms-tiny.yaml", *TINY]) == 0
+    both = ["fit", "--config", "rooms-tiny.yaml", "--config", "rooms-tiny-larger.yaml"]
+    (first,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
+    source = f"--model.network.init_args.source={first}"
+    with pytest.raises(SystemExit):
+        main([*both, source, "--print_config"])
+    data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    assert (data["height"], data["train_count"], data["black_poles"]) == (96, 2192, 0.15)
+    assert main([*both, source, *TINY, "--model.lr=0"]) == 0
+    (second,) = Path("runs").glob("version_1/checkpoints/last.ckpt")
+    before, after = load_model(first), load_model(second)
+    assert after.input_size == (96, 192)
+    assert all(torch.equal(after.state_dict()[name], value) for name, value in before.named_parameters())
 
 
 @pytest.mark.parametrize("config", ROOMS)

@@ -109,6 +109,16 @@ def test_the_page_tells_how_to_run_it(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_allclose(names["rays"], erp_rays(16, 32), atol=1e-6)
 
 
+def test_the_page_tells_how_to_run_it_in_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = randomise(Small())
+    export(network, tmp_path / "rooms.pt2", "torch-export", (96, 192))
+    monkeypatch.chdir(tmp_path)
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S) if "pt2" in code)
+    names: dict[str, Any] = {}
+    exec(compile(example, str(DOCUMENT), "exec"), names)
+    assert [names[task].shape[1:] for task in network.tasks] == [(c, 96, 192) for c in (2, 1, 3)]
+
+
 @pytest.fixture
 def other_result(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     run = module._run_program
@@ -119,7 +129,7 @@ def other_result(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_computes_something_else_is_not_written(other_result: None, tmp_path: Path) -> None:
     (tmp_path / "kept.pt2").write_text("what was there")
     with pytest.raises(ValueError, match=r"kept.pt2 was not written: .* computes another semseg .* by 1.0e-03"):
-        export(randomise(Small()), tmp_path / "kept.pt2", "torch-export")
+        export(randomise(Small()), tmp_path / "kept.pt2", "torch-export", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["kept.pt2"]
     assert (tmp_path / "kept.pt2").read_text() == "what was there"
 
@@ -139,7 +149,8 @@ class Unwritable(Small):
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"format": "tflite"}, "format is one of onnx, torch-export, not 'tflite'"),
-    ({"size": (16, 64)}, "--height and --width, is 64 x 16 pixels"),
+    ({"size": (16, 64)}, "twice as wide as high: the network cannot be exported for 16 x 64"),
+    ({"size": (0, 0)}, "cannot be exported for 0 x 0"),
     ({"network": Unwritable()}, "Unwritable cannot be written as torch-export: "),
     ({"path": "folder"}, "folder is a folder: give the file to write"),
 ])  # fmt: skip
@@ -150,6 +161,14 @@ def test_what_cannot_be_done_is_told(options: dict[str, Any], sentence: str, tmp
     with pytest.raises((ValueError, OSError), match=sentence):
         export(**arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.onnx.data"])
+def test_files_that_exist_are_kept(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("kept")
+    with pytest.raises(FileExistsError, match=rf"{name} exists already: choose another name"):
+        export(Small(), tmp_path / "x.onnx", "onnx")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "kept")]
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,3 +186,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert torch.export.load(path).module()(torch.rand(2, 3, 8, 16))[1].shape == (2, 1, 8, 16)
     assert main([*command[:-2], "--width", "16"]) == 1
     assert "--width goes with --height" in capsys.readouterr().err
+    assert main(command) == 1
+    assert "exists already" in capsys.readouterr().err
+    for wrong in (["--height", "0"], ["--height", "8", "--width", "0"], ["--height", "-8"]):
+        assert main([*command[:-2], *wrong, "--overwrite"]) == 1
+        assert "twice as wide as high" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
