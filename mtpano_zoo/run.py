@@ -80,7 +80,8 @@ def run(
         sources: images and folders; folders are searched with their sub-folders.
         model: the network, see `mtpano_zoo.prediction.predict`.
         out: folder for the results; it may exist. Images whose results are complete are skipped, so that a run that
-            was stopped goes on where it was.
+            was stopped goes on where it was. Files of these names that no stopped run would have left, such as a depth
+            map without the classes that are written before it, are kept: their images are told as failed.
         batch_size: images that go through the network together, whatever their sizes.
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
@@ -103,21 +104,27 @@ def run(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give a folder for the results")
     jobs = find_images(sources, out)
+    out.mkdir(parents=True, exist_ok=True)  # where that is impossible, it is told before the network has worked
     if device is not None:
         model.to(device)
     report = RunReport()
     todo: list[Job] = []
     for image, target in jobs.items():
-        results = output_paths(target.parent, target.name, cast("Sequence[str]", model.tasks), panel)
-        done = all(path.exists() for path in results.values())
-        if done and not overwrite:
-            report.skipped.append(image)
-        else:
+        found = _existing(target, cast("Sequence[str]", model.tasks))
+        if overwrite:
             todo.append((image, target))
+        elif all(found[kind] for kind in found if panel or kind != "panel"):
+            report.skipped.append(image)
+        elif list(found.values()) == sorted(found.values(), reverse=True):  # nothing, or what a stopped run left
+            todo.append((image, target))
+        else:
+            report.failed[image] = (
+                f"{image} is left out: some of its results ({target}_*) exist, overwrite to redo them"
+            )
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
+        Progress(*columns, console=Console(stderr=True), disable=not progress or not todo) as bar,
         ThreadPoolExecutor(READERS) as readers,
         _writers(workers) as writers,
     ):
@@ -159,6 +166,11 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
         if other.resolve() != image.resolve():
             raise ValueError(f"{other} and {image} would both be written to {target}_*: rename one or run them apart")
     return {image: target for target, image in owners.items()}
+
+
+def _existing(target: Path, tasks: Sequence[str]) -> dict[str, bool]:
+    """Say of every file of an image's results, in the order in which they are written, whether it is there."""
+    return {kind: path.exists() for kind, path in output_paths(target.parent, target.name, tasks).items()}
 
 
 def _is_image(path: Path, folder: Path, excluded: Path | None) -> bool:

@@ -89,6 +89,26 @@ def test_a_stopped_run_goes_on_where_it_was(photos, tmp_path):
     assert len(report.written) == 6 and np.load(out / "A_depth.npy").shape == (16, 32)
 
 
+def test_files_that_no_stopped_run_has_left_are_kept(photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b_panel.png").write_bytes(b"mine")
+    for panel in (True, False):
+        report = run([photos / "A.png", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
+        assert [path.name for path in report.failed] == ["b.jpg"] and report.exit_code == 1
+        assert re.search(r"b\.jpg is left out: some of its results \(.*b_\*\) exist, overwrite", report.summary())
+    assert (out / "b_panel.png").read_bytes() == b"mine" and not (out / "b_depth.png").exists()
+    assert len(run([photos / "b.jpg"], Brightness(), out, progress=False, overwrite=True).written) == 1
+
+
+def test_a_place_where_nothing_can_be_written_is_told_before_the_network_works(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    network = Brightness()
+    with pytest.raises(OSError, match="file/out"):
+        run([photos], network, tmp_path / "file" / "out", progress=False)
+    assert not network.batches
+
+
 def test_a_bad_image_does_not_stop_the_others(tmp_path):
     good = [save(tmp_path / f"{i}.png") for i in range(3)]
     (tmp_path / "broken.jpg").write_bytes(b"no image")

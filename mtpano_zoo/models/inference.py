@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtpano_zoo.layers.winograd import WinogradConv2d, suits_winograd
@@ -68,7 +69,8 @@ def prepare_for_inference(
 
     Auxiliary predictions are left out, batch norms are folded into the convolutions before them, weights lie in memory
     with channels last. With `bfloat16` the weights of convolutions and linear layers are kept in that type, so that
-    autocast need not convert them at every pass. Tensors that do not change are shared with the network.
+    autocast need not convert them at every pass. Low-rank updates are merged. Parameters that do not change are shared
+    with the network: prepare it again once it has been trained further.
 
     Args:
         network: any network of the zoo, on the device where it will run.
@@ -77,12 +79,17 @@ def prepare_for_inference(
             default on a CPU, in float32 and for images of at least 256 rows. Leave it out to compile.
 
     Raises:
-        ValueError: if the precision is unknown.
+        ValueError: if the precision is unknown, or asks for what `WinogradConv2d` cannot compute.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is float32 or bfloat16, not {precision}")
+    if winograd and precision != "float32":
+        raise ValueError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
     parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
-    copied = copy.deepcopy(network, parameters | {id(b): b for b in network.buffers()}).eval()
+    copied = copy.deepcopy(network, parameters).eval()
+    for module in copied.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
     device = next((p.device.type for p in copied.parameters()), "cpu")
     for module in list(copied.modules()):
         _fold_norms(module)

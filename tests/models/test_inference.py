@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from mtpano_zoo.layers.lora import add_lora
 from mtpano_zoo.layers.winograd import WinogradConv2d
 from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
 from mtpano_zoo.models.inference import main_outputs
@@ -88,6 +90,50 @@ def test_the_network_itself_stays_as_it_is(build: Build) -> None:
     assert prepared.network.encoder.vit.blocks[0].mlp.fc1.weight.data_ptr() == shared
 
 
+def test_neither_training_mode_of_the_copy_nor_of_the_network_reaches_the_other(build: Build) -> None:
+    network = build(encoder="xcit_nano_12_p8_224")  # some of its norms cannot be folded
+    prepared = prepare_for_inference(network)
+    image = torch.rand(2, 3, 32, 64)
+    before, state = prepared(image), copy.deepcopy(network.state_dict())
+    prepared.train()(image)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    prepared = prepare_for_inference(network)
+    network.train()(image)
+    assert largest_error(prepared(image), before) == 0
+
+
+def test_low_rank_updates_are_merged(build: Build) -> None:
+    network = build()
+    add_lora(network.encoder, 2)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".up"):
+            nn.init.normal_(parameter)
+    image = torch.rand(1, 3, 32, 64)
+    state = copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        expected = network(image)
+        prepared = prepare_for_inference(network)
+        assert largest_error(prepared(image), expected) < 1e-5
+        assert largest_error({task: network(image)[task] for task in network.tasks}, expected) == 0
+    assert not any(parametrize.is_parametrized(module) for module in prepared.modules())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_winograd_is_kept_from_16_bits(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", 1)
+    network = build()
+    with pytest.raises(ValueError, match="lose too much in bfloat16"):
+        prepare_for_inference(network, "bfloat16", winograd=True)
+    convolution = nn.Conv2d(64, 64, 3, padding=1)
+    fast = WinogradConv2d(convolution)
+    x = torch.randn(1, 64, 16, 16, requires_grad=True)
+    exact = convolution(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, rough = fast(x), convolution(x)
+    assert found.dtype == torch.float32 and not found.requires_grad
+    assert (found - exact).abs().max() < 1e-4 < (rough - exact).abs().max()
+
+
 @pytest.mark.parametrize("variant", ["sphere", "paper"])
 def test_with_winograd_everywhere(build: Build, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", 1)
@@ -113,9 +159,13 @@ def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
     assert 0 < largest_error(found, expected) < 0.05
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_compiles_without_graph_breaks(tiny_network: Build, precision: str) -> None:
-    network = tiny_network(tasks=("depth",), bridge=False)
+@pytest.mark.parametrize(
+    ("precision", "arguments"),
+    [("float32", {}), ("bfloat16", {"variant": "paper"}), ("float32", {"encoder": "xcit_nano_12_p8_224"})],
+    ids=["sphere", "paper", "xcit"],
+)
+def test_compiles_without_graph_breaks(tiny_network: Build, precision: str, arguments: dict[str, Any]) -> None:
+    network = tiny_network(**arguments)
     prepared = prepare_for_inference(network, precision)
     image = torch.rand(1, 3, 32, 64)
     compiled = torch.compile(prepared, fullgraph=True, backend="eager")
