@@ -27,20 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mtpano_zoo.data import Augmentation, RoomsDataModule
 from mtpano_zoo.image_io import write_bytes
-from mtpano_zoo.layers import ERPTokenMixer, SphereConv2d, Upsample
+from mtpano_zoo.layers import SphereConv2d, Upsample
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.training import MultiTaskModule
 
 METRICS = {"semseg": "semseg/mIoU", "depth": "depth/AbsRel", "normals": "normals/mean"}
-
-
-def plain_convolution(network: PDBridgeNet) -> None:
-    """Leave of every token mixer its 3 x 3 convolution."""
-    for block in list(network.modules()):
-        if isinstance(getattr(block, "mixer", None), ERPTokenMixer):
-            block.mixer = block.mixer.equator
 
 
 def no_truncation(network: PDBridgeNet) -> None:
@@ -61,9 +54,10 @@ def zero_padding(network: PDBridgeNet) -> None:
 Change = Callable[[PDBridgeNet], None]
 VARIANTS: Mapping[str, tuple[dict[str, Any], Change | None]] = {
     "PD-BridgeNet": ({}, None),
-    "plain 3 x 3 instead of the ERP mixer": ({}, plain_convolution),
+    "plain 3 x 3 instead of the ERP mixer": ({"token_mixer": False}, None),
     "no bridge": ({"bridge": False}, None),
     "bridge without truncation": ({}, no_truncation),
+    "no bridge, plain 3 x 3": ({"bridge": False, "token_mixer": False}, None),
     "one shared stream, no bridge": ({"shared_stream": True, "bridge": False}, None),
     "zero padding": ({}, zero_padding),
     "semseg alone": ({"tasks": ["semseg"]}, None),

@@ -21,7 +21,7 @@ def seed() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., PDBridgeNet]:
-    """Build a PD-BridgeNet of 0.3 M parameters; keyword arguments override its sizes."""
+    """Build a PD-BridgeNet of 0.3 M parameters with all its parts; keyword arguments override them."""
 
     def build(**overrides: Any) -> PDBridgeNet:
         arguments: dict[str, Any] = {
@@ -32,6 +32,8 @@ def tiny_network() -> Callable[..., PDBridgeNet]:
             "encoder_depth": 4,
             "encoder_heads": 2,
             "patch_size": 8,
+            "bridge": True,
+            "token_mixer": True,
             "bridge_width": 16,
             "neck_widths": (8, 8, 16, 16),
             "fusion_width": 8,

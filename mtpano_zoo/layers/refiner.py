@@ -19,10 +19,8 @@ class ERPTokenMixer(nn.Module):
     def __init__(self, channels: int, variant: Variant) -> None:
         super().__init__()
         self.variant = variant
-        self.equator = conv2d(channels, channels, 3, variant=variant)
-        self.pole = conv2d(channels, channels, (3, 9), variant=variant, groups=channels)
-        for branch in (self.equator, self.pole):
-            nn.init.kaiming_normal_(branch.weight, mode="fan_out", nonlinearity="relu")
+        self.equator = _convolution(channels, 3, variant)
+        self.pole = _convolution(channels, (3, 9), variant, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, C, H, W)."""
@@ -32,14 +30,26 @@ class ERPTokenMixer(nn.Module):
         return (1 - weight) * equator + weight * pole
 
 
-class InvariantBlock(nn.Module):
-    """Residual bottleneck for tasks whose value does not turn with the camera; starts as the identity."""
+def _convolution(channels: int, size: int | tuple[int, int], variant: Variant, groups: int = 1) -> nn.Conv2d:
+    convolution = conv2d(channels, channels, size, variant=variant, groups=groups)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
 
-    def __init__(self, channels: int, variant: Variant) -> None:
+
+class InvariantBlock(nn.Module):
+    """Residual bottleneck for tasks whose value does not turn with the camera; starts as the identity.
+
+    Args:
+        channels: of input and output.
+        variant: of paddings and geometry.
+        token_mixer: mix by an `ERPTokenMixer`, or else by a 3 x 3 convolution.
+    """
+
+    def __init__(self, channels: int, variant: Variant, token_mixer: bool = True) -> None:
         super().__init__()
         hidden = channels // 4
         self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.mixer = ERPTokenMixer(hidden, variant)
+        self.mixer: nn.Module = ERPTokenMixer(hidden, variant) if token_mixer else _convolution(hidden, 3, variant)
         self.expand = zero_init(nn.Conv2d(hidden, channels, 1))
 
     def content(self, x: Tensor) -> Tensor:
@@ -53,10 +63,13 @@ class InvariantBlock(nn.Module):
 
 
 class VariantBlock(InvariantBlock):
-    """Residual bottleneck whose content is scaled and shifted by ray direction and position; starts as the identity."""
+    """Residual bottleneck whose content is scaled and shifted by ray direction and position; starts as the identity.
 
-    def __init__(self, channels: int, variant: Variant) -> None:
-        super().__init__(channels, variant)
+    Its arguments are those of `InvariantBlock`.
+    """
+
+    def __init__(self, channels: int, variant: Variant, token_mixer: bool = True) -> None:
+        super().__init__(channels, variant, token_mixer)
         hidden = channels // 4
         self.modulation = nn.Sequential(
             nn.Conv2d(GEOMETRY_CHANNELS[variant], hidden, 1),

@@ -45,7 +45,7 @@ def suits_winograd(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 class WinogradConv2d(nn.Module):
     """What a 3 x 3 convolution of stride 1 computes, without gradients; float32 results agree to about 1e-5.
 
-    The kernels are kept transformed, in four times the memory. Autocast has no effect: 16 bits are too few for the sums.
+    The kernels are kept transformed, in four times the memory. Autocast has no effect: 16 bits are too few for sums.
 
     Args:
         convolution: the convolution to replace, one that `suits_winograd`.

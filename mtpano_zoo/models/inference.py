@@ -87,9 +87,7 @@ def prepare_for_inference(
         raise ValueError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
     parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
     copied = copy.deepcopy(network, parameters).eval()
-    for module in copied.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+    _merge_updates(copied)
     device = next((p.device.type for p in copied.parameters()), "cpu")
     for module in list(copied.modules()):
         _fold_norms(module)
@@ -103,6 +101,20 @@ def prepare_for_inference(
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 module.to(torch.bfloat16)
     return InferenceNetwork(copied.to(memory_format=torch.channels_last), precision).eval()
+
+
+def _merge_updates(network: nn.Module) -> None:
+    """Put plain linear layers in place of those with low-rank updates.
+
+    `remove_parametrizations` would take the weight from their class, which copies share with their originals.
+    """
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+                plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
+                plain.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
+                plain.bias = layer.bias
+                setattr(module, name, plain)
 
 
 def _fold_norms(module: nn.Module) -> None:

@@ -63,7 +63,10 @@ class PDBridgeNet(PanoramaNetwork):
         neck_widths: channels of the four decoder levels, finest first.
         fusion_width: channels of the decoder's fused map.
         shared_stream: refine and aggregate once for all tasks, without geometry; the baseline without two streams.
-        bridge: have bridges at all.
+        bridge: let the streams see one another's tasks. By default the published network has bridges and `sphere` has
+            not: trained from scratch on rooms, they did not pay (benchmarks/README.md).
+        token_mixer: refine levels by a kernel that widens towards the poles instead of a 3 x 3 convolution; the default
+            is chosen likewise.
         palette: colour (R, G, B) of every class.
         normals_frame: frame of the normals that the network gives: ours or the published one, `forward-up-left`.
         image_mean: mean that the encoder's images are normalised with.
@@ -93,12 +96,15 @@ class PDBridgeNet(PanoramaNetwork):
         neck_widths: Sequence[int] = (256, 512, 1024, 1024),
         fusion_width: int = 256,
         shared_stream: bool = False,
-        bridge: bool = True,
+        bridge: bool | None = None,
+        token_mixer: bool | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         normals_frame: str = "right-down-forward",
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
+        bridge = variant == "paper" if bridge is None else bridge
+        token_mixer = variant == "paper" if token_mixer is None else token_mixer
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__(
             tasks, classes, palette, input_size, normals_frame, image_mean, image_std, plain_data(arguments)
@@ -120,10 +126,10 @@ class PDBridgeNet(PanoramaNetwork):
             raise ValueError(f"input_size must be multiples of {self.encoder.patch_size}, not {self.input_size}.")
         self.upsample = Upsample(variant, align_corners=False)
         self.gradient_checkpointing = False
-        self._build_streams(shared_stream, bridge, bridge_width)
+        self._build_streams(shared_stream, bridge, token_mixer, bridge_width)
         self._build_decoders(bridge_width, neck_widths, fusion_width)
 
-    def _build_streams(self, shared_stream: bool, bridge: bool, bridge_width: int) -> None:
+    def _build_streams(self, shared_stream: bool, bridge: bool, token_mixer: bool, bridge_width: int) -> None:
         """Build what stands between the encoder and the levels that the decoders get."""
         variant, width = self.variant, self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
@@ -135,7 +141,7 @@ class PDBridgeNet(PanoramaNetwork):
 
         blocks: dict[str, type[InvariantBlock]] = {"invariant": InvariantBlock, "variant": VariantBlock}
         self.refiners = nn.ModuleDict(
-            {s: PerLevel(_Refiner(blocks[s], width, variant) for _ in range(LEVELS)) for s in streams}
+            {s: PerLevel(_Refiner(blocks[s], width, variant, token_mixer) for _ in range(LEVELS)) for s in streams}
         )
         self.aggregators = nn.ModuleDict({s: ScaleAggregator(width, LEVELS, bridge_width) for s in streams})
         self.auxiliary_heads = nn.ModuleDict(
@@ -249,9 +255,9 @@ def _add(levels: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 class _Refiner(nn.Module):
     """Two blocks on one tap."""
 
-    def __init__(self, block: type[InvariantBlock], channels: int, variant: Variant) -> None:
+    def __init__(self, block: type[InvariantBlock], channels: int, variant: Variant, token_mixer: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(block(channels, variant) for _ in range(2))
+        self.blocks = nn.ModuleList(block(channels, variant, token_mixer) for _ in range(2))
 
     def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
         for block in self.blocks:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mtpano_zoo.layers import ERPTokenMixer
 from mtpano_zoo.models import NETWORKS, PDBridgeNet
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.models.pd_bridgenet import geometry_encoding
@@ -78,7 +79,9 @@ def test_other_sizes_are_refused(tiny_network: Build) -> None:
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="+".join)
 @pytest.mark.parametrize(
-    "arguments", [{}, {"shared_stream": True}, {"encoder": "xcit_nano_12_p8_224"}], ids=["two", "shared", "xcit"]
+    "arguments",
+    [{}, {"shared_stream": True}, {"encoder": "xcit_nano_12_p8_224"}, {"bridge": None, "token_mixer": None}],
+    ids=["two", "shared", "xcit", "default"],
 )
 def test_every_parameter_learns(tiny_network: Build, tasks: tuple[str, ...], arguments: dict[str, Any]) -> None:
     network = randomise(tiny_network(tasks=tasks, **arguments))
@@ -86,6 +89,16 @@ def test_every_parameter_learns(tiny_network: Build, tasks: tuple[str, ...], arg
     sum((x * torch.randn_like(x)).sum() for x in outputs.values()).backward()
     silent = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
     assert silent == set()
+
+
+def test_by_default_the_published_network_is_whole_and_ours_has_what_pays(tiny_network: Build) -> None:
+    defaults = {"bridge": None, "token_mixer": None}
+    for variant, whole in (("paper", True), ("sphere", False)):
+        network = tiny_network(variant=variant, **defaults)
+        assert bool(network.bridges) == whole and list(network.refiners) == ["invariant", "variant"]
+        assert any(isinstance(module, ERPTokenMixer) for module in network.modules()) == whole
+        assert (network.config["bridge"], network.config["token_mixer"]) == (whole, whole)  # whatever comes later
+        assert type(network)(**network.config).state_dict().keys() == network.state_dict().keys()
 
 
 def test_what_cannot_learn_in_a_published_single_task_network(tiny_network: Build) -> None:
