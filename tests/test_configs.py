@@ -254,6 +254,7 @@ def test_the_second_half_of_the_training_starts_from_the_first(
     both = ["fit", "--config", "rooms-tiny.yaml", "--config", "rooms-tiny-larger.yaml"]
     (first,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
     source = f"--model.network.init_args.source={first}"
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*both, source, "--print_config"])
     data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]

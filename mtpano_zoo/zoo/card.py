@@ -88,7 +88,7 @@ def model_card(network: PanoramaNetwork, source: str) -> str:
         *_predictions(network),
         "## Training data",
         _list(card.get("training_data")) or "Unknown.",
-        f"Trained by `mtpano fit --config {_flat(card['recipe'])}`; the file says all." if card.get("recipe") else "",
+        f"Trained by `configs/{_flat(card['recipe'])}`, which begins with the commands." if card.get("recipe") else "",
         "## Results",
         _results(card.get("results")) or "None are stated.",
         *(("## Limitations", _list(card["limitations"])) if card.get("limitations") else ()),

@@ -58,7 +58,7 @@ def test_all_that_is_known_is_said(tiny_network: Callable[..., Any]) -> None:
     predictions = section(card, "What it predicts")
     assert "0 floor, 1 wall, 2 ceiling." in predictions
     assert "along the ray" in predictions and "towards the camera, x right, y down, z forward" in predictions
-    recipe = "Trained by `mtpano fit --config halls.yaml`; the file says all."
+    recipe = "Trained by `configs/halls.yaml`, which begins with the commands."
     assert section(card, "Training data") == f"- Rooms\n- Halls\n\n{recipe}"
     assert section(card, "Limitations") == "- blind at night\n- no cellars"
     assert section(card, "Results").splitlines() == [
