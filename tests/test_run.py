@@ -94,7 +94,7 @@ def test_files_that_no_stopped_run_has_left_are_kept(photos, tmp_path):
     out.mkdir()
     (out / "b_panel.png").write_bytes(b"mine")
     for panel in (True, False):
-        report = run([photos / "A.png", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
+        report = run([photos / "A.PNG", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
         assert [path.name for path in report.failed] == ["b.jpg"] and report.exit_code == 1
         assert re.search(r"b\.jpg is left out: some of its results \(.*b_\*\) exist, overwrite", report.summary())
     assert (out / "b_panel.png").read_bytes() == b"mine" and not (out / "b_depth.png").exists()
@@ -302,7 +302,7 @@ def test_processes_write_the_same(tmp_path):
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "2_panel.png").mkdir()  # where no file can be written
     threads = run(images, Brightness(), tmp_path / "thread", progress=False)
-    processes = run(images, Brightness(), tmp_path / "both", workers=1, progress=False)
+    processes = run(images, Brightness(), tmp_path / "both", workers=1, overwrite=True, progress=False)
     assert threads.written == images and processes.written == images[:2]
     assert "cannot be written" in processes.failed[images[2]]
     for name in (f"{i}_{kind}" for i in range(2) for kind in KINDS):
