@@ -62,9 +62,12 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         raise ValueError(f"{root} is a file: give a folder for the labels")
     path = root / MANIFEST
     if not path.exists():
-        if root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+        filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
+        # Another process may have begun here just now; it writes the manifest before anything else.
+        if filled and not path.exists():
             raise ValueError(f"{root} holds files but no {MANIFEST}: give a new folder, or one that was labelled here")
-        return
+        if not filled:
+            return
     try:
         known = json.loads(path.read_bytes())
         same_format = known["format"] == FORMAT

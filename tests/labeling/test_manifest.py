@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,19 @@ def test_of_processes_with_different_settings_one_wins(tmp_path):
         assert [answer for answer in told if isinstance(answer, int)] == [winner] * (2 if winner == 1 else 1)
         assert all("with other settings" in answer for answer in told if not isinstance(answer, int))
         assert {path.name for path in root.iterdir()} == {"manifest.json", "classes.yaml"}
+
+
+def test_a_process_that_begins_while_another_is_asked_for_its_files(tmp_path, monkeypatch):
+    iterdir = Path.iterdir
+
+    def begin_first(folder):
+        monkeypatch.undo()
+        claim(tmp_path, {**MANIFEST, "settings": {"other": 1}})
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", begin_first)
+    with pytest.raises(ValueError, match="with other settings"):
+        claim(tmp_path, MANIFEST)
 
 
 def test_records_are_never_overwritten(tmp_path):
