@@ -111,7 +111,12 @@ def export(
 
 
 def check_destination(path: Path, format: Format, overwrite: bool) -> None:
-    """Refuse to write into a folder's place, or over files that exist, before anything long is done."""
+    """Refuse to write into a folder's place, or over files that exist, before anything long is done.
+
+    Raises:
+        FileExistsError: if a file exists and `overwrite` is false.
+        IsADirectoryError: if the path is a folder.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the file to write")
     files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]

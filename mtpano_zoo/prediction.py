@@ -94,7 +94,8 @@ class Prediction:
         """Write every map, and a panel of them all, as `folder/stem_*`; return the paths by what they hold.
 
         Classes as palette PNG; depth as 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and as
-        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`. Folders are made as needed.
+        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`. Folders are made as needed. With `panel=False`
+        none is drawn, and with `overwrite` an older one, which would show other maps, is removed.
 
         Raises:
             FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.

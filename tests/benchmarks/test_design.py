@@ -1,8 +1,6 @@
 """The variants of the comparison of designs lack what they are named after, and nothing that is finished is redone."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +8,6 @@ import yaml
 
 from mtpano_zoo.layers import ERPTokenMixer, SphereConv2d, Upsample
 from mtpano_zoo.resources import shipped
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks/design.py"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    specification = importlib.util.spec_from_file_location("design", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The example of training on pseudo-labels runs through, at tiny size."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,16 +10,7 @@ from mtpano_zoo.labeling.teachers.oracle import OracleTeacher
 from mtpano_zoo.labeling.views import IcosahedronViews
 from mtpano_zoo.metrics import NormalsMetrics
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/label_free.py"
 TINY = ["--rooms", "2", "--test-rooms", "2", "--steps", "2", "--views", "6", "--view-size", "32", "--threads", "1"]
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    specification = importlib.util.spec_from_file_location("label_free", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def test_the_plain_average_of_a_perfect_teacher_is_the_truth_and_of_an_erring_one_errs(benchmark):
