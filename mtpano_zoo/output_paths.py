@@ -1,0 +1,49 @@
+"""From the id of a sample to the file that is written for it: never outside the folder that the user named."""
+
+from pathlib import Path, PurePosixPath
+
+from mtpano_zoo.errors import InputError
+
+__all__ = ("MAX_NAME_BYTES", "check_id", "path_below")
+
+# The longest name of a file that ext4, APFS and NTFS all take.
+MAX_NAME_BYTES = 255
+
+
+def check_id(sample_id: str, suffix: str = "") -> str:
+    """Return the id if a file below a folder can be named after it.
+
+    Slashes separate sub-folders. Every part must be a name that Linux, macOS and Windows all take.
+
+    Args:
+        sample_id: id of a sample, such as `scene_01/room_3`.
+        suffix: the longest text that is appended to make a file name; it counts towards the length of the name.
+
+    Raises:
+        InputError: If the id is empty or absolute, holds a drive, a backslash or a NUL, has a part that is empty, `.`,
+            `..` or ends in a dot or a space, or makes a file name longer than 255 bytes.
+    """
+    shown = repr(sample_id if len(sample_id) <= 80 else f"{sample_id[:77]}...")
+    if not sample_id.strip():
+        raise InputError(f"The id {shown} is empty: it cannot name a file.")
+    if PurePosixPath(sample_id).is_absolute() or "\\" in sample_id or "\0" in sample_id:
+        raise InputError(f"The id {shown} cannot name a file: it must be relative, without backslash and NUL.")
+    parts = sample_id.split("/")
+    for part in parts:
+        if part in ("", ".", "..") or part[-1] in ". " or part[1:2] == ":":
+            raise InputError(
+                f"The id {shown} cannot name a file: {part!r} is empty, '.', '..', a drive, or ends in a dot or space."
+            )
+        length = len(part.encode("utf-8", "surrogateescape")) + (len(suffix.encode()) if part is parts[-1] else 0)
+        if length > MAX_NAME_BYTES:
+            raise InputError(f"The id {shown} makes a file name of {length} bytes: at most {MAX_NAME_BYTES} are allowed.")
+    return sample_id
+
+
+def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
+    """Return the path below `folder` that is named after the id of a sample, with `suffix` appended.
+
+    Raises:
+        InputError: If the id cannot name a file, see `check_id`.
+    """
+    return Path(folder) / f"{check_id(sample_id, suffix)}{suffix}"
