@@ -48,7 +48,7 @@ def zero_padding(network: PDBridgeNet) -> None:
         if isinstance(module, SphereConv2d):
             module.__class__ = nn.Conv2d
         elif isinstance(module, Upsample):
-            module.variant, module.align_corners = "paper", False
+            module.convention, module.align_corners = "paper", False
 
 
 Change = Callable[[PDBridgeNet], None]

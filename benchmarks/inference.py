@@ -36,7 +36,7 @@ Way = Callable[[Tensor], dict[str, Any]]
 def random_network(height: int, small: bool = False) -> PDBridgeNet:
     """Build the network of the published large checkpoint with no weight left at zero, so that all reaches the end."""
     sizes = SMALL if small else {}
-    network = PDBridgeNet([f"class {i}" for i in range(150)], variant="paper", input_size=(height, 2 * height), **sizes)
+    network = PDBridgeNet([f"class {i}" for i in range(150)], convention="paper", input_size=(height, 2 * height), **sizes)
     if next(network.parameters()).is_meta:
         return network.eval()
     generator = torch.Generator().manual_seed(0)

@@ -47,7 +47,7 @@ def measure(way: tuple[bool, bool, bool, bool], arguments: argparse.Namespace, d
     bf16, tf32, checkpointing, compiled = way
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     sizes: dict[str, Any] = SMALL if arguments.small else {}
-    network = PDBridgeNet([f"class {i}" for i in range(150)], variant=arguments.variant, **sizes).to(device).train()
+    network = PDBridgeNet([f"class {i}" for i in range(150)], convention=arguments.convention, **sizes).to(device).train()
     network.set_gradient_checkpointing(checkpointing)
     if compiled:
         network.compile()
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=512, help="rows of the panoramas")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, help="of a CPU; default: all")
-    parser.add_argument("--variant", choices=("sphere", "paper"), default="paper")
+    parser.add_argument("--convention", choices=("sphere", "paper"), default="paper")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY")
     parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
     arguments = parser.parse_args()

@@ -50,8 +50,8 @@ def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("arguments", [
-    {"variant": "sphere", "tasks": ("normals",)},
-    {"variant": "paper", "tasks": ("semseg", "normals"), "normals_frame": "forward-up-left"},
+    {"convention": "sphere", "tasks": ("normals",)},
+    {"convention": "paper", "tasks": ("semseg", "normals"), "normals_frame": "forward-up-left"},
     {"encoder": "xcit_nano_12_p8_224", "tasks": ("depth",), "bridge": False},
 ], ids=["sphere", "paper", "xcit"])  # fmt: skip
 def test_onnx_of_the_networks(

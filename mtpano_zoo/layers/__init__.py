@@ -2,20 +2,27 @@
 
 from mtpano_zoo.layers.bridge import BridgeBlock
 from mtpano_zoo.layers.checkpointing import checkpointed
+from mtpano_zoo.layers.cnn_encoder import CNNEncoder
 from mtpano_zoo.layers.convolution import SphereConv2d, Upsample, conv2d
 from mtpano_zoo.layers.dpt import DPTNeck, RegressionHead, SegmentationHead
-from mtpano_zoo.layers.encoder import ViTEncoder
+from mtpano_zoo.layers.encoder import Encoder
 from mtpano_zoo.layers.geometry import geometry_encoding, pole_weights
 from mtpano_zoo.layers.heads import AuxiliaryHead, ScaleAggregator, TaskAdapter, zero_init_projection
 from mtpano_zoo.layers.lora import add_lora, merge_lora
+from mtpano_zoo.layers.recorded import RecordedModule
 from mtpano_zoo.layers.refiner import ERPTokenMixer, InvariantBlock, VariantBlock
+from mtpano_zoo.layers.vit_encoder import ViTEncoder
 
 __all__ = (
+    "ENCODERS",
     "AuxiliaryHead",
     "BridgeBlock",
+    "CNNEncoder",
     "DPTNeck",
     "ERPTokenMixer",
+    "Encoder",
     "InvariantBlock",
+    "RecordedModule",
     "RegressionHead",
     "ScaleAggregator",
     "SegmentationHead",
@@ -32,3 +39,6 @@ __all__ = (
     "pole_weights",
     "zero_init_projection",
 )
+
+# What a file of weights may name as the encoder of its network.
+ENCODERS: dict[str, type[Encoder]] = {"CNNEncoder": CNNEncoder, "ViTEncoder": ViTEncoder}

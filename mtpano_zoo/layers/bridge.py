@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtpano_zoo.layers.convolution import Variant, conv2d
+from mtpano_zoo.layers.convolution import Convention, conv2d
 
 __all__ = ("BridgeBlock",)
 
@@ -23,19 +23,19 @@ class BridgeBlock(nn.Module):
         channels: width C of the aggregated map and of the task features.
         tasks: names of all tasks that are attended to.
         foreign_tasks: those of the other stream.
-        variant: padding of the projections.
+        convention: padding of the projections.
         heads: attention heads.
     """
 
     def __init__(
-        self, channels: int, tasks: Collection[str], foreign_tasks: Collection[str], variant: Variant, heads: int = 4
+        self, channels: int, tasks: Collection[str], foreign_tasks: Collection[str], convention: Convention, heads: int = 4
     ) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"The bridge width {channels} must be a multiple of its {heads} attention heads.")
         self.heads = heads
         self.foreign_tasks = frozenset(foreign_tasks)
-        self.squeeze = nn.ModuleDict({task: conv2d(channels, channels, 3, variant=variant, stride=2) for task in tasks})
+        self.squeeze = nn.ModuleDict({task: conv2d(channels, channels, 3, convention=convention, stride=2) for task in tasks})
         self.query_norm = nn.LayerNorm(channels)
         self.memory_norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mtpano_zoo import sphere
 
-__all__ = ("SphereConv2d", "Upsample", "Variant", "conv2d")
+__all__ = ("SphereConv2d", "Upsample", "Convention", "conv2d")
 
-Variant = Literal["sphere", "paper"]
+Convention = Literal["sphere", "paper"]
 
 
 class SphereConv2d(nn.Conv2d):
@@ -32,14 +32,14 @@ def conv2d(
     out_channels: int,
     kernel_size: int | tuple[int, int],
     *,
-    variant: Variant,
+    convention: Convention,
     stride: int = 1,
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """Build a convolution with "same" padding: spherical for `variant="sphere"`, zeros for `variant="paper"`."""
+    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zeros for `convention="paper"`."""
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    convolution = SphereConv2d if variant == "sphere" else nn.Conv2d
+    convolution = SphereConv2d if convention == "sphere" else nn.Conv2d
     padding = (height // 2, width // 2)
     return convolution(in_channels, out_channels, (height, width), stride, padding, groups=groups, bias=bias)
 
@@ -47,13 +47,13 @@ def conv2d(
 class Upsample(nn.Module):
     """Bilinear resizing of an equirectangular map (B, C, H, W) to a given size.
 
-    `variant="sphere"` samples at pixel centres across the seam and the poles, so that resizing commutes with a
-    horizontal roll. `variant="paper"` is plain bilinear resizing with the given `align_corners`.
+    `convention="sphere"` samples at pixel centres across the seam and the poles, so that resizing commutes with a
+    horizontal roll. `convention="paper"` is plain bilinear resizing with the given `align_corners`.
     """
 
-    def __init__(self, variant: Variant, align_corners: bool) -> None:
+    def __init__(self, convention: Convention, align_corners: bool) -> None:
         super().__init__()
-        self.variant = variant
+        self.convention = convention
         self.align_corners = align_corners
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -61,7 +61,7 @@ class Upsample(nn.Module):
         height, width = x.shape[-2:]
         if (height, width) == size:
             return x
-        if self.variant == "paper":
+        if self.convention == "paper":
             return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
         # The smallest border that becomes a whole number of pixels in the output.
         rows, columns = gcd(height, size[0]), gcd(width, size[1])
@@ -73,8 +73,8 @@ class Upsample(nn.Module):
         return resized[..., crop_rows : crop_rows + size[0], crop_columns : crop_columns + size[1]]
 
     def extra_repr(self) -> str:
-        """Show the variant in the module's printout."""
-        return f"variant={self.variant!r}, align_corners={self.align_corners}"
+        """Show the convention in the module's printout."""
+        return f"convention={self.convention!r}, align_corners={self.align_corners}"
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:

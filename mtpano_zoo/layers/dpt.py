@@ -6,7 +6,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpano_zoo.layers.convolution import Upsample, Variant, conv2d
+from mtpano_zoo.layers.convolution import Upsample, Convention, conv2d
 
 __all__ = ("DPTNeck", "RegressionHead", "SegmentationHead")
 
@@ -18,10 +18,10 @@ class ReassembleLevel(nn.Module):
         in_channels: width of the tokens.
         channels: width of the map.
         scale: resolution of the map over that of the token grid: 4, 2, 1 or 0.5.
-        variant: padding of the strided convolution.
+        convention: padding of the strided convolution.
     """
 
-    def __init__(self, in_channels: int, channels: int, scale: float, variant: Variant) -> None:
+    def __init__(self, in_channels: int, channels: int, scale: float, convention: Convention) -> None:
         super().__init__()
         self.readout = nn.Linear(2 * in_channels, in_channels)
         self.project = nn.Conv2d(in_channels, channels, 1)
@@ -31,7 +31,7 @@ class ReassembleLevel(nn.Module):
         elif scale == 1:
             self.resize = nn.Identity()
         else:
-            self.resize = conv2d(channels, channels, 3, variant=variant, stride=int(1 / scale))
+            self.resize = conv2d(channels, channels, 3, convention=convention, stride=int(1 / scale))
 
     def forward(self, tokens: Tensor, class_token: Tensor) -> Tensor:
         """Turn (B, C, h, w) and (B, C) into (B, channels, scale h, scale w)."""
@@ -49,11 +49,11 @@ class ResidualUnit(nn.Module):
 
     folds = (("conv1", "norm1"), ("conv2", "norm2"))  # norms that inference folds into the convolution before them
 
-    def __init__(self, channels: int, variant: Variant) -> None:
+    def __init__(self, channels: int, convention: Convention) -> None:
         super().__init__()
-        self.conv1 = conv2d(channels, channels, 3, variant=variant, bias=False)
+        self.conv1 = conv2d(channels, channels, 3, convention=convention, bias=False)
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv2d(channels, channels, 3, variant=variant, bias=False)
+        self.conv2 = conv2d(channels, channels, 3, convention=convention, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,11 +69,11 @@ class FusionLayer(nn.Module):
     network carries one there that is never used.
     """
 
-    def __init__(self, channels: int, variant: Variant, coarsest: bool) -> None:
+    def __init__(self, channels: int, convention: Convention, coarsest: bool) -> None:
         super().__init__()
-        self.skip = None if coarsest else ResidualUnit(channels, variant)
-        self.refine = ResidualUnit(channels, variant)
-        self.upsample = Upsample(variant, align_corners=True)
+        self.skip = None if coarsest else ResidualUnit(channels, convention)
+        self.refine = ResidualUnit(channels, convention)
+        self.upsample = Upsample(convention, align_corners=True)
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, level: Tensor, fused: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -91,23 +91,23 @@ class DPTNeck(nn.Module):
         in_channels: width of the tokens.
         level_channels: widths of the four levels, finest first.
         channels: width of the fused map.
-        variant: padding and resizing.
+        convention: padding and resizing.
     """
 
-    def __init__(self, in_channels: int, level_channels: Sequence[int], channels: int, variant: Variant) -> None:
+    def __init__(self, in_channels: int, level_channels: Sequence[int], channels: int, convention: Convention) -> None:
         super().__init__()
         scales = (4, 2, 1, 0.5)
         if len(level_channels) != len(scales):
             raise ValueError(f"A DPT neck has {len(scales)} levels, but {len(level_channels)} widths were given.")
         self.reassemble = nn.ModuleList(
-            ReassembleLevel(in_channels, width, scale, variant)
+            ReassembleLevel(in_channels, width, scale, convention)
             for width, scale in zip(level_channels, scales, strict=True)
         )
         self.project = nn.ModuleList(
-            conv2d(width, channels, 3, variant=variant, bias=False) for width in level_channels
+            conv2d(width, channels, 3, convention=convention, bias=False) for width in level_channels
         )
         # In the order of use: the coarsest level first.
-        self.fuse = nn.ModuleList(FusionLayer(channels, variant, coarsest=i == 0) for i in range(4))
+        self.fuse = nn.ModuleList(FusionLayer(channels, convention, coarsest=i == 0) for i in range(4))
 
     def forward(self, levels: Sequence[Tensor], class_tokens: Sequence[Tensor]) -> Tensor:
         """Fuse levels of shape (B, C, h, w) with class tokens (B, C) into (B, channels, 8 h, 8 w)."""
@@ -130,13 +130,13 @@ class SegmentationHead(nn.Module):
 
     folds = (("conv", "norm"),)
 
-    def __init__(self, channels: int, out_channels: int, variant: Variant) -> None:
+    def __init__(self, channels: int, out_channels: int, convention: Convention) -> None:
         super().__init__()
-        self.conv = conv2d(channels, channels, 3, variant=variant, bias=False)
+        self.conv = conv2d(channels, channels, 3, convention=convention, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.dropout = nn.Dropout(0.1)
         self.classify = nn.Conv2d(channels, out_channels, 1)
-        self.upsample = Upsample(variant, align_corners=True)
+        self.upsample = Upsample(convention, align_corners=True)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Turn (B, C, h, w) into logits (B, out_channels, *size)."""
@@ -148,11 +148,11 @@ class SegmentationHead(nn.Module):
 class RegressionHead(nn.Module):
     """A dense value (depth, normals) from the fused map, without a final activation; it starts around `bias`."""
 
-    def __init__(self, channels: int, out_channels: int, variant: Variant, bias: float = 0.0) -> None:
+    def __init__(self, channels: int, out_channels: int, convention: Convention, bias: float = 0.0) -> None:
         super().__init__()
-        self.conv1 = conv2d(channels, channels // 2, 3, variant=variant)
-        self.upsample = Upsample(variant, align_corners=True)
-        self.conv2 = conv2d(channels // 2, 32, 3, variant=variant)
+        self.conv1 = conv2d(channels, channels // 2, 3, convention=convention)
+        self.upsample = Upsample(convention, align_corners=True)
+        self.conv2 = conv2d(channels // 2, 32, 3, convention=convention)
         self.predict = nn.Conv2d(32, out_channels, 1)
         nn.init.constant_(cast(Tensor, self.predict.bias), bias)
 

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo import sphere
-from mtpano_zoo.layers.convolution import Variant
+from mtpano_zoo.layers.convolution import Convention
 
 __all__ = ("GEOMETRY_CHANNELS", "geometry_encoding", "pole_weights")
 
-GEOMETRY_CHANNELS: dict[Variant, int] = {"sphere": 6, "paper": 5}
+GEOMETRY_CHANNELS: dict[Convention, int] = {"sphere": 6, "paper": 5}
 
 
-def geometry_encoding(variant: Variant, like: Tensor) -> Tensor:
+def geometry_encoding(convention: Convention, like: Tensor) -> Tensor:
     """Ray direction and absolute position of every token of the map `like` (B, any, H, W), as (1, C, H, W).
 
-    `variant="sphere"`: the ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude and
+    `convention="sphere"`: the ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude and
     the latitude in units of a quarter turn; every channel is continuous across the 0/360 border (C = 6).
-    `variant="paper"`: rays (sin p cos t, cos p, sin p sin t) and the angles (p, t) themselves in radians, with
+    `convention="paper"`: rays (sin p cos t, cos p, sin p sin t) and the angles (p, t) themselves in radians, with
     colatitude p and longitude t sampled from the first to the last pixel inclusive (C = 5).
     """
     height, width = like.shape[-2:]
-    if variant == "sphere":
+    if convention == "sphere":
         longitude, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)
         position = torch.stack(
             (
@@ -39,10 +39,10 @@ def geometry_encoding(variant: Variant, like: Tensor) -> Tensor:
     return torch.stack((x, y, z, colatitude, longitude))[None].to(like.dtype)
 
 
-def pole_weights(variant: Variant, like: Tensor) -> Tensor:
+def pole_weights(convention: Convention, like: Tensor) -> Tensor:
     """Share of the pole branch per row of `like` (B, C, H, W), |sin latitude| as in MTPano, as (H, 1)."""
     height, width = like.shape[-2:]
-    if variant == "sphere":
+    if convention == "sphere":
         _, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)
         return latitude.sin().abs()[:, None].to(like.dtype)
     colatitude = torch.linspace(0, 1, height, device=like.device) * math.pi

@@ -6,7 +6,7 @@ import torch
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from mtpano_zoo.layers.convolution import Variant, conv2d, zero_init
+from mtpano_zoo.layers.convolution import Convention, conv2d, zero_init
 
 __all__ = ("AuxiliaryHead", "ScaleAggregator", "TaskAdapter", "zero_init_projection")
 
@@ -27,10 +27,10 @@ class ScaleAggregator(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Task feature (B, C, H, W) of one task from the aggregate, and the intermediate prediction that supervises it."""
 
-    def __init__(self, channels: int, out_channels: int, variant: Variant) -> None:
+    def __init__(self, channels: int, out_channels: int, convention: Convention) -> None:
         super().__init__()
         self.feature = nn.Sequential(
-            conv2d(channels, channels, 3, variant=variant, bias=False),
+            conv2d(channels, channels, 3, convention=convention, bias=False),
             LayerNorm2d(channels),
             nn.GELU(),
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -48,8 +48,8 @@ class AuxiliaryHead(nn.Module):
 class TaskAdapter(nn.Sequential):
     """What one task adds to one level of its stream, (B, C, H, W) to the same; starts as zero."""
 
-    def __init__(self, channels: int, variant: Variant) -> None:
-        mix = conv2d(channels, channels, 3, variant=variant, bias=False)
+    def __init__(self, channels: int, convention: Convention) -> None:
+        mix = conv2d(channels, channels, 3, convention=convention, bias=False)
         nn.init.kaiming_normal_(mix.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(mix, LayerNorm2d(channels), nn.GELU(), zero_init(nn.Conv2d(channels, channels, 1)))
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpano_zoo.layers.convolution import Variant, conv2d, zero_init
+from mtpano_zoo.layers.convolution import Convention, conv2d, zero_init
 from mtpano_zoo.layers.geometry import GEOMETRY_CHANNELS, pole_weights
 
 __all__ = ("ERPTokenMixer", "InvariantBlock", "VariantBlock")
@@ -16,22 +16,22 @@ class ERPTokenMixer(nn.Module):
     stretched horizontally; |sin latitude| blends them (MTPano).
     """
 
-    def __init__(self, channels: int, variant: Variant) -> None:
+    def __init__(self, channels: int, convention: Convention) -> None:
         super().__init__()
-        self.variant = variant
-        self.equator = _convolution(channels, 3, variant)
-        self.pole = _convolution(channels, (3, 9), variant, groups=channels)
+        self.convention = convention
+        self.equator = _convolution(channels, 3, convention)
+        self.pole = _convolution(channels, (3, 9), convention, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, C, H, W)."""
-        weight = pole_weights(self.variant, like=x)
+        weight = pole_weights(self.convention, like=x)
         equator: Tensor = self.equator(x)
         pole: Tensor = self.pole(x)
         return (1 - weight) * equator + weight * pole
 
 
-def _convolution(channels: int, size: int | tuple[int, int], variant: Variant, groups: int = 1) -> nn.Conv2d:
-    convolution = conv2d(channels, channels, size, variant=variant, groups=groups)
+def _convolution(channels: int, size: int | tuple[int, int], convention: Convention, groups: int = 1) -> nn.Conv2d:
+    convolution = conv2d(channels, channels, size, convention=convention, groups=groups)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution
 
@@ -41,15 +41,15 @@ class InvariantBlock(nn.Module):
 
     Args:
         channels: of input and output.
-        variant: of paddings and geometry.
+        convention: of paddings and geometry.
         token_mixer: mix by an `ERPTokenMixer`, or else by a 3 x 3 convolution.
     """
 
-    def __init__(self, channels: int, variant: Variant, token_mixer: bool = True) -> None:
+    def __init__(self, channels: int, convention: Convention, token_mixer: bool = True) -> None:
         super().__init__()
         hidden = channels // 4
         self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.mixer: nn.Module = ERPTokenMixer(hidden, variant) if token_mixer else _convolution(hidden, 3, variant)
+        self.mixer: nn.Module = ERPTokenMixer(hidden, convention) if token_mixer else _convolution(hidden, 3, convention)
         self.expand = zero_init(nn.Conv2d(hidden, channels, 1))
 
     def content(self, x: Tensor) -> Tensor:
@@ -68,11 +68,11 @@ class VariantBlock(InvariantBlock):
     Its arguments are those of `InvariantBlock`.
     """
 
-    def __init__(self, channels: int, variant: Variant, token_mixer: bool = True) -> None:
-        super().__init__(channels, variant, token_mixer)
+    def __init__(self, channels: int, convention: Convention, token_mixer: bool = True) -> None:
+        super().__init__(channels, convention, token_mixer)
         hidden = channels // 4
         self.modulation = nn.Sequential(
-            nn.Conv2d(GEOMETRY_CHANNELS[variant], hidden, 1),
+            nn.Conv2d(GEOMETRY_CHANNELS[convention], hidden, 1),
             nn.ReLU(),
             zero_init(nn.Conv2d(hidden, 2 * channels, 1)),
         )

@@ -2,74 +2,92 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.layers import RecordedModule
 from mtpano_zoo.tasks import check_tasks
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
-__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "NORMALS_FRAMES", "PanoramaNetwork")
+__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Frame of a network's normals: the matrix that turns them into ours, x right, y down, z forward.
-NORMALS_FRAMES = {
-    "right-down-forward": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
-    "forward-up-left": ((0.0, 0.0, -1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0)),
-}
 
+class PanoramaNetwork(RecordedModule):
+    """A plain module from images (B, 3, H, W) in [0, 1] to a dict of maps by task, in our units and our frame.
 
-class PanoramaNetwork(nn.Module):
-    """A plain module from images (B, 3, H, W) in [0, 1] to a dict of maps by task, and what a user wants to know of it.
+    `forward` returns the main tasks that the network has: `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres
+    along the ray, `normals` (B, 3, H, W) x right, y down, z forward and towards the camera, `valid` (B, 1, H, W) logits
+    that the distance is defined and within the range of the network, `disparity` (B, 1, H, W) inverse distance up to
+    scale and shift. For training it may add `aux`, intermediate predictions by task, and `ext`, auxiliary tasks. A
+    subclass names its `tasks` and `input_size`; everything else has a default.
+
+    Class attributes say which of its parts play a role outside the network. Each part is named by its path, as
+    `get_submodule` takes it.
 
     Attributes:
         tasks: main tasks, in standard order.
         classes: names of the semantic classes; empty without `semseg`.
         palette: colour (R, G, B) of every class, or None for the default colours.
         input_size: height and width that it was made for.
-        config: the arguments that build it again, as plain data.
-        normals_frame: frame of the normals that it gives, one of `NORMALS_FRAMES`.
-        normals_to_camera: matrix (3, 3) that turns its normals into the frame x right, y down, z forward.
-        takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out what only training asks for.
+        multiple: height and width of an image must be multiples of it.
         card: where it comes from, as plain data with the keys of `checkpoints.yaml` (description, paper, license,
-            upstream, training_data, ...) and `results`, its scores; empty when nothing is said. It is saved and loaded
+            upstream, training_data, ...) and `results`, its scores; empty when nothing is stated. It is saved and loaded
             with the network.
+        encoder_part: the part that can start from pretrained weights, be frozen, or have its own learning rate.
+        classifier_parts: convolutions that score the semantic classes, one output channel each: they start again for
+            other classes.
+        auxiliary_parts: parts that a warm-up trains alone.
+        takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out `aux` and `ext`.
+        rolls: whether turning the panorama by whole columns, multiples of `multiple`, turns the outputs likewise.
+
+    Args:
+        tasks: main tasks.
+        input_size: height and width that it is made for.
+        classes: names of the semantic classes, which `semseg` needs.
+        palette: colour (R, G, B) of every class.
+        image_mean: mean that images are normalised with.
+        image_std: standard deviation that images are normalised with.
+
+    Raises:
+        InputError: If a task is unknown, classes are missing or repeated, or the palette has another length.
     """
 
-    takes_auxiliary = False
+    encoder_part: ClassVar[str | None] = None
+    classifier_parts: ClassVar[tuple[str, ...]] = ()
+    auxiliary_parts: ClassVar[tuple[str, ...]] = ()
+    takes_auxiliary: ClassVar[bool] = False
+    rolls: bool = False
+    multiple: int = 1
 
     def __init__(
         self,
         tasks: Sequence[str],
-        classes: Sequence[str],
-        palette: Sequence[Sequence[int]] | None,
         input_size: tuple[int, int],
-        normals_frame: str,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
-        config: dict[str, Any],
+        *,
+        classes: Sequence[str] = (),
+        palette: Sequence[Sequence[int]] | None = None,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tuple(tasks))
         self.classes = tuple(classes) if "semseg" in self.tasks else ()
         if "semseg" in self.tasks and not self.classes:
-            raise ValueError("A network with the task semseg needs the names of its classes: give classes=[...].")
+            raise InputError("A network with the task semseg needs the names of its classes: set classes=[...].")
         if isinstance(classes, str) or len(set(classes)) < len(classes):
-            raise ValueError(f"classes are different names in a list, not {classes!r}.")
+            raise InputError(f"classes are different names in a list, not {classes!r}.")
         if palette is not None and len(palette) != len(classes):
-            raise ValueError(f"palette has {len(palette)} colours for {len(classes)} classes.")
-        if normals_frame not in NORMALS_FRAMES:
-            raise ValueError(f"normals_frame must be one of {', '.join(NORMALS_FRAMES)}, not {normals_frame!r}.")
-        self.normals_frame = normals_frame
-        self.normals_to_camera = NORMALS_FRAMES[normals_frame]
+            raise InputError(f"palette has {len(palette)} colours for {len(classes)} classes.")
         self.palette = palette
         self.input_size = (int(input_size[0]), int(input_size[1]))
-        self.config = config
         self.card: dict[str, Any] = {}
         self.image_mean: Tensor
         self.image_std: Tensor
@@ -79,6 +97,15 @@ class PanoramaNetwork(nn.Module):
     def normalize(self, image: Tensor) -> Tensor:
         """Normalise an image (B, 3, H, W) in [0, 1] as the encoder expects it."""
         return (image - self.image_mean) / self.image_std
+
+    def check_size(self, height: int, width: int, what: str = "The image") -> None:
+        """Refuse an image that does not fit the grid of the network.
+
+        Raises:
+            InputError: If height or width is not a positive multiple of `multiple`.
+        """
+        if height < 1 or width < 1 or height % self.multiple or width % self.multiple:
+            raise InputError(f"{what} is {height} x {width}, but both must be multiples of {self.multiple}.")
 
     def predict(self, source: Any, **options: Any) -> "Prediction | list[Prediction]":
         """Predict for a path, an image, an array or a tensor: see `mtpano_zoo.prediction.predict`."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
+from mtpano_zoo.models.base import PanoramaNetwork
 from mtpano_zoo.sphere import erp_rays
 
 __all__ = ("LatitudePrior",)
@@ -28,10 +28,7 @@ class LatitudePrior(PanoramaNetwork):
     """
 
     def __init__(self, classes: Sequence[str], rows: int) -> None:
-        config = {"classes": list(classes), "rows": rows}
-        tasks = ("semseg", "depth", "normals")
-        size = (rows, 2 * rows)
-        super().__init__(tasks, classes, None, size, "right-down-forward", IMAGENET_MEAN, IMAGENET_STD, config)
+        super().__init__(("semseg", "depth", "normals"), (rows, 2 * rows), classes=classes)
         self.class_scores: Tensor
         self.depths: Tensor
         self.directions: Tensor

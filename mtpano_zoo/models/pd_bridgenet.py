@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import (
     AuxiliaryHead,
     BridgeBlock,
     DPTNeck,
+    Encoder,
     InvariantBlock,
     RegressionHead,
     ScaleAggregator,
@@ -19,12 +20,11 @@ from mtpano_zoo.layers import (
     TaskAdapter,
     Upsample,
     VariantBlock,
-    ViTEncoder,
     checkpointed,
     geometry_encoding,
     zero_init_projection,
 )
-from mtpano_zoo.layers.convolution import Variant
+from mtpano_zoo.layers.convolution import Convention
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.tasks import MAIN_TASKS, TASKS, auxiliary_tasks_of
 
@@ -44,21 +44,13 @@ class PDBridgeNet(PanoramaNetwork):
     the levels, which a DPT decoder per task turns into the prediction.
 
     Args:
+        encoder: what reads the image, a `ViTEncoder` or a `CNNEncoder`.
         classes: names of the semantic classes.
         tasks: any of `semseg`, `depth`, `normals`.
-        encoder: timm name of a vision transformer.
-        pretrained: start from timm's weights of the encoder.
-        variant: `sphere` (wrapped padding, pixel-centre rays, no seam after the encoder) or `paper` (what the published
-            weights expect: zero padding, end-inclusive rays, angles in radians).
-        input_size: height and width that `predict` resizes to; any multiples of the patch size can be passed to the
-            network itself.
-        encoder_width: width of the encoder's tokens instead of the architecture's own.
-        encoder_depth: number of the encoder's blocks instead of the architecture's own.
-        encoder_heads: attention heads of the encoder instead of the architecture's own.
-        encoder_mlp_ratio: hidden width over token width in the encoder instead of the architecture's own.
-        encoder_layer_scale: start of the encoder's layer scales instead of the architecture's own; 1 for short
-            trainings from scratch.
-        patch_size: pixels per patch instead of the architecture's own.
+        convention: `sphere` (wrapped padding, pixel-centre rays, no seam after the encoder) or `paper` (what the
+            published weights expect: zero padding, end-inclusive rays, angles in radians).
+        input_size: height and width that `predict` resizes to; the network itself takes any multiples of what its
+            encoder asks for.
         bridge_width: channels of aggregates, task features and bridge.
         neck_widths: channels of the four decoder levels, finest first.
         fusion_width: channels of the decoder's fused map.
@@ -68,30 +60,25 @@ class PDBridgeNet(PanoramaNetwork):
         token_mixer: refine levels by a kernel that widens towards the poles instead of a 3 x 3 convolution; the default
             is chosen likewise.
         palette: colour (R, G, B) of every class.
-        normals_frame: frame of the normals that the network gives: ours or the published one, `forward-up-left`.
         image_mean: mean that the encoder's images are normalised with.
         image_std: standard deviation that the encoder's images are normalised with.
 
     Raises:
-        ValueError: for unknown tasks, missing classes or sizes that do not fit one another.
+        InputError: If a task is unknown, classes are missing, or sizes do not fit one another.
     """
 
+    encoder_part = "encoder"
+    classifier_parts = ("heads.semseg.classify", "auxiliary_heads.semseg.predictor")
+    auxiliary_parts = ("aggregators", "auxiliary_heads")
     takes_auxiliary = True
 
     def __init__(
         self,
+        encoder: Encoder,
         classes: Sequence[str] = (),
         tasks: Sequence[str] = ("semseg", "depth", "normals"),
-        encoder: str = "vit_large_patch16_dinov3_qkvb",
-        pretrained: bool = False,
-        variant: Variant = "sphere",
+        convention: Convention = "sphere",
         input_size: tuple[int, int] = (512, 1024),
-        encoder_width: int | None = None,
-        encoder_depth: int | None = None,
-        encoder_heads: int | None = None,
-        encoder_mlp_ratio: float | None = None,
-        encoder_layer_scale: float | None = None,
-        patch_size: int | None = None,
         bridge_width: int = 256,
         neck_widths: Sequence[int] = (256, 512, 1024, 1024),
         fusion_width: int = 256,
@@ -99,69 +86,58 @@ class PDBridgeNet(PanoramaNetwork):
         bridge: bool | None = None,
         token_mixer: bool | None = None,
         palette: Sequence[Sequence[int]] | None = None,
-        normals_frame: str = "right-down-forward",
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        bridge = variant == "paper" if bridge is None else bridge
-        token_mixer = variant == "paper" if token_mixer is None else token_mixer
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__(
-            tasks, classes, palette, input_size, normals_frame, image_mean, image_std, plain_data(arguments)
+            tasks, input_size, classes=classes, palette=palette, image_mean=image_mean, image_std=image_std
         )
-        if variant not in ("sphere", "paper"):
-            raise ValueError(f"variant must be sphere or paper, not {variant!r}.")
-        self.variant: Variant = variant
-        self.encoder = ViTEncoder(
-            encoder,
-            pretrained=pretrained,
-            width=encoder_width,
-            depth=encoder_depth,
-            heads=encoder_heads,
-            mlp_ratio=encoder_mlp_ratio,
-            patch_size=patch_size,
-            layer_scale=encoder_layer_scale,
-        )
-        if any(side <= 0 or side % self.encoder.patch_size for side in self.input_size):
-            raise ValueError(f"input_size must be multiples of {self.encoder.patch_size}, not {self.input_size}.")
-        self.upsample = Upsample(variant, align_corners=False)
+        if convention not in ("sphere", "paper"):
+            raise InputError(f"convention must be sphere or paper, not {convention!r}.")
+        self.convention: Convention = convention
+        self.encoder = encoder
+        self.multiple = encoder.multiple
+        self.check_size(*self.input_size, "input_size")
+        bridge = convention == "paper" if bridge is None else bridge
+        token_mixer = convention == "paper" if token_mixer is None else token_mixer
+        self.upsample = Upsample(convention, align_corners=False)
         self.gradient_checkpointing = False
         self._build_streams(shared_stream, bridge, token_mixer, bridge_width)
         self._build_decoders(bridge_width, neck_widths, fusion_width)
 
     def _build_streams(self, shared_stream: bool, bridge: bool, token_mixer: bool, bridge_width: int) -> None:
         """Build what stands between the encoder and the levels that the decoders get."""
-        variant, width = self.variant, self.encoder.channels
+        convention, width = self.convention, self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
         self.stream_of = {task: "invariant" if shared_stream else TASKS[task].stream for task in all_tasks}
         # The published networks carry both streams whatever their tasks; ours drops what no loss can reach.
-        keep_all = variant == "paper"
+        keep_all = convention == "paper"
         streams = [s for s in ("invariant", "variant") if keep_all or s in self.stream_of.values()]
         decoded = [s for s in streams if keep_all or s in [self.stream_of[task] for task in self.tasks]]
 
         blocks: dict[str, type[InvariantBlock]] = {"invariant": InvariantBlock, "variant": VariantBlock}
         self.refiners = nn.ModuleDict(
-            {s: PerLevel(_Refiner(blocks[s], width, variant, token_mixer) for _ in range(LEVELS)) for s in streams}
+            {s: PerLevel(_Refiner(blocks[s], width, convention, token_mixer) for _ in range(LEVELS)) for s in streams}
         )
         self.aggregators = nn.ModuleDict({s: ScaleAggregator(width, LEVELS, bridge_width) for s in streams})
         self.auxiliary_heads = nn.ModuleDict(
-            {task: AuxiliaryHead(bridge_width, self._channels(task), variant) for task in all_tasks}
+            {task: AuxiliaryHead(bridge_width, self._channels(task), convention) for task in all_tasks}
         )
         self.bridges = nn.ModuleDict()
         self.stream_injectors = nn.ModuleDict()
         for s in decoded if bridge else ():
             foreign = [task for task in all_tasks if self.stream_of[task] != s]
-            self.bridges[s] = BridgeBlock(bridge_width, all_tasks, foreign, variant)
+            self.bridges[s] = BridgeBlock(bridge_width, all_tasks, foreign, convention)
             self.stream_injectors[s] = _injectors(bridge_width, width)
 
     def _build_decoders(self, bridge_width: int, neck_widths: Sequence[int], fusion_width: int) -> None:
         """Build injectors, adapter, neck and head of every task."""
-        variant, width = self.variant, self.encoder.channels
+        convention, width = self.convention, self.encoder.channels
         self.task_injectors = nn.ModuleDict({task: _injectors(bridge_width, width) for task in self.tasks})
         self.adapters = nn.ModuleDict(
-            {task: PerLevel(TaskAdapter(width, variant) for _ in range(LEVELS)) for task in self.tasks}
+            {task: PerLevel(TaskAdapter(width, convention) for _ in range(LEVELS)) for task in self.tasks}
         )
-        self.necks = nn.ModuleDict({task: DPTNeck(width, neck_widths, fusion_width, variant) for task in self.tasks})
+        self.necks = nn.ModuleDict({task: DPTNeck(width, neck_widths, fusion_width, convention) for task in self.tasks})
         self.heads = nn.ModuleDict({task: self._head(task, fusion_width) for task in self.tasks})
 
     def _channels(self, task: str) -> int:
@@ -169,9 +145,9 @@ class PDBridgeNet(PanoramaNetwork):
 
     def _head(self, task: str, width: int) -> nn.Module:
         if task == "semseg":
-            return SegmentationHead(width, self._channels(task), self.variant)
+            return SegmentationHead(width, self._channels(task), self.convention)
         # Depth starts at about two metres, the distance of a wall, where neither of its activations is saturated.
-        return RegressionHead(width, self._channels(task), self.variant, bias=2.0 if task == "depth" else 0.0)
+        return RegressionHead(width, self._channels(task), self.convention, bias=2.0 if task == "depth" else 0.0)
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Train in less memory and more time: backward computes encoder blocks, refiners and decoders again."""
@@ -179,7 +155,7 @@ class PDBridgeNet(PanoramaNetwork):
         self.encoder.set_gradient_checkpointing(enabled)
 
     def forward(self, image: Tensor, auxiliary: bool = True) -> dict[str, Any]:
-        """Predict all tasks for images (B, 3, H, W) in [0, 1], H and W multiples of the patch size.
+        """Predict all tasks for images (B, 3, H, W) in [0, 1], H and W multiples of `multiple`.
 
         Args:
             image: the images.
@@ -191,17 +167,15 @@ class PDBridgeNet(PanoramaNetwork):
             (B, 1, H, W), `point_map` (B, 3, H, W)), each as far as the network has the task.
 
         Raises:
-            ValueError: if the size is not a multiple of the patch size.
+            InputError: If the size is not a multiple of what the encoder asks for.
         """
         size = (image.shape[-2], image.shape[-1])
-        patch = self.encoder.patch_size
-        if size[0] % patch or size[1] % patch:
-            raise ValueError(f"The image is {size[0]} x {size[1]}, but height and width must be multiples of {patch}.")
+        self.check_size(*size)
         run = checkpointed if self.gradient_checkpointing and torch.is_grad_enabled() else _call
         bridges, tasks, streams = self._needed(auxiliary)
         taps, class_tokens = self.encoder(self.normalize(image))
 
-        geometry = geometry_encoding(self.variant, like=taps[0])
+        geometry = geometry_encoding(self.convention, like=taps[0])
         levels = {stream: run(self.refiners[stream], taps, geometry) for stream in streams}
         aggregated = {stream: self.aggregators[stream](levels[stream]) for stream in streams}
         features = {task: self.auxiliary_heads[task](aggregated[self.stream_of[task]]) for task in tasks}
@@ -218,7 +192,7 @@ class PDBridgeNet(PanoramaNetwork):
             outputs[task] = run(self.heads[task], fused, size)
         if "depth" in outputs:
             # Softplus keeps a gradient where the published ReLU has none.
-            outputs["depth"] = (F.relu if self.variant == "paper" else F.softplus)(outputs["depth"])
+            outputs["depth"] = (F.relu if self.convention == "paper" else F.softplus)(outputs["depth"])
         if auxiliary:
             predictors = {task: head.get_submodule("predictor") for task, head in self.auxiliary_heads.items()}
             predicted = {task: self.upsample(predictors[task](x), size) for task, x in features.items()}
@@ -255,9 +229,9 @@ def _add(levels: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 class _Refiner(nn.Module):
     """Two blocks on one tap."""
 
-    def __init__(self, block: type[InvariantBlock], channels: int, variant: Variant, token_mixer: bool) -> None:
+    def __init__(self, block: type[InvariantBlock], channels: int, convention: Convention, token_mixer: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(block(channels, variant, token_mixer) for _ in range(2))
+        self.blocks = nn.ModuleList(block(channels, convention, token_mixer) for _ in range(2))
 
     def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
         for block in self.blocks:
@@ -267,15 +241,3 @@ class _Refiner(nn.Module):
 
 def _injectors(in_channels: int, out_channels: int) -> PerLevel:
     return PerLevel(zero_init_projection(in_channels, out_channels) for _ in range(LEVELS))
-
-
-def plain_data(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Turn tuples and arrays into lists and forget `pretrained`, so that the arguments can stand in any checkpoint."""
-    plain = {k: _as_list(v) for k, v in arguments.items()}
-    return plain | {"pretrained": False}
-
-
-def _as_list(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return [_as_list(item) for item in value] if isinstance(value, list | tuple) else value

@@ -43,7 +43,7 @@ def test_layers_are_gone(benchmark, build, name, gone):
     full, changed = build("PD-BridgeNet"), build(name)
     assert any(isinstance(module, gone) for module in full.modules())
     assert not any(isinstance(module, gone) for module in changed.modules())
-    assert {m.variant for m in changed.modules() if isinstance(m, Upsample)} == {
+    assert {m.convention for m in changed.modules() if isinstance(m, Upsample)} == {
         "paper" if gone is SphereConv2d else "sphere"
     }
 

@@ -12,7 +12,7 @@ from mtpano_zoo.layers.geometry import geometry_encoding, pole_weights
 @pytest.mark.parametrize("kernel", [3, (3, 9)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_sees_the_neighbours_on_the_sphere(kernel: int | tuple[int, int], stride: int) -> None:
-    convolution = conv2d(2, 3, kernel, variant="sphere", stride=stride).double()
+    convolution = conv2d(2, 3, kernel, convention="sphere", stride=stride).double()
     x = torch.rand(1, 2, 6, 12, dtype=torch.float64)
     rows, columns = (s // 2 for s in convolution.kernel_size)
 
@@ -55,8 +55,8 @@ def test_mixer_is_dense_at_the_equator_and_wide_at_the_poles() -> None:
 
 def test_geometry_is_continuous_across_the_border_in_our_variant_only() -> None:
     like = torch.zeros(1, 1, 16, 32)
-    for variant, continuous in (("sphere", True), ("paper", False)):
-        steps = (geometry_encoding(variant, like) - geometry_encoding(variant, like).roll(1, -1)).abs().amax((0, 1, 2))
+    for convention, continuous in (("sphere", True), ("paper", False)):
+        steps = (geometry_encoding(convention, like) - geometry_encoding(convention, like).roll(1, -1)).abs().amax((0, 1, 2))
         assert bool(steps[0] <= steps[1:].max() * 1.0001) is continuous
 
 
@@ -71,10 +71,10 @@ def test_paper_geometry_is_end_inclusive() -> None:
 
 
 @pytest.mark.parametrize("block", [InvariantBlock, VariantBlock])
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
-def test_blocks_start_as_the_identity(block: type[nn.Module], variant: str) -> None:
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
+def test_blocks_start_as_the_identity(block: type[nn.Module], convention: str) -> None:
     x = torch.rand(1, 16, 4, 8)
-    assert torch.equal(block(16, variant)(x, geometry_encoding(variant, x)), x)
+    assert torch.equal(block(16, convention)(x, geometry_encoding(convention, x)), x)
 
 
 def test_bridge_is_attention_to_all_tasks() -> None:

@@ -40,8 +40,8 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
 
 @pytest.mark.parametrize("arguments", [
     {},
-    {"variant": "paper"},
-    {"variant": "paper", "tasks": ("semseg",)},
+    {"convention": "paper"},
+    {"convention": "paper", "tasks": ("semseg",)},
     {"tasks": ("normals",)},
     {"bridge": False},
     {"shared_stream": True},
@@ -64,7 +64,7 @@ def test_computes_the_main_outputs_of_the_network(build: Build, arguments: dict[
     ({}, {"predictor"}),
     ({"bridge": False}, {"predictor", "auxiliary_heads.gradient", "auxiliary_heads.edge_distance",
                          "auxiliary_heads.point_map"}),
-    ({"variant": "paper", "tasks": ("semseg",)}, {"predictor", "refiners.variant", "aggregators.variant",
+    ({"convention": "paper", "tasks": ("semseg",)}, {"predictor", "refiners.variant", "aggregators.variant",
                                                  "bridges.variant", "stream_injectors.variant"}),
 ], ids=["full", "without bridge", "published semseg"])  # fmt: skip
 def test_what_no_main_output_needs_is_not_computed(build: Build, arguments: dict[str, Any], silent: set[str]) -> None:
@@ -134,10 +134,10 @@ def test_winograd_is_kept_from_16_bits(build: Build, monkeypatch: pytest.MonkeyP
     assert (found - exact).abs().max() < 1e-4 < (rough - exact).abs().max()
 
 
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
-def test_with_winograd_everywhere(build: Build, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
+def test_with_winograd_everywhere(build: Build, convention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", 1)
-    network = build(variant=variant)
+    network = build(convention=convention)
     image = torch.rand(2, 3, 32, 64)
     prepared = prepare_for_inference(network, winograd=True)
     assert sum(isinstance(module, WinogradConv2d) for module in prepared.modules()) > 60
@@ -148,7 +148,7 @@ def test_with_winograd_everywhere(build: Build, variant: str, monkeypatch: pytes
 
 
 def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
-    network = build(variant="paper")
+    network = build(convention="paper")
     image = torch.rand(2, 3, 32, 64)
     prepared = prepare_for_inference(network, "bfloat16")
     assert prepared.network.encoder.vit.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
@@ -161,7 +161,7 @@ def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "arguments"),
-    [("float32", {}), ("bfloat16", {"variant": "paper"}), ("float32", {"encoder": "xcit_nano_12_p8_224"})],
+    [("float32", {}), ("bfloat16", {"convention": "paper"}), ("float32", {"encoder": "xcit_nano_12_p8_224"})],
     ids=["sphere", "paper", "xcit"],
 )
 def test_compiles_without_graph_breaks(tiny_network: Build, precision: str, arguments: dict[str, Any]) -> None:

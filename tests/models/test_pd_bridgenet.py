@@ -52,9 +52,9 @@ class WrappingEncoder(nn.Module):
 
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="+".join)
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
-def test_shapes_and_tasks(tiny_network: Build, tasks: tuple[str, ...], variant: str) -> None:
-    network = tiny_network(tasks=tasks, variant=variant).eval()
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
+def test_shapes_and_tasks(tiny_network: Build, tasks: tuple[str, ...], convention: str) -> None:
+    network = tiny_network(tasks=tasks, convention=convention).eval()
     outputs = flatten(network(torch.rand(2, 3, 32, 64)))
     shapes = {"semseg": (2, 3, 32, 64), "depth": (2, 1, 32, 64), "normals": (2, 3, 32, 64)}
     expected = {task: shapes[task] for task in tasks} | {f"aux.{task}": shapes[task] for task in tasks}
@@ -66,9 +66,9 @@ def test_shapes_and_tasks(tiny_network: Build, tasks: tuple[str, ...], variant: 
 
 
 @pytest.mark.parametrize("size", [(8, 8), (24, 56), (40, 72), (32, 64)])
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
-def test_any_multiple_of_the_patch_size(tiny_network: Build, size: tuple[int, int], variant: str) -> None:
-    outputs = tiny_network(variant=variant).eval()(torch.rand(1, 3, *size))
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
+def test_any_multiple_of_the_patch_size(tiny_network: Build, size: tuple[int, int], convention: str) -> None:
+    outputs = tiny_network(convention=convention).eval()(torch.rand(1, 3, *size))
     assert all(x.shape[-2:] == size and x.isfinite().all() for x in flatten(outputs).values())
 
 
@@ -93,8 +93,8 @@ def test_every_parameter_learns(tiny_network: Build, tasks: tuple[str, ...], arg
 
 def test_by_default_the_published_network_is_whole_and_ours_has_what_pays(tiny_network: Build) -> None:
     defaults = {"bridge": None, "token_mixer": None}
-    for variant, whole in (("paper", True), ("sphere", False)):
-        network = tiny_network(variant=variant, **defaults)
+    for convention, whole in (("paper", True), ("sphere", False)):
+        network = tiny_network(convention=convention, **defaults)
         assert bool(network.bridges) == whole and list(network.refiners) == ["invariant", "variant"]
         assert any(isinstance(module, ERPTokenMixer) for module in network.modules()) == whole
         assert (network.config["bridge"], network.config["token_mixer"]) == (whole, whole)  # whatever comes later
@@ -102,8 +102,8 @@ def test_by_default_the_published_network_is_whole_and_ours_has_what_pays(tiny_n
 
 
 def test_what_cannot_learn_in_a_published_single_task_network(tiny_network: Build) -> None:
-    """The published semseg network carries a variant stream that no loss reaches; its weights still load strictly."""
-    network = randomise(tiny_network(tasks=("semseg",), variant="paper"))
+    """The published semseg network carries a convention stream that no loss reaches; its weights still load strictly."""
+    network = randomise(tiny_network(tasks=("semseg",), convention="paper"))
     outputs = flatten(network(torch.rand(2, 3, 32, 64)))
     sum((x * torch.randn_like(x)).sum() for x in outputs.values()).backward()
     silent = {".".join(n.split(".")[:2]) for n, p in network.named_parameters() if p.grad is None}
@@ -133,7 +133,7 @@ def test_roll_by_patches_leaves_no_seam(tiny_network: Build, columns: int, monke
     straight = flatten(network(image))
     monkeypatch.setattr(
         "mtpano_zoo.models.pd_bridgenet.geometry_encoding",
-        lambda variant, like: geometry_encoding(variant, like).roll(columns, dims=-1),
+        lambda convention, like: geometry_encoding(convention, like).roll(columns, dims=-1),
     )
     rolled = flatten(network(image.roll(8 * columns, dims=-1)))
     for name, x in straight.items():
@@ -150,10 +150,10 @@ def test_roll_of_the_image_alone_rolls_the_invariant_outputs(tiny_network: Build
         torch.testing.assert_close(rolled[task], straight[task].roll(16, dims=-1), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("variant", "has_seam"), [("sphere", False), ("paper", True)])
-def test_jump_across_the_border(tiny_network: Build, variant: str, has_seam: bool) -> None:
+@pytest.mark.parametrize(("convention", "has_seam"), [("sphere", False), ("paper", True)])
+def test_jump_across_the_border(tiny_network: Build, convention: str, has_seam: bool) -> None:
     """On a smooth image the step across 0/360 degrees is like any other step; with the paper's padding it is not."""
-    network = randomise(tiny_network(variant=variant)).eval()
+    network = randomise(tiny_network(convention=convention)).eval()
     network.encoder = WrappingEncoder(32, 8)
     longitude = torch.linspace(-torch.pi, torch.pi, 129)[:128]
     image = (0.5 + 0.4 * torch.stack((longitude.sin(), longitude.cos(), (2 * longitude).sin())))[:, None]
@@ -207,7 +207,7 @@ def test_bfloat16_stays_close(tiny_network: Build) -> None:
         ({"tasks": ("semseg", "layout")}, "different ones of semseg, depth, normals; got semseg, layout"),
         ({"tasks": ()}, "got none"),
         ({"classes": ()}, "needs the names of its classes"),
-        ({"variant": "plane"}, "variant must be sphere or paper"),
+        ({"convention": "plane"}, "convention must be sphere or paper"),
         ({"encoder": "vit_smal_patch16_dinov3"}, "no vision transformer 'vit_smal_patch16_dinov3'"),
         ({"encoder_depth": 3}, "3 blocks, but four of them are tapped"),
         ({"bridge_width": 18}, "multiple of its 4 attention heads"),
@@ -224,17 +224,17 @@ def test_bad_arguments(tiny_network: Build, arguments: dict[str, Any], message: 
 def test_full_size_has_the_published_number_of_parameters() -> None:
     """589.5 M in the published file, of which ours leaves out what is never used."""
     with torch.device("meta"):
-        network = PDBridgeNet(classes=[f"class {i}" for i in range(150)], variant="paper")
+        network = PDBridgeNet(classes=[f"class {i}" for i in range(150)], convention="paper")
     counted = sum(p.numel() for p in network.parameters())
     unused_units = 3 * 2 * (256 * 256 * 9 + 2 * 256)
     unused_encoder = 1024 + 2 * 1024
     assert counted == pytest.approx(589.5e6 - unused_units - unused_encoder, abs=1e5)
 
 
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
-def test_gradient_checkpointing_changes_no_gradient(tiny_network: Build, variant: str) -> None:
-    network = randomise(tiny_network(variant=variant)).train()
-    twin = tiny_network(variant=variant).train()
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
+def test_gradient_checkpointing_changes_no_gradient(tiny_network: Build, convention: str) -> None:
+    network = randomise(tiny_network(convention=convention)).train()
+    twin = tiny_network(convention=convention).train()
     twin.load_state_dict(network.state_dict())
     MultiTaskModule(twin, gradient_checkpointing=True)
     assert twin.gradient_checkpointing and twin.config == network.config

@@ -54,12 +54,12 @@ def test_the_watch_sees_what_waits() -> None:
 
 
 @pytest.mark.parametrize("published", [False, True])
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
 def test_forward_loss_and_metrics_on_a_gpu(
-    tiny_network: Callable[..., PDBridgeNet], variant: str, published: bool
+    tiny_network: Callable[..., PDBridgeNet], convention: str, published: bool
 ) -> None:
     """On a pretended GPU, where reading a value fails and copies from the host show."""
-    network = tiny_network(variant=variant)
+    network = tiny_network(convention=convention)
     loss = MultiTaskLoss(published=published)
     metrics = {"semseg": SemsegMetrics(3), "depth": DepthMetrics(alignment="median"), "normals": NormalsMetrics()}
     with FakeTensorMode():

@@ -225,7 +225,7 @@ def test_full_size_uses_every_published_key_once(tasks: tuple[str, ...]) -> None
         assert constructor_arguments(state) == {
             "tasks": ["semseg", "depth", "normals"],
             "encoder": "vit_large_patch16_dinov3_qkvb",
-            "variant": "paper",
+            "convention": "paper",
             "encoder_width": 1024,
             "encoder_depth": 24,
             "encoder_heads": 16,

@@ -414,13 +414,13 @@ def test_colours_of_the_classes(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*for your 2 classes")
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
 @pytest.mark.parametrize("tasks", [["semseg"], ["depth"], ["normals", "depth"]])
-def test_a_part_of_the_tasks(tasks: list[str], variant: str, tiny_network: Callable[..., Any], tmp_path: Path) -> None:
-    whole = tiny_network(variant=variant, palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+def test_a_part_of_the_tasks(tasks: list[str], convention: str, tiny_network: Callable[..., Any], tmp_path: Path) -> None:
+    whole = tiny_network(convention=convention, palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     whole.save_pretrained(tmp_path)
     network = load_model(tmp_path, tasks=tasks)
-    expected = tiny_network(variant=variant, tasks=tasks).state_dict()
+    expected = tiny_network(convention=convention, tasks=tasks).state_dict()
     assert_holds(network, {key: value for key, value in whole.state_dict().items() if key in expected})
     assert network.state_dict().keys() == expected.keys()
     outputs = network(torch.rand(1, 3, 32, 64))

@@ -18,11 +18,11 @@ def write(network, folder: Path, **card) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("variant", ["sphere", "paper"])
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
 @pytest.mark.parametrize("encoder", ["vit_small_patch16_dinov3_qkvb", "vit_small_patch16_224", "xcit_nano_12_p8_224"])
-def test_a_network_comes_back_bitwise(tmp_path: Path, tiny_network, variant: str, encoder: str) -> None:
+def test_a_network_comes_back_bitwise(tmp_path: Path, tiny_network, convention: str, encoder: str) -> None:
     sizes = {} if "xcit" not in encoder else {"encoder_width": None, "encoder_heads": None, "encoder_depth": None}
-    network = tiny_network(variant=variant, encoder=encoder, **sizes).eval()
+    network = tiny_network(convention=convention, encoder=encoder, **sizes).eval()
     loaded = read_network(write(network, tmp_path, description="tiny"))
 
     assert type(loaded) is type(network) and not loaded.training

@@ -1,0 +1,177 @@
+"""Convolutional networks from timm as encoders, wrapped at 0/360 degrees."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.layers.encoder import Encoder, create_timm
+
+__all__ = ("CNNEncoder",)
+
+
+class CNNEncoder(Encoder):
+    """A convolutional network of timm, tapped at four depths whose maps are brought to one grid.
+
+    Convolutions and max-pools pad circularly along the width, so that the encoder has no seam, and along the height as
+    the architecture does. Every tap goes through a 1 x 1 convolution to `width` channels; finer ones are averaged,
+    coarser ones enlarged bilinearly. The class tokens are the means of the taps.
+
+    Args:
+        name: timm name, e.g. `tf_efficientnet_lite0`.
+        pretrained: start from ImageNet: true downloads timm's weights; the path of a `.safetensors` or `.pth` file
+            reads them from there, by timm's names or, where the names differ, in timm's order.
+        width: channels of the maps.
+        stride: pixels of the image per pixel of the maps.
+        taps: four indices into timm's feature maps, shallowest first; 1 to 4 have strides 4, 8, 16, 32 in most networks.
+        freeze_norms: keep the statistics of batch norms as they are while training.
+
+    Raises:
+        InputError: If timm has no such network, it has other taps, or the file of weights does not fit it.
+    """
+
+    def __init__(
+        self,
+        name: str = "tf_efficientnet_lite0",
+        *,
+        pretrained: bool | str | Path = False,
+        width: int = 96,
+        stride: int = 8,
+        taps: Sequence[int] = (1, 2, 3, 4),
+        freeze_norms: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(taps) != 4:
+            raise InputError(f"taps are four indices, not {list(taps)}.")
+        self.cnn = create_timm(name, pretrained is True, features_only=True, out_indices=tuple(taps))
+        if pretrained not in (True, False):
+            _load_pretrained(self.cnn, name, Path(cast("str | Path", pretrained)))
+        _wrap(self.cnn)
+        self.reductions: list[int] = self.cnn.feature_info.reduction()
+        if any(reduction % stride and stride % reduction for reduction in self.reductions):
+            raise InputError(f"stride must divide the taps' own, {self.reductions}, or be a multiple, not {stride}.")
+        self.project = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in self.cnn.feature_info.channels())
+        self.channels = width
+        self.stride = stride
+        self.multiple = max(*self.reductions, stride)
+        self.freeze_norms = freeze_norms
+
+    def train(self, mode: bool = True) -> "CNNEncoder":
+        """Set the mode; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.freeze_norms:
+            for module in self.cnn.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Encode a normalised image (B, 3, H, W): four maps (B, C, H / stride, W / stride), four tokens (B, C)."""
+        size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
+        maps = [
+            _to_grid(project(tap), reduction, self.stride, size)
+            for project, tap, reduction in zip(self.project, self.cnn(image), self.reductions, strict=True)
+        ]
+        return maps, [x.mean(dim=(2, 3)) for x in maps]
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Let the backward pass compute the stages again; norms that are not frozen then move twice per step."""
+        self.cnn.set_grad_checkpointing(enabled)
+
+
+def _to_grid(x: Tensor, reduction: int, stride: int, size: tuple[int, int]) -> Tensor:
+    """Bring a tap (B, C, h, w) to the grid of all of them, across the seam."""
+    if reduction <= stride:
+        return F.avg_pool2d(x, stride // reduction) if reduction < stride else x
+    scale = reduction // stride
+    wide = F.interpolate(
+        F.pad(x, (1, 1, 0, 0), mode="circular"), (size[0], size[1] + 2 * scale), mode="bilinear", align_corners=False
+    )
+    return wide[..., scale:-scale]
+
+
+class _WrappedConv2d(nn.Conv2d):
+    """A convolution of another network whose padding along the width is circular; the weights are taken over."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            cast("tuple[int, int]", convolution.kernel_size),
+            cast("tuple[int, int]", convolution.stride),
+            convolution.padding,
+            cast("tuple[int, int]", convolution.dilation),
+            convolution.groups,
+            convolution.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.same = isinstance(convolution, Conv2dSame)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (B, C, H, W)."""
+        padded = _pad(input, *(self._padding(input.shape[-2 + side], side) for side in (0, 1)))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def _padding(self, length: int, side: Literal[0, 1]) -> tuple[int, int]:
+        if not self.same:
+            padding = int(self.padding[side])
+            return padding, padding
+        # TensorFlow's "same": what the last window lacks, the odd pixel behind.
+        stride, reach = self.stride[side], self.dilation[side] * (self.kernel_size[side] - 1)
+        total = max((-(-length // stride) - 1) * stride + reach + 1 - length, 0)
+        return total // 2, total - total // 2
+
+
+class _WrappedMaxPool2d(nn.MaxPool2d):
+    """A max-pool whose padding along the width is circular."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool (B, C, H, W)."""
+        rows, columns = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
+        padded = _pad(input, (rows, rows), (columns, columns), -torch.inf)
+        return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
+
+
+def _pad(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], value: float = 0.0) -> Tensor:
+    if any(columns):
+        x = F.pad(x, (*columns, 0, 0), mode="circular")
+    return F.pad(x, (0, 0, *rows), value=value) if any(rows) else x
+
+
+def _wrap(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+                setattr(module, name, _WrappedConv2d(layer))
+            elif isinstance(layer, nn.MaxPool2d):
+                setattr(module, name, _WrappedMaxPool2d(layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+
+
+def _load_pretrained(features: nn.Module, name: str, path: Path) -> None:
+    """Load the ImageNet weights of a whole network into the part of it that gives features."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of pretrained weights at {path}.")
+    state: dict[str, Any]
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # what a damaged file raises is anything
+        raise InputError(f"{path} cannot be read as a file of weights: {type(error).__name__}.") from error
+    with torch.device("meta"):
+        whole = create_timm(name, False).state_dict()
+    weights = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    wanted = [key for key in whole if not key.endswith("num_batches_tracked")]
+    if not weights.keys() >= features.state_dict().keys() & set(wanted) and len(weights) == len(wanted):
+        weights = dict(zip(wanted, weights.values(), strict=True))
+    shapes = {key: tensor.shape for key, tensor in features.state_dict().items() if key in wanted}
+    wrong = sorted(key for key, shape in shapes.items() if key not in weights or weights[key].shape != shape)
+    if wrong:
+        raise InputError(f"{path} does not hold the weights of {name}: {', '.join(wrong[:8])} are missing or differ.")
+    features.load_state_dict({key: weights[key] for key in shapes}, strict=False)
