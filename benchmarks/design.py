@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mtpano_zoo.data import Augmentation, RoomsDataModule
 from mtpano_zoo.image_io import write_bytes
-from mtpano_zoo.layers import SphereConv2d, Upsample
+from mtpano_zoo.layers import SphereConv2d, Upsample, ViTEncoder
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.resources import shipped
@@ -69,7 +69,9 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], Change | None]] = {
 def build(settings: Mapping[str, Any], name: str) -> PDBridgeNet:
     """Build a variant of the network of the settings."""
     arguments, change = VARIANTS[name]
-    network = PDBridgeNet(RoomsDataModule.classes, **settings["model"]["network"]["init_args"] | arguments)
+    sizes = settings["model"]["network"]["init_args"] | arguments
+    encoder = ViTEncoder(**sizes["encoder"]["init_args"])
+    network = PDBridgeNet(**sizes | {"encoder": encoder, "classes": RoomsDataModule.classes})
     if change is not None:
         change(network)
     return network

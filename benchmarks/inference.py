@@ -19,13 +19,13 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 from mtpano_zoo.models.inference import Precision
 
+LARGE_ENCODER: dict[str, Any] = {"name": "vit_large_patch16_dinov3_qkvb"}
+SMALL_ENCODER: dict[str, Any] = LARGE_ENCODER | {"width": 128, "depth": 4, "heads": 2}
 SMALL: dict[str, Any] = {
-    "encoder_width": 128,
-    "encoder_depth": 4,
-    "encoder_heads": 2,
     "bridge_width": 64,
     "neck_widths": (64, 64, 64, 64),
     "fusion_width": 64,
@@ -36,7 +36,9 @@ Way = Callable[[Tensor], dict[str, Any]]
 def random_network(height: int, small: bool = False) -> PDBridgeNet:
     """Build the network of the published large checkpoint with no weight left at zero, so that all reaches the end."""
     sizes = SMALL if small else {}
-    network = PDBridgeNet([f"class {i}" for i in range(150)], convention="paper", input_size=(height, 2 * height), **sizes)
+    encoder = ViTEncoder(**(SMALL_ENCODER if small else LARGE_ENCODER))
+    names = [f"class {i}" for i in range(150)]
+    network = PDBridgeNet(encoder, names, convention="paper", input_size=(height, 2 * height), **sizes)
     if next(network.parameters()).is_meta:
         return network.eval()
     generator = torch.Generator().manual_seed(0)

@@ -29,6 +29,7 @@ from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.run import label
 from mtpano_zoo.labeling.teachers.oracle import OracleTeacher
 from mtpano_zoo.labeling.views import RandomViews
+from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import PDBridgeNet
@@ -122,7 +123,9 @@ def train(
     """Train the network of the settings and score it on the test rooms."""
     seed_everything(seed, verbose=False)
     model = settings["model"]
-    network = PDBridgeNet(RoomsDataModule.classes, **model["network"]["init_args"])
+    sizes = model["network"]["init_args"]
+    encoder = ViTEncoder(**sizes["encoder"]["init_args"])
+    network = PDBridgeNet(**sizes | {"encoder": encoder, "classes": RoomsDataModule.classes})
     module = MultiTaskModule(
         network,
         MultiTaskLoss(**model["loss"]["init_args"]),

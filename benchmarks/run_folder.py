@@ -14,8 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from inference import SMALL
+from inference import LARGE_ENCODER, SMALL
 
+from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 from mtpano_zoo.run import run
 
@@ -47,10 +48,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = SMALL | {"encoder_depth": arguments.depth, "encoder_width": arguments.width, "encoder_heads": 6}
+    encoder = ViTEncoder(**LARGE_ENCODER | {"depth": arguments.depth, "width": arguments.width, "heads": 6})
     size = (arguments.height, 2 * arguments.height)
     names = [f"class {i}" for i in range(arguments.classes)]
-    network = prepare_for_inference(PDBridgeNet(names, input_size=size, **sizes).to(device))
+    network = prepare_for_inference(PDBridgeNet(encoder, names, input_size=size, **SMALL).to(device))
     image = torch.rand(arguments.batch_size, 3, *size, device=device)
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -13,9 +13,10 @@ import time
 from typing import Any
 
 import torch
-from inference import SMALL
+from inference import LARGE_ENCODER, SMALL, SMALL_ENCODER
 from torch import Tensor, nn
 
+from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet
 
@@ -47,7 +48,9 @@ def measure(way: tuple[bool, bool, bool, bool], arguments: argparse.Namespace, d
     bf16, tf32, checkpointing, compiled = way
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     sizes: dict[str, Any] = SMALL if arguments.small else {}
-    network = PDBridgeNet([f"class {i}" for i in range(150)], convention=arguments.convention, **sizes).to(device).train()
+    encoder = ViTEncoder(**(SMALL_ENCODER if arguments.small else LARGE_ENCODER))
+    names = [f"class {i}" for i in range(150)]
+    network = PDBridgeNet(encoder, names, convention=arguments.convention, **sizes).to(device).train()
     network.set_gradient_checkpointing(checkpointing)
     if compiled:
         network.compile()

@@ -31,16 +31,13 @@ class _Outputs(nn.Module):
         super().__init__()
         self.network = network
         self.tasks = cast("tuple[str, ...]", network.tasks)
-        self.to_camera: Tensor
-        self.register_buffer("to_camera", torch.tensor(network.normals_to_camera), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(image)
         if "depth" in outputs:
             outputs["depth"] = outputs["depth"].clamp_min(MIN_DEPTH)
         if "normals" in outputs:
-            turned = torch.einsum("ij,bjhw->bihw", self.to_camera, outputs["normals"])
-            outputs["normals"] = F.normalize(turned, dim=1)
+            outputs["normals"] = F.normalize(outputs["normals"], dim=1)
         return tuple(outputs[task] for task in self.tasks)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
-from mtpano_zoo.models.inference import main_outputs
+from mtpano_zoo.outputs import main_outputs
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
@@ -162,8 +162,7 @@ def predict(
 
     Args:
         network: a module from images (B, 3, h, w) in [0, 1] to a dict of maps by task, with the attributes `tasks`,
-            `classes`, `input_size`, and if need be `palette` and `normals_to_camera` (3, 3), which turns its normals
-            into x right, y down, z forward. It runs on the device of its parameters.
+            `classes`, `input_size`, and if need be `palette`. It runs on the device of its parameters.
         source: a path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
             A batch gives a list, and so does a sequence of sources, which go through the network together.
         size: height and width of the network's input; by default what it was made for.
@@ -300,7 +299,7 @@ def _prediction(
         labels = resize_argmax(maps["semseg"], height, width).cpu()
         semseg = (labels.to(torch.uint8) if len(classes) <= NO_LABEL else labels).numpy()
     depth = _depth(maps["depth"], height, width) if "depth" in maps else None
-    normals = _normals(network, maps["normals"], height, width) if "normals" in maps else None
+    normals = _normals(maps["normals"], height, width) if "normals" in maps else None
     if mask_sky:
         for values in (depth, normals):
             if values is not None:
@@ -341,12 +340,8 @@ def _depth(depth: Tensor, height: int, width: int) -> NDArray[np.float32]:
     return torch.where(depth.isfinite(), depth.clamp_min(MIN_DEPTH), 0).cpu().numpy()
 
 
-def _normals(network: nn.Module, normals: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Bring normals (3, h, w) to the size and into our frame, of unit length; zero where they have no direction."""
-    rotation = getattr(network, "normals_to_camera", None)
-    if rotation is not None:
-        rotation = torch.as_tensor(rotation, dtype=normals.dtype, device=normals.device)
-        normals = torch.einsum("ij,jhw->ihw", rotation, normals)
+def _normals(normals: Tensor, height: int, width: int) -> NDArray[np.float32]:
+    """Bring normals (3, h, w) to the size, of unit length; zero where they have no direction."""
     normals = resize(nn.functional.normalize(normals, dim=0), height, width)
     normals = nn.functional.normalize(normals.nan_to_num(), dim=0)
     return normals.permute(1, 2, 0).contiguous().cpu().numpy()

@@ -17,10 +17,10 @@ from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.run import find_images, run
-from mtpano_zoo.training.checkpoint import load_network
 from mtpano_zoo.training.cli import main as train
 from mtpano_zoo.training.module import MultiTaskModule
 from mtpano_zoo.viz import sample_panel
+from mtpano_zoo.zoo import load_model
 
 __all__ = ("free_folder", "quickstart")
 
@@ -92,7 +92,7 @@ def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, LightningDataModu
     minutes = (time.monotonic() - start) / 60
     checkpoints = cli.trainer.checkpoint_callbacks
     path = getattr(checkpoints[0], "last_model_path", "") or getattr(checkpoints[0], "best_model_path", "")
-    return load_network(path), cli.datamodule, minutes
+    return load_model(path), cli.datamodule, minutes
 
 
 def _score(network: PanoramaNetwork, data: LightningDataModule) -> dict[str, float]:

@@ -1,13 +1,14 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mtpano_zoo.files.checkpoint import describe_network
+from mtpano_zoo.layers import Encoder, ViTEncoder
 from mtpano_zoo.models import PDBridgeNet
-from mtpano_zoo.training.checkpoint import describe_network
 
 # Workers of pytest-xdist share the cores: more threads each would only make them wait for one another.
 torch.set_num_threads(1)
@@ -21,24 +22,25 @@ def seed() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., PDBridgeNet]:
-    """Build a PD-BridgeNet of 0.3 M parameters with all its parts; keyword arguments override them."""
+    """Build a PD-BridgeNet of 0.3 M parameters with all its parts; keyword arguments override them.
 
-    def build(**overrides: Any) -> PDBridgeNet:
+    `encoder` is an encoder, or overrides the arguments of the `ViTEncoder` that is built by default.
+    """
+
+    def build(encoder: Encoder | Mapping[str, Any] | None = None, **overrides: Any) -> PDBridgeNet:
+        if not isinstance(encoder, Encoder):
+            sizes = {"name": "vit_small_patch16_dinov3_qkvb", "width": 32, "depth": 4, "heads": 2, "patch_size": 8}
+            encoder = ViTEncoder(**(sizes | dict(encoder or {})))
         arguments: dict[str, Any] = {
             "classes": ("floor", "wall", "ceiling"),
             "input_size": (32, 64),
-            "encoder": "vit_small_patch16_dinov3_qkvb",
-            "encoder_width": 32,
-            "encoder_depth": 4,
-            "encoder_heads": 2,
-            "patch_size": 8,
             "bridge": True,
             "token_mixer": True,
             "bridge_width": 16,
             "neck_widths": (8, 8, 16, 16),
             "fusion_width": 8,
         }
-        return PDBridgeNet(**(arguments | overrides))
+        return PDBridgeNet(encoder, **(arguments | overrides))
 
     return build
 

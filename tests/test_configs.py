@@ -20,9 +20,9 @@ from fake_files import write
 from PIL import Image
 
 from mtpano_zoo import load_model
+from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import PseudoLabelDataModule
-from mtpano_zoo.data.classes import ADE20K_CLASSES, NYU40_CLASSES
 from mtpano_zoo.data.structured3d import SCORED_CLASSES
 from mtpano_zoo.resources import shipped
 
@@ -67,13 +67,17 @@ TINY_EXPERIMENT = {
         "network": {
             "class_path": "PDBridgeNet",
             "init_args": {
-                "pretrained": False,
                 "input_size": [32, 64],
-                "encoder": "vit_small_patch16_dinov3_qkvb",
-                "encoder_width": 32,
-                "encoder_depth": 4,
-                "encoder_heads": 2,
-                "patch_size": 8,
+                "encoder": {
+                    "class_path": "ViTEncoder",
+                    "init_args": {
+                        "name": "vit_small_patch16_dinov3_qkvb",
+                        "width": 32,
+                        "depth": 4,
+                        "heads": 2,
+                        "patch_size": 8,
+                    },
+                },
                 "bridge_width": 16,
                 "neck_widths": [8, 8, 16, 16],
                 "fusion_width": 8,
@@ -272,7 +276,7 @@ def test_print_config_names_every_argument(config: str, capsys: pytest.CaptureFi
         main(["fit", "--config", config, "--print_config"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("encoder_layer_scale", "weight_decay", "gradient_clip_val", "train_count"))
+    assert all(name in printed for name in ("layer_scale", "weight_decay", "gradient_clip_val", "train_count"))
 
 
 @pytest.mark.parametrize("name", LABELING)

@@ -51,7 +51,7 @@ def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("arguments", [
     {"convention": "sphere", "tasks": ("normals",)},
-    {"convention": "paper", "tasks": ("semseg", "normals"), "normals_frame": "forward-up-left"},
+    {"convention": "paper", "tasks": ("semseg", "normals")},
     {"encoder": "xcit_nano_12_p8_224", "tasks": ("depth",), "bridge": False},
 ], ids=["sphere", "paper", "xcit"])  # fmt: skip
 def test_onnx_of_the_networks(

@@ -1,7 +1,7 @@
 """Data sets as LightningDataModules; a sample is a dict of image, semseg, depth, normals and id."""
 
+from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE, S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.augmentation import Augmentation
-from mtpano_zoo.data.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE, S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.deep360 import Deep360DataModule
 from mtpano_zoo.data.folder import FolderDataModule
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule

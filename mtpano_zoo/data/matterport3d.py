@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mtpano_zoo.data.classes import MPCAT40_CLASSES, MPCAT40_PALETTE, NYU40_CLASSES, NYU40_PALETTE
+from mtpano_zoo.classes import MPCAT40_CLASSES, MPCAT40_PALETTE, NYU40_CLASSES, NYU40_PALETTE
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mtpano_zoo.classes import ADE20K_CLASSES
 from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
-from mtpano_zoo.data.classes import ADE20K_CLASSES
 from mtpano_zoo.data.folder import read_classes
 from mtpano_zoo.data.index import Index
 from mtpano_zoo.data.loading import TrainingLoader, TrainingSampler

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mtpano_zoo.data.classes import NYU40_CLASSES, NYU40_PALETTE
+from mtpano_zoo.classes import NYU40_CLASSES, NYU40_PALETTE
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,

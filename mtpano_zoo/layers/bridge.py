@@ -28,14 +28,21 @@ class BridgeBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, tasks: Collection[str], foreign_tasks: Collection[str], convention: Convention, heads: int = 4
+        self,
+        channels: int,
+        tasks: Collection[str],
+        foreign_tasks: Collection[str],
+        convention: Convention,
+        heads: int = 4,
     ) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"The bridge width {channels} must be a multiple of its {heads} attention heads.")
         self.heads = heads
         self.foreign_tasks = frozenset(foreign_tasks)
-        self.squeeze = nn.ModuleDict({task: conv2d(channels, channels, 3, convention=convention, stride=2) for task in tasks})
+        self.squeeze = nn.ModuleDict(
+            {task: conv2d(channels, channels, 3, convention=convention, stride=2) for task in tasks}
+        )
         self.query_norm = nn.LayerNorm(channels)
         self.memory_norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)

@@ -30,7 +30,7 @@ class CNNEncoder(Encoder):
             reads them from there, by timm's names or, where the names differ, in timm's order.
         width: channels of the maps.
         stride: pixels of the image per pixel of the maps.
-        taps: four indices into timm's feature maps, shallowest first; 1 to 4 have strides 4, 8, 16, 32 in most networks.
+        taps: four indices into timm's feature maps, shallowest first; 1 to 4 mostly have strides 4, 8, 16, 32.
         freeze_norms: keep the statistics of batch norms as they are while training.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo import sphere
 
-__all__ = ("SphereConv2d", "Upsample", "Convention", "conv2d")
+__all__ = ("Convention", "SphereConv2d", "Upsample", "conv2d")
 
 Convention = Literal["sphere", "paper"]
 

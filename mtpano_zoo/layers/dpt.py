@@ -6,7 +6,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpano_zoo.layers.convolution import Upsample, Convention, conv2d
+from mtpano_zoo.layers.convolution import Convention, Upsample, conv2d
 
 __all__ = ("DPTNeck", "RegressionHead", "SegmentationHead")
 

@@ -16,8 +16,8 @@ GEOMETRY_CHANNELS: dict[Convention, int] = {"sphere": 6, "paper": 5}
 def geometry_encoding(convention: Convention, like: Tensor) -> Tensor:
     """Ray direction and absolute position of every token of the map `like` (B, any, H, W), as (1, C, H, W).
 
-    `convention="sphere"`: the ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude and
-    the latitude in units of a quarter turn; every channel is continuous across the 0/360 border (C = 6).
+    `convention="sphere"`: the ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude
+    and the latitude in units of a quarter turn; every channel is continuous across the 0/360 border (C = 6).
     `convention="paper"`: rays (sin p cos t, cos p, sin p sin t) and the angles (p, t) themselves in radians, with
     colatitude p and longitude t sampled from the first to the last pixel inclusive (C = 5).
     """

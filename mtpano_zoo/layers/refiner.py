@@ -49,7 +49,9 @@ class InvariantBlock(nn.Module):
         super().__init__()
         hidden = channels // 4
         self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.mixer: nn.Module = ERPTokenMixer(hidden, convention) if token_mixer else _convolution(hidden, 3, convention)
+        self.mixer: nn.Module = (
+            ERPTokenMixer(hidden, convention) if token_mixer else _convolution(hidden, 3, convention)
+        )
         self.expand = zero_init(nn.Conv2d(hidden, channels, 1))
 
     def content(self, x: Tensor) -> Tensor:

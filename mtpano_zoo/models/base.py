@@ -39,8 +39,8 @@ class PanoramaNetwork(RecordedModule):
         input_size: height and width that it was made for.
         multiple: height and width of an image must be multiples of it.
         card: where it comes from, as plain data with the keys of `checkpoints.yaml` (description, paper, license,
-            upstream, training_data, ...) and `results`, its scores; empty when nothing is stated. It is saved and loaded
-            with the network.
+            upstream, training_data, ...) and `results`, its scores; empty when nothing is stated. It is saved and
+            loaded with the network.
         encoder_part: the part that can start from pretrained weights, be frozen, or have its own learning rate.
         classifier_parts: convolutions that score the semantic classes, one output channel each: they start again for
             other classes.
@@ -114,15 +114,15 @@ class PanoramaNetwork(RecordedModule):
         return predict(self, source, **options)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write weights, configuration and model card: see `mtpano_zoo.zoo.sharing.save_pretrained`."""
-        from mtpano_zoo.zoo.sharing import save_pretrained  # the network itself needs no writer and no Hub
+        """Write weights, configuration and model card: see `mtpano_zoo.files.sharing.save_pretrained`."""
+        from mtpano_zoo.files.sharing import save_pretrained  # the network itself needs no writer and no Hub
 
         save_pretrained(self, folder, overwrite=overwrite)
 
     def push_to_hub(
         self, repository: str, *, token: str | None = None, private: bool = False, message: str = "Upload model"
     ) -> str:
-        """Upload what `save_pretrained` writes and return its address: see `mtpano_zoo.zoo.sharing.push_to_hub`."""
-        from mtpano_zoo.zoo.sharing import push_to_hub
+        """Upload what `save_pretrained` writes and return its address: see `mtpano_zoo.files.sharing.push_to_hub`."""
+        from mtpano_zoo.files.sharing import push_to_hub
 
         return push_to_hub(self, repository, token=token, private=private, message=message)

@@ -2,7 +2,7 @@
 
 import copy
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +10,17 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtpano_zoo.layers.winograd import WinogradConv2d, suits_winograd
+from mtpano_zoo.outputs import main_outputs
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
-__all__ = ("InferenceNetwork", "Precision", "main_outputs", "prepare_for_inference")
+__all__ = ("InferenceNetwork", "Precision", "prepare_for_inference")
 
 Precision = Literal["float32", "bfloat16"]
 # Below this width, and on smaller images, what surrounds the products of Winograd costs more than it saves.
 WINOGRAD_CHANNELS = 128
 WINOGRAD_ROWS = 256
-
-
-def main_outputs(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Run a network on images (B, 3, H, W) in [0, 1] for the maps of its tasks alone, in float32."""
-    options = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
-    outputs: dict[str, Tensor] = network(image, **options)
-    return {task: outputs[task].float() for task in cast("tuple[str, ...]", network.tasks)}
 
 
 class InferenceNetwork(nn.Module):
@@ -44,7 +38,7 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.precision = precision
-        for name in ("tasks", "classes", "palette", "input_size", "normals_to_camera"):
+        for name in ("tasks", "classes", "palette", "input_size", "multiple"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 

@@ -100,6 +100,7 @@ class PDBridgeNet(PanoramaNetwork):
         self.check_size(*self.input_size, "input_size")
         bridge = convention == "paper" if bridge is None else bridge
         token_mixer = convention == "paper" if token_mixer is None else token_mixer
+        self.config |= {"bridge": bridge, "token_mixer": token_mixer}  # whatever the defaults become later
         self.upsample = Upsample(convention, align_corners=False)
         self.gradient_checkpointing = False
         self._build_streams(shared_stream, bridge, token_mixer, bridge_width)

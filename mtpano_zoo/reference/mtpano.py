@@ -1,4 +1,4 @@
-"""The published MTPano checkpoints (`mtpano_model_*.pth.tar`): their state dict to `PDBridgeNet(variant="paper")`.
+"""The published MTPano checkpoints (`mtpano_model_*.pth.tar`): their state dict to `PDBridgeNet(convention="paper")`.
 
 Which keys a published state dict must have, and in which shapes, follows from our own network of the same sizes, whose
 names are translated into the published ones.
@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpano_zoo.layers import geometry_encoding
+from mtpano_zoo.classes import ADE20K_CLASSES
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.layers import ViTEncoder, geometry_encoding
 from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.reference.format import Format
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("class_count", "constructor_arguments", "convert_state_dict", "recognizes")
+__all__ = ("FORMAT", "class_count", "convert_state_dict", "describe")
 
 HEAD_WIDTH = 64
 LISTED = 8  # keys that a message names before it counts the rest
@@ -97,70 +100,78 @@ UNUSED: tuple[tuple[str, str], ...] = (
 """What the published network carries but never uses, each after the parameter that has the same shape."""
 
 
-def recognizes(state: Mapping[str, Tensor]) -> bool:
-    """Tell by its keys whether a state dict, with or without `module.`, is one of MTPano."""
-    names = [name.removeprefix("module.") for name in state]
-    return all(any(name.startswith(module) for name in names) for module in MODULES)
+# The last layers of what is a vector in the camera's frame. The published normals are forward, up, left and the
+# published points right, down, back; per axis of ours, the published channel and its sign. Turning the weights turns
+# what they compute, exactly.
+OUTPUT_FRAMES: dict[str, tuple[tuple[int, float], ...]] = {
+    "heads.normals.predict": ((2, -1.0), (1, -1.0), (0, 1.0)),
+    "auxiliary_heads.normals.predictor": ((2, -1.0), (1, -1.0), (0, 1.0)),
+    "auxiliary_heads.point_map.predictor": ((0, 1.0), (1, 1.0), (2, -1.0)),
+}
 
 
 def class_count(state: Mapping[str, Tensor]) -> int:
     """Count the semantic classes of a published state dict; 0 if it was not trained for semseg."""
-    state = _bare(state)
     if "semseg" not in _tasks(state):
         return 0
     return _size(state, ("heads.semseg.head.4.*", 0), ("aux_heads.semseg.classifier.*", 0))
 
 
-def constructor_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read off the shapes of a published state dict how `PDBridgeNet` is built for it.
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read off the shapes of a published state dict which `PDBridgeNet` it belongs to.
 
-    Attention heads are 64 wide. `classes`, `input_size`, `palette` and the normalisation of the image are the caller's.
+    Attention heads are 64 wide. 150 classes are those of ADE20K; any other number gets names by number.
 
     Raises:
-        ValueError: if it is not a state dict of MTPano, or its shapes belong to no such network.
+        InputError: If it is not a state dict of MTPano, or its shapes belong to no such network.
     """
-    if not recognizes(state):
-        raise ValueError(f"This is no MTPano checkpoint: it lacks keys that start with {', '.join(MODULES)}.")
-    state = _bare(state)
+    if missing := [prefix for prefix in MODULES if not any(name.startswith(prefix) for name in state)]:
+        raise InputError(f"This is no MTPano checkpoint: it lacks keys that start with {', '.join(missing)}.")
     width = _size(state, ("backbone.layer.*.norm1.weight", 0))
     if width % HEAD_WIDTH:
-        raise ValueError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
+        raise InputError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
     blocks = Counter(re.sub(r"\d+", "", name, count=1) for name in state if name.startswith("backbone.layer."))
-    return {
-        "tasks": _tasks(state),
-        "encoder": "vit_large_patch16_dinov3_qkvb",
-        "variant": "paper",
-        "encoder_width": width,
-        "encoder_depth": Counter(blocks.values()).most_common(1)[0][0],
-        "encoder_heads": width // HEAD_WIDTH,
-        "encoder_mlp_ratio": _size(state, ("backbone.layer.*.mlp.up_proj.bias", 0)) / width,
+    encoder = {
+        "name": "vit_large_patch16_dinov3_qkvb",
+        "width": width,
+        "depth": Counter(blocks.values()).most_common(1)[0][0],
+        "heads": width // HEAD_WIDTH,
+        "mlp_ratio": _size(state, ("backbone.layer.*.mlp.up_proj.bias", 0)) / width,
         "patch_size": _size(state, *[("backbone.embeddings.patch_embeddings.weight", i) for i in (2, 3)]),
+    }
+    classes = class_count(state)
+    known = classes == len(ADE20K_CLASSES)
+    arguments = {
+        "encoder": {"class_path": "ViTEncoder", "init_args": encoder},
+        "classes": list(ADE20K_CLASSES) if known else [f"class_{i}" for i in range(classes)],
+        "tasks": _tasks(state),
+        "convention": "paper",
         "bridge_width": _size(state, ("bfe_*.norm*.weight", 0)),
         "neck_widths": [
             _size(state, (f"necks.*.reassemble_stage.layers.{i}.*", 0), (f"necks.*.convs.{i}.weight", 1))
             for i in range(4)
         ],
         "fusion_width": _size(state, ("necks.*.fusion_stage.layers.*.projection.bias", 0)),
-        "normals_frame": "forward-up-left",
     }
+    return {"class_path": "PDBridgeNet", "init_args": arguments}
 
 
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn a published state dict into that of `PDBridgeNet(classes=..., **constructor_arguments(state))`.
+    """Turn a published state dict into that of the network that `describe` returns.
 
-    A leading `module.` is forgotten; query, key and value are joined as timm keeps them. The two position buffers are
+    Query, key and value are joined as timm keeps them. The two position buffers are
     left out after a check that they hold what our network computes, and so is what the published one carries but never
     uses (final norm and mask token of the encoder, first residual unit of every neck). Weights of another
-    floating-point type, float16 and bfloat16 among them, become float32.
+    floating-point type, float16 and bfloat16 among them, become float32. Normals and points come out in our frame.
 
     Raises:
-        ValueError: if a key is missing, left over or of another shape, or a position buffer is not what the geometry
+        InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
             says; the sentence gives the published names.
     """
-    arguments = constructor_arguments(state)
-    state = _bare(state)
+    arguments = describe(state)["init_args"]
     with torch.device("meta"):
-        own = PDBridgeNet([str(i) for i in range(class_count(state))], **arguments).state_dict()
+        encoder = ViTEncoder(**arguments["encoder"]["init_args"])
+        own = PDBridgeNet(**arguments | {"encoder": encoder}).state_dict()
     parts = {name: _published_names(name) for name in own}
     _check_keys(state, dict(_expected_shapes(own, parts)))
     _check_positions(state["RayDir"], state["PE"])
@@ -168,11 +179,12 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: state[names[0]] if len(names) == 1 else torch.cat([state[part] for part in names])
         for name, names in parts.items()
     }
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in converted.items()}
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    converted = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in converted.items()}
+    for layer, turn in OUTPUT_FRAMES.items():
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if name in converted:
+                converted[name] = torch.stack([sign * converted[name][channel] for channel, sign in turn])
+    return converted
 
 
 def _tasks(state: Mapping[str, Tensor]) -> list[str]:
@@ -188,7 +200,7 @@ def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
         if fnmatchcase(name, pattern) and tensor.ndim > dimension
     )
     if not lengths:
-        raise ValueError(f"This MTPano checkpoint lacks {sources[0][0]}, which a size of its network is read off.")
+        raise InputError(f"This MTPano checkpoint lacks {sources[0][0]}, which a size of its network is read off.")
     return lengths.most_common(1)[0][0]
 
 
@@ -236,14 +248,14 @@ def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
         if found
     ]
     if problems:
-        raise ValueError(f"The keys of this MTPano checkpoint do not make up its network: {'; '.join(problems)}.")
+        raise InputError(f"The keys of this MTPano checkpoint do not make up its network: {'; '.join(problems)}.")
 
 
 def _check_positions(rays: Tensor, angles: Tensor) -> None:
     """Compare the two position buffers, (1, 3, H, W) and (1, 2, H, W), with what our network computes instead."""
     grid = tuple(rays.shape[-2:])
     if rays.shape != (1, 3, *grid) or angles.shape != (1, 2, *grid):
-        raise ValueError(
+        raise InputError(
             f"The position buffers RayDir {tuple(rays.shape)} and PE {tuple(angles.shape)} of this MTPano checkpoint "
             "should be (1, 3, H, W) and (1, 2, H, W)."
         )
@@ -252,7 +264,10 @@ def _check_positions(rays: Tensor, angles: Tensor) -> None:
         difference = (buffer.float() - expected).abs().max().item()
         # Angles go up to 2 pi, where half a step of the type is 2 eps.
         if not difference <= POSITION_TOLERANCE + 2 * torch.finfo(buffer.dtype).eps:
-            raise ValueError(
+            raise InputError(
                 f"{name} of this MTPano checkpoint differs by up to {difference:.2g} from what the geometry of "
                 "PDBridgeNet computes for its grid: its weights were trained with other positions."
             )
+
+
+FORMAT = Format("MTPano checkpoint", MODULES, describe, convert_state_dict)

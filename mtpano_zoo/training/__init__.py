@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mtpano_zoo.training.checkpoint import load_network, load_strictly, read_checkpoint
 from mtpano_zoo.training.schedules import learning_rate_factor
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ __all__ = (
     "PredictionWriter",
     "ProgressBar",
     "learning_rate_factor",
-    "load_network",
-    "load_strictly",
-    "read_checkpoint",
 )
 
 _NEEDS_LIGHTNING = {

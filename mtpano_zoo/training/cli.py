@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 import mtpano_zoo.data
 import mtpano_zoo.models
 import mtpano_zoo.zoo.pretrained  # noqa: F401
+from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.training.callbacks import PredictionWriter, ProgressBar
-from mtpano_zoo.training.checkpoint import read_checkpoint
 from mtpano_zoo.training.module import MultiTaskModule
 
 VERBS = ("fit", "validate", "test", "predict")

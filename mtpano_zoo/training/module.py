@@ -11,12 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from mtpano_zoo.layers import add_lora
-from mtpano_zoo.losses import MultiTaskLoss, check_batch
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
-from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.prediction import Prediction, predict
-from mtpano_zoo.training.checkpoint import (
+from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
     card_after_training,
     check_tasks,
@@ -24,6 +19,11 @@ from mtpano_zoo.training.checkpoint import (
     describe_network,
     network_weights,
 )
+from mtpano_zoo.layers import add_lora
+from mtpano_zoo.losses import MultiTaskLoss, check_batch
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 
@@ -104,10 +104,6 @@ class MultiTaskModule(LightningModule):
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
         self.metrics = nn.ModuleDict({stage: self._build_metrics(metrics or {}) for stage in ("val", "test")})
-        turn = torch.tensor(network.normals_to_camera)
-        self.turns_normals = not torch.equal(turn, torch.eye(3))
-        self.normals_to_camera: Tensor
-        self.register_buffer("normals_to_camera", turn, persistent=False)
         if freeze_encoder:
             self.encoder.requires_grad_(False)
         if lora_rank is not None:
@@ -151,11 +147,8 @@ class MultiTaskModule(LightningModule):
         return self
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        """Run the network on images (B, 3, H, W) in [0, 1]; normals are turned into the frame of the labels."""
+        """Run the network on images (B, 3, H, W) in [0, 1]."""
         outputs: dict[str, Any] = self.network(image)
-        for maps in (outputs, outputs.get("aux", {})):
-            if self.turns_normals and "normals" in maps:
-                maps["normals"] = torch.einsum("ij,bjhw->bihw", self.normals_to_camera, maps["normals"])
         return outputs
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

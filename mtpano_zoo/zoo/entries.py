@@ -1,12 +1,13 @@
 """What `checkpoints.yaml` says of every published checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 import yaml
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 
 __all__ = ("Entry", "entries", "list_models", "models_table", "parse_entry")
@@ -29,15 +30,10 @@ class Entry:
         size: size of the file in bytes, or None while nobody has seen it.
         format: which of `mtpano_zoo.reference.FORMATS` the file has, or `mtpano_zoo` for our own: safetensors, in any
             precision.
-        network: which of `mtpano_zoo.models.NETWORKS` it belongs to.
-        arguments: arguments of that network that are not named here.
-        input_size: height and width that it was trained with.
-        image_mean: mean that its images are normalised with, RGB in [0, 1].
-        image_std: standard deviation that its images are normalised with.
         tasks: what it predicts.
-        classes: names of its semantic classes, in order.
-        normals_frame: frame of the normals in the file, one of `mtpano_zoo.models.base.NORMALS_FRAMES`.
-        depth_unit: unit of its depth.
+        network: `class_path` and `init_args` that build its network.
+        frames: frames of the vectors in the file, where they differ from ours; converting turns them.
+        depth_unit: unit of its depth; empty for a network without depth.
         license: licence of the code and of the weights (keys `code`, `weights`).
         upstream: models that it builds on (keys `name`, `license`).
         training_data: data sets that it was trained on.
@@ -55,34 +51,34 @@ class Entry:
     sha256: str | None
     size: int | None
     format: str
-    network: str
-    arguments: dict[str, Any]
-    input_size: tuple[int, int]
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
     tasks: tuple[str, ...]
-    classes: tuple[str, ...]
-    normals_frame: str
-    depth_unit: str
+    network: dict[str, Any]
     license: dict[str, str]
     upstream: tuple[dict[str, str], ...]
     training_data: tuple[str, ...]
     recipe: str | None
     results: tuple[dict[str, Any], ...]
     limitations: tuple[str, ...]
+    frames: dict[str, str] = field(default_factory=dict)
+    depth_unit: str = ""
 
-    def network_description(self) -> dict[str, Any]:
-        """Return what `build_network` takes: class, constructor arguments and card, as plain data."""
-        own = ("tasks", "classes", "input_size", "image_mean", "image_std", "normals_frame")
-        config = {key: _plain(getattr(self, key)) for key in own}
-        return {"class": self.network, "config": {**self.arguments, **config}, "card": self.card()}
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its semantic classes, in order; empty if it has none."""
+        return tuple(self.network["init_args"].get("classes", ()))
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width that it was made for, if the entry states them."""
+        size = self.network["init_args"].get("input_size")
+        return None if size is None else (size[0], size[1])
 
     def card(self) -> dict[str, Any]:
         """Return where the weights come from and what may be done with them, as plain data."""
-        build = {"name", "format", "network", "arguments", "input_size", "image_mean", "image_std", "tasks", "classes"}
+        left_out = {"name", "format", "network", "tasks", "frames"}
         if not self.repository:
-            build |= {"repository", "revision"}
-        known = {key: _plain(value) for key, value in asdict(self).items() if key not in {*build, "normals_frame"}}
+            left_out |= {"repository", "revision"}
+        known = {key: _plain(value) for key, value in asdict(self).items() if key not in left_out}
         return {"source": self.name, **known}
 
 
@@ -90,7 +86,7 @@ def entries() -> dict[str, Entry]:
     """Read `checkpoints.yaml`: what is known of every published checkpoint, by name (`arch.tag`).
 
     Raises:
-        ValueError: if an entry has an unknown key, or lacks one.
+        InputError: If an entry has an unknown key, or lacks one.
     """
     known = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))
     return {name: parse_entry(name, values) for name, values in known.items()}
@@ -100,10 +96,11 @@ def parse_entry(name: str, values: Mapping[str, Any]) -> Entry:
     """Turn one entry of `checkpoints.yaml` into an `Entry`.
 
     Raises:
-        ValueError: if it has an unknown key, or lacks one; the sentence names entry and key.
+        InputError: If it has an unknown key, or lacks one; the sentence names entry and key.
     """
-    expected = {field.name for field in fields(Entry)} - {"name"}
-    _check_keys(name, "", values, expected)
+    required = {x.name for x in fields(Entry) if x.default is MISSING and x.default_factory is MISSING} - {"name"}
+    _check_keys(name, "", values, required, {x.name for x in fields(Entry)} - {"name"})
+    _check_keys(name, "network.", values["network"], {"class_path", "init_args"})
     _check_keys(name, "license.", values["license"], {"code", "weights"})
     for upstream in values["upstream"]:
         _check_keys(name, "upstream.", upstream, {"name", "license"})
@@ -113,10 +110,13 @@ def parse_entry(name: str, values: Mapping[str, Any]) -> Entry:
     return Entry(name=name, **arguments)
 
 
-def _check_keys(name: str, where: str, values: Mapping[str, Any], expected: set[str]) -> None:
-    for what, keys in (("lacks", expected - values.keys()), ("has the unknown key", values.keys() - expected)):
+def _check_keys(
+    name: str, where: str, values: Mapping[str, Any], required: set[str], known: set[str] | None = None
+) -> None:
+    unknown = values.keys() - (required if known is None else known)
+    for what, keys in (("lacks", required - values.keys()), ("has the unknown key", unknown)):
         if keys:
-            raise ValueError(f"The entry {name} of checkpoints.yaml {what} {where}{min(keys)}.")
+            raise InputError(f"The entry {name} of checkpoints.yaml {what} {where}{min(keys)}.")
 
 
 def _size(count: int) -> str:
@@ -133,19 +133,19 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def models_table(pattern: str = "*") -> list[tuple[str, ...]]:
-    """Tell of every model that matches a pattern what a user asks first: rows of text, the first one the titles."""
+    """Return table rows of the models that match a pattern, header first."""
     known = entries()
     rows: list[tuple[str, ...]] = [COLUMNS]
     for entry in (known[name] for name in list_models(pattern)):
         size = "unknown" if entry.size is None else _size(entry.size)
         trained_on = ", ".join(data.partition(" (")[0] for data in entry.training_data)
-        height, width = entry.input_size
+        input_size = "any" if entry.input_size is None else "{} x {}".format(*entry.input_size)
         rows.append(
             (
                 entry.name,
                 ", ".join(entry.tasks),
-                str(len(entry.classes)),
-                f"{height} x {width}",
+                str(len(entry.classes) or "-"),
+                input_size,
                 trained_on,
                 size,
                 entry.license["weights"],

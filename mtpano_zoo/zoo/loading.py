@@ -2,6 +2,8 @@
 
 import difflib
 import hashlib
+import inspect
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,23 +13,17 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.files.checkpoint import DESCRIPTION, check_weights, network_weights, read_checkpoint
+from mtpano_zoo.files.weights import CONFIG, WEIGHTS, read_description, read_tensors, write_weights
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.layers import merge_lora
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.reference import FORMATS, identify, unwrap
 from mtpano_zoo.resources import shipped
-from mtpano_zoo.training.checkpoint import DESCRIPTION, check_weights, network_weights, read_checkpoint
+from mtpano_zoo.zoo.building import assemble, build_network
 from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry, entries
-from mtpano_zoo.zoo.weights import (
-    CONFIG,
-    WEIGHTS,
-    assemble,
-    build_network,
-    read_description,
-    read_tensors,
-    write_weights,
-)
 
 __all__ = ("load_model",)
 
@@ -71,15 +67,15 @@ def load_model(
 
     Raises:
         OSError: if nothing is there, or it cannot be downloaded; the sentence says what to do.
-        ValueError: if there is no such name, an argument cannot be changed, or a file does not hold what it should.
+        InputError: If there is no such name, an argument cannot be changed, or a file does not hold what it should.
     """
     if others:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(others)} cannot be changed in a network with weights; load_model takes tasks, "
             "classes, palette and input_size."
         )
     if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
-        raise ValueError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
+        raise InputError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
     _check_device(device)
     description, weights = _read(str(source))
     network = assemble(
@@ -92,12 +88,12 @@ def _check_device(device: str | torch.device) -> None:
     """Refuse a device that is not there before gigabytes are loaded.
 
     Raises:
-        ValueError: if it is no device, or cannot be used here.
+        InputError: If it is no device, or cannot be used here.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _read(source: str) -> Contents:
@@ -115,7 +111,7 @@ def _read(source: str) -> Contents:
     if path.suffix in (".ckpt", ".pt", ".pth", ".tar", ".safetensors") or len(path.parts) > 1:
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     nearest = difflib.get_close_matches(source, known, n=1, cutoff=0.0)[0]
-    raise ValueError(
+    raise InputError(
         f"There is no model {source!r} in the zoo; did you mean {nearest!r}? "
         "`mtpano models` lists all names; a checkpoint of your own is given by its path."
     )
@@ -137,21 +133,16 @@ def _file(path: Path) -> Contents:
         return description, merge_lora(network_weights(checkpoint))
     try:
         state = unwrap(checkpoint)
-        format = identify(state)
-        count, arguments = FORMATS[format].class_count(state), FORMATS[format].constructor_arguments(state)
-        weights = FORMATS[format].convert_state_dict(state)
+        format = FORMATS[identify(state)]
+        # Not the card of an entry: this file need not be the one that the entry states.
+        return format.describe(state), format.convert(state)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be loaded: {error}") from error
-    published = next(entry for entry in entries().values() if entry.format == format)
-    description = published.network_description()
-    names = published.classes if count == len(published.classes) else [f"class_{i}" for i in range(count)]
-    # Not the card of the entry: nobody knows that this file is the one it speaks of.
-    return {"class": published.network, "config": description["config"] | arguments | {"classes": list(names)}}, weights
+        raise InputError(f"{path} cannot be loaded: {error}") from error
 
 
 def _published(entry: Entry) -> Contents:
     """Read a published checkpoint from what was converted before, else convert it and keep the result for next time."""
-    description = entry.network_description()
+    description = {**entry.network, "card": entry.card()}
     if not entry.repository:
         return description, _packaged(entry)
     checksum = known_checksum(entry)
@@ -161,9 +152,9 @@ def _published(entry: Entry) -> Contents:
     if weights := _converted(entry, checksum, description):
         return description, weights
     try:
-        weights = FORMATS[entry.format].convert_state_dict(unwrap(read_checkpoint(path)))
+        weights = FORMATS[entry.format].convert(unwrap(read_checkpoint(path)))
     except ValueError as error:
-        raise ValueError(f"{entry.file} of {entry.repository} cannot be loaded: {error}") from error
+        raise InputError(f"{entry.file} of {entry.repository} cannot be loaded: {error}") from error
     folder = _conversion_folder(entry, checksum)
     try:
         write_weights(folder, weights, description)
@@ -182,13 +173,13 @@ def _packaged(entry: Entry) -> dict[str, Tensor]:
     """Read weights that the package brings: float32 in memory, whatever they are in the file."""
     content = shipped(entry.file).read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise ValueError(f"{entry.file} is not the file that {entry.name} stands for: install mtpano_zoo again.")
+        raise InputError(f"{entry.file} is not the file that {entry.name} stands for: install mtpano_zoo again.")
     return {key: x.float() if x.is_floating_point() else x for key, x in load(content).items()}
 
 
 def _conversion_folder(entry: Entry, checksum: str) -> Path:
     """Name the folder for a conversion by the content that is converted and by the code that converts it."""
-    code = Path(str(FORMATS[entry.format].__file__)).read_bytes()
+    code = inspect.getsource(sys.modules[FORMATS[entry.format].convert.__module__]).encode()
     return cache_folder() / entry.name / f"{checksum[:16]}-{hashlib.sha256(code).hexdigest()[:8]}"
 
 
@@ -198,7 +189,7 @@ def _converted(entry: Entry, checksum: str, description: Mapping[str, Any]) -> d
         verify(folder / WEIGHTS, (folder / CHECKSUM).read_text())
         weights = read_tensors(folder / WEIGHTS)
         # Names may have changed with the package since.
-        check_weights(build_network(description["class"], description["config"], folder), weights, folder)
+        check_weights(build_network(description, folder), weights, folder)
     except (OSError, ValueError):  # absent, damaged or old: it is made again
         return None
     return weights

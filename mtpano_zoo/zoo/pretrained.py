@@ -1,53 +1,35 @@
 """A trained network where a configuration names a class."""
 
 from collections.abc import Sequence
-from typing import Any
+
+from jsonargparse import class_from_function
 
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.zoo.loading import load_model
 
-__all__ = ("Pretrained",)
+__all__ = ("Pretrained", "load_pretrained")
 
 
-class Pretrained(PanoramaNetwork):
-    """What `load_model` gives, for a YAML: `class_path: Pretrained`, `init_args: {source: NAME_OR_PATH}`.
-
-    The object is the network itself, of its own class; this one only has the signature that a configuration needs.
-
-    Args:
-        source: see `load_model`.
-        classes: names of the classes to train for; the classifiers start anew unless these are the network's own.
-        palette: their colours (R, G, B) instead of the network's own.
-        input_size: height and width that it will predict at, instead of its own: those that it is trained at.
-        tasks: those of its tasks that are trained, all by default; the others are left out.
-
-    Raises:
-        OSError: if nothing is there, or it cannot be downloaded.
-        ValueError: see `load_model`.
-    """
-
-    def __new__(cls, *args: Any, **options: Any) -> Any:
-        """Load the network; since it is no `Pretrained`, Python does not go on to `__init__`."""
-        return _load(*args, **options)
-
-    def __init__(
-        self,
-        source: str,
-        classes: Sequence[str] = (),
-        palette: Sequence[Sequence[int]] | None = None,
-        input_size: tuple[int, int] | None = None,
-        tasks: Sequence[str] | None = None,
-    ) -> None:
-        raise NotImplementedError  # only its signature is used
-
-
-def _load(
+def load_pretrained(
     source: str,
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] | None = None,
     input_size: tuple[int, int] | None = None,
     tasks: Sequence[str] | None = None,
 ) -> PanoramaNetwork:
+    """Load a network to train it further: what `class_path: Pretrained` in a configuration stands for.
+
+    Args:
+        source: see `load_model`.
+        classes: names of the classes to train for; the classifiers start again unless these are the network's own.
+        palette: their colours (R, G, B) instead of the network's own.
+        input_size: height and width that it is trained and predicts at, instead of its own.
+        tasks: those of its tasks that are trained, all by default; the others are left out.
+
+    Raises:
+        OSError: If nothing is there, or it cannot be downloaded.
+        InputError: If the source cannot be loaded so, see `load_model`.
+    """
     network = load_model(source, input_size=input_size, tasks=tasks)
     if "semseg" not in network.tasks:
         return network
@@ -57,3 +39,6 @@ def _load(
         network.palette = palette
         network.config["palette"] = [[int(value) for value in colour] for colour in palette]
     return network
+
+
+Pretrained = class_from_function(load_pretrained, PanoramaNetwork, "Pretrained")

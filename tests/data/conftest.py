@@ -51,11 +51,16 @@ def fit(tmp_path_factory, monkeypatch):
         network = {
             "tasks": ["semseg", "depth", "normals"] if data.classes else ["depth", "normals"],
             "input_size": [32, 64],
-            "encoder": "vit_small_patch16_dinov3_qkvb",
-            "encoder_width": 32,
-            "encoder_depth": 4,
-            "encoder_heads": 2,
-            "patch_size": 8,
+            "encoder": {
+                "class_path": "ViTEncoder",
+                "init_args": {
+                    "name": "vit_small_patch16_dinov3_qkvb",
+                    "width": 32,
+                    "depth": 4,
+                    "heads": 2,
+                    "patch_size": 8,
+                },
+            },
             "bridge_width": 16,
             "neck_widths": [8, 8, 16, 16],
             "fusion_width": 8,

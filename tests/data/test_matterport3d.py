@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from fake_files import png, write
 
+from mtpano_zoo.classes import MPCAT40_CLASSES, MPCAT40_PALETTE, NYU40_CLASSES
 from mtpano_zoo.data import Matterport3DDataModule, matterport3d
-from mtpano_zoo.data.classes import MPCAT40_CLASSES, MPCAT40_PALETTE, NYU40_CLASSES
 from mtpano_zoo.data.panoramas import UnreadableSampleError
 
 # Half a millimetre, half a step of 8 bits, and JPEG of the best quality.

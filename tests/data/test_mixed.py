@@ -236,8 +236,9 @@ trainer: {accelerator: cpu, max_epochs: 1, limit_train_batches: 2, enable_progre
 model:
   network:
     class_path: PDBridgeNet
-    init_args: {input_size: [32, 64], encoder: vit_small_patch16_dinov3_qkvb, encoder_width: 32, encoder_depth: 4,
-                encoder_heads: 2, patch_size: 8, bridge_width: 16, neck_widths: [8, 8, 16, 16], fusion_width: 8}
+    init_args: {input_size: [32, 64], bridge_width: 16,
+                encoder: {class_path: ViTEncoder, init_args: {name: vit_small_patch16_dinov3_qkvb, width: 32, depth: 4,
+                heads: 2, patch_size: 8}}, neck_widths: [8, 8, 16, 16], fusion_width: 8}
 data:
   class_path: MixedDataModule
   init_args:

@@ -3,7 +3,7 @@
 import numpy as np
 from fake_files import png, room_maps
 
-from mtpano_zoo.data.classes import NYU40_PALETTE
+from mtpano_zoo.classes import NYU40_PALETTE
 
 ROOMS = {"00000/485142": 0, "00001/171": 1, "02999/7": 2, "03000/20": 3, "03250/859972": 4, "03398/12": 5}
 

@@ -56,7 +56,11 @@ def test_mixer_is_dense_at_the_equator_and_wide_at_the_poles() -> None:
 def test_geometry_is_continuous_across_the_border_in_our_variant_only() -> None:
     like = torch.zeros(1, 1, 16, 32)
     for convention, continuous in (("sphere", True), ("paper", False)):
-        steps = (geometry_encoding(convention, like) - geometry_encoding(convention, like).roll(1, -1)).abs().amax((0, 1, 2))
+        steps = (
+            (geometry_encoding(convention, like) - geometry_encoding(convention, like).roll(1, -1))
+            .abs()
+            .amax((0, 1, 2))
+        )
         assert bool(steps[0] <= steps[1:].max() * 1.0001) is continuous
 
 

@@ -45,7 +45,7 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
     {"tasks": ("normals",)},
     {"bridge": False},
     {"shared_stream": True},
-    {"encoder": "xcit_nano_12_p8_224"},
+    {"encoder": {"name": "xcit_nano_12_p8_224"}},
 ], ids=str)  # fmt: skip
 def test_computes_the_main_outputs_of_the_network(build: Build, arguments: dict[str, Any]) -> None:
     network = build(**arguments)
@@ -91,7 +91,7 @@ def test_the_network_itself_stays_as_it_is(build: Build) -> None:
 
 
 def test_neither_training_mode_of_the_copy_nor_of_the_network_reaches_the_other(build: Build) -> None:
-    network = build(encoder="xcit_nano_12_p8_224")  # some of its norms cannot be folded
+    network = build(encoder={"name": "xcit_nano_12_p8_224"})  # some of its norms cannot be folded
     prepared = prepare_for_inference(network)
     image = torch.rand(2, 3, 32, 64)
     before, state = prepared(image), copy.deepcopy(network.state_dict())
@@ -161,7 +161,7 @@ def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "arguments"),
-    [("float32", {}), ("bfloat16", {"convention": "paper"}), ("float32", {"encoder": "xcit_nano_12_p8_224"})],
+    [("float32", {}), ("bfloat16", {"convention": "paper"}), ("float32", {"encoder": {"name": "xcit_nano_12_p8_224"}})],
     ids=["sphere", "paper", "xcit"],
 )
 def test_compiles_without_graph_breaks(tiny_network: Build, precision: str, arguments: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ def test_compiles_without_graph_breaks(tiny_network: Build, precision: str, argu
 
 
 def test_predicts(build: Build) -> None:
-    network = build(normals_frame="forward-up-left")
+    network = build()
     image = np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)
     expected, found = network.predict(image), prepare_for_inference(network).predict(image)
     assert (found.semseg == expected.semseg).mean() > 0.99

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtpano_zoo.layers import ERPTokenMixer
-from mtpano_zoo.models import NETWORKS, PDBridgeNet
+from mtpano_zoo.layers import Encoder, ERPTokenMixer, ViTEncoder
+from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.models.pd_bridgenet import geometry_encoding
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training import MultiTaskModule
+from mtpano_zoo.zoo.building import build_network
 
 Build = Callable[..., PDBridgeNet]
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(MAIN_TASKS, n)]
@@ -34,19 +35,19 @@ def randomise(network: nn.Module) -> nn.Module:
     return network
 
 
-class WrappingEncoder(nn.Module):
+class WrappingEncoder(Encoder):
     """Stands for the vision transformer, which knows where the border of the image is."""
 
     def __init__(self, channels: int, patch_size: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.stride = self.multiple = patch_size
         self.embed = nn.ModuleList(
             nn.Conv2d(3, channels, patch_size * 3, patch_size, (0, patch_size), padding_mode="circular")
             for _ in range(4)
         )
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        image = nn.functional.pad(image, (0, 0, self.patch_size, self.patch_size))
+        image = nn.functional.pad(image, (0, 0, self.stride, self.stride))
         levels = [embed(image) for embed in self.embed]
         return levels, [level.mean((2, 3)) for level in levels]
 
@@ -73,14 +74,14 @@ def test_any_multiple_of_the_patch_size(tiny_network: Build, size: tuple[int, in
 
 
 def test_other_sizes_are_refused(tiny_network: Build) -> None:
-    with pytest.raises(ValueError, match="30 x 64, but height and width must be multiples of 8"):
+    with pytest.raises(ValueError, match="30 x 64, but both must be multiples of 8"):
         tiny_network()(torch.rand(1, 3, 30, 64))
 
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="+".join)
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"shared_stream": True}, {"encoder": "xcit_nano_12_p8_224"}, {"bridge": None, "token_mixer": None}],
+    [{}, {"shared_stream": True}, {"encoder": {"name": "xcit_nano_12_p8_224"}}, {"bridge": None, "token_mixer": None}],
     ids=["two", "shared", "xcit", "default"],
 )
 def test_every_parameter_learns(tiny_network: Build, tasks: tuple[str, ...], arguments: dict[str, Any]) -> None:
@@ -102,7 +103,7 @@ def test_by_default_the_published_network_is_whole_and_ours_has_what_pays(tiny_n
 
 
 def test_what_cannot_learn_in_a_published_single_task_network(tiny_network: Build) -> None:
-    """The published semseg network carries a convention stream that no loss reaches; its weights still load strictly."""
+    """The published semseg network carries a variant stream that no loss reaches; its weights still load strictly."""
     network = randomise(tiny_network(tasks=("semseg",), convention="paper"))
     outputs = flatten(network(torch.rand(2, 3, 32, 64)))
     sum((x * torch.randn_like(x)).sum() for x in outputs.values()).backward()
@@ -169,8 +170,8 @@ def test_config_builds_the_same_network(tiny_network: Build) -> None:
     palette = np.arange(9, dtype=np.uint8).reshape(3, 3)
     network = randomise(tiny_network(palette=palette, tasks=("semseg", "depth"))).eval()
     assert json.loads(json.dumps(network.config)) == network.config
-    twin = NETWORKS["PDBridgeNet"](**network.config)
-    twin.load_state_dict(network.state_dict())
+    twin = build_network(network.describe(), "the network")
+    twin.load_state_dict(network.state_dict(), assign=True)
     image = torch.rand(1, 3, 32, 64)
     ours, theirs = flatten(network(image)), flatten(twin.eval()(image))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -208,11 +209,10 @@ def test_bfloat16_stays_close(tiny_network: Build) -> None:
         ({"tasks": ()}, "got none"),
         ({"classes": ()}, "needs the names of its classes"),
         ({"convention": "plane"}, "convention must be sphere or paper"),
-        ({"encoder": "vit_smal_patch16_dinov3"}, "no vision transformer 'vit_smal_patch16_dinov3'"),
-        ({"encoder_depth": 3}, "3 blocks, but four of them are tapped"),
+        ({"encoder": {"name": "vit_smal_patch16_dinov3"}}, "no architecture 'vit_smal_patch16_dinov3'"),
+        ({"encoder": {"depth": 3}}, "3 blocks, but four of them are tapped"),
         ({"bridge_width": 18}, "multiple of its 4 attention heads"),
         ({"neck_widths": (8, 8)}, "has 4 levels, but 2 widths"),
-        ({"normals_frame": "up"}, "normals_frame must be one of right-down-forward, forward-up-left"),
         ({"palette": [[0, 0, 0]]}, "1 colours for 3 classes"),
     ],
 )
@@ -224,7 +224,7 @@ def test_bad_arguments(tiny_network: Build, arguments: dict[str, Any], message: 
 def test_full_size_has_the_published_number_of_parameters() -> None:
     """589.5 M in the published file, of which ours leaves out what is never used."""
     with torch.device("meta"):
-        network = PDBridgeNet(classes=[f"class {i}" for i in range(150)], convention="paper")
+        network = PDBridgeNet(ViTEncoder(), classes=[f"class {i}" for i in range(150)], convention="paper")
     counted = sum(p.numel() for p in network.parameters())
     unused_units = 3 * 2 * (256 * 256 * 9 + 2 * 256)
     unused_encoder = 1024 + 2 * 1024

@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mtpano_zoo.classes import ADE20K_CLASSES
+from mtpano_zoo.files.checkpoint import check_weights
+from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
-from mtpano_zoo.reference.mtpano import class_count, constructor_arguments, convert_state_dict
+from mtpano_zoo.reference.mtpano import class_count, convert_state_dict, describe
 from mtpano_zoo.tasks import MAIN_TASKS
-from mtpano_zoo.training.checkpoint import check_weights
 from mtpano_zoo.zoo import entries
-from mtpano_zoo.zoo.weights import build_network
+from mtpano_zoo.zoo.building import build_network
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED_NAMES = {"gradient": "grad", "edge_distance": "sdf", "point_map": "point"}
@@ -71,14 +73,28 @@ def numbered(shapes: dict[str, list[int]]) -> tuple[dict[str, Tensor], dict[int,
 
 
 def numbers_in(tensor: Tensor) -> list[int]:
-    """The number of a numbered tensor, or the three that were joined along the first dimension."""
+    """The number of a numbered tensor, or the three that were joined along the first dimension.
+
+    Signs are those of turned axes.
+    """
     rows = tensor.reshape(len(tensor), -1)[:, 0] if tensor.ndim else tensor[None]
-    return rows.int().unique_consecutive().tolist()
+    return rows.int().abs().unique_consecutive().tolist()
 
 
 def network_for(state: Mapping[str, Tensor]) -> PDBridgeNet:
-    classes = [f"class {i}" for i in range(class_count(state))]
-    return PDBridgeNet(classes, input_size=(64, 128), **constructor_arguments(state))
+    arguments = describe(state)["init_args"] | {"input_size": (64, 128)}
+    return PDBridgeNet(**arguments | {"encoder": ViTEncoder(**arguments["encoder"]["init_args"])})
+
+
+def in_our_frame(name: str, published: Tensor) -> Tensor:
+    """Published normals are forward, up, left; published points right, down, back; ours are right, down, forward."""
+    if name.endswith("normals"):
+        forward, up, left = published.unbind(1)
+        return torch.stack((-left, -up, forward), 1)
+    if name == "ext.point":
+        right, down, back = published.unbind(1)
+        return torch.stack((right, down, -back), 1)
+    return published
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +142,8 @@ def test_everything_the_published_network_computes(network: PDBridgeNet, golden:
         hook.remove()
     computed |= named_outputs(outputs)
 
-    expected = {name.removeprefix("output."): x for name, x in golden.items() if name != "input"}
+    names = {name: name.removeprefix("output.") for name in golden if name != "input"}
+    expected = {short: in_our_frame(short, golden[name]) for name, short in names.items()}
     assert set(computed) == set(expected)
     for name, reference in expected.items():
         error = (computed[name] - reference).abs().max() / reference.abs().max()
@@ -141,7 +158,7 @@ def test_prepared_for_inference_it_computes_the_same(
     with torch.inference_mode():
         outputs = prepare_for_inference(network, winograd=winograd)(image_of(golden, network))
     for task, computed in outputs.items():
-        reference = golden[f"output.{task}"]
+        reference = in_our_frame(task, golden[f"output.{task}"])
         error = (computed - reference).abs().max() / reference.abs().max()
         assert error < 1e-4, f"{task}: relative error {error:.1e}"
 
@@ -191,7 +208,8 @@ def test_networks_trained_on_some_tasks_keep_both_streams_and_load_strictly(
         {"ext.point"} if "depth" in tasks else set()
     )
     for name in before_the_bridge:  # it does not see the other tasks yet
-        torch.testing.assert_close(outputs[name], golden[f"output.{name}"], rtol=1e-5, atol=1e-5)
+        expected = in_our_frame(name, golden[f"output.{name}"])
+        torch.testing.assert_close(outputs[name], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("tasks", [tuple(MAIN_TASKS), ("semseg",), ("depth",)])
@@ -199,7 +217,7 @@ def test_full_size_uses_every_published_key_once(tasks: tuple[str, ...]) -> None
     shapes = shapes_of("large_keys.json", tasks)
     state, keys = numbered(shapes)
     with torch.device("meta"):
-        network = network_for({f"module.{key}": tensor for key, tensor in state.items()})
+        network = network_for(state)
     converted = convert_state_dict(state)
     network.load_state_dict(converted, assign=True)
     assert not any(tensor.is_meta for tensor in network.state_dict().values())
@@ -214,34 +232,35 @@ def test_full_size_uses_every_published_key_once(tasks: tuple[str, ...]) -> None
         for entry in entries().values():  # what a published name in the zoo builds takes exactly these
             if not entry.repository:
                 continue
-            description = entry.network_description()
-            check_weights(build_network(entry.network, description["config"], entry.name), converted, entry.name)
+            check_weights(build_network(entry.network, entry.name), converted, entry.name)
         # What the published code counts, less what takes no part.
         assert sum(p.numel() for p in network.parameters()) == sum(
             int(np.prod(shape))
             for key, shape in shapes.items()
             if key in used and "batch" not in key.split(".")[-1] and "running" not in key
         )
-        assert constructor_arguments(state) == {
-            "tasks": ["semseg", "depth", "normals"],
-            "encoder": "vit_large_patch16_dinov3_qkvb",
-            "convention": "paper",
-            "encoder_width": 1024,
-            "encoder_depth": 24,
-            "encoder_heads": 16,
-            "encoder_mlp_ratio": 4.0,
-            "patch_size": 16,
-            "bridge_width": 256,
-            "neck_widths": [256, 512, 1024, 1024],
-            "fusion_width": 256,
-            "normals_frame": "forward-up-left",
+        sizes = {"width": 1024, "depth": 24, "heads": 16, "mlp_ratio": 4.0, "patch_size": 16}
+        assert describe(state) == {
+            "class_path": "PDBridgeNet",
+            "init_args": {
+                "encoder": {
+                    "class_path": "ViTEncoder",
+                    "init_args": {"name": "vit_large_patch16_dinov3_qkvb"} | sizes,
+                },
+                "classes": list(ADE20K_CLASSES),
+                "tasks": ["semseg", "depth", "normals"],
+                "convention": "paper",
+                "bridge_width": 256,
+                "neck_widths": [256, 512, 1024, 1024],
+                "fusion_width": 256,
+            },
         }
         assert network.encoder.taps == [5, 11, 17, 23] and class_count(state) == 150
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_point_types_become_float32(dtype: torch.dtype, state: dict[str, Tensor]) -> None:
-    stored = {f"module.{key}": x.to(dtype) if x.is_floating_point() else x for key, x in state.items()}
+    stored = {key: x.to(dtype) if x.is_floating_point() else x for key, x in state.items()}
     converted = convert_state_dict(stored)
     exact = convert_state_dict(state)
     for name, tensor in converted.items():
@@ -307,4 +326,4 @@ def test_positions_of_another_geometry_are_refused(name: str, dtype: torch.dtype
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     state = {key: torch.zeros([n + (n == 128) for n in shape]) for key, shape in shapes_of("keys.json").items()}
     with pytest.raises(ValueError, match=r"width 129, no multiple of a head's 64"):
-        constructor_arguments(state)
+        describe(state)

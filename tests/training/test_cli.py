@@ -182,7 +182,7 @@ def test_names_and_colours_of_any_kind_become_plain_lists():
         ("--model.learning_rate=1", r"unrecognized arguments: --model\.learning_rate=1"),
         ("--data.init_args.batch_sise=2", "Option 'batch_sise' is not accepted"),
         ("--data.init_args.batch_size=0", "batch_size must be positive and num_workers not negative: 0, 0$"),
-        ("--model.network.init_args.encoder_width=wide", '"encoder_width": Expected'),
+        ("--model.network.init_args.encoder.init_args.width=wide", '"width": Expected'),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(option, expected, capsys):

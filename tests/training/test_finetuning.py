@@ -31,7 +31,7 @@ def quiet(tmp_path):
 @pytest.fixture
 def adapted(tiny_network, quiet):
     """A module after two epochs with low-rank updates, its checkpoint, and the weights that it started from."""
-    module = MultiTaskModule(tiny_network(encoder_layer_scale=1.0), lr=1e-2, lora_rank=2)
+    module = MultiTaskModule(tiny_network(encoder={"layer_scale": 1.0}), lr=1e-2, lora_rank=2)
     before = {name: value.clone() for name, value in module.network.state_dict().items()}
     trainer = Trainer(max_epochs=2, **quiet)
     trainer.fit(module, TinyDataModule())
@@ -77,7 +77,7 @@ def test_what_was_trained_further_keeps_its_licences_and_loses_its_scores(tiny_n
 
 def test_training_goes_on_from_its_checkpoint(adapted, tiny_network, quiet):
     _, path, _ = adapted
-    again = MultiTaskModule(tiny_network(encoder_layer_scale=1.0), lr=1e-2, lora_rank=2)
+    again = MultiTaskModule(tiny_network(encoder={"layer_scale": 1.0}), lr=1e-2, lora_rank=2)
     trainer = Trainer(max_epochs=3, **quiet)
     trainer.fit(again, TinyDataModule(), ckpt_path=path)
     assert trainer.global_step == 3 * len(TinyDataModule().train_dataloader())

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import mtpano_zoo
 from mtpano_zoo import load_model
+from mtpano_zoo.files.checkpoint import describe_network
+from mtpano_zoo.files.weights import write_weights
 from mtpano_zoo.layers import add_lora
 from mtpano_zoo.reference import FORMATS
 from mtpano_zoo.reference.mtpano import constructor_arguments, convert_state_dict
-from mtpano_zoo.training.checkpoint import describe_network
 from mtpano_zoo.zoo.entries import Entry, entries
-from mtpano_zoo.zoo.weights import write_weights
 
 SHAPES = Path(__file__).parents[1] / "reference" / "golden" / "keys.json"
 CLASSIFIERS = ("heads.semseg.head.4.", "aux_heads.semseg.classifier.")
@@ -416,7 +416,9 @@ def test_colours_of_the_classes(tiny_checkpoint: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*for your 2 classes")
 @pytest.mark.parametrize("convention", ["sphere", "paper"])
 @pytest.mark.parametrize("tasks", [["semseg"], ["depth"], ["normals", "depth"]])
-def test_a_part_of_the_tasks(tasks: list[str], convention: str, tiny_network: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_part_of_the_tasks(
+    tasks: list[str], convention: str, tiny_network: Callable[..., Any], tmp_path: Path
+) -> None:
     whole = tiny_network(convention=convention, palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     whole.save_pretrained(tmp_path)
     network = load_model(tmp_path, tasks=tasks)

@@ -12,10 +12,10 @@ from PIL import Image
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import RoomsDataset
+from mtpano_zoo.files.card import model_card
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.zoo import entries
-from mtpano_zoo.zoo.card import model_card
 
 NAME = "mtpano-tiny.rooms"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtpano_zoo import load_model
-from mtpano_zoo.zoo.transfer import transfer, transferred_card
+from mtpano_zoo.zoo.building import transfer, transferred_card
 
 CLASSES = ("wall", "floor", "door", "window", "lamp")
 CLASSIFIERS = {

@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.data.rooms.rendering import check_size, render
 from mtpano_zoo.data.rooms.sampling import room_key, sample_room

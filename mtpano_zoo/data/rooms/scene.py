@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtpano_zoo.data.classes import S3DIS_CLASSES
+from mtpano_zoo.classes import S3DIS_CLASSES
 from mtpano_zoo.data.rooms.materials import Material
 
 BOX, CYLINDER, SPHERE = 0, 1, 2

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtpano_zoo import sphere
-from mtpano_zoo.data.classes import S3DIS_CLASSES
+from mtpano_zoo.classes import S3DIS_CLASSES
 from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
 
 __all__ = ("OracleTeacher",)

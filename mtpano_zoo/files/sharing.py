@@ -4,14 +4,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, HfApi, errors
 
+from mtpano_zoo.files.card import model_card
+from mtpano_zoo.files.checkpoint import describe_network
+from mtpano_zoo.files.weights import write_weights
 from mtpano_zoo.layers import merge_lora
-from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.training.checkpoint import describe_network
-from mtpano_zoo.zoo.card import model_card
-from mtpano_zoo.zoo.weights import write_weights
+
+if TYPE_CHECKING:
+    from mtpano_zoo.models import PanoramaNetwork
 
 __all__ = ("FILES", "push_to_hub", "save_pretrained")
 
@@ -19,7 +22,7 @@ FILES = ("model.safetensors", "config.json", "README.md")
 
 
 def save_pretrained(
-    network: PanoramaNetwork, folder: str | Path, *, overwrite: bool = False, source: str | None = None
+    network: "PanoramaNetwork", folder: str | Path, *, overwrite: bool = False, source: str | None = None
 ) -> None:
     """Write a network to a folder: `model.safetensors`, `config.json` and its card `README.md`.
 
@@ -53,7 +56,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    network: PanoramaNetwork,
+    network: "PanoramaNetwork",
     repository: str,
     *,
     token: str | None = None,

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import mtpano_zoo
-from mtpano_zoo.models import PanoramaNetwork
+
+if TYPE_CHECKING:
+    from mtpano_zoo.models import PanoramaNetwork
 
 __all__ = ("check_card", "model_card")
 
@@ -29,10 +31,6 @@ USES = {
     "semseg": "prediction.classes[prediction.semseg[0, 0]]  # the class of the first pixel",
     "depth": "prediction.depth  # (H, W) float32, metres along the ray; 0 = no value",
     "normals": "prediction.normals  # (H, W, 3) float32, x right, y down, z forward, towards the camera",
-}
-FRAMES = {
-    "right-down-forward": "them in the same frame",
-    "forward-up-left": "x forward, y up, z left (left-handed), towards the camera; `predict` turns them",
 }
 
 
@@ -59,7 +57,7 @@ def check_card(card: Mapping[str, Any]) -> None:
                 raise ValueError(f"card[{key!r}] holds dictionaries whose keys are {keys}, not {row!r}.")
 
 
-def model_card(network: PanoramaNetwork, source: str) -> str:
+def model_card(network: "PanoramaNetwork", source: str) -> str:
     """Write the card of a network in Markdown, with the front matter that the Hugging Face Hub reads.
 
     What `network.card` does not say is called unknown: a card never claims more than is known.
@@ -102,7 +100,7 @@ def model_card(network: PanoramaNetwork, source: str) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(network: PanoramaNetwork) -> dict[str, Any]:
+def _front_matter(network: "PanoramaNetwork") -> dict[str, Any]:
     weights = _flat((network.card.get("license") or {}).get("weights") or "unknown")
     license_id = weights.lower().replace(" ", "-")
     known = license_id in HUB_LICENSES
@@ -127,12 +125,13 @@ def _snippet(tasks: Sequence[str], source: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _properties(network: PanoramaNetwork) -> Iterator[tuple[str, str]]:
+def _properties(network: "PanoramaNetwork") -> Iterator[tuple[str, str]]:
     height, width = network.input_size
     yield "network", f"`{type(network).__name__}`"
-    for name in ("variant", "encoder"):
-        if name in network.config:
-            yield name, f"`{network.config[name]}`"
+    for name, value in network.config.items():
+        if isinstance(value, dict) and "class_path" in value:
+            architecture = value["init_args"].get("name", "")
+            yield name, f"`{value['class_path']}` {architecture}".strip()
     yield "parameters", f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.1f} million"
     yield "tasks", ", ".join(network.tasks)
     if network.classes:
@@ -143,7 +142,7 @@ def _properties(network: PanoramaNetwork) -> Iterator[tuple[str, str]]:
     )
 
 
-def _predictions(network: PanoramaNetwork) -> Iterator[str]:
+def _predictions(network: "PanoramaNetwork") -> Iterator[str]:
     if "semseg" in network.tasks:
         names = ", ".join(f"{index} {_flat(name)}" for index, name in enumerate(network.classes))
         yield f"**Classes** (`semseg`): the index of a class for every pixel; 255 = no label. {names}."
@@ -155,8 +154,7 @@ def _predictions(network: PanoramaNetwork) -> Iterator[str]:
     if "normals" in network.tasks:
         yield (
             "**Normals**: unit vectors turned towards the camera, x right, y down, z forward, where the centre of the "
-            "panorama looks along z; the zero vector = no value. They are predicted, not derived from the depth. "
-            f"The network gives {FRAMES[network.normals_frame]}."
+            "panorama looks along z; the zero vector = no value. They are predicted, not derived from the depth."
         )
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
+from mtpano_zoo.files.card import FRAMES, HUB_LICENSES, model_card
 from mtpano_zoo.models import NETWORKS
 from mtpano_zoo.models.base import NORMALS_FRAMES
 from mtpano_zoo.zoo import entries
-from mtpano_zoo.zoo.card import FRAMES, HUB_LICENSES, model_card
 
 CARD = {
     "description": "A network\nfor tests",

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from mtpano_zoo import load_model
+from mtpano_zoo.files.sharing import FILES
 from mtpano_zoo.layers import add_lora
-from mtpano_zoo.zoo.sharing import FILES
 
 # Of the Hub's client, about its own HTTP client.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -23,7 +23,7 @@ CARD = {"description": "A network for tests", "license": {"weights": "CC BY 4.0"
 @pytest.fixture
 def network(tiny_network: Callable[..., Any]) -> Any:
     """Return a network with weights that no start gives, and with a card."""
-    network = tiny_network(convention="paper", normals_frame="forward-up-left", palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    network = tiny_network(convention="paper", palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)))
     for value in network.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.randn_like(value).abs())

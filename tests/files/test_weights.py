@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtpano_zoo.files.checkpoint import describe_network
+from mtpano_zoo.files.weights import read_network, write_weights
 from mtpano_zoo.models import NETWORKS, PDBridgeNet
-from mtpano_zoo.training.checkpoint import describe_network
-from mtpano_zoo.zoo.weights import read_network, write_weights
 
 
 def write(network, folder: Path, **card) -> Path:
@@ -21,8 +21,8 @@ def write(network, folder: Path, **card) -> Path:
 @pytest.mark.parametrize("convention", ["sphere", "paper"])
 @pytest.mark.parametrize("encoder", ["vit_small_patch16_dinov3_qkvb", "vit_small_patch16_224", "xcit_nano_12_p8_224"])
 def test_a_network_comes_back_bitwise(tmp_path: Path, tiny_network, convention: str, encoder: str) -> None:
-    sizes = {} if "xcit" not in encoder else {"encoder_width": None, "encoder_heads": None, "encoder_depth": None}
-    network = tiny_network(convention=convention, encoder=encoder, **sizes).eval()
+    sizes = {} if "xcit" not in encoder else {"width": None, "heads": None, "depth": None}
+    network = tiny_network(convention=convention, encoder={"name": encoder, **sizes}).eval()
     loaded = read_network(write(network, tmp_path, description="tiny"))
 
     assert type(loaded) is type(network) and not loaded.training

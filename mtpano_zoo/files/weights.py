@@ -1,0 +1,96 @@
+"""A network in a folder: its weights in `model.safetensors`, what it takes to build it in `config.json`."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mtpano_zoo.image_io import write_bytes
+
+__all__ = ("CONFIG", "WEIGHTS", "read_description", "read_tensors", "write_weights")
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def write_weights(folder: str | Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a network to a folder, which is made if need be; each of the two files appears completely or not at all.
+
+    Args:
+        folder: where `model.safetensors` and `config.json` go.
+        weights: state dict of the network, in any precision, on any device.
+        description: what `mtpano_zoo.files.checkpoint.describe_network` says of the network, and under `card` where
+            its weights come from, as plain data.
+
+    Raises:
+        OSError: if the folder cannot be written, or its disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(dict(description), indent=2, ensure_ascii=False) + "\n"
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors would let nobody but the owner read the file
+        save_file(_separate(weights), temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)
+        temporary.replace(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise OSError(f"The weights could not be written to {folder}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_bytes(folder / CONFIG, config.encode())
+
+
+def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give every tensor memory of its own, which the format asks for."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage()
+        if memory.data_ptr() in seen or memory.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        separate[name] = tensor
+    return separate
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """Read the `config.json` of a folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {CONFIG} in {folder}: it says which network the weights belong to.")
+    try:
+        description = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{path} holds a {type(description).__name__}, not the description of a network.")
+    return description
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Map the tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file of weights at {path}.")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or no safetensors file ({error}); copy it again.") from error
+    return tensors

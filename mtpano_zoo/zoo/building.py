@@ -1,0 +1,227 @@
+"""From a description and weights to a network: built by name, with fewer tasks or other classes where asked."""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.files.checkpoint import check_weights
+from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
+from mtpano_zoo.image_io import check_panorama_size
+from mtpano_zoo.layers import ENCODERS
+from mtpano_zoo.models import NETWORKS, PanoramaNetwork
+from mtpano_zoo.tasks import check_tasks
+
+__all__ = ("assemble", "build_network", "read_network", "transfer", "transferred_card")
+
+
+def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> PanoramaNetwork:
+    """Read a network that `write_weights` wrote, in evaluation mode and in the precision that it was written in.
+
+    Its weights are mapped from the file: they take memory when they are used, and only once for all processes. The file
+    is never changed by what becomes of the network.
+
+    Args:
+        folder: a folder with `model.safetensors` and `config.json`.
+        classes: names of classes instead of its own.
+
+    Raises:
+        FileNotFoundError: if one of the two files is missing.
+        InputError: If a file is damaged, describes no known network, or the weights do not fit.
+    """
+    path = Path(folder) / WEIGHTS
+    return assemble(read_description(folder), read_tensors(path), folder, classes=classes)
+
+
+def assemble(
+    description: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> PanoramaNetwork:
+    """Put a network together from what describes it and its weights, which it takes over without copying them.
+
+    Args:
+        description: `class_path`, `init_args` and, if something is known, `card`.
+        weights: the whole state dict.
+        source: where they come from, for messages.
+        tasks: those of its tasks that are kept; what only the others have is left out.
+        classes: names of classes instead of its own; the layers that score them start anew.
+        palette: colours of the classes, instead of its own or, for other classes, the default ones.
+        input_size: height and width instead of its own.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        InputError: If the description is of no known network, or the weights do not fit it.
+    """
+    if not {"class_path", "init_args"} <= description.keys():
+        raise InputError(
+            f"{source} does not describe a network of this package: it needs the keys class_path and init_args."
+        )
+    if not isinstance(description["init_args"], Mapping) or not isinstance(description.get("card") or {}, Mapping):
+        raise InputError(f"{source} does not describe a network: its init_args and its card must be dictionaries.")
+    arguments = dict(description["init_args"])
+    card = dict(description.get("card") or {})
+    if input_size is not None:
+        if len(tuple(input_size)) != 2 or not all(isinstance(side, int) and side > 0 for side in input_size):
+            raise InputError(f"input_size is height and width in pixels, such as (512, 1024), not {input_size!r}.")
+        check_panorama_size(*input_size, "input_size")
+        arguments["input_size"] = list(input_size)
+    if tasks is not None:
+        arguments, weights = _of_tasks(description["class_path"], arguments, weights, source, check_tasks(tuple(tasks)))
+    renewed = classes is not None and list(classes) != arguments.get("classes")
+    if renewed:
+        arguments |= {"classes": list(classes or ()), "palette": None}
+    if palette is not None:
+        arguments["palette"] = [[int(value) for value in colour] for colour in palette]
+    network = build_network({"class_path": description["class_path"], "init_args": arguments}, source)
+    if renewed:
+        weights, new = transfer(weights, network, source)
+        warnings.warn(
+            f"{source} for your {len(network.classes)} classes: all is kept but {', '.join(new)}, new and untrained.",
+            stacklevel=3,
+        )
+        card = transferred_card(card, source, network.classes)
+    check_weights(network, weights, source)
+    network.load_state_dict(dict(weights), assign=True)
+    network.card = card
+    return network.eval()
+
+
+def _of_tasks(
+    name: str, arguments: Mapping[str, Any], weights: Mapping[str, Tensor], source: str | Path, tasks: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return arguments and weights of the same network with a part of its tasks."""
+    network = build_network({"class_path": name, "init_args": arguments}, source)
+    if absent := [task for task in tasks if task not in network.tasks]:
+        raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
+    check_weights(network, weights, source)
+    without_classes = {} if "semseg" in tasks else {"classes": [], "palette": None}
+    fewer = dict(arguments) | {"tasks": list(tasks)} | without_classes
+    kept = build_network({"class_path": name, "init_args": fewer}, source).state_dict().keys()
+    return fewer, {key: tensor for key, tensor in weights.items() if key in kept}
+
+
+def transfer(
+    weights: Mapping[str, Tensor], network: PanoramaNetwork, source: str | Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Fit the weights of a network to one with other classes.
+
+    Everything is kept but the classifiers of the semantic classes, in the main and the auxiliary head: they keep the
+    start that the new network gave them, all rows of them. A class that both sets call `wall` starts anew like any
+    other, since data sets draw their classes differently under the same name, and a score of a softmax means something
+    only beside those of the classes that it was trained with.
+
+    Args:
+        weights: state dict of the trained network.
+        network: a network built with the new classes, and with everything else as it was; classifiers without memory
+            (on the meta device) are given theirs.
+        source: where the weights come from, for the message.
+
+    Returns:
+        The whole state dict of the new network, and the names in it that are new.
+
+    Raises:
+        InputError: If the network has no semantic classes, or anything but the classifiers does not fit; the sentence
+            lists which.
+    """
+    if "semseg" not in network.tasks:
+        raise InputError(f"{source} predicts {', '.join(network.tasks)} and no classes: leave `classes` out.")
+    fitted, new = dict(weights), []
+    for name in network.classifier_parts:
+        classifier = cast("nn.Conv2d", network.get_submodule(name))
+        if classifier.weight.is_meta:
+            classifier.to_empty(device="cpu")
+            classifier.reset_parameters()
+        for part, start in classifier.state_dict().items():
+            key = f"{name}.{part}"
+            if key in weights:  # else it is told as missing
+                fitted[key] = start.to(weights[key].dtype)
+                new.append(key)
+    check_weights(network, fitted, source)
+    return fitted, new
+
+
+def transferred_card(card: Mapping[str, Any], source: str | Path, classes: Sequence[str]) -> dict[str, Any]:
+    """Say of a network with new classes what still holds of the one that it started from; scores do not."""
+    path = Path(str(source).removeprefix("local-dir:"))
+    name = path.name if path.exists() else str(source)  # in which folder it lay is nobody's business
+    upstream = {"name": name, "license": (card.get("license") or {}).get("weights") or "unknown"}
+    return {
+        **{key: card[key] for key in ("paper", "depth_unit", "license", "training_data") if key in card},
+        "description": f"Weights of {name} with untrained classifiers for {len(classes)} other classes: to be trained.",
+        "upstream": [*(card.get("upstream") or ()), upstream],
+    }
+
+
+def build_network(description: Mapping[str, Any], source: str | Path) -> PanoramaNetwork:
+    """Build a network whose parameters have no memory yet.
+
+    Args:
+        description: `class_path`, one of `NETWORKS`, and `init_args`. Among those, an encoder is described likewise by
+            one of `ENCODERS`. Nothing else is ever imported or read because a file names it.
+        source: where it comes from, for the message.
+
+    Raises:
+        InputError: If the class is none of ours, or does not take the arguments.
+    """
+    name = description.get("class_path")
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise InputError(f"{source} describes a network of the class {name!r}, which is none of {', '.join(NETWORKS)}.")
+    with _parameters_on_meta():
+        network: PanoramaNetwork = _build(NETWORKS[name], description.get("init_args"), source)
+    return network
+
+
+def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
+    """Build a part of a network from arguments that a file states; parts among them are built first."""
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"{source} describes {part.__name__} without its arguments: init_args must be a dictionary.")
+    if foreign := sorted(part.start_arguments & arguments.keys()):
+        raise InputError(f"{source} asks {part.__name__} to start from {foreign[0]}: a file with weights may not.")
+    built = {}
+    for key, value in arguments.items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            if value["class_path"] not in ENCODERS:
+                known = ", ".join(ENCODERS)
+                raise InputError(f"{source} describes a part {value['class_path']!r}, which is none of {known}.")
+            value = _build(ENCODERS[value["class_path"]], value.get("init_args", {}), source)
+        built[key] = value
+    try:
+        return part(**built)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{source} has arguments that {part.__name__} does not take: {reason}.") from error
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Move parameters to the meta device as modules register them; buffers are computed, since no file holds them all.
+
+    `torch.device("meta")` would leave buffers without values that the state dict does not contain.
+    """
+    thread = threading.get_ident()
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if threading.get_ident() != thread or parameter is None:
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    hook: Callable[..., Any] = to_meta  # torch's annotation forgets that the hook may return a parameter
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
