@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
-from mtpano_zoo.prediction import MIN_DEPTH
+from mtpano_zoo.tasks import MAIN_TASKS, Task
 
 __all__ = ("FORMATS", "Format", "export")
 
@@ -34,11 +34,13 @@ class _Outputs(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(image)
-        if "depth" in outputs:
-            outputs["depth"] = outputs["depth"].clamp_min(MIN_DEPTH)
-        if "normals" in outputs:
-            outputs["normals"] = F.normalize(outputs["normals"], dim=1)
-        return tuple(outputs[task] for task in self.tasks)
+        return tuple(_finish(MAIN_TASKS[task], outputs[task]) for task in self.tasks)
+
+
+def _finish(task: Task, values: Tensor) -> Tensor:
+    if task.kind == "positive":
+        return values.clamp_min(task.minimum)
+    return F.normalize(values, dim=1) if task.kind == "direction" else values
 
 
 def export(
@@ -87,7 +89,7 @@ def export(
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = dict(zip(outputs.tasks, outputs(images), strict=True))
-    facts = {"height": height, "width": width, "classes": list(cast("Sequence[str]", network.classes))}
+    facts = {"height": height, "width": width, "classes": list(getattr(network, "classes", ()))}
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     write, run = (_write_onnx, _run_onnx) if format == "onnx" else (_write_program, _run_program)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """What a network says about a panorama: `predict` makes it from any source, `Prediction` holds, saves and shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,27 +13,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.outputs import main_outputs
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
 __all__ = ("Prediction", "Source", "output_paths", "predict")
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
-NO_LABEL = 255
-MIN_DEPTH = 0.001  # metres; a regression may dip below zero, a distance does not
 SKY = "sky"
 
 
 def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
     """Return the files that `Prediction.save` writes for these tasks, by what they hold."""
-    suffixes = {
-        "semseg": {"semseg": "semseg.png"},
-        "depth": {"depth": "depth.png", "depth_metres": "depth.npy"},
-        "normals": {"normals": "normals.png"},
-    }
-    names = {kind: name for task in tasks for kind, name in suffixes[task].items()}
+    names = {file.name: file.suffix for task in tasks for file in MAIN_TASKS[task].stored}
     if panel:
         names["panel"] = "panel.png"
     return {kind: Path(folder) / f"{stem}_{name}" for kind, name in names.items()}
@@ -41,43 +36,54 @@ def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: boo
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """The maps of one panorama, all in the size of its image; a task that the network lacks is None.
+    """The maps of one panorama, all in the size of its image.
+
+    Every task is an attribute: `prediction.depth`, which is None if the network lacks the task.
+
+    - `semseg`: class index (H, W); 255 = no label.
+    - `depth`: distance along the ray in metres (H, W) float32; 0 = no value, and where `valid` says no.
+    - `normals`: unit vectors (H, W, 3) float32, x right, y down, z forward, towards the camera; zero = no value.
+    - `valid`: whether the distance is defined and within the range of the network (H, W) bool.
+    - `disparity`: inverse distance up to an unknown scale and shift (H, W) float32; 0 = no value.
 
     Args:
         image: RGB (H, W, 3) uint8.
-        semseg: class index (H, W); 255 = no label.
-        depth: distance along the ray in metres (H, W) float32; 0 = no value.
-        normals: unit vectors (H, W, 3) float32, x right, y down, z forward, towards the camera; zero = no value.
+        maps: the maps by task.
         classes: names of the classes.
         palette: their colours (N, 3) uint8.
 
     Raises:
-        ValueError: a map is not of the size of the image, or a class index has no name.
+        InputError: If a map is not of the size of the image, or a class index has no name.
     """
 
     image: NDArray[np.uint8]
-    semseg: NDArray[np.uint8] | NDArray[np.int64] | None
-    depth: NDArray[np.float32] | None
-    normals: NDArray[np.float32] | None
+    maps: Mapping[str, NDArray[Any]]
     classes: tuple[str, ...]
     palette: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
-        for task, shape in {"semseg": size, "depth": size, "normals": (*size, 3)}.items():
-            values = getattr(self, task)
-            if values is not None and values.shape != shape:
-                raise ValueError(f"{task} has shape {values.shape}, but the image needs {shape}")
+        if unknown := sorted(self.maps.keys() - MAIN_TASKS.keys()):
+            raise InputError(f"there is no task {unknown[0]}: a prediction holds {', '.join(MAIN_TASKS)}")
+        for task, values in self.maps.items():
+            shape = (*size, 3) if MAIN_TASKS[task].kind == "direction" else size
+            if values.shape != shape:
+                raise InputError(f"{task} has shape {values.shape}, but the image needs {shape}")
         if len(self.palette) != len(self.classes):
-            raise ValueError(f"{len(self.classes)} classes need as many colours, not {len(self.palette)}")
+            raise InputError(f"{len(self.classes)} classes need as many colours, not {len(self.palette)}")
         if self.semseg is not None:
             labelled = self.semseg[self.semseg != NO_LABEL] if len(self.classes) <= NO_LABEL else self.semseg
             low, high = (labelled.min(), labelled.max()) if labelled.size else (0, 0)
             if low < 0 or (labelled.size and high >= len(self.classes)):
-                raise ValueError(
+                raise InputError(
                     f"semseg holds classes {low} to {high}, but there are {len(self.classes)} classes, counted from 0, "
                     f"and {NO_LABEL} for no label"
                 )
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in MAIN_TASKS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.__dict__["maps"].get(name)
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -85,8 +91,8 @@ class Prediction:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that are there."""
-        return tuple(task for task in ("semseg", "depth", "normals") if getattr(self, task) is not None)
+        """The tasks that it has, in standard order."""
+        return tuple(task for task in MAIN_TASKS if task in self.maps)
 
     def save(
         self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
@@ -94,7 +100,8 @@ class Prediction:
         """Write every map, and a panel of them all, as `folder/stem_*`; return the paths by what they hold.
 
         Classes as palette PNG; depth as 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and as
-        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`. Folders are made as needed. With `panel=False`
+        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`; disparity, which has no unit, as
+        float32 NPY. Folders are made as needed. With `panel=False`
         none is drawn, and with `overwrite` an older one, which would show other maps, is removed.
 
         Raises:
@@ -109,13 +116,9 @@ class Prediction:
         if existing and not overwrite:
             raise FileExistsError(f"{existing[0]} exists already: choose another folder or allow to overwrite it")
         folder.mkdir(parents=True, exist_ok=True)
-        if self.semseg is not None:
-            image_io.write_palette_png(paths["semseg"], self.semseg, self.palette)
-        if self.depth is not None:
-            image_io.write_png(paths["depth"], image_io.encode_depth(self.depth))
-            image_io.write_npy(paths["depth_metres"], self.depth)
-        if self.normals is not None:
-            image_io.write_png(paths["normals"], image_io.encode_normals(self.normals))
+        for task in self.tasks:
+            for file in MAIN_TASKS[task].stored:
+                WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
         if panel:
             image_io.write_png(paths["panel"], figure_to_array(self.figure()))
         elif overwrite:  # the picture of what has just been replaced
@@ -124,7 +127,7 @@ class Prediction:
 
     def figure(self) -> Figure:
         """Draw image and maps with class legend, metre scale and the meaning of the normals' colours, 1600 px wide."""
-        return prediction_panel(self.image, self.semseg, self.depth, self.normals, self.classes, self.palette)
+        return prediction_panel(self.image, self.maps, self.classes, self.palette)
 
     def point_cloud(self, stride: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return points (N, 3) in metres, x right, y down, z forward, the camera at 0, and their colours (N, 3).
@@ -139,7 +142,7 @@ class Prediction:
         if stride < 1:
             raise ValueError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
-        depth = self.depth[pick]
+        depth: NDArray[np.float32] = self.depth[pick]
         valid = np.isfinite(depth) & (depth > 0)
         rays: NDArray[np.float32] = erp_rays(*self.depth.shape)[pick].numpy()
         return rays[valid] * depth[valid][:, None], self.image[pick][valid]
@@ -162,7 +165,7 @@ def predict(
 
     Args:
         network: a module from images (B, 3, h, w) in [0, 1] to a dict of maps by task, with the attributes `tasks`,
-            `classes`, `input_size`, and if need be `palette`. It runs on the device of its parameters.
+            `input_size`, and if need be `classes` and `palette`. It runs on the device of its parameters.
         source: a path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
             A batch gives a list, and so does a sequence of sources, which go through the network together.
         size: height and width of the network's input; by default what it was made for.
@@ -224,11 +227,11 @@ def _attribute(network: nn.Module, name: str) -> Any:
 
 
 def _check_options(network: nn.Module, mask_sky: bool, blend_seam: bool) -> None:
-    if mask_sky and SKY not in _attribute(network, "classes"):
+    if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
-    if blend_seam and not {"depth", "normals"} & set(_attribute(network, "tasks")):
-        raise ValueError("blend_seam works on depth and normals, but this network predicts neither: leave it out")
+    if blend_seam and not _geometric(dict.fromkeys(_attribute(network, "tasks"))):
+        raise InputError("blend_seam works on distances and directions; this network predicts neither: leave it out")
 
 
 def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
@@ -290,28 +293,25 @@ def _prediction(
     if isinstance(image, Tensor):
         image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     height, width = image.shape[:2]
-    classes = tuple(_attribute(network, "classes"))
+    classes = tuple(getattr(network, "classes", ()))
     palette = getattr(network, "palette", None)
     if blend_seam:
         maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
-    semseg: NDArray[np.uint8] | NDArray[np.int64] | None = None
-    if "semseg" in maps:
-        labels = resize_argmax(maps["semseg"], height, width).cpu()
-        semseg = (labels.to(torch.uint8) if len(classes) <= NO_LABEL else labels).numpy()
-    depth = _depth(maps["depth"], height, width) if "depth" in maps else None
-    normals = _normals(maps["normals"], height, width) if "normals" in maps else None
+    finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
+    if "semseg" in finished and len(classes) <= NO_LABEL:
+        finished["semseg"] = finished["semseg"].astype(np.uint8)
     if mask_sky:
-        for values in (depth, normals):
-            if values is not None:
-                values[semseg == classes.index(SKY)] = 0
-    return Prediction(
-        image,
-        semseg,
-        depth,
-        normals,
-        classes,
-        default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3),
-    )
+        for task in _geometric(finished):
+            finished[task][finished["semseg"] == classes.index(SKY)] = 0
+    if "valid" in finished and "depth" in finished:
+        finished["depth"][~finished["valid"]] = 0
+    colours = default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
+    return Prediction(image, finished, classes, colours)
+
+
+def _geometric(maps: Mapping[str, Any]) -> list[str]:
+    """Return the tasks that have no value where nothing is met: distances and directions."""
+    return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
 
 
 def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
@@ -321,10 +321,11 @@ def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor
     stay as they are. Where one of the third columns has no value, or is of the class `sky`, the four have none (NaN).
     """
     blended = dict(maps)
-    for task in maps.keys() & {"depth", "normals"}:
-        values = nn.functional.normalize(maps[task], dim=0) if task == "normals" else maps[task].clone()
+    for task in _geometric(maps):
+        directions = MAIN_TASKS[task].kind == "direction"
+        values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
         ends = values[..., [-3, 2]]
-        known = ((ends > 1e-4) if task == "depth" else (ends != 0)).any(0)  # what is not finite stays so in the line
+        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # what is not finite stays so in the line
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
         for step, column in enumerate((-2, -1, 0, 1), start=1):
@@ -334,14 +335,41 @@ def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor
     return blended
 
 
-def _depth(depth: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Bring depth (1, h, w) to the size: positive, and 0 where the network gave no finite number."""
-    depth = resize(depth, height, width)[0]
-    return torch.where(depth.isfinite(), depth.clamp_min(MIN_DEPTH), 0).cpu().numpy()
+def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]:
+    """Bring logits (C, h, w) to the size and take the largest."""
+    return resize_argmax(logits, height, width).cpu().numpy()
 
 
-def _normals(normals: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Bring normals (3, h, w) to the size, of unit length; zero where they have no direction."""
-    normals = resize(nn.functional.normalize(normals, dim=0), height, width)
-    normals = nn.functional.normalize(normals.nan_to_num(), dim=0)
-    return normals.permute(1, 2, 0).contiguous().cpu().numpy()
+def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.float32]:
+    """Bring positive numbers (1, h, w) to the size; 0 where the network returned no finite one."""
+    values = resize(values, height, width)[0]
+    return torch.where(values.isfinite(), values.clamp_min(MAIN_TASKS[task].minimum), 0).cpu().numpy()
+
+
+def _direction(task: str, vectors: Tensor, height: int, width: int) -> NDArray[np.float32]:
+    """Bring vectors (3, h, w) to the size, of unit length; zero where they have no direction."""
+    vectors = resize(nn.functional.normalize(vectors, dim=0), height, width)
+    vectors = nn.functional.normalize(vectors.nan_to_num(), dim=0)
+    return vectors.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _binary(task: str, logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
+    """Bring logits (1, h, w) to the size and say where they are positive."""
+    return (resize(logits, height, width)[0] > 0).cpu().numpy()
+
+
+# How an output of the network becomes a map of the panorama's size.
+FINISHERS: dict[Kind, Callable[[str, Tensor, int, int], NDArray[Any]]] = {
+    "classes": _classes,
+    "positive": _positive,
+    "direction": _direction,
+    "binary": _binary,
+}
+
+# How a map becomes a file.
+WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8]], None]] = {
+    "palette": image_io.write_palette_png,
+    "millimetres": lambda path, depth, _: image_io.write_png(path, image_io.encode_depth(depth)),
+    "float32": lambda path, values, _: image_io.write_npy(path, values),
+    "unit_vectors": lambda path, normals, _: image_io.write_png(path, image_io.encode_normals(normals)),
+}

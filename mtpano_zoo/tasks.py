@@ -1,49 +1,152 @@
-"""What a task is: what a network predicts for it, and to which stream it belongs."""
+"""What a task and a sample are: facts about the maps that a network predicts and a data set holds.
+
+A new task is a line in `MAIN_TASKS`, its labels are lines in `SAMPLE_MAPS`; its loss, metric, colours and card text are
+lines in the literal dictionaries of their modules.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ("AUXILIARY_TASKS", "MAIN_TASKS", "TASKS", "Stream", "Task", "auxiliary_tasks_of", "check_tasks")
+from mtpano_zoo.errors import InputError
+
+__all__ = (
+    "AUXILIARY_TASKS",
+    "CONFIDENCES",
+    "MAIN_TASKS",
+    "NO_LABEL",
+    "SAMPLE_MAPS",
+    "TASKS",
+    "Kind",
+    "SampleMap",
+    "Stored",
+    "Stream",
+    "Task",
+    "auxiliary_tasks_of",
+    "check_tasks",
+)
+
+NO_LABEL = 255
 
 Stream = Literal["invariant", "variant"]
+Kind = Literal["classes", "positive", "direction", "binary", "real"]
+Codec = Literal["palette", "millimetres", "float32", "unit_vectors"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file that `Prediction.save` writes for a task.
+
+    Attributes:
+        name: what the file holds, the key under which `save` returns its path.
+        suffix: end of the file's name, behind the stem and an underscore.
+        codec: how the values are encoded, one of `mtpano_zoo.prediction.WRITERS`.
+    """
+
+    name: str
+    suffix: str
+    codec: Codec
 
 
 @dataclass(frozen=True)
 class Task:
     """One thing that is predicted for every pixel.
 
-    Args:
+    Attributes:
         channels: output channels; 0 stands for the number of classes.
-        stream: `invariant` if a value keeps when the camera turns, `variant` if it is a vector in the camera's frame.
+        stream: `invariant` if a value stays as it is when the camera turns, `variant` if it is a vector in the camera's
+            frame.
+        kind: how an output is read. `classes`: logits, the largest is the class. `positive`: a number above zero,
+            0 = no value. `direction`: a vector of any length, zero = no value. `binary`: a logit, above zero = yes.
+            `real`: any number.
+        minimum: smallest value of a `positive` output; a regression may dip below zero.
+        labels: keys of a sample that its label is made of; a batch that lacks one of them does not train it.
+        stored: files of a saved prediction.
     """
 
     channels: int
     stream: Stream
+    kind: Kind
+    minimum: float = 0.0
+    labels: tuple[str, ...] = ()
+    stored: tuple[Stored, ...] = ()
 
 
 MAIN_TASKS: dict[str, Task] = {
-    "semseg": Task(0, "invariant"),
-    "depth": Task(1, "invariant"),
-    "normals": Task(3, "variant"),
+    "semseg": Task(0, "invariant", "classes", labels=("semseg",), stored=(Stored("semseg", "semseg.png", "palette"),)),
+    "depth": Task(
+        1,
+        "invariant",
+        "positive",
+        minimum=0.001,  # metres
+        labels=("depth",),
+        stored=(Stored("depth", "depth.png", "millimetres"), Stored("depth_metres", "depth.npy", "float32")),
+    ),
+    "normals": Task(
+        3, "variant", "direction", labels=("normals",), stored=(Stored("normals", "normals.png", "unit_vectors"),)
+    ),
+    # That the distance is defined and within the range of the network. A prediction has no distance where it is not.
+    "valid": Task(1, "invariant", "binary", labels=("depth", "far")),
+    # Inverse distance up to an unknown scale and shift: never written as metres.
+    "disparity": Task(
+        1,
+        "invariant",
+        "positive",
+        minimum=1e-6,
+        labels=("disparity", "disparity_valid"),
+        stored=(Stored("disparity", "relative_disparity.npy", "float32"),),
+    ),
 }
 # Their labels are derived from the image and the depth: nobody annotates them.
 AUXILIARY_TASKS: dict[str, Task] = {
-    "gradient": Task(2, "invariant"),
-    "edge_distance": Task(1, "invariant"),
-    "point_map": Task(3, "variant"),
+    "gradient": Task(2, "invariant", "real"),
+    "edge_distance": Task(1, "invariant", "real"),
+    "point_map": Task(3, "variant", "real"),
 }
 TASKS = MAIN_TASKS | AUXILIARY_TASKS
+
+
+@dataclass(frozen=True)
+class SampleMap:
+    """A map (H, W) or (C, H, W) of a sample.
+
+    Attributes:
+        channels: C; 0 for a map (H, W).
+        dtype: name of its torch type.
+        sampling: what resizing and rotating may mix, one of `mtpano_zoo.sphere.Mode`.
+        empty: what a pixel without a value holds.
+    """
+
+    channels: int
+    dtype: Literal["float32", "int64", "bool"]
+    sampling: Literal["image", "label", "depth", "vectors"]
+    empty: float
+
+
+# Keys under which a sample says how far the label of a task can be trusted, if it does; without one, fully.
+CONFIDENCES = {"semseg": "confidence", "depth": "depth_confidence", "normals": "normals_confidence"}
+
+SAMPLE_MAPS: dict[str, SampleMap] = {
+    "image": SampleMap(3, "float32", "image", 0.0),
+    "semseg": SampleMap(0, "int64", "label", NO_LABEL),
+    "depth": SampleMap(0, "float32", "depth", 0.0),
+    "far": SampleMap(0, "bool", "label", False),
+    "normals": SampleMap(3, "float32", "vectors", 0.0),
+    "disparity": SampleMap(0, "float32", "depth", 0.0),
+    "disparity_valid": SampleMap(0, "bool", "label", False),
+    # From the nearest pixel: a confidence belongs to the class of that pixel.
+    **dict.fromkeys(CONFIDENCES.values(), SampleMap(0, "float32", "depth", 1.0)),
+}
 
 
 def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """Return the main tasks in their standard order.
 
     Raises:
-        ValueError: if there is none, one is unknown or one is named twice.
+        InputError: If there is none, one is unknown, or one is named twice.
     """
     unknown = [task for task in tasks if task not in MAIN_TASKS]
     if unknown or not tasks or len(set(tasks)) != len(tasks):
-        raise ValueError(f"tasks must be different ones of {', '.join(MAIN_TASKS)}; got {', '.join(tasks) or 'none'}.")
+        raise InputError(f"tasks must be different ones of {', '.join(MAIN_TASKS)}; got {', '.join(tasks) or 'none'}.")
     return tuple(task for task in MAIN_TASKS if task in tasks)
 
 

@@ -16,20 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from mtpano_zoo.sphere import Mode, rotate, rotation_matrix
+from mtpano_zoo.sphere import rotate, rotation_matrix
+from mtpano_zoo.tasks import SAMPLE_MAPS
 
 Sample = dict[str, Any]
-
-CONFIDENCES = {"semseg": "confidence", "depth": "depth_confidence", "normals": "normals_confidence"}
-"""Under which key a sample says how far the label of a task is to be trusted, if it does."""
-
-MODES: dict[str, Mode] = {
-    "image": "image",
-    "semseg": "label",
-    "depth": "depth",
-    "normals": "vectors",
-    **dict.fromkeys(CONFIDENCES.values(), "depth"),  # from the nearest pixel too: it belongs to the class of that pixel
-}
 
 
 def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
@@ -39,17 +29,20 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
     with the camera; holes (class 255, depth 0, normal 0) stay holes. A yaw by whole columns is exact.
     """
     rotated = dict(sample)
-    for key in sample.keys() & MODES.keys():
+    for key in sample.keys() & SAMPLE_MAPS.keys():
         maps: Tensor = sample[key]
-        rotated[key] = rotate(maps.reshape(1, -1, *maps.shape[-2:]), rotation, MODES[key]).view(maps.shape)
+        rotated[key] = rotate(maps.reshape(1, -1, *maps.shape[-2:]), rotation, SAMPLE_MAPS[key].sampling).view(
+            maps.shape
+        )
     return rotated
 
 
 def mirror_sample(sample: Sample) -> Sample:
     """What is seen in a mirrored world: left and right change places, and the x of normals changes its sign."""
-    mirrored = sample | {key: sample[key].flip(-1) for key in sample.keys() & MODES.keys()}
-    if "normals" in sample:
-        mirrored["normals"][0].neg_()
+    mirrored = sample | {key: sample[key].flip(-1) for key in sample.keys() & SAMPLE_MAPS.keys()}
+    for key in mirrored.keys() & SAMPLE_MAPS.keys():
+        if SAMPLE_MAPS[key].sampling == "vectors":
+            mirrored[key][0].neg_()
     return mirrored
 
 
@@ -124,7 +117,7 @@ class Augmentation:
         share = dict(zip(self.probabilities, rng.random(len(self.probabilities)), strict=True))
         happens = {name: share[name] < probability for name, probability in self.probabilities.items()}
         turn, heading, angle, pitch, roll = rng.random(5)
-        widths = [sample[key].shape[-1] for key in sample.keys() & MODES.keys()]
+        widths = [sample[key].shape[-1] for key in sample.keys() & SAMPLE_MAPS.keys()]
         if happens["mirror"]:
             sample = mirror_sample(sample)
         if happens["rotation"]:

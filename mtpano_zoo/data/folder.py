@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import NO_LABEL, Decoder, decode_depth, decode_wide_rgb, look_up, open_image, unit_or_zero
+from mtpano_zoo.data.reading import Decoder, decode_depth, decode_wide_rgb, look_up, open_image, unit_or_zero
 from mtpano_zoo.image_io import decode_normals, decode_panorama
+from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}

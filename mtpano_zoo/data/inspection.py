@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import PanoramaDataset
-from mtpano_zoo.data.reading import NO_LABEL, resize_map
+from mtpano_zoo.data.reading import resize_map
 from mtpano_zoo.image_io import RATIO_TOLERANCE, write_bytes
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
-from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
 ERRORS = {
     "missing": "a file is not there",

@@ -12,13 +12,13 @@ from mtpano_zoo.classes import MPCAT40_CLASSES, MPCAT40_PALETTE, NYU40_CLASSES, 
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
-    NO_LABEL,
     Decoder,
     decode_depth,
     decode_labels,
     decode_rgb,
     decode_vectors,
 )
+from mtpano_zoo.tasks import NO_LABEL
 
 Labels = Literal["nyu40", "mpcat40"]
 

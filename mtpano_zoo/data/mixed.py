@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
-from mtpano_zoo.data.reading import NO_LABEL
+from mtpano_zoo.tasks import NO_LABEL
 
 ClassMap = Mapping[str, Mapping[str, str | None]]
 

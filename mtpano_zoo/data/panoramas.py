@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
+from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
-from mtpano_zoo.data.reading import NO_LABEL, Decoder, resize_map
+from mtpano_zoo.data.reading import Decoder, resize_map
 from mtpano_zoo.image_io import check_panorama_size
-from mtpano_zoo.tasks import MAIN_TASKS, check_tasks
+from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
@@ -308,21 +308,23 @@ class PanoramaDataModule(EvaluationLoaders):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Make a batch; a map that only some of its samples have is filled up with "no label" for the others.
+    """Make a batch; a map that only some of its samples have is empty for the others.
 
     Samples without confidence are trusted fully.
     """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
     height, width = samples[0]["image"].shape[-2:]
-    empty = {
-        "semseg": torch.full((height, width), NO_LABEL),
-        "depth": torch.zeros(height, width),
-        "normals": torch.zeros(3, height, width),
-        **dict.fromkeys(CONFIDENCES.values(), torch.ones(height, width)),
-    }
-    whole = [{key: sample[key] if key in sample else empty[key] for key in keys} for sample in samples]
+    empty = {key: _empty(SAMPLE_MAPS[key], height, width) for key in keys if key in SAMPLE_MAPS}
+    partial = [key for key in keys if key not in empty and not all(key in sample for sample in samples)]
+    whole = [{key: sample.get(key, empty.get(key)) for key in keys if key not in partial} for sample in samples]
     batch: Sample = default_collate(whole)
-    return batch
+    # What is no map has no empty value: a list with None where a sample lacks it, such as a caption.
+    return batch | {key: [sample.get(key) for sample in samples] for key in partial}
+
+
+def _empty(kind: SampleMap, height: int, width: int) -> Tensor:
+    shape = (kind.channels, height, width) if kind.channels else (height, width)
+    return torch.full(shape, kind.empty, dtype=getattr(torch, kind.dtype))
 
 
 def _to_tensor(role: str, values: NDArray[Any]) -> Tensor:

@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.classes import ADE20K_CLASSES
-from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
+from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.folder import read_classes
 from mtpano_zoo.data.index import Index
 from mtpano_zoo.data.loading import TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import PanoramaDataModule, PanoramaDataset, collate
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
-    NO_LABEL,
     Decoder,
     decode_depth,
     decode_labels,
@@ -32,6 +31,7 @@ from mtpano_zoo.data.reading import (
     open_image,
 )
 from mtpano_zoo.data.source import PLAIN, Place
+from mtpano_zoo.tasks import CONFIDENCES, NO_LABEL
 
 
 def decode_confidence(data: bytes) -> NDArray[np.float32]:

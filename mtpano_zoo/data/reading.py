@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from mtpano_zoo.resize import resize
+from mtpano_zoo.tasks import SAMPLE_MAPS
 
 Decoder = Callable[..., NDArray[Any]]
 
-NO_LABEL = 255
 
 _BAND = 64  # rows at a time: what is computed of them stays in the processor's cache
 
@@ -204,14 +204,14 @@ def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDAr
     rows, columns = values.shape[:2]
     if (rows, columns) == (height, width):
         return values
-    if role == "image":
+    if SAMPLE_MAPS[role].sampling == "image":
         if height <= rows and width <= columns:
             shrunk: NDArray[Any] = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
             return shrunk
         grown = resize(torch.from_numpy(np.require(values, None, "W")).permute(2, 0, 1), height, width).permute(1, 2, 0)
         return grown.round().byte().numpy()
     nearest = values[_nearest(rows, height)[:, None], _nearest(columns, width)]
-    if role != "normals":
+    if SAMPLE_MAPS[role].sampling != "vectors":
         return nearest
     top, bottom, down = _between(rows, height)
     left, right, across = _between(columns, width)

@@ -16,12 +16,13 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
+from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
+from mtpano_zoo.tasks import CONFIDENCES
 
 CONTENTS = "shards.json"
 

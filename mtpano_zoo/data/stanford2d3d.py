@@ -13,7 +13,6 @@ from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.index import Index
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
-    NO_LABEL,
     Decoder,
     decode_depth,
     decode_rgb,
@@ -22,6 +21,7 @@ from mtpano_zoo.data.reading import (
     open_image,
 )
 from mtpano_zoo.sphere import erp_angles
+from mtpano_zoo.tasks import NO_LABEL
 
 ClassOrder = Literal["s3dis", "alphabetical"]
 

@@ -9,13 +9,13 @@ from mtpano_zoo.classes import NYU40_CLASSES, NYU40_PALETTE
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
-    NO_LABEL,
     Decoder,
     decode_depth,
     decode_labels,
     decode_rgb,
     decode_vectors,
 )
+from mtpano_zoo.tasks import NO_LABEL
 
 # metadata/errata.txt of the owner: scenes that are invalid, and rooms whose layout lines cross (the images are sound).
 INVALID_SCENES = frozenset({"01155", "01192", "01714", "01816", "01852", "03398"})

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import NO_LABEL, Decoder, decode_labels, decode_rgb
+from mtpano_zoo.data.reading import Decoder, decode_labels, decode_rgb
+from mtpano_zoo.tasks import NO_LABEL
 
 Weather = Literal["cloud", "fog", "rain", "sun"]
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,13 +25,60 @@ HUB_LICENSES = (
     "cc0-1.0",
     "unknown",
 )
-TAGS = {"semseg": "semantic-segmentation", "depth": "depth-estimation", "normals": "surface-normals"}
-# The Hub takes one such tag per model, and has none for normals.
-PIPELINE_TAGS = {"semseg": "image-segmentation", "depth": "depth-estimation", "normals": "image-to-image"}
-USES = {
-    "semseg": "prediction.classes[prediction.semseg[0, 0]]  # the class of the first pixel",
-    "depth": "prediction.depth  # (H, W) float32, metres along the ray; 0 = no value",
-    "normals": "prediction.normals  # (H, W, 3) float32, x right, y down, z forward, towards the camera",
+
+
+@dataclass(frozen=True)
+class TaskText:
+    """What a card says about a task.
+
+    Attributes:
+        tag: tag of the Hugging Face Hub.
+        pipeline_tag: the Hub takes one per model, and has none for normals.
+        use: a line of code that reads the map.
+        meaning: what its values mean; `{classes}` stands for the numbered names.
+    """
+
+    tag: str
+    pipeline_tag: str
+    use: str
+    meaning: str
+
+
+TEXTS = {
+    "semseg": TaskText(
+        "semantic-segmentation",
+        "image-segmentation",
+        "prediction.classes[prediction.semseg[0, 0]]  # the class of the first pixel",
+        "**Classes** (`semseg`): the index of a class for every pixel; 255 = no label. {classes}.",
+    ),
+    "depth": TaskText(
+        "depth-estimation",
+        "depth-estimation",
+        "prediction.depth  # (H, W) float32, metres along the ray; 0 = no value",
+        "**Depth**: the distance from the camera along the ray of the pixel, in metres; 0 = no value. This is not the "
+        "z-depth of a perspective camera.",
+    ),
+    "normals": TaskText(
+        "surface-normals",
+        "image-to-image",
+        "prediction.normals  # (H, W, 3) float32, x right, y down, z forward, towards the camera",
+        "**Normals**: unit vectors turned towards the camera, x right, y down, z forward, where the centre of the "
+        "panorama looks along z; the zero vector = no value. They are predicted, not derived from the depth.",
+    ),
+    "valid": TaskText(
+        "image-segmentation",
+        "image-segmentation",
+        "prediction.valid  # (H, W) bool, where the distance is defined and within range",
+        "**Valid**: whether the distance of the pixel is defined and within the range of the network; where it is not, "
+        "such as in the sky, the depth is 0.",
+    ),
+    "disparity": TaskText(
+        "depth-estimation",
+        "depth-estimation",
+        "prediction.disparity  # (H, W) float32, inverse distance up to scale and shift; 0 = no value",
+        "**Disparity**: the inverse of the distance along the ray up to an unknown scale and shift: it orders pixels "
+        "by distance and has no unit.",
+    ),
 }
 
 
@@ -108,8 +156,13 @@ def _front_matter(network: "PanoramaNetwork") -> dict[str, Any]:
         "license": license_id if known else "other",
         **({} if known else {"license_name": weights}),
         "library_name": "mtpano_zoo",
-        "pipeline_tag": PIPELINE_TAGS[network.tasks[0]],
-        "tags": ["panorama", "equirectangular", "360-degree", *(TAGS[task] for task in network.tasks)],
+        "pipeline_tag": TEXTS[network.tasks[0]].pipeline_tag,
+        "tags": [
+            "panorama",
+            "equirectangular",
+            "360-degree",
+            *dict.fromkeys(TEXTS[task].tag for task in network.tasks),
+        ],
     }
 
 
@@ -119,7 +172,7 @@ def _snippet(tasks: Sequence[str], source: str) -> str:
         "",
         f'model = load_model("{source}")',
         'prediction = model.predict("room.jpg")  # a full 360-degree panorama, twice as wide as high',
-        *(USES[task] for task in tasks),
+        *(TEXTS[task].use for task in tasks),
         'prediction.save("results")',
     ]
     return "\n".join(["```python", *lines, "```"])
@@ -143,19 +196,9 @@ def _properties(network: "PanoramaNetwork") -> Iterator[tuple[str, str]]:
 
 
 def _predictions(network: "PanoramaNetwork") -> Iterator[str]:
-    if "semseg" in network.tasks:
-        names = ", ".join(f"{index} {_flat(name)}" for index, name in enumerate(network.classes))
-        yield f"**Classes** (`semseg`): the index of a class for every pixel; 255 = no label. {names}."
-    if "depth" in network.tasks:
-        yield (
-            "**Depth**: the distance from the camera along the ray of the pixel, in metres; 0 = no value. This is not "
-            "the z-depth of a perspective camera."
-        )
-    if "normals" in network.tasks:
-        yield (
-            "**Normals**: unit vectors turned towards the camera, x right, y down, z forward, where the centre of the "
-            "panorama looks along z; the zero vector = no value. They are predicted, not derived from the depth."
-        )
+    names = ", ".join(f"{index} {_flat(name)}" for index, name in enumerate(network.classes))
+    for task in network.tasks:
+        yield TEXTS[task].meaning.format(classes=names)
 
 
 def _results(results: Iterable[Mapping[str, Any]] | None) -> str:

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtpano_zoo.data.reading import NO_LABEL, resize_map
+from mtpano_zoo.data.reading import resize_map
 from mtpano_zoo.labeling.fusion import PanoramaLabels
+from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = ("EncodedLabels", "encode_image", "encode_labels")
 

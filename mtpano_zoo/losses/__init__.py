@@ -4,10 +4,9 @@ from mtpano_zoo.losses.auxiliary import distance_transform, edge_distance, image
 from mtpano_zoo.losses.dense import edge_weighted_l1, frequency_l1, masked_l1
 from mtpano_zoo.losses.multi_task import MultiTaskLoss
 from mtpano_zoo.losses.semseg import cross_entropy, dice
-from mtpano_zoo.losses.validity import IGNORE_INDEX, check_batch, valid_depth, valid_normals, valid_semseg
+from mtpano_zoo.losses.validity import check_batch, valid_depth, valid_normals, valid_semseg
 
 __all__ = (
-    "IGNORE_INDEX",
     "MultiTaskLoss",
     "check_batch",
     "cross_entropy",

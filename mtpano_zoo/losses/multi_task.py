@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
 from mtpano_zoo.losses.dense import edge_weighted_l1, frequency_l1, masked_l1
 from mtpano_zoo.losses.semseg import cross_entropy, dice
-from mtpano_zoo.losses.validity import IGNORE_INDEX, valid_depth, valid_normals, valid_semseg
-from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.losses.validity import valid_depth, valid_normals, valid_semseg
+from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
 
 class MultiTaskLoss(nn.Module):
@@ -64,7 +64,7 @@ class MultiTaskLoss(nn.Module):
         depth_frequency_weight: float = 5e-3,
         normals_edge_weight: float = 0.1,
         normals_frequency_weight: float = 1e-4,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int = NO_LABEL,
         max_depth: float | None = None,
         confidence_tasks: Sequence[str] = ("semseg",),
         published: bool = False,

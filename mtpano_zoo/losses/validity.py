@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from mtpano_zoo.tasks import NO_LABEL
 
 
-def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = NO_LABEL) -> Tensor:
     """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes)."""
     return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
 
@@ -37,7 +37,7 @@ def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None) -
     return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = NO_LABEL) -> None:
     """Refuse a batch whose labels cannot be trained on, before a network sees it.
 
     Losses and metrics skip classes out of range, because a test there would make the GPU wait for the host; this one

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mtpano_zoo.losses.validity import IGNORE_INDEX, valid_semseg
+from mtpano_zoo.losses.validity import valid_semseg
 from mtpano_zoo.metrics.pooling import Weighting, check_choice, check_maps, pixel_weights
+from mtpano_zoo.tasks import NO_LABEL
 
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
@@ -57,7 +58,7 @@ class SemsegMetrics(Metric):
     def __init__(
         self,
         classes: Sequence[str] | int | None = None,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int = NO_LABEL,
         weighting: Weighting = "pixel",
         absent_classes: Literal["skip", "zero"] = "skip",
         unscored: Sequence[str] = (),

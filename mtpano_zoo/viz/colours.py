@@ -9,7 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtpano_zoo.image_io import encode_normals
 
-__all__ = ("colour_depth", "colour_normals", "colour_semseg", "default_palette", "depth_range")
+__all__ = ("colour_depth", "colour_normals", "colour_semseg", "colour_valid", "default_palette", "depth_range")
+
+
+YES = np.array([60, 160, 80], np.uint8)
+NO = np.array([110, 30, 30], np.uint8)
 
 
 def default_palette(count: int) -> NDArray[np.uint8]:
@@ -60,4 +64,10 @@ def colour_normals(normals: ArrayLike) -> NDArray[np.uint8]:
     These are the colours of the PNG that `encode_normals` makes; no value (the zero vector) is the middle grey.
     """
     colours: NDArray[np.uint8] = encode_normals(normals, 8)
+    return colours
+
+
+def colour_valid(valid: NDArray[Any]) -> NDArray[np.uint8]:
+    """Colour a mask (H, W): green where it is true, dark red where it is not."""
+    colours: NDArray[np.uint8] = np.where(valid[..., None].astype(bool), YES, NO)
     return colours

@@ -16,7 +16,14 @@ from matplotlib.transforms import Affine2D
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mtpano_zoo.viz.colours import colour_depth, colour_normals, colour_semseg, default_palette, depth_range
+from mtpano_zoo.viz.colours import (
+    colour_depth,
+    colour_normals,
+    colour_semseg,
+    colour_valid,
+    default_palette,
+    depth_range,
+)
 
 __all__ = ("figure_to_array", "prediction_panel", "sample_panel")
 
@@ -26,7 +33,6 @@ MARGIN = 20
 TITLE = 30  # height of a line of title
 LEGEND = 92  # height of what stands below a map
 ROW = 21  # height of a line of a class legend
-TITLES = {"semseg": "classes", "depth": "distance", "normals": "surface normals"}
 DIRECTIONS = {  # the way that a surface faces
     "right (+x)": (1, 0, 0),
     "down (+y)": (0, 1, 0),
@@ -35,6 +41,19 @@ DIRECTIONS = {  # the way that a surface faces
     "up (-y)": (0, -1, 0),
     "back (-z)": (0, 0, -1),
 }
+
+
+# Titles of the maps, in the order of a panel.
+TITLES = {
+    "semseg": "classes",
+    "depth": "distance",
+    "normals": "surface normals",
+    "valid": "distance defined",
+    "disparity": "inverse distance, relative",
+}
+# What the bar below a map of numbers says.
+SCALES = {"depth": "distance along the ray in metres", "disparity": "inverse distance, no unit"}
+VALID_LEGEND = {"yes": True, "no": False}
 
 
 def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
@@ -46,19 +65,16 @@ def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
 
 def prediction_panel(
     image: NDArray[np.uint8],
-    semseg: NDArray[Any] | None,
-    depth: NDArray[Any] | None,
-    normals: NDArray[Any] | None,
+    maps: Mapping[str, NDArray[Any]],
     classes: Sequence[str],
     palette: ArrayLike,
 ) -> Figure:
-    """Draw an image (H, W, 3) and its maps (semseg and depth (H, W), normals (H, W, 3)) in two columns.
+    """Draw an image (H, W, 3) and its maps by task, (H, W) or normals (H, W, 3), in two columns.
 
     Below the classes stands a legend of those that occur, below the depth a bar in metres, below the normals what
     their colours mean.
     """
-    maps = {"semseg": semseg, "depth": depth, "normals": normals}
-    present = {task: values for task, values in maps.items() if values is not None}
+    present = {task: maps[task] for task in TITLES if task in maps}
     columns = 2 if present else 1
     width = (WIDTH - (columns + 1) * MARGIN) // columns
     height = width // 2
@@ -69,7 +85,7 @@ def prediction_panel(
     page.show(image, title, MARGIN, MARGIN // 2 + TITLE, width, height)
     for place, (task, values) in enumerate(present.items(), start=1):
         left, top = MARGIN + place % columns * (width + MARGIN), MARGIN // 2 + place // columns * cell + TITLE
-        limits = depth_range(values) if task == "depth" else (0.0, 1.0)
+        limits = depth_range(values) if task in SCALES else (0.0, 1.0)
         page.show(_coloured(task, values, palette, limits), TITLES[task], left, top, width, height)
         page.explain(task, [values], classes, palette, limits, (left, top + height, width, LEGEND))
     return page.figure
@@ -104,7 +120,7 @@ def sample_panel(
     page.show(image, "image", MARGIN, MARGIN // 2 + TITLE, width, height)
     for column, task in enumerate(tasks, start=1):
         shown = [maps[task] for maps in (truth, predicted) if task in maps]
-        limits = depth_range(shown[0]) if task == "depth" else (0.0, 1.0)
+        limits = depth_range(shown[0]) if task in SCALES else (0.0, 1.0)
         left = MARGIN + column * (width + MARGIN)
         for row, (maps, origin) in enumerate(((truth, "ground truth"), (predicted, "prediction"))):
             if task in maps:
@@ -161,18 +177,27 @@ class _Page:
     ) -> None:
         """Put into the box (left, top, width, height) what makes the colours readable."""
         left, top, width, height = box
-        if task == "depth":
-            self._metre_bar(maps, limits, left, top + 10, width, 14)
+        if task in SCALES:
+            self._scale_bar(SCALES[task], maps, limits, left, top + 10, width, 14)
             return
         if task == "semseg":
             entries = _present_classes(maps, classes, palette)
+        elif task == "valid":
+            entries = [(name, tuple(colour_valid(np.array(flag)) / 255)) for name, flag in VALID_LEGEND.items()]
         else:
             entries = [(name, tuple(colour_normals([vector])[0] / 255)) for name, vector in DIRECTIONS.items()]
         columns = max(1, min(len(entries), 3 if task == "normals" else 6, width // 120))
         self._swatches(entries, columns, left, top + 8, width, height - 8)
 
-    def _metre_bar(
-        self, maps: Sequence[NDArray[Any]], limits: tuple[float, float], left: int, top: int, width: int, height: int
+    def _scale_bar(
+        self,
+        label: str,
+        maps: Sequence[NDArray[Any]],
+        limits: tuple[float, float],
+        left: int,
+        top: int,
+        width: int,
+        height: int,
     ) -> None:
         low, high = limits
         values = np.concatenate([depth[np.isfinite(depth) & (depth > 0)] for depth in maps])
@@ -183,7 +208,7 @@ class _Page:
             (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
         )
         bar = self.figure.colorbar(colours, cax=axes, orientation="horizontal", extend=extend, extendfrac=0.02)
-        bar.set_label("distance along the ray in metres", fontsize=10)
+        bar.set_label(label, fontsize=10)
         bar.ax.tick_params(labelsize=10)
 
     def _swatches(
@@ -221,7 +246,9 @@ def _present_classes(
 def _coloured(task: str, values: NDArray[Any], palette: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:
     if task == "semseg":
         return colour_semseg(values, palette)
-    return colour_depth(values, *limits) if task == "depth" else colour_normals(values)
+    if task == "valid":
+        return colour_valid(values)
+    return colour_depth(values, *limits) if task in SCALES else colour_normals(values)
 
 
 def _numpy(values: Any) -> NDArray[Any]:
@@ -234,8 +261,9 @@ def _as_map(task: str, values: Any) -> NDArray[Any]:
     array = _numpy(values)
     if task == "semseg":
         return (array.argmax(0) if array.ndim == 3 else array).astype(np.int64)
-    if task == "depth":
-        return array[0] if array.ndim == 3 else array
+    if task != "normals":
+        flat: NDArray[Any] = array[0] if array.ndim == 3 else array
+        return flat > 0 if task == "valid" else flat
     array = array.transpose(1, 2, 0)
     length = np.linalg.norm(array, axis=-1, keepdims=True)
     unit: NDArray[Any] = array / np.maximum(length, 1e-6)

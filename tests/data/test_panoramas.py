@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.augmentation import Augmentation
 from mtpano_zoo.data.panoramas import PanoramaDataModule, UnreadableSampleError, collate
-from mtpano_zoo.data.reading import NO_LABEL, Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.tasks import NO_LABEL
 
 SAMPLES = [("train", "a"), ("train", "b"), ("train", "c"), ("train", "d"), ("val", "a"), ("test", "a"), ("spare", "a")]
 CLASSES = tuple(f"class {i}" for i in range(13))

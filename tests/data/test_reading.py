@@ -12,7 +12,6 @@ from PIL import Image
 
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
-    NO_LABEL,
     RIGHT_DOWN_FORWARD,
     RIGHT_FORWARD_UP,
     decode_depth,
@@ -25,6 +24,7 @@ from mtpano_zoo.data.reading import (
     resize_map,
     unit_or_zero,
 )
+from mtpano_zoo.tasks import NO_LABEL
 
 RANDOM = np.random.default_rng(0)
 COLOURS = RANDOM.integers(0, 256, (6, 12, 3), dtype=np.uint8)
