@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.data import RoomsDataset
-from mtpano_zoo.data.rooms import render, sample_room
+from mtpano_zoo.scenes import render, sample_room
 
 HEIGHTS = (96, 128, 256, 512)
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtpano_zoo.data.rooms import render, sample_room
+from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.viz import colour_depth, colour_normals
 
 HERE = Path(__file__).parent

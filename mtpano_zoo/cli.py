@@ -235,7 +235,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from mtpano_zoo.viz.samples import plot_samples
+    from mtpano_zoo.data.plotting import plot_samples
 
     shown = plot_samples(
         _build_data(options),
@@ -340,7 +340,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _rooms(options: argparse.Namespace) -> int:
-    from mtpano_zoo.data.rooms import write_rooms
+    from mtpano_zoo.data.rooms_writer import write_rooms
 
     write_rooms(options.out, options.split, options.count, options.height, 2 * options.height, options.seed)
     print(f"{options.count} rooms are in {options.out}")

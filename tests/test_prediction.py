@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from mtpano_zoo.data.rooms import render, sample_room
 from mtpano_zoo.image_io import decode_depth, decode_normals
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, output_paths, predict
+from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.zoo import entries
 

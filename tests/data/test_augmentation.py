@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser
 from ray_caster import reference
 
 from mtpano_zoo.data.augmentation import Augmentation, mirror_sample, rotate_sample
-from mtpano_zoo.data.rooms import render, sample_room
-from mtpano_zoo.data.rooms.scene import BOX
+from mtpano_zoo.scenes import render, sample_room
+from mtpano_zoo.scenes.scene import BOX
 from mtpano_zoo.sphere import depth_to_points, erp_rays, rotate_rays, rotation_matrix, unit
 
 MAPS = ("image", "semseg", "depth", "normals")

@@ -12,7 +12,7 @@ from mtpano_zoo import sphere
 from mtpano_zoo.data import matterport3d_prepare
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_prepare import View, fuse_views, prepare, stitch_skybox
-from mtpano_zoo.data.rooms import sample_room
+from mtpano_zoo.scenes import sample_room
 
 H, W = 32, 64
 TEST, TRAIN = "2t7WUuJeko7", "17DRP5sb8fy"

@@ -6,7 +6,7 @@ import numpy as np
 from fake_files import png
 from ray_caster import reference
 
-from mtpano_zoo.data.rooms import sample_room
+from mtpano_zoo.scenes import sample_room
 
 FRAMES = {
     "ep1_500frames/training/{}/000012": 0,

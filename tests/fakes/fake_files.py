@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mtpano_zoo.data.rooms import render, sample_room
+from mtpano_zoo.scenes import render, sample_room
 
 HEIGHT, WIDTH = 32, 64
 

@@ -8,7 +8,7 @@ from fake_files import png, room_maps
 from PIL import Image
 from ray_caster import reference, turned
 
-from mtpano_zoo.data.rooms import sample_room
+from mtpano_zoo.scenes import sample_room
 
 # Rooms of few pieces: the ray caster looks at every ray and every piece. The third has no views.
 PANORAMAS = {

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mtpano_zoo.data.rooms.scene import BOX, CYLINDER, SPHERE
+from mtpano_zoo.scenes.scene import BOX, CYLINDER, SPHERE
 
 
 def rays(rows, columns, height, width):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mtpano_zoo.data.rooms import materials
-from mtpano_zoo.data.rooms.materials import CHANNEL, FIELDS
+from mtpano_zoo.scenes import materials
+from mtpano_zoo.scenes.materials import CHANNEL, FIELDS
 
 
 def test_the_chances_of_every_role_sum_to_one():

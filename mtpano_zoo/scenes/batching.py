@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtpano_zoo.data.rooms.scene import Room
+from mtpano_zoo.scenes.scene import Room
 
 
 @dataclasses.dataclass

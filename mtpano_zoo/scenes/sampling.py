@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from mtpano_zoo.data.rooms import materials
-from mtpano_zoo.data.rooms.furnishing import furnish
-from mtpano_zoo.data.rooms.lamps import Lights, ceiling_lamps, lamp_color
-from mtpano_zoo.data.rooms.plan import Plan, sample_plan
-from mtpano_zoo.data.rooms.scene import Builder, Room
-from mtpano_zoo.data.rooms.walls import Shell
+from mtpano_zoo.scenes import materials
+from mtpano_zoo.scenes.furnishing import furnish
+from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
+from mtpano_zoo.scenes.plan import Plan, sample_plan
+from mtpano_zoo.scenes.scene import Builder, Room
+from mtpano_zoo.scenes.walls import Shell
 
 SPLITS = ("train", "val", "test")
 

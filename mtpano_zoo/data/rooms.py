@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import training_loader
-from mtpano_zoo.data.rooms.rendering import check_size, render
-from mtpano_zoo.data.rooms.sampling import room_key, sample_room
+from mtpano_zoo.scenes.rendering import check_size, render
+from mtpano_zoo.scenes.sampling import room_key, sample_room
 
 MAX_BLACK = 0.18  # of the rows, above and below; Stanford2D3D's panoramas lack 0.14
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
-from mtpano_zoo.data.rooms.datamodule import RoomsDataset
+from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_palette_png, write_png
 
 MAPS = ("images", "semseg", "depth", "normals")

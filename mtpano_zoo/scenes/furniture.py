@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from mtpano_zoo.data.rooms import materials
-from mtpano_zoo.data.rooms.materials import Material
-from mtpano_zoo.data.rooms.scene import Builder, Frame
+from mtpano_zoo.scenes import materials
+from mtpano_zoo.scenes.materials import Material
+from mtpano_zoo.scenes.scene import Builder, Frame
 
 
 def _centred(size: float) -> tuple[float, float]:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from ray_caster import rays, reference, turned
 
-from mtpano_zoo.data.rooms import render, sample_room
-from mtpano_zoo.data.rooms.batching import stack_primitives, stack_views
-from mtpano_zoo.data.rooms.casting import cast
-from mtpano_zoo.data.rooms.scene import BOX, CYLINDER
+from mtpano_zoo.scenes import render, sample_room
+from mtpano_zoo.scenes.batching import stack_primitives, stack_views
+from mtpano_zoo.scenes.casting import cast
+from mtpano_zoo.scenes.scene import BOX, CYLINDER
 
 HEIGHT, WIDTH = 80, 160
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from mtpano_zoo.data.rooms.batching import stack_primitives, stack_views
-from mtpano_zoo.data.rooms.casting import cast
-from mtpano_zoo.data.rooms.lighting import cast_shadows, develop
-from mtpano_zoo.data.rooms.scene import Room
-from mtpano_zoo.data.rooms.shading import surface
+from mtpano_zoo.scenes.batching import stack_primitives, stack_views
+from mtpano_zoo.scenes.casting import cast
+from mtpano_zoo.scenes.lighting import cast_shadows, develop
+from mtpano_zoo.scenes.scene import Room
+from mtpano_zoo.scenes.shading import surface
 
 _CAST_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # pixels
 _BAND = 2**15  # on a CPU, one room is shaded at a time in bands of so many pixels, which fit into the cache

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from mtpano_zoo.data.rooms import furniture, materials
-from mtpano_zoo.data.rooms.lamps import Lights
-from mtpano_zoo.data.rooms.plan import Plan
-from mtpano_zoo.data.rooms.scene import Builder, Frame
+from mtpano_zoo.scenes import furniture, materials
+from mtpano_zoo.scenes.lamps import Lights
+from mtpano_zoo.scenes.plan import Plan
+from mtpano_zoo.scenes.scene import Builder, Frame
 
 
 def furnish(

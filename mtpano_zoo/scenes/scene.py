@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.classes import S3DIS_CLASSES
-from mtpano_zoo.data.rooms.materials import Material
+from mtpano_zoo.scenes.materials import Material
 
 BOX, CYLINDER, SPHERE = 0, 1, 2
 LABEL = {name: i for i, name in enumerate(S3DIS_CLASSES)}

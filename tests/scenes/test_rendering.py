@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from mtpano_zoo.data.rooms import render, sample_room
+from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import depth_to_points, points_to_normals, rotation_matrix, turn_vectors
 
 MAPS = ("image", "semseg", "depth", "normals")
@@ -95,7 +95,7 @@ def test_a_room_does_not_depend_on_the_number_of_threads(rooms, batch):
 
 def test_another_process_renders_the_same_bits(batch):
     code = (
-        "import hashlib; from mtpano_zoo.data.rooms import render, sample_room;"
+        "import hashlib; from mtpano_zoo.scenes import render, sample_room;"
         "b = render([sample_room(3, 'val', i) for i in (4, 1)], 64, 128);"
         "print(*[hashlib.sha256(b[k].numpy().tobytes()).hexdigest() for k in ('image', 'semseg', 'depth', 'normals')])"
     )

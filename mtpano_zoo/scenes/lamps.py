@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from mtpano_zoo.data.rooms import materials
-from mtpano_zoo.data.rooms.plan import Plan
-from mtpano_zoo.data.rooms.scene import Builder, Float32, Frame
+from mtpano_zoo.scenes import materials
+from mtpano_zoo.scenes.plan import Plan
+from mtpano_zoo.scenes.scene import Builder, Float32, Frame
 
 MAX_LIGHTS = 6
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtpano_zoo.data.rooms.batching import Primitives, Views
-from mtpano_zoo.data.rooms.casting import STEEP, distances
-from mtpano_zoo.data.rooms.materials import CHANNEL
-from mtpano_zoo.data.rooms.plan import GRID_METRES, GRID_ORIGIN
-from mtpano_zoo.data.rooms.shading import Surface, albedo, hashed, take, texture_noise, unit_interval
+from mtpano_zoo.scenes.batching import Primitives, Views
+from mtpano_zoo.scenes.casting import STEEP, distances
+from mtpano_zoo.scenes.materials import CHANNEL
+from mtpano_zoo.scenes.plan import GRID_METRES, GRID_ORIGIN
+from mtpano_zoo.scenes.shading import Surface, albedo, hashed, take, texture_noise, unit_interval
 from mtpano_zoo.sphere import erp_angles
 
 SHADOW_HEIGHT = 64  # rows of the shadow map

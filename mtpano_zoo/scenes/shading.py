@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtpano_zoo.data.rooms.batching import Primitives, Views
-from mtpano_zoo.data.rooms.casting import STEEP, Hits, sphere_centres
-from mtpano_zoo.data.rooms.materials import CHANNEL
-from mtpano_zoo.data.rooms.scene import SPHERE
+from mtpano_zoo.scenes.batching import Primitives, Views
+from mtpano_zoo.scenes.casting import STEEP, Hits, sphere_centres
+from mtpano_zoo.scenes.materials import CHANNEL
+from mtpano_zoo.scenes.scene import SPHERE
 from mtpano_zoo.sphere import erp_angles
 
 NOISE_SIZE = 512  # texels of the noise table along each side

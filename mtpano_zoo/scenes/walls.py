@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from mtpano_zoo.data.rooms import furniture, materials
-from mtpano_zoo.data.rooms.materials import Material
-from mtpano_zoo.data.rooms.plan import Plan, Wall
-from mtpano_zoo.data.rooms.scene import Builder, Frame
+from mtpano_zoo.scenes import furniture, materials
+from mtpano_zoo.scenes.materials import Material
+from mtpano_zoo.scenes.plan import Plan, Wall
+from mtpano_zoo.scenes.scene import Builder, Frame
 
 THICKNESS = 0.3  # metres of wall behind its visible face
 _OVERLAP = 0.1  # hidden overlap at corners, so that no ray slips through

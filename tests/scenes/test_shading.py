@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtpano_zoo.data.rooms import Room, lighting, materials, render
-from mtpano_zoo.data.rooms.scene import ORIGIN, Builder, Frame
+from mtpano_zoo.scenes import Room, lighting, materials, render
+from mtpano_zoo.scenes.scene import ORIGIN, Builder, Frame
 from mtpano_zoo.sphere import depth_to_points
 
 

@@ -13,8 +13,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from mtpano_zoo.data.rooms.batching import Primitives
-from mtpano_zoo.data.rooms.scene import BOX, SPHERE
+from mtpano_zoo.scenes.batching import Primitives
+from mtpano_zoo.scenes.scene import BOX, SPHERE
 from mtpano_zoo.sphere import erp_angles
 
 TILE = 16

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtpano_zoo.data.rooms.scene import Frame
+from mtpano_zoo.scenes.scene import Frame
 
 CELL = 0.1  # metres, of the grid of free floor
 GRID = 128  # cells along each side of the occupancy map

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.data import S3DIS_CLASSES, Augmentation, RoomsDataModule, RoomsDataset
-from mtpano_zoo.data.rooms import render, sample_room
+from mtpano_zoo.scenes import render, sample_room
 
 MAPS = ("image", "semseg", "depth", "normals")
 
@@ -40,7 +40,7 @@ def test_workers_fill_the_cache_of_the_main_process(monkeypatch):
     direct = [RoomsDataset("train", 6, 24, 48)[i] for i in range(6)]
     loader = DataLoader(rooms, None, num_workers=2, multiprocessing_context="fork")
     assert all(same(a, b) for a, b in zip(loader, direct, strict=True))
-    monkeypatch.setattr("mtpano_zoo.data.rooms.datamodule.sample_room", None)  # nothing may be rendered any more
+    monkeypatch.setattr("mtpano_zoo.data.rooms.sample_room", None)  # nothing may be rendered any more
     assert all(same(rooms[i], direct[i]) for i in range(6))
 
 

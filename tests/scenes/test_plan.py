@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from mtpano_zoo.data.rooms.plan import Plan, Rect, sample_plan
-from mtpano_zoo.data.rooms.scene import Frame
+from mtpano_zoo.scenes.plan import Plan, Rect, sample_plan
+from mtpano_zoo.scenes.scene import Frame
 
 
 def sampled(count):

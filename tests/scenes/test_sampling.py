@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mtpano_zoo.data import S3DIS_CLASSES
-from mtpano_zoo.data.rooms import render, sample_room
-from mtpano_zoo.data.rooms.sampling import SPLITS, room_key
-from mtpano_zoo.data.rooms.scene import BOX
+from mtpano_zoo.scenes import render, sample_room
+from mtpano_zoo.scenes.sampling import SPLITS, room_key
+from mtpano_zoo.scenes.scene import BOX
 
 
 def digest(room):

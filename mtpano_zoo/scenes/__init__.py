@@ -1,0 +1,7 @@
+"""Procedural scenes: panoramas with exact classes, depth and normals, and nothing to download."""
+
+from mtpano_zoo.scenes.rendering import render
+from mtpano_zoo.scenes.sampling import sample_room
+from mtpano_zoo.scenes.scene import Room
+
+__all__ = ("Room", "render", "sample_room")
