@@ -8,7 +8,7 @@ import torch
 
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.layers import Encoder, ViTEncoder
-from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.models import NETWORKS, PDBridgeNet
 
 # Workers of pytest-xdist share the cores: more threads each would only make them wait for one another.
 torch.set_num_threads(1)
@@ -43,6 +43,14 @@ def tiny_network() -> Callable[..., PDBridgeNet]:
         return PDBridgeNet(encoder, **(arguments | overrides))
 
     return build
+
+
+@pytest.fixture
+def tiny_network_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a checkpoint name the network that training is tested with."""
+    from tiny_training import TinyNetwork  # it imports Lightning, which few tests need
+
+    monkeypatch.setitem(NETWORKS, "TinyNetwork", TinyNetwork)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ class MultiTaskModule(LightningModule):
     in place of ``val`` for the test set. What has no value, such as the IoU of a class that does not occur, is not
     logged; a batch without the labels of a task trains and scores the others, and its loss of that task is 0.
 
-    Checkpoints describe their network in plain data, so that `load_network` needs nothing beside the file. They also
+    Checkpoints describe their network in plain data, so that `load_model` needs nothing beside the file. They also
     keep the state of the random generators: training on one device that resumes from the end of an epoch continues
     exactly. From within an epoch it goes on with the next sample, if the loader is one of `mtpano_zoo.data`.
 

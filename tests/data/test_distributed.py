@@ -74,7 +74,7 @@ def told(tmp_path_factory):
     script = root / "train.py"
     script.write_text(SCRIPT)
     tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests / "training"), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(tests / "fakes"), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, script, root],
         capture_output=True,

@@ -3,13 +3,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from mtpano_zoo.files.card import FRAMES, HUB_LICENSES, model_card
-from mtpano_zoo.models import NETWORKS
-from mtpano_zoo.models.base import NORMALS_FRAMES
+from mtpano_zoo.files.card import HUB_LICENSES, model_card
 from mtpano_zoo.zoo import entries
+from mtpano_zoo.zoo.building import build_network
 
 CARD = {
     "description": "A network\nfor tests",
@@ -52,6 +50,7 @@ def test_all_that_is_known_is_said(tiny_network: Callable[..., Any]) -> None:
     assert "\n# my-model\n\nA network for tests\n\nPaper: https://example.org/paper\n" in card
     properties = section(card, "What it is")
     assert "| network | `PDBridgeNet` |" in properties and "32 x 64 pixels" in properties
+    assert "| encoder | `ViTEncoder` vit_small_patch16_dinov3_qkvb |" in properties
     assert "| classes | 3 |" in properties and "| tasks | semseg, depth, normals |" in properties
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert f"| parameters | {millions:.1f} million |" in properties
@@ -127,22 +126,15 @@ def test_cards_that_cannot_be_read(tiny_network: Callable[..., Any], card: dict[
         model_card(network, "local-dir:model")
 
 
-def test_every_frame_of_normals_can_be_told(tiny_network: Callable[..., Any]) -> None:
-    assert FRAMES.keys() == NORMALS_FRAMES.keys()
-    card = model_card(tiny_network(normals_frame="forward-up-left"), "local-dir:model")
-    assert "The network gives x forward, y up, z left (left-handed)" in card
-
-
 def test_card_of_a_published_network() -> None:
     entry = entries()["mtpano-large.408k"]
-    described = entry.network_description()
-    with torch.device("meta"):
-        network = NETWORKS[described["class"]](**described["config"])
-    network.card = described["card"]
+    network = build_network(entry.network, entry.name)
+    network.card = entry.card()
     card = model_card(network, "hf-hub:user/mtpano")
     assert front_matter(card)["license"] == "unknown"
     assert "2 sky" in card and "149 flag." in card and "| parameters | 586.0 million |" in card
-    assert "left-handed" in card and entry.paper in card
+    assert "x right, y down, z forward" in card and "forward-up-left" not in card  # converting has turned them
+    assert entry.paper in card
     assert all(f"- {data}\n" in section(card, "Training data") + "\n" for data in entry.training_data)
     for upstream in entry.upstream:
         assert f"| upstream: {upstream['name']} | {upstream['license']} |" in section(card, "Licence")

@@ -33,7 +33,7 @@ def network(tiny_network: Callable[..., Any]) -> Any:
 
 def check_same(loaded: Any, network: Any) -> None:
     assert type(loaded) is type(network) and not loaded.training
-    for name in ("config", "card", "tasks", "classes", "palette", "input_size", "normals_to_camera"):
+    for name in ("config", "card", "tasks", "classes", "palette", "input_size", "multiple"):
         assert json.dumps(getattr(loaded, name)) == json.dumps(getattr(network, name)), name
     ours, theirs = network.state_dict(), loaded.state_dict()
     assert ours.keys() == theirs.keys()

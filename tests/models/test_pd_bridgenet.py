@@ -99,7 +99,7 @@ def test_by_default_the_published_network_is_whole_and_ours_has_what_pays(tiny_n
         assert bool(network.bridges) == whole and list(network.refiners) == ["invariant", "variant"]
         assert any(isinstance(module, ERPTokenMixer) for module in network.modules()) == whole
         assert (network.config["bridge"], network.config["token_mixer"]) == (whole, whole)  # whatever comes later
-        assert type(network)(**network.config).state_dict().keys() == network.state_dict().keys()
+        assert build_network(network.describe(), "it").state_dict().keys() == network.state_dict().keys()
 
 
 def test_what_cannot_learn_in_a_published_single_task_network(tiny_network: Build) -> None:

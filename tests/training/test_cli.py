@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import CLASSES, TinyDataModule, TinyNetwork
 
 from mtpano_zoo.cli import main as mtpano
-from mtpano_zoo.training import load_network
 from mtpano_zoo.training.cli import classes_of, main, palette_of
+from mtpano_zoo.zoo import load_model
 
 CONFIG = {
     "model": {
@@ -49,12 +49,13 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("tiny_network_is_known")
 def test_from_a_yaml_to_scores_and_predictions(folder, capsys):
     """The whole command line without a single warning."""
     main(["fit", "--config", "tiny.yaml"])
     best = f"{CHECKPOINTS}/best.ckpt"
     assert set(torch.load(best, weights_only=True)["network"]["classes"]) == set(CLASSES)
-    network = load_network(best)
+    network = load_model(best)
     assert isinstance(network, TinyNetwork)
     assert network.classes == CLASSES  # the YAML does not name them: they are linked from the data
     assert network.config["width"] == 4

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from mtpano_zoo import load_model
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.models import PDBridgeNet
-from mtpano_zoo.training import MultiTaskModule, load_network
+from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import main
 from mtpano_zoo.zoo.pretrained import Pretrained
 
@@ -47,7 +47,7 @@ def test_of_the_encoder_only_the_updates_move(adapted):
 
 def test_a_checkpoint_is_loaded_as_a_plain_network_that_computes_the_same(adapted, tiny_network):
     module, path, _ = adapted
-    network = load_network(path)
+    network = load_model(path)
     assert network.state_dict().keys() == tiny_network().state_dict().keys()
     image = torch.rand(1, 3, 32, 64)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_a_configuration_alone_starts_from_a_trained_network_with_the_classes_of
     }
     Path("warm.yaml").write_text(yaml.safe_dump(config))
     cli = main(["fit", "--config", "warm.yaml"])
-    before, after = dict(load_network(tiny_checkpoint).named_parameters()), dict(cli.model.network.named_parameters())
+    before, after = dict(load_model(tiny_checkpoint).named_parameters()), dict(cli.model.network.named_parameters())
     renewed = {name for name in before if before[name].shape != after[name].shape}
     assert renewed == {
         f"{layer}.{part}"
@@ -113,7 +113,7 @@ def test_a_configuration_alone_starts_from_a_trained_network_with_the_classes_of
     }
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - renewed)
     assert cli.model.network.classes == S3DIS_CLASSES
-    assert load_network(cli.trainer.checkpoint_callback.best_model_path).config["palette"] == S3DIS_PALETTE.tolist()
+    assert load_model(cli.trainer.checkpoint_callback.best_model_path).config["palette"] == S3DIS_PALETTE.tolist()
 
 
 def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpoint):

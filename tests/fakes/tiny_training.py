@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mtpano_zoo.models import NETWORKS, PanoramaNetwork
+from mtpano_zoo.models import PanoramaNetwork
 
 CLASSES = ("floor", "wall", "sky")
 CHANNELS = {"semseg": len(CLASSES), "depth": 1, "normals": 3}
@@ -16,7 +16,14 @@ HEIGHT, WIDTH = 16, 32
 
 
 class TinyNetwork(PanoramaNetwork):
-    """A wrapped convolution as encoder, batch norm and dropout behind it, auxiliary layers and a head per task."""
+    """A convolution as encoder, batch norm and dropout behind it, auxiliary layers and a head per task.
+
+    The fixture `tiny_network_is_known` lets files name it.
+    """
+
+    encoder_part = "encoder"
+    classifier_parts = ("heads.semseg", "auxiliary_heads.semseg")
+    auxiliary_parts = ("aggregators", "auxiliary_heads")
 
     def __init__(
         self,
@@ -24,10 +31,8 @@ class TinyNetwork(PanoramaNetwork):
         tasks: Sequence[str] = ("semseg", "depth", "normals"),
         width: int = 6,
         dropout: float = 0.1,
-        normals_frame: str = "right-down-forward",
     ) -> None:
-        config = {"classes": list(classes), "tasks": list(tasks), "width": width, "dropout": dropout}
-        super().__init__(tasks, classes, None, (HEIGHT, WIDTH), normals_frame, (0.5,) * 3, (0.5,) * 3, config)
+        super().__init__(tasks, (HEIGHT, WIDTH), classes=classes, image_mean=(0.5,) * 3, image_std=(0.5,) * 3)
         self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU())
         self.gamma = nn.Parameter(torch.ones(width, 1, 1))
         self.neck = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.Dropout(dropout))
@@ -43,9 +48,6 @@ class TinyNetwork(PanoramaNetwork):
         outputs: dict[str, Any] = {task: head(decoded) for task, head in self.heads.items()}
         outputs["aux"] = {task: head(aggregated) for task, head in self.auxiliary_heads.items()}
         return outputs
-
-
-NETWORKS["TinyNetwork"] = TinyNetwork
 
 
 class TinyDataset(Dataset[dict[str, Any]]):
