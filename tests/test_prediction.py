@@ -9,11 +9,8 @@ from PIL import Image
 from torch import nn
 
 from mtpano_zoo.image_io import decode_depth, decode_normals
-from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, output_paths, predict
-from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import erp_rays
-from mtpano_zoo.zoo import entries
 
 CLASSES = ("red", "green", "blue")
 
@@ -21,21 +18,19 @@ CLASSES = ("red", "green", "blue")
 class Analytic(nn.Module):
     """Depth is 1 m + 4 m x brightness, the class is the strongest colour, and every surface faces the camera."""
 
-    def __init__(self, tasks=("semseg", "depth", "normals"), input_size=(32, 64), to_network=None):
+    def __init__(self, tasks=("semseg", "depth", "normals"), input_size=(32, 64)):
         super().__init__()
         self.tasks, self.classes, self.input_size = tasks, CLASSES if "semseg" in tasks else (), input_size
-        self.to_network = torch.eye(3) if to_network is None else to_network
-        self.normals_to_camera = None if to_network is None else self.to_network.T
         self.scale = nn.Parameter(torch.ones(()))
         self.calls = []
 
     def forward(self, image):
         self.calls.append((image.shape, self.training, torch.is_inference_mode_enabled()))
         rays = erp_rays(*image.shape[-2:]).permute(2, 0, 1)
-        normals = torch.einsum("ij,jhw->ihw", self.to_network, -rays).expand(len(image), -1, -1, -1)
+        normals = -rays.expand(len(image), -1, -1, -1)
         depth = 1 + 4 * image.mean(1, keepdim=True)
         maps = {"semseg": image * self.scale, "depth": depth * self.scale, "normals": 3 * normals * self.scale}
-        return {task: maps[task] for task in self.tasks}
+        return {task: maps[task] for task in self.tasks if task in maps}
 
 
 def smooth(height, width):
@@ -92,32 +87,26 @@ def test_there_is_no_seam(height, width):
     assert np.array_equal(turned.depth, np.roll(straight.depth, width // 2, 1))
 
 
-def test_normals_are_brought_into_our_frame():
-    up_and_right_handed = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    prediction = predict(Analytic(to_network=up_and_right_handed), photo())
-    np.testing.assert_allclose(prediction.normals, -erp_rays(32, 64).numpy(), atol=1e-6)
-
-
-def test_published_normals_of_a_room_are_its_true_normals():
-    """A network that says of a room what the published code would store of it, in the frame that the entry names."""
-    room = render([sample_room(3, "test", 0)], 32, 64)
-    right, down, forward = -room["normals"][0]  # away from the camera, as the published code keeps them ...
-    stored = torch.stack([-forward, down, right])  # ... as (back, down, right)
-
-    class Published(PanoramaNetwork):
-        def __init__(self, normals_frame):
-            super().__init__(("normals",), (), None, (32, 64), normals_frame, (0, 0, 0), (1, 1, 1), {})
-
+def test_a_distance_that_is_not_valid_is_none():
+    class WithSky(Analytic):
         def forward(self, image):
-            return {"normals": 2.5 * stored.expand(len(image), -1, -1, -1)}
+            bright = image.mean(1, keepdim=True)
+            return super().forward(image) | {"valid": 0.5 - bright, "disparity": 1 / (1 + 4 * bright)}
 
-    frame = entries()["mtpano-large.408k"].normals_frame
-    prediction = Published(frame).predict(room["image"][0])
-    truth = room["normals"][0].permute(1, 2, 0).numpy()
-    assert angles(prediction.normals, truth).max() < 0.01
-    assert (prediction.normals * erp_rays(32, 64).numpy()).sum(-1).max() < 0  # towards the camera
-    # Rooms have all directions in them, so that another frame is another answer.
-    assert angles(Published("right-down-forward").predict(room["image"][0]).normals, truth).max() > 90
+    prediction = predict(WithSky(("depth", "valid", "disparity")), photo())
+    assert prediction.valid.dtype == bool and 0.2 < prediction.valid.mean() < 0.8
+    assert (prediction.depth[~prediction.valid] == 0).all() and (prediction.depth[prediction.valid] >= 1).all()
+    assert prediction.disparity.shape == (32, 64) and (prediction.disparity > 0).all()
+    assert prediction.tasks == ("depth", "valid", "disparity") and prediction.semseg is None
+
+
+def test_disparity_is_never_written_as_metres(tmp_path):
+    class Relative(Analytic):
+        def forward(self, image):
+            return {"disparity": image.mean(1, keepdim=True)}
+
+    files = predict(Relative(("disparity",)), photo()).save(tmp_path)
+    assert {path.name for path in files.values()} == {"panorama_relative_disparity.npy", "panorama_panel.png"}
 
 
 # Options
@@ -208,7 +197,7 @@ def test_the_seam_is_blended_in_the_size_of_the_network():
 @pytest.mark.parametrize(("network", "options", "sentence"), [
     (Outdoors(classes=("ground", "wall", "air")), {"mask_sky": True}, "mask_sky .* lacks the class sky"),
     (Analytic(("depth",)), {"mask_sky": True}, "mask_sky .* lacks semseg"),
-    (Analytic(("semseg",)), {"blend_seam": True}, "blend_seam works on depth and normals"),
+    (Analytic(("semseg",)), {"blend_seam": True}, "blend_seam works on distances and directions"),
 ])  # fmt: skip
 def test_options_that_the_network_cannot_serve(network, options, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
@@ -436,7 +425,7 @@ def test_point_cloud_holds_what_has_depth():
     assert grid[16, 32, 2] > 0.99 and grid[16, 48, 0] > 0.99 and grid[0, 0, 1] < -0.99
     holes = prediction.depth.copy()
     holes[:16], holes[16, 0], holes[18, 2] = 0, np.nan, np.inf
-    with_holes = Prediction(prediction.image, None, holes, None, (), prediction.palette)
+    with_holes = Prediction(prediction.image, {"depth": holes}, (), prediction.palette)
     points, colours = with_holes.point_cloud(stride=2)
     assert len(points) == len(colours) == 8 * 32 - 2
     assert np.array_equal(colours[0], prediction.image[16, 2])
@@ -462,11 +451,11 @@ def test_figure_is_wide_enough_to_read():
     ({"normals": np.ones((32, 64), np.float32)}, "normals has shape"),
     ({"semseg": np.full((32, 64), 3, np.uint8)}, "classes 3 to 3, but there are 3 classes"),
     ({"semseg": np.full((32, 64), -1)}, "classes -1 to -1"),
+    ({"layout": np.ones((32, 64))}, "there is no task layout"),
     ({"palette": np.zeros((2, 3), np.uint8)}, "3 classes need as many colours, not 2"),
 ])  # fmt: skip
 def test_maps_that_do_not_fit_are_refused(change, sentence):
-    parts = {"image": photo(), "semseg": None, "depth": None, "normals": None, "classes": CLASSES}
-    parts |= {"palette": np.zeros((3, 3), np.uint8)}
+    palette = change.pop("palette", np.zeros((3, 3), np.uint8))
     with pytest.raises(ValueError, match=sentence):
-        Prediction(**(parts | change))
-    Prediction(**(parts | {"semseg": np.full((32, 64), 255, np.uint8)}))
+        Prediction(photo(), change, CLASSES, palette)
+    Prediction(photo(), {"semseg": np.full((32, 64), 255, np.uint8)}, CLASSES, np.zeros((3, 3), np.uint8))

@@ -44,8 +44,8 @@ def colours(figure):
 @pytest.mark.parametrize("tasks", [(), ("semseg",), ("depth",), ("semseg", "normals"), ("semseg", "depth", "normals")])
 @pytest.mark.parametrize("size", [(48, 96), (591, 1183)])
 def test_prediction_panel_shows_what_is_there(tasks, size):
-    shown = {task: values if task in tasks else None for task, values in maps(*size).items()}
-    figure = prediction_panel(np.full((*size, 3), 90, np.uint8), **shown, classes=CLASSES, palette=PALETTE)
+    shown = {task: values for task, values in maps(*size).items() if task in tasks}
+    figure = prediction_panel(np.full((*size, 3), 90, np.uint8), shown, CLASSES, PALETTE)
     assert isinstance(figure, Figure)
     names = {"semseg": "classes", "depth": "distance", "normals": "surface normals"}
     assert titles(figure) == [f"image, {size[1]} x {size[0]}", *(names[task] for task in tasks)]
@@ -60,7 +60,7 @@ def test_prediction_panel_shows_what_is_there(tasks, size):
 def test_pictures_stand_upright_in_their_place(height, dpi):
     image = np.full((height, 2 * height, 3), (10, 120, 250), np.uint8)
     image[: height // 4, : height // 2] = 255, 0, 0
-    figure = prediction_panel(image, np.zeros(image.shape[:2], int), None, None, CLASSES, PALETTE)
+    figure = prediction_panel(image, {"semseg": np.zeros(image.shape[:2], int)}, CLASSES, PALETTE)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     page = np.asarray(Image.open(file).convert("RGB"), int)
@@ -75,16 +75,16 @@ def test_legend_names_the_classes_that_occur_the_largest_first():
     image = np.zeros((20, 40, 3), np.uint8)
     semseg = np.zeros((20, 40), np.uint8)
     semseg[:15] = 2
-    figure = prediction_panel(image, semseg, None, None, CLASSES, PALETTE)
+    figure = prediction_panel(image, {"semseg": semseg}, CLASSES, PALETTE)
     assert legend(figure) == ["ceiling", "floor"]
     semseg[0, 0] = 255
-    assert legend(prediction_panel(image, semseg, None, None, CLASSES, PALETTE)) == ["ceiling", "floor", "no label"]
+    assert legend(prediction_panel(image, {"semseg": semseg}, CLASSES, PALETTE)) == ["ceiling", "floor", "no label"]
 
 
 def test_long_and_many_names_do_not_overlap():
     names = tuple(f"class number {i} with a name that does not end" for i in range(150))
     semseg = np.arange(150).repeat(12).reshape(30, 60)
-    figure = prediction_panel(np.zeros((30, 60, 3), np.uint8), semseg, None, None, names, np.zeros((150, 3)))
+    figure = prediction_panel(np.zeros((30, 60, 3), np.uint8), {"semseg": semseg}, names, np.zeros((150, 3)))
     shown = legend(figure)
     assert shown[-1] == f"and {150 - len(shown) + 1} more"
     figure_to_array(figure)
