@@ -2,7 +2,8 @@
 
 These are the figures of the model card of `mtpano-tiny.rooms`. Rooms are the first of the split test, at the size of
 the network; 3D60 is read as released, with distances and normals but no classes, predicted by `predict` and compared
-at the size of the labels. All pixels of all images are pooled. Run:
+at the size of the labels. All pixels of all images are pooled; the last column is the largest share of pixels, of any
+task, where the prediction is not finite. Run:
 ``python benchmarks/accuracy.py``, with ``--threed60 FOLDER`` where there are real scenes.
 """
 
@@ -30,6 +31,7 @@ COLUMNS = {
     "aligned delta1": "aligned/delta1/median_aligned",
     "normals, mean": "normals/mean",
     "median": "normals/median",
+    "not finite": "nonfinite",
 }
 Batch = dict[str, Any]
 Maps = Mapping[str, Tensor]
@@ -53,7 +55,9 @@ def at_size_of_labels(network: nn.Module) -> Callable[[Tensor], Maps]:
     def run(image: Tensor) -> Maps:
         predictions = predict(network, image)
         depth, normals = (np.stack([getattr(p, task) for p in predictions]) for task in ("depth", "normals"))
-        return {"depth": torch.from_numpy(depth)[:, None], "normals": torch.from_numpy(normals).permute(0, 3, 1, 2)}
+        maps = {"depth": torch.from_numpy(depth)[:, None], "normals": torch.from_numpy(normals).permute(0, 3, 1, 2)}
+        # `predict` leaves zeros where the network gave no number: here that is an error, not a distance.
+        return {task: x.masked_fill((x == 0).all(1, keepdim=True), torch.nan) for task, x in maps.items()}
 
     return run
 
@@ -75,6 +79,7 @@ def score(run: Callable[[Tensor], Maps], batches: Iterable[Batch]) -> dict[str, 
     found = {
         f"{name}/{key}": value for name, m in metrics.items() if m.update_called for key, value in m.compute().items()
     }
+    found["nonfinite"] = torch.stack([value for key, value in found.items() if key.endswith("/nonfinite")]).max()
     return {column: float(found[key]) for column, key in COLUMNS.items() if key in found}
 
 

@@ -11,6 +11,7 @@ IGNORE_INDEX = 255
 
 def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes)."""
+    labels = labels.long()  # in a shorter type, the numbers that they are compared with may become others
     return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
 
 
