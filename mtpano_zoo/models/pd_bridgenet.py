@@ -68,7 +68,8 @@ class PDBridgeNet(PanoramaNetwork):
         token_mixer: refine levels by a kernel that widens towards the poles instead of a 3 x 3 convolution; the default
             is chosen likewise.
         palette: colour (R, G, B) of every class.
-        normals_frame: frame of the normals that the network gives: ours or the published one, `forward-up-left`.
+        normals_frame: frame of the normals that the network gives: ours or the published one, `forward-up-left`. The
+            point map is in ours, whatever the variant.
         image_mean: mean that the encoder's images are normalised with.
         image_std: standard deviation that the encoder's images are normalised with.
 
@@ -188,7 +189,8 @@ class PDBridgeNet(PanoramaNetwork):
         Returns:
             `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres, `normals` (B, 3, H, W) not yet normalised,
             `aux` (the same tasks, predicted before the decoders) and `ext` (`gradient` (B, 2, H, W), `edge_distance`
-            (B, 1, H, W), `point_map` (B, 3, H, W)), each as far as the network has the task.
+            (B, 1, H, W), `point_map` (B, 3, H, W) in metres, x right, y down, z forward), each as far as the network
+            has the task.
 
         Raises:
             ValueError: if the size is not a multiple of the patch size.
@@ -222,6 +224,8 @@ class PDBridgeNet(PanoramaNetwork):
         if auxiliary:
             predictors = {task: head.get_submodule("predictor") for task, head in self.auxiliary_heads.items()}
             predicted = {task: self.upsample(predictors[task](x), size) for task, x in features.items()}
+            if self.variant == "paper" and "point_map" in predicted:
+                predicted["point_map"] = _turned_forward(predicted["point_map"])
             outputs["aux"] = {task: x for task, x in predicted.items() if task in MAIN_TASKS}
             outputs["ext"] = {task: x for task, x in predicted.items() if task not in MAIN_TASKS}
         return outputs
@@ -234,6 +238,11 @@ class PDBridgeNet(PanoramaNetwork):
         tasks = [task for task in self.auxiliary_heads if auxiliary or bridges or task in self.tasks]
         streams = {self.stream_of[task] for task in tasks}
         return bridges, tasks, [s for s in self.refiners if auxiliary or s in streams]
+
+
+def _turned_forward(points: Tensor) -> Tensor:
+    """Points (B, 3, H, W) right, down and forward from the published ones: right, down and back."""
+    return torch.cat((points[:, :2], -points[:, 2:]), dim=1)
 
 
 def _call(module: nn.Module, *inputs: Any) -> Any:
