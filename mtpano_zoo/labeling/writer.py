@@ -139,6 +139,8 @@ class LabelWriter(BasePredictionWriter):
             self.report.labelled.append(name)
             if encoded.too_far:
                 self.report.too_far[name] = encoded.too_far
+            if labels.broken_views:
+                self.report.broken_views[name] = labels.broken_views
         except OSError as error:
             self._stop(error)
         except Exception as error:  # of one panorama: the others are to be written
