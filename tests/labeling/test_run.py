@@ -147,7 +147,7 @@ def test_manifest_and_record(whole):
 
 def test_nothing_temporary_is_left(whole):
     assert {path.name for path in whole.iterdir()} == {
-        *("manifest.json", "classes.yaml", "img", "semseg", "depth", "normals", "db_info", "runs")
+        *("manifest.json", "classes.yaml", "img", "semseg", "depth", "normals", "origins", "db_info", "runs")
     }
 
 
@@ -259,17 +259,18 @@ def test_a_full_disk_ends_the_run(after, tmp_path, whole, capsys, monkeypatch):
 
 
 def test_from_python(tmp_path, whole):
-    """Without the command line, panoramas in another order: the same files."""
+    """Without the command line, panoramas in another order: the same files. Of a subset the pixels are the origin."""
     rooms = RoomsDataset("train", ROOMS, HEIGHT, WIDTH)
     backwards = torch.utils.data.Subset(rooms, list(reversed(range(ROOMS))))
     teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1)
     labeler = Labeler(RandomViews(count=5, size=32), [teacher], height=HEIGHT, width=WIDTH)
     report = label(backwards, tmp_path / "out", labeler, settings={"of": "mine"}, trainer=TINY["trainer"], writers=3)
     assert sorted(report.labelled) == [f"train-{i:06d}" for i in range(ROOMS)]
-    mine, theirs = labels_of(tmp_path / "out"), labels_of(whole)
-    assert {key: data for key, data in mine.items() if key != "manifest.json"} == {
-        key: data for key, data in theirs.items() if key != "manifest.json"
-    }
+    mine, theirs = (
+        {key: data for key, data in labels_of(root).items() if not key.startswith(("manifest.json", "origins/"))}
+        for root in (tmp_path / "out", whole)
+    )
+    assert mine == theirs
 
 
 def test_two_panoramas_of_one_id(tmp_path):
@@ -323,34 +324,54 @@ def _command(arguments, environment, log):
     os._exit(status)
 
 
-def start(arguments, log, **environment):
-    """Start the command in a process of its own, which need not import everything again."""
-    process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments, environment, str(log)))
-    process.start()
-    return process
+@pytest.fixture
+def start():
+    """Start the command in a process of its own, which need not import everything again; none outlives the test."""
+    processes = []
+
+    def begin(arguments, log, **environment):
+        process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments, environment, str(log)))
+        process.start()
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.join()  # without a limit, which would wait for the loader's workers too; it is dead
 
 
-def test_killed_at_any_moment_and_restarted(tmp_path, whole):
+def until(condition, seconds=100):
+    """Wait for something, but not for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.002)
+
+
+def end_of(process, seconds=100):
+    """Wait for a process and return its status."""
+    until(lambda: not process.is_alive(), seconds)
+    return process.exitcode
+
+
+def test_killed_at_any_moment_and_restarted(tmp_path, whole, start):
     """Byte for byte what an undisturbed run writes, and nothing else."""
     out = tmp_path / "out"
     arguments = ["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out), "--num_workers=1"]
     moments = random.Random(0)
     for kill in range(3):
         process = start(arguments, tmp_path / "log")
-        deadline = time.monotonic() + 60
         wanted = moments.randrange(kill, kill + 3)  # panoramas that are finished by then
-        while len(list((out / "img").glob("*"))) < wanted and process.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.002)
+        until(lambda wanted=wanted, one=process: len(list((out / "img").glob("*"))) >= wanted or not one.is_alive())
         time.sleep(moments.uniform(0, 0.05))
         process.kill()
-        process.join()  # without a limit, which would wait for the loader's workers too
+        end_of(process)
         for image in (out / "img").glob("*"):
             finished = {path: data for path, data in labels_of(out).items() if f"/{image.stem}" in path}
             expected = {path: data for path, data in labels_of(whole).items() if f"/{image.stem}" in path}
             assert finished == expected
-    process = start(arguments, tmp_path / "log")
-    process.join(100)
-    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert end_of(start(arguments, tmp_path / "log")) == 0, (tmp_path / "log").read_text()
     assert labels_of(out) == labels_of(whole)
     assert not list(out.glob(".*"))
 
@@ -362,18 +383,16 @@ def test_killed_at_any_moment_and_restarted(tmp_path, whole):
         (signal.SIGINT, 130, "interrupted; what was finished is kept"),
     ],
 )
-def test_asked_to_end(kind, status, told, tmp_path):
+def test_asked_to_end(kind, status, told, tmp_path, start):
     """By the system or by Ctrl-C: at once, in one sentence, and in order."""
     data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 500}}
     out = tmp_path / "out"
     process = start(
         ["label", "--config", config(tmp_path / "tiny.yaml", data=data), "--out", str(out)], tmp_path / "log"
     )
-    while len(list((out / "img").glob("*"))) < 2 and process.is_alive():
-        time.sleep(0.002)
+    until(lambda: len(list((out / "img").glob("*"))) >= 2 or not process.is_alive())
     os.kill(process.pid, kind)
-    process.join(60)
-    assert process.exitcode == status, (tmp_path / "log").read_text()
+    assert end_of(process) == status, (tmp_path / "log").read_text()
     assert told in (tmp_path / "log").read_text().splitlines()[-1]
     assert not list(out.glob(".*"))
     finished = {path.stem for path in (out / "img").iterdir()}
@@ -381,7 +400,7 @@ def test_asked_to_end(kind, status, told, tmp_path):
     assert set(json.loads((out / "db_info" / "panomtdu_train.json").read_text())) == finished
 
 
-def ranks(arguments, folder, count=2):
+def ranks(start, arguments, folder, count=2):
     """Run the command as `torchrun` starts it, in processes that find each other over the loopback interface."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -400,16 +419,12 @@ def ranks(arguments, folder, count=2):
         }
         options = ["--trainer.strategy=ddp", f"--trainer.devices={count}"]
         processes.append(start([*arguments, *options], folder / f"log-{rank}", **environment))
-    for process in processes:
-        process.join(100)
-        if process.is_alive():
-            process.kill()
-    return [process.exitcode for process in processes], [(folder / f"log-{i}").read_text() for i in range(count)]
+    return [end_of(process) for process in processes], [(folder / f"log-{i}").read_text() for i in range(count)]
 
 
-def test_two_processes_write_what_one_writes(tmp_path, whole):
+def test_two_processes_write_what_one_writes(tmp_path, whole, start):
     out = tmp_path / "out"
-    codes, logs = ranks(["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out)], tmp_path)
+    codes, logs = ranks(start, ["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out)], tmp_path)
     assert codes == [0, 0], logs
     assert labels_of(out) == labels_of(whole)
     assert not list(out.glob(".*"))
@@ -420,34 +435,34 @@ def test_two_processes_write_what_one_writes(tmp_path, whole):
     assert record["processes"] == 2
 
 
-def test_a_process_with_nothing_left_to_do_does_not_disturb_the_other(photos, tmp_path):
+def test_a_process_with_nothing_left_to_do_does_not_disturb_the_other(photos, tmp_path, start):
     out = tmp_path / "out"
     arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
     assert main(arguments) == 0
     before = labels_of(out)
     (out / "img" / "p3.jpg").unlink()  # the share of the second process is p1 and p3
-    codes, logs = ranks(arguments, tmp_path)
+    codes, logs = ranks(start, arguments, tmp_path)
     assert codes == [0, 0], logs
     assert "1 labelled" in logs[0] and "4 skipped" in logs[0]
     assert labels_of(out) == before
     assert not list(out.glob(".*"))
 
 
-def test_a_failure_in_one_process_does_not_disturb_the_other(photos, tmp_path):
+def test_a_failure_in_one_process_does_not_disturb_the_other(photos, tmp_path, start):
     Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "p1.png")
     out = tmp_path / "out"
     arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
-    codes, logs = ranks(arguments, tmp_path)
+    codes, logs = ranks(start, arguments, tmp_path)
     assert codes == [1, 1], logs
     assert "p1: RuntimeError: it is too dark" in logs[0]
     assert sorted(path.stem for path in (out / "img").iterdir()) == ["p0", "p2", "p3", "p4"]
 
 
-def test_a_process_that_dies_does_not_hang_the_other(photos, tmp_path):
+def test_a_process_that_dies_does_not_hang_the_other(photos, tmp_path, start):
     Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "p1.png")
     out = tmp_path / "out"
     path = config(tmp_path / "tiny.yaml", **grey(dies=True))
-    codes, logs = ranks(["label", str(photos), "--config", path, "--out", str(out)], tmp_path)
+    codes, logs = ranks(start, ["label", str(photos), "--config", path, "--out", str(out)], tmp_path)
     assert codes == [1, -signal.SIGKILL], logs
     assert "another process of this run has died" in logs[0]
     assert {"p0", "p2", "p4"} <= {path.stem for path in (out / "img").iterdir()}
