@@ -19,9 +19,11 @@ from torch.utils.data import Dataset
 import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
+from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import check_manifest, describe
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.report import LabelReport
+from mtpano_zoo.labeling.storage import LabelFolder
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
@@ -102,7 +104,7 @@ def label(
         max_height: see `LabelingData`.
         num_workers: processes that read.
         writers: threads that encode and write.
-        overwrite: throw away labels that were made with other settings.
+        overwrite: throw away labels that were made with other settings, or from another image of the same name.
 
     Returns:
         The report of all processes, in each of them.
@@ -110,19 +112,10 @@ def label(
     Raises:
         ValueError: an argument is out of range, or the folder holds something else.
     """
-    writer = LabelWriter(
-        Path(out), describe(settings, labeler.classes), overwrite=overwrite, split=split, threads=writers
-    )
-    data = LabelingData(
-        samples,
-        labeler.height,
-        labeler.width,
-        max_height=max_height,
-        num_workers=num_workers,
-        finished=writer.folder.finished,
-        stopped=lambda: bool(writer.report.stopped),
-    )
-    labeler.skip = writer.skips
+    ledger = Ledger(LabelFolder(Path(out)), overwrite)
+    writer = LabelWriter(ledger, describe(settings, labeler.classes), split=split, threads=writers)
+    data = LabelingData(samples, labeler.height, labeler.width, ledger, max_height=max_height, num_workers=num_workers)
+    labeler.ledger = ledger
     options = {"enable_progress_bar": True, **(trainer or {})}
     precision = str(options.get("precision") or "32-true")
     if precision.endswith("-true") and precision[:2] not in ("32", "64"):
@@ -148,7 +141,7 @@ def label(
             runner.predict(labeler, datamodule=data, return_predictions=False)
         except SystemExit as end:  # which Lightning makes of Ctrl-C
             raise KeyboardInterrupt from end
-    return writer.report
+    return ledger.report
 
 
 def build_parser() -> ArgumentParser:
@@ -176,7 +169,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--listed_as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read panoramas")
     parser.add_argument("--writers", type=int, default=2, help="threads that write labels")
-    parser.add_argument("--overwrite", action="store_true", help="throw away labels made with other settings")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="throw away labels made with other settings or of other images"
+    )
     left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
     return parser
