@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import logging
 import warnings
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,14 @@ from mtpano_zoo.labeling.storage import LabelFolder
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
-from mtpano_zoo.training.cli import in_one_line
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.training.option_errors import one_sentence, options_of
 
 __all__ = ("label", "main")
 
 SPLITS = ("train", "val", "test", "predict")
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
+COMPLETE = "Complete is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
 # Warnings about Lightning's own code, and about what is meant to be so.
 EXPECTED = (
     r".*isinstance\(treespec, LeafSpec\)",
@@ -50,11 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: a mistake in an argument, an input or the folder, in one sentence.
     """
     parser = build_parser()
-    try:
-        config = parser.parse_args(list(arguments))
+    options = options_of(parser)
+    with one_sentence(options, COMPLETE):
+        config = parser.parse_args(hyphenated(arguments, options))
         built = parser.instantiate_classes(config)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(in_one_line(str(error))) from error
     if bool(config.sources) == bool(config.data):
         raise ValueError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
     out = Path(config.out)
@@ -149,6 +149,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         "mtpano label",
         description="Label panoramas by teachers that see perspective views of them, and fuse what they say.",
+        epilog=f"{TRACEBACK}: {TRACEBACK_HELP}",
         exit_on_error=False,
     )
     parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
@@ -160,14 +161,14 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
     parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
-    parser.add_argument("--max_height", type=int, default=2048, help="panoramas of more rows are shrunk before")
-    parser.add_argument("--invalid_mask", type=str | None, help="image whose white pixels get no label: the tripod")
+    parser.add_argument("--max-height", type=int, default=2048, help="panoramas of more rows are shrunk before")
+    parser.add_argument("--invalid-mask", type=str | None, help="image whose white pixels get no label: the tripod")
     parser.add_argument(
-        "--no_depth_classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
+        "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
     )
-    parser.add_argument("--keep_views", type=bool, default=True, help="write the labels of every view too")
-    parser.add_argument("--listed_as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that read panoramas")
+    parser.add_argument("--keep-views", type=bool, default=True, help="write the labels of every view too")
+    parser.add_argument("--listed-as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that read panoramas")
     parser.add_argument("--writers", type=int, default=2, help="threads that write labels")
     parser.add_argument(
         "--overwrite", action="store_true", help="throw away labels made with other settings or of other images"
