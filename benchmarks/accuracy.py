@@ -2,13 +2,14 @@
 
 These are the figures of the model card of `mtpano-tiny.rooms`. Rooms are the first of the split test, at the size of
 the network; 3D60 is read as released, with distances and normals but no classes, predicted by `predict` and compared
-at the size of the labels. All pixels of all images are pooled. Run:
-``python benchmarks/accuracy.py``, with ``--threed60 FOLDER`` where there are real scenes.
+at the size of the labels. All pixels of all images are pooled; the last column is the largest share of pixels, of any
+task, where the prediction is not finite. Run: ``python benchmarks/accuracy.py``, with ``--threed60 FOLDER`` where there
+are real scenes, and ``--parts`` if that folder holds only one of the two.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from mtpano_zoo import load_model
 from mtpano_zoo.data import RoomsDataset, ThreeD60DataModule
+from mtpano_zoo.data.threed60 import Part
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
@@ -30,6 +32,7 @@ COLUMNS = {
     "aligned delta1": "aligned/delta1/median_aligned",
     "normals, mean": "normals/mean",
     "median": "normals/median",
+    "not finite": "nonfinite",
 }
 Batch = dict[str, Any]
 Maps = Mapping[str, Tensor]
@@ -40,11 +43,13 @@ def rooms(count: int, size: tuple[int, int]) -> Iterable[Batch]:
     return DataLoader(RoomsDataset("test", count, *size), 4)
 
 
-def threed60(root: str, height: int) -> Iterator[Batch]:
-    """Real scenes of 3D60, one at a time."""
-    data = ThreeD60DataModule(root, height=height, width=2 * height, batch_size=1)
+def threed60(root: str, parts: Sequence[Part], height: int) -> DataLoader[Batch]:
+    """Real scenes of 3D60, one at a time; the first is read, so that nothing is missing."""
+    data = ThreeD60DataModule(root, parts=parts, height=height, width=2 * height, batch_size=1)
     data.setup("test")
-    return iter(data.test_dataloader())
+    loader: DataLoader[Batch] = data.test_dataloader()
+    next(iter(loader))
+    return loader
 
 
 def at_size_of_labels(network: nn.Module) -> Callable[[Tensor], Maps]:
@@ -53,7 +58,9 @@ def at_size_of_labels(network: nn.Module) -> Callable[[Tensor], Maps]:
     def run(image: Tensor) -> Maps:
         predictions = predict(network, image)
         depth, normals = (np.stack([getattr(p, task) for p in predictions]) for task in ("depth", "normals"))
-        return {"depth": torch.from_numpy(depth)[:, None], "normals": torch.from_numpy(normals).permute(0, 3, 1, 2)}
+        maps = {"depth": torch.from_numpy(depth)[:, None], "normals": torch.from_numpy(normals).permute(0, 3, 1, 2)}
+        # `predict` leaves zeros where the network gave no number: here that is an error, not a distance.
+        return {task: x.masked_fill((x == 0).all(1, keepdim=True), torch.nan) for task, x in maps.items()}
 
     return run
 
@@ -75,6 +82,7 @@ def score(run: Callable[[Tensor], Maps], batches: Iterable[Batch]) -> dict[str, 
     found = {
         f"{name}/{key}": value for name, m in metrics.items() if m.update_called for key, value in m.compute().items()
     }
+    found["nonfinite"] = torch.stack([value for key, value in found.items() if key.endswith("/nonfinite")]).max()
     return {column: float(found[key]) for column, key in COLUMNS.items() if key in found}
 
 
@@ -85,11 +93,16 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=128, help="rooms to score on")
     parser.add_argument("--prior-rooms", type=int, default=400, help="rooms that the baseline is fitted to")
     parser.add_argument("--threed60", metavar="FOLDER", help="real scenes of 3D60")
+    parser.add_argument("--parts", nargs="+", default=get_args(Part), choices=get_args(Part), help="those of 3D60")
     parser.add_argument("--height", type=int, default=256, help="rows of the labels of 3D60")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    network = load_model(options.model).eval()
+    try:  # before anything that takes minutes
+        scenes = threed60(options.threed60, options.parts, options.height) if options.threed60 else None
+        network = load_model(options.model).eval()
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     size = network.input_size
     fitted = RoomsDataset("train", options.prior_rooms, *size)
     prior = LatitudePrior(fitted.classes, size[0])
@@ -105,9 +118,9 @@ def main() -> None:
     print(f"| {options.model} | {' | '.join(COLUMNS)} |\n|---|{'--:|' * len(COLUMNS)}")
     with torch.inference_mode():
         print_rows("rooms", ways, lambda: rooms(options.rooms, size))
-        if options.threed60:
+        if scenes is not None:
             runs = {name: at_size_of_labels(way) for name, way in ways.items()}
-            print_rows("3D60", runs, lambda: threed60(options.threed60, options.height))
+            print_rows("3D60", runs, lambda: scenes)
 
 
 def print_rows(data: str, runs: Mapping[str, Callable[[Tensor], Maps]], batches: Callable[[], Iterable[Batch]]) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mtpano_zoo
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser
+from mtpano_zoo.spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -25,64 +29,62 @@ SPLITS = ("train", "val", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status. A user's mistake is told in one sentence on standard error."""
+    """Run the command line and return the exit status.
+
+    A user's mistake is one sentence on standard error, or with `--traceback` the exception itself. Any other exception
+    is a fault of the program and is raised.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    wanted = [argument for argument in arguments if argument != TRACEBACK]
     try:
-        if arguments and arguments[0] in LIGHTNING_VERBS:
-            from mtpano_zoo.training.cli import main as lightning_main  # Lightning takes seconds to import
-
-            lightning_main(with_shipped_configs(arguments))
-            return 0
-        if arguments and arguments[0] == "label":
-            from mtpano_zoo.labeling.run import main as label_main
-
-            return label_main(with_shipped_configs(arguments)[1:])
-        options = build_parser().parse_args(arguments)
-        status: int = options.execute(options)
-        return status
-    except (ValueError, OSError) as error:
-        print(f"mtpano: {error}", file=sys.stderr)
+        return _execute(wanted or ["--help"])
+    except (InputError, OSError) as error:
+        if len(wanted) < len(arguments):
+            raise
+        print(f"mtpano: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mtpano: interrupted; what was finished is kept.", file=sys.stderr)
         return 130
 
 
-def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
-    """Let `--config NAME.yaml` mean the shipped configuration of that name where no such file lies in the way.
+def _execute(arguments: Sequence[str]) -> int:
+    verb = arguments[0]
+    if verb in LIGHTNING_VERBS:
+        from mtpano_zoo.training.cli import main as lightning_main  # Lightning takes seconds to import
+        from mtpano_zoo.training.cli import next_commands
 
-    One in a sub-folder is named with it: ``label_free/label.yaml``.
+        trained = lightning_main(with_shipped_configs(arguments))
+        if verb == "fit" and (text := next_commands(trained.trainer)):
+            print(text)
+        return 0
+    if verb == "label":
+        from mtpano_zoo.labeling.run import main as label_main
 
-    Raises:
-        FileNotFoundError: if there is neither.
-    """
-    from mtpano_zoo.resources import shipped
+        return label_main(with_shipped_configs(arguments)[1:])
+    options = build_parser().parse_args(arguments)
+    status: int = options.execute(options)
+    return status
 
-    folder = shipped("configs")
-    configs = {path.relative_to(folder).as_posix(): path for path in folder.glob("**/*.yaml")}
-    resolved: list[str] = []
-    for argument in arguments:
-        resolved += argument.split("=", 1) if argument.startswith("--config=") else [argument]
-    for i, name in enumerate(resolved[1:], start=1):
-        if resolved[i - 1] in ("--config", "-c") and not Path(name).exists():
-            if name not in configs:
-                known = ", ".join(sorted(configs))
-                raise FileNotFoundError(f"There is no configuration at {name}; shipped are {known}.")
-            resolved[i] = str(configs[name])
-    return resolved
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    if "\nOriginal Traceback" in text:  # torch puts the traceback of a process that reads data into the message
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    return text
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the short verbs; Lightning's own are named in the help and parsed by LightningCLI."""
-    lightning = "\n".join(f"  {verb:<12}{text}" for verb, text in LIGHTNING_VERBS.items())
-    parser = argparse.ArgumentParser(
+    """Build the parser of the short verbs; the others are in its help only, and parsed elsewhere."""
+    parser = ShortVerbParser(
         "mtpano",
         description="Class, distance and surface normal for every pixel of a 360-degree panorama.",
-        epilog=f"training and evaluation (mtpano VERB --help):\n{lightning}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="`mtpano VERB --help` explains a verb and its options.",
     )
     parser.add_argument("--version", action="version", version=mtpano_zoo.__version__)
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB [--help]", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb, text in LIGHTNING_VERBS.items():
+        verbs.add_parser(verb, help=text, add_help=False)
 
     run = verbs.add_parser("run", help="predict for panoramas: files or folders")
     run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
@@ -123,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs.add_parser("label", help="label panoramas by teachers that see perspective views of them", add_help=False)
 
     models = verbs.add_parser("models", help="list the published checkpoints")
-    models.add_argument("pattern", nargs="?", default="*", help="e.g. 'mtpano*'")
+    models.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as '*.rooms'")
     models.add_argument("--markdown", action="store_true", help="as the table of the README")
     models.set_defaults(execute=_models)
 
@@ -146,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_data_verbs(data: argparse.ArgumentParser) -> None:
-    verbs = data.add_subparsers(title="verbs", metavar="VERB [--help]", required=True)
+    verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     common = argparse.ArgumentParser(add_help=False)
     named = common.add_argument_group("data set")
     named.add_argument("--data", metavar="NAME", help="e.g. structured3d, or the class of a data module")
@@ -323,11 +325,12 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from mtpano_zoo.zoo.entries import models_table
+    from mtpano_zoo.zoo.entries import list_models, models_table
 
     titles, *rows = models_table(options.pattern)
     if not rows:
-        raise ValueError(f"No model matches {options.pattern!r}; `mtpano models` lists all names.")
+        suggestion = did_you_mean(nearest(options.pattern, list_models()))
+        raise InputError(f"No model matches {options.pattern!r}{suggestion} `mtpano models` lists all names.")
     if options.markdown:
         for row in (titles, ["---"] * len(titles), *rows):
             print(f"| {' | '.join(row)} |")

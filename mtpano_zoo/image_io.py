@@ -2,7 +2,7 @@
 
 Encodings of the maps that we write:
 
-* depth, 16-bit grey PNG: distance along the ray in millimetres, 0 = no value;
+* depth, 16-bit grey PNG: distance along the ray in millimetres, 0 = no value, 65535 = 65.535 m or more;
 * normals, 8- or 16-bit RGB PNG: `128 + 127 n` or `32768 + 32767 n` per component (x right, y down, z forward), so that
   the zero vector (no value) is exactly the middle grey;
 * classes, palette PNG: the class index per pixel, 255 = no label.
@@ -11,6 +11,7 @@ Encodings of the maps that we write:
 import io
 import uuid
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from mtpano_zoo.errors import InputError
+
 RATIO_TOLERANCE = 0.01  # relative: 1183 x 591 is a panorama to any person, 16:9 video is not
-MAX_DEPTH = 65.535  # metres, the largest value of a 16-bit PNG in millimetres
+SATURATED = 65535  # the largest number of 16 bits: this distance or any beyond it
+MAX_DEPTH = 65.534  # metres, the largest distance that a 16-bit PNG in millimetres tells from all beyond it
 
 
 def check_panorama_size(height: int, width: int, name: str) -> None:
@@ -212,27 +216,43 @@ def write_ply(path: str | Path, points: NDArray[np.float32], colours: NDArray[np
 def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
     """Encode depth in metres as whole millimetres in 16 bits.
 
-    0, negative, NaN and infinite values become 0 (no value). Valid depth stays valid: it is at least 1 mm, and beyond
-    65.535 m it saturates at 65535 instead of wrapping around.
+    0, negative, NaN and infinite values become 0 (no value). Valid depth is at least 1 mm, and saturates at 65535,
+    which is 65.535 m or more, instead of wrapping around.
     """
-    metres = np.asarray(depth, dtype=np.float64)
+    metres = np.asarray(depth)
     valid = np.isfinite(metres) & (metres > 0)
-    millimetres = np.rint(np.where(valid, np.clip(metres, 0.001, MAX_DEPTH), 0) * 1000)
+    millimetres = np.array(metres, dtype=np.float64)
+    millimetres[~valid] = 0
+    np.minimum(millimetres, SATURATED / 1000, out=millimetres)
+    millimetres *= 1000
+    np.rint(millimetres, out=millimetres)
+    np.maximum(millimetres, valid, out=millimetres)
     encoded: NDArray[np.uint16] = millimetres.astype(np.uint16)
     return encoded
 
 
-def decode_depth(encoded: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Turn millimetres into metres as float32; 0 stays 0 (no value).
+def decode_depth(
+    encoded: NDArray[np.uint16], unit: float = 0.001, missing: Collection[int] = (SATURATED,)
+) -> NDArray[np.float32]:
+    """Turn the numbers of a depth image into metres as float32, 0 = no value.
+
+    Args:
+        encoded: Numbers of steps.
+        unit: A step in metres; a metre has a whole number of them.
+        missing: Numbers that become 0, as 0 does: by default 65535, which is a distance of which only the least is
+            known.
 
     Raises:
-        ValueError: the array is not uint16.
+        InputError: If the array is not uint16.
     """
     if encoded.dtype != np.uint16:
-        raise ValueError(
+        raise InputError(
             f"depth in millimetres is uint16, not {encoded.dtype}: read the PNG without reducing it to 8 bits"
         )
-    return (encoded / np.float64(1000)).astype(np.float32)
+    depth = np.asarray(np.divide(encoded, np.float32(1 / unit), dtype=np.float32))  # of a scalar too
+    for number in missing:
+        depth[encoded == number] = 0
+    return depth
 
 
 def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]:

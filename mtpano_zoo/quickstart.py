@@ -12,10 +12,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from mtpano_zoo.cli import with_shipped_configs
 from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.latitude import LatitudePrior
+from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.run import find_images, run
 from mtpano_zoo.training.cli import main as train
 from mtpano_zoo.training.module import MultiTaskModule
@@ -65,6 +65,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     console.rule("the same network with one shared stream and no bridge, trained equally long")
     single, _, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'one_stream'}", *ONE_STREAM])
     scores[f"one stream, no bridge ({minutes:.1f} min)"] = _score(single, data)
+    console.rule("a baseline that knows only the latitude")
     scores["latitude only"] = _score(_fit_prior(network, data), data)
 
     _write_table(scores, out, console)

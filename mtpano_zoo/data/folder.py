@@ -1,6 +1,5 @@
 """The user's own panoramas, with whatever labels there are."""
 
-import csv
 import io
 import os
 import warnings
@@ -11,14 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+from PIL import Image
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_depth, decode_wide_rgb, look_up, open_image, unit_or_zero
-from mtpano_zoo.image_io import decode_normals, decode_panorama
+from mtpano_zoo.data.reading import (
+    Decoder,
+    decode_depth,
+    decode_wide_rgb,
+    look_up,
+    open_image,
+    stored_numbers,
+    unit_or_zero,
+)
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import decode_panorama
 from mtpano_zoo.tasks import NO_LABEL
+from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
@@ -40,7 +49,8 @@ class FolderDataModule(PanoramaDataModule):
 
         images/NAME.jpg     or .png, .webp, .tif, .bmp; twice as wide as high
         semseg/NAME.png     8-bit class numbers (grey or palette), 255 = no label; or the colours of `classes.yaml`
-        depth/NAME.png      16-bit, millimetres along the ray, 0 = no measurement; or NAME.npy, float, metres
+        depth/NAME.png      16-bit, millimetres along the ray, 0 = no measurement, 65535 = 65.535 m or more, which
+                            counts as no measurement; or NAME.npy, float, metres
         normals/NAME.png    RGB, 128 + 127 n in 8 bits or 32768 + 32767 n in 16, x right, y down, z forward, towards the
                             camera, middle grey = no measurement; or NAME.npy, float (H, W, 3)
         classes.yaml        classes: [{name: wall, color: [120, 120, 120]}, ...] or classes: [wall, floor, ...]
@@ -142,21 +152,23 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
         ValueError: It is not of the form that `FolderDataModule` describes.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        entries = content["classes"]
+        entries = read_yaml(path, plain=True)["classes"]
         if not isinstance(entries, list):
             raise TypeError("no list")
-        names = tuple(str(entry["name"] if isinstance(entry, dict) else entry) for entry in entries)
-        colors = [entry.get("color") if isinstance(entry, dict) else None for entry in entries]
-        known = any(color is not None for color in colors)
-        palette = np.array(colors, np.uint8).reshape(-1, 3) if known else default_palette(len(names))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
+        names = tuple(entry["name"] if isinstance(entry, dict) else entry for entry in entries)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is no text")
+        colors = [entry.get("color", "") if isinstance(entry, dict) else "" for entry in entries]
+        known = not set(map(str, colors)) <= {"", "~", "null"}
+        numbers = [[int(part) for part in color] for color in colors] if known else []
+        palette = np.array(numbers, np.uint8).reshape(-1, 3) if known else default_palette(len(names))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
             f"{path} is not a list of classes such as `classes: [{{name: wall, color: [120, 120, 120]}}]`, with a "
             "colour for each or for none"
         ) from error
-    if not names or len(names) > NO_LABEL or len(set(names)) != len(names) or len(palette) != len(names):
-        raise ValueError(f"{path} must name 1 to {NO_LABEL} different classes, with a colour for each or for none")
+    if not 1 <= len(names) <= NO_LABEL or len({*names, ""}) != len(names) + 1 or len(palette) != len(names):
+        raise InputError(f"{path} must name 1 to {NO_LABEL} different classes, with a colour for each or for none")
     return names, palette
 
 
@@ -221,7 +233,7 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
     split: dict[str, str] = {}
     for which in SPLITS:
         path = root / f"{which}.txt"
-        for name in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+        for name in read_lines(path) if path.is_file() else ():
             if not (name := name.strip()):
                 continue
             if name not in names or split.get(name, which) != which:
@@ -237,18 +249,16 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
     path = root / table
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {path}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if "image" not in columns or not columns <= {*FOLDERS, "split", "name"}:
-            raise ValueError(
-                f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
-                f"it has {', '.join(reader.fieldnames or ()) or 'nothing'}"
-            )
-        rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in reader]
-    complete = [dict.fromkeys((*FOLDERS, "split", "name"), "") | row for row in rows]
+    columns, rows = read_table(path)
+    if "image" not in columns or not {*columns} <= {*FOLDERS, "split", "name"}:
+        raise InputError(
+            f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
+            f"it has {', '.join(columns) or 'nothing'}"
+        )
+    complete: list[dict[str, str]] = []
     seen: set[str] = set()
-    for number, row in enumerate(complete, start=2):
+    for number, cells in rows:
+        row = dict.fromkeys((*FOLDERS, "split", "name"), "") | cells
         row["name"] = row["name"] or Path(row["image"]).stem
         if not row["image"] or row["split"] not in ("", *SPLITS) or row["name"] in seen or "/" in row["name"]:
             raise ValueError(
@@ -256,6 +266,7 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
                 f"image) and as split one of train, val, test or nothing; got {row}"
             )
         seen.add(row["name"])
+        complete.append(row)
     if not complete:
         raise ValueError(f"{path} lists no panorama")
     return complete
@@ -264,17 +275,45 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
 def _decode_semseg(data: bytes, count: int, palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     """Class numbers as they are, or colours looked up in the palette; black is no label unless it is a class."""
     image = open_image(data)
-    if image.mode in ("P", "L"):
-        return look_up(np.array(image), [*range(count), *[-1] * (NO_LABEL - count), NO_LABEL])
+    classes_of = _classes_by_color(palette)
     if image.mode not in ("RGB", "RGBA"):
-        raise ValueError(f"its classes are stored in mode {image.mode}, but they are 8-bit numbers or colours")
+        numbers = stored_numbers(data, image)
+        if image.mode == "P":
+            _check_palette(image, numbers, classes_of)
+        return look_up(numbers, [*range(count), *[-1] * (NO_LABEL - count), NO_LABEL])
     pixels = np.array(image)[..., :3].astype(np.int32)
     colors, inverse = np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-    known = [] if palette is None else palette.tolist()
-    numbers = {0: NO_LABEL} | {r << 16 | g << 8 | b: i for i, (r, g, b) in enumerate(known)}
-    if unknown := [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in colors.tolist() if c not in numbers]:
-        raise ValueError(f"it holds the colours {', '.join(unknown[:3])}, which no class has")
-    return np.array([numbers[c] for c in colors.tolist()], np.uint8)[inverse].reshape(pixels.shape[:2])
+    meant = [classes_of.get(color, [NO_LABEL] if color == 0 else []) for color in colors.tolist()]
+    for count_of, reason in ((0, "no class has"), (2, "two classes have")):
+        if wrong := [color for color, classes in zip(colors.tolist(), meant, strict=True) if len(classes) == count_of]:
+            raise InputError(f"it holds the colours {', '.join(map(_rgb, wrong[:3]))}, which {reason}")
+    return np.array([classes[0] for classes in meant], np.uint8)[inverse].reshape(pixels.shape[:2])
+
+
+def _classes_by_color(palette: NDArray[np.uint8] | None) -> dict[int, list[int]]:
+    classes_of: dict[int, list[int]] = {}
+    for number, (red, green, blue) in enumerate([] if palette is None else palette.tolist()):
+        classes_of.setdefault(red << 16 | green << 8 | blue, []).append(number)
+    return classes_of
+
+
+def _check_palette(image: Image.Image, numbers: NDArray[np.uint8], classes_of: dict[int, list[int]]) -> None:
+    """Refuse numbers that the palette shows in the colours of other classes.
+
+    Programs that make PNG files smaller number the colours as they like.
+    """
+    shown = np.array(image.getpalette("RGB"), np.int32).reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1])
+    colors = {number: int(shown[number]) for number in np.unique(numbers).tolist() if number < len(shown)}
+    meant = {number: classes_of.get(color, []) for number, color in colors.items() if number != NO_LABEL and color}
+    if all(meant.values()) and (wrong := [number for number, classes in meant.items() if number not in classes]):
+        raise InputError(
+            f"its palette shows the number {wrong[0]} in {_rgb(colors[wrong[0]])}, the colour of class "
+            f"{meant[wrong[0]][0]}: store the colours as RGB, or the classes as numbers"
+        )
+
+
+def _rgb(color: int) -> str:
+    return f"({color >> 16}, {color >> 8 & 255}, {color & 255})"
 
 
 def _decode_depth(data: bytes) -> NDArray[np.float32]:
@@ -287,8 +326,10 @@ def _decode_depth(data: bytes) -> NDArray[np.float32]:
 
 def _decode_normals(data: bytes) -> NDArray[np.float32]:
     if data.startswith(b"\x93NUMPY"):
-        return unit_or_zero(np.nan_to_num(_load_array(data, 3)))
-    return decode_normals(decode_wide_rgb(data))
+        return unit_or_zero(_load_array(data, 3))
+    stored = decode_wide_rgb(data)
+    middle = 128 if stored.dtype == np.uint8 else 32768
+    return unit_or_zero((stored.astype(np.float32) - middle) / np.float32(middle - 1))
 
 
 def _load_array(data: bytes, dimensions: int) -> NDArray[Any]:

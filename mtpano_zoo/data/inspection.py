@@ -1,5 +1,6 @@
 """Looking at a data set before training on it: which samples are missing something, damaged or implausible."""
 
+import contextlib
 import json
 import warnings
 from collections import Counter
@@ -17,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mtpano_zoo.data.augmentation import Sample
-from mtpano_zoo.data.panoramas import PanoramaDataset
-from mtpano_zoo.data.reading import resize_map
+from mtpano_zoo.data.panoramas import REST, PanoramaDataModule, PanoramaDataset
+from mtpano_zoo.data.reading import open_image, resize_map
 from mtpano_zoo.image_io import RATIO_TOLERANCE, write_bytes
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
@@ -33,10 +34,12 @@ SUSPICIONS = {
     "image": "the panorama is of one colour",
     "unlabelled": "a label without any valid pixel",
     "depth": "distances out of the plausible range",
+    "saturated": "distances that are too far for their file: they count as not measured",
     "length": "normals that are not of length one",
     "facing": "normals that face away from the camera",
     "geometry": "normals that the depth contradicts",
 }
+SPLITS = ("train", "val", "test")
 SHOWN = 10  # findings of one kind that are printed; all of them go into files
 
 # Measured on rendered rooms and real panoramas. Of sound normals none faced away and up to 12 % were beyond 45 degrees,
@@ -110,7 +113,7 @@ class Verification:
 
 def verify(
     data: LightningDataModule,
-    splits: Sequence[str] = ("train", "val", "test"),
+    splits: Sequence[str] = SPLITS,
     *,
     workers: int = 0,
     depth_range: tuple[float, float] = (0.05, 200.0),
@@ -120,7 +123,9 @@ def verify(
     """Read every sample of a data module completely and judge it.
 
     Files are judged in their own size, before anything is resized. Where only some samples of a split have a label,
-    the others lack it, which is an error unless `allow_missing`.
+    the others lack it, which is an error unless `allow_missing`. Panoramas that are in no split, because they have no
+    labels or no list names them, are read for prediction: of all splits together they are one more, ``predict``, of
+    which the images are judged.
 
     Args:
         data: The data module.
@@ -137,9 +142,11 @@ def verify(
     if not 0 <= depth_range[0] < depth_range[1]:
         raise ValueError(f"a range of depth is two distances in metres, the smaller first, not {depth_range}")
     report = Verification()
-    for split, (samples, module) in samples_of(data, splits).items():
+    for split, (samples, module) in samples_of(data, splits, rest=True).items():
         report.samples[split] = len(cast(Any, samples))
-        inspector = Inspector(samples, len(getattr(module, "classes", ())), depth_range)
+        inspector = Inspector(
+            samples, len(getattr(module, "classes", ())), depth_range, getattr(module, "saturated", None)
+        )
         lacking: dict[str, list[str]] = {}
         for name, present, found in read_all(inspector, workers, f"reading {split}" if progress else None):
             report.findings += [Finding(split, name, kind, sentence) for kind, sentence in found]
@@ -172,11 +179,15 @@ def modules_of(data: LightningDataModule) -> dict[str, LightningDataModule]:
 
 
 def samples_of(
-    data: LightningDataModule, splits: Sequence[str], augmented: bool = False
+    data: LightningDataModule, splits: Sequence[str], augmented: bool = False, *, rest: bool = False
 ) -> dict[str, tuple[Dataset[Sample], LightningDataModule]]:
-    """Return the sets that are not empty, with their data modules, without augmentation unless asked for.
+    """Return the sets that are not empty, with their data modules, by their split.
 
-    They are named by their split; those of a mixture, each on its own, ``NAME/SPLIT``.
+    Args:
+        data: The data module; of a mixture there is each set on its own, by ``NAME/SPLIT``.
+        splits: Which splits.
+        augmented: Leave the augmentation on.
+        rest: If these are all splits, also return what is in none of them but read for prediction, as ``predict``.
 
     Raises:
         ValueError: All of them are empty.
@@ -186,6 +197,7 @@ def samples_of(
     empty = ValueError("no split was asked for")
     for name, module in modules_of(data).items():
         module.prepare_data()
+        prefix = f"{name}/" if name else ""
         for split in splits:
             try:
                 with warnings.catch_warnings():
@@ -199,7 +211,10 @@ def samples_of(
                 raise ValueError(f"{type(module).__name__} gives samples in a row only: look at what it was made from")
             if not augmented and getattr(samples, "augmentation", None) is not None:
                 samples.augmentation = None
-            sets[f"{name}/{split}" if name else split] = (samples, module)
+            sets[f"{prefix}{split}"] = (samples, module)
+        if rest and {*SPLITS} <= {*splits} and isinstance(module, PanoramaDataModule):
+            with contextlib.suppress(ValueError):  # there is none
+                sets[f"{prefix}predict"] = (module.dataset(REST), module)
     if not sets:
         raise empty
     return sets
@@ -224,11 +239,14 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
         samples: The set; files of a `PanoramaDataset` are judged in their own size.
         classes: Number of classes.
         depth_range: Plausible distances in metres.
+        saturated: Number in 16-bit depth files that stands for a distance and all beyond it.
     """
 
-    def __init__(self, samples: Dataset[Sample], classes: int, depth_range: tuple[float, float]) -> None:
-        self.samples, self.classes, self.depth_range = samples, classes, depth_range
-        self.roles = ("image", *getattr(samples, "tasks", MAIN_TASKS))
+    def __init__(
+        self, samples: Dataset[Sample], classes: int, depth_range: tuple[float, float], saturated: int | None = None
+    ) -> None:
+        self.samples, self.classes, self.depth_range, self.saturated = samples, classes, depth_range, saturated
+        self.roles = ("image", *getattr(samples, "labels", MAIN_TASKS))
 
     def __len__(self) -> int:
         return len(cast(Any, self.samples))
@@ -251,7 +269,10 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
         maps: dict[str, NDArray[Any]] = {}
         for role in roles:
             try:
-                values = samples.decoders[role](*samples.index.read(role, i))
+                files = samples.index.read(role, i)
+                values = samples.decoders[role](*files)
+                if role == "depth" and self.saturated is not None:
+                    found += _judge_stored_depth(files[0], self.saturated)
             except Exception as error:  # whatever one file raises, the others are to be judged
                 reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
                 found.append(("unreadable", f"{samples.index.describe(role, i)} cannot be used: {reason}"))
@@ -321,6 +342,14 @@ def _judge_depth(depth: NDArray[Any], minimum: float, maximum: float) -> Iterato
         yield "depth", f"depth lies between {low:.3g} and {high:.3g} m, expected are {minimum:g} to {maximum:g} m"
     elif known.size > 1 and known.min() == known.max():
         yield "depth", f"depth is {low:.3g} m everywhere"
+
+
+def _judge_stored_depth(data: bytes, saturated: int) -> Iterator[tuple[str, str]]:
+    """Look for a number that decoding turns into "no measurement"."""
+    if not data.startswith(b"\x89PNG"):
+        return
+    if count := int((np.asarray(open_image(data)) == saturated).sum()):
+        yield "saturated", f"{count} pixels of depth are stored as {saturated}, which stands for all that is farther"
 
 
 def _judge_normals(normals: NDArray[Any]) -> Iterator[tuple[str, str]]:

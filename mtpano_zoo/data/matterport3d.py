@@ -94,7 +94,7 @@ class Matterport3DDataModule(PanoramaDataModule):
 @functools.cache
 def scan_splits() -> dict[str, Split]:
     """Read the split of every building, as in the owner's tasks/benchmark/scenes_train.txt, _val.txt and _test.txt."""
-    lines = Path(__file__).with_name("matterport3d_scans.txt").read_text().splitlines()
+    lines = Path(__file__).with_name("matterport3d_scans.txt").read_text(encoding="utf-8").splitlines()
     splits: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
     return {scan: splits[split] for scan, split in map(str.split, lines)}
 

@@ -17,11 +17,13 @@ from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
 from mtpano_zoo.data.reading import Decoder, resize_map
-from mtpano_zoo.image_io import check_panorama_size
+from mtpano_zoo.image_io import SATURATED, check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
+from mtpano_zoo.text_files import read_lines
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
+REST = "rest"  # the panoramas that are read for prediction but are in no split
 Mask = Callable[[dict[str, NDArray[Any]]], None]
 
 
@@ -46,7 +48,7 @@ class PanoramaDataset(Dataset[Sample]):
         id_pattern: The name of a sample from its fields.
         height: Rows of the maps.
         width: Columns, twice the rows.
-        tasks: Labels to read.
+        labels: Roles to read beside the image: tasks, and what comes with their labels.
         mask: Changes decoded maps, by role and in their own size, in place: where labels do not count.
         augmentation: Applied to every sample.
         on_error: Whether what cannot be read stops the loading.
@@ -59,16 +61,16 @@ class PanoramaDataset(Dataset[Sample]):
         id_pattern: str,
         height: int,
         width: int,
-        tasks: Sequence[str],
+        labels: Sequence[str],
         mask: Mask | None = None,
         augmentation: Augmentation | None = None,
         on_error: OnError = "raise",
     ) -> None:
         self.index, self.decoders, self.id_pattern, self.mask = index, decoders, id_pattern, mask
-        self.height, self.width, self.tasks = height, width, tuple(tasks)
+        self.height, self.width, self.labels = height, width, tuple(labels)
         self.augmentation, self.on_error = augmentation, on_error
         # Shared with the workers; a flag per sample and role, so that what fails in every epoch is counted once.
-        self._failed = torch.zeros(len(index), 1 + len(self.tasks), dtype=torch.bool)
+        self._failed = torch.zeros(len(index), 1 + len(self.labels), dtype=torch.bool)
         self._failed.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
@@ -94,7 +96,7 @@ class PanoramaDataset(Dataset[Sample]):
             raise IndexError(f"sample {i} of a set of {len(self)}")
         i %= len(self)
         maps: dict[str, NDArray[Any]] = {}
-        for column, role in enumerate(("image", *self.tasks)):
+        for column, role in enumerate(("image", *self.labels)):
             if role != "image" and not self.index.has(role, i):
                 continue
             try:
@@ -183,6 +185,8 @@ class PanoramaDataModule(EvaluationLoaders):
     complete: int | None = None
     """Panoramas in the whole release, where that is known."""
     mask: Mask | None = None
+    saturated: int | None = SATURATED
+    """Number in 16-bit depth files that stands for a distance and all beyond it; None where it means something else."""
 
     def __init__(
         self,
@@ -206,7 +210,9 @@ class PanoramaDataModule(EvaluationLoaders):
                 f"{batch_size}, {num_workers} and {on_error!r}"
             )
         offered = tuple(task for task in MAIN_TASKS if task in self.files)
-        self.tasks = offered if tasks is None else check_tasks(tuple(tasks)) if tasks else ()
+        self.tasks = offered if tasks is None else tuple(tasks)
+        if self.tasks:
+            self.tasks = check_tasks(self.tasks)
         if absent := [task for task in self.tasks if task not in offered]:
             raise ValueError(f"{type(self).__name__} has no {', '.join(absent)}, only {', '.join(offered) or 'images'}")
         self.root = Path(root).expanduser().absolute()
@@ -214,10 +220,15 @@ class PanoramaDataModule(EvaluationLoaders):
             raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
         self.height, self.width, self.batch_size, self.num_workers = height, width, batch_size, num_workers
         self.augmentation, self.seed, self.on_error = augmentation, seed, on_error
-        lines = Path(exclude).read_text().splitlines() if exclude is not None else []
+        lines = read_lines(exclude) if exclude is not None else []
         self.excluded = frozenset(line.strip() for line in lines if line.strip())
         self._index: Index | None = None
         self._sets: dict[str, PanoramaDataset] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Roles of the files that are read beside the image; a data set adds what comes with the labels of a task."""
+        return self.tasks
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """Say to which split the sample with these fields belongs; None leaves it out."""
@@ -251,7 +262,9 @@ class PanoramaDataModule(EvaluationLoaders):
         _ = self.index
 
     def dataset(self, split: str) -> PanoramaDataset:
-        """Return the set ``train``, ``val``, ``test`` or ``predict``, built when first needed.
+        """Return the set ``train``, ``val``, ``test``, ``predict`` or ``rest``, built when first needed.
+
+        The last two have images only; the last is what only prediction reads.
 
         Raises:
             ValueError: It is empty.
@@ -264,17 +277,32 @@ class PanoramaDataModule(EvaluationLoaders):
                     f"{self.root} holds {len(self.index)} panoramas, but none for {split}: see how "
                     f"{type(self).__name__} splits them{advice}"
                 )
-            tasks = () if split == "predict" else self.tasks
-            augmentation = self.augmentation if split == "train" else None
-            options = (self.height, self.width, tasks, self.mask, augmentation, self.on_error)
-            self._sets[split] = PanoramaDataset(self.index.select(chosen), self.decoders, self.id_pattern, *options)
+            self._sets[split] = PanoramaDataset(
+                self.index.select(chosen),
+                self.decoders,
+                self.id_pattern,
+                self.height,
+                self.width,
+                labels=() if split in ("predict", REST) else self.labels,
+                mask=self.mask,
+                augmentation=self.augmentation if split == "train" else None,
+                on_error=self.on_error,
+            )
         return self._sets[split]
 
     def _choose(self, split: str) -> NDArray[np.intp]:
         chosen = []
         for i in range(len(self.index)):
             fields = self.index.fields_of(i)
-            if self.id_pattern.format(**fields) not in self.excluded and self.belongs(i, fields, split):
+            if self.id_pattern.format(**fields) in self.excluded:
+                continue
+            if split == REST:
+                wanted = self.belongs(i, fields, "predict") and not any(
+                    self.belongs(i, fields, other) for other in get_args(Split)
+                )
+            else:
+                wanted = self.belongs(i, fields, split)
+            if wanted:
                 chosen.append(i)
         return np.array(chosen, np.intp)
 

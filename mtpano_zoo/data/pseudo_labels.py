@@ -1,7 +1,6 @@
 """Panoramas labelled by networks that see perspective views of them, in the layout of MTPano."""
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,11 @@ from mtpano_zoo.data.reading import (
     open_image,
 )
 from mtpano_zoo.data.source import PLAIN, Place
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import CONFIDENCES, NO_LABEL
+from mtpano_zoo.text_files import read_json
+
+MANIFEST, FORMAT = "manifest.json", "mtpano pseudo-labels"
 
 
 def decode_confidence(data: bytes) -> NDArray[np.float32]:
@@ -55,7 +58,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
         img/ID.jpg                            8-bit RGB, 1024 x 512
         semseg/ID/merged.png                  8-bit, ADE20K class 0 to 149 in its own order, 255 none
-        depth/ID/merged.png                   16-bit, millimetres along the ray, 0 none
+        depth/ID/merged.png                   16-bit, millimetres along the ray, 0 none, 65535 too far
         normals/ID/merged.png                 127.5 (1 + n), towards the camera; (128, 128, 128) none
         TASK/ID/merged_confidence.png         8-bit, confidence 255 = 1; where there is no such file it is 1. Published
                                               labels have it of semseg only
@@ -65,7 +68,8 @@ class PseudoLabelDataModule(PanoramaDataModule):
     A file that is missing means "no label". What the file names of the lists look like beyond this, and that normals
     are (R, G, B) = (forward, up, left), is inferred from the authors' code. A network that was trained on pseudo-labels
     of all panoramas of a benchmark has seen its test images. Labels of other classes have their names in a file
-    `classes.yaml`, see `FolderDataModule`.
+    `classes.yaml`, see `FolderDataModule`. Depth that `mtpano label` made without a teacher that knows metres is known
+    only up to scale: it is refused, and the other tasks are read with ``tasks: [semseg, normals]``.
 
     The confidences go into the sample, and `MultiTaskLoss` weighs every task by its own; the authors' code loads that
     of the classes but never uses it.
@@ -87,6 +91,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
     Raises:
         FileNotFoundError: There is no list of ids, or no view of a task in `view_tasks`.
         ValueError: An argument is out of range, or a list is not one.
+        InputError: If depth is known only up to scale.
 
     Cite: J. Zhang et al., "MTPano", arXiv 2602.05330.
     """
@@ -113,6 +118,13 @@ class PseudoLabelDataModule(PanoramaDataModule):
             raise ValueError(f"view_tasks are some of the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
         if views_from_step < 0:
             raise ValueError(f"views_from_step counts batches from 0, got {views_from_step}")
+        if "depth" in self.tasks and not in_metres(self.root):
+            others = ", ".join(task for task in self.tasks if task != "depth")
+            raise InputError(
+                f"{self.root} holds depth that is known only up to scale, because none of the teachers that made it "
+                f"knows metres: leave it out by the option tasks=[{others}], or label again with a teacher of metric "
+                "depth"
+            )
         self.view_tasks, self.views_from_step = tuple(view_tasks), views_from_step
         if (named := self.root / "classes.yaml").is_file():
             self.classes, self.palette = read_classes(named)
@@ -124,9 +136,13 @@ class PseudoLabelDataModule(PanoramaDataModule):
             "normals": partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
             **dict.fromkeys(CONFIDENCES.values(), decode_confidence),
         }
-        if confidence:
-            self.tasks = (*self.tasks, *(CONFIDENCES[task] for task in self.tasks))
+        self.confidence = confidence
         self._lists: dict[str, frozenset[str]] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The tasks, and their confidences."""
+        return (*self.tasks, *(CONFIDENCES[task] for task in self.tasks if self.confidence))
 
     @property
     def lists(self) -> dict[str, frozenset[str]]:
@@ -170,18 +186,51 @@ class PseudoLabelDataModule(PanoramaDataModule):
         )
 
 
+def in_metres(root: Path) -> bool:
+    """Say whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
+
+    Every run of it records this at its end. Where none has ended yet, the manifest says what the teachers are: depth is
+    aligned with that of the metric ones, and a teacher that says nothing is metric.
+
+    Raises:
+        InputError: If the manifest or a record is damaged.
+    """
+    manifest = root / MANIFEST
+    content = read_json(manifest) if manifest.is_file() else None
+    if not isinstance(content, dict) or not str(content.get("format")).startswith(FORMAT):
+        return True
+    try:
+        recorded = [read_json(record).get("metric_depth") for record in sorted((root / "runs").glob("*.json"))]
+        if known := [metric for metric in recorded if metric is not None]:
+            return all(known)
+        kinds = [_depth_kind(teacher["provenance"]) for teacher in content["settings"]["teachers"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{manifest} or a record in {root / 'runs'} is damaged: label the panoramas again") from error
+    return "metric" in kinds or not any(kinds)
+
+
+def _depth_kind(provenance: Mapping[str, Any]) -> str | None:
+    """Return what a teacher says of its depth; None if it says nothing, or gives none."""
+    if "teacher" in provenance:  # it adds to the labels of another
+        return _depth_kind(provenance["teacher"])
+    if provenance.get("name") == "MoGe":
+        return "metric"
+    options = provenance.get("options", {})
+    if "depth" not in options.get("tasks", ("depth",)):
+        return None
+    kind: str | None = options.get("kind", options.get("depth_kind"))
+    return kind
+
+
 def read_list(path: Path) -> frozenset[str]:
     """Read a list of ids.
 
     Raises:
-        ValueError: It is not a JSON list of strings.
+        InputError: If it is not a JSON list of strings.
     """
-    try:
-        ids = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    ids = read_json(path)
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
-        raise ValueError(f"{path} is not a list of ids in quotes")
+        raise InputError(f"{path} is not a list of ids in quotes")
     return frozenset(ids)
 
 
@@ -203,8 +252,17 @@ class ViewDataset(PanoramaDataset):
         without = frozenset(files[CONFIDENCES[task]][0] for task in tasks)
         count = count_views(samples.index, tasks)
         index = ViewIndex(**vars(samples.index), views=views, without=without, count=count, seed=seed)
-        options = (samples.height, samples.width, samples.tasks, samples.mask, samples.augmentation, samples.on_error)
-        super().__init__(index, samples.decoders, samples.id_pattern, *options)
+        super().__init__(
+            index,
+            samples.decoders,
+            samples.id_pattern,
+            samples.height,
+            samples.width,
+            labels=samples.labels,
+            mask=samples.mask,
+            augmentation=samples.augmentation,
+            on_error=samples.on_error,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the samples from now on belong to, here and in all workers."""

@@ -7,7 +7,7 @@ float32 (H, W, 3) in the frame x right, y down, z forward, zero = no measurement
 
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cv2
@@ -16,6 +16,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from mtpano_zoo import image_io
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import SATURATED
 from mtpano_zoo.resize import resize
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
@@ -46,10 +49,17 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
-    """Decode a colour image; an alpha channel is dropped, not applied."""
+    """Decode a colour image; an alpha channel is dropped, not applied.
+
+    Raises:
+        InputError: If it is truncated, damaged or no image, or grey of more than 8 bits, of which Pillow would make
+            white what is above 255.
+    """
     if _bits_of_rgb_png(data) == 8:
         return _decode_rgb_png(data)
     image = open_image(data)
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"it is grey of more than 8 bits (mode {image.mode}), but panoramas have 8 bits per channel")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -61,10 +71,27 @@ def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
     Raises:
         ValueError: The image holds colours, more than 8 bits, or a number that the data set does not have.
     """
-    image = open_image(data)
+    return look_up(stored_numbers(data, open_image(data)), lookup)
+
+
+def stored_numbers(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
+    """Return the numbers (H, W) that a palette or grey PNG of 1 to 8 bits stores, whatever they are shown as.
+
+    Args:
+        data: The file.
+        image: The same, decoded.
+
+    Raises:
+        InputError: If it holds colours or more than 8 bits, or is no PNG.
+    """
+    if image.format != "PNG":
+        raise InputError(f"it is a {image.format} image, but labels are PNG, which keeps numbers as they are")
     if image.mode not in ("P", "L", "1"):
-        raise ValueError(f"it holds colours or wide numbers (mode {image.mode}), but labels are 8-bit class numbers")
-    return look_up(np.asarray(image.convert("L") if image.mode == "1" else image), lookup)
+        raise InputError(f"it holds colours or wide numbers (mode {image.mode}), but labels are 8-bit class numbers")
+    numbers: NDArray[np.uint8] = np.asarray(image, np.uint8)
+    bits = data[24]  # of IHDR, which comes first
+    # Pillow stretches grey of 2 and 4 bits to 0..255; numbers of palettes and of 1 bit it leaves alone.
+    return numbers // np.uint8(255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else numbers
 
 
 def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
@@ -84,26 +111,31 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     return mapped
 
 
-def decode_depth(data: bytes, unit: float, missing: Sequence[int] = (0,)) -> NDArray[np.float32]:
+def decode_depth(data: bytes, unit: float, missing: Collection[int] = (SATURATED,)) -> NDArray[np.float32]:
     """Decode a 16-bit grey image of distances along the ray.
 
     Args:
         data: The file.
         unit: What one step is in metres.
-        missing: Numbers that mean "no measurement", beside 0.
+        missing: Numbers that mean "no measurement", beside 0; see `image_io.decode_depth`.
 
     Raises:
-        ValueError: It is not 16-bit grey.
+        InputError: If it is not 16-bit grey.
+    """
+    return image_io.decode_depth(stored_steps(data), unit, missing)
+
+
+def stored_steps(data: bytes) -> NDArray[np.uint16]:
+    """Return the numbers (H, W) that a 16-bit grey image of depth stores.
+
+    Raises:
+        InputError: If it is not 16-bit grey.
     """
     image = open_image(data)
-    if not image.mode.startswith("I"):
-        raise ValueError(f"its depth is 8-bit or colour (mode {image.mode}), but it is stored in 16-bit grey")
-    steps = np.asarray(image)
-    # To the last bit, as a metre has a whole number of steps.
-    depth: NDArray[np.float32] = np.divide(steps, np.float32(1 / unit), dtype=np.float32)
-    for number in filter(None, missing):
-        depth[steps == number] = 0
-    return depth
+    if not image.mode.startswith("I;16"):
+        kind = "has 32 bits" if image.mode in ("I", "F") else "is 8-bit or colour"
+        raise InputError(f"its depth {kind} (mode {image.mode}), but it is stored in 16-bit grey")
+    return np.asarray(image).astype(np.uint16, copy=False)
 
 
 def decode_vectors(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.reading import unit_or_zero
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import read_text
 
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
 
@@ -19,6 +21,7 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
 
     Raises:
         ValueError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
+        InputError: If its numbers are integers, whose unit is stated nowhere.
     """
     try:
         import OpenEXR
@@ -30,17 +33,23 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
         raise ValueError("it is truncated, damaged or not an EXR image") from error
     if len(channels) != 1:
         raise ValueError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
-    pixels: NDArray[np.float32] = np.asarray(next(iter(channels.values())).pixels, np.float32)
+    stored = next(iter(channels.values())).pixels
+    if stored.dtype.kind != "f":
+        raise InputError(f"it holds integers ({stored.dtype}), whose unit is not known: convert it to floating point")
+    pixels: NDArray[np.float32] = np.asarray(stored, np.float32)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:
-    """Decode an EXR image of metres along the ray, of which the first channel counts, exactly.
+    """Decode an EXR image of metres along the ray, the same in all channels, exactly.
 
     Raises:
         ValueError: See `decode_exr`.
+        InputError: If its channels differ, as those of colours and normals do.
     """
-    depth = decode_exr(data)[..., 0]
+    depth, *others = np.moveaxis(decode_exr(data), -1, 0)
+    if not all(np.array_equal(depth, other, equal_nan=True) for other in others):
+        raise InputError("its channels differ from one another, but those of depth are all the same")
     return np.where((depth > 0) & (depth <= limit), depth, np.float32(0))
 
 
@@ -79,7 +88,7 @@ def read_lists(
             raise ValueError(f"lists are given for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")
-        found = dict.fromkeys(parse(path.read_text(encoding="utf-8")), split)
+        found = dict.fromkeys(parse(read_text(path)), split)
         if not found or found.keys() & listed.keys():
             reason = f"samples of another list too, such as {min(found.keys() & listed.keys())}" if found else "nothing"
             raise ValueError(f"{path} is no list of this data set's {split} samples: it names {reason}")

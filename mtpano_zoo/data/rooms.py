@@ -78,6 +78,11 @@ class RoomsDataset(Dataset[Sample]):
         """Return the id of a sample without rendering it."""
         return f"{self.split}-{index:06d}"
 
+    def fingerprint(self, index: int) -> str:
+        """Return what decides a panorama, without rendering it."""
+        size = f"{self.height} x {self.width}"
+        return f"room {index} of {self.split}, seed {self.seed}, {size}, black poles {self.black_poles:g}"
+
     def __getitem__(self, index: int) -> Sample:
         """Render or recall one sample, and augment it.
 

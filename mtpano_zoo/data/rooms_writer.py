@@ -15,9 +15,9 @@ MAPS = ("images", "semseg", "depth", "normals")
 def write_rooms(out: str | Path, split: str, count: int, height: int, width: int, seed: int = 0) -> int:
     """Write the first `count` rooms of a split as PNG files and return how many were not there yet.
 
-    The layout, with IDs such as train-000123:
+    The layout is that of `FolderDataModule`, with IDs such as train-000123:
 
-        rooms.yaml          seed, size, classes with their colours
+        classes.yaml        seed, size, classes with their colours
         images/ID.png       8-bit RGB
         semseg/ID.png       8-bit class index, shown in the colours of the palette
         depth/ID.png        16-bit, millimetres along the ray
@@ -61,11 +61,11 @@ def _describe(rooms: RoomsDataset) -> Iterator[str]:
 
 def _claim(out: Path, description: str) -> None:
     """Create the folders, unless something else lives there."""
-    marker = out / "rooms.yaml"
+    marker = out / "classes.yaml"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and holds no rooms: choose an empty or a new folder")
     if marker.exists() and marker.read_text() != description:
-        raise FileExistsError(f"{out} holds rooms of another seed or size, see {marker}: choose another folder")
+        raise FileExistsError(f"{out} holds no rooms of this seed and size, see {marker}: choose another folder")
     for folder in MAPS:
         (out / folder).mkdir(parents=True, exist_ok=True)
     write_bytes(marker, description.encode())

@@ -21,8 +21,10 @@ from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
 from mtpano_zoo.tasks import CONFIDENCES
+from mtpano_zoo.text_files import parse_json, read_json
 
 CONTENTS = "shards.json"
 
@@ -210,13 +212,16 @@ class ShardsDataModule(EvaluationLoaders):
                 f"{self.root} has no {CONTENTS}: it holds no shards, or their writing was broken off"
             )
         try:
-            contents = json.loads((self.root / CONTENTS).read_bytes())
+            contents = read_json(self.root / CONTENTS)
             self.classes: tuple[str, ...] = tuple(contents["classes"])
             self.palette = None if contents["palette"] is None else np.array(contents["palette"], np.uint8)
             self.height, self.width = int(contents["height"]), int(contents["width"])
             self.shards: dict[str, dict[str, int]] = contents["shards"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.root / CONTENTS} is damaged: write the shards again") from error
+            for name, samples in chain.from_iterable(counts.items() for counts in self.shards.values()):
+                if not isinstance(samples, int) or samples < 1 or Path(name).name != name:
+                    raise TypeError(f"{name!r} is no shard with {samples!r} samples")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise InputError(f"{self.root / CONTENTS} is damaged: write the shards again") from error
         self.batch_size, self.num_workers = batch_size, num_workers
         self.augmentation, self.buffer, self.seed = augmentation, buffer, seed
 
@@ -321,14 +326,21 @@ class ShardDataset(IterableDataset[Sample]):
             yield sample if self.augmentation is None else self.augmentation(sample)
 
     def _read(self, name: str) -> Iterator[Encoded]:
-        path = self.root / name
+        path, number = self.root / name, 0
         try:
             with path.open("rb") as file:
                 for key, files in _members(file):
+                    number += 1
                     yield f"{path}, sample {key}", files
         except (tarfile.TarError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UnreadableSampleError(f"{path} cannot be used: {reason}") from error
+        # A file of none would be read again and again for the samples that it lacks.
+        if number != self.shards[name]:
+            raise UnreadableSampleError(
+                f"{path} cannot be used: it holds {number} samples, but {CONTENTS} counts {self.shards[name]}: copy it "
+                "again, or write the shards again"
+            )
 
 
 def _members(file: BinaryIO) -> Iterator[Encoded]:
@@ -360,8 +372,11 @@ def _decode(name: str, files: dict[str, bytes]) -> Sample:
         sample["image"] = sample["image"].float().div_(255)
         if "semseg" in sample:
             sample["semseg"] = sample["semseg"].long()
-        return sample | {"id": json.loads(files["json"])["id"]}
-    except (ValueError, KeyError, OSError, EOFError) as error:
+        sample["id"] = parse_json(files["json"], "its JSON")["id"]
+        if not isinstance(sample["id"], str):
+            raise TypeError("its id is no text")
+        return sample
+    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise UnreadableSampleError(f"{name} cannot be used: {error}") from error
 
 

@@ -27,6 +27,8 @@ def statistics(
 ) -> dict[str, Any]:
     """Read every sample, in the size that the data module gives out and without augmentation, and count.
 
+    Panoramas that are in no split but read for prediction are counted as ``predict`` if all splits are asked for.
+
     Returns:
         By split: `samples`, `unreadable`, `image` (mean and std of R, G, B in [0, 1] over all pixels) and of `semseg`,
         `depth` and `normals` those that occur, each with `samples` that have it and `coverage`, the share of their
@@ -39,7 +41,7 @@ def statistics(
         FileNotFoundError: There is no data.
     """
     described = {}
-    for split, (samples, module) in samples_of(data, splits).items():
+    for split, (samples, module) in samples_of(data, splits, rest=True).items():
         classes = tuple(getattr(module, "classes", ()))
         total: Sums = {}
         unreadable = 0

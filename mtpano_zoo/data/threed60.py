@@ -140,5 +140,5 @@ class ThreeD60DataModule(PanoramaDataModule):
 
 def _listed_names(text: str) -> list[str]:
     """Return the first file of every line, without folders: they are those of other machines, with either slash."""
-    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in text.splitlines() if line.strip()]
+    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in text.split("\n") if line.strip()]
     return [name for name in names if "_color_" in name]

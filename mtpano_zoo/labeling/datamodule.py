@@ -1,6 +1,7 @@
 """The panoramas to label: from files, or from the data module of any data set."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.reading import resize_map
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.encoding import encode_image
+from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.origin import (
+    Origin,
+    digest_of,
+    digest_of_files,
+    digest_of_pixels,
+    stamp_of,
+    stamp_of_file,
+)
 from mtpano_zoo.labeling.report import one_sentence
+from mtpano_zoo.output_paths import check_id
 from mtpano_zoo.run import find_images
 
 __all__ = ("ImageFiles", "LabelingData", "samples_of")
 
 Item = dict[str, Any]
+
+LOOKING = 16  # threads that look whether finished panoramas are still the same: on network disks each look takes long
 
 
 class ImageFiles(Dataset[Item]):
@@ -32,19 +47,13 @@ class ImageFiles(Dataset[Item]):
         out: where the labels go; what lies there is no panorama to label.
 
     Raises:
-        ValueError: a folder without images, no source at all, or two images with the same name.
+        ValueError: a folder without images, or no source at all.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
-        self.names: list[str] = []
-        self.paths: list[Path] = []
-        owners: dict[str, Path] = {}
-        for path, target in find_images(sources, out).items():
-            name = _file_name(target.relative_to(out).as_posix())
-            if (other := owners.setdefault(name, path)) != path:
-                raise ValueError(f"{other} and {path} would both be called {name}: rename one, or label them apart")
-            self.names.append(name)
-            self.paths.append(path)
+        found = find_images(sources, out)
+        self.paths = list(found)
+        self.names = [target.relative_to(out).as_posix().replace("/", "_") for target in found.values()]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,6 +61,22 @@ class ImageFiles(Dataset[Item]):
     def name(self, i: int) -> str:
         """Return the id of a panorama."""
         return self.names[i]
+
+    def stamp(self, i: int) -> str:
+        """Return size and times of a file.
+
+        Raises:
+            OSError: it is not there.
+        """
+        return stamp_of_file(self.paths[i])
+
+    def fingerprint(self, i: int) -> str:
+        """Return the digest of a file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return digest_of_files([self.paths[i].read_bytes()])
 
     def __getitem__(self, i: int) -> Item:
         """Read one panorama.
@@ -83,19 +108,22 @@ def samples_of(data: lightning.LightningDataModule, split: str) -> Dataset[Item]
 class LabelingData(lightning.LightningDataModule):
     """Gives every process its share of the panoramas that are not finished, one at a time.
 
-    An item has `name`, and either `sample`, with the panorama as the data set gives it, and `jpeg`, the panorama as it
-    is stored; or `failure`, a sentence, where it cannot be read. Names are known before anything is read if the data
-    set has a method `name`; else finished panoramas are read before they are skipped.
+    Processes of one run have fixed shares. Processes that were started independently share by claims: what another one
+    has claimed is left for the end, and labelled then unless it is finished.
+
+    An item has `name`, and either `sample`, with the panorama as the data set gives it, `jpeg`, the panorama as it is
+    stored, and `origin`; or `failure`, a sentence, where it cannot be read; and `claim`, to be released when all is
+    done. Names are known before anything is read if the data set has a method `name`; else finished panoramas are read
+    before they are skipped. So they are where only the pixels tell whether they are the same as before: see `Origin`.
 
     Args:
         samples: the panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
         height: rows of the stored panorama.
         width: its columns.
+        ledger: knows what is finished, and is told what cannot be labelled.
         max_height: panoramas with more rows are shrunk to so many before anything is done with them: views of 512
             pixels would skip pixels of larger ones, and a few large ones fill the memory.
         num_workers: processes that read.
-        finished: gives the names of what need not be read; asked when the loader is made.
-        stopped: whether to give out nothing more.
     """
 
     def __init__(
@@ -103,11 +131,10 @@ class LabelingData(lightning.LightningDataModule):
         samples: Dataset[Item],
         height: int,
         width: int,
+        ledger: Ledger,
         *,
         max_height: int = 2048,
         num_workers: int = 0,
-        finished: Callable[[], set[str]] = set,
-        stopped: Callable[[], bool] = bool,
     ) -> None:
         super().__init__()
         if num_workers < 0:
@@ -115,42 +142,85 @@ class LabelingData(lightning.LightningDataModule):
         if max_height < height:
             raise ValueError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
         self.items = _Items(samples, height, width, max_height)
-        self.num_workers, self.finished, self.stopped = num_workers, finished, stopped
-        self.skipped: list[str] = []
+        self.ledger, self.num_workers = ledger, num_workers
 
     def predict_dataloader(self) -> DataLoader[Item]:
         """The share of this process, in order."""
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         # Shares of all panoramas, not of the unfinished ones: of those, every process may see others.
-        share = range(rank, len(self.items), processes)
-        known = {i: name for i in share if (name := self.items.name(i)) is not None}
-        done = self.finished() if known else set()
-        self.skipped = [name for name in known.values() if name in done]
-        todo = [i for i in share if known.get(i) not in done]
-        return DataLoader(
-            self.items, batch_size=None, sampler=_UntilStopped(todo, self.stopped), num_workers=self.num_workers
-        )
+        share = self._named(range(rank, len(self.items), processes))
+        done = self.ledger.folder.finished()
+        finished = [i for i in share if self.items.name(i) in done] if done else []
+        with ThreadPoolExecutor(LOOKING) as pool:
+            parts = pool.map(self._settled, [finished[first::LOOKING] for first in range(LOOKING)])
+            settled = set().union(*parts)
+        order = _Order([i for i in share if i not in settled], self.items, self.ledger)
+        return DataLoader(self.items, batch_size=None, sampler=order, num_workers=self.num_workers)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave an item where it is: Lightning would look for tensors among the bytes of its JPEG, one by one."""
         return batch
 
+    def _named(self, share: range) -> list[int]:
+        """Those panoramas of a share whose name can be that of a file, and is no other's; the others have failed."""
+        owners: dict[str, int] = {}
+        named: list[int] = []
+        for i in range(len(self.items)):
+            try:
+                name = self.items.name(i)
+            except InputError as error:
+                if i in share:
+                    self.ledger.fail(self.items.shown(i), str(error))
+                continue
+            if name is not None and (first := owners.setdefault(name, i)) != i:
+                if i in share:
+                    both = f"{self.items.place(first)} and {self.items.place(i)}"
+                    self.ledger.fail(name, f"{both} have the same name: rename one of them, or label them apart")
+                continue
+            if i in share:
+                named.append(i)
+        return named
 
-class _UntilStopped(Sampler[int]):
-    """Indices, until there is no use in reading on. Runs in the main process, also if workers read."""
+    def _settled(self, indices: Sequence[int]) -> set[int]:
+        return {i for i in indices if self.items.settled(i, self.ledger)}
 
-    def __init__(self, indices: Sequence[int], stopped: Callable[[], bool]) -> None:
-        self.indices, self.stopped = indices, stopped
+
+class _Order(Sampler[int]):
+    """Indices of what is to be labelled here, until there is no use in reading on.
+
+    Runs in the main process, also if workers read.
+    """
+
+    def __init__(self, indices: Sequence[int], items: "_Items", ledger: Ledger) -> None:
+        self.indices, self.items, self.ledger = indices, items, ledger
 
     def __len__(self) -> int:
         # A process with nothing left to do has to take part in the end of the run, which Lightning leaves out at 0.
         return max(1, len(self.indices))
 
     def __iter__(self) -> Iterator[int]:
+        later: list[int] = []
         for i in self.indices:
-            if self.stopped():
+            if self.ledger.stopped:
                 return
-            yield i
+            if not self.ledger.folder.claim(self.items.claim(i)):
+                later.append(i)
+            elif not self._settled(i):
+                yield i
+        # Most are finished by now. The others belong to a process that is at work, slow or hung: they are labelled here
+        # without waiting for it. It goes forward, so from the end backward the least is done twice.
+        for i in reversed(later):
+            if self.ledger.stopped:
+                return
+            self.ledger.folder.claim(self.items.claim(i))
+            if not self._settled(i):
+                yield i
+
+    def _settled(self, i: int) -> bool:
+        settled = self.items.settled(i, self.ledger)
+        if settled:
+            self.ledger.folder.release(self.items.claim(i))
+        return settled
 
 
 class _Items(Dataset[Item]):
@@ -164,24 +234,67 @@ class _Items(Dataset[Item]):
         return len(self.samples)
 
     def name(self, i: int) -> str | None:
+        """The name of the labels; None if it is not known before the panorama is read.
+
+        Raises:
+            InputError: If it cannot be the name of a file.
+        """
         return _file_name(self.samples.name(i)) if hasattr(self.samples, "name") else None
 
+    def shown(self, i: int) -> str:
+        """A name for people, also of a panorama whose id is none."""
+        known = str(self.samples.name(i)) if hasattr(self.samples, "name") else ""
+        return known or f"panorama number {i}"
+
+    def claim(self, i: int) -> str:
+        """What stands for a panorama among processes: its name, or else its number."""
+        return self.name(i) or f"panorama number {i}"
+
+    def place(self, i: int) -> str:
+        """Where a panorama lies."""
+        if isinstance(self.samples, ImageFiles):
+            return str(self.samples.paths[i])
+        if isinstance(self.samples, PanoramaDataset):
+            return self.samples.index.describe("image", i)
+        return f"panorama number {i}"
+
+    def settled(self, i: int, ledger: Ledger) -> bool:
+        """Whether nothing is left to do for a panorama, as far as that is known without reading it."""
+        name = self.name(i)
+        if name is None or not ledger.folder.has(name):
+            return False
+        return ledger.settle(name, self._stamp(i), lambda: digest_of(self.samples, i))
+
     def __getitem__(self, i: int) -> Item:
+        item: Item = {"claim": self.claim(i)}
         try:
+            stamp = self._stamp(i)
             sample = self.samples[i]
+            name = _file_name(sample["id"])
+            origin = Origin(digest_of(self.samples, i) or digest_of_pixels(sample["image"]), stamp)
             pixels = _pixels(sample["image"])
             if len(pixels) > self.max_height:
                 pixels = resize_map("image", pixels, self.max_height, 2 * self.max_height)
                 sample = {**sample, "image": torch.from_numpy(pixels).permute(2, 0, 1)}
             jpeg = encode_image(pixels, self.height, self.width)
-            return {"name": _file_name(sample["id"]), "sample": sample, "jpeg": jpeg}
+            return item | {"name": name, "sample": sample, "jpeg": jpeg, "origin": origin}
         except Exception as error:  # whatever a decoder does with a damaged file: the others are to be labelled
-            return {"name": self.name(i) or f"panorama number {i}", "failure": one_sentence(error)}
+            return item | {"name": self.shown(i), "failure": one_sentence(error)}
+
+    def _stamp(self, i: int) -> str:
+        try:
+            return stamp_of(self.samples, i)
+        except OSError:  # why it cannot be read is said where it is read
+            return ""
 
 
-def _file_name(name: str) -> str:
-    """An id as the name of a file."""
-    return name.replace("/", "_")
+def _file_name(sample_id: Any) -> str:
+    """An id as the name of a file.
+
+    Raises:
+        InputError: If it cannot be one.
+    """
+    return check_id(check_id(str(sample_id)).replace("/", "_"), ".jpg")
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:

@@ -3,8 +3,8 @@
 Encodings, which are those of MTPano's published layout:
 
 * classes, 8-bit grey PNG: the class index, 255 = no label;
-* depth, 16-bit grey PNG: millimetres along the ray, 0 = no label. What is farther than 65.535 m has no label: it would
-  not fit;
+* depth, 16-bit grey PNG: millimetres along the ray, 0 = no label. 65.535 m and what is farther has no label: other
+  readers of the layout would take the largest number for a distance;
 * normals, 8-bit RGB PNG: 127.5 (1 + n) for (R, G, B) = (forward, up, left), towards the camera; (128, 128, 128) = no
   label;
 * confidence, 8-bit grey PNG: 255 = 1.
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtpano_zoo.data.reading import resize_map
+from mtpano_zoo.image_io import SATURATED, encode_depth
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = ("EncodedLabels", "encode_image", "encode_labels")
 
-MAX_MILLIMETRES = 65535
 NO_NORMAL = 128
 # Level, strategy and filter of a PNG, by what encodes rooms fastest with files near the smallest of that level: classes
 # repeat from row to row, depth changes steadily along a row, normals and confidences hardly compress.
@@ -89,11 +89,8 @@ def encode_image(image: NDArray[np.uint8], height: int, width: int) -> bytes:
 
 
 def _depth(metres: NDArray[np.float32]) -> NDArray[np.uint16]:
-    valid = (metres > 0) & np.isfinite(metres)
-    steps = np.rint(np.where(valid, metres, 0) * 1000)
-    steps[steps > MAX_MILLIMETRES] = 0
-    steps[valid & (metres < 0.001)] = 1  # what is measured is not "no label"
-    encoded: NDArray[np.uint16] = steps.astype(np.uint16)
+    encoded = encode_depth(metres)
+    encoded[encoded == SATURATED] = 0
     return encoded
 
 

@@ -32,6 +32,7 @@ from mtpano_zoo.labeling.back_projection import (
     sample_normals,
 )
 from mtpano_zoo.labeling.class_fusion import NO_CLASS, fuse_classes
+from mtpano_zoo.labeling.finite import leave_out_broken_views
 from mtpano_zoo.labeling.teachers.base import DepthKind, ViewLabels
 from mtpano_zoo.labeling.views import Views
 from mtpano_zoo.sphere import unit
@@ -56,6 +57,7 @@ class PanoramaLabels:
             depth one after another.
         shifts: what was then added to a disparity, likewise.
         views: what every view says, after the alignment.
+        broken_views: how many views were left out because a teacher gave NaN or infinite values for them.
     """
 
     semseg: Tensor | None = None
@@ -65,6 +67,7 @@ class PanoramaLabels:
     scales: Tensor | None = None
     shifts: Tensor | None = None
     views: Sequence[SparseLabels] = ()
+    broken_views: int = 0
 
 
 def fuse(
@@ -77,7 +80,7 @@ def fuse(
     no_depth_classes: Sequence[int] = (),
     keep_views: bool = True,
 ) -> PanoramaLabels:
-    """Merge what teachers say of the views of a panorama.
+    """Merge what teachers say of the views of a panorama; views with NaN or infinite values are left out.
 
     Args:
         labels: of every teacher; a task is taken from all teachers that give it.
@@ -91,13 +94,15 @@ def fuse(
 
     Raises:
         ValueError: If shapes do not fit, or teachers differ in the number of classes.
+        InputError: If more than half of the views of a teacher are left out.
     """
     _check(labels, views, height, width, invalid)
+    labels, broken_views = leave_out_broken_views(labels, views.height, views.width)
     device = next((tensor.device for one in labels for tensor in _tensors(one)), torch.device("cpu"))
     pixels = height * width
     feet = footprints(views, height, width, invalid=invalid, device=device)
     weights = [_weights(one, feet) for one in labels]
-    merged: dict[str, Any] = {"confidence": {}}
+    merged: dict[str, Any] = {"confidence": {}, "broken_views": broken_views}
     own: dict[str, list[Tensor]] = {}
     hidden = None
 

@@ -19,7 +19,8 @@ import torch
 import yaml
 
 import mtpano_zoo
-from mtpano_zoo.labeling.storage import IMAGES, MANIFEST, TASKS, TEMPORARY, LabelFolder
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.storage import LABELS, MANIFEST, TEMPORARY, LabelFolder, check_folders, in_use
 
 __all__ = ("check_manifest", "claim", "describe", "software", "write_record")
 
@@ -60,6 +61,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
     """
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file: give a folder for the labels")
+    check_folders(root)
     path = root / MANIFEST
     if not path.exists():
         filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
@@ -96,8 +98,12 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
     path = root / MANIFEST
     root.mkdir(parents=True, exist_ok=True)
     if overwrite and path.exists() and json.loads(path.read_bytes()) != manifest:
-        # Images first: without them nothing counts as finished, wherever this is stopped.
-        for folder in (IMAGES, *TASKS, "db_info"):
+        if in_use(root):
+            raise InputError(
+                f"{root} is being written to by another process: let it finish, or end it, and start again"
+            )
+        # Images come first: without them nothing counts as finished, wherever this is stopped.
+        for folder in LABELS:
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / CLASSES).unlink(missing_ok=True)
         _write(path, json.dumps(manifest, indent=1).encode(), os.replace)

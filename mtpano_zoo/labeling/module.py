@@ -1,7 +1,7 @@
 """From a panorama to its labels: cut views, ask the teachers, fuse what they say."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.back_projection import cut
 from mtpano_zoo.labeling.fusion import PanoramaLabels, fuse
+from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import ViewStrategy
@@ -70,7 +71,8 @@ class Labeler(lightning.LightningModule):
         self.networks = nn.ModuleList(one for one in teachers if isinstance(one, nn.Module)).eval()
         self.height, self.width, self.keep_views = height, width, keep_views
         self.invalid = None if invalid_mask is None else _read_mask(invalid_mask, height, width)
-        self.skip: Callable[[str], bool] = lambda name: False  # told by whoever stores the labels
+        self.ledger: Ledger | None = None
+        """Knows what is finished; without one, everything is labelled."""
         self.metric: bool | None = None
         """Whether depth was in metres in what was labelled last; None before, or without depth."""
 
@@ -103,7 +105,7 @@ class Labeler(lightning.LightningModule):
 
     def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> PanoramaLabels | str | None:
         """Label what a loader of `LabelingData` gives: labels, or a sentence why there are none, or None to skip it."""
-        if self.skip(item["name"]):
+        if self.ledger is not None and not self.ledger.wants(item):
             return None
         if "failure" in item:
             return str(item["failure"])

@@ -20,7 +20,9 @@ class LabelReport:
         labelled: names of those that this run has labelled.
         skipped: names of those that were labelled already.
         failed: why a panorama has no labels, one sentence each, by name.
+        replaced: names of those of `labelled` that had labels of another image, which are gone.
         too_far: pixels beyond 65.535 m, which have no depth label, by name.
+        broken_views: views that were left out because a teacher gave NaN or infinite values for them, by name.
         stopped: why the run ended before all were labelled; nothing if it did not.
         seconds: how long the run took.
     """
@@ -28,7 +30,9 @@ class LabelReport:
     labelled: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
     too_far: dict[str, int] = field(default_factory=dict)
+    broken_views: dict[str, int] = field(default_factory=dict)
     stopped: str = ""
     seconds: float = 0.0
 
@@ -49,14 +53,22 @@ class LabelReport:
         if self.too_far:
             pixels = sum(self.too_far.values())
             lines.append(f"{pixels} pixels of {len(self.too_far)} panoramas are beyond 65.535 m: no depth label")
-        lines += [f"  {name}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
+        if self.broken_views:
+            views = sum(self.broken_views.values())
+            lines.append(
+                f"{views} views of {len(self.broken_views)} panoramas were left out: a teacher gave NaN or infinite "
+                "values for them"
+            )
+        if self.replaced:
+            lines.append(f"{len(self.replaced)} were labelled again, because their image is another one than before")
+        lines += [f"  {_printable(name)}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
         if len(self.failed) > SHOWN:
             lines.append(f"  and {len(self.failed) - SHOWN} more, see the record in runs/")
         return "\n".join([*lines, self.stopped] if self.stopped else lines)
 
     def as_record(self) -> dict[str, Any]:
         """Return what a record keeps: counts, and names where something is to be looked at."""
-        counts = {"labelled": len(self.labelled), "skipped": len(self.skipped), "failed": len(self.failed)}
+        counts = {key: len(getattr(self, key)) for key in ("labelled", "skipped", "failed")}
         details = {key: value for key, value in asdict(self).items() if key not in ("labelled", "skipped")}
         return {"counts": counts} | details | {"seconds": round(self.seconds, 3)}
 
@@ -68,9 +80,16 @@ class LabelReport:
             whole.labelled += part.labelled
             whole.skipped += part.skipped
             whole.failed |= part.failed
+            whole.replaced += part.replaced
             whole.too_far |= part.too_far
+            whole.broken_views |= part.broken_views
             whole.stopped = whole.stopped or part.stopped
         return whole
+
+
+def _printable(name: str) -> str:
+    """An id on one line of any terminal: line breaks, and bytes of a file name that are no text, are escaped."""
+    return name if name.isprintable() else repr(name)
 
 
 def one_sentence(error: BaseException) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import logging
 import warnings
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,22 @@ from torch.utils.data import Dataset
 import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
+from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import check_manifest, describe
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.report import LabelReport
+from mtpano_zoo.labeling.storage import LabelFolder
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
-from mtpano_zoo.training.cli import in_one_line
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.training.option_errors import one_sentence, options_of
 
 __all__ = ("label", "main")
 
 SPLITS = ("train", "val", "test", "predict")
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
+COMPLETE = "Complete is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
 # Warnings about Lightning's own code, and about what is meant to be so.
 EXPECTED = (
     r".*isinstance\(treespec, LeafSpec\)",
@@ -48,11 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: a mistake in an argument, an input or the folder, in one sentence.
     """
     parser = build_parser()
-    try:
-        config = parser.parse_args(list(arguments))
+    options = options_of(parser)
+    with one_sentence(options, COMPLETE):
+        config = parser.parse_args(hyphenated(arguments, options))
         built = parser.instantiate_classes(config)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(in_one_line(str(error))) from error
     if bool(config.sources) == bool(config.data):
         raise ValueError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
     out = Path(config.out)
@@ -102,7 +104,7 @@ def label(
         max_height: see `LabelingData`.
         num_workers: processes that read.
         writers: threads that encode and write.
-        overwrite: throw away labels that were made with other settings.
+        overwrite: throw away labels that were made with other settings, or from another image of the same name.
 
     Returns:
         The report of all processes, in each of them.
@@ -110,19 +112,10 @@ def label(
     Raises:
         ValueError: an argument is out of range, or the folder holds something else.
     """
-    writer = LabelWriter(
-        Path(out), describe(settings, labeler.classes), overwrite=overwrite, split=split, threads=writers
-    )
-    data = LabelingData(
-        samples,
-        labeler.height,
-        labeler.width,
-        max_height=max_height,
-        num_workers=num_workers,
-        finished=writer.folder.finished,
-        stopped=lambda: bool(writer.report.stopped),
-    )
-    labeler.skip = writer.skips
+    ledger = Ledger(LabelFolder(Path(out)), overwrite)
+    writer = LabelWriter(ledger, describe(settings, labeler.classes), split=split, threads=writers)
+    data = LabelingData(samples, labeler.height, labeler.width, ledger, max_height=max_height, num_workers=num_workers)
+    labeler.ledger = ledger
     options = {"enable_progress_bar": True, **(trainer or {})}
     precision = str(options.get("precision") or "32-true")
     if precision.endswith("-true") and precision[:2] not in ("32", "64"):
@@ -148,7 +141,7 @@ def label(
             runner.predict(labeler, datamodule=data, return_predictions=False)
         except SystemExit as end:  # which Lightning makes of Ctrl-C
             raise KeyboardInterrupt from end
-    return writer.report
+    return ledger.report
 
 
 def build_parser() -> ArgumentParser:
@@ -156,6 +149,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         "mtpano label",
         description="Label panoramas by teachers that see perspective views of them, and fuse what they say.",
+        epilog=f"{TRACEBACK}: {TRACEBACK_HELP}",
         exit_on_error=False,
     )
     parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
@@ -167,16 +161,18 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
     parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
-    parser.add_argument("--max_height", type=int, default=2048, help="panoramas of more rows are shrunk before")
-    parser.add_argument("--invalid_mask", type=str | None, help="image whose white pixels get no label: the tripod")
+    parser.add_argument("--max-height", type=int, default=2048, help="panoramas of more rows are shrunk before")
+    parser.add_argument("--invalid-mask", type=str | None, help="image whose white pixels get no label: the tripod")
     parser.add_argument(
-        "--no_depth_classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
+        "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
     )
-    parser.add_argument("--keep_views", type=bool, default=True, help="write the labels of every view too")
-    parser.add_argument("--listed_as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that read panoramas")
+    parser.add_argument("--keep-views", type=bool, default=True, help="write the labels of every view too")
+    parser.add_argument("--listed-as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that read panoramas")
     parser.add_argument("--writers", type=int, default=2, help="threads that write labels")
-    parser.add_argument("--overwrite", action="store_true", help="throw away labels made with other settings")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="throw away labels made with other settings or of other images"
+    )
     left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
     return parser

@@ -5,12 +5,15 @@ The layout is MTPano's published one, as `mtpano_zoo.data.PseudoLabelDataModule`
     img/ID.jpg                          the panorama in the size of the labels
     semseg|depth|normals/ID/merged.png  the labels of all views together; label_K.png those of view K alone
     semseg|depth|normals/ID/merged_confidence.png
+    origins/ID.txt                      which image was labelled, see `mtpano_zoo.labeling.origin`
     classes.yaml                        names of the classes
     db_info/panomtdu_SPLIT.json         ids of the split
     manifest.json                       what made the labels, see `mtpano_zoo.labeling.manifest`
     runs/                               a record of every run
 
-The image is written last: a panorama is finished if its image is there.
+The image is written last, in one step: a panorama is finished if, and only if, its image is there. Everything else of
+a finished panorama stays where it is until its image is gone. All folders are real ones: a symbolic link in their place
+is refused, so that nothing is written elsewhere.
 """
 
 import contextlib
@@ -25,12 +28,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-__all__ = ("IMAGES", "MANIFEST", "TASKS", "TEMPORARY", "LabelFolder")
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.claims import Claims
+from mtpano_zoo.labeling.origin import Origin
+from mtpano_zoo.output_paths import path_below
+
+__all__ = ("IMAGES", "LABELS", "MANIFEST", "TEMPORARY", "LabelFolder", "check_folders", "in_use")
 
 MANIFEST = "manifest.json"
 IMAGES = "img"
 TASKS = ("semseg", "depth", "normals")
+ORIGINS = "origins"
+LISTS = "db_info"
+RUNS = "runs"
+LABELS = (IMAGES, *TASKS, ORIGINS, LISTS)
 TEMPORARY = ".labelling-"
+CLAIMS = ".claims"
 # Temporary folders of this process: locks do not tell a process from itself.
 _OWN: set[Path] = set()
 
@@ -39,10 +52,10 @@ class LabelFolder:
     """Writes labelled panoramas below a folder, between `open` and `close` or as a context.
 
     Every file is first written to a temporary folder beside the others. Then the folders of the tasks are renamed into
-    place, and at last the image, so that a process may be killed at any moment. What a killed process left, its
-    temporary folder and panoramas without image, is removed and replaced by the next one; a lock on the temporary
-    folder, which the system takes away with the process, tells the living from the dead on all machines that share
-    the folder.
+    place, and at last the image, so that a process may be killed at any moment, and others may write the same panorama.
+    What a killed process left, its temporary folder and panoramas without image, is removed and replaced by the next
+    one; a lock on the temporary folder, which the system takes away with the process, tells the living from the dead on
+    all machines that share the folder. Processes share the panoramas by claims, see `Claims`.
 
     Args:
         root: the folder, which has a manifest.
@@ -52,14 +65,17 @@ class LabelFolder:
         self.root = root.resolve()
         self._temporary: Path | None = None
         self._lock: IO[bytes] | None = None
+        self._claims: Claims | None = None
 
     def open(self) -> None:
         """Remove what dead processes left, and make a temporary folder."""
+        check_folders(self.root)
         (self.root / IMAGES).mkdir(exist_ok=True)
         with _locked(self.root / MANIFEST):
             for folder in self.root.glob(f"{TEMPORARY}*"):
-                if folder not in _OWN and not _in_use(folder / "lock"):
+                if folder not in _OWN and not _is_locked(folder / "lock"):
                     shutil.rmtree(folder, ignore_errors=True)
+            self._claims = Claims(self.root / CLAIMS)
             self._temporary = self.root / f"{TEMPORARY}{uuid.uuid4().hex}"
             self._temporary.mkdir()
             _OWN.add(self._temporary)
@@ -67,7 +83,11 @@ class LabelFolder:
             _try_lock(self._lock)
 
     def close(self) -> None:
-        """Remove the temporary folder."""
+        """Remove the temporary folder, and give up what is claimed."""
+        if self._claims is not None:
+            with contextlib.suppress(OSError), _locked(self.root / MANIFEST):
+                self._claims.close()
+            self._claims = None
         if self._temporary is not None and self._lock is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._lock.close()
@@ -83,28 +103,54 @@ class LabelFolder:
     ) -> None:
         self.close()
 
+    def claim(self, name: str) -> bool:
+        """Whether this process is the one to label a panorama; False while another one does.
+
+        Until `release` or the end of this process, however it ends. It saves work only: see `Claims`.
+        """
+        return self._claims is None or self._claims.take(name)
+
+    def release(self, name: str) -> None:
+        """Give up a claim."""
+        if self._claims is not None:
+            self._claims.release(name)
+
     def finished(self) -> set[str]:
         """Return the names of all finished panoramas."""
         folder = self.root / IMAGES
-        names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 - half a million names, and nothing else
+        if not folder.is_dir():
+            return set()
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries if entry.is_file()}
         return {name.removesuffix(".jpg") for name in names if name.endswith(".jpg")}
 
     def has(self, name: str) -> bool:
         """Whether a panorama is finished."""
-        return (self.root / IMAGES / f"{name}.jpg").exists()
+        return path_below(self.root / IMAGES, name, ".jpg").is_file()
 
-    def write(self, name: str, image: bytes, files: Mapping[str, bytes]) -> bool:
+    def origin(self, name: str) -> Origin | None:
+        """Return what a panorama was labelled from; None if there is no record of it, as in older folders."""
+        path = path_below(self.root / ORIGINS, name, ".txt")
+        return Origin.from_bytes(path.read_bytes()) if path.is_file() else None
+
+    def write(
+        self, name: str, image: bytes, files: Mapping[str, bytes], origin: Origin | None = None, replace: bool = False
+    ) -> bool:
         """Write one panorama; False if another process has finished it in the meantime, whose files are kept.
 
         Args:
             name: of the panorama, without a slash.
             image: the JPEG.
             files: contents by task and file name, such as ``depth/merged.png``.
+            origin: what it was labelled from.
+            replace: finished labels of another origin go. They are not finished any more before the first file changes.
 
         Raises:
+            InputError: the name cannot be that of a file.
             OSError: it cannot be written, for instance because the disk is full; nothing of it is in place then that a
                 reader would take for a finished panorama.
         """
+        done = path_below(self.root / IMAGES, name, ".jpg")
         work = self._work / uuid.uuid4().hex
         work.mkdir()
         try:
@@ -114,12 +160,17 @@ class LabelFolder:
                 target.write_bytes(content)
             picture = work / "image"
             picture.write_bytes(image)
-            for task in sorted({path.split("/")[0] for path in files}):
-                (self.root / task).mkdir(exist_ok=True)
-                if self.has(name):
+            if self.has(name):
+                known = self.origin(name)
+                if not replace or known is None or origin is None or known.digest == origin.digest:
                     return False
-                _replace_folder(work / task, self.root / task / name, work)
-            picture.rename(self.root / IMAGES / f"{name}.jpg")
+                done.unlink(missing_ok=True)
+            for task in sorted({path.split("/")[0] for path in files}):
+                _make_folder(self.root / task)
+                _replace_folder(work / task, path_below(self.root / task, name))
+            if origin is not None:
+                self.write_file(path_below(self.root / ORIGINS, name, ".txt"), origin.to_bytes())
+            picture.rename(done)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return True
@@ -130,7 +181,7 @@ class LabelFolder:
         Raises:
             ValueError: the list that is there is not one.
         """
-        path = self.root / "db_info" / f"panomtdu_{split}.json"
+        path = self.root / LISTS / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):
             try:
                 listed = set(json.loads(path.read_bytes())) if path.exists() else set()
@@ -142,7 +193,7 @@ class LabelFolder:
 
     def write_file(self, path: Path, content: bytes) -> None:
         """Write a file of the folder, completely or not at all; nothing is left of it after a kill."""
-        path.parent.mkdir(exist_ok=True)
+        _make_folder(path.parent)
         temporary = self._work / uuid.uuid4().hex
         temporary.write_bytes(content)
         temporary.replace(path)
@@ -154,17 +205,62 @@ class LabelFolder:
         return self._temporary
 
 
-def _replace_folder(source: Path, target: Path, trash: Path) -> None:
-    """Rename a folder; one that is there belongs to no finished panorama and goes."""
-    while True:
-        try:
-            source.rename(target)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            target.rename(trash / f"old-{target.parent.name}-{uuid.uuid4().hex}")
+def check_folders(root: Path) -> None:
+    """See that no folder below the root, into which labels or records go, is a symbolic link to somewhere else.
+
+    Raises:
+        InputError: If one is.
+    """
+    for name in (*LABELS, RUNS):
+        if (root / name).is_symlink():
+            raise _link_error(root / name)
+
+
+def in_use(root: Path) -> bool:
+    """Whether a process is writing to a folder, this one or another."""
+    return any(folder in _OWN or _is_locked(folder / "lock") for folder in root.resolve().glob(f"{TEMPORARY}*"))
+
+
+def _link_error(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a symbolic link, and labels would be written to where it leads: give the folder itself as --out, "
+        "or put a real folder in its place"
+    )
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(exist_ok=True)
+    if path.is_symlink():
+        raise _link_error(path)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Rename a folder; into one that is there, its files are renamed one by one.
+
+    Another process that finishes the same panorama right now has written the same files. At no moment is one of them
+    missing, so it does not matter which of the two is faster, or killed.
+    """
+    if target.is_symlink() or target.is_file():
+        target.unlink(missing_ok=True)  # a link is not followed
+    try:
+        source.rename(target)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    names = {path.name for path in source.iterdir()}
+    for name in names:
+        (source / name).replace(target / name)
+    for rest in target.iterdir():
+        if rest.name not in names:  # of a process that was killed
+            _remove(rest)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -185,9 +281,9 @@ def _try_lock(file: IO[bytes]) -> bool:
     return True
 
 
-def _in_use(lock: Path) -> bool:
+def _is_locked(lock: Path) -> bool:
     try:
         with lock.open("r+b") as file:
             return not _try_lock(file)
-    except FileNotFoundError:  # killed before it had a lock, or about to be removed by its owner
+    except (FileNotFoundError, NotADirectoryError):  # killed before it had a lock, or about to be removed by its owner
         return False

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
@@ -15,10 +14,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from mtpano_zoo.labeling.encoding import encode_labels
 from mtpano_zoo.labeling.fusion import PanoramaLabels
+from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import claim, software, write_record
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
-from mtpano_zoo.labeling.storage import LabelFolder
 
 __all__ = ("LabelWriter",)
 
@@ -28,12 +27,12 @@ WAITING = 2  # panoramas per thread that wait or are worked on: more would only 
 class LabelWriter(BasePredictionWriter):
     """Writes what a `Labeler` predicts, in threads, and ends the run when the folder cannot be written to.
 
-    With several processes, `report` is that of all of them from the end of the prediction on, in every process.
+    With several processes, the report of the ledger is that of all of them from the end of the prediction on, in every
+    process.
 
     Args:
-        out: folder for the labels, see `mtpano_zoo.labeling.storage`.
+        ledger: knows the folder, and is told what became of every panorama.
         manifest: see `mtpano_zoo.labeling.manifest.describe`.
-        overwrite: throw away labels that were made with other settings.
         split: list of `db_info` that the panoramas belong to.
         threads: that encode and write.
 
@@ -41,33 +40,17 @@ class LabelWriter(BasePredictionWriter):
         ValueError: there is no thread.
     """
 
-    def __init__(
-        self, out: Path, manifest: Mapping[str, Any], *, overwrite: bool = False, split: str = "train", threads: int = 2
-    ) -> None:
+    def __init__(self, ledger: Ledger, manifest: Mapping[str, Any], *, split: str = "train", threads: int = 2) -> None:
         super().__init__(write_interval="batch")
         if threads < 1:
             raise ValueError(f"at least one thread has to write, got {threads}")
-        self.folder = LabelFolder(out)
-        self.manifest, self.overwrite, self.split, self.threads = dict(manifest), overwrite, split, threads
-        self.report = LabelReport()
+        self.ledger, self.folder = ledger, ledger.folder
+        self.manifest, self.split, self.threads = dict(manifest), split, threads
         self._open = False
-        self._seen: set[str] = set()
         self._begin = self._started = 0.0
         self._pool: ThreadPoolExecutor | None = None
         self._room = BoundedSemaphore(WAITING * threads)
         self._group: Any = None
-
-    def skips(self, name: str) -> bool:
-        """Whether a panorama need not be labelled: there is no use in it, or another process has just finished it."""
-        if self.report.stopped:
-            return True
-        if name in self._seen:
-            self.report.failed[name] = "two panoramas have this name, of which only the first is labelled"
-            return True
-        self._seen.add(name)
-        if done := self.folder.has(name):
-            self.report.skipped.append(name)
-        return done
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder ready: the first process its manifest, then all of them their temporary folders."""
@@ -77,7 +60,7 @@ class LabelWriter(BasePredictionWriter):
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
         try:
             if trainer.is_global_zero:
-                claim(self.folder.root, self.manifest, self.overwrite)
+                claim(self.folder.root, self.manifest, self.ledger.overwrite)
             trainer.strategy.barrier("manifest")
             self.folder.open()
         except OSError as error:
@@ -91,9 +74,7 @@ class LabelWriter(BasePredictionWriter):
     ) -> None:
         """End the run if the process was asked to end, which Lightning only notes."""
         if trainer.received_sigterm:
-            self.report.stopped = (
-                "stopped because the process was told to end; what is finished is kept, so start again"
-            )
+            self.ledger.stop("stopped because the process was told to end; what is finished is kept, so start again")
 
     def write_on_batch_end(
         self,
@@ -106,17 +87,18 @@ class LabelWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Hand the labels of one panorama to a thread, when one has room for it."""
-        if prediction is None or self._pool is None:
-            return
-        if isinstance(prediction, str):
-            self.report.failed[batch["name"]] = prediction
+        if not isinstance(prediction, PanoramaLabels) or self._pool is None:
+            if prediction is not None:
+                self.ledger.fail(batch["name"], str(prediction))
+            self.folder.release(batch["claim"])
             return
         self._room.acquire()
-        self._pool.submit(self._write, batch["name"], batch["jpeg"], prediction)
+        item = {key: value for key, value in batch.items() if key != "sample"}  # which would fill the memory
+        self._pool.submit(self._write, item, prediction)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the threads, list what is there, and gather the reports of all processes."""
-        self._finish(trainer)
+        self._finish()
         if self._group is not None:
             self._gather(trainer.world_size)
         if trainer.is_global_zero:
@@ -125,57 +107,56 @@ class LabelWriter(BasePredictionWriter):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep what was labelled."""
-        self._finish(trainer)
+        self._finish()
         self._close()
 
-    def _write(self, name: str, image: bytes, labels: PanoramaLabels) -> None:
+    def _write(self, item: Mapping[str, Any], labels: PanoramaLabels) -> None:
+        name, report = item["name"], self.ledger.report
         try:
             encoded = encode_labels(labels)
-            if self.report.stopped:
-                return
-            if not self.folder.write(name, image, encoded.files):
-                self.report.skipped.append(name)
-                return
-            self.report.labelled.append(name)
-            if encoded.too_far:
-                self.report.too_far[name] = encoded.too_far
+            if self.ledger.write(item, encoded.files):
+                if encoded.too_far:
+                    report.too_far[name] = encoded.too_far
+                if labels.broken_views:
+                    report.broken_views[name] = labels.broken_views
         except OSError as error:
             self._stop(error)
         except Exception as error:  # of one panorama: the others are to be written
-            self.report.failed[name] = one_sentence(error)
+            self.ledger.fail(name, one_sentence(error))
         finally:
+            self.folder.release(item["claim"])
             self._room.release()
 
     def _stop(self, error: OSError) -> None:
-        self.report.stopped = (
+        self.ledger.stop(
             f"{self.folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept, so make room "
             "or choose another folder, and start again"
         )
 
-    def _finish(self, trainer: pl.Trainer) -> None:
+    def _finish(self) -> None:
         """Wait for the threads and list what is there."""
         if self._pool is None:
             return
         self._pool.shutdown()
         self._pool = None
-        data: Any = getattr(trainer, "datamodule", None)
-        self.report.skipped = list(dict.fromkeys([*getattr(data, "skipped", ()), *self.report.skipped]))
-        self.report.seconds = time.monotonic() - self._begin
+        report = self.ledger.report
+        report.skipped = list(dict.fromkeys(report.skipped))
+        report.seconds = time.monotonic() - self._begin
         try:
-            self.folder.add_to_list(self.split, [*self.report.labelled, *self.report.skipped])
+            self.folder.add_to_list(self.split, [*report.labelled, *report.skipped])
         except OSError as error:
             self._stop(error)
 
     def _gather(self, processes: int) -> None:
         parts: list[LabelReport | None] = [None] * processes
         try:
-            torch.distributed.all_gather_object(parts, self.report, group=self._group)
+            torch.distributed.all_gather_object(parts, self.ledger.report, group=self._group)
         except RuntimeError:
-            self.report.stopped = self.report.stopped or (
+            self.ledger.stop(
                 "another process of this run has died, see what it said; what is finished is kept, so start again"
             )
         else:
-            self.report = LabelReport.of_all([part for part in parts if part is not None])
+            self.ledger.report = LabelReport.of_all([part for part in parts if part is not None])
 
     def _write_record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         started = datetime.fromtimestamp(self._started, UTC)
@@ -187,7 +168,7 @@ class LabelWriter(BasePredictionWriter):
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "split": self.split,
             "metric_depth": pl_module.metric if isinstance(pl_module, Labeler) else None,
-            **self.report.as_record(),
+            **self.ledger.report.as_record(),
         }
         with suppress(OSError):  # the reason is told already
             write_record(self.folder, started.strftime("%Y%m%dT%H%M%SZ"), record)

@@ -106,7 +106,7 @@ class _WrappedConv2d(nn.Conv2d):
             convolution.out_channels,
             cast("tuple[int, int]", convolution.kernel_size),
             cast("tuple[int, int]", convolution.stride),
-            convolution.padding,
+            cast("tuple[int, int]", convolution.padding),
             cast("tuple[int, int]", convolution.dilation),
             convolution.groups,
             convolution.bias is not None,
@@ -117,7 +117,7 @@ class _WrappedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (B, C, H, W)."""
-        padded = _pad(input, *(self._padding(input.shape[-2 + side], side) for side in (0, 1)))
+        padded = _pad(input, self._padding(input.shape[-2], 0), self._padding(input.shape[-1], 1))
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def _padding(self, length: int, side: Literal[0, 1]) -> tuple[int, int]:

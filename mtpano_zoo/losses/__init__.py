@@ -1,4 +1,7 @@
-"""Losses: functions on prediction, target and mask of the valid pixels, and the sum that training uses."""
+"""Losses: functions on prediction, target and mask of the valid pixels, and the sum that training uses.
+
+What the published code computes in their place is in `mtpano_zoo.losses.published`.
+"""
 
 from mtpano_zoo.losses.auxiliary import distance_transform, edge_distance, image_gradient, point_map, sobel
 from mtpano_zoo.losses.dense import edge_weighted_l1, frequency_l1, masked_l1

@@ -1,8 +1,7 @@
 """Labels of the auxiliary tasks, derived from the image and the depth: nobody annotates them.
 
 After MTPano (arXiv 2602.05330): image gradient, distance to the nearest image edge, and point map. All follow the
-sphere: filters wrap at the seam and continue over the poles, distances wrap. ``published=True`` gives what the
-published code computes instead.
+sphere: filters wrap at the seam and continue over the poles, distances wrap.
 """
 
 import torch
@@ -27,36 +26,22 @@ def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def image_gradient(image: Tensor, published: bool = False) -> Tensor:
-    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]: to the right, then downwards.
-
-    Published: the first and the last row are zero; all others agree.
-    """
+def image_gradient(image: Tensor) -> Tensor:
+    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]: to the right, then downwards."""
     red, green, blue = image.float().unbind(1)
     luma = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
-    gradient = torch.cat(sobel(pad(luma, (1, 1, 1, 1))), dim=1)
-    if published:
-        gradient[..., 0, :] = 0
-        gradient[..., -1, :] = 0
-    return gradient
+    return torch.cat(sobel(pad(luma, (1, 1, 1, 1))), dim=1)
 
 
 @torch.no_grad()
-def edge_distance(
-    image: Tensor, threshold: float = 0.5, max_distance: int = 64, wrap: bool = True, published: bool = False
-) -> Tensor:
+def edge_distance(image: Tensor, threshold: float = 0.5, max_distance: int = 64) -> Tensor:
     """log(1 + distance in pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
 
     An edge is a pixel whose luma gradient exceeds ``threshold``. The distance is exact up to ``max_distance`` and stays
-    there beyond: an image without edges has a finite label, and no pixel looks further than that. Published: distances
-    do not wrap, the eight rows next to each pole hold no edges, and the (approximate) distance is unlimited.
+    there beyond: an image without edges has a finite label, and no pixel looks further than that.
     """
-    edges = image_gradient(image, published).square().sum(dim=1) > threshold**2
-    if published:
-        edges[:, :8] = False
-        edges[:, -8:] = False
-        wrap, max_distance = False, max(edges.shape[-2:])
-    return torch.log1p(distance_transform(edges, max_distance, wrap))[:, None]
+    edges = image_gradient(image).square().sum(dim=1) > threshold**2
+    return torch.log1p(distance_transform(edges, max_distance))[:, None]
 
 
 def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Tensor:
@@ -85,10 +70,6 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
 
 @torch.no_grad()
 def point_map(depth: Tensor, valid: Tensor) -> Tensor:
-    """Points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero where it is not valid.
-
-    Published: the same with z backward, and on a grid whose first and last columns coincide.
-    """
-    return torch.where(valid, depth.float(), 0)[:, None] * erp_rays(*depth.shape[-2:], device=depth.device).permute(
-        2, 0, 1
-    )
+    """Points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero where it is not valid."""
+    rays = erp_rays(*depth.shape[-2:], device=depth.device).permute(2, 0, 1)
+    return torch.where(valid, depth.float(), 0)[:, None] * rays

@@ -1,7 +1,8 @@
 """Losses for maps of numbers: prediction and target (B, C, H, W), mask of the pixels that count (B, H, W).
 
-A weight (B, H, W) in [0, 1] makes a pixel count as that part of one where a loss is a mean over pixels.
-``published=True`` gives the numbers of the published MTPano code, whose flaws each docstring names.
+What pixels hold that do not count, be it NaN, changes neither loss nor gradient. A weight (B, H, W) in [0, 1] makes a
+pixel count as that part of one where a loss is a mean over pixels. With ``across_ranks``, means are over all processes
+(see `mtpano_zoo.losses.means.mean`).
 """
 
 import torch
@@ -9,18 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtpano_zoo.losses.auxiliary import sobel
-from mtpano_zoo.losses.validity import weighted_mean
+from mtpano_zoo.losses.means import mean, weighted_mean
 from mtpano_zoo.sphere import pad
 
 # The published weights were set at this size; spectra are scaled to it, so that they mean the same at every size.
 _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
 
 
-def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+def masked_l1(
+    prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
+) -> Tensor:
     """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if none is."""
     mask = valid[:, None]
-    error = (torch.where(mask, prediction, 0) - torch.where(mask, target, 0)).abs()
-    return error.sum() / valid.sum().clamp(min=1) if weight is None else weighted_mean(error.sum(1), valid, weight)
+    error = (torch.where(mask, prediction, 0) - torch.where(mask, target, 0)).abs().sum(1)
+    return weighted_mean(error, valid, weight, across_ranks)
 
 
 def edge_weighted_l1(
@@ -30,35 +33,26 @@ def edge_weighted_l1(
     threshold: float = 0.55,
     radius: int = 3,
     share: float = 0.95,
-    published: bool = False,
     weight: Tensor | None = None,
+    across_ranks: bool = False,
 ) -> Tensor:
     """Absolute error with ``share`` of its weight on the surroundings of the target's edges.
 
     An edge is where the Sobel magnitude over all channels reaches ``threshold``; its surroundings reach ``radius``
     pixels further. Filter and surroundings wrap at the seam and continue over the poles, and a filter that touches an
     invalid pixel finds no edge. The error is the mean over channels.
-
-    Published: the filter works on the mean of the channels, which misses changes that keep their sum, and so does the
-    error; invalid pixels hold 255 and the frame of the image 0, which makes a false edge around each.
     """
     mask = valid[:, None]
     prediction = torch.where(mask, prediction, 0)
     target = torch.where(mask, target, 0)
-    if published:
-        prediction, target = prediction.mean(1, keepdim=True), target.mean(1, keepdim=True)
-        gx, gy = sobel(F.pad(torch.where(mask, target, 255), (1, 1, 1, 1)))
-        edges = gx.square() + gy.square() >= threshold**2
-        near = _any_around(F.pad(edges.float(), (radius,) * 4), 2 * radius + 1)
-    else:
-        gx, gy = sobel(pad(target, (1, 1, 1, 1)))
-        edges = (gx.square() + gy.square()).sum(1, keepdim=True) >= threshold**2
-        edges = edges & ~_any_around(pad((~mask).float(), (1, 1, 1, 1)), 3)
-        near = _any_around(pad(edges.float(), (radius, radius, radius, radius)), 2 * radius + 1)
+    gx, gy = sobel(pad(target, (1, 1, 1, 1)))
+    edges = (gx.square() + gy.square()).sum(1, keepdim=True) >= threshold**2
+    edges = edges & ~any_around(pad((~mask).float(), (1, 1, 1, 1)), 3)
+    near = any_around(pad(edges.float(), (radius, radius, radius, radius)), 2 * radius + 1)
     error = (prediction - target).abs().mean(1, keepdim=True)
     weights = None if weight is None else weight[:, None]
-    inner = weighted_mean(error, near & mask, weights)
-    return share * inner + (1 - share) * weighted_mean(error, ~near & mask, weights)
+    inner = weighted_mean(error, near & mask, weights, across_ranks)
+    return share * inner + (1 - share) * weighted_mean(error, ~near & mask, weights, across_ranks)
 
 
 def frequency_l1(
@@ -67,7 +61,7 @@ def frequency_l1(
     valid: Tensor,
     radius: float = 64,
     amplitude_weight: float = 0.2,
-    published: bool = False,
+    across_ranks: bool = False,
 ) -> Tensor:
     """Distance between the high frequencies of two maps: of their amplitudes, and of their phases.
 
@@ -75,40 +69,31 @@ def frequency_l1(
     of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024 map.
     The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target: this
     is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient.
-
-    Published: invalid pixels hold zero, which imprints the holes; amplitudes and radius grow with the size; phases are
-    compared by their plain difference, which jumps at a full turn and whose gradient is unbounded at small amplitudes.
     """
     mask = valid[:, None]
     height, width = target.shape[-2:]
     count = valid.sum(dim=(1, 2))[:, None, None, None]
     target = torch.where(mask, target, 0)
-    hole = torch.zeros_like(count) if published else target.sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+    hole = target.sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
     p = torch.fft.rfft2(torch.where(mask, prediction, hole))
     t = torch.fft.rfft2(torch.where(mask, target, hole))
-    weight = _high_frequencies(
-        height, width, radius if published else radius * height / _REFERENCE_HEIGHT, valid.device
-    )
-    if published:
-        phase = (p.angle() - t.angle()).abs()
-        scale = 1.0
-    else:
-        scale = (_REFERENCE_HEIGHT * _REFERENCE_WIDTH / (height * width)) ** 0.5
-        power = _power(t)
-        floor = 1e-2 * (power * weight).mean(dim=(2, 3), keepdim=True) + 1e-6
-        phase = _power(p - t) / (_power(p) + power + floor)
+    weight = high_frequencies(height, width, radius * height / _REFERENCE_HEIGHT, valid.device)
+    power = _power(t)
+    floor = 1e-2 * (power * weight).mean(dim=(2, 3), keepdim=True) + 1e-6
+    phase = _power(p - t) / (_power(p) + power + floor)
+    scale = (_REFERENCE_HEIGHT * _REFERENCE_WIDTH / (height * width)) ** 0.5
     amplitude = scale * (p.abs() - t.abs()).abs()
     per_image = ((amplitude_weight * amplitude + phase) * weight).mean(dim=(1, 2, 3))
     known = count.flatten() > 0
-    return torch.where(known, per_image, 0).sum() / known.sum().clamp(min=1)
+    return mean(torch.where(known, per_image, 0).sum(), known.sum(), across_ranks=across_ranks)
 
 
-def _any_around(padded: Tensor, size: int) -> Tensor:
+def any_around(padded: Tensor, size: int) -> Tensor:
     """Whether any pixel of the square window of a padded 0/1 map is set; by rows, then by columns, for speed."""
     return F.max_pool2d(F.max_pool2d(padded, (1, size), stride=1), (size, 1), stride=1) > 0
 
 
-def _high_frequencies(height: int, width: int, radius: float, device: torch.device) -> Tensor:
+def high_frequencies(height: int, width: int, radius: float, device: torch.device) -> Tensor:
     """Weights (H, W // 2 + 1), mean one, of the half spectrum of `rfft2` beyond a radius."""
     rows = torch.fft.fftfreq(height, 1 / height, device=device)[:, None]
     columns = torch.fft.rfftfreq(width, 1 / width, device=device)

@@ -1,43 +1,45 @@
 """Losses for class maps: logits (B, C, H, W), labels (B, H, W), mask of the pixels that count (B, H, W).
 
-A weight (B, H, W) in [0, 1] makes a pixel count as that part of one.
+What pixels hold that do not count, be it NaN, changes neither loss nor gradient. A weight (B, H, W) in [0, 1] makes a
+pixel count as that part of one. With ``across_ranks``, means are over all processes (see
+`mtpano_zoo.losses.means.mean`).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpano_zoo.losses.validity import weighted_mean
+from mtpano_zoo.losses.means import mean, weighted_mean
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
+) -> Tensor:
     """Cross-entropy, (weighted) mean over the valid pixels of the batch; zero if there are none."""
     logits = torch.where(valid[:, None], logits, 0)
-    per_pixel = F.cross_entropy(logits, torch.where(valid, labels, 0), reduction="none")
-    return weighted_mean(per_pixel, valid, weight)
+    per_pixel = F.cross_entropy(logits, torch.where(valid, labels.long(), 0), reduction="none")
+    return weighted_mean(per_pixel, valid, weight, across_ranks)
 
 
 def dice(
     logits: Tensor,
     labels: Tensor,
     valid: Tensor,
-    published: bool = False,
-    eps: float = 1e-6,
     weight: Tensor | None = None,
+    eps: float = 1e-6,
+    across_ranks: bool = False,
 ) -> Tensor:
     """One minus the Dice overlap of probabilities and labels, per image and class; zero if no pixel is valid.
 
-    Mean over the classes that an image's labels hold. Published: over all classes, so that every absent class adds a
-    constant one as soon as it gets any probability, which says nothing about the prediction and drowns the rest.
+    Mean over the classes that an image's labels hold.
     """
-    probabilities = torch.where(valid[:, None], logits, 0).softmax(dim=1)
+    mask = valid[:, None]
+    weights = mask.to(logits.dtype) if weight is None else torch.where(mask, weight[:, None], 0)
+    probabilities = torch.where(mask, logits, 0).softmax(dim=1) * weights
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-    one_hot = (labels[:, None] == classes) & valid[:, None]
-    if weight is not None:
-        probabilities = probabilities * weight[:, None]
+    one_hot = (labels[:, None] == classes) & mask
     overlap = torch.where(one_hot, probabilities, 0).sum(dim=(2, 3))
-    count = (one_hot if weight is None else one_hot * weight[:, None]).sum(dim=(2, 3))
-    mass = torch.where(valid[:, None], probabilities, 0).sum(dim=(2, 3))
-    losses = 1 - (2 * overlap + eps) / (mass + count + eps)
-    present = torch.ones_like(losses, dtype=torch.bool) if published else count > 0
-    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+    count = torch.where(one_hot, weights, 0).sum(dim=(2, 3))
+    losses = 1 - (2 * overlap + eps) / (probabilities.sum(dim=(2, 3)) + count + eps)
+    present = count > 0
+    return mean(torch.where(present, losses, 0).sum(), present.sum(), across_ranks=across_ranks)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mtpano_zoo.tasks import NO_LABEL
@@ -11,6 +10,7 @@ from mtpano_zoo.tasks import NO_LABEL
 
 def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = NO_LABEL) -> Tensor:
     """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes)."""
+    labels = labels.long()  # in a shorter type, the numbers that they are compared with may become others
     return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
 
 
@@ -28,13 +28,9 @@ def valid_normals(normals: Tensor) -> Tensor:
     return normals.isfinite().all(dim=-3) & (normals.square().sum(dim=-3) > 0.25)
 
 
-def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean, weighted if there are weights, of values over the pixels of a mask of the same shape; zero if none is."""
-    values = torch.where(valid, values, 0)
-    if weight is None:
-        return values.sum() / valid.sum().clamp(min=1)
-    weight = torch.where(valid, weight, 0)
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
+    """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label."""
+    return valid if weight is None else valid & weight.isfinite() & (weight > 0)
 
 
 def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = NO_LABEL) -> None:

@@ -2,6 +2,7 @@
 
 from mtpano_zoo.metrics.depth import DepthMetrics
 from mtpano_zoo.metrics.normals import NormalsMetrics, angular_error
+from mtpano_zoo.metrics.pooling import defined_scores
 from mtpano_zoo.metrics.semseg import SemsegMetrics
 
-__all__ = ("DepthMetrics", "NormalsMetrics", "SemsegMetrics", "angular_error")
+__all__ = ("DepthMetrics", "NormalsMetrics", "SemsegMetrics", "angular_error", "defined_scores")

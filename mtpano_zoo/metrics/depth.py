@@ -13,10 +13,10 @@ Alignment = Literal["median", "scale"]
 
 
 def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Literal["e", "10"] = "e") -> Tensor:
-    """Weighted sums (B, 8) over the pixels of every image: of the weights, and of what the seven scores average.
+    """Weighted sums (B, 7) over the pixels of every image of what the seven scores average.
 
     Args:
-        prediction: Depth (B, H, W), positive.
+        prediction: Depth (B, H, W), positive; one NaN that counts makes all sums of its image NaN.
         target: Depth (B, H, W), positive wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         log_base: Base of the logarithm in RMSElog.
@@ -27,9 +27,8 @@ def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Li
     log_error = p.log() - t.log() if log_base == "e" else p.log10() - t.log10()
     ratio = torch.maximum(p / t, t / p)
     terms = [error.abs() / t, error.square() / t, error.square(), log_error.square()]
-    terms += [(ratio < 1.25**k).to(error.dtype) for k in (1, 2, 3)]
-    sums = [weights.sum(dim=(1, 2))] + [(term * weights).sum(dim=(1, 2)) for term in terms]
-    return torch.stack(sums, dim=1)
+    terms += [torch.where(ratio.isnan(), ratio, (ratio < 1.25**k).to(ratio.dtype)) for k in (1, 2, 3)]
+    return torch.stack([(term * weights).sum(dim=(1, 2)) for term in terms], dim=1)
 
 
 def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignment) -> Tensor:
@@ -56,8 +55,9 @@ def _median(values: Tensor, valid: Tensor) -> Tensor:
 class DepthMetrics(PooledMetric):
     """AbsRel, SqRel, RMSE, RMSElog and delta1 to delta3 (fractions below 1.25, 1.25^2, 1.25^3).
 
-    Names end in ``/median_aligned`` or ``/scale_aligned`` if predictions are aligned. Predictions are clamped to the
-    range of depths, after the alignment. All scores are NaN if no pixel was valid.
+    Their names end in ``/median_aligned`` or ``/scale_aligned`` if predictions are aligned. Predictions are clamped to
+    the range of depths, after the alignment. ``nonfinite`` is the fraction of predictions that are NaN or infinite: one
+    of them makes all other scores NaN. All scores are NaN if no pixel was valid.
 
     Args:
         min_depth: Labels must be larger than this, in metres.
@@ -91,7 +91,7 @@ class DepthMetrics(PooledMetric):
         if not 0 <= crop < 0.5:
             raise ValueError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
         suffix = f"/{alignment}_aligned" if alignment else ""
-        super().__init__(tuple(name + suffix for name in NAMES), 1 + len(NAMES), reduction, weighting)
+        super().__init__(tuple(name + suffix for name in NAMES), len(NAMES), reduction, weighting)
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.alignment = alignment
@@ -116,14 +116,17 @@ class DepthMetrics(PooledMetric):
         rows = round(self.crop * known.shape[1])
         known[:, :rows] = False
         known[:, known.shape[1] - rows :] = False
+        finite = prediction.isfinite()
+        prediction = torch.where(finite, prediction, torch.nan)  # infinity too: the range would make a number of it
         if self.alignment is not None:
             prediction = align(prediction, target, known, self.alignment)
         prediction = prediction.clamp(self.min_depth, self.max_depth)
-        self.accumulate(depth_sums(prediction, target, pixel_weights(known, self.weighting), self.log_base))
+        weights = pixel_weights(known, self.weighting)
+        self.accumulate(weights, finite, depth_sums(prediction, target, weights, self.log_base))
 
-    def scores(self, sums: Tensor) -> Tensor:
-        """Scores (..., 7) from sums (..., 8)."""
-        means = sums[..., 1:] / sums[..., :1]
+    def scores(self, total: Tensor, sums: Tensor) -> Tensor:
+        """Scores (..., 7) from sums (..., 7)."""
+        means = sums / total
         return torch.cat((means[..., :2], means[..., 2:4].sqrt(), means[..., 4:]), dim=-1)
 
 

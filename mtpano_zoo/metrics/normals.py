@@ -14,21 +14,29 @@ _BINS = round(180 / _BIN)
 
 
 def angular_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Angle (B, H, W) in degrees between vectors (B, 3, H, W) of any length; 90 from a vector of length zero.
+    """Angle (B, H, W) in degrees between vectors (B, 3, H, W) of any length.
 
-    From the sum and the difference of the unit vectors: exact for small angles, where the arc cosine loses half its
-    digits.
+    It is 90 from a vector of length zero, and 180, all wrong, where a vector is not finite. From the sum and the
+    difference of the unit vectors: exact for small angles, where the arc cosine loses half its digits.
     """
-    p, t = (x / x.square().sum(dim=1, keepdim=True).clamp(min=1e-24).sqrt() for x in (prediction, target))
+    p, t = (_unit(x) for x in (prediction, target))
     difference, total = (x.square().sum(dim=1).sqrt() for x in (p - t, p + t))
-    return torch.rad2deg(2 * torch.atan2(difference, total))
+    angle = torch.rad2deg(2 * torch.atan2(difference, total))
+    return torch.where(angle.isnan(), 180, angle)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    # Divided by the largest component first: squares of large or small ones are beyond the range of the type.
+    largest = vectors.abs().amax(dim=1, keepdim=True)
+    vectors = vectors / torch.where(largest > 0, largest, 1)
+    return vectors / vectors.square().sum(dim=1, keepdim=True).clamp(min=1).sqrt()
 
 
 def normals_sums(angle: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums (B, S) over the pixels of every image, from which the scores follow.
 
-    They are those of the weights, the angles, their squares, the three indicators of an angle below a threshold, and
-    the bins of the histogram of angles.
+    They are those of the angles, their squares, the three indicators of an angle below a threshold, and the bins of the
+    histogram of angles.
 
     Args:
         angle: Angles (B, H, W) in degrees.
@@ -36,8 +44,8 @@ def normals_sums(angle: Tensor, weights: Tensor) -> Tensor:
     """
     images = len(angle)
     terms = [angle, angle.square(), *((angle < threshold).to(angle.dtype) for threshold in THRESHOLDS)]
-    sums = [weights.sum(dim=(1, 2))] + [(term * weights).sum(dim=(1, 2)) for term in terms]
-    bins = (angle.nan_to_num() / _BIN).long().clamp(max=_BINS - 1)
+    sums = [(term * weights).sum(dim=(1, 2)) for term in terms]
+    bins = (angle / _BIN).long().clamp(max=_BINS - 1)
     cells = bins.flatten(1) + torch.arange(images, device=angle.device)[:, None] * _BINS
     histogram = weights.new_zeros(images * _BINS).scatter_add_(0, cells.flatten(), weights.flatten())
     return torch.cat((torch.stack(sums, dim=1), histogram.view(images, _BINS)), dim=1)
@@ -46,7 +54,8 @@ def normals_sums(angle: Tensor, weights: Tensor) -> Tensor:
 class NormalsMetrics(PooledMetric):
     """Mean, median and RMSE of the angular error in degrees, and the per cent of pixels below 11.25, 22.5 and 30.
 
-    All are NaN if no pixel was valid. Predictions may have any length. The median is the smallest angle that at least
+    ``nonfinite`` is the fraction of predictions with a NaN or infinite component: they are 180 degrees off. All scores
+    are NaN if no pixel was valid. Predictions may have any length. The median is the smallest angle that at least
     half of the weight does not exceed, within 0.005 degrees: it comes from a histogram, so that memory does not grow
     with the data. Only pixels with a label count. The mode of some publications in which all others enter as errors of
     zero degrees is not offered: it flatters every method in proportion to the holes of the data set.
@@ -57,7 +66,7 @@ class NormalsMetrics(PooledMetric):
     """
 
     def __init__(self, reduction: Reduction = "pixel", weighting: Weighting = "pixel") -> None:
-        super().__init__(NAMES, len(NAMES) + _BINS, reduction, weighting)
+        super().__init__(NAMES, len(NAMES) - 1 + _BINS, reduction, weighting)  # the median has bins
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Add a batch.
@@ -77,12 +86,12 @@ class NormalsMetrics(PooledMetric):
         known = valid_normals(target)
         known = known if valid is None else known & valid
         angle = torch.where(known, angular_error(prediction.float(), target.float()), 0)
-        self.accumulate(normals_sums(angle, pixel_weights(known, self.weighting)))
+        weights = pixel_weights(known, self.weighting)
+        self.accumulate(weights, prediction.isfinite().all(dim=1), normals_sums(angle, weights))
 
-    def scores(self, sums: Tensor) -> Tensor:
+    def scores(self, total: Tensor, sums: Tensor) -> Tensor:
         """Scores (..., 6) from sums (..., S)."""
-        total, histogram = sums[..., :1], sums[..., len(NAMES) :]
-        means = sums[..., 1 : len(NAMES)] / total
+        means, histogram = sums[..., : len(NAMES) - 1] / total, sums[..., len(NAMES) - 1 :]
         below = (histogram.cumsum(dim=-1) < total / 2).sum(dim=-1, keepdim=True)
         median = torch.where(total > 0, (below + 0.5) * _BIN, torch.nan)
         return torch.cat((means[..., :1], median, means[..., 1:2].sqrt(), 100 * means[..., 2:]), dim=-1)

@@ -1,6 +1,7 @@
 """What the metrics share: the weight of a pixel, and averages over pixels or over images from summed states."""
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,6 +9,8 @@ from torchmetrics import Metric
 
 from mtpano_zoo.sphere import solid_angles
 
+NONFINITE = "nonfinite"
+"""Name of the score that is the share of predictions that are not finite."""
 Weighting = Literal["pixel", "solid_angle"]
 Reduction = Literal["pixel", "image"]
 
@@ -45,45 +48,87 @@ def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
     return weights * (angles / angles.mean())
 
 
-class PooledMetric(Metric):
+class PanoramaMetric(Metric):
+    """What all metrics of this package have: sums in float64, and the share of predictions that are not finite."""
+
+    full_state_update = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        """Follow the module that holds the metric to its device, but not to its precision: counts would be rounded."""
+
+        def keep_precision(state: Tensor) -> Tensor:
+            moved = fn(state)
+            return moved if moved.dtype == state.dtype else state.to(moved.device)
+
+        return super()._apply(keep_precision, exclude_state)
+
+    def defined(self) -> dict[str, Tensor]:
+        """Scores by name without those that have no value; what is NaN here says that a prediction was not finite."""
+        raise NotImplementedError
+
+
+def defined_scores(metric: Metric) -> dict[str, Tensor]:
+    """Scores to log: all of them, but of the metrics of this package only those that have a value."""
+    scores: dict[str, Tensor] = metric.defined() if isinstance(metric, PanoramaMetric) else metric.compute()
+    return scores
+
+
+class PooledMetric(PanoramaMetric):
     """Scores from sums over pixels, pooled over the data set or averaged over its images.
 
     A subclass names its scores, turns sums (..., S) into scores (..., N) in `scores`, and gives the sums of every image
-    (B, S), the sum of the weights first, to `accumulate`. The state is one vector in float64, whatever the data set;
-    with ``reduction="image"`` it holds the number of images with any valid pixel and the sums of their scores.
+    to `accumulate`. Here, ``nonfinite`` is added to its scores. The state is one vector in float64, whatever the data
+    set; with ``reduction="image"`` it holds the number of images with any valid pixel and the sums of their scores.
 
     Args:
-        names: Names of the scores.
+        names: Names of the N scores.
         num_sums: Number S of sums.
         reduction: ``"pixel"`` or ``"image"``.
         weighting: ``"pixel"`` or ``"solid_angle"``.
     """
 
-    full_state_update = False
     sums: Tensor
 
     def __init__(self, names: tuple[str, ...], num_sums: int, reduction: Reduction, weighting: Weighting) -> None:
         super().__init__()
         check_choice("reduction", reduction, ("pixel", "image"))
         check_choice("weighting", weighting, ("pixel", "solid_angle"))
-        self.names = names
+        self.names = (*names, NONFINITE)
         self.reduction = reduction
         self.weighting: Weighting = weighting
-        size = num_sums if reduction == "pixel" else 1 + len(names)
+        # Before the sums of the subclass stand those of all weights and of the weights of what is not finite.
+        size = 2 + num_sums if reduction == "pixel" else 1 + len(self.names)
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def scores(self, sums: Tensor) -> Tensor:
-        """Scores (..., N) from sums (..., S)."""
+    def scores(self, total: Tensor, sums: Tensor) -> Tensor:
+        """Scores (..., N) from the sum of the weights (..., 1) and the sums (..., S)."""
         raise NotImplementedError
 
-    def accumulate(self, sums: Tensor) -> None:
-        """Add the sums (B, S) of the images of a batch."""
+    def accumulate(self, weights: Tensor, finite: Tensor, sums: Tensor) -> None:
+        """Add the images of a batch.
+
+        Args:
+            weights: Weights (B, H, W), zero for pixels that do not count.
+            finite: Where the prediction is finite, bool (B, H, W).
+            sums: Sums (B, S) over the pixels of every image.
+        """
+        own = torch.stack((weights.sum(dim=(1, 2)), torch.where(finite, 0, weights).sum(dim=(1, 2))), dim=1)
+        sums = torch.cat((own, sums), dim=1)
         if self.reduction == "image":
             known = sums[:, :1] > 0
-            sums = torch.where(known, torch.cat((torch.ones_like(known), self.scores(sums)), dim=1), 0)
+            sums = torch.where(known, torch.cat((torch.ones_like(known), self._all_scores(sums)), dim=1), 0)
         self.sums = self.sums + sums.sum(dim=0)
+
+    def _all_scores(self, sums: Tensor) -> Tensor:
+        total, nonfinite, own = sums[..., :1], sums[..., 1:2], sums[..., 2:]
+        return torch.cat((self.scores(total, own), nonfinite / total), dim=-1)
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by name, float32; all NaN if no pixel was valid."""
-        scores = self.scores(self.sums) if self.reduction == "pixel" else self.sums[1:] / self.sums[0]
+        scores = self._all_scores(self.sums) if self.reduction == "pixel" else self.sums[1:] / self.sums[0]
         return dict(zip(self.names, scores.float().unbind(), strict=True))
+
+    def defined(self) -> dict[str, Tensor]:
+        """All scores, or none if no pixel was valid."""
+        scores = self.compute()
+        return {} if scores[NONFINITE].isnan() else scores

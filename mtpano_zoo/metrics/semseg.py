@@ -5,10 +5,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from mtpano_zoo.losses.validity import valid_semseg
-from mtpano_zoo.metrics.pooling import Weighting, check_choice, check_maps, pixel_weights
+from mtpano_zoo.metrics.pooling import (
+    NONFINITE,
+    PanoramaMetric,
+    Weighting,
+    check_choice,
+    check_maps,
+    pixel_weights,
+)
 from mtpano_zoo.tasks import NO_LABEL
 
 
@@ -18,12 +24,13 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_cl
     The last column counts predictions outside [0, C), which are wrong and belong to no class.
 
     Args:
-        prediction: Class indices (B, H, W).
-        labels: Class indices (B, H, W), in range wherever the weight is not zero.
+        prediction: Class indices (B, H, W) of any integer type.
+        labels: The same, in range wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         num_classes: Number C of classes.
     """
     columns = num_classes + 1
+    prediction, labels = prediction.long(), labels.long()  # short integers hold classes, but not the number of a cell
     predicted = torch.where((prediction >= 0) & (prediction < num_classes), prediction, num_classes)
     cells = torch.where(weights > 0, labels, 0) * columns + predicted
     # Not bincount: on a GPU it waits for the host.
@@ -37,10 +44,23 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
     return hits / (confusion.sum(dim=1) + confusion[:, :-1].sum(dim=0) - hits)
 
 
-class SemsegMetrics(Metric):
+def predicted_classes(prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices (B, H, W), -1 where a logit is not finite, and where all are finite, bool (B, H, W).
+
+    Args:
+        prediction: Logits (B, C, H, W), or class indices (B, H, W) of any integer type.
+    """
+    if prediction.ndim == 4:
+        finite = prediction.isfinite().all(dim=1)
+        return torch.where(finite, prediction.argmax(dim=1), -1), finite
+    return prediction.long(), torch.ones_like(prediction, dtype=torch.bool)
+
+
+class SemsegMetrics(PanoramaMetric):
     """mIoU over the whole data set, IoU per class, and pixel accuracy, as fractions.
 
-    `compute` gives ``mIoU``, ``pixel_accuracy`` and ``IoU/<class>``; all are NaN if no pixel was valid.
+    `compute` gives ``mIoU``, ``pixel_accuracy``, ``nonfinite`` and ``IoU/<class>``; all are NaN if no pixel was valid.
+    ``nonfinite`` is the fraction of pixels with a NaN or infinite logit: they are of no class, and wrong.
 
     Args:
         classes: Names of the classes, or their number; by default those of the network that `MultiTaskModule` scores.
@@ -52,8 +72,8 @@ class SemsegMetrics(Metric):
             are among its errors.
     """
 
-    full_state_update = False
     confusion: Tensor
+    nonfinite: Tensor
 
     def __init__(
         self,
@@ -89,13 +109,14 @@ class SemsegMetrics(Metric):
             raise ValueError("unscored names every class: none is left for the mean")
         count = len(self.classes)
         self.add_state("confusion", torch.zeros(count, count + 1, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("nonfinite", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
-            prediction: Logits (B, C, H, W) or class indices (B, H, W).
-            target: Class indices (B, H, W).
+            prediction: Logits (B, C, H, W), or class indices (B, H, W) of any integer type.
+            target: Class indices (B, H, W) of any integer type.
             valid: Further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
@@ -105,13 +126,13 @@ class SemsegMetrics(Metric):
             raise ValueError("SemsegMetrics needs classes: their names, or their number")
         check_maps(prediction, target, valid)
         count = len(self.classes)
-        if prediction.ndim == 4:
-            if prediction.shape[1] != count:
-                raise ValueError(f"prediction has {prediction.shape[1]} channels, but there are {count} classes")
-            prediction = prediction.argmax(dim=1)
+        if prediction.ndim == 4 and prediction.shape[1] != count:
+            raise ValueError(f"prediction has {prediction.shape[1]} channels, but there are {count} classes")
+        prediction, finite = predicted_classes(prediction)
         mask = valid_semseg(target, count, self.ignore_index)
         weights = pixel_weights(mask if valid is None else mask & valid, self.weighting)
         self.confusion = self.confusion + confusion_matrix(prediction, target, weights, count)
+        self.nonfinite = self.nonfinite + torch.where(finite, 0, weights).sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by name, float32."""
@@ -121,5 +142,10 @@ class SemsegMetrics(Metric):
             iou = torch.where(total > 0, iou.nan_to_num(0.0), iou)
         scored = iou[[i for i, name in enumerate(self.classes) if name not in self.unscored]]
         scores = {"mIoU": scored.nanmean(), "pixel_accuracy": self.confusion.diagonal().sum() / total}
+        scores[NONFINITE] = self.nonfinite / total
         scores |= {f"IoU/{name}": value for name, value in zip(self.classes, iou.unbind(), strict=True)}
         return {name: value.float() for name, value in scores.items()}
+
+    def defined(self) -> dict[str, Tensor]:
+        """The scores but the IoU of classes that do not occur."""
+        return {name: value for name, value in self.compute().items() if not value.isnan()}

@@ -165,7 +165,8 @@ class PDBridgeNet(PanoramaNetwork):
         Returns:
             `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres, `normals` (B, 3, H, W) not yet normalised,
             `aux` (the same tasks, predicted before the decoders) and `ext` (`gradient` (B, 2, H, W), `edge_distance`
-            (B, 1, H, W), `point_map` (B, 3, H, W)), each as far as the network has the task.
+            (B, 1, H, W), `point_map` (B, 3, H, W) in metres, x right, y down, z forward), each as far as the network
+            has the task.
 
         Raises:
             InputError: If the size is not a multiple of what the encoder asks for.

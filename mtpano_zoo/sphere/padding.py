@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 
-def pad(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False) -> Tensor:
     """Pad (..., H, W) by (left, right, top, bottom) pixels with the neighbours that they have on the sphere.
 
     Left and right continue on the other side of the seam, as often as needed. Past a pole the map continues downwards
     on the opposite meridian, half a turn away. With an odd width no column lies exactly there: the mean of the two
-    nearest is taken, or for integer maps (labels) the left one. Vectors need no change of sign, because ours are
-    given in the frame of the camera and not in that of the pixel.
+    nearest is taken, or for integer maps (labels) and with ``nearest`` the left one. Vectors need no change of sign,
+    because ours are given in the frame of the camera and not in that of the pixel.
 
     Raises:
         ValueError: If a number is negative, or ``top`` or ``bottom`` exceeds the height (past both poles).
@@ -24,9 +24,9 @@ def pad(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     if top or bottom:
         parts = [x]
         if top:
-            parts.insert(0, _opposite(x[..., :top, :]))
+            parts.insert(0, _opposite(x[..., :top, :], nearest))
         if bottom:
-            parts.append(_opposite(x[..., height - bottom :, :]))
+            parts.append(_opposite(x[..., height - bottom :, :], nearest))
         x = torch.cat(parts, dim=-2)
     if left or right:
         turns_left, turns_right = left // width, right // width
@@ -39,11 +39,11 @@ def pad(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     return x
 
 
-def _opposite(rows: Tensor) -> Tensor:
+def _opposite(rows: Tensor, nearest: bool) -> Tensor:
     """Rows next to a pole as seen from the other side of it."""
     width = rows.shape[-1]
     rows = rows.flip(-2)
     turned = rows.roll(width // 2, -1)
-    if width % 2 and rows.is_floating_point():
+    if width % 2 and rows.is_floating_point() and not nearest:
         return (turned + rows.roll(width // 2 + 1, -1)) / 2
     return turned

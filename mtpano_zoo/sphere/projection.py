@@ -10,17 +10,18 @@ import math
 import torch
 from torch import Tensor
 
-from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.rays import (
+    check_floating,
     cube_rays,
     cube_rotations,
     erp_rays,
+    floating,
     intrinsics_from_fov,
     perspective_rays,
     rotate_rays,
     rotation_matrix,
 )
-from mtpano_zoo.sphere.sampling import RING, Mode, check_mode, interpolate, padded_points, sample
+from mtpano_zoo.sphere.sampling import Mode, check_mode, interpolate, padded, padded_points, sample
 
 # Pixels of perspective views worked on at once: their coordinates stay in the processor's cache.
 CHUNK = 2**19
@@ -86,9 +87,9 @@ def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -
     )
     turns = cube_rotations(device=faces.device, dtype=dtype)
     around = perspective_rays(size + 2, size + 2, intrinsics=intrinsics, rotation=turns)
-    padded = _sample_faces(faces, around, mode, ring=0).movedim(1, 2)
-    padded[..., 1:-1, 1:-1] = faces
-    return _sample_faces(padded, erp_rays(height, width, device=faces.device, dtype=dtype), mode, ring=1)
+    ringed = _sample_faces(faces, around, mode, ring=0).movedim(1, 2)
+    ringed[..., 1:-1, 1:-1] = faces
+    return _sample_faces(ringed, erp_rays(height, width, device=faces.device, dtype=dtype), mode, ring=1)
 
 
 def to_perspective(
@@ -125,7 +126,7 @@ def to_perspective(
         raise ValueError(f"expected a map (B, C, H, W), got {tuple(erp.shape)}")
     check_mode(erp, mode, channel=1)
     rotation, intrinsics = _cameras(erp, rotation, height, width, fov, intrinsics)
-    padded = pad(erp, RING)
+    ring = padded(erp, mode)
     shape = (erp.shape[0], rotation.shape[1], erp.shape[1], height, width)
     if out is not None and (out.shape != shape or out.dtype != erp.dtype or not out.is_contiguous()):
         raise ValueError(f"out must be contiguous {shape} {erp.dtype}, got {tuple(out.shape)} {out.dtype}")
@@ -134,7 +135,7 @@ def to_perspective(
     for start in range(0, rotation.shape[1], step):
         part = (slice(None), slice(start, start + step))
         rays = perspective_rays(height, width, intrinsics=intrinsics[part], rotation=rotation[part], normalize=False)
-        interpolate(padded, padded_points(rays, *erp.shape[2:]), mode, out=views[part].movedim(1, 2))
+        interpolate(ring, padded_points(rays, *erp.shape[2:]), mode, out=views[part].movedim(1, 2))
     if mode == "vectors":
         turned = turn_vectors(views, rotation.mT)
         views = turned if out is None else out.copy_(turned)
@@ -188,24 +189,29 @@ def from_perspective(
 def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
     """Z-depth (..., h, w) of perspective views from the distance along the ray; no depth (0) stays 0.
 
-    Intrinsics (..., 3, 3) are in pixels; their leading dimensions are matched with the first ones of the views.
+    Intrinsics (..., 3, 3) are in pixels; their leading dimensions are matched with the first ones of the views. Integer
+    distances give float32.
 
     Raises:
         ValueError: If the intrinsics have more leading dimensions than the views, or are not (..., 3, 3).
     """
-    return distance / _stretch(distance, intrinsics)
+    return (distance / _stretch(distance, intrinsics)).to(floating(distance).dtype)
 
 
 def z_to_distance(z: Tensor, intrinsics: Tensor) -> Tensor:
     """Distance along the ray (..., h, w) from the z-depth of perspective views: the inverse of distance_to_z."""
-    return z * _stretch(z, intrinsics)
+    return (z * _stretch(z, intrinsics)).to(floating(z).dtype)
 
 
 def icosahedron_rotations(*, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """Camera-to-world rotations (12, 3, 3) towards the corners of an icosahedron: up, five above, five below, down.
 
     No direction is further than 37.4 degrees from one of them, so square views of 90 degrees cover the sphere.
+
+    Raises:
+        InputError: If the type is not a floating-point one.
     """
+    check_floating(dtype)
     ring = math.degrees(math.atan(0.5))
     yaw = torch.arange(5, dtype=torch.float64) * 72
     yaws = torch.cat((yaw.new_zeros(1), yaw, yaw + 36, yaw.new_zeros(1)))
@@ -218,7 +224,8 @@ def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
     leading = intrinsics.ndim - 2
     if not 0 <= leading <= depth.ndim - 2:
         raise ValueError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
-    rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics.to(depth), normalize=False)
+    intrinsics = intrinsics.to(depth.device, torch.promote_types(depth.dtype, torch.float32))
+    rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics, normalize=False)
     x, y, z = rays.unbind(-1)  # each a plane in memory, of which a norm over the last dimension makes nothing
     length = (x * x + y * y + z * z).sqrt()
     return length.reshape(*length.shape[:leading], *[1] * (depth.ndim - 2 - leading), *depth.shape[-2:])

@@ -9,6 +9,23 @@ import math
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
+
+
+def floating(values: Tensor) -> Tensor:
+    """Integers as float32: whatever meets them would be cut off to integers too. Floating-point values as they are."""
+    return values if values.is_floating_point() else values.to(torch.float32)
+
+
+def check_floating(dtype: torch.dtype) -> None:
+    """Refuse a type in which every direction would be cut off to integers.
+
+    Raises:
+        InputError: If it is not a floating-point type.
+    """
+    if not dtype.is_floating_point:
+        raise InputError(f"directions and angles need a floating-point type, not {dtype}: leave dtype out or change it")
+
 
 def erp_angles(
     height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
@@ -16,9 +33,10 @@ def erp_angles(
     """Longitude of every column (W,), positive to the right, and latitude of every row (H,), positive up, in radians.
 
     Raises:
-        ValueError: If a side is not positive.
+        ValueError: If a side is not positive or the type not a floating-point one.
     """
     _check_size(height, width)
+    check_floating(dtype)
     wide = _widest(device)
     columns = torch.arange(width, dtype=wide, device=device)
     rows = torch.arange(height, dtype=wide, device=device)
@@ -33,8 +51,9 @@ def erp_rays(
     """Unit rays (H, W, 3) through the pixel centres of an equirectangular image.
 
     Raises:
-        ValueError: If a side is not positive.
+        ValueError: If a side is not positive or the type not a floating-point one.
     """
+    check_floating(dtype)
     # The two short axes are worked out in double precision; the outer product then costs one rounding.
     longitude, latitude = erp_angles(height, width, device=device, dtype=_widest(device))
     sin_lon, cos_lon = longitude.sin().to(dtype), longitude.cos().to(dtype)
@@ -62,15 +81,17 @@ def intrinsics_from_fov(
     ((width - 1) / 2, (height - 1) / 2).
 
     Raises:
-        ValueError: If a side is not positive, or a number given as field of view is not inside (0, 180).
+        ValueError: If a side is not positive, a number given as field of view is not inside (0, 180), or the type is
+            not a floating-point one.
     """
     _check_size(height, width)
+    check_floating(dtype)
     if isinstance(fov, Tensor):
         device = fov.device if device is None else device
     elif not 0 < fov < 180:
         raise ValueError(f"a perspective view needs a field of view between 0 and 180 degrees, got {fov}")
-    half = torch.deg2rad(torch.as_tensor(fov, device=device).to(dtype)) / 2
-    focal = width / (2 * torch.tan(half))
+    half = torch.as_tensor(fov, dtype=_widest(device), device=device).deg2rad() / 2
+    focal = (width / (2 * torch.tan(half))).to(dtype)
     zero, one = torch.zeros_like(focal), torch.ones_like(focal)
     rows = (
         torch.stack((focal, zero, one * ((width - 1) / 2)), dim=-1),
@@ -100,7 +121,8 @@ def perspective_rays(
         height: Rows of the view.
         width: Columns of the view.
         fov: Horizontal field of view in degrees, a number or a tensor (...).
-        intrinsics: Instead of the field of view, pinhole matrix (..., 3, 3) in pixels; decides device and type.
+        intrinsics: Instead of the field of view, pinhole matrix (..., 3, 3) in pixels; decides device and type
+            (float32 if it holds integers).
         rotation: See above.
         normalize: Unit rays; otherwise they have z = 1 in the camera frame, so that z-depth times ray is the point.
         device: Where the rays shall be, when the camera is given by its field of view; as the rotation by default.
@@ -113,11 +135,16 @@ def perspective_rays(
     if device is None and rotation is not None:
         device = rotation.device
     if fov is not None and intrinsics is None:
-        intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=dtype)
+        check_floating(dtype)
+        intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=_at_least_float32(dtype))
     elif fov is not None or intrinsics is None:
         raise ValueError("give exactly one of fov and intrinsics")
+    else:
+        dtype = floating(intrinsics).dtype
     if intrinsics.shape[-2:] != (3, 3):
         raise ValueError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
+    # In half precision the columns beyond 2048 would not even be whole numbers.
+    intrinsics = intrinsics.to(_at_least_float32(dtype))
     if rotation is None:
         rotation = torch.eye(3, device=intrinsics.device)
     _check_rotation(rotation)
@@ -130,7 +157,7 @@ def perspective_rays(
     along_row = right * column
     along_column = (down - right * (k[..., 0, 1, :, :] / k[..., 0, 0, :, :])) * row + forward
     rays = (along_column[..., :, None] + along_row[..., None, :]).movedim(-3, -1)
-    return unit(rays) if normalize else rays
+    return (unit(rays) if normalize else rays).to(dtype)
 
 
 def stereographic_rays(
@@ -146,17 +173,20 @@ def stereographic_rays(
     The distance from the centre grows with tan(angle / 2), so the horizontal field of view may reach 360 degrees.
 
     Raises:
-        ValueError: If a side is not positive or the field of view is not inside (0, 360).
+        ValueError: If a side is not positive, the field of view is not inside (0, 360), or the type is not a
+            floating-point one.
     """
     _check_size(height, width)
+    check_floating(dtype)
     if not 0 < fov < 360:
         raise ValueError(f"a stereographic view needs a field of view between 0 and 360 degrees, got {fov}")
     scale = 2 * math.tan(math.radians(fov) / 4) / width
-    x = (torch.arange(width, device=device, dtype=dtype) - (width - 1) / 2) * scale
-    y = (torch.arange(height, device=device, dtype=dtype) - (height - 1) / 2) * scale
+    work = _at_least_float32(dtype)
+    x = (torch.arange(width, device=device, dtype=work) - (width - 1) / 2) * scale
+    y = (torch.arange(height, device=device, dtype=work) - (height - 1) / 2) * scale
     x, y = x.expand(height, width), y[:, None].expand(height, width)
     square = x * x + y * y
-    return torch.stack((2 * x, 2 * y, 1 - square), dim=-1) / (1 + square)[..., None]
+    return (torch.stack((2 * x, 2 * y, 1 - square), dim=-1) / (1 + square)[..., None]).to(dtype)
 
 
 def cube_rays(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -191,15 +221,19 @@ def rotation_matrix(
 
     A positive yaw turns the camera to the right, a positive pitch up, a positive roll clockwise (its right side
     drops). The camera rolls first, then pitches, then yaws: R = R_y(yaw) R_x(pitch) R_z(roll).
+
+    Raises:
+        InputError: If the type is not a floating-point one.
     """
     tensors = [angle for angle in (yaw, pitch, roll) if isinstance(angle, Tensor)]
     if device is None and tensors:
         device = tensors[0].device
     if dtype is None:
         dtype = tensors[0].dtype if tensors and tensors[0].is_floating_point() else torch.float32
-    # Plain numbers are turned into sines in double precision; tensors keep theirs, and their gradient.
-    work = dtype if tensors else torch.float64
-    angles = [torch.as_tensor(a, device=device if tensors else None).to(work).deg2rad() for a in (yaw, pitch, roll)]
+    check_floating(dtype)
+    # Sines and cosines are worked out in double precision, and on the device only if an angle is there.
+    place = device if tensors else None
+    angles = [torch.as_tensor(a, dtype=_widest(place), device=place).deg2rad() for a in (yaw, pitch, roll)]
     shape = (angles[0] + angles[1] + angles[2]).shape
     sy, sp, sr = (a.sin().expand(shape) for a in angles)
     cy, cp, cr = (a.cos().expand(shape) for a in angles)
@@ -222,6 +256,7 @@ def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
     _check_rotation(rotation)
     if rays.ndim < 3 or rays.shape[-1] != 3:
         raise ValueError(f"rays must be (..., H, W, 3), got {tuple(rays.shape)}")
+    rays = floating(rays)
     # Written out, because a matrix product may run in TF32 or bfloat16 when the user allows that for networks.
     matrix = rotation.to(rays.dtype)[..., None, None]
     x, y, z = rays[..., None, :, :, :].unbind(-1)
@@ -237,7 +272,7 @@ def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
 
 def longitude_and_down(rays: Tensor) -> tuple[Tensor, Tensor]:
     """Longitude and the angle below the horizon: what pixel coordinates are made of, without a detour over signs."""
-    x, y, z = rays.unbind(-1)
+    x, y, z = floating(rays).unbind(-1)
     level = torch.hypot(x, z)
     if rays.requires_grad:
         # At a pole every longitude is right, but the gradients of hypot(0, 0) and atan2(0, 0) are not finite.
@@ -258,7 +293,7 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
     _check_size(height, width)
     if rays.shape[-1] != 3:
         raise ValueError(f"rays must be (..., 3), got {tuple(rays.shape)}")
-    longitude, down = longitude_and_down(rays)
+    longitude, down = longitude_and_down(rays.to(_at_least_float32(rays.dtype)))
     u = longitude * (width / (2 * math.pi)) + (width / 2 - 0.5)
     v = down * (height / math.pi) + (height / 2 - 0.5)
     return torch.stack((u, v), dim=-1)
@@ -266,9 +301,14 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     """Vectors scaled to length one; a zero vector stays zero, and its gradient is zero."""
+    vectors = floating(vectors)
     square = (vectors * vectors).sum(dim, keepdim=True)
     nonzero = square > 0
     return vectors * torch.where(nonzero, torch.where(nonzero, square, 1).rsqrt(), 0)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _check_rotation(rotation: Tensor) -> None:

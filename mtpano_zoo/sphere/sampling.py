@@ -39,7 +39,12 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
         raise ValueError(
             f"expected a map (B, C, H, W) and rays (B or 1, ..., N, 3), got {tuple(erp.shape)} and {tuple(rays.shape)}"
         )
-    return interpolate(pad(erp, RING), padded_points(rays, *erp.shape[-2:]), mode)
+    return interpolate(padded(erp, mode), padded_points(rays, *erp.shape[-2:]), mode)
+
+
+def padded(erp: Tensor, mode: Mode) -> Tensor:
+    """A panorama padded by ``RING``, as :func:`interpolate` takes it; what may not be mixed is not mixed there."""
+    return pad(erp, RING, nearest=mode in ("label", "depth"))
 
 
 def padded_points(rays: Tensor, height: int, width: int) -> Tensor:

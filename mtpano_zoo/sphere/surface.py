@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.sphere.padding import pad
-from mtpano_zoo.sphere.rays import erp_angles, erp_rays, unit
+from mtpano_zoo.sphere.rays import check_floating, erp_angles, erp_rays, floating, unit
 
 
 def depth_to_points(depth: Tensor) -> Tensor:
     """Points (B, 3, H, W) in metres from the distance along the rays (B, 1, H, W); no depth (0) gives the origin.
+
+    Integer depth gives float32 points.
 
     Raises:
         ValueError: If depth is not (B, 1, H, W).
     """
     if depth.ndim != 4 or depth.shape[1] != 1:
         raise ValueError(f"depth must be (B, 1, H, W), got {tuple(depth.shape)}")
+    depth = floating(depth)
     rays = erp_rays(*depth.shape[-2:], device=depth.device, dtype=depth.dtype)
     return depth * rays.permute(2, 0, 1)
 
@@ -38,13 +41,15 @@ def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
     """
     if points.ndim != 4 or points.shape[1] != 3:
         raise ValueError(f"points must be (B, 3, H, W), got {tuple(points.shape)}")
+    points = floating(points)
     known = points.isfinite().all(1, keepdim=True) & (points != 0).any(1, keepdim=True)
     if valid is not None:
         if valid.shape != known.shape or valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool {tuple(known.shape)}, got {valid.dtype} {tuple(valid.shape)}")
         known = known & valid
     points = torch.where(known, points, 0)
-    around, around_known = pad(points, (1, 1, 1, 1)), pad(known, (1, 1, 1, 1))
+    # With an odd width the neighbour over a pole is the mean of two pixels: both must be known.
+    around, around_known = pad(points, (1, 1, 1, 1)), pad(known.to(points.dtype), (1, 1, 1, 1)) == 1
 
     def neighbour(row: int, column: int) -> Tensor:
         # The pixel itself stands in for an unknown neighbour: the difference is then one-sided, or zero.
@@ -68,8 +73,9 @@ def solid_angles(
     Exact: (2 pi / W) (sin of the upper edge - sin of the lower edge), with the difference written as a product.
 
     Raises:
-        ValueError: If a side is not positive.
+        ValueError: If a side is not positive or the type not a floating-point one.
     """
+    check_floating(dtype)
     _, latitude = erp_angles(height, width, dtype=torch.float64)
     angles = latitude.cos() * (4 * math.pi / width * math.sin(math.pi / (2 * height)))
     return angles[:, None].to(dtype).to(device)
@@ -81,8 +87,9 @@ def latitude_weights(
     """Weight of every row (H, 1): the cosine of its latitude, scaled to mean one.
 
     Raises:
-        ValueError: If the height is not positive.
+        ValueError: If the height is not positive or the type not a floating-point one.
     """
+    check_floating(dtype)
     _, latitude = erp_angles(height, 1, dtype=torch.float64)
     weights = latitude.cos()
     return (weights / weights.mean())[:, None].to(dtype).to(device)

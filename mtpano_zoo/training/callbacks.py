@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.prediction import Prediction
 from mtpano_zoo.training.module import MultiTaskModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
@@ -26,8 +27,8 @@ class AuxiliaryWarmup(Callback):
     Gradients are computed everywhere, as distributed training expects from one step to the next, but those of the
     frozen parts are dropped before clipping and before the optimiser, which skips parameters without gradient, their
     weight decay included. Norms with running statistics in the frozen parts stay in evaluation mode: unlike in the
-    published code, nothing of the frozen parts moves. Then the optimiser forgets its moments of the trained parts,
-    and the schedule of the main training starts at its first step.
+    published code, nothing of the frozen parts moves. As there, the published loss does not clamp. Then the optimiser
+    forgets its moments of the trained parts, and the schedule of the main training starts at its first step.
 
     All of this follows from the number of steps done, so a resumed training continues it, and every rank agrees.
 
@@ -64,6 +65,9 @@ class AuxiliaryWarmup(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Hold the norm statistics of the frozen parts; at the end of the warm-up, let everything go."""
+        loss = _module(pl_module).loss
+        if isinstance(loss, MultiTaskLoss):
+            loss.clamps = loss.published and trainer.global_step >= self.steps
         if trainer.global_step < self.steps:
             for norm in _frozen_norms(pl_module):
                 norm.eval()

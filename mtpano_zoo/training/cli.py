@@ -1,25 +1,34 @@
 """`mtpano fit|validate|test|predict`: LightningCLI over `MultiTaskModule` and any data module."""
 
 import logging
+import re
+import shlex
 import warnings
-from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
 import mtpano_zoo.models
 import mtpano_zoo.zoo.pretrained  # noqa: F401
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import read_checkpoint
-from mtpano_zoo.training.callbacks import PredictionWriter, ProgressBar
+from mtpano_zoo.resources import shipped
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
+from mtpano_zoo.training.callbacks import PredictionWriter
 from mtpano_zoo.training.module import MultiTaskModule
+from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.progress import progress_bar
+from mtpano_zoo.training.score_table import as_table
 
 VERBS = ("fit", "validate", "test", "predict")
+PARSER = {"exit_on_error": False, "epilog": f"{TRACEBACK}: {TRACEBACK_HELP}"}
 LOGGER = {
     "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "runs", "name": "", "default_hp_metric": False},
@@ -40,10 +49,10 @@ class MultiTaskCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
-        try:
-            self.config = parser.parse_args(cast(Sequence[str], args))
-        except ArgumentError as error:
-            raise ValueError(in_one_line(str(error))) from error
+        arguments = cast(Sequence[str], args)
+        options = options_of(self._subcommand_parsers[arguments[0]])
+        with one_sentence(options, complete_command(arguments)):
+            self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
         path = self.config[verb].get("ckpt_path")
         if path and Path(path).is_file():
@@ -51,24 +60,37 @@ class MultiTaskCLI(LightningCLI):
         if verb != "fit" and not path:
             rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: give the weights by --ckpt_path.")
 
-    def instantiate_classes(self) -> None:
-        """Build everything; what a constructor refuses is told in its own words."""
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            raise ValueError(in_one_line(str(error))) from error
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the progress bar that does not wait for the device, and a writer, unless the user chose others."""
+        """Add progress, a checkpoint ``last.ckpt`` and a writer of predictions, unless the user chose others.
+
+        Raises:
+            InputError: If the trainer refuses an argument.
+        """
         config = self._get(self.config_init, "trainer")
         chosen = config["callbacks"] or []
-        chosen = chosen if isinstance(chosen, list) else [chosen]
-        kinds = [type(callback) for callback in chosen]
-        if config["enable_progress_bar"] is not False and not any(issubclass(k, callbacks.ProgressBar) for k in kinds):
-            chosen = [*chosen, ProgressBar(refresh_rate=10)]
-        if self.subcommand == "predict" and not any(issubclass(k, callbacks.BasePredictionWriter) for k in kinds):
-            chosen = [*chosen, PredictionWriter()]
-        return super().instantiate_trainer(callbacks=chosen, **kwargs)
+        chosen = list(chosen) if isinstance(chosen, list) else [chosen]
+
+        def has(kind: type[callbacks.Callback]) -> bool:
+            return any(isinstance(callback, kind) for callback in chosen)
+
+        if config["enable_progress_bar"] is not False and not has(callbacks.ProgressBar):
+            chosen.append(progress_bar())
+        if config["enable_checkpointing"] is not False and not has(callbacks.Checkpoint):
+            chosen.append(callbacks.ModelCheckpoint(filename="last", enable_version_counter=False))
+        if self.subcommand == "predict" and not has(callbacks.BasePredictionWriter):
+            chosen.append(PredictionWriter())
+        try:
+            return super().instantiate_trainer(callbacks=chosen, **kwargs)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def validate(self, **options: Any) -> None:
+        """Score on the validation set and print a table."""
+        _print_scores(self.trainer.validate(**options | {"verbose": False}))
+
+    def test(self, **options: Any) -> None:
+        """Score on the test set and print a table."""
+        _print_scores(self.trainer.test(**options | {"verbose": False}))
 
     def predict(self, **options: Any) -> None:
         """Predict without keeping in memory what has been written."""
@@ -98,9 +120,12 @@ def main(args: list[str]) -> MultiTaskCLI:
 
     Args:
         args: The verb and its options, e.g. ``["fit", "--config", "rooms.yaml"]``.
+
+    Raises:
+        InputError: If an option is wrong, or does not fit the others.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), one_sentence():
         # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
         # averaged weights, which are the ones that a checkpoint gives to whoever does not train on.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
@@ -116,11 +141,49 @@ def main(args: list[str]) -> MultiTaskCLI:
             save_config_callback=ConfigSaver,
             trainer_defaults={"logger": LOGGER},
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False} | {verb: {"exit_on_error": False} for verb in VERBS},
+            parser_kwargs={"exit_on_error": False} | {verb: PARSER for verb in VERBS},
             # The checkpoint describes its network; its other settings must not override those of the user.
             load_from_checkpoint_support=False,
             args=args,
         )
+
+
+def next_commands(trainer: Trainer) -> str:
+    """Say where training left its network and which commands use it; nothing where it kept none, and on other ranks."""
+    checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
+    paths = [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
+    if not trainer.is_global_zero or not any(paths):
+        return ""
+    network = shlex.quote(next(filter(None, paths)))
+    config = Path(trainer.log_dir or trainer.default_root_dir) / "config.yaml"
+    return (
+        f"The network is in {network}. To use it and to score it:\n"
+        f"  mtpano run PANORAMA_OR_FOLDER --model {network}\n"
+        f"  mtpano test --config {shlex.quote(str(config))} --ckpt_path {network}"
+    )
+
+
+def complete_command(arguments: Sequence[str]) -> str:
+    """Return a sentence with a command line that lacks nothing, near to one that lacks its network or data.
+
+    Shipped configurations say in their first lines "Use it after NAME.yaml".
+    """
+    folder = shipped("configs")
+    paths = [Path(value) for option, value in pairwise(arguments) if option in ("--config", "-c")]
+    names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        comment = path.read_text(encoding="utf-8").replace("\n# ", " ")
+        if found := re.search(r"Use it after ((?:\S+\.yaml(?: and )?)+)", comment):
+            before = [other for other in found[1].split(" and ") if other not in names]
+            if before:
+                command = " ".join(f"--config {other}" for other in (*before, *names))
+                return f"{name} goes after {' and '.join(before)}: `mtpano {arguments[0]} {command}`."
+    return "`mtpano fit --config quickstart.yaml` has all that is needed, `--config base.yaml --config structured3d.yaml` too."
+
+
+def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
+    if rank_zero_only.rank == 0:
+        print(as_table(results))
 
 
 def classes_of(data: LightningDataModule) -> list[str]:
@@ -132,13 +195,6 @@ def palette_of(data: LightningDataModule) -> list[list[int]] | None:
     """Give the colours (R, G, B) of the classes, None for the default ones."""
     palette = getattr(data, "palette", None)
     return None if palette is None else [[int(value) for value in colour] for colour in palette]
-
-
-def in_one_line(message: str) -> str:
-    """Say what jsonargparse says of a wrong option, without the types that it tried and the value in full."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-    return " ".join(line for line in lines if line and not line.startswith(noise))
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -1,6 +1,5 @@
 """Data modules from the command line or the `data:` section of a configuration, as `mtpano fit` builds them."""
 
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 import mtpano_zoo.data
-from mtpano_zoo.training.cli import in_one_line
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.spelling import did_you_mean, nearest
+from mtpano_zoo.training.option_errors import one_sentence
 
 _SUFFIX = "DataModule"
+_ARGUMENTS = "Its arguments are --root DIR and KEY=VALUE."
 
 
 def build_data(
@@ -31,10 +33,10 @@ def build_data(
 
     Raises:
         FileNotFoundError: There is no such configuration, or nothing at the root.
-        ValueError: The name or an option is unknown, or a value does not fit.
+        InputError: The name or an option is unknown, or a value does not fit.
     """
     if (name is None) == (config is None):
-        raise ValueError("name a data set by --data NAME or by --config FILE, one of them")
+        raise InputError("name a data set by --data NAME or by --config FILE, one of them")
     section: dict[str, Any] = {"class_path": class_name(name)} if name is not None else _section(Path(str(config)))
     arguments = dict(section.get("init_args") or {})
     if root is not None:
@@ -42,18 +44,16 @@ def build_data(
     for option in options:
         key, separator, value = option.partition("=")
         if not separator:
-            raise ValueError(f"options of a data set are given as key=value, not as {option!r}")
+            raise InputError(f"options of a data set are given as key=value, not as {option!r}")
         try:
             arguments[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"the value of {option!r} is not YAML: put it in quotes") from error
+            raise InputError(f"the value of {option!r} is not YAML: put it in quotes") from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    try:
+    with one_sentence(complete=_ARGUMENTS):
         parsed = parser.parse_object({"data": {"class_path": section["class_path"], "init_args": arguments}})
         data: LightningDataModule = parser.instantiate_classes(parsed).data
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(in_one_line(str(error))) from error
     return data
 
 
@@ -61,7 +61,7 @@ def class_name(name: str) -> str:
     """Return the class of a data module that is given by its class or its short name, in any case.
 
     Raises:
-        ValueError: There is none of that name.
+        InputError: There is none of that name.
     """
     if "." in name:
         return name
@@ -69,17 +69,20 @@ def class_name(name: str) -> str:
     for key in (name.lower(), f"{name}{_SUFFIX}".lower()):
         if key in classes:
             return classes[key]
-    short = ", ".join(sorted(known.removesuffix(_SUFFIX.lower()) for known in classes))
-    raise ValueError(f"there is no data set {name!r}; known are {short}, and any class by its package and name")
+    short = sorted(known.removesuffix(_SUFFIX.lower()) for known in classes)
+    suggestion = did_you_mean(nearest(name.lower().removesuffix(_SUFFIX.lower()), short))
+    raise InputError(
+        f"There is no data set {name}{suggestion} Known are {', '.join(short)}, and any class by its module and name."
+    )
 
 
 def _section(config: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(config.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
     section = content.get("data") if isinstance(content, dict) else None
     section = {"class_path": section} if isinstance(section, str) else section
     if not isinstance(section, dict) or "class_path" not in section:
-        raise ValueError(f"{config} has no section `data:` with a class_path")
+        raise InputError(f"{config} has no section `data:` with a class_path")
     return section | {"class_path": class_name(section["class_path"])}

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric
 
+from mtpano_zoo.metrics import defined_scores
 from mtpano_zoo.training.module import MultiTaskModule
 
 
@@ -44,10 +45,8 @@ class MetricsPerSet(Callback):
             for task, metric in metrics.items():
                 # All ranks must agree on taking part in compute(), or the ones that do wait for ever.
                 if trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):
-                    values = {key: value for key, value in metric.compute().items() if not value.isnan()}
-                    pl_module.log_dict(
-                        {f"{stage}/{name}/{task}/{key}": value for key, value in values.items()}, sync_dist=True
-                    )
+                    scores = {f"{stage}/{name}/{task}/{key}": x for key, x in defined_scores(metric).items()}
+                    pl_module.log_dict(scores, sync_dist=True)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin anew."""

@@ -21,7 +21,7 @@ from mtpano_zoo.files.checkpoint import (
 )
 from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import MultiTaskLoss, check_batch
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, defined_scores
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.optimizer import parameter_groups
@@ -36,7 +36,9 @@ class MultiTaskModule(LightningModule):
     Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
     ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
     in place of ``val`` for the test set. What has no value, such as the IoU of a class that does not occur, is not
-    logged; a batch without the labels of a task trains and scores the others, and its loss of that task is 0.
+    logged; NaN is, and means that distances were not finite. ``val/TASK/nonfinite`` is the share of the pixels where a
+    prediction was not. A batch without the labels of a task trains and scores the others, and its loss of that task
+    is 0.
 
     Checkpoints describe their network in plain data, so that `load_model` needs nothing beside the file. They also
     keep the state of the random generators: training on one device that resumes from the end of an epoch continues
@@ -216,9 +218,9 @@ class MultiTaskModule(LightningModule):
         for task, metric in self._metrics(stage).items():
             # All ranks must agree on taking part in compute(), or the ones that do wait for ever.
             if self.trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):
-                values = {name: value for name, value in metric.compute().items() if not value.isnan()}
                 # Equal on all ranks, since compute() has gathered them.
-                self.log_dict({f"{stage}/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
+                scores = {f"{stage}/{task}/{name}": value for name, value in defined_scores(metric).items()}
+                self.log_dict(scores, sync_dist=True)
             metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -128,8 +128,10 @@ def _plain(value: Any) -> Any:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the zoo that match a pattern with wildcards, e.g. `mtpano*`."""
-    return sorted(name for name in entries() if fnmatchcase(name, pattern))
+    """Return the names of the zoo that match a pattern with wildcards (`mtpano*`) or contain a text (`tiny`)."""
+    if not set(pattern) & set("*?["):
+        pattern = f"*{pattern}*"
+    return sorted(name for name in entries() if fnmatchcase(name, pattern.lower()))
 
 
 def models_table(pattern: str = "*") -> list[tuple[str, ...]]:

@@ -164,6 +164,8 @@ def test_classes_without_colours_get_some(root, classes):
         ({"classes.yaml": b"- wall"}, "is not a list of classes such as"),
         ({"classes.yaml": b"classes: [{name: wall, color: [1, 2]}, floor]"}, "is not a list of classes"),
         ({"classes.yaml": b"classes: ["}, "is not a list of classes"),
+        ({"classes.yaml": b"classes: [[wall], floor]"}, "is not a list of classes"),
+        ({"classes.yaml": b"classes: [wall, '']"}, "must name 1 to 255 different classes"),
         ({"images/a.jpg": b""}, r"images/a\.jpg and a\.png have the same name"),
         ({"depth/z.png": b""}, r"depth/z\.png belongs to no panorama"),
         ({"test.txt": b"nobody"}, r"test\.txt: nobody is no panorama"),
@@ -212,7 +214,12 @@ def test_missing_things(root, tmp_path):
         ({"depth/a.png": png(np.ones((16, 32), np.uint16))}, "is 32 x 16 pixels, but its panorama is 64 x 32"),
         ({"semseg/a.png": png(np.full((32, 64), 13, np.uint8))}, r"the labels \[13\], which the set does not have"),
         ({"semseg/a.png": png(np.full((32, 64, 3), 7, np.uint8))}, r"the colours \(7, 7, 7\), which no class has"),
-        ({"semseg/a.png": png(np.full((32, 64), 7, np.uint16))}, "classes are stored in mode I"),
+        ({"semseg/a.png": png(np.full((32, 64), 7, np.uint16))}, "wide numbers .mode I"),
+        ({"semseg/a.png": jpeg(np.full((32, 64), 7, np.uint8))}, "it is a JPEG image, but labels are PNG"),
+        (
+            {"semseg/a.png": png(np.full((32, 64), 1, np.uint8), S3DIS_PALETTE[[0, 9, 1]])},
+            r"its palette shows the number 1 in \(227, 60, 130\), the colour of class 9: store the colours as RGB",
+        ),
         ({"images/a.png": png(np.zeros((32, 50, 3), np.uint8))}, "cannot be used: it is 50 x 32"),
         ({"images/a.png": b"nothing"}, "truncated or not an image"),
     ],
@@ -235,6 +242,83 @@ def test_labels_of_another_kind_of_file_are_told(root):
     (root / "depth" / "d.tif").write_bytes(b"metres")
     with pytest.warns(UserWarning, match=r"1 files in .*depth are none of \.png, \.npy: d\.tif is not read"):
         FolderDataModule(root, **SIZE)
+
+
+def test_depth_that_was_too_far_for_its_file_is_not_measured(root, rooms):
+    steps = (rooms[0]["depth"] * 1000).round().astype(np.uint16)
+    steps[5, 6:9] = 65535, 65534, 0
+    write(root, {"depth/a.png": png(steps)})
+    depth = FolderDataModule(root, **SIZE).dataset("train")[0]["depth"]
+    assert depth[5, 6:9].tolist() == [0, float(np.float32(65.534)), 0]
+
+
+def test_normals_that_are_no_directions_are_not_measured(root, rooms):
+    """Black as in many files of others, nearly the middle grey, and vectors of which only a part is a number."""
+    stored = (128 + 127 * rooms[0]["normals"]).round().astype(np.uint8)
+    stored[3, :2] = [[0, 0, 0], [130, 127, 128]]
+    vectors = rooms[1]["normals"].copy()
+    vectors[3, :2] = [[np.nan, 0, 1], [0, np.inf, 0]]
+    write(root, {"normals/a.png": png(stored), "normals/b.npy": npy(vectors)})
+    for sample, room in zip(FolderDataModule(root, **SIZE).dataset("train"), rooms, strict=False):
+        normals = sample["normals"].permute(1, 2, 0).numpy()
+        assert (normals[3, :2] == 0).all()
+        assert np.abs(normals - room["normals"])[4:].max() <= 0.01
+
+
+def test_labels_in_a_palette_of_other_colours_are_numbers(root, rooms):
+    """A palette says something of the classes only where it has their colours."""
+    colors = np.arange(13 * 3, dtype=np.uint8).reshape(13, 3) + 7
+    write(root, {"semseg/a.png": png(rooms[0]["semseg"], colors)})
+    assert np.array_equal(FolderDataModule(root, **SIZE).dataset("train")[0]["semseg"].numpy(), rooms[0]["semseg"])
+
+
+def test_a_colour_of_two_classes_says_nothing(root):
+    entries = [{"name": name, "color": [9, 9, 9 + max(i - 1, 0)]} for i, name in enumerate(S3DIS_CLASSES)]
+    pixels = np.full((32, 64, 3), 9, np.uint8)
+    write(root, {"classes.yaml": yaml.safe_dump({"classes": entries}).encode(), "semseg/a.png": png(pixels)})
+    with pytest.raises(ValueError, match=r"the colours \(9, 9, 9\), which two classes have"):
+        FolderDataModule(root, **SIZE).dataset("train")[0]
+
+
+NAMES = ("yes", "no", "on", "off", "true", "null", "~", "010", "1_0", "1e3", "2020-01-01", "0x1f", "café", "wall")
+
+
+@pytest.mark.parametrize("form", ["{}", "{{name: {}}}", "{{name: {}, color: [{i}, 2, 3]}}"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_names_of_classes_are_what_stands_there(root, form, mark):
+    """YAML would make booleans, nothing, numbers and dates of them."""
+    entries = ", ".join(form.format(name, i=i) for i, name in enumerate(NAMES))
+    write(root, {"classes.yaml": mark + f"classes: [{entries}]".encode()})
+    data = FolderDataModule(root, tasks=["depth"])
+    assert data.classes == NAMES
+    assert data.palette.shape == (len(NAMES), 3)
+    if "color" in form:
+        assert data.palette.tolist() == [[i, 2, 3] for i in range(len(NAMES))]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(root):
+    mark = b"\xef\xbb\xbf"
+    write(
+        root,
+        {
+            "train.txt": mark + b"a\r\nb\r\n",
+            "val.txt": mark + b"c.c",
+            "exclude.txt": mark + b"a\r\n",
+            "table.csv": mark + b"image,depth\r\nimages/c.c.png,depth/c.c.png\r\n",
+        },
+    )
+    data = FolderDataModule(root, exclude=root / "exclude.txt")
+    assert [data.dataset("train").name(i) for i in range(len(data.dataset("train")))] == ["b"]
+    assert data.dataset("val").name(0) == "c.c"
+    assert FolderDataModule(root, table="table.csv").dataset("train").name(0) == "c.c"
+
+
+@pytest.mark.parametrize("name", ["train.txt", "exclude.txt", "classes.yaml", "table.csv"])
+def test_text_of_another_encoding_is_named(root, name):
+    write(root, {"exclude.txt": b"a", "table.csv": b"image\nimages/a.png", name: "a é".encode("utf-16")})
+    with pytest.raises(ValueError, match=rf"{name}.* is not ") as told:
+        FolderDataModule(root, exclude=root / "exclude.txt", table="table.csv" if name == "table.csv" else None)
+    assert "\n" not in str(told.value)
 
 
 def test_classes_are_a_list(root):

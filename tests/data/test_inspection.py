@@ -11,7 +11,7 @@ from fake_files import png, room_maps, write, write_zip
 from PIL import Image
 
 from mtpano_zoo.cli import main
-from mtpano_zoo.data import RoomsDataModule, Structured3DDataModule
+from mtpano_zoo.data import FolderDataModule, RoomsDataModule, Structured3DDataModule
 from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, samples_of, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
@@ -111,6 +111,65 @@ def test_what_no_sample_of_a_split_has_is_told_but_no_error(tmp_path, content):
 def test_different_labels_can_be_allowed(tmp_path, content):
     write(tmp_path, {name: data for name, data in content.items() if name != DEPTH})
     assert verify(Structured3DDataModule(tmp_path), allow_missing=True, progress=False).findings == []
+
+
+def test_depth_at_the_end_of_its_range_is_told(tmp_path, content):
+    stored = pixels(content[DEPTH]).astype(np.uint16)
+    stored[2, 3:6] = 65535
+    write(tmp_path, content | {DEPTH: png(stored)})
+    report = verify(Structured3DDataModule(tmp_path), progress=False)
+    (found,) = report.findings
+    assert (found.sample, found.kind, report.exit_code) == (SAMPLE, "saturated", 0)
+    assert found.sentence == "3 pixels of depth are stored as 65535, which stands for all that is farther"
+
+
+def unlabelled(root, broken=()):
+    """Six panoramas of which the first three have depth; some images are broken."""
+    maps = [room_maps(i) for i in range(6)]
+    files = {f"images/{i}.png": png(one["image"]) for i, one in enumerate(maps)}
+    steps = [(one["depth"] * 1000).round().astype(np.uint16) for one in maps]
+    write(root, files | {f"depth/{i}.png": png(steps[i]) for i in range(3)})
+    write(root, {f"images/{i}.png": files[f"images/{i}.png"][:200] for i in broken})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_panoramas_without_labels_are_read_too(tmp_path, workers):
+    unlabelled(tmp_path, broken=(3, 5))
+    report = verify(FolderDataModule(tmp_path), workers=workers, progress=False)
+    assert report.samples == {"train": 1, "val": 1, "test": 1, "predict": 3}
+    assert [(found.split, found.sample, found.kind) for found in report.findings] == [
+        ("predict", "3", "unreadable"),
+        ("predict", "5", "unreadable"),
+    ]
+    assert report.exit_code == 1
+    assert verify(FolderDataModule(tmp_path), ["train", "val"], progress=False).exit_code == 0
+
+
+def test_what_the_lists_leave_out_is_read_too_but_once_and_not_what_is_excluded(tmp_path):
+    unlabelled(tmp_path, broken=(1, 4))
+    (tmp_path / "train.txt").write_text("0\n2")
+    report = verify(FolderDataModule(tmp_path), progress=False)
+    assert report.samples == {"train": 2, "predict": 4}
+    assert report.faulty == ["1", "4"]
+    (tmp_path / "exclude.txt").write_text("1\n4")
+    report = verify(FolderDataModule(tmp_path, exclude=tmp_path / "exclude.txt"), progress=False)
+    assert (report.samples, report.findings) == ({"train": 2, "predict": 2}, [])
+
+
+def test_command_verifies_and_counts_a_folder_of_images_only(tmp_path, capsys):
+    unlabelled(tmp_path / "data")
+    for i in range(3):
+        (tmp_path / f"data/depth/{i}.png").unlink()
+    command = ["--data", "folder", "--root", tmp_path / "data", "--workers", 0]
+    assert run("verify", *command) == 0
+    assert "6 samples (6 predict): 0 with errors" in capsys.readouterr().out
+    assert run("stats", *command) == 0
+    assert "predict: 6 samples, 0 unreadable" in capsys.readouterr().out
+    (tmp_path / "data/images/2.png").write_bytes(b"nothing")
+    skip = tmp_path / "skip.txt"
+    assert run("verify", *command, "--skip-list", skip) == 1
+    assert skip.read_text() == "2\n"
+    assert run("verify", *command, f"exclude={skip}") == 0
 
 
 def test_an_empty_split_is_passed_over(tmp_path, content):

@@ -298,6 +298,110 @@ def test_verification_finds_a_damaged_confidence_but_misses_none(root):
     assert [(one.sample, one.kind) for one in found] == [("room_a", "unreadable"), ("room_c", "missing")]
 
 
+def test_depth_that_was_too_far_for_its_file_is_not_measured(root):
+    steps = np.full((32, 64), 2500, np.uint16)
+    steps[:, :5] = 65535
+    for file in ("merged", *(f"label_{view}" for view in range(4))):
+        (root / f"depth/room_a/{file}.png").write_bytes(png(steps))
+    expected = np.where(steps == 65535, 0, np.float32(2.5))
+    for options in ({}, {"view_tasks": ["depth"]}):
+        assert np.array_equal(PseudoLabelDataModule(root, **SIZE, **options).dataset("train")[0]["depth"], expected)
+
+
+def test_confidences_are_no_tasks(root):
+    data = PseudoLabelDataModule(root, **SIZE)
+    assert data.tasks == ("semseg", "depth", "normals")
+    assert data.labels == (*data.tasks, "confidence", "depth_confidence", "normals_confidence")
+    assert PseudoLabelDataModule(root, **SIZE, confidence=False).labels == data.tasks
+
+
+ORACLE = {"name": "oracle", "options": {"tasks": ["semseg", "depth", "normals"], "depth_kind": "metric"}}
+CLASSES_ONLY = {"name": "oracle", "options": {"tasks": ["semseg"], "depth_kind": "metric"}}
+SEGMENTER = {"name": "Segmenter", "options": {"size": None}}
+MOGE = {"name": "MoGe", "options": {"resolution_level": 9}}
+
+
+def estimator(kind):
+    return {"name": "DepthEstimator", "options": {"size": None, "kind": kind}}
+
+
+def manifest_of(*teachers):
+    content = {"format": "mtpano pseudo-labels, 1", "settings": {"teachers": [{"provenance": one} for one in teachers]}}
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("teachers", "metric"),
+    [
+        ([ORACLE], True),
+        ([SEGMENTER, estimator("metric")], True),
+        ([SEGMENTER, estimator("disparity")], False),
+        ([SEGMENTER, {"name": "NormalsFromDepth", "teacher": estimator("scale_invariant")}], False),
+        ([CLASSES_ONLY, estimator("disparity")], False),
+        ([MOGE, estimator("disparity")], True),
+        ([SEGMENTER, {"name": "my own"}], True),
+    ],
+)
+def test_depth_is_in_metres_if_a_teacher_knows_them(root, teachers, metric):
+    write(root, {"manifest.json": manifest_of(*teachers)})
+    if metric:
+        assert PseudoLabelDataModule(root, **SIZE).dataset("train")[0]["depth"].any()
+        return
+    with pytest.raises(ValueError, match=rf"{root} .* only up to scale.* option tasks=\[semseg, normals\], or label"):
+        PseudoLabelDataModule(root, **SIZE)
+    assert "depth" not in PseudoLabelDataModule(root, **SIZE, tasks=["semseg", "normals"]).dataset("train")[0]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_a_run_has_recorded_of_its_depth_decides(root, recorded):
+    """Teachers of one's own may give anything, and a run without depth records nothing."""
+    write(
+        root,
+        {
+            "manifest.json": manifest_of({"name": "my own"} if not recorded else estimator("disparity")),
+            "runs/1.json": json.dumps({"metric_depth": None}).encode(),
+            "runs/2.json": json.dumps({"metric_depth": recorded}).encode(),
+        },
+    )
+    if recorded:
+        assert PseudoLabelDataModule(root, **SIZE).tasks == ("semseg", "depth", "normals")
+    else:
+        with pytest.raises(ValueError, match="only up to scale"):
+            PseudoLabelDataModule(root, **SIZE)
+
+
+def test_manifests_of_others_and_damaged_ones(root):
+    write(root, {"manifest.json": b'{"name": "a web page"}'})
+    assert PseudoLabelDataModule(root, **SIZE).tasks == ("semseg", "depth", "normals")
+    write(root, {"manifest.json": b'{"format": "mtpano pseudo-labels, 1", "settings": []}'})
+    with pytest.raises(ValueError, match=r"manifest\.json or a record in .*runs is damaged"):
+        PseudoLabelDataModule(root, **SIZE)
+
+
+LABEL = """
+views: {class_path: RandomViews, init_args: {count: 5, size: 32}}
+teachers: [{class_path: OracleTeacher, init_args: {depth_kind: DEPTH_KIND}}]
+data: {class_path: RoomsDataModule, init_args: {height: 32, width: 64, train_count: 1}}
+split: train
+height: 32
+width: 64
+num_workers: 0
+trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false}
+"""
+
+
+@pytest.mark.parametrize("kind", ["metric", "disparity"])
+def test_labels_of_a_relative_teacher_are_never_trained_on_as_metres(kind, tmp_path, capsys):
+    (tmp_path / "label.yaml").write_text(LABEL.replace("DEPTH_KIND", kind))
+    out = tmp_path / "labels"
+    assert main(["label", "--config", str(tmp_path / "label.yaml"), "--out", str(out)]) == 0
+    verification = ["data", "verify", "--data", "pseudolabel", "--root", str(out), "--workers", "0"]
+    options = ["height=32", "width=64"]
+    assert main([*verification, *options]) == (kind == "disparity")
+    assert ("known only up to scale" in capsys.readouterr().err) == (kind == "disparity")
+    assert main([*verification, *options, "tasks=[semseg,normals]"]) == 0
+
+
 def test_refuses_in_one_sentence(root):
     with pytest.raises(ValueError, match="view_tasks are some of the tasks semseg, depth, normals, not colour"):
         PseudoLabelDataModule(root, view_tasks=["colour"])

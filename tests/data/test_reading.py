@@ -2,7 +2,9 @@
 
 import io
 import math
+import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -105,8 +107,34 @@ def test_labels_go_through_their_table():
     for data in (png(numbers), png(numbers, palette), saved(Image.open(io.BytesIO(png(numbers, palette))), bits=2)):
         classes = decode_labels(data, lookup)
         assert classes.dtype == np.uint8 and np.array_equal(classes, expected)
-    bits = numbers > 1
-    assert np.array_equal(decode_labels(saved(Image.fromarray(bits)), [7] + [-1] * 254 + [5]), np.where(bits, 5, 7))
+
+
+def small_png(numbers, bits):
+    """Grey PNG of 1, 2 or 4 bits, which Pillow does not write, put together by hand."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = ["".join(f"{number:0{bits}b}" for number in row) for row in numbers.tolist()]
+    packed = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8) for row in rows)
+    header = struct.pack(">IIBBBBB", numbers.shape[1], numbers.shape[0], bits, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_are_the_numbers_that_are_stored(bits):
+    numbers = np.arange(6 * 16, dtype=np.uint8).reshape(6, 16) % 2**bits
+    data = small_png(numbers, bits)
+    shown = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    assert np.array_equal(shown, numbers * (255 // (2**bits - 1)))
+    assert np.array_equal(decode_labels(data, range(2**bits)), numbers)
+
+
+def test_labels_that_were_compressed_with_loss_are_refused():
+    data = saved(Image.fromarray(np.full((8, 16), 3, np.uint8)), "JPEG")
+    with pytest.raises(ValueError, match=r"^it is a JPEG image, but labels are PNG"):
+        decode_labels(data, range(256))
 
 
 @pytest.mark.parametrize("lookup", [[0, 1, 2], [0, 1, 2, -1], [0, 1, 2, -1, 4]])
@@ -138,7 +166,8 @@ def test_depth():
     for unit in (1 / 1000, 1 / 512, 1 / 4000):
         depth = decode_depth(png(steps), unit)
         expected = [np.float32(step * unit) for step in steps[0].tolist()]
-        assert depth.dtype == np.float32 and depth[0].tolist() == expected
+        assert depth.dtype == np.float32 and depth[0].tolist() == [*expected[:-1], 0]  # 65535 is that far or farther
+        assert decode_depth(png(steps), unit, missing=())[0].tolist() == expected
         assert decode_depth(png(steps), unit, missing=(65535, 2))[0].tolist() == [
             0 if step in (2, 65535) else value for step, value in zip(steps[0].tolist(), expected, strict=True)
         ]
@@ -148,6 +177,14 @@ def test_depth_of_8_bits_is_refused():
     for data in (png(np.full((4, 8), 9, np.uint8)), png(COLOURS)):
         with pytest.raises(ValueError, match=r"^its depth is 8-bit or colour"):
             decode_depth(data, 0.001)
+    for wide in (np.full((4, 8), 70_000, np.int32), np.full((4, 8), 2.5, np.float32)):
+        with pytest.raises(ValueError, match=r"^its depth has 32 bits"):
+            decode_depth(saved(Image.fromarray(wide), "TIFF"), 0.001)
+
+
+def test_grey_of_16_bits_is_no_panorama_of_8():
+    with pytest.raises(ValueError, match=r"^it is grey of more than 8 bits \(mode I;16\)"):
+        decode_rgb(png(np.full((4, 8), 300, np.uint16)))
 
 
 # What R, G and B of a file say about a vector (x right, y down, z forward).

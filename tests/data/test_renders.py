@@ -74,6 +74,27 @@ def test_other_channels_are_refused(values):
         decode_exr_normals(exr(Y=values[..., 0]))
 
 
+def test_integers_are_no_metres(values):
+    millimetres = (1000 * np.abs(values)).astype(np.uint32)
+    for decode, data in (
+        (decode_exr_depth, exr(Y=millimetres[..., 0])),
+        (decode_exr_normals, exr(**{name: millimetres[..., i] for i, name in enumerate("RGB")})),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^it holds integers \(uint32\), whose unit is not known: convert it to fl"
+        ):
+            decode(data)
+
+
+def test_depth_is_the_same_in_all_channels(values):
+    depth = np.abs(values[..., 0])
+    depth[2, 3] = np.nan
+    same = decode_exr_depth(exr(R=depth, G=depth, B=depth))
+    assert np.array_equal(same, np.nan_to_num(depth))
+    with pytest.raises(ValueError, match="its channels differ from one another"):
+        decode_exr_depth(exr(R=values[..., 0], G=values[..., 1], B=values[..., 2]))
+
+
 def test_without_the_package_the_extra_is_named(values, monkeypatch):
     data = exr(Y=values[..., 0])
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
@@ -83,7 +104,7 @@ def test_without_the_package_the_extra_is_named(values, monkeypatch):
 
 def test_lists(tmp_path):
     (tmp_path / "a.txt").write_text("x y")
-    (tmp_path / "b.txt").write_text("z")
+    (tmp_path / "b.txt").write_text("z", encoding="utf-8-sig")
     (tmp_path / "both.txt").write_text("z x")
     (tmp_path / "empty.txt").write_text("")
     assert read_lists(tmp_path, None, str.split) is None

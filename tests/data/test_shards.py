@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import signal
 import tarfile
 
 import numpy as np
@@ -188,6 +190,81 @@ def test_augmentation_follows_the_epoch(written):
         views.append(dict(zip(batch["id"], batch["image"], strict=True)))
     assert all(torch.equal(views[0][name], views[2][name]) for name in views[0])
     assert sum(not torch.equal(views[0][name], views[1][name]) for name in views[0]) > 8
+
+
+@pytest.fixture
+def in_time():
+    """Break off what goes on for ever."""
+
+    def stop(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def empty_tar():
+    buffer = io.BytesIO()
+    tarfile.open(fileobj=buffer, mode="w").close()
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", [b"", empty_tar(), bytes(512)], ids=["no bytes", "no member", "half an end"])
+def test_a_shard_without_samples_does_not_turn_for_ever(written, tmp_path, in_time, content, workers):
+    for path in written.iterdir():
+        (tmp_path / path.name).write_bytes(content if path.suffix == ".tar" else path.read_bytes())
+    data = ShardsDataModule(tmp_path, batch_size=1, num_workers=workers)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        message = None
+        try:  # pytest.raises would keep the frames, and in them the workers
+            list(loader)
+        except UnreadableSampleError as error:
+            message = str(error)
+        assert re.fullmatch(
+            rf"{tmp_path}/(train|val)-00000\d\.tar cannot be used: (empty file|it holds 0 samples, .*)", message
+        )
+
+
+def test_a_shard_that_lost_samples_is_told(written, tmp_path):
+    """Cut off between two members it is a sound file to the package that reads it."""
+    for path in written.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "val-000000.tar"
+    with tarfile.open(shard) as archive:
+        second = next(member for member in archive if member.name.startswith("00000001"))
+    shard.write_bytes(shard.read_bytes()[: second.offset])
+    with pytest.raises(
+        UnreadableSampleError, match=r"val-000000\.tar .* it holds 1 samples, but shards\.json counts 2"
+    ):
+        list(ShardsDataModule(tmp_path, batch_size=1).val_dataloader())
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [[], 3, {"train": []}, {"train": {"a.tar": 0}}, {"train": {"a.tar": "2"}}, {"train": {"../a.tar": 2}}],
+)
+def test_counts_that_are_none_are_refused(written, tmp_path, shards):
+    contents = json.loads((written / "shards.json").read_text()) | {"shards": shards}
+    (tmp_path / "shards.json").write_text(json.dumps(contents))
+    with pytest.raises(ValueError, match=r"shards\.json is damaged: write the shards again"):
+        ShardsDataModule(tmp_path)
+
+
+def test_distances_at_the_end_of_16_bits_survive(tmp_path):
+    data = Odd()
+    data.train_set[0]["depth"][3, :4] = torch.tensor([65.534, 65.535, 65.6, 65.5346])
+    write_shards(data, tmp_path, ["train"], progress=False)
+    read = next(iter(ShardsDataModule(tmp_path)._samples("train")))
+    assert (read["depth"] - data.train_set[0]["depth"]).abs().max() <= 0.00051
+    data = Odd()
+    data.train_set[0]["depth"][3, 4] = 65.534
+    write_shards(data, tmp_path / "near", ["train"], progress=False)
+    read = next(iter(ShardsDataModule(tmp_path / "near")._samples("train")))
+    assert (read["depth"] - data.train_set[0]["depth"]).abs().max() <= 0.00051
 
 
 def test_damage_is_told_with_the_file(written, tmp_path):

@@ -45,6 +45,7 @@ def test_zind_is_read_for_prediction(kind, tmp_path, zind, check_sample):
 
 def test_partition_of_zind(zind):
     (zind / "zind_partition.json").write_text(fake_unlabelled.PARTITION)
+    (zind / "zind_partition.json").write_text(fake_unlabelled.PARTITION, encoding="utf-8-sig")
     data = ZInDDataModule(zind, partition="zind_partition.json")
     assert len(ids(data, "train")) == 3
     assert ids(data, "val") == ["919_floor_01_partial_room_01_pano_1"]
@@ -112,12 +113,24 @@ def test_generated_panoramas_have_their_texts(generated, check_sample):
     assert ids(data, "predict") == ["000000", "000001", "dune"]
 
 
+def test_texts_are_what_stands_in_the_file(tmp_path, generated):
+    """A byte order mark is no text, and of all characters that may end a line only the line feed does."""
+    captions = ["one\u2028two\x0bthree\x85four", "", "\u2029"]
+    rows = [{"image": f"images/{i}.png", "caption": text} for i, text in enumerate(captions)]
+    rows.append({"image": "images/3.png", "caption": None})
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (generated / "other.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    data = GeneratedDataModule(generated, table="other.jsonl")
+    assert data.prompts == dict(zip("0123", [*captions, ""], strict=True))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["{"], "line 1: not of the form"),
+        (["{"], "line 1, is not JSON"),
         (['{"image": "a.png"}', "[]"], "line 2: not of the form"),
         (['{"caption": "no image"}'], "line 1: not of the form"),
+        (['{"image": "a.png", "caption": 3}'], "line 1: not of the form"),
         (['{"image": "a.png"}', '{"image": "b/a.jpg"}'], r"line 2: 'b/a\.jpg' is no image, or has the name"),
         (["", ""], "names no image"),
     ],

@@ -100,11 +100,11 @@ def decode(data):
 
 
 def test_far_and_near_distances():
-    metres = [0.0, 1e-5, 0.0004, 0.0016, 1.0, 65.5349, 65.535, 65.5354, 65.536, 70.0, 131.1, 1e9, np.inf, np.nan, -2.0]
+    metres = [0.0, 1e-5, 0.0004, 0.0016, 1.0, 65.5344, 65.535, 65.5354, 65.536, 70.0, 131.1, 1e9, np.inf, np.nan, -2.0]
     encoded = encode_labels(PanoramaLabels(depth=torch.tensor([metres])))
-    steps = [0, 1, 1, 2, 1000, 65535, 65535, 65535, 0, 0, 0, 0, 0, 0, 0]
+    steps = [0, 1, 1, 2, 1000, 65534, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     assert decode(encoded.files["depth/merged.png"])[0].tolist() == steps
-    assert encoded.too_far == 5
+    assert encoded.too_far == 7
 
 
 @pytest.mark.parametrize(

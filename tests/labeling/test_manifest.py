@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtpano_zoo.data.folder import read_classes
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.manifest import check_manifest, claim, describe, software, write_record
 from mtpano_zoo.labeling.storage import LabelFolder
 
@@ -71,6 +72,32 @@ def test_overwriting_throws_away_other_labels_only(tmp_path):
     with LabelFolder(tmp_path) as folder:
         assert folder.finished() == set()
     claim(tmp_path, other(16))
+
+
+def test_labels_that_are_being_written_are_not_thrown_away(tmp_path):
+    claim(tmp_path, MANIFEST)
+    with LabelFolder(tmp_path) as folder:
+        folder.write("room", b"jpeg", {"depth/merged.png": b"metres"})
+        with pytest.raises(InputError, match="being written to by another process"):
+            claim(tmp_path, other(16), overwrite=True)
+        claim(tmp_path, MANIFEST, overwrite=True)
+    assert (tmp_path / "img" / "room.jpg").exists()
+    claim(tmp_path, other(16), overwrite=True)
+    assert not (tmp_path / "img").exists()
+
+
+def test_a_link_in_the_folder_is_refused_before_anything_is_removed(tmp_path):
+    """Not followed, and not left in place of what was to be thrown away."""
+    root, elsewhere = tmp_path / "labels", tmp_path / "elsewhere"
+    claim(root, MANIFEST)
+    elsewhere.mkdir()
+    (elsewhere / "room.jpg").write_bytes(b"precious")
+    (root / "img").symlink_to(elsewhere)
+    for manifest in (MANIFEST, other(16)):
+        with pytest.raises(InputError, match="img is a symbolic link"):
+            claim(root, manifest, overwrite=True)
+    assert (elsewhere / "room.jpg").read_bytes() == b"precious"
+    assert json.loads((root / "manifest.json").read_text()) == MANIFEST
 
 
 def test_what_is_no_folder_of_labels(tmp_path):

@@ -29,10 +29,12 @@ def test_summary_and_exit_code():
     report = LabelReport(labelled=["a", "b"], seconds=4)
     assert report.summary() == "2 labelled (0.50 per second)"
     assert report.exit_code == 0
-    report = LabelReport(["a"], ["b", "c"], {"d": "is damaged"}, {"a": 7}, seconds=0.5)
+    report = LabelReport(["a"], ["b", "c"], {"d": "is damaged"}, ["a"], {"a": 7}, {"a": 2}, seconds=0.5)
     assert report.summary().splitlines() == [
         "1 labelled (2.00 per second), 2 skipped because they were labelled already, 1 failed",
         "7 pixels of 1 panoramas are beyond 65.535 m: no depth label",
+        "2 views of 1 panoramas were left out: a teacher gave NaN or infinite values for them",
+        "1 were labelled again, because their image is another one than before",
         "  d: is damaged",
     ]
     assert report.exit_code == 1
@@ -42,18 +44,31 @@ def test_summary_and_exit_code():
     assert many.summary().splitlines()[-1] == "  and 5 more, see the record in runs/"
 
 
+def test_names_that_no_terminal_can_print():
+    report = LabelReport(failed={"a\nb": "is damaged", "\udcff": "is damaged", "Käse": "is damaged"})
+    assert report.summary().encode().decode().splitlines()[1:] == [
+        "  'a\\nb': is damaged",
+        "  '\\udcff': is damaged",
+        "  Käse: is damaged",
+    ]
+
+
 def test_the_report_of_all_processes():
     parts = [
-        LabelReport(["a"], ["x"], {"f": "bad"}, {"a": 1}, "", 3.0),
-        LabelReport(["b", "c"], [], {}, {"c": 2}, "disk full", 5.0),
+        LabelReport(["a"], ["x"], {"f": "bad"}, ["a"], {"a": 1}, {"a": 3}, "", 3.0),
+        LabelReport(["b", "c"], [], {}, [], {"c": 2}, {"b": 1}, "disk full", 5.0),
         LabelReport(),
     ]
     whole = LabelReport.of_all(parts)
-    assert whole == LabelReport(["a", "b", "c"], ["x"], {"f": "bad"}, {"a": 1, "c": 2}, "disk full", 5.0)
+    assert whole == LabelReport(
+        ["a", "b", "c"], ["x"], {"f": "bad"}, ["a"], {"a": 1, "c": 2}, {"a": 3, "b": 1}, "disk full", 5.0
+    )
     assert whole.as_record() == {
         "counts": {"labelled": 3, "skipped": 1, "failed": 1},
         "failed": {"f": "bad"},
+        "replaced": ["a"],
         "too_far": {"a": 1, "c": 2},
+        "broken_views": {"a": 3, "b": 1},
         "stopped": "disk full",
         "seconds": 5.0,
     }

@@ -1,5 +1,6 @@
 """The folder of labels: complete panoramas only, whatever stops a process, and however many write."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -8,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.labeling.storage import LabelFolder
 
 FILES = {"semseg/merged.png": b"classes", "depth/merged.png": b"metres", "depth/label_3.png": b"of view 3"}
@@ -112,7 +116,7 @@ time.sleep(60)
 def test_temporary_files_of_the_living_stay_and_of_the_dead_go(root):
     with subprocess.Popen([sys.executable, "-c", HOLD, root], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout.readline() == "open\n"
+            assert process.stdout.readline() == "open\n"  # it ends by itself, at the latest
             (theirs,) = root.glob(".labelling-*")
             with LabelFolder(root):
                 assert theirs.exists()
@@ -188,6 +192,152 @@ def test_lists_grow_and_forget_what_is_gone(root):
         (root / "db_info" / "panomtdu_val.json").write_text("[")
         with pytest.raises(ValueError, match="not a list of ids"):
             folder.add_to_list("val", ["a"])
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing is tidied up."""
+
+
+def whole_or_unfinished(root, versions):
+    """Whether the panorama has no image, or all of one version of its files."""
+    found = {path: data for path, data in tree(root).items() if "room" in path and not path.startswith(".")}
+    return "img/room.jpg" not in found or found in versions
+
+
+def files_of(image, files):
+    return {"img/room.jpg": image} | {f"{path.split('/')[0]}/room/{path.split('/')[1]}": files[path] for path in files}
+
+
+class Steps:
+    """Looks at the folder before every rename and removal of one process, may let another act, and kills it."""
+
+    def __init__(self, root, versions, last, first=None, act=None):
+        self.root, self.versions, self.last, self.first, self.act = root, versions, last, first, act
+        self.number = 0
+
+    def __call__(self):
+        number, self.number = self.number, self.number + 1
+        assert whole_or_unfinished(self.root, self.versions)
+        if number == self.first:
+            with self.patch.context() as plain:
+                for name, operation in self.original.items():
+                    plain.setattr(Path, name, operation)
+                self.act()
+            assert whole_or_unfinished(self.root, self.versions)
+        if number == self.last:
+            raise Killed
+
+    @contextlib.contextmanager
+    def taken(self):
+        names = ("rename", "replace", "unlink")
+        self.original = {name: getattr(Path, name) for name in names}
+        with pytest.MonkeyPatch.context() as self.patch:
+            for name in names:
+                self.patch.setattr(Path, name, self._before(self.original[name]))
+            with contextlib.suppress(Killed):
+                yield
+        assert whole_or_unfinished(self.root, self.versions)
+
+    def _before(self, operation):
+        def patched(path, *arguments, **options):
+            self()
+            return operation(path, *arguments, **options)
+
+        return patched
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_killed_between_any_two_renames_beside_another(stale, tmp_path):
+    """A process that is killed before its step `last`, after another one has finished the same before its `first`."""
+    count, finished = 8, 0
+    for first in range(count):
+        for last in range(first, count):
+            root = tmp_path / f"{first}-{last}"
+            (root / "depth" / "room").mkdir(parents=True)
+            (root / "manifest.json").write_text("{}")
+            if stale:
+                (root / "depth" / "room" / "label_9.png").write_bytes(b"of a killed process")
+            with LabelFolder(root) as other, LabelFolder(root) as mine:
+                act = partial(other.write, "room", b"jpeg", FILES)
+                steps = Steps(root, [files_of(b"jpeg", FILES)], last, first, act)
+                with steps.taken():
+                    mine.write("room", b"jpeg", FILES)
+                assert mine.has("room")
+            finished += steps.number > first
+    assert finished > 5
+
+
+def test_killed_while_labels_are_replaced(tmp_path):
+    """The old ones or the new ones or none: never a mixture that counts as finished."""
+    new = {"semseg/merged.png": b"other classes", "depth/merged.png": b"other metres"}
+    one, another = Origin("one"), Origin("another")
+    versions = [
+        {"origins/room.txt": one.to_bytes(), **files_of(b"jpeg", FILES)},
+        {"origins/room.txt": another.to_bytes(), **files_of(b"new", new)},
+    ]
+    finished = set()
+    for last in range(12):
+        root = tmp_path / str(last)
+        root.mkdir()
+        (root / "manifest.json").write_text("{}")
+        with LabelFolder(root) as folder:
+            folder.write("room", b"jpeg", FILES, one)
+            assert not folder.write("room", b"new", new, another)
+            assert not folder.write("room", b"jpeg", FILES, one, replace=True)
+            with Steps(root, versions, last).taken():
+                folder.write("room", b"new", new, another, replace=True)
+            finished.add(folder.has("room"))
+            folder.write("room", b"new", new, another, replace=True)
+            assert tree(root / "depth" / "room") == {"merged.png": b"other metres"}
+            assert folder.origin("room") == another
+    assert finished == {True, False}
+
+
+@pytest.mark.parametrize("name", ["img", "semseg", "depth", "normals", "origins", "db_info", "runs"])
+def test_a_link_in_place_of_a_folder_is_refused(name, root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (root / name).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"{name} is a symbolic link"):
+        LabelFolder(root).open()
+    assert not list(elsewhere.iterdir()) and not list(root.glob(".*"))
+
+
+def test_a_link_that_appears_later_is_not_followed(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with LabelFolder(root) as folder:
+        (root / "depth").symlink_to(elsewhere)
+        with pytest.raises(InputError, match="depth is a symbolic link"):
+            folder.write("room", b"jpeg", FILES)
+        assert not folder.has("room")
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_link_in_place_of_a_panorama_is_replaced(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "precious").write_bytes(b"x")
+    for folder in ("depth", "semseg", "img", "origins"):
+        (root / folder).mkdir()
+    (root / "depth" / "room").symlink_to(elsewhere)
+    (root / "semseg" / "room").symlink_to(elsewhere / "precious")
+    (root / "img" / "room.jpg").symlink_to(elsewhere / "nothing")
+    (root / "origins" / "room.txt").symlink_to(elsewhere / "precious")
+    with LabelFolder(root) as folder:
+        assert not folder.has("room") and folder.finished() == set()
+        assert folder.write("room", b"jpeg", FILES, Origin("one"))
+    assert tree(elsewhere) == {"precious": b"x"}
+    assert not any(path.is_symlink() for path in root.rglob("*"))
+    assert (root / "depth" / "room" / "merged.png").read_bytes() == b"metres"
+
+
+def test_names_that_lead_elsewhere(root):
+    before = tree(root)
+    with LabelFolder(root) as folder:
+        for name in ("..", ".", "../x", "/x", "", "x" * 300):
+            with pytest.raises(InputError):
+                folder.write(name, b"jpeg", FILES)
+            with pytest.raises(InputError):
+                folder.has(name)
+    assert {path: data for path, data in tree(root).items() if data} == before
 
 
 def test_it_is_opened_first(root):

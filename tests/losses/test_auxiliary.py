@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from mtpano_zoo.losses import distance_transform, edge_distance, image_gradient, masked_l1, point_map, sobel
+from mtpano_zoo.losses import (
+    distance_transform,
+    edge_distance,
+    image_gradient,
+    masked_l1,
+    point_map,
+    published,
+    sobel,
+)
 from mtpano_zoo.sphere import erp_angles, erp_rays
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,7 +60,7 @@ def test_gradient_of_a_smooth_function_on_the_sphere_has_no_seam_and_no_pole():
 
 
 def test_gradient_agrees_with_the_published_labels(golden):
-    gradient = image_gradient(_image(golden), published=True)
+    gradient = published.image_gradient(_image(golden))
     torch.testing.assert_close(gradient, golden["aux_gradient"].float(), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image_gradient(_image(golden))[..., 1:-1, :], gradient[..., 1:-1, :])
 
@@ -92,7 +100,7 @@ def test_an_image_without_edges_has_a_finite_label():
 
 
 def test_edge_distance_agrees_with_the_published_labels(golden):
-    ours, theirs = edge_distance(_image(golden), published=True), golden["aux_sdf"].float()
+    ours, theirs = published.edge_distance(_image(golden)), golden["aux_sdf"].float()
     difference = (ours - theirs).abs()
     # Jump flooding misses the nearest edge in 4 of 16384 pixels; ours is exact, hence never farther.
     assert (difference > 2e-3).sum() <= 4
@@ -129,8 +137,10 @@ def test_point_map_maps_to_the_published_frame(golden):
     value = masked_l1(golden["ext_pred_point"].float(), depth * rays, valid)
     assert value.item() == pytest.approx(expected, rel=1e-4)
 
-    theirs_in_our_frame = rays * torch.tensor([1.0, 1.0, -1.0])[:, None, None]
+    turned = rays * torch.tensor([1.0, 1.0, -1.0])[:, None, None]
+    label = published.point_map(depth[:, 0], valid)
+    torch.testing.assert_close(label, torch.where(valid[:, None], depth * turned, 0), atol=1e-5, rtol=0)
     ours = point_map(torch.ones(1, height, width), torch.ones(1, height, width, dtype=torch.bool))[0]
-    angle = torch.rad2deg((ours * theirs_in_our_frame).sum(0).clamp(max=1).acos())
+    angle = torch.rad2deg((ours * turned).sum(0).clamp(max=1).acos())
     # Half a pixel in both directions, at 2.8 degrees per pixel.
     assert angle.max() < 2.1

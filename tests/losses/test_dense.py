@@ -1,10 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtpano_zoo.losses import edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses import edge_weighted_l1, frequency_l1, masked_l1, published
 
 HEIGHT, WIDTH = 16, 32
 
@@ -65,7 +67,7 @@ def test_borders_of_holes_are_edges_only_in_the_published_form():
     valid = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
     valid[0, 5:9, 5:9] = False
     assert edge_weighted_l1(flat + 1, flat, valid).item() == pytest.approx(0.05)
-    assert edge_weighted_l1(flat + 1, flat, valid, published=True).item() == pytest.approx(1.0)
+    assert published.edge_weighted_l1(flat + 1, flat, valid).item() == pytest.approx(1.0)
 
 
 def test_turns_that_keep_the_sum_of_the_components_are_edges():
@@ -80,17 +82,17 @@ def test_turns_that_keep_the_sum_of_the_components_are_edges():
     assert edge_weighted_l1(normals + error, normals, valid).item() == pytest.approx(0.95 / 3)
 
 
-def _frequency_by_hand(p, t, valid, published):
+def _frequency_by_hand(p, t, valid, as_published):
     """With the full spectrum, image by image; the tests use holes and a radius of an eighth of the height."""
     values = []
     for b in range(len(p)):
         v = valid[b].numpy()
         for c in range(p.shape[1]):
-            fill = 0.0 if published else t[b, c].numpy()[v].mean(dtype=np.float64)
+            fill = 0.0 if as_published else t[b, c].numpy()[v].mean(dtype=np.float64)
             spectra = [np.fft.fft2(np.where(v, x[b, c].double().numpy(), fill)) for x in (p, t)]
             ky, kx = np.fft.fftfreq(HEIGHT, 1 / HEIGHT)[:, None], np.fft.fftfreq(WIDTH, 1 / WIDTH)
             fp, ft = (s[np.hypot(ky, kx) > 2] for s in spectra)
-            if published:
+            if as_published:
                 phase = np.abs(np.angle(fp) - np.angle(ft))
                 values.append(np.mean(np.abs(np.abs(fp) - np.abs(ft)) / 5 + phase))
             else:
@@ -101,12 +103,12 @@ def _frequency_by_hand(p, t, valid, published):
     return np.mean(values)
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_frequency_term_agrees_with_the_full_spectrum(published):
+def test_frequency_term_agrees_with_the_full_spectrum():
     p, t, valid = _case()
-    value = frequency_l1(p, t, valid, radius=2 if published else 64, published=published)
+    assert frequency_l1(p, t, valid).item() == pytest.approx(_frequency_by_hand(p, t, valid, False), rel=1e-5)
     # Real frequencies have a phase of 0 or pi, up to a sign of zero: where it is -pi the plain difference jumps.
-    assert value.item() == pytest.approx(_frequency_by_hand(p, t, valid, published), rel=1e-2 if published else 1e-5)
+    value = published.frequency_l1(p, t, valid, radius=2)
+    assert value.item() == pytest.approx(_frequency_by_hand(p, t, valid, True), rel=1e-2)
 
 
 def test_low_frequencies_are_free():
@@ -149,39 +151,46 @@ def test_images_without_a_label_do_not_dilute_the_frequency_term():
 
 def test_a_constant_prediction_gets_a_bounded_gradient():
     _, t, valid = _case()
-    norms = {}
-    for published in (False, True):
+    norms = []
+    for loss in (frequency_l1, partial(published.frequency_l1, radius=2)):
         p = (
             torch.ones_like(t) + 1e-6 * torch.randn(t.shape, generator=torch.Generator().manual_seed(1))
         ).requires_grad_()
-        frequency_l1(p, t, torch.ones_like(valid), published=published, radius=2 if published else 64).backward()
-        norms[published] = p.grad.norm().item()
-    assert norms[False] < 10
-    assert norms[True] > 1000
+        loss(p, t, torch.ones_like(valid)).backward()
+        norms.append(p.grad.norm().item())
+    assert norms[0] < 10
+    assert norms[1] > 1000
 
 
 LOSSES = [masked_l1, edge_weighted_l1, frequency_l1]
+PUBLISHED = [published.edge_weighted_l1, partial(published.frequency_l1, radius=2)]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_invalid_pixels_take_no_part(loss):
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf, 255.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", [*LOSSES, *PUBLISHED])
+def test_invalid_pixels_take_no_part(loss, weighted, junk):
     p, t, valid = _case()
-    expected = loss(p, t, valid)
-    for junk in (torch.nan, torch.inf, 255.0):
-        dirty = p.masked_fill(~valid[:, None], junk).requires_grad_()
-        value = loss(dirty, t.masked_fill(~valid[:, None], junk), valid)
-        value.backward()
-        torch.testing.assert_close(value, expected)
+    weight = 0.1 + torch.rand(valid.shape, generator=torch.Generator().manual_seed(1))
+    clean, soiled = {}, {}
+    if weighted and loss in (masked_l1, edge_weighted_l1):
+        clean, soiled = {"weight": weight}, {"weight": weight.masked_fill(~valid, junk)}
+    expected = loss(p, t, valid, **clean)
+    dirty = p.masked_fill(~valid[:, None], junk).requires_grad_()
+    value = loss(dirty, t.masked_fill(~valid[:, None], junk), valid, **soiled)
+    value.backward()
+    torch.testing.assert_close(value, expected)
+    assert dirty.grad.isfinite().all() and not dirty.grad[~valid[:, None].expand_as(p)].any()
+    assert dirty.grad.any()
+    if loss in LOSSES:
         assert torch.equal((dirty.grad != 0).any(1), valid)
 
 
-@pytest.mark.parametrize("published", [False, True])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_without_valid_pixels_loss_and_gradient_are_zero(loss, published):
+@pytest.mark.parametrize("loss", [*LOSSES, *PUBLISHED])
+def test_without_valid_pixels_loss_and_gradient_are_zero(loss):
     p, t, valid = _case()
     p.requires_grad_()
-    options = {} if loss is masked_l1 else {"published": published}
-    value = loss(p, t * torch.nan, torch.zeros_like(valid), **options)
+    value = loss(p, t * torch.nan, torch.zeros_like(valid))
     value.backward()
     assert value.item() == 0
     assert not p.grad.any()

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpano_zoo.losses import MultiTaskLoss, edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses import MultiTaskLoss, masked_l1, published
 
 GOLDEN = Path(__file__).parent / "golden"
 TASKS = ("semseg", "depth", "normals")
@@ -55,8 +55,17 @@ def _batch(batch=2, height=16, width=32, seed=1):
     }
 
 
+def _through_our_network(build, image, points):
+    """The point map of our network in the paper's convention where the published one predicts these points."""
+    network = build(tasks=("depth",), variant="paper", input_size=tuple(image.shape[-2:])).eval()
+    predictor = network.auxiliary_heads["point_map"].get_submodule("predictor")
+    predictor.register_forward_hook(lambda *_: points)
+    with torch.no_grad():
+        return network(image)["ext"]["point_map"]
+
+
 @pytest.fixture(scope="module")
-def golden():
+def golden(tiny_network):
     with np.load(GOLDEN / "published.npz") as arrays:
         t = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     t = {name: value.float() if value.is_floating_point() else value for name, value in t.items()}
@@ -75,8 +84,7 @@ def golden():
         "ext": {
             "gradient": t["ext_pred_grad"],
             "edge_distance": t["ext_pred_sdf"],
-            # Published points look back, ours forward.
-            "point_map": t["ext_pred_point"] * torch.tensor([1.0, 1.0, -1.0])[:, None, None],
+            "point_map": _through_our_network(tiny_network, batch["image"], t["ext_pred_point"]),
         },
     }
     return outputs, batch, json.loads((GOLDEN / "expected.json").read_text())
@@ -89,11 +97,10 @@ def test_published_terms_are_reproduced(golden):
     for name in (*TASKS, *(f"aux_{task}" for task in TASKS)):
         assert losses[name].item() == pytest.approx(parts[name], rel=1e-5), name
     assert losses["ext_gradient"].item() == pytest.approx(parts["ext_grad"], rel=1e-4)
-    # The published label is 4 pixels off the exact distance, and its points lie on another grid (see test_auxiliary).
+    # The published label is 4 pixels off the exact distance (see test_auxiliary).
     assert losses["ext_edge_distance"].item() == pytest.approx(parts["ext_sdf"], rel=1e-4)
-    assert losses["ext_point_map"].item() == pytest.approx(parts["ext_point"], rel=0.02)
-    grid = 0.003 * (losses["ext_point_map"].item() - parts["ext_point"])
-    assert losses["total"].item() - grid == pytest.approx(parts["total"], rel=1e-5)
+    assert losses["ext_point_map"].item() == pytest.approx(parts["ext_point"], rel=1e-4)
+    assert losses["total"].item() == pytest.approx(parts["total"], rel=1e-5)
     assert losses["semseg"].item() == pytest.approx(expected["semseg_dice_ce"], rel=1e-5)
 
 
@@ -103,13 +110,13 @@ def test_published_terms_of_depth_and_normals_are_reproduced(golden):
     largest = depth.amax((1, 2, 3), keepdim=True)
     relative = (outputs["depth"] / largest, depth / largest, valid)
     assert masked_l1(outputs["depth"], depth, valid).item() == pytest.approx(expected["depth_l1_only"], rel=1e-5)
-    edge, frequency = edge_weighted_l1(*relative, published=True), frequency_l1(*relative, published=True)
+    edge, frequency = published.edge_weighted_l1(*relative), published.frequency_l1(*relative)
     assert edge.item() == pytest.approx(expected["depth_edge_only"], rel=1e-5)
     assert frequency.item() == pytest.approx(expected["depth_freq_only"], rel=1e-5)
 
     maps = (F.normalize(outputs["normals"], dim=1), batch["normals"], batch["normals"].any(1))
     assert masked_l1(*maps).item() == pytest.approx(expected["normals_l1_only"], rel=1e-5)
-    edge, frequency = edge_weighted_l1(*maps, published=True), frequency_l1(*maps, published=True)
+    edge, frequency = published.edge_weighted_l1(*maps), published.frequency_l1(*maps)
     assert edge.item() == pytest.approx(expected["normals_edge_only"], rel=1e-5)
     assert frequency.item() == pytest.approx(expected["normals_freq_only"], rel=1e-5)
 
@@ -119,9 +126,31 @@ def test_default_departs_from_the_published_numbers_where_they_are_unsound(golde
     losses = MultiTaskLoss()(outputs, batch)
     # Every class is in both images, so Dice has nothing to leave out.
     assert losses["semseg"].item() == pytest.approx(expected["semseg_dice_ce"], rel=1e-5)
-    for task in ("depth", "normals"):
-        assert losses[task].item() == pytest.approx(expected["multi_task"][task], rel=0.02)
-        assert losses[task].item() != pytest.approx(expected["multi_task"][task], rel=1e-4)
+    for name, theirs in {"depth": "depth", "normals": "normals", "ext_point_map": "ext_point"}.items():
+        assert losses[name].item() == pytest.approx(expected["multi_task"][theirs], rel=0.02)
+        assert losses[name].item() != pytest.approx(expected["multi_task"][theirs], rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_a_perfect_point_map_of_the_published_network_costs_nothing_and_learns_at_any_distance(
+    golden, tiny_network, scale
+):
+    """Where the frames differ, its error is twice the distance, and the clamp takes the gradient away."""
+    _, batch, _ = golden
+    depth = scale * batch["depth"]
+    height, width = depth.shape[-2:]
+    u, v = torch.meshgrid(torch.linspace(-1, 1, width), torch.linspace(-1, 1, height), indexing="xy")
+    level = (v * torch.pi / 2).cos()
+    back = torch.stack((level * (u * torch.pi).sin(), (v * torch.pi / 2).sin(), -level * (u * torch.pi).cos()))
+    points = _through_our_network(tiny_network, batch["image"], depth[:, None] * back)
+    label = {"image": batch["image"], "depth": depth}
+    assert MultiTaskLoss(published=True)({"ext": {"point_map": points}}, label)["ext_point_map"].item() < 1e-4 * scale
+    # Ours lies half a pixel beside it.
+    error = MultiTaskLoss()({"ext": {"point_map": points}}, label)["ext_point_map"]
+    assert error.item() < 1.5 * torch.pi / width * depth[depth > 0].mean().item()
+    nearly = (points + 0.5).requires_grad_()
+    MultiTaskLoss(published=True)({"ext": {"point_map": nearly}}, label)["total"].backward()
+    assert torch.equal(nearly.grad.any(1), depth > 0)
 
 
 def test_total_is_the_weighted_sum():
@@ -167,10 +196,10 @@ def test_the_published_code_learns_nothing_from_depth_that_errs_by_more_than_its
     assert MultiTaskLoss()({"depth": far}, batch)["depth"].item() > 1000
 
 
-@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("as_published", [False, True])
 @pytest.mark.parametrize("missing", TASKS)
-def test_a_missing_or_empty_label_contributes_exact_zeros(missing, published):
-    loss = MultiTaskLoss(published=published)
+def test_a_missing_or_empty_label_contributes_exact_zeros(missing, as_published):
+    loss = MultiTaskLoss(published=as_published)
     full, invalid = _batch(), {"semseg": 255, "depth": 0.0, "normals": 0.0}[missing]
     without = {key: value for key, value in full.items() if key != missing}
     empty = full | {missing: torch.full_like(full[missing], invalid)}
@@ -204,26 +233,53 @@ def test_an_image_without_a_label_leaves_the_others_alone():
         torch.testing.assert_close(both[task], first[task])
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_junk_in_invalid_pixels_changes_nothing(published):
-    loss, outputs, batch = MultiTaskLoss(published=published), _outputs(), _batch()
-    expected = loss(outputs, batch)
-    dirty, dirty_outputs = dict(batch), _outputs()
-    dirty["depth"] = batch["depth"].masked_fill(batch["depth"] == 0, torch.nan)
-    dirty["depth"][0, 0, 0], batch["depth"][0, 0, 0] = torch.inf, 0
-    dirty["normals"] = batch["normals"].masked_fill(~batch["normals"].any(1, keepdim=True), torch.nan)
-    dirty["semseg"] = torch.where(batch["semseg"] == 255, 254, batch["semseg"])
+JUNK = (torch.nan, torch.inf, -torch.inf)
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("as_published", [False, True])
+def test_junk_in_invalid_pixels_changes_nothing(as_published, junk):
+    """Neither in labels, nor in confidences, nor in any prediction there: not the losses, nor a gradient."""
+    loss = MultiTaskLoss(published=as_published, confidence_tasks=())
+    clean = _batch() | {f"{task}_confidence": _confidence(i) for i, task in enumerate(TASKS)}
+    holes = {"semseg": clean["semseg"] == 255, "depth": clean["depth"] == 0, "normals": ~clean["normals"].any(1)}
+    dirty = clean | {
+        "semseg": torch.where(holes["semseg"], 254, clean["semseg"]),
+        "depth": clean["depth"].masked_fill(holes["depth"], junk),
+        "normals": clean["normals"].masked_fill(holes["normals"][:, None], junk),
+        **{f"{task}_confidence": clean[f"{task}_confidence"].masked_fill(holes[task], junk) for task in TASKS},
+    }
+    outputs, soiled = _outputs(), _outputs()
     with torch.no_grad():
-        for predictions in (dirty_outputs, dirty_outputs["aux"]):
-            predictions["depth"][(batch["depth"] == 0)[:, None]] = torch.nan
-            predictions["normals"].masked_fill_(~batch["normals"].any(1, keepdim=True), torch.inf)
-            predictions["semseg"].masked_fill_((batch["semseg"] == 255)[:, None], torch.nan)
-    expected, losses = loss(outputs, batch), loss(dirty_outputs, dirty)
+        for maps in (soiled, soiled["aux"]):
+            for task in TASKS:
+                maps[task].masked_fill_(holes[task][:, None], junk)
+        soiled["ext"]["point_map"].masked_fill_(holes["depth"][:, None], junk)
+    expected, losses = loss(outputs, clean), loss(soiled, dirty)
+    expected["total"].backward()
     losses["total"].backward()
-    for name, value in losses.items():
-        torch.testing.assert_close(value, expected[name], msg=name)
-    for name, prediction in _flat(dirty_outputs).items():
-        assert prediction.grad.isfinite().all(), name
+    torch.testing.assert_close(losses, expected)
+    for name, prediction in _flat(soiled).items():
+        torch.testing.assert_close(prediction.grad, _flat(outputs)[name].grad, msg=name)
+
+
+@pytest.mark.parametrize("junk", [*JUNK, -0.5])
+def test_a_label_whose_confidence_is_no_positive_number_is_none(junk):
+    loss = MultiTaskLoss(confidence_tasks=TASKS)
+    spots = _confidence(5) < 0.2
+    outputs, without = _outputs(), _outputs()
+    with torch.no_grad():
+        for maps in (outputs, outputs["aux"]):
+            for task in TASKS:
+                maps[task].masked_fill_(spots[:, None], torch.nan)  # and what is predicted there counts for nothing
+    losses = loss(outputs, _batch() | {"confidence": _confidence().masked_fill(spots, junk)})
+    expected = loss(without, _batch() | {"confidence": _confidence().masked_fill(spots, 0)})
+    losses["total"].backward()
+    expected["total"].backward()
+    torch.testing.assert_close(losses, expected)
+    for name, prediction in _flat(outputs).items():
+        torch.testing.assert_close(prediction.grad, _flat(without)[name].grad, msg=name)
+    assert losses["total"].isfinite()
 
 
 def _turn(maps, vectors, columns):
@@ -258,12 +314,12 @@ def test_any_yaw_leaves_the_tasks_without_vectors_alone():
 
 def test_large_errors_keep_their_gradient_unless_published():
     batch = _batch()
-    for published in (False, True):
+    for as_published in (False, True):
         prediction = (batch["depth"][:, None] + 50).requires_grad_()
-        losses = MultiTaskLoss(published=published)({"depth": prediction}, batch)
+        losses = MultiTaskLoss(published=as_published)({"depth": prediction}, batch)
         losses["total"].backward()
-        assert (losses["depth"].item() == 10) == published
-        assert prediction.grad.any().item() != published
+        assert (losses["depth"].item() == 10) == as_published
+        assert prediction.grad.any().item() != as_published
 
 
 def test_max_depth_leaves_far_pixels_out():
@@ -294,10 +350,10 @@ def test_zero_vectors_as_a_new_head_predicts_them_get_a_bounded_gradient():
     assert prediction.grad.abs().max() < 10
 
 
-@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("as_published", [False, True])
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_compiles_into_one_graph_without_waiting_for_the_host(published):
-    loss, outputs, batch = MultiTaskLoss(published=published), _outputs(), _batch()
+def test_compiles_into_one_graph_without_waiting_for_the_host(as_published):
+    loss, outputs, batch = MultiTaskLoss(published=as_published), _outputs(), _batch()
     tensors = {key: value for key, value in batch.items() if key != "id"}
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(outputs, tensors), loss(outputs, batch))
@@ -381,8 +437,8 @@ def test_confident_labels_are_labels_and_those_without_confidence_are_none():
 
 def test_confidence_is_not_in_the_published_code_and_must_fit():
     batch = _batch() | {"confidence": _confidence()}
-    published = MultiTaskLoss(published=True)
-    assert torch.equal(published(_outputs(), batch)["total"], published(_outputs(), _batch())["total"])
+    theirs = MultiTaskLoss(published=True)
+    assert torch.equal(theirs(_outputs(), batch)["total"], theirs(_outputs(), _batch())["total"])
     with pytest.raises(ValueError, match=r"confidence is \(8, 16\) but semseg \(16, 32\)"):
         MultiTaskLoss()(_outputs(), batch | {"confidence": torch.ones(2, 8, 16)})
     with pytest.raises(ValueError, match="confidence_tasks are some of semseg, depth, normals, not colour"):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtpano_zoo.losses import cross_entropy, dice
+from mtpano_zoo.losses import cross_entropy, dice, published
 
 CLASSES = 5
 
@@ -19,13 +19,13 @@ def _case(seed=0):
     return logits, labels, valid
 
 
-def _dice_by_hand(logits, labels, valid, published):
+def _dice_by_hand(logits, labels, valid, as_published):
     p = torch.softmax(logits.double(), 1).numpy()
     losses = []
     for image in range(len(p)):
         for c in range(CLASSES):
             truth = valid[image].numpy() & (labels[image].numpy() == c)
-            if not published and not truth.any():
+            if not as_published and not truth.any():
                 continue
             mass = p[image, c][valid[image].numpy()].sum()
             losses.append(1 - (2 * p[image, c][truth].sum() + 1e-6) / (mass + truth.sum() + 1e-6))
@@ -38,11 +38,11 @@ def test_cross_entropy_is_the_mean_over_valid_pixels():
     torch.testing.assert_close(cross_entropy(logits, labels, valid), expected)
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_dice_agrees_with_loops(published):
+@pytest.mark.parametrize("loss", [dice, published.dice])
+def test_dice_agrees_with_loops(loss):
     logits, labels, valid = _case()
-    value = dice(logits, labels, valid, published)
-    assert value.item() == pytest.approx(_dice_by_hand(logits, labels, valid, published), rel=1e-5)
+    by_hand = _dice_by_hand(logits, labels, valid, loss is published.dice)
+    assert loss(logits, labels, valid).item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_absent_classes_cost_nothing_unless_published():
@@ -50,18 +50,32 @@ def test_absent_classes_cost_nothing_unless_published():
     perfect = 9.0 * F.one_hot(labels, CLASSES).permute(0, 3, 1, 2)
     assert dice(perfect, labels, valid) < 2e-3
     # Class 4 is in neither image and class 2 not in the first one: three of ten pairs.
-    assert dice(perfect, labels, valid, published=True) == pytest.approx(0.3, abs=0.01)
+    assert published.dice(perfect, labels, valid) == pytest.approx(0.3, abs=0.01)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, dice])
-def test_invalid_pixels_take_no_part(loss):
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", [cross_entropy, dice, published.dice])
+def test_invalid_pixels_take_no_part(loss, weighted, junk):
     logits, labels, valid = _case()
-    expected = loss(logits, labels, valid)
-    dirty = logits.masked_fill(~valid[:, None], torch.nan).requires_grad_()
-    value = loss(dirty, labels.masked_fill(~valid, 255), valid)
+    weight = 0.1 + torch.rand(valid.shape, generator=torch.Generator().manual_seed(1))
+    clean, soiled = {}, {}
+    if weighted and loss is not published.dice:
+        clean, soiled = {"weight": weight}, {"weight": weight.masked_fill(~valid, junk)}
+    expected = loss(logits, labels, valid, **clean)
+    dirty = logits.masked_fill(~valid[:, None], junk).requires_grad_()
+    value = loss(dirty, labels.masked_fill(~valid, 255), valid, **soiled)
     value.backward()
     torch.testing.assert_close(value, expected)
+    assert dirty.grad.isfinite().all()
     assert torch.equal((dirty.grad != 0).any(1), valid)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("loss", [cross_entropy, dice, published.dice])
+def test_labels_may_be_of_any_integer_type(loss, dtype):
+    logits, labels, valid = _case()
+    assert torch.equal(loss(logits, labels.to(dtype), valid), loss(logits, labels, valid))
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, dice])

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mtpano_zoo.losses import check_batch, valid_depth, valid_normals, valid_semseg
+from mtpano_zoo.losses.validity import trusted
 
 
 def test_semseg_counts_only_classes_in_range():
@@ -9,6 +10,24 @@ def test_semseg_counts_only_classes_in_range():
     assert valid_semseg(labels, 13).tolist() == [[[False, True, True, False, False, False]]]
     assert valid_semseg(labels, 13, ignore_index=0).tolist() == [[[False, False, True, False, False, False]]]
     assert not valid_semseg(torch.tensor([255]), 300).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_semseg_labels_of_short_types_are_compared_as_numbers(dtype):
+    labels = torch.arange(120).to(dtype)
+    assert valid_semseg(labels, 300).all()  # not all types hold 300, nor -1 or 255
+    assert valid_semseg(labels, 300, ignore_index=-1).all()
+    assert valid_semseg(labels, 40).sum() == 40
+    assert valid_semseg(torch.tensor([255], dtype=torch.uint8), 300, ignore_index=-1).all()
+    assert not valid_semseg(torch.tensor([-1], dtype=torch.int8), 300).any()
+
+
+def test_weights_are_trusted_where_they_are_positive_numbers():
+    weight = torch.tensor([0.0, 0.5, 1.0, -1.0, torch.nan, torch.inf])
+    assert trusted(torch.ones(6, dtype=torch.bool), weight).tolist() == [False, True, True, False, False, False]
+    valid = torch.tensor([True, False, True, True, True, False])
+    assert trusted(valid, weight).tolist() == [False, False, True, False, False, False]
+    assert trusted(valid, None) is valid
 
 
 def test_depth_counts_only_finite_numbers_inside_the_limits():

@@ -13,10 +13,16 @@ GOLDEN = Path(__file__).parents[1] / "losses" / "golden"
 NAMES = ("AbsRel", "SqRel", "RMSE", "RMSElog", "delta1", "delta2", "delta3")
 
 
-def _score(metric, *batches):
+def _all_scores(metric, *batches):
     for batch in batches:
         metric.update(*batch)
     return {name: value.item() for name, value in metric.compute().items()}
+
+
+def _score(metric, *batches):
+    scores = _all_scores(metric, *batches)
+    assert scores.pop("nonfinite") == 0
+    return scores
 
 
 def _case(seed=0, images=3):
@@ -184,10 +190,27 @@ def test_a_further_mask_restricts_the_pixels():
     assert scores == _score(DepthMetrics(), (prediction, target.masked_fill(~valid, 0)))
 
 
-def test_predictions_that_are_not_numbers_show():
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("reduction", ["pixel", "image"])
+@pytest.mark.parametrize("alignment", [None, "median", "scale"])
+def test_distances_that_are_not_finite_make_the_scores_nan(alignment, reduction, junk):
     prediction, target = _case()
-    prediction[0, 0, 3, 3], target[0, 3, 3] = torch.nan, 1.0
-    assert np.isnan(_score(DepthMetrics(), (prediction, target))["AbsRel"])
+    prediction[1, 0, 3, 3:5], target[1, 3, 3:5] = junk, 1.0
+    prediction[2, 0, 0, 0], target[2, 0, 0] = junk, 0.0  # without a label, it counts for nothing
+    metric = DepthMetrics(max_depth=12.0, alignment=alignment, reduction=reduction)
+    scores = _all_scores(metric, (prediction, target))
+    known = [((t > 0) & (t < 12)).sum().item() for t in target]
+    share = 2 / sum(known) if reduction == "pixel" else 2 / known[1] / 3
+    assert scores.pop("nonfinite") == pytest.approx(share)
+    assert len(scores) == 7 and all(map(np.isnan, scores.values()))
+
+
+def test_infinity_is_no_distance_even_in_half_precision():
+    target = torch.full((1, 2, 4), 8.0)
+    prediction = torch.full((1, 2, 4), 7e4).half()  # more than the type holds
+    scores = _all_scores(DepthMetrics(max_depth=10.0), (prediction, target))
+    assert scores.pop("nonfinite") == 1
+    assert all(map(np.isnan, scores.values()))
 
 
 def test_predictions_of_zero_stay_finite():

@@ -11,10 +11,16 @@ from mtpano_zoo.metrics import NormalsMetrics, angular_error
 GOLDEN = Path(__file__).parents[1] / "losses" / "golden"
 
 
-def _score(metric, *batches):
+def _all_scores(metric, *batches):
     for batch in batches:
         metric.update(*batch)
     return {name: value.item() for name, value in metric.compute().items()}
+
+
+def _score(metric, *batches):
+    scores = _all_scores(metric, *batches)
+    assert scores.pop("nonfinite") == 0
+    return scores
 
 
 def _case(images=3, height=8, seed=0):
@@ -37,7 +43,7 @@ def _turned(angle):
 def test_angles_are_exact_from_zero_to_a_half_turn():
     angle = torch.tensor([0.0, 1e-3, 0.1, 11.25, 45.0, 90.0, 135.0, 179.9, 180.0])
     prediction, target = _turned(angle)
-    for length in (1e-3, 1.0, 1e3):
+    for length in (1e-30, 1e-3, 1.0, 1e3, 1e30):  # squares of the outer ones are no numbers in single precision
         torch.testing.assert_close(angular_error(length * prediction, target)[0, 0], angle, atol=2e-5, rtol=0)
     assert angular_error(torch.zeros_like(target), target)[0, 0, 0].item() == pytest.approx(90)
 
@@ -140,10 +146,26 @@ def test_invalid_pixels_take_no_part_whatever_they_hold():
     assert masked == _score(NormalsMetrics(), (prediction, target.masked_fill(~valid[:, None], 0)))
 
 
-def test_predictions_that_are_not_numbers_show():
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
+def test_predictions_that_are_not_finite_are_all_wrong(junk):
     prediction, target = _case()
-    prediction[target != 0] = torch.nan
-    assert np.isnan(_score(NormalsMetrics(), (prediction, target))["mean"])
+    prediction[:, 1] = junk  # one component is enough
+    scores = _all_scores(NormalsMetrics(), (prediction, target))
+    assert scores.pop("median") == pytest.approx(180, abs=0.00501)
+    assert scores == {"mean": 180, "RMSE": 180, "11.25": 0, "22.5": 0, "30": 0, "nonfinite": 1}
+
+
+@pytest.mark.parametrize("reduction", ["pixel", "image"])
+def test_one_that_is_not_finite_counts_as_one_that_is_turned_round(reduction):
+    prediction, target = _case()
+    known = target.any(1)
+    spots = torch.rand(known.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    opposite = _score(NormalsMetrics(reduction), (torch.where(spots[:, None], -target, prediction), target))
+    scores = _all_scores(NormalsMetrics(reduction), (prediction.masked_fill(spots[:, None], torch.nan), target))
+    hit = known & spots
+    share = hit.sum() / known.sum() if reduction == "pixel" else (hit.sum((1, 2)) / known.sum((1, 2))).mean()
+    assert scores.pop("nonfinite") == pytest.approx(share.item())
+    assert scores == pytest.approx(opposite, rel=1e-6)
 
 
 def test_bad_input_is_refused():

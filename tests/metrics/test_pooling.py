@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mtpano_zoo
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, defined_scores
 from mtpano_zoo.metrics.pooling import check_choice, check_maps, pixel_weights
 
 METRICS = {
@@ -60,6 +60,48 @@ def test_without_valid_pixels_all_scores_are_nan(name):
     metric = METRICS[name]()
     _update(name, metric, slice(5, 6))
     assert all(value.isnan() for value in metric.compute().values())
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_scores_without_a_value_are_not_defined_and_those_of_junk_are(name):
+    metric = METRICS[name]()
+    _update(name, metric, slice(5, 6))
+    assert defined_scores(metric) == {}
+    _update(name, metric, slice(0, 2))
+    assert defined_scores(metric).keys() == metric.compute().keys()
+    junk = torch.full((1, 3 if name.startswith("normals") else 1, 2, 4), torch.nan)
+    if name.startswith("semseg"):
+        metric.update(junk.expand(1, 4, 2, 4), torch.zeros(1, 2, 4, dtype=torch.long))
+    else:
+        metric.update(junk, torch.ones_like(junk))
+    scores = defined_scores(metric)
+    assert scores.keys() == metric.compute().keys() and 0 < scores["nonfinite"] < 1
+    assert all(value.isnan() == (name.startswith("depth") and key != "nonfinite") for key, value in scores.items())
+
+
+def test_a_class_that_does_not_occur_has_no_score_whatever_else_is_wrong():
+    metric = SemsegMetrics(("wall", "floor", "beam"))
+    labels = torch.tensor([[[0, 0, 1, 255]]])
+    logits = torch.nn.functional.one_hot(labels.clamp(max=2), 3).movedim(-1, 1).float()
+    logits[..., 0] = torch.nan
+    metric.update(logits, labels)
+    scores = {name: value.item() for name, value in defined_scores(metric).items()}
+    expected = {"mIoU": 0.75, "pixel_accuracy": 2 / 3, "nonfinite": 1 / 3, "IoU/wall": 0.5, "IoU/floor": 1.0}
+    assert scores == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_keep_their_precision_in_a_module_of_less(name, dtype):
+    module = torch.nn.ModuleDict({"metric": METRICS[name](), "expected": METRICS[name]()})
+    for turn in range(3):
+        module["metric"].to(dtype) if turn else module.to(dtype)  # between two batches too
+        for metric in module.values():
+            _update(name, metric, slice(turn, turn + 1))
+    assert all(state.dtype == torch.float64 for state in module["metric"].metric_state.values())
+    torch.testing.assert_close(module["metric"].compute(), module["expected"].compute(), rtol=0, atol=0)
+    module["metric"].reset()
+    assert all(state.dtype == torch.float64 for state in module["metric"].metric_state.values())
 
 
 @pytest.mark.parametrize("name", METRICS)

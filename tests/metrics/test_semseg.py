@@ -109,7 +109,48 @@ def test_classes_may_be_named_later():
     with pytest.raises(ValueError, match="unscored names floor, but the classes are a, b"):
         metric.name_classes(["a", "b"])
     metric.name_classes(["wall", "floor"])
-    assert _score(metric, (target, target)) == {"mIoU": 1, "pixel_accuracy": 1, "IoU/wall": 1, "IoU/floor": 1}
+    perfect = {"mIoU": 1, "pixel_accuracy": 1, "IoU/wall": 1, "IoU/floor": 1, "nonfinite": 0}
+    assert _score(metric, (target, target)) == perfect
+
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@pytest.mark.parametrize("predicted", INTEGERS)
+@pytest.mark.parametrize("labelled", INTEGERS)
+@pytest.mark.parametrize(("classes", "ignore_index"), [(40, 255), (100, -1), (300, 255)])
+def test_integers_of_any_length_are_classes(classes, ignore_index, labelled, predicted):
+    largest = min(classes, *(torch.iinfo(dtype).max for dtype in (labelled, predicted)))
+    target = torch.arange(4 * largest).reshape(1, 4, largest) % largest
+    target = torch.where(target == ignore_index, 0, target)
+    scores = _score(SemsegMetrics(classes, ignore_index), (target.to(predicted), target.to(labelled)))
+    assert scores["mIoU"] == scores["pixel_accuracy"] == 1.0
+    one_hot = torch.nn.functional.one_hot(target, classes).movedim(-1, 1)
+    assert _score(SemsegMetrics(classes, ignore_index), (one_hot.half(), target.to(labelled)))["mIoU"] == 1.0
+    # The next class is wrong everywhere, and no label of it is mistaken for "no label".
+    wrong = ((target + 1) % largest).to(predicted)
+    scores = _score(SemsegMetrics(classes, ignore_index), (wrong, target.to(labelled)))
+    assert scores["mIoU"] == scores["pixel_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_of_no_class(junk):
+    target = torch.zeros(1, 8, 16, dtype=torch.long)
+    logits = torch.zeros(1, 3, 8, 16)
+    logits[:, 0] = 1
+    assert _score(SemsegMetrics(3), (logits, target))["mIoU"] == 1.0
+    scores = _score(SemsegMetrics(3), (torch.full_like(logits, junk), target))
+    assert scores["mIoU"] == scores["pixel_accuracy"] == scores["IoU/0"] == 0.0
+    assert scores["nonfinite"] == 1.0
+    # A quarter of the picture, of which half has a label; one logit is enough, that of the right class or of another.
+    for channel in range(3):
+        dirty, labels = logits.clone(), target.clone()
+        dirty[:, channel, :4, :8] = junk
+        labels[:, :2] = 255
+        scores = _score(SemsegMetrics(3), (dirty, labels))
+        assert scores["nonfinite"] == pytest.approx(16 / 96)
+        assert scores["IoU/0"] == scores["pixel_accuracy"] == pytest.approx(80 / 96)
+        assert np.isnan(scores["IoU/1"])
 
 
 def test_predictions_outside_the_classes_are_wrong():

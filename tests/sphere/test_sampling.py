@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mtpano_zoo.sphere import erp_rays, rays_to_pixels, rotate_rays, rotation_matrix, sample, unit
+from mtpano_zoo.sphere import erp_rays, rays_to_pixels, rotate_rays, rotation_matrix, sample, to_perspective, unit
 
 
 def random_rays(*shape, seed=0, dtype=torch.float64):
@@ -79,6 +79,18 @@ def test_labels_keep_type_and_values(dtype):
     pixels = rays_to_pixels(rays[0], 6, 12)
     row, column = pixels[:, 1].round().long().clamp(0, 5), pixels[:, 0].round().long() % 12
     assert_close(got[0, 0], labels[0, 0, row, column], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("width", [15, 16])
+@pytest.mark.parametrize("mode", ["label", "depth"])
+def test_depth_is_not_mixed_over_a_pole(mode, width):
+    # A ray into the pole itself is as far from the rows on either side; beyond an odd width lies a mean of two columns.
+    depth = 1 + torch.arange(8.0 * width).view(1, 1, 8, width)
+    depth[..., 0, ::2] = 0
+    rays = torch.randn(1, 500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-8, 1, 1e-8])
+    assert torch.isin(sample(depth, rays, mode), depth).all()
+    up = to_perspective(depth, rotation_matrix(torch.arange(0.0, 360, 20), 90.0), 5, 5, fov=90.0, mode=mode)
+    assert torch.isin(up, depth).all()
 
 
 def test_large_labels_survive():

@@ -22,7 +22,7 @@ def box_room(height, width, dtype=torch.float64):
     """Depth (1, 1, H, W), wall index (1, 1, H, W) and normal towards the camera (1, 3, H, W) of a box around us."""
     rays = erp_rays(height, width, dtype=dtype)
     walls = torch.where(rays > 0, HIGH.to(dtype), LOW.to(dtype))
-    depth, axis = (walls / rays).min(-1)
+    depth, axis = torch.where(rays == 0, torch.inf, walls / rays).min(-1)
     sign = rays.gather(-1, axis[..., None])[..., 0].sign()
     normals = torch.nn.functional.one_hot(axis, 3) * -sign[..., None]
     return depth[None, None], (axis * 2 + (sign > 0))[None, None], normals.to(dtype).movedim(-1, 0)[None]
@@ -80,6 +80,23 @@ def test_holes_stay_holes_and_do_not_bend_their_neighbours():
     lonely = torch.zeros(1, 1, 8, 16)
     lonely[..., 4, 8] = 1
     assert (points_to_normals(depth_to_points(lonely)) == 0).all()
+
+
+@pytest.mark.parametrize("width", [127, 128])
+@pytest.mark.parametrize("pole", [0, -1])
+def test_holes_at_a_pole_do_not_bend_what_lies_beyond_it(width, pole):
+    # With an odd width the neighbour over the pole lies between two columns, one of which may be a hole.
+    depth, wall, normals = box_room(64, width)
+    for column in (3, 64):
+        hole = torch.zeros_like(depth, dtype=torch.bool)
+        hole[..., pole, column] = True
+        inside = same_wall_around(wall) & ~hole
+        assert inside[..., pole, :].sum() == width - 1
+        for got in (
+            points_to_normals(depth_to_points(depth.masked_fill(hole, 0))),
+            points_to_normals(depth_to_points(depth), ~hole),
+        ):
+            assert_close(torch.where(inside, got, 0), torch.where(inside, normals, 0), atol=1e-9, rtol=0)
 
 
 def test_gradients_are_finite_beside_holes():

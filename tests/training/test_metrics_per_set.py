@@ -1,5 +1,7 @@
 """What the callback logs for a set of a mixture is what the module logs for that set alone."""
 
+import math
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -37,6 +39,18 @@ def test_equals_the_evaluation_of_one_set(stage, tiny_network):
         assert len(scores) > 15
         mine = {key.removeprefix(f"{prefix}/{name}/"): value for key, value in together.items() if f"/{name}/" in key}
         assert mine == pytest.approx(scores, rel=1e-5)
+
+
+def test_the_scores_of_a_diverged_network_are_logged(tiny_network):
+    network = tiny_network(classes=mixture().classes)
+    forward = network.forward
+    network.forward = lambda image: forward(image) | {"depth": torch.full((len(image), 1, 32, 64), torch.nan)}
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[MetricsPerSet()])
+    (scores,) = trainer.validate(MultiTaskModule(network), mixture(), verbose=False)
+    for name in ("a", "b"):
+        assert math.isnan(scores[f"val/{name}/depth/AbsRel"])
+        assert scores[f"val/{name}/depth/nonfinite"] == 1
+        assert scores[f"val/{name}/normals/nonfinite"] == scores[f"val/{name}/semseg/nonfinite"] == 0
 
 
 def test_needs_a_mixture(tiny_network):

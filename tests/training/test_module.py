@@ -73,6 +73,29 @@ def test_metrics_are_the_users_to_choose(tmp_path):
         MultiTaskModule(TinyNetwork(), metrics={"layout": DepthMetrics()})
 
 
+def test_the_scores_of_a_diverged_network_are_logged(tmp_path):
+    """They are as bad as they can be, or NaN, but do not vanish; what has no value is left out all the same."""
+
+    class Diverged(TinyNetwork):
+        def forward(self, image):
+            return {name: x * torch.nan if name in self.tasks else x for name, x in super().forward(image).items()}
+
+    module = MultiTaskModule(Diverged(classes=("floor", "wall", "sky", "never there")))
+    (scores,) = trainer(tmp_path).validate(module, TinyDataModule(), verbose=False)
+    scores = {name.removeprefix("val/"): value for name, value in scores.items() if "loss" not in name}
+    for task in ("semseg", "depth", "normals"):
+        assert scores.pop(f"{task}/nonfinite") == 1
+    assert all(np.isnan(scores.pop(f"depth/{name}")) for name in DepthMetrics().names[:-1])
+    assert scores.pop("normals/median") == pytest.approx(180, abs=0.00501)
+    assert scores == {
+        **{f"semseg/{name}": 0 for name in ("mIoU", "pixel_accuracy", "IoU/floor", "IoU/wall", "IoU/sky")},
+        **{
+            f"normals/{name}": value
+            for name, value in {"mean": 180, "RMSE": 180, "11.25": 0, "22.5": 0, "30": 0}.items()
+        },
+    }
+
+
 def test_a_checkpoint_with_other_classes_is_refused_in_one_sentence(tmp_path):
     t = trainer(tmp_path, max_steps=1)
     t.fit(MultiTaskModule(TinyNetwork()), TinyDataModule())

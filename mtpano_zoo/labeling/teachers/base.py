@@ -32,10 +32,12 @@ class ViewImages:
 class ViewLabels:
     """What one teacher says of the views of one panorama; None is what it does not know.
 
+    Everything is finite, but for depth that may be infinite in the sky: a view with other values is left out.
+
     Args:
         probabilities: of the classes, (V, C, h', w') in any size that covers the view; zero for all classes = none.
-        depth: along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive = none.
-            Disparity is the inverse of z-depth up to an unknown scale and shift per view.
+        depth: along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive or infinite =
+            none. Disparity is the inverse of z-depth up to an unknown scale and shift per view.
         depth_kind: `metric` is in metres, `scale_invariant` up to one factor per view, `disparity` see `depth`.
         along_ray: depth is the distance along the ray.
         normals: unit vectors towards the camera in its frame x right, y down, z forward, (V, 3, h, w); zero = none.

@@ -95,7 +95,8 @@ class DepthEstimator(PretrainedNetwork):
         depth: Tensor = resized[:, 0, top : top + height, left : left + width]
         if self.model_type == "depth_pro":
             inverse = depth * (width / intrinsics[:, 0, 0])[:, None, None]
-            depth = 1 / inverse.clamp(1 / FARTHEST, 1 / NEAREST)
+            # Infinity stays what it is: it is no near object, but a network that has overflowed.
+            depth = torch.where(inverse.isfinite(), 1 / inverse.clamp(1 / FARTHEST, 1 / NEAREST), math.nan)
         return depth
 
     def _border(self, side: int) -> int:

@@ -97,7 +97,8 @@ class MoGe(nn.Module, Teacher):
                 )
             )
         depth = torch.cat([output["depth"] for output in outputs]).float()
-        known = torch.cat([output["mask"] for output in outputs]) & depth.isfinite() & (depth > 0)
+        # NaN where there is geometry stays: it tells that the network has failed in this view.
+        known = torch.cat([output["mask"] for output in outputs]) & ~depth.isinf() & ~(depth <= 0)
         normals = None
         if "normal" in outputs[0]:
             normals = torch.cat([output["normal"] for output in outputs]).float().movedim(-1, 1)

@@ -211,6 +211,14 @@ def test_depth_pro_takes_the_focal_length_of_the_view(saved, some_views, as_pict
     assert (~limited).float().mean() > 0.5
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_an_overflow_of_depth_pro_is_no_near_object(value, saved, some_views, monkeypatch):
+    teacher = DepthEstimator(str(saved("depth_pro")[0]))
+    output = type("Output", (), {"predicted_depth": torch.full((3, 48, 48), value)})
+    monkeypatch.setattr(teacher, "run", lambda inputs, images: output)
+    assert teacher(some_views(3, 48, 48)).depth.isnan().all()
+
+
 def test_a_border_is_not_shown_to_the_network(saved, some_views):
     folder, network, processor = saved("dpt_on_dinov2")
     seen = some_views(3, 60, 66)

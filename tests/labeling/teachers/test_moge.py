@@ -149,3 +149,12 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "moge", None)
     with pytest.raises(ValueError, match=r"pip install git\+https://github\.com/microsoft/MoGe\.git"):
         MoGe()
+
+
+def test_what_the_network_fails_on_is_no_sky(weights):
+    """NaN stays, so that the view is left out and counted."""
+    seen = room()
+    teacher = MoGe(str(weights("scale_head")))
+    teacher.network.offset.data.fill_(torch.nan)
+    sky = (seen.images == 0).all(1)
+    assert torch.equal(teacher(seen).depth.isnan(), ~sky)

@@ -1,0 +1,83 @@
+"""Views for which a teacher gave NaN or infinite values: they are left out as a whole.
+
+A network whose numbers overflow is not to be trusted in the rest of that view either, and one NaN would spread over
+every pixel that the view takes part in.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.teachers.base import ViewLabels
+
+__all__ = ("leave_out_broken_views",)
+
+# The largest share of a teacher's views that may be broken: with more, the rest says little about the panorama.
+MOST_BROKEN = 0.5
+
+
+def leave_out_broken_views(labels: Sequence[ViewLabels], height: int, width: int) -> tuple[list[ViewLabels], int]:
+    """Replace everything that a teacher says of a broken view by "no label".
+
+    A view is broken if its probabilities, normals or confidence hold a value that is not finite, or its depth a NaN.
+    Infinite depth is no depth, as in the sky; but a view that has infinite depth and no other is broken, too.
+
+    Args:
+        labels: Of every teacher.
+        height: Rows of a view.
+        width: Columns of a view.
+
+    Returns:
+        The labels, and how many views are broken for at least one teacher.
+
+    Raises:
+        InputError: If more than half of the views of a teacher are broken.
+    """
+    kept: list[ViewLabels] = []
+    broken_for_any: Tensor | None = None
+    for number, one in enumerate(labels, start=1):
+        found = _broken_views(one)
+        broken = torch.stack(list(found.values())).any(0) if found else torch.zeros(1, dtype=torch.bool)
+        if not broken.any():
+            kept.append(one)
+            continue
+        count = int(broken.sum())
+        if count > MOST_BROKEN * len(broken):
+            what = " and ".join(key for key, views in found.items() if views.any())
+            raise InputError(
+                f"{what} of teacher {number} are NaN or infinite in {count} of {len(broken)} views, so that too few "
+                "are left: check its weights and its precision"
+            )
+        kept.append(_without(one, broken, height, width))
+        broken_for_any = broken if broken_for_any is None else broken_for_any | broken
+    return kept, 0 if broken_for_any is None else int(broken_for_any.sum())
+
+
+def _broken_views(labels: ViewLabels) -> dict[str, Tensor]:
+    """Which views are broken, bool (V,), by the name of what breaks them."""
+    found: dict[str, Tensor] = {}
+    for key in ("probabilities", "normals", "confidence"):
+        value = getattr(labels, key)
+        if value is not None and value.is_floating_point():
+            low, high = value.flatten(1).aminmax(dim=1)  # both are NaN if any value is
+            found[key] = ~(low.isfinite() & high.isfinite())
+    if labels.depth is not None:
+        flat = labels.depth.flatten(1)
+        low, high = flat.aminmax(dim=1)
+        only_infinite = high.isinf() & ~((flat > 0) & flat.isfinite()).any(1)
+        found["depth"] = low.isnan() | only_infinite
+    return found
+
+
+def _without(labels: ViewLabels, broken: Tensor, height: int, width: int) -> ViewLabels:
+    changed = {"confidence": torch.ones(len(broken), height, width, device=broken.device)} | {
+        key: value
+        for key in ("probabilities", "depth", "normals", "confidence")
+        if (value := getattr(labels, key)) is not None
+    }
+    for key, value in changed.items():
+        changed[key] = torch.where(broken.view(-1, *[1] * (value.ndim - 1)), value.new_zeros(()), value)
+    return dataclasses.replace(labels, **changed)

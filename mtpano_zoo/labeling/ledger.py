@@ -1,0 +1,100 @@
+"""What is done, what is to be done, and what became of it: one account for reading, labelling and writing."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mtpano_zoo.labeling.origin import Origin
+from mtpano_zoo.labeling.report import LabelReport
+from mtpano_zoo.labeling.storage import LabelFolder
+
+__all__ = ("Ledger",)
+
+OTHER_IMAGE = (
+    "its labels were made from another image, or from another size of it: add --overwrite to replace them, or give "
+    "another folder as --out"
+)
+SAME_NAME = "two panoramas have this name, of which only the first is labelled"
+
+
+class Ledger:
+    """The account of one process.
+
+    Args:
+        folder: where the labels go.
+        overwrite: replace the labels of a panorama that were made from another image.
+    """
+
+    def __init__(self, folder: LabelFolder, overwrite: bool = False) -> None:
+        self.folder, self.overwrite = folder, overwrite
+        self.report = LabelReport()
+        self._seen: set[str] = set()
+        self._replaced: set[str] = set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether there is no use in going on."""
+        return bool(self.report.stopped)
+
+    def stop(self, reason: str) -> None:
+        """End the run; the first reason counts."""
+        self.report.stopped = self.report.stopped or reason
+
+    def fail(self, name: str, sentence: str) -> None:
+        """Say why a panorama gets no labels."""
+        self.report.failed[name] = sentence
+
+    def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:
+        """Whether nothing is left to do for a panorama, because it is finished; says so in the report.
+
+        Args:
+            name: of the panorama.
+            stamp: of its files, see `Origin`.
+            digest: returns what is in it, or nothing if it has to be read first. Only called where that matters.
+        """
+        if not self.folder.has(name):
+            return False
+        known = self.folder.origin(name)
+        if known is not None and not (stamp and stamp == known.stamp):
+            try:
+                now = digest()
+            except (OSError, ValueError):  # it cannot be read, so there is nothing to make other labels from
+                now = known.digest
+            if not now:
+                return False
+            if now != known.digest:
+                if self.overwrite:
+                    self._replaced.add(name)
+                    return False
+                self.fail(name, OTHER_IMAGE)
+                return True
+        self.report.skipped.append(name)
+        return True
+
+    def wants(self, item: Mapping[str, Any]) -> bool:
+        """Whether a panorama that was read is to be labelled: it may have been finished since, or be of no use."""
+        if self.stopped:
+            return False
+        name = item["name"]
+        if name in self._seen:
+            self.fail(name, SAME_NAME)
+            return False
+        self._seen.add(name)
+        origin: Origin | None = item.get("origin")
+        return origin is None or not self.settle(name, origin.stamp, lambda: origin.digest)
+
+    def write(self, item: Mapping[str, Any], files: Mapping[str, bytes]) -> bool:
+        """Write the labels of a panorama; False if they are not needed any more.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        if self.stopped:
+            return False
+        name = item["name"]
+        if not self.folder.write(name, item["jpeg"], files, item["origin"], self.overwrite):
+            self.report.skipped.append(name)
+            return False
+        self.report.labelled.append(name)
+        if name in self._replaced:
+            self.report.replaced.append(name)
+        return True

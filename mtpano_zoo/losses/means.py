@@ -1,0 +1,39 @@
+"""Means over what counts, of one process or of all that train together."""
+
+import torch
+from torch import Tensor, distributed
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def mean(total: Tensor, count: Tensor, least: float = 1.0, across_ranks: bool = False) -> Tensor:
+    """A sum over the number, or the sum of the weights, of what was summed up; zero if nothing was.
+
+    Args:
+        total: The sum, of which gradients are asked for.
+        count: The number or the weight, a scalar.
+        least: What the count is at least taken for.
+        across_ranks: Divide by the count of all processes, and multiply by their number. The average of what the
+            processes get, which is what DDP makes of their gradients, is then the mean over what all of them have. All
+            of them must call this, in the same order.
+    """
+    if across_ranks:
+        count = count.detach().float()  # whether or not it was of weights, all processes send the same type
+        distributed.all_reduce(count)
+        total = total * distributed.get_world_size()
+    return total / count.clamp(min=least)
+
+
+def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False) -> Tensor:
+    """Mean, weighted if there are weights, of values over the pixels of a mask of the same shape; zero if none is.
+
+    Values and weights of other pixels may be anything. For ``across_ranks`` see `mean`.
+    """
+    values = torch.where(valid, values, 0)
+    if weight is None:
+        return mean(values.sum(), valid.sum(), across_ranks=across_ranks)
+    weight = torch.where(valid, weight, 0)
+    return mean((values * weight).sum(), weight.sum(), 1e-6, across_ranks)

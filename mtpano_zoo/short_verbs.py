@@ -1,0 +1,73 @@
+"""The parser of the short verbs: one sentence for a mistake, with the nearest right name."""
+
+import argparse
+import sys
+from collections.abc import Container, Sequence
+from typing import Any, NoReturn
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.spelling import did_you_mean, nearest
+
+__all__ = ("TRACEBACK", "TRACEBACK_HELP", "ShortVerbParser", "hyphenated")
+
+TRACEBACK = "--traceback"
+TRACEBACK_HELP = "show where an error comes from"
+
+
+class ShortVerbParser(argparse.ArgumentParser):
+    """Parser that raises its complaints, and takes `--batch_size` for `--batch-size`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # `mtpano_zoo.cli.main` takes it out of any command line; here it is for the help.
+        self.add_argument(TRACEBACK, action="store_true", help=TRACEBACK_HELP)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse; nothing may be left over.
+
+        Raises:
+            InputError: If an option or an argument is unknown, or a value does not fit.
+        """
+        options, rest = super().parse_known_args(hyphenated(sys.argv[1:] if args is None else args), namespace)
+        if rest:
+            name = rest[0].partition("=")[0]
+            if not name.startswith("-"):
+                raise InputError(f"The argument {name!r} is one too many; see `{self.prog} --help`.")
+            known = [option for action in self._actions for option in action.option_strings]
+            suggestion = did_you_mean(nearest(name, known))
+            raise InputError(f"There is no option {name}{suggestion} `{self.prog} --help` lists them all.")
+        return options, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is no choice; this is what argparse calls for verbs and for options."""
+        if action.choices is None or value in action.choices:
+            return
+        suggestion = did_you_mean(nearest(str(value), map(str, action.choices)))
+        known = ", ".join(map(str, action.choices))
+        if isinstance(action, argparse._SubParsersAction):
+            raise InputError(f"There is no verb {value!r}{suggestion} `{self.prog} --help` explains {known}.")
+        name = action.option_strings[-1] if action.option_strings else action.dest
+        raise InputError(f"{name} cannot be {value!r}{suggestion} It is one of {known}.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise InputError(f"{message}; see `{self.prog} --help`.")
+
+
+def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]:
+    """Spell options with hyphens: `--batch_size=4` becomes `--batch-size=4`.
+
+    What has a dot is left alone, since it names an argument in Python; so is everything after a lone `--`.
+
+    Args:
+        arguments: Command line.
+        kept: Names of options, without dashes, that are spelt with an underscore.
+    """
+    spelt = list(arguments)
+    for i, argument in enumerate(spelt):
+        if argument == "--":
+            break
+        name, separator, value = argument.partition("=")
+        if name.startswith("--") and "." not in name and name[2:] not in kept:
+            spelt[i] = name.replace("_", "-") + separator + value
+    return spelt

@@ -1,0 +1,18 @@
+"""The right name for a misspelt one."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ("did_you_mean", "nearest")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is spelt most like this one, None if none is close. Case does not matter."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(suggestion: str | None) -> str:
+    """Return the end of a sentence that reports a wrong name: a question where there is a suggestion, else a stop."""
+    return "." if suggestion is None else f"; did you mean {suggestion}?"

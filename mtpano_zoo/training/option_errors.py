@@ -1,0 +1,188 @@
+"""What jsonargparse and Lightning say of wrong options, as one sentence with the nearest right name."""
+
+import inspect
+import pydoc
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.spelling import did_you_mean, nearest
+
+__all__ = ("explain", "nearest_class", "one_sentence", "options_of")
+
+# The classes that may stand where a configuration names one, by the last part of its key.
+KINDS = {
+    "network": "mtpano_zoo.models.PanoramaNetwork",
+    "loss": "mtpano_zoo.losses.MultiTaskLoss",
+    "metrics": "torchmetrics.Metric",
+    "data": "lightning.pytorch.LightningDataModule",
+    "modules": "lightning.pytorch.LightningDataModule",
+    "augmentation": "mtpano_zoo.data.Augmentation",
+    "callbacks": "lightning.pytorch.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+    "views": "mtpano_zoo.labeling.views.ViewStrategy",
+    "teachers": "mtpano_zoo.labeling.teachers.Teacher",
+    "teacher": "mtpano_zoo.labeling.teachers.Teacher",
+}
+# Classes whose arguments are taken for options of the command: `--batch_size` for `--data.batch_size`.
+OWNERS = {
+    "data": ("mtpano_zoo.data.panoramas.PanoramaDataModule",),
+    "model.network": ("mtpano_zoo.models.PDBridgeNet", "mtpano_zoo.zoo.pretrained.Pretrained"),
+}
+# What jsonargparse takes where arguments of a class are given but no class.
+BASES = ("PanoramaNetwork", "LightningDataModule")
+SUFFIX = "DataModule"
+
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_NO_OBJECT = re.compile(
+    r"Problem with given class_path '([^']+)':\s+(?:No module named|module '[^']+' has no attribute)"
+)
+_NO_ARGUMENT = re.compile(r"Problem with given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
+_LACKS = re.compile(r"Problem with given class_path '([^']+)':\s+the following arguments are required: (.+)")
+_NO_OPTION = re.compile(r"(?:unrecognized arguments: (?=-)|does not accept option ')(-*)([^\s'=]+)")
+_TOO_MANY = re.compile(r"unrecognized arguments: (\S+)")
+_MISSING = re.compile(r"^the following arguments are required: (.+)")
+_VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?(.+?)\)?\s*$")
+_CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
+_KEY = re.compile(r'Parser key "([^"]+)"')
+
+
+@contextmanager
+def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -> Iterator[None]:
+    """Raise what parsers, constructors and Lightning refuse as an `InputError`; any other exception passes.
+
+    Args:
+        options: Options of the command with their help, to find the nearest in; see `options_of`.
+        complete: A sentence with a command in which nothing is missing, for where something is.
+
+    Raises:
+        InputError: If an option is wrong.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise InputError(explain(str(error), options, complete)) from error
+    except (ValueError, MisconfigurationException) as error:
+        # jsonargparse wraps what a constructor raises into a ValueError of its own.
+        ours = next((e for e in _causes(error) if isinstance(e, (InputError, MisconfigurationException))), None)
+        if ours is None or isinstance(error, InputError):
+            raise
+        raise InputError(" ".join(str(ours).split())) from error
+
+
+def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
+    """Return one sentence for what jsonargparse says of a wrong option: what is wrong, and the nearest right name.
+
+    Args:
+        message: Its message, of many lines: every type that it tried, with the value in full.
+        options: See `one_sentence`.
+        complete: See `one_sentence`.
+    """
+    keys = _KEY.findall(message)
+    where = ".".join(keys)
+    if found := _MISSING.search(message):
+        missing = ["--" + re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. {complete}"
+    if (found := _NO_ARGUMENT.search(message) or _LACKS.search(message)) and found[1].endswith(BASES):
+        return f"The class of {where} (class_path) is missing. {complete}"
+    if found := _NO_ARGUMENT.search(message):
+        owner, name = found.groups()
+        known = _arguments_of(owner)
+        suggestion = nearest(name, known)
+        end = did_you_mean(suggestion) if suggestion else f"; it has {', '.join(known)}."
+        return f"{where}: {owner.rpartition('.')[2]} has no argument {name}{end}"
+    if found := _NO_CLASS.search(message) or _NO_OBJECT.search(message):
+        suggestion = did_you_mean(nearest_class(found[1].rpartition(".")[2], keys[-1].rpartition(".")[2]))
+        return f"{where}: there is no class {found[1]}{suggestion} Name one of your own with its module: module.Class."
+    if found := _LACKS.search(message):
+        return f"{where}: {found[1].rpartition('.')[2]} needs {found[2]}. {complete}"
+    if found := _NO_OPTION.search(message):
+        dashes, name = found.groups()
+        suggestion = did_you_mean(_nearest_option(name, options or {}, dashes and "--"))
+        return f"There is no option {dashes}{name}{suggestion} --help lists them all."
+    if found := _TOO_MANY.search(message):
+        suggestion = did_you_mean(f"--config {found[1]}" if found[1].endswith(".yaml") else None)
+        return f"The argument {found[1]} belongs to no option{suggestion}"
+    if (choices := _CHOICES.findall(message)) and (found := _VALUE.search(message)):
+        literals = [choice.strip(" '") for literal, _ in choices for choice in literal.split(",") if choice]
+        known = [*literals, *(kind for _, kind in choices if kind)]
+        value = found[1].strip("'")
+        return f"{where} cannot be {value}{did_you_mean(nearest(value, literals))} It takes {', '.join(known)}."
+    return _in_one_line(message)
+
+
+def nearest_class(name: str, kind: str) -> str | None:
+    """Return the class of a kind (see `KINDS`) that is spelt most like a name, which may lack ``DataModule``."""
+    if kind not in KINDS:
+        return None
+    base = cast(type, pydoc.locate(KINDS[kind]))
+    known = {known.__name__ for known in (base, *_subclasses(base)) if not inspect.isabstract(known)}
+    stems = {name.removesuffix(SUFFIX): name for name in sorted(known - set(BASES)) if not name.startswith("_")}
+    stem = nearest(name.removesuffix(SUFFIX), stems)
+    return None if stem is None else stems[stem]
+
+
+def options_of(parser: Any) -> dict[str, str]:
+    """Return the options of a parser by name, without dashes, with their help."""
+    return {
+        option.lstrip("-"): str(action.help or "")
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and not option.endswith("+")
+    }
+
+
+def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str | None:
+    """Find the nearest option by its last part, or by what the help says: ``learning_rate`` is the help of ``lr``."""
+    owned = [
+        f"{key}.{argument}" for key, owners in OWNERS.items() if key in options for argument in _signatures(owners)
+    ]
+    group, _, last = name.replace("init_args.", "").rpartition(".")
+    known = [*options, *owned]
+    siblings = [option for option in known if option.rpartition(".")[0] == group]
+    for candidates in (siblings, known):
+        by_last = {option.rpartition(".")[2]: option for option in reversed(candidates)}
+        if found := nearest(last, by_last):
+            return dashes + by_last[found]
+        words = re.sub(r"[_-]", " ", last)
+        described = (option for option in candidates if options.get(option, "").lower().startswith(words))
+        if len(words) > 3 and (found := next(described, None)):
+            return dashes + found
+    return None
+
+
+def _arguments_of(class_path: str) -> list[str]:
+    parser = ArgumentParser()
+    parser.add_class_arguments(pydoc.locate(class_path), "it")  # type: ignore[arg-type]
+    return [name.removeprefix("it.") for name in options_of(parser)]
+
+
+def _signatures(class_paths: Iterable[str]) -> Iterator[str]:
+    for class_path in class_paths:
+        constructor = cast(Any, pydoc.locate(class_path)).__init__
+        yield from list(inspect.signature(constructor).parameters)[1:]
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for known in base.__subclasses__():
+        yield known
+        yield from _subclasses(known)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _in_one_line(message: str) -> str:
+    """Leave out the types that were tried and the value in full."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+    return " ".join(line for line in lines if line and not line.startswith(noise))
