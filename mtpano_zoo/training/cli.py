@@ -4,7 +4,6 @@ import logging
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
@@ -16,10 +15,12 @@ import mtpano_zoo.data
 import mtpano_zoo.models
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.training.callbacks import PredictionWriter, ProgressBar
-from mtpano_zoo.training.checkpoint import read_checkpoint
+from mtpano_zoo.training.checkpoint import training_checkpoint
 from mtpano_zoo.training.module import MultiTaskModule
 
 VERBS = ("fit", "validate", "test", "predict")
+# Lightning finds these files itself, in the folder of the run.
+CHECKPOINTS_OF_THE_RUN = ("best", "last", "hpc")
 LOGGER = {
     "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "runs", "name": "", "default_hp_metric": False},
@@ -45,11 +46,15 @@ class MultiTaskCLI(LightningCLI):
         except ArgumentError as error:
             raise ValueError(in_one_line(str(error))) from error
         verb = self.config["subcommand"]
-        path = self.config[verb].get("ckpt_path")
-        if path and Path(path).is_file():
-            read_checkpoint(path)
-        if verb != "fit" and not path:
+        options = self.config[verb]
+        path = options.get("ckpt_path")
+        if path and path not in CHECKPOINTS_OF_THE_RUN:
+            options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
+        if verb != "fit" and not path and not options["model"]["network"]["class_path"].endswith(".Pretrained"):
             rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: give the weights by --ckpt_path.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: Lightning would let a file name classes, sources and folders."""
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses is told in its own words."""
