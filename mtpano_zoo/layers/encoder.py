@@ -9,6 +9,8 @@ from timm.layers.helpers import to_2tuple
 from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
+
 __all__ = ("ViTEncoder",)
 
 
@@ -16,7 +18,8 @@ class ViTEncoder(nn.Module):
     """A timm vision transformer tapped after a quarter, a half, three quarters and all of its blocks.
 
     Args:
-        name: timm name, e.g. `vit_small_patch16_dinov3_qkvb`; it may carry a tag of pretrained weights.
+        name: timm name, e.g. `vit_small_patch16_dinov3_qkvb`; it may carry a tag of pretrained weights. Not an address:
+            a name is read from files of others too, which must not make timm ask a repository or a folder.
         pretrained: download and load timm's weights (DINOv3 weights have a licence of their own).
         width: tokens' width instead of the architecture's own.
         depth: number of blocks instead of the architecture's own.
@@ -54,6 +57,8 @@ class ViTEncoder(nn.Module):
         overrides = {key: value for key, value in overrides.items() if value is not None}
         if "xcit" not in name:  # XCiT takes any size as it is
             overrides["dynamic_img_size"] = True
+        if ":" in name or not timm.is_model(name):
+            raise InputError(f"timm has no vision transformer {name!r}: give a name of timm.list_models('vit_*').")
         try:
             vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **overrides)
         except (RuntimeError, TypeError) as error:

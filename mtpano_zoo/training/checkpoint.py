@@ -127,11 +127,11 @@ def check_tasks(description: Mapping[str, Any] | None, network: PanoramaNetwork,
     Raises:
         ValueError: If the tasks differ; a checkpoint without description passes, since its keys are checked later.
     """
-    stored, wanted = (description or {}).get("tasks", ()), network.tasks
-    if stored and set(stored) != set(wanted):
+    stored, wanted = description.get("tasks") if isinstance(description, Mapping) else None, network.tasks
+    if isinstance(stored, list | tuple) and stored and sorted(map(str, stored)) != sorted(wanted):
         raise ValueError(
-            f"{source} was trained for the tasks {', '.join(stored)}, but the network has {', '.join(wanted)}: "
-            "build the network with the tasks of the checkpoint, or train a new one."
+            f"{source} was trained for the tasks {', '.join(map(str, stored))}, but the network has "
+            f"{', '.join(wanted)}: build the network with the tasks of the checkpoint, or train a new one."
         )
 
 
@@ -160,17 +160,38 @@ def load_network(path: str | Path, network: PanoramaNetwork | None = None) -> Pa
 
 
 def _build(description: Mapping[str, Any] | None, path: str | Path) -> PanoramaNetwork:
-    if not description:
+    if not isinstance(description, Mapping):
         raise ValueError(
             f"{path} does not say which network it holds, so `mtpano fit` has not written it: published checkpoints "
             "are loaded by their names in `mtpano models`, other weights into a network that you build yourself."
         )
-    if description["class"] not in NETWORKS:
-        raise ValueError(
-            f"{path} holds a network of the class {description['class']}, which is none of {_names(NETWORKS)}: "
-            "build it yourself and pass it as `network`."
+    return build_network(description.get("class"), description.get("config"), path)
+
+
+def build_network(name: object, config: object, source: str | Path) -> PanoramaNetwork:
+    """Build a network from what a file says of it, with random weights; nothing else is read or downloaded for it.
+
+    Args:
+        name: Its class, one of `NETWORKS`: a file cannot name code to import.
+        config: The arguments of its constructor.
+        source: Where they come from, for the message.
+
+    Raises:
+        InputError: If the class is none of ours, or does not take the arguments.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise InputError(
+            f"{source} describes a network of the class {name!r}, which is none of {_names(NETWORKS)}: build it "
+            "yourself, and load its weights by `load_network(path, network)`."
         )
-    return NETWORKS[description["class"]](**description["config"])
+    if not isinstance(config, Mapping):
+        raise InputError(f"{source} does not describe a network: its config must be a dictionary, not {config!r}.")
+    try:
+        # Weights that are about to be replaced need no download.
+        return NETWORKS[name](**{key: value for key, value in config.items() if key != "pretrained"})
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise InputError(f"{source} has arguments that {name} does not take: {reason}.") from error
 
 
 def load_strictly(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
@@ -207,9 +228,15 @@ def check_weights(network: PanoramaNetwork, weights: Mapping[str, torch.Tensor],
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Give the weights of the network in a checkpoint of `MultiTaskModule`, under the network's own names."""
-    prefix = "network."
-    return {k.removeprefix(prefix): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith(prefix)}
+    """Return the weights of the network in a checkpoint of `MultiTaskModule`, under the network's own names.
+
+    Raises:
+        InputError: If its state dict is no dictionary of tensors.
+    """
+    state, prefix = checkpoint.get("state_dict", {}), "network."
+    if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise InputError("The checkpoint holds no weights: its state_dict is no dictionary of tensors.")
+    return {str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}
 
 
 def _names(names: Iterable[str], limit: int = 8) -> str:

@@ -23,7 +23,7 @@ from mtpano_zoo.zoo.weights import (
     CONFIG,
     WEIGHTS,
     assemble,
-    build_network,
+    empty_network,
     read_description,
     read_tensors,
     write_weights,
@@ -198,7 +198,7 @@ def _converted(entry: Entry, checksum: str, description: Mapping[str, Any]) -> d
         verify(folder / WEIGHTS, (folder / CHECKSUM).read_text())
         weights = read_tensors(folder / WEIGHTS)
         # Names may have changed with the package since.
-        check_weights(build_network(description["class"], description["config"], folder), weights, folder)
+        check_weights(empty_network(description["class"], description["config"], folder), weights, folder)
     except (OSError, ValueError):  # absent, damaged or old: it is made again
         return None
     return weights

@@ -15,12 +15,21 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mtpano_zoo.image_io import check_panorama_size, write_bytes
-from mtpano_zoo.models import NETWORKS, PanoramaNetwork
+from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.tasks import check_tasks
-from mtpano_zoo.training.checkpoint import check_weights
+from mtpano_zoo.training.checkpoint import build_network, check_weights
 from mtpano_zoo.zoo.transfer import transfer, transferred_card
 
-__all__ = ("CONFIG", "WEIGHTS", "assemble", "read_description", "read_network", "read_tensors", "write_weights")
+__all__ = (
+    "CONFIG",
+    "WEIGHTS",
+    "assemble",
+    "empty_network",
+    "read_description",
+    "read_network",
+    "read_tensors",
+    "write_weights",
+)
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -132,7 +141,7 @@ def assemble(
         config |= {"classes": list(classes or ()), "palette": None}
     if palette is not None:
         config["palette"] = [[int(value) for value in colour] for colour in palette]
-    network = build_network(description["class"], config, source)
+    network = empty_network(description["class"], config, source)
     if renewed:
         weights, new = transfer(weights, network, source)
         warnings.warn(
@@ -150,12 +159,12 @@ def _of_tasks(
     name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor], source: str | Path, tasks: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Give arguments and weights of the same network with a part of its tasks."""
-    network = build_network(name, config, source)
+    network = empty_network(name, config, source)
     if absent := [task for task in tasks if task not in network.tasks]:
         raise ValueError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
     check_weights(network, weights, source)
     fewer = dict(config) | {"tasks": list(tasks)} | ({} if "semseg" in tasks else {"classes": [], "palette": None})
-    kept = build_network(name, fewer, source).state_dict().keys()
+    kept = empty_network(name, fewer, source).state_dict().keys()
     return fewer, {key: tensor for key, tensor in weights.items() if key in kept}
 
 
@@ -194,26 +203,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def build_network(name: str, config: Mapping[str, Any], source: str | Path) -> PanoramaNetwork:
-    """Build a network whose parameters have no memory yet.
-
-    Args:
-        name: its class, one of `NETWORKS`.
-        config: the arguments of its constructor.
-        source: where they come from, for the message.
-
-    Raises:
-        ValueError: if the class is none of ours, or does not take the arguments.
-    """
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise ValueError(f"{source} describes a network of the class {name!r}, which is none of {', '.join(NETWORKS)}.")
-    try:
-        with _parameters_on_meta():
-            # Weights that are about to be replaced need no download.
-            return NETWORKS[name](**{key: value for key, value in config.items() if key != "pretrained"})
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"{source} has arguments that {name} does not take: {reason}.") from error
+def empty_network(name: object, config: object, source: str | Path) -> PanoramaNetwork:
+    """Build a network whose parameters have no memory yet; see `build_network`."""
+    with _parameters_on_meta():
+        return build_network(name, config, source)
 
 
 @contextmanager

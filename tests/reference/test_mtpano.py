@@ -20,7 +20,7 @@ from mtpano_zoo.reference.mtpano import class_count, constructor_arguments, conv
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.checkpoint import check_weights
 from mtpano_zoo.zoo import entries
-from mtpano_zoo.zoo.weights import build_network
+from mtpano_zoo.zoo.weights import empty_network
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED_NAMES = {"gradient": "grad", "edge_distance": "sdf", "point_map": "point"}
@@ -215,7 +215,7 @@ def test_full_size_uses_every_published_key_once(tasks: tuple[str, ...]) -> None
             if not entry.repository:
                 continue
             description = entry.network_description()
-            check_weights(build_network(entry.network, description["config"], entry.name), converted, entry.name)
+            check_weights(empty_network(entry.network, description["config"], entry.name), converted, entry.name)
         # What the published code counts, less what takes no part.
         assert sum(p.numel() for p in network.parameters()) == sum(
             int(np.prod(shape))
