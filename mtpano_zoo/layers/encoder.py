@@ -31,6 +31,7 @@ class ViTEncoder(nn.Module):
 
     Raises:
         ValueError: if timm has no such vision transformer, or it has fewer than four blocks.
+        OSError: if its weights cannot be downloaded.
     """
 
     def __init__(
@@ -63,6 +64,12 @@ class ViTEncoder(nn.Module):
             vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **overrides)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"timm has no vision transformer {name!r} with these sizes: {error}") from error
+        except (ImportError, OSError) as error:  # ImportError is what the client of the Hub raises for a SOCKS proxy
+            socks = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else ""
+            reason = socks or str(error).partition("\n")[0].rstrip(".")
+            raise OSError(
+                f"timm's weights of {name!r} cannot be downloaded: {reason}; or give pretrained: false."
+            ) from error
         blocks = len(vit.blocks)
         if blocks < 4:
             raise ValueError(f"The encoder {name!r} has {blocks} blocks, but four of them are tapped: give depth >= 4.")

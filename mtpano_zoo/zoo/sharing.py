@@ -11,6 +11,7 @@ from mtpano_zoo.layers import merge_lora
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.training.checkpoint import describe_network
 from mtpano_zoo.zoo.card import model_card
+from mtpano_zoo.zoo.download import explain_proxy
 from mtpano_zoo.zoo.weights import write_weights
 
 __all__ = ("FILES", "push_to_hub", "save_pretrained")
@@ -113,6 +114,10 @@ def _explained(repository: str, endpoint: str) -> Iterator[None]:
                 "your own, or a token that may write."
             ) from error
         raise OSError(f"The Hugging Face Hub refuses {repository} with status {status}: {_line(cause)}.") from error
+    except (ImportError, ValueError) as error:
+        if (proxy := explain_proxy(error)) is None:
+            raise
+        raise ConnectionError(f"{repository} could not be uploaded to the Hugging Face Hub: {proxy}.") from error
 
 
 def _line(error: BaseException) -> str:
