@@ -71,11 +71,11 @@ def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork
     Raises:
         InputError: If the tasks differ; a checkpoint without description passes, since its keys are checked later.
     """
-    stored, wanted = (description or {}).get("tasks", ()), network.tasks
-    if stored and set(stored) != set(wanted):
+    stored, wanted = description.get("tasks") if isinstance(description, Mapping) else None, network.tasks
+    if isinstance(stored, list | tuple) and stored and sorted(map(str, stored)) != sorted(wanted):
         raise InputError(
-            f"{source} was trained for the tasks {', '.join(stored)}, but the network has {', '.join(wanted)}: "
-            "build the network with the tasks of the checkpoint, or train a new one."
+            f"{source} was trained for the tasks {', '.join(map(str, stored))}, but the network has "
+            f"{', '.join(wanted)}: build the network with the tasks of the checkpoint, or train a new one."
         )
 
 
@@ -107,9 +107,15 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Give the weights of the network in a checkpoint of `MultiTaskModule`, under the network's own names."""
-    prefix = "network."
-    return {k.removeprefix(prefix): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith(prefix)}
+    """Return the weights of the network in a checkpoint of `MultiTaskModule`, under the network's own names.
+
+    Raises:
+        InputError: If its state dict is no dictionary of tensors.
+    """
+    state, prefix = checkpoint.get("state_dict", {}), "network."
+    if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise InputError("The checkpoint holds no weights: its state_dict is no dictionary of tensors.")
+    return {str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}
 
 
 def _names(names: Iterable[str], limit: int = 8) -> str:

@@ -10,6 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, errors
 
 from mtpano_zoo.files.card import model_card
 from mtpano_zoo.files.checkpoint import describe_network
+from mtpano_zoo.files.proxy import explain_proxy
 from mtpano_zoo.files.weights import write_weights
 from mtpano_zoo.layers import merge_lora
 
@@ -116,6 +117,10 @@ def _explained(repository: str, endpoint: str) -> Iterator[None]:
                 "your own, or a token that may write."
             ) from error
         raise OSError(f"The Hugging Face Hub refuses {repository} with status {status}: {_line(cause)}.") from error
+    except (ImportError, ValueError) as error:
+        if (proxy := explain_proxy(error)) is None:
+            raise
+        raise ConnectionError(f"{repository} could not be uploaded to the Hugging Face Hub: {proxy}.") from error
 
 
 def _line(error: BaseException) -> str:

@@ -48,10 +48,17 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> Any:
 
     Raises:
         InputError: If timm has no such architecture, or it does not take the options.
+        OSError: If its weights cannot be downloaded.
     """
-    if not timm.is_model(name):
+    if ":" in name or not timm.is_model(name):
         raise InputError(f"timm has no architecture {name!r}; `timm.list_models()` lists them.")
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"timm cannot build {name!r} with these options: {error}") from error
+    except (ImportError, OSError) as error:  # ImportError is what the client of the Hub raises for a SOCKS proxy
+        socks = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else ""
+        reason = socks or str(error).partition("\n")[0].rstrip(".")
+        raise OSError(
+            f"timm's weights of {name!r} cannot be downloaded: {reason}; or set pretrained: false."
+        ) from error

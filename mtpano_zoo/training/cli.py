@@ -18,17 +18,19 @@ import mtpano_zoo.data
 import mtpano_zoo.models
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.training.callbacks import PredictionWriter
 from mtpano_zoo.training.module import MultiTaskModule
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
+from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
 
 VERBS = ("fit", "validate", "test", "predict")
 PARSER = {"exit_on_error": False, "epilog": f"{TRACEBACK}: {TRACEBACK_HELP}"}
+# Lightning finds these files itself, in the folder of the run.
+CHECKPOINTS_OF_THE_RUN = ("best", "last", "hpc")
 LOGGER = {
     "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "runs", "name": "", "default_hp_metric": False},
@@ -54,11 +56,15 @@ class MultiTaskCLI(LightningCLI):
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
-        path = self.config[verb].get("ckpt_path")
-        if path and Path(path).is_file():
-            read_checkpoint(path)
-        if verb != "fit" and not path:
+        options = self.config[verb]
+        path = options.get("ckpt_path")
+        if path and path not in CHECKPOINTS_OF_THE_RUN:
+            options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
+        if verb != "fit" and not path and not options["model"]["network"]["class_path"].endswith(".Pretrained"):
             rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: give the weights by --ckpt_path.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: Lightning would let a file name classes, sources and folders."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add progress, a checkpoint ``last.ckpt`` and a writer of predictions, unless the user chose others.
@@ -178,7 +184,8 @@ def complete_command(arguments: Sequence[str]) -> str:
             if before:
                 command = " ".join(f"--config {other}" for other in (*before, *names))
                 return f"{name} goes after {' and '.join(before)}: `mtpano {arguments[0]} {command}`."
-    return "`mtpano fit --config quickstart.yaml` has all that is needed, `--config base.yaml --config structured3d.yaml` too."
+    complete = "`mtpano fit --config quickstart.yaml`"
+    return f"{complete} has all that is needed, `--config base.yaml --config structured3d.yaml` too."
 
 
 def _print_scores(results: Sequence[Mapping[str, float]]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NoReturn, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
     card_after_training,
@@ -25,6 +26,7 @@ from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, defi
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.optimizer import parameter_groups
+from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -147,6 +149,22 @@ class MultiTaskModule(LightningModule):
         if self.freeze_encoder:
             self.encoder.eval()
         return self
+
+    def setup(self, stage: str) -> None:
+        """Let the trainer read checkpoints as plain data only, before it reads one."""
+        read_plain_data_only(self.trainer.strategy)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse what Lightning offers here: it reads addresses, and builds what the file names.
+
+        Raises:
+            InputError: Always; the sentence says what to do instead.
+        """
+        raise InputError(
+            f"{cls.__name__} is not read from a file: `load_model(path)` reads the network of a checkpoint, and "
+            "`trainer.fit(module, ckpt_path=path)` goes on with its training."
+        )
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Run the network on images (B, 3, H, W) in [0, 1]."""

@@ -10,14 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, errors, get_token, hf_hub_download
+from huggingface_hub import constants, errors, get_session, get_token, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.utils import validate_repo_id
 
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.files.proxy import PROXIES, explain_proxy, set_variables
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.zoo.entries import Entry
 
 __all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+# What the client makes folders and files of: nothing that leaves its cache.
+NAME = re.compile(r"[\w.+@=-]+(/[\w.+@=-]+)*")
+KNOCKING = 5  # seconds that the Hub may take for a sign of life
 
 
 def cache_folder() -> Path:
@@ -40,7 +46,8 @@ def fetch(entry: Entry) -> tuple[Path, str]:
         ValueError: if it has another checksum than it should.
     """
     revision = entry.revision or _record(entry).get("revision")
-    path = download(entry.repository, entry.file, revision)
+    example = f'give its path instead of the name: load_model("/path/to/{Path(entry.file).name}")'
+    path = download(entry.repository, entry.file, revision, example)
     found = verify(path, known_checksum(entry))
     if entry.revision is None or entry.sha256 is None:
         record = {"revision": commit_of(path), "sha256": found, "size": path.stat().st_size}
@@ -59,11 +66,14 @@ def _record_path(entry: Entry) -> Path:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
+    """Return what was noted at the first download, if it is what `fetch` writes."""
     try:
-        record: dict[str, Any] = json.loads(_record_path(entry).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return record
+        record = json.loads(_record_path(entry).read_bytes())
+        if COMMIT.fullmatch(record["revision"]) and SHA256.fullmatch(record["sha256"]):
+            return dict(record)
+    except (OSError, ValueError, TypeError, LookupError):
+        pass
+    return {}
 
 
 def _keep(path: Path, text: str) -> None:
@@ -75,20 +85,41 @@ def _keep(path: Path, text: str) -> None:
         return
 
 
-def download(repository: str, file: str, revision: str | None = None) -> Path:
-    """Give a file of a repository from the cache of the Hub's client, or download it with a progress bar.
+def download(repository: str, file: str, revision: str | None = None, by_hand: str | None = None) -> Path:
+    """Return a file of a repository from the cache of the Hub's client, or download it with a progress bar.
 
     Args:
         repository: `user/name`.
         file: its path in the repository.
         revision: commit, tag or branch; by default the newest commit. A commit that is in the cache needs no request.
+        by_hand: what to do with the file where it has to be fetched in another way, for the message.
 
     Raises:
         OSError: if the file is neither in the cache nor can be downloaded; the sentence says what to do.
-        ValueError: if `repository` is no name of a repository.
+        InputError: if `repository`, `file` or `revision` is no such name.
     """
-    with _explained(repository, file, revision):
-        return Path(hf_hub_download(repository, file, revision=revision))
+    for what, name in (("file", file), ("revision", revision)):
+        if name is not None and (not NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or ".." in name):
+            raise InputError(f"{name!r} is no name of a {what} in {repository} on the Hugging Face Hub.")
+    with _explained(repository, file, revision, by_hand or "give the path of its folder instead of the name"):
+        validate_repo_id(repository)
+        cached = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(cached, str) and COMMIT.fullmatch(revision or ""):
+            return Path(cached)
+        unreachable = not isinstance(cached, str) and not _reachable()
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=unreachable))
+
+
+def _reachable() -> bool:
+    """Whether the Hub answers at all, which its client, if nothing does, would try again and again to find out."""
+    if constants.HF_HUB_OFFLINE:
+        return True  # the client looks at this itself
+    session = get_session()
+    try:
+        session.head(constants.ENDPOINT, timeout=KNOCKING, follow_redirects=False)
+    except Exception:  # of whichever HTTP client the Hub's own uses
+        return False
+    return True
 
 
 def commit_of(path: Path) -> str:
@@ -98,10 +129,12 @@ def commit_of(path: Path) -> str:
 
 
 @contextmanager
-def _explained(repository: str, file: str, revision: str | None) -> Iterator[None]:
+def _explained(repository: str, file: str, revision: str | None, by_hand: str) -> Iterator[None]:
     """Turn what the client of the Hub raises into one sentence that says what to do."""
     at = f" at {revision}" if revision else ""
+    checked = " and ".join(filter(None, ["the connection", set_variables(("HF_ENDPOINT", *PROXIES))]))
     address = f"{constants.ENDPOINT}/{repository}"
+    fetched = f"fetch {address}/resolve/{revision or 'main'}/{file} by hand and {by_hand}"
     try:
         yield
     except errors.HFValidationError as error:
@@ -125,13 +158,19 @@ def _explained(repository: str, file: str, revision: str | None) -> Iterator[Non
             do = "log in with `hf auth login`, or check your HF_TOKEN" if status in (401, 403) else "try again later"
             why = f"{constants.ENDPOINT} answered with status {status}: {do}"
         else:
-            why = f"{constants.ENDPOINT} cannot be reached: check the connection and try again"
-        raise FileNotFoundError(f"{file} of {repository}{at} is not in {constants.HF_HUB_CACHE}, and {why}.") from error
+            why = f"{constants.ENDPOINT} cannot be reached: check {checked} and try again"
+        raise FileNotFoundError(
+            f"{file} of {repository}{at} is not in {constants.HF_HUB_CACHE}, and {why}, or {fetched}."
+        ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository}{at} has no file {file}: see {address}/tree/main.") from error
     # HTTPError is that of whichever HTTP client the Hub's own uses.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise OSError(f"{file} of {repository}{at} could not be downloaded ({_reason(error)}.") from error
+    except (ImportError, ValueError) as error:
+        if (proxy := explain_proxy(error)) is None:
+            raise
+        raise OSError(f"{file} of {repository}{at} could not be downloaded: {proxy}, or {fetched}.") from error
 
 
 def _reason(error: Exception) -> str:
@@ -144,6 +183,8 @@ def _reason(error: Exception) -> str:
         return f"{cause}): make room in {constants.HF_HUB_CACHE}, or name another folder by HF_HOME"
     if (status := _status(error)) in (401, 403):
         return f"the server refused it with status {status}): log in with `hf auth login`, or check your HF_TOKEN"
+    if number == errno.ENOENT and (names := set_variables(("SSL_CERT_FILE",))):
+        return f"{cause}): {names} has to name a file of certificates"
     return f"the server answered with status {status}): try again later" if status else f"{cause}): try again"
 
 
@@ -173,7 +214,7 @@ def verify(path: Path, expected: str | None = None) -> str:
     expected = expected or (blob.name if SHA256.fullmatch(blob.name) else None)
     state = blob.stat()
     note = f"{state.st_size} {state.st_mtime_ns}"
-    if expected and _read(cache_folder() / "verified" / expected) == note:
+    if expected and SHA256.fullmatch(expected) and _read(cache_folder() / "verified" / expected) == note:
         return expected
     with blob.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -119,8 +119,10 @@ def _read(source: str) -> Contents:
 
 def _repository(address: str) -> Contents:
     repository, _, revision = address.partition("@")
-    config = download(repository, CONFIG, revision or None)
-    weights = download(repository, WEIGHTS, commit_of(config))  # of the same commit, whatever is uploaded meanwhile
+    by_hand = f'put {CONFIG} and {WEIGHTS} into one folder, whose path you give: load_model("/path/to/folder")'
+    config = download(repository, CONFIG, revision or None, by_hand)
+    # Of the same commit, whatever is uploaded meanwhile.
+    weights = download(repository, WEIGHTS, commit_of(config), by_hand)
     verify(weights)
     return read_description(config.parent), read_tensors(weights)
 

@@ -122,3 +122,19 @@ def test_taps_are_the_residual_stream_before_the_final_norm() -> None:
     for output, level, class_token in zip(seen, levels, class_tokens, strict=True):
         assert torch.equal(output[:, 5:], level.flatten(2).transpose(1, 2))
         assert torch.equal(output[:, 0], class_token)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FileNotFoundError("not in the cache.\nTraceback"), "not in the cache"),
+        (ImportError("pip install httpx[socks]"), "a SOCKS proxy needs the package socksio"),
+    ],
+)
+def test_weights_that_cannot_be_downloaded(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("timm.create_model", create_model)
+    with pytest.raises(OSError, match=rf"^timm's weights of 'vit_tiny_patch16_224' .*: {reason}; or give pretrained:"):
+        ViTEncoder("vit_tiny_patch16_224", pretrained=True)

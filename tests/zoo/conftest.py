@@ -18,6 +18,7 @@ import pytest
 from huggingface_hub import constants
 
 RESOLVE = "/{repo_id}/resolve/{revision}/{filename}"
+PROXIES = [spelled for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for spelled in (name, name.lower())]
 LFS_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".tar")
 
 
@@ -261,7 +262,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for switch, value in (("OFFLINE", False), ("DISABLE_XET", True), ("DISABLE_IMPLICIT_TOKEN", False),
                           ("DISABLE_TELEMETRY", True), ("DISABLE_PROGRESS_BARS", None)):  # fmt: skip
         monkeypatch.setattr(constants, f"HF_HUB_{switch}", value)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_ENDPOINT", *PROXIES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "mtpano_cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

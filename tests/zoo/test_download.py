@@ -1,15 +1,23 @@
 """Every way a download can end, with the real client against the Hub of `conftest.py`."""
 
+import contextlib
 import errno
 import hashlib
+import json
 import os
+import socket
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from mtpano_zoo.zoo.download import cache_folder, download, fetch, verify
+from mtpano_zoo import load_model
+from mtpano_zoo.cli import main
+from mtpano_zoo.zoo.download import cache_folder, download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry, entries
 
 CONTENT = os.urandom(100_000)
@@ -184,6 +192,132 @@ def test_a_server_that_is_down_without_cache(hub, commit) -> None:
         FileNotFoundError, match=r"tiny\.pth\.tar of user/tiny is not in .*cannot be reached: check the"
     ):
         download("user/tiny", "tiny.pth.tar")
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_without_a_connection_the_answer_comes_at_once(blocked: bool, hub_cache: Path, entry, monkeypatch) -> None:
+    """The client itself would try six times, for half a minute where nothing answers; what to do by hand is said."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1] if blocked else 9}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr("mtpano_zoo.zoo.download.KNOCKING", 0.5)
+        start = time.monotonic()
+        with pytest.raises(FileNotFoundError) as told:
+            fetch(entry)
+        assert time.monotonic() - start < 3
+    assert str(told.value) == (
+        f"tiny.pth.tar of user/tiny is not in {hub_cache}, and {address} cannot be reached: check the connection and "
+        f"try again, or fetch {address}/user/tiny/resolve/main/tiny.pth.tar by hand and give its path instead of the "
+        'name: load_model("/path/to/tiny.pth.tar").'
+    )
+
+
+def test_what_is_fetched_by_hand_is_loaded_as_the_sentence_says(hub_cache: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'load_model\("/path/to/mtpano_model_408k\.pth\.tar"\)\.$'):
+        load_model("mtpano-large.408k")
+    with pytest.raises(FileNotFoundError, match=r"put config\.json and model\.safetensors into one folder"):
+        load_model("hf-hub:user/tiny")
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
+@pytest.mark.parametrize(
+    ("proxy", "advice"),
+    [
+        ("socks5://user:secret@127.0.0.1:9", r"names a SOCKS proxy: `pip install socksio`, .*or unset it"),
+        ("socks4://user:secret@127.0.0.1:9", r"is not the address of an HTTP or SOCKS5 proxy: correct or unset it"),
+    ],
+)
+def test_a_proxy_that_the_client_cannot_use(
+    variable: str, proxy: str, advice: str, hub, commit, entry, tiny_network, monkeypatch, capsys
+) -> None:
+    """In one sentence, which does not show the password; what is in the cache needs no proxy."""
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as if it were not installed
+    fetched = fetch(entry)
+    monkeypatch.setenv(variable, proxy)
+    huggingface_hub.close_session()
+    assert fetch(entry) == fetched
+    with pytest.raises(
+        OSError, match=rf"^tiny\.pth\.tar of user/tiny could not .*: {variable} {advice}, or fetch http"
+    ) as told:
+        download("user/tiny", "tiny.pth.tar")
+    assert "secret" not in str(told.value)
+    with pytest.raises(ConnectionError, match=rf"user/other could not be uploaded .*: {variable} {advice}\.$"):
+        tiny_network().push_to_hub("user/other", token="hf_somebody")
+    assert main(["export", "mtpano-large.408k", "--format", "onnx", "--out", "absent/x.onnx"]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("variable", "value"), [("HF_ENDPOINT", "garbage"), ("HTTPS_PROXY", "http://127.0.0.1:9")])
+def test_the_variables_that_may_be_wrong_are_named(variable: str, value: str, hub_cache: Path, monkeypatch) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(constants, "ENDPOINT", value if variable == "HF_ENDPOINT" else "https://127.0.0.2:9")
+    with pytest.raises(
+        FileNotFoundError, match=rf"cannot be reached: check the connection and {variable} and try again"
+    ):
+        download("user/tiny", "tiny.pth.tar")
+
+
+NO_NAMES = [
+    "../../../x",
+    "a/../../x",
+    "/abs",
+    "a//b",
+    "",
+    ".",
+    "..",
+    "a\\..\\x",
+    "C:x",
+    "a\0b",
+    "a b\n",
+    "refs/../../../x",
+    "~/x",
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_no_name_leads_out_of_the_cache(name: str, hub, commit, tmp_path: Path, entry) -> None:
+    """Of a revision, a file or a repository; nothing is asked, and no file is written anywhere."""
+    with pytest.raises(ValueError, match="is no name of a revision in user/tiny"):
+        download("user/tiny", "tiny.pth.tar", name)
+    with pytest.raises(ValueError, match="is no name of a file in user/tiny"):
+        download("user/tiny", name)
+    for repository in (name, f"user/{name}", f"{name}/tiny"):
+        with pytest.raises(ValueError, match="is no name of a repository"):
+            download(repository, "tiny.pth.tar")
+    if name:
+        with pytest.raises(ValueError, match="is no name of a revision in user/tiny"):
+            load_model(f"hf-hub:user/tiny@{name}")
+        with pytest.raises(ValueError, match="is no name of a"):
+            load_model(f"hf-hub:{name}")
+        with pytest.raises(ValueError, match="is no name of a revision"):
+            fetch(replace(entry, revision=name))
+    assert hub.requests == [] and not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["main", "v1.0", "refs/pr/3", "feature/a+b", "a" * 40])
+def test_names_of_revisions_are_asked_for(name: str, hub, commit) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        download("user/tiny", "tiny.pth.tar", name)
+    assert any(path == f"/user/tiny/resolve/{name}/tiny.pth.tar" for _, path in hub.requests)
+
+
+def test_what_was_noted_of_the_first_download_leads_nowhere_else(hub, commit, entry, tmp_path: Path) -> None:
+    """A note in the cache that `fetch` has not written counts as none."""
+    fetch(entry)
+    note = cache_folder() / "tiny.test" / "origin.json"
+    whole = json.loads(note.read_bytes())
+    for change in ({"revision": "../../../x"}, {"revision": 5}, {"sha256": "../../../../x"}, {"sha256": None}):
+        note.write_text(json.dumps(whole | change))
+        assert known_checksum(entry) is None or "sha256" not in change
+        assert fetch(entry)[1] == CHECKSUM
+        assert json.loads(note.read_bytes()) == whole
+    for text in ("[]", "5", "null", "{}", "{"):
+        note.write_text(text)
+        assert known_checksum(entry) is None
+    assert not [path for path in tmp_path.rglob("x")]
 
 
 def test_small_files_carry_no_checksum_of_their_own(hub, commit) -> None:
