@@ -103,7 +103,7 @@ def wait_for_work(process: "subprocess.Popen[bytes]", out: Path, old: set[Path])
 def of(path: str) -> str:
     """The panorama that a file belongs to."""
     parts = Path(path).parts
-    return Path(parts[1]).stem if parts[0] == "img" else parts[1]
+    return Path(parts[1]).stem if parts[0] in ("img", "origins") else parts[1]
 
 
 def files_of(root: Path) -> dict[str, bytes]:

@@ -36,7 +36,7 @@ class Origin:
 
     @staticmethod
     def from_bytes(content: bytes) -> "Origin":
-        """Read a record; one that was damaged is of no image."""
+        """Read a record; the digest of an empty one is empty."""
         digest, stamp, *_ = [*content.decode(errors="replace").splitlines(), "", ""]
         return Origin(digest, stamp)
 

@@ -129,9 +129,14 @@ class LabelFolder:
         return path_below(self.root / IMAGES, name, ".jpg").is_file()
 
     def origin(self, name: str) -> Origin | None:
-        """Return what a panorama was labelled from; None if there is no record of it, as in older folders."""
+        """Return what a panorama was labelled from; None if there is no record of it, as in older folders.
+
+        Raises:
+            OSError: the record cannot be read.
+        """
         path = path_below(self.root / ORIGINS, name, ".txt")
-        return Origin.from_bytes(path.read_bytes()) if path.is_file() else None
+        origin = Origin.from_bytes(path.read_bytes()) if path.is_file() else Origin("")
+        return origin if origin.digest else None
 
     def write(
         self, name: str, image: bytes, files: Mapping[str, bytes], origin: Origin | None = None, replace: bool = False

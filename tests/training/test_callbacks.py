@@ -5,7 +5,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import TinyDataModule, TinyNetwork
+from torch.utils.data import DataLoader
 
+from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, PanelLogger, ProgressBar, learning_rate_factor
 
 AUXILIARY = ("aggregators.", "auxiliary_heads.")
@@ -106,6 +108,26 @@ def test_a_warmup_resumed_before_at_or_after_its_end_is_bitwise_the_same(tmp_pat
     trainer(tmp_path, callbacks(), **options).fit(whole, TinyDataModule(**data))
     trainer(tmp_path, callbacks(), **options).fit(resumed, TinyDataModule(**data), ckpt_path=tmp_path / "epoch=0.ckpt")
     assert not changed(snapshot(whole), snapshot(resumed))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_the_published_loss_does_not_clamp_during_the_warmup(tmp_path, published):
+    class Far(TinyDataModule):
+        def train_dataloader(self):
+            dataset = super().train_dataloader().dataset
+            samples = [dataset[i] for i in range(len(dataset))]
+            return DataLoader([sample | {"depth": sample["depth"] + 100} for sample in samples], batch_size=2)
+
+    class Losses(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(float(trainer.callback_metrics["train/loss/depth"]))
+
+    seen = []
+    module = MultiTaskModule(TinyNetwork(), MultiTaskLoss(published=published))
+    trainer(tmp_path, [AuxiliaryWarmup(steps=2), Losses()], max_epochs=1, limit_val_batches=0).fit(module, Far())
+    assert len(seen) == 4
+    assert min(seen[:2]) > 90
+    assert seen[2:] == [10, 10] if published else min(seen[2:]) > 90
 
 
 def test_the_warmup_with_accumulated_gradients_counts_optimiser_steps(tmp_path):
