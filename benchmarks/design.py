@@ -114,10 +114,8 @@ def measure(settings: Mapping[str, Any], name: str, seed: int, steps: int, data:
     data.seed = seed  # the order of the rooms, and how they are turned; which rooms there are stays
     model = dict(settings["model"])
     network = build(settings, name)
-    weights = model["loss"]["init_args"]
-    losses = {key: value for key, value in weights.items() if key.removesuffix("_weight") in network.tasks}
     keys = ("lr", "weight_decay", "schedule", "warmup_steps")
-    module = MultiTaskModule(network, MultiTaskLoss(**losses), **{key: model[key] for key in keys})
+    module = MultiTaskModule(network, MultiTaskLoss(**model["loss"]["init_args"]), **{key: model[key] for key in keys})
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu",

@@ -18,7 +18,7 @@ from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.run import find_images, run
 from mtpano_zoo.training.cli import main as train
-from mtpano_zoo.training.module import MultiTaskModule
+from mtpano_zoo.training.multi_task import MultiTaskModule
 from mtpano_zoo.viz import sample_panel
 from mtpano_zoo.zoo import load_model
 

@@ -1,16 +1,33 @@
-"""Losses: functions on prediction, target and mask of the valid pixels, and the sum that training uses.
-
-What the published code computes in their place is in `mtpano_zoo.losses.published`.
-"""
+"""Losses: functions on prediction, target and mask of the valid pixels, and the sum that training uses."""
 
 from mtpano_zoo.losses.auxiliary import distance_transform, edge_distance, image_gradient, point_map, sobel
-from mtpano_zoo.losses.dense import edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses.base import Loss, TaskLoss
+from mtpano_zoo.losses.dense import affine_invariant_l1, edge_weighted_l1, frequency_l1, masked_l1
 from mtpano_zoo.losses.multi_task import MultiTaskLoss
+from mtpano_zoo.losses.published import PublishedLoss
 from mtpano_zoo.losses.semseg import cross_entropy, dice
+from mtpano_zoo.losses.task_losses import (
+    TASK_LOSSES,
+    DepthLoss,
+    DisparityLoss,
+    NormalsLoss,
+    SemsegLoss,
+    ValidLoss,
+)
 from mtpano_zoo.losses.validity import check_batch, valid_depth, valid_normals, valid_semseg
 
 __all__ = (
+    "TASK_LOSSES",
+    "DepthLoss",
+    "DisparityLoss",
+    "Loss",
     "MultiTaskLoss",
+    "NormalsLoss",
+    "PublishedLoss",
+    "SemsegLoss",
+    "TaskLoss",
+    "ValidLoss",
+    "affine_invariant_l1",
     "check_batch",
     "cross_entropy",
     "dice",

@@ -88,6 +88,30 @@ def frequency_l1(
     return mean(torch.where(known, per_image, 0).sum(), known.sum(), across_ranks=across_ranks)
 
 
+def affine_invariant_l1(
+    prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
+) -> Tensor:
+    """Absolute difference of maps (B, H, W) that are each known up to scale and shift, mean over the valid pixels.
+
+    Each map of each image is brought to median 0 and mean absolute deviation 1 over its valid pixels (MiDaS, arXiv
+    1907.01341, equations 5 and 6). An image whose valid pixels are all equal, or none, contributes nothing.
+    """
+    normalised = [_centred(torch.where(valid, x, 0), valid) for x in (prediction, target)]
+    spread = torch.stack([deviation > 1e-6 for _, deviation in normalised]).all(0)
+    counts = valid & spread
+    p, t = (torch.where(counts, values / deviation.clamp(min=1e-6), 0) for values, deviation in normalised)
+    return weighted_mean((p - t).abs(), counts, weight, across_ranks)
+
+
+def _centred(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract the median of the valid pixels of each image; return also the mean absolute deviation (B, 1, 1)."""
+    count = valid.sum(dim=(1, 2))[:, None]
+    ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
+    median = ordered.gather(1, ((count - 1) // 2).clamp(min=0))[..., None]
+    centred = torch.where(valid, values - torch.where(count[..., None] > 0, median, 0), 0)
+    return centred, centred.abs().sum(dim=(1, 2), keepdim=True) / count[..., None].clamp(min=1)
+
+
 def any_around(padded: Tensor, size: int) -> Tensor:
     """Whether any pixel of the square window of a padded 0/1 map is set; by rows, then by columns, for speed."""
     return F.max_pool2d(F.max_pool2d(padded, (1, size), stride=1), (size, 1), stride=1) > 0

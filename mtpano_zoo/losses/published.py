@@ -4,14 +4,21 @@ Same arguments and units as there. These are for comparison, and for repeating t
 names the flaw. They know no confidence, and every process of a distributed training takes means of its own.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mtpano_zoo.losses import auxiliary
 from mtpano_zoo.losses.auxiliary import distance_transform, sobel
-from mtpano_zoo.losses.dense import any_around, high_frequencies
+from mtpano_zoo.losses.dense import any_around, high_frequencies, masked_l1
 from mtpano_zoo.losses.means import mean, weighted_mean
+from mtpano_zoo.losses.multi_task import MultiTaskLoss
+from mtpano_zoo.losses.semseg import cross_entropy
+from mtpano_zoo.losses.task_losses import DepthLoss, NormalsLoss, SemsegLoss, unit
+from mtpano_zoo.losses.validity import valid_depth, valid_normals, valid_semseg
 
 
 @torch.no_grad()
@@ -77,7 +84,8 @@ def frequency_l1(
     """
     mask = valid[:, None]
     p, t = (torch.fft.rfft2(torch.where(mask, x, 0)) for x in (prediction, target))
-    weight = high_frequencies(*target.shape[-2:], radius, valid.device)
+    height, width = target.shape[-2:]
+    weight = high_frequencies(height, width, radius, valid.device)
     difference = amplitude_weight * (p.abs() - t.abs()).abs() + (p.angle() - t.angle()).abs()
     per_image = (difference * weight).mean(dim=(1, 2, 3))
     known = valid.flatten(1).any(1)
@@ -95,3 +103,102 @@ def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Te
     one_hot = (labels[:, None] == torch.arange(logits.shape[1], device=logits.device)[:, None, None]) & mask
     overlap = torch.where(one_hot, probabilities, 0).sum(dim=(2, 3))
     return (1 - (2 * overlap + eps) / (probabilities.sum(dim=(2, 3)) + one_hot.sum(dim=(2, 3)) + eps)).mean()
+
+
+class PublishedSemsegLoss(SemsegLoss):
+    """Cross-entropy + the published Dice."""
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare logits (B, C, H, W) with classes (B, H, W)."""
+        classes = labels["semseg"]
+        valid = valid_semseg(classes, prediction.shape[1])
+        return cross_entropy(prediction, classes, valid) + self.dice_weight * dice(prediction, classes, valid)
+
+
+class PublishedDepthLoss(DepthLoss):
+    """L1 + the published edge and frequency terms."""
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare metres (B, 1, H, W) with metres (B, H, W)."""
+        target = labels["depth"].float()
+        valid = valid_depth(target, max_depth=self.max_depth)
+        target = torch.where(valid, target, 0)[:, None]
+        largest = target.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        relative = (prediction / largest, target / largest, valid)
+        return (
+            masked_l1(prediction, target, valid)
+            + self.edge_weight * edge_weighted_l1(*relative)
+            + self.frequency_weight * frequency_l1(*relative)
+        )
+
+
+class PublishedNormalsLoss(NormalsLoss):
+    """L1 + the published edge and frequency terms of unit vectors."""
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare vectors (B, 3, H, W) of any length with normals (B, 3, H, W)."""
+        target = labels["normals"].float()
+        valid = valid_normals(target)
+        maps = (unit(torch.where(valid[:, None], prediction, 0)), unit(torch.where(valid[:, None], target, 0)), valid)
+        return (
+            masked_l1(*maps) + self.edge_weight * edge_weighted_l1(*maps) + self.frequency_weight * frequency_l1(*maps)
+        )
+
+
+class PublishedLoss(MultiTaskLoss):
+    """The loss of the published MTPano code.
+
+    Every process takes means of its own, confidences are ignored, and the losses of depth and point map are clamped,
+    which stops their gradient where they err most.
+
+    Args:
+        weights: weight of a task, by task; 1 where it is not stated.
+        max_depth: depth labels from here on, in metres, do not count; all finite ones count by default.
+        clamp: limit of the losses of depth and point map: 10, and 20 on Deep360.
+    """
+
+    def __init__(
+        self, weights: dict[str, float] | None = None, max_depth: float | None = None, clamp: float = 10.0
+    ) -> None:
+        losses = {
+            "semseg": PublishedSemsegLoss(),
+            "depth": PublishedDepthLoss(max_depth=max_depth),
+            "normals": PublishedNormalsLoss(),
+        }
+        super().__init__(weights, losses, confidence_tasks=())
+        self.limit = clamp
+        self.clamps = True
+        """Whether losses are clamped; `AuxiliaryWarmup` turns it off and on again, as the published code does."""
+
+    def limited(self, task: str, loss: Tensor) -> Tensor:
+        """Clamp the losses of depth and point map."""
+        return loss.clamp(max=self.limit) if self.clamps and task in ("depth", "point_map") else loss
+
+    def labels(self, keys: Any, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> dict[str, Tensor] | None:
+        """Return the labels of a task, or None if the batch lacks one: other processes do not matter."""
+        return super().labels(keys, prediction, batch, False)
+
+    def confidence(self, task: str, batch: Mapping[str, Any]) -> None:
+        """Return None: all labels are trusted."""
+
+    def extended(self, task: str, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> Tensor:
+        """Return the loss of an auxiliary task on the published label."""
+        return super().extended(task, prediction, batch, False)
+
+    def point_map(self, depth: Tensor, valid: Tensor) -> Tensor:
+        """Return the published label of the point map, in our frame."""
+        return point_map(depth, valid)
+
+    def image_gradient(self, image: Tensor) -> Tensor:
+        """Return the published label of the image gradient."""
+        return image_gradient(image)
+
+    def edge_distance(self, image: Tensor) -> Tensor:
+        """Return the published label of the distance to an edge."""
+        return edge_distance(image)

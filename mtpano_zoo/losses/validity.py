@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtpano_zoo.tasks import NO_LABEL
+from mtpano_zoo.tasks import NO_LABEL, SAMPLE_MAPS
 
 
 def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = NO_LABEL) -> Tensor:
@@ -28,6 +28,24 @@ def valid_normals(normals: Tensor) -> Tensor:
     return normals.isfinite().all(dim=-3) & (normals.square().sum(dim=-3) > 0.25)
 
 
+def valid_disparity(disparity: Tensor, valid: Tensor) -> Tensor:
+    """Mask of the inverse distances (B, H, W) that are finite and marked as valid."""
+    return disparity.isfinite() & valid
+
+
+def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> tuple[Tensor, Tensor]:
+    """Say where a distance is within range, and where that is known; both (B, H, W).
+
+    Args:
+        depth: metres, 0 = no measurement.
+        far: true = known to be farther than anything that is measured.
+        max_depth: distances from here on are out of range; by default none is.
+    """
+    measured = valid_depth(depth)
+    inside = measured if max_depth is None else measured & (depth < max_depth)
+    return inside & ~far, measured | far
+
+
 def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
     """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label."""
     return valid if weight is None else valid & weight.isfinite() & (weight > 0)
@@ -43,8 +61,8 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
         ValueError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.
     """
     size = tuple(batch["image"].shape[-2:])
-    for key in ("semseg", "depth", "normals"):
-        if key in batch and tuple(batch[key].shape[-2:]) != size:
+    for key in batch.keys() & SAMPLE_MAPS.keys():
+        if tuple(batch[key].shape[-2:]) != size:
             raise ValueError(
                 f"{key} labels are {tuple(batch[key].shape[-2:])} but the image is {size}: resize them together"
             )

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 from mtpano_zoo.training.schedules import learning_rate_factor
 
 if TYPE_CHECKING:
+    from mtpano_zoo.training.base import PanoramaModule
     from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, PredictionWriter, ProgressBar
     from mtpano_zoo.training.metrics_per_set import MetricsPerSet
-    from mtpano_zoo.training.module import MultiTaskModule
+    from mtpano_zoo.training.multi_task import MultiTaskModule
 
 __all__ = (
     "AuxiliaryWarmup",
     "MetricsPerSet",
     "MultiTaskModule",
     "PanelLogger",
+    "PanoramaModule",
     "PredictionWriter",
     "ProgressBar",
     "learning_rate_factor",
@@ -23,8 +25,9 @@ __all__ = (
 _NEEDS_LIGHTNING = {
     "AuxiliaryWarmup": "callbacks",
     "MetricsPerSet": "metrics_per_set",
-    "MultiTaskModule": "module",
+    "MultiTaskModule": "multi_task",
     "PanelLogger": "callbacks",
+    "PanoramaModule": "base",
     "PredictionWriter": "callbacks",
     "ProgressBar": "callbacks",
 }

@@ -1,4 +1,4 @@
-"""Callbacks for `MultiTaskModule`; weight averaging and checkpointing are Lightning's own."""
+"""Callbacks for `PanoramaModule`; weight averaging and checkpointing are Lightning's own."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.losses import PublishedLoss
 from mtpano_zoo.prediction import Prediction
-from mtpano_zoo.training.module import MultiTaskModule
+from mtpano_zoo.tasks import SAMPLE_MAPS
+from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
-
-AUXILIARY_PARTS = ("aggregators", "auxiliary_heads")
 
 
 class AuxiliaryWarmup(Callback):
-    """Train only aggregators and auxiliary heads for the first steps, as MTPano does before its main training.
+    """Train only the auxiliary parts of a network for the first steps, as MTPano does before its main training.
 
     The first ``steps`` optimiser steps of the same ``fit`` run with the full loss and a learning rate of their own.
     Gradients are computed everywhere, as distributed training expects from one step to the next, but those of the
@@ -45,15 +45,12 @@ class AuxiliaryWarmup(Callback):
         """Check the network and move the start of the schedule behind the warm-up.
 
         Raises:
-            ValueError: If the network has no aggregators and auxiliary heads.
+            InputError: If the network has no auxiliary parts.
         """
         module = _module(pl_module)
         network = module.network
-        missing = [name for name in AUXILIARY_PARTS if not hasattr(network, name)]
-        if missing:
-            raise ValueError(
-                f"AuxiliaryWarmup trains `{'` and `'.join(missing)}`, which {type(network).__name__} does not have."
-            )
+        if not network.auxiliary_parts:
+            raise InputError(f"AuxiliaryWarmup trains auxiliary parts, which {type(network).__name__} does not have.")
         module.schedule_start = self.steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -66,8 +63,8 @@ class AuxiliaryWarmup(Callback):
     ) -> None:
         """Hold the norm statistics of the frozen parts; at the end of the warm-up, let everything go."""
         loss = _module(pl_module).loss
-        if isinstance(loss, MultiTaskLoss):
-            loss.clamps = loss.published and trainer.global_step >= self.steps
+        if isinstance(loss, PublishedLoss):
+            loss.clamps = trainer.global_step >= self.steps
         if trainer.global_step < self.steps:
             for norm in _frozen_norms(pl_module):
                 norm.eval()
@@ -132,7 +129,7 @@ class PanelLogger(Callback):
             return
         network = _module(pl_module).network
         for i in range(min(len(batch["image"]), self.count - self._drawn)):
-            sample = {key: batch[key][i] for key in ("image", *network.tasks) if key in batch}
+            sample = {key: batch[key][i] for key in batch.keys() & SAMPLE_MAPS.keys()}
             prediction = {task: outputs[task][i] for task in network.tasks}
             panel = figure_to_array(sample_panel(sample, prediction, network.classes, network.palette))
             for board in boards:
@@ -193,24 +190,25 @@ class ProgressBar(RichProgressBar):
         return self._shown
 
 
-def _module(pl_module: pl.LightningModule) -> MultiTaskModule:
+def _module(pl_module: pl.LightningModule) -> PanoramaModule:
     """Narrow the type.
 
     Raises:
-        TypeError: If it is not a `MultiTaskModule`.
+        TypeError: If it is not a `PanoramaModule`.
     """
-    if not isinstance(pl_module, MultiTaskModule):
-        raise TypeError(f"This callback works on a MultiTaskModule, not on a {type(pl_module).__name__}.")
+    if not isinstance(pl_module, PanoramaModule):
+        raise TypeError(f"This callback works on a PanoramaModule, not on a {type(pl_module).__name__}.")
     return pl_module
 
 
 def _auxiliary_parameters(pl_module: pl.LightningModule) -> Iterator[nn.Parameter]:
-    for name in AUXILIARY_PARTS:
-        yield from _module(pl_module).network.get_submodule(name).parameters()
+    network = _module(pl_module).network
+    for name in network.auxiliary_parts:
+        yield from network.get_submodule(name).parameters()
 
 
 def _frozen_norms(pl_module: pl.LightningModule) -> list[nn.Module]:
     """Find the layers with running statistics outside the auxiliary parts."""
     network = _module(pl_module).network
-    trained = {id(layer) for name in AUXILIARY_PARTS for layer in network.get_submodule(name).modules()}
+    trained = {id(layer) for name in network.auxiliary_parts for layer in network.get_submodule(name).modules()}
     return [layer for layer in network.modules() if isinstance(layer, _NormBase) and id(layer) not in trained]

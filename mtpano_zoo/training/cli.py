@@ -1,4 +1,4 @@
-"""`mtpano fit|validate|test|predict`: LightningCLI over `MultiTaskModule` and any data module."""
+"""`mtpano fit|validate|test|predict`: LightningCLI over any `PanoramaModule` and any data module."""
 
 import logging
 import re
@@ -16,12 +16,13 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
 import mtpano_zoo.models
+import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
+from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
-from mtpano_zoo.training.module import MultiTaskModule
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
@@ -46,8 +47,9 @@ class MultiTaskCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what data and network must agree on."""
-        parser.link_arguments("data", "model.network.init_args.classes", classes_of, apply_on="instantiate")
-        parser.link_arguments("data", "model.network.init_args.palette", palette_of, apply_on="instantiate")
+        parser.set_defaults({"model": {"class_path": "MultiTaskModule"}})
+        for name, of in (("classes", classes_of), ("palette", palette_of)):
+            parser.link_arguments("data", f"model.init_args.network.init_args.{name}", of, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
@@ -60,7 +62,7 @@ class MultiTaskCLI(LightningCLI):
         path = options.get("ckpt_path")
         if path and path not in CHECKPOINTS_OF_THE_RUN:
             options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
-        if verb != "fit" and not path and not options["model"]["network"]["class_path"].endswith(".Pretrained"):
+        if verb != "fit" and not path and not _starts_trained(options["model"]):
             rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: give the weights by --ckpt_path.")
 
     def _parse_ckpt_path(self) -> None:
@@ -140,8 +142,9 @@ def main(args: list[str]) -> MultiTaskCLI:
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
         return MultiTaskCLI(
-            MultiTaskModule,
+            PanoramaModule,
             LightningDataModule,
+            subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=ConfigSaver,
@@ -188,8 +191,13 @@ def complete_command(arguments: Sequence[str]) -> str:
     return f"{complete} has all that is needed, `--config base.yaml --config structured3d.yaml` too."
 
 
+def _starts_trained(model: Mapping[str, Any]) -> bool:
+    network = model.get("init_args", {}).get("network") or {}
+    return str(network.get("class_path", "")).endswith(".Pretrained")
+
+
 def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning keeps it as an attribute of the function
         print(as_table(results))
 
 

@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric
 
 from mtpano_zoo.metrics import defined_scores
-from mtpano_zoo.training.module import MultiTaskModule
+from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.training.base import PanoramaModule
 
 
 class MetricsPerSet(Callback):
@@ -22,8 +23,8 @@ class MetricsPerSet(Callback):
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         modules = getattr(trainer.datamodule, "modules", None)  # type: ignore[attr-defined]
-        if not isinstance(pl_module, MultiTaskModule) or not isinstance(modules, Mapping):
-            raise ValueError("MetricsPerSet scores the sets of a MixedDataModule with a MultiTaskModule: leave it out")
+        if not isinstance(pl_module, PanoramaModule) or not isinstance(modules, Mapping):
+            raise ValueError("MetricsPerSet scores the sets of a MixedDataModule with a PanoramaModule: leave it out")
         pooled = cast(dict[str, Metric], dict(cast(Any, pl_module.metrics[stage]).items()))
         self._metrics = {
             name: {task: metric.clone().to(pl_module.device) for task, metric in pooled.items()} for name in modules
@@ -37,8 +38,9 @@ class MetricsPerSet(Callback):
         for name in dict.fromkeys(sets):
             mine = [i for i, other in enumerate(sets) if other == name]
             for task, metric in self._metrics[name].items():
-                if task in batch:
-                    metric.update(outputs[task][mine].float(), batch[task][mine])
+                labels = MAIN_TASKS[task].labels
+                if all(key in batch for key in labels):
+                    metric.update(outputs[task][mine].float(), *(batch[key][mine] for key in labels))
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name, metrics in self._metrics.items():

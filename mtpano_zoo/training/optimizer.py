@@ -1,6 +1,6 @@
 """Parameter groups: which parameters learn how fast, and which decay."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -16,13 +16,14 @@ def parameter_groups(module: nn.Module, *, lr: float, encoder_lr: float, weight_
     too; empty groups are left out. Groups are named for learning-rate monitors.
 
     Args:
-        module: A module with ``network``, whose ``encoder``, if it has one, is the encoder.
+        module: A module with ``network``, whose ``encoder_part``, if it has one, names the encoder.
         lr: Learning rate of the new layers.
         encoder_lr: Learning rate of the encoder.
         weight_decay: Decay of the groups that decay.
     """
-    encoder = getattr(module.network, "encoder", None)
-    encoder_parameters = {id(p) for p in encoder.parameters()} if isinstance(encoder, nn.Module) else set()
+    network = cast(nn.Module, module.network)
+    part = getattr(network, "encoder_part", None)
+    encoder_parameters = set() if part is None else {id(p) for p in network.get_submodule(part).parameters()}
     groups: list[dict[str, Any]] = [
         {"name": f"{part}/{kind}", "params": [], "lr": rate, "weight_decay": decay}
         for part, rate in (("new", lr), ("encoder", encoder_lr))

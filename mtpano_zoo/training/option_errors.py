@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from jsonargparse import ArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
@@ -19,7 +19,8 @@ __all__ = ("explain", "nearest_class", "one_sentence", "options_of")
 # The classes that may stand where a configuration names one, by the last part of its key.
 KINDS = {
     "network": "mtpano_zoo.models.PanoramaNetwork",
-    "loss": "mtpano_zoo.losses.MultiTaskLoss",
+    "model": "mtpano_zoo.training.base.PanoramaModule",
+    "loss": "mtpano_zoo.losses.Loss",
     "metrics": "torchmetrics.Metric",
     "data": "lightning.pytorch.LightningDataModule",
     "modules": "lightning.pytorch.LightningDataModule",
@@ -159,7 +160,7 @@ def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str |
 
 def _arguments_of(class_path: str) -> list[str]:
     parser = ArgumentParser()
-    parser.add_class_arguments(pydoc.locate(class_path), "it")  # type: ignore[arg-type]
+    parser.add_class_arguments(cast(Any, pydoc.locate(class_path)), "it")
     return [name.removeprefix("it.") for name in options_of(parser)]
 
 

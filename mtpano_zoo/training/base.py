@@ -1,9 +1,9 @@
-"""The LightningModule: a network, its loss, its metrics and its optimiser."""
+"""The LightningModule that every way of training builds on: a network, its loss, its metrics and its optimiser."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,10 +21,11 @@ from mtpano_zoo.files.checkpoint import (
     network_weights,
 )
 from mtpano_zoo.layers import add_lora
-from mtpano_zoo.losses import MultiTaskLoss, check_batch
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, defined_scores
+from mtpano_zoo.losses import Loss, check_batch
+from mtpano_zoo.metrics import TASK_METRICS, SemsegMetrics, defined_scores
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
+from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
@@ -32,8 +33,10 @@ from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-class MultiTaskModule(LightningModule):
-    """Train and score a panorama network on any of the tasks semseg, depth and normals.
+class PanoramaModule(LightningModule):
+    """Train and score a panorama network.
+
+    A subclass may replace `training_step`; optimiser, schedule, freezing, checkpoints, logging and metrics are here.
 
     Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
     ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
@@ -47,10 +50,10 @@ class MultiTaskModule(LightningModule):
     exactly. From within an epoch it goes on with the next sample, if the loader is one of `mtpano_zoo.data`.
 
     Args:
-        network: The network; its submodule ``encoder`` can have a learning rate of its own or be frozen.
-        loss: The loss; `MultiTaskLoss` with its defaults if not given.
+        network: The network; its encoder (``encoder_part``) can have a learning rate of its own or be frozen.
+        loss: What training minimises.
         lr: Learning rate of everything but the encoder.
-        encoder_lr: Learning rate of ``network.encoder``; ``lr`` if not given.
+        encoder_lr: Learning rate of the encoder; ``lr`` if not given.
         weight_decay: Decay of the weights of linear and convolution layers; nothing else decays.
         optimizer: Adam (decay added to the gradient) or AdamW (decoupled decay).
         schedule: Decay of the learning rates per optimiser step until the end of the training.
@@ -62,18 +65,18 @@ class MultiTaskModule(LightningModule):
         compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
         gradient_checkpointing: Let the backward pass compute most of the network again instead of keeping it: less
             memory, more time, the same gradients.
-        metrics: Metrics by task in place of `SemsegMetrics`, `DepthMetrics` and `NormalsMetrics` with their defaults:
-            another alignment, range, weighting or pooling.
+        metrics: Metrics by task in place of those of `TASK_METRICS` with their defaults: another alignment, range,
+            weighting or pooling.
 
     Raises:
-        ValueError: If an encoder is to be frozen that the network does not have, a rank does not fit, or a choice is
+        InputError: If an encoder is to be frozen that the network does not have, a rank does not fit, or a choice is
             unknown.
     """
 
     def __init__(
         self,
         network: PanoramaNetwork,
-        loss: MultiTaskLoss | None = None,
+        loss: Loss,
         lr: float = 1e-4,
         encoder_lr: float | None = None,
         weight_decay: float = 0.01,
@@ -88,15 +91,15 @@ class MultiTaskModule(LightningModule):
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
-        if (freeze_encoder or lora_rank is not None) and not hasattr(network, "encoder"):
-            raise ValueError(f"{type(network).__name__} has no `encoder` to freeze.")
+        if (freeze_encoder or lora_rank is not None) and network.encoder_part is None:
+            raise InputError(f"{type(network).__name__} has no encoder to freeze.")
         if optimizer not in OPTIMIZERS or schedule not in get_args(Schedule):
-            raise ValueError(
+            raise InputError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} and schedule one of "
                 f"{', '.join(get_args(Schedule))}, not {optimizer!r} and {schedule!r}."
             )
         self.network = network
-        self.loss = MultiTaskLoss() if loss is None else loss
+        self.loss = loss
         self.lr = lr
         self.encoder_lr = lr if encoder_lr is None else encoder_lr
         self.weight_decay = weight_decay
@@ -114,7 +117,7 @@ class MultiTaskModule(LightningModule):
             add_lora(self.encoder, lora_rank)
         if gradient_checkpointing:
             if not hasattr(network, "set_gradient_checkpointing"):
-                raise ValueError(f"{type(network).__name__} has no gradient checkpointing.")
+                raise InputError(f"{type(network).__name__} has no gradient checkpointing.")
             cast(Callable[[], None], network.set_gradient_checkpointing)()
         if compile:
             network.compile()  # in place: unlike torch.compile(network), it does not rename the parameters
@@ -123,27 +126,23 @@ class MultiTaskModule(LightningModule):
     def _build_metrics(self, chosen: dict[str, Metric]) -> nn.ModuleDict:
         tasks = self.network.tasks
         if unknown := sorted(chosen.keys() - set(tasks)):
-            raise ValueError(f"There are metrics for {', '.join(unknown)}, but the network has {', '.join(tasks)}.")
-        defaults: dict[str, Callable[[], Metric]] = {
-            "semseg": lambda: SemsegMetrics(classes=self.network.classes),
-            "depth": DepthMetrics,
-            "normals": NormalsMetrics,
-        }
-        metrics = {task: chosen[task].clone() if task in chosen else defaults[task]() for task in tasks}
+            raise InputError(f"There are metrics for {', '.join(unknown)}, but the network has {', '.join(tasks)}.")
+        classes = self.network.classes
+        metrics = {task: chosen[task].clone() if task in chosen else TASK_METRICS[task](classes) for task in tasks}
         if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
-            semseg.name_classes(self.network.classes)
+            semseg.name_classes(classes)
         return nn.ModuleDict(metrics)
 
     def _metrics(self, stage: str) -> dict[str, Metric]:
-        """Give the metrics of one stage by task, in the same order on every rank."""
+        """Return the metrics of one stage by task, in the same order on every rank."""
         return cast(dict[str, Metric], dict(cast(nn.ModuleDict, self.metrics[stage]).items()))
 
     @property
     def encoder(self) -> nn.Module:
         """The network's encoder."""
-        return self.network.get_submodule("encoder")
+        return self.network.get_submodule(cast(str, self.network.encoder_part))
 
-    def train(self, mode: bool = True) -> "MultiTaskModule":
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; a frozen encoder stays in evaluation mode, else its norm statistics would move."""
         super().train(mode)
         if self.freeze_encoder:
@@ -177,11 +176,11 @@ class MultiTaskModule(LightningModule):
         A data module that has this hook itself takes its place.
 
         Raises:
-            ValueError: If a class is out of range or a map does not fit the image.
+            InputError: If a class is out of range or a map does not fit the image.
         """
         if batch["image"].device.type == "cpu":
-            known = ("image", *self.network.tasks)
-            check_batch({key: batch[key] for key in known if key in batch}, len(self.network.classes))
+            used = {"image", *(key for task in self.network.tasks for key in MAIN_TASKS[task].labels)}
+            check_batch({key: batch[key] for key in used & batch.keys()}, len(self.network.classes))
         return batch
 
     def on_train_start(self) -> None:
@@ -190,7 +189,7 @@ class MultiTaskModule(LightningModule):
         self.trainer.fit_loop._load_combined_loader_states()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Give the loss of one batch."""
+        """Return the loss of one batch."""
         terms: dict[str, Tensor] = self.loss(self(batch["image"]), batch)
         self._log_losses("train", terms, len(batch["image"]))
         return terms["total"]
@@ -204,7 +203,7 @@ class MultiTaskModule(LightningModule):
         return self._score("test", batch)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """Give for every sample the fields of its `Prediction`; Lightning cannot collect frozen objects."""
+        """Return the fields of the `Prediction` of every sample; Lightning cannot collect frozen objects."""
         precision: Literal["bfloat16", "float32"] = "bfloat16" if "bf16" in self.trainer.precision else "float32"
         predictions = cast(list[Prediction], predict(self.network, batch["image"], precision=precision))
         return [dict(vars(prediction)) for prediction in predictions]
@@ -213,8 +212,8 @@ class MultiTaskModule(LightningModule):
         outputs: dict[str, Any] = self(batch["image"])
         self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
         for task, metric in self._metrics(stage).items():
-            if task in batch:
-                metric.update(outputs[task].float(), batch[task])
+            if all(key in batch for key in MAIN_TASKS[task].labels):
+                metric.update(outputs[task].float(), *(batch[key] for key in MAIN_TASKS[task].labels))
         return outputs
 
     def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:
@@ -245,11 +244,11 @@ class MultiTaskModule(LightningModule):
         """Build the optimiser over `parameter_groups` and its schedule per step.
 
         Raises:
-            ValueError: If the schedule needs the length of the training and the trainer has none.
+            InputError: If the schedule needs the length of the training and the trainer has none.
         """
         total = float(self.trainer.estimated_stepping_batches) - self.schedule_start
         if self.schedule != "constant" and math.isinf(total):
-            raise ValueError(
+            raise InputError(
                 f"The {self.schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or use the "
                 "constant schedule."
             )
@@ -269,7 +268,7 @@ class MultiTaskModule(LightningModule):
         """Check tasks and weights before any is copied; restore the random generators when training resumes.
 
         Raises:
-            ValueError: If the checkpoint is of another task set, or its weights do not fit the network.
+            InputError: If the checkpoint is of another task set, or its weights do not fit the network.
         """
         check_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
         check_weights(self.network, network_weights(checkpoint), "the checkpoint")

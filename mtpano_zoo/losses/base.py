@@ -1,0 +1,45 @@
+"""What a loss is: of all outputs of a network, and of one task."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ("Loss", "TaskLoss")
+
+
+class Loss(nn.Module):
+    """What training minimises.
+
+    A subclass returns scalars from `forward`: `total`, which training minimises, and its terms by name, which are
+    logged. Every parameter of the network that takes part must get a gradient, if only zeros, for any batch.
+    """
+
+    def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return `total` and the terms by name.
+
+        Args:
+            outputs: what the network returns, see `mtpano_zoo.models.PanoramaNetwork`.
+            batch: maps of samples, see `mtpano_zoo.tasks.SAMPLE_MAPS`, those that there are.
+        """
+        raise NotImplementedError
+
+
+class TaskLoss(nn.Module):
+    """Loss of one prediction of one task.
+
+    Pixels without a label change neither loss nor gradient, whatever they hold.
+    """
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Return a scalar.
+
+        Args:
+            prediction: float32 (B, C, H, W).
+            labels: the maps of a batch that `mtpano_zoo.tasks.Task.labels` lists for the task.
+            weight: how far the label of a pixel can be trusted (B, H, W), in [0, 1]; None trusts all.
+            across_ranks: take means over all processes, see `mtpano_zoo.losses.means.mean`.
+        """
+        raise NotImplementedError

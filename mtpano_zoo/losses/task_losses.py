@@ -1,0 +1,142 @@
+"""The loss of each main task; `TASK_LOSSES` is the list of them."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtpano_zoo.losses.base import TaskLoss
+from mtpano_zoo.losses.dense import affine_invariant_l1, edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses.means import weighted_mean
+from mtpano_zoo.losses.semseg import cross_entropy, dice
+from mtpano_zoo.losses.validity import known_range, trusted, valid_depth, valid_disparity, valid_normals, valid_semseg
+
+__all__ = ("TASK_LOSSES", "DepthLoss", "DisparityLoss", "NormalsLoss", "SemsegLoss", "ValidLoss", "unit")
+
+
+class SemsegLoss(TaskLoss):
+    """Cross-entropy + Dice.
+
+    Args:
+        dice_weight: weight of Dice beside the cross-entropy.
+    """
+
+    def __init__(self, dice_weight: float = 1.0) -> None:
+        super().__init__()
+        self.dice_weight = dice_weight
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare logits (B, C, H, W) with classes (B, H, W)."""
+        classes = labels["semseg"]
+        valid = trusted(valid_semseg(classes, prediction.shape[1]), weight)
+        overlap = dice(prediction, classes, valid, weight, across_ranks=across_ranks)
+        return cross_entropy(prediction, classes, valid, weight, across_ranks) + self.dice_weight * overlap
+
+
+class DepthLoss(TaskLoss):
+    """L1 in metres + edge and frequency terms, these two relative to the largest valid depth of the image.
+
+    Args:
+        edge_weight: weight of the edge term.
+        frequency_weight: weight of the frequency term.
+        max_depth: labels from here on, in metres, do not count; all finite ones count by default.
+    """
+
+    def __init__(
+        self, edge_weight: float = 0.5, frequency_weight: float = 5e-3, max_depth: float | None = None
+    ) -> None:
+        super().__init__()
+        self.edge_weight, self.frequency_weight, self.max_depth = edge_weight, frequency_weight, max_depth
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare metres (B, 1, H, W) with metres (B, H, W)."""
+        target = labels["depth"].float()
+        valid = trusted(valid_depth(target, max_depth=self.max_depth), weight)
+        target = torch.where(valid, target, 0)[:, None]
+        largest = target.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        relative = (prediction / largest, target / largest, valid)
+        return (
+            masked_l1(prediction, target, valid, weight, across_ranks)
+            + self.edge_weight * edge_weighted_l1(*relative, weight=weight, across_ranks=across_ranks)
+            + self.frequency_weight * frequency_l1(*relative, across_ranks=across_ranks)
+        )
+
+
+class NormalsLoss(TaskLoss):
+    """L1 + edge and frequency terms of unit vectors.
+
+    Args:
+        edge_weight: weight of the edge term.
+        frequency_weight: weight of the frequency term.
+    """
+
+    def __init__(self, edge_weight: float = 0.1, frequency_weight: float = 1e-4) -> None:
+        super().__init__()
+        self.edge_weight, self.frequency_weight = edge_weight, frequency_weight
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare vectors (B, 3, H, W) of any length with normals (B, 3, H, W)."""
+        target = labels["normals"].float()
+        valid = trusted(valid_normals(target), weight)
+        maps = (unit(torch.where(valid[:, None], prediction, 0)), unit(torch.where(valid[:, None], target, 0)), valid)
+        return (
+            masked_l1(*maps, weight, across_ranks)
+            + self.edge_weight * edge_weighted_l1(*maps, weight=weight, across_ranks=across_ranks)
+            + self.frequency_weight * frequency_l1(*maps, across_ranks=across_ranks)
+        )
+
+
+class ValidLoss(TaskLoss):
+    """Binary cross-entropy: yes where a distance was measured, no where something is known to be farther.
+
+    Args:
+        max_depth: distances from here on, in metres, are out of range too.
+    """
+
+    def __init__(self, max_depth: float | None = None) -> None:
+        super().__init__()
+        self.max_depth = max_depth
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare logits (B, 1, H, W) with distances and the mask of what is far (B, H, W)."""
+        inside, known = known_range(labels["depth"], labels["far"], self.max_depth)
+        valid = trusted(known, weight)
+        logits = torch.where(valid, prediction[:, 0], 0)
+        per_pixel = F.binary_cross_entropy_with_logits(logits, inside.float(), reduction="none")
+        return weighted_mean(per_pixel, valid, weight, across_ranks)
+
+
+class DisparityLoss(TaskLoss):
+    """L1 of inverse distances after each image is brought to median 0 and mean absolute deviation 1."""
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare inverse distances (B, 1, H, W) with inverse distances (B, H, W), each up to scale and shift."""
+        target = labels["disparity"].float()
+        valid = trusted(valid_disparity(target, labels["disparity_valid"]), weight)
+        return affine_invariant_l1(prediction[:, 0], target, valid, weight, across_ranks)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scale vectors (B, 3, H, W) to length one; short ones keep a bounded gradient."""
+    # F.normalize is slow over channels, and gives the zero vector, as a new head predicts it, a gradient of 1e12.
+    return vectors * vectors.square().sum(dim=1, keepdim=True).clamp(min=1e-6).rsqrt()
+
+
+TASK_LOSSES: dict[str, type[TaskLoss]] = {
+    "semseg": SemsegLoss,
+    "depth": DepthLoss,
+    "normals": NormalsLoss,
+    "valid": ValidLoss,
+    "disparity": DisparityLoss,
+}

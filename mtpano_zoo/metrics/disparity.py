@@ -1,0 +1,68 @@
+"""Errors of inverse distances that are known up to scale and shift."""
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.losses.validity import valid_disparity
+from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_maps, pixel_weights
+
+__all__ = ("DisparityMetrics", "align_affine")
+
+NAMES = ("AbsRel/affine_aligned", "RMSE/affine_aligned", "delta1/affine_aligned")
+
+
+def align_affine(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Scale and shift predictions (B, H, W) so that the weighted squared error of each image is least.
+
+    A prediction without any variation keeps the scale 0, and becomes the mean of the target.
+    """
+    known = weights > 0
+    p, t = (torch.where(known, x, 0).double() for x in (prediction, target))
+    total = weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    mean_p, mean_t = ((x * weights).sum(dim=(1, 2), keepdim=True) / total for x in (p, t))
+    variance = ((p - mean_p).square() * weights).sum(dim=(1, 2), keepdim=True)
+    covariance = ((p - mean_p) * (t - mean_t) * weights).sum(dim=(1, 2), keepdim=True)
+    scale = torch.where(variance > 1e-12, covariance / variance.clamp(min=1e-12), 0)
+    return scale * (prediction.double() - mean_p) + mean_t
+
+
+class DisparityMetrics(PooledMetric):
+    """AbsRel, RMSE and delta1 (fraction below 1.25) of inverse distances after the best scale and shift per image.
+
+    Args:
+        reduction: pool every `pixel` of the data set, or average the scores of every `image`.
+        weighting: count `pixel`s, or `solid_angle`: then a pole does not weigh as much as the horizon.
+    """
+
+    def __init__(self, reduction: Reduction = "pixel", weighting: Weighting = "pixel") -> None:
+        super().__init__(NAMES, len(NAMES), reduction, weighting)
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: inverse distances (B, 1, H, W) up to scale and shift.
+            target: inverse distances (B, H, W) up to scale and shift.
+            valid: where the target has a value, bool (B, H, W).
+
+        Raises:
+            InputError: If shapes do not fit.
+        """
+        check_maps(prediction, target, valid)
+        prediction = prediction[:, 0].float()
+        known = valid_disparity(target, valid) & (target > 0)
+        finite = prediction.isfinite()
+        weights = pixel_weights(known, self.weighting)
+        target = torch.where(known, target, 1).double()
+        # What is not finite must not decide the alignment of the rest, and makes the scores NaN.
+        aligned = align_affine(prediction.nan_to_num(), target, torch.where(finite, weights, 0))
+        error = torch.where(finite, aligned, torch.nan) - target
+        ratio = torch.maximum(aligned / target, target / aligned.clamp(min=1e-12))
+        terms = [error.abs() / target, error.square(), ((ratio < 1.25) & finite).double()]
+        sums = [torch.where(known, term * weights, 0).sum(dim=(1, 2)) for term in terms]
+        self.accumulate(weights, finite, torch.stack(sums, dim=1))
+
+    def scores(self, total: Tensor, sums: Tensor) -> Tensor:
+        """Scores (..., 3) from sums (..., 3)."""
+        means = sums / total
+        return torch.stack((means[..., 0], means[..., 1].sqrt(), means[..., 2]), dim=-1)
