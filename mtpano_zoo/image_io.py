@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from mtpano_zoo.errors import InputError
-
 RATIO_TOLERANCE = 0.01  # relative: 1183 x 591 is a panorama to any person, 16:9 video is not
 SATURATED = 65535  # the largest number of 16 bits: this distance or any beyond it
 MAX_DEPTH = 65.534  # metres, the largest distance that a 16-bit PNG in millimetres tells from all beyond it
@@ -243,10 +241,10 @@ def decode_depth(
             known.
 
     Raises:
-        InputError: If the array is not uint16.
+        ValueError: the array is not uint16.
     """
     if encoded.dtype != np.uint16:
-        raise InputError(
+        raise ValueError(
             f"depth in millimetres is uint16, not {encoded.dtype}: read the PNG without reducing it to 8 bits"
         )
     depth = np.asarray(np.divide(encoded, np.float32(1 / unit), dtype=np.float32))  # of a scalar too

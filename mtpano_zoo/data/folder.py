@@ -151,8 +151,9 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     Raises:
         ValueError: It is not of the form that `FolderDataModule` describes.
     """
+    content = read_yaml(path, plain=True)  # a class may be called no, or 1
     try:
-        entries = read_yaml(path, plain=True)["classes"]
+        entries = content["classes"]
         if not isinstance(entries, list):
             raise TypeError("no list")
         names = tuple(entry["name"] if isinstance(entry, dict) else entry for entry in entries)
@@ -255,10 +256,9 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
             f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
             f"it has {', '.join(columns) or 'nothing'}"
         )
-    complete: list[dict[str, str]] = []
+    complete = [dict.fromkeys((*FOLDERS, "split", "name"), "") | row for _, row in rows]
     seen: set[str] = set()
-    for number, cells in rows:
-        row = dict.fromkeys((*FOLDERS, "split", "name"), "") | cells
+    for (number, _), row in zip(rows, complete, strict=True):
         row["name"] = row["name"] or Path(row["image"]).stem
         if not row["image"] or row["split"] not in ("", *SPLITS) or row["name"] in seen or "/" in row["name"]:
             raise ValueError(
@@ -266,7 +266,6 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
                 f"image) and as split one of train, val, test or nothing; got {row}"
             )
         seen.add(row["name"])
-        complete.append(row)
     if not complete:
         raise ValueError(f"{path} lists no panorama")
     return complete

@@ -17,7 +17,7 @@ from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
 from mtpano_zoo.data.reading import Decoder, resize_map
-from mtpano_zoo.image_io import SATURATED, check_panorama_size
+from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 from mtpano_zoo.text_files import read_lines
 
@@ -185,7 +185,7 @@ class PanoramaDataModule(EvaluationLoaders):
     complete: int | None = None
     """Panoramas in the whole release, where that is known."""
     mask: Mask | None = None
-    saturated: int | None = SATURATED
+    saturated: int | None = 65535
     """Number in 16-bit depth files that stands for a distance and all beyond it; None where it means something else."""
 
     def __init__(

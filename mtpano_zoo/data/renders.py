@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.text_files import read_text
 
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
 
@@ -66,14 +65,14 @@ def decode_exr_normals(data: bytes) -> NDArray[np.float32]:
 
 
 def read_lists(
-    root: Path, lists: Mapping[str, str] | None, parse: Callable[[str], Iterable[Any]]
+    root: Path, lists: Mapping[str, str] | None, parse: Callable[[Path], Iterable[Any]]
 ) -> dict[Any, Split] | None:
     """Read which sample is in which split, from one file per split; None without lists.
 
     Args:
         root: What the paths of the files are relative to.
         lists: Files by split.
-        parse: Returns what identifies the samples of a file, from its text.
+        parse: Reads a file and returns what identifies its samples.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -88,7 +87,7 @@ def read_lists(
             raise ValueError(f"lists are given for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")
-        found = dict.fromkeys(parse(read_text(path)), split)
+        found = dict.fromkeys(parse(path), split)
         if not found or found.keys() & listed.keys():
             reason = f"samples of another list too, such as {min(found.keys() & listed.keys())}" if found else "nothing"
             raise ValueError(f"{path} is no list of this data set's {split} samples: it names {reason}")

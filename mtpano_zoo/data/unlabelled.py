@@ -95,8 +95,8 @@ def _read_partition(path: Path) -> dict[int, Split]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no partition of the homes at {path}")
     splits: tuple[Split, ...] = ("train", "val", "test")
+    homes = read_json(path)
     try:
-        homes = read_json(path)
         return {int(home): split for split in splits for home in homes[split]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

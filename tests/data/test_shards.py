@@ -243,15 +243,20 @@ def test_a_shard_that_lost_samples_is_told(written, tmp_path):
         list(ShardsDataModule(tmp_path, batch_size=1).val_dataloader())
 
 
-@pytest.mark.parametrize(
-    "shards",
-    [[], 3, {"train": []}, {"train": {"a.tar": 0}}, {"train": {"a.tar": "2"}}, {"train": {"../a.tar": 2}}],
-)
-def test_counts_that_are_none_are_refused(written, tmp_path, shards):
-    contents = json.loads((written / "shards.json").read_text()) | {"shards": shards}
+def test_shards_that_are_counted_as_empty_do_not_turn_for_ever(written, tmp_path, in_time):
+    """One of two processes has nothing but such a file."""
+    for path in written.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name in (f"train-00000{i}.tar" for i in range(5)):
+        (tmp_path / name).write_bytes(empty_tar())
+    contents = json.loads((written / "shards.json").read_text())
+    contents["shards"]["train"] = dict.fromkeys(contents["shards"]["train"], 0) | {"train-000005.tar": 1}
     (tmp_path / "shards.json").write_text(json.dumps(contents))
-    with pytest.raises(ValueError, match=r"shards\.json is damaged: write the shards again"):
-        ShardsDataModule(tmp_path)
+    loader = ShardsDataModule(tmp_path, batch_size=1).train_dataloader()
+    assert ids(loader) == ["train-000010"]
+    loader.dataset.shards = {"train-000000.tar": 0}
+    with pytest.raises(UnreadableSampleError, match=r"train-000000\.tar and 0 others cannot be used: they are empty"):
+        list(loader)
 
 
 def test_distances_at_the_end_of_16_bits_survive(tmp_path):
