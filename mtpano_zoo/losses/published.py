@@ -77,7 +77,8 @@ def frequency_l1(
     """
     mask = valid[:, None]
     p, t = (torch.fft.rfft2(torch.where(mask, x, 0)) for x in (prediction, target))
-    weight = high_frequencies(*target.shape[-2:], radius, valid.device)
+    height, width = target.shape[-2:]
+    weight = high_frequencies(height, width, radius, valid.device)
     difference = amplitude_weight * (p.abs() - t.abs()).abs() + (p.angle() - t.angle()).abs()
     per_image = (difference * weight).mean(dim=(1, 2, 3))
     known = valid.flatten(1).any(1)
