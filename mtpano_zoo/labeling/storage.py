@@ -126,7 +126,10 @@ class LabelFolder:
 
     def has(self, name: str) -> bool:
         """Whether a panorama is finished."""
-        return path_below(self.root / IMAGES, name, ".jpg").is_file()
+        try:
+            return path_below(self.root / IMAGES, name, ".jpg").is_file()
+        except OSError:  # a file system that takes shorter names only
+            return False
 
     def origin(self, name: str) -> Origin | None:
         """Return what a panorama was labelled from; None if there is no record of it, as in older folders.

@@ -240,7 +240,7 @@ def _square(rotations: Tensor, fov: float | Tensor, size: int) -> Views:
 
 
 def _numbers(kind: str, seed: int, name: str) -> random.Random:
-    digest = hashlib.blake2b(f"{kind}/{seed}/{name}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{kind}/{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
     return random.Random(int.from_bytes(digest, "big"))
 
 

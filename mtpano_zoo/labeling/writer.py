@@ -1,5 +1,6 @@
 """Writes labels while the next panorama is labelled, and keeps account."""
 
+import errno
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,10 +120,11 @@ class LabelWriter(BasePredictionWriter):
                     report.too_far[name] = encoded.too_far
                 if labels.broken_views:
                     report.broken_views[name] = labels.broken_views
-        except OSError as error:
-            self._stop(error)
-        except Exception as error:  # of one panorama: the others are to be written
-            self.ledger.fail(name, one_sentence(error))
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                self._stop(error)
+            else:  # of one panorama: the others are to be written
+                self.ledger.fail(name, one_sentence(error))
         finally:
             self.folder.release(item["claim"])
             self._room.release()

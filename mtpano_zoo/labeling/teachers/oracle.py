@@ -223,7 +223,9 @@ class OracleTeacher(Teacher):
         return float(torch.randn((), generator=self._draw(view, purpose)))
 
     def _draw(self, view: "_View", purpose: str) -> torch.Generator:
-        digest = hashlib.blake2b(f"{self.seed}/{purpose}/{view.key}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            f"{self.seed}/{purpose}/{view.key}".encode("utf-8", "surrogateescape"), digest_size=8
+        ).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
