@@ -1,0 +1,272 @@
+"""Reads text, lines, tables, JSON and YAML that others wrote: in UTF-8, of limited size and depth, nothing executed.
+
+Whatever is wrong becomes one `InputError` that names the file. A byte order mark is no part of the text, and only a
+line feed ends a line: captions may hold the other characters at which `str.splitlines` splits.
+"""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import VARIABLE, max_pixels
+
+__all__ = (
+    "decode_text",
+    "parse_json",
+    "parse_yaml",
+    "read_json",
+    "read_json_lines",
+    "read_lines",
+    "read_table",
+    "read_text",
+    "read_yaml",
+)
+
+MAX_DEPTH = 64  # lists in lists: nothing that we read has ten
+# Memory for a byte of text, with the objects that it becomes: a file may be that much smaller than an image.
+_JSON_SHARE, _YAML_SHARE, _NODE_SHARE = 4, 32, 1024
+_REPETITION = 10  # how often aliases may repeat a YAML file
+_SMALL = 10_000  # nodes that a file of any length may have
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Turn the content of a file into text; `name` opens the sentence of an error.
+
+    Raises:
+        InputError: If it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8 text (byte {error.start + 1} is wrong): save it as UTF-8") from error
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file.
+
+    Raises:
+        InputError: If it is not UTF-8, or too large.
+        OSError: If it cannot be read.
+    """
+    return decode_text(_read(Path(path), share=1), str(path))
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read the lines of a text file without their ends; empty ones too, so that they count.
+
+    Raises:
+        InputError: If it is not UTF-8, or too large.
+        OSError: If it cannot be read.
+    """
+    return [line.removesuffix("\r") for line in read_text(path).split("\n")]
+
+
+def parse_json(data: bytes | str, name: str) -> Any:
+    """Parse JSON; `name` opens the sentence of an error.
+
+    Raises:
+        InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
+    """
+    if len(data) > max_pixels() // _JSON_SHARE:
+        raise _too_large(name, _JSON_SHARE)
+    text = decode_text(data, name) if isinstance(data, bytes) else data
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise _too_deep(name) from error
+    except ValueError as error:
+        raise InputError(f"{name} is not JSON: {error}") from error
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return content
+    raise _too_deep(name)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
+        OSError: If it cannot be read.
+    """
+    return parse_json(_read(Path(path), _JSON_SHARE), str(path))
+
+
+def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
+    """Read a file with one JSON value per line, and return the number and the value of every line that is not empty.
+
+    Raises:
+        InputError: If it is not UTF-8 or too large, or a line is not JSON or nested too deeply.
+        OSError: If it cannot be read.
+    """
+    return [
+        (number, parse_json(line, f"{path}, line {number},"))
+        for number, line in enumerate(read_lines(path), start=1)
+        if line.strip()
+    ]
+
+
+def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
+    """Parse YAML with the numbers and booleans of YAML 1.2: `yes`, `no`, `on` and `off` are text.
+
+    Args:
+        text: One document.
+        name: What opens the sentence of an error.
+        plain: Keep every scalar as the text that stands there, so that a class may be called `true`, `null` or `1`.
+
+    Raises:
+        InputError: If it is not YAML, too large, nested too deeply, or aliases repeat its parts too often.
+    """
+    if len(text) > max_pixels() // _YAML_SHARE:
+        raise _too_large(name, _YAML_SHARE)
+    loader = _PlainLoader if plain else _Loader
+    try:
+        _check_events(text, name)
+        return yaml.load(text, loader)
+    except RecursionError as error:
+        raise _too_deep(name) from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
+    """Read a YAML file, see `parse_yaml`.
+
+    Raises:
+        InputError: If `parse_yaml` refuses it, or it is not UTF-8.
+        OSError: If it cannot be read.
+    """
+    return parse_yaml(decode_text(_read(Path(path), _YAML_SHARE), str(path)), str(path), plain=plain)
+
+
+def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a CSV file with the names of its columns in the first line.
+
+    Returns:
+        The names, and the number and the cells by column of every further line that is not empty. Spaces around cells
+        are removed; missing cells are empty.
+
+    Raises:
+        InputError: If it is not UTF-8, too large, a column occurs twice, or a line has more cells than columns or a
+            cell that is too long.
+        OSError: If it cannot be read.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    columns: list[str] = []
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
+                continue
+            if not columns:
+                columns = cells[: max(i for i, cell in enumerate(cells, start=1) if cell)]
+                if len(set(columns)) != len(columns):
+                    raise InputError(f"{path} names a column twice: {', '.join(columns)}")
+            elif any(cells[len(columns) :]):
+                raise InputError(
+                    f"{path}, line {reader.line_num}, has more cells than there are columns: put cells with commas in "
+                    "quotes"
+                )
+            else:
+                cells += [""] * (len(columns) - len(cells))
+                rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}, is not CSV ({error}): is a quote not closed?") from error
+    return columns, rows
+
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is 20 times as fast
+
+
+class _PlainLoader(_SafeLoader):  # type: ignore[misc]
+    """Safe YAML whose scalars are all text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+class _Loader(_PlainLoader):
+    """Safe YAML without the words, dates, octal and sexagesimal numbers of YAML 1.1."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+# The first that matches counts; what begins with a zero is a name rather than a number.
+for _tag, _expression, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    ("float", r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", [*"-+."]),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_expression})\Z"), _first)
+
+
+def _check_events(text: str, name: str) -> None:
+    """Refuse what is nested too deeply or grows when its aliases are followed, before it becomes objects.
+
+    The length of a node is that of its text plus one for every node below it, counted where it stands and once more
+    for every alias.
+    """
+    most = _REPETITION * len(text) + _SMALL
+    lengths: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
+    for number, event in enumerate(yaml.parse(text, _Loader)):
+        if number > max_pixels() // _NODE_SHARE:
+            raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > MAX_DEPTH + 1:
+                raise _too_deep(name)
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            anchor, length = event.anchor, 1 + len(event.value)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, length = open_nodes.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in lengths:
+                raise InputError(f"{name} has an alias *{event.anchor} without an anchor that is complete before it")
+            anchor, length = None, lengths[event.anchor]
+        else:
+            continue
+        if anchor is not None:
+            lengths[anchor] = length
+        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
+        if open_nodes[-1][1] > most:
+            raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
+
+
+def _read(path: Path, share: int) -> bytes:
+    most = max_pixels() // share
+    with path.open("rb") as file:
+        data = file.read(most + 1)  # not by the size that the file system says: a device has none
+    if len(data) > most:
+        raise _too_large(str(path), share)
+    return data
+
+
+def _too_large(name: str, share: int) -> InputError:
+    return InputError(
+        f"{name} has more than {max_pixels() // share / 1e6:.1f} million bytes: split it, or set {VARIABLE} if you "
+        "trust it"
+    )
+
+
+def _too_deep(name: str) -> InputError:
+    return InputError(f"{name} is nested more than {MAX_DEPTH} levels deep, as no such file needs to be")
