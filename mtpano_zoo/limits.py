@@ -6,13 +6,28 @@ the limit before anything is decoded. The limit is `DEFAULT_MAX_PIXELS`, which t
 """
 
 import os
+import stat
+from pathlib import Path
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("DEFAULT_MAX_PIXELS", "VARIABLE", "check_pixels", "max_bytes", "max_pixels")
+__all__ = (
+    "BYTES_IN_ARCHIVE",
+    "BYTES_ON_DISK",
+    "DEFAULT_MAX_PIXELS",
+    "VARIABLE",
+    "check_bytes",
+    "check_pixels",
+    "max_pixels",
+    "read_file",
+)
 
 VARIABLE = "MTPANO_MAX_PIXELS"
-DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow takes for an attack beyond; 16384 x 8192 is three quarters of it
+DEFAULT_MAX_PIXELS = 178_956_970  # beyond, Pillow expects an attack; 16384 x 8192 is three quarters of it
+
+# Bytes for every pixel that is allowed: what a file unpacks to is an image of 8-bit RGBA at most, and what lies on the
+# disk as it is may hold three floats, as normals in NPY do.
+BYTES_IN_ARCHIVE, BYTES_ON_DISK = 4, 12
 
 
 def max_pixels() -> int:
@@ -25,11 +40,6 @@ def max_pixels() -> int:
     if not (given.isascii() and given.isdigit() and 0 < len(given) < 19 and int(given)):
         raise InputError(f"{VARIABLE} is a number of pixels such as {DEFAULT_MAX_PIXELS}, not {given!r}")
     return int(given)
-
-
-def max_bytes() -> int:
-    """Return how many bytes a file in an archive may have: four for every pixel that an image may have."""
-    return 4 * max_pixels()
 
 
 def check_pixels(height: int, width: int, name: str, limit: int | None = None) -> None:
@@ -47,6 +57,40 @@ def check_pixels(height: int, width: int, name: str, limit: int | None = None) -
     limit = max_pixels() if limit is None else limit
     if height * width > limit:
         raise InputError(
-            f"{name} is {width} x {height} pixels, more than {limit / 1e6:.0f} million pixels: scale it down first, or "
-            f"set {VARIABLE} if you trust it"
+            f"{name} is {width} x {height} pixels, more than {limit:,}: scale it down first, or set "
+            f"{VARIABLE} if you trust it"
         )
+
+
+def check_bytes(size: int, per_pixel: float, name: str) -> None:
+    """Refuse a file, or a part of an archive, that says or turns out to be larger than anything that we read.
+
+    Args:
+        size: Bytes.
+        per_pixel: How many bytes there may be for every pixel of `max_pixels()`.
+        name: What opens the sentence of the error.
+
+    Raises:
+        InputError: If it has more bytes than that.
+    """
+    if size > (most := int(per_pixel * max_pixels())):
+        raise InputError(
+            f"{name} has more than {most:,} bytes: scale it down or split it first, or set {VARIABLE} "
+            "if you trust it"
+        )
+
+
+def read_file(path: str | Path, per_pixel: float = BYTES_ON_DISK) -> bytes:
+    """Read a file, unless it is larger than `check_bytes` allows; a device without end is read no further than that.
+
+    Raises:
+        InputError: If it is larger.
+        OSError: If it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        status = os.fstat(file.fileno())
+        check_bytes(status.st_size, per_pixel, str(path))
+        # To ask a file for so much would reserve as much memory.
+        data = file.read(-1 if stat.S_ISREG(status.st_mode) else int(per_pixel * max_pixels()) + 1)
+    check_bytes(len(data), per_pixel, str(path))
+    return data

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import yaml
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import VARIABLE, max_pixels
+from mtpano_zoo.limits import VARIABLE, check_bytes, max_pixels, read_file
 
 __all__ = (
     "decode_text",
@@ -29,8 +29,9 @@ __all__ = (
 )
 
 MAX_DEPTH = 64  # lists in lists: nothing that we read has ten
-# Memory for a byte of text, with the objects that it becomes: a file may be that much smaller than an image.
-_JSON_SHARE, _YAML_SHARE, _NODE_SHARE = 4, 32, 1024
+# Bytes for every pixel that an image may have; less where every few bytes become an object in memory.
+_BYTES_OF_TEXT, _BYTES_OF_JSON, _BYTES_OF_YAML = 1.0, 1 / 4, 1 / 32
+_PIXELS_PER_NODE = 1024  # YAML objects are large, and made slowly
 _REPETITION = 10  # how often aliases may repeat a YAML file
 _SMALL = 10_000  # nodes that a file of any length may have
 
@@ -54,7 +55,7 @@ def read_text(path: str | Path) -> str:
         InputError: If it is not UTF-8, or too large.
         OSError: If it cannot be read.
     """
-    return decode_text(_read(Path(path), share=1), str(path))
+    return decode_text(read_file(path, _BYTES_OF_TEXT), str(path))
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -73,8 +74,7 @@ def parse_json(data: bytes | str, name: str) -> Any:
     Raises:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
     """
-    if len(data) > max_pixels() // _JSON_SHARE:
-        raise _too_large(name, _JSON_SHARE)
+    check_bytes(len(data), _BYTES_OF_JSON, name)
     text = decode_text(data, name) if isinstance(data, bytes) else data
     try:
         content = json.loads(text)
@@ -102,7 +102,7 @@ def read_json(path: str | Path) -> Any:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
         OSError: If it cannot be read.
     """
-    return parse_json(_read(Path(path), _JSON_SHARE), str(path))
+    return parse_json(read_file(path, _BYTES_OF_JSON), str(path))
 
 
 def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
@@ -130,8 +130,7 @@ def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
     Raises:
         InputError: If it is not YAML, too large, nested too deeply, or aliases repeat its parts too often.
     """
-    if len(text) > max_pixels() // _YAML_SHARE:
-        raise _too_large(name, _YAML_SHARE)
+    check_bytes(len(text), _BYTES_OF_YAML, name)
     loader = _PlainLoader if plain else _Loader
     try:
         _check_events(text, name)
@@ -151,7 +150,7 @@ def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
         InputError: If `parse_yaml` refuses it, or it is not UTF-8.
         OSError: If it cannot be read.
     """
-    return parse_yaml(decode_text(_read(Path(path), _YAML_SHARE), str(path)), str(path), plain=plain)
+    return parse_yaml(decode_text(read_file(path, _BYTES_OF_YAML), str(path)), str(path), plain=plain)
 
 
 def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -228,7 +227,7 @@ def _check_events(text: str, name: str) -> None:
     lengths: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for number, event in enumerate(yaml.parse(text, _Loader)):
-        if number > max_pixels() // _NODE_SHARE:
+        if number > max_pixels() // _PIXELS_PER_NODE:
             raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
@@ -250,22 +249,6 @@ def _check_events(text: str, name: str) -> None:
         open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
         if open_nodes[-1][1] > most:
             raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
-
-
-def _read(path: Path, share: int) -> bytes:
-    most = max_pixels() // share
-    with path.open("rb") as file:
-        data = file.read(most + 1)  # not by the size that the file system says: a device has none
-    if len(data) > most:
-        raise _too_large(str(path), share)
-    return data
-
-
-def _too_large(name: str, share: int) -> InputError:
-    return InputError(
-        f"{name} has more than {max_pixels() // share / 1e6:.1f} million bytes: split it, or set {VARIABLE} if you "
-        "trust it"
-    )
 
 
 def _too_deep(name: str) -> InputError:
