@@ -75,8 +75,7 @@ def check_bytes(size: int, per_pixel: float, name: str) -> None:
     """
     if size > (most := int(per_pixel * max_pixels())):
         raise InputError(
-            f"{name} has more than {most:,} bytes: scale it down or split it first, or set {VARIABLE} "
-            "if you trust it"
+            f"{name} has more than {most:,} bytes: scale it down or split it first, or set {VARIABLE} if you trust it"
         )
 
 

@@ -1,7 +1,5 @@
 """The user's own panoramas, with whatever labels there are."""
 
-import csv
-import io
 import os
 import warnings
 import zlib
@@ -11,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import NO_LABEL, Decoder, decode_depth, decode_wide_rgb, look_up, open_image, unit_or_zero
+from mtpano_zoo.data.reading import (
+    NO_LABEL,
+    Decoder,
+    decode_array,
+    decode_depth,
+    decode_wide_rgb,
+    look_up,
+    open_image,
+    unit_or_zero,
+)
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_normals, decode_panorama
+from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
@@ -140,16 +148,16 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     Raises:
         ValueError: It is not of the form that `FolderDataModule` describes.
     """
+    content = read_yaml(path, plain=True)  # a class may be called no, or 1
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         entries = content["classes"]
         if not isinstance(entries, list):
             raise TypeError("no list")
         names = tuple(str(entry["name"] if isinstance(entry, dict) else entry) for entry in entries)
-        colors = [entry.get("color") if isinstance(entry, dict) else None for entry in entries]
+        colors = [(entry.get("color") or None) if isinstance(entry, dict) else None for entry in entries]
         known = any(color is not None for color in colors)
         palette = np.array(colors, np.uint8).reshape(-1, 3) if known else default_palette(len(names))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} is not a list of classes such as `classes: [{{name: wall, color: [120, 120, 120]}}]`, with a "
             "colour for each or for none"
@@ -220,7 +228,7 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
     split: dict[str, str] = {}
     for which in SPLITS:
         path = root / f"{which}.txt"
-        for name in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+        for name in read_lines(path) if path.is_file() else ():
             if not (name := name.strip()):
                 continue
             if name not in names or split.get(name, which) != which:
@@ -236,18 +244,15 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
     path = root / table
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {path}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if "image" not in columns or not columns <= {*FOLDERS, "split", "name"}:
-            raise ValueError(
-                f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
-                f"it has {', '.join(reader.fieldnames or ()) or 'nothing'}"
-            )
-        rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in reader]
-    complete = [dict.fromkeys((*FOLDERS, "split", "name"), "") | row for row in rows]
+    columns, rows = read_table(path)
+    if "image" not in columns or not {*columns} <= {*FOLDERS, "split", "name"}:
+        raise InputError(
+            f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
+            f"it has {', '.join(columns) or 'nothing'}"
+        )
+    complete = [dict.fromkeys((*FOLDERS, "split", "name"), "") | row for _, row in rows]
     seen: set[str] = set()
-    for number, row in enumerate(complete, start=2):
+    for (number, _), row in zip(rows, complete, strict=True):
         row["name"] = row["name"] or Path(row["image"]).stem
         if not row["image"] or row["split"] not in ("", *SPLITS) or row["name"] in seen or "/" in row["name"]:
             raise ValueError(
@@ -291,7 +296,7 @@ def _decode_normals(data: bytes) -> NDArray[np.float32]:
 
 
 def _load_array(data: bytes, dimensions: int) -> NDArray[Any]:
-    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    values = decode_array(data)
     if values.ndim != dimensions or values.dtype.kind != "f" or (dimensions == 3 and values.shape[2] != 3):
         wanted = "(H, W, 3)" if dimensions == 3 else "(H, W)"
         raise ValueError(f"it holds {values.dtype} {values.shape} instead of floating point {wanted}")

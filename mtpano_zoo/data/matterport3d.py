@@ -19,6 +19,7 @@ from mtpano_zoo.data.reading import (
     decode_rgb,
     decode_vectors,
 )
+from mtpano_zoo.text_files import read_lines
 
 Labels = Literal["nyu40", "mpcat40"]
 
@@ -94,7 +95,7 @@ class Matterport3DDataModule(PanoramaDataModule):
 @functools.cache
 def scan_splits() -> dict[str, Split]:
     """Read the split of every building, as in the owner's tasks/benchmark/scenes_train.txt, _val.txt and _test.txt."""
-    lines = Path(__file__).with_name("matterport3d_scans.txt").read_text().splitlines()
+    lines = filter(None, read_lines(Path(__file__).with_name("matterport3d_scans.txt")))
     splits: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
     return {scan: splits[split] for scan, split in map(str.split, lines)}
 

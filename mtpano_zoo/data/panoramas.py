@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mtpano_zoo.data.augmentation import CONFIDENCES, Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
-from mtpano_zoo.data.reading import NO_LABEL, Decoder, resize_map
+from mtpano_zoo.data.reading import NO_LABEL, UNREADABLE, Decoder, reason_of, resize_map
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, check_tasks
+from mtpano_zoo.text_files import read_lines
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
@@ -134,9 +135,8 @@ class PanoramaDataset(Dataset[Sample]):
             elif "image" in maps and values.shape[:2] != maps["image"].shape[:2]:
                 (h, w), (rows, columns) = values.shape[:2], maps["image"].shape[:2]
                 raise ValueError(f"it is {w} x {h} pixels, but its panorama is {columns} x {rows}")
-        except (ValueError, OSError, KeyError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason}") from error
+        except UNREADABLE as error:
+            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason_of(error)}") from error
         return values
 
     def _note(self, i: int, column: int, error: UnreadableSampleError) -> None:
@@ -214,7 +214,7 @@ class PanoramaDataModule(EvaluationLoaders):
             raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
         self.height, self.width, self.batch_size, self.num_workers = height, width, batch_size, num_workers
         self.augmentation, self.seed, self.on_error = augmentation, seed, on_error
-        lines = Path(exclude).read_text().splitlines() if exclude is not None else []
+        lines = read_lines(exclude) if exclude is not None else []
         self.excluded = frozenset(line.strip() for line in lines if line.strip())
         self._index: Index | None = None
         self._sets: dict[str, PanoramaDataset] = {}

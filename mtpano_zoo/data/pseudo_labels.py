@@ -1,7 +1,6 @@
 """Panoramas labelled by networks that see perspective views of them, in the layout of MTPano."""
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from mtpano_zoo.data.reading import (
     open_image,
 )
 from mtpano_zoo.data.source import PLAIN, Place
+from mtpano_zoo.text_files import read_json
 
 
 def decode_confidence(data: bytes) -> NDArray[np.float32]:
@@ -176,10 +176,7 @@ def read_list(path: Path) -> frozenset[str]:
     Raises:
         ValueError: It is not a JSON list of strings.
     """
-    try:
-        ids = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    ids = read_json(path)
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise ValueError(f"{path} is not a list of ids in quotes")
     return frozenset(ids)

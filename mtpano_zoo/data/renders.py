@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.reading import unit_or_zero
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import check_pixels
 
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
 
@@ -25,9 +27,21 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
     except ImportError as error:
         raise ValueError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
     try:
-        channels = OpenEXR.File(io.BytesIO(data)).channels()
+        parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
+        headers = [part.header for part in parts]
+        windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
     except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
-        raise ValueError("it is truncated, damaged or not an EXR image") from error
+        raise InputError("it is truncated, damaged or not an EXR image") from error
+    for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
+        check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it")
+        if len(headers) > 1 or len(header["channels"]) > 4:
+            raise InputError(
+                f"it has {len(headers)} parts with {len(header['channels'])} channels instead of one image"
+            )
+    try:
+        channels = OpenEXR.File(io.BytesIO(data)).channels()
+    except Exception as error:
+        raise InputError("it is truncated, damaged or not an EXR image") from error
     if len(channels) != 1:
         raise ValueError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
     pixels: NDArray[np.float32] = np.asarray(next(iter(channels.values())).pixels, np.float32)
@@ -57,14 +71,14 @@ def decode_exr_normals(data: bytes) -> NDArray[np.float32]:
 
 
 def read_lists(
-    root: Path, lists: Mapping[str, str] | None, parse: Callable[[str], Iterable[Any]]
+    root: Path, lists: Mapping[str, str] | None, parse: Callable[[Path], Iterable[Any]]
 ) -> dict[Any, Split] | None:
     """Read which sample is in which split, from one file per split; None without lists.
 
     Args:
         root: What the paths of the files are relative to.
         lists: Files by split.
-        parse: Returns what identifies the samples of a file, from its text.
+        parse: Reads a file and returns what identifies its samples.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -79,7 +93,7 @@ def read_lists(
             raise ValueError(f"lists are given for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")
-        found = dict.fromkeys(parse(path.read_text(encoding="utf-8")), split)
+        found = dict.fromkeys(parse(path), split)
         if not found or found.keys() & listed.keys():
             reason = f"samples of another list too, such as {min(found.keys() & listed.keys())}" if found else "nothing"
             raise ValueError(f"{path} is no list of this data set's {split} samples: it names {reason}")

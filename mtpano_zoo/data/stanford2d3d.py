@@ -1,6 +1,5 @@
 """Stanford2D3D (2D-3D-S): scanned panoramas of six office areas."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from mtpano_zoo.data.reading import (
     open_image,
 )
 from mtpano_zoo.sphere import erp_angles
+from mtpano_zoo.text_files import parse_json
 
 ClassOrder = Literal["s3dis", "alphabetical"]
 
@@ -105,7 +105,7 @@ def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
 def _world_to_camera(pose: bytes) -> NDArray[np.float64]:
     """Return the rotation (3, 3) from the world, z up, to x right, y down, z forward."""
     try:
-        matrix = np.array(json.loads(pose)["camera_rt_matrix"], np.float64)
+        matrix = np.array(parse_json(pose, "its pose")["camera_rt_matrix"], np.float64)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError("its pose is no JSON object with a matrix `camera_rt_matrix`") from error
     if matrix.shape not in ((3, 4), (4, 4)):

@@ -11,6 +11,7 @@ from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import Decoder, decode_rgb
 from mtpano_zoo.data.renders import decode_exr_depth, decode_exr_normals, read_lists
+from mtpano_zoo.text_files import read_lines
 
 Part = Literal["Matterport3D", "Stanford2D3D"]
 Placement = Literal["Left_Down", "Right", "Up"]
@@ -138,7 +139,7 @@ class ThreeD60DataModule(PanoramaDataModule):
         return "val" if scene in VAL_SCENES else "test" if scene in TEST_SCENES else "train"
 
 
-def _listed_names(text: str) -> list[str]:
+def _listed_names(path: Path) -> list[str]:
     """Return the first file of every line, without folders: they are those of other machines, with either slash."""
-    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in text.splitlines() if line.strip()]
+    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in read_lines(path) if line.strip()]
     return [name for name in names if "_color_" in name]

@@ -1,13 +1,15 @@
 """Sets of panoramas without labels, for a network to predict or for teachers to label: ZInD, SUN360, generated ones."""
 
-import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_rgb
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_rgb, reason_of
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
 
 class UnlabelledDataModule(PanoramaDataModule):
@@ -83,21 +85,25 @@ class ZInDDataModule(UnlabelledDataModule):
 
     def _primary_names(self, i: int) -> frozenset[str]:
         try:
-            floors = json.loads(self.index.read("tour", i)[0])["merger"].values()
+            floors = parse_json(self.index.read("tour", i)[0], "it")["merger"].values()
             panos = [p for floor in floors for room in floor.values() for part in room.values() for p in part.values()]
             return frozenset(Path(pano["image_path"]).stem for pano in panos if pano["is_primary"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.index.describe('tour', i)} does not tell which panoramas are primary") from error
+        except (*UNREADABLE, TypeError, AttributeError) as error:
+            message = f"{self.index.describe('tour', i)} does not tell which panoramas are primary"
+            if self.on_error == "raise":
+                raise InputError(f"{message} ({reason_of(error)})") from error
+            warnings.warn(f"left out: {message} ({reason_of(error)})", stacklevel=2)
+            return frozenset()
 
 
 def _read_partition(path: Path) -> dict[int, Split]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no partition of the homes at {path}")
     splits: tuple[Split, ...] = ("train", "val", "test")
+    homes = read_json(path)
     try:
-        homes = json.loads(path.read_text(encoding="utf-8"))
         return {int(home): split for split in splits for home in homes[split]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (*UNREADABLE, TypeError) as error:
         raise ValueError(
             f"{path} does not list the homes of train, val and test, as zind_partition.json does"
         ) from error
@@ -168,11 +174,8 @@ class GeneratedDataModule(UnlabelledDataModule):
         path = self.root / table
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of images and texts at {path}")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
+        for number, entry in read_json_lines(path):
             try:
-                entry = json.loads(line)
                 image, text = str(entry["image"]), str(entry.get("caption", entry.get("prompt", "")))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f'{path}, line {number}: not of the form {{"image": ..., "caption": ...}}') from error

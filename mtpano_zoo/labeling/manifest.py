@@ -20,6 +20,7 @@ import yaml
 
 import mtpano_zoo
 from mtpano_zoo.labeling.storage import IMAGES, MANIFEST, TASKS, TEMPORARY, LabelFolder
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("check_manifest", "claim", "describe", "software", "write_record")
 
@@ -69,7 +70,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         if not filled:
             return
     try:
-        known = json.loads(path.read_bytes())
+        known = read_json(path)
         same_format = known["format"] == FORMAT
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a manifest of labels: give another folder") from error
@@ -95,7 +96,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
     check_manifest(root, manifest, overwrite)
     path = root / MANIFEST
     root.mkdir(parents=True, exist_ok=True)
-    if overwrite and path.exists() and json.loads(path.read_bytes()) != manifest:
+    if overwrite and path.exists() and read_json(path) != manifest:
         # Images first: without them nothing counts as finished, wherever this is stopped.
         for folder in (IMAGES, *TASKS, "db_info"):
             shutil.rmtree(root / folder, ignore_errors=True)

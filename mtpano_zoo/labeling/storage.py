@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from mtpano_zoo.text_files import read_json
+
 __all__ = ("IMAGES", "MANIFEST", "TASKS", "TEMPORARY", "LabelFolder")
 
 MANIFEST = "manifest.json"
@@ -133,7 +135,7 @@ class LabelFolder:
         path = self.root / "db_info" / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):
             try:
-                listed = set(json.loads(path.read_bytes())) if path.exists() else set()
+                listed = set(read_json(path)) if path.exists() else set()
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path} is not a list of ids: remove it, and start again") from error
             listed = (listed | set(names)) & self.finished()

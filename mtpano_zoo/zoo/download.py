@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import constants, errors, get_token, hf_hub_download
 
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.entries import Entry
 
 __all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
@@ -60,10 +61,10 @@ def _record_path(entry: Entry) -> Path:
 
 def _record(entry: Entry) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(_record_path(entry).read_bytes())
+        record: dict[str, Any] = read_json(_record_path(entry))
     except (OSError, ValueError):
         return {}
-    return record
+    return record if isinstance(record, dict) else {}
 
 
 def _keep(path: Path, text: str) -> None:

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-import yaml
-
 from mtpano_zoo.resources import shipped
+from mtpano_zoo.text_files import read_yaml
 
 __all__ = ("Entry", "entries", "list_models", "models_table", "parse_entry")
 
@@ -92,7 +91,7 @@ def entries() -> dict[str, Entry]:
     Raises:
         ValueError: if an entry has an unknown key, or lacks one.
     """
-    known = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))
+    known = read_yaml(shipped("checkpoints.yaml"))
     return {name: parse_entry(name, values) for name, values in known.items()}
 
 

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from mtpano_zoo.image_io import check_panorama_size, write_bytes
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
 from mtpano_zoo.tasks import check_tasks
+from mtpano_zoo.text_files import read_json
 from mtpano_zoo.training.checkpoint import check_weights
 from mtpano_zoo.zoo.transfer import transfer, transferred_card
 
@@ -169,10 +170,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"There is no {CONFIG} in {folder}: it says which network the weights belong to.")
-    try:
-        description = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    description = read_json(path)
     if not isinstance(description, dict):
         raise ValueError(f"{path} holds a {type(description).__name__}, not the description of a network.")
     return description

@@ -81,20 +81,24 @@ def test_without_the_package_the_extra_is_named(values, monkeypatch):
         decode_exr(data)
 
 
+def words(path):
+    return path.read_text().split()
+
+
 def test_lists(tmp_path):
     (tmp_path / "a.txt").write_text("x y")
     (tmp_path / "b.txt").write_text("z")
     (tmp_path / "both.txt").write_text("z x")
     (tmp_path / "empty.txt").write_text("")
-    assert read_lists(tmp_path, None, str.split) is None
+    assert read_lists(tmp_path, None, words) is None
     lists = {"train": "a.txt", "test": str(tmp_path / "b.txt")}
-    assert read_lists(tmp_path, lists, str.split) == {"x": "train", "y": "train", "z": "test"}
+    assert read_lists(tmp_path, lists, words) == {"x": "train", "y": "train", "z": "test"}
     for lists, message in (
         ({"predict": "a.txt"}, "not for 'predict'"),
         ({"train": "empty.txt"}, "it names nothing"),
         ({"train": "a.txt", "val": "both.txt"}, "another list too, such as x"),
     ):
         with pytest.raises(ValueError, match=message):
-            read_lists(tmp_path, lists, str.split)
+            read_lists(tmp_path, lists, words)
     with pytest.raises(FileNotFoundError, match=r"no list of samples at .*c\.txt"):
-        read_lists(tmp_path, {"val": "c.txt"}, str.split)
+        read_lists(tmp_path, {"val": "c.txt"}, words)

@@ -122,7 +122,7 @@ def test_missing_and_damaged_files(tmp_path: Path, tiny_network) -> None:
         read_network(folder)
     weights.write_bytes(whole)
     for text, message in (
-        ("{", r"config\.json cannot be read as JSON"),
+        ("{", r"config\.json is not JSON"),
         ("[]", "holds a list, not the description"),
         ("{}", "needs the keys class and config"),
         (json.dumps(description | {"class": ["PDBridgeNet"]}), "which is none of PDBridgeNet"),
