@@ -17,7 +17,9 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import VARIABLE, check_bytes, max_pixels, read_file
 
 __all__ = (
+    "check_yaml",
     "decode_text",
+    "limit_configurations",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -130,10 +132,9 @@ def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
     Raises:
         InputError: If it is not YAML, too large, nested too deeply, or aliases repeat its parts too often.
     """
-    check_bytes(len(text), _BYTES_OF_YAML, name)
     loader = _PlainLoader if plain else _Loader
     try:
-        _check_events(text, name)
+        check_yaml(text, name)
         return yaml.load(text, loader)
     except RecursionError as error:
         raise _too_deep(name) from error
@@ -151,6 +152,64 @@ def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
         OSError: If it cannot be read.
     """
     return parse_yaml(decode_text(read_file(path, _BYTES_OF_YAML), str(path)), str(path), plain=plain)
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Refuse what is too large, nested too deeply, or grows when its aliases are followed, before it becomes objects.
+
+    The length of a node is that of its text plus one for every node below it, counted where it stands and once more
+    for every alias.
+
+    Args:
+        text: YAML, that any loader is about to load.
+        name: What opens the sentence of an error.
+
+    Raises:
+        InputError: If it is too large, nested too deeply, or aliases repeat its parts too often.
+        yaml.YAMLError: If it is not YAML.
+    """
+    check_bytes(len(text), _BYTES_OF_YAML, name)
+    most = _REPETITION * len(text) + _SMALL
+    lengths: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
+    for number, event in enumerate(yaml.parse(text, _Loader)):
+        if number > max_pixels() // _PIXELS_PER_NODE:
+            raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > MAX_DEPTH + 1:
+                raise _too_deep(name)
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            anchor, length = event.anchor, 1 + len(event.value)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, length = open_nodes.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in lengths:
+                raise yaml.YAMLError(f"the alias *{event.anchor} has no anchor that is complete before it")
+            anchor, length = None, lengths[event.anchor]
+        else:
+            continue
+        if anchor is not None:
+            lengths[anchor] = length
+        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
+        if open_nodes[-1][1] > most:
+            raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
+
+
+def limit_configurations() -> None:
+    """Let jsonargparse, which reads configurations and options, refuse the YAML that `check_yaml` does."""
+    from jsonargparse import get_loader, set_loader
+
+    load = get_loader("yaml")
+    if not hasattr(load, "limited"):
+
+        def limited(text: str) -> Any:
+            check_yaml(text, "a configuration or the value of an option")
+            return load(text)
+
+        setattr(limited, "limited", True)  # noqa: B010 - a function has no such attribute by its type
+        set_loader("yaml", limited, (yaml.YAMLError,))
 
 
 def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -215,40 +274,6 @@ for _tag, _expression, _first in (
     ("merge", r"<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_expression})\Z"), _first)
-
-
-def _check_events(text: str, name: str) -> None:
-    """Refuse what is nested too deeply or grows when its aliases are followed, before it becomes objects.
-
-    The length of a node is that of its text plus one for every node below it, counted where it stands and once more
-    for every alias.
-    """
-    most = _REPETITION * len(text) + _SMALL
-    lengths: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
-    for number, event in enumerate(yaml.parse(text, _Loader)):
-        if number > max_pixels() // _PIXELS_PER_NODE:
-            raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, 1))
-            if len(open_nodes) > MAX_DEPTH + 1:
-                raise _too_deep(name)
-            continue
-        if isinstance(event, yaml.ScalarEvent):
-            anchor, length = event.anchor, 1 + len(event.value)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, length = open_nodes.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in lengths:
-                raise InputError(f"{name} has an alias *{event.anchor} without an anchor that is complete before it")
-            anchor, length = None, lengths[event.anchor]
-        else:
-            continue
-        if anchor is not None:
-            lengths[anchor] = length
-        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
-        if open_nodes[-1][1] > most:
-            raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
 
 
 def _too_deep(name: str) -> InputError:

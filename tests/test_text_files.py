@@ -96,7 +96,7 @@ def test_aliases_of_aliases_are_refused_in_no_time():
     long = "text: &a " + "x" * 50_000 + "\nmany: [" + "*a, " * 5_000 + "]"
     with pytest.raises(InputError, match="it repeats itself"):
         parse_yaml(long, "it")
-    with pytest.raises(InputError, match="an alias \\*a without an anchor that is complete"):
+    with pytest.raises(InputError, match=r"it is not YAML: the alias \*a has no anchor"):
         parse_yaml("&a [*a]", "it")
     assert time.perf_counter() - start < 1
 

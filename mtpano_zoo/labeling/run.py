@@ -25,6 +25,7 @@ from mtpano_zoo.labeling.report import LabelReport
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
+from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.cli import in_one_line
 
 __all__ = ("label", "main")
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a mistake in an argument, an input or the folder, in one sentence.
     """
+    limit_configurations()
     parser = build_parser()
     try:
         config = parser.parse_args(list(arguments))

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 import mtpano_zoo.data
 import mtpano_zoo.models
 import mtpano_zoo.zoo.pretrained  # noqa: F401
+from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.callbacks import PredictionWriter, ProgressBar
 from mtpano_zoo.training.checkpoint import read_checkpoint
 from mtpano_zoo.training.module import MultiTaskModule
@@ -99,6 +100,7 @@ def main(args: list[str]) -> MultiTaskCLI:
     Args:
         args: The verb and its options, e.g. ``["fit", "--config", "rooms.yaml"]``.
     """
+    limit_configurations()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings():
         # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
