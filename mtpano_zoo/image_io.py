@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import BYTES_ON_DISK, DEFAULT_MAX_PIXELS, VARIABLE, check_pixels, read_file
+from mtpano_zoo.limits import BYTES_ON_DISK, DEFAULT_MAX_PIXELS, VARIABLE, check_pixels, max_bytes, read_file
 from mtpano_zoo.limits import max_pixels as default_max_pixels
 
 RATIO_TOLERANCE = 0.01  # relative: 1183 x 591 is a panorama to any person, 16:9 video is not
@@ -64,9 +64,8 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
         raise InputError(f"{path} is a folder, not an image")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    # An image that may have more pixels may have more bytes.
-    per_pixel = BYTES_ON_DISK * max(1, (max_pixels or 0) / default_max_pixels())
-    return decode_panorama(read_file(path, per_pixel), str(path), max_pixels=max_pixels)
+    limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
+    return decode_panorama(read_file(path, limit), str(path), max_pixels=max_pixels)
 
 
 def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:

@@ -1,9 +1,13 @@
 import os
+import zipfile
 
 import pytest
+import torch
 
+from mtpano_zoo import limits
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import BYTES_ON_DISK, VARIABLE, check_pixels, max_pixels, read_file
+from mtpano_zoo.limits import VARIABLE, check_pixels, check_stored, max_bytes, max_pixels, read_file
+from mtpano_zoo.training.checkpoint import read_checkpoint
 
 
 def test_the_largest_usual_panorama_passes_and_twice_its_sides_do_not():
@@ -12,9 +16,12 @@ def test_the_largest_usual_panorama_passes_and_twice_its_sides_do_not():
         check_pixels(16384, 32768, "it")
 
 
-def test_the_variable_moves_every_limit(monkeypatch):
+def test_the_variable_moves_the_limit_of_pixels_and_raises_those_of_bytes(monkeypatch):
+    assert max_bytes(1) == 178_956_970
+    monkeypatch.setenv(VARIABLE, "200000000")
+    assert (max_pixels(), max_bytes(0.5)) == (200_000_000, 100_000_000)
     monkeypatch.setenv(VARIABLE, "1000")
-    assert max_pixels() == 1000
+    assert (max_pixels(), max_bytes(1)) == (1000, 178_956_970)
     check_pixels(20, 50, "it")
     with pytest.raises(InputError):
         check_pixels(20, 51, "it")
@@ -31,12 +38,14 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch, given):
 def test_a_file_is_read_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.npy"
     path.write_bytes(bytes(range(240)))
-    monkeypatch.setenv(VARIABLE, "20")
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 20)
     assert read_file(path) == bytes(range(240))
     path.write_bytes(bytes(241))
     with pytest.raises(InputError, match=r"a\.npy has more than 240 bytes"):
         read_file(path)
-    assert len(read_file(path, BYTES_ON_DISK + 1)) == 241
+    assert len(read_file(path, 241)) == 241
+    monkeypatch.setenv(VARIABLE, "21")
+    assert len(read_file(path)) == 241
 
 
 def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
@@ -45,3 +54,19 @@ def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
     os.truncate(path, 1 << 33)  # 8 GiB that take no place on the disk
     with pytest.raises(InputError, match=r"a\.png has more than 2,147,483,640 bytes"):
         read_file(path)
+
+
+def test_a_checkpoint_that_is_compressed_is_refused(tmp_path):
+    plain, packed, cut = (tmp_path / name for name in ("plain.pt", "packed.pt", "cut.pt"))
+    torch.save({"weight": torch.zeros(1000)}, plain)
+    check_stored(plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(InputError, match=r"packed\.pt is compressed \(its part .*data\.pkl\)"):
+        check_stored(packed)
+    with pytest.raises(InputError, match=r"packed\.pt is compressed"):
+        read_checkpoint(packed)
+    cut.write_bytes(plain.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"cut\.pt is truncated or damaged"):
+        check_stored(cut)

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtpano_zoo import limits
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import VARIABLE
 from mtpano_zoo.text_files import (
     MAX_DEPTH,
+    limit_configurations,
     parse_json,
     parse_yaml,
     read_json,
@@ -57,14 +59,16 @@ def test_a_file_beyond_the_limit_is_refused_by_name_and_the_variable_raises_it(t
     path = tmp_path / "list.of.something"
     path.write_bytes(b'["' + b"x" * 4000 + b'"]')
     reader(path)
-    monkeypatch.setenv(VARIABLE, "4000")
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 4000)
     with pytest.raises(InputError, match=rf"list\.of\.something has more than .* bytes: .* set {VARIABLE}"):
         reader(path)
+    monkeypatch.setenv(VARIABLE, "200000")
+    reader(path)
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_device_without_end_is_refused(reader, monkeypatch):
-    monkeypatch.setenv(VARIABLE, "100000")
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 100_000)
     with pytest.raises(InputError, match="/dev/zero has more than"):
         reader("/dev/zero")
 
@@ -187,3 +191,36 @@ def test_commas_without_cells_do_no_harm(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("image,name,,\na.png,a,,,\n,,\n")
     assert read_table(path) == (["image", "name"], [(2, {"image": "a.png", "name": "a"})])
+
+
+def test_configurations_are_refused_by_name_before_they_are_loaded(tmp_path):
+    for content, reason in (
+        (b"data: caf\xe9", "is not UTF-8"),
+        (b"data: " + b"[" * 200 + b"]" * 200, "is nested more than 64"),
+        (b"a: &a [" + b"x," * 5000 + b"]\nb: [" + b"*a," * 50 + b"]", "repeats itself"),
+        (b"data: {", "is not YAML"),
+    ):
+        (tmp_path / "run.yaml").write_bytes(content)
+        for arguments in (["fit", "--config", f"{tmp_path}/run.yaml"], [f"--config={tmp_path}/run.yaml"]):
+            with pytest.raises(InputError, match=rf"run\.yaml {reason}"):
+                limit_configurations(arguments)
+
+
+def test_options_are_limited_too_and_stay_what_they_were(monkeypatch):
+    from jsonargparse import ArgumentParser, _loaders_dumpers
+
+    for registry in (_loaders_dumpers.loaders, _loaders_dumpers.loader_exceptions):
+        monkeypatch.setitem(registry, "yaml", registry.get("yaml"))
+    monkeypatch.setitem(_loaders_dumpers.loaders, "yaml", _loaders_dumpers.yaml_load)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--sizes", type=dict[str, list[int]])
+    parser.add_argument("--pattern", type=str)
+    for _ in range(2):  # asked for twice, it is in place once
+        limit_configurations([])
+    loader = _loaders_dumpers.loaders["yaml"]
+    limit_configurations([])
+    assert _loaders_dumpers.loaders["yaml"] is loader
+    parsed = parser.parse_args(["--sizes", "{a: [1, 2]}", "--pattern", "*.png"])
+    assert (parsed.sizes, parsed.pattern) == ({"a": [1, 2]}, "*.png")
+    with pytest.raises(InputError, match="the value of an option is nested more than 64"):
+        loader("[" * 65 + "]" * 65)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, check_pixels
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, check_pixels, max_bytes
 from mtpano_zoo.resize import resize
 
 Decoder = Callable[..., NDArray[Any]]
@@ -105,7 +105,7 @@ def decode_packed_array(data: bytes, name: str) -> NDArray[Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             member = archive.getinfo(f"{name}.npy")
-            check_bytes(member.file_size, BYTES_IN_ARCHIVE, "it")
+            check_bytes(member.file_size, max_bytes(BYTES_IN_ARCHIVE), "it")
             content = archive.read(member)
     except InputError:
         raise
@@ -254,9 +254,9 @@ def _decode_rgb_png(data: bytes) -> NDArray[Any]:
             raise InputError("it is truncated or not an image: it has two headers")
         end = position + 8 + int.from_bytes(view[position : position + 4])
         if end + 4 > len(data):
-            raise ValueError("it is truncated or not an image: the end of the file is missing")
+            raise InputError("it is truncated or not an image: the end of the file is missing")
         if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4]):
-            raise ValueError("it is truncated or not an image: a checksum does not match")
+            raise InputError("it is truncated or not an image: a checksum does not match")
         position = end + 4
     check_pixels(int.from_bytes(data[20:24]), int.from_bytes(data[16:20]), "it")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -265,7 +265,7 @@ def _decode_rgb_png(data: bytes) -> NDArray[Any]:
     except cv2.error:  # too large
         pixels = None
     if pixels is None:
-        raise ValueError("it is truncated or not an image: its pixels cannot be decoded")
+        raise InputError("it is truncated or not an image: its pixels cannot be decoded")
     return pixels
 
 

@@ -32,7 +32,7 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
-from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
 from mtpano_zoo.text_files import parse_json, read_json
 
 CONTENTS = "shards.json"
@@ -366,7 +366,7 @@ def _members(file: BinaryIO) -> Iterator[Encoded]:
                 continue
             if member.issparse():  # 100 bytes that claim gigabytes of zeros
                 raise InputError(f"its member {member.name} is sparse, which shards are not")
-            check_bytes(member.size, BYTES_IN_ARCHIVE, f"its member {member.name}")
+            check_bytes(member.size, max_bytes(BYTES_IN_ARCHIVE), f"its member {member.name}")
             new, _, ending = member.name.partition(".")
             if new != key and files:
                 yield key, files

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_pixels, read_file
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes, read_file
 
 # Where a file is: number of its archive, offset and length of its member, compression method, CRC.
 Place = tuple[int, int, int, int, int]
@@ -68,15 +68,15 @@ class Source:
         if archive < 0:
             return read_file(self.folder / name)
         handle = self._open(archive)
-        if offset + size > os.fstat(handle.fileno()).st_size:
-            raise InputError("the archive is damaged: it is shorter than its directory says")
+        if not 0 <= offset <= os.fstat(handle.fileno()).st_size - size:
+            raise InputError("the archive is damaged: it ends before the place that its directory says")
         handle.seek(offset)
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
             raise InputError("the archive is damaged: there is no member where its directory says")
         _, _, unpacked, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         # Archives that were written in one go have the size behind the member, those of more than 4 GB elsewhere.
-        check_bytes(max(size, 0 if unpacked == 0xFFFFFFFF else unpacked), BYTES_IN_ARCHIVE, "it")
+        check_bytes(max(size, 0 if unpacked == 0xFFFFFFFF else unpacked), max_bytes(BYTES_IN_ARCHIVE), "it")
         handle.seek(name_length + extra_length, os.SEEK_CUR)
         data = handle.read(size)
         if method == zipfile.ZIP_DEFLATED:
@@ -101,12 +101,12 @@ class Source:
 
 def _inflate(data: bytes) -> bytes:
     """Decompress, but no more than is allowed: what a header says of the size may be wrong or missing."""
-    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacking, limit = zlib.decompressobj(-zlib.MAX_WBITS), max_bytes(BYTES_IN_ARCHIVE)
     try:
-        content = unpacking.decompress(data, BYTES_IN_ARCHIVE * max_pixels() + 1)
+        content = unpacking.decompress(data, limit + 1)
     except zlib.error as error:
         raise InputError(f"its compressed data is damaged ({error})") from error
-    check_bytes(len(content), BYTES_IN_ARCHIVE, "it")
+    check_bytes(len(content), limit, "it")
     if not unpacking.eof:
         raise InputError("its compressed data is damaged (it is truncated)")
     return content

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a mistake in an argument, an input or the folder, in one sentence.
     """
-    limit_configurations()
+    limit_configurations(arguments)
     parser = build_parser()
     try:
         config = parser.parse_args(list(arguments))

@@ -100,7 +100,7 @@ def main(args: list[str]) -> MultiTaskCLI:
     Args:
         args: The verb and its options, e.g. ``["fit", "--config", "rooms.yaml"]``.
     """
-    limit_configurations()
+    limit_configurations(args)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings():
         # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
