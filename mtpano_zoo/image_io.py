@@ -8,6 +8,7 @@ Encodings of the maps that we write:
 * classes, palette PNG: the class index per pixel, 255 = no label.
 """
 
+import functools
 import io
 import uuid
 import warnings
@@ -20,9 +21,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import BYTES_ON_DISK, DEFAULT_MAX_PIXELS, VARIABLE, check_pixels, max_bytes, read_file
+from mtpano_zoo.limits import max_pixels as default_max_pixels
+
 RATIO_TOLERANCE = 0.01  # relative: 1183 x 591 is a panorama to any person, 16:9 video is not
 SATURATED = 65535  # the largest number of 16 bits: this distance or any beyond it
 MAX_DEPTH = 65.534  # metres, the largest distance that a 16-bit PNG in millimetres tells from all beyond it
+
+# Pillow knows more: EPS, which starts Ghostscript, and scientific formats that unpack whatever is in them.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "DIB", "MPO")
 
 
 def check_panorama_size(height: int, width: int, name: str) -> None:
@@ -38,45 +46,80 @@ def check_panorama_size(height: int, width: int, name: str) -> None:
         )
 
 
-def read_panorama(path: str | Path) -> NDArray[np.uint8]:
+def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Read an equirectangular image as RGB of shape (H, W, 3), whatever kind of image file it is.
 
     The EXIF orientation is applied; grey, palette and CMYK images become RGB; transparent pixels are composited over
     black, which is how panoramas mark what was not seen; 16 bits per channel are scaled (not cut) to 8; of several
     frames the first is taken. Sizes that are 2:1 within 1 % come back as they are.
 
+    Args:
+        path: The file.
+        max_pixels: How many pixels it may have, by default `limits.max_pixels()`.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
+        InputError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image")
+        raise InputError(f"{path} is a folder, not an image")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return decode_panorama(path.read_bytes(), str(path))
+    limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
+    return decode_panorama(read_file(path, limit), str(path), max_pixels=max_pixels)
 
 
-def decode_panorama(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Decode the content of an image file by the rules of `read_panorama`; `name` opens the sentence of an error.
 
     Raises:
-        ValueError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
+        InputError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on; 16384 x 8192 is an ordinary panorama. Twice that remains an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            array = _decode(data)
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise ValueError(f"{name} has more than {limit} million pixels: scale it down first") from error
+        array = _decode(open_image(data, name, max_pixels), data)
+    except InputError:
+        raise
     except _ValueRangeError as error:
-        raise ValueError(f"{name} {error}") from error
+        raise InputError(f"{name} {error}") from error
     except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
     check_panorama_size(array.shape[0], array.shape[1], name)
     return array
+
+
+def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Open an image by its header, whose size is compared with the limit; its pixels are decoded when asked for.
+
+    Args:
+        data: The content of the file.
+        name: What opens the sentence of an error.
+        max_pixels: How many pixels it may have, by default `limits.max_pixels()`.
+
+    Raises:
+        InputError: It is too large, or not an image of a known format.
+    """
+    limit = default_max_pixels() if max_pixels is None else max_pixels
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses what has more than twice that
+        if limit > DEFAULT_MAX_PIXELS:  # we were asked to allow more
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-limit // 2))
+        limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of its limit
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error
+    except Exception as error:
+        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+    check_pixels(image.height, image.width, name, limit)
+    return image
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def panorama_from_pil(image: Image.Image) -> NDArray[np.uint8]:
@@ -100,10 +143,11 @@ def _first_line(error: Exception) -> str:
     return "no known image format" if not lines or "BytesIO" in lines[0] else lines[0]
 
 
-def _decode(data: bytes) -> NDArray[np.uint8]:
-    """Decode, turn upright, and reduce to RGB of 8 bits."""
-    with Image.open(io.BytesIO(data)) as file:
-        sixteen_bit = ";16" in str(file.tile)  # the mode alone does not tell: Pillow calls 16-bit RGB just "RGB"
+def _decode(file: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Decode an open image, turn it upright, and reduce it to RGB of 8 bits."""
+    with file:
+        # The mode alone does not tell: Pillow calls 16-bit RGB just "RGB".
+        sixteen_bit = ";16" in str(getattr(file, "tile", ""))
         file.load()  # before OpenCV, which returns the readable part of a truncated file without a word
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
         image = Image.fromarray(_decode_16bit(data)) if sixteen_bit else file

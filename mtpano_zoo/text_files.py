@@ -8,13 +8,15 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import VARIABLE, check_bytes, max_pixels, read_file
+from mtpano_zoo.limits import VARIABLE, check_bytes, max_bytes, read_file
 
 __all__ = (
     "check_yaml",
@@ -33,7 +35,7 @@ __all__ = (
 MAX_DEPTH = 64  # lists in lists: nothing that we read has ten
 # Bytes for every pixel that an image may have; less where every few bytes become an object in memory.
 _BYTES_OF_TEXT, _BYTES_OF_JSON, _BYTES_OF_YAML = 1.0, 1 / 4, 1 / 32
-_PIXELS_PER_NODE = 1024  # YAML objects are large, and made slowly
+_NODES_OF_YAML = 1 / 1024  # they are large, and made slowly
 _REPETITION = 10  # how often aliases may repeat a YAML file
 _SMALL = 10_000  # nodes that a file of any length may have
 
@@ -57,7 +59,7 @@ def read_text(path: str | Path) -> str:
         InputError: If it is not UTF-8, or too large.
         OSError: If it cannot be read.
     """
-    return decode_text(read_file(path, _BYTES_OF_TEXT), str(path))
+    return decode_text(read_file(path, max_bytes(_BYTES_OF_TEXT)), str(path))
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -76,7 +78,7 @@ def parse_json(data: bytes | str, name: str) -> Any:
     Raises:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
     """
-    check_bytes(len(data), _BYTES_OF_JSON, name)
+    check_bytes(len(data), max_bytes(_BYTES_OF_JSON), name)
     text = decode_text(data, name) if isinstance(data, bytes) else data
     try:
         content = json.loads(text)
@@ -104,7 +106,7 @@ def read_json(path: str | Path) -> Any:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
         OSError: If it cannot be read.
     """
-    return parse_json(read_file(path, _BYTES_OF_JSON), str(path))
+    return parse_json(read_file(path, max_bytes(_BYTES_OF_JSON)), str(path))
 
 
 def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
@@ -141,7 +143,7 @@ def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+        raise _not_yaml(name, error) from error
 
 
 def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
@@ -151,7 +153,7 @@ def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
         InputError: If `parse_yaml` refuses it, or it is not UTF-8.
         OSError: If it cannot be read.
     """
-    return parse_yaml(decode_text(read_file(path, _BYTES_OF_YAML), str(path)), str(path), plain=plain)
+    return parse_yaml(decode_text(read_file(path, max_bytes(_BYTES_OF_YAML)), str(path)), str(path), plain=plain)
 
 
 def check_yaml(text: str, name: str) -> None:
@@ -168,12 +170,12 @@ def check_yaml(text: str, name: str) -> None:
         InputError: If it is too large, nested too deeply, or aliases repeat its parts too often.
         yaml.YAMLError: If it is not YAML.
     """
-    check_bytes(len(text), _BYTES_OF_YAML, name)
+    check_bytes(len(text), max_bytes(_BYTES_OF_YAML), name)
     most = _REPETITION * len(text) + _SMALL
     lengths: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for number, event in enumerate(yaml.parse(text, _Loader)):
-        if number > max_pixels() // _PIXELS_PER_NODE:
+        if number > max_bytes(_NODES_OF_YAML):
             raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
@@ -197,10 +199,29 @@ def check_yaml(text: str, name: str) -> None:
             raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
 
 
-def limit_configurations() -> None:
-    """Let jsonargparse, which reads configurations and options, refuse the YAML that `check_yaml` does."""
+def _check_file(path: Path) -> None:
+    try:
+        check_yaml(decode_text(read_file(path, max_bytes(_BYTES_OF_YAML)), str(path)), str(path))
+    except yaml.YAMLError as error:
+        raise _not_yaml(str(path), error) from error
+
+
+def limit_configurations(arguments: Sequence[str]) -> None:
+    """Let jsonargparse, which reads configurations and options, refuse the YAML that `check_yaml` does.
+
+    Args:
+        arguments: Of a command line. What is wrong with a configuration after `--config` is said here, since
+            jsonargparse does not name the file.
+
+    Raises:
+        InputError: If a configuration is not UTF-8 or not YAML, or `check_yaml` refuses it.
+        OSError: If it cannot be read.
+    """
     from jsonargparse import get_loader, set_loader
 
+    for option, value in pairwise(chain.from_iterable(argument.split("=", 1) for argument in arguments)):
+        if option in ("--config", "-c") and Path(value).is_file():
+            _check_file(Path(value))
     load = get_loader("yaml")
     if not hasattr(load, "limited"):
 
@@ -274,6 +295,10 @@ for _tag, _expression, _first in (
     ("merge", r"<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_expression})\Z"), _first)
+
+
+def _not_yaml(name: str, error: Exception) -> InputError:
+    return InputError(f"{name} is not YAML: {' '.join(str(error).split())}")
 
 
 def _too_deep(name: str) -> InputError:

@@ -1,6 +1,5 @@
 """Deep360: panoramas of a simulated city in Cassini projection."""
 
-import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_rgb
+from mtpano_zoo.data.reading import Decoder, decode_packed_array, decode_rgb
 from mtpano_zoo.sphere import Mode, erp_rays, sample
 
 _SPLITS: dict[str, Split] = {"training": "train", "validation": "val", "testing": "test"}
@@ -93,11 +92,7 @@ def _decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_depth(data: bytes, limit: float) -> NDArray[np.float32]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            depth = np.asarray(arrays["arr_0"])
-    except Exception as error:  # BadZipFile, zlib.error, EOFError, KeyError, ValueError, as the damage has it
-        raise ValueError("it is truncated, damaged or no NPZ file with an array arr_0") from error
+    depth = decode_packed_array(data, "arr_0")
     if depth.dtype.kind != "f" or depth.squeeze().ndim != 2:
         raise ValueError(f"its array arr_0 is {depth.dtype} {depth.shape} instead of floating point (H, W)")
     metres = depth.squeeze()[..., None].astype(np.float32)

@@ -1,6 +1,5 @@
 """The user's own panoramas, with whatever labels there are."""
 
-import io
 import os
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     Decoder,
+    decode_array,
     decode_depth,
     decode_wide_rgb,
     look_up,
@@ -332,7 +332,7 @@ def _decode_normals(data: bytes) -> NDArray[np.float32]:
 
 
 def _load_array(data: bytes, dimensions: int) -> NDArray[Any]:
-    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    values = decode_array(data)
     if values.ndim != dimensions or values.dtype.kind != "f" or (dimensions == 3 and values.shape[2] != 3):
         wanted = "(H, W, 3)" if dimensions == 3 else "(H, W)"
         raise ValueError(f"it holds {values.dtype} {values.shape} instead of floating point {wanted}")

@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d
 from mtpano_zoo import sphere
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_release import DEPTH, LEVEL, NORMALS, YAWS, Cameras, Scan, find_scans, open_scan
-from mtpano_zoo.data.reading import FORWARD_UP_LEFT
+from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
@@ -121,8 +121,8 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
     try:
         scan = open_scan(folder)
         cameras = scan.cameras()
-    except (ValueError, OSError) as error:
-        return Prepared(0, 0, [f"{folder.name} is left out: {error}"])
+    except UNREADABLE as error:
+        return Prepared(0, 0, [f"{folder.name} is left out: {str(error) or reason_of(error)}"])
     panoramas, written, kept, reasons = scan.panoramas(), 0, 0, []
     for panorama in panoramas:
         views = cameras.get(panorama, {}) if scan.has(DEPTH) else {}
@@ -136,8 +136,8 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
         try:
             image = stitch_skybox(scan.faces(panorama), height, width)
             depth, normals = fuse_views(load_views(scan, panorama, views, "normals" in roles), height, width)
-        except (ValueError, OSError) as error:
-            reasons.append(str(error))
+        except UNREADABLE as error:
+            reasons.append(str(error) or reason_of(error))
             continue
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,7 +260,7 @@ def _claim(out: Path, description: str) -> None:
     marker = out / MARKER
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and was not written by this command: choose an empty or a new folder")
-    if marker.exists() and marker.read_text() != description:
+    if marker.exists() and marker.read_bytes() != description.encode():
         raise FileExistsError(f"{out} holds panoramas of another size, see {marker}: choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(marker, description.encode())

@@ -10,8 +10,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mtpano_zoo.data.reading import decode_depth, decode_rgb, open_image, unit_or_zero
+from mtpano_zoo.data.reading import UNREADABLE, decode_depth, decode_rgb, open_image, reason_of, unit_or_zero
 from mtpano_zoo.data.source import PLAIN, Place, Source, list_archive
+from mtpano_zoo.errors import InputError
 
 SKYBOX, CAMERAS, DEPTH, NORMALS = KINDS = (
     "matterport_skybox_images",
@@ -117,8 +118,10 @@ class Scan:
         place = self.files[file]
         try:
             return decode(self.source.read(*place))
-        except ValueError as error:
-            raise ValueError(f"{self.source.describe(*place)} cannot be used: {error}") from error
+        except OSError:
+            raise
+        except UNREADABLE as error:
+            raise InputError(f"{self.source.describe(*place)} cannot be used: {reason_of(error)}") from error
 
 
 def find_scans(root: Path) -> list[Path]:
@@ -177,7 +180,7 @@ def parse_cameras(data: bytes) -> dict[str, Cameras]:
     """
     cameras: dict[str, Cameras] = {}
     intrinsics: NDArray[np.float64] | None = None
-    for number, line in enumerate(data.decode("ascii", errors="replace").splitlines(), 1):
+    for number, line in enumerate(data.decode("ascii", errors="replace").split("\n"), 1):
         words = line.split()
         try:
             if words[:1] == ["intrinsics_matrix"]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
-from mtpano_zoo.data.reading import Decoder, resize_map
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of, resize_map
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 from mtpano_zoo.text_files import read_lines
@@ -136,9 +136,8 @@ class PanoramaDataset(Dataset[Sample]):
             elif "image" in maps and values.shape[:2] != maps["image"].shape[:2]:
                 (h, w), (rows, columns) = values.shape[:2], maps["image"].shape[:2]
                 raise ValueError(f"it is {w} x {h} pixels, but its panorama is {columns} x {rows}")
-        except (ValueError, OSError, KeyError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason}") from error
+        except UNREADABLE as error:
+            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason_of(error)}") from error
         return values
 
     def _note(self, i: int, column: int, error: UnreadableSampleError) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import check_pixels
 
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
 
@@ -27,9 +28,21 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
     except ImportError as error:
         raise ValueError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
     try:
-        channels = OpenEXR.File(io.BytesIO(data)).channels()
+        parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
+        headers = [part.header for part in parts]
+        windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
     except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
-        raise ValueError("it is truncated, damaged or not an EXR image") from error
+        raise InputError("it is truncated, damaged or not an EXR image") from error
+    for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
+        check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it")
+        if len(headers) > 1 or len(header["channels"]) > 4:
+            raise InputError(
+                f"it has {len(headers)} parts with {len(header['channels'])} channels instead of one image"
+            )
+    try:
+        channels = OpenEXR.File(io.BytesIO(data)).channels()
+    except Exception as error:
+        raise InputError("it is truncated, damaged or not an EXR image") from error
     if len(channels) != 1:
         raise ValueError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
     stored = next(iter(channels.values())).pixels

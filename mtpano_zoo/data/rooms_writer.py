@@ -64,7 +64,7 @@ def _claim(out: Path, description: str) -> None:
     marker = out / "classes.yaml"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and holds no rooms: choose an empty or a new folder")
-    if marker.exists() and marker.read_text() != description:
+    if marker.exists() and marker.read_bytes() != description.encode():
         raise FileExistsError(f"{out} holds no rooms of this seed and size, see {marker}: choose another folder")
     for folder in MAPS:
         (out / folder).mkdir(parents=True, exist_ok=True)

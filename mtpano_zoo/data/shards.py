@@ -20,9 +20,21 @@ from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
-from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.data.reading import (
+    UNREADABLE,
+    Decoder,
+    decode_array,
+    decode_depth,
+    decode_labels,
+    decode_rgb,
+    decode_vectors,
+    reason_of,
+)
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
 from mtpano_zoo.tasks import CONFIDENCES
+from mtpano_zoo.text_files import parse_json, read_json
 
 CONTENTS = "shards.json"
 
@@ -35,7 +47,7 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     Raises:
         ValueError: It is no such array.
     """
-    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    values = decode_array(data)
     if values.dtype != np.float32 or values.ndim != 2:
         raise ValueError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
     return values
@@ -210,13 +222,17 @@ class ShardsDataModule(EvaluationLoaders):
                 f"{self.root} has no {CONTENTS}: it holds no shards, or their writing was broken off"
             )
         try:
-            contents = json.loads((self.root / CONTENTS).read_bytes())
-            self.classes: tuple[str, ...] = tuple(contents["classes"])
-            self.palette = None if contents["palette"] is None else np.array(contents["palette"], np.uint8)
+            contents = read_json(self.root / CONTENTS)
+            if not isinstance(contents["classes"], list):
+                raise InputError("classes is no list")
+            self.classes = tuple(map(str, contents["classes"]))
+            palette = contents["palette"]
+            self.palette = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
             self.height, self.width = int(contents["height"]), int(contents["width"])
-            self.shards: dict[str, dict[str, int]] = contents["shards"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.root / CONTENTS} is damaged: write the shards again") from error
+            self.shards = {str(split): _counts(shards) for split, shards in contents["shards"].items()}
+        except (*UNREADABLE, TypeError, AttributeError) as error:
+            message = f"{self.root / CONTENTS} is damaged ({reason_of(error)}): write the shards again"
+            raise InputError(message) from error
         self.batch_size, self.num_workers = batch_size, num_workers
         self.augmentation, self.buffer, self.seed = augmentation, buffer, seed
 
@@ -342,9 +358,20 @@ class ShardDataset(IterableDataset[Sample]):
             with path.open("rb") as file:
                 for key, files in _members(file):
                     yield f"{path}, sample {key}", files
-        except (tarfile.TarError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UnreadableSampleError(f"{path} cannot be used: {reason}") from error
+        except UNREADABLE as error:
+            raise UnreadableSampleError(f"{path} cannot be used: {reason_of(error)}") from error
+
+
+def _counts(shards: Any) -> dict[str, int]:
+    """Check names and numbers of samples of the files of a split.
+
+    Raises:
+        InputError: A file is not in the folder itself, or its number is none.
+    """
+    for name, held in shards.items():
+        if Path(name).name != name or "\\" in name or type(held) is not int or held < 0:
+            raise InputError(f"{name!r} with {held!r} samples is no file of the folder with a number of samples")
+    return dict(shards)
 
 
 def _members(file: BinaryIO) -> Iterator[Encoded]:
@@ -352,15 +379,19 @@ def _members(file: BinaryIO) -> Iterator[Encoded]:
     key, files = "", dict[str, bytes]()
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
-            content = archive.extractfile(member)
-            if content is None:
+            if not member.isfile():
                 continue
+            if member.issparse():  # 100 bytes that claim gigabytes of zeros
+                raise InputError(f"its member {member.name} is sparse, which shards are not")
+            check_bytes(member.size, max_bytes(BYTES_IN_ARCHIVE), f"its member {member.name}")
             new, _, ending = member.name.partition(".")
             if new != key and files:
                 yield key, files
                 files = {}
             key = new
-            files[ending] = content.read()
+            content = archive.extractfile(member)
+            if content is not None and (ending in DECODERS or ending == "json"):
+                files[ending] = content.read()
     if files:
         yield key, files
 
@@ -376,9 +407,9 @@ def _decode(name: str, files: dict[str, bytes]) -> Sample:
         sample["image"] = sample["image"].float().div_(255)
         if "semseg" in sample:
             sample["semseg"] = sample["semseg"].long()
-        return sample | {"id": json.loads(files["json"])["id"]}
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise UnreadableSampleError(f"{name} cannot be used: {error}") from error
+        return sample | {"id": str(parse_json(files["json"], "its JSON")["id"])}
+    except (*UNREADABLE, TypeError) as error:
+        raise UnreadableSampleError(f"{name} cannot be used: {reason_of(error)}") from error
 
 
 def _shuffled(samples: Iterator[Encoded], size: int, rng: np.random.Generator) -> Iterator[Encoded]:

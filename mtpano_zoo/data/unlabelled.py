@@ -1,12 +1,13 @@
 """Sets of panoramas without labels, for a network to predict or for teachers to label: ZInD, SUN360, generated ones."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_rgb
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_rgb, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
@@ -87,8 +88,12 @@ class ZInDDataModule(UnlabelledDataModule):
             floors = parse_json(self.index.read("tour", i)[0], "it")["merger"].values()
             panos = [p for floor in floors for room in floor.values() for part in room.values() for p in part.values()]
             return frozenset(Path(pano["image_path"]).stem for pano in panos if pano["is_primary"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.index.describe('tour', i)} does not tell which panoramas are primary") from error
+        except (*UNREADABLE, TypeError, AttributeError) as error:
+            message = f"{self.index.describe('tour', i)} does not tell which panoramas are primary"
+            if self.on_error == "raise":
+                raise InputError(f"{message} ({reason_of(error)})") from error
+            warnings.warn(f"left out: {message} ({reason_of(error)})", stacklevel=2)
+            return frozenset()
 
 
 def _read_partition(path: Path) -> dict[int, Split]:
@@ -98,7 +103,7 @@ def _read_partition(path: Path) -> dict[int, Split]:
     homes = read_json(path)
     try:
         return {int(home): split for split in splits for home in homes[split]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (*UNREADABLE, TypeError) as error:
         raise ValueError(
             f"{path} does not list the homes of train, val and test, as zind_partition.json does"
         ) from error

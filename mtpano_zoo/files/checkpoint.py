@@ -10,6 +10,7 @@ import torch
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import check_stored
 
 if TYPE_CHECKING:
     from mtpano_zoo.models import PanoramaNetwork
@@ -45,6 +46,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    if zipfile.is_zipfile(path):
+        check_stored(path)
     try:
         # The format before PyTorch 1.6 is no archive and cannot be mapped.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

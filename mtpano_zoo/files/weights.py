@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("CONFIG", "WEIGHTS", "read_description", "read_tensors", "write_weights")
 
@@ -71,10 +72,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"There is no {CONFIG} in {folder}: it says which network the weights belong to.")
-    try:
-        description = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    description = read_json(path)
     if not isinstance(description, dict):
         raise ValueError(f"{path} holds a {type(description).__name__}, not the description of a network.")
     return description

@@ -21,6 +21,7 @@ import yaml
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.storage import LABELS, MANIFEST, TEMPORARY, LabelFolder, check_folders, in_use
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("check_manifest", "claim", "describe", "software", "write_record")
 
@@ -71,7 +72,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         if not filled:
             return
     try:
-        known = json.loads(path.read_bytes())
+        known = read_json(path)
         same_format = known["format"] == FORMAT
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a manifest of labels: give another folder") from error
@@ -97,7 +98,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
     check_manifest(root, manifest, overwrite)
     path = root / MANIFEST
     root.mkdir(parents=True, exist_ok=True)
-    if overwrite and path.exists() and json.loads(path.read_bytes()) != manifest:
+    if overwrite and path.exists() and read_json(path) != manifest:
         if in_use(root):
             raise InputError(
                 f"{root} is being written to by another process: let it finish, or end it, and start again"

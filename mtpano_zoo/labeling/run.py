@@ -27,6 +27,7 @@ from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 
 __all__ = ("label", "main")
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a mistake in an argument, an input or the folder, in one sentence.
     """
+    limit_configurations(arguments)
     parser = build_parser()
     options = options_of(parser)
     with one_sentence(options, COMPLETE):

@@ -32,6 +32,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.claims import Claims
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("IMAGES", "LABELS", "MANIFEST", "TEMPORARY", "LabelFolder", "check_folders", "in_use")
 
@@ -192,7 +193,7 @@ class LabelFolder:
         path = self.root / LISTS / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):
             try:
-                listed = set(json.loads(path.read_bytes())) if path.exists() else set()
+                listed = set(read_json(path)) if path.exists() else set()
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path} is not a list of ids: remove it, and start again") from error
             listed = (listed | set(names)) & self.finished()

@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.proxy import PROXIES, explain_proxy, set_variables
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.entries import Entry
 
 __all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
@@ -68,7 +69,7 @@ def _record_path(entry: Entry) -> Path:
 def _record(entry: Entry) -> dict[str, Any]:
     """Return what was noted at the first download, if it is what `fetch` writes."""
     try:
-        record = json.loads(_record_path(entry).read_bytes())
+        record = read_json(_record_path(entry))
         if COMMIT.fullmatch(record["revision"]) and SHA256.fullmatch(record["sha256"]):
             return dict(record)
     except (OSError, ValueError, TypeError, LookupError):

@@ -1,6 +1,6 @@
 """Networks of the package `transformers`: loaded safely, fed with tensors, and remembered for the manifest."""
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import Teacher
+from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.download import commit_of, download, verify
 
 __all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of")
@@ -63,6 +65,8 @@ class PretrainedNetwork(nn.Module, Teacher):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         transformers = import_transformers()
         folder, files, commit = _files(source, revision)
+        for path in sorted(folder.glob("*.json")):
+            read_json(path)  # which limits size and depth, as the package does not
         config = _config(transformers, folder, source, overrides)
         self.folder, self.batch_size, self.precision = folder, batch_size, precision
         self.model_type: str = config.model_type
@@ -166,7 +170,7 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
         except FileNotFoundError:
             raise error from None
         files = [download(source, name, commit) for name in _shards(index)]
-    architecture = json.loads(config.read_bytes()).get("model_type")
+    architecture = _read_object(config).get("model_type")
     for name in BESIDES + (WORDS if architecture == "oneformer" else ()):
         try:
             download(source, name, commit)
@@ -175,8 +179,22 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
     return config.parent, files, commit
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not the description of a network")
+    return content
+
+
 def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
+    """The files of weights that an index names, which lie beside it."""
+    if not index.is_file():
+        return []
+    files = _read_object(index).get("weight_map")
+    names = list(files.values()) if isinstance(files, dict) else []
+    if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        raise InputError(f"{index} does not say by weight_map which safetensors file of its folder holds which weights")
+    return sorted(set(names))
 
 
 def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict[str, Any]) -> Any:
