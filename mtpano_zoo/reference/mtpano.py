@@ -6,7 +6,7 @@ names are translated into the published ones.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,6 +24,9 @@ LISTED = 8  # keys that a message names before it counts the rest
 POSITION_TOLERANCE = 1e-5
 MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
 """Prefixes that the keys of every MTPano checkpoint have between them, whatever its tasks."""
+
+STREAMS = ("refiners.", "aggregators.", "bridges.", "stream_injectors.")
+"""Prefixes of our names for what a published network has twice, once for each stream."""
 
 RENAMES: tuple[tuple[str, str], ...] = (
     # encoder
@@ -150,7 +153,8 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A leading `module.` is forgotten; query, key and value are joined as timm keeps them. The two position buffers are
     left out after a check that they hold what our network computes, and so is what the published one carries but never
-    uses (final norm and mask token of the encoder, first residual unit of every neck). Weights of another
+    uses (final norm and mask token of the encoder, first residual unit of every neck, and of a network with a part of
+    the tasks, the stream or bridge that only the others need). Weights of another
     floating-point type, float16 and bfloat16 among them, become float32.
 
     Raises:
@@ -159,10 +163,12 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     arguments = constructor_arguments(state)
     state = _bare(state)
+    classes = [str(i) for i in range(class_count(state))]
     with torch.device("meta"):
-        own = PDBridgeNet([str(i) for i in range(class_count(state))], **arguments).state_dict()
+        own = PDBridgeNet(classes, **arguments).state_dict()
+        whole = PDBridgeNet(classes or ["any"], **(arguments | {"tasks": list(MAIN_TASKS)})).state_dict()
     parts = {name: _published_names(name) for name in own}
-    _check_keys(state, dict(_expected_shapes(own, parts)))
+    _check_keys(state, dict(_expected_shapes(own | _of_both_streams(whole, own))))
     _check_positions(state["RayDir"], state["PE"])
     converted = {
         name: state[names[0]] if len(names) == 1 else torch.cat([state[part] for part in names])
@@ -199,13 +205,21 @@ def _published_names(own: str) -> list[str]:
     return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
 
 
-def _expected_shapes(
-    own: Mapping[str, Tensor], parts: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _of_both_streams(whole: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the network with all tasks has of its streams and bridges, as far as it fits the tasks of our own."""
+    tasks = {name.split(".")[1] for name in own if name.startswith("auxiliary_heads.")}
+    return {
+        name: tensor
+        for name, tensor in whole.items()
+        if name.startswith(STREAMS) and (".squeeze." not in name or name.split(".")[3] in tasks)
+    }
+
+
+def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Give name and shape of every published key but the position buffers."""
     for name, tensor in own.items():
-        for part in parts[name]:
-            shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(parts[name]), *tensor.shape[1:])
+        for part in (published := _published_names(name)):
+            shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(published), *tensor.shape[1:])
             yield part, shape
             for pattern, replacement in UNUSED:
                 if re.search(pattern, part):
