@@ -90,7 +90,7 @@ def test_another_rank_names_the_option(adapted, tiny_network, quiet, tmp_path):
     trainer.strategy.connect(MultiTaskModule(tiny_network()))
     trainer.save_checkpoint(plain)
     modules = {rank: MultiTaskModule(tiny_network(), lora_rank=rank) for rank in (None, 3)}
-    for verb in ("fit", "validate", "test", "predict"):
+    for verb in ("fit", "test"):
         for rank, checkpoint, sentence in (
             (None, path, r"with lora_rank 2, but here lora_rank is not set: give --model\.lora_rank=2"),
             (3, path, r"with lora_rank 2, but here lora_rank is 3: give --model\.lora_rank=2"),
