@@ -82,6 +82,39 @@ def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork
         )
 
 
+def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, encoder_learns: bool | None) -> None:
+    """Refuse a checkpoint of a training with other options, as far as they decide what it holds.
+
+    Args:
+        checkpoint: Content of a checkpoint of `MultiTaskModule`.
+        network: The network to load into.
+        encoder_learns: Whether the optimiser has parameters of the encoder; None if its state is not restored.
+
+    Raises:
+        InputError: If the options differ; the sentence names the one.
+    """
+    stored, own = _lora_rank(network_weights(checkpoint)), _lora_rank(network.state_dict())
+    if stored != own:
+        do = f"give --model.lora_rank={stored}" if stored else "leave --model.lora_rank out"
+        raise InputError(
+            f"The checkpoint was trained {f'with lora_rank {stored}' if stored else 'without lora_rank'}, but here "
+            f"lora_rank is {own or 'not set'}: {do}, or start a new training from its network, by "
+            "--model.network=Pretrained --model.network.init_args.source=PATH."
+        )
+    groups = [group.get("name") for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
+    learnt = any(str(name).startswith("encoder/") for name in groups)
+    if groups and encoder_learns is not None and learnt != encoder_learns:
+        raise InputError(
+            f"The checkpoint was trained with freeze_encoder {str(not learnt).lower()}: a training goes on with the "
+            f"same, so give --model.freeze_encoder={str(not learnt).lower()}."
+        )
+
+
+def _lora_rank(weights: Mapping[str, torch.Tensor]) -> int | None:
+    ranks = (len(x) for name, x in weights.items() if name.endswith(".parametrizations.weight.0.down") and x.ndim)
+    return next(ranks, None)
+
+
 def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
     """Refuse weights that do not fit a network exactly.
 

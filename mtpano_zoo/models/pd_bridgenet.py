@@ -111,10 +111,10 @@ class PDBridgeNet(PanoramaNetwork):
         convention, width = self.convention, self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
         self.stream_of = {task: "invariant" if shared_stream else TASKS[task].stream for task in all_tasks}
-        # The published networks carry both streams whatever their tasks; ours drops what no loss can reach.
-        keep_all = convention == "paper"
-        streams = [s for s in ("invariant", "variant") if keep_all or s in self.stream_of.values()]
-        decoded = [s for s in streams if keep_all or s in [self.stream_of[task] for task in self.tasks]]
+        # The published networks carry both streams whatever their tasks, but distributed training fails where a
+        # parameter is reached by no loss.
+        streams = [s for s in ("invariant", "variant") if s in self.stream_of.values()]
+        decoded = [s for s in streams if s in [self.stream_of[task] for task in self.tasks]]
 
         blocks: dict[str, type[InvariantBlock]] = {"invariant": InvariantBlock, "variant": VariantBlock}
         self.refiners = nn.ModuleDict(

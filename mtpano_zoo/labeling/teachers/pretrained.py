@@ -1,5 +1,6 @@
 """Networks of the package `transformers`: loaded safely, fed with tensors, and remembered for the manifest."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 # What a repository may have besides. The second line is for OneFormer, which is told its task in words.
 BESIDES = ("preprocessor_config.json", "processor_config.json")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+# How timm is told of a repository or a folder where the name of an architecture stands.
+ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 
 class PretrainedNetwork(nn.Module, Teacher):
@@ -72,7 +75,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         self.model_type: str = config.model_type
         name = network_class.get(self.model_type, network_class[""])
         self.network: Any = _network(getattr(transformers, name), folder, source, config)
-        self.processor = _processor(transformers, folder, source, self.model_type)
+        self.processor = _processor(transformers, folder, source)
         self._changes: dict[str, Any] = {} if size is None else {"size": _size(self.processor.size, size)}
         self.provenance: dict[str, Any] = provenance_of(
             type(self).__name__,
@@ -198,6 +201,8 @@ def _shards(index: Path) -> list[str]:
 
 
 def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict[str, Any]) -> Any:
+    if others := sorted(set(_other_sources(json.loads((folder / CONFIG).read_bytes())))):
+        raise InputError(f"{source} wants to be built from {others[0]}: a teacher must hold all that it is made of")
     try:
         return transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **overrides
@@ -206,6 +211,19 @@ def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict
         raise ValueError(
             f"{source} is no network that transformers {transformers.__version__} knows: {_first_line(error)}"
         ) from error
+
+
+def _other_sources(content: Any) -> Iterator[str]:
+    """What a configuration makes `transformers` and timm ask repositories or folders for, its own not counted."""
+    if isinstance(content, str) and ELSEWHERE.match(content):
+        yield content
+    if isinstance(content, dict):
+        backbone = content.get("backbone")
+        own = content.get("model_type") == "timm_backbone" and not content.get("use_pretrained_backbone")
+        if isinstance(backbone, str) and not own:
+            yield backbone
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _other_sources(value)
 
 
 def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
@@ -232,12 +250,11 @@ def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _processor(transformers: ModuleType, folder: Path, source: str, model_type: str) -> Any:
-    # OneFormer's would download the names of classes, which only its training needs.
-    unwanted = {"class_info_file": None} if model_type == "oneformer" else {}
+def _processor(transformers: ModuleType, folder: Path, source: str) -> Any:
     try:
+        # OneFormer's would download the names of classes, which only its training needs, and any file can name it.
         return transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **unwanted
+            folder, local_files_only=True, trust_remote_code=False, class_info_file=None
         )
     except (OSError, ValueError) as error:
         raise ValueError(
