@@ -40,7 +40,9 @@ BASES = ("PanoramaNetwork", "LightningDataModule")
 SUFFIX = "DataModule"
 
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
-_NO_OBJECT = re.compile(r"Problem with given class_path '([^']+)':\s+(?:No module named|module '[^']+' has no attribute)")
+_NO_OBJECT = re.compile(
+    r"Problem with given class_path '([^']+)':\s+(?:No module named|module '[^']+' has no attribute)"
+)
 _NO_ARGUMENT = re.compile(r"Problem with given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
 _LACKS = re.compile(r"Problem with given class_path '([^']+)':\s+the following arguments are required: (.+)")
 _NO_OPTION = re.compile(r"(?:unrecognized arguments: (?=-)|does not accept option ')(-*)([^\s'=]+)")
@@ -68,10 +70,14 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         raise InputError(explain(str(error), options, complete)) from error
     except (ValueError, MisconfigurationException) as error:
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
-        ours = next((e for e in _causes(error) if isinstance(e, (InputError, MisconfigurationException))), None)
-        if ours is None or isinstance(error, InputError):
+        ours = next(
+            (e for e in _causes(error) if isinstance(e, (InputError, OSError, MisconfigurationException))), None
+        )
+        if ours is None:
             raise
-        raise InputError(" ".join(str(ours).split())) from error
+        if isinstance(ours, MisconfigurationException):
+            raise InputError(" ".join(str(ours).split())) from error
+        raise ours
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
@@ -138,7 +144,9 @@ def options_of(parser: Any) -> dict[str, str]:
 
 def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str | None:
     """Find the nearest option by its last part, or by what the help says: ``learning_rate`` is the help of ``lr``."""
-    owned = [f"{key}.{argument}" for key, owners in OWNERS.items() if key in options for argument in _signatures(owners)]
+    owned = [
+        f"{key}.{argument}" for key, owners in OWNERS.items() if key in options for argument in _signatures(owners)
+    ]
     group, _, last = name.replace("init_args.", "").rpartition(".")
     known = [*options, *owned]
     siblings = [option for option in known if option.rpartition(".")[0] == group]
