@@ -3,8 +3,8 @@
 These are the figures of the model card of `mtpano-tiny.rooms`. Rooms are the first of the split test, at the size of
 the network; 3D60 is read as released, with distances and normals but no classes, predicted by `predict` and compared
 at the size of the labels. All pixels of all images are pooled. Run:
-``python benchmarks/accuracy.py``, with ``--threed60 FOLDER`` where there are real scenes, and ``--parts`` where only one
-of the two is there.
+``python benchmarks/accuracy.py``, with ``--threed60 FOLDER`` where there are real scenes, and ``--parts`` where only
+one of the two is there.
 """
 
 import argparse
