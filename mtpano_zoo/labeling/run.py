@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
@@ -29,6 +29,7 @@ from mtpano_zoo.labeling.writer import LabelWriter
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.progress import progress_bar
 
 __all__ = ("label", "main")
 
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=config.overwrite,
     )
     _print(report.summary())
+    _print(f"The labels are in {out}.")
     return report.exit_code
 
 
@@ -124,7 +126,7 @@ def label(
         raise ValueError(f"precision {precision} would compute views in 16 bits too: take {precision[:-5]}-mixed")
     callbacks: list[Callback] = [writer]
     if options["enable_progress_bar"]:
-        callbacks.append(RichProgressBar())
+        callbacks.append(progress_bar())
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in EXPECTED:

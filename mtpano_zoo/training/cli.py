@@ -189,8 +189,9 @@ def complete_command(arguments: Sequence[str]) -> str:
             if before:
                 command = " ".join(f"--config {other}" for other in (*before, *names))
                 return f"{name} goes after {' and '.join(before)}: `mtpano {arguments[0]} {command}`."
-    complete = "`mtpano fit --config quickstart.yaml`"
-    return f"{complete} has all that is needed, `--config base.yaml --config structured3d.yaml` too."
+    return (
+        f"Complete is `mtpano {arguments[0]} --config quickstart.yaml`, or `--config base.yaml --config synpass.yaml`."
+    )
 
 
 def _starts_trained(model: Mapping[str, Any]) -> bool:
