@@ -150,6 +150,26 @@ def test_everything_the_published_network_computes(network: PDBridgeNet, golden:
         assert error < 1e-5, f"{name}: relative error {error:.1e}"
 
 
+@pytest.mark.parametrize(("published", "ours"), [
+    ((-1, 0, 0), (0, 0, -1)),  # a wall straight ahead faces back: (forward, up, left) becomes (right, down, forward)
+    ((0, 1, 0), (0, -1, 0)),  # a floor faces up
+    ((0, 0, 1), (-1, 0, 0)),  # a wall to the right faces left
+])  # fmt: skip
+@pytest.mark.parametrize(("layer", "own"), [
+    ("heads.normals.head.4", "heads.normals.predict"),
+    ("aux_heads.normals.classifier", "auxiliary_heads.normals.predictor"),
+])  # fmt: skip
+def test_published_normals_are_turned_into_our_frame(
+    state: dict[str, Tensor], layer: str, own: str, published: tuple[int, ...], ours: tuple[int, ...]
+) -> None:
+    """Of a network that predicts the same normal everywhere."""
+    weight = torch.zeros_like(state[f"{layer}.weight"])
+    constant = {f"{layer}.weight": weight, f"{layer}.bias": torch.tensor(published, dtype=torch.float32)}
+    converted = convert_state_dict(state | constant)
+    assert tuple(converted[f"{own}.bias"].tolist()) == ours
+    assert converted[f"{own}.weight"].abs().max() == 0
+
+
 @pytest.mark.parametrize("winograd", [False, True])
 def test_prepared_for_inference_it_computes_the_same(
     network: PDBridgeNet, golden: dict[str, Tensor], winograd: bool, monkeypatch: pytest.MonkeyPatch
