@@ -8,12 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from mtpano_zoo.data.rooms import render, sample_room
 from mtpano_zoo.image_io import decode_depth, decode_normals
-from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, output_paths, predict
 from mtpano_zoo.sphere import erp_rays
-from mtpano_zoo.zoo import entries
 
 CLASSES = ("red", "green", "blue")
 
@@ -21,18 +18,16 @@ CLASSES = ("red", "green", "blue")
 class Analytic(nn.Module):
     """Depth is 1 m + 4 m x brightness, the class is the strongest colour, and every surface faces the camera."""
 
-    def __init__(self, tasks=("semseg", "depth", "normals"), input_size=(32, 64), to_network=None):
+    def __init__(self, tasks=("semseg", "depth", "normals"), input_size=(32, 64)):
         super().__init__()
         self.tasks, self.classes, self.input_size = tasks, CLASSES if "semseg" in tasks else (), input_size
-        self.to_network = torch.eye(3) if to_network is None else to_network
-        self.normals_to_camera = None if to_network is None else self.to_network.T
         self.scale = nn.Parameter(torch.ones(()))
         self.calls = []
 
     def forward(self, image):
         self.calls.append((image.shape, self.training, torch.is_inference_mode_enabled()))
         rays = erp_rays(*image.shape[-2:]).permute(2, 0, 1)
-        normals = torch.einsum("ij,jhw->ihw", self.to_network, -rays).expand(len(image), -1, -1, -1)
+        normals = (-rays).expand(len(image), -1, -1, -1)
         depth = 1 + 4 * image.mean(1, keepdim=True)
         maps = {"semseg": image * self.scale, "depth": depth * self.scale, "normals": 3 * normals * self.scale}
         return {task: maps[task] for task in self.tasks}
@@ -90,34 +85,6 @@ def test_there_is_no_seam(height, width):
     straight, turned = predict(network, image), predict(network, np.roll(image, width // 2, 1))
     assert np.array_equal(turned.semseg, np.roll(straight.semseg, width // 2, 1))
     assert np.array_equal(turned.depth, np.roll(straight.depth, width // 2, 1))
-
-
-def test_normals_are_brought_into_our_frame():
-    up_and_right_handed = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    prediction = predict(Analytic(to_network=up_and_right_handed), photo())
-    np.testing.assert_allclose(prediction.normals, -erp_rays(32, 64).numpy(), atol=1e-6)
-
-
-def test_published_normals_of_a_room_are_its_true_normals():
-    """A network that says of a room what the published code would store of it, in the frame that the entry names."""
-    room = render([sample_room(3, "test", 0)], 32, 64)
-    right, down, forward = -room["normals"][0]  # away from the camera, as the published code keeps them ...
-    stored = torch.stack([-forward, down, right])  # ... as (back, down, right)
-
-    class Published(PanoramaNetwork):
-        def __init__(self, normals_frame):
-            super().__init__(("normals",), (), None, (32, 64), normals_frame, (0, 0, 0), (1, 1, 1), {})
-
-        def forward(self, image):
-            return {"normals": 2.5 * stored.expand(len(image), -1, -1, -1)}
-
-    frame = entries()["mtpano-large.408k"].normals_frame
-    prediction = Published(frame).predict(room["image"][0])
-    truth = room["normals"][0].permute(1, 2, 0).numpy()
-    assert angles(prediction.normals, truth).max() < 0.01
-    assert (prediction.normals * erp_rays(32, 64).numpy()).sum(-1).max() < 0  # towards the camera
-    # Rooms have all directions in them, so that another frame is another answer.
-    assert angles(Published("right-down-forward").predict(room["image"][0]).normals, truth).max() > 90
 
 
 # Options
