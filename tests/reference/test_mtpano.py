@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mtpano_zoo.classes import ADE20K_CLASSES
+from mtpano_zoo.data.rooms import render, sample_room
 from mtpano_zoo.files.checkpoint import check_weights
 from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
 from mtpano_zoo.reference.mtpano import class_count, convert_state_dict, describe
+from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.zoo import entries
 from mtpano_zoo.zoo.building import build_network
@@ -148,6 +150,46 @@ def test_everything_the_published_network_computes(network: PDBridgeNet, golden:
     for name, reference in expected.items():
         error = (computed[name] - reference).abs().max() / reference.abs().max()
         assert error < 1e-5, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(("published", "ours"), [
+    ((-1, 0, 0), (0, 0, -1)),  # a wall straight ahead faces back: (forward, up, left) becomes (right, down, forward)
+    ((0, 1, 0), (0, -1, 0)),  # a floor faces up
+    ((0, 0, 1), (-1, 0, 0)),  # a wall to the right faces left
+])  # fmt: skip
+@pytest.mark.parametrize(("layer", "own"), [
+    ("heads.normals.head.4", "heads.normals.predict"),
+    ("aux_heads.normals.classifier", "auxiliary_heads.normals.predictor"),
+])  # fmt: skip
+def test_published_normals_are_turned_into_our_frame(
+    state: dict[str, Tensor], layer: str, own: str, published: tuple[int, ...], ours: tuple[int, ...]
+) -> None:
+    """Of a network that predicts the same normal everywhere."""
+    weight = torch.zeros_like(state[f"{layer}.weight"])
+    constant = {f"{layer}.weight": weight, f"{layer}.bias": torch.tensor(published, dtype=torch.float32)}
+    converted = convert_state_dict(state | constant)
+    assert tuple(converted[f"{own}.bias"].tolist()) == ours
+    assert converted[f"{own}.weight"].abs().max() == 0
+
+
+def test_what_the_published_network_stores_of_a_room_is_its_truth_in_our_frame(state: dict[str, Tensor]) -> None:
+    """Last layers that compute of a room what the published code keeps of one, from features that were made for it."""
+    room = render([sample_room(3, "test", 0)], 32, 64)
+    outward = -room["normals"][0]  # away from the camera, as the published code keeps them, as (back, down, right)
+    normals = torch.stack((-outward[2], outward[1], outward[0]))
+    points = erp_rays(32, 64).permute(2, 0, 1) * room["depth"][0]
+    published_points = torch.stack((points[0], points[1], -points[2]))  # right, down, back
+    converted = convert_state_dict(state)
+    for published, own, stored, truth in (
+        ("heads.normals.head.4", "heads.normals.predict", normals, room["normals"][0]),
+        ("aux_heads.normals.classifier", "auxiliary_heads.normals.predictor", normals, room["normals"][0]),
+        ("extended_heads.point.classifier", "auxiliary_heads.point_map.predictor", published_points, points),
+    ):
+        weight, bias = state[f"{published}.weight"].flatten(1), state[f"{published}.bias"]
+        features = torch.linalg.pinv(weight) @ (stored.flatten(1) - bias[:, None])
+        torch.testing.assert_close(weight @ features + bias[:, None], stored.flatten(1), rtol=1e-4, atol=1e-4)
+        ours = converted[f"{own}.weight"].flatten(1) @ features + converted[f"{own}.bias"][:, None]
+        torch.testing.assert_close(ours, truth.flatten(1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("winograd", [False, True])
