@@ -15,8 +15,29 @@ def test_an_ordinary_id_keeps_its_name(sample_id: str) -> None:
 
 @pytest.mark.parametrize(
     "sample_id",
-    ["", " ", ".", "..", "../x", "a/../../x", "a/./b", "a//b", "/abs", "a/", "C:x", "C:/x", "a/D:", "a\\b", "a\0b"]
-    + ["a.", "a ", "a./b", "a" * 256, "ä" * 128, f"{'a' * 256}/b"],
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/../../x",
+        "a/./b",
+        "a//b",
+        "/abs",
+        "a/",
+        "C:x",
+        "C:/x",
+        "a/D:",
+        "a\\b",
+        "a\x00b",
+        "a.",
+        "a ",
+        "a./b",
+        "a" * 256,
+        "ä" * 128,
+        f"{'a' * 256}/b",
+    ],
 )
 def test_an_id_that_cannot_name_a_file_is_refused(sample_id: str) -> None:
     with pytest.raises(InputError, match=r"The id .* (cannot name a file|makes a file name)"):
