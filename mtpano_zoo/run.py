@@ -1,13 +1,9 @@
 """`mtpano run`: predict for many images and write the results, one image after another, whatever happens to one."""
 
 import hashlib
-import multiprocessing
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +22,7 @@ from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.prediction import Prediction, check_options, output_paths, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
+from mtpano_zoo.workers import asked_to_stop, stoppable
 from mtpano_zoo.zoo.loading import check_device
 
 __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
@@ -33,8 +30,6 @@ __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
 READERS = 2
 BATCHES_AHEAD = 2
 WRITTEN_BEHIND = 2  # predictions that wait for each process that writes: every one is megabytes
-
-_writer = threading.local()  # of a thread or process that writes: `stop`, the event that ends its work early
 
 
 class _Job(NamedTuple):
@@ -153,7 +148,7 @@ def run(
         advance(len(report.failed))
         output = _Output(folder, panel, report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
-        _process(todo, batch_size, partial(predict, model, **options), output, workers, bar if progress else None)
+        _process(todo, batch_size, partial(predict, model, **options), output, workers)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
 
@@ -164,43 +159,17 @@ def _process(
     predict_all: partial[Any],
     output: "_Output",
     workers: int,
-    bar: Progress | None,
 ) -> None:
-    """Read, predict and write; Ctrl-C drops what is not being written, and the file that is written is completed."""
-    with ThreadPoolExecutor(READERS) as readers, _writers(workers) as (writers, stop):
+    """Read, predict and write; Ctrl-C drops what is not being written, and completes the file that is."""
+    with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
         output.start(writers, WRITTEN_BEHIND * max(workers, 1))
         try:
             for batch in _read_ahead(todo, batch_size, readers):
                 _predict_batch(batch, predict_all, output)
             output.finish()
         except KeyboardInterrupt:
-            if bar is not None:
-                bar.console.print("stopping: what is being written is completed, the rest is left for the next run")
-            stop.set()
-            for executor in (readers, writers):
-                executor.shutdown(cancel_futures=True)
+            readers.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-@contextmanager
-def _writers(workers: int) -> Iterator[tuple[Executor, Any]]:
-    """Start a thread or processes that write; the event asks them to stop after the file that they are writing."""
-    if workers == 0:
-        asked = threading.Event()
-        with ThreadPoolExecutor(1, initializer=_start_writer, initargs=(asked, False)) as thread:
-            yield thread, asked
-        return
-    # Not forked: a process with a GPU and threads cannot be.
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(workers, context, initializer=_start_writer, initargs=(stop, True)) as processes:
-        yield processes, stop
-
-
-def _start_writer(stop: Any, is_process: bool) -> None:
-    _writer.stop = stop
-    if is_process:  # Ctrl-C reaches all processes of a terminal; the first one decides what becomes of it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read(image: Path) -> _Input:
@@ -280,7 +249,7 @@ class _Output:
 def _save(prediction: Prediction, out: Path, name: str, panel: bool) -> None:
     # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
     files = prediction.save_each(out, name, overwrite=True, panel=panel)
-    while not _writer.stop.is_set() and next(files, None) is not None:
+    while not asked_to_stop() and next(files, None) is not None:
         pass
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
@@ -401,29 +400,11 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
         told = {line.strip(): time.monotonic() - began for line in process.stderr}
     assert process.returncode == 130
-    (stopping,) = [after for line, after in told.items() if "stopping: what is being written is completed" in line]
+    (stopping,) = [after for line, after in told.items() if line.startswith("stopping: files")]
     assert stopping < 1 and told["mtpano: interrupted; what was finished is kept."] < 3
     assert not any("Traceback" in line for line in told)
     assert names(tmp_path / "out") == ["0_depth.png"]
     assert run([tmp_path / "in"], Quick(), tmp_path / "out", progress=False).written == images
-
-
-def test_a_writer_that_is_asked_to_stop_completes_its_file(tmp_path):
-    written, stop = [], Event()
-
-    class Slow:
-        def save_each(self, *_, **__):
-            for i in range(5):
-                written.append(i)
-                if i == 2:
-                    stop.set()
-                yield i
-
-    module._start_writer(stop, is_process=False)
-    module._save(Slow(), tmp_path, "a", panel=True)
-    assert written == [0, 1, 2]
-    module._save(Slow(), tmp_path, "b", panel=True)  # was waiting
-    assert written == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
