@@ -31,10 +31,10 @@ def manifest_of(command: str, model: Mapping[str, Any], options: Mapping[str, An
 class PredictionFolder:
     """Results of images below a folder, all made with the same settings.
 
-    `manifest.json` holds the settings, `manifest.images.jsonl` a line with the hash of the image for every name that
-    results are written under. A name is recorded before its first file is written, so that the rest of a stopped run
-    is told from files of the user's own, which are never replaced unasked. Where the settings of the folder change,
-    by `overwrite`, the names stay without a hash: their results are ours, but of other settings.
+    `manifest.json` holds the settings, `manifest.images.jsonl` the names that results are written under, each with the
+    hash of its image. A name is recorded without a hash before its first file is written, and with it after the last
+    one: so the rest of a stopped run, which is made again, is told from files of the user's own, which are never
+    replaced unasked. Where the settings of the folder change, by `overwrite`, all names lose their hash.
 
     Several processes may write to the folder.
 
@@ -103,12 +103,23 @@ class PredictionFolder:
             raise InputError(f"{path} is the result of another image of the same name: {self.advice}.")
         return wanted <= existing.keys()
 
-    def begin(self, name: str, digest: str) -> None:
-        """Record that the results of an image are about to be written.
+    def begin(self, name: str) -> None:
+        """Record that results of this name are about to be written.
 
         Raises:
             OSError: If that cannot be written.
         """
+        self._record(name, None)
+
+    def complete(self, name: str, digest: str) -> None:
+        """Record that all results of an image with this hash have been written.
+
+        Raises:
+            OSError: If that cannot be written.
+        """
+        self._record(name, digest)
+
+    def _record(self, name: str, digest: str | None) -> None:
         # One write at the end of the file: lines of several processes stay whole. It begins a line, so that one that
         # was cut off when the disk was full costs no other.
         line = "\n" + json.dumps({"name": name, "sha256": digest})

@@ -128,7 +128,7 @@ def run(
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
-    options = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():
@@ -153,13 +153,7 @@ def run(
     return report
 
 
-def _process(
-    todo: Sequence[_Job],
-    batch_size: int,
-    predict_all: partial[Any],
-    output: "_Output",
-    workers: int,
-) -> None:
+def _process(todo: Sequence[_Job], batch_size: int, predict_all: partial[Any], output: "_Output", workers: int) -> None:
     """Read, predict and write; Ctrl-C drops what is not being written, and completes the file that is."""
     with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
         output.start(writers, WRITTEN_BEHIND * max(workers, 1))
@@ -198,7 +192,7 @@ class _Output:
 
     def __init__(self, folder: PredictionFolder, panel: bool, report: RunReport, advance: partial[None]) -> None:
         self.folder, self.panel, self.report, self.advance = folder, panel, report, advance
-        self.pending: deque[tuple[Path, Future[None]]] = deque()
+        self.pending: deque[tuple[_Job, str, Future[None]]] = deque()
 
     def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
         """Whether an image has to be predicted; if not, the report says why."""
@@ -222,13 +216,13 @@ class _Output:
 
     def write(self, job: _Job, digest: str, prediction: Prediction) -> None:
         try:
-            self.folder.begin(job.name, digest)
+            self.folder.begin(job.name)
         except OSError as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
         future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel)
-        self.pending.append((job.image, future))
-        while len(self.pending) > self.limit or (self.pending and self.pending[0][1].done()):
+        self.pending.append((job, digest, future))
+        while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
 
     def finish(self) -> None:
@@ -236,13 +230,14 @@ class _Output:
             self._take()
 
     def _take(self) -> None:
-        image, future = self.pending.popleft()
+        job, digest, future = self.pending.popleft()
         try:
             future.result()
+            self.folder.complete(job.name, digest)
         except (OSError, ValueError, BrokenExecutor) as error:
-            self.fail(image, f"the results of {image} cannot be written: {error}")
+            self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
         else:
-            self.report.written.append(image)
+            self.report.written.append(job.image)
             self.advance(1)
 
 
@@ -266,9 +261,8 @@ def _predict_batch(batch: Sequence[tuple[_Job, Future[_Input]]], predict_all: pa
         predictions = cast("list[Prediction]", predict_all([panorama.pixels for _, panorama in read]))
     except (torch.OutOfMemoryError, MemoryError):
         for job, _ in read:
-            output.fail(
-                job.image, f"{job.image} needs more memory than there is: try a smaller batch or another device"
-            )
+            reason = "needs more memory than there is: try a smaller batch or another device"
+            output.fail(job.image, f"{job.image} {reason}")
         return
     for (job, panorama), prediction in zip(read, predictions, strict=True):
         output.write(job, panorama.digest, prediction)

@@ -20,7 +20,9 @@ def opened(root, settings=SETTINGS, **options):
 def write_many(root, process):
     folder = opened(root)
     for i in range(100):
-        folder.begin(f"{process}/{'long name ' * 20}{i}", "0" * 64)
+        name = f"{process}/{'long name ' * 20}{i}"
+        folder.begin(name)
+        folder.complete(name, "0" * 64)
 
 
 def test_processes_that_write_at_once_lose_no_line(tmp_path):
@@ -40,7 +42,7 @@ def test_a_name_that_is_no_text_comes_back(tmp_path):
     names = ["caf\udce9", "日本\u2028", 'quote"\n', "a/b"]
     folder = opened(tmp_path)
     for name in names:
-        folder.begin(name, "0")
+        folder.complete(name, "0")
     assert list(opened(tmp_path).records) == names
 
 
@@ -57,7 +59,7 @@ def test_a_link_to_nothing_is_a_file_of_the_users(tmp_path):
 
 def test_without_a_manifest_the_list_of_images_says_nothing(tmp_path):
     folder = opened(tmp_path)
-    folder.begin("a", "0")
+    folder.complete("a", "0")
     (tmp_path / "a_depth.png").write_bytes(b"ours, but of which settings?")
     (tmp_path / MANIFEST).unlink()
     folder = opened(tmp_path)

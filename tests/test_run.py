@@ -55,6 +55,11 @@ def names(folder):
     return [name for name in found if name not in (MANIFEST, RECORDS)]
 
 
+def read_png(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def depth_of(folder, name):
     return float(np.load(folder / f"{name}_depth.npy").mean())
 
@@ -225,11 +230,32 @@ def test_another_image_of_the_same_name_is_not_taken_for_done(tmp_path):
     assert run([first], Brightness(), out, progress=False).skipped == [first]
 
 
+@pytest.mark.parametrize("last", KINDS[:2])
+def test_results_that_are_replaced_in_part_are_made_again(tmp_path, monkeypatch, last):
+    """A changed image, overwritten until the disk is full: old and new files do not pass for the new image's."""
+    image, out = save(tmp_path / "a.png", 0), tmp_path / "out"
+    run([image], Brightness(), out, progress=False)
+    save(image, 255)
+
+    def fail(prediction, folder, name, panel):
+        for path in prediction.save_each(folder, name, True, panel):
+            if path.name == f"a_{last}":
+                raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", fail)
+        assert run([image], Brightness(), out, progress=False, overwrite=True).exit_code == 1
+    assert run([image], Brightness(), out, progress=False).written == [image]
+    assert depth_of(out, "a") == pytest.approx(5)
+    assert read_png(out / "a_depth.png").max() == 5000
+    assert run([image], Brightness(), out, progress=False).skipped == [image]
+
+
 def test_a_damaged_list_of_images_costs_nothing_else(tmp_path):
     images, out = [save(tmp_path / f"{i}.png") for i in range(2)], tmp_path / "out"
     run(images, Brightness(), out, progress=False)
-    lines = (out / RECORDS).read_text().strip().splitlines()
-    (out / RECORDS).write_text(f"\n[1]\n{lines[1]}\n{lines[0][:12]}")  # the last line was cut off
+    kept = [line for line in (out / RECORDS).read_text().splitlines() if '"name": "1"' in line]
+    (out / RECORDS).write_text("\n".join(["", "[1]", *kept, '{"name": "0", "sha2']))  # the last line was cut off
     report = run(images, Brightness(), out, progress=False)
     assert report.skipped == images[1:] and list(report.failed) == images[:1]
     new = save(tmp_path / "new.png")

@@ -225,8 +225,9 @@ class PredictionWriter(BasePredictionWriter):
             raise InputError(_twice(sample_id))
         digest = hashlib.sha256(prediction.image.tobytes()).hexdigest()
         if not self._folder.finished(sample_id, files, set(files), lambda: digest):
-            self._folder.begin(sample_id, digest)
+            self._folder.begin(sample_id)
             prediction.save(self._folder.root, sample_id, overwrite=True)
+            self._folder.complete(sample_id, digest)
 
 
 class ProgressBar(RichProgressBar):
