@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
-from mtpano_zoo.errors import InputError
-from mtpano_zoo.models.inference import main_outputs
+from mtpano_zoo.models.inference import check_precision, main_outputs, weight_type
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
@@ -214,7 +213,7 @@ def predict(
     try:
         with torch.inference_mode():
             batch = torch.stack([_network_input(image, height, width, device) for image in images])
-            kind = _weight_type(network)
+            kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = main_outputs(network, batch.to(kind))
@@ -255,24 +254,12 @@ def check_options(
         raise ValueError(f"precision is float32 or bfloat16, not {precision}")
     if precision == "bfloat16" and getattr(network, "precision", precision) != precision:
         raise ValueError("the network was prepared for float32: prepare it for bfloat16")
-    kind = _weight_type(network)
-    if precision == "bfloat16" and kind not in (torch.float32, torch.bfloat16):
-        raise InputError(
-            f"the network's weights are {str(kind).removeprefix('torch.')}, which bfloat16 does not go with: leave the "
-            "precision out, or call network.float() first"
-        )
+    check_precision(network, precision)
     if mask_sky and SKY not in _attribute(network, "classes"):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
     if blend_seam and not {"depth", "normals"} & set(_attribute(network, "tasks")):
         raise ValueError("blend_seam works on depth and normals, but this network predicts neither: leave it out")
-
-
-def _weight_type(network: nn.Module) -> torch.dtype:
-    """Return the type of the images that the network takes: that of its weights, unless it converts by itself."""
-    if getattr(network, "precision", "float32") != "float32":
-        return torch.float32
-    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:

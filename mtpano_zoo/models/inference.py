@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.winograd import WinogradConv2d, suits_winograd
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
-__all__ = ("InferenceNetwork", "Precision", "main_outputs", "prepare_for_inference")
+__all__ = ("InferenceNetwork", "Precision", "check_precision", "main_outputs", "prepare_for_inference", "weight_type")
 
 Precision = Literal["float32", "bfloat16"]
 # Below this width, and on smaller images, what surrounds the products of Winograd costs more than it saves.
@@ -79,12 +80,14 @@ def prepare_for_inference(
             default on a CPU, in float32 and for images of at least 256 rows. Leave it out to compile.
 
     Raises:
-        ValueError: if the precision is unknown, or asks for what `WinogradConv2d` cannot compute.
+        ValueError: if the precision is unknown, does not go with the weights, or asks for what `WinogradConv2d` cannot
+            compute.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is float32 or bfloat16, not {precision}")
     if winograd and precision != "float32":
         raise ValueError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
+    check_precision(network, precision)
     parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
     copied = copy.deepcopy(network, parameters).eval()
     _merge_updates(copied)
@@ -101,6 +104,27 @@ def prepare_for_inference(
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 module.to(torch.bfloat16)
     return InferenceNetwork(copied.to(memory_format=torch.channels_last), precision).eval()
+
+
+def weight_type(network: nn.Module) -> torch.dtype:
+    """Return the type of the images that a network takes: that of its weights, unless it converts by itself."""
+    if getattr(network, "precision", "float32") != "float32":
+        return torch.float32
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
+def check_precision(network: nn.Module, precision: str) -> None:
+    """Refuse bfloat16 for a network in a precision of its own, as after `network.half()`.
+
+    Raises:
+        InputError: If its weights are neither float32 nor bfloat16.
+    """
+    kind = weight_type(network)
+    if precision == "bfloat16" and kind not in (torch.float32, torch.bfloat16):
+        raise InputError(
+            f"the network's weights are {str(kind).removeprefix('torch.')}, which bfloat16 does not go with: leave the "
+            "precision out, or call network.float() first"
+        )
 
 
 def _merge_updates(network: nn.Module) -> None:
