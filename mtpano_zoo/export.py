@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
+from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.tasks import MAIN_TASKS, Task
 
 __all__ = ("FORMATS", "Format", "export")
@@ -82,6 +84,8 @@ def export(
             f"ONNX files are written and checked with {', '.join(missing)}: pip install 'mtpano_zoo[export]'"
         )
     check_destination(path, format, overwrite)
+    if (kind := weight_type(network)) != torch.float32:
+        raise InputError(f"the network's weights are {kind}, but the file takes float32: call network.float() first")
     height, width = cast("tuple[int, int]", network.input_size) if size is None else size
     if height < 1 or width != 2 * height:
         raise ValueError(f"a panorama is twice as wide as high: the network cannot be exported for {height} x {width}")

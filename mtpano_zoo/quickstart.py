@@ -15,6 +15,7 @@ from rich.table import Table
 from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.latitude import LatitudePrior
+from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.run import find_images, run
 from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
@@ -147,4 +148,6 @@ def _write_panels(network: PanoramaNetwork, data: LightningDataModule, folder: P
         figure = sample_panel(sample, prediction, network.classes, network.palette)
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
-        write_bytes(folder / f"{sample['id']}.png", picture.getvalue())
+        path = path_below(folder, sample["id"], ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, picture.getvalue())

@@ -154,6 +154,7 @@ class Unwritable(Small):
     ({"format": "tflite"}, "format is one of onnx, torch-export, not 'tflite'"),
     ({"size": (16, 64)}, "twice as wide as high: the network cannot be exported for 16 x 64"),
     ({"size": (0, 0)}, "cannot be exported for 0 x 0"),
+    ({"network": Small().half()}, r"weights are torch.float16, but the file takes float32: call network.float\(\)"),
     ({"network": Unwritable()}, "Unwritable cannot be written as torch-export: "),
     ({"path": "folder"}, "folder is a folder: give the file to write"),
 ])  # fmt: skip

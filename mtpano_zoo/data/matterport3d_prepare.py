@@ -8,11 +8,11 @@ centre of the panorama.
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_release import DEPTH, LEVEL, NORMALS, YAWS, Cameras, Scan, find_scans, open_scan
 from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
+from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.workers import asked_to_stop, stoppable
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
 MARKER = "matterport3d.txt"
@@ -101,7 +103,9 @@ def prepare(
             "height is an even number from 8 to 1024, width twice that and workers at least 1, not "
             f"{height}, {width} and {workers}"
         )
-    scans, out = find_scans(Path(root)), Path(out).expanduser().absolute()
+    # A building is called after its folder, which ".." does not name.
+    root = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - links keep their names
+    scans, out = find_scans(root), Path(out).expanduser().absolute()
     _claim(out, f"Panoramas of Matterport3D, {height} x {width}\n")
     written, kept = 0, 0
     failures: list[str] = []
@@ -125,15 +129,16 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
         return Prepared(0, 0, [f"{folder.name} is left out: {str(error) or reason_of(error)}"])
     panoramas, written, kept, reasons = scan.panoramas(), 0, 0, []
     for panorama in panoramas:
+        if asked_to_stop():
+            break
         views = cameras.get(panorama, {}) if scan.has(DEPTH) else {}
         roles = ["image", *(["depth"] if views else []), *(["normals"] if views and scan.has(NORMALS) else [])]
-        paths = {
-            role: out / Matterport3DDataModule.files[role][0].format(scan=scan.name, name=panorama) for role in roles
-        }
-        if all(path.exists() for path in paths.values()):
-            kept += 1
-            continue
+        names = {role: Matterport3DDataModule.files[role][0].format(scan=scan.name, name=panorama) for role in roles}
         try:
+            paths = {role: path_below(out, name) for role, name in names.items()}
+            if all(path.exists() for path in paths.values()):
+                kept += 1
+                continue
             image = stitch_skybox(scan.faces(panorama), height, width)
             depth, normals = fuse_views(load_views(scan, panorama, views, "normals" in roles), height, width)
         except UNREADABLE as error:
@@ -241,8 +246,7 @@ def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int)
     if workers == 1:
         yield from ((scan.name, work(scan)) for scan in scans)
         return
-    # A forked process would inherit the locks of torch's threads.
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with stoppable(workers, threads=1) as pool:
         futures = {pool.submit(work, scan): scan.name for scan in scans}
         try:
             for future in as_completed(futures):
@@ -251,8 +255,6 @@ def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int)
             raise OSError(
                 "a worker was killed, probably for lack of memory: call again with fewer; what is written is kept"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _claim(out: Path, description: str) -> None:

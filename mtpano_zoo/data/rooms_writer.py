@@ -8,6 +8,7 @@ import numpy as np
 from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_palette_png, write_png
+from mtpano_zoo.output_paths import path_below
 
 MAPS = ("images", "semseg", "depth", "normals")
 
@@ -36,7 +37,7 @@ def write_rooms(out: str | Path, split: str, count: int, height: int, width: int
     _claim(out, description)
     written = 0
     for index in range(count):
-        files = [out / folder / f"{split}-{index:06d}.png" for folder in MAPS]
+        files = [path_below(out / folder, rooms.name(index), ".png") for folder in MAPS]
         if all(file.exists() for file in files):
             continue
         sample = rooms[index]

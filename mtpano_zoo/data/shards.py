@@ -33,11 +33,13 @@ from mtpano_zoo.data.reading import (
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
 from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
+from mtpano_zoo.output_paths import check_id, left_out
 from mtpano_zoo.tasks import CONFIDENCES
 from mtpano_zoo.text_files import parse_json, read_json
 
 CONTENTS = "shards.json"
 
+Packed = tuple[dict[str, bytes], tuple[int, int]]  # contents of the files of a sample by ending, height and width
 Encoded = tuple[str, dict[str, bytes]]  # a name for messages, and the contents of the files of a sample by ending
 
 
@@ -92,7 +94,8 @@ def write_shards(
         The number of samples by split.
 
     Raises:
-        ValueError: It is a mixture, a shard has no samples, all splits are empty, or a sample cannot be read.
+        ValueError: It is a mixture, a shard has no samples, or all splits are empty.
+        InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
         FileExistsError: The folder is not empty.
     """
     if hasattr(data, "modules") or shard_size < 1:
@@ -107,18 +110,32 @@ def write_shards(
         "palette": None if palette is None else np.asarray(palette).tolist(),
         "shards": {},
     }
+    failed: list[str] = []
     for split, (samples, _) in samples_of(data, splits).items():
         encoded = read_all(_Encoder(samples), workers, f"writing {split}" if progress else None)
         counts: dict[str, int] = {}
-        numbered = enumerate(encoded)
+        numbered = enumerate(_without_failures(encoded, failed))
         for first in numbered:
             name = f"{split}-{len(counts):06d}.tar"
             contents["height"], contents["width"] = first[1][1]
             group = chain([first], islice(numbered, shard_size - 1))
             counts[name] = _write_tar(out / name, ((number, files) for number, (files, _) in group))
         contents["shards"][split] = counts
-    write_bytes(out / CONTENTS, json.dumps(contents, indent=1).encode())
-    return {split: sum(counts.values()) for split, counts in contents["shards"].items()}
+    totals = {split: sum(counts.values()) for split, counts in contents["shards"].items()}
+    if any(totals.values()):
+        write_bytes(out / CONTENTS, json.dumps(contents, indent=1).encode())
+    if failed:
+        raise left_out(failed, sum(totals.values()) + len(failed), out)
+    return totals
+
+
+def _without_failures(encoded: Iterator[Packed | str], failed: list[str]) -> Iterator[Packed]:
+    """Give what could be encoded, and put the sentences that stand for the rest into a list."""
+    for item in encoded:
+        if isinstance(item, str):
+            failed.append(item)
+        else:
+            yield item
 
 
 def _write_tar(path: Path, samples: Iterator[tuple[int, dict[str, bytes]]]) -> int:
@@ -138,8 +155,8 @@ def _write_tar(path: Path, samples: Iterator[tuple[int, dict[str, bytes]]]) -> i
     return written
 
 
-class _Encoder(Dataset[tuple[dict[str, bytes], tuple[int, int]]]):
-    """The samples of a set as the contents of files by their endings, and height and width."""
+class _Encoder(Dataset[Packed | str]):
+    """The samples of a set as the contents of files by their endings, and height and width; or why there are none."""
 
     def __init__(self, samples: Dataset[Sample]) -> None:
         self.samples = samples
@@ -147,8 +164,14 @@ class _Encoder(Dataset[tuple[dict[str, bytes], tuple[int, int]]]):
     def __len__(self) -> int:
         return len(cast(Any, self.samples))
 
-    def __getitem__(self, i: int) -> tuple[dict[str, bytes], tuple[int, int]]:
-        sample = self.samples[i]
+    def __getitem__(self, i: int) -> Packed | str:
+        try:
+            return self._encode(self.samples[i])
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    def _encode(self, sample: Sample) -> Packed:
+        check_id(sample["id"])
         image = (sample["image"] * 255).round().byte().permute(1, 2, 0).numpy()
         files = {"image.png": _png(image)}
         if "semseg" in sample:

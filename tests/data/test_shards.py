@@ -294,6 +294,43 @@ def test_damage_is_told_with_the_file(written, tmp_path):
         list(ShardsDataModule(tmp_path).val_dataloader())
 
 
+class Bad(RoomsDataModule):
+    """Five samples for training: ids that lead elsewhere, and one that cannot be read."""
+
+    def __init__(self, ids=("../../x", "good", "/abs", "also/good", "unreadable")):
+        super().__init__(16, 32, 1, 1, 1)
+        samples = [self.val_set[0] | {"id": name} for name in ids]
+
+        class Set(Items):
+            def __getitem__(self, i):
+                if self.ids[i] == "unreadable":
+                    raise UnreadableSampleError("images/x.png cannot be used: it is truncated")
+                return super().__getitem__(i)
+
+        self.train_set = Set(samples)
+        self.train_set.ids = ids
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_packed_costs_no_other(tmp_path, workers):
+    with pytest.raises(InputError) as caught:
+        write_shards(Bad(), tmp_path, ["train", "val"], shard_size=2, workers=workers, progress=False)
+    first, *others = str(caught.value).splitlines()
+    assert first == f"3 of 6 samples were left out; the others are in {tmp_path}:"
+    assert [line.split(":")[0] for line in others] == [
+        "  The id '../../x' cannot name a file", "  The id '/abs' cannot name a file", "  images/x.png cannot be used",
+    ]  # fmt: skip
+    data = ShardsDataModule(tmp_path)
+    assert data.shards == {"train": {"train-000000.tar": 2}, "val": {"val-000000.tar": 1}}
+    assert [sample["id"] for sample in data._samples("train")] == ["good", "also/good"]
+
+
+def test_shards_without_any_sample_are_not_taken_for_a_set(tmp_path):
+    with pytest.raises(InputError, match="2 of 2 samples were left out"):
+        write_shards(Bad(("..", "")), tmp_path, ["train"], progress=False)
+    assert not any(tmp_path.iterdir())
+
+
 def test_refuses_in_one_sentence(rooms, written, tmp_path):
     with pytest.raises(FileExistsError, match="is not empty"):
         write_shards(rooms, written, progress=False)
