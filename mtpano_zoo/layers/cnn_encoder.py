@@ -173,7 +173,11 @@ def _wrap(network: nn.Module, architecture: str) -> None:
     """
     for module in list(network.modules()):
         for name, layer in module.named_children():
-            if type(layer) in (nn.Conv2d, Conv2dSame) and layer.padding_mode == "zeros":
+            if (
+                isinstance(layer, nn.Conv2d)
+                and type(layer) in (nn.Conv2d, Conv2dSame)
+                and layer.padding_mode == "zeros"
+            ):
                 if layer.kernel_size != (1, 1):
                     setattr(module, name, _WrappedConv2d(layer))
             elif type(layer) is nn.MaxPool2d and not layer.ceil_mode:
