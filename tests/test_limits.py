@@ -3,10 +3,10 @@ import zipfile
 
 import pytest
 import torch
-from mtpano_zoo.training.checkpoint import read_checkpoint
 
 from mtpano_zoo import limits
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.limits import VARIABLE, check_pixels, check_stored, max_bytes, max_pixels, read_file
 
 

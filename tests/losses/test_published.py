@@ -8,23 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpano_zoo.losses import MultiTaskLoss, masked_l1, published
+from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss, masked_l1, published
+from mtpano_zoo.reference.mtpano import OUTPUT_FRAMES
 
 GOLDEN = Path(__file__).parent / "golden"
 TASKS = ("semseg", "depth", "normals")
 
 
-def _through_our_network(build, image, points):
-    """The point map of our network in the paper's convention where the published one predicts these points."""
-    network = build(tasks=("depth",), variant="paper", input_size=tuple(image.shape[-2:])).eval()
-    predictor = network.auxiliary_heads["point_map"].get_submodule("predictor")
-    predictor.register_forward_hook(lambda *_: points)
-    with torch.no_grad():
-        return network(image)["ext"]["point_map"]
+def _converted(points):
+    """What a converted network predicts where the published one predicts these points."""
+    turn = OUTPUT_FRAMES["auxiliary_heads.point_map.predictor"]
+    return torch.stack([sign * points[:, channel] for channel, sign in turn], dim=1)
 
 
 @pytest.fixture(scope="module")
-def golden(tiny_network):
+def golden():
     with np.load(GOLDEN / "published.npz") as arrays:
         t = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     t = {name: value.float() if value.is_floating_point() else value for name, value in t.items()}
@@ -43,7 +41,7 @@ def golden(tiny_network):
         "ext": {
             "gradient": t["ext_pred_grad"],
             "edge_distance": t["ext_pred_sdf"],
-            "point_map": _through_our_network(tiny_network, batch["image"], t["ext_pred_point"]),
+            "point_map": _converted(t["ext_pred_point"]),
         },
     }
     return outputs, batch, json.loads((GOLDEN / "expected.json").read_text())
@@ -51,7 +49,7 @@ def golden(tiny_network):
 
 def test_published_terms_are_reproduced(golden):
     outputs, batch, expected = golden
-    losses = MultiTaskLoss(published=True)(outputs, batch)
+    losses = PublishedLoss()(outputs, batch)
     parts = expected["multi_task"]
     for name in (*TASKS, *(f"aux_{task}" for task in TASKS)):
         assert losses[name].item() == pytest.approx(parts[name], rel=1e-5), name
@@ -91,9 +89,7 @@ def test_default_departs_from_the_published_numbers_where_they_are_unsound(golde
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_a_perfect_point_map_of_the_published_network_costs_nothing_and_learns_at_any_distance(
-    golden, tiny_network, scale
-):
+def test_a_perfect_point_map_of_the_published_network_costs_nothing_and_learns_at_any_distance(golden, scale):
     """Where the frames differ, its error is twice the distance, and the clamp takes the gradient away."""
     _, batch, _ = golden
     depth = scale * batch["depth"]
@@ -101,12 +97,12 @@ def test_a_perfect_point_map_of_the_published_network_costs_nothing_and_learns_a
     u, v = torch.meshgrid(torch.linspace(-1, 1, width), torch.linspace(-1, 1, height), indexing="xy")
     level = (v * torch.pi / 2).cos()
     back = torch.stack((level * (u * torch.pi).sin(), (v * torch.pi / 2).sin(), -level * (u * torch.pi).cos()))
-    points = _through_our_network(tiny_network, batch["image"], depth[:, None] * back)
+    points = _converted(depth[:, None] * back)
     label = {"image": batch["image"], "depth": depth}
-    assert MultiTaskLoss(published=True)({"ext": {"point_map": points}}, label)["ext_point_map"].item() < 1e-4 * scale
+    assert PublishedLoss()({"ext": {"point_map": points}}, label)["ext_point_map"].item() < 1e-4 * scale
     # Ours lies half a pixel beside it.
     error = MultiTaskLoss()({"ext": {"point_map": points}}, label)["ext_point_map"]
     assert error.item() < 1.5 * torch.pi / width * depth[depth > 0].mean().item()
     nearly = (points + 0.5).requires_grad_()
-    MultiTaskLoss(published=True)({"ext": {"point_map": nearly}}, label)["total"].backward()
+    PublishedLoss()({"ext": {"point_map": nearly}}, label)["total"].backward()
     assert torch.equal(nearly.grad.any(1), depth > 0)
