@@ -316,7 +316,7 @@ def _export(options: argparse.Namespace) -> int:
     from mtpano_zoo.zoo import load_model
 
     if options.width is not None and options.height is None:
-        raise ValueError("--width goes with --height: give both, or the height alone")
+        raise InputError("--width goes with --height: give both, or the height alone")
     check_destination(options.out, options.format, options.overwrite)
     size = None
     if options.height is not None:

@@ -37,10 +37,10 @@ def check_panorama_size(height: int, width: int, name: str) -> None:
     """Accept sizes that are 2:1 within 1 %.
 
     Raises:
-        ValueError: the size is not that of a full panorama; `name` opens the sentence.
+        InputError: the size is not that of a full panorama; `name` opens the sentence.
     """
     if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
-        raise ValueError(
+        raise InputError(
             f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
             "export it as equirectangular 2:1, or pad what is missing with black"
         )
@@ -126,7 +126,7 @@ def panorama_from_pil(image: Image.Image) -> NDArray[np.uint8]:
     """Turn an image that is already open into RGB (H, W, 3), by the same rules as `read_panorama`.
 
     Raises:
-        ValueError: it holds floating-point values, or is not 2:1.
+        InputError: it holds floating-point values, or is not 2:1.
     """
     array = _upright_rgb(image, image.getexif().get(ExifTags.Base.Orientation, 1))
     check_panorama_size(array.shape[0], array.shape[1], "the image")
@@ -172,7 +172,7 @@ def _decode_16bit(data: bytes) -> NDArray[np.uint8]:
     """Decode with OpenCV, which keeps all 16 bits of colour images, and scale 0..65535 to 0..255."""
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
-        raise ValueError("its 16-bit channels cannot be decoded")
+        raise InputError("its 16-bit channels cannot be decoded")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return _to_8bit(values)
@@ -197,17 +197,17 @@ def write_png(path: str | Path, array: NDArray[Any]) -> None:
     """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, atomically.
 
     Raises:
-        ValueError: another shape or type.
+        InputError: another shape or type.
     """
     colour = array.ndim == 3 and array.shape[2] == 3
     if array.dtype not in (np.uint8, np.uint16) or not (colour or array.ndim == 2) or array.size == 0:
-        raise ValueError(
+        raise InputError(
             f"a PNG takes (H, W) or (H, W, 3) of uint8 or uint16, but {path} was given {array.shape} of {array.dtype}"
         )
     pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(array)
     written, data = cv2.imencode(".png", pixels)
     if not written:
-        raise ValueError(f"{path} could not be encoded as PNG")
+        raise InputError(f"{path} could not be encoded as PNG")
     write_bytes(path, data.tobytes())
 
 
@@ -217,13 +217,13 @@ def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLik
     Index 255 (no label) and every other index without a colour of its own are black.
 
     Raises:
-        ValueError: indices outside 0..255, or not (H, W), or a palette that is not (N <= 256, 3).
+        InputError: indices outside 0..255, or not (H, W), or a palette that is not (N <= 256, 3).
     """
     colours = np.asarray(palette, dtype=np.uint8)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) > 256:
-        raise ValueError(f"a palette has shape (N, 3) with at most 256 colours, not {colours.shape}")
+        raise InputError(f"a palette has shape (N, 3) with at most 256 colours, not {colours.shape}")
     if indices.ndim != 2 or indices.size == 0 or indices.min() < 0 or indices.max() > 255:
-        raise ValueError(f"a palette PNG takes class indices 0 to 255 of shape (H, W): {path} was given something else")
+        raise InputError(f"a palette PNG takes class indices 0 to 255 of shape (H, W): {path} was given something else")
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette([*colours.ravel().tolist(), *[0] * (768 - colours.size)])
     buffer = io.BytesIO()
@@ -242,10 +242,10 @@ def write_ply(path: str | Path, points: NDArray[np.float32], colours: NDArray[np
     """Write a point cloud, positions (N, 3) in metres and RGB (N, 3), as binary PLY, atomically.
 
     Raises:
-        ValueError: the two shapes do not agree.
+        InputError: the two shapes do not agree.
     """
     if points.shape != colours.shape or points.shape[1:] != (3,):
-        raise ValueError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
+        raise InputError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
     fields = [(axis, "<f4", "float") for axis in "xyz"] + [(name, "u1", "uchar") for name in ("red", "green", "blue")]
     vertices = np.empty(len(points), [(name, code) for name, code, _ in fields])
     for column in range(3):
@@ -285,10 +285,10 @@ def decode_depth(
             known.
 
     Raises:
-        ValueError: the array is not uint16.
+        InputError: the array is not uint16.
     """
     if encoded.dtype != np.uint16:
-        raise ValueError(
+        raise InputError(
             f"depth in millimetres is uint16, not {encoded.dtype}: read the PNG without reducing it to 8 bits"
         )
     depth = np.asarray(np.divide(encoded, np.float32(1 / unit), dtype=np.float32))  # of a scalar too
@@ -303,11 +303,11 @@ def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]
     Vectors with a value that is not finite count as the zero vector (no value), which is exactly the middle grey.
 
     Raises:
-        ValueError: the last axis is not 3, or `bits` is neither 8 nor 16.
+        InputError: the last axis is not 3, or `bits` is neither 8 nor 16.
     """
     vectors = np.asarray(normals, dtype=np.float32)  # 24 bits tell any two of 16 apart
     if vectors.shape[-1:] != (3,) or bits not in (8, 16):
-        raise ValueError(f"normals are encoded from (..., 3) in 8 or 16 bits, not from {vectors.shape} in {bits}")
+        raise InputError(f"normals are encoded from (..., 3) in 8 or 16 bits, not from {vectors.shape} in {bits}")
     middle = 1 << (bits - 1)
     vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
     return np.rint(middle + (middle - 1) * np.clip(vectors, -1, 1)).astype(np.uint8 if bits == 8 else np.uint16)
@@ -317,10 +317,10 @@ def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:
     """Turn what `encode_normals` gives, uint8 or uint16, back into unit vectors; the middle grey is the zero vector.
 
     Raises:
-        ValueError: another type, or the last axis is not 3.
+        InputError: another type, or the last axis is not 3.
     """
     if encoded.dtype not in (np.uint8, np.uint16) or encoded.shape[-1:] != (3,):
-        raise ValueError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")
+        raise InputError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")
     middle = 128 if encoded.dtype == np.uint8 else 32768
     vectors = encoded.astype(np.float64) - middle
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -150,12 +150,12 @@ class Prediction:
         Every `stride`-th row and column is taken; pixels without a depth are left out.
 
         Raises:
-            ValueError: there is no depth, or the stride is not positive.
+            InputError: there is no depth, or the stride is not positive.
         """
         if self.depth is None:
-            raise ValueError("a point cloud needs depth, which this network does not predict")
+            raise InputError("a point cloud needs depth, which this network does not predict")
         if stride < 1:
-            raise ValueError(f"stride is a positive number of pixels, not {stride}")
+            raise InputError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
         depth: NDArray[np.float32] = self.depth[pick]
         valid = np.isfinite(depth) & (depth > 0)
@@ -194,7 +194,7 @@ def predict(
 
     Raises:
         FileNotFoundError: there is no file at the path.
-        ValueError: the source is not a full panorama, or of a type, shape or range that the sentence names, or the
+        InputError: the source is not a full panorama, or of a type, shape or range that the sentence names, or the
             network lacks what an option needs.
     """
     check_options(network, precision, mask_sky, blend_seam)
@@ -236,7 +236,7 @@ def predict(
 
 def _attribute(network: nn.Module, name: str) -> Any:
     if not hasattr(network, name):
-        raise ValueError(f"{type(network).__name__} lacks the attribute `{name}`, which a network of this zoo has")
+        raise InputError(f"{type(network).__name__} lacks the attribute `{name}`, which a network of this zoo has")
     return getattr(network, name)
 
 
@@ -246,16 +246,16 @@ def check_options(
     """Refuse options of `predict` that do not go with a network.
 
     Raises:
-        ValueError: If the precision is unknown or not that of the weights, or the network lacks what an option needs.
+        InputError: If the precision is unknown or not that of the weights, or the network lacks what an option needs.
     """
     if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is float32 or bfloat16, not {precision}")
+        raise InputError(f"precision is float32 or bfloat16, not {precision}")
     if precision == "bfloat16" and getattr(network, "precision", precision) != precision:
-        raise ValueError("the network was prepared for float32: prepare it for bfloat16")
+        raise InputError("the network was prepared for float32: prepare it for bfloat16")
     check_precision(network, precision)
     if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
-        raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
+        raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
     if blend_seam and not _geometric(dict.fromkeys(_attribute(network, "tasks"))):
         raise InputError("blend_seam works on distances and directions; this network predicts neither: leave it out")
 
@@ -268,7 +268,7 @@ def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tenso
         return [image_io.panorama_from_pil(source)]
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise ValueError(
+            raise InputError(
                 f"an array is (H, W, 3) RGB of uint8 in 0 to 255, not {source.shape} of {source.dtype}: "
                 "convert it, or pass the path of the file"
             )
@@ -278,23 +278,23 @@ def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tenso
         return list(_checked(source if source.ndim == 4 else source[None]).detach())
     if isinstance(source, Sequence):
         return [image for single in source for image in _images(single)]
-    raise ValueError(f"a source is a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
+    raise InputError(f"a source is a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
 
 
 def _checked(batch: Tensor) -> Tensor:
     if batch.ndim != 4 or batch.shape[1] != 3:
         shape = tuple(batch.shape[1:] if batch.shape[0] == 1 else batch.shape)
-        raise ValueError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
+        raise InputError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
     if not batch.is_floating_point():
-        raise ValueError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
+        raise InputError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
     image_io.check_panorama_size(batch.shape[2], batch.shape[3], "the tensor")
     if batch.numel() == 0:
         return batch
     if not batch.isfinite().all():
-        raise ValueError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
+        raise InputError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
     low, high = (float(value) for value in batch.aminmax())
     if low < 0 or high > 1:
-        raise ValueError(
+        raise InputError(
             f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
             "scale it; the network normalises by itself"
         )

@@ -51,7 +51,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
     Raises:
         FileNotFoundError: if an image or the configuration is missing; nothing is trained then.
-        ValueError: if one of the images is no panorama; nothing is trained then either.
+        InputError: If one of the images is no panorama; nothing is trained then either.
     """
     console = Console()
     out = free_folder(out)

@@ -116,13 +116,13 @@ def run(
             default of `model` itself.
 
     Raises:
-        ValueError: nothing to do, an option that does not go with the network, `out` is no place for the results, or
+        InputError: nothing to do, an option that does not go with the network, `out` is no place for the results, or
             it holds results of other settings.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
     if workers < 0:
-        raise ValueError(f"workers is a number of processes, or 0 for a thread, not {workers}")
+        raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
     check_options(model, precision, mask_sky, blend_seam)
     if device is not None:
         check_device(device)

@@ -18,6 +18,7 @@ from mtpano_zoo.data.reading import (
     decode_rgb,
     decode_vectors,
 )
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines
 
@@ -74,7 +75,7 @@ class Matterport3DDataModule(PanoramaDataModule):
 
     def __init__(self, root: str | Path, *, labels: Labels = "nyu40", max_depth: float = 10.0, **options: Any) -> None:
         if labels not in get_args(Labels) or not max_depth > 0:
-            raise ValueError(
+            raise InputError(
                 f"labels is nyu40 or mpcat40 and max_depth a positive number, not {labels!r} and {max_depth}"
             )
         self.classes, self.palette = _CLASSES[labels], _PALETTES[labels]

@@ -27,6 +27,7 @@ from mtpano_zoo import sphere
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_release import DEPTH, LEVEL, NORMALS, YAWS, Cameras, Scan, find_scans, open_scan
 from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.workers import asked_to_stop, stoppable
@@ -93,13 +94,13 @@ def prepare(
         report: Called with a sentence after every building.
 
     Raises:
-        ValueError: The size or the number of workers is out of range.
+        InputError: The size or the number of workers is out of range.
         FileNotFoundError: The root holds no building.
         FileExistsError: The output folder holds something else, or panoramas of another size.
         OSError: The output cannot be written, or a worker was killed.
     """
     if not 8 <= height <= 1024 or height % 2 or width != 2 * height or workers < 1:
-        raise ValueError(
+        raise InputError(
             "height is an even number from 8 to 1024, width twice that and workers at least 1, not "
             f"{height}, {width} and {workers}"
         )
@@ -174,20 +175,20 @@ def load_views(scan: Scan, panorama: str, cameras: Cameras, with_normals: bool) 
     The centre of the panorama is taken to be that of the six level views, which stand on a circle of a few millimetres.
 
     Raises:
-        ValueError: A level view has no camera, or a file is damaged or of another size.
+        InputError: A level view has no camera, or a file is damaged or of another size.
         OSError: A file is missing or cannot be read.
     """
     if not cameras:
         return
     if missing := [yaw for yaw in YAWS if (LEVEL, yaw) not in cameras]:
-        raise ValueError(f"the camera file of {scan.name} lacks the level views {missing} of {panorama}")
+        raise InputError(f"the camera file of {scan.name} lacks the level views {missing} of {panorama}")
     centre = np.mean([cameras[LEVEL, yaw].position for yaw in YAWS], axis=0)
     to_panorama = sphere.rotation_matrix(90.0, dtype=torch.float64).numpy() @ cameras[FRONT_VIEW].rotation.T
     for (index, yaw), camera in sorted(cameras.items()):
         z = scan.z_depth(panorama, index, yaw)
         normals = scan.normals(panorama, index, yaw) if with_normals else None
         if normals is not None and normals.shape[:2] != z.shape:
-            raise ValueError(f"normals and depth of view {index}_{yaw} of {panorama} differ in size")
+            raise InputError(f"normals and depth of view {index}_{yaw} of {panorama} differ in size")
         yield View(
             torch.from_numpy(z),
             None if normals is None else torch.from_numpy(normals),

@@ -9,6 +9,7 @@ from mtpano_zoo.data.matterport3d import scan_splits
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import Decoder, decode_rgb
 from mtpano_zoo.data.renders import SKY, decode_exr_depth, decode_exr_normals, read_lists
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import read_yaml
 
 Position = Literal["center", "up", "down", "left", "right"]
@@ -68,7 +69,7 @@ class Pano3DDataModule(PanoramaDataModule):
         **options: Any,
     ) -> None:
         if not positions or not set(positions) <= set(get_args(Position)) or max_depth <= 0:
-            raise ValueError(
+            raise InputError(
                 f"positions are some of {', '.join(get_args(Position))} and max_depth is positive, not {positions!r} "
                 f"and {max_depth}"
             )

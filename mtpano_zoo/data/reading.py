@@ -85,7 +85,7 @@ def decode_array(data: bytes) -> NDArray[Any]:
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
         shape, fortran_order, dtype = read_header(file)
         if dtype.kind not in "bfiu" or min(shape, default=1) < 0:
-            raise ValueError(f"it holds {dtype} {shape}")
+            raise InputError(f"it holds {dtype} {shape}")
     except UNREADABLE as error:
         raise InputError(f"it is damaged or no NPY file of numbers: {reason_of(error)}") from error
     rows, columns = (1, 1, *shape)[-2:] if len(shape) < 3 else shape[:2]
@@ -136,7 +136,7 @@ def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
     In `lookup`, 255 stands for a number without class and -1 for a number that the data set does not have.
 
     Raises:
-        ValueError: The image holds colours, more than 8 bits, or a number that the data set does not have.
+        InputError: The image holds colours, more than 8 bits, or a number that the data set does not have.
     """
     return look_up(stored_numbers(data, open_image(data)), lookup)
 
@@ -165,7 +165,7 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     """Map label numbers (H, W) to classes by a table (N,), see `decode_labels`.
 
     Raises:
-        ValueError: A number is -1 in the table or beyond its end.
+        InputError: A number is -1 in the table or beyond its end.
     """
     table = np.full(256, -1, np.int16) if numbers.dtype == np.uint8 else np.full(int(numbers.max()) + 1, -1, np.int16)
     known = np.asarray(lookup, np.int16)[: len(table)]
@@ -173,7 +173,7 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     classes: NDArray[Any] = cv2.LUT(numbers, table) if numbers.dtype == np.uint8 else table[numbers]
     if classes.min() < 0:
         unknown = np.unique(numbers[classes < 0])[:5].tolist()
-        raise ValueError(f"it holds the labels {unknown}, which the set does not have")
+        raise InputError(f"it holds the labels {unknown}, which the set does not have")
     mapped: NDArray[np.uint8] = classes.astype(np.uint8)
     return mapped
 
@@ -219,7 +219,7 @@ def decode_vectors(
         to_camera: Matrix (3, 3) from the frame of the file to x right, y down, z forward.
 
     Raises:
-        ValueError: It is not RGB.
+        InputError: It is not RGB.
     """
     stored = decode_wide_rgb(data)
     turn = np.asarray(to_camera, np.float64) / scale
@@ -256,13 +256,13 @@ def decode_wide_rgb(data: bytes) -> NDArray[Any]:
     """Decode an RGB image of 8 or 16 bits per channel; an alpha channel is dropped.
 
     Raises:
-        ValueError: It is not RGB.
+        InputError: It is not RGB.
     """
     if _bits_of_rgb_png(data):
         return _decode_rgb_png(data)
     image = open_image(data)
     if image.mode not in ("RGB", "RGBA"):
-        raise ValueError(f"its normals are stored as mode {image.mode}, but they need three channels")
+        raise InputError(f"its normals are stored as mode {image.mode}, but they need three channels")
     return np.asarray(image)[..., :3]
 
 

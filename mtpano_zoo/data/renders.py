@@ -20,13 +20,13 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
     """Decode an EXR image as (H, W, C), in the order R, G, B where those are its channels.
 
     Raises:
-        ValueError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
+        InputError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
         InputError: If its numbers are integers, whose unit is stated nowhere.
     """
     try:
         import OpenEXR
     except ImportError as error:
-        raise ValueError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
+        raise InputError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
     try:
         parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
         headers = [part.header for part in parts]
@@ -44,7 +44,7 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
     except Exception as error:
         raise InputError("it is truncated, damaged or not an EXR image") from error
     if len(channels) != 1:
-        raise ValueError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
+        raise InputError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
     stored = next(iter(channels.values())).pixels
     if stored.dtype.kind != "f":
         raise InputError(f"it holds integers ({stored.dtype}), whose unit is not known: convert it to floating point")
@@ -56,7 +56,7 @@ def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:
     """Decode an EXR image of metres along the ray, the same in all channels, exactly.
 
     Raises:
-        ValueError: See `decode_exr`.
+        InputError: See `decode_exr`.
         InputError: If its channels differ, as those of colours and normals do.
     """
     depth, *others = np.moveaxis(decode_exr(data), -1, 0)
@@ -69,11 +69,11 @@ def decode_exr_normals(data: bytes) -> NDArray[np.float32]:
     """Decode an EXR image of normals (R, G, B) = (right, forward, up); zero and NaN are no measurement.
 
     Raises:
-        ValueError: See `decode_exr`; or it has not three channels.
+        InputError: See `decode_exr`; or it has not three channels.
     """
     stored = decode_exr(data)
     if stored.shape[-1] != 3:
-        raise ValueError(f"it has {stored.shape[-1]} channels, but normals need three")
+        raise InputError(f"it has {stored.shape[-1]} channels, but normals need three")
     return unit_or_zero(stored[..., [0, 2, 1]] * np.array((1, -1, 1), np.float32))
 
 
@@ -89,7 +89,7 @@ def read_lists(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A split is none of train, val and test, a file names no sample, or a sample is in two splits.
+        InputError: A split is none of train, val and test, a file names no sample, or a sample is in two splits.
     """
     if lists is None:
         return None
@@ -97,12 +97,12 @@ def read_lists(
     for split, name in lists.items():
         path = root / name
         if split not in ("train", "val", "test"):
-            raise ValueError(f"lists are given for train, val and test, not for {split!r}")
+            raise InputError(f"lists are given for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")
         found = dict.fromkeys(parse(path), split)
         if not found or found.keys() & listed.keys():
             reason = f"samples of another list too, such as {min(found.keys() & listed.keys())}" if found else "nothing"
-            raise ValueError(f"{path} is no list of this data set's {split} samples: it names {reason}")
+            raise InputError(f"{path} is no list of this data set's {split} samples: it names {reason}")
         listed |= found
     return listed

@@ -28,7 +28,7 @@ def write_rooms(out: str | Path, split: str, count: int, height: int, width: int
     Splits may share a folder.
 
     Raises:
-        ValueError: Split, count, size or seed are out of range.
+        InputError: Split, count, size or seed are out of range.
         FileExistsError: The folder holds something else, or rooms of another seed or size.
     """
     rooms = RoomsDataset(split, count, height, width, seed)

@@ -47,11 +47,11 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     """Decode an array of 32-bit floats.
 
     Raises:
-        ValueError: It is no such array.
+        InputError: It is no such array.
     """
     values = decode_array(data)
     if values.dtype != np.float32 or values.ndim != 2:
-        raise ValueError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
+        raise InputError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
     return values
 
 
@@ -94,12 +94,12 @@ def write_shards(
         The number of samples by split.
 
     Raises:
-        ValueError: It is a mixture, a shard has no samples, or all splits are empty.
+        InputError: It is a mixture, a shard has no samples, or all splits are empty.
         InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
         FileExistsError: The folder is not empty.
     """
     if hasattr(data, "modules") or shard_size < 1:
-        raise ValueError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
+        raise InputError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not empty: give a new folder")
@@ -192,7 +192,7 @@ def _png(array: NDArray[Any]) -> bytes:
 
     written, data = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)
     if not written:
-        raise ValueError(f"an array {array.shape} of {array.dtype} cannot be encoded as PNG")
+        raise InputError(f"an array {array.shape} of {array.dtype} cannot be encoded as PNG")
     return bytes(data.tobytes())
 
 
@@ -221,7 +221,7 @@ class ShardsDataModule(EvaluationLoaders):
 
     Raises:
         FileNotFoundError: There are no shards.
-        ValueError: An argument is out of range, or `shards.json` is damaged.
+        InputError: An argument is out of range, or `shards.json` is damaged.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class ShardsDataModule(EvaluationLoaders):
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0 or buffer < 1:
-            raise ValueError(
+            raise InputError(
                 "batch_size and buffer must be positive and num_workers not negative, not "
                 f"{batch_size}, {buffer} and {num_workers}"
             )
@@ -261,7 +261,7 @@ class ShardsDataModule(EvaluationLoaders):
 
     def _samples(self, split: str) -> "ShardDataset":
         if not self.shards.get(split):
-            raise ValueError(f"{self.root} has no shards for {split}, only for {', '.join(self.shards)}")
+            raise InputError(f"{self.root} has no shards for {split}, only for {', '.join(self.shards)}")
         return ShardDataset(self.root, self.shards[split])
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -270,7 +270,7 @@ class ShardsDataModule(EvaluationLoaders):
         ranks, workers = _rank()[1], max(self.num_workers, 1)
         share = sum(samples.shards.values()) // (ranks * workers)
         if ranks * workers > len(samples.shards) or share < self.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"{ranks} processes with {workers} workers cannot share {len(samples.shards)} shards of together "
                 f"{sum(samples.shards.values())} samples in batches of {self.batch_size}: use fewer workers, smaller "
                 "batches or smaller shards"
@@ -287,7 +287,7 @@ class ShardsDataModule(EvaluationLoaders):
         split = "test" if split == "predict" else split
         samples, ranks = self._samples(split), _rank()[1]
         if (count := sum(samples.shards.values())) < ranks:
-            raise ValueError(f"{ranks} processes cannot share the {count} samples for {split}: use fewer")
+            raise InputError(f"{ranks} processes cannot share the {count} samples for {split}: use fewer")
         workers = min(self.num_workers, max(len(samples.shards) // ranks, 1))
         return DataLoader(samples, batch_size=self.batch_size, num_workers=workers, collate_fn=collate)
 

@@ -49,7 +49,7 @@ class ZInDDataModule(UnlabelledDataModule):
 
     Raises:
         FileNotFoundError: There is no such root or partition.
-        ValueError: The partition is of another form.
+        InputError: The partition is of another form.
 
     Cite: S. Cruz, W. Hutchcroft, Y. Li, N. Khosravan, I. Boyadzhiev, S. B. Kang, "Zillow Indoor Dataset: Annotated
     Floor Plans With 360 Panoramas and 3D Room Layouts", CVPR 2021.
@@ -104,7 +104,7 @@ def _read_partition(path: Path) -> dict[int, Split]:
     try:
         return {int(home): split for split in splits for home in homes[split]}
     except (*UNREADABLE, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} does not list the homes of train, val and test, as zind_partition.json does"
         ) from error
 
@@ -136,7 +136,7 @@ class SUN360DataModule(UnlabelledDataModule):
         self, root: str | Path, *, size: Literal["1024x512", "9104x4552"] = "1024x512", **options: Any
     ) -> None:
         if size not in ("1024x512", "9104x4552"):
-            raise ValueError(f"size is 1024x512 or 9104x4552, not {size!r}")
+            raise InputError(f"size is 1024x512 or 9104x4552, not {size!r}")
         super().__init__(root, **options)
         self.prefix = f"pano{size}/"
 
@@ -161,7 +161,7 @@ class GeneratedDataModule(UnlabelledDataModule):
 
     Raises:
         FileNotFoundError: There is no such root or text file.
-        ValueError: A line of it is of another form, or two images have the same name.
+        InputError: A line of it is of another form, or two images have the same name.
     """
 
     id_pattern = "{name}"
@@ -183,11 +183,11 @@ class GeneratedDataModule(UnlabelledDataModule):
                 raise InputError(f'{path}, line {number}: not of the form {{"image": ..., "caption": ...}}') from error
             name = Path(image).stem
             if not name or name in self.prompts:
-                raise ValueError(f"{path}, line {number}: {image!r} is no image, or has the name of another one")
+                raise InputError(f"{path}, line {number}: {image!r} is no image, or has the name of another one")
             self.prompts[name] = text
             self._rows.append({"image": image, "name": name})
         if not self._rows:
-            raise ValueError(f"{path} names no image")
+            raise InputError(f"{path} names no image")
 
     def find(self) -> Index:
         """Return what the text file lists."""

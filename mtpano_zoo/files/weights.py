@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.text_files import read_json
 
@@ -67,14 +68,14 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged.
+        InputError: If it is damaged.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"There is no {CONFIG} in {folder}: it says which network the weights belong to.")
     description = read_json(path)
     if not isinstance(description, dict):
-        raise ValueError(f"{path} holds a {type(description).__name__}, not the description of a network.")
+        raise InputError(f"{path} holds a {type(description).__name__}, not the description of a network.")
     return description
 
 
@@ -83,12 +84,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or damaged.
+        InputError: If it is truncated or damaged.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file of weights at {path}.")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or no safetensors file ({error}); copy it again.") from error
+        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy it again.") from error
     return tensors

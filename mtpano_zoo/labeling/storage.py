@@ -188,14 +188,14 @@ class LabelFolder:
         """Add finished panoramas to the list of a split, drop those that are gone, and return how many it has.
 
         Raises:
-            ValueError: the list that is there is not one.
+            InputError: the list that is there is not one.
         """
         path = self.root / LISTS / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):
             try:
                 listed = set(read_json(path)) if path.exists() else set()
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{path} is not a list of ids: remove it, and start again") from error
+                raise InputError(f"{path} is not a list of ids: remove it, and start again") from error
             listed = (listed | set(names)) & self.finished()
             self.write_file(path, json.dumps(sorted(listed), indent=0).encode())
         return len(listed)
@@ -210,7 +210,7 @@ class LabelFolder:
     @property
     def _work(self) -> Path:
         if self._temporary is None:
-            raise ValueError("a LabelFolder is opened before it is written to")
+            raise InputError("a LabelFolder is opened before it is written to")
         return self._temporary
 
 

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.encoding import encode_labels
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.labeling.ledger import Ledger
@@ -38,13 +39,13 @@ class LabelWriter(BasePredictionWriter):
         threads: that encode and write.
 
     Raises:
-        ValueError: there is no thread.
+        InputError: there is no thread.
     """
 
     def __init__(self, ledger: Ledger, manifest: Mapping[str, Any], *, split: str = "train", threads: int = 2) -> None:
         super().__init__(write_interval="batch")
         if threads < 1:
-            raise ValueError(f"at least one thread has to write, got {threads}")
+            raise InputError(f"at least one thread has to write, got {threads}")
         self.ledger, self.folder = ledger, ledger.folder
         self.manifest, self.split, self.threads = dict(manifest), split, threads
         self._open = False

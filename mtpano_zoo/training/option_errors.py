@@ -126,8 +126,8 @@ def nearest_class(name: str, kind: str) -> str | None:
     if kind not in KINDS:
         return None
     base = cast(type, pydoc.locate(KINDS[kind]))
-    known = {known.__name__ for known in (base, *_subclasses(base)) if not inspect.isabstract(known)}
-    stems = {name.removesuffix(SUFFIX): name for name in sorted(known - set(BASES)) if not name.startswith("_")}
+    names = {kind.__name__ for kind in (base, *_subclasses(base)) if not inspect.isabstract(kind)}
+    stems = {name.removesuffix(SUFFIX): name for name in sorted(names - set(BASES)) if not name.startswith("_")}
     stem = nearest(name.removesuffix(SUFFIX), stems)
     return None if stem is None else stems[stem]
 
@@ -174,9 +174,10 @@ def _signatures(class_paths: Iterable[str]) -> Iterator[str]:
 
 
 def _subclasses(base: type) -> Iterator[type]:
-    for known in base.__subclasses__():
-        yield known
-        yield from _subclasses(known)
+    children: list[type] = type.__subclasses__(base)
+    for child in children:
+        yield child
+        yield from _subclasses(child)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

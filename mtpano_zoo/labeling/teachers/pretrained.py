@@ -47,7 +47,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         provenance: what the manifest of a run says of it.
 
     Raises:
-        ValueError: If the package is missing, an argument is out of range, or the files are not such a network.
+        InputError: If the package is missing, an argument is out of range, or the files are not such a network.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -63,9 +63,9 @@ class PretrainedNetwork(nn.Module, Teacher):
     ) -> None:
         super().__init__()
         if batch_size < 1 or (size is not None and size < 1):
-            raise ValueError(f"batch_size and size must be positive, got {batch_size} and {size}")
+            raise InputError(f"batch_size and size must be positive, got {batch_size} and {size}")
         if precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+            raise InputError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         transformers = import_transformers()
         folder, files, commit = _files(source, revision)
         for path in sorted(folder.glob("*.json")):
@@ -117,12 +117,12 @@ def import_transformers() -> ModuleType:
     """Import the package `transformers`, which takes seconds, only when a teacher needs it.
 
     Raises:
-        ValueError: If it is not installed.
+        InputError: If it is not installed.
     """
     try:
         import transformers
     except ImportError as error:
-        raise ValueError("this teacher needs the package transformers: pip install 'mtpano_zoo[teachers]'") from error
+        raise InputError("this teacher needs the package transformers: pip install 'mtpano_zoo[teachers]'") from error
     package: ModuleType = transformers
     return package
 
@@ -154,7 +154,7 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise ValueError(f"{source} is a folder: a revision is for repositories on the Hugging Face Hub")
+            raise InputError(f"{source} is a folder: a revision is for repositories on the Hugging Face Hub")
         missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
         weights = [WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(folder / SHARDS)
         missing += [name for name in weights or [WEIGHTS] if not (folder / name).is_file()]
@@ -208,7 +208,7 @@ def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict
             folder, local_files_only=True, trust_remote_code=False, **overrides
         )
     except (ValueError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"{source} is no network that transformers {transformers.__version__} knows: {_first_line(error)}"
         ) from error
 
@@ -239,11 +239,11 @@ def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
             ignore_mismatched_sizes=True,  # reported below, by name
         )
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise ValueError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
+        raise InputError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
     # The package fills what is missing with random numbers and only warns.
     wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{source} lacks {len(wrong)} weights of {type(network).__name__} or has them in another shape, such as "
             f"{wrong[0]}: it was trained for something else"
         )
@@ -257,7 +257,7 @@ def _processor(transformers: ModuleType, folder: Path, source: str) -> Any:
             folder, local_files_only=True, trust_remote_code=False, class_info_file=None
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{source} has no preprocessor_config.json that says how images are prepared: {_first_line(error)}"
         ) from error
 
