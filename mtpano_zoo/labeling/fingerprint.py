@@ -44,7 +44,7 @@ def digest_of(samples: Any, i: int) -> str:
 def digest_of_pixels(image: Tensor) -> str:
     """Return the digest of an image (3, H, W) that is in memory."""
     content = image.contiguous().cpu().numpy()
-    return f"sha256 of pixels {hashlib.sha256(content).hexdigest()}, {content.dtype}, {content.shape}"
+    return f"sha256 of pixels {hashlib.sha256(content.tobytes()).hexdigest()}, {content.dtype}, {content.shape}"
 
 
 def _stamps(samples: PanoramaDataset, i: int) -> Iterator[str]:

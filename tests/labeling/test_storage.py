@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -116,7 +117,8 @@ time.sleep(60)
 def test_temporary_files_of_the_living_stay_and_of_the_dead_go(root):
     with subprocess.Popen([sys.executable, "-c", HOLD, root], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout.readline() == "open\n"  # it ends by itself, at the latest
+            assert select.select([process.stdout], [], [], 100)[0], "the process does not begin"
+            assert process.stdout.readline() == "open\n"
             (theirs,) = root.glob(".labelling-*")
             with LabelFolder(root):
                 assert theirs.exists()
@@ -141,6 +143,7 @@ def test_a_forked_reader_does_not_keep_its_dead_parent_alive(root):
             time.sleep(60)
         os.write(writing, str(worker).encode())
         os._exit(0)
+    assert select.select([reading], [], [], 60)[0], "the process does not begin"
     worker = int(os.read(reading, 20))
     try:
         os.waitpid(parent, 0)
