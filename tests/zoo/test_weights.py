@@ -123,6 +123,7 @@ def test_missing_and_damaged_files(tmp_path: Path, tiny_network) -> None:
     weights.write_bytes(whole)
     for text, message in (
         ("{", r"config\.json is not JSON"),
+        ("[" * 100_000, r"config\.json is nested more than 64 levels"),
         ("[]", "holds a list, not the description"),
         ("{}", "needs the keys class and config"),
         (json.dumps(description | {"class": ["PDBridgeNet"]}), "which is none of PDBridgeNet"),
