@@ -114,7 +114,7 @@ class LabelingData(lightning.LightningDataModule):
         samples: the panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
         height: rows of the stored panorama.
         width: its columns.
-        ledger: knows what is finished, and is told what cannot be labelled.
+        ledger: knows what is finished, and notes what cannot be labelled.
         max_height: panoramas with more rows are shrunk to so many before anything is done with them: views of 512
             pixels would skip pixels of larger ones, and a few large ones fill the memory.
         num_workers: processes that read.

@@ -101,7 +101,8 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
     if overwrite and path.exists() and read_json(path) != manifest:
         if in_use(root):
             raise InputError(
-                f"{root} is being written to by another process: let it finish, or end it, and start again"
+                f"{root} is being written to by another process: let it finish, or end it, and start again (if there "
+                f"is none, remove {root / TEMPORARY}*)"
             )
         # Images come first: without them nothing counts as finished, wherever this is stopped.
         for folder in LABELS:

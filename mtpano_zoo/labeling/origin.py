@@ -44,7 +44,7 @@ def digest_of_files(contents: Sequence[bytes]) -> str:
 
 
 def stamp_of_file(path: Path) -> str:
-    """Return size, time of modification and time of change; the last cannot be set by whoever replaces a file.
+    """Return size, time of modification and time of change; no program can set the last one.
 
     Raises:
         OSError: there is no such file.

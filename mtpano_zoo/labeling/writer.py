@@ -33,7 +33,7 @@ class LabelWriter(BasePredictionWriter):
     process.
 
     Args:
-        ledger: knows the folder, and is told what became of every panorama.
+        ledger: knows the folder, and notes what became of every panorama.
         manifest: see `mtpano_zoo.labeling.manifest.describe`.
         split: list of `db_info` that the panoramas belong to.
         threads: that encode and write.
@@ -90,8 +90,8 @@ class LabelWriter(BasePredictionWriter):
     ) -> None:
         """Hand the labels of one panorama to a thread, when one has room for it."""
         if not isinstance(prediction, PanoramaLabels) or self._pool is None:
-            if prediction is not None:
-                self.ledger.fail(batch["name"], str(prediction))
+            if isinstance(prediction, str):
+                self.ledger.fail(batch["name"], prediction)
             self.folder.release(batch["claim"])
             return
         self._room.acquire()

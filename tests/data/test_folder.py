@@ -9,6 +9,7 @@ from fake_files import png, room_maps, write
 from PIL import Image
 
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE, FolderDataModule, RoomsDataset, write_rooms
+from mtpano_zoo.errors import InputError
 
 SIZE = {"height": 32, "width": 64}
 CLASSES = yaml.safe_dump(
@@ -325,3 +326,68 @@ def test_classes_are_a_list(root):
     (root / "classes.yaml").write_text("classes: sofa")
     with pytest.raises(ValueError, match="is not a list of classes"):
         FolderDataModule(root, **SIZE)
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_classes_keep_the_names_that_stand_there(root, rooms):
+    names = ["yes", "no", "on", "off", "null", "true", "1", "0x10", "2020-01-01", "n", "~", "12:30", "wall"]
+    for content in (
+        "classes: [" + ", ".join(names) + "]",
+        "classes:\n" + "".join(f"- {{name: {name}, color: [{i}, 1, 2]}}\n" for i, name in enumerate(names)),
+        yaml.safe_dump({"classes": names}),
+    ):
+        (root / "classes.yaml").write_bytes(BOM + content.encode())
+        assert FolderDataModule(root, tasks=["semseg"]).classes == tuple(names)
+    assert FolderDataModule(root, tasks=["semseg"]).palette.shape == (13, 3)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"classes.yaml": b"classes: " + b"[" * 500 + b"]" * 500}, r"classes\.yaml is nested more than 64"),
+        ({"classes.yaml": b"classes: " + b"- " * 50_000}, r"classes\.yaml is "),
+        ({"classes.yaml": b"a: &a [" + b"x," * 9000 + b"]\nclasses: [" + b"*a," * 100 + b"]"}, "repeats itself"),
+        ({"classes.yaml": "classes: [Tür]".encode("latin-1")}, r"classes\.yaml is not UTF-8"),
+        ({"train.txt": "Küche".encode("latin-1")}, r"train\.txt is not UTF-8"),
+    ],
+)
+def test_lists_that_cannot_be_read_are_named(root, files, message):
+    write(root, files)
+    with pytest.raises(InputError, match=message):
+        FolderDataModule(root)
+
+
+def test_lists_may_begin_with_a_byte_order_mark(root):
+    (root / "train.txt").write_bytes(BOM + b"a\r\nb\r\n")
+    samples = FolderDataModule(root, **SIZE).dataset("train")
+    assert [samples.name(i) for i in range(len(samples))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"image\n" + b"x" * 200_000 + b"\n", r"table\.csv, line 2, is not CSV \(field larger"),
+        ("image\nimages/Küche.png\n".encode("latin-1"), r"table\.csv is not UTF-8 text"),
+        (b'image\n"images/a.png\nimages/b.png\n' + b"x" * 200_000, r"table\.csv, line \d+, is not CSV"),
+        (b"image\nimages/a.png,images/b.png\n", r"table\.csv, line 2, has more cells"),
+        (b"image\n\nimages/a.png\n\nimages/a.png\n", r"table\.csv, line 5: every panorama needs"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_named(root, table, message):
+    write(root, {"table.csv": table})
+    with pytest.raises(ValueError, match=message):
+        FolderDataModule(root, table="table.csv")
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("shape", [(1 << 20, 1 << 20), (30_000, 5_000), (32, 65)])
+def test_an_array_that_claims_more_than_it_holds_is_left_out(root, shape):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    write(root, {"depth/b.npy": buffer.getvalue() + bytes(32 * 64 * 4)})
+    first, second = FolderDataModule(root, **SIZE, on_error="skip").dataset("train").__getitems__([0, 1])
+    assert "depth" in first and "depth" not in second and "normals" in second
+    with pytest.raises(ValueError, match=r"depth/b\.npy cannot be used: it"):
+        FolderDataModule(root, **SIZE).dataset("train")[1]

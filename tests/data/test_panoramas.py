@@ -1,10 +1,15 @@
 """What all data sets of files have in common, on a set of three homes with all labels."""
 
 import pickle
+import struct
+import tarfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +19,7 @@ from torch.utils.data import DataLoader
 from mtpano_zoo.data.augmentation import Augmentation
 from mtpano_zoo.data.panoramas import PanoramaDataModule, UnreadableSampleError, collate
 from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 
 SAMPLES = [("train", "a"), ("train", "b"), ("train", "c"), ("train", "d"), ("val", "a"), ("test", "a"), ("spare", "a")]
@@ -349,3 +355,55 @@ def test_a_set_takes_few_bytes_per_sample(tmp_path):
     assert again.fields_of(7) == samples.index.fields_of(7) and again.describe("depth", 7) == samples.index.describe(
         "depth", 7
     )
+
+
+# --- One rule for what cannot be read --------------------------------------------------------------------------------
+
+
+def raising(error):
+    raise error
+
+
+ERRORS = [
+    *(MemoryError(), RecursionError("maximum recursion depth exceeded"), ValueError("odd"), KeyError("arr_0")),
+    *(IndexError("out of range"), OverflowError("too large"), EOFError(), SyntaxError("broken PNG file")),
+    *(
+        OSError(5, "Input/output error"),
+        NotImplementedError("compression type 9"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, "x"),
+    ),
+    *(struct.error("unpack requires 4 bytes"), zlib.error("invalid block"), zipfile.BadZipFile("bad magic number")),
+    *(tarfile.ReadError("unexpected end"), cv2.error("too large")),
+]
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_a_damaged_file_raises_is_skipped_or_named(root, error, monkeypatch):
+    data = module(root, on_error="skip")
+    monkeypatch.setattr(data, "decoders", {**data.decoders, "depth": lambda _: raising(error)})
+    samples = data.dataset("train")
+    assert all(set(sample) == {"image", "semseg", "normals", "id"} for sample in samples.__getitems__(range(4)))
+    monkeypatch.setattr(samples, "decoders", {**data.decoders, "image": lambda _: raising(error)})
+    (left,) = samples.__getitems__(range(4))
+    assert not left["image"].any() and samples.unreadable == 4
+    monkeypatch.setattr(samples, "on_error", "raise")
+    with pytest.raises(UnreadableSampleError, match=r"^/.*train/a/rgb\.png cannot be used: .*\w'?$"):
+        samples[0]
+
+
+@pytest.mark.parametrize("fault", [TypeError("no argument"), AttributeError("no attribute"), NameError("no name")])
+def test_a_fault_of_the_program_is_not_skipped(root, fault, monkeypatch):
+    data = module(root, on_error="skip")
+    monkeypatch.setattr(data, "decoders", {**data.decoders, "image": lambda _: raising(fault)})
+    with pytest.raises(type(fault)):
+        data.dataset("train").__getitems__([0])
+
+
+def test_ids_to_exclude_are_lines_of_utf8(root, tmp_path):
+    for content in (b"\xef\xbb\xbftrain_a\r\ntrain_b\r\n", b"train_a\ntrain_b"):
+        (tmp_path / "exclude.txt").write_bytes(content)
+        assert ids(module(root, exclude=tmp_path / "exclude.txt").dataset("train")) == ["train_c", "train_d"]
+    (tmp_path / "exclude.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"exclude\.txt is not UTF-8 text"):
+        module(root, exclude=tmp_path / "exclude.txt")

@@ -411,7 +411,12 @@ def test_refuses_in_one_sentence(root):
     with pytest.raises(ValueError, match="pseudo counts batches of its own"):
         MixedDataModule({"pseudo": counting})
     path = root / "db_info/panomtdu_train.json"
-    for content, sentence in ((b"{", "is not JSON"), (b"[1]", "is not a list of ids"), (b'{"a": 1}', "is not a list")):
+    for content, sentence in (
+        (b"{", "is not JSON"),
+        (b"[1]", "is not a list of ids"),
+        (b'{"a": 1}', "is not a list"),
+        (b"[" * 9999, "is nested"),
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=sentence):
             PseudoLabelDataModule(root).dataset("val")

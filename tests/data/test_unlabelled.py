@@ -7,6 +7,7 @@ from fake_unlabelled import decoded
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import GeneratedDataModule, SUN360DataModule, ZInDDataModule
+from mtpano_zoo.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release")
 
@@ -160,3 +161,38 @@ def test_no_labels_are_offered(zind):
 @pytest.mark.parametrize("name", ["zind", "generated"])
 def test_command_line(name, request):
     assert main(["data", "verify", "--data", name, "--root", str(request.getfixturevalue(name))]) == 0
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def test_a_tour_that_cannot_be_read_is_named_or_left_out(zind):
+    homes = sorted({home for home, _ in fake_unlabelled.ZIND})
+    (zind / homes[0] / "zind_data.json").write_text(DEEP)
+    with pytest.raises(InputError, match=rf"{homes[0]}/zind_data\.json does not tell .* nested more than 64"):
+        ZInDDataModule(zind, primary=True).dataset("predict")
+    with pytest.warns(UserWarning, match=rf"left out: .*{homes[0]}/zind_data\.json does not tell"):
+        left = ids(ZInDDataModule(zind, primary=True, on_error="skip"), "predict")
+    primary = {f"{home}_{name}" for (home, name), (_, first) in fake_unlabelled.ZIND.items() if first}
+    assert set(left) == {name for name in primary if not name.startswith(f"{homes[0]}_")} != set()
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"train": [1e400], "val": [], "test": []}'])
+def test_a_partition_that_cannot_be_read_is_named(zind, text):
+    (zind / "p.json").write_text(text)
+    with pytest.raises(ValueError, match=r"p\.json "):
+        ZInDDataModule(zind, partition="p.json")
+
+
+def test_captions_may_hold_any_character_and_the_file_a_byte_order_mark(generated):
+    captions = ["one\u2028line", "next\x85line", "page\x0cbreak", "\u2029"]
+    lines = [json.dumps({"image": f"{i}.png", "caption": text}, ensure_ascii=False) for i, text in enumerate(captions)]
+    (generated / "prompts.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert list(GeneratedDataModule(generated).prompts.values()) == captions
+
+
+def test_captions_that_cannot_be_read_are_named(generated):
+    for content, message in ((DEEP.encode(), "line 1, is nested"), (b'{"image": "caf\xe9"}', "is not UTF-8")):
+        (generated / "prompts.jsonl").write_bytes(content)
+        with pytest.raises(InputError, match=rf"prompts\.jsonl.* {message}"):
+            GeneratedDataModule(generated)

@@ -106,7 +106,7 @@ def test_what_is_no_folder_of_labels(tmp_path):
         claim(tmp_path, MANIFEST, overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
         claim(tmp_path / "holiday.jpg", MANIFEST)
-    for content in ("{", "[]", "{}"):
+    for content in ("{", "[]", "{}", "[" * 100_000, '{"format": ' * 500 + "1" + "}" * 500):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(ValueError, match="is not a manifest of labels"):
             claim(tmp_path, MANIFEST, overwrite=True)

@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -116,7 +117,8 @@ time.sleep(60)
 def test_temporary_files_of_the_living_stay_and_of_the_dead_go(root):
     with subprocess.Popen([sys.executable, "-c", HOLD, root], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout.readline() == "open\n"  # it ends by itself, at the latest
+            assert select.select([process.stdout], [], [], 100)[0], "the process does not begin"
+            assert process.stdout.readline() == "open\n"
             (theirs,) = root.glob(".labelling-*")
             with LabelFolder(root):
                 assert theirs.exists()
@@ -141,6 +143,7 @@ def test_a_forked_reader_does_not_keep_its_dead_parent_alive(root):
             time.sleep(60)
         os.write(writing, str(worker).encode())
         os._exit(0)
+    assert select.select([reading], [], [], 60)[0], "the process does not begin"
     worker = int(os.read(reading, 20))
     try:
         os.waitpid(parent, 0)
@@ -189,7 +192,7 @@ def test_lists_grow_and_forget_what_is_gone(root):
         (root / "img" / "c.jpg").unlink()
         assert folder.add_to_list("val", []) == 1
         assert json.loads((root / "db_info" / "panomtdu_val.json").read_text()) == ["a"]
-        (root / "db_info" / "panomtdu_val.json").write_text("[")
+        (root / "db_info" / "panomtdu_val.json").write_text("[" * 100_000)
         with pytest.raises(ValueError, match="not a list of ids"):
             folder.add_to_list("val", ["a"])
 

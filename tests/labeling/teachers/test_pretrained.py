@@ -10,6 +10,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.depth_estimator import DepthEstimator
 from mtpano_zoo.labeling.teachers.segmenter import Segmenter
 
@@ -228,3 +229,30 @@ def asked(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.file_download._hf_hub_download_to_cache_dir", ask)
     return seen
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [],
+        {},
+        {"weight_map": ["model.safetensors"]},
+        {"weight_map": {"a": 3}},
+        {"weight_map": {"a": "../model.safetensors"}},
+        {"weight_map": {"a": "/etc/model.safetensors"}},
+        {"weight_map": {"a": "pytorch_model.bin"}},
+    ],
+    ids=repr,
+)
+def test_an_index_of_another_kind_is_refused(folder, index):
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"model\.safetensors\.index\.json (does not say|holds a list)"):
+        Segmenter(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_what_is_nested_too_deeply_is_refused_by_name(folder, name):
+    (folder / name).write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(InputError, match=rf"tiny/{name} is nested more than 64 levels"):
+        Segmenter(str(folder))
