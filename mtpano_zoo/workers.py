@@ -1,63 +1,96 @@
 """A thread or processes that work beside a command, and end early when the command is interrupted."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
 
 __all__ = ("asked_to_stop", "stoppable")
 
-_worker = threading.local()  # of each thread or process that works: `stop`, the event that is set to end it
+_worker = threading.local()  # of a thread: `stop`, the event that ends its work; of a process: whether it is `busy`
 
 
 @contextmanager
 def stoppable(workers: int, threads: int | None = None) -> Iterator[Executor]:
     """Start processes, or one thread for 0; leaving the block by Ctrl-C drops what waits and ends what runs early.
 
-    What runs has to look at `asked_to_stop` between its steps. Any other way out of the block waits for all work.
+    A process ends at once, but cleans up what it has begun; a thread has to look at `asked_to_stop` between its steps.
+    Any other way out of the block waits for all work.
 
     Args:
         workers: number of processes; a script that asks for them needs `if __name__ == "__main__":`.
         threads: for `torch`, in each process.
     """
+    stop, others = threading.Event(), set(active_children())
     executor: Executor
     if workers == 0:
-        stop: Any = threading.Event()
-        executor = ThreadPoolExecutor(1, initializer=_start, initargs=(stop,))
+        executor = ThreadPoolExecutor(1, initializer=_start_thread, initargs=(stop,))
     else:
-        context = get_context("spawn")  # a process with a GPU and threads cannot be forked
-        stop = context.Event()
-        executor = ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(stop, threads))
+        # Not forked: a process with a GPU and threads cannot be.
+        executor = _Processes(workers, get_context("spawn"), initializer=_start_process, initargs=(threads,))
     with executor:
         try:
             yield executor
         except (KeyboardInterrupt, GeneratorExit) as end:
-            if isinstance(end, KeyboardInterrupt):  # waiting takes a moment
-                print("stopping: files that are being written are completed, the rest is left", file=sys.stderr)
+            if isinstance(end, KeyboardInterrupt):  # a thread may need a moment
+                print("stopping: what is not written yet is left", file=sys.stderr)
             stop.set()
+            for process in set(active_children()) - others if workers else ():
+                process.terminate()
             executor.shutdown(cancel_futures=True)
             raise
 
 
 def asked_to_stop() -> bool:
-    """Whether this thread or process works for a command that was interrupted."""
+    """Whether this thread works for a command that was interrupted."""
     stop = getattr(_worker, "stop", None)
     return stop is not None and bool(stop.is_set())
 
 
-def _start(stop: Any) -> None:
+class _Processes(ProcessPoolExecutor):
+    """Processes that leave Ctrl-C, which reaches all processes of a terminal, to the one that started them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a process if none is idle; the interrupt is blocked, since it takes seconds until it can be ignored."""
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().submit(_work, fn, *args, **kwargs)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(_work, fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_thread(stop: threading.Event) -> None:
     _worker.stop = stop
 
 
-def _start_process(stop: Any, threads: int | None) -> None:
-    # Ctrl-C reaches all processes of a terminal: the first of them decides what becomes of its workers.
+def _start_process(threads: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     if threads is not None:
         torch.set_num_threads(threads)
-    _start(stop)
+
+
+def _work(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    _worker.busy = True
+    try:
+        return fn(*args, **kwargs)
+    except SystemExit:  # the pool would take it for a result, and go on with the next piece of work
+        os._exit(1)
+    finally:
+        _worker.busy = False
+
+
+def _leave(*_: Any) -> None:
+    """End this process; what is at work is ended by an exception, so that it removes its temporary files."""
+    if getattr(_worker, "busy", False):
+        raise SystemExit
+    os._exit(1)

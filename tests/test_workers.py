@@ -17,14 +17,19 @@ def count(request, monkeypatch):
 
 
 def work(folder, name, steps=100):
-    for step in range(steps):
-        if asked_to_stop():
-            return
-        (folder / f"{name}-{step}").touch()
-        time.sleep(0.05)
+    unfinished = folder / f"{name}-unfinished"
+    unfinished.touch()
+    try:
+        for step in range(steps):
+            if asked_to_stop():
+                return
+            (folder / f"{name}-{step}").touch()
+            time.sleep(0.05)
+    finally:
+        unfinished.unlink()
 
 
-def test_an_interrupt_drops_what_waits_and_ends_what_runs(count, tmp_path):
+def test_an_interrupt_drops_what_waits_and_ends_what_runs(count, tmp_path, capsys):
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt), stoppable(count) as executor:
         for name in "abcdefgh":
@@ -34,7 +39,8 @@ def test_an_interrupt_drops_what_waits_and_ends_what_runs(count, tmp_path):
         raise KeyboardInterrupt
     done = {path.name for path in tmp_path.iterdir()}
     assert time.monotonic() - begin < 5  # 100 steps of eight would be 40 seconds in a thread
-    assert {name[0] for name in done} <= set("abcd") and not any(name.endswith("-99") for name in done)
+    assert {name[0] for name in done} <= set("abcd") and not any(name.endswith(("-99", "-unfinished")) for name in done)
+    assert capsys.readouterr().err == "stopping: what is not written yet is left\n"
     time.sleep(0.2)
     assert {path.name for path in tmp_path.iterdir()} == done  # nothing goes on behind our back
 
@@ -79,3 +85,25 @@ def test_a_writer_that_is_asked_to_stop_completes_its_file(tmp_path):
             time.sleep(0.01)
         raise KeyboardInterrupt
     assert written == [0, 1, 2]
+
+
+def test_a_process_that_has_nothing_to_do_ends_too(monkeypatch):
+    monkeypatch.setattr(workers, "get_context", lambda _: multiprocessing.get_context("fork"))
+    with pytest.raises(KeyboardInterrupt), stoppable(1) as executor:
+        executor.submit(abs, -1).result()
+        (process,) = multiprocessing.active_children()
+        raise KeyboardInterrupt
+    assert not process.is_alive() and not multiprocessing.active_children()
+
+
+def test_processes_of_others_are_left_alone(monkeypatch):
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(workers, "get_context", lambda _: context)
+    other = context.Process(target=time.sleep, args=(60,))
+    other.start()
+    with pytest.raises(KeyboardInterrupt), stoppable(1) as executor:
+        executor.submit(abs, -1).result()
+        raise KeyboardInterrupt
+    assert other.is_alive()
+    other.kill()
+    other.join()

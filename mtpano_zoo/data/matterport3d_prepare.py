@@ -30,7 +30,7 @@ from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.workers import asked_to_stop, stoppable
+from mtpano_zoo.workers import stoppable
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
 MARKER = "matterport3d.txt"
@@ -130,8 +130,6 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
         return Prepared(0, 0, [f"{folder.name} is left out: {str(error) or reason_of(error)}"])
     panoramas, written, kept, reasons = scan.panoramas(), 0, 0, []
     for panorama in panoramas:
-        if asked_to_stop():
-            break
         views = cameras.get(panorama, {}) if scan.has(DEPTH) else {}
         roles = ["image", *(["depth"] if views else []), *(["normals"] if views and scan.has(NORMALS) else [])]
         names = {role: Matterport3DDataModule.files[role][0].format(scan=scan.name, name=panorama) for role in roles}
