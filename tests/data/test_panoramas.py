@@ -345,7 +345,7 @@ def test_a_set_takes_few_bytes_per_sample(tmp_path):
         samples = module(tmp_path / "homes.zip").dataset("train")
     assert len(samples) == count
     fields = sum(column.itemsize for column in samples.index.fields.values())
-    places = 4 * 5 * 8  # four files, five numbers each
+    places = 4 * 6 * 8  # four files, six numbers each
     sent = len(pickle.dumps(samples.index))
     assert sent <= count * (fields + places) + 4096
     columns = [*samples.index.fields.values(), *samples.index.places.values()]
