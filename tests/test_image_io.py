@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fake_files import claiming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageFile
@@ -375,14 +376,6 @@ def test_what_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(InputError, match=r"a\.png is 32 x 16 pixels, more than 511: scale it down"):
         image_io.read_panorama(tmp_path / "a.png")
-
-
-def claiming(width, height):
-    """A PNG of a hundred bytes whose header claims a size."""
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes((8, 2, 0, 0, 0))
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
-    packed = [len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def test_the_largest_common_panorama_is_opened_and_four_times_as_much_is_not(monkeypatch):

@@ -29,7 +29,7 @@ from mtpano_zoo.image_io import write_bytes
 
 Files = Mapping[str, tuple[str, ...]]
 
-_VERSION = 2  # of the cached file
+_VERSION = 3  # of the cached file
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Index:
         source: What reads the files.
         files: Path patterns by role (image, semseg, ...); the fields of a sample make them names.
         fields: Values (N,) of every field, as bytes.
-        places: For every pattern the places (N, 5) of its files, see `source.Place`.
+        places: For every pattern the places (N, 6) of its files, see `source.Place`.
         notes: What is odd about the data, in sentences.
     """
 
@@ -81,8 +81,8 @@ class Index:
         return Index(self.source, self.files, fields, places, self.notes)
 
     def _locate(self, pattern: str, i: int) -> tuple[str, Place]:
-        archive, offset, size, method, crc = self.places[pattern][i].tolist()
-        return pattern.format(**self.fields_of(i)), (archive, offset, size, method, crc)
+        archive, offset, size, unpacked, method, crc = self.places[pattern][i].tolist()
+        return pattern.format(**self.fields_of(i)), (archive, offset, size, unpacked, method, crc)
 
 
 def find_samples(

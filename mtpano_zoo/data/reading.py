@@ -97,6 +97,18 @@ def decode_array(data: bytes) -> NDArray[Any]:
     return values.reshape(shape, order="F" if fortran_order else "C").copy()
 
 
+def decode_npy(data: bytes) -> NDArray[np.float32]:
+    """Decode an array of 32-bit floats.
+
+    Raises:
+        InputError: It is no such array.
+    """
+    values = decode_array(data)
+    if values.dtype != np.float32 or values.ndim != 2:
+        raise InputError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
+    return values
+
+
 def decode_packed_array(data: bytes, name: str) -> NDArray[Any]:
     """Decode one array of an NPZ file, whose unpacked size is looked at first.
 

@@ -9,6 +9,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed
@@ -23,9 +24,9 @@ from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.reading import (
     UNREADABLE,
     Decoder,
-    decode_array,
     decode_depth,
     decode_labels,
+    decode_npy,
     decode_rgb,
     decode_vectors,
     reason_of,
@@ -41,18 +42,6 @@ CONTENTS = "shards.json"
 
 Packed = tuple[dict[str, bytes], tuple[int, int]]  # contents of the files of a sample by ending, height and width
 Encoded = tuple[str, dict[str, bytes]]  # a name for messages, and the contents of the files of a sample by ending
-
-
-def decode_npy(data: bytes) -> NDArray[np.float32]:
-    """Decode an array of 32-bit floats.
-
-    Raises:
-        InputError: It is no such array.
-    """
-    values = decode_array(data)
-    if values.dtype != np.float32 or values.ndim != 2:
-        raise InputError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
-    return values
 
 
 DECODERS: dict[str, Decoder] = {
@@ -188,8 +177,6 @@ class _Encoder(Dataset[Packed | str]):
 
 
 def _png(array: NDArray[Any]) -> bytes:
-    import cv2
-
     written, data = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)
     if not written:
         raise InputError(f"an array {array.shape} of {array.dtype} cannot be encoded as PNG")

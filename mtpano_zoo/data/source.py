@@ -15,12 +15,12 @@ from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes, read_file
 
-# Where a file is: number of its archive, offset and length of its member, compression method, CRC.
-Place = tuple[int, int, int, int, int]
-PLAIN: Place = (-1, 0, 0, 0, 0)
-MISSING: Place = (-2, 0, 0, 0, 0)
+# Where a file is: number of its archive, offset of its member, its length there and unpacked, compression method, CRC.
+Place = tuple[int, int, int, int, int, int]
+PLAIN: Place = (-1, 0, 0, 0, 0, 0)
+MISSING: Place = (-2, 0, 0, 0, 0, 0)
 
-_LOCAL_HEADER = struct.Struct("<4s18sIHH")  # signature, ..., unpacked size, lengths of name and extra field
+_LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, ..., lengths of name and extra field
 
 
 def field_names(pattern: str) -> list[str]:
@@ -64,9 +64,10 @@ class Source:
             InputError: It is too large, or the member of an archive is damaged.
             OSError: The file cannot be read.
         """
-        archive, offset, size, method, crc = place
+        archive, offset, size, unpacked, method, crc = place
         if archive < 0:
             return read_file(self.folder / name)
+        check_bytes(max(size, unpacked), max_bytes(BYTES_IN_ARCHIVE), "it")
         handle = self._open(archive)
         if not 0 <= offset <= os.fstat(handle.fileno()).st_size - size:
             raise InputError("the archive is damaged: it ends before the place that its directory says")
@@ -74,13 +75,11 @@ class Source:
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
             raise InputError("the archive is damaged: there is no member where its directory says")
-        _, _, unpacked, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        # Archives that were written in one go have the size behind the member, those of more than 4 GB elsewhere.
-        check_bytes(max(size, 0 if unpacked == 0xFFFFFFFF else unpacked), max_bytes(BYTES_IN_ARCHIVE), "it")
+        _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         handle.seek(name_length + extra_length, os.SEEK_CUR)
         data = handle.read(size)
         if method == zipfile.ZIP_DEFLATED:
-            data = _inflate(data)
+            data = _inflate(data, unpacked)
         if zlib.crc32(data) != crc:
             raise InputError("its checksum (CRC) does not match: download or copy the archive again")
         return data
@@ -99,16 +98,15 @@ class Source:
         return {"folder": self.folder, "archives": self.archives, "_handles": {}}
 
 
-def _inflate(data: bytes) -> bytes:
-    """Decompress, but no more than is allowed: what a header says of the size may be wrong or missing."""
-    unpacking, limit = zlib.decompressobj(-zlib.MAX_WBITS), max_bytes(BYTES_IN_ARCHIVE)
+def _inflate(data: bytes, size: int) -> bytes:
+    """Decompress to a size, and no further where there is more."""
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = unpacking.decompress(data, limit + 1)
+        content = unpacking.decompress(data, size + 1)
     except zlib.error as error:
         raise InputError(f"its compressed data is damaged ({error})") from error
-    check_bytes(len(content), limit, "it")
-    if not unpacking.eof:
-        raise InputError("its compressed data is damaged (it is truncated)")
+    if len(content) != size or not unpacking.eof:
+        raise InputError("its compressed data is damaged (it is longer or shorter than the directory says)")
     return content
 
 
@@ -160,5 +158,6 @@ def list_archive(path: Path, number: int, prefix: str, wanted: re.Pattern[str]) 
         if wanted.fullmatch(name):
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise InputError(f"{path}: {member.filename} is encrypted or in a rare compression: unpack the archive")
-            places[name] = (number, member.header_offset, member.compress_size, member.compress_type, member.CRC)
+            sizes = (member.compress_size, member.file_size)
+            places[name] = (number, member.header_offset, *sizes, member.compress_type, member.CRC)
     return places

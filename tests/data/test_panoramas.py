@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fake_files import damage, png, room_maps, write, write_zip
+from fake_files import claiming, damage, png, room_maps, write, write_zip
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.augmentation import Augmentation
@@ -346,7 +346,7 @@ def test_a_set_takes_few_bytes_per_sample(tmp_path):
         samples = module(tmp_path / "homes.zip").dataset("train")
     assert len(samples) == count
     fields = sum(column.itemsize for column in samples.index.fields.values())
-    places = 4 * 5 * 8  # four files, five numbers each
+    places = 4 * 6 * 8  # four files, six numbers each
     sent = len(pickle.dumps(samples.index))
     assert sent <= count * (fields + places) + 4096
     columns = [*samples.index.fields.values(), *samples.index.places.values()]
@@ -407,3 +407,19 @@ def test_ids_to_exclude_are_lines_of_utf8(root, tmp_path):
     (tmp_path / "exclude.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match=r"exclude\.txt is not UTF-8 text"):
         module(root, exclude=tmp_path / "exclude.txt")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["tree", "zip"])
+def test_a_panorama_that_claims_gigabytes_is_named_or_left_out(tmp_path, content, packed, monkeypatch):
+    files = content | {"Homes/train/a/rgb.png": claiming(32768, 16384)}
+    (tmp_path / "data").mkdir()
+    write_zip(tmp_path / "data/homes.zip", files) if packed else write(tmp_path / "data", files)
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: decode(data, flags) if len(data) > 200 else 1 / 0)
+    with pytest.raises(
+        UnreadableSampleError, match=r"a/rgb\.png cannot be used: it is 32768 x 16384 pixels, more than"
+    ):
+        module(tmp_path / "data").dataset("train")[0]
+    with pytest.warns(UserWarning, match="left out: .*32768 x 16384"):
+        (left,) = module(tmp_path / "data", on_error="skip").dataset("train").__getitems__([0, 1])
+    assert left["id"] == "train_b"

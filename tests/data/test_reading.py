@@ -5,12 +5,11 @@ import math
 import struct
 import tracemalloc
 import warnings
-import zlib
 
 import cv2
 import numpy as np
 import pytest
-from fake_files import png
+from fake_files import claiming, png
 from PIL import Image, ImageFile
 
 from mtpano_zoo import limits
@@ -359,15 +358,6 @@ def test_the_largest_common_panorama_passes(monkeypatch):
     with pytest.raises(InputError, match="it is 32768 x 16384 pixels, more than 178,956,970"):
         decode_rgb(claiming(32768, 16384))
     assert len(seen) == 1
-
-
-def claiming(width, height):
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes((8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def chunk(kind, data):
-    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
 
 def test_a_second_header_is_refused():
