@@ -13,9 +13,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import Dataset
 
 import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.manifest import check_manifest, describe
@@ -136,14 +138,17 @@ def label(
     with warnings.catch_warnings():
         for message in EXPECTED:
             warnings.filterwarnings("ignore", message=message)
-        runner = Trainer(
-            **options,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        try:
+            runner = Trainer(
+                **options,
+                callbacks=callbacks,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+        except (ValueError, MisconfigurationException) as error:
+            raise InputError(" ".join(str(error).split())) from error
         if isinstance(runner.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError("a strategy that forks or spawns processes keeps their reports from us: take ddp")
         try:

@@ -82,7 +82,7 @@ class MultiTaskCLI(LightningCLI):
         try:
             return super().instantiate_trainer(callbacks=chosen, **kwargs)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise InputError(" ".join(str(error).split())) from error
 
     def validate(self, **options: Any) -> None:
         """Score on the validation set and print a table."""

@@ -48,7 +48,7 @@ _LACKS = re.compile(r"Problem with given class_path '([^']+)':\s+the following a
 _NO_OPTION = re.compile(r"(?:unrecognized arguments: (?=-)|does not accept option ')(-*)([^\s'=]+)")
 _TOO_MANY = re.compile(r"unrecognized arguments: (\S+)")
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
-_VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?(.+?)\)?\s*$")
+_VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?'?(.+?)'?\)?$", re.MULTILINE)
 _CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 
@@ -115,8 +115,7 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     if (choices := _CHOICES.findall(message)) and (found := _VALUE.search(message)):
         literals = [choice.strip(" '") for literal, _ in choices for choice in literal.split(",") if choice]
         known = [*literals, *(kind for _, kind in choices if kind)]
-        value = found[1].strip("'")
-        return f"{where} cannot be {value}{did_you_mean(nearest(value, literals))} It takes {', '.join(known)}."
+        return f"{where} cannot be {found[1]}{did_you_mean(nearest(found[1], literals))} It takes {', '.join(known)}."
     return _in_one_line(message)
 
 
@@ -137,7 +136,7 @@ def options_of(parser: Any) -> dict[str, str]:
         option.lstrip("-"): str(action.help or "")
         for action in parser._actions
         for option in action.option_strings
-        if option.startswith("--") and not option.endswith("+")
+        if option.startswith("--") and not option.endswith(("+", ".help"))
     }
 
 
@@ -163,7 +162,7 @@ def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str |
 def _arguments_of(class_path: str) -> list[str]:
     parser = ArgumentParser()
     parser.add_class_arguments(pydoc.locate(class_path), "it")  # type: ignore[arg-type]
-    return [name.removeprefix("it.") for name in options_of(parser)]
+    return [name.removeprefix("it.") for name in options_of(parser) if name.startswith("it.")]
 
 
 def _signatures(class_paths: Iterable[str]) -> Iterator[str]:
