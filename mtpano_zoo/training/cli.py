@@ -54,6 +54,9 @@ class MultiTaskCLI(LightningCLI):
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
+        seed = self.config[verb].get("seed_everything")
+        if not 0 <= int(seed) < 2**32:
+            raise InputError(f"seed_everything is a whole number from 0 to {2**32 - 1}, not {seed}.")
         path = self.config[verb].get("ckpt_path")
         if path and Path(path).is_file():
             read_checkpoint(path)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import MultiTaskLoss, check_batch
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
@@ -62,8 +63,8 @@ class MultiTaskModule(LightningModule):
             another alignment, range, weighting or pooling.
 
     Raises:
-        ValueError: If an encoder is to be frozen that the network does not have, a rank does not fit, or a choice is
-            unknown.
+        InputError: If an encoder is to be frozen that the network does not have, a rank does not fit, a rate is
+            negative, or a choice is unknown.
     """
 
     def __init__(
@@ -86,6 +87,10 @@ class MultiTaskModule(LightningModule):
         super().__init__()
         if (freeze_encoder or lora_rank is not None) and not hasattr(network, "encoder"):
             raise ValueError(f"{type(network).__name__} has no `encoder` to freeze.")
+        if min(lr, lr if encoder_lr is None else encoder_lr, weight_decay) < 0:
+            raise InputError(
+                f"lr, encoder_lr and weight_decay must not be negative, but are {lr}, {encoder_lr} and {weight_decay}."
+            )
         if optimizer not in OPTIMIZERS or schedule not in get_args(Schedule):
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} and schedule one of "

@@ -49,6 +49,7 @@ _NO_OPTION = re.compile(r"(?:unrecognized arguments: (?=-)|does not accept optio
 _TOO_MANY = re.compile(r"unrecognized arguments: (\S+)")
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
 _VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?'?(.+?)'?\)?$", re.MULTILINE)
+_ONE_OF = re.compile(r"argument (\S+): invalid choice: '?(.+?)'? \(choose from (.+)\)")
 _CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 
@@ -70,13 +71,13 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         raise InputError(explain(str(error), options, complete)) from error
     except (ValueError, MisconfigurationException) as error:
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
-        deliberate = (InputError, OSError, MisconfigurationException)
-        ours = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
-        if ours is None:
+        deliberate = (InputError, OSError, MisconfigurationException, ImportError)
+        cause = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
+        if cause is None:
             raise
-        if isinstance(ours, MisconfigurationException):
-            raise InputError(" ".join(str(ours).split())) from error
-        raise ours from ours.__cause__
+        if isinstance(cause, MisconfigurationException | ImportError):  # an ImportError names what to install
+            raise InputError(" ".join(str(cause).split())) from error
+        raise cause from cause.__cause__
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
@@ -112,6 +113,9 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     if found := _TOO_MANY.search(message):
         suggestion = did_you_mean(f"--config {found[1]}" if found[1].endswith(".yaml") else None)
         return f"The argument {found[1]} belongs to no option{suggestion}"
+    if found := _ONE_OF.search(message):
+        known = [choice.strip(" '") for choice in found[3].split(",")]
+        return f"{found[1]} cannot be {found[2]}{did_you_mean(nearest(found[2], known))} It takes {', '.join(known)}."
     if (choices := _CHOICES.findall(message)) and (found := _VALUE.search(message)):
         literals = [choice.strip(" '") for literal, _ in choices for choice in literal.split(",") if choice]
         known = [*literals, *(kind for _, kind in choices if kind)]
