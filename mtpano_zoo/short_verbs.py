@@ -33,7 +33,10 @@ class ShortVerbParser(argparse.ArgumentParser):
         if rest:
             name = rest[0].partition("=")[0]
             if not name.startswith("-"):
-                raise InputError(f"The argument {name!r} is one too many; see `{self.prog} --help`.")
+                raise InputError(
+                    f"The argument {rest[0]!r} is one too many, or an option separates it from the others; "
+                    f"see `{self.prog} --help`."
+                )
             known = [option for action in self._actions for option in action.option_strings]
             suggestion = did_you_mean(nearest(name, known))
             raise InputError(f"There is no option {name}{suggestion} `{self.prog} --help` lists them all.")

@@ -84,7 +84,7 @@ def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) ->
     "arguments",
     [
         ["models", "resnet*"],
-        ["rooms", "--out", "x", "--height", "15"],
+        ["rooms", "--out", "x", "--height", "0"],
         ["fit", "--config", "quickstart.yaml", "--model.lrr=1"],
         ["label", "--out", "x", "--config", "label_free/label.yaml", "--hieght=3"],
     ],

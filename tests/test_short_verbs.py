@@ -18,7 +18,7 @@ def test_options_of_all_short_verbs_are_spelt_with_hyphens_and_understood_with_u
     options = {option for parser in parsers(build_parser()) for a in parser._actions for option in a.option_strings}
     assert {"--batch-size", "--skip-list", "--traceback"} <= options
     assert not [option for option in options if "_" in option]
-    parsed = build_parser().parse_args(["run", "a.png", "--batch_size=3", "--mask_sky", "--", "--my_file.png"])
+    parsed = build_parser().parse_args(["run", "--batch_size=3", "--mask_sky", "--", "a.png", "--my_file.png"])
     assert (parsed.batch_size, parsed.mask_sky, parsed.sources) == (3, True, ["a.png", "--my_file.png"])
 
 
@@ -45,7 +45,10 @@ def test_what_has_a_dot_or_follows_two_dashes_keeps_its_underscores() -> None:
         (["rooms", "--out", "x", "--split", "trian"], "--split cannot be 'trian'; did you mean train?"),
         (["rooms", "--out", "x", "--count", "many"], "--count: invalid int value: 'many'; see `mtpano rooms --help`."),
         (["rooms"], "required: --out; see `mtpano rooms --help`."),
-        (["models", "a", "b"], "The argument 'b' is one too many; see `mtpano models --help`."),
+        (
+            ["models", "a", "b"],
+            "The argument 'b' is one too many, or an option separates it from the others; see `mtpano models",
+        ),
         (["data", "prepare", "matterport", "--root", "a", "--out", "b"], "name cannot be 'matterport'; did you mean"),
         (["data", "verify", "--data", "rooms", "--workers", "-1"], "a number of processes is 0 or more, not -1"),
         (

@@ -28,7 +28,7 @@ def test_the_folder_is_one_that_the_data_module_for_own_panoramas_reads(tmp_path
     data = FolderDataModule(tmp_path, height=32, width=64, val_fraction=0, test_fraction=0)
     assert tuple(data.classes) == tuple(S3DIS_CLASSES) and np.array_equal(data.palette, S3DIS_PALETTE)
     truth = {sample["id"]: sample for sample in RoomsDataset("train", 3, 32, 64)}
-    for sample in data.train_set:
+    for sample in data.train_dataloader().dataset:
         assert np.array_equal(sample["semseg"], truth[sample["id"]]["semseg"])
         assert np.abs(sample["depth"] - truth[sample["id"]]["depth"]).max() <= 0.00051
 
