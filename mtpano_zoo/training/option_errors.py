@@ -128,10 +128,14 @@ def nearest_class(name: str, kind: str) -> str | None:
     if kind not in KINDS:
         return None
     base = cast(type, pydoc.locate(KINDS[kind]))
-    known = {known.__name__ for known in (base, *_subclasses(base)) if not inspect.isabstract(known)}
-    stems = {name.removesuffix(SUFFIX): name for name in sorted(known - set(BASES)) if not name.startswith("_")}
+    classes = {known.__name__ for known in (base, *_subclasses(base)) if not inspect.isabstract(known)}
+    known = [name for name in sorted(classes - set(BASES)) if not name.startswith("_")]
+    # Without the ending that they have in common, which makes any two of them alike.
+    stems = {name.removesuffix(SUFFIX): name for name in known}
     stem = nearest(name.removesuffix(SUFFIX), stems)
-    return None if stem is None else stems[stem]
+    if stem is None:
+        return None if name.endswith(SUFFIX) else nearest(name, known)
+    return stems[stem]
 
 
 def options_of(parser: Any) -> dict[str, str]:

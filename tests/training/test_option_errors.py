@@ -52,7 +52,7 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ([*QUICK, "--model.network.class_path=PDBridgeNett"], "no class PDBridgeNett; did you mean PDBridgeNet? Name"),
         ([*QUICK, "--model.network=PDBridgeNett"], "no class PDBridgeNett; did you mean PDBridgeNet? Name"),
         ([*QUICK, "--model.network=mtpano_zoo.models.PDBridgeNett"], "PDBridgeNett; did you mean PDBridgeNet?"),
-        ([*QUICK, "--model.network=no_such_module.Network"], "there is no class no_such_module.Network. Name one of"),
+        ([*QUICK, "--model.network=no_such_module.Network"], "model.network: there is no class no_such_module.Network"),
         ([*QUICK, "--data", "RoomDataModule"], "data: there is no class RoomDataModule; did you mean RoomsDataModule?"),
         ([*QUICK, "--data", "rooms"], "data: there is no class rooms; did you mean RoomsDataModule?"),
         ([*QUICK, "--model.loss=MultiTaskLos"], "did you mean MultiTaskLoss?"),
@@ -124,7 +124,7 @@ def test_the_same_for_label(options, sentence, capsys):
 def test_a_class_is_found_among_those_of_its_kind():
     assert nearest_class("Rooms", "data") == "RoomsDataModule"
     assert nearest_class("TinyDataModul", "data") == TinyDataModule.__name__  # whatever is imported
-    assert nearest_class("DepthMetrics", "data") is None
+    assert nearest_class("DepthMetrics", "data") is nearest_class("XyzDataModule", "data") is None
     assert nearest_class("PDBridgeNett", "unknown_key") is None
 
 
