@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import with_shipped_configs
-from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser
+from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_processes
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     export = verbs.add_parser("export", help="write a network as a file that runs without this package")
     export.add_argument("model", metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
     export.add_argument("--format", required=True, choices=("onnx", "torch-export"))
-    export.add_argument("--out", required=True, type=Path, metavar="FILE")
+    export.add_argument("--out", required=True, type=file_to_write, metavar="FILE")
     export.add_argument("--height", type=int, help="rows of its images (default: what the network was made for)")
     export.add_argument("--width", type=int, help="columns (default: twice the rows)")
     export.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
@@ -159,12 +159,15 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     )
     read = argparse.ArgumentParser(add_help=False, parents=[common])
     read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all of them)")
-    read.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    cores = os.cpu_count() or 1
+    read.add_argument("--workers", type=number_of_processes, default=cores, help="processes (default: one per core)")
     found = argparse.ArgumentParser(add_help=False)
-    found.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    found.add_argument("--json", type=file_to_write, metavar="FILE", help="write everything that was found")
 
     verify = verbs.add_parser("verify", parents=[read, found], help="read every file and say what is wrong")
-    verify.add_argument("--skip-list", type=Path, metavar="FILE", help="write the ids with errors, for exclude=FILE")
+    verify.add_argument(
+        "--skip-list", type=file_to_write, metavar="FILE", help="write the ids with errors, for exclude=FILE"
+    )
     verify.add_argument(
         "--depth-range", nargs=2, type=float, default=(0.05, 200.0), metavar=("MIN", "MAX"), help="metres"
     )
@@ -175,7 +178,7 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     stats.set_defaults(execute=_stats)
 
     plot = verbs.add_parser("plot", parents=[common], help="a picture of samples with their labels")
-    plot.add_argument("--out", required=True, type=Path, metavar="FILE.png")
+    plot.add_argument("--out", required=True, type=file_to_write, metavar="FILE.png")
     plot.add_argument("--split", choices=SPLITS, default="train")
     plot.add_argument("--count", type=int, default=4, help="samples, evenly spread (default 4)")
     plot.add_argument("--id", action="append", default=[], help="this sample instead; may be repeated")

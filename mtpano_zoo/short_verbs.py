@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
 
-__all__ = ("TRACEBACK", "TRACEBACK_HELP", "ShortVerbParser", "hyphenated")
+__all__ = ("TRACEBACK", "TRACEBACK_HELP", "ShortVerbParser", "file_to_write", "hyphenated", "number_of_processes")
 
 TRACEBACK = "--traceback"
 TRACEBACK_HELP = "show where an error comes from"
@@ -32,7 +33,10 @@ class ShortVerbParser(argparse.ArgumentParser):
         if rest:
             name = rest[0].partition("=")[0]
             if not name.startswith("-"):
-                raise InputError(f"The argument {name!r} is one too many; see `{self.prog} --help`.")
+                raise InputError(
+                    f"The argument {rest[0]!r} is one too many, or an option separates it from the others; "
+                    f"see `{self.prog} --help`."
+                )
             known = [option for action in self._actions for option in action.option_strings]
             suggestion = did_you_mean(nearest(name, known))
             raise InputError(f"There is no option {name}{suggestion} `{self.prog} --help` lists them all.")
@@ -71,3 +75,28 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
         if name.startswith("--") and "." not in name and name[2:] not in kept:
             spelt[i] = name.replace("_", "-") + separator + value
     return spelt
+
+
+def file_to_write(text: str) -> Path:
+    """Return the path of a file that can be written, before any work is done for it.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is a folder, or its folder is missing.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent} to write {path.name} into")
+    return path
+
+
+def number_of_processes(text: str) -> int:
+    """Return a number from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of processes is 0 or more, not {text}")
+    return int(text)

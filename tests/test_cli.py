@@ -1,3 +1,6 @@
+import importlib
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -5,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 import mtpano_zoo
-from mtpano_zoo.cli import LIGHTNING_VERBS, build_parser, main, with_shipped_configs
+from mtpano_zoo.cli import LIGHTNING_VERBS, build_parser, main
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.resources import with_shipped_configs
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +43,8 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "sentence"),
     [
         (["models", "resnet*"], "No model matches 'resnet*'"),
+        (["models", "mtpano-tiny.roms"], "No model matches 'mtpano-tiny.roms'; did you mean mtpano-tiny.rooms?"),
+        (["rnu"], "There is no verb 'rnu'; did you mean run?"),
         (["run", "room.jpg", "--model", "mtpano-larg", "--out", "out"], "did you mean 'mtpano-large.408k'"),
         (["run", "room.jpg", "--model", "none/best.ckpt", "--out", "out"], "There is no checkpoint at none/best.ckpt"),
         (
@@ -70,14 +78,82 @@ def test_a_mistake_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shipped_configuration_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert "explains a verb" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "resnet*"],
+        ["rooms", "--out", "x", "--height", "0"],
+        ["fit", "--config", "quickstart.yaml", "--model.lrr=1"],
+        ["label", "--out", "x", "--config", "label_free/label.yaml", "--hieght=3"],
+    ],
+)
+def test_traceback_shows_where_our_own_errors_come_from(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    shipped = with_shipped_configs(["fit", "--config", "quickstart.yaml"])[2]
-    assert Path(shipped).is_file()
-    assert with_shipped_configs(["fit", "--config=quickstart.yaml"])[2] == shipped
-    own = tmp_path / "quickstart.yaml"
-    own.write_text("seed_everything: 1\n")
-    assert with_shipped_configs(["fit", "--config", "quickstart.yaml"])[2] == "quickstart.yaml"
+    assert main(arguments) == 1
+    sentence = capsys.readouterr().err.strip().removeprefix("mtpano: ")
+    with pytest.raises(InputError) as error:
+        main([arguments[0], "--traceback", *arguments[1:]])
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "KeyError", "RuntimeError"])
+def test_a_fault_of_the_program_shows_where_it_is(kind: str) -> None:
+    program = f"""
+import importlib
+from mtpano_zoo.cli import main
+def broken(pattern):
+    raise {kind}("a fault")
+importlib.import_module("mtpano_zoo.zoo.entries").models_table = broken
+raise SystemExit(main(["models"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr and "in broken" in ended.stderr and f"{kind}: " in ended.stderr
+
+
+class Unreadable(Dataset[int]):
+    def __getitem__(self, index: int) -> int:
+        raise InputError("room.png cannot be used: it is damaged")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_an_error_in_a_process_that_reads_data_is_one_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = importlib.import_module("mtpano_zoo.zoo.entries")
+    monkeypatch.setattr(entries, "models_table", lambda pattern: list(DataLoader(Unreadable(), num_workers=1)))
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == "mtpano: room.png cannot be used: it is damaged\n"
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in re.findall(r"```yaml\n# (\S+)\n(.*?)```", README, flags=re.DOTALL):
+        Path(name).write_text(text)  # the files that the reader is asked to write
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    commands = [line[1:] for line in lines if line[:1] == ["mtpano"]]
+    assert len(commands) > 12
+    for arguments in commands:
+        arguments = with_shipped_configs(arguments)
+        if arguments[0] in LIGHTNING_VERBS:
+            with pytest.raises(SystemExit, match="0"):
+                main([*arguments, "--print_config"])
+        elif arguments[0] != "label":
+            build_parser().parse_args(arguments)
 
 
 def test_run_with_a_checkpoint_of_training(
@@ -145,12 +221,5 @@ def test_run_with_the_options_of_the_published_script(
 def test_rooms(tmp_path: Path) -> None:
     out = tmp_path / "rooms"
     assert main(["rooms", "--out", str(out), "--count", "2", "--height", "32"]) == 0
-    assert {path.name for path in out.iterdir() if path.is_dir()} == {"images", "semseg", "depth", "normals"}
+    assert {path.name for path in out.iterdir()} == {"images", "semseg", "depth", "normals", "classes.yaml"}
     assert len(list((out / "depth").glob("*.png"))) == 2
-
-
-def test_parser_refuses_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        build_parser().parse_args(["predikt"])
-    assert end.value.code == 2
-    assert "invalid choice: 'predikt'" in capsys.readouterr().err

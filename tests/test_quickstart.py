@@ -41,7 +41,10 @@ def test_trains_scores_and_draws(tiny_config: Path, tmp_path: Path, capsys: pyte
     assert (out / "images" / "photo_panel.png").is_file()
     networks = [next((out / name).glob("version_0/checkpoints/last.ckpt")) for name in ("pd_bridgenet", "one_stream")]
     assert networks[0].stat().st_size > networks[1].stat().st_size
-    assert "latitude only" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "latitude only" in printed
+    last = out / "pd_bridgenet/version_0/checkpoints/last.ckpt"
+    assert printed.splitlines()[-2] == f"  mtpano run PANORAMA_OR_FOLDER --model {last}"
 
 
 def test_earlier_results_are_kept(tmp_path: Path) -> None:

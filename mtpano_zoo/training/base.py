@@ -70,8 +70,8 @@ class PanoramaModule(LightningModule):
             weighting or pooling.
 
     Raises:
-        InputError: If an encoder is to be frozen that the network does not have, a rank does not fit, or a choice is
-            unknown.
+        InputError: If an encoder is to be frozen that the network does not have, a rank does not fit, a rate is
+            negative, or a choice is unknown.
     """
 
     def __init__(
@@ -94,6 +94,10 @@ class PanoramaModule(LightningModule):
         super().__init__()
         if (freeze_encoder or lora_rank is not None) and network.encoder_part is None:
             raise InputError(f"{type(network).__name__} has no encoder to freeze.")
+        if min(lr, lr if encoder_lr is None else encoder_lr, weight_decay) < 0:
+            raise InputError(
+                f"lr, encoder_lr and weight_decay must not be negative, but are {lr}, {encoder_lr} and {weight_decay}."
+            )
         if optimizer not in OPTIMIZERS or schedule not in get_args(Schedule):
             raise InputError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} and schedule one of "

@@ -60,6 +60,9 @@ class MultiTaskCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
         options = self.config[verb]
+        seed = options.get("seed_everything")
+        if not 0 <= int(seed) < 2**32:
+            raise InputError(f"seed_everything is a whole number from 0 to {2**32 - 1}, not {seed}.")
         path = options.get("ckpt_path")
         if path and path not in CHECKPOINTS_OF_THE_RUN:
             options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
@@ -91,7 +94,7 @@ class MultiTaskCLI(LightningCLI):
         try:
             return super().instantiate_trainer(callbacks=chosen, **kwargs)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise InputError(" ".join(str(error).split())) from error
 
     def validate(self, **options: Any) -> None:
         """Score on the validation set and print a table."""

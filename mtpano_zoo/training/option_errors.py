@@ -49,7 +49,8 @@ _LACKS = re.compile(r"Problem with given class_path '([^']+)':\s+the following a
 _NO_OPTION = re.compile(r"(?:unrecognized arguments: (?=-)|does not accept option ')(-*)([^\s'=]+)")
 _TOO_MANY = re.compile(r"unrecognized arguments: (\S+)")
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
-_VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?(.+?)\)?\s*$")
+_VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?'?(.+?)'?\)?$", re.MULTILINE)
+_ONE_OF = re.compile(r"argument (\S+): invalid choice: '?(.+?)'? \(choose from (.+)\)")
 _CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 
@@ -71,13 +72,13 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         raise InputError(explain(str(error), options, complete)) from error
     except (ValueError, MisconfigurationException) as error:
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
-        deliberate = (InputError, OSError, MisconfigurationException)
-        ours = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
-        if ours is None:
+        deliberate = (InputError, OSError, MisconfigurationException, ImportError)
+        cause = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
+        if cause is None:
             raise
-        if isinstance(ours, MisconfigurationException):
-            raise InputError(" ".join(str(ours).split())) from error
-        raise ours from ours.__cause__
+        if isinstance(cause, MisconfigurationException | ImportError):  # an ImportError names what to install
+            raise InputError(" ".join(str(cause).split())) from error
+        raise cause from cause.__cause__
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
@@ -113,11 +114,13 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     if found := _TOO_MANY.search(message):
         suggestion = did_you_mean(f"--config {found[1]}" if found[1].endswith(".yaml") else None)
         return f"The argument {found[1]} belongs to no option{suggestion}"
+    if found := _ONE_OF.search(message):
+        known = [choice.strip(" '") for choice in found[3].split(",")]
+        return f"{found[1]} cannot be {found[2]}{did_you_mean(nearest(found[2], known))} It takes {', '.join(known)}."
     if (choices := _CHOICES.findall(message)) and (found := _VALUE.search(message)):
         literals = [choice.strip(" '") for literal, _ in choices for choice in literal.split(",") if choice]
         known = [*literals, *(kind for _, kind in choices if kind)]
-        value = found[1].strip("'")
-        return f"{where} cannot be {value}{did_you_mean(nearest(value, literals))} It takes {', '.join(known)}."
+        return f"{where} cannot be {found[1]}{did_you_mean(nearest(found[1], literals))} It takes {', '.join(known)}."
     return _in_one_line(message)
 
 
@@ -126,10 +129,14 @@ def nearest_class(name: str, kind: str) -> str | None:
     if kind not in KINDS:
         return None
     base = cast(type, pydoc.locate(KINDS[kind]))
-    names = {kind.__name__ for kind in (base, *_subclasses(base)) if not inspect.isabstract(kind)}
-    stems = {name.removesuffix(SUFFIX): name for name in sorted(names - set(BASES)) if not name.startswith("_")}
+    classes = {kind.__name__ for kind in (base, *_subclasses(base)) if not inspect.isabstract(kind)}
+    known = [name for name in sorted(classes - set(BASES)) if not name.startswith("_")]
+    # Without the ending that they have in common, which makes any two of them alike.
+    stems = {name.removesuffix(SUFFIX): name for name in known}
     stem = nearest(name.removesuffix(SUFFIX), stems)
-    return None if stem is None else stems[stem]
+    if stem is None:
+        return None if name.endswith(SUFFIX) else nearest(name, known)
+    return stems[stem]
 
 
 def options_of(parser: Any) -> dict[str, str]:
@@ -138,7 +145,7 @@ def options_of(parser: Any) -> dict[str, str]:
         option.lstrip("-"): str(action.help or "")
         for action in parser._actions
         for option in action.option_strings
-        if option.startswith("--") and not option.endswith("+")
+        if option.startswith("--") and not option.endswith(("+", ".help"))
     }
 
 
@@ -164,7 +171,7 @@ def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str |
 def _arguments_of(class_path: str) -> list[str]:
     parser = ArgumentParser()
     parser.add_class_arguments(cast(Any, pydoc.locate(class_path)), "it")
-    return [name.removeprefix("it.") for name in options_of(parser)]
+    return [name.removeprefix("it.") for name in options_of(parser) if name.startswith("it.")]
 
 
 def _signatures(class_paths: Iterable[str]) -> Iterator[str]:

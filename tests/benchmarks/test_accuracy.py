@@ -1,9 +1,11 @@
-"""A network whose predictions are no numbers does not look like a good one, by whichever way it is scored."""
+"""Scores of diverged networks, and what is missing for the scores."""
 
 import math
 
+import fake_threed60
 import pytest
 import torch
+from fake_files import write
 
 from mtpano_zoo.data import RoomsDataset
 from mtpano_zoo.models import PanoramaNetwork
@@ -15,7 +17,7 @@ class Oracle(PanoramaNetwork):
     """Predicts the truth, but in the first rows what is no number."""
 
     def __init__(self, rows: int, junk: float) -> None:
-        super().__init__(("depth", "normals"), (), None, (HEIGHT, WIDTH), "right-down-forward", (0,) * 3, (1,) * 3, {})
+        super().__init__(("depth", "normals"), (HEIGHT, WIDTH))
         self.room = RoomsDataset("test", 1, HEIGHT, WIDTH)[0]
         self.rows, self.junk = rows, junk
 
@@ -39,3 +41,24 @@ def test_what_is_not_finite_shows_with_and_without_predict(benchmark, rows, junk
             math.isnan(scores["AbsRel"]) == math.isnan(scores["aligned"]) == math.isnan(scores["delta1"]) == (rows > 0)
         )
         assert scores["normals, mean"] == pytest.approx(180 * rows / HEIGHT, abs=0.1)
+
+
+def test_a_missing_part_of_3d60_is_noticed_first(benchmark, tmp_path, monkeypatch, capsys):
+    files = {path: data for path, data in fake_threed60.files().items() if path.startswith("Matterport3D/")}
+    write(tmp_path, files)
+
+    def score(*_):
+        raise AssertionError("something was scored")
+
+    monkeypatch.setattr(benchmark, "score", score)
+    monkeypatch.setattr(benchmark, "load_model", score)
+    arguments = ["accuracy.py", "--threed60", str(tmp_path), "--height", "32"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main()
+    assert "holds no panorama of the form Stanford2D3D/" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "sys.argv", ["accuracy.py", "--threed60", str(tmp_path), "--height", "32", "--parts", "Matterport3D"]
+    )
+    with pytest.raises(AssertionError, match="something was scored"):  # all that is asked for is there
+        benchmark.main()

@@ -5,6 +5,7 @@ import math
 import struct
 import tracemalloc
 import warnings
+import zlib
 
 import cv2
 import numpy as np

@@ -2,6 +2,7 @@ import pytest
 
 import mtpano_zoo.data
 from mtpano_zoo.data import Augmentation, RoomsDataModule
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.training.data_by_name import build_data, class_name
 
 
@@ -36,5 +37,23 @@ def test_what_is_no_configuration_is_told(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="one of them"):
         build_data("rooms", config=config)
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(InputError, match=r"there is no class nowhere\.at\.All"):
         build_data("nowhere.at.All")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("RoomDataModule", [], "There is no data set RoomDataModule; did you mean rooms? Known are deep360, folder"),
+        ("folders", [], "did you mean folder?"),
+        ("structured_3d", [], "did you mean structured3d?"),
+        ("xyz", [], "There is no data set xyz. Known are"),
+        ("rooms", ["tran_count=2"], "RoomsDataModule has no argument tran_count; did you mean train_count?"),
+        ("rooms", ["train_count=two"], "data.train_count cannot be two. It takes int."),
+        ("folder", [], "FolderDataModule needs root. Its arguments are --root DIR and KEY=VALUE."),
+    ],
+)
+def test_wrong_names_are_answered_with_the_right_ones(name, options, sentence):
+    with pytest.raises(InputError) as error:
+        build_data(name, options=options)
+    assert sentence in str(error.value) and "\n" not in str(error.value)

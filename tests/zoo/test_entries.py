@@ -70,6 +70,8 @@ def test_patterns() -> None:
     packaged = ["mtpano-small.rooms", "mtpano-tiny.rooms"]
     assert list_models("mtpano*") == list_models() == [*list_models("mtpano-large*"), *packaged]
     assert list_models("*.408k") == ["mtpano-large.408k"]
+    assert list_models("tiny") == list_models("TINY") == list_models("tiny.r") == ["mtpano-tiny.rooms"]
+    assert list_models("tiny*") == []  # a pattern is the whole name
     assert list_models("resnet*") == []
 
 

@@ -1,0 +1,76 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mtpano_zoo.cli import build_parser
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes
+
+
+def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parser and those of its verbs, and of theirs."""
+    verbs = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(below for choices in verbs for verb in choices.values() for below in parsers(verb))]
+
+
+def test_options_of_all_short_verbs_are_spelt_with_hyphens_and_understood_with_underscores() -> None:
+    options = {option for parser in parsers(build_parser()) for a in parser._actions for option in a.option_strings}
+    assert {"--batch-size", "--skip-list", "--traceback"} <= options
+    assert not [option for option in options if "_" in option]
+    parsed = build_parser().parse_args(["run", "--batch_size=3", "--mask_sky", "--", "a.png", "--my_file.png"])
+    assert (parsed.batch_size, parsed.mask_sky, parsed.sources) == (3, True, ["a.png", "--my_file.png"])
+
+
+def test_what_has_a_dot_or_follows_two_dashes_keeps_its_underscores() -> None:
+    given = ["--max_height", "5", "--data.init_args.root=a_b", "--print_config", "a_b", "--", "--c_d"]
+    assert hyphenated(given, kept=("print_config",)) == ["--max-height", *given[1:]]
+    assert hyphenated(["--a_b=c_d"]) == ["--a-b=c_d"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["rnu"],
+            "There is no verb 'rnu'; did you mean run? `mtpano --help` explains fit, validate, test, ",
+        ),
+        (["data", "plto"], "There is no verb 'plto'; did you mean plot? `mtpano data --help`"),
+        (
+            ["rooms", "--out", "x", "--cuont", "3"],
+            "There is no option --cuont; did you mean --count? `mtpano rooms --h",
+        ),
+        (["rooms", "--out", "x", "--max_height=3"], "There is no option --max-height; did you mean --height?"),
+        (["rooms", "--out", "x", "--zzz"], "There is no option --zzz. `mtpano rooms --help` lists them all."),
+        (["rooms", "--out", "x", "--split", "trian"], "--split cannot be 'trian'; did you mean train?"),
+        (["rooms", "--out", "x", "--count", "many"], "--count: invalid int value: 'many'; see `mtpano rooms --help`."),
+        (["rooms"], "required: --out; see `mtpano rooms --help`."),
+        (
+            ["models", "a", "b"],
+            "The argument 'b' is one too many, or an option separates it from the others; see `mtpano models",
+        ),
+        (["data", "prepare", "matterport", "--root", "a", "--out", "b"], "name cannot be 'matterport'; did you mean"),
+        (["data", "verify", "--data", "rooms", "--workers", "-1"], "a number of processes is 0 or more, not -1"),
+        (
+            ["data", "verify", "--data", "rooms", "--json", "none/x.json"],
+            "there is no folder none to write x.json into",
+        ),
+        (["export", "tiny", "--format", "onnx", "--out", "/"], "/ is a folder, not a file"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_nearest_right_name(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_parser().parse_args(arguments)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_short_verb_has_the_option_traceback_in_its_help() -> None:
+    helps = [parser for parser in parsers(build_parser()) if isinstance(parser, ShortVerbParser)]
+    assert len(helps) > 10
+    assert all("--traceback" in parser.format_help() for parser in helps)
+
+
+def test_files_and_processes(tmp_path: Path) -> None:
+    assert file_to_write(str(tmp_path / "new.json")) == tmp_path / "new.json"
+    assert number_of_processes("0") == 0
