@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -184,10 +185,17 @@ def test_names_and_colours_of_any_kind_become_plain_lists():
         ("--data.init_args.batch_sise=2", "Option 'batch_sise' is not accepted"),
         ("--data.init_args.batch_size=0", "batch_size must be positive and num_workers not negative: 0, 0$"),
         ("--model.network.init_args.encoder.init_args.width=wide", '"width": Expected'),
+        (
+            "--model.network.init_args.encoder=CNNEncoder",
+            "'vit_tiny_patch16_224' is not a convolutional network: take a",
+        ),
+        ("--model.network.init_args.encoder=null", "PDBridgeNet': .*encoder"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(option, expected, capsys):
-    arguments = ["--model.network.class_path=PDBridgeNet", "--data.class_path=RoomsDataModule", option]
+    network = {"class_path": "PDBridgeNet", "init_args": {"encoder": {"class_path": "ViTEncoder"}}}
+    network["init_args"]["encoder"]["init_args"] = {"name": "vit_tiny_patch16_224"}
+    arguments = [f"--model.network={json.dumps(network)}", "--data.class_path=RoomsDataModule", option]
     assert mtpano(["fit", *arguments]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(expected, line)
