@@ -123,7 +123,7 @@ def _fold_norms(module: nn.Module) -> None:
     pairs = pairwise(names) if isinstance(module, nn.Sequential) else getattr(module, "folds", ())
     for convolution, norm in pairs:
         layer, following = module.get_submodule(convolution), module.get_submodule(norm)
-        if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+        if isinstance(layer, nn.Conv2d) and type(following) is nn.BatchNorm2d:  # timm's may include an activation
             setattr(module, convolution, fuse_conv_bn_eval(layer, following).requires_grad_(False))
             setattr(module, norm, nn.Identity())
 

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mtpano_zoo.layers import CNNEncoder
 from mtpano_zoo.layers.lora import add_lora
 from mtpano_zoo.layers.winograd import WinogradConv2d
 from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
@@ -58,6 +60,28 @@ def test_computes_the_main_outputs_of_the_network(build: Build, arguments: dict[
         prepared = prepare_for_inference(network)(image)
     assert prepared.keys() == set(network.tasks)
     assert largest_error(prepared, complete) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_convolutional_encoders_keep_their_padding(build: Build, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where all convolutions that can are computed by Winograd's algorithm, which knows no such padding."""
+    monkeypatch.setattr(inference, "WINOGRAD_CHANNELS", 1)
+    network = build(encoder=CNNEncoder(name, width=8))
+    image = torch.rand(1, 3, 64, 128)
+    with torch.no_grad():
+        expected, prepared = network(image), prepare_for_inference(network, winograd=True)
+        assert largest_error(prepared(image), expected) < 1e-4
+    assert any(isinstance(module, WinogradConv2d) for module in prepared.modules())
+
+
+def test_norms_with_an_activation_are_not_folded() -> None:
+    """timm has them: batch norm and activation in one layer."""
+    image = torch.randn(1, 3, 4, 8)
+    for norm, kind in ((BatchNormAct2d(4), BatchNormAct2d), (nn.BatchNorm2d(4), nn.Identity)):
+        layers = nn.Sequential(nn.Conv2d(3, 4, 1), norm).eval()
+        prepared = prepare_for_inference(layers, winograd=False).network
+        assert type(prepared[1]) is kind
+        torch.testing.assert_close(prepared(image), layers(image))
 
 
 @pytest.mark.parametrize(("arguments", "silent"), [
