@@ -154,7 +154,7 @@ def run(
 
 
 def _process(todo: Sequence[_Job], batch_size: int, predict_all: partial[Any], output: "_Output", workers: int) -> None:
-    """Read, predict and write; Ctrl-C drops what is not being written, and completes the file that is."""
+    """Read, predict and write; Ctrl-C drops what waits and ends what is being written, see `stoppable`."""
     with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
         output.start(writers, WRITTEN_BEHIND * max(workers, 1))
         try:
