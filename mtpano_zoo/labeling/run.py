@@ -81,7 +81,6 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=config.overwrite,
     )
     _print(report.summary())
-    _print(f"The labels are in {out}.")
     return report.exit_code
 
 
