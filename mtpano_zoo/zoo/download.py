@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, errors, get_session, get_token, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.utils import validate_repo_id
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.proxy import PROXIES, explain_proxy, set_variables
@@ -102,8 +101,7 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
         if name is not None and (not NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or ".." in name):
             raise InputError(f"{name!r} is no name of a {what} in {repository} on the Hugging Face Hub.")
     with _explained(repository, file, revision, by_hand or "give the path of its folder instead of the name"):
-        validate_repo_id(repository)
-        cached = try_to_load_from_cache(repository, file, revision=revision)
+        cached = try_to_load_from_cache(repository, file, revision=revision)  # refuses what is no name of a repository
         if isinstance(cached, str) and COMMIT.fullmatch(revision or ""):
             return Path(cached)
         unreachable = not isinstance(cached, str) and not _reachable()
