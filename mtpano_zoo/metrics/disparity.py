@@ -29,6 +29,9 @@ def align_affine(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 class DisparityMetrics(PooledMetric):
     """AbsRel, RMSE and delta1 (fraction below 1.25) of inverse distances after the best scale and shift per image.
 
+    Labels count where they are positive. ``nonfinite`` is the fraction of predictions that are NaN or infinite: one of
+    them makes all other scores NaN. All scores are NaN if no pixel was valid.
+
     Args:
         reduction: pool every `pixel` of the data set, or average the scores of every `image`.
         weighting: count `pixel`s, or `solid_angle`: then a pole does not weigh as much as the horizon.
@@ -54,12 +57,12 @@ class DisparityMetrics(PooledMetric):
         finite = prediction.isfinite()
         weights = pixel_weights(known, self.weighting)
         target = torch.where(known, target, 1).double()
-        # What is not finite must not decide the alignment of the rest, and makes the scores NaN.
-        aligned = align_affine(prediction.nan_to_num(), target, torch.where(finite, weights, 0))
-        error = torch.where(finite, aligned, torch.nan) - target
+        aligned = align_affine(prediction, target, torch.where(finite, weights, 0))
+        error = aligned - target
         ratio = torch.maximum(aligned / target, target / aligned.clamp(min=1e-12))
-        terms = [error.abs() / target, error.square(), ((ratio < 1.25) & finite).double()]
-        sums = [torch.where(known, term * weights, 0).sum(dim=(1, 2)) for term in terms]
+        terms = [error.abs() / target, error.square(), (ratio < 1.25).double()]
+        counts = known & finite
+        sums = [torch.where(counts, term * weights, torch.where(known, torch.nan, 0)).sum(dim=(1, 2)) for term in terms]
         self.accumulate(weights, finite, torch.stack(sums, dim=1))
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
 
 VERBS = ("fit", "validate", "test", "predict")
-PARSER = {"exit_on_error": False, "epilog": f"{TRACEBACK}: {TRACEBACK_HELP}"}
+EPILOG = f"--model.help [CLASS] and --data.help CLASS list the options of model and data; {TRACEBACK}: {TRACEBACK_HELP}"
+PARSER = {"exit_on_error": False, "epilog": EPILOG}
 # Lightning finds these files itself, in the folder of the run.
 CHECKPOINTS_OF_THE_RUN = ("best", "last", "hpc")
 LOGGER = {

@@ -4,7 +4,7 @@ import inspect
 import pydoc
 import re
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ KINDS = {
 # Classes whose arguments are taken for options of the command: `--batch_size` for `--data.batch_size`.
 OWNERS = {
     "data": ("mtpano_zoo.data.panoramas.PanoramaDataModule",),
+    "model": ("mtpano_zoo.training.base.PanoramaModule",),
     "model.network": ("mtpano_zoo.models.PDBridgeNet", "mtpano_zoo.zoo.pretrained.Pretrained"),
 }
 # What jsonargparse takes where arguments of a class are given but no class.
@@ -98,9 +99,9 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
         return f"The class of {where} (class_path) is missing. {complete}"
     if found := _NO_ARGUMENT.search(message):
         owner, name = found.groups()
-        known = _arguments_of(owner)
-        suggestion = nearest(name, known)
-        end = did_you_mean(suggestion) if suggestion else f"; it has {', '.join(known)}."
+        arguments = _arguments_of(owner)
+        suggestion = _nearest_in(name, arguments)
+        end = did_you_mean(suggestion) if suggestion else f"; it has {', '.join(arguments)}."
         return f"{where}: {owner.rpartition('.')[2]} has no argument {name}{end}"
     if found := _NO_CLASS.search(message) or _NO_OBJECT.search(message):
         suggestion = did_you_mean(nearest_class(found[1].rpartition(".")[2], where.rpartition(".")[2]))
@@ -151,33 +152,35 @@ def options_of(parser: Any) -> dict[str, str]:
 
 def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str | None:
     """Find the nearest option by its last part, or by what the help says: ``learning_rate`` is the help of ``lr``."""
-    owned = [
-        f"{key}.{argument}" for key, owners in OWNERS.items() if key in options for argument in _signatures(owners)
-    ]
+    owned = {
+        f"{key}.{argument}": text
+        for key, owners in OWNERS.items()
+        if key.partition(".")[0] in options
+        for owner in owners
+        for argument, text in _arguments_of(owner).items()
+    }
     group, _, last = name.replace("init_args.", "").rpartition(".")
-    known = [*options, *owned]
-    siblings = [option for option in known if option.rpartition(".")[0] == group]
-    for candidates in (siblings, known):
-        by_last = {option.rpartition(".")[2]: option for option in reversed(candidates)}
-        if found := nearest(last, by_last):
-            return dashes + by_last[found]
-        words = re.sub(r"[_-]", " ", last)
-        described = (option for option in candidates if options.get(option, "").lower().startswith(words))
-        if len(words) > 3 and (found := next(described, None)):
-            return dashes + found
-    return None
+    known = {**options, **owned}
+    siblings = {option: text for option, text in known.items() if option.rpartition(".")[0] == group}
+    found = _nearest_in(last, siblings) or _nearest_in(last, known)
+    return None if found is None else dashes + found
 
 
-def _arguments_of(class_path: str) -> list[str]:
+def _nearest_in(name: str, options: Mapping[str, str]) -> str | None:
+    by_last = {option.rpartition(".")[2]: option for option in reversed(list(options))}
+    if found := nearest(name, by_last):
+        return by_last[found]
+    words = re.sub(r"[_-]", " ", name)
+    described = (option for option, text in options.items() if text.lower().startswith(words))
+    return next(described, None) if len(words) > 3 else None
+
+
+def _arguments_of(class_path: str) -> dict[str, str]:
+    """Return the arguments of a class by name, with their help."""
     parser = ArgumentParser()
     parser.add_class_arguments(cast(Any, pydoc.locate(class_path)), "it")
-    return [name.removeprefix("it.") for name in options_of(parser) if name.startswith("it.")]
-
-
-def _signatures(class_paths: Iterable[str]) -> Iterator[str]:
-    for class_path in class_paths:
-        constructor = cast(Any, pydoc.locate(class_path)).__init__
-        yield from list(inspect.signature(constructor).parameters)[1:]
+    arguments = {name.removeprefix("it."): text for name, text in options_of(parser).items() if name.startswith("it.")}
+    return {name: text for name, text in arguments.items() if not name.endswith(".help")}
 
 
 def _subclasses(base: type) -> Iterator[type]:

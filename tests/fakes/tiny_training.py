@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.tasks import MAIN_TASKS
 
 CLASSES = ("floor", "wall", "sky")
-CHANNELS = {"semseg": len(CLASSES), "depth": 1, "normals": 3}
 HEIGHT, WIDTH = 16, 32
 
 
@@ -37,7 +37,7 @@ class TinyNetwork(PanoramaNetwork):
         self.gamma = nn.Parameter(torch.ones(width, 1, 1))
         self.neck = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.Dropout(dropout))
         self.aggregators = nn.ModuleDict({"all": nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))})
-        channels = {task: len(classes) if task == "semseg" else CHANNELS[task] for task in self.tasks}
+        channels = {task: MAIN_TASKS[task].channels or len(classes) for task in self.tasks}
         self.auxiliary_heads = nn.ModuleDict({task: nn.Conv2d(width, channels[task], 1) for task in self.tasks})
         self.heads = nn.ModuleDict({task: nn.Conv2d(width, channels[task], 1) for task in self.tasks})
 
@@ -61,11 +61,15 @@ class TinyDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(index + self.offset))
+        far = image[2] > 0.9
         sample: dict[str, Any] = {
             "image": image,
             "semseg": (image[0] * 2.999).long(),
-            "depth": 1 + image[1],
+            "depth": torch.where(far, 0, 1 + image[1]),
+            "far": far,
             "normals": nn.functional.normalize(image - 0.5, dim=0),
+            "disparity": image[0] * image[1],
+            "disparity_valid": ~far,
             "id": f"sample_{index}",
         }
         if index % self.every == 0:

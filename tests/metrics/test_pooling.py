@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import mtpano_zoo
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, defined_scores
+from mtpano_zoo.metrics import (
+    DepthMetrics,
+    DisparityMetrics,
+    NormalsMetrics,
+    SemsegMetrics,
+    ValidMetrics,
+    defined_scores,
+)
 from mtpano_zoo.metrics.pooling import check_choice, check_maps, pixel_weights
 
 METRICS = {
@@ -19,25 +26,39 @@ METRICS = {
     "depth_scale": lambda: DepthMetrics(alignment="scale", log_base="10"),
     "normals": lambda: NormalsMetrics(),
     "normals_image": lambda: NormalsMetrics(reduction="image", weighting="solid_angle"),
+    "valid": lambda: ValidMetrics(),
+    "valid_image": lambda: ValidMetrics(max_depth=2.0, reduction="image", weighting="solid_angle"),
+    "disparity": lambda: DisparityMetrics(),
+    "disparity_image": lambda: DisparityMetrics(reduction="image", weighting="solid_angle"),
 }
 
 
-def _update(name, metric, images):
-    """Update with some of six fixed images, whose labels have holes."""
+NAN_IF_NOT_FINITE = ("depth", "disparity")  # the others have a worst value
+
+
+def _maps(name):
+    """Prediction and labels of six images; the labels have holes, and those of the last image nothing else."""
     g = torch.Generator().manual_seed(0)
     holes = torch.rand(6, 8, 16, generator=g) < torch.linspace(0, 1, 6)[:, None, None]
     if name.startswith("semseg"):
-        p, t = (
-            torch.randn(6, 4, 8, 16, generator=g),
-            torch.randint(0, 4, (6, 8, 16), generator=g).masked_fill(holes, 255),
-        )
-    elif name.startswith("depth"):
-        p, t = torch.rand(2, 6, 1, 8, 16, generator=g) * 5 + 0.1
-        t = t.masked_fill(holes[:, None], 0)
-    else:
+        labels = torch.randint(0, 4, (6, 8, 16), generator=g).masked_fill(holes, 255)
+        return torch.randn(6, 4, 8, 16, generator=g), labels
+    if name.startswith("normals"):
         p, t = torch.randn(2, 6, 3, 8, 16, generator=g)
-        t = torch.nn.functional.normalize(t, dim=1).masked_fill(holes[:, None], 0)
-    metric.update(p[images], t[images])
+        return p, torch.nn.functional.normalize(t, dim=1).masked_fill(holes[:, None], 0)
+    p, t = torch.rand(2, 6, 1, 8, 16, generator=g) * 5 + 0.1
+    if name.startswith("depth"):
+        return p, t.masked_fill(holes[:, None], 0)
+    if name.startswith("valid"):
+        far = holes & (torch.rand(holes.shape, generator=g) < 0.5)
+        far[5] = False
+        return p - 2.5, t[:, 0].masked_fill(holes, 0), far
+    return p, t[:, 0], ~holes
+
+
+def _update(name, metric, images):
+    """Update with some of the six images."""
+    metric.update(*(x[images] for x in _maps(name)))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -69,14 +90,12 @@ def test_scores_without_a_value_are_not_defined_and_those_of_junk_are(name):
     assert defined_scores(metric) == {}
     _update(name, metric, slice(0, 2))
     assert defined_scores(metric).keys() == metric.compute().keys()
-    junk = torch.full((1, 3 if name.startswith("normals") else 1, 2, 4), torch.nan)
-    if name.startswith("semseg"):
-        metric.update(junk.expand(1, 4, 2, 4), torch.zeros(1, 2, 4, dtype=torch.long))
-    else:
-        metric.update(junk, torch.ones_like(junk))
+    prediction, *labels = (x[:1] for x in _maps(name))
+    metric.update(prediction * torch.nan, *labels)
     scores = defined_scores(metric)
     assert scores.keys() == metric.compute().keys() and 0 < scores["nonfinite"] < 1
-    assert all(value.isnan() == (name.startswith("depth") and key != "nonfinite") for key, value in scores.items())
+    becomes_nan = name.startswith(NAN_IF_NOT_FINITE)
+    assert all(value.isnan() == (becomes_nan and key != "nonfinite") for key, value in scores.items())
 
 
 def test_a_class_that_does_not_occur_has_no_score_whatever_else_is_wrong():
@@ -108,14 +127,8 @@ def test_sums_keep_their_precision_in_a_module_of_less(name, dtype):
 def test_an_update_does_not_wait_for_the_host(name):
     # Values of meta tensors do not exist: reading one, or a shape that depends on one, is an error.
     metric = METRICS[name]().to("meta")
-    size = (2, 8, 16)
-    if name.startswith("semseg"):
-        maps = torch.empty(2, 4, 8, 16, device="meta"), torch.empty(size, dtype=torch.long, device="meta")
-    elif name.startswith("depth"):
-        maps = torch.empty(2, size[0], 1, *size[1:], device="meta")
-    else:
-        maps = torch.empty(2, size[0], 3, *size[1:], device="meta")
-    metric.update(*maps, valid=torch.empty(size, dtype=torch.bool, device="meta"))
+    restriction = {"valid": torch.empty(6, 8, 16, dtype=torch.bool, device="meta")}
+    metric.update(*(x.to("meta") for x in _maps(name)), **({} if len(_maps(name)) > 2 else restriction))
     assert metric.update_count == 1
 
 

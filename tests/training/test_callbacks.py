@@ -10,7 +10,7 @@ from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss
 from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction_folder import RECORDS
 from mtpano_zoo.training import (
@@ -135,7 +135,7 @@ def test_the_published_loss_does_not_clamp_during_the_warmup(tmp_path, published
             seen.append(float(trainer.callback_metrics["train/loss/depth"]))
 
     seen = []
-    module = MultiTaskModule(TinyNetwork(), MultiTaskLoss(published=published))
+    module = MultiTaskModule(TinyNetwork(), PublishedLoss() if published else MultiTaskLoss())
     trainer(tmp_path, [AuxiliaryWarmup(steps=2), Losses()], max_epochs=1, limit_val_batches=0).fit(module, Far())
     assert len(seen) == 4
     assert min(seen[:2]) > 90
@@ -155,11 +155,13 @@ def test_the_warmup_with_accumulated_gradients_counts_optimiser_steps(tmp_path):
 def test_a_warmup_longer_than_the_training_and_networks_without_the_parts(tmp_path):
     with pytest.warns(UserWarning, match="AuxiliaryWarmup takes all 4 steps"):
         trainer(tmp_path, [AuxiliaryWarmup(5)], max_epochs=1).fit(MultiTaskModule(TinyNetwork()), TinyDataModule())
-    network = TinyNetwork()
-    del network.aggregators
-    with pytest.raises(ValueError, match="trains `aggregators`, which TinyNetwork does not have"):
-        trainer(tmp_path, [AuxiliaryWarmup()], max_epochs=1).fit(MultiTaskModule(network), TinyDataModule())
-    with pytest.raises(TypeError, match="works on a MultiTaskModule, not on a LightningModule"):
+
+    class Plain(TinyNetwork):
+        auxiliary_parts = ()
+
+    with pytest.raises(ValueError, match="trains auxiliary parts, which Plain does not have"):
+        trainer(tmp_path, [AuxiliaryWarmup()], max_epochs=1).fit(MultiTaskModule(Plain()), TinyDataModule())
+    with pytest.raises(TypeError, match="works on a PanoramaModule, not on a LightningModule"):
         AuxiliaryWarmup().setup(None, LightningModule(), "fit")
 
 

@@ -54,7 +54,7 @@ def test_from_a_yaml_to_scores_and_predictions(folder, capsys):
     """The whole command line without a single warning."""
     main(["fit", "--config", "tiny.yaml"])
     best = f"{CHECKPOINTS}/best.ckpt"
-    assert set(torch.load(best, weights_only=True)["network"]["classes"]) == set(CLASSES)
+    assert torch.load(best, weights_only=True)["network"]["classes"] == list(CLASSES)
     network = load_model(best)
     assert isinstance(network, TinyNetwork)
     assert network.classes == CLASSES  # the YAML does not name them: they are linked from the data
@@ -62,7 +62,8 @@ def test_from_a_yaml_to_scores_and_predictions(folder, capsys):
 
     saved = yaml.safe_load((folder / "runs/version_0/config.yaml").read_text())
     assert saved["seed_everything"] == 0
-    assert saved["model"]["loss"]["init_args"]["auxiliary_weight"] == 0.2
+    assert saved["model"]["class_path"] == "mtpano_zoo.training.MultiTaskModule"
+    assert saved["model"]["init_args"]["loss"]["init_args"]["auxiliary_weight"] == 0.2
 
     main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "3", "--ckpt_path", f"{CHECKPOINTS}/last.ckpt"])
     assert (folder / "runs/version_1/checkpoints").is_dir()  # the first run is left as it was
@@ -153,7 +154,7 @@ def test_checkpoints_do_not_override_the_users_settings(folder):
     main(["fit", "--config", "tiny.yaml"])
     ckpt = ["--ckpt_path", f"{CHECKPOINTS}/last.ckpt"]
     main(["fit", "--config", "tiny.yaml", "--model.lr", "0.5", "--trainer.max_epochs", "3", *ckpt])
-    assert yaml.safe_load((folder / "runs/version_1/config.yaml").read_text())["model"]["lr"] == 0.5
+    assert yaml.safe_load((folder / "runs/version_1/config.yaml").read_text())["model"]["init_args"]["lr"] == 0.5
 
 
 def test_data_without_classes(folder, monkeypatch):
@@ -207,13 +208,17 @@ def test_help_is_typed_and_print_config_is_complete(folder, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--help"])
     text = " ".join(capsys.readouterr().out.split())
+    assert "--model.help [CLASS] and --data.help CLASS list the options" in text
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--model.help"])
+    text = " ".join(capsys.readouterr().out.split())
     assert "--model.schedule {polynomial,cosine,constant}" in text
     assert "Learning rate of everything but the encoder. (type: float, default: 0.0001)" in text
     assert "mtpano_zoo.models.PDBridgeNet" in text
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", "tiny.yaml", "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["power"] == 0.9
+    assert printed["model"]["init_args"]["power"] == 0.9
     assert printed["trainer"]["logger"]["init_args"]["save_dir"] == "runs"
 
 

@@ -163,7 +163,7 @@ def test_a_checkpoint_does_not_configure_the_run(folder: Path) -> None:
     torch.save(content | {"hyper_parameters": {"network": named}}, "named.ckpt")
     assert main(["test", "--config", "tiny.yaml", "--ckpt_path=named.ckpt"]) == 0
     saved = yaml.safe_load(Path("runs/version_0/config.yaml").read_text())
-    assert saved["model"]["network"]["class_path"] == "tiny_training.TinyNetwork"
+    assert saved["model"]["init_args"]["network"]["class_path"] == "tiny_training.TinyNetwork"
 
 
 @pytest.mark.parametrize("source", ["mtpano-tiny.rooms", "hf-hub:user/name", "local-dir:x", "x", "x/a.safetensors"])

@@ -58,8 +58,8 @@ def test_fit_validate_test_and_predict(tmp_path):
     assert len(predictions) == 4
     image = data.predict_dataloader().dataset[3]["image"]
     expected = module.network.predict(image)
-    assert (predictions[3]["semseg"] == expected.semseg).mean() > 0.99
-    np.testing.assert_allclose(predictions[3]["depth"], expected.depth, atol=1e-5)
+    assert (predictions[3]["maps"]["semseg"] == expected.semseg).mean() > 0.99
+    np.testing.assert_allclose(predictions[3]["maps"]["depth"], expected.depth, atol=1e-5)
 
 
 def test_metrics_are_the_users_to_choose(tmp_path):
@@ -202,10 +202,12 @@ def test_a_decaying_schedule_needs_an_end(tmp_path):
 
 
 def test_freezing_needs_an_encoder():
-    network = TinyNetwork()
-    del network.encoder
-    with pytest.raises(ValueError, match="TinyNetwork has no `encoder` to freeze"):
-        MultiTaskModule(network, freeze_encoder=True)
+    class Plain(TinyNetwork):
+        encoder_part = None
+
+    for options in ({"freeze_encoder": True}, {"lora_rank": 2}):
+        with pytest.raises(ValueError, match="Plain has no encoder to freeze"):
+            MultiTaskModule(Plain(), **options)
 
 
 @pytest.mark.parametrize("choice", [{"optimizer": "sgd"}, {"schedule": "linear"}])
