@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
 from mtpano_zoo.models import PDBridgeNet
 
@@ -60,7 +60,7 @@ def test_forward_loss_and_metrics_on_a_gpu(
 ) -> None:
     """On a pretended GPU, where reading a value fails and copies from the host show."""
     network = tiny_network(convention=convention)
-    loss = MultiTaskLoss(published=published)
+    loss = PublishedLoss() if published else MultiTaskLoss()
     metrics = {"semseg": SemsegMetrics(3), "depth": DepthMetrics(alignment="median"), "normals": NormalsMetrics()}
     with FakeTensorMode():
         for module in (network, *metrics.values()):
