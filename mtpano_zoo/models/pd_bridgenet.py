@@ -46,7 +46,7 @@ class PDBridgeNet(PanoramaNetwork):
     Args:
         encoder: what reads the image, a `ViTEncoder` or a `CNNEncoder`.
         classes: names of the semantic classes.
-        tasks: any of `semseg`, `depth`, `normals`.
+        tasks: any of `semseg`, `depth`, `normals`, `valid`, `disparity`.
         convention: `sphere` (wrapped padding, pixel-centre rays, no seam after the encoder) or `paper` (what the
             published weights expect: zero padding, end-inclusive rays, angles in radians).
         input_size: height and width that `predict` resizes to; the network itself takes any multiples of what its
@@ -194,9 +194,10 @@ class PDBridgeNet(PanoramaNetwork):
             own = _add(self.task_injectors[task]([features[task]] * LEVELS), adapted)
             fused = run(self.necks[task], _add(stream_levels, own), class_tokens)
             outputs[task] = run(self.heads[task], fused, size)
-        if "depth" in outputs:
-            # Softplus keeps a gradient where the published ReLU has none.
-            outputs["depth"] = (F.relu if self.convention == "paper" else F.softplus)(outputs["depth"])
+        for task in self.tasks:
+            if MAIN_TASKS[task].kind == "positive":
+                # Softplus keeps a gradient where the published ReLU has none.
+                outputs[task] = (F.relu if self.convention == "paper" else F.softplus)(outputs[task])
         if auxiliary:
             predictors = {task: head.get_submodule("predictor") for task, head in self.auxiliary_heads.items()}
             predicted = {task: self.upsample(predictors[task](x), size) for task, x in features.items()}

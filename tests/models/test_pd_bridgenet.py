@@ -17,7 +17,8 @@ from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.zoo.building import build_network
 
 Build = Callable[..., PDBridgeNet]
-SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(MAIN_TASKS, n)]
+THREE = ("semseg", "depth", "normals")
+SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(THREE, n)] + [("valid",), tuple(MAIN_TASKS)]
 
 
 def flatten(outputs: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
@@ -58,6 +59,7 @@ def test_shapes_and_tasks(tiny_network: Build, tasks: tuple[str, ...], conventio
     network = tiny_network(tasks=tasks, convention=convention).eval()
     outputs = flatten(network(torch.rand(2, 3, 32, 64)))
     shapes = {"semseg": (2, 3, 32, 64), "depth": (2, 1, 32, 64), "normals": (2, 3, 32, 64)}
+    shapes |= dict.fromkeys(("valid", "disparity"), (2, 1, 32, 64))
     expected = {task: shapes[task] for task in tasks} | {f"aux.{task}": shapes[task] for task in tasks}
     expected |= {"ext.gradient": (2, 2, 32, 64), "ext.edge_distance": (2, 1, 32, 64)}
     if "depth" in tasks:

@@ -20,9 +20,8 @@ from mtpano_zoo.data.rooms import render, sample_room
 from mtpano_zoo.files.checkpoint import check_weights
 from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
-from mtpano_zoo.reference.mtpano import class_count, convert_state_dict, describe
+from mtpano_zoo.reference.mtpano import PUBLISHED_TASKS, class_count, convert_state_dict, describe
 from mtpano_zoo.sphere import erp_rays
-from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.zoo import entries
 from mtpano_zoo.zoo.building import build_network
 
@@ -58,9 +57,9 @@ def published_positions(height: int, width: int) -> dict[str, Tensor]:
     }
 
 
-def shapes_of(file: str, tasks: Sequence[str] = tuple(MAIN_TASKS)) -> dict[str, list[int]]:
+def shapes_of(file: str, tasks: Sequence[str] = tuple(PUBLISHED_TASKS)) -> dict[str, list[int]]:
     """Published names and shapes, for a network trained on some of the tasks; the point map comes with depth."""
-    absent = set(MAIN_TASKS) - set(tasks) | (set() if "depth" in tasks else {"point"})
+    absent = set(PUBLISHED_TASKS) - set(tasks) | (set() if "depth" in tasks else {"point"})
     shapes = json.loads((GOLDEN / file).read_text())
     return {key: shape for key, shape in shapes.items() if not absent.intersection(key.split("."))}
 
@@ -123,7 +122,7 @@ def image_of(golden: dict[str, Tensor], network: PDBridgeNet) -> Tensor:
 
 
 def named_outputs(outputs: dict) -> dict[str, Tensor]:
-    named = {task: outputs[task] for task in MAIN_TASKS if task in outputs}
+    named = {task: outputs[task] for task in PUBLISHED_TASKS if task in outputs}
     named |= {f"aux.{task}": x for task, x in outputs["aux"].items()}
     return named | {f"ext.{PUBLISHED_NAMES[task]}": x for task, x in outputs["ext"].items()}
 
@@ -256,7 +255,7 @@ def test_networks_trained_on_some_tasks_have_both_streams_and_load_strictly(
 
 # What no loss reaches in a published network with these tasks; the point map of depth belongs to the other stream.
 UNREACHED = {
-    tuple(MAIN_TASKS): None,
+    tuple(PUBLISHED_TASKS): None,
     ("semseg",): r"variant_layers(?<!invariant_layers)|^aggregator_var|^bfe_variant|^var_injectors",
     ("depth",): r"^bfe_variant|^var_injectors",
     ("normals",): r"^bfe_invariant|^inv_injectors",
