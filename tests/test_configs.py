@@ -155,7 +155,7 @@ def test_protocol_is_what_its_name_says(
     assert ("AbsRel/median_aligned" in printed) == ("median-aligned" in protocol)
     assert "AbsRel" in printed
     with (Path("runs") / "version_0" / "config.yaml").open() as file:
-        metrics = yaml.safe_load(file)["model"]["metrics"]
+        metrics = yaml.safe_load(file)["model"]["init_args"]["metrics"]
     depth = metrics["depth"]["init_args"]
     assert depth["reduction"] == ("image" if "per-image" in protocol else "pixel")
     assert depth["max_depth"] == next((float(m) for m in (10, 100) if f"-{m}m" in protocol), None)

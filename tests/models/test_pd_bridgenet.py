@@ -206,7 +206,7 @@ def test_bfloat16_stays_close(tiny_network: Build) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": ("semseg", "layout")}, "different ones of semseg, depth, normals; got semseg, layout"),
+        ({"tasks": ("semseg", "layout")}, "different ones of semseg, depth, normals, valid, disparity; got semseg, layout"),
         ({"tasks": ()}, "got none"),
         ({"classes": ()}, "needs the names of its classes"),
         ({"convention": "plane"}, "convention must be sphere or paper"),
