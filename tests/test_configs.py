@@ -76,6 +76,7 @@ TINY_EXPERIMENT = {
                         "depth": 4,
                         "heads": 2,
                         "patch_size": 8,
+                        "pretrained": False,
                     },
                 },
                 "bridge_width": 16,
@@ -119,7 +120,7 @@ SCORES = {"semseg": "test/semseg/mIoU", "depth": "test/depth/AbsRel", "normals":
         ("structured3d.yaml", [], "evaluate-unaligned-29-classes.yaml", "semseg depth normals"),
         ("matterport3d.yaml", [], "evaluate-unaligned-10m-log10.yaml", "semseg depth normals"),
         ("synpass.yaml", [], None, "semseg"),
-        ("deep360.yaml", ["--model.loss.published=true"], "evaluate-unaligned.yaml", "depth"),
+        ("deep360.yaml", ["--model.loss=PublishedLoss", "--model.loss.clamp=20"], "evaluate-unaligned.yaml", "depth"),
     ]
     + [
         ("stanford2d3d.yaml", [f"--data.init_args.fold={n}"], "evaluate-unaligned-10m.yaml", "semseg depth normals")
@@ -155,7 +156,7 @@ def test_protocol_is_what_its_name_says(
     assert ("AbsRel/median_aligned" in printed) == ("median-aligned" in protocol)
     assert "AbsRel" in printed
     with (Path("runs") / "version_0" / "config.yaml").open() as file:
-        metrics = yaml.safe_load(file)["model"]["metrics"]
+        metrics = yaml.safe_load(file)["model"]["init_args"]["metrics"]
     depth = metrics["depth"]["init_args"]
     assert depth["reduction"] == ("image" if "per-image" in protocol else "pixel")
     assert depth["max_depth"] == next((float(m) for m in (10, 100) if f"-{m}m" in protocol), None)
@@ -206,15 +207,24 @@ def test_experiment_is_the_published_one(
         main(["fit", "--config", "base.yaml", "--config", name, "--print_config"])
     assert end.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    model, trainer = config["model"], config["trainer"]
+    model, trainer = config["model"]["init_args"], config["trainer"]
     network = model["network"]["init_args"]
     assert (network["source"], network["tasks"]) == ("mtpano-large.408k", tasks)
     assert (model["lr"], model["weight_decay"], model["optimizer"]) == (2e-5, 5e-6, "adam")
     assert (model["schedule"], model["power"], trainer["gradient_clip_val"]) == ("polynomial", 0.9, 10)
     assert (trainer["max_steps"], config["data"]["init_args"]["batch_size"]) == (steps + warmup, 6)
     assert trainer["callbacks"][0]["init_args"] == {"steps": warmup, "lr": 1e-3}
-    clamp = model["loss"] and model["loss"]["init_args"]["published_clamp"]
-    assert clamp == (20 if name == "deep360.yaml" else None)
+    assert model["loss"] is None  # ours
+
+
+def test_the_loss_of_the_experiments_can_be_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the comments of base.yaml and deep360.yaml say."""
+    options = ["--config", "base.yaml", "--config", "deep360.yaml", "--model.loss=PublishedLoss"]
+    for clamp in (10, 20):
+        with pytest.raises(SystemExit):
+            main(["fit", *options, *(["--model.loss.clamp=20"] if clamp == 20 else []), "--print_config"])
+        loss = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["loss"]
+        assert loss["class_path"] == "mtpano_zoo.losses.PublishedLoss" and loss["init_args"]["clamp"] == clamp
 
 
 def test_label_free_training_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,15 +232,16 @@ def test_label_free_training_is_the_published_one(capsys: pytest.CaptureFixture[
         main(["fit", "--config", "base.yaml", "--config", "label_free/pretrain.yaml", "--print_config"])
     assert end.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    model, trainer, data = config["model"], config["trainer"], config["data"]["init_args"]
+    model, trainer, data = config["model"]["init_args"], config["trainer"], config["data"]["init_args"]
     assert (model["lr"], model["weight_decay"], model["optimizer"]) == (2e-5, 5e-6, "adam")
     assert (model["schedule"], model["power"], trainer["gradient_clip_val"]) == ("polynomial", 0.9, 10)
     assert (trainer["max_steps"], trainer["val_check_interval"], data["batch_size"]) == (180_000 + 1000, 1000, 4)
     assert trainer["callbacks"][0]["init_args"] == {"steps": 1000, "lr": 1e-3}
     assert (data["view_tasks"], data["views_from_step"]) == (["depth"], 1000 + 1000)
     network = model["network"]["init_args"]
-    assert "vit_large_patch16_dinov3" in network["encoder"] and network["pretrained"]
-    assert timm.is_model_pretrained(network["encoder"])
+    encoder = network["encoder"]["init_args"]
+    assert "vit_large_patch16_dinov3" in encoder["name"] and encoder["pretrained"]
+    assert timm.is_model_pretrained(encoder["name"])
     assert (data["height"], data["width"]) == tuple(network["input_size"]) == (512, 1024)
 
 

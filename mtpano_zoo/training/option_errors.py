@@ -3,6 +3,7 @@
 import inspect
 import pydoc
 import re
+import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -> Iterator[None]:
     """Raise what parsers, constructors and Lightning refuse as an `InputError`; any other exception passes.
 
+    What a constructor raises as an `OSError` stays one: jsonargparse wraps it as well.
+
     Args:
         options: Options of the command with their help, to find the nearest in; see `options_of`.
         complete: A sentence with a command in which nothing is missing, for where something is.
@@ -72,9 +75,12 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         raise InputError(explain(str(error), options, complete)) from error
     except (ValueError, MisconfigurationException) as error:
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
-        ours = next((e for e in _causes(error) if isinstance(e, (InputError, MisconfigurationException))), None)
+        kinds = (InputError, MisconfigurationException, *((OSError,) if _is_from_parser(error) else ()))
+        ours = next((e for e in _causes(error) if isinstance(e, kinds)), None)
         if ours is None or isinstance(error, InputError):
             raise
+        if isinstance(ours, OSError):
+            raise ours from error
         raise InputError(" ".join(str(ours).split())) from error
 
 
@@ -177,6 +183,11 @@ def _subclasses(base: type) -> Iterator[type]:
     for known in base.__subclasses__():
         yield known
         yield from _subclasses(known)
+
+
+def _is_from_parser(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("jsonargparse.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

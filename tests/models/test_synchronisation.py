@@ -10,9 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mtpano_zoo.losses import MultiTaskLoss
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss
+from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics
 from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.tasks import MAIN_TASKS
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "aten.equal", "repeat_interleave")
 
@@ -40,6 +41,9 @@ def batch(device: str, size: tuple[int, int] = (32, 64)) -> dict[str, Tensor]:
         "image": torch.rand(2, 3, *size, **options),
         "semseg": torch.randint(0, 3, (2, *size), **options),
         "depth": torch.rand(2, *size, **options) + 0.5,
+        "far": torch.rand(2, *size, **options) > 0.9,
+        "disparity": torch.rand(2, *size, **options),
+        "disparity_valid": torch.rand(2, *size, **options) > 0.1,
         "normals": torch.rand(2, 3, *size, **options),
         "confidence": torch.rand(2, *size, **options),
     }
@@ -53,15 +57,16 @@ def test_the_watch_sees_what_waits() -> None:
         assert waits.seen
 
 
-@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("kind", [MultiTaskLoss, PublishedLoss])
 @pytest.mark.parametrize("convention", ["sphere", "paper"])
 def test_forward_loss_and_metrics_on_a_gpu(
-    tiny_network: Callable[..., PDBridgeNet], convention: str, published: bool
+    tiny_network: Callable[..., PDBridgeNet], convention: str, kind: type[MultiTaskLoss]
 ) -> None:
     """On a pretended GPU, where reading a value fails and copies from the host show."""
-    network = tiny_network(convention=convention)
-    loss = MultiTaskLoss(published=published)
-    metrics = {"semseg": SemsegMetrics(3), "depth": DepthMetrics(alignment="median"), "normals": NormalsMetrics()}
+    network = tiny_network(convention=convention, tasks=tuple(MAIN_TASKS))
+    loss = kind()
+    metrics = {task: metric(network.classes) for task, metric in TASK_METRICS.items()}
+    metrics["depth"] = DepthMetrics(alignment="median")
     with FakeTensorMode():
         for module in (network, *metrics.values()):
             pretend(module)
@@ -70,7 +75,7 @@ def test_forward_loss_and_metrics_on_a_gpu(
             outputs = network(data["image"])
             loss(outputs, data)
             for task, metric in metrics.items():
-                metric.update(outputs[task], data[task])
+                metric.update(outputs[task], *(data[key] for key in MAIN_TASKS[task].labels))
     assert waits.seen == []
 
 

@@ -197,6 +197,10 @@ def test_names_and_colours_of_any_kind_become_plain_lists():
             "--data.init_args.batch_sise=2",
             r"data: RoomsDataModule has no argument batch_sise; did you mean batch_size\?$",
         ),
+        (
+            "--data={class_path: Deep360DataModule, init_args: {root: absent}}",
+            r"the data root .*/absent does not exist",
+        ),
         ("--data.init_args.batch_size=0", "batch_size must be positive and num_workers not negative: 0, 0$"),
         ("--model.network.encoder.width=wide", r"model\.network\.encoder\.width cannot be wide\. It takes int\.$"),
     ],
