@@ -15,7 +15,7 @@ class Oracle(PanoramaNetwork):
     """Predicts the truth, but in the first rows what is no number."""
 
     def __init__(self, rows: int, junk: float) -> None:
-        super().__init__(("depth", "normals"), (), None, (HEIGHT, WIDTH), "right-down-forward", (0,) * 3, (1,) * 3, {})
+        super().__init__(("depth", "normals"), (HEIGHT, WIDTH))
         self.room = RoomsDataset("test", 1, HEIGHT, WIDTH)[0]
         self.rows, self.junk = rows, junk
 
