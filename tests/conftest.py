@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_networks import tiny_bridgenet, tiny_vit
 
 from mtpano_zoo.files.checkpoint import describe_network
-from mtpano_zoo.layers import Encoder, ViTEncoder
+from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import NETWORKS, PDBridgeNet
 
 # Workers of pytest-xdist share the cores: more threads each would only make them wait for one another.
@@ -28,19 +29,7 @@ def tiny_network() -> Callable[..., PDBridgeNet]:
     """
 
     def build(encoder: Encoder | Mapping[str, Any] | None = None, **overrides: Any) -> PDBridgeNet:
-        if not isinstance(encoder, Encoder):
-            sizes = {"name": "vit_small_patch16_dinov3_qkvb", "width": 32, "depth": 4, "heads": 2, "patch_size": 8}
-            encoder = ViTEncoder(**(sizes | dict(encoder or {})))
-        arguments: dict[str, Any] = {
-            "classes": ("floor", "wall", "ceiling"),
-            "input_size": (32, 64),
-            "bridge": True,
-            "token_mixer": True,
-            "bridge_width": 16,
-            "neck_widths": (8, 8, 16, 16),
-            "fusion_width": 8,
-        }
-        return PDBridgeNet(encoder, **(arguments | overrides))
+        return tiny_bridgenet(encoder if isinstance(encoder, Encoder) else tiny_vit(**(encoder or {})), **overrides)
 
     return build
 

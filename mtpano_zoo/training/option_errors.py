@@ -3,6 +3,7 @@
 import inspect
 import pydoc
 import re
+import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 @contextmanager
 def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -> Iterator[None]:
     """Raise what parsers, constructors and Lightning refuse as an `InputError`; any other exception passes.
+
+    What a constructor raises as an `OSError` stays one: jsonargparse wraps it as well.
 
     Args:
         options: Options of the command with their help, to find the nearest in; see `options_of`.
@@ -188,6 +191,11 @@ def _subclasses(base: type) -> Iterator[type]:
     for child in children:
         yield child
         yield from _subclasses(child)
+
+
+def _is_from_parser(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("jsonargparse.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

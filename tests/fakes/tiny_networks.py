@@ -1,0 +1,95 @@
+"""The networks of the zoo in miniature; `tests/models/test_networks.py` tries all of them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.layers import CNNEncoder, Encoder, ViTEncoder
+from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+
+CLASSES = ("floor", "wall", "ceiling")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A network of a few hundred thousand parameters.
+
+    Attributes:
+        build: builds it; all its sizes divide 32 x 64, which is the size that it is made for.
+        silent: beginnings of the names of parameters that no output depends on.
+        traced: whether it is compiled and exported, which takes most of the time.
+    """
+
+    build: Callable[[], PanoramaNetwork]
+    silent: tuple[str, ...] = ()
+    traced: bool = True
+
+
+def tiny_vit(**overrides: Any) -> ViTEncoder:
+    """Build a vision transformer of four blocks."""
+    sizes = {"name": "vit_small_patch16_dinov3_qkvb", "width": 32, "depth": 4, "heads": 2, "patch_size": 8}
+    return ViTEncoder(**(sizes | overrides))
+
+
+def tiny_bridgenet(encoder: Encoder | None = None, **overrides: Any) -> PDBridgeNet:
+    """Build a PD-BridgeNet of 0.3 M parameters with all its parts."""
+    arguments: dict[str, Any] = {
+        "classes": CLASSES,
+        "input_size": (32, 64),
+        "bridge": True,
+        "token_mixer": True,
+        "bridge_width": 16,
+        "neck_widths": (8, 8, 16, 16),
+        "fusion_width": 8,
+    }
+    return PDBridgeNet(encoder or tiny_vit(), **(arguments | overrides))
+
+
+# Every class of `NETWORKS`, and its variants as far as they are built of other parts.
+TINY: dict[str, Tiny] = {
+    "PDBridgeNet": Tiny(tiny_bridgenet),
+    "PDBridgeNet as published": Tiny(lambda: tiny_bridgenet(convention="paper"), traced=False),
+    "PDBridgeNet as published for semseg": Tiny(
+        lambda: tiny_bridgenet(convention="paper", tasks=("semseg",)),
+        # It carries a variant stream that no loss reaches; its weights still load strictly.
+        silent=("refiners.variant.", "aggregators.variant.", "bridges.variant.", "stream_injectors.variant."),
+        traced=False,
+    ),
+    "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
+}
+
+
+def published_mtpano() -> dict[str, Tensor]:
+    """A state dict with the names of the published MTPano checkpoint, 4 M parameters and 13 classes."""
+    shapes = json.loads((Path(__file__).parents[1] / "reference" / "golden" / "keys.json").read_text())
+    draw = torch.Generator().manual_seed(0)
+    state = {key: torch.randn(shape, generator=draw) for key, shape in shapes.items()}
+    state |= {key: torch.tensor(7) for key in state if key.endswith("num_batches_tracked")}
+    state |= {key: value.abs() + 0.5 for key, value in state.items() if key.endswith("running_var")}
+    height, width = state["RayDir"].shape[-2:]
+    down, around = torch.linspace(0, np.pi, height)[:, None], torch.linspace(0, 2 * np.pi, width)[None]
+    rays = [down.sin() * around.cos(), down.cos().expand(height, width), down.sin() * around.sin()]
+    angles = [down.expand(height, width), around.expand(height, width)]
+    return state | {"RayDir": torch.stack(rays)[None], "PE": torch.stack(angles)[None]}
+
+
+# A published state dict of every format of `mtpano_zoo.reference.FORMATS`.
+PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {"mtpano": published_mtpano}
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Leave no branch at zero, which would hide what stands before it, and let norms have seen something."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+    return network
