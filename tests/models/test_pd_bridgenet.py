@@ -162,7 +162,10 @@ def test_jump_across_the_border(tiny_network: Build, convention: str, has_seam: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": ("semseg", "layout")}, "different ones of semseg, depth, normals, valid, disparity; got semseg, layout"),
+        (
+            {"tasks": ("semseg", "layout")},
+            "different ones of semseg, depth, normals, valid, disparity; got semseg, layout",
+        ),
         ({"tasks": ()}, "got none"),
         ({"classes": ()}, "needs the names of its classes"),
         ({"convention": "plane"}, "convention must be sphere or paper"),
