@@ -51,5 +51,5 @@ def _stamps(samples: PanoramaDataset, i: int) -> Iterator[str]:
     yield f"{samples.height}x{samples.width}"
     index, fields = samples.index, samples.index.fields_of(i)
     for pattern in index.files["image"]:
-        archive, _, size, _, crc = index.places[pattern][i].tolist()
+        archive, _, size, _, _, crc = index.places[pattern][i].tolist()
         yield stamp_of_file(index.source.folder / pattern.format(**fields)) if archive < 0 else f"{size}:{crc}"

@@ -334,47 +334,6 @@ def test_batches_of_samples_with_different_labels():
     assert set(collate([{"image": image, "id": "0"}])) == {"image", "id"}
 
 
-@pytest.mark.parametrize("key", [key for key in SAMPLE_MAPS if key != "image"])
-def test_a_map_that_only_some_samples_have_is_empty_in_the_others(key):
-    kind = SAMPLE_MAPS[key]
-    shape = (kind.channels, 8, 16) if kind.channels else (8, 16)
-    values = (torch.rand(shape) * 2 + 1).to(getattr(torch, kind.dtype))
-    image = torch.rand(3, 8, 16)
-    batch = collate([{"image": image, "id": "0"}, {"image": image, "id": "1", key: values}])
-    assert batch[key].dtype == values.dtype and torch.equal(batch[key][1], values)
-    assert (batch[key][0] == kind.empty).all()
-    assert torch.equal(collate([{"image": image, key: values}] * 2)[key], torch.stack([values] * 2))
-
-
-def test_a_caption_that_only_some_samples_have_is_none_for_the_others():
-    image = torch.rand(3, 8, 16)
-    captions = ["a room", None, "a street"]
-    samples = [{"image": image, "id": str(i), "caption": text} for i, text in enumerate(captions)]
-    del samples[1]["caption"]
-    for some in (samples, samples[::-1]):
-        assert collate(some)["caption"] == [sample.get("caption") for sample in some]
-    assert collate(samples[::2])["caption"] == ["a room", "a street"]
-    assert "caption" not in collate(samples[1:2])
-
-
-def test_what_an_empty_map_holds_is_no_label():
-    """A network that is trained on a batch of both learns from the samples that have labels, and from nothing else."""
-    image, depth = torch.rand(3, 8, 16), torch.rand(8, 16) + 1
-    full = {
-        "image": image,
-        "semseg": torch.randint(0, 3, (8, 16)),
-        "depth": depth,
-        "far": depth < 1.2,
-        "normals": torch.nn.functional.normalize(torch.randn(3, 8, 16), dim=0),
-        "disparity": 1 / depth,
-        "disparity_valid": depth > 1.1,
-    }
-    outputs = {task: torch.randn(2, kind.channels or 3, 8, 16).requires_grad_() for task, kind in MAIN_TASKS.items()}
-    MultiTaskLoss()(outputs, collate([{"image": image}, full]))["total"].backward()
-    for task, prediction in outputs.items():
-        assert not prediction.grad[0].any() and prediction.grad[1].any(), task
-
-
 def test_a_set_takes_few_bytes_per_sample(tmp_path):
     """No Python object per sample: what a spawned worker is sent, and what a forked one shares."""
     count = 2000

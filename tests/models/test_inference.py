@@ -23,7 +23,15 @@ def build(tiny_network: Build) -> Build:
     """Networks in evaluation mode with no branch at zero and norms that have seen something."""
 
     def build(**arguments: Any) -> PDBridgeNet:
-        return randomised(tiny_network(**arguments)).eval()
+        network = tiny_network(**arguments)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            for norm in network.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean.normal_()
+                    norm.running_var.uniform_(0.5, 2)
+        return network.eval()
 
     return build
 
@@ -33,6 +41,9 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
 
 
 @pytest.mark.parametrize("arguments", [
+    {},
+    {"convention": "paper"},
+    {"convention": "paper", "tasks": ("semseg",)},
     {"tasks": ("normals",)},
     {"bridge": False},
     {"shared_stream": True},
@@ -42,7 +53,11 @@ def test_computes_the_main_outputs_of_the_network(build: Build, arguments: dict[
     network = build(**arguments)
     image = torch.rand(2, 3, 32, 64)
     with torch.no_grad():
-        complete, prepared = network(image), prepare_for_inference(network)(image)
+        complete = network(image)
+        lean = network(image, auxiliary=False)
+        assert lean.keys() == set(network.tasks)
+        assert all(torch.equal(lean[task], complete[task]) for task in network.tasks)
+        prepared = prepare_for_inference(network)(image)
     assert prepared.keys() == set(network.tasks)
     assert largest_error(prepared, complete) < 1e-5
 
@@ -170,8 +185,8 @@ def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "arguments"),
-    [("bfloat16", {"convention": "paper"}), ("float32", {"encoder": {"name": "xcit_nano_12_p8_224"}})],
-    ids=["paper", "xcit"],
+    [("float32", {}), ("bfloat16", {"convention": "paper"}), ("float32", {"encoder": {"name": "xcit_nano_12_p8_224"}})],
+    ids=["sphere", "paper", "xcit"],
 )
 def test_compiles_without_graph_breaks(tiny_network: Build, precision: str, arguments: dict[str, Any]) -> None:
     network = tiny_network(**arguments)

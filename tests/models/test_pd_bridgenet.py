@@ -1,7 +1,9 @@
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from mtpano_zoo.layers import Encoder, ERPTokenMixer, ViTEncoder
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.models.pd_bridgenet import geometry_encoding
+from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.zoo.building import build_network
 
@@ -70,6 +73,11 @@ def test_shapes_and_tasks(tiny_network: Build, tasks: tuple[str, ...], conventio
 def test_any_multiple_of_the_patch_size(tiny_network: Build, size: tuple[int, int], convention: str) -> None:
     outputs = tiny_network(convention=convention).eval()(torch.rand(1, 3, *size))
     assert all(x.shape[-2:] == size and x.isfinite().all() for x in flatten(outputs).values())
+
+
+def test_other_sizes_are_refused(tiny_network: Build) -> None:
+    with pytest.raises(ValueError, match="30 x 64, but both must be multiples of 8"):
+        tiny_network()(torch.rand(1, 3, 30, 64))
 
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="+".join)
@@ -159,13 +167,46 @@ def test_jump_across_the_border(tiny_network: Build, convention: str, has_seam: 
     assert (max(ratios) > 2) if has_seam else (max(ratios) < 1.25), ratios
 
 
+def test_config_builds_the_same_network(tiny_network: Build) -> None:
+    palette = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    network = randomise(tiny_network(palette=palette, tasks=("semseg", "depth"))).eval()
+    assert json.loads(json.dumps(network.config)) == network.config
+    twin = build_network(network.describe(), "the network")
+    twin.load_state_dict(network.state_dict(), assign=True)
+    image = torch.rand(1, 3, 32, 64)
+    ours, theirs = flatten(network(image)), flatten(twin.eval()(image))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert twin.config == network.config
+
+
+def test_compiles_without_graph_breaks(tiny_network: Build) -> None:
+    network = tiny_network().eval()
+    image = torch.rand(1, 3, 32, 64)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    for name, x in flatten(compiled(image)).items():
+        torch.testing.assert_close(x, flatten(network(image))[name])
+
+
+def test_exports(tiny_network: Build) -> None:
+    network = tiny_network().eval()
+    image = torch.rand(2, 3, 32, 64)
+    program = torch.export.export(network, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    image = torch.rand(3, 3, 32, 64)
+    torch.testing.assert_close(program.module()(image)["depth"], network(image)["depth"])
+
+
+def test_bfloat16_stays_close(tiny_network: Build) -> None:
+    network = tiny_network().eval()
+    image = torch.rand(1, 3, 32, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(image)
+    assert (half["depth"].float() - network(image)["depth"]).abs().max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"tasks": ("semseg", "layout")},
-            "different ones of semseg, depth, normals, valid, disparity; got semseg, layout",
-        ),
+        ({"tasks": ("semseg", "layout")}, "normals, valid, disparity; got semseg, layout"),
         ({"tasks": ()}, "got none"),
         ({"classes": ()}, "needs the names of its classes"),
         ({"convention": "plane"}, "convention must be sphere or paper"),

@@ -192,30 +192,6 @@ def test_panels_of_the_same_samples_go_to_tensorboard(tmp_path):
     assert all(width > 500 for panels in found.values() for _, width, _ in panels)
 
 
-def test_all_tasks_are_drawn_and_written(tmp_path):
-    module, data = MultiTaskModule(TinyNetwork(tasks=tuple(MAIN_TASKS)), lr=1e-2), TinyDataModule()
-    logger = TensorBoardLogger(tmp_path, name="")
-    trainer(tmp_path, [PanelLogger(count=1)], max_epochs=2, logger=logger).fit(module, data)
-    (panels,) = images(logger.log_dir).values()
-    assert len(panels) == 2
-    with torch.no_grad():  # half of the pixels have a distance
-        logits = module.network.eval()(next(iter(data.predict_dataloader()))["image"])["valid"]
-        module.network.heads["valid"].bias -= logits.median()
-    writer = PredictionWriter(str(tmp_path / "out"))
-    predictions = [fields for batch in trainer(tmp_path, [writer]).predict(module, data) for fields in batch]
-    assert len(predictions) == 4
-    written = []
-    for i, fields in enumerate(predictions):
-        maps = fields["maps"]
-        assert tuple(maps) == tuple(MAIN_TASKS)
-        assert (maps["depth"] > 0).tolist() == maps["valid"].tolist() and 0 < maps["valid"].mean() < 1
-        paths = output_paths(tmp_path / "out", f"sample_{i}", tuple(MAIN_TASKS))
-        np.testing.assert_array_equal(np.load(paths["disparity"]), maps["disparity"])
-        np.testing.assert_array_equal(np.load(paths["depth_metres"]), maps["depth"])
-        written += paths.values()
-    assert sorted(written) == sorted((tmp_path / "out").iterdir())
-
-
 def test_panels_without_tensorboard_say_so(tmp_path):
     with pytest.warns(UserWarning, match="PanelLogger draws nothing"):
         trainer(tmp_path, [PanelLogger()], max_steps=1, logger=CSVLogger(tmp_path)).fit(

@@ -28,7 +28,7 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ),
         (
             ["--config", "structured3d.yaml"],
-            "model: MultiTaskModule needs network. structured3d.yaml goes after base.yaml: `mtpano fit --config base.yaml ",
+            "model: MultiTaskModule needs network. structured3d.yaml goes after base.yaml: `mtpano fit --config ",
         ),
         (
             ["--config", "evaluate-unaligned.yaml"],
