@@ -186,9 +186,9 @@ def complete_command(arguments: Sequence[str]) -> str:
     )
 
 
+@rank_zero_only
 def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
-    if rank_zero_only.rank == 0:
-        print(as_table(results))
+    print(as_table(results))
 
 
 def classes_of(data: LightningDataModule) -> list[str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from jsonargparse import ArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
@@ -169,7 +169,7 @@ def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str |
 
 def _arguments_of(class_path: str) -> list[str]:
     parser = ArgumentParser()
-    parser.add_class_arguments(pydoc.locate(class_path), "it")  # type: ignore[arg-type]
+    parser.add_class_arguments(pydoc.locate(class_path), "it")
     return [name.removeprefix("it.") for name in options_of(parser) if name.startswith("it.")]
 
 
@@ -180,6 +180,7 @@ def _signatures(class_paths: Iterable[str]) -> Iterator[str]:
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    known: type
     for known in base.__subclasses__():
         yield known
         yield from _subclasses(known)

@@ -205,7 +205,10 @@ def test_plot_shows_samples(kind, tmp_path, content):
         ([], "name a data set by --data NAME or by --config FILE"),
         (["--data", "structured3d", "--root", "nowhere"], "nowhere does not exist"),
         (["--data", "structured3d", "--root", ".", "lights"], "given as key=value, not as 'lights'"),
-        (["--data", "structured3d", "--root", ".", "colour=1"], "Structured3DDataModule has no argument colour; it has root, "),
+        (
+            ["--data", "structured3d", "--root", ".", "colour=1"],
+            "Structured3DDataModule has no argument colour; it has root, ",
+        ),
         (["--data", "structured3d", "--root", ".", "height=100"], "twice as wide as high"),
         (["--data", "structured3d", "--root", ".", "tasks=[depth"], "is not YAML"),
         (["--config", "empty.yaml"], "empty.yaml has no section `data:`"),
