@@ -133,7 +133,7 @@ def panorama_from_pil(image: Image.Image) -> NDArray[np.uint8]:
     return array
 
 
-class _ValueRangeError(ValueError):
+class _ValueRangeError(InputError):
     """The image is sound, but what its values mean is not known."""
 
 

@@ -195,7 +195,7 @@ def samples_of(
         FileNotFoundError: There is no data.
     """
     sets: dict[str, tuple[Dataset[Sample], LightningDataModule]] = {}
-    empty = ValueError("no split was asked for")
+    empty: ValueError = InputError("no split was asked for")
     for name, module in modules_of(data).items():
         module.prepare_data()
         prefix = f"{name}/" if name else ""

@@ -165,7 +165,7 @@ class MixedDataModule(EvaluationLoaders):
             except ValueError as empty:
                 error = empty
         if not parts:
-            raise error or ValueError(f"no set has samples for {split}")
+            raise error or InputError(f"no set has samples for {split}")
         samples = MixedDataset(parts, self.lookups, {})
         return DataLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
 

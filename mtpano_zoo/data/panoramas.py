@@ -28,7 +28,7 @@ REST = "rest"  # the panoramas that are read for prediction but are in no split
 Mask = Callable[[dict[str, NDArray[Any]]], None]
 
 
-class UnreadableSampleError(ValueError):
+class UnreadableSampleError(InputError):
     """A file of a sample cannot be used; the message names it and says why."""
 
     def __init__(self, message: str) -> None:

@@ -56,7 +56,7 @@ class MultiTaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
         arguments = cast(Sequence[str], args)
-        options = options_of(self._subcommand_parsers[arguments[0]])
+        options = options_of(self._subcommand_parsers[_verb(arguments)])
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
@@ -183,19 +183,18 @@ def complete_command(arguments: Sequence[str]) -> str:
 
     Shipped configurations say in their first lines "Use it after NAME.yaml".
     """
+    verb = _verb(arguments)
     folder = shipped("configs")
     paths = [Path(value) for option, value in pairwise(arguments) if option in ("--config", "-c")]
     names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths]
     for path, name in zip(paths, names, strict=True):
         comment = path.read_text(encoding="utf-8").replace("\n# ", " ")
-        if found := re.search(r"Use it after ((?:\S+\.yaml(?: and )?)+)", comment):
+        if found := re.search(r"Use it after (\S+\.yaml(?: and \S+\.yaml)*)", comment):
             before = [other for other in found[1].split(" and ") if other not in names]
             if before:
                 command = " ".join(f"--config {other}" for other in (*before, *names))
-                return f"{name} goes after {' and '.join(before)}: `mtpano {arguments[0]} {command}`."
-    return (
-        f"Complete is `mtpano {arguments[0]} --config quickstart.yaml`, or `--config base.yaml --config synpass.yaml`."
-    )
+                return f"{name} goes after {' and '.join(before)}: `mtpano {verb} {command}`."
+    return f"Complete is `mtpano {verb} --config quickstart.yaml`, or `--config base.yaml --config synpass.yaml`."
 
 
 def _starts_trained(model: Mapping[str, Any]) -> bool:
