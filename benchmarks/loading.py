@@ -64,12 +64,13 @@ def by_path(path: str) -> torch.nn.Module:
 
 def plainly(path: str) -> torch.nn.Module:
     """Build the network, read the whole file, copy: what `torch.load` and `load_state_dict` do by default."""
-    from mtpano_zoo.models import NETWORKS
+    from mtpano_zoo.layers import ViTEncoder
+    from mtpano_zoo.models import PDBridgeNet
     from mtpano_zoo.reference import FORMATS
 
-    description = entries()[NAME].network_description()
-    network = NETWORKS[description["class"]](**description["config"])
-    network.load_state_dict(FORMATS["mtpano"].convert_state_dict(torch.load(path, weights_only=True)["model"]))
+    arguments = entries()[NAME].network["init_args"]
+    network = PDBridgeNet(**arguments | {"encoder": ViTEncoder(**arguments["encoder"]["init_args"])})
+    network.load_state_dict(FORMATS["mtpano"].convert(torch.load(path, weights_only=True)["model"]))
     return network.eval()
 
 

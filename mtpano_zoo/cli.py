@@ -279,6 +279,7 @@ def _prepare(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
+    from mtpano_zoo.manifest import describe_model
     from mtpano_zoo.models import prepare_for_inference
     from mtpano_zoo.run import find_images, run
     from mtpano_zoo.zoo import load_model
@@ -292,7 +293,7 @@ def _run(options: argparse.Namespace) -> int:
     # A process takes seconds to start, which a few panoramas are not worth.
     workers = min((os.cpu_count() or 1) - 1, len(images) // 16) if options.workers is None else options.workers
     report = run(
-        options.sources,
+        images,
         prepared,
         options.out,
         batch_size=options.batch_size,
@@ -302,8 +303,11 @@ def _run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         workers=workers,
         panel=not options.no_panel,
+        described=describe_model(model, options.model),
     )
     print(report.summary())
+    if report.written or report.skipped:
+        print(f"The results are in {options.out}")
     return report.exit_code
 
 
@@ -312,7 +316,7 @@ def _export(options: argparse.Namespace) -> int:
     from mtpano_zoo.zoo import load_model
 
     if options.width is not None and options.height is None:
-        raise ValueError("--width goes with --height: give both, or the height alone")
+        raise InputError("--width goes with --height: give both, or the height alone")
     check_destination(options.out, options.format, options.overwrite)
     size = None
     if options.height is not None:

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
+from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.tasks import MAIN_TASKS, Task
 
 __all__ = ("FORMATS", "Format", "export")
@@ -71,20 +73,22 @@ def export(
     Raises:
         FileExistsError: if there is such a file and `overwrite` is false.
         OSError: if the file cannot be written.
-        ValueError: if format or size do not fit, a package is missing, the network has parts that the format cannot
+        InputError: If format or size do not fit, a package is missing, the network has parts that the format cannot
             express, or what was written computes something else.
     """
     if format not in FORMATS:
-        raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+        raise InputError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
     path = Path(path)
     if format == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
-        raise ValueError(
+        raise InputError(
             f"ONNX files are written and checked with {', '.join(missing)}: pip install 'mtpano_zoo[export]'"
         )
     check_destination(path, format, overwrite)
+    if (kind := weight_type(network)) != torch.float32:
+        raise InputError(f"the network's weights are {kind}, but the file takes float32: call network.float() first")
     height, width = cast("tuple[int, int]", network.input_size) if size is None else size
     if height < 1 or width != 2 * height:
-        raise ValueError(f"a panorama is twice as wide as high: the network cannot be exported for {height} x {width}")
+        raise InputError(f"a panorama is twice as wide as high: the network cannot be exported for {height} x {width}")
     outputs = _Outputs(prepare_for_inference(network, winograd=False)).eval()
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -102,7 +106,7 @@ def export(
             raise
         except Exception as error:  # exporters fail in as many ways as there are layers
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{type(network).__name__} cannot be written as {format}: {reason}") from error
+            raise InputError(f"{type(network).__name__} cannot be written as {format}: {reason}") from error
         for batch in (images, images[:1]):
             _compare(run(temporary, batch, outputs.tasks), expected, path)
         files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is nothing without them
@@ -166,14 +170,14 @@ def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
     """Refuse outputs that are not those of the network, relative to the largest value of their task.
 
     Raises:
-        ValueError: if one of them differs by more than `TOLERANCE`.
+        InputError: If one of them differs by more than `TOLERANCE`.
     """
     for task, output in found.items():
         wanted = expected[task][: len(output)]
         same = output.shape == wanted.shape
         error = float((output - wanted).abs().max() / wanted.abs().max()) if same else float("nan")
         if not error <= TOLERANCE:
-            raise ValueError(
+            raise InputError(
                 f"{path} was not written: the exported network computes another {task} than PyTorch does, by "
                 f"{error:.1e} of its largest value, with {len(output)} images in a batch."
             )

@@ -8,6 +8,7 @@ Encodings of the maps that we write:
 * classes, palette PNG: the class index per pixel, 255 = no label.
 """
 
+import functools
 import io
 import uuid
 import warnings
@@ -21,71 +22,111 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import BYTES_ON_DISK, DEFAULT_MAX_PIXELS, VARIABLE, check_pixels, max_bytes, read_file
+from mtpano_zoo.limits import max_pixels as default_max_pixels
 
 RATIO_TOLERANCE = 0.01  # relative: 1183 x 591 is a panorama to any person, 16:9 video is not
 SATURATED = 65535  # the largest number of 16 bits: this distance or any beyond it
 MAX_DEPTH = 65.534  # metres, the largest distance that a 16-bit PNG in millimetres tells from all beyond it
+
+# Pillow knows more: EPS, which starts Ghostscript, and scientific formats that unpack whatever is in them.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "DIB", "MPO")
 
 
 def check_panorama_size(height: int, width: int, name: str) -> None:
     """Accept sizes that are 2:1 within 1 %.
 
     Raises:
-        ValueError: the size is not that of a full panorama; `name` opens the sentence.
+        InputError: the size is not that of a full panorama; `name` opens the sentence.
     """
     if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
-        raise ValueError(
+        raise InputError(
             f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
             "export it as equirectangular 2:1, or pad what is missing with black"
         )
 
 
-def read_panorama(path: str | Path) -> NDArray[np.uint8]:
+def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Read an equirectangular image as RGB of shape (H, W, 3), whatever kind of image file it is.
 
     The EXIF orientation is applied; grey, palette and CMYK images become RGB; transparent pixels are composited over
     black, which is how panoramas mark what was not seen; 16 bits per channel are scaled (not cut) to 8; of several
     frames the first is taken. Sizes that are 2:1 within 1 % come back as they are.
 
+    Args:
+        path: The file.
+        max_pixels: How many pixels it may have, by default `limits.max_pixels()`.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
+        InputError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image")
+        raise InputError(f"{path} is a folder, not an image")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return decode_panorama(path.read_bytes(), str(path))
+    limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
+    return decode_panorama(read_file(path, limit), str(path), max_pixels=max_pixels)
 
 
-def decode_panorama(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Decode the content of an image file by the rules of `read_panorama`; `name` opens the sentence of an error.
 
     Raises:
-        ValueError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
+        InputError: it is truncated, not an image, of floating-point values, too large, or not 2:1.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on; 16384 x 8192 is an ordinary panorama. Twice that remains an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            array = _decode(data)
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise ValueError(f"{name} has more than {limit} million pixels: scale it down first") from error
+        array = _decode(open_image(data, name, max_pixels), data)
+    except InputError:
+        raise
     except _ValueRangeError as error:
-        raise ValueError(f"{name} {error}") from error
+        raise InputError(f"{name} {error}") from error
     except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
     check_panorama_size(array.shape[0], array.shape[1], name)
     return array
+
+
+def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Open an image by its header, whose size is compared with the limit; its pixels are decoded when asked for.
+
+    Args:
+        data: The content of the file.
+        name: What opens the sentence of an error.
+        max_pixels: How many pixels it may have, by default `limits.max_pixels()`.
+
+    Raises:
+        InputError: It is too large, or not an image of a known format.
+    """
+    limit = default_max_pixels() if max_pixels is None else max_pixels
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses what has more than twice that
+        if limit > DEFAULT_MAX_PIXELS:  # we were asked to allow more
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-limit // 2))
+        limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of its limit
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error
+    except Exception as error:
+        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+    check_pixels(image.height, image.width, name, limit)
+    return image
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def panorama_from_pil(image: Image.Image) -> NDArray[np.uint8]:
     """Turn an image that is already open into RGB (H, W, 3), by the same rules as `read_panorama`.
 
     Raises:
-        ValueError: it holds floating-point values, or is not 2:1.
+        InputError: it holds floating-point values, or is not 2:1.
     """
     array = _upright_rgb(image, image.getexif().get(ExifTags.Base.Orientation, 1))
     check_panorama_size(array.shape[0], array.shape[1], "the image")
@@ -102,10 +143,11 @@ def _first_line(error: Exception) -> str:
     return "no known image format" if not lines or "BytesIO" in lines[0] else lines[0]
 
 
-def _decode(data: bytes) -> NDArray[np.uint8]:
-    """Decode, turn upright, and reduce to RGB of 8 bits."""
-    with Image.open(io.BytesIO(data)) as file:
-        sixteen_bit = ";16" in str(file.tile)  # the mode alone does not tell: Pillow calls 16-bit RGB just "RGB"
+def _decode(file: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Decode an open image, turn it upright, and reduce it to RGB of 8 bits."""
+    with file:
+        # The mode alone does not tell: Pillow calls 16-bit RGB just "RGB".
+        sixteen_bit = ";16" in str(getattr(file, "tile", ""))
         file.load()  # before OpenCV, which returns the readable part of a truncated file without a word
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
         image = Image.fromarray(_decode_16bit(data)) if sixteen_bit else file
@@ -130,7 +172,7 @@ def _decode_16bit(data: bytes) -> NDArray[np.uint8]:
     """Decode with OpenCV, which keeps all 16 bits of colour images, and scale 0..65535 to 0..255."""
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
-        raise ValueError("its 16-bit channels cannot be decoded")
+        raise InputError("its 16-bit channels cannot be decoded")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return _to_8bit(values)
@@ -155,17 +197,17 @@ def write_png(path: str | Path, array: NDArray[Any]) -> None:
     """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, atomically.
 
     Raises:
-        ValueError: another shape or type.
+        InputError: another shape or type.
     """
     colour = array.ndim == 3 and array.shape[2] == 3
     if array.dtype not in (np.uint8, np.uint16) or not (colour or array.ndim == 2) or array.size == 0:
-        raise ValueError(
+        raise InputError(
             f"a PNG takes (H, W) or (H, W, 3) of uint8 or uint16, but {path} was given {array.shape} of {array.dtype}"
         )
     pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(array)
     written, data = cv2.imencode(".png", pixels)
     if not written:
-        raise ValueError(f"{path} could not be encoded as PNG")
+        raise InputError(f"{path} could not be encoded as PNG")
     write_bytes(path, data.tobytes())
 
 
@@ -175,13 +217,13 @@ def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLik
     Index 255 (no label) and every other index without a colour of its own are black.
 
     Raises:
-        ValueError: indices outside 0..255, or not (H, W), or a palette that is not (N <= 256, 3).
+        InputError: indices outside 0..255, or not (H, W), or a palette that is not (N <= 256, 3).
     """
     colours = np.asarray(palette, dtype=np.uint8)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) > 256:
-        raise ValueError(f"a palette has shape (N, 3) with at most 256 colours, not {colours.shape}")
+        raise InputError(f"a palette has shape (N, 3) with at most 256 colours, not {colours.shape}")
     if indices.ndim != 2 or indices.size == 0 or indices.min() < 0 or indices.max() > 255:
-        raise ValueError(f"a palette PNG takes class indices 0 to 255 of shape (H, W): {path} was given something else")
+        raise InputError(f"a palette PNG takes class indices 0 to 255 of shape (H, W): {path} was given something else")
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette([*colours.ravel().tolist(), *[0] * (768 - colours.size)])
     buffer = io.BytesIO()
@@ -200,10 +242,10 @@ def write_ply(path: str | Path, points: NDArray[np.float32], colours: NDArray[np
     """Write a point cloud, positions (N, 3) in metres and RGB (N, 3), as binary PLY, atomically.
 
     Raises:
-        ValueError: the two shapes do not agree.
+        InputError: the two shapes do not agree.
     """
     if points.shape != colours.shape or points.shape[1:] != (3,):
-        raise ValueError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
+        raise InputError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
     fields = [(axis, "<f4", "float") for axis in "xyz"] + [(name, "u1", "uchar") for name in ("red", "green", "blue")]
     vertices = np.empty(len(points), [(name, code) for name, code, _ in fields])
     for column in range(3):
@@ -243,7 +285,7 @@ def decode_depth(
             known.
 
     Raises:
-        InputError: If the array is not uint16.
+        InputError: the array is not uint16.
     """
     if encoded.dtype != np.uint16:
         raise InputError(
@@ -261,11 +303,11 @@ def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]
     Vectors with a value that is not finite count as the zero vector (no value), which is exactly the middle grey.
 
     Raises:
-        ValueError: the last axis is not 3, or `bits` is neither 8 nor 16.
+        InputError: the last axis is not 3, or `bits` is neither 8 nor 16.
     """
     vectors = np.asarray(normals, dtype=np.float32)  # 24 bits tell any two of 16 apart
     if vectors.shape[-1:] != (3,) or bits not in (8, 16):
-        raise ValueError(f"normals are encoded from (..., 3) in 8 or 16 bits, not from {vectors.shape} in {bits}")
+        raise InputError(f"normals are encoded from (..., 3) in 8 or 16 bits, not from {vectors.shape} in {bits}")
     middle = 1 << (bits - 1)
     vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
     return np.rint(middle + (middle - 1) * np.clip(vectors, -1, 1)).astype(np.uint8 if bits == 8 else np.uint16)
@@ -275,10 +317,10 @@ def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:
     """Turn what `encode_normals` gives, uint8 or uint16, back into unit vectors; the middle grey is the zero vector.
 
     Raises:
-        ValueError: another type, or the last axis is not 3.
+        InputError: another type, or the last axis is not 3.
     """
     if encoded.dtype not in (np.uint8, np.uint16) or encoded.shape[-1:] != (3,):
-        raise ValueError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")
+        raise InputError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")
     middle = 128 if encoded.dtype == np.uint8 else 32768
     vectors = encoded.astype(np.float64) - middle
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -1,13 +1,15 @@
 """From the id of a sample to the file that is written for it: never outside the folder that the user named."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("MAX_NAME_BYTES", "check_id", "path_below")
+__all__ = ("MAX_NAME_BYTES", "check_id", "left_out", "path_below")
 
 # The longest name of a file that ext4, APFS and NTFS all take.
 MAX_NAME_BYTES = 255
+SHOWN = 10
 
 
 def check_id(sample_id: str, suffix: str = "") -> str:
@@ -49,3 +51,17 @@ def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
         InputError: If the id cannot name a file, see `check_id`.
     """
     return Path(folder) / f"{check_id(sample_id, suffix)}{suffix}"
+
+
+def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputError:
+    """Return the error that ends a command which has written everything but some samples.
+
+    Args:
+        sentences: why each of them was left out; the first ten are shown.
+        total: how many samples there were.
+        folder: where the others are.
+    """
+    lines = [f"{len(sentences)} of {total} samples were left out; the others are in {folder}:"]
+    lines += [f"  {sentence}" for sentence in sentences[:SHOWN]]
+    lines += [f"  and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
+    return InputError("\n".join(lines).encode(errors="backslashreplace").decode())  # an id need not be text

@@ -1,10 +1,13 @@
-"""The outputs of a network that a user sees."""
+"""What a network takes, and what a user sees of its outputs."""
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ("main_outputs",)
+from mtpano_zoo.errors import InputError
+
+__all__ = ("check_precision", "main_outputs", "weight_type")
 
 
 def main_outputs(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -12,3 +15,24 @@ def main_outputs(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
     options = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
     outputs: dict[str, Tensor] = network(image, **options)
     return {task: outputs[task].float() for task in cast("tuple[str, ...]", network.tasks)}
+
+
+def weight_type(network: nn.Module) -> torch.dtype:
+    """Return the type of the images that a network takes: that of its weights, unless it converts by itself."""
+    if getattr(network, "precision", "float32") != "float32":
+        return torch.float32
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
+def check_precision(network: nn.Module, precision: str) -> None:
+    """Refuse bfloat16 for a network in a precision of its own, as after `network.half()`.
+
+    Raises:
+        InputError: If its weights are neither float32 nor bfloat16.
+    """
+    kind = weight_type(network)
+    if precision == "bfloat16" and kind not in (torch.float32, torch.bfloat16):
+        raise InputError(
+            f"the network's weights are {str(kind).removeprefix('torch.')}, which bfloat16 does not go with: leave the "
+            "precision out, or call network.float() first"
+        )

@@ -1,6 +1,6 @@
 """What a network says about a panorama: `predict` makes it from any source, `Prediction` holds, saves and shows it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,24 +14,29 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.outputs import main_outputs
+from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
-__all__ = ("Prediction", "Source", "output_paths", "predict")
+__all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 SKY = "sky"
 
 
 def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
-    """Return the files that `Prediction.save` writes for these tasks, by what they hold."""
+    """Return the files that `Prediction.save` writes for these tasks, by what they hold, in the order of writing.
+
+    Raises:
+        InputError: If the stem cannot name a file below the folder, see `mtpano_zoo.output_paths.check_id`.
+    """
     names = {file.name: file.suffix for task in tasks for file in MAIN_TASKS[task].stored}
     if panel:
         names["panel"] = "panel.png"
-    return {kind: Path(folder) / f"{stem}_{name}" for kind, name in names.items()}
+    return {kind: path_below(folder, stem, f"_{name}") for kind, name in names.items()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,30 +105,40 @@ class Prediction:
         """Write every map, and a panel of them all, as `folder/stem_*`; return the paths by what they hold.
 
         Classes as palette PNG; depth as 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and as
-        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`; disparity, which has no unit, as
-        float32 NPY. Folders are made as needed. With `panel=False`
-        none is drawn, and with `overwrite` an older one, which would show other maps, is removed.
+        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`; disparity, which has no unit, as float32 NPY.
+        Folders are made as needed, also those that `stem` names. With `panel=False` none is drawn, and with `overwrite`
+        an older one, which would show other maps, is removed.
 
         Raises:
             FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.
             NotADirectoryError: the folder is a file.
+            InputError: If `stem` cannot name a file below the folder.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is a file, not a folder to write into")
+        for _ in self.save_each(folder, stem, overwrite, panel):
+            pass
+        return output_paths(folder, stem, self.tasks, panel)
+
+    def save_each(
+        self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
+    ) -> Iterator[Path]:
+        """Do what `save` does file by file, and yield the path of each when it is complete."""
         paths = output_paths(folder, stem, self.tasks, panel)
+        parent = path_below(folder, stem).parent
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file, not a folder to write into")
         existing = [path for path in paths.values() if path.exists()]
         if existing and not overwrite:
             raise FileExistsError(f"{existing[0]} exists already: choose another folder or allow to overwrite it")
-        folder.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
         for task in self.tasks:
             for file in MAIN_TASKS[task].stored:
                 WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
+                yield paths[file.name]
         if panel:
             image_io.write_png(paths["panel"], figure_to_array(self.figure()))
+            yield paths["panel"]
         elif overwrite:  # the picture of what has just been replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
-        return paths
 
     def figure(self) -> Figure:
         """Draw image and maps with class legend, metre scale and the meaning of the normals' colours, 1600 px wide."""
@@ -135,12 +150,12 @@ class Prediction:
         Every `stride`-th row and column is taken; pixels without a depth are left out.
 
         Raises:
-            ValueError: there is no depth, or the stride is not positive.
+            InputError: there is no depth, or the stride is not positive.
         """
         if self.depth is None:
-            raise ValueError("a point cloud needs depth, which this network does not predict")
+            raise InputError("a point cloud needs depth, which this network does not predict")
         if stride < 1:
-            raise ValueError(f"stride is a positive number of pixels, not {stride}")
+            raise InputError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
         depth: NDArray[np.float32] = self.depth[pick]
         valid = np.isfinite(depth) & (depth > 0)
@@ -170,7 +185,8 @@ def predict(
             A batch gives a list, and so does a sequence of sources, which go through the network together.
         size: height and width of the network's input; by default what it was made for.
         precision: `bfloat16` runs the network under autocast; what follows it is float32 always. A network from
-            `prepare_for_inference` has a precision of its own.
+            `prepare_for_inference` has a precision of its own, and so has one whose weights are not float32, as after
+            `network.half()`.
         mask_sky: pixels of the class `sky` have no depth and no normal (0), as in MTPano's published script.
         blend_seam: in depth and normals, at the network's own size, replace the two columns on either side of the
             left and right edge by the line between the third ones, as MTPano's published script does; rows where
@@ -178,14 +194,10 @@ def predict(
 
     Raises:
         FileNotFoundError: there is no file at the path.
-        ValueError: the source is not a full panorama, or of a type, shape or range that the sentence names, or the
+        InputError: the source is not a full panorama, or of a type, shape or range that the sentence names, or the
             network lacks what an option needs.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is float32 or bfloat16, not {precision}")
-    if (prepared := getattr(network, "precision", precision)) != precision != "float32":
-        raise ValueError(f"the network was prepared for {prepared}: prepare it for {precision}")
-    _check_options(network, mask_sky, blend_seam)
+    check_options(network, precision, mask_sky, blend_seam)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # told before anything runs
@@ -199,8 +211,10 @@ def predict(
     try:
         with torch.inference_mode():
             batch = torch.stack([_network_input(image, height, width, device) for image in images])
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                output = main_outputs(network, batch)
+            kind = weight_type(network)
+            autocast = precision == "bfloat16" and kind == torch.float32
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                output = main_outputs(network, batch.to(kind))
             results = [
                 _prediction(
                     network,
@@ -222,14 +236,26 @@ def predict(
 
 def _attribute(network: nn.Module, name: str) -> Any:
     if not hasattr(network, name):
-        raise ValueError(f"{type(network).__name__} lacks the attribute `{name}`, which a network of this zoo has")
+        raise InputError(f"{type(network).__name__} lacks the attribute `{name}`, which a network of this zoo has")
     return getattr(network, name)
 
 
-def _check_options(network: nn.Module, mask_sky: bool, blend_seam: bool) -> None:
+def check_options(
+    network: nn.Module, precision: str = "float32", mask_sky: bool = False, blend_seam: bool = False
+) -> None:
+    """Refuse options of `predict` that do not go with a network.
+
+    Raises:
+        InputError: If the precision is unknown or not that of the weights, or the network lacks what an option needs.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"precision is float32 or bfloat16, not {precision}")
+    if precision == "bfloat16" and getattr(network, "precision", precision) != precision:
+        raise InputError("the network was prepared for float32: prepare it for bfloat16")
+    check_precision(network, precision)
     if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
-        raise ValueError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
+        raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
     if blend_seam and not _geometric(dict.fromkeys(_attribute(network, "tasks"))):
         raise InputError("blend_seam works on distances and directions; this network predicts neither: leave it out")
 
@@ -242,7 +268,7 @@ def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tenso
         return [image_io.panorama_from_pil(source)]
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise ValueError(
+            raise InputError(
                 f"an array is (H, W, 3) RGB of uint8 in 0 to 255, not {source.shape} of {source.dtype}: "
                 "convert it, or pass the path of the file"
             )
@@ -252,23 +278,23 @@ def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tenso
         return list(_checked(source if source.ndim == 4 else source[None]).detach())
     if isinstance(source, Sequence):
         return [image for single in source for image in _images(single)]
-    raise ValueError(f"a source is a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
+    raise InputError(f"a source is a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
 
 
 def _checked(batch: Tensor) -> Tensor:
     if batch.ndim != 4 or batch.shape[1] != 3:
         shape = tuple(batch.shape[1:] if batch.shape[0] == 1 else batch.shape)
-        raise ValueError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
+        raise InputError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
     if not batch.is_floating_point():
-        raise ValueError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
+        raise InputError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
     image_io.check_panorama_size(batch.shape[2], batch.shape[3], "the tensor")
     if batch.numel() == 0:
         return batch
     if not batch.isfinite().all():
-        raise ValueError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
+        raise InputError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
     low, high = (float(value) for value in batch.aminmax())
     if low < 0 or high > 1:
-        raise ValueError(
+        raise InputError(
             f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
             "scale it; the network normalises by itself"
         )

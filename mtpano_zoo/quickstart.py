@@ -15,10 +15,13 @@ from rich.table import Table
 from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.latitude import LatitudePrior
+from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.run import find_images, run
+from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
 from mtpano_zoo.training.cli import main as train
 from mtpano_zoo.training.multi_task import MultiTaskModule
+from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.viz import sample_panel
 from mtpano_zoo.zoo import load_model
 
@@ -48,7 +51,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
     Raises:
         FileNotFoundError: if an image or the configuration is missing; nothing is trained then.
-        ValueError: if one of the images is no panorama; nothing is trained then either.
+        InputError: If one of the images is no panorama; nothing is trained then either.
     """
     console = Console()
     out = free_folder(out)
@@ -60,7 +63,8 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
     scores: dict[str, dict[str, float]] = {}
     console.rule("training PD-BridgeNet on rendered rooms")
-    network, data, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
+    network, cli, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
+    data = cli.datamodule
     scores[f"PD-BridgeNet ({minutes:.1f} min)"] = _score(network, data)
     console.rule("the same network with one shared stream and no bridge, trained equally long")
     single, _, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'one_stream'}", *ONE_STREAM])
@@ -74,6 +78,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
         report = run(images, network, out / "images")
         console.print(report.summary())
     console.print(f"Pictures of rooms that the network has never seen are in [bold]{out / 'panels'}[/bold].")
+    print(next_commands(cli.trainer))
     return scores
 
 
@@ -86,19 +91,21 @@ def free_folder(wanted: Path) -> Path:
     return folder
 
 
-def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, LightningDataModule, float]:
-    """Train by the command line, and return the network of its last checkpoint, the data and the minutes it took."""
+def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, MultiTaskCLI, float]:
+    """Train by the command line, and return the network of its last checkpoint, what trained it and the minutes."""
     start = time.monotonic()
     cli = train(list(arguments))
     minutes = (time.monotonic() - start) / 60
     checkpoints = cli.trainer.checkpoint_callbacks
     path = getattr(checkpoints[0], "last_model_path", "") or getattr(checkpoints[0], "best_model_path", "")
-    return load_model(path), cli.datamodule, minutes
+    return load_model(path), cli, minutes
 
 
 def _score(network: PanoramaNetwork, data: LightningDataModule) -> dict[str, float]:
     """Score on the held-out test rooms."""
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, logger=False, callbacks=[progress_bar()], enable_model_summary=False
+    )
     (metrics,) = trainer.test(MultiTaskModule(network), data, verbose=False)
     return {name: float(metrics[f"test/{key}"]) for name, (key, _) in METRICS.items()}
 
@@ -141,4 +148,6 @@ def _write_panels(network: PanoramaNetwork, data: LightningDataModule, folder: P
         figure = sample_panel(sample, prediction, network.classes, network.palette)
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
-        write_bytes(folder / f"{sample['id']}.png", picture.getvalue())
+        path = path_below(folder, sample["id"], ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, picture.getvalue())

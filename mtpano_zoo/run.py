@@ -1,31 +1,49 @@
 """`mtpano run`: predict for many images and write the results, one image after another, whatever happens to one."""
 
-import multiprocessing
-import signal
+import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
 from mtpano_zoo.image_io import read_panorama
-from mtpano_zoo.prediction import Prediction, output_paths, predict
+from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.prediction import Prediction, check_options, output_paths, predict
+from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
+from mtpano_zoo.workers import asked_to_stop, stoppable
+from mtpano_zoo.zoo.loading import check_device
 
 __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
 
 READERS = 2
 BATCHES_AHEAD = 2
 WRITTEN_BEHIND = 2  # predictions that wait for each process that writes: every one is megabytes
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
-Job = tuple[Path, Path]  # an image, and where its results go: a path that ends in the stem of their names
+
+class _Job(NamedTuple):
+    """An image, and the name of its results below the folder: sub-folders, and the stem of the files."""
+
+    image: Path
+    name: str
+
+
+class _Input(NamedTuple):
+    """A panorama (H, W, 3), and the SHA-256 hash of its file."""
+
+    pixels: NDArray[np.uint8]
+    digest: str
 
 
 @dataclass
@@ -54,11 +72,12 @@ class RunReport:
             counts.append(f"{len(self.skipped)} skipped because their results exist (overwrite to redo them)")
         if self.failed:
             counts.append(f"{len(self.failed)} failed")
-        return "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in self.failed.values())])
+        lines = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in self.failed.values())])
+        return lines.encode(errors="backslashreplace").decode()  # a file name need not be text
 
 
 def run(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | Mapping[Path, Path],
     model: nn.Module,
     out: str | Path,
     *,
@@ -71,150 +90,139 @@ def run(
     progress: bool = True,
     workers: int = 0,
     panel: bool = True,
+    described: Mapping[str, Any] | None = None,
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
 
     While the network works on some images, the next ones are read and the results of those before are written.
 
     Args:
-        sources: images and folders; folders are searched with their sub-folders.
+        sources: images and folders, which are searched with their sub-folders; or what `find_images` returned for them.
         model: the network, see `mtpano_zoo.prediction.predict`.
-        out: folder for the results; it may exist. Images whose results are complete are skipped, so that a run that
-            was stopped goes on where it was. Files of these names that no stopped run would have left, such as a depth
-            map without the classes that are written before it, are kept: their images are told as failed.
+        out: folder for the results; it may exist, see `mtpano_zoo.prediction_folder`. Images whose results are complete
+            are skipped, so that a run that was stopped goes on where it was; what is missing is made again. Files that
+            are not results of the same image are kept, and their images are told as failed.
         batch_size: images that go through the network together, whatever their sizes.
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
         device: where the network is moved to; by default it stays where it is.
-        overwrite: redo images whose results exist.
+        overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
         workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
         panel: draw the picture of all maps, which takes longer than everything else that is written.
+        described: what `describe_model` says of the network that `model` was prepared from, for the manifest; by
+            default of `model` itself.
 
     Raises:
-        ValueError: nothing to do, two images that would be written to the same files, or `out` is no place for them.
+        InputError: nothing to do, an option that does not go with the network, `out` is no place for the results, or
+            it holds results of other settings.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
     if workers < 0:
-        raise ValueError(f"workers is a number of processes, or 0 for a thread, not {workers}")
+        raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
+    check_options(model, precision, mask_sky, blend_seam)
+    if device is not None:
+        check_device(device)
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: give a folder for the results")
-    jobs = find_images(sources, out)
-    out.mkdir(parents=True, exist_ok=True)  # where that is impossible, it is told before the network has worked
+    images = sources if isinstance(sources, Mapping) else find_images(sources, out)
+    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    report = RunReport()
+    files: dict[_Job, dict[str, Path]] = {}
+    for image, target in images.items():
+        job = _Job(image, target.relative_to(out).as_posix())
+        try:
+            files[job] = output_paths(out, job.name, cast("Sequence[str]", model.tasks))
+        except InputError as error:
+            report.failed[image] = f"{image} is left out: {error}"
+    effective = options | {"precision": getattr(model, "precision", precision)}
+    folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), effective), overwrite)
+    folder.claim(path for paths in files.values() for path in paths.values())
     if device is not None:
         model.to(device)
-    report = RunReport()
-    todo: list[Job] = []
-    for image, target in jobs.items():
-        found = _existing(target, cast("Sequence[str]", model.tasks))
-        if overwrite:
-            todo.append((image, target))
-        elif all(found[kind] for kind in found if panel or kind != "panel"):
-            report.skipped.append(image)
-        elif list(found.values()) == sorted(found.values(), reverse=True):  # nothing, or what a stopped run left
-            todo.append((image, target))
-        else:
-            report.failed[image] = (
-                f"{image} is left out: some of its results ({target}_*) exist, overwrite to redo them"
-            )
-    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=Console(stderr=True), disable=not progress or not todo) as bar,
-        ThreadPoolExecutor(READERS) as readers,
-        _writers(workers) as writers,
-    ):
-        shown = bar.add_task("panoramas", total=len(todo))
-        save = partial(_save, panel=panel)
-        output = _Output(writers, save, WRITTEN_BEHIND * max(workers, 1), report, partial(bar.advance, shown))
-        for batch in _read_ahead(todo, batch_size, readers):
-            _predict_batch(batch, partial(predict, model, **options), output)
-        output.finish()
-    report.failed = {image: report.failed[image] for image in jobs if image in report.failed}
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        advance = partial(bar.advance, bar.add_task("panoramas", total=len(images)))
+        advance(len(report.failed))
+        output = _Output(folder, panel, report, advance)
+        todo = [job for job, paths in files.items() if output.is_due(job, paths)]
+        _process(todo, batch_size, partial(predict, model, **options), output, workers)
+    report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
 
 
-def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
-    """Return every image and where its results go: a path below `out` that ends in the stem of their names.
-
-    Raises:
-        ValueError: a folder without images, no source at all, or two images with the same results.
-    """
-    jobs: dict[Path, Path] = {}
-    for source in map(Path, sources):
-        if not source.is_dir():
-            jobs.setdefault(source, out / source.stem)
-            continue
-        if source.resolve() == out.resolve():
-            raise ValueError(f"{out} holds the images: give another folder, so that results are not taken for images")
-        # Results of an earlier run, in a folder below this one, are no images of the user's.
-        results = out.resolve() if source.resolve() in out.resolve().parents else None
-        found = [path for path in sorted(source.rglob("*")) if _is_image(path, source, results)]
-        if not found:
-            raise ValueError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        for path in found:
-            jobs.setdefault(path, out / path.relative_to(source).with_suffix(""))
-    if not jobs:
-        raise ValueError("no image and no folder was given")
-    owners: dict[Path, Path] = {}
-    for image, target in jobs.items():
-        other = owners.setdefault(target, image)
-        if other.resolve() != image.resolve():
-            raise ValueError(f"{other} and {image} would both be written to {target}_*: rename one or run them apart")
-    return {image: target for target, image in owners.items()}
+def _process(todo: Sequence[_Job], batch_size: int, predict_all: partial[Any], output: "_Output", workers: int) -> None:
+    """Read, predict and write; Ctrl-C drops what is not being written, and completes the file that is."""
+    with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
+        output.start(writers, WRITTEN_BEHIND * max(workers, 1))
+        try:
+            for batch in _read_ahead(todo, batch_size, readers):
+                _predict_batch(batch, predict_all, output)
+            output.finish()
+        except KeyboardInterrupt:
+            readers.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _existing(target: Path, tasks: Sequence[str]) -> dict[str, bool]:
-    """Say of every file of an image's results, in the order in which they are written, whether it is there."""
-    return {kind: path.exists() for kind, path in output_paths(target.parent, target.name, tasks).items()}
+def _read(image: Path) -> _Input:
+    return _Input(read_panorama(image), _digest(image))
 
 
-def _is_image(path: Path, folder: Path, excluded: Path | None) -> bool:
-    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-        return False
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and excluded not in path.resolve().parents
+def _digest(image: Path) -> str:
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _writers(workers: int) -> Executor:
-    if workers == 0:
-        return ThreadPoolExecutor(1)
-    # Not forked: a process with a GPU and threads cannot be. They leave Ctrl-C to this one, and finish their file.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-
-
-def _read_ahead(todo: Sequence[Job], batch_size: int, readers: Executor) -> Iterator[list[tuple[Job, Future[Any]]]]:
+def _read_ahead(
+    todo: Sequence[_Job], batch_size: int, readers: Executor
+) -> Iterator[list[tuple[_Job, Future[_Input]]]]:
     """Give batches of images that are being read, a few of them before they are asked for."""
-    ahead: deque[list[tuple[Job, Future[Any]]]] = deque()
+    ahead: deque[list[tuple[_Job, Future[_Input]]]] = deque()
     for first in range(0, len(todo), batch_size):
-        ahead.append([(job, readers.submit(read_panorama, job[0])) for job in todo[first : first + batch_size]])
+        ahead.append([(job, readers.submit(_read, job.image)) for job in todo[first : first + batch_size]])
         if len(ahead) > BATCHES_AHEAD:
             yield ahead.popleft()
     yield from ahead
 
 
 class _Output:
-    """What is being written, first in, first out and never more than `limit` predictions, and what became of it."""
+    """What is due, what is being written, first in, first out and a limited number, and what became of it."""
 
-    def __init__(
-        self, writers: Executor, save: partial[None], limit: int, report: RunReport, advance: partial[None]
-    ) -> None:
-        self.writers, self.save, self.limit, self.report, self.advance = writers, save, limit, report, advance
-        self.pending: deque[tuple[Path, Future[None]]] = deque()
+    def __init__(self, folder: PredictionFolder, panel: bool, report: RunReport, advance: partial[None]) -> None:
+        self.folder, self.panel, self.report, self.advance = folder, panel, report, advance
+        self.pending: deque[tuple[_Job, str, Future[None]]] = deque()
+
+    def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
+        """Whether an image has to be predicted; if not, the report says why."""
+        wanted = {kind for kind in files if self.panel or kind != "panel"}
+        try:
+            if not self.folder.finished(job.name, files, wanted, partial(_digest, job.image)):
+                return True
+        except (OSError, ValueError) as error:
+            self.fail(job.image, f"{job.image} is left out: {error}")
+            return False
+        self.report.skipped.append(job.image)
+        self.advance(1)
+        return False
+
+    def start(self, writers: Executor, limit: int) -> None:
+        self.writers, self.limit = writers, limit
 
     def fail(self, image: Path, sentence: str) -> None:
         self.report.failed[image] = sentence
         self.advance(1)
 
-    def write(self, job: Job, prediction: Prediction) -> None:
-        image, target = job
-        self.pending.append((image, self.writers.submit(self.save, prediction, target)))
-        while len(self.pending) > self.limit or (self.pending and self.pending[0][1].done()):
+    def write(self, job: _Job, digest: str, prediction: Prediction) -> None:
+        try:
+            self.folder.begin(job.name)
+        except OSError as error:
+            self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
+            return
+        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel)
+        self.pending.append((job, digest, future))
+        while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
 
     def finish(self) -> None:
@@ -222,35 +230,39 @@ class _Output:
             self._take()
 
     def _take(self) -> None:
-        image, future = self.pending.popleft()
+        job, digest, future = self.pending.popleft()
         try:
             future.result()
+            self.folder.complete(job.name, digest)
         except (OSError, ValueError, BrokenExecutor) as error:
-            self.fail(image, f"the results of {image} cannot be written: {error}")
+            self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
         else:
-            self.report.written.append(image)
+            self.report.written.append(job.image)
             self.advance(1)
 
 
-def _save(prediction: Prediction, target: Path, panel: bool) -> None:
+def _save(prediction: Prediction, out: Path, name: str, panel: bool) -> None:
     # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-    prediction.save(target.parent, target.name, overwrite=True, panel=panel)
+    files = prediction.save_each(out, name, overwrite=True, panel=panel)
+    while not asked_to_stop() and next(files, None) is not None:
+        pass
 
 
-def _predict_batch(batch: Sequence[tuple[Job, Future[Any]]], predict_all: partial[Any], output: _Output) -> None:
-    read: list[tuple[Job, Any]] = []
+def _predict_batch(batch: Sequence[tuple[_Job, Future[_Input]]], predict_all: partial[Any], output: _Output) -> None:
+    read: list[tuple[_Job, _Input]] = []
     for job, future in batch:
         try:
             read.append((job, future.result()))
         except (OSError, ValueError) as error:
-            output.fail(job[0], str(error))
+            output.fail(job.image, str(error))
     if not read:
         return
     try:
-        predictions = cast("list[Prediction]", predict_all([pixels for _, pixels in read]))
+        predictions = cast("list[Prediction]", predict_all([panorama.pixels for _, panorama in read]))
     except (torch.OutOfMemoryError, MemoryError):
-        for (image, _), _ in read:
-            output.fail(image, f"{image} needs more memory than there is: try a smaller batch or another device")
+        for job, _ in read:
+            reason = "needs more memory than there is: try a smaller batch or another device"
+            output.fail(job.image, f"{job.image} {reason}")
         return
-    for (job, _), prediction in zip(read, predictions, strict=True):
-        output.write(job, prediction)
+    for (job, panorama), prediction in zip(read, predictions, strict=True):
+        output.write(job, panorama.digest, prediction)

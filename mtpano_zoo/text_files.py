@@ -8,16 +8,20 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import VARIABLE, max_pixels
+from mtpano_zoo.limits import VARIABLE, check_bytes, max_bytes, read_file
 
 __all__ = (
+    "check_yaml",
     "decode_text",
+    "limit_configurations",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -29,8 +33,9 @@ __all__ = (
 )
 
 MAX_DEPTH = 64  # lists in lists: nothing that we read has ten
-# Memory for a byte of text, with the objects that it becomes: a file may be that much smaller than an image.
-_JSON_SHARE, _YAML_SHARE, _NODE_SHARE = 4, 32, 1024
+# Bytes for every pixel that an image may have; less where every few bytes become an object in memory.
+_BYTES_OF_TEXT, _BYTES_OF_JSON, _BYTES_OF_YAML = 1.0, 1 / 4, 1 / 32
+_NODES_OF_YAML = 1 / 1024  # they are large, and made slowly
 _REPETITION = 10  # how often aliases may repeat a YAML file
 _SMALL = 10_000  # nodes that a file of any length may have
 
@@ -54,7 +59,7 @@ def read_text(path: str | Path) -> str:
         InputError: If it is not UTF-8, or too large.
         OSError: If it cannot be read.
     """
-    return decode_text(_read(Path(path), share=1), str(path))
+    return decode_text(read_file(path, max_bytes(_BYTES_OF_TEXT)), str(path))
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -73,8 +78,7 @@ def parse_json(data: bytes | str, name: str) -> Any:
     Raises:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
     """
-    if len(data) > max_pixels() // _JSON_SHARE:
-        raise _too_large(name, _JSON_SHARE)
+    check_bytes(len(data), max_bytes(_BYTES_OF_JSON), name)
     text = decode_text(data, name) if isinstance(data, bytes) else data
     try:
         content = json.loads(text)
@@ -102,7 +106,7 @@ def read_json(path: str | Path) -> Any:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
         OSError: If it cannot be read.
     """
-    return parse_json(_read(Path(path), _JSON_SHARE), str(path))
+    return parse_json(read_file(path, max_bytes(_BYTES_OF_JSON)), str(path))
 
 
 def read_json_lines(path: str | Path) -> list[tuple[int, Any]]:
@@ -130,18 +134,16 @@ def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
     Raises:
         InputError: If it is not YAML, too large, nested too deeply, or aliases repeat its parts too often.
     """
-    if len(text) > max_pixels() // _YAML_SHARE:
-        raise _too_large(name, _YAML_SHARE)
     loader = _PlainLoader if plain else _Loader
     try:
-        _check_events(text, name)
+        check_yaml(text, name)
         return yaml.load(text, loader)
     except RecursionError as error:
         raise _too_deep(name) from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+        raise _not_yaml(name, error) from error
 
 
 def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
@@ -151,7 +153,84 @@ def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
         InputError: If `parse_yaml` refuses it, or it is not UTF-8.
         OSError: If it cannot be read.
     """
-    return parse_yaml(decode_text(_read(Path(path), _YAML_SHARE), str(path)), str(path), plain=plain)
+    return parse_yaml(decode_text(read_file(path, max_bytes(_BYTES_OF_YAML)), str(path)), str(path), plain=plain)
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Refuse what is too large, nested too deeply, or grows when its aliases are followed, before it becomes objects.
+
+    The length of a node is that of its text plus one for every node below it, counted where it stands and once more
+    for every alias.
+
+    Args:
+        text: YAML, that any loader is about to load.
+        name: What opens the sentence of an error.
+
+    Raises:
+        InputError: If it is too large, nested too deeply, or aliases repeat its parts too often.
+        yaml.YAMLError: If it is not YAML.
+    """
+    check_bytes(len(text), max_bytes(_BYTES_OF_YAML), name)
+    most = _REPETITION * len(text) + _SMALL
+    lengths: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
+    for number, event in enumerate(yaml.parse(text, _Loader)):
+        if number > max_bytes(_NODES_OF_YAML):
+            raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > MAX_DEPTH + 1:
+                raise _too_deep(name)
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            anchor, length = event.anchor, 1 + len(event.value)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, length = open_nodes.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in lengths:
+                raise yaml.YAMLError(f"the alias *{event.anchor} has no anchor that is complete before it")
+            anchor, length = None, lengths[event.anchor]
+        else:
+            continue
+        if anchor is not None:
+            lengths[anchor] = length
+        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
+        if open_nodes[-1][1] > most:
+            raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
+
+
+def _check_file(path: Path) -> None:
+    try:
+        check_yaml(decode_text(read_file(path, max_bytes(_BYTES_OF_YAML)), str(path)), str(path))
+    except yaml.YAMLError as error:
+        raise _not_yaml(str(path), error) from error
+
+
+def limit_configurations(arguments: Sequence[str]) -> None:
+    """Let jsonargparse, which reads configurations and options, refuse the YAML that `check_yaml` does.
+
+    Args:
+        arguments: Of a command line. What is wrong with a configuration after `--config` is said here, since
+            jsonargparse does not name the file.
+
+    Raises:
+        InputError: If a configuration is not UTF-8 or not YAML, or `check_yaml` refuses it.
+        OSError: If it cannot be read.
+    """
+    from jsonargparse import get_loader, set_loader
+
+    for option, value in pairwise(chain.from_iterable(argument.split("=", 1) for argument in arguments)):
+        if option in ("--config", "-c") and Path(value).is_file():
+            _check_file(Path(value))
+    load = get_loader("yaml")
+    if not hasattr(load, "limited"):
+
+        def limited(text: str) -> Any:
+            check_yaml(text, "a configuration or the value of an option")
+            return load(text)
+
+        setattr(limited, "limited", True)  # noqa: B010 - a function has no such attribute by its type
+        set_loader("yaml", limited, (yaml.YAMLError,))
 
 
 def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -218,54 +297,8 @@ for _tag, _expression, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_expression})\Z"), _first)
 
 
-def _check_events(text: str, name: str) -> None:
-    """Refuse what is nested too deeply or grows when its aliases are followed, before it becomes objects.
-
-    The length of a node is that of its text plus one for every node below it, counted where it stands and once more
-    for every alias.
-    """
-    most = _REPETITION * len(text) + _SMALL
-    lengths: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
-    for number, event in enumerate(yaml.parse(text, _Loader)):
-        if number > max_pixels() // _NODE_SHARE:
-            raise InputError(f"{name} has more than {number} entries: split it, or set {VARIABLE} if you trust it")
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, 1))
-            if len(open_nodes) > MAX_DEPTH + 1:
-                raise _too_deep(name)
-            continue
-        if isinstance(event, yaml.ScalarEvent):
-            anchor, length = event.anchor, 1 + len(event.value)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, length = open_nodes.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in lengths:
-                raise InputError(f"{name} has an alias *{event.anchor} without an anchor that is complete before it")
-            anchor, length = None, lengths[event.anchor]
-        else:
-            continue
-        if anchor is not None:
-            lengths[anchor] = length
-        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
-        if open_nodes[-1][1] > most:
-            raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
-
-
-def _read(path: Path, share: int) -> bytes:
-    most = max_pixels() // share
-    with path.open("rb") as file:
-        data = file.read(most + 1)  # not by the size that the file system says: a device has none
-    if len(data) > most:
-        raise _too_large(str(path), share)
-    return data
-
-
-def _too_large(name: str, share: int) -> InputError:
-    return InputError(
-        f"{name} has more than {max_pixels() // share / 1e6:.1f} million bytes: split it, or set {VARIABLE} if you "
-        "trust it"
-    )
+def _not_yaml(name: str, error: Exception) -> InputError:
+    return InputError(f"{name} is not YAML: {' '.join(str(error).split())}")
 
 
 def _too_deep(name: str) -> InputError:

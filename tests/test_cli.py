@@ -43,6 +43,10 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
             ["run", "room.jpg", "--model", "x.ckpt", "--out", "out", "--device", "gpu"],
             "The device 'gpu' cannot be used",
         ),
+        (
+            ["run", "room.jpg", "--model", "x.ckpt", "--out", "out", "--device", "vulkan"],
+            "The device 'vulkan' cannot be used here: this PyTorch was built without it; choose cpu",
+        ),
         (["quickstart", "no_such_image.jpg"], "no_such_image.jpg"),
         (["quickstart", sys.executable], "not an image"),
         (["quickstart", "--config", "no_such.yaml"], "no configuration at no_such.yaml; shipped are base.yaml, "),
@@ -76,7 +80,9 @@ def test_shipped_configuration_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     assert with_shipped_configs(["fit", "--config", "quickstart.yaml"])[2] == "quickstart.yaml"
 
 
-def test_run_with_a_checkpoint_of_training(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_run_with_a_checkpoint_of_training(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From a photo to all its files through the real command; a second run touches nothing; a bad image is told."""
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -86,13 +92,15 @@ def test_run_with_a_checkpoint_of_training(tmp_path: Path, tiny_checkpoint: Path
     arguments = ["run", str(photos), "--model", str(tiny_checkpoint), "--out", str(out), "--device", "cpu"]
     assert main(arguments) == 0
     written = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert set(written) == {
+    about = {"manifest.json", "manifest.images.jsonl"}
+    assert set(written) == about | {
         "room_semseg.png",
         "room_depth.png",
         "room_depth.npy",
         "room_normals.png",
         "room_panel.png",
     }
+    assert capsys.readouterr().out.splitlines() == ["1 written", f"The results are in {out}"]
     depth = np.load(out / "room_depth.npy")
     assert depth.shape == (41, 82)
     assert depth.dtype == np.float32
@@ -105,6 +113,17 @@ def test_run_with_a_checkpoint_of_training(tmp_path: Path, tiny_checkpoint: Path
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing more")
     assert main(arguments) == 1
     assert {path.name for path in out.iterdir()} == set(written)
+    capsys.readouterr()
+    assert main([*arguments, "--blend-seam"]) == 1
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert "other settings (options.blend_seam was False, is True)" in sentence
+    assert "--out" in sentence and "--overwrite" in sentence
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == written
+    copy = tmp_path / "the same weights.ckpt"
+    copy.write_bytes(tiny_checkpoint.read_bytes())
+    arguments[arguments.index(str(tiny_checkpoint))] = str(copy)
+    main(arguments)
+    assert "1 skipped" in capsys.readouterr().out
 
 
 def test_run_with_the_options_of_the_published_script(

@@ -229,8 +229,9 @@ def test_label_free_training_is_the_published_one(capsys: pytest.CaptureFixture[
     assert trainer["callbacks"][0]["init_args"] == {"steps": 1000, "lr": 1e-3}
     assert (data["view_tasks"], data["views_from_step"]) == (["depth"], 1000 + 1000)
     network = model["network"]["init_args"]
-    assert "vit_large_patch16_dinov3" in network["encoder"] and network["pretrained"]
-    assert timm.is_model_pretrained(network["encoder"])
+    encoder = network["encoder"]["init_args"]
+    assert "vit_large_patch16_dinov3" in encoder["name"] and encoder["pretrained"]
+    assert timm.is_model_pretrained(encoder["name"])
     assert (data["height"], data["width"]) == tuple(network["input_size"]) == (512, 1024)
 
 

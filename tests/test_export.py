@@ -14,19 +14,21 @@ from torch import nn
 from mtpano_zoo import export as module
 from mtpano_zoo.cli import main
 from mtpano_zoo.export import export
+from mtpano_zoo.layers import CNNEncoder
 from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
 from mtpano_zoo.sphere import erp_rays
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "export.md"
 Build = Callable[..., PDBridgeNet]
+XCIT = {"name": "xcit_nano_12_p8_224", "width": None, "depth": None, "heads": None}
 
 
 class Small(PanoramaNetwork):
-    """All tasks from one convolution, in the published frame of normals."""
+    """All tasks from one convolution."""
 
     def __init__(self, classes: tuple[str, ...] = ("floor", "wall")) -> None:
         tasks = ("semseg", "depth", "normals")
-        super().__init__(tasks, classes, None, (16, 32), "forward-up-left", (0.5,) * 3, (0.25,) * 3, {})
+        super().__init__(tasks, (16, 32), classes=classes, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
         self.convolution = nn.Conv2d(3, len(classes) + 4, 3, padding=1)
 
     def forward(self, image: torch.Tensor) -> dict[str, Any]:
@@ -52,8 +54,9 @@ def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("arguments", [
     {"convention": "sphere", "tasks": ("normals",)},
     {"convention": "paper", "tasks": ("semseg", "normals")},
-    {"encoder": "xcit_nano_12_p8_224", "tasks": ("depth",), "bridge": False},
-], ids=["sphere", "paper", "xcit"])  # fmt: skip
+    {"encoder": XCIT, "tasks": ("depth",), "bridge": False},
+    {"encoder": CNNEncoder("test_resnet", width=8), "tasks": ("depth",), "input_size": (32, 64)},
+], ids=["sphere", "paper", "xcit", "cnn"])  # fmt: skip
 def test_onnx_of_the_networks(
     tiny_network: Build, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,8 +77,8 @@ def test_onnx_of_the_networks(
     if "depth" in network.tasks:
         np.testing.assert_allclose(found["depth"], expected["depth"].clamp_min(0.001), rtol=1e-4, atol=1e-5)
     if "normals" in network.tasks:
-        normals = torch.einsum("ij,bjhw->bihw", torch.tensor(network.normals_to_camera), expected["normals"])
-        np.testing.assert_allclose(found["normals"], nn.functional.normalize(normals, dim=1), atol=1e-4)
+        normals = nn.functional.normalize(expected["normals"], dim=1)
+        np.testing.assert_allclose(found["normals"], normals, atol=1e-4)
 
 
 def test_torch_export_of_the_network(tiny_network: Build, tmp_path: Path) -> None:
@@ -151,6 +154,7 @@ class Unwritable(Small):
     ({"format": "tflite"}, "format is one of onnx, torch-export, not 'tflite'"),
     ({"size": (16, 64)}, "twice as wide as high: the network cannot be exported for 16 x 64"),
     ({"size": (0, 0)}, "cannot be exported for 0 x 0"),
+    ({"network": Small().half()}, r"weights are torch.float16, but the file takes float32: call network.float\(\)"),
     ({"network": Unwritable()}, "Unwritable cannot be written as torch-export: "),
     ({"path": "folder"}, "folder is a folder: give the file to write"),
 ])  # fmt: skip

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from mtpano_zoo import image_io
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import VARIABLE
 
 
 def random_rgb(dtype=np.uint8, height=16, seed=0):
@@ -211,7 +213,7 @@ def test_large_panoramas_give_no_warning_and_bombs_a_sentence(tmp_path, monkeypa
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 32 - 1)  # one pixel too many: Pillow warns
         assert image_io.read_panorama(tmp_path / "a.png").shape == (16, 32, 3)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 32 // 2 - 1)  # twice too many: Pillow refuses
-        with pytest.raises(ValueError, match="million pixels: scale it down"):
+        with pytest.raises(ValueError, match=r"a\.png has more than 510 pixels: scale it down"):
             image_io.read_panorama(tmp_path / "a.png")
     assert 2 * 89_478_485 > 16384 * 8192  # Pillow's limit lets the largest common panorama through
 
@@ -358,3 +360,51 @@ def test_normals_refuse_other_forms():
         image_io.encode_normals(np.zeros((3, 4, 8)))
     with pytest.raises(ValueError, match="uint8 or uint16"):
         image_io.decode_normals(np.zeros((4, 8, 3), np.float32))
+
+
+# Sizes that are too large
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000"])
+def test_what_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind):
+    Image.fromarray(random_rgb()).save(tmp_path / "a.png", kind)
+    monkeypatch.setenv(VARIABLE, str(16 * 32))
+    assert image_io.read_panorama(tmp_path / "a.png").shape == (16, 32, 3)
+    monkeypatch.setenv(VARIABLE, str(16 * 32 - 1))
+    assert image_io.read_panorama(tmp_path / "a.png", max_pixels=16 * 32).shape == (16, 32, 3)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match=r"a\.png is 32 x 16 pixels, more than 511: scale it down"):
+        image_io.read_panorama(tmp_path / "a.png")
+
+
+def claiming(width, height):
+    """A PNG of a hundred bytes whose header claims a size."""
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes((8, 2, 0, 0, 0))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    packed = [len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_the_largest_common_panorama_is_opened_and_four_times_as_much_is_not(monkeypatch):
+    assert image_io.open_image(claiming(16384, 8192), "it").size == (16384, 8192)
+    with pytest.raises(InputError, match="it has more than 178,956,970 pixels"):
+        image_io.open_image(claiming(32768, 16384), "it")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # is put back after the test
+    monkeypatch.setenv(VARIABLE, str(32768 * 16384))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_io.open_image(claiming(32768, 16384), "it").size == (32768, 16384)
+
+
+def test_formats_that_run_or_unpack_something_are_no_images(monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 32\n%%EndComments\nshowpage\n"
+    cards = [
+        "SIMPLE  =                    T",
+        "BITPIX  =                    8",
+        "NAXIS   =                    0",
+        "END",
+    ]
+    for data in (eps, "".join(card.ljust(80) for card in cards).ljust(2880).encode()):
+        with pytest.raises(InputError, match="it is truncated or not an image: no known image format"):
+            image_io.decode_panorama(data, "it")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_depth, decode_normals
 from mtpano_zoo.prediction import Prediction, output_paths, predict
 from mtpano_zoo.sphere import erp_rays
@@ -107,6 +108,38 @@ def test_disparity_is_never_written_as_metres(tmp_path):
 
     files = predict(Relative(("disparity",)), photo()).save(tmp_path)
     assert {path.name for path in files.values()} == {"panorama_relative_disparity.npy", "panorama_panel.png"}
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [
+    (torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float64, 1e-6),
+])  # fmt: skip
+def test_a_network_of_other_precision_takes_images_of_its_own(kind, tolerance):
+    class Convolution(Analytic):
+        def __init__(self):
+            super().__init__(("depth",))
+            self.layer = nn.Conv2d(3, 1, 1)
+
+        def forward(self, image):
+            self.types.append(image.dtype)
+            return {"depth": self.layer(image).abs() + 1}
+
+    network = Convolution()
+    network.types = []
+    exact = predict(network, photo()).depth
+    converted = predict(network.to(kind), photo())
+    assert converted.depth.dtype == np.float32 and network.types == [torch.float32, kind]
+    np.testing.assert_allclose(converted.depth, exact, rtol=tolerance)
+    if kind != torch.bfloat16:
+        with pytest.raises(InputError, match=r"weights are float\d\d, which bfloat16 does not go with: .*float\(\)"):
+            predict(network, photo(), precision="bfloat16")
+    else:
+        np.testing.assert_array_equal(predict(network, photo(), precision="bfloat16").depth, converted.depth)
+
+
+def test_halved_pd_bridgenet_predicts(tiny_network):
+    network = tiny_network().eval()
+    whole, half = predict(network, photo()), predict(network.half(), photo())
+    np.testing.assert_allclose(half.depth, whole.depth, rtol=0.02, atol=0.01)
 
 
 # Options
@@ -400,6 +433,23 @@ def test_saved_files_hold_the_maps(tmp_path):
     assert angles(decode_normals(normals), prediction.normals).max() < 0.5
     with Image.open(paths["panel"]) as image:
         assert image.width == 1600
+
+
+@pytest.mark.parametrize("stem", ["../up", "/abs", "", "a/../../b", "end.", "n" * 250])
+def test_nothing_is_written_outside_the_folder(tmp_path, stem):
+    prediction = predict(Analytic(("depth",)), photo())
+    with pytest.raises(InputError, match="The id"):
+        prediction.save(tmp_path / "out", stem)
+    assert not any(tmp_path.iterdir())
+    paths = prediction.save(tmp_path / "out", "sub/folder/a")
+    assert all(path.is_file() and path.parent == tmp_path / "out" / "sub" / "folder" for path in paths.values())
+
+
+def test_files_can_be_written_one_by_one(tmp_path):
+    prediction = predict(Analytic(), photo())
+    for i, path in enumerate(prediction.save_each(tmp_path), start=1):
+        assert path.is_file() and len(list(tmp_path.iterdir())) == i
+    assert set(tmp_path.iterdir()) == set(output_paths(tmp_path, "panorama", prediction.tasks).values())
 
 
 def test_files_are_overwritten_only_when_asked(tmp_path):

@@ -1,4 +1,12 @@
+import hashlib
+import inspect
+import json
+import os
 import re
+import signal
+import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,8 +17,12 @@ from PIL import Image
 from torch import nn
 
 from mtpano_zoo import run as module
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.manifest import MANIFEST, describe_model
+from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.prediction import output_paths
+from mtpano_zoo.prediction_folder import RECORDS
 from mtpano_zoo.run import RunReport, find_images, run
 
 KINDS = ("depth.npy", "depth.png", "panel.png")
@@ -38,7 +50,18 @@ def save(path, level=128, size=(32, 16)):
 
 
 def names(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """All files but those that say what made the others."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in found if name not in (MANIFEST, RECORDS)]
+
+
+def read_png(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def depth_of(folder, name):
+    return float(np.load(folder / f"{name}_depth.npy").mean())
 
 
 @pytest.fixture
@@ -89,16 +112,155 @@ def test_a_stopped_run_goes_on_where_it_was(photos, tmp_path):
     assert len(report.written) == 6 and np.load(out / "A_depth.npy").shape == (16, 32)
 
 
-def test_files_that_no_stopped_run_has_left_are_kept(photos, tmp_path):
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_a_result_that_was_deleted_is_made_again(tmp_path, kind):
+    image, out = save(tmp_path / "a.png"), tmp_path / "out"
+    run([image], Brightness(), out, progress=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / f"a_{kind}").unlink()
+    assert run([image], Brightness(), out, progress=False).written == [image]
+    assert all((out / name).read_bytes() == before[name] for name in map("a_{}".format, KINDS))
+    assert run([image], Brightness(), out, progress=False).skipped == [image]
+
+
+def test_files_of_the_users_own_are_kept(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "b_panel.png").write_bytes(b"mine")
+    for panel in (True, False):  # without a panel, saving would remove one
+        with pytest.raises(InputError, match=r"b_panel\.png is there .* no manifest\.json .*--out.*--overwrite"):
+            run([photos / "A.PNG", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
+    assert names(out) == ["b_panel.png"] and not (out / MANIFEST).exists()
+    run([photos / "A.PNG"], Brightness(), out, progress=False)  # from here on, the folder says what is ours
     for panel in (True, False):
         report = run([photos / "A.PNG", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
-        assert [path.name for path in report.failed] == ["b.jpg"] and report.exit_code == 1
-        assert re.search(r"b\.jpg is left out: some of its results \(.*b_\*\) exist, overwrite", report.summary())
+        assert [path.name for path in report.failed] == ["b.jpg"] and len(report.skipped) == 1
+        assert re.search(r"b_panel\.png is there already, but .*--out.*--overwrite", report.summary())
     assert (out / "b_panel.png").read_bytes() == b"mine" and not (out / "b_depth.png").exists()
     assert len(run([photos / "b.jpg"], Brightness(), out, progress=False, overwrite=True).written) == 1
+
+
+def brighter(factor):
+    network = Brightness()
+    network.scale.data.fill_(factor)
+    return network
+
+
+class Sized(Brightness):
+    input_size = (8, 16)
+
+
+@pytest.mark.parametrize(("network", "options", "key"), [
+    (brighter(2.0), {}, "model.weights"),
+    (Sized(), {}, "model.network"),
+    (Brightness(), {"blend_seam": True}, "options.blend_seam was False, is True"),
+    (Brightness(), {"precision": "bfloat16"}, "options.precision was 'float32', is 'bfloat16'"),
+])  # fmt: skip
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, network, options, key):
+    first, second = save(tmp_path / "a.png", 100), save(tmp_path / "b.png", 100)
+    out = tmp_path / "out"
+    run([first], Brightness(), out, progress=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(InputError, match=re.escape(key)) as caught:
+        run([first, second], network, out, progress=False, **options)
+    assert re.search(r"out holds results of other settings .*--out.*--overwrite", str(caught.value))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run([first, second], network, out, progress=False, overwrite=True, **options).written == [first, second]
+    assert run([first, second], network, out, progress=False, **options).skipped == [first, second]
+
+
+def test_results_of_other_settings_are_made_again_once_the_folder_has_new_ones(tmp_path):
+    """A run that overwrites and is stopped leaves old results under new settings: none may pass for a new one."""
+    images, out = [save(tmp_path / f"{i}.png", 51) for i in range(3)], tmp_path / "out"
+    run(images, Brightness(), out, progress=False)
+    run(images[:1], brighter(10.0), out, progress=False, overwrite=True)
+    report = run(images, brighter(10.0), out, progress=False)
+    assert report.skipped == images[:1] and report.written == images[1:]
+    assert [depth_of(out, i) for i in range(3)] == pytest.approx([18.0] * 3, rel=1e-4)
+
+
+def test_settings_count_only_where_there_are_results(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert run([tmp_path / "a.png"], Brightness(), out, progress=False).exit_code == 1
+    save(tmp_path / "a.png", 51)
+    assert run([tmp_path / "a.png"], brighter(10.0), out, progress=False).exit_code == 0
+    assert depth_of(out, "a") == pytest.approx(18.0, rel=1e-4)
+
+
+def test_the_manifest_says_what_made_the_results(tmp_path):
+    network, out = Brightness(), tmp_path / "out"
+    described = describe_model(network, "mine.ckpt")
+    run([save(tmp_path / "a.png")], prepare_for_inference(network), out, progress=False, described=described)
+    manifest = json.loads((out / MANIFEST).read_text())
+    assert manifest["command"] == "mtpano run" and manifest["format"] == "mtpano predictions, 1"
+    assert manifest["options"] == {"precision": "float32", "mask_sky": False, "blend_seam": False}
+    weights = hashlib.sha256(b"scale () torch.float32\n" + struct.pack("<f", 1.0)).hexdigest()
+    assert manifest["model"] == {
+        "name": "mine.ckpt", "weights": weights, "network": "Brightness", "tasks": ["depth"], "classes": [],
+        "input_size": [16, 32], "config": None,
+    }  # fmt: skip
+    renamed = {**described, "name": "other.ckpt"}  # the same weights by another path
+    assert len(run([tmp_path / "a.png"], network, out, progress=False, described=renamed).skipped) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": "web app"}', '{"format": "mtpano pseudo-labels, 1"}'])
+def test_a_manifest_of_something_else_is_kept(tmp_path, content):
+    image = save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST).write_text(content)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"manifest\.json is (not a manifest|of the format).*another folder"):
+            run([image], Brightness(), tmp_path / "out", progress=False, overwrite=overwrite)
+    assert (tmp_path / "out" / MANIFEST).read_text() == content
+
+
+def test_another_image_of_the_same_name_is_not_taken_for_done(tmp_path):
+    first, second = save(tmp_path / "a" / "x.png", 0), save(tmp_path / "b" / "x.png", 255)
+    out = tmp_path / "out"
+    run([first], Brightness(), out, progress=False)
+    report = run([second], Brightness(), out, progress=False)
+    assert report.exit_code == 1 and not report.skipped
+    assert re.search(r"x_depth\.png is the result of another image .*--out.*--overwrite", report.failed[second])
+    assert depth_of(out, "x") == pytest.approx(1)
+    assert run([second], Brightness(), out, progress=False, overwrite=True).written == [second]
+    assert depth_of(out, "x") == pytest.approx(5)
+    first.write_bytes(second.read_bytes())  # a copy is the same image
+    assert run([first], Brightness(), out, progress=False).skipped == [first]
+
+
+@pytest.mark.parametrize("last", KINDS[:2])
+def test_results_that_are_replaced_in_part_are_made_again(tmp_path, monkeypatch, last):
+    """A changed image, overwritten until the disk is full: old and new files do not pass for the new image's."""
+    image, out = save(tmp_path / "a.png", 0), tmp_path / "out"
+    run([image], Brightness(), out, progress=False)
+    save(image, 255)
+
+    def fail(prediction, folder, name, panel):
+        for path in prediction.save_each(folder, name, True, panel):
+            if path.name == f"a_{last}":
+                raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", fail)
+        assert run([image], Brightness(), out, progress=False, overwrite=True).exit_code == 1
+    assert run([image], Brightness(), out, progress=False).written == [image]
+    assert depth_of(out, "a") == pytest.approx(5)
+    assert read_png(out / "a_depth.png").max() == 5000
+    assert run([image], Brightness(), out, progress=False).skipped == [image]
+
+
+def test_a_damaged_list_of_images_costs_nothing_else(tmp_path):
+    images, out = [save(tmp_path / f"{i}.png") for i in range(2)], tmp_path / "out"
+    run(images, Brightness(), out, progress=False)
+    kept = [line for line in (out / RECORDS).read_text().splitlines() if '"name": "1"' in line]
+    (out / RECORDS).write_text("\n".join(["", "[1]", *kept, '{"name": "0", "sha2']))  # the last line was cut off
+    report = run(images, Brightness(), out, progress=False)
+    assert report.skipped == images[1:] and list(report.failed) == images[:1]
+    new = save(tmp_path / "new.png")
+    run([new], Brightness(), out, progress=False)
+    assert run([new], Brightness(), out, progress=False).skipped == [new]
 
 
 def test_a_place_where_nothing_can_be_written_is_told_before_the_network_works(photos, tmp_path):
@@ -165,7 +327,7 @@ def test_results_inside_the_folder_are_not_taken_for_images(photos):
 def test_panels_are_left_out_on_request(photos, tmp_path):
     options = {"out": tmp_path / "out", "progress": False}
     assert len(run([photos / "b.jpg"], Brightness(), **options, panel=False).written) == 1
-    assert sorted(path.name for path in options["out"].iterdir()) == ["b_depth.npy", "b_depth.png"]
+    assert names(options["out"]) == ["b_depth.npy", "b_depth.png"]
     assert len(run([photos / "b.jpg"], Brightness(), **options, panel=False).skipped) == 1
     assert len(run([photos / "b.jpg"], Brightness(), **options).written) == 1  # what is missing is the panel
     assert (options["out"] / "b_panel.png").exists()
@@ -189,14 +351,86 @@ def test_folder_without_images(tmp_path, content):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_images_never_share_their_results(tmp_path, monkeypatch):
-    first, second = save(tmp_path / "a" / "x.jpg"), save(tmp_path / "b" / "x.png")
-    with pytest.raises(ValueError, match=r"x\.jpg and .*x\.png would both be written to .*x_\*"):
-        run([first, second], Brightness(), tmp_path / "out", progress=False)
-    assert not (tmp_path / "out").exists()
-    # The same image twice, or once more through its folder or another spelling, is one job.
-    monkeypatch.chdir(tmp_path)
-    assert len(find_images([first, first, first.parent, Path("a/x.jpg")], Path("out"))) == 1
+BAD_NAMES = ["a" * 248 + ".jpg", "dot..jpg", "space .jpg", "back\\slash.jpg", "C:x.jpg", "...jpg"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_an_image_whose_name_cannot_name_results_does_not_stop_the_others(tmp_path, name):
+    good, bad = save(tmp_path / "in" / "good.png"), tmp_path / "in" / name
+    bad.write_bytes(good.read_bytes())
+    report = run([bad, good], Brightness(), tmp_path / "out", progress=False, panel=False)
+    assert report.written == [good] and list(report.failed) == [bad] and report.exit_code == 1
+    assert re.search(
+        r"is left out: The id '.* (cannot name a file|makes a file name of 2\d\d bytes)", report.failed[bad]
+    )
+    assert names(tmp_path / "out") == ["good_depth.npy", "good_depth.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_a_folder_whose_name_cannot_be_kept_costs_its_images_only(tmp_path):
+    bad, good = save(tmp_path / "in" / "dots.." / "x.png"), save(tmp_path / "in" / "good.png")
+    report = run([tmp_path / "in"], Brightness(), tmp_path / "out", progress=False)
+    assert report.written == [good] and list(report.failed) == [bad]
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".jpg", "deep/" * 900 + "x.jpg"])
+def test_a_name_that_is_too_long_for_any_file_does_not_stop_the_others(tmp_path, name):
+    good = save(tmp_path / "good.png")
+    report = run([name, good], Brightness(), tmp_path / "out", progress=False)
+    assert report.written == [good] and list(report.failed) == [Path(name)]
+
+
+def test_a_file_name_that_is_not_text_is_told(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    path.write_bytes(b"no image")
+    summary = run([path], Brightness(), tmp_path / "out", progress=False).summary()
+    assert "caf\\udce9.jpg is truncated or not an image" in summary and summary.encode("utf-8")
+
+
+class Quick(nn.Module):
+    tasks, classes, input_size = ("depth", "normals"), (), (16, 32)
+
+    def forward(self, image):
+        return {"depth": 1 + image[:, :1], "normals": image}
+
+
+SLOW = f"""
+import time
+from pathlib import Path
+import mtpano_zoo.prediction as prediction, mtpano_zoo.zoo as zoo
+from mtpano_zoo.cli import main
+from torch import nn
+
+{inspect.getsource(Quick)}
+
+def slowly(path, array, write=prediction.image_io.write_png):
+    Path("began").touch()
+    time.sleep(1)
+    write(path, array)
+
+prediction.image_io.write_png = slowly
+zoo.load_model = lambda *_: Quick()
+raise SystemExit(main(["run", "in", "--out", "out", "--device", "cpu", "--workers", "0"]))
+"""
+
+
+def test_an_interrupt_is_answered_at_once(tmp_path):
+    """An image takes three seconds to write, and three are waiting: those are dropped, and no file is left half."""
+    images = [save(tmp_path / "in" / f"{i}.png", 20 * i) for i in range(8)]
+    pipes = {"stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    with subprocess.Popen([sys.executable, "-c", SLOW], **pipes) as process:
+        while not (tmp_path / "began").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        told = {line.strip(): time.monotonic() - began for line in process.stderr}
+    assert process.returncode == 130
+    (stopping,) = [after for line, after in told.items() if line.startswith("stopping: files")]
+    assert stopping < 1 and told["mtpano: interrupted; what was finished is kept."] < 3
+    assert not any("Traceback" in line for line in told)
+    assert names(tmp_path / "out") == ["0_depth.png"]
+    assert run([tmp_path / "in"], Quick(), tmp_path / "out", progress=False).written == images
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
@@ -257,10 +491,10 @@ def test_reading_is_ahead_of_the_network_by_a_few_images_only(tmp_path, monkeypa
 def test_the_network_is_not_ahead_of_the_writing_by_many(tmp_path, monkeypatch):
     network, behind, saved = Brightness(), [], []
 
-    def save_slowly(prediction, target, panel):
+    def save_slowly(prediction, out, name, panel):
         time.sleep(0.05)
         behind.append(sum(network.batches) - len(saved))
-        saved.append(target)
+        saved.append(name)
 
     monkeypatch.setattr(module, "_save", save_slowly)
     images = [save(tmp_path / f"{i}.png") for i in range(12)]
@@ -273,15 +507,21 @@ def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
     for i in (2, 4):
         images[i].write_bytes(b"no image")
 
-    def fail_late(prediction, target, panel):
+    def fail_late(prediction, out, name, panel):
         time.sleep(0.1)
-        if target.name in "03":
+        if name in "03":
             raise OSError("the disk is full")
 
     monkeypatch.setattr(module, "_save", fail_late)
     report = run(images, Brightness(), tmp_path / "out", progress=False)
     assert list(report.failed) == [images[i] for i in (0, 2, 3, 4)] and report.written == [images[1], images[5]]
     assert "the results of" in report.failed[images[3]] and "the disk is full" in report.failed[images[3]]
+
+
+def test_a_device_that_is_not_there_is_told_before_the_network_works(tmp_path):
+    with pytest.raises(InputError, match=r"The device 'vulkan' cannot be used here: [^;]{,80}; choose cpu"):
+        run([save(tmp_path / "a.png")], Brightness(), tmp_path / "out", progress=False, device="vulkan")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_was_predicted_before_an_error_is_written(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+KINDS = ("safetensors", "md")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def run_in(empty: Path, site: Path, *arguments: str) -> str:
 def test_it_holds_everything_and_nothing_else(unpacked: Path) -> None:
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert {"mtpano_zoo/checkpoints.yaml", "mtpano_zoo/configs/quickstart.yaml", "mtpano_zoo/py.typed"} <= names
-    assert "mtpano_zoo/weights/mtpano-tiny.rooms.safetensors" in names
+    packaged = {f"mtpano_zoo/weights/mtpano-{size}.rooms.{kind}" for size in ("tiny", "small") for kind in KINDS}
+    assert packaged <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mtpano_zoo"}
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import rotate, rotation_matrix
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
@@ -69,7 +70,7 @@ class Augmentation:
         seed: Another seed gives other samples.
 
     Raises:
-        ValueError: An argument is out of range, or a transform is unknown, has wrong arguments or moves pixels.
+        InputError: An argument is out of range, or a transform is unknown, has wrong arguments or moves pixels.
     """
 
     def __init__(
@@ -87,13 +88,13 @@ class Augmentation:
         shares = {"yaw": yaw, "mirror": mirror, "tilt": tilt, "rotation": rotation, "photometric": photometric}
         for name, share in shares.items():
             if not 0 <= share <= 1:
-                raise ValueError(f"Augmentation: {name} is a probability between 0 and 1, got {share}")
+                raise InputError(f"Augmentation: {name} is a probability between 0 and 1, got {share}")
         if not 0 <= max_tilt <= 180:
-            raise ValueError(f"Augmentation: max_tilt must be between 0 and 180 degrees, got {max_tilt}")
+            raise InputError(f"Augmentation: max_tilt must be between 0 and 180 degrees, got {max_tilt}")
         if not 0 <= strength <= 2:
-            raise ValueError(f"Augmentation: strength must be between 0 and 2, got {strength}")
+            raise InputError(f"Augmentation: strength must be between 0 and 2, got {strength}")
         if transforms is not None and photometric == 0:
-            raise ValueError("Augmentation: transforms are never applied as long as photometric is 0, set it to 1")
+            raise InputError("Augmentation: transforms are never applied as long as photometric is 0, set it to 1")
         self.probabilities = shares
         self.max_tilt, self.seed = max_tilt, seed
         chosen = _builtin_transforms(strength) if transforms is None else transforms
@@ -108,10 +109,10 @@ class Augmentation:
         """The augmented sample; the given one is left alone.
 
         Raises:
-            ValueError: The sample has no `id`.
+            InputError: The sample has no `id`.
         """
         if "id" not in sample:
-            raise ValueError("Augmentation needs an `id` in every sample, because random numbers come from it")
+            raise InputError("Augmentation needs an `id` in every sample, because random numbers come from it")
         rng = self._generator(sample["id"])
         # All numbers are drawn in any case: another probability of one change then leaves the others as they were.
         share = dict(zip(self.probabilities, rng.random(len(self.probabilities)), strict=True))
@@ -178,21 +179,21 @@ def _build_transform(entry: dict[str, dict[str, Any]]) -> Any:
     """Build a transform from {name: arguments}.
 
     Raises:
-        ValueError: It is unknown, has wrong arguments or moves pixels.
+        InputError: It is unknown, has wrong arguments or moves pixels.
     """
     # Imported here, because it takes a second or two; and it would ask a server for newer versions of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
     if len(entry) != 1:
-        raise ValueError(f"Augmentation: every transform is one name with its arguments, got {', '.join(entry)}")
+        raise InputError(f"Augmentation: every transform is one name with its arguments, got {', '.join(entry)}")
     ((name, arguments),) = entry.items()
     kind = getattr(albumentations, name, None)
     if not (isinstance(kind, type) and issubclass(kind, albumentations.ImageOnlyTransform)):
-        raise ValueError(f"Augmentation: {name} is no transform of albumentations that changes only the image")
+        raise InputError(f"Augmentation: {name} is no transform of albumentations that changes only the image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of arguments that it does not know, albumentations only warns
             return kind(**(arguments or {}))
     except (TypeError, ValueError, Warning) as error:
-        raise ValueError(f"Augmentation: {name} refuses its arguments: {' '.join(str(error).split())}") from error
+        raise InputError(f"Augmentation: {name} refuses its arguments: {' '.join(str(error).split())}") from error

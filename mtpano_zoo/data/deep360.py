@@ -1,6 +1,5 @@
 """Deep360: panoramas of a simulated city in Cassini projection."""
 
-import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_rgb
+from mtpano_zoo.data.reading import Decoder, decode_packed_array, decode_rgb
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import Mode, erp_rays, sample
 
 _SPLITS: dict[str, Split] = {"training": "train", "validation": "val", "testing": "test"}
@@ -61,7 +61,7 @@ class Deep360DataModule(PanoramaDataModule):
 
     def __init__(self, root: str | Path, *, max_depth: float = 100.0, **options: Any) -> None:
         if max_depth <= 0:
-            raise ValueError(f"max_depth must be positive, not {max_depth}")
+            raise InputError(f"max_depth must be positive, not {max_depth}")
         self.decoders: Mapping[str, Decoder] = {
             "image": _decode_image,
             "depth": partial(_decode_depth, limit=max_depth),
@@ -77,11 +77,11 @@ def from_cassini(image: NDArray[Any], mode: Mode) -> NDArray[Any]:
     """Turn an image (2 N, N, C) in Cassini projection into an equirectangular one (N, 2 N, C), same centre, same up.
 
     Raises:
-        ValueError: It is not twice as high as wide.
+        InputError: It is not twice as high as wide.
     """
     height, width = image.shape[:2]
     if height != 2 * width:
-        raise ValueError(f"it is {width} x {height} pixels, but in Cassini projection it is twice as high as wide")
+        raise InputError(f"it is {width} x {height} pixels, but in Cassini projection it is twice as high as wide")
     # Mirrored at its diagonal, it is an equirectangular image whose down is our right, and whose right is our down.
     rays = erp_rays(width, height)[..., [1, 0, 2]]
     turned = torch.from_numpy(image.transpose(2, 1, 0).copy())
@@ -93,13 +93,9 @@ def _decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_depth(data: bytes, limit: float) -> NDArray[np.float32]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            depth = np.asarray(arrays["arr_0"])
-    except Exception as error:  # BadZipFile, zlib.error, EOFError, KeyError, ValueError, as the damage has it
-        raise ValueError("it is truncated, damaged or no NPZ file with an array arr_0") from error
+    depth = decode_packed_array(data, "arr_0")
     if depth.dtype.kind != "f" or depth.squeeze().ndim != 2:
-        raise ValueError(f"its array arr_0 is {depth.dtype} {depth.shape} instead of floating point (H, W)")
+        raise InputError(f"its array arr_0 is {depth.dtype} {depth.shape} instead of floating point (H, W)")
     metres = depth.squeeze()[..., None].astype(np.float32)
     metres = np.where((metres > 0) & (metres < limit), metres, np.float32(0))
     return from_cassini(metres, "depth")[..., 0]

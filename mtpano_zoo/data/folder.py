@@ -1,6 +1,5 @@
 """The user's own panoramas, with whatever labels there are."""
 
-import io
 import os
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     Decoder,
+    decode_array,
     decode_depth,
     decode_wide_rgb,
     look_up,
@@ -74,7 +74,7 @@ class FolderDataModule(PanoramaDataModule):
 
     Raises:
         FileNotFoundError: The root, the table, the list of classes or all images are missing.
-        ValueError: An argument is out of range, a name occurs twice, or a list cannot be read.
+        InputError: An argument is out of range, a name occurs twice, or a list cannot be read.
     """
 
     id_pattern = "{name}"
@@ -90,7 +90,7 @@ class FolderDataModule(PanoramaDataModule):
         **options: Any,
     ) -> None:
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(
+            raise InputError(
                 "val_fraction and test_fraction must not be negative, and leave something for training: got "
                 f"{val_fraction} and {test_fraction}"
             )
@@ -149,10 +149,11 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Read names and colours (N, 3) of classes from a YAML file; missing colours are the default ones.
 
     Raises:
-        ValueError: It is not of the form that `FolderDataModule` describes.
+        InputError: It is not of the form that `FolderDataModule` describes.
     """
+    content = read_yaml(path, plain=True)  # a class may be called no, or 1
     try:
-        entries = read_yaml(path, plain=True)["classes"]
+        entries = content["classes"]
         if not isinstance(entries, list):
             raise TypeError("no list")
         names = tuple(entry["name"] if isinstance(entry, dict) else entry for entry in entries)
@@ -193,7 +194,7 @@ def _rows_of_folders(root: Path) -> list[dict[str, str]]:
         )
     for files in found.values():
         if stray := sorted(files.keys() - found["image"].keys()):
-            raise ValueError(
+            raise InputError(
                 f"{root / files[stray[0]]} belongs to no panorama: there is no images/{stray[0]}.* "
                 f"({len(stray)} such files); remove it or add the image"
             )
@@ -208,7 +209,7 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
     """Return the files of a role by their names without extension.
 
     Raises:
-        ValueError: Two files differ only in their extension.
+        InputError: Two files differ only in their extension.
     """
     files: dict[str, str] = {}
     unknown: list[str] = []
@@ -221,7 +222,7 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
             unknown += [entry] if role != "image" else []
             continue
         if stem in files:
-            raise ValueError(f"{root / files[stem]} and {entry} have the same name: one of them has to go")
+            raise InputError(f"{root / files[stem]} and {entry} have the same name: one of them has to go")
         files[stem] = f"{FOLDERS[role]}/{entry}"
     if unknown:
         kinds = ", ".join(EXTENSIONS[role])
@@ -238,7 +239,7 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
                 continue
             if name not in names or split.get(name, which) != which:
                 reason = "is in another list too" if name in names else "is no panorama in images/ (no extension here)"
-                raise ValueError(f"{path}: {name} {reason}")
+                raise InputError(f"{path}: {name} {reason}")
             split[name] = which
     if split:  # what no list names is left out
         split |= {name: "left out" for name in names if name not in split}
@@ -255,20 +256,18 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
             f"{path} needs a first line with the column image and any of semseg, depth, normals, split and name; "
             f"it has {', '.join(columns) or 'nothing'}"
         )
-    complete: list[dict[str, str]] = []
+    complete = [dict.fromkeys((*FOLDERS, "split", "name"), "") | row for _, row in rows]
     seen: set[str] = set()
-    for number, cells in rows:
-        row = dict.fromkeys((*FOLDERS, "split", "name"), "") | cells
+    for (number, _), row in zip(rows, complete, strict=True):
         row["name"] = row["name"] or Path(row["image"]).stem
         if not row["image"] or row["split"] not in ("", *SPLITS) or row["name"] in seen or "/" in row["name"]:
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number}: every panorama needs an image, a name of its own (by default that of the "
                 f"image) and as split one of train, val, test or nothing; got {row}"
             )
         seen.add(row["name"])
-        complete.append(row)
     if not complete:
-        raise ValueError(f"{path} lists no panorama")
+        raise InputError(f"{path} lists no panorama")
     return complete
 
 
@@ -333,8 +332,8 @@ def _decode_normals(data: bytes) -> NDArray[np.float32]:
 
 
 def _load_array(data: bytes, dimensions: int) -> NDArray[Any]:
-    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    values = decode_array(data)
     if values.ndim != dimensions or values.dtype.kind != "f" or (dimensions == 3 and values.shape[2] != 3):
         wanted = "(H, W, 3)" if dimensions == 3 else "(H, W)"
-        raise ValueError(f"it holds {values.dtype} {values.shape} instead of floating point {wanted}")
+        raise InputError(f"it holds {values.dtype} {values.shape} instead of floating point {wanted}")
     return values

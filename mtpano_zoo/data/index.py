@@ -65,7 +65,7 @@ class Index:
         """Return the contents of the files of a role, in the order of its patterns.
 
         Raises:
-            ValueError: A member of an archive is damaged.
+            InputError: A member of an archive is damaged.
             OSError: A file cannot be read.
         """
         return [self.source.read(*self._locate(pattern, i)) for pattern in self.files[role]]
@@ -103,7 +103,7 @@ def find_samples(
 
     Raises:
         FileNotFoundError: There is no such root, or no image in it; the message shows what was expected and found.
-        ValueError: An archive is damaged.
+        InputError: An archive is damaged.
     """
     root = root.expanduser().absolute()
     if not root.exists():

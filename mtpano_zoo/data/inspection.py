@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import REST, PanoramaDataModule, PanoramaDataset
 from mtpano_zoo.data.reading import open_image, resize_map
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import RATIO_TOLERANCE, write_bytes
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
@@ -136,11 +137,11 @@ def verify(
         progress: Show a bar on the error stream.
 
     Raises:
-        ValueError: All splits are empty, or the range is.
+        InputError: All splits are empty, or the range is.
         FileNotFoundError: There is no data.
     """
     if not 0 <= depth_range[0] < depth_range[1]:
-        raise ValueError(f"a range of depth is two distances in metres, the smaller first, not {depth_range}")
+        raise InputError(f"a range of depth is two distances in metres, the smaller first, not {depth_range}")
     report = Verification()
     for split, (samples, module) in samples_of(data, splits, rest=True).items():
         report.samples[split] = len(cast(Any, samples))
@@ -190,7 +191,7 @@ def samples_of(
         rest: If these are all splits, also return what is in none of them but read for prediction, as ``predict``.
 
     Raises:
-        ValueError: All of them are empty.
+        InputError: All of them are empty.
         FileNotFoundError: There is no data.
     """
     sets: dict[str, tuple[Dataset[Sample], LightningDataModule]] = {}
@@ -208,7 +209,7 @@ def samples_of(
                 empty = error
                 continue
             if isinstance(samples, IterableDataset):
-                raise ValueError(f"{type(module).__name__} gives samples in a row only: look at what it was made from")
+                raise InputError(f"{type(module).__name__} gives samples in a row only: look at what it was made from")
             if not augmented and getattr(samples, "augmentation", None) is not None:
                 samples.augmentation = None
             sets[f"{prefix}{split}"] = (samples, module)

@@ -18,7 +18,9 @@ from mtpano_zoo.data.reading import (
     decode_rgb,
     decode_vectors,
 )
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
+from mtpano_zoo.text_files import read_lines
 
 Labels = Literal["nyu40", "mpcat40"]
 
@@ -73,7 +75,7 @@ class Matterport3DDataModule(PanoramaDataModule):
 
     def __init__(self, root: str | Path, *, labels: Labels = "nyu40", max_depth: float = 10.0, **options: Any) -> None:
         if labels not in get_args(Labels) or not max_depth > 0:
-            raise ValueError(
+            raise InputError(
                 f"labels is nyu40 or mpcat40 and max_depth a positive number, not {labels!r} and {max_depth}"
             )
         self.classes, self.palette = _CLASSES[labels], _PALETTES[labels]
@@ -94,7 +96,7 @@ class Matterport3DDataModule(PanoramaDataModule):
 @functools.cache
 def scan_splits() -> dict[str, Split]:
     """Read the split of every building, as in the owner's tasks/benchmark/scenes_train.txt, _val.txt and _test.txt."""
-    lines = Path(__file__).with_name("matterport3d_scans.txt").read_text(encoding="utf-8").splitlines()
+    lines = filter(None, read_lines(Path(__file__).with_name("matterport3d_scans.txt")))
     splits: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
     return {scan: splits[split] for scan, split in map(str.split, lines)}
 

@@ -8,11 +8,11 @@ centre of the panorama.
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +26,11 @@ from torch.nn.functional import avg_pool2d
 from mtpano_zoo import sphere
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_release import DEPTH, LEVEL, NORMALS, YAWS, Cameras, Scan, find_scans, open_scan
-from mtpano_zoo.data.reading import FORWARD_UP_LEFT
+from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
+from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.workers import asked_to_stop, stoppable
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
 MARKER = "matterport3d.txt"
@@ -91,17 +94,19 @@ def prepare(
         report: Called with a sentence after every building.
 
     Raises:
-        ValueError: The size or the number of workers is out of range.
+        InputError: The size or the number of workers is out of range.
         FileNotFoundError: The root holds no building.
         FileExistsError: The output folder holds something else, or panoramas of another size.
         OSError: The output cannot be written, or a worker was killed.
     """
     if not 8 <= height <= 1024 or height % 2 or width != 2 * height or workers < 1:
-        raise ValueError(
+        raise InputError(
             "height is an even number from 8 to 1024, width twice that and workers at least 1, not "
             f"{height}, {width} and {workers}"
         )
-    scans, out = find_scans(Path(root)), Path(out).expanduser().absolute()
+    # A building is called after its folder, which ".." does not name.
+    root = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - links keep their names
+    scans, out = find_scans(root), Path(out).expanduser().absolute()
     _claim(out, f"Panoramas of Matterport3D, {height} x {width}\n")
     written, kept = 0, 0
     failures: list[str] = []
@@ -121,23 +126,24 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
     try:
         scan = open_scan(folder)
         cameras = scan.cameras()
-    except (ValueError, OSError) as error:
-        return Prepared(0, 0, [f"{folder.name} is left out: {error}"])
+    except UNREADABLE as error:
+        return Prepared(0, 0, [f"{folder.name} is left out: {str(error) or reason_of(error)}"])
     panoramas, written, kept, reasons = scan.panoramas(), 0, 0, []
     for panorama in panoramas:
+        if asked_to_stop():
+            break
         views = cameras.get(panorama, {}) if scan.has(DEPTH) else {}
         roles = ["image", *(["depth"] if views else []), *(["normals"] if views and scan.has(NORMALS) else [])]
-        paths = {
-            role: out / Matterport3DDataModule.files[role][0].format(scan=scan.name, name=panorama) for role in roles
-        }
-        if all(path.exists() for path in paths.values()):
-            kept += 1
-            continue
+        names = {role: Matterport3DDataModule.files[role][0].format(scan=scan.name, name=panorama) for role in roles}
         try:
+            paths = {role: path_below(out, name) for role, name in names.items()}
+            if all(path.exists() for path in paths.values()):
+                kept += 1
+                continue
             image = stitch_skybox(scan.faces(panorama), height, width)
             depth, normals = fuse_views(load_views(scan, panorama, views, "normals" in roles), height, width)
-        except (ValueError, OSError) as error:
-            reasons.append(str(error))
+        except UNREADABLE as error:
+            reasons.append(str(error) or reason_of(error))
             continue
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,20 +175,20 @@ def load_views(scan: Scan, panorama: str, cameras: Cameras, with_normals: bool) 
     The centre of the panorama is taken to be that of the six level views, which stand on a circle of a few millimetres.
 
     Raises:
-        ValueError: A level view has no camera, or a file is damaged or of another size.
+        InputError: A level view has no camera, or a file is damaged or of another size.
         OSError: A file is missing or cannot be read.
     """
     if not cameras:
         return
     if missing := [yaw for yaw in YAWS if (LEVEL, yaw) not in cameras]:
-        raise ValueError(f"the camera file of {scan.name} lacks the level views {missing} of {panorama}")
+        raise InputError(f"the camera file of {scan.name} lacks the level views {missing} of {panorama}")
     centre = np.mean([cameras[LEVEL, yaw].position for yaw in YAWS], axis=0)
     to_panorama = sphere.rotation_matrix(90.0, dtype=torch.float64).numpy() @ cameras[FRONT_VIEW].rotation.T
     for (index, yaw), camera in sorted(cameras.items()):
         z = scan.z_depth(panorama, index, yaw)
         normals = scan.normals(panorama, index, yaw) if with_normals else None
         if normals is not None and normals.shape[:2] != z.shape:
-            raise ValueError(f"normals and depth of view {index}_{yaw} of {panorama} differ in size")
+            raise InputError(f"normals and depth of view {index}_{yaw} of {panorama} differ in size")
         yield View(
             torch.from_numpy(z),
             None if normals is None else torch.from_numpy(normals),
@@ -241,8 +247,7 @@ def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int)
     if workers == 1:
         yield from ((scan.name, work(scan)) for scan in scans)
         return
-    # A forked process would inherit the locks of torch's threads.
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with stoppable(workers, threads=1) as pool:
         futures = {pool.submit(work, scan): scan.name for scan in scans}
         try:
             for future in as_completed(futures):
@@ -251,8 +256,6 @@ def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int)
             raise OSError(
                 "a worker was killed, probably for lack of memory: call again with fewer; what is written is kept"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _claim(out: Path, description: str) -> None:
@@ -260,7 +263,7 @@ def _claim(out: Path, description: str) -> None:
     marker = out / MARKER
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and was not written by this command: choose an empty or a new folder")
-    if marker.exists() and marker.read_text() != description:
+    if marker.exists() and marker.read_bytes() != description.encode():
         raise FileExistsError(f"{out} holds panoramas of another size, see {marker}: choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(marker, description.encode())

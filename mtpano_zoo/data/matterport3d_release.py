@@ -10,8 +10,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mtpano_zoo.data.reading import decode_depth, decode_rgb, open_image, unit_or_zero
+from mtpano_zoo.data.reading import UNREADABLE, decode_depth, decode_rgb, open_image, reason_of, unit_or_zero
 from mtpano_zoo.data.source import PLAIN, Place, Source, list_archive
+from mtpano_zoo.errors import InputError
 
 SKYBOX, CAMERAS, DEPTH, NORMALS = KINDS = (
     "matterport_skybox_images",
@@ -71,7 +72,7 @@ class Scan:
         """The cameras of every panorama, by camera and yaw index; none if they were not downloaded, like the depth.
 
         Raises:
-            ValueError: The file is missing although there is depth, or it is damaged.
+            InputError: The file is missing although there is depth, or it is damaged.
             OSError: It cannot be read.
         """
         file = f"{CAMERAS}/{self.name}.conf"
@@ -81,19 +82,19 @@ class Scan:
         """The six skybox faces (S, S, 3).
 
         Raises:
-            ValueError: One is missing, damaged, not square or of another size.
+            InputError: One is missing, damaged, not square or of another size.
             OSError: One cannot be read.
         """
         faces = [self._read(f"{SKYBOX}/{panorama}_skybox{i}_sami.jpg", decode_rgb) for i in range(6)]
         if len({side for face in faces for side in face.shape[:2]}) > 1:
-            raise ValueError(f"the skybox faces of {panorama} are not six squares of one size")
+            raise InputError(f"the skybox faces of {panorama} are not six squares of one size")
         return faces
 
     def z_depth(self, panorama: str, camera: int, yaw: int) -> NDArray[np.float32]:
         """Depth (h, w) of a view in metres along its axis, 0 where there is none.
 
         Raises:
-            ValueError: It is missing or damaged.
+            InputError: It is missing or damaged.
             OSError: It cannot be read.
         """
         return self._read(f"{DEPTH}/{panorama}_d{camera}_{yaw}.png", lambda data: decode_depth(data, 1 / 4000))
@@ -102,13 +103,13 @@ class Scan:
         """Normals (h, w, 3) of a view in its frame, x right, y down, z forward; zero where there are none.
 
         Raises:
-            ValueError: A component is missing or damaged.
+            InputError: A component is missing or damaged.
             OSError: One cannot be read.
         """
         stem = f"{NORMALS}/{panorama}_d{camera}_{yaw}"
         stored = [self._read(f"{stem}_n{axis}.png", _decode_component) for axis in "xyz"]
         if len({component.shape for component in stored}) > 1:
-            raise ValueError(f"the three components of the normals {stem} differ in size")
+            raise InputError(f"the three components of the normals {stem} differ in size")
         return unit_or_zero(np.stack(stored, -1) * _UP_AND_BACK.astype(np.float32))
 
     def _read(self, file: str, decode: Callable[[bytes], T]) -> T:
@@ -117,8 +118,10 @@ class Scan:
         place = self.files[file]
         try:
             return decode(self.source.read(*place))
-        except ValueError as error:
-            raise ValueError(f"{self.source.describe(*place)} cannot be used: {error}") from error
+        except OSError:
+            raise
+        except UNREADABLE as error:
+            raise InputError(f"{self.source.describe(*place)} cannot be used: {reason_of(error)}") from error
 
 
 def find_scans(root: Path) -> list[Path]:
@@ -146,7 +149,7 @@ def open_scan(folder: Path) -> Scan:
     """List the files of a building that are needed for panoramas.
 
     Raises:
-        ValueError: A zip file is damaged.
+        InputError: A zip file is damaged.
         OSError: A folder or a zip file cannot be read.
     """
     source = Source(folder, [])
@@ -173,35 +176,35 @@ def parse_cameras(data: bytes) -> dict[str, Cameras]:
     readers do, although the owner calls the origin of the images bottom-left.
 
     Raises:
-        ValueError: A line is not as documented.
+        InputError: A line is not as documented.
     """
     cameras: dict[str, Cameras] = {}
     intrinsics: NDArray[np.float64] | None = None
-    for number, line in enumerate(data.decode("ascii", errors="replace").splitlines(), 1):
+    for number, line in enumerate(data.decode("ascii", errors="replace").split("\n"), 1):
         words = line.split()
         try:
             if words[:1] == ["intrinsics_matrix"]:
                 intrinsics = np.array(words[1:], np.float64).reshape(3, 3)
                 if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
-                    raise ValueError("no pinhole camera")
+                    raise InputError("no pinhole camera")
             elif words[:1] == ["scan"]:
                 match = re.fullmatch(r"([0-9a-f]{32})_d(\d)_(\d)\.png", words[1])
                 if match is None or intrinsics is None:
-                    raise ValueError("no view, or one before any intrinsics")
+                    raise InputError("no view, or one before any intrinsics")
                 pose = np.array(words[3:], np.float64).reshape(4, 4)
                 rotation = pose[:3, :3] * _UP_AND_BACK
                 error = np.abs(rotation.T @ rotation - np.eye(3)).max()
                 if not (np.isfinite(pose).all() and error < 1e-3 and np.linalg.det(rotation) > 0):
-                    raise ValueError("no rotation")
+                    raise InputError("no rotation")
                 view = Camera(intrinsics, rotation, pose[:3, 3])
                 cameras.setdefault(match[1], {})[int(match[2]), int(match[3])] = view
         except (ValueError, IndexError) as error:
-            raise ValueError(
+            raise InputError(
                 f"its line {number} is not as documented (intrinsics_matrix and 9 numbers, or scan, two files and a "
                 "4 x 4 camera-to-world matrix)"
             ) from error
     if not cameras:
-        raise ValueError("it holds no camera")
+        raise InputError("it holds no camera")
     return cameras
 
 
@@ -213,6 +216,6 @@ def _is_scan(folder: Path) -> bool:
 def _decode_component(data: bytes) -> NDArray[np.float32]:
     image = open_image(data)
     if not image.mode.startswith("I"):
-        raise ValueError(f"its normals are 8-bit or colour (mode {image.mode}), but they are stored in 16-bit grey")
+        raise InputError(f"its normals are 8-bit or colour (mode {image.mode}), but they are stored in 16-bit grey")
     component: NDArray[np.float32] = np.array(image).astype(np.float32) / np.float32(32768) - np.float32(1)
     return component

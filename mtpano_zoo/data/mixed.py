@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 
 ClassMap = Mapping[str, Mapping[str, str | None]]
@@ -64,7 +65,7 @@ class MixedDataModule(EvaluationLoaders):
         seed: Draw of the training samples.
 
     Raises:
-        ValueError: An argument is out of range or names a set or a class that is not there, or sizes differ.
+        InputError: An argument is out of range or names a set or a class that is not there, or sizes differ.
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class MixedDataModule(EvaluationLoaders):
     ) -> None:
         super().__init__()
         if not modules or any(not name or "/" in name for name in modules):
-            raise ValueError("a mixture needs data modules by names without a slash")
+            raise InputError("a mixture needs data modules by names without a slash")
         if batch_size < 1 or num_workers < 0 or (samples_per_epoch is not None and samples_per_epoch < 1):
-            raise ValueError(
+            raise InputError(
                 "batch_size and samples_per_epoch must be positive and num_workers not negative, not "
                 f"{batch_size}, {samples_per_epoch} and {num_workers}"
             )
@@ -95,19 +96,19 @@ class MixedDataModule(EvaluationLoaders):
         }
         for argument, names in named.items():
             if unknown := sorted(set(names) - set(modules)):
-                raise ValueError(f"{argument} names {', '.join(unknown)}, but the sets are {', '.join(modules)}")
+                raise InputError(f"{argument} names {', '.join(unknown)}, but the sets are {', '.join(modules)}")
         if weights is not None and (missing := [name for name in modules if name not in weights]):
-            raise ValueError(f"weights lacks {', '.join(missing)}: 0 leaves a set out of the training")
+            raise InputError(f"weights lacks {', '.join(missing)}: 0 leaves a set out of the training")
         if weights is not None and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
-            raise ValueError(f"weights are not negative and not all 0: {weights}")
+            raise InputError(f"weights are not negative and not all 0: {weights}")
         if counting := [name for name, module in modules.items() if getattr(module, "views_from_step", 0)]:
-            raise ValueError(
+            raise InputError(
                 f"{counting[0]} counts batches of its own, which a mixture has not: set views_from_step to 0"
             )
         sizes = {name: _size(module) for name, module in modules.items()}
         if len(set(sizes.values())) > 1:
             told = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
-            raise ValueError(f"all sets of a mixture need the same height and width, not {told}")
+            raise InputError(f"all sets of a mixture need the same height and width, not {told}")
         self.modules, self.weights, self.evaluate = dict(modules), weights, evaluate
         self.samples_per_epoch, self.batch_size, self.num_workers = samples_per_epoch, batch_size, num_workers
         self.augmentation, self.seed = augmentation, seed
@@ -302,22 +303,22 @@ def merge_classes(
         The classes, and by set the class (N,) of each of its own; 255 = none.
 
     Raises:
-        ValueError: A name is unknown or there are more than 255 classes.
+        InputError: A name is unknown or there are more than 255 classes.
     """
     for name, renamed in class_map.items():
         if unknown := [old for old in renamed if old not in own[name]]:
-            raise ValueError(f"class_map: {name} has no class {', '.join(unknown)}, only {', '.join(own[name])}")
+            raise InputError(f"class_map: {name} has no class {', '.join(unknown)}, only {', '.join(own[name])}")
         if classes is not None and (lost := [new for new in renamed.values() if new and new not in classes]):
-            raise ValueError(f"class_map: {', '.join(lost)} is not among the classes of the mixture")
+            raise InputError(f"class_map: {', '.join(lost)} is not among the classes of the mixture")
     renamed_sets = {name: [class_map.get(name, {}).get(old, old) for old in olds] for name, olds in own.items()}
     named = dict.fromkeys(new for new in chain.from_iterable(renamed_sets.values()) if new)
     merged = tuple(named if classes is None else classes)
     if len(merged) > NO_LABEL or len(set(merged)) < len(merged):
-        raise ValueError(
+        raise InputError(
             f"a mixture has up to {NO_LABEL} different classes, not {len(merged)} with {len(set(merged))} names"
         )
     if never := [name for name in merged if name not in named]:
-        raise ValueError(f"no set of the mixture has a class {', '.join(never)}")
+        raise InputError(f"no set of the mixture has a class {', '.join(never)}")
     index: dict[str | None, int] = {name: i for i, name in enumerate(merged)}
     lookups = {
         name: torch.tensor([index.get(new, NO_LABEL) for new in news], dtype=torch.int64)
@@ -349,5 +350,5 @@ def _merge_palettes(
 def _size(module: LightningDataModule) -> tuple[int, int]:
     holder: Any = module if hasattr(module, "height") else getattr(module, "train_set", None)
     if not hasattr(holder, "height"):
-        raise ValueError(f"{type(module).__name__} does not say its height and width: it cannot be in a mixture")
+        raise InputError(f"{type(module).__name__} does not say its height and width: it cannot be in a mixture")
     return holder.height, holder.width

@@ -9,7 +9,8 @@ from mtpano_zoo.data.matterport3d import scan_splits
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import Decoder, decode_rgb
 from mtpano_zoo.data.renders import SKY, decode_exr_depth, decode_exr_normals, read_lists
-from mtpano_zoo.text_files import parse_yaml
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import read_yaml
 
 Position = Literal["center", "up", "down", "left", "right"]
 
@@ -68,7 +69,7 @@ class Pano3DDataModule(PanoramaDataModule):
         **options: Any,
     ) -> None:
         if not positions or not set(positions) <= set(get_args(Position)) or max_depth <= 0:
-            raise ValueError(
+            raise InputError(
                 f"positions are some of {', '.join(get_args(Position))} and max_depth is positive, not {positions!r} "
                 f"and {max_depth}"
             )
@@ -88,10 +89,10 @@ class Pano3DDataModule(PanoramaDataModule):
         return scan_splits().get(fields["building"])
 
 
-def _listed_numbers(text: str) -> list[tuple[str, str]]:
+def _listed_numbers(path: Path) -> list[tuple[str, str]]:
     """Return building and number of the panoramas of a YAML file, which names their central images by building."""
+    content = read_yaml(path)
     try:
-        content = parse_yaml(text, "it", plain=True)
-        return [(building, name.split("_")[0]) for building, names in content.items() for name in names]
-    except (ValueError, AttributeError, TypeError):
+        return [(str(building), str(name).split("_")[0]) for building, names in content.items() for name in names]
+    except (AttributeError, TypeError):
         return []

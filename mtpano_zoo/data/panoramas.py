@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
-from mtpano_zoo.data.reading import Decoder, resize_map
-from mtpano_zoo.image_io import SATURATED, check_panorama_size
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of, resize_map
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 from mtpano_zoo.text_files import read_lines
 
@@ -129,16 +130,15 @@ class PanoramaDataset(Dataset[Sample]):
     def _read(self, role: str, i: int, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         try:
             if not self.index.has(role, i):
-                raise ValueError("another file of the panorama is missing")
+                raise InputError("another file of the panorama is missing")
             values = self.decoders[role](*self.index.read(role, i))
             if role == "image":
                 check_panorama_size(values.shape[0], values.shape[1], "it")
             elif "image" in maps and values.shape[:2] != maps["image"].shape[:2]:
                 (h, w), (rows, columns) = values.shape[:2], maps["image"].shape[:2]
-                raise ValueError(f"it is {w} x {h} pixels, but its panorama is {columns} x {rows}")
-        except (ValueError, OSError, KeyError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason}") from error
+                raise InputError(f"it is {w} x {h} pixels, but its panorama is {columns} x {rows}")
+        except UNREADABLE as error:
+            raise UnreadableSampleError(f"{self.index.describe(role, i)} cannot be used: {reason_of(error)}") from error
         return values
 
     def _note(self, i: int, column: int, error: UnreadableSampleError) -> None:
@@ -168,7 +168,7 @@ class PanoramaDataModule(EvaluationLoaders):
 
     Raises:
         FileNotFoundError: There is no such root.
-        ValueError: An argument is out of range.
+        InputError: An argument is out of range.
     """
 
     classes: Sequence[str] = ()
@@ -185,7 +185,7 @@ class PanoramaDataModule(EvaluationLoaders):
     complete: int | None = None
     """Panoramas in the whole release, where that is known."""
     mask: Mask | None = None
-    saturated: int | None = SATURATED
+    saturated: int | None = 65535
     """Number in 16-bit depth files that stands for a distance and all beyond it; None where it means something else."""
 
     def __init__(
@@ -203,9 +203,9 @@ class PanoramaDataModule(EvaluationLoaders):
     ) -> None:
         super().__init__()
         if height < 8 or width != 2 * height:
-            raise ValueError(f"a panorama is twice as wide as high, and at least 8 rows: got {height} x {width}")
+            raise InputError(f"a panorama is twice as wide as high, and at least 8 rows: got {height} x {width}")
         if batch_size < 1 or num_workers < 0 or on_error not in get_args(OnError):
-            raise ValueError(
+            raise InputError(
                 "batch_size must be positive, num_workers not negative and on_error raise or skip, not "
                 f"{batch_size}, {num_workers} and {on_error!r}"
             )
@@ -214,7 +214,7 @@ class PanoramaDataModule(EvaluationLoaders):
         if self.tasks:
             self.tasks = check_tasks(self.tasks)
         if absent := [task for task in self.tasks if task not in offered]:
-            raise ValueError(f"{type(self).__name__} has no {', '.join(absent)}, only {', '.join(offered) or 'images'}")
+            raise InputError(f"{type(self).__name__} has no {', '.join(absent)}, only {', '.join(offered) or 'images'}")
         self.root = Path(root).expanduser().absolute()
         if not self.root.exists():
             raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
@@ -267,13 +267,13 @@ class PanoramaDataModule(EvaluationLoaders):
         The last two have images only; the last is what only prediction reads.
 
         Raises:
-            ValueError: It is empty.
+            InputError: It is empty.
         """
         if split not in self._sets:
             chosen = self._choose(split)
             if not len(chosen):
                 advice = " (trainer.limit_val_batches: 0 trains without validation)" if split == "val" else ""
-                raise ValueError(
+                raise InputError(
                     f"{self.root} holds {len(self.index)} panoramas, but none for {split}: see how "
                     f"{type(self).__name__} splits them{advice}"
                 )

@@ -8,6 +8,7 @@ import numpy as np
 from lightning import LightningDataModule
 
 from mtpano_zoo.data.inspection import samples_of
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.viz.panels import figure_to_array, sample_panel
 
@@ -37,11 +38,11 @@ def plot_samples(
         How many samples the picture shows.
 
     Raises:
-        ValueError: The split is empty, there is no sample of an id, or a sample cannot be read.
+        InputError: The split is empty, there is no sample of an id, or a sample cannot be read.
         FileNotFoundError: There is no data.
     """
     if count < 1:
-        raise ValueError(f"a picture shows at least one sample, not {count}")
+        raise InputError(f"a picture shows at least one sample, not {count}")
     rows = []
     missing = set(ids)
     for samples, module in samples_of(data, [split], augmented).values():
@@ -58,6 +59,6 @@ def plot_samples(
             figure.axes[0].set_title(title, loc="left", fontsize=11, pad=5)
             rows.append(figure_to_array(figure))
     if missing:
-        raise ValueError(f"{split} has no sample {', '.join(sorted(missing))}")
+        raise InputError(f"{split} has no sample {', '.join(sorted(missing))}")
     write_png(out, np.concatenate(rows))
     return len(rows)

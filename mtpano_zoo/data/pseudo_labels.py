@@ -41,11 +41,11 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
     """Decode an 8-bit grey image of confidences (H, W), 255 = certain.
 
     Raises:
-        ValueError: It is not 8-bit grey.
+        InputError: It is not 8-bit grey.
     """
     image = open_image(data)
     if image.mode != "L":
-        raise ValueError(f"its confidence is stored as mode {image.mode}, but it is 8-bit grey")
+        raise InputError(f"its confidence is stored as mode {image.mode}, but it is 8-bit grey")
     return np.asarray(image, np.float32) / np.float32(255)
 
 
@@ -90,7 +90,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
     Raises:
         FileNotFoundError: There is no list of ids, or no view of a task in `view_tasks`.
-        ValueError: An argument is out of range, or a list is not one.
+        InputError: An argument is out of range, or a list is not one.
         InputError: If depth is known only up to scale.
 
     Cite: J. Zhang et al., "MTPano", arXiv 2602.05330.
@@ -115,9 +115,9 @@ class PseudoLabelDataModule(PanoramaDataModule):
     ) -> None:
         super().__init__(root, **options)
         if unknown := [task for task in view_tasks if task not in self.tasks]:
-            raise ValueError(f"view_tasks are some of the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
+            raise InputError(f"view_tasks are some of the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
         if views_from_step < 0:
-            raise ValueError(f"views_from_step counts batches from 0, got {views_from_step}")
+            raise InputError(f"views_from_step counts batches from 0, got {views_from_step}")
         if "depth" in self.tasks and not in_metres(self.root):
             others = ", ".join(task for task in self.tasks if task != "depth")
             raise InputError(

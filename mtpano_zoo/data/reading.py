@@ -6,6 +6,10 @@ float32 (H, W, 3) in the frame x right, y down, z forward, zero = no measurement
 """
 
 import io
+import math
+import struct
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Collection
 from typing import Any
@@ -13,12 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import SATURATED
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, check_pixels, max_bytes
 from mtpano_zoo.resize import resize
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
@@ -33,19 +39,80 @@ FORWARD_UP_LEFT = ((0, 0, -1), (0, -1, 0), (1, 0, 0))
 RIGHT_FORWARD_UP = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
 
 
+# What it means that a file or a sample cannot be read. Everything else is a fault of the program.
+UNREADABLE = (
+    *(ValueError, OSError, LookupError, EOFError, ArithmeticError, SyntaxError, NotImplementedError),
+    *(MemoryError, RecursionError),  # of sizes and depths that a damaged header claims
+    *(cv2.error, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a few words why something cannot be read, also where the error has no message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def open_image(data: bytes) -> Image.Image:
     """Decode an image completely, in whatever mode it is stored.
 
     Raises:
-        ValueError: It is truncated, damaged or no image.
+        InputError: It is truncated, damaged, too large or no image.
     """
+    image = image_io.open_image(data, "it")
     try:
-        image = Image.open(io.BytesIO(data))
         image.load()
     except Exception as error:  # decoders fail in many ways on broken data: OSError, SyntaxError, struct.error, ...
-        reason = str(error).splitlines()[0] if str(error) and "BytesIO" not in str(error) else "no known image format"
-        raise ValueError(f"it is truncated or not an image: {reason}") from error
+        raise InputError(f"it is truncated or not an image: {reason_of(error)}") from error
     return image
+
+
+def decode_array(data: bytes) -> NDArray[Any]:
+    """Decode an NPY file of numbers, whose size is compared with the length of the file first.
+
+    Raises:
+        InputError: It is damaged or too large, or holds no numbers.
+    """
+    file = io.BytesIO(data)
+    try:
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+        shape, fortran_order, dtype = read_header(file)
+        if dtype.kind not in "bfiu" or min(shape, default=1) < 0:
+            raise InputError(f"it holds {dtype} {shape}")
+    except UNREADABLE as error:
+        raise InputError(f"it is damaged or no NPY file of numbers: {reason_of(error)}") from error
+    rows, columns = (1, 1, *shape)[-2:] if len(shape) < 3 else shape[:2]
+    check_pixels(rows, columns, "it")
+    held = len(data) - file.tell()
+    if math.prod(shape) * dtype.itemsize > held:
+        raise InputError(f"it is truncated or damaged: its header says {dtype} {shape}, but only {held:,} bytes follow")
+    values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    return values.reshape(shape, order="F" if fortran_order else "C").copy()
+
+
+def decode_packed_array(data: bytes, name: str) -> NDArray[Any]:
+    """Decode one array of an NPZ file, whose unpacked size is looked at first.
+
+    Raises:
+        InputError: It is damaged or too large, or has no such array.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            member = archive.getinfo(f"{name}.npy")
+            check_bytes(member.file_size, max_bytes(BYTES_IN_ARCHIVE), "it")
+            content = archive.read(member)
+    except InputError:
+        raise
+    except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise InputError(f"it is truncated, damaged or no NPZ file with an array {name}") from error
+    return decode_array(content)
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
@@ -69,7 +136,7 @@ def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
     In `lookup`, 255 stands for a number without class and -1 for a number that the data set does not have.
 
     Raises:
-        ValueError: The image holds colours, more than 8 bits, or a number that the data set does not have.
+        InputError: The image holds colours, more than 8 bits, or a number that the data set does not have.
     """
     return look_up(stored_numbers(data, open_image(data)), lookup)
 
@@ -98,7 +165,7 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     """Map label numbers (H, W) to classes by a table (N,), see `decode_labels`.
 
     Raises:
-        ValueError: A number is -1 in the table or beyond its end.
+        InputError: A number is -1 in the table or beyond its end.
     """
     table = np.full(256, -1, np.int16) if numbers.dtype == np.uint8 else np.full(int(numbers.max()) + 1, -1, np.int16)
     known = np.asarray(lookup, np.int16)[: len(table)]
@@ -106,7 +173,7 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     classes: NDArray[Any] = cv2.LUT(numbers, table) if numbers.dtype == np.uint8 else table[numbers]
     if classes.min() < 0:
         unknown = np.unique(numbers[classes < 0])[:5].tolist()
-        raise ValueError(f"it holds the labels {unknown}, which the set does not have")
+        raise InputError(f"it holds the labels {unknown}, which the set does not have")
     mapped: NDArray[np.uint8] = classes.astype(np.uint8)
     return mapped
 
@@ -152,7 +219,7 @@ def decode_vectors(
         to_camera: Matrix (3, 3) from the frame of the file to x right, y down, z forward.
 
     Raises:
-        ValueError: It is not RGB.
+        InputError: It is not RGB.
     """
     stored = decode_wide_rgb(data)
     turn = np.asarray(to_camera, np.float64) / scale
@@ -189,41 +256,46 @@ def decode_wide_rgb(data: bytes) -> NDArray[Any]:
     """Decode an RGB image of 8 or 16 bits per channel; an alpha channel is dropped.
 
     Raises:
-        ValueError: It is not RGB.
+        InputError: It is not RGB.
     """
     if _bits_of_rgb_png(data):
         return _decode_rgb_png(data)
     image = open_image(data)
     if image.mode not in ("RGB", "RGBA"):
-        raise ValueError(f"its normals are stored as mode {image.mode}, but they need three channels")
+        raise InputError(f"its normals are stored as mode {image.mode}, but they need three channels")
     return np.asarray(image)[..., :3]
 
 
 def _bits_of_rgb_png(data: bytes) -> int:
     """Return the bits per channel of a PNG with RGB or RGBA, 0 for any other image."""
-    return data[24] if data.startswith(b"\x89PNG\r\n\x1a\n") and data[25:26] in (b"\x02", b"\x06") else 0
+    header = data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR"
+    return data[24] if header and data[25:26] in (b"\x02", b"\x06") else 0
 
 
 def _decode_rgb_png(data: bytes) -> NDArray[Any]:
     """Decode a PNG with RGB or RGBA by OpenCV: it is faster than Pillow, which cuts 16 bits to 8.
 
-    Its checksums are compared first: not every release of OpenCV rejects a damaged file.
+    Its checksums are compared first, as not every release of OpenCV rejects a damaged file, and its size with the
+    limit: that of OpenCV is six times as large.
     """
     position, view = 8, memoryview(data)
-    while bytes(view[position + 4 : position + 8]) != b"IEND":
+    while (kind := bytes(view[position + 4 : position + 8])) != b"IEND":
+        if kind == b"IHDR" and position > 8:
+            raise InputError("it is truncated or not an image: it has two headers")
         end = position + 8 + int.from_bytes(view[position : position + 4])
         if end + 4 > len(data):
-            raise ValueError("it is truncated or not an image: the end of the file is missing")
+            raise InputError("it is truncated or not an image: the end of the file is missing")
         if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4]):
-            raise ValueError("it is truncated or not an image: a checksum does not match")
+            raise InputError("it is truncated or not an image: a checksum does not match")
         position = end + 4
+    check_pixels(int.from_bytes(data[20:24]), int.from_bytes(data[16:20]), "it")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # too large
         pixels = None
     if pixels is None:
-        raise ValueError("it is truncated or not an image: its pixels cannot be decoded")
+        raise InputError("it is truncated or not an image: its pixels cannot be decoded")
     return pixels
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.text_files import read_text
+from mtpano_zoo.limits import check_pixels
 
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
 
@@ -20,19 +20,31 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
     """Decode an EXR image as (H, W, C), in the order R, G, B where those are its channels.
 
     Raises:
-        ValueError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
+        InputError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
         InputError: If its numbers are integers, whose unit is stated nowhere.
     """
     try:
         import OpenEXR
     except ImportError as error:
-        raise ValueError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
+        raise InputError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
+    try:
+        parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
+        headers = [part.header for part in parts]
+        windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
+    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
+        raise InputError("it is truncated, damaged or not an EXR image") from error
+    for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
+        check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it")
+        if len(headers) > 1 or len(header["channels"]) > 4:
+            raise InputError(
+                f"it has {len(headers)} parts with {len(header['channels'])} channels instead of one image"
+            )
     try:
         channels = OpenEXR.File(io.BytesIO(data)).channels()
-    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
-        raise ValueError("it is truncated, damaged or not an EXR image") from error
+    except Exception as error:
+        raise InputError("it is truncated, damaged or not an EXR image") from error
     if len(channels) != 1:
-        raise ValueError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
+        raise InputError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
     stored = next(iter(channels.values())).pixels
     if stored.dtype.kind != "f":
         raise InputError(f"it holds integers ({stored.dtype}), whose unit is not known: convert it to floating point")
@@ -44,7 +56,7 @@ def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:
     """Decode an EXR image of metres along the ray, the same in all channels, exactly.
 
     Raises:
-        ValueError: See `decode_exr`.
+        InputError: See `decode_exr`.
         InputError: If its channels differ, as those of colours and normals do.
     """
     depth, *others = np.moveaxis(decode_exr(data), -1, 0)
@@ -57,27 +69,27 @@ def decode_exr_normals(data: bytes) -> NDArray[np.float32]:
     """Decode an EXR image of normals (R, G, B) = (right, forward, up); zero and NaN are no measurement.
 
     Raises:
-        ValueError: See `decode_exr`; or it has not three channels.
+        InputError: See `decode_exr`; or it has not three channels.
     """
     stored = decode_exr(data)
     if stored.shape[-1] != 3:
-        raise ValueError(f"it has {stored.shape[-1]} channels, but normals need three")
+        raise InputError(f"it has {stored.shape[-1]} channels, but normals need three")
     return unit_or_zero(stored[..., [0, 2, 1]] * np.array((1, -1, 1), np.float32))
 
 
 def read_lists(
-    root: Path, lists: Mapping[str, str] | None, parse: Callable[[str], Iterable[Any]]
+    root: Path, lists: Mapping[str, str] | None, parse: Callable[[Path], Iterable[Any]]
 ) -> dict[Any, Split] | None:
     """Read which sample is in which split, from one file per split; None without lists.
 
     Args:
         root: What the paths of the files are relative to.
         lists: Files by split.
-        parse: Returns what identifies the samples of a file, from its text.
+        parse: Reads a file and returns what identifies its samples.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A split is none of train, val and test, a file names no sample, or a sample is in two splits.
+        InputError: A split is none of train, val and test, a file names no sample, or a sample is in two splits.
     """
     if lists is None:
         return None
@@ -85,12 +97,12 @@ def read_lists(
     for split, name in lists.items():
         path = root / name
         if split not in ("train", "val", "test"):
-            raise ValueError(f"lists are given for train, val and test, not for {split!r}")
+            raise InputError(f"lists are given for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")
-        found = dict.fromkeys(parse(read_text(path)), split)
+        found = dict.fromkeys(parse(path), split)
         if not found or found.keys() & listed.keys():
             reason = f"samples of another list too, such as {min(found.keys() & listed.keys())}" if found else "nothing"
-            raise ValueError(f"{path} is no list of this data set's {split} samples: it names {reason}")
+            raise InputError(f"{path} is no list of this data set's {split} samples: it names {reason}")
         listed |= found
     return listed

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes.rendering import check_size, render
 from mtpano_zoo.scenes.sampling import room_key, sample_room
 
@@ -39,7 +40,7 @@ class RoomsDataset(Dataset[Sample]):
             do not see there; classes, depth and normals stay, so that a network learns to continue the room.
 
     Raises:
-        ValueError: An argument is out of range.
+        InputError: An argument is out of range.
     """
 
     classes = S3DIS_CLASSES
@@ -58,9 +59,9 @@ class RoomsDataset(Dataset[Sample]):
     ) -> None:
         check_size(height, width)
         if not 0 <= black_poles <= 1:
-            raise ValueError(f"black_poles is a share of the rooms between 0 and 1, got {black_poles}")
+            raise InputError(f"black_poles is a share of the rooms between 0 and 1, got {black_poles}")
         if count < 1:
-            raise ValueError(f"a set of rooms needs at least one, got count={count}")
+            raise InputError(f"a set of rooms needs at least one, got count={count}")
         room_key(seed, split, count - 1)
         self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
         self.augmentation, self.black_poles = augmentation, black_poles
@@ -152,7 +153,7 @@ class RoomsDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
+            raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.train_set = RoomsDataset("train", train_count, height, width, seed, cache, augmentation, black_poles)
         self.val_set = RoomsDataset("val", val_count, height, width, seed, cache)

@@ -8,6 +8,7 @@ import numpy as np
 from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_palette_png, write_png
+from mtpano_zoo.output_paths import path_below
 
 MAPS = ("images", "semseg", "depth", "normals")
 
@@ -27,7 +28,7 @@ def write_rooms(out: str | Path, split: str, count: int, height: int, width: int
     Splits may share a folder.
 
     Raises:
-        ValueError: Split, count, size or seed are out of range.
+        InputError: Split, count, size or seed are out of range.
         FileExistsError: The folder holds something else, or rooms of another seed or size.
     """
     rooms = RoomsDataset(split, count, height, width, seed)
@@ -36,7 +37,7 @@ def write_rooms(out: str | Path, split: str, count: int, height: int, width: int
     _claim(out, description)
     written = 0
     for index in range(count):
-        files = [out / folder / f"{split}-{index:06d}.png" for folder in MAPS]
+        files = [path_below(out / folder, rooms.name(index), ".png") for folder in MAPS]
         if all(file.exists() for file in files):
             continue
         sample = rooms[index]
@@ -64,7 +65,7 @@ def _claim(out: Path, description: str) -> None:
     marker = out / "classes.yaml"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and holds no rooms: choose an empty or a new folder")
-    if marker.exists() and marker.read_text() != description:
+    if marker.exists() and marker.read_bytes() != description.encode():
         raise FileExistsError(f"{out} holds no rooms of this seed and size, see {marker}: choose another folder")
     for folder in MAPS:
         (out / folder).mkdir(parents=True, exist_ok=True)

@@ -20,14 +20,26 @@ from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
-from mtpano_zoo.data.reading import Decoder, decode_depth, decode_labels, decode_rgb, decode_vectors
+from mtpano_zoo.data.reading import (
+    UNREADABLE,
+    Decoder,
+    decode_array,
+    decode_depth,
+    decode_labels,
+    decode_rgb,
+    decode_vectors,
+    reason_of,
+)
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
+from mtpano_zoo.output_paths import check_id, left_out
 from mtpano_zoo.tasks import CONFIDENCES
 from mtpano_zoo.text_files import parse_json, read_json
 
 CONTENTS = "shards.json"
 
+Packed = tuple[dict[str, bytes], tuple[int, int]]  # contents of the files of a sample by ending, height and width
 Encoded = tuple[str, dict[str, bytes]]  # a name for messages, and the contents of the files of a sample by ending
 
 
@@ -35,11 +47,11 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     """Decode an array of 32-bit floats.
 
     Raises:
-        ValueError: It is no such array.
+        InputError: It is no such array.
     """
-    values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    values = decode_array(data)
     if values.dtype != np.float32 or values.ndim != 2:
-        raise ValueError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
+        raise InputError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
     return values
 
 
@@ -82,11 +94,12 @@ def write_shards(
         The number of samples by split.
 
     Raises:
-        ValueError: It is a mixture, a shard has no samples, all splits are empty, or a sample cannot be read.
+        InputError: It is a mixture, a shard has no samples, or all splits are empty.
+        InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
         FileExistsError: The folder is not empty.
     """
     if hasattr(data, "modules") or shard_size < 1:
-        raise ValueError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
+        raise InputError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not empty: give a new folder")
@@ -97,18 +110,32 @@ def write_shards(
         "palette": None if palette is None else np.asarray(palette).tolist(),
         "shards": {},
     }
+    failed: list[str] = []
     for split, (samples, _) in samples_of(data, splits).items():
         encoded = read_all(_Encoder(samples), workers, f"writing {split}" if progress else None)
         counts: dict[str, int] = {}
-        numbered = enumerate(encoded)
+        numbered = enumerate(_without_failures(encoded, failed))
         for first in numbered:
             name = f"{split}-{len(counts):06d}.tar"
             contents["height"], contents["width"] = first[1][1]
             group = chain([first], islice(numbered, shard_size - 1))
             counts[name] = _write_tar(out / name, ((number, files) for number, (files, _) in group))
         contents["shards"][split] = counts
-    write_bytes(out / CONTENTS, json.dumps(contents, indent=1).encode())
-    return {split: sum(counts.values()) for split, counts in contents["shards"].items()}
+    totals = {split: sum(counts.values()) for split, counts in contents["shards"].items()}
+    if any(totals.values()):
+        write_bytes(out / CONTENTS, json.dumps(contents, indent=1).encode())
+    if failed:
+        raise left_out(failed, sum(totals.values()) + len(failed), out)
+    return totals
+
+
+def _without_failures(encoded: Iterator[Packed | str], failed: list[str]) -> Iterator[Packed]:
+    """Give what could be encoded, and put the sentences that stand for the rest into a list."""
+    for item in encoded:
+        if isinstance(item, str):
+            failed.append(item)
+        else:
+            yield item
 
 
 def _write_tar(path: Path, samples: Iterator[tuple[int, dict[str, bytes]]]) -> int:
@@ -128,8 +155,8 @@ def _write_tar(path: Path, samples: Iterator[tuple[int, dict[str, bytes]]]) -> i
     return written
 
 
-class _Encoder(Dataset[tuple[dict[str, bytes], tuple[int, int]]]):
-    """The samples of a set as the contents of files by their endings, and height and width."""
+class _Encoder(Dataset[Packed | str]):
+    """The samples of a set as the contents of files by their endings, and height and width; or why there are none."""
 
     def __init__(self, samples: Dataset[Sample]) -> None:
         self.samples = samples
@@ -137,8 +164,14 @@ class _Encoder(Dataset[tuple[dict[str, bytes], tuple[int, int]]]):
     def __len__(self) -> int:
         return len(cast(Any, self.samples))
 
-    def __getitem__(self, i: int) -> tuple[dict[str, bytes], tuple[int, int]]:
-        sample = self.samples[i]
+    def __getitem__(self, i: int) -> Packed | str:
+        try:
+            return self._encode(self.samples[i])
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    def _encode(self, sample: Sample) -> Packed:
+        check_id(sample["id"])
         image = (sample["image"] * 255).round().byte().permute(1, 2, 0).numpy()
         files = {"image.png": _png(image)}
         if "semseg" in sample:
@@ -159,7 +192,7 @@ def _png(array: NDArray[Any]) -> bytes:
 
     written, data = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)
     if not written:
-        raise ValueError(f"an array {array.shape} of {array.dtype} cannot be encoded as PNG")
+        raise InputError(f"an array {array.shape} of {array.dtype} cannot be encoded as PNG")
     return bytes(data.tobytes())
 
 
@@ -188,7 +221,7 @@ class ShardsDataModule(EvaluationLoaders):
 
     Raises:
         FileNotFoundError: There are no shards.
-        ValueError: An argument is out of range, or `shards.json` is damaged.
+        InputError: An argument is out of range, or `shards.json` is damaged.
     """
 
     def __init__(
@@ -202,7 +235,7 @@ class ShardsDataModule(EvaluationLoaders):
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0 or buffer < 1:
-            raise ValueError(
+            raise InputError(
                 "batch_size and buffer must be positive and num_workers not negative, not "
                 f"{batch_size}, {buffer} and {num_workers}"
             )
@@ -213,21 +246,22 @@ class ShardsDataModule(EvaluationLoaders):
             )
         try:
             contents = read_json(self.root / CONTENTS)
-            self.classes: tuple[str, ...] = tuple(contents["classes"])
-            self.palette = None if contents["palette"] is None else np.array(contents["palette"], np.uint8)
+            if not isinstance(contents["classes"], list):
+                raise InputError("classes is no list")
+            self.classes = tuple(map(str, contents["classes"]))
+            palette = contents["palette"]
+            self.palette = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
             self.height, self.width = int(contents["height"]), int(contents["width"])
-            self.shards: dict[str, dict[str, int]] = contents["shards"]
-            for name, samples in chain.from_iterable(counts.items() for counts in self.shards.values()):
-                if not isinstance(samples, int) or samples < 1 or Path(name).name != name:
-                    raise TypeError(f"{name!r} is no shard with {samples!r} samples")
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise InputError(f"{self.root / CONTENTS} is damaged: write the shards again") from error
+            self.shards = {str(split): _counts(shards) for split, shards in contents["shards"].items()}
+        except (*UNREADABLE, TypeError, AttributeError) as error:
+            message = f"{self.root / CONTENTS} is damaged ({reason_of(error)}): write the shards again"
+            raise InputError(message) from error
         self.batch_size, self.num_workers = batch_size, num_workers
         self.augmentation, self.buffer, self.seed = augmentation, buffer, seed
 
     def _samples(self, split: str) -> "ShardDataset":
         if not self.shards.get(split):
-            raise ValueError(f"{self.root} has no shards for {split}, only for {', '.join(self.shards)}")
+            raise InputError(f"{self.root} has no shards for {split}, only for {', '.join(self.shards)}")
         return ShardDataset(self.root, self.shards[split])
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -236,7 +270,7 @@ class ShardsDataModule(EvaluationLoaders):
         ranks, workers = _rank()[1], max(self.num_workers, 1)
         share = sum(samples.shards.values()) // (ranks * workers)
         if ranks * workers > len(samples.shards) or share < self.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"{ranks} processes with {workers} workers cannot share {len(samples.shards)} shards of together "
                 f"{sum(samples.shards.values())} samples in batches of {self.batch_size}: use fewer workers, smaller "
                 "batches or smaller shards"
@@ -253,7 +287,7 @@ class ShardsDataModule(EvaluationLoaders):
         split = "test" if split == "predict" else split
         samples, ranks = self._samples(split), _rank()[1]
         if (count := sum(samples.shards.values())) < ranks:
-            raise ValueError(f"{ranks} processes cannot share the {count} samples for {split}: use fewer")
+            raise InputError(f"{ranks} processes cannot share the {count} samples for {split}: use fewer")
         workers = min(self.num_workers, max(len(samples.shards) // ranks, 1))
         return DataLoader(samples, batch_size=self.batch_size, num_workers=workers, collate_fn=collate)
 
@@ -308,7 +342,7 @@ class ShardDataset(IterableDataset[Sample]):
         places = ranks * workers
         if self.limit is None:
             place, few = rank * workers + worker_id, len(names) < places
-            read = chain.from_iterable(map(self._read, names if few else names[place::places]))
+            read = chain.from_iterable(map(self._read_all, names if few else names[place::places]))
             for encoded in islice(read, place, None, places) if few else read:
                 yield _decode(*encoded)
             return
@@ -320,27 +354,47 @@ class ShardDataset(IterableDataset[Sample]):
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(names))
         mine = [names[i] for i in order[place::places]]
         rng = np.random.default_rng((self.seed, 1, epoch, place))
-        passes = (_shuffled(chain.from_iterable(map(self._read, mine)), self.buffer, rng) for _ in count())
+        if not any(self.shards[name] for name in mine):
+            raise UnreadableSampleError(
+                f"{self.root / mine[0]} and {len(mine) - 1} others cannot be used: they are empty"
+            )
+        passes = (_shuffled(chain.from_iterable(map(self._read_all, mine)), self.buffer, rng) for _ in count())
         for encoded in islice(chain.from_iterable(passes), seen, self.limit):
             sample = _decode(*encoded)
             yield sample if self.augmentation is None else self.augmentation(sample)
 
+    def _read_all(self, name: str) -> Iterator[Encoded]:
+        number = 0
+        for encoded in self._read(name):
+            number += 1
+            yield encoded
+        # A training would read a file without samples again and again, for those that it lacks.
+        if number != self.shards[name]:
+            raise UnreadableSampleError(
+                f"{self.root / name} cannot be used: it holds {number} samples, but {CONTENTS} counts "
+                f"{self.shards[name]}: copy it again, or write the shards again"
+            )
+
     def _read(self, name: str) -> Iterator[Encoded]:
-        path, number = self.root / name, 0
+        path = self.root / name
         try:
             with path.open("rb") as file:
                 for key, files in _members(file):
-                    number += 1
                     yield f"{path}, sample {key}", files
-        except (tarfile.TarError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UnreadableSampleError(f"{path} cannot be used: {reason}") from error
-        # A file of none would be read again and again for the samples that it lacks.
-        if number != self.shards[name]:
-            raise UnreadableSampleError(
-                f"{path} cannot be used: it holds {number} samples, but {CONTENTS} counts {self.shards[name]}: copy it "
-                "again, or write the shards again"
-            )
+        except UNREADABLE as error:
+            raise UnreadableSampleError(f"{path} cannot be used: {reason_of(error)}") from error
+
+
+def _counts(shards: Any) -> dict[str, int]:
+    """Check names and numbers of samples of the files of a split.
+
+    Raises:
+        InputError: A file is not in the folder itself, or its number is none.
+    """
+    for name, held in shards.items():
+        if Path(name).name != name or "\\" in name or type(held) is not int or held < 0:
+            raise InputError(f"{name!r} with {held!r} samples is no file of the folder with a number of samples")
+    return dict(shards)
 
 
 def _members(file: BinaryIO) -> Iterator[Encoded]:
@@ -348,15 +402,19 @@ def _members(file: BinaryIO) -> Iterator[Encoded]:
     key, files = "", dict[str, bytes]()
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
-            content = archive.extractfile(member)
-            if content is None:
+            if not member.isfile():
                 continue
+            if member.issparse():  # 100 bytes that claim gigabytes of zeros
+                raise InputError(f"its member {member.name} is sparse, which shards are not")
+            check_bytes(member.size, max_bytes(BYTES_IN_ARCHIVE), f"its member {member.name}")
             new, _, ending = member.name.partition(".")
             if new != key and files:
                 yield key, files
                 files = {}
             key = new
-            files[ending] = content.read()
+            content = archive.extractfile(member)
+            if content is not None and (ending in DECODERS or ending == "json"):
+                files[ending] = content.read()
     if files:
         yield key, files
 
@@ -372,12 +430,9 @@ def _decode(name: str, files: dict[str, bytes]) -> Sample:
         sample["image"] = sample["image"].float().div_(255)
         if "semseg" in sample:
             sample["semseg"] = sample["semseg"].long()
-        sample["id"] = parse_json(files["json"], "its JSON")["id"]
-        if not isinstance(sample["id"], str):
-            raise TypeError("its id is no text")
-        return sample
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-        raise UnreadableSampleError(f"{name} cannot be used: {error}") from error
+        return sample | {"id": str(parse_json(files["json"], "its JSON")["id"])}
+    except (*UNREADABLE, TypeError) as error:
+        raise UnreadableSampleError(f"{name} cannot be used: {reason_of(error)}") from error
 
 
 def _shuffled(samples: Iterator[Encoded], size: int, rng: np.random.Generator) -> Iterator[Encoded]:

@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from mtpano_zoo.data.reading import UNREADABLE, reason_of
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes, read_file
+
 # Where a file is: number of its archive, offset and length of its member, compression method, CRC.
 Place = tuple[int, int, int, int, int]
 PLAIN: Place = (-1, 0, 0, 0, 0)
 MISSING: Place = (-2, 0, 0, 0, 0)
 
-_LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, ..., lengths of name and extra field
+_LOCAL_HEADER = struct.Struct("<4s18sIHH")  # signature, ..., unpacked size, lengths of name and extra field
 
 
 def field_names(pattern: str) -> list[str]:
@@ -57,26 +61,28 @@ class Source:
         """Return the content of a file.
 
         Raises:
-            ValueError: The member of an archive is damaged.
+            InputError: It is too large, or the member of an archive is damaged.
             OSError: The file cannot be read.
         """
         archive, offset, size, method, crc = place
         if archive < 0:
-            return (self.folder / name).read_bytes()
+            return read_file(self.folder / name)
         handle = self._open(archive)
+        if not 0 <= offset <= os.fstat(handle.fileno()).st_size - size:
+            raise InputError("the archive is damaged: it ends before the place that its directory says")
         handle.seek(offset)
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-            raise ValueError("the archive is damaged: there is no member where its directory says")
-        _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+            raise InputError("the archive is damaged: there is no member where its directory says")
+        _, _, unpacked, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        # Archives that were written in one go have the size behind the member, those of more than 4 GB elsewhere.
+        check_bytes(max(size, 0 if unpacked == 0xFFFFFFFF else unpacked), max_bytes(BYTES_IN_ARCHIVE), "it")
         handle.seek(name_length + extra_length, os.SEEK_CUR)
         data = handle.read(size)
-        try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else data
-        except zlib.error as error:
-            raise ValueError(f"its compressed data is damaged ({error})") from error
+        if method == zipfile.ZIP_DEFLATED:
+            data = _inflate(data)
         if zlib.crc32(data) != crc:
-            raise ValueError("its checksum (CRC) does not match: download or copy the archive again")
+            raise InputError("its checksum (CRC) does not match: download or copy the archive again")
         return data
 
     def describe(self, name: str, place: Place) -> str:
@@ -91,6 +97,19 @@ class Source:
 
     def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "archives": self.archives, "_handles": {}}
+
+
+def _inflate(data: bytes) -> bytes:
+    """Decompress, but no more than is allowed: what a header says of the size may be wrong or missing."""
+    unpacking, limit = zlib.decompressobj(-zlib.MAX_WBITS), max_bytes(BYTES_IN_ARCHIVE)
+    try:
+        content = unpacking.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise InputError(f"its compressed data is damaged ({error})") from error
+    check_bytes(len(content), limit, "it")
+    if not unpacking.eof:
+        raise InputError("its compressed data is damaged (it is truncated)")
+    return content
 
 
 def list_tree(
@@ -125,18 +144,21 @@ def list_archive(path: Path, number: int, prefix: str, wanted: re.Pattern[str]) 
     """List the members of a zip file that fit an expression once the leading folder `prefix` is removed.
 
     Raises:
-        ValueError: It is no complete zip file, or a member is encrypted or packed in another way than zip's usual one.
+        InputError: It is no complete zip file, or a member is encrypted or packed in another way than zip's usual one.
+        OSError: It cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a complete zip file ({error}): download it again") from error
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise InputError(f"{path} is not a complete zip file ({reason_of(error)}): download it again") from error
     places: dict[str, Place] = {}
     for member in members:
         name = member.filename.removeprefix(prefix)
         if wanted.fullmatch(name):
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{path}: {member.filename} is encrypted or in a rare compression: unpack the archive")
+                raise InputError(f"{path}: {member.filename} is encrypted or in a rare compression: unpack the archive")
             places[name] = (number, member.header_offset, member.compress_size, member.compress_type, member.CRC)
     return places

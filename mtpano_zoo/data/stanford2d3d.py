@@ -19,6 +19,7 @@ from mtpano_zoo.data.reading import (
     look_up,
     open_image,
 )
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import erp_angles
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import parse_json
@@ -61,11 +62,11 @@ def decode_semantic(data: bytes, classes: Sequence[str]) -> NDArray[np.uint8]:
         classes: The 13 names, in the order of the classes.
 
     Raises:
-        ValueError: It is not RGB, or holds a number that the list of instances does not have.
+        InputError: It is not RGB, or holds a number that the list of instances does not have.
     """
     image = open_image(data)
     if image.mode not in ("RGB", "RGBA"):
-        raise ValueError(f"its labels are stored as mode {image.mode}, but the release has 24-bit numbers in RGB")
+        raise InputError(f"its labels are stored as mode {image.mode}, but the release has 24-bit numbers in RGB")
     red, green, blue = np.moveaxis(np.asarray(image)[..., :3].astype(np.uint16), -1, 0)
     numbers = np.where(red == 0, green * np.uint16(256) + blue, 0)
     lookup = np.repeat([classes.index(name) for name in INSTANCES], list(INSTANCES.values()))
@@ -80,7 +81,7 @@ def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
         pose: The JSON file with `camera_rt_matrix`.
 
     Raises:
-        ValueError: The image is not RGB, or there is no rotation in the pose.
+        InputError: The image is not RGB, or there is no rotation in the pose.
     """
     turn = _world_to_camera(pose)
     normals = decode_vectors(data, middle=127.5, scale=127.5)
@@ -105,14 +106,14 @@ def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
 def _world_to_camera(pose: bytes) -> NDArray[np.float64]:
     """Return the rotation (3, 3) from the world, z up, to x right, y down, z forward."""
     try:
-        matrix = np.array(parse_json(pose, "it")["camera_rt_matrix"], np.float64)
+        matrix = np.array(parse_json(pose, "its pose")["camera_rt_matrix"], np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError("its pose is no JSON object with a matrix `camera_rt_matrix`") from error
+        raise InputError("its pose is no JSON object with a matrix `camera_rt_matrix`") from error
     if matrix.shape not in ((3, 4), (4, 4)):
-        raise ValueError(f"its pose has a camera_rt_matrix of shape {matrix.shape}, not 3 or 4 rows of 4")
+        raise InputError(f"its pose has a camera_rt_matrix of shape {matrix.shape}, not 3 or 4 rows of 4")
     turn = matrix[:3, :3]
     if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) or np.linalg.det(turn) < 0:
-        raise ValueError("its pose has a camera_rt_matrix that is no rotation")
+        raise InputError("its pose has a camera_rt_matrix that is no rotation")
     return turn
 
 
@@ -190,12 +191,12 @@ class Stanford2D3DDataModule(PanoramaDataModule):
         **options: Any,
     ) -> None:
         if fold not in TEST_AREAS or class_order not in get_args(ClassOrder):
-            raise ValueError(
+            raise InputError(
                 f"fold is 1, 2 or 3 and class_order s3dis or alphabetical, not {fold!r} and {class_order!r}"
             )
         training = sorted(set(AREAS) - set(TEST_AREAS[fold]))
         if not set(val_areas) < set(training):
-            raise ValueError(f"val_areas are some, but not all, of {', '.join(training)} in fold {fold}: {val_areas!r}")
+            raise InputError(f"val_areas are some, but not all, of {', '.join(training)} in fold {fold}: {val_areas!r}")
         order = np.arange(13) if class_order == "s3dis" else np.argsort(S3DIS_CLASSES)
         self.classes = tuple(S3DIS_CLASSES[i] for i in order)
         self.palette = S3DIS_PALETTE[order]

@@ -37,7 +37,7 @@ def statistics(
         percentiles are within 0.2 %. It all goes into JSON as it is.
 
     Raises:
-        ValueError: All splits are empty.
+        InputError: All splits are empty.
         FileNotFoundError: There is no data.
     """
     described = {}

@@ -15,6 +15,7 @@ from mtpano_zoo.data.reading import (
     decode_rgb,
     decode_vectors,
 )
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 
 # metadata/errata.txt of the owner: scenes that are invalid, and rooms whose layout lines cross (the images are sound).
@@ -89,7 +90,7 @@ class Structured3DDataModule(PanoramaDataModule):
         **options: Any,
     ) -> None:
         if not lights or not set(lights) <= {"raw", "cold", "warm"} or furnishing not in ("full", "simple", "empty"):
-            raise ValueError(
+            raise InputError(
                 "furnishing is full, simple or empty and lights are some of raw, cold and warm, not "
                 f"{furnishing!r} and {lights!r}"
             )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import Decoder, decode_labels, decode_rgb
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 
 Weather = Literal["cloud", "fog", "rain", "sun"]
@@ -78,7 +79,7 @@ class SynPASSDataModule(PanoramaDataModule):
         **options: Any,
     ) -> None:
         if not weathers or not set(weathers) <= set(get_args(Weather)):
-            raise ValueError(f"weathers are some of {', '.join(get_args(Weather))}, not {weathers!r}")
+            raise InputError(f"weathers are some of {', '.join(get_args(Weather))}, not {weathers!r}")
         super().__init__(root, **options)
         self.expressions = {"weather": "|".join(sorted(set(weathers))), "split": "train|val|test", "frame": r"\d+"}
         self.complete = 9080 if set(weathers) == set(get_args(Weather)) else None

@@ -11,6 +11,8 @@ from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
 from mtpano_zoo.data.reading import Decoder, decode_rgb
 from mtpano_zoo.data.renders import decode_exr_depth, decode_exr_normals, read_lists
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import read_lines
 
 Part = Literal["Matterport3D", "Stanford2D3D"]
 Placement = Literal["Left_Down", "Right", "Up"]
@@ -97,7 +99,7 @@ class ThreeD60DataModule(PanoramaDataModule):
     ) -> None:
         for given, known in ((parts, get_args(Part)), (placements, get_args(Placement))):
             if not given or not set(given) <= set(known):
-                raise ValueError(f"give one or more of {', '.join(known)}, not {given!r}")
+                raise InputError(f"give one or more of {', '.join(known)}, not {given!r}")
         super().__init__(root, **options)
         self.parts, self.placements = tuple(dict.fromkeys(parts)), "|".join(sorted(set(placements)))
         self.listed = read_lists(self.root, lists, _listed_names)
@@ -138,7 +140,7 @@ class ThreeD60DataModule(PanoramaDataModule):
         return "val" if scene in VAL_SCENES else "test" if scene in TEST_SCENES else "train"
 
 
-def _listed_names(text: str) -> list[str]:
+def _listed_names(path: Path) -> list[str]:
     """Return the first file of every line, without folders: they are those of other machines, with either slash."""
-    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in text.split("\n") if line.strip()]
+    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in read_lines(path) if line.strip()]
     return [name for name in names if "_color_" in name]

@@ -1,12 +1,13 @@
 """Sets of panoramas without labels, for a network to predict or for teachers to label: ZInD, SUN360, generated ones."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_rgb
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_rgb, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
@@ -48,7 +49,7 @@ class ZInDDataModule(UnlabelledDataModule):
 
     Raises:
         FileNotFoundError: There is no such root or partition.
-        ValueError: The partition is of another form.
+        InputError: The partition is of another form.
 
     Cite: S. Cruz, W. Hutchcroft, Y. Li, N. Khosravan, I. Boyadzhiev, S. B. Kang, "Zillow Indoor Dataset: Annotated
     Floor Plans With 360 Panoramas and 3D Room Layouts", CVPR 2021.
@@ -87,19 +88,23 @@ class ZInDDataModule(UnlabelledDataModule):
             floors = parse_json(self.index.read("tour", i)[0], "it")["merger"].values()
             panos = [p for floor in floors for room in floor.values() for part in room.values() for p in part.values()]
             return frozenset(Path(pano["image_path"]).stem for pano in panos if pano["is_primary"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.index.describe('tour', i)} does not tell which panoramas are primary") from error
+        except (*UNREADABLE, TypeError, AttributeError) as error:
+            message = f"{self.index.describe('tour', i)} does not tell which panoramas are primary"
+            if self.on_error == "raise":
+                raise InputError(f"{message} ({reason_of(error)})") from error
+            warnings.warn(f"left out: {message} ({reason_of(error)})", stacklevel=2)
+            return frozenset()
 
 
 def _read_partition(path: Path) -> dict[int, Split]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no partition of the homes at {path}")
     splits: tuple[Split, ...] = ("train", "val", "test")
+    homes = read_json(path)
     try:
-        homes = read_json(path)
         return {int(home): split for split in splits for home in homes[split]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+    except (*UNREADABLE, TypeError) as error:
+        raise InputError(
             f"{path} does not list the homes of train, val and test, as zind_partition.json does"
         ) from error
 
@@ -131,7 +136,7 @@ class SUN360DataModule(UnlabelledDataModule):
         self, root: str | Path, *, size: Literal["1024x512", "9104x4552"] = "1024x512", **options: Any
     ) -> None:
         if size not in ("1024x512", "9104x4552"):
-            raise ValueError(f"size is 1024x512 or 9104x4552, not {size!r}")
+            raise InputError(f"size is 1024x512 or 9104x4552, not {size!r}")
         super().__init__(root, **options)
         self.prefix = f"pano{size}/"
 
@@ -156,7 +161,7 @@ class GeneratedDataModule(UnlabelledDataModule):
 
     Raises:
         FileNotFoundError: There is no such root or text file.
-        ValueError: A line of it is of another form, or two images have the same name.
+        InputError: A line of it is of another form, or two images have the same name.
     """
 
     id_pattern = "{name}"
@@ -178,11 +183,11 @@ class GeneratedDataModule(UnlabelledDataModule):
                 raise InputError(f'{path}, line {number}: not of the form {{"image": ..., "caption": ...}}') from error
             name = Path(image).stem
             if not name or name in self.prompts:
-                raise ValueError(f"{path}, line {number}: {image!r} is no image, or has the name of another one")
+                raise InputError(f"{path}, line {number}: {image!r} is no image, or has the name of another one")
             self.prompts[name] = text
             self._rows.append({"image": image, "name": name})
         if not self._rows:
-            raise ValueError(f"{path} names no image")
+            raise InputError(f"{path} names no image")
 
     def find(self) -> Index:
         """Return what the text file lists."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import mtpano_zoo
+from mtpano_zoo.errors import InputError
 
 if TYPE_CHECKING:
     from mtpano_zoo.models import PanoramaNetwork
@@ -86,23 +87,23 @@ def check_card(card: Mapping[str, Any]) -> None:
     """Refuse a card that cannot be written or read.
 
     Raises:
-        ValueError: if it is no plain data, or a key holds another kind of it than `checkpoints.yaml` does.
+        InputError: If it is no plain data, or a key holds another kind of it than `checkpoints.yaml` does.
     """
     if not isinstance(card, Mapping):
-        raise ValueError(f"A network's card is a dictionary, not {card!r}.")
+        raise InputError(f"A network's card is a dictionary, not {card!r}.")
     try:
         json.dumps(card)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"A network's card is plain data, as JSON holds it: {error}.") from error
+        raise InputError(f"A network's card is plain data, as JSON holds it: {error}.") from error
     lists = dict.fromkeys(("upstream", "training_data", "results", "limitations"), list)
     for key, kind in {"license": dict, **lists}.items():
         if not isinstance(card.get(key) or kind(), kind):
-            raise ValueError(f"card[{key!r}] is a {kind.__name__} as in checkpoints.yaml, not {card[key]!r}.")
+            raise InputError(f"card[{key!r}] is a {kind.__name__} as in checkpoints.yaml, not {card[key]!r}.")
     for key in ("upstream", "results"):
         for row in card.get(key) or ():
             if not isinstance(row, dict) or (key == "upstream" and "name" not in row):
                 keys = "name and license" if key == "upstream" else "columns of a table"
-                raise ValueError(f"card[{key!r}] holds dictionaries whose keys are {keys}, not {row!r}.")
+                raise InputError(f"card[{key!r}] holds dictionaries whose keys are {keys}, not {row!r}.")
 
 
 def model_card(network: "PanoramaNetwork", source: str) -> str:
@@ -115,7 +116,7 @@ def model_card(network: "PanoramaNetwork", source: str) -> str:
         source: what `load_model` takes to load it, e.g. `hf-hub:user/repository`.
 
     Raises:
-        ValueError: if `network.card` cannot be written, see `check_card`.
+        InputError: If `network.card` cannot be written, see `check_card`.
     """
     card = network.card
     check_card(card)

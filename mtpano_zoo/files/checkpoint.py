@@ -10,6 +10,7 @@ import torch
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import check_stored
 
 if TYPE_CHECKING:
     from mtpano_zoo.models import PanoramaNetwork
@@ -45,6 +46,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    if zipfile.is_zipfile(path):
+        check_stored(path)
     try:
         # The format before PyTorch 1.6 is no archive and cannot be mapped.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -77,6 +80,39 @@ def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork
             f"{source} was trained for the tasks {', '.join(map(str, stored))}, but the network has "
             f"{', '.join(wanted)}: build the network with the tasks of the checkpoint, or train a new one."
         )
+
+
+def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, encoder_learns: bool | None) -> None:
+    """Refuse a checkpoint of a training with other options, as far as they decide what it holds.
+
+    Args:
+        checkpoint: Content of a checkpoint of `MultiTaskModule`.
+        network: The network to load into.
+        encoder_learns: Whether the optimiser has parameters of the encoder; None if its state is not restored.
+
+    Raises:
+        InputError: If the options differ; the sentence names the one.
+    """
+    stored, own = _lora_rank(network_weights(checkpoint)), _lora_rank(network.state_dict())
+    if stored != own:
+        do = f"give --model.lora_rank={stored}" if stored else "leave --model.lora_rank out"
+        raise InputError(
+            f"The checkpoint was trained {f'with lora_rank {stored}' if stored else 'without lora_rank'}, but here "
+            f"lora_rank is {own or 'not set'}: {do}, or start a new training from its network, by "
+            "--model.network=Pretrained --model.network.init_args.source=PATH."
+        )
+    groups = [group.get("name") for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
+    learnt = any(str(name).startswith("encoder/") for name in groups)
+    if groups and encoder_learns is not None and learnt != encoder_learns:
+        raise InputError(
+            f"The checkpoint was trained with freeze_encoder {str(not learnt).lower()}: a training goes on with the "
+            f"same, so give --model.freeze_encoder={str(not learnt).lower()}."
+        )
+
+
+def _lora_rank(weights: Mapping[str, torch.Tensor]) -> int | None:
+    ranks = (len(x) for name, x in weights.items() if name.endswith(".parametrizations.weight.0.down") and x.ndim)
+    return next(ranks, None)
 
 
 def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor], source: str | Path) -> None:

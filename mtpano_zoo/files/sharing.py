@@ -39,7 +39,7 @@ def save_pretrained(
     Raises:
         FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.
         NotADirectoryError: the folder is a file.
-        ValueError: the card is no plain data, or not as `PanoramaNetwork` describes it.
+        InputError: the card is no plain data, or not as `PanoramaNetwork` describes it.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -81,7 +81,7 @@ def push_to_hub(
         PermissionError: if the token is not accepted or may not write there.
         ConnectionError: if the Hub cannot be reached.
         OSError: if the Hub refuses for another reason, which it names.
-        ValueError: if `repository` is no name of a repository.
+        InputError: If `repository` is no name of a repository.
     """
     api = HfApi(token=token)
     with _explained(repository, api.endpoint):  # first: a token that is refused should not cost writing gigabytes

@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("CONFIG", "WEIGHTS", "read_description", "read_tensors", "write_weights")
 
@@ -66,17 +68,14 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged.
+        InputError: If it is damaged.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"There is no {CONFIG} in {folder}: it says which network the weights belong to.")
-    try:
-        description = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    description = read_json(path)
     if not isinstance(description, dict):
-        raise ValueError(f"{path} holds a {type(description).__name__}, not the description of a network.")
+        raise InputError(f"{path} holds a {type(description).__name__}, not the description of a network.")
     return description
 
 
@@ -85,12 +84,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or damaged.
+        InputError: If it is truncated or damaged.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file of weights at {path}.")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or no safetensors file ({error}); copy it again.") from error
+        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy it again.") from error
     return tensors

@@ -17,15 +17,9 @@ from mtpano_zoo.data.reading import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.encoding import encode_image
+from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_of
 from mtpano_zoo.labeling.ledger import Ledger
-from mtpano_zoo.labeling.origin import (
-    Origin,
-    digest_of,
-    digest_of_files,
-    digest_of_pixels,
-    stamp_of,
-    stamp_of_file,
-)
+from mtpano_zoo.labeling.origin import Origin, digest_of_files, stamp_of_file
 from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.output_paths import check_id
 from mtpano_zoo.run import find_images
@@ -47,7 +41,7 @@ class ImageFiles(Dataset[Item]):
         out: where the labels go; what lies there is no panorama to label.
 
     Raises:
-        ValueError: a folder without images, or no source at all.
+        InputError: a folder without images, or no source at all.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
@@ -83,7 +77,7 @@ class ImageFiles(Dataset[Item]):
 
         Raises:
             OSError: it is not there.
-            ValueError: it is no panorama.
+            InputError: it is no panorama.
         """
         return {"image": torch.from_numpy(read_panorama(self.paths[i])).permute(2, 0, 1), "id": self.names[i]}
 
@@ -92,16 +86,16 @@ def samples_of(data: lightning.LightningDataModule, split: str) -> Dataset[Item]
     """Return the samples of a data module as they are, without augmentation.
 
     Raises:
-        ValueError: they are augmented, or can only be read one after the other.
+        InputError: they are augmented, or can only be read one after the other.
     """
     data.prepare_data()
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
     samples: Any = getattr(data, f"{split}_dataloader")().dataset
     if isinstance(samples, IterableDataset):
-        raise ValueError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: give it files")
+        raise InputError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: give it files")
     augmentations = getattr(samples, "augmentations", {None: getattr(samples, "augmentation", None)})
     if any(augmentation is not None for augmentation in augmentations.values()):
-        raise ValueError(f"{type(data).__name__} augments its samples, which are then not those of the data set")
+        raise InputError(f"{type(data).__name__} augments its samples, which are then not those of the data set")
     return samples  # type: ignore[no-any-return]
 
 
@@ -138,9 +132,9 @@ class LabelingData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+            raise InputError(f"num_workers must not be negative, got {num_workers}")
         if max_height < height:
-            raise ValueError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
+            raise InputError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
         self.items = _Items(samples, height, width, max_height)
         self.ledger, self.num_workers = ledger, num_workers
 

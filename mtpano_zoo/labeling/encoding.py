@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtpano_zoo.data.reading import resize_map
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import SATURATED, encode_depth
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.tasks import NO_LABEL
@@ -128,5 +129,5 @@ def _png(kind: str, pixels: NDArray[Any]) -> bytes:
 def _encoded(kind: str, pixels: NDArray[Any], options: list[int]) -> bytes:
     written, data = cv2.imencode(kind, pixels, options)
     if not written:
-        raise ValueError(f"{pixels.shape} of {pixels.dtype} cannot be encoded as {kind}")
+        raise InputError(f"{pixels.shape} of {pixels.dtype} cannot be encoded as {kind}")
     return bytes(data)

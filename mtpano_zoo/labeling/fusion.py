@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.alignment import Observations, align
 from mtpano_zoo.labeling.back_projection import (
     Footprint,
@@ -93,7 +94,7 @@ def fuse(
         keep_views: also return every view's own labels.
 
     Raises:
-        ValueError: If shapes do not fit, or teachers differ in the number of classes.
+        InputError: If shapes do not fit, or teachers differ in the number of classes.
         InputError: If more than half of the views of a teacher are left out.
     """
     _check(labels, views, height, width, invalid)
@@ -304,7 +305,7 @@ def _tensors(labels: ViewLabels) -> Iterator[Tensor]:
 
 def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, invalid: Tensor | None) -> None:
     if not labels or not len(views):
-        raise ValueError("there is nothing to fuse: give the labels of at least one teacher and one view")
+        raise InputError("there is nothing to fuse: give the labels of at least one teacher and one view")
     for one in labels:
         for key, channels in (("probabilities", None), ("depth", ()), ("normals", (3,)), ("confidence", ())):
             value = getattr(one, key)
@@ -312,11 +313,11 @@ def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, 
                 continue
             wanted = (len(views), *(channels or ()), views.height, views.width)
             if channels is None and (value.ndim != 4 or len(value) != len(views)):
-                raise ValueError(f"probabilities of {len(views)} views are (V, C, h, w), got {tuple(value.shape)}")
+                raise InputError(f"probabilities of {len(views)} views are (V, C, h, w), got {tuple(value.shape)}")
             if channels is not None and value.shape != wanted:
-                raise ValueError(f"{key} of these views is {wanted}, got {tuple(value.shape)}")
+                raise InputError(f"{key} of these views is {wanted}, got {tuple(value.shape)}")
     classes = {one.probabilities.shape[1] for one in labels if one.probabilities is not None}
     if len(classes) > 1 or max(classes, default=0) > NO_CLASS:
-        raise ValueError(f"teachers must give the same at most 255 classes, got {sorted(classes)}")
+        raise InputError(f"teachers must give the same at most 255 classes, got {sorted(classes)}")
     if invalid is not None and (invalid.shape != (height, width) or invalid.dtype != torch.bool):
-        raise ValueError(f"invalid must be bool {(height, width)}, got {invalid.dtype} {tuple(invalid.shape)}")
+        raise InputError(f"invalid must be bool {(height, width)}, got {invalid.dtype} {tuple(invalid.shape)}")

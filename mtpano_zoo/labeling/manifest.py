@@ -21,6 +21,7 @@ import yaml
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.storage import LABELS, MANIFEST, TEMPORARY, LabelFolder, check_folders, in_use
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("check_manifest", "claim", "describe", "software", "write_record")
 
@@ -57,32 +58,32 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
     """See that a folder is empty, or has been labelled with the same settings; change nothing.
 
     Raises:
-        ValueError: it holds something else, or labels with other settings that are not to be overwritten.
+        InputError: it holds something else, or labels with other settings that are not to be overwritten.
     """
     if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is a file: give a folder for the labels")
+        raise InputError(f"{root} is a file: give a folder for the labels")
     check_folders(root)
     path = root / MANIFEST
     if not path.exists():
         filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
         # Another process may have begun here just now; it writes the manifest before anything else.
         if filled and not path.exists():
-            raise ValueError(f"{root} holds files but no {MANIFEST}: give a new folder, or one that was labelled here")
+            raise InputError(f"{root} holds files but no {MANIFEST}: give a new folder, or one that was labelled here")
         if not filled:
             return
     try:
-        known = json.loads(path.read_bytes())
+        known = read_json(path)
         same_format = known["format"] == FORMAT
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a manifest of labels: give another folder") from error
+        raise InputError(f"{path} is not a manifest of labels: give another folder") from error
     if not same_format:
-        raise ValueError(f"{path} is of another version, {known['format']!r}: give another folder")
+        raise InputError(f"{path} is of another version, {known['format']!r}: give another folder")
     if overwrite:
         return
     if differences := list(_differences(known, manifest, "")):
         key, before, now = differences[0]
         more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
-        raise ValueError(
+        raise InputError(
             f"{root} was labelled with other settings ({key} was {before}, is {now}{more}): give another folder, the "
             "same settings, or --overwrite to throw those labels away"
         )
@@ -92,12 +93,12 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
     """Make the folder and its manifest; go on in one that has the same; throw away other labels if told to.
 
     Raises:
-        ValueError: see `check_manifest`.
+        InputError: see `check_manifest`.
     """
     check_manifest(root, manifest, overwrite)
     path = root / MANIFEST
     root.mkdir(parents=True, exist_ok=True)
-    if overwrite and path.exists() and json.loads(path.read_bytes()) != manifest:
+    if overwrite and path.exists() and read_json(path) != manifest:
         if in_use(root):
             raise InputError(
                 f"{root} is being written to by another process: let it finish, or end it, and start again"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.back_projection import cut
 from mtpano_zoo.labeling.fusion import PanoramaLabels, fuse
@@ -38,7 +39,7 @@ class Labeler(lightning.LightningModule):
         keep_views: also give every view's own labels.
 
     Raises:
-        ValueError: sizes, classes or mask do not fit.
+        InputError: sizes, classes or mask do not fit.
     """
 
     def __init__(
@@ -54,18 +55,18 @@ class Labeler(lightning.LightningModule):
     ) -> None:
         super().__init__()
         if height < 8 or width != 2 * height:
-            raise ValueError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
+            raise InputError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
         if not teachers:
-            raise ValueError("at least one teacher is needed: name it under `teachers:`")
+            raise InputError("at least one teacher is needed: name it under `teachers:`")
         for one in teachers:
             if not (hasattr(one, "classes") and hasattr(one, "provenance")):
-                raise ValueError(f"{type(one).__name__} is no teacher: it has no `classes` and `provenance`")
+                raise InputError(f"{type(one).__name__} is no teacher: it has no `classes` and `provenance`")
         named = {teacher.classes for teacher in teachers if teacher.classes}
         if len(named) > 1:
-            raise ValueError("the teachers give different classes, which cannot be averaged: keep one of them")
+            raise InputError("the teachers give different classes, which cannot be averaged: keep one of them")
         self.classes: tuple[str, ...] = next(iter(named), ())
         if unknown := [name for name in no_depth_classes if name not in self.classes]:
-            raise ValueError(f"no_depth_classes: no teacher knows {', '.join(unknown)}")
+            raise InputError(f"no_depth_classes: no teacher knows {', '.join(unknown)}")
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
         self.views, self.teachers = views, tuple(teachers)
         self.networks = nn.ModuleList(one for one in teachers if isinstance(one, nn.Module)).eval()

@@ -1,21 +1,16 @@
 """Which image a panorama was labelled from, so that another one under the same name is noticed.
 
-What decides is the digest: of the files of the panorama, of what a data set says of itself, or of the pixels. To read
-400,000 images only to find that nothing is left to do would take hours, so sizes and times of the files are looked at
-first; only where they differ is a file read.
+What decides is the digest: of the files of the panorama, of what its data set knows of it, or of its pixels. Sizes and
+times of the files are looked at first, and a file is read only where they differ: nobody wants to read 400,000 images
+to find that nothing is left to do.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
-from mtpano_zoo.data.panoramas import PanoramaDataset
-
-__all__ = ("Origin", "digest_of", "digest_of_files", "digest_of_pixels", "stamp_of", "stamp_of_file")
+__all__ = ("Origin", "digest_of_files", "stamp_of_file")
 
 
 @dataclass(frozen=True)
@@ -41,41 +36,6 @@ class Origin:
         return Origin(digest, stamp)
 
 
-def stamp_of(samples: Any, i: int) -> str:
-    """Return sizes and times of the files of a panorama, or of members of zip files the checksums; empty without files.
-
-    A data set of another kind may have a method `stamp` for it.
-
-    Raises:
-        OSError: a file is not there.
-    """
-    if hasattr(samples, "stamp"):
-        return str(samples.stamp(i))
-    return " ".join(_stamps(samples, i)) if isinstance(samples, PanoramaDataset) else ""
-
-
-def digest_of(samples: Any, i: int) -> str:
-    """Return the digest of a panorama without decoding it; empty where that is not possible.
-
-    A data set of another kind may have a method `fingerprint` for it.
-
-    Raises:
-        OSError: a file cannot be read.
-        ValueError: an archive is damaged.
-    """
-    if hasattr(samples, "fingerprint"):
-        return str(samples.fingerprint(i))
-    if isinstance(samples, PanoramaDataset):
-        return f"{digest_of_files(samples.index.read('image', i))}, in {samples.height} x {samples.width}"
-    return ""
-
-
-def digest_of_pixels(image: Tensor) -> str:
-    """Return the digest of an image (3, H, W) that is in memory."""
-    content = image.contiguous().cpu().numpy()
-    return f"sha256 of pixels {hashlib.sha256(content.tobytes()).hexdigest()}, {content.dtype}, {content.shape}"
-
-
 def digest_of_files(contents: Sequence[bytes]) -> str:
     """Return the digest of a file; of several, that of their digests."""
     digests = [hashlib.sha256(content) for content in contents]
@@ -91,11 +51,3 @@ def stamp_of_file(path: Path) -> str:
     """
     stat = path.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
-
-
-def _stamps(samples: PanoramaDataset, i: int) -> Iterator[str]:
-    yield f"{samples.height}x{samples.width}"
-    index, fields = samples.index, samples.index.fields_of(i)
-    for pattern in index.files["image"]:
-        archive, _, size, _, crc = index.places[pattern][i].tolist()
-        yield stamp_of_file(index.source.folder / pattern.format(**fields)) if archive < 0 else f"{size}:{crc}"

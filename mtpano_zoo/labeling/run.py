@@ -10,12 +10,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
 import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.ledger import Ledger
@@ -27,7 +28,9 @@ from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.progress import progress_bar
 
 __all__ = ("label", "main")
 
@@ -48,15 +51,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run `mtpano label` with these arguments and return the exit status.
 
     Raises:
-        ValueError: a mistake in an argument, an input or the folder, in one sentence.
+        InputError: a mistake in an argument, an input or the folder, in one sentence.
     """
+    limit_configurations(arguments)
     parser = build_parser()
     options = options_of(parser)
     with one_sentence(options, COMPLETE):
         config = parser.parse_args(hyphenated(arguments, options))
         built = parser.instantiate_classes(config)
     if bool(config.sources) == bool(config.data):
-        raise ValueError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
+        raise InputError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
     out = Path(config.out)
     names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views")
     labeler = Labeler(built.views, built.teachers, **{name: config[name] for name in names})
@@ -76,6 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=config.overwrite,
     )
     _print(report.summary())
+    _print(f"The labels are in {out}.")
     return report.exit_code
 
 
@@ -110,7 +115,7 @@ def label(
         The report of all processes, in each of them.
 
     Raises:
-        ValueError: an argument is out of range, or the folder holds something else.
+        InputError: an argument is out of range, or the folder holds something else.
     """
     ledger = Ledger(LabelFolder(Path(out)), overwrite)
     writer = LabelWriter(ledger, describe(settings, labeler.classes), split=split, threads=writers)
@@ -119,10 +124,10 @@ def label(
     options = {"enable_progress_bar": True, **(trainer or {})}
     precision = str(options.get("precision") or "32-true")
     if precision.endswith("-true") and precision[:2] not in ("32", "64"):
-        raise ValueError(f"precision {precision} would compute views in 16 bits too: take {precision[:-5]}-mixed")
+        raise InputError(f"precision {precision} would compute views in 16 bits too: take {precision[:-5]}-mixed")
     callbacks: list[Callback] = [writer]
     if options["enable_progress_bar"]:
-        callbacks.append(RichProgressBar())
+        callbacks.append(progress_bar())
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in EXPECTED:
@@ -136,7 +141,7 @@ def label(
             use_distributed_sampler=False,
         )
         if isinstance(runner.strategy.launcher, _MultiProcessingLauncher):
-            raise ValueError("a strategy that forks or spawns processes keeps their reports from us: take ddp")
+            raise InputError("a strategy that forks or spawns processes keeps their reports from us: take ddp")
         try:
             runner.predict(labeler, datamodule=data, return_predictions=False)
         except SystemExit as end:  # which Lightning makes of Ctrl-C

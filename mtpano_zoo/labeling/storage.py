@@ -32,6 +32,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.claims import Claims
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("IMAGES", "LABELS", "MANIFEST", "TEMPORARY", "LabelFolder", "check_folders", "in_use")
 
@@ -126,7 +127,10 @@ class LabelFolder:
 
     def has(self, name: str) -> bool:
         """Whether a panorama is finished."""
-        return path_below(self.root / IMAGES, name, ".jpg").is_file()
+        try:
+            return path_below(self.root / IMAGES, name, ".jpg").is_file()
+        except OSError:  # a file system that takes shorter names only
+            return False
 
     def origin(self, name: str) -> Origin | None:
         """Return what a panorama was labelled from; None if there is no record of it, as in older folders.
@@ -184,14 +188,14 @@ class LabelFolder:
         """Add finished panoramas to the list of a split, drop those that are gone, and return how many it has.
 
         Raises:
-            ValueError: the list that is there is not one.
+            InputError: the list that is there is not one.
         """
         path = self.root / LISTS / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):
             try:
-                listed = set(json.loads(path.read_bytes())) if path.exists() else set()
+                listed = set(read_json(path)) if path.exists() else set()
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{path} is not a list of ids: remove it, and start again") from error
+                raise InputError(f"{path} is not a list of ids: remove it, and start again") from error
             listed = (listed | set(names)) & self.finished()
             self.write_file(path, json.dumps(sorted(listed), indent=0).encode())
         return len(listed)
@@ -206,7 +210,7 @@ class LabelFolder:
     @property
     def _work(self) -> Path:
         if self._temporary is None:
-            raise ValueError("a LabelFolder is opened before it is written to")
+            raise InputError("a LabelFolder is opened before it is written to")
         return self._temporary
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import (
     cube_rotations,
     erp_rays,
@@ -88,7 +89,7 @@ class RandomViews(ViewStrategy):
         seed: Another seed gives other views.
 
     Raises:
-        ValueError: If an argument is out of range.
+        InputError: If an argument is out of range.
     """
 
     def __init__(
@@ -100,20 +101,20 @@ class RandomViews(ViewStrategy):
         seed: int = 0,
     ) -> None:
         if count < 1:
-            raise ValueError(f"a panorama needs at least one view, got count={count}")
+            raise InputError(f"a panorama needs at least one view, got count={count}")
         for one in fov:
             _check_camera(one, size)
         if fov[0] > fov[1]:
-            raise ValueError(f"fov is (smallest, largest), got {tuple(fov)}")
+            raise InputError(f"fov is (smallest, largest), got {tuple(fov)}")
         if coverage is not None and not 0 < coverage <= 1:
-            raise ValueError(f"coverage is a fraction of the sphere in (0, 1], got {coverage}")
+            raise InputError(f"coverage is a fraction of the sphere in (0, 1], got {coverage}")
         self.count, self.fov, self.size, self.coverage, self.seed = count, tuple(fov), size, coverage, seed
 
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name.
 
         Raises:
-            ValueError: If the coverage is not reached.
+            InputError: If the coverage is not reached.
         """
         numbers = _numbers("random", self.seed, name)
         angles = [
@@ -126,7 +127,7 @@ class RandomViews(ViewStrategy):
         unseen = ~views.seen(rays).any(0)
         while (seen := 1 - float(weights[unseen].sum())) < self.coverage:
             if len(angles) == 2 * self.count:
-                raise ValueError(
+                raise InputError(
                     f"{len(angles)} views of {self.fov[0]:g} to {self.fov[1]:g} degrees see {seen:.4f} of the sphere "
                     f"of {name!r}, not {self.coverage:g}: raise count or fov, or ask for less coverage"
                 )
@@ -158,7 +159,7 @@ class CubeViews(ViewStrategy):
         seed: Another seed gives other rotations.
 
     Raises:
-        ValueError: If an argument is out of range.
+        InputError: If an argument is out of range.
     """
 
     def __init__(self, fov: float = 100.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
@@ -183,7 +184,7 @@ class IcosahedronViews(ViewStrategy):
         seed: Another seed gives other rotations.
 
     Raises:
-        ValueError: If an argument is out of range.
+        InputError: If an argument is out of range.
     """
 
     def __init__(self, fov: float = 90.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
@@ -209,7 +210,7 @@ class TangentViews(ViewStrategy):
         seed: Another seed gives other rotations.
 
     Raises:
-        ValueError: If an argument is out of range.
+        InputError: If an argument is out of range.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class TangentViews(ViewStrategy):
     ) -> None:
         _check_camera(fov, size, turn)
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap is the shared part of neighbouring views, in [0, 1), got {overlap}")
+            raise InputError(f"overlap is the shared part of neighbouring views, in [0, 1), got {overlap}")
         self.fov, self.overlap, self.size, self.turn, self.seed = fov, overlap, size, turn, seed
 
     def __call__(self, name: str) -> Views:
@@ -240,7 +241,7 @@ def _square(rotations: Tensor, fov: float | Tensor, size: int) -> Views:
 
 
 def _numbers(kind: str, seed: int, name: str) -> random.Random:
-    digest = hashlib.blake2b(f"{kind}/{seed}/{name}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{kind}/{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
     return random.Random(int.from_bytes(digest, "big"))
 
 
@@ -260,8 +261,8 @@ def _grid_weights() -> Tensor:
 
 def _check_camera(fov: float, size: int, turn: float = 0.0) -> None:
     if not 0 < fov < 180:
-        raise ValueError(f"a field of view lies between 0 and 180 degrees, got {fov}")
+        raise InputError(f"a field of view lies between 0 and 180 degrees, got {fov}")
     if size < 2:
-        raise ValueError(f"a view needs at least 2 x 2 pixels, got size={size}")
+        raise InputError(f"a view needs at least 2 x 2 pixels, got size={size}")
     if not 0 <= turn <= 180:
-        raise ValueError(f"turn is the largest angle of a random rotation, in [0, 180] degrees, got {turn}")
+        raise InputError(f"turn is the largest angle of a random rotation, in [0, 180] degrees, got {turn}")

@@ -1,5 +1,6 @@
 """Writes labels while the next panorama is labelled, and keeps account."""
 
+import errno
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import lightning.pytorch as pl
 import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.encoding import encode_labels
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.labeling.ledger import Ledger
@@ -37,13 +39,13 @@ class LabelWriter(BasePredictionWriter):
         threads: that encode and write.
 
     Raises:
-        ValueError: there is no thread.
+        InputError: there is no thread.
     """
 
     def __init__(self, ledger: Ledger, manifest: Mapping[str, Any], *, split: str = "train", threads: int = 2) -> None:
         super().__init__(write_interval="batch")
         if threads < 1:
-            raise ValueError(f"at least one thread has to write, got {threads}")
+            raise InputError(f"at least one thread has to write, got {threads}")
         self.ledger, self.folder = ledger, ledger.folder
         self.manifest, self.split, self.threads = dict(manifest), split, threads
         self._open = False
@@ -119,10 +121,11 @@ class LabelWriter(BasePredictionWriter):
                     report.too_far[name] = encoded.too_far
                 if labels.broken_views:
                     report.broken_views[name] = labels.broken_views
-        except OSError as error:
-            self._stop(error)
-        except Exception as error:  # of one panorama: the others are to be written
-            self.ledger.fail(name, one_sentence(error))
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                self._stop(error)
+            else:  # of one panorama: the others are to be written
+                self.ledger.fail(name, one_sentence(error))
         finally:
             self.folder.release(item["claim"])
             self._room.release()

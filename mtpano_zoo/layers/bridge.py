@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.convolution import Convention, conv2d
 
 __all__ = ("BridgeBlock",)
@@ -37,7 +38,7 @@ class BridgeBlock(nn.Module):
     ) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"The bridge width {channels} must be a multiple of its {heads} attention heads.")
+            raise InputError(f"The bridge width {channels} must be a multiple of its {heads} attention heads.")
         self.heads = heads
         self.foreign_tasks = frozenset(foreign_tasks)
         self.squeeze = nn.ModuleDict(

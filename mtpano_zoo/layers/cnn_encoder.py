@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.layers.blur_pool import BlurPool2d
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,11 +31,14 @@ class CNNEncoder(Encoder):
             reads them from there, by timm's names or, where the names differ, in timm's order.
         width: channels of the maps.
         stride: pixels of the image per pixel of the maps.
-        taps: four indices into timm's feature maps, shallowest first; 1 to 4 mostly have strides 4, 8, 16, 32.
+        taps: four indices into timm's feature maps, shallowest first; 1 to 4 mostly have strides 4, 8, 16, 32 (0 to 3
+            where the first stage has stride 4, as in ConvNeXt).
         freeze_norms: keep the statistics of batch norms as they are while training.
 
     Raises:
-        InputError: If timm has no such network, it has other taps, or the file of weights does not fit it.
+        FileNotFoundError: If there is no file of pretrained weights.
+        InputError: If timm has no such network, it has other taps, one of its layers cannot be wrapped, strides do not
+            fit one another, or the file of weights does not fit it.
     """
 
     def __init__(
@@ -51,11 +55,14 @@ class CNNEncoder(Encoder):
         if len(taps) != 4:
             raise InputError(f"taps are four indices, not {list(taps)}.")
         self.cnn = create_timm(name, pretrained is True, features_only=True, out_indices=tuple(taps))
-        if pretrained not in (True, False):
-            _load_pretrained(self.cnn, name, Path(cast("str | Path", pretrained)))
-        _wrap(self.cnn)
+        if not hasattr(self.cnn, "set_grad_checkpointing"):  # what timm builds around a transformer
+            raise InputError(f"{name!r} is not a convolutional network: take a ViTEncoder, or another name.")
+        _drop_unused(self.cnn)
+        if not isinstance(pretrained, bool):
+            _load_pretrained(self.cnn, name, Path(pretrained))
+        _wrap(self.cnn, name)
         self.reductions: list[int] = self.cnn.feature_info.reduction()
-        if any(reduction % stride and stride % reduction for reduction in self.reductions):
+        if stride < 1 or any(reduction % stride and stride % reduction for reduction in self.reductions):
             raise InputError(f"stride must divide the taps' own, {self.reductions}, or be a multiple, not {stride}.")
         self.project = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in self.cnn.feature_info.channels())
         self.channels = width
@@ -135,9 +142,9 @@ class _WrappedMaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool (B, C, H, W)."""
-        rows, columns = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
+        rows, columns = _pair(self.padding)
         padded = _pad(input, (rows, rows), (columns, columns), -torch.inf)
-        return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
+        return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation)
 
 
 def _pad(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], value: float = 0.0) -> Tensor:
@@ -146,32 +153,75 @@ def _pad(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], value: floa
     return F.pad(x, (0, 0, *rows), value=value) if any(rows) else x
 
 
-def _wrap(network: nn.Module) -> None:
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _drop_unused(network: nn.Module) -> None:
+    """Drop the stages after the last tap where timm keeps them: no gradient would reach them."""
+    blocks = getattr(network, "blocks", None)
+    if isinstance(blocks, nn.Sequential):
+        last = cast("Any", network.feature_info).get_dicts()[-1]["stage"]
+        network.blocks = blocks[:last]
+
+
+def _pads_with_zeros(layer: nn.Conv2d) -> bool:
+    """Whether a convolution is one of timm's plain ones, whose padding can be replaced."""
+    return type(layer) in (nn.Conv2d, Conv2dSame) and layer.padding_mode == "zeros"
+
+
+def _wrap(network: nn.Module, architecture: str) -> None:
+    """Let every layer that pads do so across the seam.
+
+    Raises:
+        InputError: If one of them pads in a way of its own, or is a convolution with weights of its own making.
+    """
     for module in list(network.modules()):
         for name, layer in module.named_children():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-                setattr(module, name, _WrappedConv2d(layer))
-            elif isinstance(layer, nn.MaxPool2d):
+            if (
+                isinstance(layer, nn.Conv2d)
+                and type(layer) in (nn.Conv2d, Conv2dSame)
+                and layer.padding_mode == "zeros"
+            ):
+                if layer.kernel_size != (1, 1):
+                    setattr(module, name, _WrappedConv2d(layer))
+            elif type(layer) is nn.MaxPool2d and not layer.ceil_mode:
                 setattr(module, name, _WrappedMaxPool2d(layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+            elif isinstance(layer, nn.Conv2d | nn.MaxPool2d | BlurPool2d) or (
+                isinstance(layer, nn.AvgPool2d) and any(_pair(layer.padding))
+            ):
+                raise InputError(
+                    f"{architecture!r} has layers of the type {type(layer).__name__} that cannot be wrapped at 0/360 "
+                    "degrees: take another architecture."
+                )
 
 
 def _load_pretrained(features: nn.Module, name: str, path: Path) -> None:
     """Load the ImageNet weights of a whole network into the part of it that gives features."""
+    state = _read_weights(path)
+    with torch.device("meta"):
+        whole = [key for key in create_timm(name, False).state_dict() if not key.endswith("num_batches_tracked")]
+    # Features of timm are named as the whole network, but for underscores where it has dots.
+    names = {key.replace(".", "_"): key for key in whole}
+    own = {key: tensor for key, tensor in features.state_dict().items() if not key.endswith("num_batches_tracked")}
+    sources = {key: names.get(key.replace(".", "_"), key) for key in own}
+    if not state.keys() >= set(sources.values()) and len(state) == len(whole):
+        state = dict(zip(whole, state.values(), strict=True))
+    wrong = [source for key, source in sources.items() if source not in state or state[source].shape != own[key].shape]
+    if wrong:
+        listed = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise InputError(f"{path} does not hold the weights of {name}: missing or of another shape {listed}.")
+    features.load_state_dict({key: state[source] for key, source in sources.items()}, strict=False)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a file, without the counters of batch norms."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of pretrained weights at {path}.")
-    state: dict[str, Any]
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises is anything
         raise InputError(f"{path} cannot be read as a file of weights: {type(error).__name__}.") from error
-    with torch.device("meta"):
-        whole = create_timm(name, False).state_dict()
-    weights = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    wanted = [key for key in whole if not key.endswith("num_batches_tracked")]
-    if not weights.keys() >= features.state_dict().keys() & set(wanted) and len(weights) == len(wanted):
-        weights = dict(zip(wanted, weights.values(), strict=True))
-    shapes = {key: tensor.shape for key, tensor in features.state_dict().items() if key in wanted}
-    wrong = sorted(key for key, shape in shapes.items() if key not in weights or weights[key].shape != shape)
-    if wrong:
-        raise InputError(f"{path} does not hold the weights of {name}: {', '.join(wrong[:8])} are missing or differ.")
-    features.load_state_dict({key: weights[key] for key in shapes}, strict=False)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} is no state dict of tensors: save the weights alone.")
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}

@@ -6,6 +6,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.convolution import Convention, Upsample, conv2d
 
 __all__ = ("DPTNeck", "RegressionHead", "SegmentationHead")
@@ -98,7 +99,7 @@ class DPTNeck(nn.Module):
         super().__init__()
         scales = (4, 2, 1, 0.5)
         if len(level_channels) != len(scales):
-            raise ValueError(f"A DPT neck has {len(scales)} levels, but {len(level_channels)} widths were given.")
+            raise InputError(f"A DPT neck has {len(scales)} levels, but {len(level_channels)} widths were given.")
         self.reassemble = nn.ModuleList(
             ReassembleLevel(in_channels, width, scale, convention)
             for width, scale in zip(level_channels, scales, strict=True)

@@ -54,11 +54,14 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> Any:
         raise InputError(f"timm has no architecture {name!r}; `timm.list_models()` lists them.")
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(f"timm cannot build {name!r} with these options: {error}") from error
+    # What an architecture makes of sizes that do not fit one another is up to it.
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, LookupError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"timm cannot build {name!r} with {given}: {reason}.") from error
     except (ImportError, OSError) as error:  # ImportError is what the client of the Hub raises for a SOCKS proxy
         socks = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else ""
         reason = socks or str(error).partition("\n")[0].rstrip(".")
         raise OSError(
-            f"timm's weights of {name!r} cannot be downloaded: {reason}; or set pretrained: false."
+            f"timm's weights of {name!r} cannot be downloaded ({reason}); or leave pretrained out."
         ) from error

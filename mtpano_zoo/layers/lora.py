@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mtpano_zoo.errors import InputError
+
 __all__ = ("LowRankUpdate", "add_lora", "merge_lora")
 
 _ORIGINAL = re.compile(r"(.*)\.parametrizations\.weight\.original")
@@ -23,13 +25,13 @@ class LowRankUpdate(nn.Module):
         rank: rows of `down`.
 
     Raises:
-        ValueError: if the rank is not positive and smaller than both sides of the weight.
+        InputError: If the rank is not positive and smaller than both sides of the weight.
     """
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
         if not 0 < rank < min(weight.shape):
-            raise ValueError(f"The rank of an update must be from 1 to {min(weight.shape) - 1}, not {rank}.")
+            raise InputError(f"The rank of an update must be from 1 to {min(weight.shape) - 1}, not {rank}.")
         self.down = nn.Parameter(torch.randn_like(weight[:rank]) / weight.shape[1] ** 0.5)
         self.up = nn.Parameter(torch.zeros_like(weight[:, :rank]))
 
@@ -45,11 +47,11 @@ def add_lora(module: nn.Module, rank: int) -> None:
     dict do; `merge_lora` gives them back.
 
     Raises:
-        ValueError: if there is no attention, or the rank does not fit.
+        InputError: If there is no attention, or the rank does not fit.
     """
     layers = [layer for name, layer in module.named_modules() if ".attn." in name and isinstance(layer, nn.Linear)]
     if not layers:
-        raise ValueError(f"{type(module).__name__} has no attention that a low-rank update could adapt.")
+        raise InputError(f"{type(module).__name__} has no attention that a low-rank update could adapt.")
     module.requires_grad_(False)
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", LowRankUpdate(layer.weight.detach(), rank))

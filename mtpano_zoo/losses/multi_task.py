@@ -50,6 +50,9 @@ class MultiTaskLoss(Loss):
         InputError: If a task is unknown.
     """
 
+    joins_processes = True
+    """Whether means are over the pixels of all processes that train together."""
+
     def __init__(
         self,
         weights: dict[str, float] | None = None,
@@ -79,7 +82,7 @@ class MultiTaskLoss(Loss):
             InputError: If a prediction and its label differ in size, or an extended task is unknown.
         """
         losses: dict[str, Tensor] = {}
-        across = self.training and torch.is_grad_enabled() and several_processes()
+        across = self.joins_processes and self.training and torch.is_grad_enabled() and several_processes()
         total = batch["image"].new_zeros((), dtype=torch.float32)
         # Autocast would compute the label filters and the sums in half precision.
         with torch.autocast(device_type=batch["image"].device.type, enabled=False):

@@ -163,6 +163,8 @@ class PublishedLoss(MultiTaskLoss):
         clamp: limit of the losses of depth and point map: 10, and 20 on Deep360.
     """
 
+    joins_processes = False
+
     def __init__(
         self, weights: dict[str, float] | None = None, max_depth: float | None = None, clamp: float = 10.0
     ) -> None:
@@ -180,16 +182,8 @@ class PublishedLoss(MultiTaskLoss):
         """Clamp the losses of depth and point map."""
         return loss.clamp(max=self.limit) if self.clamps and task in ("depth", "point_map") else loss
 
-    def labels(self, keys: Any, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> dict[str, Tensor] | None:
-        """Return the labels of a task, or None if the batch lacks one: other processes do not matter."""
-        return super().labels(keys, prediction, batch, False)
-
     def confidence(self, task: str, batch: Mapping[str, Any]) -> None:
         """Return None: all labels are trusted."""
-
-    def extended(self, task: str, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> Tensor:
-        """Return the loss of an auxiliary task on the published label."""
-        return super().extended(task, prediction, batch, False)
 
     def point_map(self, depth: Tensor, valid: Tensor) -> Tensor:
         """Return the published label of the point map, in our frame."""

@@ -111,7 +111,7 @@ class ValidLoss(TaskLoss):
         inside, known = known_range(labels["depth"], labels["far"], self.max_depth)
         valid = trusted(known, weight)
         logits = torch.where(valid, prediction[:, 0], 0)
-        per_pixel = F.binary_cross_entropy_with_logits(logits, inside.float(), reduction="none")
+        per_pixel = F.binary_cross_entropy_with_logits(logits, inside.to(logits.dtype), reduction="none")
         return weighted_mean(per_pixel, valid, weight, across_ranks)
 
 

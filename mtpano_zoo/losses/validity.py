@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL, SAMPLE_MAPS
 
 
@@ -58,22 +59,22 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
     reads values, and belongs where the batch still lies on the CPU.
 
     Raises:
-        ValueError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.
+        InputError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.
     """
     size = tuple(batch["image"].shape[-2:])
     for key in batch.keys() & SAMPLE_MAPS.keys():
         if tuple(batch[key].shape[-2:]) != size:
-            raise ValueError(
+            raise InputError(
                 f"{key} labels are {tuple(batch[key].shape[-2:])} but the image is {size}: resize them together"
             )
     if "semseg" not in batch:
         return
     labels = batch["semseg"]
     if labels.is_floating_point():
-        raise ValueError(f"semseg labels must be integers, got {labels.dtype}: convert them with .long()")
+        raise InputError(f"semseg labels must be integers, got {labels.dtype}: convert them with .long()")
     wrong = labels[(labels != ignore_index) & ~valid_semseg(labels, num_classes, ignore_index)]
     if wrong.numel():
-        raise ValueError(
+        raise InputError(
             f"semseg labels hold the classes {wrong.unique().tolist()[:10]}, but there are {num_classes} (0 to "
             f"{num_classes - 1}) and {ignore_index} for no label: map the labels or set the number of classes"
         )

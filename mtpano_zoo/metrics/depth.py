@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.validity import valid_depth
 from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_choice, check_maps, pixel_weights
 
@@ -85,11 +86,11 @@ class DepthMetrics(PooledMetric):
             check_choice("alignment", alignment, ("median", "scale"))
         check_choice("log_base", log_base, ("e", "10"))
         if min_depth <= 0 or (max_depth is not None and max_depth <= min_depth):
-            raise ValueError(
+            raise InputError(
                 f"depths must range from a positive number to a larger one, got {min_depth} to {max_depth}"
             )
         if not 0 <= crop < 0.5:
-            raise ValueError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
+            raise InputError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
         suffix = f"/{alignment}_aligned" if alignment else ""
         super().__init__(tuple(name + suffix for name in NAMES), len(NAMES), reduction, weighting)
         self.min_depth = min_depth
@@ -107,7 +108,7 @@ class DepthMetrics(PooledMetric):
             valid: Further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
-            ValueError: If shapes do not fit.
+            InputError: If shapes do not fit.
         """
         prediction, target = (_drop_channel(x).float() for x in (prediction, target))
         check_maps(prediction, target, valid)
@@ -135,4 +136,4 @@ def _drop_channel(depth: Tensor) -> Tensor:
         return depth[:, 0]
     if depth.ndim == 3:
         return depth
-    raise ValueError(f"depth must be (B, 1, H, W) or (B, H, W), got {tuple(depth.shape)}")
+    raise InputError(f"depth must be (B, 1, H, W) or (B, H, W), got {tuple(depth.shape)}")

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.validity import valid_normals
 from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_maps, pixel_weights
 
@@ -77,11 +78,11 @@ class NormalsMetrics(PooledMetric):
             valid: Further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
-            ValueError: If shapes do not fit.
+            InputError: If shapes do not fit.
         """
         for name, normals in (("prediction", prediction), ("target", target)):
             if normals.ndim != 4 or normals.shape[1] != 3:
-                raise ValueError(f"{name} must be (B, 3, H, W), got {tuple(normals.shape)}")
+                raise InputError(f"{name} must be (B, 3, H, W), got {tuple(normals.shape)}")
         check_maps(prediction, target, valid)
         known = valid_normals(target)
         known = known if valid is None else known & valid

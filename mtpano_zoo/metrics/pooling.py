@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import solid_angles
 
 NONFINITE = "nonfinite"
@@ -19,24 +20,24 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse an argument that is not one of the choices.
 
     Raises:
-        ValueError: If it is not.
+        InputError: If it is not.
     """
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None:
     """Refuse maps (..., H, W) that do not cover the same pixels of the same images.
 
     Raises:
-        ValueError: If batch or size differ, or ``valid`` is not a boolean (B, H, W).
+        InputError: If batch or size differ, or ``valid`` is not a boolean (B, H, W).
     """
     expected = (target.shape[0], *target.shape[-2:])
     found = (prediction.shape[0], *prediction.shape[-2:])
     if found != expected:
-        raise ValueError(f"prediction has batch, height and width {found}, the label {expected}: resize one of them")
+        raise InputError(f"prediction has batch, height and width {found}, the label {expected}: resize one of them")
     if valid is not None and (valid.dtype != torch.bool or tuple(valid.shape) != expected):
-        raise ValueError(f"valid must be a boolean mask {expected}, got {valid.dtype} {tuple(valid.shape)}")
+        raise InputError(f"valid must be a boolean mask {expected}, got {valid.dtype} {tuple(valid.shape)}")
 
 
 def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:

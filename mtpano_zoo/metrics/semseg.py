@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.validity import valid_semseg
 from mtpano_zoo.metrics.pooling import (
     NONFINITE,
@@ -98,15 +99,15 @@ class SemsegMetrics(PanoramaMetric):
         """Say which classes there are, by their names or their number, where the constructor was not told.
 
         Raises:
-            ValueError: If names are not different, or a class that is left out is not among them.
+            InputError: If names are not different, or a class that is left out is not among them.
         """
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes must be different names, or their number: got {classes!r}")
+            raise InputError(f"classes must be different names, or their number: got {classes!r}")
         if unknown := sorted(self.unscored - set(self.classes)):
-            raise ValueError(f"unscored names {', '.join(unknown)}, but the classes are {', '.join(self.classes)}")
+            raise InputError(f"unscored names {', '.join(unknown)}, but the classes are {', '.join(self.classes)}")
         if len(self.unscored) == len(self.classes):
-            raise ValueError("unscored names every class: none is left for the mean")
+            raise InputError("unscored names every class: none is left for the mean")
         count = len(self.classes)
         self.add_state("confusion", torch.zeros(count, count + 1, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("nonfinite", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -120,14 +121,14 @@ class SemsegMetrics(PanoramaMetric):
             valid: Further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
-            ValueError: If shapes do not fit, or there are no classes yet.
+            InputError: If shapes do not fit, or there are no classes yet.
         """
         if not self.classes:
-            raise ValueError("SemsegMetrics needs classes: their names, or their number")
+            raise InputError("SemsegMetrics needs classes: their names, or their number")
         check_maps(prediction, target, valid)
         count = len(self.classes)
         if prediction.ndim == 4 and prediction.shape[1] != count:
-            raise ValueError(f"prediction has {prediction.shape[1]} channels, but there are {count} classes")
+            raise InputError(f"prediction has {prediction.shape[1]} channels, but there are {count} classes")
         prediction, finite = predicted_classes(prediction)
         mask = valid_semseg(target, count, self.ignore_index)
         weights = pixel_weights(mask if valid is None else mask & valid, self.weighting)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.winograd import WinogradConv2d, suits_winograd
-from mtpano_zoo.outputs import main_outputs
+from mtpano_zoo.outputs import check_precision, main_outputs
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
@@ -73,12 +74,14 @@ def prepare_for_inference(
             default on a CPU, in float32 and for images of at least 256 rows. Leave it out to compile.
 
     Raises:
-        ValueError: if the precision is unknown, or asks for what `WinogradConv2d` cannot compute.
+        InputError: If the precision is unknown, does not go with the weights, or asks for what `WinogradConv2d` cannot
+            compute.
     """
     if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is float32 or bfloat16, not {precision}")
+        raise InputError(f"precision is float32 or bfloat16, not {precision}")
     if winograd and precision != "float32":
-        raise ValueError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
+        raise InputError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
+    check_precision(network, precision)
     parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
     copied = copy.deepcopy(network, parameters).eval()
     _merge_updates(copied)

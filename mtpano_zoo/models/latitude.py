@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.models.base import PanoramaNetwork
 from mtpano_zoo.sphere import erp_rays
 
@@ -63,7 +64,7 @@ class LatitudePrior(PanoramaNetwork):
         """Predict for images (B, 3, H, W), H being the height it was fitted to."""
         batch, _, height, width = image.shape
         if height != len(self.depths):
-            raise ValueError(f"The image has {height} rows, but the prior was fitted to {len(self.depths)}.")
+            raise InputError(f"The image has {height} rows, but the prior was fitted to {len(self.depths)}.")
         return {
             "semseg": self.class_scores.T[None, :, :, None].expand(batch, -1, -1, width),
             "depth": self.depths[None, None, :, None].expand(batch, -1, -1, width),

@@ -36,7 +36,7 @@ LEVELS = 4
 class PDBridgeNet(PanoramaNetwork):
     """Semantic classes, distance in metres and surface normals of a panorama.
 
-    An image (B, 3, H, W) in [0, 1] is encoded by a vision transformer tapped at four depths. Every tap is refined
+    An image (B, 3, H, W) in [0, 1] goes through an encoder that is tapped at four depths. Every tap is refined
     twice: for the rotation-invariant tasks (semseg, depth) and, modulated by ray direction and position, for the
     rotation-variant ones (normals). Per stream the levels are aggregated; auxiliary heads on the aggregate predict
     every task once and give its task feature; a bridge lets the aggregate attend to the features of all tasks without
@@ -94,6 +94,8 @@ class PDBridgeNet(PanoramaNetwork):
         )
         if convention not in ("sphere", "paper"):
             raise InputError(f"convention must be sphere or paper, not {convention!r}.")
+        if not isinstance(encoder, Encoder):
+            raise InputError(f"encoder must be an Encoder such as a ViTEncoder, not {encoder!r}.")
         self.convention: Convention = convention
         self.encoder = encoder
         self.multiple = encoder.multiple
@@ -111,10 +113,10 @@ class PDBridgeNet(PanoramaNetwork):
         convention, width = self.convention, self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
         self.stream_of = {task: "invariant" if shared_stream else TASKS[task].stream for task in all_tasks}
-        # The published networks carry both streams whatever their tasks; ours drops what no loss can reach.
-        keep_all = convention == "paper"
-        streams = [s for s in ("invariant", "variant") if keep_all or s in self.stream_of.values()]
-        decoded = [s for s in streams if keep_all or s in [self.stream_of[task] for task in self.tasks]]
+        # The published networks carry both streams whatever their tasks, but distributed training fails where a
+        # parameter is reached by no loss.
+        streams = [s for s in ("invariant", "variant") if s in self.stream_of.values()]
+        decoded = [s for s in streams if s in [self.stream_of[task] for task in self.tasks]]
 
         blocks: dict[str, type[InvariantBlock]] = {"invariant": InvariantBlock, "variant": VariantBlock}
         self.refiners = nn.ModuleDict(

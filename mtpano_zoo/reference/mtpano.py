@@ -6,7 +6,7 @@ names are translated into the published ones.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,15 +18,18 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import ViTEncoder, geometry_encoding
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.reference.format import Format
-from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("FORMAT", "class_count", "convert_state_dict", "describe")
 
 HEAD_WIDTH = 64
+PUBLISHED_TASKS = ("semseg", "depth", "normals")
 LISTED = 8  # keys that a message names before it counts the rest
 POSITION_TOLERANCE = 1e-5
 MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
 """Prefixes that the keys of every MTPano checkpoint have between them, whatever its tasks."""
+
+STREAMS = ("refiners.", "aggregators.", "bridges.", "stream_injectors.")
+"""Prefixes of our names for what a published network has twice, once for each stream."""
 
 RENAMES: tuple[tuple[str, str], ...] = (
     # encoder
@@ -161,8 +164,9 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Query, key and value are joined as timm keeps them. The two position buffers are
     left out after a check that they hold what our network computes, and so is what the published one carries but never
-    uses (final norm and mask token of the encoder, first residual unit of every neck). Weights of another
-    floating-point type, float16 and bfloat16 among them, become float32. Normals and points come out in our frame.
+    uses (final norm and mask token of the encoder, first residual unit of every neck, and of a network with a part of
+    the tasks, the stream or bridge that only the others need). Weights of another floating-point type, float16 and
+    bfloat16 among them, become float32. Normals and points come out in our frame.
 
     Raises:
         InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
@@ -172,8 +176,10 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     with torch.device("meta"):
         encoder = ViTEncoder(**arguments["encoder"]["init_args"])
         own = PDBridgeNet(**arguments | {"encoder": encoder}).state_dict()
+        everything = {"encoder": encoder, "tasks": list(PUBLISHED_TASKS), "classes": arguments["classes"] or ["any"]}
+        whole = PDBridgeNet(**arguments | everything).state_dict()
     parts = {name: _published_names(name) for name in own}
-    _check_keys(state, dict(_expected_shapes(own, parts)))
+    _check_keys(state, dict(_expected_shapes(own | _of_both_streams(whole, own))))
     _check_positions(state["RayDir"], state["PE"])
     converted = {
         name: state[names[0]] if len(names) == 1 else torch.cat([state[part] for part in names])
@@ -188,7 +194,7 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tasks(state: Mapping[str, Tensor]) -> list[str]:
-    return [task for task in MAIN_TASKS if any(name.startswith(f"heads.{task}.") for name in state)]
+    return [task for task in PUBLISHED_TASKS if any(name.startswith(f"heads.{task}.") for name in state)]
 
 
 def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
@@ -211,13 +217,21 @@ def _published_names(own: str) -> list[str]:
     return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
 
 
-def _expected_shapes(
-    own: Mapping[str, Tensor], parts: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _of_both_streams(whole: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the network with all tasks has of its streams and bridges, as far as it fits the tasks of our own."""
+    tasks = {name.split(".")[1] for name in own if name.startswith("auxiliary_heads.")}
+    return {
+        name: tensor
+        for name, tensor in whole.items()
+        if name.startswith(STREAMS) and (".squeeze." not in name or name.split(".")[3] in tasks)
+    }
+
+
+def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Give name and shape of every published key but the position buffers."""
     for name, tensor in own.items():
-        for part in parts[name]:
-            shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(parts[name]), *tensor.shape[1:])
+        for part in (published := _published_names(name)):
+            shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(published), *tensor.shape[1:])
             yield part, shape
             for pattern, replacement in UNUSED:
                 if re.search(pattern, part):

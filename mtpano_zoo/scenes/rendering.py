@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes.batching import stack_primitives, stack_views
 from mtpano_zoo.scenes.casting import cast
 from mtpano_zoo.scenes.lighting import cast_shadows, develop
@@ -23,11 +24,11 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
     Every pixel has a value. A window has the depth and the normal of its pane, not of what is seen through it.
 
     Raises:
-        ValueError: There is no room, or the size is not 2:1 or smaller than 8 x 16.
+        InputError: There is no room, or the size is not 2:1 or smaller than 8 x 16.
     """
     check_size(height, width)
     if not rooms:
-        raise ValueError("render needs at least one room")
+        raise InputError("render needs at least one room")
     device = torch.device(device)
     step = max(1, _CAST_AT_ONCE.get(device.type, 2**20) // (height * width))
     chunks = [_render(rooms[i : i + step], height, width, device) for i in range(0, len(rooms), step)]
@@ -39,10 +40,10 @@ def check_size(height: int, width: int) -> None:
     """Refuse sizes that no panorama has.
 
     Raises:
-        ValueError: The size is not 2:1 or smaller than 8 x 16.
+        InputError: The size is not 2:1 or smaller than 8 x 16.
     """
     if height < 8 or width != 2 * height:
-        raise ValueError(f"rooms are rendered at height x (2 height) from 8 x 16 on, got {height} x {width}")
+        raise InputError(f"rooms are rendered at height x (2 height) from 8 x 16 on, got {height} x {width}")
 
 
 def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:

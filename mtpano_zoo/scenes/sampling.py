@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes import materials
 from mtpano_zoo.scenes.furnishing import furnish
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
@@ -20,7 +21,7 @@ def sample_room(seed: int, split: str, index: int) -> Room:
     The generator is keyed by (seed, split, index) through an injective map, so no two of them share a stream.
 
     Raises:
-        ValueError: The split is unknown, or seed or index are out of range.
+        InputError: The split is unknown, or seed or index are out of range.
     """
     rng = np.random.Generator(np.random.Philox(key=room_key(seed, split, index)))
     height, daylight = rng.uniform(2.4, 3.6), float(rng.random() < 0.75) * rng.uniform(0.3, 1.0)
@@ -58,12 +59,12 @@ def room_key(seed: int, split: str, index: int) -> int:
     """The 128-bit key of a room: the seed in the upper half, split and index in the lower.
 
     Raises:
-        ValueError: The split is unknown, or seed or index are out of range.
+        InputError: The split is unknown, or seed or index are out of range.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     if not 0 <= seed < 2**63 or not 0 <= index < 2**56:
-        raise ValueError(f"seed and index must not be negative or astronomically large, got {seed} and {index}")
+        raise InputError(f"seed and index must not be negative or astronomically large, got {seed} and {index}")
     return (int(seed) << 64) | (SPLITS.index(split) << 56) | int(index)
 
 

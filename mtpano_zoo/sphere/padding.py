@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
+
 
 def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False) -> Tensor:
     """Pad (..., H, W) by (left, right, top, bottom) pixels with the neighbours that they have on the sphere.
@@ -13,14 +15,14 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
     because ours are given in the frame of the camera and not in that of the pixel.
 
     Raises:
-        ValueError: If a number is negative, or ``top`` or ``bottom`` exceeds the height (past both poles).
+        InputError: If a number is negative, or ``top`` or ``bottom`` exceeds the height (past both poles).
     """
     left, right, top, bottom = padding
     if min(padding) < 0:
-        raise ValueError(f"padding must not be negative, got {padding}")
+        raise InputError(f"padding must not be negative, got {padding}")
     height, width = x.shape[-2:]
     if top > height or bottom > height:
-        raise ValueError(f"cannot pad {height} rows by {top} above and {bottom} below: give at most the height")
+        raise InputError(f"cannot pad {height} rows by {top} above and {bottom} below: give at most the height")
     if top or bottom:
         parts = [x]
         if top:

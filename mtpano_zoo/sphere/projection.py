@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.rays import (
     check_floating,
     cube_rays,
@@ -34,10 +35,10 @@ def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
     a gradient, where the matrix is not looked at).
 
     Raises:
-        ValueError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
+        InputError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
     """
     if erp.ndim != 4 or rotation.shape not in ((3, 3), (erp.shape[0], 3, 3), (1, 3, 3)):
-        raise ValueError(
+        raise InputError(
             f"expected a map (B, C, H, W) and a rotation (3, 3) or (B, 3, 3), "
             f"got {tuple(erp.shape)} and {tuple(rotation.shape)}"
         )
@@ -65,7 +66,7 @@ def to_cubemap(erp: Tensor, size: int, mode: Mode = "image") -> Tensor:
     Vectors keep the frame of the panorama.
 
     Raises:
-        ValueError: If the map is not (B, C, H, W), the size is not positive, or the mode does not fit.
+        InputError: If the map is not (B, C, H, W), the size is not positive, or the mode does not fit.
     """
     rays = cube_rays(size, device=erp.device, dtype=_coordinate_type(erp))
     return sample(erp, rays[None], mode).movedim(2, 1).contiguous()
@@ -75,10 +76,10 @@ def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -
     """The equirectangular map (B, C, H, W) of cube faces (B, 6, C, S, S) as :func:`to_cubemap` gives them.
 
     Raises:
-        ValueError: If the faces are not (B, 6, C, S, S), a side is not positive, or the mode does not fit.
+        InputError: If the faces are not (B, 6, C, S, S), a side is not positive, or the mode does not fit.
     """
     if faces.ndim != 5 or faces.shape[1] != 6 or faces.shape[3] != faces.shape[4]:
-        raise ValueError(f"expected faces (B, 6, C, S, S), got {tuple(faces.shape)}")
+        raise InputError(f"expected faces (B, 6, C, S, S), got {tuple(faces.shape)}")
     check_mode(faces, mode, channel=2)
     size, dtype = faces.shape[-1], _coordinate_type(faces)
     # One more pixel around every face, looked up on its neighbours, so that interpolation does not stop at the edges.
@@ -119,17 +120,17 @@ def to_perspective(
             the next, because new memory takes the system about a fifth of the time that the views need.
 
     Raises:
-        ValueError: If a shape or a type does not fit, not exactly one of fov and intrinsics is given, or the mode does
+        InputError: If a shape or a type does not fit, not exactly one of fov and intrinsics is given, or the mode does
             not fit.
     """
     if erp.ndim != 4:
-        raise ValueError(f"expected a map (B, C, H, W), got {tuple(erp.shape)}")
+        raise InputError(f"expected a map (B, C, H, W), got {tuple(erp.shape)}")
     check_mode(erp, mode, channel=1)
     rotation, intrinsics = _cameras(erp, rotation, height, width, fov, intrinsics)
     ring = padded(erp, mode)
     shape = (erp.shape[0], rotation.shape[1], erp.shape[1], height, width)
     if out is not None and (out.shape != shape or out.dtype != erp.dtype or not out.is_contiguous()):
-        raise ValueError(f"out must be contiguous {shape} {erp.dtype}, got {tuple(out.shape)} {out.dtype}")
+        raise InputError(f"out must be contiguous {shape} {erp.dtype}, got {tuple(out.shape)} {out.dtype}")
     views = erp.new_empty(shape) if out is None else out
     step = max(1, CHUNK // (height * width))
     for start in range(0, rotation.shape[1], step):
@@ -159,15 +160,15 @@ def from_perspective(
     the frame of the panorama. Within the outer half pixel of a view, its outermost values go on.
 
     Raises:
-        ValueError: If a shape does not fit, not exactly one of fov and intrinsics is given, or the mode does not fit.
+        InputError: If a shape does not fit, not exactly one of fov and intrinsics is given, or the mode does not fit.
     """
     if views.ndim != 5:
-        raise ValueError(f"expected views (B, V, C, h, w), got {tuple(views.shape)}")
+        raise InputError(f"expected views (B, V, C, h, w), got {tuple(views.shape)}")
     check_mode(views, mode, channel=2)
     batch, count, channels, rows, columns = views.shape
     rotation, intrinsics = _cameras(views, rotation, rows, columns, fov, intrinsics)
     if rotation.shape[1] != count:
-        raise ValueError(f"{count} views need as many rotations, got {rotation.shape[1]}")
+        raise InputError(f"{count} views need as many rotations, got {rotation.shape[1]}")
     rays = erp_rays(height, width, device=views.device, dtype=_coordinate_type(views))
     maps = views.new_empty(batch, count, channels, height, width)
     valid = torch.empty(batch, count, height, width, device=views.device, dtype=torch.bool)
@@ -193,7 +194,7 @@ def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
     distances give float32.
 
     Raises:
-        ValueError: If the intrinsics have more leading dimensions than the views, or are not (..., 3, 3).
+        InputError: If the intrinsics have more leading dimensions than the views, or are not (..., 3, 3).
     """
     return (distance / _stretch(distance, intrinsics)).to(floating(distance).dtype)
 
@@ -223,7 +224,7 @@ def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Length of the rays with z = 1, shaped for multiplication with depth."""
     leading = intrinsics.ndim - 2
     if not 0 <= leading <= depth.ndim - 2:
-        raise ValueError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
+        raise InputError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
     intrinsics = intrinsics.to(depth.device, torch.promote_types(depth.dtype, torch.float32))
     rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics, normalize=False)
     x, y, z = rays.unbind(-1)  # each a plane in memory, of which a norm over the last dimension makes nothing
@@ -251,21 +252,21 @@ def _cameras(
 ) -> tuple[Tensor, Tensor]:
     """Rotations and intrinsics, both (B or 1, V, 3, 3), on the device of the maps and in the type of coordinates."""
     if rotation.shape[-2:] != (3, 3) or rotation.ndim > 4:
-        raise ValueError(f"rotation must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(rotation.shape)}")
+        raise InputError(f"rotation must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(rotation.shape)}")
     dtype = _coordinate_type(maps)
     if fov is not None and intrinsics is None:
         intrinsics = intrinsics_from_fov(fov, height, width, dtype=dtype)
     elif fov is not None or intrinsics is None:
-        raise ValueError("give exactly one of fov and intrinsics")
+        raise InputError("give exactly one of fov and intrinsics")
     if intrinsics.shape[-2:] != (3, 3) or intrinsics.ndim > 4:
-        raise ValueError(f"intrinsics must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(intrinsics.shape)}")
+        raise InputError(f"intrinsics must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(intrinsics.shape)}")
     rotation, intrinsics = (
         cameras[(None,) * (4 - cameras.ndim)].to(maps.device, dtype) for cameras in (rotation, intrinsics)
     )
     batch, count = (max(rotation.shape[i], intrinsics.shape[i]) for i in (0, 1))
     for cameras in (rotation, intrinsics):
         if cameras.shape[0] not in (1, len(maps)) or cameras.shape[1] not in (1, count):
-            raise ValueError(
+            raise InputError(
                 f"rotation {tuple(rotation.shape)} and intrinsics {tuple(intrinsics.shape)} do not fit each other "
                 f"and {len(maps)} panoramas"
             )

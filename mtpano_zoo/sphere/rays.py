@@ -33,7 +33,7 @@ def erp_angles(
     """Longitude of every column (W,), positive to the right, and latitude of every row (H,), positive up, in radians.
 
     Raises:
-        ValueError: If a side is not positive or the type not a floating-point one.
+        InputError: If a side is not positive or the type not a floating-point one.
     """
     _check_size(height, width)
     check_floating(dtype)
@@ -51,7 +51,7 @@ def erp_rays(
     """Unit rays (H, W, 3) through the pixel centres of an equirectangular image.
 
     Raises:
-        ValueError: If a side is not positive or the type not a floating-point one.
+        InputError: If a side is not positive or the type not a floating-point one.
     """
     check_floating(dtype)
     # The two short axes are worked out in double precision; the outer product then costs one rounding.
@@ -81,7 +81,7 @@ def intrinsics_from_fov(
     ((width - 1) / 2, (height - 1) / 2).
 
     Raises:
-        ValueError: If a side is not positive, a number given as field of view is not inside (0, 180), or the type is
+        InputError: If a side is not positive, a number given as field of view is not inside (0, 180), or the type is
             not a floating-point one.
     """
     _check_size(height, width)
@@ -89,7 +89,7 @@ def intrinsics_from_fov(
     if isinstance(fov, Tensor):
         device = fov.device if device is None else device
     elif not 0 < fov < 180:
-        raise ValueError(f"a perspective view needs a field of view between 0 and 180 degrees, got {fov}")
+        raise InputError(f"a perspective view needs a field of view between 0 and 180 degrees, got {fov}")
     half = torch.as_tensor(fov, dtype=_widest(device), device=device).deg2rad() / 2
     focal = (width / (2 * torch.tan(half))).to(dtype)
     zero, one = torch.zeros_like(focal), torch.ones_like(focal)
@@ -129,7 +129,7 @@ def perspective_rays(
         dtype: Type of the rays, when the camera is given by its field of view.
 
     Raises:
-        ValueError: If not exactly one of fov and intrinsics is given, or one argument has a wrong value or shape.
+        InputError: If not exactly one of fov and intrinsics is given, or one argument has a wrong value or shape.
     """
     _check_size(height, width)
     if device is None and rotation is not None:
@@ -138,11 +138,11 @@ def perspective_rays(
         check_floating(dtype)
         intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=_at_least_float32(dtype))
     elif fov is not None or intrinsics is None:
-        raise ValueError("give exactly one of fov and intrinsics")
+        raise InputError("give exactly one of fov and intrinsics")
     else:
         dtype = floating(intrinsics).dtype
     if intrinsics.shape[-2:] != (3, 3):
-        raise ValueError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
+        raise InputError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
     # In half precision the columns beyond 2048 would not even be whole numbers.
     intrinsics = intrinsics.to(_at_least_float32(dtype))
     if rotation is None:
@@ -173,13 +173,13 @@ def stereographic_rays(
     The distance from the centre grows with tan(angle / 2), so the horizontal field of view may reach 360 degrees.
 
     Raises:
-        ValueError: If a side is not positive, the field of view is not inside (0, 360), or the type is not a
+        InputError: If a side is not positive, the field of view is not inside (0, 360), or the type is not a
             floating-point one.
     """
     _check_size(height, width)
     check_floating(dtype)
     if not 0 < fov < 360:
-        raise ValueError(f"a stereographic view needs a field of view between 0 and 360 degrees, got {fov}")
+        raise InputError(f"a stereographic view needs a field of view between 0 and 360 degrees, got {fov}")
     scale = 2 * math.tan(math.radians(fov) / 4) / width
     work = _at_least_float32(dtype)
     x = (torch.arange(width, device=device, dtype=work) - (width - 1) / 2) * scale
@@ -195,7 +195,7 @@ def cube_rays(size: int, *, device: torch.device | str | None = None, dtype: tor
     The bottom edge of the up face and the top edge of the down face touch the front face.
 
     Raises:
-        ValueError: If the size is not positive.
+        InputError: If the size is not positive.
     """
     rays = perspective_rays(size, size, fov=90.0, device=device, dtype=dtype)
     return rotate_rays(rays, cube_rotations(device=device, dtype=dtype))
@@ -251,11 +251,11 @@ def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
     Leading dimensions broadcast: one image of rays and N rotations give (N, H, W, 3).
 
     Raises:
-        ValueError: If the rotation is not (..., 3, 3) or the rays are not (..., H, W, 3).
+        InputError: If the rotation is not (..., 3, 3) or the rays are not (..., H, W, 3).
     """
     _check_rotation(rotation)
     if rays.ndim < 3 or rays.shape[-1] != 3:
-        raise ValueError(f"rays must be (..., H, W, 3), got {tuple(rays.shape)}")
+        raise InputError(f"rays must be (..., H, W, 3), got {tuple(rays.shape)}")
     rays = floating(rays)
     # Written out, because a matrix product may run in TF32 or bfloat16 when the user allows that for networks.
     matrix = rotation.to(rays.dtype)[..., None, None]
@@ -288,11 +288,11 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
     u runs over [-0.5, W - 0.5], v over [-0.5, H - 0.5]; integers are pixel centres.
 
     Raises:
-        ValueError: If a side is not positive or the last dimension is not 3.
+        InputError: If a side is not positive or the last dimension is not 3.
     """
     _check_size(height, width)
     if rays.shape[-1] != 3:
-        raise ValueError(f"rays must be (..., 3), got {tuple(rays.shape)}")
+        raise InputError(f"rays must be (..., 3), got {tuple(rays.shape)}")
     longitude, down = longitude_and_down(rays.to(_at_least_float32(rays.dtype)))
     u = longitude * (width / (2 * math.pi)) + (width / 2 - 0.5)
     v = down * (height / math.pi) + (height / 2 - 0.5)
@@ -313,9 +313,9 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def _check_rotation(rotation: Tensor) -> None:
     if rotation.shape[-2:] != (3, 3):
-        raise ValueError(f"a rotation must be (..., 3, 3), got {tuple(rotation.shape)}")
+        raise InputError(f"a rotation must be (..., 3, 3), got {tuple(rotation.shape)}")
 
 
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
-        raise ValueError(f"height and width must be at least 1 pixel, got {height} x {width}")
+        raise InputError(f"height and width must be at least 1 pixel, got {height} x {width}")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.rays import longitude_and_down, unit
 
@@ -33,10 +34,10 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
     Rays may have any length. Gradients reach the map and, in the bilinear modes, the rays.
 
     Raises:
-        ValueError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
+        InputError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
     """
     if erp.ndim != 4 or rays.ndim < 3 or rays.shape[-1] != 3 or rays.shape[0] not in (1, erp.shape[0]):
-        raise ValueError(
+        raise InputError(
             f"expected a map (B, C, H, W) and rays (B or 1, ..., N, 3), got {tuple(erp.shape)} and {tuple(rays.shape)}"
         )
     return interpolate(padded(erp, mode), padded_points(rays, *erp.shape[-2:]), mode)
@@ -63,7 +64,7 @@ def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = N
     modes are those of :func:`sample`. The values are written into ``out`` when it is given.
 
     Raises:
-        ValueError: If the mode is unknown, or vectors do not have three components.
+        InputError: If the mode is unknown, or vectors do not have three components.
     """
     check_mode(maps, mode, channel=1)
     if mode in ("label", "depth"):
@@ -85,9 +86,9 @@ def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = N
 def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
     """Refuse an unknown mode, and vectors whose channel dimension is not 3."""
     if mode not in get_args(Mode):
-        raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
+        raise InputError(f"unknown mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
     if mode == "vectors" and (maps.shape[channel] != 3 or not maps.is_floating_point()):
-        raise ValueError(f"vectors need 3 floating-point channels, got {maps.dtype} {tuple(maps.shape)}")
+        raise InputError(f"vectors need 3 floating-point channels, got {maps.dtype} {tuple(maps.shape)}")
 
 
 def _bilinear(maps: Tensor, points: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.rays import check_floating, erp_angles, erp_rays, floating, unit
 
@@ -15,10 +16,10 @@ def depth_to_points(depth: Tensor) -> Tensor:
     Integer depth gives float32 points.
 
     Raises:
-        ValueError: If depth is not (B, 1, H, W).
+        InputError: If depth is not (B, 1, H, W).
     """
     if depth.ndim != 4 or depth.shape[1] != 1:
-        raise ValueError(f"depth must be (B, 1, H, W), got {tuple(depth.shape)}")
+        raise InputError(f"depth must be (B, 1, H, W), got {tuple(depth.shape)}")
     depth = floating(depth)
     rays = erp_rays(*depth.shape[-2:], device=depth.device, dtype=depth.dtype)
     return depth * rays.permute(2, 0, 1)
@@ -37,15 +38,15 @@ def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
         valid: Further restriction, bool (B, 1, H, W).
 
     Raises:
-        ValueError: If points are not (B, 3, H, W) or the mask does not fit them.
+        InputError: If points are not (B, 3, H, W) or the mask does not fit them.
     """
     if points.ndim != 4 or points.shape[1] != 3:
-        raise ValueError(f"points must be (B, 3, H, W), got {tuple(points.shape)}")
+        raise InputError(f"points must be (B, 3, H, W), got {tuple(points.shape)}")
     points = floating(points)
     known = points.isfinite().all(1, keepdim=True) & (points != 0).any(1, keepdim=True)
     if valid is not None:
         if valid.shape != known.shape or valid.dtype != torch.bool:
-            raise ValueError(f"valid must be bool {tuple(known.shape)}, got {valid.dtype} {tuple(valid.shape)}")
+            raise InputError(f"valid must be bool {tuple(known.shape)}, got {valid.dtype} {tuple(valid.shape)}")
         known = known & valid
     points = torch.where(known, points, 0)
     # With an odd width the neighbour over a pole is the mean of two pixels: both must be known.
@@ -73,7 +74,7 @@ def solid_angles(
     Exact: (2 pi / W) (sin of the upper edge - sin of the lower edge), with the difference written as a product.
 
     Raises:
-        ValueError: If a side is not positive or the type not a floating-point one.
+        InputError: If a side is not positive or the type not a floating-point one.
     """
     check_floating(dtype)
     _, latitude = erp_angles(height, width, dtype=torch.float64)
@@ -87,7 +88,7 @@ def latitude_weights(
     """Weight of every row (H, 1): the cosine of its latitude, scaled to mean one.
 
     Raises:
-        ValueError: If the height is not positive or the type not a floating-point one.
+        InputError: If the height is not positive or the type not a floating-point one.
     """
     check_floating(dtype)
     _, latitude = erp_angles(height, 1, dtype=torch.float64)

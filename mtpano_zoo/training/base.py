@@ -15,6 +15,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
     card_after_training,
+    check_options,
     check_tasks,
     check_weights,
     describe_network,
@@ -265,18 +266,24 @@ class PanoramaModule(LightningModule):
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check tasks and weights before any is copied; restore the random generators when training resumes.
+        """Check tasks, options and weights before any is copied; restore the random generators when training resumes.
 
         Raises:
-            InputError: If the checkpoint is of another task set, or its weights do not fit the network.
+            InputError: If the checkpoint is of other tasks or options, or its weights do not fit the network.
         """
         check_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        resumes = self._trainer is not None and self.trainer.training
+        check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
         check_weights(self.network, network_weights(checkpoint), "the checkpoint")
         rng = checkpoint.get("rng")
-        if rng is not None and self._trainer is not None and self.trainer.training:
+        if rng is not None and resumes:
             torch.set_rng_state(rng["cpu"])
             if len(rng["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(rng["cuda"])
+
+    def _encoder_learns(self) -> bool:
+        parameters = self.encoder.parameters() if hasattr(self.network, "encoder") else ()
+        return any(parameter.requires_grad for parameter in parameters)
 
 
 def _delayed_factor(start: int, total: float, schedule: Schedule, power: float, warmup: int, step: int) -> float:

@@ -1,10 +1,13 @@
 """Callbacks for `PanoramaModule`; weight averaging and checkpointing are Lightning's own."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -14,7 +17,10 @@ from torch.optim import Optimizer
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import PublishedLoss
-from mtpano_zoo.prediction import Prediction
+from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.output_paths import left_out
+from mtpano_zoo.prediction import Prediction, output_paths
+from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
 from mtpano_zoo.tasks import SAMPLE_MAPS
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
@@ -140,15 +146,39 @@ class PanelLogger(Callback):
 class PredictionWriter(BasePredictionWriter):
     """Write what `mtpano predict` predicts, as `Prediction.save` does, under the ids of the samples.
 
+    Results that are complete are kept, and a folder holds results of one network and its settings only, see
+    `mtpano_zoo.prediction_folder`. A sample that cannot be written costs no other.
+
     Args:
         out: Folder for the results; ``predictions`` beside the logs of the run if not given.
-        overwrite: Replace results that exist already.
+        overwrite: Replace results that exist already, also those of other settings.
     """
 
     def __init__(self, out: str | None = None, overwrite: bool = False) -> None:
         super().__init__(write_interval="batch")
         self.out = out
         self.overwrite = overwrite
+        self.failed: dict[str, str] = {}
+        """Why a sample has no results, one sentence each."""
+        self._ids: Counter[str] = Counter()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the folder ready, the first process before the others.
+
+        Raises:
+            InputError: If it holds results of other settings, which are not to be replaced.
+        """
+        self.failed, self._ids = {}, Counter()
+        name = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        model = describe_model(_module(pl_module).network, name)
+        manifest = manifest_of("mtpano predict", model, {"precision": str(trainer.precision)})
+        advice = "choose another `out` of PredictionWriter, or replace the results by its `overwrite`"
+        self._folder = PredictionFolder(self.folder(trainer), manifest, self.overwrite, advice)
+        if trainer.is_global_zero:
+            self._folder.claim()
+        trainer.strategy.barrier("prediction folder")
+        if not trainer.is_global_zero:
+            self._folder.claim()
 
     def write_on_batch_end(
         self,
@@ -161,17 +191,43 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the samples of one batch."""
-        for name, maps in zip(batch["id"], prediction, strict=True):
-            target = self.folder(trainer) / name  # an id may name a sub-folder
-            Prediction(**maps).save(target.parent, target.name, self.overwrite)
+        for sample_id, maps in zip(batch["id"], prediction, strict=True):
+            try:
+                self._write(sample_id, Prediction(**maps))
+            except (OSError, ValueError) as error:
+                self.failed[sample_id] = str(error)
+            self._ids[sample_id] += 1
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the results are."""
-        rank_zero_info(f"The predictions are in {self.folder(trainer)}")
+        """Say where the results are.
+
+        Raises:
+            InputError: If there are samples without results; all others have been written.
+        """
+        parts: list[Any] = [(self._ids, self.failed)]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, (self._ids, self.failed))
+        ids: Counter[str] = sum((part for part, _ in parts), Counter())
+        failed = {sample_id: sentence for _, part in parts for sample_id, sentence in part.items()}
+        self.failed = {sample_id: _twice(sample_id) for sample_id, count in ids.items() if count > 1} | failed
+        if self.failed and trainer.is_global_zero:
+            raise left_out(list(self.failed.values()), ids.total(), self._folder.root)
+        rank_zero_info(f"The predictions are in {self._folder.root}")
 
     def folder(self, trainer: pl.Trainer) -> Path:
         """Give the folder that is written to."""
         return Path(self.out) if self.out else Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+
+    def _write(self, sample_id: str, prediction: Prediction) -> None:
+        files = output_paths(self._folder.root, sample_id, prediction.tasks)
+        if sample_id in self._ids:
+            raise InputError(_twice(sample_id))
+        digest = hashlib.sha256(prediction.image.tobytes()).hexdigest()
+        if not self._folder.finished(sample_id, files, set(files), lambda: digest):
+            self._folder.begin(sample_id)
+            prediction.save(self._folder.root, sample_id, overwrite=True)
+            self._folder.complete(sample_id, digest)
 
 
 class ProgressBar(RichProgressBar):
@@ -188,6 +244,10 @@ class ProgressBar(RichProgressBar):
             self._shown = dict(super().get_metrics(trainer, pl_module))
             self._shown.pop("v_num", None)
         return self._shown
+
+
+def _twice(sample_id: str) -> str:
+    return f"Two samples have the id {sample_id!r}, of which only one is written: give them different ids."
 
 
 def _module(pl_module: pl.LightningModule) -> PanoramaModule:

@@ -21,6 +21,7 @@ import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
+from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
 from mtpano_zoo.training.option_errors import one_sentence, options_of
@@ -132,6 +133,7 @@ def main(args: list[str]) -> MultiTaskCLI:
     Raises:
         InputError: If an option is wrong, or does not fit the others.
     """
+    limit_configurations(args)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():
         # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
@@ -187,8 +189,9 @@ def complete_command(arguments: Sequence[str]) -> str:
             if before:
                 command = " ".join(f"--config {other}" for other in (*before, *names))
                 return f"{name} goes after {' and '.join(before)}: `mtpano {arguments[0]} {command}`."
-    complete = "`mtpano fit --config quickstart.yaml`"
-    return f"{complete} has all that is needed, `--config base.yaml --config structured3d.yaml` too."
+    return (
+        f"Complete is `mtpano {arguments[0]} --config quickstart.yaml`, or `--config base.yaml --config synpass.yaml`."
+    )
 
 
 def _starts_trained(model: Mapping[str, Any]) -> bool:

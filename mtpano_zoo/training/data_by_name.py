@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 import mtpano_zoo.data
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
+from mtpano_zoo.text_files import parse_yaml, read_yaml
 from mtpano_zoo.training.option_errors import one_sentence
 
 _SUFFIX = "DataModule"
@@ -45,10 +45,7 @@ def build_data(
         key, separator, value = option.partition("=")
         if not separator:
             raise InputError(f"options of a data set are given as key=value, not as {option!r}")
-        try:
-            arguments[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"the value of {option!r} is not YAML: put it in quotes") from error
+        arguments[key] = parse_yaml(value, f"the value of {option!r}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     with one_sentence(complete=_ARGUMENTS):
@@ -77,10 +74,7 @@ def class_name(name: str) -> str:
 
 
 def _section(config: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(config)
     section = content.get("data") if isinstance(content, dict) else None
     section = {"class_path": section} if isinstance(section, str) else section
     if not isinstance(section, dict) or "class_path" not in section:

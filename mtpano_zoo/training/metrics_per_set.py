@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.metrics import defined_scores
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.base import PanoramaModule
@@ -24,7 +25,7 @@ class MetricsPerSet(Callback):
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         modules = getattr(trainer.datamodule, "modules", None)  # type: ignore[attr-defined]
         if not isinstance(pl_module, PanoramaModule) or not isinstance(modules, Mapping):
-            raise ValueError("MetricsPerSet scores the sets of a MixedDataModule with a PanoramaModule: leave it out")
+            raise InputError("MetricsPerSet scores the sets of a MixedDataModule with a PanoramaModule: leave it out")
         pooled = cast(dict[str, Metric], dict(cast(Any, pl_module.metrics[stage]).items()))
         self._metrics = {
             name: {task: metric.clone().to(pl_module.device) for task, metric in pooled.items()} for name in modules

@@ -42,7 +42,7 @@ SUFFIX = "DataModule"
 
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_OBJECT = re.compile(
-    r"Problem with given class_path '([^']+)':\s+(?:No module named|module '[^']+' has no attribute)"
+    r"Problem with given class_path '(([^'.]+)[^']*)':\s+(?:No module named '\2[.']|module .+ has no attribute)"
 )
 _NO_ARGUMENT = re.compile(r"Problem with given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
 _LACKS = re.compile(r"Problem with given class_path '([^']+)':\s+the following arguments are required: (.+)")
@@ -71,10 +71,13 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         raise InputError(explain(str(error), options, complete)) from error
     except (ValueError, MisconfigurationException) as error:
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
-        ours = next((e for e in _causes(error) if isinstance(e, (InputError, MisconfigurationException))), None)
-        if ours is None or isinstance(error, InputError):
+        deliberate = (InputError, OSError, MisconfigurationException)
+        ours = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
+        if ours is None:
             raise
-        raise InputError(" ".join(str(ours).split())) from error
+        if isinstance(ours, MisconfigurationException):
+            raise InputError(" ".join(str(ours).split())) from error
+        raise ours from ours.__cause__
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
@@ -86,7 +89,7 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
         complete: See `one_sentence`.
     """
     keys = _KEY.findall(message)
-    where = ".".join(keys)
+    where = ".".join(keys) or "The command"
     if found := _MISSING.search(message):
         missing = ["--" + re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
         return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. {complete}"
@@ -99,7 +102,7 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
         end = did_you_mean(suggestion) if suggestion else f"; it has {', '.join(known)}."
         return f"{where}: {owner.rpartition('.')[2]} has no argument {name}{end}"
     if found := _NO_CLASS.search(message) or _NO_OBJECT.search(message):
-        suggestion = did_you_mean(nearest_class(found[1].rpartition(".")[2], keys[-1].rpartition(".")[2]))
+        suggestion = did_you_mean(nearest_class(found[1].rpartition(".")[2], where.rpartition(".")[2]))
         return f"{where}: there is no class {found[1]}{suggestion} Name one of your own with its module: module.Class."
     if found := _LACKS.search(message):
         return f"{where}: {found[1].rpartition('.')[2]} needs {found[2]}. {complete}"
@@ -123,8 +126,8 @@ def nearest_class(name: str, kind: str) -> str | None:
     if kind not in KINDS:
         return None
     base = cast(type, pydoc.locate(KINDS[kind]))
-    known = {known.__name__ for known in (base, *_subclasses(base)) if not inspect.isabstract(known)}
-    stems = {name.removesuffix(SUFFIX): name for name in sorted(known - set(BASES)) if not name.startswith("_")}
+    names = {kind.__name__ for kind in (base, *_subclasses(base)) if not inspect.isabstract(kind)}
+    stems = {name.removesuffix(SUFFIX): name for name in sorted(names - set(BASES)) if not name.startswith("_")}
     stem = nearest(name.removesuffix(SUFFIX), stems)
     return None if stem is None else stems[stem]
 
@@ -171,9 +174,10 @@ def _signatures(class_paths: Iterable[str]) -> Iterator[str]:
 
 
 def _subclasses(base: type) -> Iterator[type]:
-    for known in base.__subclasses__():
-        yield known
-        yield from _subclasses(known)
+    children: list[type] = type.__subclasses__(base)
+    for child in children:
+        yield child
+        yield from _subclasses(child)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

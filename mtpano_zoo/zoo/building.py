@@ -194,15 +194,15 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
     built = {}
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:
-            if value["class_path"] not in ENCODERS:
-                known = ", ".join(ENCODERS)
-                raise InputError(f"{source} describes a part {value['class_path']!r}, which is none of {known}.")
-            value = _build(ENCODERS[value["class_path"]], value.get("init_args", {}), source)
+            name = value["class_path"]
+            if not isinstance(name, str) or name not in ENCODERS:
+                raise InputError(f"{source} describes a part {name!r}, which is none of {', '.join(ENCODERS)}.")
+            value = _build(ENCODERS[name], value.get("init_args"), source)
         built[key] = value
     try:
         return part(**built)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"{source} has arguments that {part.__name__} does not take: {reason}.") from error
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, errors, get_session, get_token, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.proxy import PROXIES, explain_proxy, set_variables
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.entries import Entry
 
 __all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
@@ -43,7 +44,7 @@ def fetch(entry: Entry) -> tuple[Path, str]:
 
     Raises:
         OSError: if the file is not there and cannot be downloaded; the sentence says what to do.
-        ValueError: if it has another checksum than it should.
+        InputError: If it has another checksum than it should.
     """
     revision = entry.revision or _record(entry).get("revision")
     example = f'give its path instead of the name: load_model("/path/to/{Path(entry.file).name}")'
@@ -68,7 +69,7 @@ def _record_path(entry: Entry) -> Path:
 def _record(entry: Entry) -> dict[str, Any]:
     """Return what was noted at the first download, if it is what `fetch` writes."""
     try:
-        record = json.loads(_record_path(entry).read_bytes())
+        record = read_json(_record_path(entry))
         if COMMIT.fullmatch(record["revision"]) and SHA256.fullmatch(record["sha256"]):
             return dict(record)
     except (OSError, ValueError, TypeError, LookupError):
@@ -138,7 +139,7 @@ def _explained(repository: str, file: str, revision: str | None, by_hand: str) -
     try:
         yield
     except errors.HFValidationError as error:
-        raise ValueError(
+        raise InputError(
             f"{repository!r} is no name of a repository on the Hugging Face Hub: write user/name."
         ) from error
     except errors.GatedRepoError as error:
@@ -207,7 +208,7 @@ def verify(path: Path, expected: str | None = None) -> str:
         expected: its checksum; by default the one that the Hub named when it was downloaded, if it did.
 
     Raises:
-        ValueError: if it has another; the file is then moved aside, so that it will be downloaded again.
+        InputError: If it has another; the file is then moved aside, so that it will be downloaded again.
     """
     # One step only: the blob, which is named by its checksum, may itself be a link.
     blob = Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path
@@ -219,7 +220,7 @@ def verify(path: Path, expected: str | None = None) -> str:
     with blob.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if expected and found != expected:
-        raise ValueError(
+        raise InputError(
             f"{path.name} has the SHA-256 {found} instead of {expected}, so it is not what it should be: "
             f"{_put_aside(path, blob)}."
         )

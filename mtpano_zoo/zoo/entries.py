@@ -5,10 +5,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-import yaml
-
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
+from mtpano_zoo.text_files import read_yaml
 
 __all__ = ("Entry", "entries", "list_models", "models_table", "parse_entry")
 
@@ -88,7 +87,7 @@ def entries() -> dict[str, Entry]:
     Raises:
         InputError: If an entry has an unknown key, or lacks one.
     """
-    known = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))
+    known = read_yaml(shipped("checkpoints.yaml"))
     return {name: parse_entry(name, values) for name, values in known.items()}
 
 

@@ -25,7 +25,7 @@ from mtpano_zoo.zoo.building import assemble, build_network
 from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry, entries
 
-__all__ = ("load_model",)
+__all__ = ("check_device", "load_model")
 
 CHECKSUM = "model.sha256"
 
@@ -76,7 +76,7 @@ def load_model(
         )
     if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
         raise InputError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
-    _check_device(device)
+    check_device(device)
     description, weights = _read(str(source))
     network = assemble(
         description, weights, source, tasks=tasks, classes=classes, palette=palette, input_size=input_size
@@ -84,7 +84,7 @@ def load_model(
     return network.to(device)
 
 
-def _check_device(device: str | torch.device) -> None:
+def check_device(device: str | torch.device) -> None:
     """Refuse a device that is not there before gigabytes are loaded.
 
     Raises:
@@ -92,8 +92,13 @@ def _check_device(device: str | torch.device) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        if isinstance(error, NotImplementedError | ImportError):  # whose text is a page about operators
+            reason = "this PyTorch was built without it"
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        usable = "cpu" if found is None else f"cpu or {found.type}"
+        raise InputError(f"The device {str(device)!r} cannot be used here: {reason}; choose {usable}.") from error
 
 
 def _read(source: str) -> Contents:

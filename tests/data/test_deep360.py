@@ -87,7 +87,7 @@ def test_another_projection_is_refused():
         (png(np.zeros((4, 8), np.uint8)), "truncated, damaged or no NPZ"),
         (npz(np.zeros((16, 8)))[:-30], "truncated, damaged or no NPZ"),
         (npz(np.zeros((16, 8)), "depth"), "no NPZ file with an array arr_0"),
-        (npz(np.array([{}] * 8)), "truncated, damaged or no NPZ"),  # pickled objects are not read
+        (npz(np.array([{}] * 8)), "damaged or no NPY file of numbers"),  # pickled objects are not read
         (npz(np.zeros((16, 8), np.uint16)), r"uint16 \(16, 8\) instead of floating point"),
         (npz(np.zeros((16, 8, 3))), "instead of floating point"),
     ],

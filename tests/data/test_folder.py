@@ -163,7 +163,7 @@ def test_classes_without_colours_get_some(root, classes):
         ({"classes.yaml": b"classes: [wall, wall]"}, "must name 1 to 255 different classes"),
         ({"classes.yaml": b"- wall"}, "is not a list of classes such as"),
         ({"classes.yaml": b"classes: [{name: wall, color: [1, 2]}, floor]"}, "is not a list of classes"),
-        ({"classes.yaml": b"classes: ["}, "is not a list of classes"),
+        ({"classes.yaml": b"classes: ["}, r"classes\.yaml is not YAML"),
         ({"classes.yaml": b"classes: [[wall], floor]"}, "is not a list of classes"),
         ({"classes.yaml": b"classes: [wall, '']"}, "must name 1 to 255 different classes"),
         ({"images/a.jpg": b""}, r"images/a\.jpg and a\.png have the same name"),

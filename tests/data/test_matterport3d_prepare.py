@@ -8,7 +8,7 @@ import torch
 from fake_files import room_maps, write, write_zip
 from ray_caster import rays, reference
 
-from mtpano_zoo import sphere
+from mtpano_zoo import sphere, workers
 from mtpano_zoo.data import matterport3d_prepare
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_prepare import View, fuse_views, prepare, stitch_skybox
@@ -117,7 +117,7 @@ def test_a_panorama_without_views_is_an_image(raw, tmp_path):
 
 def test_tree_zips_and_workers_give_the_same(raw, tmp_path, releases, monkeypatch):
     # A fresh process needs seconds to import torch.
-    monkeypatch.setattr(matterport3d_prepare, "get_context", lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(workers, "get_context", lambda _: multiprocessing.get_context("fork"))
     for scan, content in releases.items():
         zipped(tmp_path / "zips", scan, content)
     prepare(raw, tmp_path / "a", H, W)
@@ -184,6 +184,22 @@ def test_a_damaged_building_costs_no_other(tmp_path, releases):
     done = prepare(tmp_path / "zips", tmp_path / "out", H, W)
     assert done.written == 1
     assert len(done.failures) == 1 and done.failures[0].startswith(f"{TEST} is left out: {archive} is not a complete")
+
+
+def test_a_building_whose_name_cannot_name_files_costs_no_other(tmp_path, releases):
+    write(tmp_path / "raw" / TRAIN, releases[TRAIN])
+    copied = {name.replace(f"{TEST}.conf", "C:copy.conf"): data for name, data in releases[TEST].items()}
+    write(tmp_path / "raw" / "C:copy", copied)
+    done = prepare(tmp_path / "raw", tmp_path / "out", H, W)
+    assert done.written == 1 and len(done.failures) == 1
+    assert re.match("C:copy: 2 of 2 panoramas are left out: The id '.*' cannot name a file", done.failures[0])
+    assert not [path for path in (tmp_path / "out").rglob("*") if "copy" in path.name]
+
+
+def test_a_building_is_called_after_its_folder_however_that_is_given(raw, tmp_path, monkeypatch):
+    monkeypatch.chdir(raw / "v1" / "scans" / TEST / TEST / "matterport_skybox_images")
+    assert prepare("..", tmp_path / "out", H, W) == (2, 0, [])
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.jpg")} == {TEST}
 
 
 def test_depth_without_cameras_is_refused(raw, tmp_path):

@@ -56,10 +56,16 @@ def test_lists_of_the_owner(root):
         data.dataset("train")
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "Allensville: 3", "Allensville: {", "Allensville:"])
+@pytest.mark.parametrize("text", ["", "[1, 2]", "Allensville: 3", "Allensville:"])
 def test_list_of_another_kind_is_refused(root, text):
     (root / "list.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"list\.yaml is no list .* it names nothing"):
+        Pano3DDataModule(root, lists={"test": "list.yaml"})
+
+
+def test_list_that_is_not_yaml_is_named(root):
+    (root / "list.yaml").write_text("Allensville: {")
+    with pytest.raises(ValueError, match=r"list\.yaml is not YAML"):
         Pano3DDataModule(root, lists={"test": "list.yaml"})
 
 

@@ -66,7 +66,7 @@ def test_samples_are_the_merged_maps(root):
 
 def test_the_classes_are_those_of_the_published_checkpoints():
     published = yaml.safe_load(shipped("checkpoints.yaml").read_text())
-    assert list(ADE20K_CLASSES) == published["mtpano-large.408k"]["classes"]
+    assert list(ADE20K_CLASSES) == published["mtpano-large.408k"]["network"]["init_args"]["classes"]
 
 
 def test_a_batch_trusts_fully_what_has_no_confidence(root):

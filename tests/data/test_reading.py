@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+import tracemalloc
 import warnings
 import zlib
 
@@ -10,22 +11,29 @@ import cv2
 import numpy as np
 import pytest
 from fake_files import png
-from PIL import Image
+from PIL import Image, ImageFile
 
+from mtpano_zoo import limits
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
     RIGHT_DOWN_FORWARD,
     RIGHT_FORWARD_UP,
+    UNREADABLE,
+    decode_array,
     decode_depth,
     decode_labels,
+    decode_packed_array,
     decode_rgb,
     decode_vectors,
     decode_wide_rgb,
     look_up,
     open_image,
+    reason_of,
     resize_map,
     unit_or_zero,
 )
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import VARIABLE
 from mtpano_zoo.tasks import NO_LABEL
 
 RANDOM = np.random.default_rng(0)
@@ -315,3 +323,126 @@ def test_the_same_size_is_left_as_it_is():
     for role, shape in (("image", (8, 16, 3)), ("semseg", (8, 16)), ("depth", (8, 16)), ("normals", (8, 16, 3))):
         values = RANDOM.random(shape).astype(np.float32)
         assert resize_map(role, values, 8, 16) is values
+
+
+# --- Sizes that are too large, or are lies ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [
+        decode_rgb,
+        decode_wide_rgb,
+        lambda data: decode_labels(data, range(256)),
+        lambda data: decode_depth(data, 0.001),
+        lambda data: decode_vectors(data, 128, 127),
+    ],
+)
+@pytest.mark.parametrize("kind", ["RGB", "RGB;16", "L", "I;16"])
+def test_what_is_too_large_is_refused_before_it_is_decoded(decode, kind, monkeypatch):
+    values = COLOURS if kind.startswith("RGB") else COLOURS[..., 0]
+    data = wide_png(values.astype(np.uint16)) if ";16" in kind else png(values)
+    monkeypatch.setenv(VARIABLE, str(6 * 12 - 1))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV decodes it"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("Pillow decodes it"))
+    with pytest.raises(InputError, match=r"^it is 12 x 6 pixels, more than 71: scale it down"):
+        decode(data)
+
+
+def test_the_largest_common_panorama_passes(monkeypatch):
+    """Only the header is that of 16384 x 8192 pixels; that of the second has four times as many."""
+    seen = []
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: seen.append(1))
+    with pytest.raises(InputError, match="its pixels cannot be decoded"):
+        decode_rgb(claiming(16384, 8192))
+    assert seen
+    with pytest.raises(InputError, match="it is 32768 x 16384 pixels, more than 178,956,970"):
+        decode_rgb(claiming(32768, 16384))
+    assert len(seen) == 1
+
+
+def claiming(width, height):
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes((8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def chunk(kind, data):
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def test_a_second_header_is_refused():
+    """Of two, the first would be compared with the limit and the second perhaps decoded."""
+    small, large = claiming(12, 6), claiming(32768, 16384)
+    with pytest.raises(InputError, match="it has two headers"):
+        decode_rgb(small[:33] + large[8:])
+
+
+def npy(array, **changes):
+    """An NPY file whose header may say something else than what follows."""
+    buffer = io.BytesIO()
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape} | changes
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", np.uint16, bool])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (4, 8), (4, 8, 3)])
+def test_arrays_are_read_as_numpy_does(dtype, order, shape):
+    array = RANDOM.uniform(0, 9, shape).astype(dtype, order=order)
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    read = decode_array(buffer.getvalue())
+    assert read.dtype == array.dtype and read.shape == shape and np.array_equal(read, array)
+    assert read.flags.writeable
+
+
+LIES = [
+    ({"shape": (1 << 13, 1 << 14)}, "its header says float32 .8192, 16384., but only 128 bytes follow"),
+    ({"shape": (1 << 40, 1 << 40)}, "pixels, more than 178,956,970"),
+    ({"shape": (4, 8, 1 << 60)}, "but only 128 bytes follow"),
+    ({"shape": (-4, -8)}, "no NPY file of numbers"),
+    ({"shape": (4, 9)}, "but only 128 bytes follow"),
+    ({"descr": "|O"}, "no NPY file of numbers"),
+    ({"descr": "<M8[s]"}, "no NPY file of numbers"),
+    ({"descr": [("a", "<f4")]}, "no NPY file of numbers"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), LIES)
+def test_arrays_whose_header_lies_take_no_memory(changes, reason):
+    data = npy(np.zeros((4, 8), np.float32), **changes)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=f"^it .*{reason}"):
+        decode_array(data)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x93NUMPY", npy(np.zeros(3))[:30], b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, npy(np.zeros(3))[1:]],
+)
+def test_damaged_arrays_are_a_sentence(data):
+    with pytest.raises(InputError, match=r"^it is damaged or no NPY file of numbers: "):
+        decode_array(data)
+
+
+def test_packed_arrays_that_would_grow_are_not_unpacked(monkeypatch):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, arr_0=np.zeros((1000, 2000), np.float32))  # 8 MB in 8 kB
+    assert decode_packed_array(buffer.getvalue(), "arr_0").shape == (1000, 2000)
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 1_000_000)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"^it has more than 4,000,000 bytes"):
+        decode_packed_array(buffer.getvalue(), "arr_0")
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_every_error_has_words():
+    for error in (*(kind for kind in UNREADABLE if kind is not cv2.error), MemoryError):
+        assert reason_of(error()).strip()
+    assert reason_of(MemoryError()) == "it needs more memory than there is"
+    assert reason_of(KeyError("semseg")) == "it has no 'semseg'"
+    assert reason_of(FileNotFoundError(2, "No such file or directory", "a.png")) == "No such file or directory"

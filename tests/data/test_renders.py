@@ -1,11 +1,14 @@
 import sys
 
 import numpy as np
+import OpenEXR
 import pytest
 from fake_exr import exr
 from fake_files import png
 
 from mtpano_zoo.data.renders import decode_exr, decode_exr_depth, decode_exr_normals, read_lists
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import VARIABLE
 
 
 @pytest.fixture
@@ -102,20 +105,53 @@ def test_without_the_package_the_extra_is_named(values, monkeypatch):
         decode_exr(data)
 
 
+def words(path):
+    return path.read_text().split()
+
+
 def test_lists(tmp_path):
     (tmp_path / "a.txt").write_text("x y")
-    (tmp_path / "b.txt").write_text("z", encoding="utf-8-sig")
+    (tmp_path / "b.txt").write_text("z")
     (tmp_path / "both.txt").write_text("z x")
     (tmp_path / "empty.txt").write_text("")
-    assert read_lists(tmp_path, None, str.split) is None
+    assert read_lists(tmp_path, None, words) is None
     lists = {"train": "a.txt", "test": str(tmp_path / "b.txt")}
-    assert read_lists(tmp_path, lists, str.split) == {"x": "train", "y": "train", "z": "test"}
+    assert read_lists(tmp_path, lists, words) == {"x": "train", "y": "train", "z": "test"}
     for lists, message in (
         ({"predict": "a.txt"}, "not for 'predict'"),
         ({"train": "empty.txt"}, "it names nothing"),
         ({"train": "a.txt", "val": "both.txt"}, "another list too, such as x"),
     ):
         with pytest.raises(ValueError, match=message):
-            read_lists(tmp_path, lists, str.split)
+            read_lists(tmp_path, lists, words)
     with pytest.raises(FileNotFoundError, match=r"no list of samples at .*c\.txt"):
-        read_lists(tmp_path, {"val": "c.txt"}, str.split)
+        read_lists(tmp_path, {"val": "c.txt"}, words)
+
+
+def test_what_is_too_large_is_refused_before_it_is_decoded(values, monkeypatch):
+    data = exr(R=values[..., 0], G=values[..., 1], B=values[..., 2])
+    monkeypatch.setenv(VARIABLE, str(16 * 32))
+    assert decode_exr(data).shape == (16, 32, 3)
+    monkeypatch.setenv(VARIABLE, str(16 * 32 - 1))
+    real = OpenEXR.File
+    monkeypatch.setattr(
+        OpenEXR,
+        "File",
+        lambda *given, header_only=False: real(*given, header_only=True) if header_only else pytest.fail("decoded"),
+    )
+    with pytest.raises(InputError, match=r"^it is 32 x 16 pixels, more than 511"):
+        decode_exr(data)
+
+
+def test_a_header_of_gigabytes_is_refused(values):
+    """Its window, two corners of which the second is the last pixel, is made larger byte by byte."""
+    data = exr(Y=values[..., 0])
+    at = data.index(b"dataWindow\0box2i\0") + len(b"dataWindow\0box2i\0") + 4
+    claimed = data[: at + 8] + (99_999).to_bytes(4, "little") * 2 + data[at + 16 :]
+    with pytest.raises(InputError, match=r"^it is 100000 x 100000 pixels"):
+        decode_exr(claimed)
+
+
+def test_many_channels_are_refused_before_they_are_decoded(values):
+    with pytest.raises(InputError, match="1 parts with 5 channels"):
+        decode_exr(exr(**{f"c{i}": values[..., 0] for i in range(5)}))

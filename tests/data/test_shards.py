@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from mtpano_zoo import limits
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import Augmentation, MixedDataModule, RoomsDataModule, ShardsDataModule, write_shards
 from mtpano_zoo.data import shards as module
 from mtpano_zoo.data.panoramas import UnreadableSampleError
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.training import MultiTaskModule
 
 COUNTS = {"train": 11, "val": 3, "test": 2}
@@ -243,15 +246,20 @@ def test_a_shard_that_lost_samples_is_told(written, tmp_path):
         list(ShardsDataModule(tmp_path, batch_size=1).val_dataloader())
 
 
-@pytest.mark.parametrize(
-    "shards",
-    [[], 3, {"train": []}, {"train": {"a.tar": 0}}, {"train": {"a.tar": "2"}}, {"train": {"../a.tar": 2}}],
-)
-def test_counts_that_are_none_are_refused(written, tmp_path, shards):
-    contents = json.loads((written / "shards.json").read_text()) | {"shards": shards}
+def test_shards_that_are_counted_as_empty_do_not_turn_for_ever(written, tmp_path, in_time):
+    """One of two processes has nothing but such a file."""
+    for path in written.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name in (f"train-00000{i}.tar" for i in range(5)):
+        (tmp_path / name).write_bytes(empty_tar())
+    contents = json.loads((written / "shards.json").read_text())
+    contents["shards"]["train"] = dict.fromkeys(contents["shards"]["train"], 0) | {"train-000005.tar": 1}
     (tmp_path / "shards.json").write_text(json.dumps(contents))
-    with pytest.raises(ValueError, match=r"shards\.json is damaged: write the shards again"):
-        ShardsDataModule(tmp_path)
+    loader = ShardsDataModule(tmp_path, batch_size=1).train_dataloader()
+    assert ids(loader) == ["train-000010"]
+    loader.dataset.shards = {"train-000000.tar": 0}
+    with pytest.raises(UnreadableSampleError, match=r"train-000000\.tar and 0 others cannot be used: they are empty"):
+        list(loader)
 
 
 def test_distances_at_the_end_of_16_bits_survive(tmp_path):
@@ -284,6 +292,43 @@ def test_damage_is_told_with_the_file(written, tmp_path):
     shard.unlink()
     with pytest.raises(UnreadableSampleError, match="No such file"):
         list(ShardsDataModule(tmp_path).val_dataloader())
+
+
+class Bad(RoomsDataModule):
+    """Five samples for training: ids that lead elsewhere, and one that cannot be read."""
+
+    def __init__(self, ids=("../../x", "good", "/abs", "also/good", "unreadable")):
+        super().__init__(16, 32, 1, 1, 1)
+        samples = [self.val_set[0] | {"id": name} for name in ids]
+
+        class Set(Items):
+            def __getitem__(self, i):
+                if self.ids[i] == "unreadable":
+                    raise UnreadableSampleError("images/x.png cannot be used: it is truncated")
+                return super().__getitem__(i)
+
+        self.train_set = Set(samples)
+        self.train_set.ids = ids
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_packed_costs_no_other(tmp_path, workers):
+    with pytest.raises(InputError) as caught:
+        write_shards(Bad(), tmp_path, ["train", "val"], shard_size=2, workers=workers, progress=False)
+    first, *others = str(caught.value).splitlines()
+    assert first == f"3 of 6 samples were left out; the others are in {tmp_path}:"
+    assert [line.split(":")[0] for line in others] == [
+        "  The id '../../x' cannot name a file", "  The id '/abs' cannot name a file", "  images/x.png cannot be used",
+    ]  # fmt: skip
+    data = ShardsDataModule(tmp_path)
+    assert data.shards == {"train": {"train-000000.tar": 2}, "val": {"val-000000.tar": 1}}
+    assert [sample["id"] for sample in data._samples("train")] == ["good", "also/good"]
+
+
+def test_shards_without_any_sample_are_not_taken_for_a_set(tmp_path):
+    with pytest.raises(InputError, match="2 of 2 samples were left out"):
+        write_shards(Bad(("..", "")), tmp_path, ["train"], progress=False)
+    assert not any(tmp_path.iterdir())
 
 
 def test_refuses_in_one_sentence(rooms, written, tmp_path):
@@ -339,3 +384,89 @@ def test_command_packs_and_lightning_trains_from_it(tmp_path, tiny_network, caps
     config.write_text(f"data: {{class_path: ShardsDataModule, init_args: {{root: {out}}}}}")
     assert main(["data", "stats", "--config", str(config), "--workers", "0"]) == 1
     assert "gives samples in a row only" in capsys.readouterr().err
+
+
+def sparse(name, size):
+    """A member of 1,536 bytes in the format of GNU tar that claims to be of any size, all of it a hole."""
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0" % size + b"%011o\0" % 0  # a piece of no bytes at the end
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def test_a_sparse_member_that_claims_gigabytes_is_refused_at_once(written, tmp_path):
+    copy(written, tmp_path)
+    shard = tmp_path / "val-000000.tar"
+    shard.write_bytes(sparse("00000000.image.png", 3 << 30) + bytes(1024))
+    with tarfile.open(shard) as archive:
+        assert archive.getmembers()[0].size == 3 << 30 and archive.getmembers()[0].issparse()
+    tracemalloc.start()
+    with pytest.raises(UnreadableSampleError, match=r"val-000000\.tar cannot be used: .*image\.png is sparse"):
+        list(ShardsDataModule(tmp_path).val_dataloader())
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def test_a_member_that_is_too_large_is_refused_before_it_is_read(written, monkeypatch):
+    data = ShardsDataModule(written)
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 40)
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *_: pytest.fail("it is read"))
+    with pytest.raises(UnreadableSampleError, match=r"member 0000000\d\.image\.png has more than 160 bytes"):
+        list(data.val_dataloader())
+
+
+def test_members_outside_of_the_folder_are_read_as_bytes_alone(written, tmp_path):
+    copy(written, tmp_path / "in")
+    shard = tmp_path / "in/val-000000.tar"
+    with tarfile.open(written / shard.name) as archive:
+        content = {member.name: archive.extractfile(member).read() for member in archive}
+    with tarfile.open(shard, "w") as archive:
+        link = tarfile.TarInfo("../../outside.link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    assert sorted(ids(ShardsDataModule(tmp_path / "in").val_dataloader())) == [f"val-{i:06d}" for i in range(3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        [],
+        "deep",
+        {"classes": 5},
+        {"classes": "wall"},
+        {"palette": "red"},
+        {"palette": [[1, 2, 300]]},
+        {"palette": [1, 2]},
+        {"height": None},
+        {"height": 1e400},
+        {"shards": []},
+        {"shards": {"train": 3}},
+        {"shards": {"train": {"../train.tar": 3}}},
+        {"shards": {"train": {"/etc/train.tar": 3}}},
+        {"shards": {"train": {"train.tar": "3"}}},
+        {"shards": {"train": {"train.tar": -3}}},
+        {"shards": {"train": {"train.tar": True}}},
+    ],
+    ids=repr,
+)
+def test_contents_of_a_wrong_kind_are_one_sentence(written, tmp_path, change):
+    contents = json.loads((written / "shards.json").read_text())
+    text = "[" * 100_000 if change == "deep" else json.dumps(contents | change if isinstance(change, dict) else change)
+    (tmp_path / "shards.json").write_text(text)
+    with pytest.raises(InputError, match=r"shards\.json is damaged .*: write the shards again"):
+        ShardsDataModule(tmp_path)
+
+
+def copy(source, target):
+    target.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())

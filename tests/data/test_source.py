@@ -1,15 +1,20 @@
 """Files by their place: the same bytes from a tree and from archives, and damage told in one sentence."""
 
+import contextlib
 import pickle
 import re
+import tracemalloc
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 from fake_files import damage, write, write_zip
 
+from mtpano_zoo import limits
 from mtpano_zoo.data.source import PLAIN, Source, compile_pattern, field_names, list_archive, list_tree
+from mtpano_zoo.errors import InputError
 
 ANYTHING = re.compile(".*")
 CONTENT = {"a/one.bin": bytes(range(256)) * 40, "a/two.bin": b"", "b/three.txt": b"three" * 1000}
@@ -138,3 +143,63 @@ def test_only_folders_that_can_hold_files_are_looked_into(tmp_path):
     looked_into = {"", "area_1/", "area_1/pano/", "area_1/pano/rgb/", "area_1/pano/depth/", "area_2/", "area_2/pano/"}
     assert set(times) == looked_into | {"area_2/pano/rgb/"}
     assert list_tree(tmp_path / "none", ["{i}.png"], {}) == ([], {})
+
+
+def test_members_that_would_grow_are_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "files.zip"
+    write_zip(path, {"a.bin": bytes(20_000_000)})  # 20 MB in 20 kB
+    (place,) = list_archive(path, 0, "", ANYTHING).values()
+    assert len(Source(tmp_path, [path]).read("a.bin", place)) == 20_000_000
+    data = bytearray(path.read_bytes())
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 1_000_000)
+    for claimed in (20_000_000, 0, 100, 0xFFFFFFFF):  # the truth, unknown, a lie, and elsewhere
+        data[22:26] = claimed.to_bytes(4, "little")
+        path.write_bytes(data)
+        tracemalloc.start()
+        with pytest.raises(InputError, match=r"^it has more than 4,000,000 bytes"):
+            Source(tmp_path, [path]).read("a.bin", place)
+        # Where the size is no lie, nothing is unpacked; else no more than is allowed.
+        assert tracemalloc.get_traced_memory()[1] < (1e6 if claimed == 20_000_000 else 20e6)
+        tracemalloc.stop()
+
+
+def test_what_lies_beyond_the_end_of_an_archive_reserves_no_memory(archive, tmp_path):
+    with pytest.raises(InputError, match="it ends before the place that"):
+        Source(tmp_path, [archive]).read("a/one.bin", (0, 0, 1 << 60, zipfile.ZIP_STORED, 0))
+
+
+def test_a_plain_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(1 << 33)  # without taking place on the disk
+    with pytest.raises(InputError, match=r"a\.png has more than 2,147,483,640 bytes"):
+        Source(tmp_path, []).read("a.png", PLAIN)
+
+
+def test_members_that_leave_the_archive_stay_names(tmp_path):
+    """Nothing is unpacked to the disk: a name that climbs or is absolute belongs to the bytes of the archive alone."""
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    write_zip(inside / "files.zip", {"../secret.png": b"own", str(tmp_path / "secret.png"): b"own"})
+    source = Source(inside, [inside / "files.zip"])
+    places = list_archive(inside / "files.zip", 0, "", ANYTHING)
+    assert [source.read(name, place) for name, place in places.items()] == [b"own", b"own"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "secret.png"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_directory_is_one_sentence(tmp_path, seed):
+    path = tmp_path / "files.zip"
+    write_zip(path, CONTENT)
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    start = data.index(b"PK\x01\x02")
+    for at in random.integers(start, len(data), 3):
+        data[at] = random.integers(256)
+    path.write_bytes(data)
+    try:
+        source = Source(tmp_path, [path])
+        for name, place in list_archive(path, 0, "", ANYTHING).items():
+            with contextlib.suppress(InputError):
+                source.read(name, place)
+    except InputError as error:
+        assert "files.zip" in str(error)

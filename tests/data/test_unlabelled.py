@@ -44,7 +44,6 @@ def test_zind_is_read_for_prediction(kind, tmp_path, zind, check_sample):
 
 
 def test_partition_of_zind(zind):
-    (zind / "zind_partition.json").write_text(fake_unlabelled.PARTITION)
     (zind / "zind_partition.json").write_text(fake_unlabelled.PARTITION, encoding="utf-8-sig")
     data = ZInDDataModule(zind, partition="zind_partition.json")
     assert len(ids(data, "train")) == 3
@@ -57,7 +56,7 @@ def test_partition_of_zind(zind):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"train": ["a"], "val": [], "test": []}', '{"train": 3}'])
 def test_other_partition_is_refused(zind, text):
     (zind / "p.json").write_text(text)
-    with pytest.raises(ValueError, match=r"p\.json does not list the homes"):
+    with pytest.raises(ValueError, match=r"p\.json (does not list the homes|is not JSON)"):
         ZInDDataModule(zind, partition="p.json")
     with pytest.raises(FileNotFoundError, match=r"no partition of the homes at .*q\.json"):
         ZInDDataModule(zind, partition="q.json")

@@ -6,8 +6,12 @@ from lightning.pytorch import Trainer
 from tiny_training import TinyDataModule, TinyNetwork
 
 import mtpano_zoo
+from mtpano_zoo.files.checkpoint import check_tasks, check_weights, network_weights, read_checkpoint
 from mtpano_zoo.models import PDBridgeNet
-from mtpano_zoo.training import MultiTaskModule, load_network, read_checkpoint
+from mtpano_zoo.training import MultiTaskModule
+from mtpano_zoo.zoo import load_model
+
+pytestmark = pytest.mark.usefixtures("tiny_network_is_known")
 
 
 def write(path, network):
@@ -26,7 +30,7 @@ def checkpoint(tmp_path):
 
 def test_a_network_comes_back_with_its_weights_and_nothing_beside_the_file(checkpoint):
     path, network = checkpoint
-    loaded = load_network(path)
+    loaded = load_model(path)
     assert type(loaded) is TinyNetwork
     assert (loaded.tasks, loaded.classes, loaded.config) == (("semseg", "depth"), ("floor", "wall"), network.config)
     assert not loaded.training
@@ -36,7 +40,7 @@ def test_a_network_comes_back_with_its_weights_and_nothing_beside_the_file(check
 
 def test_pd_bridgenet_comes_back(tmp_path, tiny_network):
     network = tiny_network(palette=[(1, 2, 3)] * 3)
-    loaded = load_network(write(tmp_path / "bridge.ckpt", network))
+    loaded = load_model(write(tmp_path / "bridge.ckpt", network))
     network.eval()
     assert isinstance(loaded, PDBridgeNet)
     assert loaded.config == network.config
@@ -48,8 +52,8 @@ def test_pd_bridgenet_comes_back(tmp_path, tiny_network):
 def test_the_description_is_plain_data(checkpoint):
     description = read_checkpoint(checkpoint[0])["network"]
     assert description == {
-        "class": "TinyNetwork",
-        "config": {"classes": ["floor", "wall"], "tasks": ["semseg", "depth"], "width": 5, "dropout": 0.1},
+        "class_path": "TinyNetwork",
+        "init_args": {"classes": ["floor", "wall"], "tasks": ["semseg", "depth"], "width": 5, "dropout": 0.1},
         "tasks": ["semseg", "depth"],
         "classes": ["floor", "wall"],
         "version": mtpano_zoo.__version__,
@@ -60,13 +64,23 @@ def test_the_description_is_plain_data(checkpoint):
 def test_weights_load_into_a_given_network(checkpoint):
     path, network = checkpoint
     given = TinyNetwork(classes=["floor", "wall"], tasks=["semseg", "depth"], width=5)
-    assert load_network(path, given) is given
+    with torch.no_grad():
+        network.gamma.copy_(torch.rand_like(network.gamma))
+    weights = network_weights(read_checkpoint(write(path, network)))
+    check_tasks(read_checkpoint(path)["network"], given, "the file")
+    check_weights(given, weights, "the file")
+    given.load_state_dict(weights)
     assert torch.equal(given.gamma, network.gamma)
 
 
 def test_another_task_set_names_both(checkpoint):
-    with pytest.raises(ValueError, match=r"trained for the tasks semseg, depth, but the network has semseg, normals"):
-        load_network(checkpoint[0], TinyNetwork(tasks=["semseg", "normals"]))
+    description = read_checkpoint(checkpoint[0])["network"]
+    with pytest.raises(
+        ValueError, match=r"^it was trained for the tasks semseg, depth, but the network has semseg, no"
+    ):
+        check_tasks(description, TinyNetwork(tasks=["semseg", "normals"]), "it")
+    check_tasks(description, TinyNetwork(tasks=["depth", "semseg"]), "it")
+    check_tasks(None, TinyNetwork(tasks=["depth"]), "it")
 
 
 def test_another_task_set_is_refused_by_the_trainer_as_well(checkpoint, tmp_path):
@@ -80,7 +94,7 @@ def test_what_does_not_fit_is_listed_key_by_key(checkpoint):
     network.extra = torch.nn.Linear(1, 1)
     del network.gamma
     with pytest.raises(ValueError, match="do not fit") as caught:
-        load_network(checkpoint[0], network)
+        check_weights(network, network_weights(read_checkpoint(checkpoint[0])), "it")
     message = str(caught.value)
     assert "missing extra.bias, extra.weight" in message
     assert "unexpected gamma" in message
@@ -93,7 +107,7 @@ def test_a_truncated_file_is_one_sentence(checkpoint, keep):
     content = checkpoint[0].read_bytes()
     checkpoint[0].write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(ValueError, match="truncated, damaged") as caught:
-        load_network(checkpoint[0])
+        read_checkpoint(checkpoint[0])
     assert "\n" not in str(caught.value)
 
 
@@ -107,24 +121,24 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, capsys):
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Surprise()))
     for name in ("evil.ckpt", "evil.pkl"):
         with pytest.raises(ValueError, match="more than tensors and plain data"):
-            load_network(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     assert "has run" not in capsys.readouterr().out
 
 
 def test_files_without_description_or_of_unknown_class(tmp_path, checkpoint):
     torch.save({"state_dict": {}}, tmp_path / "plain.ckpt")
-    with pytest.raises(ValueError, match="does not say which network it holds"):
-        load_network(tmp_path / "plain.ckpt")
+    with pytest.raises(ValueError, match=r"plain\.ckpt cannot be loaded: The checkpoint holds no weights"):
+        load_model(tmp_path / "plain.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(ValueError, match="holds a list, not the dictionary"):
-        load_network(tmp_path / "list.ckpt")
+        load_model(tmp_path / "list.ckpt")
     content = read_checkpoint(checkpoint[0])
-    content["network"]["class"] = "os.system"
+    content["network"]["class_path"] = "os.system"
     torch.save(content, tmp_path / "unknown.ckpt")
     with pytest.raises(ValueError, match=r"class 'os\.system', which is none of PDBridgeNet"):
-        load_network(tmp_path / "unknown.ckpt")
+        load_model(tmp_path / "unknown.ckpt")
 
 
 def test_a_missing_file_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.ckpt"):
-        load_network(tmp_path / "absent.ckpt")
+        read_checkpoint(tmp_path / "absent.ckpt")

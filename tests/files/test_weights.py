@@ -46,7 +46,7 @@ def test_weights_that_are_damaged(tmp_path: Path, kept: float) -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("{", r"config\.json cannot be read as JSON"),
+    ("{", r"config\.json is not JSON"),
     ("[]", r"config\.json holds a list, not the description"),
 ])  # fmt: skip
 def test_descriptions_that_are_damaged(tmp_path: Path, text: str, message: str) -> None:

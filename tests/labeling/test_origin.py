@@ -4,9 +4,8 @@ import hashlib
 import os
 
 import pytest
-import torch
 
-from mtpano_zoo.labeling.origin import Origin, digest_of, digest_of_files, digest_of_pixels, stamp_of, stamp_of_file
+from mtpano_zoo.labeling.origin import Origin, digest_of_files, stamp_of_file
 
 
 @pytest.mark.parametrize("origin", [Origin("sha256 0f"), Origin("room 3 of train, seed 0", "12:34:56 7:8:9")])
@@ -34,14 +33,3 @@ def test_a_replaced_file_has_another_stamp_whatever_is_done_to_its_times(tmp_pat
     (tmp_path / "b.jpg").rename(path)
     assert path.stat().st_mtime_ns == stat.st_mtime_ns and path.stat().st_size == stat.st_size
     assert stamp_of_file(path) != before
-
-
-def test_the_digest_of_pixels_is_of_values_type_and_shape():
-    image = torch.arange(24, dtype=torch.uint8).view(3, 2, 4)
-    others = (image + 1, image.float(), image.view(3, 4, 2), image.flip(0))
-    assert len({digest_of_pixels(one) for one in (image, *others)}) == 5
-    assert digest_of_pixels(image.permute(1, 2, 0).contiguous().permute(2, 0, 1)) == digest_of_pixels(image)
-
-
-def test_a_data_set_that_knows_nothing_of_its_panoramas():
-    assert digest_of([None], 0) == "" and stamp_of([None], 0) == ""

@@ -269,6 +269,31 @@ def test_distances_that_do_not_fit(photos, tmp_path, capsys):
     assert 0 < int(told.split()[0]) <= (stored == 0).sum()
 
 
+def test_names_that_are_no_text_and_names_that_the_disk_does_not_take(photos, tmp_path, capsys, monkeypatch):
+    """Some encrypted file systems take 143 bytes only, which nobody knows before."""
+    (photos / "p0.png").rename(photos / os.fsdecode(b"\xff.png"))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photos / os.fsdecode(b"night\xff.png"))
+    (photos / "p1.png").rename(photos / f"{'x' * 200}.png")
+    original = Path.rename
+
+    def rename(path, target):
+        if len(target.name) > 143:
+            raise OSError(errno.ENAMETOOLONG, "File name too long", str(target))
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    out = tmp_path / "out"
+    arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
+    assert main(arguments) == 1
+    told = capsys.readouterr().out.encode().decode().splitlines()
+    assert told[0].startswith("4 labelled") and told[0].endswith("2 failed")
+    assert any(line.startswith("  'night\\udcff': RuntimeError: it is too dark") for line in told)
+    assert any("File name too long" in line for line in told)
+    assert (out / "img" / os.fsdecode(b"\xff.jpg")).exists()
+    samples = PseudoLabelDataModule(out, height=HEIGHT, width=WIDTH).dataset("train")
+    assert sorted(sample["id"] for sample in samples) == ["p2", "p3", "p4", "\udcff"]
+
+
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_full_disk_ends_the_run(after, tmp_path, whole, capsys, monkeypatch):
     """In one sentence, with what is finished; the next run makes it whole."""

@@ -340,6 +340,14 @@ def test_names_that_lead_elsewhere(root):
     assert {path: data for path, data in tree(root).items() if data} == before
 
 
+def test_a_name_that_the_disk_does_not_take_is_not_finished(root, monkeypatch):
+    def too_long(path):
+        raise OSError(errno.ENAMETOOLONG, "File name too long", str(path))
+
+    monkeypatch.setattr(Path, "is_file", too_long)
+    assert not LabelFolder(root).has("x" * 200)
+
+
 def test_it_is_opened_first(root):
     with pytest.raises(ValueError, match="opened"):
         LabelFolder(root).write("room", b"jpeg", FILES)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,26 @@ import torch.nn.functional as F
 from torch import nn
 
 import mtpano_zoo
-from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss
 from mtpano_zoo.losses.means import mean, several_processes, weighted_mean
+from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS
+from mtpano_zoo.tasks import TASKS as ALL_TASKS
 
 CLASSES, HEIGHT, WIDTH = 4, 8, 16
-TASKS = ("semseg", "depth", "normals")
-NO_LABEL = {"semseg": 255, "depth": 0.0, "normals": 0.0}
+TASKS = tuple(MAIN_TASKS)
+LABELS = tuple(dict.fromkeys(key for task in MAIN_TASKS.values() for key in task.labels))
 # What the two processes lack; they also differ in the number of images and of holes.
 LACKING = {
     "nothing": ((), ()),
-    "depth": (("depth",), ()),
-    "one each": (("semseg", "normals"), ("depth",)),
-    "everything": ((), TASKS),
+    "depth": (("depth", "far"), ()),
+    "one each": (("semseg", "normals", "disparity_valid"), ("depth", "far")),
+    "everything": ((), LABELS),
     "the same": (("normals",), ("normals",)),
 }
-SETTINGS = {
-    "plain": {},
-    "weighted": {"confidence_tasks": TASKS},
-    "published": {"published": True},
+LOSSES = {
+    "plain": MultiTaskLoss,
+    "weighted": partial(MultiTaskLoss, confidence_tasks=TASKS),
+    "published": PublishedLoss,
 }
 
 
@@ -38,7 +41,7 @@ class PixelNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.channels = {"semseg": CLASSES, "depth": 1, "normals": 3, "gradient": 2, "edge_distance": 1, "point_map": 3}
+        self.channels = {name: task.channels or CLASSES for name, task in ALL_TASKS.items()}
         self.heads = nn.ModuleDict({task: nn.Conv2d(3, n, 1) for task, n in self.channels.items()})
         self.auxiliary_heads = nn.ModuleDict({task: nn.Conv2d(3, self.channels[task], 1) for task in TASKS})
 
@@ -61,13 +64,16 @@ def _batch(rank):
     g = torch.Generator().manual_seed(rank)
     count, share = (3, 0.1) if rank == 0 else (1, 0.7)
     size = (count, HEIGHT, WIDTH)
-    holes = torch.rand(3, *size, generator=g) < share
+    holes = torch.rand(4, *size, generator=g) < share
     normals = F.normalize(torch.randn(count, 3, HEIGHT, WIDTH, generator=g), dim=1)
     return {
         "image": torch.rand(count, 3, HEIGHT, WIDTH, generator=g),
         "semseg": torch.randint(0, CLASSES - rank, size, generator=g).masked_fill(holes[0], 255),
         "depth": (0.5 + 4 * torch.rand(size, generator=g)).masked_fill(holes[1], 0),
+        "far": holes[1] & holes[2],
         "normals": normals.masked_fill(holes[2][:, None], 0),
+        "disparity": torch.rand(size, generator=g),
+        "disparity_valid": ~holes[3],
         "confidence": torch.rand(size, generator=g),
     }
 
@@ -79,8 +85,8 @@ def _part(rank, lacking):
 def _joined(lacking):
     parts = [_batch(rank) for rank in range(2)]
     for part, absent in zip(parts, LACKING[lacking], strict=True):
-        for task in absent:
-            part[task] = torch.full_like(part[task], NO_LABEL[task])
+        for key in absent:
+            part[key] = torch.full_like(part[key], SAMPLE_MAPS[key].empty)
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -100,8 +106,8 @@ def _worker(rank, folder):
     found = {}
     network = nn.parallel.DistributedDataParallel(_network())
     for lacking in LACKING:
-        for name, options in SETTINGS.items():
-            found[f"{lacking}, {name}"] = _learn(network, MultiTaskLoss(**options), _part(rank, lacking))
+        for name, loss in LOSSES.items():
+            found[f"{lacking}, {name}"] = _learn(network, loss(), _part(rank, lacking))
     # Of a process without confidence the pixels count in full.
     batch = _batch(rank)
     if rank == 0:
@@ -129,7 +135,7 @@ def ranks(tmp_path_factory):
 @pytest.mark.parametrize("name", ["plain", "weighted"])
 @pytest.mark.parametrize("lacking", LACKING)
 def test_gradients_are_those_of_the_joined_batch(ranks, lacking, name):
-    expected = _learn(_network(), MultiTaskLoss(**SETTINGS[name]), _joined(lacking))
+    expected = _learn(_network(), LOSSES[name](), _joined(lacking))
     first, second = (rank[f"{lacking}, {name}"] for rank in ranks)
     for parameter, gradient in expected["gradients"].items():
         torch.testing.assert_close(first["gradients"][parameter], gradient, rtol=1e-4, atol=1e-6, msg=parameter)
@@ -138,7 +144,9 @@ def test_gradients_are_those_of_the_joined_batch(ranks, lacking, name):
         average = (first["losses"][term] + second["losses"][term]) / 2
         torch.testing.assert_close(average, value, rtol=1e-5, atol=1e-6, msg=term)
     for rank, absent in zip((first, second), LACKING[lacking], strict=True):
-        assert all(rank["losses"][task] == rank["losses"][f"aux_{task}"] == 0 for task in absent)
+        for task, facts in MAIN_TASKS.items():
+            trained = not set(absent) & set(facts.labels)
+            assert (rank["losses"][task] > 0) == (rank["losses"][f"aux_{task}"] > 0) == trained, task
 
 
 def test_labels_without_confidence_count_in_full_beside_others(ranks):
@@ -152,7 +160,7 @@ def test_labels_without_confidence_count_in_full_beside_others(ranks):
 
 @pytest.mark.parametrize("lacking", LACKING)
 def test_the_published_loss_takes_means_of_every_process(ranks, lacking):
-    loss = MultiTaskLoss(published=True)
+    loss = PublishedLoss()
     alone = [_learn(_network(), loss, _part(rank, lacking)) for rank in range(2)]
     for rank, expected in zip(ranks, alone, strict=True):
         torch.testing.assert_close(rank[f"{lacking}, published"]["losses"], expected["losses"])

@@ -1,15 +1,11 @@
-import json
-from pathlib import Path
-
 import jsonargparse
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpano_zoo.losses import MultiTaskLoss, masked_l1, published
+from mtpano_zoo.losses import TASK_LOSSES, DepthLoss, MultiTaskLoss, PublishedLoss
+from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS
 
-GOLDEN = Path(__file__).parent / "golden"
 TASKS = ("semseg", "depth", "normals")
 CLASSES = 5
 
@@ -55,112 +51,11 @@ def _batch(batch=2, height=16, width=32, seed=1):
     }
 
 
-def _through_our_network(build, image, points):
-    """The point map of our network in the paper's convention where the published one predicts these points."""
-    network = build(tasks=("depth",), variant="paper", input_size=tuple(image.shape[-2:])).eval()
-    predictor = network.auxiliary_heads["point_map"].get_submodule("predictor")
-    predictor.register_forward_hook(lambda *_: points)
-    with torch.no_grad():
-        return network(image)["ext"]["point_map"]
-
-
-@pytest.fixture(scope="module")
-def golden(tiny_network):
-    with np.load(GOLDEN / "published.npz") as arrays:
-        t = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    t = {name: value.float() if value.is_floating_point() else value for name, value in t.items()}
-    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    batch = {
-        "image": t["image"] * std + mean,
-        "semseg": t["target_semseg"][:, 0].long(),
-        "depth": torch.where(t["target_depth"] == 255, 0, t["target_depth"])[:, 0],
-        "normals": torch.where(t["target_normals"] == 255, 0, t["target_normals"]),
-    }
-    outputs = {
-        "semseg": t["logits"],
-        "depth": t["pred_depth"],
-        "normals": t["pred_normals"],
-        "aux": {task: t[f"aux_pred_{task}"] for task in TASKS},
-        "ext": {
-            "gradient": t["ext_pred_grad"],
-            "edge_distance": t["ext_pred_sdf"],
-            "point_map": _through_our_network(tiny_network, batch["image"], t["ext_pred_point"]),
-        },
-    }
-    return outputs, batch, json.loads((GOLDEN / "expected.json").read_text())
-
-
-def test_published_terms_are_reproduced(golden):
-    outputs, batch, expected = golden
-    losses = MultiTaskLoss(published=True)(outputs, batch)
-    parts = expected["multi_task"]
-    for name in (*TASKS, *(f"aux_{task}" for task in TASKS)):
-        assert losses[name].item() == pytest.approx(parts[name], rel=1e-5), name
-    assert losses["ext_gradient"].item() == pytest.approx(parts["ext_grad"], rel=1e-4)
-    # The published label is 4 pixels off the exact distance (see test_auxiliary).
-    assert losses["ext_edge_distance"].item() == pytest.approx(parts["ext_sdf"], rel=1e-4)
-    assert losses["ext_point_map"].item() == pytest.approx(parts["ext_point"], rel=1e-4)
-    assert losses["total"].item() == pytest.approx(parts["total"], rel=1e-5)
-    assert losses["semseg"].item() == pytest.approx(expected["semseg_dice_ce"], rel=1e-5)
-
-
-def test_published_terms_of_depth_and_normals_are_reproduced(golden):
-    outputs, batch, expected = golden
-    depth, valid = batch["depth"][:, None], batch["depth"] > 0
-    largest = depth.amax((1, 2, 3), keepdim=True)
-    relative = (outputs["depth"] / largest, depth / largest, valid)
-    assert masked_l1(outputs["depth"], depth, valid).item() == pytest.approx(expected["depth_l1_only"], rel=1e-5)
-    edge, frequency = published.edge_weighted_l1(*relative), published.frequency_l1(*relative)
-    assert edge.item() == pytest.approx(expected["depth_edge_only"], rel=1e-5)
-    assert frequency.item() == pytest.approx(expected["depth_freq_only"], rel=1e-5)
-
-    maps = (F.normalize(outputs["normals"], dim=1), batch["normals"], batch["normals"].any(1))
-    assert masked_l1(*maps).item() == pytest.approx(expected["normals_l1_only"], rel=1e-5)
-    edge, frequency = published.edge_weighted_l1(*maps), published.frequency_l1(*maps)
-    assert edge.item() == pytest.approx(expected["normals_edge_only"], rel=1e-5)
-    assert frequency.item() == pytest.approx(expected["normals_freq_only"], rel=1e-5)
-
-
-def test_default_departs_from_the_published_numbers_where_they_are_unsound(golden):
-    outputs, batch, expected = golden
-    losses = MultiTaskLoss()(outputs, batch)
-    # Every class is in both images, so Dice has nothing to leave out.
-    assert losses["semseg"].item() == pytest.approx(expected["semseg_dice_ce"], rel=1e-5)
-    for name, theirs in {"depth": "depth", "normals": "normals", "ext_point_map": "ext_point"}.items():
-        assert losses[name].item() == pytest.approx(expected["multi_task"][theirs], rel=0.02)
-        assert losses[name].item() != pytest.approx(expected["multi_task"][theirs], rel=1e-4)
-
-
-@pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_a_perfect_point_map_of_the_published_network_costs_nothing_and_learns_at_any_distance(
-    golden, tiny_network, scale
-):
-    """Where the frames differ, its error is twice the distance, and the clamp takes the gradient away."""
-    _, batch, _ = golden
-    depth = scale * batch["depth"]
-    height, width = depth.shape[-2:]
-    u, v = torch.meshgrid(torch.linspace(-1, 1, width), torch.linspace(-1, 1, height), indexing="xy")
-    level = (v * torch.pi / 2).cos()
-    back = torch.stack((level * (u * torch.pi).sin(), (v * torch.pi / 2).sin(), -level * (u * torch.pi).cos()))
-    points = _through_our_network(tiny_network, batch["image"], depth[:, None] * back)
-    label = {"image": batch["image"], "depth": depth}
-    assert MultiTaskLoss(published=True)({"ext": {"point_map": points}}, label)["ext_point_map"].item() < 1e-4 * scale
-    # Ours lies half a pixel beside it.
-    error = MultiTaskLoss()({"ext": {"point_map": points}}, label)["ext_point_map"]
-    assert error.item() < 1.5 * torch.pi / width * depth[depth > 0].mean().item()
-    nearly = (points + 0.5).requires_grad_()
-    MultiTaskLoss(published=True)({"ext": {"point_map": nearly}}, label)["total"].backward()
-    assert torch.equal(nearly.grad.any(1), depth > 0)
-
-
 def test_total_is_the_weighted_sum():
     outputs, batch = _outputs(), _batch()
-    loss = MultiTaskLoss(
-        semseg_weight=2.0, depth_weight=3.0, normals_weight=5.0, auxiliary_weight=0.7, extended_weight=0.1
-    )
-    losses = loss(outputs, batch)
-    assert set(losses) == {"total", *_flat(outputs)}
     weights = {"semseg": 2.0, "depth": 3.0, "normals": 5.0}
+    losses = MultiTaskLoss(weights, auxiliary_weight=0.7, extended_weight=0.1)(outputs, batch)
+    assert set(losses) == {"total", *_flat(outputs)}
     expected = sum(w * (losses[t] + 0.7 * losses[f"aux_{t}"]) for t, w in weights.items())
     expected = expected + 0.1 * (losses["ext_gradient"] + losses["ext_edge_distance"] + losses["ext_point_map"])
     torch.testing.assert_close(losses["total"], expected)
@@ -189,17 +84,17 @@ def test_the_truth_costs_next_to_nothing():
 def test_the_published_code_learns_nothing_from_depth_that_errs_by_more_than_its_clamp(clamp):
     batch = _batch()
     far = (batch["depth"] + 1000)[:, None].requires_grad_()
-    loss = MultiTaskLoss(published=True, published_clamp=clamp)({"depth": far}, batch)["depth"]
+    loss = PublishedLoss(clamp=clamp)({"depth": far}, batch)["depth"]
     loss.backward()
     assert loss.item() == clamp
     assert not far.grad.any()
     assert MultiTaskLoss()({"depth": far}, batch)["depth"].item() > 1000
 
 
-@pytest.mark.parametrize("as_published", [False, True])
+@pytest.mark.parametrize("kind", [MultiTaskLoss, PublishedLoss])
 @pytest.mark.parametrize("missing", TASKS)
-def test_a_missing_or_empty_label_contributes_exact_zeros(missing, as_published):
-    loss = MultiTaskLoss(published=as_published)
+def test_a_missing_or_empty_label_contributes_exact_zeros(missing, kind):
+    loss = kind()
     full, invalid = _batch(), {"semseg": 255, "depth": 0.0, "normals": 0.0}[missing]
     without = {key: value for key, value in full.items() if key != missing}
     empty = full | {missing: torch.full_like(full[missing], invalid)}
@@ -212,6 +107,23 @@ def test_a_missing_or_empty_label_contributes_exact_zeros(missing, as_published)
             assert (losses[name].item() == 0) == (name in names), name
             assert prediction.grad is not None
             assert prediction.grad.any().item() != (name in names), name
+
+
+@pytest.mark.parametrize("key", ["far", "depth", "disparity", "disparity_valid"])
+def test_a_task_whose_label_is_several_maps_needs_all_of_them(key):
+    """Without the mask of what is far, a network cannot learn where its distance is defined."""
+    names = ("depth", "valid", "disparity")
+    batch = _batch() | {"far": _batch()["depth"] == 0, "disparity": torch.rand(2, 16, 32)}
+    batch["disparity_valid"] = batch["disparity"] > 0.1
+    lost = {task for task in names if key in MAIN_TASKS[task].labels}
+    for given in (batch, {name: x for name, x in batch.items() if name != key}):
+        outputs = {task: torch.randn(2, 1, 16, 32).requires_grad_() for task in names}
+        losses = MultiTaskLoss()(outputs, given)
+        losses["total"].backward()
+        assert losses["total"] == sum(losses[task] for task in names)
+        for task in names:
+            trained = given is batch or task not in lost
+            assert (losses[task].item() > 0) == outputs[task].grad.any().item() == trained, task
 
 
 def test_a_missing_label_guards_against_infinite_predictions():
@@ -237,17 +149,16 @@ JUNK = (torch.nan, torch.inf, -torch.inf)
 
 
 @pytest.mark.parametrize("junk", JUNK)
-@pytest.mark.parametrize("as_published", [False, True])
-def test_junk_in_invalid_pixels_changes_nothing(as_published, junk):
+@pytest.mark.parametrize("loss", [MultiTaskLoss(), PublishedLoss()], ids=["ours", "published"])
+def test_junk_in_invalid_pixels_changes_nothing(loss, junk):
     """Neither in labels, nor in confidences, nor in any prediction there: not the losses, nor a gradient."""
-    loss = MultiTaskLoss(published=as_published, confidence_tasks=())
-    clean = _batch() | {f"{task}_confidence": _confidence(i) for i, task in enumerate(TASKS)}
+    clean = _batch() | {name: _confidence(i) for i, name in enumerate(CONFIDENCES.values())}
     holes = {"semseg": clean["semseg"] == 255, "depth": clean["depth"] == 0, "normals": ~clean["normals"].any(1)}
     dirty = clean | {
         "semseg": torch.where(holes["semseg"], 254, clean["semseg"]),
         "depth": clean["depth"].masked_fill(holes["depth"], junk),
         "normals": clean["normals"].masked_fill(holes["normals"][:, None], junk),
-        **{f"{task}_confidence": clean[f"{task}_confidence"].masked_fill(holes[task], junk) for task in TASKS},
+        **{name: clean[name].masked_fill(holes[task], junk) for task, name in CONFIDENCES.items()},
     }
     outputs, soiled = _outputs(), _outputs()
     with torch.no_grad():
@@ -316,7 +227,7 @@ def test_large_errors_keep_their_gradient_unless_published():
     batch = _batch()
     for as_published in (False, True):
         prediction = (batch["depth"][:, None] + 50).requires_grad_()
-        losses = MultiTaskLoss(published=as_published)({"depth": prediction}, batch)
+        losses = (PublishedLoss if as_published else MultiTaskLoss)()({"depth": prediction}, batch)
         losses["total"].backward()
         assert (losses["depth"].item() == 10) == as_published
         assert prediction.grad.any().item() != as_published
@@ -325,9 +236,9 @@ def test_large_errors_keep_their_gradient_unless_published():
 def test_max_depth_leaves_far_pixels_out():
     batch = _batch()
     near = torch.where(batch["depth"] < 2, batch["depth"], 0)
-    torch.testing.assert_close(
-        MultiTaskLoss(max_depth=2.0)(_outputs(), batch), MultiTaskLoss()(_outputs(), batch | {"depth": near})
-    )
+    limited = MultiTaskLoss(losses={"depth": DepthLoss(max_depth=2.0)}), PublishedLoss(max_depth=2.0)
+    for loss, unlimited in zip(limited, (MultiTaskLoss(), PublishedLoss()), strict=True):
+        torch.testing.assert_close(loss(_outputs(), batch), unlimited(_outputs(), batch | {"depth": near}))
 
 
 def test_half_precision_outputs_are_scored_in_float32():
@@ -350,10 +261,10 @@ def test_zero_vectors_as_a_new_head_predicts_them_get_a_bounded_gradient():
     assert prediction.grad.abs().max() < 10
 
 
-@pytest.mark.parametrize("as_published", [False, True])
+@pytest.mark.parametrize("kind", [MultiTaskLoss, PublishedLoss])
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_compiles_into_one_graph_without_waiting_for_the_host(as_published):
-    loss, outputs, batch = MultiTaskLoss(published=as_published), _outputs(), _batch()
+def test_compiles_into_one_graph_without_waiting_for_the_host(kind):
+    loss, outputs, batch = kind(), _outputs(), _batch()
     tensors = {key: value for key, value in batch.items() if key != "id"}
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(outputs, tensors), loss(outputs, batch))
@@ -361,7 +272,7 @@ def test_compiles_into_one_graph_without_waiting_for_the_host(as_published):
 
 def test_wrong_sizes_and_unknown_tasks_are_refused():
     batch = _batch()
-    with pytest.raises(ValueError, match=r"depth is predicted at \(8, 16\), its label is \(16, 32\)"):
+    with pytest.raises(ValueError, match=r"depth is predicted at \(8, 16\), its label depth is \(16, 32\)"):
         MultiTaskLoss()({"depth": torch.rand(2, 1, 8, 16)}, batch)
     with pytest.raises(ValueError, match="ext holds 'shading'"):
         MultiTaskLoss()({"ext": {"shading": torch.rand(2, 1, 16, 32)}}, batch)
@@ -370,9 +281,12 @@ def test_wrong_sizes_and_unknown_tasks_are_refused():
 def test_its_signature_is_its_configuration():
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(MultiTaskLoss, "loss")
-    config = parser.parse_args(["--loss.depth_weight=2", "--loss.max_depth=10"]).loss
-    assert MultiTaskLoss(**config).task_weights["depth"] == 2.0
-    assert config.max_depth == 10.0
+    depth = '{"depth": {"class_path": "DepthLoss", "init_args": {"max_depth": 10}}}'
+    config = parser.parse_args(['--loss.weights={"depth": 2}', f"--loss.losses={depth}"])
+    loss = parser.instantiate_classes(config).loss
+    assert loss.weights == {"semseg": 1.0, "depth": 2.0, "normals": 1.0, "valid": 1.0, "disparity": 1.0}
+    assert isinstance(loss.losses["depth"], DepthLoss) and loss.losses["depth"].max_depth == 10.0
+    assert {task: type(kind) for task, kind in loss.losses.items()} == TASK_LOSSES
 
 
 def test_a_loss_in_inference_mode_can_be_followed_by_a_training_step():
@@ -437,9 +351,10 @@ def test_confident_labels_are_labels_and_those_without_confidence_are_none():
 
 def test_confidence_is_not_in_the_published_code_and_must_fit():
     batch = _batch() | {"confidence": _confidence()}
-    theirs = MultiTaskLoss(published=True)
+    theirs = PublishedLoss()
     assert torch.equal(theirs(_outputs(), batch)["total"], theirs(_outputs(), _batch())["total"])
     with pytest.raises(ValueError, match=r"confidence is \(8, 16\) but semseg \(16, 32\)"):
         MultiTaskLoss()(_outputs(), batch | {"confidence": torch.ones(2, 8, 16)})
-    with pytest.raises(ValueError, match="confidence_tasks are some of semseg, depth, normals, not colour"):
-        MultiTaskLoss(confidence_tasks=["colour"])
+    for wrong in ({"confidence_tasks": ["colour"]}, {"weights": {"colour": 1.0}}, {"losses": {"colour": DepthLoss()}}):
+        with pytest.raises(ValueError, match="colour: the tasks of a loss are some of semseg, depth, normals, valid, "):
+            MultiTaskLoss(**wrong)

@@ -190,3 +190,9 @@ def test_precisions_that_do_not_fit(tiny_network: Build) -> None:
     image = np.zeros((32, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="prepared for float32: prepare it for bfloat16"):
         prepare_for_inference(tiny_network()).predict(image, precision="bfloat16")
+    for kind in (torch.float16, torch.float64):
+        halved = tiny_network().to(kind)
+        with pytest.raises(ValueError, match=r"weights are float\d\d, which bfloat16 does not go with"):
+            prepare_for_inference(halved, "bfloat16")
+        found, expected = prepare_for_inference(halved).predict(image), halved.predict(image)
+        np.testing.assert_allclose(found.depth, expected.depth, rtol=0.01)

@@ -1,14 +1,26 @@
+import re
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import TinyDataModule, TinyNetwork
+from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
 from torch.utils.data import DataLoader
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import MultiTaskLoss
-from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, PanelLogger, ProgressBar, learning_rate_factor
+from mtpano_zoo.manifest import MANIFEST
+from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.training import (
+    AuxiliaryWarmup,
+    MultiTaskModule,
+    PanelLogger,
+    PredictionWriter,
+    ProgressBar,
+    learning_rate_factor,
+)
 
 AUXILIARY = ("aggregators.", "auxiliary_heads.")
 
@@ -196,3 +208,91 @@ def test_the_progress_bar_reads_the_loss_only_when_it_redraws(tmp_path, monkeypa
     trainer(tmp_path, [bar], **options).fit(MultiTaskModule(TinyNetwork()), TinyDataModule(batch_size=1))
     assert reads
     assert set(reads) <= {1, 4, 8}
+
+
+class Named(TinyDataModule):
+    """Test samples with ids of our choice."""
+
+    def __init__(self, ids=("a", "scene/b"), offset=200):
+        super().__init__()
+        self.ids, self.offset = ids, offset
+
+    def predict_dataloader(self):
+        samples = [dict(TinyDataset(len(self.ids), self.offset)[i], id=name) for i, name in enumerate(self.ids)]
+        return DataLoader(samples, batch_size=2)
+
+
+def predict(path, data, writer=None, network=None):
+    torch.manual_seed(0)
+    module = MultiTaskModule(TinyNetwork(tasks=("depth",)) if network is None else network)
+    writer = PredictionWriter(str(path / "out")) if writer is None else writer
+    trainer(path, [writer]).predict(module, data, return_predictions=False)
+
+
+def results(path):
+    files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    return {name: content for name, content in files.items() if name not in (MANIFEST, RECORDS)}
+
+
+KINDS = ("depth.npy", "depth.png", "panel.png")
+
+
+@pytest.mark.parametrize(
+    "bad", ["../x", "/tmp/x", "a/../../../x", "", ".", "..", "a\\b", "n\0l", "end.", "C:x", "n" * 250]
+)
+def test_an_id_that_leads_elsewhere_costs_its_sample_only(tmp_path, bad):
+    writer = PredictionWriter(str(tmp_path / "in" / "out"))
+    with pytest.raises(InputError, match=r"1 of 3 samples were left out; the others are in .*out:\n  The id .*"):
+        predict(tmp_path, Named(("a", bad, "scene/b")), writer)
+    assert list(writer.failed) == [bad]
+    assert sorted(results(tmp_path / "in" / "out")) == sorted(
+        f"{name}_{kind}" for name in ("a", "scene/b") for kind in KINDS
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
+
+
+def test_the_second_sample_of_an_id_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"1 of 3 samples were left out.*\n  Two samples have the id 'a'"):
+        predict(tmp_path, Named(("a", "b", "a")))
+    predict(tmp_path / "alone", Named(("a", "b")))
+    assert results(tmp_path / "out") == results(tmp_path / "alone" / "out")
+
+
+def test_predictions_of_other_settings_are_refused(tmp_path, capsys):
+    predict(tmp_path, Named())
+    before = results(tmp_path / "out")
+    (tmp_path / "out" / "a_depth.png").unlink()
+    predict(tmp_path, Named())  # what is missing is made again
+    assert results(tmp_path / "out") == before
+    other = TinyNetwork(tasks=("depth",))
+    other.gamma.data += 1
+    with pytest.raises(
+        InputError, match=r"out holds results of other settings \(model\.weights was .*`out`.*`overwrite`"
+    ):
+        predict(tmp_path, Named(), network=other)
+    assert results(tmp_path / "out") == before
+    predict(tmp_path, Named(), PredictionWriter(str(tmp_path / "out"), overwrite=True), other)
+    after = results(tmp_path / "out")
+    assert after.keys() == before.keys() and all(after[name] != before[name] for name in after if "depth" in name)
+
+
+def test_results_of_another_panorama_or_of_nobody_knows_what_are_kept(tmp_path):
+    predict(tmp_path, Named())
+    before = results(tmp_path / "out")
+    with pytest.raises(InputError, match=r"2 of 3 samples .*\n.*a_depth\.png is the result of another image"):
+        predict(tmp_path, Named(("a", "scene/b", "new"), offset=300))
+    after = results(tmp_path / "out")
+    assert before.items() <= after.items() and after.keys() - before.keys() == {f"new_{kind}" for kind in KINDS}
+    (tmp_path / "out" / "mine_depth.npy").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"1 of 1 samples .*\n.*mine_depth\.npy is there already, but .*images\.jsonl"):
+        predict(tmp_path, Named(("mine",)))
+    assert (tmp_path / "out" / "mine_depth.npy").read_bytes() == b"mine"
+
+
+def test_many_failures_are_counted_and_ten_are_shown(tmp_path):
+    with pytest.raises(InputError) as caught:
+        predict(tmp_path, Named([f"../{i}" for i in range(12)]))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 12 and lines[0].startswith("12 of 12 samples") and lines[-1] == "  and 2 more"
+    assert all(re.search(rf"The id '\.\./{i}' cannot", line) for i, line in enumerate(lines[1:11]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_training import CLASSES, TinyDataModule, TinyNetwork
+from tiny_training import CLASSES, TinyDataModule, TinyDataset, TinyNetwork
 
 from mtpano_zoo.cli import main as mtpano
 from mtpano_zoo.training.cli import classes_of, main, palette_of
@@ -76,7 +76,7 @@ def test_from_a_yaml_to_scores_and_predictions(folder, capsys):
     assert re.search(r"test/normals/mean\s", capsys.readouterr().out)
     main(["predict", "--config", "tiny.yaml", "--ckpt_path", best])
     results = {path.name for path in (folder / "runs/version_4/predictions").iterdir()}
-    assert len(results) == 20
+    assert len(results) == 20 + 2  # and what made them, and of which panoramas they are
     assert {"sample_0_semseg.png", "sample_3_depth.npy", "sample_2_panel.png"} <= results
 
 
@@ -137,6 +137,27 @@ def test_data_without_classes(folder, monkeypatch):
 def test_scoring_without_weights_says_so(folder, verb):
     with pytest.warns(UserWarning, match=rf"`{verb}` takes the network as it was built, untrained"):
         main([verb, "--config", "tiny.yaml", "--trainer.fast_dev_run", "true"])
+
+
+@pytest.mark.filterwarnings("ignore:`predict` takes the network as it was built")
+def test_predict_ends_by_saying_where_its_results_are(folder, monkeypatch, capsys, caplog):
+    """And with status 1 if a sample has none, here because its id would be a file above the folder."""
+    arguments = ["predict", "--config", "tiny.yaml", "--trainer.callbacks=PredictionWriter"]
+    arguments += ["--trainer.callbacks.out=here", "--trainer.logger=false"]
+    assert mtpano(arguments) == 0
+    assert caplog.messages[-1] == "The predictions are in here"
+    whole = TinyDataset.__getitem__
+    monkeypatch.setattr(
+        TinyDataset, "__getitem__", lambda self, i: whole(self, i) | ({"id": "../up"} if i == 1 else {})
+    )
+    (folder / "config.yaml").unlink()
+    arguments[-2] = "--trainer.callbacks.out=there"
+    assert mtpano(arguments) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2] == "mtpano: 1 of 4 samples were left out; the others are in there:"
+    assert told[-1].startswith("  The id '../up' cannot name a file")
+    assert len(list((folder / "there").glob("*_depth.npy"))) == 3
+    assert not list(folder.glob("up*"))
 
 
 def test_damaged_missing_and_foreign_checkpoints(folder):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from tiny_training import TinyDataModule
+from tiny_training import TinyDataModule, TinyNetwork
 from torch.testing import assert_close
 
 from mtpano_zoo import load_model
@@ -83,10 +83,34 @@ def test_training_goes_on_from_its_checkpoint(adapted, tiny_network, quiet):
     assert trainer.global_step == 3 * len(TinyDataModule().train_dataloader())
 
 
-def test_a_plain_training_does_not_go_on_from_it(adapted, tiny_network, quiet):
+def test_another_rank_names_the_option(adapted, tiny_network, quiet, tmp_path):
     _, path, _ = adapted
-    with pytest.raises(ValueError, match=r"do not fit PDBridgeNet: missing encoder.*; unexpected .*parametrizations"):
-        Trainer(max_epochs=3, **quiet).fit(MultiTaskModule(tiny_network()), TinyDataModule(), ckpt_path=path)
+    plain = tmp_path / "plain.ckpt"
+    trainer = Trainer(**quiet)
+    trainer.strategy.connect(MultiTaskModule(tiny_network()))
+    trainer.save_checkpoint(plain)
+    modules = {rank: MultiTaskModule(tiny_network(), lora_rank=rank) for rank in (None, 3)}
+    for verb in ("fit", "test"):
+        for rank, checkpoint, sentence in (
+            (None, path, r"with lora_rank 2, but here lora_rank is not set: give --model\.lora_rank=2"),
+            (3, path, r"with lora_rank 2, but here lora_rank is 3: give --model\.lora_rank=2"),
+            (3, plain, r"without lora_rank, but here lora_rank is 3: leave --model\.lora_rank out"),
+        ):
+            with pytest.raises(ValueError, match=f"^The checkpoint was trained {sentence}"):
+                getattr(Trainer(max_epochs=3, **quiet), verb)(modules[rank], TinyDataModule(), ckpt_path=checkpoint)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_training_goes_on_with_the_same_encoder(quiet, frozen):
+    """Scoring does not ask whether the encoder learnt."""
+    trainer = Trainer(max_epochs=1, **quiet)
+    trainer.fit(MultiTaskModule(TinyNetwork(), freeze_encoder=frozen), TinyDataModule())
+    path = trainer.checkpoint_callback.best_model_path
+    same, other = (MultiTaskModule(TinyNetwork(), freeze_encoder=choice) for choice in (frozen, not frozen))
+    with pytest.raises(ValueError, match=rf"so give --model\.freeze_encoder={str(frozen).lower()}\.$"):
+        Trainer(max_epochs=2, **quiet).fit(other, TinyDataModule(), ckpt_path=path)
+    Trainer(**quiet).test(other, TinyDataModule(), ckpt_path=path, verbose=False)
+    Trainer(max_epochs=2, **quiet).fit(same, TinyDataModule(), ckpt_path=path)
 
 
 def test_a_configuration_alone_starts_from_a_trained_network_with_the_classes_of_the_data(

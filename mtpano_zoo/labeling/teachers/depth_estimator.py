@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import DepthKind, ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork
 
@@ -46,7 +47,7 @@ class DepthEstimator(PretrainedNetwork):
         depth_kind: what the output means.
 
     Raises:
-        ValueError: If the package is missing, an argument is out of range, the files are no depth estimator, or it is
+        InputError: If the package is missing, an argument is out of range, the files are no depth estimator, or it is
             not known what its output means.
         OSError: If a file is missing or cannot be downloaded.
     """
@@ -61,7 +62,7 @@ class DepthEstimator(PretrainedNetwork):
         kind: DepthKind | None = None,
     ) -> None:
         if kind is not None and kind not in get_args(DepthKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(DepthKind))}, got {kind!r}")
+            raise InputError(f"kind must be one of {', '.join(get_args(DepthKind))}, got {kind!r}")
         networks = {"": "AutoModelForDepthEstimation"}
         super().__init__(source, revision, batch_size, size, precision, networks, use_fov_model=False)
         self.classes: tuple[str, ...] = ()
@@ -108,13 +109,13 @@ def _kind(config: Any, source: str) -> DepthKind:
     """What the output of a network means, by its architecture.
 
     Raises:
-        ValueError: If that is not known.
+        InputError: If that is not known.
     """
     name = config.model_type
     backbone = getattr(getattr(config, "backbone_config", None), "model_type", "")
     if name not in KINDS or (name == "dpt" and backbone.startswith("dinov2")):
         on = f" on {backbone}" if name in KINDS else ""
-        raise ValueError(
+        raise InputError(
             f"it is not known what the output of {source} means, a {name}{on}: "
             f"give kind, one of {', '.join(get_args(DepthKind))}"
         )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.pretrained import provenance_of
 from mtpano_zoo.zoo.download import commit_of, download
@@ -32,7 +33,7 @@ class MoGe(nn.Module, Teacher):
         depth_kind: metric, or scale-invariant where the network has no head for the scale.
 
     Raises:
-        ValueError: If the package is missing, or an argument is out of range.
+        InputError: If the package is missing, or an argument is out of range.
         OSError: If the file is missing or cannot be downloaded.
     """
 
@@ -46,15 +47,15 @@ class MoGe(nn.Module, Teacher):
     ) -> None:
         super().__init__()
         if batch_size < 1 or not 0 <= resolution_level <= 9:
-            raise ValueError(
+            raise InputError(
                 f"batch_size must be positive and resolution_level from 0 to 9, got {batch_size} and {resolution_level}"
             )
         if precision not in ("float32", "float16"):
-            raise ValueError(f"precision must be float32 or float16, got {precision!r}")
+            raise InputError(f"precision must be float32 or float16, got {precision!r}")
         try:
             from moge.model.v2 import MoGeModel
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 "this teacher needs the package moge: pip install git+https://github.com/microsoft/MoGe.git"
             ) from error
         weights, commit = Path(source).expanduser(), None
@@ -82,7 +83,7 @@ class MoGe(nn.Module, Teacher):
         """Label all views of a panorama.
 
         Raises:
-            ValueError: If a view is off-centre or its pixels are not square, of which the network cannot be told.
+            InputError: If a view is off-centre or its pixels are not square, of which the network cannot be told.
         """
         images, fov = seen.images, _horizontal_fov(seen.views.intrinsics, seen.views.height, seen.views.width)
         outputs = []
@@ -117,5 +118,5 @@ def _horizontal_fov(intrinsics: Tensor, height: int, width: int) -> Tensor:
     centre = intrinsics.new_tensor([(width - 1) / 2, (height - 1) / 2])
     square = torch.allclose(focal, intrinsics[:, 1, 1], rtol=1e-4)
     if not square or (intrinsics[:, :2, 2] - centre).abs().max() > 0.01:
-        raise ValueError("MoGe needs views with square pixels and their centre in the middle")
+        raise InputError("MoGe needs views with square pixels and their centre in the middle")
     return torch.rad2deg(2 * torch.atan(width / (2 * focal)))

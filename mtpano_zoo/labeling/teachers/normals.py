@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo import sphere
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 
 __all__ = ("NormalsFromDepth", "normals_from_depth")
@@ -38,16 +39,16 @@ class NormalsFromDepth(nn.Module, Teacher):
         """Label all views of a panorama.
 
         Raises:
-            ValueError: If the teacher gives no depth, or disparity.
+            InputError: If the teacher gives no depth, or disparity.
         """
         labels = self.teacher(seen)
         if labels.normals is not None:
             return labels
         name = self.teacher.provenance["name"]
         if labels.depth is None:
-            raise ValueError(f"normals need depth, but {name} gives none")
+            raise InputError(f"normals need depth, but {name} gives none")
         if labels.depth_kind == "disparity":
-            raise ValueError(f"normals need depth, but {name} gives disparity up to an offset, which bends every plane")
+            raise InputError(f"normals need depth, but {name} gives disparity up to an offset, which bends every plane")
         depth, intrinsics = labels.depth, seen.views.intrinsics.to(labels.depth)
         if labels.along_ray:
             depth = sphere.distance_to_z(depth, intrinsics)

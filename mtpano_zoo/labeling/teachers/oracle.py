@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.classes import S3DIS_CLASSES
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
 
 __all__ = ("OracleTeacher",)
@@ -50,7 +51,7 @@ class OracleTeacher(Teacher):
         stride: pixels of a view to one pixel of its probabilities, across and down, which must divide its sides.
 
     Raises:
-        ValueError: If an argument is out of range.
+        InputError: If an argument is out of range.
     """
 
     def __init__(
@@ -73,17 +74,17 @@ class OracleTeacher(Teacher):
     ) -> None:
         unknown = set(tasks) - set(TASKS)
         if unknown or not tasks:
-            raise ValueError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(tasks) or 'none'}")
+            raise InputError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(tasks) or 'none'}")
         if depth_kind not in get_args(DepthKind):
-            raise ValueError(f"depth_kind must be one of {', '.join(get_args(DepthKind))}, got {depth_kind!r}")
+            raise InputError(f"depth_kind must be one of {', '.join(get_args(DepthKind))}, got {depth_kind!r}")
         if depth_kind == "disparity" and along_ray:
-            raise ValueError("disparity is the inverse of z-depth: along_ray must be false")
+            raise InputError("disparity is the inverse of z-depth: along_ray must be false")
         if "semseg" in tasks and len(classes) < 2:
-            raise ValueError(f"the oracle needs the names of at least two classes, got {len(classes)}")
+            raise InputError(f"the oracle needs the names of at least two classes, got {len(classes)}")
         if not (0 <= wrong_classes <= 1 and 0 <= missing <= 1 and 0 <= softness < 1):
-            raise ValueError("wrong_classes, missing and softness are parts of a whole: from 0 to 1")
+            raise InputError("wrong_classes, missing and softness are parts of a whole: from 0 to 1")
         if min(scale, shift, noise, border_shift, bleed, normals_noise) < 0 or stride < 1:
-            raise ValueError("sizes of defects must not be negative, and stride must be at least 1")
+            raise InputError("sizes of defects must not be negative, and stride must be at least 1")
         self.tasks, self.seed, self.depth_kind, self.along_ray = tuple(tasks), seed, depth_kind, along_ray
         self.classes = tuple(classes) if "semseg" in tasks else ()
         self.scale, self.shift, self.noise = scale, shift, noise
@@ -96,12 +97,12 @@ class OracleTeacher(Teacher):
         """Label all views of a panorama.
 
         Raises:
-            ValueError: If the sample lacks a label that was asked for, or a class is beyond the names.
+            InputError: If the sample lacks a label that was asked for, or a class is beyond the names.
         """
         sample, views, device = seen.sample, seen.views, seen.images.device
         lacking = [key for key in ("id", *self.tasks) if key not in sample]
         if lacking:
-            raise ValueError(
+            raise InputError(
                 f"the oracle needs the truth, but panorama {sample.get('id', 'without id')} has no "
                 f"{', '.join(lacking)}: leave that out of its tasks or label another data set"
             )
@@ -139,7 +140,7 @@ class OracleTeacher(Teacher):
         """Probabilities (C, h / stride, w / stride); all zero where nothing is known."""
         count, stride = len(self.classes), self.stride
         if view.height % stride or view.width % stride:
-            raise ValueError(f"stride {stride} does not divide views of {view.height} x {view.width}")
+            raise InputError(f"stride {stride} does not divide views of {view.height} x {view.width}")
         aside = (0.0, 0.0)
         if self.border_shift:
             turn = 2 * math.pi * float(torch.rand((), generator=self._draw(view, "border")))
@@ -147,7 +148,7 @@ class OracleTeacher(Teacher):
         seen = view.look(semseg[None].long(), "label", aside=aside)[0]
         labelled = seen != 255
         if seen[labelled].numel() and not 0 <= int(seen[labelled].min()) <= int(seen[labelled].max()) < count:
-            raise ValueError(
+            raise InputError(
                 f"panorama {view.key.split('/', 1)[1]} has class {int(seen[labelled].max())}, "
                 f"but the oracle has {count} names"
             )
@@ -223,7 +224,9 @@ class OracleTeacher(Teacher):
         return float(torch.randn((), generator=self._draw(view, purpose)))
 
     def _draw(self, view: "_View", purpose: str) -> torch.Generator:
-        digest = hashlib.blake2b(f"{self.seed}/{purpose}/{view.key}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            f"{self.seed}/{purpose}/{view.key}".encode("utf-8", "surrogateescape"), digest_size=8
+        ).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 

@@ -1,6 +1,7 @@
 """Networks of the package `transformers`: loaded safely, fed with tensors, and remembered for the manifest."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import Teacher
+from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.download import commit_of, download, verify
 
 __all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of")
@@ -21,6 +24,8 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 # What a repository may have besides. The second line is for OneFormer, which is told its task in words.
 BESIDES = ("preprocessor_config.json", "processor_config.json")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+# How timm is told of a repository or a folder where the name of an architecture stands.
+ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 
 class PretrainedNetwork(nn.Module, Teacher):
@@ -42,7 +47,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         provenance: what the manifest of a run says of it.
 
     Raises:
-        ValueError: If the package is missing, an argument is out of range, or the files are not such a network.
+        InputError: If the package is missing, an argument is out of range, or the files are not such a network.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -58,17 +63,19 @@ class PretrainedNetwork(nn.Module, Teacher):
     ) -> None:
         super().__init__()
         if batch_size < 1 or (size is not None and size < 1):
-            raise ValueError(f"batch_size and size must be positive, got {batch_size} and {size}")
+            raise InputError(f"batch_size and size must be positive, got {batch_size} and {size}")
         if precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+            raise InputError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         transformers = import_transformers()
         folder, files, commit = _files(source, revision)
+        for path in sorted(folder.glob("*.json")):
+            read_json(path)  # which limits size and depth, as the package does not
         config = _config(transformers, folder, source, overrides)
         self.folder, self.batch_size, self.precision = folder, batch_size, precision
         self.model_type: str = config.model_type
         name = network_class.get(self.model_type, network_class[""])
         self.network: Any = _network(getattr(transformers, name), folder, source, config)
-        self.processor = _processor(transformers, folder, source, self.model_type)
+        self.processor = _processor(transformers, folder, source)
         self._changes: dict[str, Any] = {} if size is None else {"size": _size(self.processor.size, size)}
         self.provenance: dict[str, Any] = provenance_of(
             type(self).__name__,
@@ -110,12 +117,12 @@ def import_transformers() -> ModuleType:
     """Import the package `transformers`, which takes seconds, only when a teacher needs it.
 
     Raises:
-        ValueError: If it is not installed.
+        InputError: If it is not installed.
     """
     try:
         import transformers
     except ImportError as error:
-        raise ValueError("this teacher needs the package transformers: pip install 'mtpano_zoo[teachers]'") from error
+        raise InputError("this teacher needs the package transformers: pip install 'mtpano_zoo[teachers]'") from error
     package: ModuleType = transformers
     return package
 
@@ -147,7 +154,7 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise ValueError(f"{source} is a folder: a revision is for repositories on the Hugging Face Hub")
+            raise InputError(f"{source} is a folder: a revision is for repositories on the Hugging Face Hub")
         missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
         weights = [WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(folder / SHARDS)
         missing += [name for name in weights or [WEIGHTS] if not (folder / name).is_file()]
@@ -166,7 +173,7 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
         except FileNotFoundError:
             raise error from None
         files = [download(source, name, commit) for name in _shards(index)]
-    architecture = json.loads(config.read_bytes()).get("model_type")
+    architecture = _read_object(config).get("model_type")
     for name in BESIDES + (WORDS if architecture == "oneformer" else ()):
         try:
             download(source, name, commit)
@@ -175,19 +182,48 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
     return config.parent, files, commit
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not the description of a network")
+    return content
+
+
 def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
+    """The files of weights that an index names, which lie beside it."""
+    if not index.is_file():
+        return []
+    files = _read_object(index).get("weight_map")
+    names = list(files.values()) if isinstance(files, dict) else []
+    if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        raise InputError(f"{index} does not say by weight_map which safetensors file of its folder holds which weights")
+    return sorted(set(names))
 
 
 def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict[str, Any]) -> Any:
+    if others := sorted(set(_other_sources(json.loads((folder / CONFIG).read_bytes())))):
+        raise InputError(f"{source} wants to be built from {others[0]}: a teacher must hold all that it is made of")
     try:
         return transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **overrides
         )
     except (ValueError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"{source} is no network that transformers {transformers.__version__} knows: {_first_line(error)}"
         ) from error
+
+
+def _other_sources(content: Any) -> Iterator[str]:
+    """What a configuration makes `transformers` and timm ask repositories or folders for, its own not counted."""
+    if isinstance(content, str) and ELSEWHERE.match(content):
+        yield content
+    if isinstance(content, dict):
+        backbone = content.get("backbone")
+        own = content.get("model_type") == "timm_backbone" and not content.get("use_pretrained_backbone")
+        if isinstance(backbone, str) and not own:
+            yield backbone
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _other_sources(value)
 
 
 def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
@@ -203,26 +239,25 @@ def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
             ignore_mismatched_sizes=True,  # reported below, by name
         )
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise ValueError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
+        raise InputError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
     # The package fills what is missing with random numbers and only warns.
     wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{source} lacks {len(wrong)} weights of {type(network).__name__} or has them in another shape, such as "
             f"{wrong[0]}: it was trained for something else"
         )
     return network.eval().requires_grad_(False)
 
 
-def _processor(transformers: ModuleType, folder: Path, source: str, model_type: str) -> Any:
-    # OneFormer's would download the names of classes, which only its training needs.
-    unwanted = {"class_info_file": None} if model_type == "oneformer" else {}
+def _processor(transformers: ModuleType, folder: Path, source: str) -> Any:
     try:
+        # OneFormer's would download the names of classes, which only its training needs, and any file can name it.
         return transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **unwanted
+            folder, local_files_only=True, trust_remote_code=False, class_info_file=None
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{source} has no preprocessor_config.json that says how images are prepared: {_first_line(error)}"
         ) from error
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, import_transformers
 
@@ -41,7 +42,7 @@ class Segmenter(PretrainedNetwork):
         precision: of the arithmetic; the weights stay as they are.
 
     Raises:
-        ValueError: If the package is missing, an argument is out of range, or the files are no segmenter.
+        InputError: If the package is missing, an argument is out of range, or the files are no segmenter.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -58,7 +59,7 @@ class Segmenter(PretrainedNetwork):
         super().__init__(source, revision, batch_size, size, precision, NETWORKS)
         config = self.network.config
         if self.model_type.startswith("eomt") and size not in (None, config.image_size):
-            raise ValueError(f"{source} sees images of {config.image_size} pixels only, not {size}")
+            raise InputError(f"{source} sees images of {config.image_size} pixels only, not {size}")
         names = config.id2label
         self.classes = tuple(str(names[i]) for i in range(len(names)))
         if self.model_type == "oneformer":
@@ -68,12 +69,12 @@ class Segmenter(PretrainedNetwork):
         """Label all views of a panorama.
 
         Raises:
-            ValueError: If the views are not square and the network pads its input, or the number of classes is wrong.
+            InputError: If the views are not square and the network pads its input, or the number of classes is wrong.
         """
         parts = [self._probabilities(seen.images[part]) for part in self.batches(seen.images)]
         probabilities = torch.cat(parts)
         if probabilities.shape[1] != len(self.classes):
-            raise ValueError(
+            raise InputError(
                 f"{self.provenance['source']} gives {probabilities.shape[1]} classes, but names {len(self.classes)}"
             )
         return ViewLabels(probabilities=probabilities)
@@ -81,7 +82,7 @@ class Segmenter(PretrainedNetwork):
     def _probabilities(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if height != width and self.model_type.startswith("eomt") and self.processor.do_pad:
-            raise ValueError(f"{self.provenance['source']} needs square views, got {height} x {width}")
+            raise InputError(f"{self.provenance['source']} needs square views, got {height} x {width}")
         inputs = self.prepare(images)
         offsets = inputs.pop("patch_offsets", None)
         if self.model_type == "oneformer":

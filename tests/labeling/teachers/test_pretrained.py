@@ -183,3 +183,48 @@ def test_without_the_package_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install 'mtpano_zoo\[teachers\]'"):
         Segmenter(str(folder))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"backbone": "somebody/else"},
+        {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": True},
+        {"backbone": "resnet18", "use_timm_backbone": True},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:somebody/else"}},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "LOCAL-DIR:/etc"}},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnet18", "use_pretrained_backbone": True}},
+        {"backbone_config": {"model_type": "timm_wrapper", "architecture": "hf_hub:somebody/else"}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("architecture", ["mask2former", "depth_anything", "segformer"])
+def test_a_teacher_is_not_built_from_another(folder, asked, named, architecture):
+    edit(folder, model_type=architecture, **named)
+    for teacher in (Segmenter, DepthEstimator):
+        with pytest.raises(ValueError, match=rf"^{folder} wants to be built from .*: a teacher must hold all"):
+            teacher(str(folder))
+    assert asked == []
+
+
+@pytest.mark.parametrize("repository", ["somebody/else", "/etc"])
+def test_a_preprocessing_reads_no_other_file(folder, asked, repository):
+    """OneFormer's takes the names of classes from wherever its file says."""
+    path = folder / "preprocessor_config.json"
+    other = {"image_processor_type": "OneFormerImageProcessor", "repo_path": repository, "class_info_file": "hostname"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    Segmenter(str(folder))
+    assert asked == []
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the client of the Hub, or anybody, is asked for beside the folder of the teacher."""
+    seen = []
+
+    def ask(**options):
+        seen.append(options["repo_id"])
+        raise OSError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.file_download._hf_hub_download_to_cache_dir", ask)
+    return seen

@@ -1,0 +1,88 @@
+"""Which images a user means by files and folders, and how what is written for them is called."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtpano_zoo.errors import InputError
+
+__all__ = ("IMAGE_SUFFIXES", "find_images")
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
+    """Return every image and where its results go: a path below `out` that ends in the stem of their names.
+
+    An image of a folder keeps the sub-folders between the two, a single image none. If two images then have the same
+    name, all keep the folders below the one that holds all sources; where that does not tell them apart either, like
+    `a.png` and `a.jpg`, these keep their suffix.
+
+    Raises:
+        InputError: If a folder has no images, there is no source at all, or `out` is a file or holds the images.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a folder for the results")
+    roots: dict[Path, Path] = {}  # of every image: the folder from which its name starts
+    for source in map(Path, sources):
+        if not _is_folder(source):
+            roots.setdefault(source, source.parent)
+            continue
+        if source.resolve() == out.resolve():
+            raise InputError(f"{out} holds the images: give another folder, so that results are not taken for images")
+        # Results of an earlier run, in a folder below this one, are no images of the user's.
+        results = out.resolve() if source.resolve() in out.resolve().parents else None
+        found = [path for path in sorted(source.rglob("*")) if _is_image(path, source, results)]
+        if not found:
+            raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        for path in found:
+            roots.setdefault(path, source)
+    if not roots:
+        raise InputError("no image and no folder was given")
+    jobs: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for image, name in _names(roots).items():
+        if name not in taken:  # else the same image once more, by another path
+            taken.add(name)
+            jobs[image] = out / name
+    return jobs
+
+
+def _names(roots: Mapping[Path, Path]) -> dict[Path, str]:
+    """Return a name for the results of every image; two share it only if they are the same file."""
+    names = {image: _without_suffix(image.relative_to(root)) for image, root in roots.items()}
+    if not _clashing(names):
+        return names
+    absolute = {image: Path(os.path.abspath(image)) for image in roots}  # noqa: PTH100 - links keep their names
+    shared = Path(os.path.commonpath([os.path.abspath(root) for root in roots.values()]))  # noqa: PTH100
+    names = {image: _without_suffix(path.relative_to(shared)) for image, path in absolute.items()}
+    # With its suffix, an image may get the name of another one, as a.jpg beside a.jpg.png.
+    while clashing := _clashing(names):
+        names |= {image: absolute[image].relative_to(shared).as_posix() for image in clashing}
+    return names
+
+
+def _clashing(names: Mapping[Path, str]) -> list[Path]:
+    """Return the images that have the name of another one."""
+    files = {image: (name, os.path.realpath(image)) for image, name in names.items()}
+    owners = Counter(name for name, _ in set(files.values()))
+    return [image for image, name in names.items() if owners[name] > 1]
+
+
+def _without_suffix(path: Path) -> str:
+    return path.as_posix().removesuffix(path.suffix)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long; reading it will fail, and say so
+        return False
+
+
+def _is_image(path: Path, folder: Path, excluded: Path | None) -> bool:
+    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+        return False
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and excluded not in path.resolve().parents

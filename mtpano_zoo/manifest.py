@@ -1,0 +1,120 @@
+"""What made the results of a folder: `manifest.json`, written once, so that results of other settings never mix."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import write_bytes
+
+__all__ = ("MANIFEST", "check_settings", "describe_model", "differences", "read_manifest", "write_manifest")
+
+MANIFEST = "manifest.json"
+
+
+def describe_model(network: nn.Module, name: str | None = None) -> dict[str, Any]:
+    """Return what decides what a network predicts, as plain data, and `name`, which is for people.
+
+    The weights are named by a SHA-256 hash over names, shapes, types and values; it does not depend on the device.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    named = {key: getattr(network, key, None) for key in ("tasks", "classes", "input_size", "config")}
+    described = {"name": name, "weights": digest.hexdigest(), "network": type(network).__name__, **named}
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
+
+
+def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
+    """Return the manifest of a folder; None if it has none.
+
+    Args:
+        root: the folder, which need not exist.
+        form: what the manifest must say of itself as `format`.
+
+    Raises:
+        InputError: If the file is not a manifest, or is one of something else.
+    """
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        found = manifest["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{path} is not a manifest of this package: choose another folder.") from error
+    if found != form:
+        raise InputError(f"{path} is of the format {found!r}, not {form!r}: choose another folder.")
+    return dict(manifest)
+
+
+def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:
+    """Refuse to go on in a folder whose manifest has other settings.
+
+    Args:
+        root: the folder, for the message.
+        known: its manifest.
+        wanted: the manifest that results made now would have; names of models need not agree.
+        advice: how the user can choose another folder, or replace what is there; it ends the sentence.
+
+    Raises:
+        InputError: If they differ; the sentence names the first difference.
+    """
+    found = list(differences(known, wanted))
+    decisive = [difference for difference in found if difference[0] != "model.name"]
+    if not decisive:
+        return
+    key, before, now = found[0]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    raise InputError(
+        f"{root} holds results of other settings ({key} was {_short(before)}, is {_short(now)}{more}): keep the "
+        f"settings, {advice}."
+    )
+
+
+def write_manifest(root: Path, manifest: Mapping[str, Any], replace: bool = False) -> bool:
+    """Write the manifest of a folder, completely or not at all; without `replace`, return False if there is one."""
+    path, content = root / MANIFEST, json.dumps(manifest, indent=1).encode()
+    if replace:
+        write_bytes(path, content)
+        return True
+    temporary = root / f".{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)  # unlike a rename, it fails if another process was faster
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two trees of plain data differ: the key, such as `settings.views[0]`, the value before, and now."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys((*before, *now)):
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from differences(one, other, f"{key}[{i}]")
+    elif before != now:
+        yield key, before, now
+
+
+def _short(value: Any) -> str:
+    """Show a value in a sentence, a long one by its beginning."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}..."

@@ -1,0 +1,126 @@
+"""Every shipped training takes its steps in two processes, with its own network, loss and data at tiny size.
+
+Distributed training fails in the second step if a parameter takes no part in the loss.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_deep360
+import fake_matterport3d
+import fake_pseudo_labels
+import fake_stanford2d3d
+import fake_structured3d
+import fake_synpass
+import torch
+import yaml
+from fake_files import write
+
+from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.resources import shipped
+
+FINETUNED = {
+    "structured3d.yaml": fake_structured3d,
+    "stanford2d3d.yaml": fake_stanford2d3d,
+    "matterport3d.yaml": fake_matterport3d,
+    "synpass.yaml": fake_synpass,
+    "deep360.yaml": fake_deep360,
+}
+FROM_THE_START = ("label_free/pretrain.yaml", "rooms-tiny.yaml")
+SIZES = {
+    "encoder": "vit_small_patch16_dinov3_qkvb",
+    "encoder_width": 32,
+    "encoder_depth": 4,
+    "encoder_heads": 2,
+    "patch_size": 8,
+    "bridge_width": 16,
+    "neck_widths": [8, 8, 16, 16],
+    "fusion_width": 8,
+}
+STEPS = 4
+TRAINER = {
+    "accelerator": "cpu",
+    "devices": 2,
+    "strategy": "ddp",
+    "max_epochs": -1,
+    "max_steps": STEPS,
+    "limit_val_batches": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "callbacks": [
+        {"class_path": "mtpano_zoo.training.AuxiliaryWarmup", "init_args": {"steps": 1}},
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True}},
+    ],
+}
+SCRIPT = """
+import os, sys
+import yaml
+from mtpano_zoo.cli import main
+
+for run in yaml.safe_load(open("runs.yaml")):
+    print("begins", run, flush=True)
+    assert main(["fit", *run]) == 0
+print("all done in rank", os.environ["RANK"], flush=True)
+os._exit(0)  # no waiting for the other
+"""
+
+
+def rooms(name: str) -> bool:
+    return name.startswith("rooms")
+
+
+def tiny(name: str) -> dict[str, Any]:
+    """What a configuration is made small by."""
+    size = {"height": 32, "width": 64, "batch_size": 1, "num_workers": 0}
+    data = size | ({"train_count": 8} if rooms(name) else {"root": f"data/{name}"})
+    network: dict[str, Any] = {"class_path": "Pretrained", "init_args": {"source": "published", "input_size": [32, 64]}}
+    if name not in FINETUNED:
+        chosen = {} if rooms(name) else SIZES | {"pretrained": False}
+        network = {"class_path": "PDBridgeNet", "init_args": chosen | {"input_size": [32, 64]}}
+    return {"trainer": TRAINER, "model": {"network": network}, "data": {"init_args": data}}
+
+
+def run(folder: Path) -> tuple[list[int], list[str]]:
+    """Run the script in two processes; return their statuses and what they wrote."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    common |= {"TORCHELASTIC_RUN_ID": "tests", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "0"}
+    processes = []
+    for rank in ("0", "1"):
+        environment = os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0"}
+        with (folder / f"rank{rank}.txt").open("w") as output:
+            command = [sys.executable, "train.py"]
+            processes.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output))
+    try:
+        statuses = [process.wait(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return statuses, [(folder / f"rank{rank}.txt").read_text() for rank in "01"]
+
+
+def test_every_shipped_training_in_two_processes(tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]) -> None:
+    known = {path.relative_to(shipped("configs")).as_posix() for path in shipped("configs").glob("**/*.yaml")}
+    assert known >= {*FINETUNED, *FROM_THE_START}
+    tiny_network(variant="paper").save_pretrained(tmp_path / "published")
+    runs = []
+    for name in (*FINETUNED, *FROM_THE_START):
+        if not rooms(name):
+            write(tmp_path / "data" / name, FINETUNED.get(name, fake_pseudo_labels).files())
+        (tmp_path / f"tiny_{len(runs)}.yaml").write_text(yaml.safe_dump(tiny(name)))
+        base = [] if rooms(name) else ["--config", "base.yaml"]
+        runs.append([*base, "--config", name, "--config", f"tiny_{len(runs)}.yaml"])
+    (tmp_path / "runs.yaml").write_text(yaml.safe_dump(runs))
+    (tmp_path / "train.py").write_text(SCRIPT)
+    statuses, written = run(tmp_path)
+    assert statuses == [0, 0], "\n".join(text[-3000:] for text in written)
+    for version, _ in enumerate(runs):
+        checkpoint = torch.load(tmp_path / f"runs/version_{version}/checkpoints/last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == STEPS

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import find_images
+
+NAMES = ("a/x.jpg", "b/x.jpg", "b/y.jpg", "c/p.bmp", "c/p.tiff", "c/q.png", "d/r.jpg", "d/r.jpg.png", "d/r.webp")
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Empty files, since only their names matter."""
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    Path("link").symlink_to("a")
+
+
+def names_of(*sources):
+    found = find_images(sources, Path("out"))
+    return {image.as_posix(): target.relative_to("out").as_posix() for image, target in found.items()}
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(("sources", "expected"), [
+    (("b/y.jpg", "a/x.jpg"), {"b/y.jpg": "y", "a/x.jpg": "x"}),
+    # Folders below what holds all sources tell two images apart,
+    (("a/x.jpg", "b/x.jpg"), {"a/x.jpg": "a/x", "b/x.jpg": "b/x"}),
+    (("a", "b"), {"a/x.jpg": "a/x", "b/x.jpg": "b/x", "b/y.jpg": "b/y"}),
+    (("a", "c/p.bmp", "b/x.jpg"), {"a/x.jpg": "a/x", "c/p.bmp": "c/p", "b/x.jpg": "b/x"}),
+    # and where they do not, the suffix.
+    (("c",), {"c/p.bmp": "p.bmp", "c/p.tiff": "p.tiff", "c/q.png": "q"}),
+    (("c/p.bmp", "c/p.tiff"), {"c/p.bmp": "p.bmp", "c/p.tiff": "p.tiff"}),
+    (("d",), {"d/r.jpg": "r.jpg", "d/r.jpg.png": "r.jpg.png", "d/r.webp": "r.webp"}),
+    (("d", "a/x.jpg", "b"), {"d/r.jpg": "d/r.jpg", "d/r.jpg.png": "d/r.jpg.png", "d/r.webp": "d/r.webp",
+                             "a/x.jpg": "a/x", "b/x.jpg": "b/x", "b/y.jpg": "b/y"}),
+])  # fmt: skip
+def test_two_images_never_have_the_same_name(sources, expected):
+    assert names_of(*sources) == expected
+    assert len(set(expected.values())) == len(expected)
+
+
+@pytest.mark.usefixtures("images")
+def test_the_same_image_twice_is_one(tmp_path):
+    absolute = tmp_path / "a" / "x.jpg"
+    assert names_of("a/x.jpg", "a/x.jpg", "a", "./a/../a/x.jpg", absolute, "link/x.jpg") == {"a/x.jpg": "x"}
+    assert names_of("a/x.jpg", "b/x.jpg", absolute) == {"a/x.jpg": "a/x", "b/x.jpg": "b/x"}
+
+
+@pytest.mark.usefixtures("images")
+def test_the_name_of_the_folder_above_everything_does_not_matter(tmp_path):
+    absolute = find_images([tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg"], tmp_path / "out")
+    assert [target.relative_to(tmp_path / "out").as_posix() for target in absolute.values()] == ["a/x", "b/x"]
+
+
+@pytest.mark.usefixtures("images")
+def test_places_that_cannot_be(tmp_path):
+    for sources, out, sentence in (
+        ([], "out", "no image and no folder"),
+        (["a"], "a/x.jpg", "x.jpg is a file"),
+        (["a", "b"], "b", "b holds the images"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            find_images(sources, Path(out))
