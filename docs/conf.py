@@ -6,8 +6,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import mtpano_zoo  # noqa: E402
 from generate import write_pages  # noqa: E402
+
+import mtpano_zoo  # noqa: E402
 
 project = "mtpano_zoo"
 author = "The mtpano_zoo contributors"

@@ -35,7 +35,12 @@ REFERENCE = {
         "mtpano_zoo.metrics.valid",
         "mtpano_zoo.metrics.disparity",
     ),
-    "data": ("mtpano_zoo.data.panoramas", "mtpano_zoo.data.augmentation", "mtpano_zoo.scenes", "mtpano_zoo.scenes.scene"),
+    "data": (
+        "mtpano_zoo.data.panoramas",
+        "mtpano_zoo.data.augmentation",
+        "mtpano_zoo.scenes",
+        "mtpano_zoo.scenes.scene",
+    ),
     "labelling": (
         "mtpano_zoo.labeling.views",
         "mtpano_zoo.labeling.teachers.base",
@@ -50,7 +55,12 @@ REFERENCE = {
         "mtpano_zoo.sphere.projection",
         "mtpano_zoo.sphere.surface",
     ),
-    "files": ("mtpano_zoo.files.checkpoint", "mtpano_zoo.files.weights", "mtpano_zoo.files.sharing", "mtpano_zoo.reference.format"),
+    "files": (
+        "mtpano_zoo.files.checkpoint",
+        "mtpano_zoo.files.weights",
+        "mtpano_zoo.files.sharing",
+        "mtpano_zoo.reference.format",
+    ),
 }
 
 
@@ -62,11 +72,21 @@ def write_pages(folder: Path) -> None:
     sets = sorted(name for name in mtpano_zoo.data.__all__ if name.endswith("DataModule"))
     pages = {f"network-{name}.md": network_page(name, known) for name in networks}
     pages |= {f"data-{name}.md": data_page(name) for name in sets}
-    pages["networks.md"] = index("Networks", [f"network-{name}" for name in networks], "One page per network, its published checkpoints below it.")
-    pages["data-sets.md"] = index("Data sets", [f"data-{name}" for name in sets], "One page per data module: the help of its class is its data sheet.")
+    pages["networks.md"] = index(
+        "Networks",
+        [f"network-{name}" for name in networks],
+        "One page per network, its published checkpoints below it.",
+    )
+    pages["data-sets.md"] = index(
+        "Data sets",
+        [f"data-{name}" for name in sets],
+        "One page per data module: the help of its class is its data sheet.",
+    )
     for topic, modules in REFERENCE.items():
         pages[f"reference-{topic}.md"] = reference_page(topic, modules)
-    pages["reference.md"] = index("API reference", [f"reference-{topic}" for topic in REFERENCE], "Public classes and functions by subject.")
+    pages["reference.md"] = index(
+        "API reference", [f"reference-{topic}" for topic in REFERENCE], "Public classes and functions by subject."
+    )
     for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -110,7 +130,9 @@ def data_page(name: str) -> str:
 
 def reference_page(topic: str, modules: Sequence[str]) -> str:
     """Return the page of a subject of the API reference."""
-    return "\n".join([f"# {topic.capitalize()}", "", *(f"## {name}\n\n{directive('automodule', name)}" for name in modules)])
+    return "\n".join(
+        [f"# {topic.capitalize()}", "", *(f"## {name}\n\n{directive('automodule', name)}" for name in modules)]
+    )
 
 
 def index(title: str, pages: Sequence[str], text: str) -> str:
