@@ -1,12 +1,12 @@
-# The two commands of the README. Any Python 3.11 or 3.12 will do: make test PYTHON=python3.12
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+# The commands of the README. Any Python from 3.11 on will do: make test PYTHON=python3.12
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(not sys.version_info >= (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGES ?=
 JOBS ?= 2
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-lowest test-newest lint docs clean
 
 quickstart: $(BIN)/.installed
 	$(BIN)/mtpano quickstart $(IMAGES)
@@ -19,6 +19,22 @@ lint: $(BIN)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p mtpano_zoo
 
+docs: $(BIN)/.installed-test
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "The site is build/docs/index.html"
+
+# The lowest releases that pyproject.toml allows, and the newest that the package index has, each in its own environment.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
+	$(VENV)-newest/bin/python -m pytest -n $(JOBS) --dist loadfile
+
 # Installed again when pyproject.toml changes; the marker is written last, so an interrupted install is repeated.
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
@@ -29,8 +45,8 @@ $(BIN)/.installed-test: pyproject.toml | $(BIN)/python
 	touch $(BIN)/.installed $@
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "mtpano_zoo needs Python 3.11 or 3.12; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "mtpano_zoo needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist

@@ -1,14 +1,11 @@
 """Metrics: functions on maps and weights, and classes that sum over a data set in constant memory."""
 
-from collections.abc import Callable, Sequence
-
-from torchmetrics import Metric
-
 from mtpano_zoo.metrics.depth import DepthMetrics
 from mtpano_zoo.metrics.disparity import DisparityMetrics
 from mtpano_zoo.metrics.normals import NormalsMetrics, angular_error
 from mtpano_zoo.metrics.pooling import defined_scores
 from mtpano_zoo.metrics.semseg import SemsegMetrics
+from mtpano_zoo.metrics.task_metrics import TASK_METRICS
 from mtpano_zoo.metrics.valid import ValidMetrics
 
 __all__ = (
@@ -21,13 +18,3 @@ __all__ = (
     "angular_error",
     "defined_scores",
 )
-
-# The metrics of each main task with their defaults, for the names of the classes. `update` takes the output and the
-# labels of the task, in the order of `mtpano_zoo.tasks.Task.labels`.
-TASK_METRICS: dict[str, Callable[[Sequence[str]], Metric]] = {
-    "semseg": lambda classes: SemsegMetrics(classes=classes),
-    "depth": lambda _: DepthMetrics(),
-    "normals": lambda _: NormalsMetrics(),
-    "valid": lambda _: ValidMetrics(),
-    "disparity": lambda _: DisparityMetrics(),
-}

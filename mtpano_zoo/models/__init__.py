@@ -6,4 +6,6 @@ from mtpano_zoo.models.pd_bridgenet import PDBridgeNet
 
 __all__ = ("NETWORKS", "InferenceNetwork", "PDBridgeNet", "PanoramaNetwork", "prepare_for_inference")
 
-NETWORKS: dict[str, type[PanoramaNetwork]] = {"PDBridgeNet": PDBridgeNet}
+NETWORKS: dict[str, type[PanoramaNetwork]] = {
+    "PDBridgeNet": PDBridgeNet,
+}
