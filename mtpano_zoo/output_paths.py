@@ -38,9 +38,7 @@ def check_id(sample_id: str, suffix: str = "") -> str:
             )
         length = len(part.encode("utf-8", "surrogateescape")) + (len(suffix.encode()) if part is parts[-1] else 0)
         if length > MAX_NAME_BYTES:
-            raise InputError(
-                f"The id {shown} makes a file name of {length} bytes: at most {MAX_NAME_BYTES} are allowed."
-            )
+            raise InputError(f"The id {shown} makes a file name of {length} bytes: at most {MAX_NAME_BYTES} fit.")
     return sample_id
 
 

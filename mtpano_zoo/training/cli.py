@@ -197,6 +197,10 @@ def complete_command(arguments: Sequence[str]) -> str:
     return f"Complete is `mtpano {verb} --config quickstart.yaml`, or `--config base.yaml --config synpass.yaml`."
 
 
+def _verb(arguments: Sequence[str]) -> str:
+    return next((argument for argument in arguments if argument in VERBS), "fit")
+
+
 def _starts_trained(model: Mapping[str, Any]) -> bool:
     network = model.get("init_args", {}).get("network") or {}
     return str(network.get("class_path", "")).endswith(".Pretrained")
