@@ -9,11 +9,42 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mtpano_zoo"
 # Rooms from the ground up. A room imports only those before it; the command line imports everything.
 ROOMS = tuple(
-    """
-    errors spelling short_verbs resources limits text_files output_paths classes tasks sphere resize
-    image_io manifest layers outputs viz prediction files models reference zoo losses metrics scenes
-    workers data prediction_folder training image_files run labeling export quickstart cli
-    """.split()
+    [
+        "errors",
+        "spelling",
+        "short_verbs",
+        "resources",
+        "limits",
+        "text_files",
+        "output_paths",
+        "classes",
+        "tasks",
+        "sphere",
+        "resize",
+        "image_io",
+        "manifest",
+        "layers",
+        "outputs",
+        "viz",
+        "prediction",
+        "files",
+        "models",
+        "reference",
+        "zoo",
+        "losses",
+        "metrics",
+        "scenes",
+        "workers",
+        "data",
+        "prediction_folder",
+        "training",
+        "image_files",
+        "run",
+        "labeling",
+        "export",
+        "quickstart",
+        "cli",
+    ]
 )
 
 
