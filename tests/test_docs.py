@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_commands_name_verbs_and_configurations_that_exist(page):
                 continue
             words = line.split(" #")[0].split()
             assert words[1] in verbs, line
-            for option, name in zip(words, words[1:], strict=False):
+            for option, name in pairwise(words):
                 if option == "--config" and not name.isupper() and "/config.yaml" not in name and name not in own:
                     assert (shipped("configs") / name).is_file(), line
 
