@@ -29,6 +29,7 @@ REFERENCE = {
         "mtpano_zoo.losses.multi_task",
         "mtpano_zoo.losses.task_losses",
         "mtpano_zoo.losses.published",
+        "mtpano_zoo.metrics.task_metrics",
         "mtpano_zoo.metrics.semseg",
         "mtpano_zoo.metrics.depth",
         "mtpano_zoo.metrics.normals",

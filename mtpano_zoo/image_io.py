@@ -260,6 +260,10 @@ def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
 
     0, negative, NaN and infinite values become 0 (no value). Valid depth is at least 1 mm, and saturates at 65535,
     which is 65.535 m or more, instead of wrapping around.
+
+    Example:
+        >>> encode_depth([0.0, 1.5, 0.0001, 100.0, float("nan")]).tolist()
+        [0, 1500, 1, 65535, 0]
     """
     metres = np.asarray(depth)
     valid = np.isfinite(metres) & (metres > 0)
@@ -286,6 +290,10 @@ def decode_depth(
 
     Raises:
         InputError: the array is not uint16.
+
+    Example:
+        >>> decode_depth(np.array([0, 1500, 65535], np.uint16)).tolist()
+        [0.0, 1.5, 0.0]
     """
     if encoded.dtype != np.uint16:
         raise InputError(
@@ -304,6 +312,10 @@ def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]
 
     Raises:
         InputError: the last axis is not 3, or `bits` is neither 8 nor 16.
+
+    Example:
+        >>> encode_normals([[0, 0, -1], [0, 0, 0]]).tolist()
+        [[128, 128, 1], [128, 128, 128]]
     """
     vectors = np.asarray(normals, dtype=np.float32)  # 24 bits tell any two of 16 apart
     if vectors.shape[-1:] != (3,) or bits not in (8, 16):
@@ -318,6 +330,10 @@ def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:
 
     Raises:
         InputError: another type, or the last axis is not 3.
+
+    Example:
+        >>> decode_normals(np.array([[128, 128, 1], [128, 128, 128]], np.uint8)).tolist()
+        [[0.0, 0.0, -1.0], [0.0, 0.0, 0.0]]
     """
     if encoded.dtype not in (np.uint8, np.uint16) or encoded.shape[-1:] != (3,):
         raise InputError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")

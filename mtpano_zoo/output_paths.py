@@ -24,6 +24,10 @@ def check_id(sample_id: str, suffix: str = "") -> str:
     Raises:
         InputError: If the id is empty or absolute, holds a drive, a backslash or a NUL, has a part that is empty, `.`,
             `..` or ends in a dot or a space, or makes a file name longer than 255 bytes.
+
+    Example:
+        >>> check_id("house/room 1")
+        'house/room 1'
     """
     shown = repr(sample_id if len(sample_id) <= 80 else f"{sample_id[:77]}...")
     if not sample_id.strip():
@@ -47,6 +51,10 @@ def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
 
     Raises:
         InputError: If the id cannot name a file, see `check_id`.
+
+    Example:
+        >>> path_below("results", "house/room", "_depth.png").as_posix()
+        'results/house/room_depth.png'
     """
     return Path(folder) / f"{check_id(sample_id, suffix)}{suffix}"
 

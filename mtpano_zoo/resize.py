@@ -19,6 +19,10 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
 
     Columns wrap around; rows end at the poles. Turning the input by whole columns that are whole columns of the output
     too turns the output.
+
+    Example:
+        >>> resize(torch.arange(4.0).expand(1, 2, 4), 1, 2).shape
+        torch.Size([1, 1, 2])
     """
     dtype = maps.dtype if maps.is_floating_point() else torch.float32
     if maps.shape[-2:] == (height, width):
@@ -32,6 +36,11 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     """Resize logits (C, h, w) and take the largest: class indices int64 (height, width).
 
     Works through bands of rows, because 150 classes at 4096 x 2048 would take 5 GB at once.
+
+    Example:
+        >>> logits = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 2, 4)
+        >>> resize_argmax(logits, 4, 8).unique().tolist()
+        [1]
     """
     channels, rows, columns = logits.shape
     if (rows, columns) == (height, width):

@@ -7,7 +7,12 @@ __all__ = ("did_you_mean", "nearest")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is spelt most like this one, None if none is close. Case does not matter."""
+    """Return the known name that is spelt most like this one, None if none is close. Case does not matter.
+
+    Example:
+        >>> nearest("PDBridgNet", ["PDBridgeNet", "ToyNet"])
+        'PDBridgeNet'
+    """
     by_lower = {candidate.lower(): candidate for candidate in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return by_lower[found[0]] if found else None

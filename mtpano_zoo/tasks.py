@@ -143,6 +143,10 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
     Raises:
         InputError: If there is none, one is unknown, or one is named twice.
+
+    Example:
+        >>> check_tasks(("normals", "semseg"))
+        ('semseg', 'normals')
     """
     unknown = [task for task in tasks if task not in MAIN_TASKS]
     if unknown or not tasks or len(set(tasks)) != len(tasks):
@@ -151,5 +155,10 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def auxiliary_tasks_of(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the auxiliary tasks that are trained beside the main ones; a point map needs labels of depth."""
+    """Return the auxiliary tasks that are trained beside the main ones; a point map needs labels of depth.
+
+    Example:
+        >>> auxiliary_tasks_of(("semseg",))
+        ('gradient', 'edge_distance')
+    """
     return tuple(task for task in AUXILIARY_TASKS if task != "point_map" or "depth" in tasks)

@@ -246,7 +246,12 @@ def decode_vectors(
 
 
 def unit_or_zero(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale vectors (..., 3) to length one; those shorter than 0.5, longer than 1.5 or not finite become zero."""
+    """Scale vectors (..., 3) to length one; those shorter than 0.5, longer than 1.5 or not finite become zero.
+
+    Example:
+        >>> unit_or_zero(np.array([[0.0, 0.0, 1.1], [0.0, 0.0, 0.1]], np.float32)).tolist()
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         length = _lengths(*np.moveaxis(vectors, -1, 0))
         unit: NDArray[np.float32] = (vectors / length[..., None]).astype(np.float32, copy=False)

@@ -57,7 +57,7 @@ class Upsample(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Resize (B, C, h, w) to (B, C, *size)."""
+        """Resize (B, C, h, w) to (B, C, H, W), where `size` is (H, W)."""
         height, width = x.shape[-2:]
         if (height, width) == size:
             return x

@@ -20,7 +20,13 @@ _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
 def masked_l1(
     prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
 ) -> Tensor:
-    """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if none is."""
+    """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if none is.
+
+    Example:
+        >>> prediction, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([[[[3.0, float("nan")]]]])
+        >>> masked_l1(prediction, target, torch.tensor([[[True, False]]])).item()
+        2.0
+    """
     mask = valid[:, None]
     error = (torch.where(mask, prediction, 0) - torch.where(mask, target, 0)).abs().sum(1)
     return weighted_mean(error, valid, weight, across_ranks)

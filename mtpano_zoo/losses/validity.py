@@ -10,7 +10,13 @@ from mtpano_zoo.tasks import NO_LABEL, SAMPLE_MAPS
 
 
 def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = NO_LABEL) -> Tensor:
-    """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes)."""
+    """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes).
+
+    Example:
+        >>> import torch
+        >>> valid_semseg(torch.tensor([0, 12, 13, 255]), 13).tolist()
+        [True, True, False, False]
+    """
     labels = labels.long()  # in a shorter type, the numbers that they are compared with may become others
     return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
 
@@ -19,13 +25,24 @@ def valid_depth(depth: Tensor, min_depth: float = 0.0, max_depth: float | None =
     """Mask of the finite depths strictly between the two limits in metres.
 
     Strictly, because 0 means "no measurement" and a sensor that saturates reports its largest value.
+
+    Example:
+        >>> import torch
+        >>> valid_depth(torch.tensor([0.0, 1.5, 12.0, float("inf")]), max_depth=10.0).tolist()
+        [False, True, False, False]
     """
     valid = depth.isfinite() & (depth > min_depth)
     return valid if max_depth is None else valid & (depth < max_depth)
 
 
 def valid_normals(normals: Tensor) -> Tensor:
-    """Mask (..., H, W) of the finite normals (..., 3, H, W) longer than 0.5: not the zero vector, nor a faded one."""
+    """Mask (..., H, W) of the finite normals (..., 3, H, W) longer than 0.5: not the zero vector, nor a faded one.
+
+    Example:
+        >>> import torch
+        >>> valid_normals(torch.eye(3)[:, :, None] * torch.tensor([1.0, 0.4, 0.0])[:, None]).flatten().tolist()
+        [True, False, False]
+    """
     return normals.isfinite().all(dim=-3) & (normals.square().sum(dim=-3) > 0.25)
 
 

@@ -36,6 +36,11 @@ def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignmen
     """Predictions (B, H, W) times one factor per image.
 
     ``"median"``: the ratio of the medians of target and prediction; ``"scale"``: the least-squares factor.
+
+    Example:
+        >>> prediction, target = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 4.0, 9.0]]])
+        >>> align(prediction, target, target > 0, "median").tolist()
+        [[[2.0, 4.0, 6.0]]]
     """
     if alignment == "median":
         factor = _median(target, valid) / _median(prediction, valid).clamp(min=1e-6)

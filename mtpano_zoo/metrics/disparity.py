@@ -15,6 +15,11 @@ def align_affine(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Scale and shift predictions (B, H, W) so that the weighted squared error of each image is least.
 
     A prediction without any variation keeps the scale 0, and becomes the mean of the target.
+
+    Example:
+        >>> target = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> align_affine(10 * target + 5, target, torch.ones_like(target)).tolist()
+        [[[1.0, 2.0, 3.0]]]
     """
     known = weights > 0
     p, t = (torch.where(known, x, 0).double() for x in (prediction, target))

@@ -19,6 +19,11 @@ def angular_error(prediction: Tensor, target: Tensor) -> Tensor:
 
     It is 90 from a vector of length zero, and 180, all wrong, where a vector is not finite. From the sum and the
     difference of the unit vectors: exact for small angles, where the arc cosine loses half its digits.
+
+    Example:
+        >>> x, y = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1), torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)
+        >>> round(angular_error(x, y).item(), 3), angular_error(x, 5 * x).item()
+        (90.0, 0.0)
     """
     p, t = (_unit(x) for x in (prediction, target))
     difference, total = (x.square().sum(dim=1).sqrt() for x in (p - t, p + t))

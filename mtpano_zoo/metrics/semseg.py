@@ -29,6 +29,11 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_cl
         labels: The same, in range wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         num_classes: Number C of classes.
+
+    Example:
+        >>> prediction, labels = torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 1, 0]]])
+        >>> confusion_matrix(prediction, labels, torch.ones(1, 1, 3), 2).tolist()
+        [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
     columns = num_classes + 1
     prediction, labels = prediction.long(), labels.long()  # short integers hold classes, but not the number of a cell
@@ -40,7 +45,12 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_cl
 
 
 def intersection_over_union(confusion: Tensor) -> Tensor:
-    """IoU (C,) from a confusion matrix (C, C + 1); NaN for classes in neither labels nor predictions."""
+    """IoU (C,) from a confusion matrix (C, C + 1); NaN for classes in neither labels nor predictions.
+
+    Example:
+        >>> intersection_over_union(torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])).tolist()
+        [0.5, 0.5]
+    """
     hits = confusion.diagonal()
     return hits / (confusion.sum(dim=1) + confusion[:, :-1].sum(dim=0) - hits)
 

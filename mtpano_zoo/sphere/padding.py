@@ -16,6 +16,12 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
 
     Raises:
         InputError: If a number is negative, or ``top`` or ``bottom`` exceeds the height (past both poles).
+
+    Example:
+        >>> pad(torch.arange(8).view(2, 4), (1, 1, 0, 0)).tolist()  # the seam
+        [[3, 0, 1, 2, 3, 0], [7, 4, 5, 6, 7, 4]]
+        >>> pad(torch.arange(8).view(2, 4), (0, 0, 1, 0)).tolist()  # beyond the upper pole, half a turn away
+        [[2, 3, 0, 1], [0, 1, 2, 3], [4, 5, 6, 7]]
     """
     left, right, top, bottom = padding
     if min(padding) < 0:

@@ -36,6 +36,11 @@ def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
 
     Raises:
         InputError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
+
+    Example:
+        >>> erp = torch.arange(4.0).expand(1, 1, 2, 4)
+        >>> rotate(erp, rotation_matrix(yaw=90))[0, 0].tolist()  # a camera that turns right sees what was on its right
+        [[1.0, 2.0, 3.0, 0.0], [1.0, 2.0, 3.0, 0.0]]
     """
     if erp.ndim != 4 or rotation.shape not in ((3, 3), (erp.shape[0], 3, 3), (1, 3, 3)):
         raise InputError(
@@ -67,6 +72,12 @@ def to_cubemap(erp: Tensor, size: int, mode: Mode = "image") -> Tensor:
 
     Raises:
         InputError: If the map is not (B, C, H, W), the size is not positive, or the mode does not fit.
+
+    Example:
+        >>> depth = torch.full((1, 1, 32, 64), 2.0)
+        >>> faces = to_cubemap(depth, 16, "depth")
+        >>> faces.shape, from_cubemap(faces, 32, 64, "depth").unique().item()
+        (torch.Size([1, 6, 1, 16, 16]), 2.0)
     """
     rays = cube_rays(size, device=erp.device, dtype=_coordinate_type(erp))
     return sample(erp, rays[None], mode).movedim(2, 1).contiguous()
@@ -195,6 +206,11 @@ def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
 
     Raises:
         InputError: If the intrinsics have more leading dimensions than the views, or are not (..., 3, 3).
+
+    Example:
+        >>> intrinsics = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+        >>> distance_to_z(torch.full((3, 3), 2.0), intrinsics)[1].round(decimals=3).tolist()  # at 45, 0, 45 degrees
+        [1.4140000343322754, 2.0, 1.4140000343322754]
     """
     return (distance / _stretch(distance, intrinsics)).to(floating(distance).dtype)
 
@@ -211,6 +227,11 @@ def icosahedron_rotations(*, device: torch.device | str | None = None, dtype: to
 
     Raises:
         InputError: If the type is not a floating-point one.
+
+    Example:
+        >>> forward = icosahedron_rotations()[:, :, 2]  # where the twelve cameras look
+        >>> [round(y, 3) for y in forward[[0, 1, -1], 1].tolist()]  # y points down
+        [-1.0, -0.447, 1.0]
     """
     check_floating(dtype)
     ring = math.degrees(math.atan(0.5))

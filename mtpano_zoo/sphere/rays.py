@@ -34,6 +34,11 @@ def erp_angles(
 
     Raises:
         InputError: If a side is not positive or the type not a floating-point one.
+
+    Example:
+        >>> longitude, latitude = erp_angles(2, 4)
+        >>> longitude.rad2deg().tolist(), latitude.rad2deg().tolist()
+        ([-135.0, -45.0, 45.0, 135.0], [45.0, -45.0])
     """
     _check_size(height, width)
     check_floating(dtype)
@@ -52,6 +57,11 @@ def erp_rays(
 
     Raises:
         InputError: If a side is not positive or the type not a floating-point one.
+
+    Example:
+        >>> rays = erp_rays(3, 3)
+        >>> (rays[1, 1] + 0.0).tolist()  # the centre looks along z
+        [0.0, 0.0, 1.0]
     """
     check_floating(dtype)
     # The two short axes are worked out in double precision; the outer product then costs one rounding.
@@ -83,6 +93,10 @@ def intrinsics_from_fov(
     Raises:
         InputError: If a side is not positive, a number given as field of view is not inside (0, 180), or the type is
             not a floating-point one.
+
+    Example:
+        >>> intrinsics_from_fov(90.0, 64, 64).round(decimals=3).tolist()
+        [[32.0, 0.0, 31.5], [0.0, 32.0, 31.5], [0.0, 0.0, 1.0]]
     """
     _check_size(height, width)
     check_floating(dtype)
@@ -224,6 +238,13 @@ def rotation_matrix(
 
     Raises:
         InputError: If the type is not a floating-point one.
+
+    Example:
+        >>> forward = torch.tensor([0.0, 0.0, 1.0])
+        >>> (rotation_matrix(yaw=90) @ forward).round().tolist()  # to the right
+        [1.0, 0.0, 0.0]
+        >>> (rotation_matrix(pitch=90) @ forward).round().tolist()  # up
+        [0.0, -1.0, 0.0]
     """
     tensors = [angle for angle in (yaw, pitch, roll) if isinstance(angle, Tensor)]
     if device is None and tensors:
@@ -265,7 +286,13 @@ def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
 
 
 def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Longitude (...), positive to the right, and latitude (...), positive up, in radians, of rays (..., 3)."""
+    """Longitude (...), positive to the right, and latitude (...), positive up, in radians, of rays (..., 3).
+
+    Example:
+        >>> longitude, latitude = rays_to_angles(torch.tensor([1.0, 0.0, 1.0]))
+        >>> longitude.rad2deg().item(), abs(latitude.item())
+        (45.0, 0.0)
+    """
     longitude, down = longitude_and_down(rays)
     return longitude, -down
 
@@ -289,6 +316,10 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
 
     Raises:
         InputError: If a side is not positive or the last dimension is not 3.
+
+    Example:
+        >>> rays_to_pixels(torch.tensor([0.0, 0.0, 5.0]), 512, 1024).tolist()  # between the middle columns and rows
+        [511.5, 255.5]
     """
     _check_size(height, width)
     if rays.shape[-1] != 3:
@@ -300,7 +331,12 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
 
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Vectors scaled to length one; a zero vector stays zero, and its gradient is zero."""
+    """Vectors scaled to length one; a zero vector stays zero, and its gradient is zero.
+
+    Example:
+        >>> unit(torch.tensor([[0.0, 3.0, 4.0], [0.0, 0.0, 0.0]])).tolist()
+        [[0.0, 0.6000000238418579, 0.800000011920929], [0.0, 0.0, 0.0]]
+    """
     vectors = floating(vectors)
     square = (vectors * vectors).sum(dim, keepdim=True)
     nonzero = square > 0

@@ -35,6 +35,12 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
 
     Raises:
         InputError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
+
+    Example:
+        >>> erp = torch.tensor([10.0, 20.0, 30.0, 40.0]).expand(1, 1, 2, 4)
+        >>> back = torch.tensor([[[0.0, 0.0, -1.0]]])  # the seam lies behind the camera
+        >>> sample(erp, back).item(), sample(erp, torch.tensor([[[1.0, 0.0, 1.1]]]), "label").item()
+        (25.0, 30.0)
     """
     if erp.ndim != 4 or rays.ndim < 3 or rays.shape[-1] != 3 or rays.shape[0] not in (1, erp.shape[0]):
         raise InputError(

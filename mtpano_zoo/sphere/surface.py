@@ -17,6 +17,11 @@ def depth_to_points(depth: Tensor) -> Tensor:
 
     Raises:
         InputError: If depth is not (B, 1, H, W).
+
+    Example:
+        >>> points = depth_to_points(torch.full((1, 1, 3, 3), 2.0))
+        >>> (points[0, :, 1, 1] + 0.0).tolist()
+        [0.0, 0.0, 2.0]
     """
     if depth.ndim != 4 or depth.shape[1] != 1:
         raise InputError(f"depth must be (B, 1, H, W), got {tuple(depth.shape)}")
@@ -39,6 +44,12 @@ def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
 
     Raises:
         InputError: If points are not (B, 3, H, W) or the mask does not fit them.
+
+    Example:
+        >>> sphere = depth_to_points(torch.full((1, 1, 32, 64), 2.0))  # a wall all around
+        >>> normals = points_to_normals(sphere)
+        >>> round((normals * sphere / 2).sum(1).mean().item(), 3)  # towards the camera
+        -1.0
     """
     if points.ndim != 4 or points.shape[1] != 3:
         raise InputError(f"points must be (B, 3, H, W), got {tuple(points.shape)}")
@@ -75,6 +86,10 @@ def solid_angles(
 
     Raises:
         InputError: If a side is not positive or the type not a floating-point one.
+
+    Example:
+        >>> round((solid_angles(32, 64).sum() * 64 / torch.pi).item(), 4)
+        4.0
     """
     check_floating(dtype)
     _, latitude = erp_angles(height, width, dtype=torch.float64)
@@ -89,6 +104,10 @@ def latitude_weights(
 
     Raises:
         InputError: If the height is not positive or the type not a floating-point one.
+
+    Example:
+        >>> latitude_weights(3).flatten().round(decimals=3).tolist()
+        [0.75, 1.5, 0.75]
     """
     check_floating(dtype)
     _, latitude = erp_angles(height, 1, dtype=torch.float64)

@@ -21,6 +21,10 @@ def learning_rate_factor(
         schedule: Shape of the decay.
         power: Exponent of the polynomial.
         warmup_steps: Steps of the linear rise, part of ``total_steps``.
+
+    Example:
+        >>> [learning_rate_factor(step, 10, power=1.0, warmup_steps=2) for step in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

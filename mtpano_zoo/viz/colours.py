@@ -31,14 +31,24 @@ def default_palette(count: int) -> NDArray[np.uint8]:
 
 
 def colour_semseg(labels: NDArray[Any], palette: ArrayLike) -> NDArray[np.uint8]:
-    """Colour class indices (H, W) by `palette` (N, 3); indices without a colour, such as 255, are black."""
+    """Colour class indices (H, W) by `palette` (N, 3); indices without a colour, such as 255, are black.
+
+    Example:
+        >>> colour_semseg(np.array([[1, 255]]), [(0, 0, 9), (7, 8, 9)]).tolist()
+        [[[7, 8, 9], [0, 0, 0]]]
+    """
     colours = np.asarray(palette, np.uint8).reshape(-1, 3)
     known = (labels >= 0) & (labels < len(colours))
     return np.vstack((colours, np.zeros((1, 3), np.uint8)))[np.where(known, labels, len(colours))]
 
 
 def depth_range(depth: NDArray[Any]) -> tuple[float, float]:
-    """Return the range in metres worth showing: the 1st to the 99th percentile of what is valid (finite, above 0)."""
+    """Return the range in metres worth showing: the 1st to the 99th percentile of what is valid (finite, above 0).
+
+    Example:
+        >>> depth_range(np.array([0.0, 2.0, 2.0, np.nan]))
+        (2.0, 2.01)
+    """
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if valid.size == 0:
         return 0.0, 1.0

@@ -127,7 +127,12 @@ def _plain(value: Any) -> Any:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the zoo that match a pattern with wildcards (`mtpano*`) or contain a text (`tiny`)."""
+    """Return the names of the zoo that match a pattern with wildcards (`mtpano*`) or contain a text (`tiny`).
+
+    Example:
+        >>> list_models("rooms")
+        ['mtpano-small.rooms', 'mtpano-tiny.rooms']
+    """
     if not set(pattern) & set("*?["):
         pattern = f"*{pattern}*"
     return sorted(name for name in entries() if fnmatchcase(name, pattern.lower()))
