@@ -113,7 +113,7 @@ class _WrappedConv2d(nn.Conv2d):
             convolution.out_channels,
             cast("tuple[int, int]", convolution.kernel_size),
             cast("tuple[int, int]", convolution.stride),
-            convolution.padding,
+            cast("tuple[int, int]", convolution.padding),
             cast("tuple[int, int]", convolution.dilation),
             convolution.groups,
             convolution.bias is not None,
@@ -124,7 +124,7 @@ class _WrappedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (B, C, H, W)."""
-        padded = _pad(input, *(self._padding(input.shape[-2 + side], side) for side in (0, 1)))
+        padded = _pad(input, self._padding(input.shape[-2], 0), self._padding(input.shape[-1], 1))
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def _padding(self, length: int, side: Literal[0, 1]) -> tuple[int, int]:
@@ -173,7 +173,11 @@ def _wrap(network: nn.Module, architecture: str) -> None:
     """
     for module in list(network.modules()):
         for name, layer in module.named_children():
-            if type(layer) in (nn.Conv2d, Conv2dSame) and layer.padding_mode == "zeros":
+            if (
+                isinstance(layer, nn.Conv2d)
+                and type(layer) in (nn.Conv2d, Conv2dSame)
+                and layer.padding_mode == "zeros"
+            ):
                 if layer.kernel_size != (1, 1):
                     setattr(module, name, _WrappedConv2d(layer))
             elif type(layer) is nn.MaxPool2d and not layer.ceil_mode:

@@ -34,7 +34,8 @@ KERNEL_TRANSFORM = (
 def suits_winograd(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Tell whether a layer is a dense 3 x 3 convolution of stride 1 with zero or spherical padding of one pixel."""
     return (
-        type(layer) in (nn.Conv2d, SphereConv2d)  # others pad or weigh in a way of their own
+        isinstance(layer, nn.Conv2d)
+        and type(layer) in (nn.Conv2d, SphereConv2d)  # others pad or weigh in a way of their own
         and layer.kernel_size == (3, 3)
         and layer.stride == layer.padding == layer.dilation == (1, 1)
         and layer.groups == 1

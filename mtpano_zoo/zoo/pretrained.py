@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import class_from_function
+from jsonargparse.typing import class_from_function
 
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.zoo.loading import load_model
