@@ -76,6 +76,7 @@ TINY_EXPERIMENT = {
                         "depth": 4,
                         "heads": 2,
                         "patch_size": 8,
+                        "pretrained": False,
                     },
                 },
                 "bridge_width": 16,
