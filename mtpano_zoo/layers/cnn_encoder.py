@@ -165,11 +165,6 @@ def _drop_unused(network: nn.Module) -> None:
         network.blocks = blocks[:last]
 
 
-def _pads_with_zeros(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is one of timm's plain ones, whose padding can be replaced."""
-    return type(layer) in (nn.Conv2d, Conv2dSame) and layer.padding_mode == "zeros"
-
-
 def _wrap(network: nn.Module, architecture: str) -> None:
     """Let every layer that pads do so across the seam.
 
