@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "mtpano_zoo"
 ROOMS = tuple(
     [
         "errors",
+        "limits",
         "spelling",
         "short_verbs",
         "resources",
@@ -18,7 +19,6 @@ ROOMS = tuple(
         "output_paths",
         "classes",
         "tasks",
-        "limits",
         "sphere",
         "resize",
         "image_io",
@@ -36,9 +36,9 @@ ROOMS = tuple(
         "scenes",
         "data",
         "training",
+        "run",
         "labeling",
         "export",
-        "run",
         "quickstart",
         "cli",
     ]

@@ -190,7 +190,7 @@ def in_metres(root: Path) -> bool:
     """Say whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
 
     Every run of it records this at its end. Where none has ended yet, the manifest says what the teachers are: depth is
-    aligned with that of the metric ones, and a teacher that says nothing is metric.
+    aligned with that of the metric ones, and a teacher that says nothing is metric, as are labels without teachers.
 
     Raises:
         InputError: If the manifest or a record is damaged.
@@ -203,7 +203,7 @@ def in_metres(root: Path) -> bool:
         recorded = [read_json(record).get("metric_depth") for record in sorted((root / "runs").glob("*.json"))]
         if known := [metric for metric in recorded if metric is not None]:
             return all(known)
-        kinds = [_depth_kind(teacher["provenance"]) for teacher in content["settings"]["teachers"]]
+        kinds = [_depth_kind(teacher["provenance"]) for teacher in content["settings"].get("teachers", ())]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{manifest} or a record in {root / 'runs'} is damaged: label the panoramas again") from error
     return "metric" in kinds or not any(kinds)

@@ -371,8 +371,10 @@ def test_what_a_run_has_recorded_of_its_depth_decides(root, recorded):
 
 
 def test_manifests_of_others_and_damaged_ones(root):
-    write(root, {"manifest.json": b'{"name": "a web page"}'})
-    assert PseudoLabelDataModule(root, **SIZE).tasks == ("semseg", "depth", "normals")
+    ours = b'{"format": "mtpano pseudo-labels, 1", "settings": {"labels": "truth"}}'
+    for foreign in (b'{"name": "a web page"}', ours):
+        write(root, {"manifest.json": foreign})
+        assert PseudoLabelDataModule(root, **SIZE).tasks == ("semseg", "depth", "normals")
     write(root, {"manifest.json": b'{"format": "mtpano pseudo-labels, 1", "settings": []}'})
     with pytest.raises(ValueError, match=r"manifest\.json or a record in .*runs is damaged"):
         PseudoLabelDataModule(root, **SIZE)
