@@ -179,7 +179,7 @@ def _arguments_of(class_path: str) -> dict[str, str]:
     return {name: text for name, text in arguments.items() if not name.endswith(".help")}
 
 
-def _subclasses(base: type) -> Iterator[type]:
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
     for known in base.__subclasses__():
         yield known
         yield from _subclasses(known)
