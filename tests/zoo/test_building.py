@@ -145,7 +145,7 @@ def descriptions(description: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "parts": (described(encoder=encoder | {"class_path": ["ViTEncoder"]}), none_of_ours),
         "empty": (described(encoder=encoder | {"init_args": None}), "ViTEncoder without its arguments"),
         "patch": (encoded(patch_size=0), "arguments that ViTEncoder does not take"),
-        "heads": (encoded(heads=5), "arguments that ViTEncoder does not take"),
+        "heads": (encoded(heads=0), "arguments that ViTEncoder does not take"),
         "depth": (encoded(depth="four"), "arguments that ViTEncoder does not take"),
         "timm": (encoded(name=3), "arguments that ViTEncoder does not take"),
         "start": (encoded(pretrained=True), "asks ViTEncoder to start from pretrained: a file with weights may not"),

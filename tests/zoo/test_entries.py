@@ -2,14 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from mtpano_zoo.cli import main
-from mtpano_zoo.models import NETWORKS
-from mtpano_zoo.models.base import NORMALS_FRAMES
 from mtpano_zoo.reference import FORMATS
 from mtpano_zoo.resources import shipped
+from mtpano_zoo.zoo.building import build_network
 from mtpano_zoo.zoo.entries import entries, list_models, parse_entry
 
 VALUES = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))["mtpano-large.408k"]
@@ -20,14 +18,16 @@ def test_entries_build_their_networks(name: str) -> None:
     entry = entries()[name]
     packaged, classes = not entry.repository, 150 if entry.repository else 13
     assert entry.format == "mtpano_zoo" if packaged else entry.format in FORMATS
-    description = entry.network_description()
+    description = {**entry.network, "card": entry.card()}
     assert json.loads(json.dumps(description)) == description
-    with torch.device("meta"):
-        network = NETWORKS[description["class"]](**description["config"])
+    network = build_network(entry.network, name)
     assert len(network.classes) == len(set(network.classes)) == classes
-    for attribute in ("tasks", "classes", "input_size", "normals_frame"):
+    for attribute in ("tasks", "classes", "input_size"):
         assert getattr(network, attribute) == getattr(entry, attribute)
-    assert set(entry.arguments).isdisjoint({"classes", "input_size", "image_mean", "image_std", "pretrained"})
+    stated, encoder = dict(entry.network["init_args"]), network.config["encoder"]
+    stated_encoder = stated.pop("encoder")
+    assert network.config | stated == network.config
+    assert encoder["init_args"] | stated_encoder["init_args"] == encoder["init_args"]
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -55,6 +55,8 @@ def test_the_list_of_classes_is_that_of_ade20k() -> None:
         ({"license": {"code": "MIT"}}, r"lacks license\.weights"),
         ({"upstream": [{"name": "DINOv3", "licence": "?", "license": "?"}]}, r"has the unknown key upstream\.licence"),
         ({"results": [{"dataset": "Rooms", "mIoU": 3}]}, r"lacks results\.protocol"),
+        ({"network": {"class_path": "PDBridgeNet"}}, r"lacks network\.init_args"),
+        ({"network": VALUES["network"] | {"config": {}}}, r"has the unknown key network\.config"),
     ],
 )
 def test_unknown_and_missing_keys(change: dict, message: str) -> None:
@@ -65,18 +67,17 @@ def test_unknown_and_missing_keys(change: dict, message: str) -> None:
 
 def test_patterns() -> None:
     assert list_models("mtpano-large*") == ["mtpano-large.140k", "mtpano-large.408k"]
-    assert list_models("mtpano*") == list_models() == [*list_models("mtpano-large*"), "mtpano-tiny.rooms"]
+    packaged = ["mtpano-small.rooms", "mtpano-tiny.rooms"]
+    assert list_models("mtpano*") == list_models() == [*list_models("mtpano-large*"), *packaged]
     assert list_models("*.408k") == ["mtpano-large.408k"]
     assert list_models("resnet*") == []
 
 
-def test_published_normals_are_turned_into_our_frame() -> None:
-    """A wall straight ahead faces back: (-1, 0, 0) in (forward, up, left), (0, 0, -1) in ours; a floor faces up."""
-    turn = torch.tensor(NORMALS_FRAMES["forward-up-left"])
-    assert (turn @ torch.tensor([-1.0, 0.0, 0.0])).tolist() == [0, 0, -1]
-    assert (turn @ torch.tensor([0.0, 1.0, 0.0])).tolist() == [0, -1, 0]
-    assert (turn @ torch.tensor([0.0, 0.0, 1.0])).tolist() == [-1, 0, 0]
-    assert torch.linalg.det(turn) == -1  # the published frame is left-handed
+def test_frames_and_the_unit_of_depth_need_not_be_stated() -> None:
+    entry = parse_entry("tiny", {key: value for key, value in VALUES.items() if key not in ("frames", "depth_unit")})
+    assert (entry.frames, entry.depth_unit) == ({}, "")
+    stated = parse_entry("tiny", VALUES)
+    assert stated.frames["normals"] == "forward-up-left" and "frames" not in stated.card()  # converting has turned them
 
 
 def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

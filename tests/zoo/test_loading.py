@@ -1,10 +1,13 @@
 import hashlib
+import inspect
 import json
 import pickle
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,8 @@ from mtpano_zoo import load_model
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.files.weights import write_weights
 from mtpano_zoo.layers import add_lora
-from mtpano_zoo.reference import FORMATS
-from mtpano_zoo.reference.mtpano import constructor_arguments, convert_state_dict
+from mtpano_zoo.reference import FORMATS, mtpano
+from mtpano_zoo.reference.mtpano import convert_state_dict, describe
 from mtpano_zoo.zoo.entries import Entry, entries
 
 SHAPES = Path(__file__).parents[1] / "reference" / "golden" / "keys.json"
@@ -46,15 +49,20 @@ def converted(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return convert_state_dict(published)
 
 
+def tiny_entry(published: dict[str, Tensor], name: str, **origin: Any) -> Entry:
+    """An entry for the network of the state dict."""
+    network = describe(published)
+    network["init_args"] |= {"classes": NAMES, "input_size": [64, 128]}
+    return replace(entries()["mtpano-large.408k"], name=name, network=network, **origin)
+
+
 @pytest.fixture
 def entry(hub, published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
     """An entry of the zoo whose file lies on the loopback Hub."""
     torch.save({"model": published, "iteration": 3}, tmp_path / "tiny.pth.tar")
     hub.commit("user/tiny", {"tiny.pth.tar": (tmp_path / "tiny.pth.tar").read_bytes()})
-    large = entries()["mtpano-large.408k"]
-    sizes = {"classes": tuple(NAMES), "input_size": (64, 128), "arguments": constructor_arguments(published)}
-    entry = replace(large, name="tiny.test", repository="user/tiny", file="tiny.pth.tar", **sizes)
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {large.name: large, entry.name: entry})
+    entry = tiny_entry(published, "tiny.test", repository="user/tiny", file="tiny.pth.tar")
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: entries() | {entry.name: entry})
     return entry
 
 
@@ -97,12 +105,10 @@ def test_weights_in_the_package(
     stored = {key: x.half() if x.is_floating_point() else x for key, x in converted.items()}
     path = tmp_path / "packaged.safetensors"
     save_file(stored, path)
-    large = entries()["mtpano-large.408k"]
-    sizes = {"classes": tuple(NAMES), "input_size": (64, 128), "arguments": constructor_arguments(published)}
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     origin = {"repository": "", "file": path.name, "sha256": checksum, "size": path.stat().st_size}
-    entry = replace(large, name="tiny.packaged", format="mtpano_zoo", **origin, **sizes)
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {large.name: large, entry.name: entry})
+    entry = tiny_entry(published, "tiny.packaged", format="mtpano_zoo", **origin)
+    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: entries() | {entry.name: entry})
     monkeypatch.setattr("mtpano_zoo.zoo.loading.shipped", lambda name: tmp_path / name)
     network = load_model("tiny.packaged")
     assert_holds(network, {key: x.float() if x.is_floating_point() else x for key, x in stored.items()})
@@ -116,15 +122,21 @@ def test_weights_in_the_package(
 
 def test_what_the_entry_says_holds_for_a_conversion_of_the_past(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     load_model("tiny.test")
-    corrected = replace(entry, classes=(*NAMES[:12], "corrected"))
+    arguments = entry.network["init_args"] | {"classes": [*NAMES[:12], "corrected"]}
+    corrected = replace(entry, network=entry.network | {"init_args": arguments})
     monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {"tiny.test": corrected})
     assert load_model("tiny.test").classes[-1] == "corrected"
 
 
 def test_another_converter_converts_anew(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_model("tiny.test")
-    (tmp_path / "mtpano.py").write_text("# a version of tomorrow")
-    monkeypatch.setattr(FORMATS["mtpano"], "__file__", str(tmp_path / "mtpano.py"))
+    of_today = Path(inspect.getsourcefile(mtpano) or "").read_text()
+    (tmp_path / "tomorrow.py").write_text(f"{of_today}# a version of tomorrow\n")
+    spec = spec_from_file_location("tomorrow", tmp_path / "tomorrow.py")
+    tomorrow = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tomorrow", tomorrow)
+    spec.loader.exec_module(tomorrow)
+    monkeypatch.setitem(FORMATS, "mtpano", tomorrow.FORMAT)
     load_model("tiny.test")
     assert files_below(tmp_path / "mtpano_cache" / "tiny.test").count("model.safetensors") == 2
 
@@ -288,7 +300,7 @@ def test_a_published_file_by_its_path(
     network = load_model(file)
     assert_holds(network, converted)
     assert network.classes[0] == "class_0" and network.card == {}
-    assert network.input_size == (512, 1024) and network.normals_frame == "forward-up-left"
+    assert network.input_size == (512, 1024) and network.convention == "paper"
     assert files_below(tmp_path) == [file.name]
 
 
@@ -348,7 +360,7 @@ def test_a_file_that_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
         ({"classes": [1, 2]}, "classes are names in a list"),
         ({"input_size": (0, 0)}, "input_size is height and width"),
         ({"input_size": (64,)}, "input_size is height and width"),
-        ({"input_size": (63, 126)}, "input_size must be multiples of 16"),
+        ({"input_size": (63, 126)}, "input_size is 63 x 126, but both must be multiples of 16"),
         ({"input_size": (64, 96)}, "input_size"),
         ({"device": "nonsense"}, "The device 'nonsense' cannot be used here"),
     ],
@@ -361,7 +373,7 @@ def test_arguments_that_cannot_be(options, message: str, published, tmp_path: Pa
 
 def test_weights_of_an_unknown_network(tmp_path: Path) -> None:
     torch.save({"model": {"stem.weight": torch.zeros(1)}}, tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: This looks like no published checkpoint"):
+    with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: No published format has its keys"):
         load_model(tmp_path / "other.pth.tar")
     torch.save({"epoch": 3}, tmp_path / "other.pth.tar")
     with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: The checkpoint holds no weights"):

@@ -1,0 +1,3 @@
+from fake_hub import hub, hub_cache
+
+__all__ = ("hub", "hub_cache")
