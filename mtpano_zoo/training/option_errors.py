@@ -179,10 +179,11 @@ def _arguments_of(class_path: str) -> dict[str, str]:
     return {name: text for name, text in arguments.items() if not name.endswith(".help")}
 
 
-def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    for known in base.__subclasses__():
-        yield known
-        yield from _subclasses(known)
+def _subclasses(base: type) -> Iterator[type]:
+    children: list[type] = type.__subclasses__(base)
+    for child in children:
+        yield child
+        yield from _subclasses(child)
 
 
 def _is_from_parser(error: BaseException) -> bool:
