@@ -135,12 +135,12 @@ def nearest_class(name: str, kind: str) -> str | None:
     base = cast(type, pydoc.locate(KINDS[kind]))
     classes = {kind.__name__ for kind in (base, *_subclasses(base)) if not inspect.isabstract(kind)}
     known = [name for name in sorted(classes - set(BASES)) if not name.startswith("_")]
+    if not name.endswith(SUFFIX) and (found := nearest(name, known)):
+        return found
     # Without the ending that they have in common, which makes any two of them alike.
     stems = {name.removesuffix(SUFFIX): name for name in known}
     stem = nearest(name.removesuffix(SUFFIX), stems)
-    if stem is None:
-        return None if name.endswith(SUFFIX) else nearest(name, known)
-    return stems[stem]
+    return None if stem is None else stems[stem]
 
 
 def options_of(parser: Any) -> dict[str, str]:
