@@ -33,11 +33,17 @@ FINETUNED = {
 }
 FROM_THE_START = ("label_free/pretrain.yaml", "rooms-tiny.yaml")
 SIZES = {
-    "encoder": "vit_small_patch16_dinov3_qkvb",
-    "encoder_width": 32,
-    "encoder_depth": 4,
-    "encoder_heads": 2,
-    "patch_size": 8,
+    "encoder": {
+        "class_path": "ViTEncoder",
+        "init_args": {
+            "name": "vit_small_patch16_dinov3_qkvb",
+            "width": 32,
+            "depth": 4,
+            "heads": 2,
+            "patch_size": 8,
+            "pretrained": False,
+        },
+    },
     "bridge_width": 16,
     "neck_widths": [8, 8, 16, 16],
     "fusion_width": 8,
@@ -80,7 +86,7 @@ def tiny(name: str) -> dict[str, Any]:
     data = size | ({"train_count": 8} if rooms(name) else {"root": f"data/{name}"})
     network: dict[str, Any] = {"class_path": "Pretrained", "init_args": {"source": "published", "input_size": [32, 64]}}
     if name not in FINETUNED:
-        chosen = {} if rooms(name) else SIZES | {"pretrained": False}
+        chosen = {} if rooms(name) else SIZES
         network = {"class_path": "PDBridgeNet", "init_args": chosen | {"input_size": [32, 64]}}
     return {"trainer": TRAINER, "model": {"network": network}, "data": {"init_args": data}}
 
@@ -109,7 +115,7 @@ def run(folder: Path) -> tuple[list[int], list[str]]:
 def test_every_shipped_training_in_two_processes(tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]) -> None:
     known = {path.relative_to(shipped("configs")).as_posix() for path in shipped("configs").glob("**/*.yaml")}
     assert known >= {*FINETUNED, *FROM_THE_START}
-    tiny_network(variant="paper").save_pretrained(tmp_path / "published")
+    tiny_network(convention="paper").save_pretrained(tmp_path / "published")
     runs = []
     for name in (*FINETUNED, *FROM_THE_START):
         if not rooms(name):

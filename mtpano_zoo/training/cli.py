@@ -167,14 +167,14 @@ def next_commands(trainer: Trainer) -> str:
     """Say where training left its network and which commands use it; nothing where it kept none, and on other ranks."""
     checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
     paths = [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
         return ""
     network = shlex.quote(next(filter(None, paths)))
-    config = Path(trainer.log_dir or trainer.default_root_dir) / "config.yaml"
     return (
         f"The network is in {network}. To use it and to score it:\n"
         f"  mtpano run PANORAMA_OR_FOLDER --model {network}\n"
-        f"  mtpano test --config {shlex.quote(str(config))} --ckpt_path {network}"
+        f"  mtpano test --config {shlex.quote(str(folder / 'config.yaml'))} --ckpt_path {network}"
     )
 
 
