@@ -70,7 +70,7 @@ class Augmentation:
         seed: Another seed gives other samples.
 
     Raises:
-        InputError: An argument is out of range, or a transform is unknown, has wrong arguments or moves pixels.
+        InputError: If an argument is out of range, or a transform is unknown, has wrong arguments or moves pixels.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Augmentation:
         """The augmented sample; the given one is left alone.
 
         Raises:
-            InputError: The sample has no `id`.
+            InputError: If the sample has no `id`.
         """
         if "id" not in sample:
             raise InputError("Augmentation needs an `id` in every sample, because random numbers come from it")
@@ -179,7 +179,7 @@ def _build_transform(entry: dict[str, dict[str, Any]]) -> Any:
     """Build a transform from {name: arguments}.
 
     Raises:
-        InputError: It is unknown, has wrong arguments or moves pixels.
+        InputError: If it is unknown, has wrong arguments or moves pixels.
     """
     # Imported here, because it takes a second or two; and it would ask a server for newer versions of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

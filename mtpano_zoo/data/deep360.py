@@ -77,7 +77,7 @@ def from_cassini(image: NDArray[Any], mode: Mode) -> NDArray[Any]:
     """Turn an image (2 N, N, C) in Cassini projection into an equirectangular one (N, 2 N, C), same centre, same up.
 
     Raises:
-        InputError: It is not twice as high as wide.
+        InputError: If it is not twice as high as wide.
     """
     height, width = image.shape[:2]
     if height != 2 * width:

@@ -73,8 +73,8 @@ class FolderDataModule(PanoramaDataModule):
         options: See `PanoramaDataModule`.
 
     Raises:
-        FileNotFoundError: The root, the table, the list of classes or all images are missing.
-        InputError: An argument is out of range, a name occurs twice, or a list cannot be read.
+        FileNotFoundError: If the root, the table, the list of classes or all images are missing.
+        InputError: If an argument is out of range, a name occurs twice, or a list cannot be read.
     """
 
     id_pattern = "{name}"
@@ -149,7 +149,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Read names and colours (N, 3) of classes from a YAML file; missing colours are the default ones.
 
     Raises:
-        InputError: It is not of the form that `FolderDataModule` describes.
+        InputError: If it is not of the form that `FolderDataModule` describes.
     """
     content = read_yaml(path, plain=True)  # a class may be called no, or 1
     try:
@@ -209,7 +209,7 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
     """Return the files of a role by their names without extension.
 
     Raises:
-        InputError: Two files differ only in their extension.
+        InputError: If two files differ only in their extension.
     """
     files: dict[str, str] = {}
     unknown: list[str] = []

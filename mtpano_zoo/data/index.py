@@ -65,8 +65,8 @@ class Index:
         """Return the contents of the files of a role, in the order of its patterns.
 
         Raises:
-            InputError: A member of an archive is damaged.
-            OSError: A file cannot be read.
+            InputError: If a member of an archive is damaged.
+            OSError: If a file cannot be read.
         """
         return [self.source.read(*self._locate(pattern, i)) for pattern in self.files[role]]
 
@@ -102,8 +102,8 @@ def find_samples(
         archives: Which zip files of the root belong to it.
 
     Raises:
-        FileNotFoundError: There is no such root, or no image in it; the message shows what was expected and found.
-        InputError: An archive is damaged.
+        FileNotFoundError: If there is no such root, or no image in it; the message shows what was expected and found.
+        InputError: If an archive is damaged.
     """
     root = root.expanduser().absolute()
     if not root.exists():

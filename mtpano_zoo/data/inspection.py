@@ -137,8 +137,8 @@ def verify(
         progress: Show a bar on the error stream.
 
     Raises:
-        InputError: All splits are empty, or the range is.
-        FileNotFoundError: There is no data.
+        InputError: If all splits are empty, or the range is.
+        FileNotFoundError: If there is no data.
     """
     if not 0 <= depth_range[0] < depth_range[1]:
         raise InputError(f"a range of depth is two distances in metres, the smaller first, not {depth_range}")
@@ -191,8 +191,8 @@ def samples_of(
         rest: If these are all splits, also return what is in none of them but read for prediction, as ``predict``.
 
     Raises:
-        InputError: All of them are empty.
-        FileNotFoundError: There is no data.
+        InputError: If all of them are empty.
+        FileNotFoundError: If there is no data.
     """
     sets: dict[str, tuple[Dataset[Sample], LightningDataModule]] = {}
     empty: ValueError = InputError("no split was asked for")

@@ -52,7 +52,7 @@ def training_loader(
         options: Further arguments of `DataLoader`, such as `num_workers`, `pin_memory` and `persistent_workers`.
 
     Raises:
-        InputError: The batch size or an option is out of range.
+        InputError: If the batch size or an option is out of range.
     """
     sampler = TrainingSampler(dataset, augmentation, seed)
     drop_last = len(sampler) >= batch_size

@@ -94,10 +94,10 @@ def prepare(
         report: Called with a sentence after every building.
 
     Raises:
-        InputError: The size or the number of workers is out of range.
-        FileNotFoundError: The root holds no building.
-        FileExistsError: The output folder holds something else, or panoramas of another size.
-        OSError: The output cannot be written, or a worker was killed.
+        InputError: If the size or the number of workers is out of range.
+        FileNotFoundError: If the root holds no building.
+        FileExistsError: If the output folder holds something else, or panoramas of another size.
+        OSError: If the output cannot be written, or a worker was killed.
     """
     if not 8 <= height <= 1024 or height % 2 or width != 2 * height or workers < 1:
         raise InputError(
@@ -121,7 +121,7 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
     """Do what `prepare` does for one building.
 
     Raises:
-        OSError: The output cannot be written.
+        OSError: If the output cannot be written.
     """
     try:
         scan = open_scan(folder)
@@ -173,8 +173,8 @@ def load_views(scan: Scan, panorama: str, cameras: Cameras, with_normals: bool) 
     The centre of the panorama is taken to be that of the six level views, which stand on a circle of a few millimetres.
 
     Raises:
-        InputError: A level view has no camera, or a file is damaged or of another size.
-        OSError: A file is missing or cannot be read.
+        InputError: If a level view has no camera, or a file is damaged or of another size.
+        OSError: If a file is missing or cannot be read.
     """
     if not cameras:
         return

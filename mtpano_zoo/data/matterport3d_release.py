@@ -72,8 +72,8 @@ class Scan:
         """The cameras of every panorama, by camera and yaw index; none if they were not downloaded, like the depth.
 
         Raises:
-            InputError: The file is missing although there is depth, or it is damaged.
-            OSError: It cannot be read.
+            InputError: If the file is missing although there is depth, or it is damaged.
+            OSError: If it cannot be read.
         """
         file = f"{CAMERAS}/{self.name}.conf"
         return self._read(file, parse_cameras) if self.has(DEPTH) or file in self.files else {}
@@ -82,8 +82,8 @@ class Scan:
         """The six skybox faces (S, S, 3).
 
         Raises:
-            InputError: One is missing, damaged, not square or of another size.
-            OSError: One cannot be read.
+            InputError: If one is missing, damaged, not square or of another size.
+            OSError: If one cannot be read.
         """
         faces = [self._read(f"{SKYBOX}/{panorama}_skybox{i}_sami.jpg", decode_rgb) for i in range(6)]
         if len({side for face in faces for side in face.shape[:2]}) > 1:
@@ -94,8 +94,8 @@ class Scan:
         """Depth (h, w) of a view in metres along its axis, 0 where there is none.
 
         Raises:
-            InputError: It is missing or damaged.
-            OSError: It cannot be read.
+            InputError: If it is missing or damaged.
+            OSError: If it cannot be read.
         """
         return self._read(f"{DEPTH}/{panorama}_d{camera}_{yaw}.png", lambda data: decode_depth(data, 1 / 4000))
 
@@ -103,8 +103,8 @@ class Scan:
         """Normals (h, w, 3) of a view in its frame, x right, y down, z forward; zero where there are none.
 
         Raises:
-            InputError: A component is missing or damaged.
-            OSError: One cannot be read.
+            InputError: If a component is missing or damaged.
+            OSError: If one cannot be read.
         """
         stem = f"{NORMALS}/{panorama}_d{camera}_{yaw}"
         stored = [self._read(f"{stem}_n{axis}.png", _decode_component) for axis in "xyz"]
@@ -128,7 +128,7 @@ def find_scans(root: Path) -> list[Path]:
     """Find the folders of the buildings below a root: it, its folder `v1/scans` or `scans`, or one building.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: If there is none.
     """
     root = root.expanduser().absolute()
     if not root.is_dir():
@@ -149,8 +149,8 @@ def open_scan(folder: Path) -> Scan:
     """List the files of a building that are needed for panoramas.
 
     Raises:
-        InputError: A zip file is damaged.
-        OSError: A folder or a zip file cannot be read.
+        InputError: If a zip file is damaged.
+        OSError: If a folder or a zip file cannot be read.
     """
     source = Source(folder, [])
     files: dict[str, tuple[str, Place]] = {}
@@ -176,7 +176,7 @@ def parse_cameras(data: bytes) -> dict[str, Cameras]:
     readers do, although the owner calls the origin of the images bottom-left.
 
     Raises:
-        InputError: A line is not as documented.
+        InputError: If a line is not as documented.
     """
     cameras: dict[str, Cameras] = {}
     intrinsics: NDArray[np.float64] | None = None

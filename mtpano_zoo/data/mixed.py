@@ -65,7 +65,7 @@ class MixedDataModule(EvaluationLoaders):
         seed: Draw of the training samples.
 
     Raises:
-        InputError: An argument is out of range or names a set or a class that is not there, or sizes differ.
+        InputError: If an argument is out of range or names a set or a class that is not there, or sizes differ.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ def merge_classes(
         The classes, and by set the class (N,) of each of its own; 255 = none.
 
     Raises:
-        InputError: A name is unknown or there are more than 255 classes.
+        InputError: If a name is unknown or there are more than 255 classes.
     """
     for name, renamed in class_map.items():
         if unknown := [old for old in renamed if old not in own[name]]:

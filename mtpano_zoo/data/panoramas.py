@@ -90,8 +90,8 @@ class PanoramaDataset(Dataset[Sample]):
         """Read one sample.
 
         Raises:
-            IndexError: There is no such sample.
-            UnreadableSampleError: A file is missing, damaged, or not what the data set promises.
+            IndexError: If there is no such sample.
+            UnreadableSampleError: If a file is missing, damaged, or not what the data set promises.
         """
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of a set of {len(self)}")
@@ -167,8 +167,8 @@ class PanoramaDataModule(EvaluationLoaders):
         exclude: Text file with the ids of samples to leave out, one per line.
 
     Raises:
-        FileNotFoundError: There is no such root.
-        InputError: An argument is out of range.
+        FileNotFoundError: If there is no such root.
+        InputError: If an argument is out of range.
     """
 
     classes: Sequence[str] = ()
@@ -267,7 +267,7 @@ class PanoramaDataModule(EvaluationLoaders):
         The last two have images only; the last is what only prediction reads.
 
         Raises:
-            InputError: It is empty.
+            InputError: If it is empty.
         """
         if split not in self._sets:
             chosen = self._choose(split)

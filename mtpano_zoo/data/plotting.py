@@ -38,8 +38,8 @@ def plot_samples(
         How many samples the picture shows.
 
     Raises:
-        InputError: The split is empty, there is no sample of an id, or a sample cannot be read.
-        FileNotFoundError: There is no data.
+        InputError: If the split is empty, there is no sample of an id, or a sample cannot be read.
+        FileNotFoundError: If there is no data.
     """
     if count < 1:
         raise InputError(f"a picture shows at least one sample, not {count}")

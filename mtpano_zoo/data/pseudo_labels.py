@@ -41,7 +41,7 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
     """Decode an 8-bit grey image of confidences (H, W), 255 = certain.
 
     Raises:
-        InputError: It is not 8-bit grey.
+        InputError: If it is not 8-bit grey.
     """
     image = open_image(data)
     if image.mode != "L":
@@ -89,8 +89,8 @@ class PseudoLabelDataModule(PanoramaDataModule):
         options: See `PanoramaDataModule`.
 
     Raises:
-        FileNotFoundError: There is no list of ids, or no view of a task in `view_tasks`.
-        InputError: An argument is out of range, or a list is not one.
+        FileNotFoundError: If there is no list of ids, or no view of a task in `view_tasks`.
+        InputError: If an argument is out of range, or a list is not one.
         InputError: If depth is known only up to scale.
 
     Cite: J. Zhang et al., "MTPano", arXiv 2602.05330.
@@ -243,7 +243,7 @@ class ViewDataset(PanoramaDataset):
         seed: Another seed chooses other views.
 
     Raises:
-        FileNotFoundError: The first panoramas have no view of a task.
+        FileNotFoundError: If the first panoramas have no view of a task.
     """
 
     def __init__(self, samples: PanoramaDataset, tasks: Sequence[str], seed: int) -> None:
@@ -346,7 +346,7 @@ def count_views(index: Index, tasks: Sequence[str], looked_at: int = 10) -> int:
     """Count the views of the first panoramas, of which one may lack some.
 
     Raises:
-        FileNotFoundError: They have none of a task.
+        FileNotFoundError: If they have none of a task.
     """
     ids = [index.fields_of(i)["id"] for i in range(min(looked_at, len(index)))]
     counts = []

@@ -64,7 +64,7 @@ def open_image(data: bytes) -> Image.Image:
     """Decode an image completely, in whatever mode it is stored.
 
     Raises:
-        InputError: It is truncated, damaged, too large or no image.
+        InputError: If it is truncated, damaged, too large or no image.
     """
     image = image_io.open_image(data, "it")
     try:
@@ -78,7 +78,7 @@ def decode_array(data: bytes) -> NDArray[Any]:
     """Decode an NPY file of numbers, whose size is compared with the length of the file first.
 
     Raises:
-        InputError: It is damaged or too large, or holds no numbers.
+        InputError: If it is damaged or too large, or holds no numbers.
     """
     file = io.BytesIO(data)
     try:
@@ -101,7 +101,7 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     """Decode an array of 32-bit floats.
 
     Raises:
-        InputError: It is no such array.
+        InputError: If it is no such array.
     """
     values = decode_array(data)
     if values.dtype != np.float32 or values.ndim != 2:
@@ -113,7 +113,7 @@ def decode_packed_array(data: bytes, name: str) -> NDArray[Any]:
     """Decode one array of an NPZ file, whose unpacked size is looked at first.
 
     Raises:
-        InputError: It is damaged or too large, or has no such array.
+        InputError: If it is damaged or too large, or has no such array.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -148,7 +148,7 @@ def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
     In `lookup`, 255 stands for a number without class and -1 for a number that the data set does not have.
 
     Raises:
-        InputError: The image holds colours, more than 8 bits, or a number that the data set does not have.
+        InputError: If the image holds colours, more than 8 bits, or a number that the data set does not have.
     """
     return look_up(stored_numbers(data, open_image(data)), lookup)
 
@@ -177,7 +177,7 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
     """Map label numbers (H, W) to classes by a table (N,), see `decode_labels`.
 
     Raises:
-        InputError: A number is -1 in the table or beyond its end.
+        InputError: If a number is -1 in the table or beyond its end.
     """
     table = np.full(256, -1, np.int16) if numbers.dtype == np.uint8 else np.full(int(numbers.max()) + 1, -1, np.int16)
     known = np.asarray(lookup, np.int16)[: len(table)]
@@ -231,7 +231,7 @@ def decode_vectors(
         to_camera: Matrix (3, 3) from the frame of the file to x right, y down, z forward.
 
     Raises:
-        InputError: It is not RGB.
+        InputError: If it is not RGB.
     """
     stored = decode_wide_rgb(data)
     turn = np.asarray(to_camera, np.float64) / scale
@@ -273,7 +273,7 @@ def decode_wide_rgb(data: bytes) -> NDArray[Any]:
     """Decode an RGB image of 8 or 16 bits per channel; an alpha channel is dropped.
 
     Raises:
-        InputError: It is not RGB.
+        InputError: If it is not RGB.
     """
     if _bits_of_rgb_png(data):
         return _decode_rgb_png(data)

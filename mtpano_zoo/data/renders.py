@@ -20,7 +20,7 @@ def decode_exr(data: bytes) -> NDArray[np.float32]:
     """Decode an EXR image as (H, W, C), in the order R, G, B where those are its channels.
 
     Raises:
-        InputError: The package OpenEXR is not installed, the image is damaged or none, or it has other channels.
+        InputError: If the package OpenEXR is not installed, the image is damaged or none, or it has other channels.
         InputError: If its numbers are integers, whose unit is stated nowhere.
     """
     try:
@@ -88,8 +88,8 @@ def read_lists(
         parse: Reads a file and returns what identifies its samples.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InputError: A split is none of train, val and test, a file names no sample, or a sample is in two splits.
+        FileNotFoundError: If there is no such file.
+        InputError: If a split is none of train, val and test, a file names no sample, or a sample is in two splits.
     """
     if lists is None:
         return None

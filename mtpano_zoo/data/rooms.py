@@ -40,7 +40,7 @@ class RoomsDataset(Dataset[Sample]):
             do not see there; classes, depth and normals stay, so that a network learns to continue the room.
 
     Raises:
-        InputError: An argument is out of range.
+        InputError: If an argument is out of range.
     """
 
     classes = S3DIS_CLASSES
@@ -88,7 +88,7 @@ class RoomsDataset(Dataset[Sample]):
         """Render or recall one sample, and augment it.
 
         Raises:
-            IndexError: There is no such index.
+            IndexError: If there is no such index.
         """
         if not -self.count <= index < self.count:
             raise IndexError(f"room {index} of a set of {self.count}")

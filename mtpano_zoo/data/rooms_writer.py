@@ -28,8 +28,8 @@ def write_rooms(out: str | Path, split: str, count: int, height: int, width: int
     Splits may share a folder.
 
     Raises:
-        InputError: Split, count, size or seed are out of range.
-        FileExistsError: The folder holds something else, or rooms of another seed or size.
+        InputError: If split, count, size or seed are out of range.
+        FileExistsError: If the folder holds something else, or rooms of another seed or size.
     """
     rooms = RoomsDataset(split, count, height, width, seed)
     out = Path(out)

@@ -83,9 +83,9 @@ def write_shards(
         The number of samples by split.
 
     Raises:
-        InputError: It is a mixture, a shard has no samples, or all splits are empty.
+        InputError: If it is a mixture, a shard has no samples, or all splits are empty.
         InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
-        FileExistsError: The folder is not empty.
+        FileExistsError: If the folder is not empty.
     """
     if hasattr(data, "modules") or shard_size < 1:
         raise InputError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
@@ -207,8 +207,8 @@ class ShardsDataModule(EvaluationLoaders):
         seed: Order of the training samples.
 
     Raises:
-        FileNotFoundError: There are no shards.
-        InputError: An argument is out of range, or `shards.json` is damaged.
+        FileNotFoundError: If there are no shards.
+        InputError: If an argument is out of range, or `shards.json` is damaged.
     """
 
     def __init__(
@@ -321,7 +321,7 @@ class ShardDataset(IterableDataset[Sample]):
         """Give the samples of this process and worker.
 
         Raises:
-            UnreadableSampleError: A file or a member of it is damaged.
+            UnreadableSampleError: If a file or a member of it is damaged.
         """
         (rank, ranks), worker = _rank(), get_worker_info()
         worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -376,7 +376,7 @@ def _counts(shards: Any) -> dict[str, int]:
     """Check names and numbers of samples of the files of a split.
 
     Raises:
-        InputError: A file is not in the folder itself, or its number is none.
+        InputError: If a file is not in the folder itself, or its number is none.
     """
     for name, held in shards.items():
         if Path(name).name != name or "\\" in name or type(held) is not int or held < 0:

@@ -61,8 +61,8 @@ class Source:
         """Return the content of a file.
 
         Raises:
-            InputError: It is too large, or the member of an archive is damaged.
-            OSError: The file cannot be read.
+            InputError: If it is too large, or the member of an archive is damaged.
+            OSError: If the file cannot be read.
         """
         archive, offset, size, unpacked, method, crc = place
         if archive < 0:
@@ -142,8 +142,9 @@ def list_archive(path: Path, number: int, prefix: str, wanted: re.Pattern[str]) 
     """List the members of a zip file that fit an expression once the leading folder `prefix` is removed.
 
     Raises:
-        InputError: It is no complete zip file, or a member is encrypted or packed in another way than zip's usual one.
-        OSError: It cannot be read.
+        InputError: If it is no complete zip file, or a member is encrypted or packed in another way than zip's usual
+            one.
+        OSError: If it cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -62,7 +62,7 @@ def decode_semantic(data: bytes, classes: Sequence[str]) -> NDArray[np.uint8]:
         classes: The 13 names, in the order of the classes.
 
     Raises:
-        InputError: It is not RGB, or holds a number that the list of instances does not have.
+        InputError: If it is not RGB, or holds a number that the list of instances does not have.
     """
     image = open_image(data)
     if image.mode not in ("RGB", "RGBA"):
@@ -81,7 +81,7 @@ def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
         pose: The JSON file with `camera_rt_matrix`.
 
     Raises:
-        InputError: The image is not RGB, or there is no rotation in the pose.
+        InputError: If the image is not RGB, or there is no rotation in the pose.
     """
     turn = _world_to_camera(pose)
     normals = decode_vectors(data, middle=127.5, scale=127.5)

@@ -37,8 +37,8 @@ def statistics(
         percentiles are within 0.2 %. It all goes into JSON as it is.
 
     Raises:
-        InputError: All splits are empty.
-        FileNotFoundError: There is no data.
+        InputError: If all splits are empty.
+        FileNotFoundError: If there is no data.
     """
     described = {}
     for split, (samples, module) in samples_of(data, splits, rest=True).items():

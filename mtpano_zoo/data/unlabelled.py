@@ -48,8 +48,8 @@ class ZInDDataModule(UnlabelledDataModule):
         options: See `PanoramaDataModule`.
 
     Raises:
-        FileNotFoundError: There is no such root or partition.
-        InputError: The partition is of another form.
+        FileNotFoundError: If there is no such root or partition.
+        InputError: If the partition is of another form.
 
     Cite: S. Cruz, W. Hutchcroft, Y. Li, N. Khosravan, I. Boyadzhiev, S. B. Kang, "Zillow Indoor Dataset: Annotated
     Floor Plans With 360 Panoramas and 3D Room Layouts", CVPR 2021.
@@ -160,8 +160,8 @@ class GeneratedDataModule(UnlabelledDataModule):
         options: See `PanoramaDataModule`.
 
     Raises:
-        FileNotFoundError: There is no such root or text file.
-        InputError: A line of it is of another form, or two images have the same name.
+        FileNotFoundError: If there is no such root or text file.
+        InputError: If a line of it is of another form, or two images have the same name.
     """
 
     id_pattern = "{name}"

@@ -35,10 +35,10 @@ class Observations:
     """What N views say of K pixels.
 
     Args:
-        values: inverse z-depth, or disparity, (K, N).
-        cosines: of the angle between the pixel's ray and the view's axis, (K, N); 1 for values along the ray.
+        values: Inverse z-depth, or disparity, (K, N).
+        cosines: Of the angle between the pixel's ray and the view's axis, (K, N); 1 for values along the ray.
         weights: (K, N); 0 where the view has no value.
-        kinds: of the N views.
+        kinds: Of the N views.
     """
 
     values: Tensor

@@ -32,10 +32,10 @@ class SparseLabels:
     """What a view says of the pixels of a panorama that it sees; None is what it does not know.
 
     Args:
-        pixels: index into the H * W pixels in rows, ascending, int64 (n,).
-        semseg: class, uint8 (n,); 255 = none.
-        depth: metres along the ray, (n,); 0 = none.
-        normals: in the frame of the panorama, towards the camera, (n, 3); zero = none.
+        pixels: Index into the H * W pixels in rows, ascending, int64 (n,).
+        semseg: Class, uint8 (n,); 255 = none.
+        depth: Metres along the ray, (n,); 0 = none.
+        normals: In the frame of the panorama, towards the camera, (n, 3); zero = none.
     """
 
     pixels: Tensor
@@ -49,11 +49,11 @@ class Points:
     """Points in a map of h x w pixels, between its pixels; those beyond the outermost centres are moved onto them.
 
     Args:
-        corner: index of the upper left one of the four pixels around the point, int32 (n,).
+        corner: Index of the upper left one of the four pixels around the point, int32 (n,).
         right: 0 to 1, from it to its right neighbour, (n,).
         down: 0 to 1, from it to the one below, (n,).
-        width: of the map.
-        height: of the map.
+        width: Of the map.
+        height: Of the map.
     """
 
     corner: Tensor
@@ -102,9 +102,9 @@ class Footprint:
     """The pixels of a panorama that one view sees, and where it sees them.
 
     Args:
-        pixels: index into the H * W pixels in rows, ascending, int64 (n,).
-        points: where the view sees them.
-        stretch: length of the ray with z = 1 in the camera, (n,).
+        pixels: Index into the H * W pixels in rows, ascending, int64 (n,).
+        points: Where the view sees them.
+        stretch: Length of the ray with z = 1 in the camera, (n,).
         weight: 1 in the middle of the view, falling smoothly to 0 at its border, (n,).
     """
 

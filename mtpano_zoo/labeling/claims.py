@@ -25,10 +25,10 @@ class Claims:
     The process must not open the file in any other way: the system would drop all its locks when that is closed.
 
     Args:
-        path: the file, which need not exist.
+        path: The file, which need not exist.
 
     Raises:
-        OSError: it cannot be opened, or is a symbolic link.
+        OSError: If it cannot be opened, or is a symbolic link.
     """
 
     def __init__(self, path: Path) -> None:

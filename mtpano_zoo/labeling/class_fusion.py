@@ -30,11 +30,11 @@ def fuse_classes(
     """Average the probabilities of all views of all teachers.
 
     Args:
-        labels: of the teachers that give probabilities.
-        weights: of every teacher and view, (n,).
-        feet: where every view sees the panorama.
-        pixels: of the panorama.
-        keep_views: also return the classes of every view.
+        labels: Of the teachers that give probabilities.
+        weights: Of every teacher and view, (n,).
+        feet: Where every view sees the panorama.
+        pixels: Of the panorama.
+        keep_views: Also return the classes of every view.
 
     Returns:
         Class of every pixel, uint8 (pixels,), 255 = none; its share of all probability, (pixels,); and the class that
@@ -75,8 +75,8 @@ class _Table:
 
     Args:
         probabilities: (v, C, h, w).
-        feet: of these views.
-        weights: of the pixels that they see.
+        feet: Of these views.
+        weights: Of the pixels that they see.
     """
 
     def __init__(self, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]) -> None:

@@ -37,11 +37,11 @@ class ImageFiles(Dataset[Item]):
     Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``.
 
     Args:
-        sources: images and folders; folders are searched with their sub-folders.
-        out: where the labels go; what lies there is no panorama to label.
+        sources: Images and folders; folders are searched with their sub-folders.
+        out: Where the labels go; what lies there is no panorama to label.
 
     Raises:
-        InputError: a folder without images, or no source at all.
+        InputError: If a folder without images, or no source at all.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
@@ -60,7 +60,7 @@ class ImageFiles(Dataset[Item]):
         """Return size and times of a file.
 
         Raises:
-            OSError: it is not there.
+            OSError: If it is not there.
         """
         return stamp_of_file(self.paths[i])
 
@@ -68,7 +68,7 @@ class ImageFiles(Dataset[Item]):
         """Return the digest of a file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: If it cannot be read.
         """
         return digest_of_files([self.paths[i].read_bytes()])
 
@@ -76,8 +76,8 @@ class ImageFiles(Dataset[Item]):
         """Read one panorama.
 
         Raises:
-            OSError: it is not there.
-            InputError: it is no panorama.
+            OSError: If it is not there.
+            InputError: If it is no panorama.
         """
         return {"image": torch.from_numpy(read_panorama(self.paths[i])).permute(2, 0, 1), "id": self.names[i]}
 
@@ -86,7 +86,7 @@ def samples_of(data: lightning.LightningDataModule, split: str) -> Dataset[Item]
     """Return the samples of a data module as they are, without augmentation.
 
     Raises:
-        InputError: they are augmented, or can only be read one after the other.
+        InputError: If they are augmented, or can only be read one after the other.
     """
     data.prepare_data()
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
@@ -111,13 +111,13 @@ class LabelingData(lightning.LightningDataModule):
     before they are skipped. So they are where only the pixels tell whether they are the same as before: see `Origin`.
 
     Args:
-        samples: the panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
-        height: rows of the stored panorama.
-        width: its columns.
-        ledger: knows what is finished, and notes what cannot be labelled.
-        max_height: panoramas with more rows are shrunk to so many before anything is done with them: views of 512
+        samples: The panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
+        height: Rows of the stored panorama.
+        width: Its columns.
+        ledger: Knows what is finished, and notes what cannot be labelled.
+        max_height: Panoramas with more rows are shrunk to so many before anything is done with them: views of 512
             pixels would skip pixels of larger ones, and a few large ones fill the memory.
-        num_workers: processes that read.
+        num_workers: Processes that read.
     """
 
     def __init__(

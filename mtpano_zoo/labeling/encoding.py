@@ -44,8 +44,8 @@ class EncodedLabels:
     """The files of one panorama.
 
     Args:
-        files: contents by task and file name, such as ``depth/merged.png``.
-        too_far: pixels of the merged depth that have no label because they are farther than 65.535 m.
+        files: Contents by task and file name, such as ``depth/merged.png``.
+        too_far: Pixels of the merged depth that have no label because they are farther than 65.535 m.
     """
 
     files: Mapping[str, bytes]

@@ -18,7 +18,7 @@ def stamp_of(samples: Any, i: int) -> str:
     A data set of another kind may have a method `stamp` for it.
 
     Raises:
-        OSError: a file is not there.
+        OSError: If a file is not there.
     """
     if hasattr(samples, "stamp"):
         return str(samples.stamp(i))
@@ -31,8 +31,8 @@ def digest_of(samples: Any, i: int) -> str:
     A data set of another kind may have a method `fingerprint` for it.
 
     Raises:
-        OSError: a file cannot be read.
-        InputError: an archive is damaged.
+        OSError: If a file cannot be read.
+        InputError: If an archive is damaged.
     """
     if hasattr(samples, "fingerprint"):
         return str(samples.fingerprint(i))

@@ -50,15 +50,15 @@ class PanoramaLabels:
     """The labels of a panorama, on the device of the views' labels; None is what no teacher gave.
 
     Args:
-        semseg: class, uint8 (H, W); 255 = none.
-        depth: metres along the ray, (H, W); 0 = none. Without a metric teacher, in units of about its median.
-        normals: in the frame of the panorama, towards the camera, (3, H, W); zero = none.
-        confidence: by task, (H, W) in [0, 1]; zero where the task has no label.
-        scales: what the depth or disparity of every view was multiplied with, (V,), or (T * V,) with T teachers of
+        semseg: Class, uint8 (H, W); 255 = none.
+        depth: Metres along the ray, (H, W); 0 = none. Without a metric teacher, in units of about its median.
+        normals: In the frame of the panorama, towards the camera, (3, H, W); zero = none.
+        confidence: By task, (H, W) in [0, 1]; zero where the task has no label.
+        scales: What the depth or disparity of every view was multiplied with, (V,), or (T * V,) with T teachers of
             depth one after another.
-        shifts: what was then added to a disparity, likewise.
-        views: what every view says, after the alignment.
-        broken_views: how many views were left out because a teacher gave NaN or infinite values for them.
+        shifts: What was then added to a disparity, likewise.
+        views: What every view says, after the alignment.
+        broken_views: How many views were left out because a teacher gave NaN or infinite values for them.
     """
 
     semseg: Tensor | None = None
@@ -84,14 +84,14 @@ def fuse(
     """Merge what teachers say of the views of a panorama; views with NaN or infinite values are left out.
 
     Args:
-        labels: of every teacher; a task is taken from all teachers that give it.
-        views: the cameras.
-        height: rows of the panorama.
-        width: columns of the panorama.
-        invalid: pixels without any label, bool (H, W), such as a watermark or the tripod.
-        no_depth_classes: classes whose pixels have neither depth nor normals, such as the sky; the merged class
+        labels: Of every teacher; a task is taken from all teachers that give it.
+        views: The cameras.
+        height: Rows of the panorama.
+        width: Columns of the panorama.
+        invalid: Pixels without any label, bool (H, W), such as a watermark or the tripod.
+        no_depth_classes: Classes whose pixels have neither depth nor normals, such as the sky; the merged class
             decides, for the merged maps and for every view.
-        keep_views: also return every view's own labels.
+        keep_views: Also return every view's own labels.
 
     Raises:
         InputError: If shapes do not fit, or teachers differ in the number of classes.
@@ -145,10 +145,10 @@ class _Depth:
     """What a teacher says of the depth in one view, at the pixels of its footprint.
 
     Args:
-        view: index of the view.
-        kind: see `ViewLabels`.
-        values: inverse z-depth, or disparity, (n,); 0 = none. After the alignment, log-distance.
-        cosine: of the ray and the camera's axis, (n,); 1 where the values refer to the distance along the ray.
+        view: Index of the view.
+        kind: See `ViewLabels`.
+        values: Inverse z-depth, or disparity, (n,); 0 = none. After the alignment, log-distance.
+        cosine: Of the ray and the camera's axis, (n,); 1 where the values refer to the distance along the ray.
         weight: (n,); zero = none.
     """
 

@@ -20,8 +20,8 @@ class Ledger:
     """The account of one process.
 
     Args:
-        folder: where the labels go.
-        overwrite: replace the labels of a panorama that were made from another image.
+        folder: Where the labels go.
+        overwrite: Replace the labels of a panorama that were made from another image.
     """
 
     def __init__(self, folder: LabelFolder, overwrite: bool = False) -> None:
@@ -47,9 +47,9 @@ class Ledger:
         """Whether nothing is left to do for a panorama, because it is finished; says so in the report.
 
         Args:
-            name: of the panorama.
-            stamp: of its files, see `Origin`.
-            digest: returns what is in it, or nothing if it has to be read first. Only called where that matters.
+            name: Of the panorama.
+            stamp: Of its files, see `Origin`.
+            digest: Returns what is in it, or nothing if it has to be read first. Only called where that matters.
         """
         if not self.folder.has(name):
             return False
@@ -86,7 +86,7 @@ class Ledger:
         """Write the labels of a panorama; False if they are not needed any more.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: If they cannot be written.
         """
         if self.stopped:
             return False

@@ -58,7 +58,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
     """See that a folder is empty, or has been labelled with the same settings; change nothing.
 
     Raises:
-        InputError: it holds something else, or labels with other settings that are not to be overwritten.
+        InputError: If it holds something else, or labels with other settings that are not to be overwritten.
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file: give a folder for the labels")
@@ -131,9 +131,9 @@ def write_record(folder: LabelFolder, started: str, record: Mapping[str, Any]) -
     """Write the record of a run under a name of its own.
 
     Args:
-        folder: the folder of labels, open.
-        started: when the run started, as it may stand in a file name.
-        record: plain data.
+        folder: The folder of labels, open.
+        started: When the run started, as it may stand in a file name.
+        record: Plain data.
     """
     path = folder.root / "runs" / f"{started}-{uuid.uuid4().hex[:8]}.json"
     folder.write_file(path, json.dumps(record, indent=1).encode())

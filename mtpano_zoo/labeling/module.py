@@ -30,16 +30,16 @@ class Labeler(lightning.LightningModule):
     precision is for the teachers; views and fusion are computed in float32.
 
     Args:
-        views: chooses the views.
-        teachers: label them; those that give classes must give the same ones. Modules move to the device with this one.
-        height: rows of the labels.
-        width: columns, twice the rows.
-        invalid_mask: image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
-        no_depth_classes: names of classes without depth and normals, such as sky.
-        keep_views: also give every view's own labels.
+        views: Chooses the views.
+        teachers: Label them; those that give classes must give the same ones. Modules move to the device with this one.
+        height: Rows of the labels.
+        width: Columns, twice the rows.
+        invalid_mask: Image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
+        no_depth_classes: Names of classes without depth and normals, such as sky.
+        keep_views: Also give every view's own labels.
 
     Raises:
-        InputError: sizes, classes or mask do not fit.
+        InputError: If sizes, classes or mask do not fit.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Labeler(lightning.LightningModule):
         """Label one panorama.
 
         Args:
-            name: decides which views are taken.
+            name: Decides which views are taken.
             sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; whatever else a teacher wants to know.
         """
         image: Tensor = sample["image"].to(self.device)

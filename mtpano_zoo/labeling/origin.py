@@ -18,8 +18,8 @@ class Origin:
     """What a panorama was labelled from.
 
     Args:
-        digest: what is in it.
-        stamp: what tells at a glance that nothing has changed: sizes and times of its files; empty where there is none.
+        digest: What is in it.
+        stamp: What tells at a glance that nothing has changed: sizes and times of its files; empty where there is none.
     """
 
     digest: str
@@ -47,7 +47,7 @@ def stamp_of_file(path: Path) -> str:
     """Return size, time of modification and time of change; no program can set the last one.
 
     Raises:
-        OSError: there is no such file.
+        OSError: If there is no such file.
     """
     stat = path.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"

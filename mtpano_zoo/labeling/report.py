@@ -17,14 +17,14 @@ class LabelReport:
     """What became of every panorama.
 
     Args:
-        labelled: names of those that this run has labelled.
-        skipped: names of those that were labelled already.
-        failed: why a panorama has no labels, one sentence each, by name.
-        replaced: names of those of `labelled` that had labels of another image, which are gone.
-        too_far: pixels beyond 65.535 m, which have no depth label, by name.
-        broken_views: views that were left out because a teacher gave NaN or infinite values for them, by name.
-        stopped: why the run ended before all were labelled; nothing if it did not.
-        seconds: how long the run took.
+        labelled: Names of those that this run has labelled.
+        skipped: Names of those that were labelled already.
+        failed: Why a panorama has no labels, one sentence each, by name.
+        replaced: Names of those of `labelled` that had labels of another image, which are gone.
+        too_far: Pixels beyond 65.535 m, which have no depth label, by name.
+        broken_views: Views that were left out because a teacher gave NaN or infinite values for them, by name.
+        stopped: Why the run ended before all were labelled; nothing if it did not.
+        seconds: How long the run took.
     """
 
     labelled: list[str] = field(default_factory=list)

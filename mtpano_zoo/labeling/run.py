@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `mtpano label` with these arguments and return the exit status.
 
     Raises:
-        InputError: a mistake in an argument, an input or the folder, in one sentence.
+        InputError: If a mistake in an argument, an input or the folder, in one sentence.
     """
     limit_configurations(arguments)
     parser = build_parser()
@@ -100,22 +100,22 @@ def label(
     """Label panoramas and write the labels to a folder; what is finished there is skipped.
 
     Args:
-        samples: see `LabelingData`.
-        out: see `mtpano_zoo.labeling.storage`.
-        labeler: makes the labels.
-        settings: plain data that decide what the labels are; a folder holds labels of one kind.
-        trainer: arguments of Lightning's Trainer: accelerator, devices, strategy and so on.
-        split: list that the panoramas are added to: ``train``, ``val`` or ``test``.
-        max_height: see `LabelingData`.
-        num_workers: processes that read.
-        writers: threads that encode and write.
-        overwrite: throw away labels that were made with other settings, or from another image of the same name.
+        samples: See `LabelingData`.
+        out: See `mtpano_zoo.labeling.storage`.
+        labeler: Makes the labels.
+        settings: Plain data that decide what the labels are; a folder holds labels of one kind.
+        trainer: Arguments of Lightning's Trainer: accelerator, devices, strategy and so on.
+        split: List that the panoramas are added to: ``train``, ``val`` or ``test``.
+        max_height: See `LabelingData`.
+        num_workers: Processes that read.
+        writers: Threads that encode and write.
+        overwrite: Throw away labels that were made with other settings, or from another image of the same name.
 
     Returns:
         The report of all processes, in each of them.
 
     Raises:
-        InputError: an argument is out of range, or the folder holds something else.
+        InputError: If an argument is out of range, or the folder holds something else.
     """
     ledger = Ledger(LabelFolder(Path(out)), overwrite)
     writer = LabelWriter(ledger, describe(settings, labeler.classes), split=split, threads=writers)

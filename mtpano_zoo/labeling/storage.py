@@ -59,7 +59,7 @@ class LabelFolder:
     all machines that share the folder. Processes share the panoramas by claims, see `Claims`.
 
     Args:
-        root: the folder, which has a manifest.
+        root: The folder, which has a manifest.
     """
 
     def __init__(self, root: Path) -> None:
@@ -136,7 +136,7 @@ class LabelFolder:
         """Return what a panorama was labelled from; None if there is no record of it, as in older folders.
 
         Raises:
-            OSError: the record cannot be read.
+            OSError: If the record cannot be read.
         """
         path = path_below(self.root / ORIGINS, name, ".txt")
         origin = Origin.from_bytes(path.read_bytes()) if path.is_file() else Origin("")
@@ -148,16 +148,16 @@ class LabelFolder:
         """Write one panorama; False if another process has finished it in the meantime, whose files are kept.
 
         Args:
-            name: of the panorama, without a slash.
-            image: the JPEG.
-            files: contents by task and file name, such as ``depth/merged.png``.
-            origin: what it was labelled from.
-            replace: finished labels of another origin go. They are not finished any more before the first file changes.
+            name: Of the panorama, without a slash.
+            image: The JPEG.
+            files: Contents by task and file name, such as ``depth/merged.png``.
+            origin: What it was labelled from.
+            replace: Finished labels of another origin go. They are not finished any more before the first file changes.
 
         Raises:
-            InputError: the name cannot be that of a file.
-            OSError: it cannot be written, for instance because the disk is full; nothing of it is in place then that a
-                reader would take for a finished panorama.
+            InputError: If the name cannot be that of a file.
+            OSError: If it cannot be written, for instance because the disk is full; nothing of it is in place then that
+                a reader would take for a finished panorama.
         """
         done = path_below(self.root / IMAGES, name, ".jpg")
         work = self._work / uuid.uuid4().hex
@@ -188,7 +188,7 @@ class LabelFolder:
         """Add finished panoramas to the list of a split, drop those that are gone, and return how many it has.
 
         Raises:
-            InputError: the list that is there is not one.
+            InputError: If the list that is there is not one.
         """
         path = self.root / LISTS / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):

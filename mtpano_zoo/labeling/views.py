@@ -34,10 +34,10 @@ class Views:
     """Perspective cameras at the centre of a panorama.
 
     Args:
-        rotations: camera to panorama, (V, 3, 3).
-        intrinsics: in pixels with pixel centres, (V, 3, 3).
-        height: rows of every view.
-        width: columns of every view.
+        rotations: Camera to panorama, (V, 3, 3).
+        intrinsics: In pixels with pixel centres, (V, 3, 3).
+        height: Rows of every view.
+        width: Columns of every view.
     """
 
     rotations: Tensor

@@ -33,13 +33,13 @@ class LabelWriter(BasePredictionWriter):
     process.
 
     Args:
-        ledger: knows the folder, and notes what became of every panorama.
-        manifest: see `mtpano_zoo.labeling.manifest.describe`.
-        split: list of `db_info` that the panoramas belong to.
-        threads: that encode and write.
+        ledger: Knows the folder, and notes what became of every panorama.
+        manifest: See `mtpano_zoo.labeling.manifest.describe`.
+        split: List of `db_info` that the panoramas belong to.
+        threads: That encode and write.
 
     Raises:
-        InputError: there is no thread.
+        InputError: If there is no thread.
     """
 
     def __init__(self, ledger: Ledger, manifest: Mapping[str, Any], *, split: str = "train", threads: int = 2) -> None:

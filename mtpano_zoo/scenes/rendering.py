@@ -24,7 +24,7 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
     Every pixel has a value. A window has the depth and the normal of its pane, not of what is seen through it.
 
     Raises:
-        InputError: There is no room, or the size is not 2:1 or smaller than 8 x 16.
+        InputError: If there is no room, or the size is not 2:1 or smaller than 8 x 16.
     """
     check_size(height, width)
     if not rooms:
@@ -40,7 +40,7 @@ def check_size(height: int, width: int) -> None:
     """Refuse sizes that no panorama has.
 
     Raises:
-        InputError: The size is not 2:1 or smaller than 8 x 16.
+        InputError: If the size is not 2:1 or smaller than 8 x 16.
     """
     if height < 8 or width != 2 * height:
         raise InputError(f"rooms are rendered at height x (2 height) from 8 x 16 on, got {height} x {width}")

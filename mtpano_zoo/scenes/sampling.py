@@ -21,7 +21,7 @@ def sample_room(seed: int, split: str, index: int) -> Room:
     The generator is keyed by (seed, split, index) through an injective map, so no two of them share a stream.
 
     Raises:
-        InputError: The split is unknown, or seed or index are out of range.
+        InputError: If the split is unknown, or seed or index are out of range.
     """
     rng = np.random.Generator(np.random.Philox(key=room_key(seed, split, index)))
     height, daylight = rng.uniform(2.4, 3.6), float(rng.random() < 0.75) * rng.uniform(0.3, 1.0)
@@ -59,7 +59,7 @@ def room_key(seed: int, split: str, index: int) -> int:
     """The 128-bit key of a room: the seed in the upper half, split and index in the lower.
 
     Raises:
-        InputError: The split is unknown, or seed or index are out of range.
+        InputError: If the split is unknown, or seed or index are out of range.
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

@@ -18,8 +18,8 @@ class ViewImages:
 
     Args:
         images: RGB in [0, 1], (V, 3, h, w).
-        views: the cameras.
-        sample: the panorama that they were cut from, with its `id` and, where the data set has them, its labels: for
+        views: The cameras.
+        sample: The panorama that they were cut from, with its `id` and, where the data set has them, its labels: for
             the oracle only.
     """
 
@@ -35,13 +35,13 @@ class ViewLabels:
     Everything is finite, but for depth that may be infinite in the sky: a view with other values is left out.
 
     Args:
-        probabilities: of the classes, (V, C, h', w') in any size that covers the view; zero for all classes = none.
-        depth: along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive or infinite =
+        probabilities: Of the classes, (V, C, h', w') in any size that covers the view; zero for all classes = none.
+        depth: Along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive or infinite =
             none. Disparity is the inverse of z-depth up to an unknown scale and shift per view.
         depth_kind: `metric` is in metres, `scale_invariant` up to one factor per view, `disparity` see `depth`.
-        along_ray: depth is the distance along the ray.
-        normals: unit vectors towards the camera in its frame x right, y down, z forward, (V, 3, h, w); zero = none.
-        confidence: in all the above, in [0, 1], (V, h, w); zero = none of them holds there.
+        along_ray: Depth is the distance along the ray.
+        normals: Unit vectors towards the camera in its frame x right, y down, z forward, (V, 3, h, w); zero = none.
+        confidence: In all the above, in [0, 1], (V, h, w); zero = none of them holds there.
     """
 
     probabilities: Tensor | None = None
@@ -56,8 +56,8 @@ class Teacher(ABC):
     """Labels perspective views; usually also a module, first among the bases, which is moved to a device.
 
     Attributes:
-        classes: names of its classes, in the order of the probabilities; empty where it gives none.
-        provenance: what a manifest says of it as plain data: name, revision, sha256 of the weights, options.
+        classes: Names of its classes, in the order of the probabilities; empty where it gives none.
+        provenance: What a manifest says of it as plain data: name, revision, sha256 of the weights, options.
     """
 
     classes: tuple[str, ...]

@@ -36,15 +36,15 @@ class DepthEstimator(PretrainedNetwork):
     - DPT: disparity, as MiDaS trained it. Those on DINOv2 were trained for metres, or anything else: give `kind`.
 
     Args:
-        source: a folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
-        revision: commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
-        batch_size: views that the network sees at once.
-        size: side in pixels to which a square view is resized for the network; by default what it was published with.
-        precision: of the arithmetic; the weights stay as they are.
-        kind: what the output means, for networks of which that is not known, or trained for something else.
+        source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
+        revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
+        batch_size: Views that the network sees at once.
+        size: Side in pixels to which a square view is resized for the network; by default what it was published with.
+        precision: Of the arithmetic; the weights stay as they are.
+        kind: What the output means, for networks of which that is not known, or trained for something else.
 
     Attributes:
-        depth_kind: what the output means.
+        depth_kind: What the output means.
 
     Raises:
         InputError: If the package is missing, an argument is out of range, the files are no depth estimator, or it is

@@ -23,14 +23,14 @@ class MoGe(nn.Module, Teacher):
     documentation names the frame, and the normals that it was trained on are cross products that turn this way.
 
     Args:
-        source: a file of weights (`model.pt`), or `user/name` on the Hugging Face Hub.
-        revision: commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
-        batch_size: views that the network sees at once.
-        resolution_level: from 0, fast, to 9, fine: how many tokens the encoder sees.
-        precision: of the arithmetic on a GPU; `float32` everywhere else.
+        source: A file of weights (`model.pt`), or `user/name` on the Hugging Face Hub.
+        revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
+        batch_size: Views that the network sees at once.
+        resolution_level: From 0, fast, to 9, fine: how many tokens the encoder sees.
+        precision: Of the arithmetic on a GPU; `float32` everywhere else.
 
     Attributes:
-        depth_kind: metric, or scale-invariant where the network has no head for the scale.
+        depth_kind: Metric, or scale-invariant where the network has no head for the scale.
 
     Raises:
         InputError: If the package is missing, or an argument is out of range.

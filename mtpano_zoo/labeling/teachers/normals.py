@@ -22,7 +22,7 @@ class NormalsFromDepth(nn.Module, Teacher):
     Normals do not depend on the scale of depth, but on its offset: what gives disparity up to an offset gives none.
 
     Args:
-        teacher: gives depth, metric or up to scale. Its own normals, if it has any, are kept.
+        teacher: Gives depth, metric or up to scale. Its own normals, if it has any, are kept.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -63,8 +63,8 @@ def normals_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
     on the other side; where there is none, and where depth is not positive, the normal is zero.
 
     Args:
-        depth: z-depth in any unit.
-        intrinsics: in pixels, (V, 3, 3).
+        depth: Z-depth in any unit.
+        intrinsics: In pixels, (V, 3, 3).
     """
     rays = sphere.perspective_rays(*depth.shape[-2:], intrinsics=intrinsics.to(depth), normalize=False)
     known = depth.isfinite() & (depth > 0)

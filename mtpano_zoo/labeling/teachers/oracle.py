@@ -30,25 +30,25 @@ class OracleTeacher(Teacher):
     nearest neighbour (normals bilinear).
 
     Args:
-        classes: names of the classes of the truth; by default those of the rooms.
-        tasks: what it gives, of `semseg`, `depth` and `normals`; the truth must have it.
-        seed: another seed is another teacher with defects of the same size.
+        classes: Names of the classes of the truth; by default those of the rooms.
+        tasks: What it gives, of `semseg`, `depth` and `normals`; the truth must have it.
+        seed: Another seed is another teacher with defects of the same size.
         depth_kind: `scale_invariant` multiplies every view by a factor of its own, and `disparity` inverts the z-depth
             and then gives every view a factor and an offset of its own; the factor is anything from 1/8 to 8, the
             offset up to the view's median disparity.
-        along_ray: give the distance along the ray, not the z-depth.
-        scale: standard deviation of the logarithm of a factor on a view's depth: 0.2 is an error of about 20 %.
-        shift: standard deviation of an offset of a view's depth, as a part of its median depth. What becomes negative
+        along_ray: Give the distance along the ray, not the z-depth.
+        scale: Standard deviation of the logarithm of a factor on a view's depth: 0.2 is an error of about 20 %.
+        shift: Standard deviation of an offset of a view's depth, as a part of its median depth. What becomes negative
             is no depth any more.
-        noise: standard deviation of the logarithm of a factor on every pixel's depth.
-        wrong_classes: part of the area whose class is another one; a patch of an object errs as a whole.
-        softness: part of the probability that the class of a pixel gives away to all classes alike; below 1.
-        border_shift: pixels of a view by which its class map is displaced, in a direction of its own.
-        bleed: radius in pixels of the box over which classes, inverse depth and normals are averaged. Planes stay as
+        noise: Standard deviation of the logarithm of a factor on every pixel's depth.
+        wrong_classes: Part of the area whose class is another one; a patch of an object errs as a whole.
+        softness: Part of the probability that the class of a pixel gives away to all classes alike; below 1.
+        border_shift: Pixels of a view by which its class map is displaced, in a direction of its own.
+        bleed: Radius in pixels of the box over which classes, inverse depth and normals are averaged. Planes stay as
             they are, because their inverse depth is linear: only edges are smeared.
-        normals_noise: standard deviation in degrees of the angle by which a normal is off.
-        missing: part of the area for which it knows nothing, in patches; its confidence is 0 there and 1 elsewhere.
-        stride: pixels of a view to one pixel of its probabilities, across and down, which must divide its sides.
+        normals_noise: Standard deviation in degrees of the angle by which a normal is off.
+        missing: Part of the area for which it knows nothing, in patches; its confidence is 0 there and 1 elsewhere.
+        stride: Pixels of a view to one pixel of its probabilities, across and down, which must divide its sides.
 
     Raises:
         InputError: If an argument is out of range.
@@ -235,11 +235,11 @@ class _View:
     """One camera.
 
     Args:
-        key: what all draws for it depend on.
-        rotation: camera to panorama, (3, 3).
-        intrinsics: in pixels, (3, 3).
-        height: rows.
-        width: columns.
+        key: What all draws for it depend on.
+        rotation: Camera to panorama, (3, 3).
+        intrinsics: In pixels, (3, 3).
+        height: Rows.
+        width: Columns.
     """
 
     key: str

@@ -32,19 +32,19 @@ class PretrainedNetwork(nn.Module, Teacher):
     """A network of `transformers` with its own preprocessing, which works on tensors where they are.
 
     Args:
-        source: a folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
-        revision: commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
-        batch_size: views that the network sees at once.
-        size: side in pixels to which a square view is resized for the network; by default what it was published with.
-        precision: of the arithmetic (autocast); the weights stay as they are.
-        network_class: the class of `transformers` that loads it, by `model_type`; the entry `""` is for all others.
-        **overrides: of the configuration of the network.
+        source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
+        revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
+        batch_size: Views that the network sees at once.
+        size: Side in pixels to which a square view is resized for the network; by default what it was published with.
+        precision: Of the arithmetic (autocast); the weights stay as they are.
+        network_class: The class of `transformers` that loads it, by `model_type`; the entry `""` is for all others.
+        **overrides: Of the configuration of the network.
 
     Attributes:
-        model_type: name of the architecture.
-        folder: where its files are.
-        network: the network.
-        provenance: what the manifest of a run says of it.
+        model_type: Name of the architecture.
+        folder: Where its files are.
+        network: The network.
+        provenance: What the manifest of a run says of it.
 
     Raises:
         InputError: If the package is missing, an argument is out of range, or the files are not such a network.

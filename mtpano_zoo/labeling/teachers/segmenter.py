@@ -35,11 +35,11 @@ class Segmenter(PretrainedNetwork):
     give the folder. Only weights in safetensors are read.
 
     Args:
-        source: a folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
-        revision: commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
-        batch_size: views that the network sees at once.
-        size: side in pixels to which a square view is resized for the network; by default what it was published with.
-        precision: of the arithmetic; the weights stay as they are.
+        source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
+        revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
+        batch_size: Views that the network sees at once.
+        size: Side in pixels to which a square view is resized for the network; by default what it was published with.
+        precision: Of the arithmetic; the weights stay as they are.
 
     Raises:
         InputError: If the package is missing, an argument is out of range, or the files are no segmenter.
