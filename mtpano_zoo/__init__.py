@@ -1,4 +1,4 @@
-"""Model zoo for 360-degree panoramas: class, distance and surface normal for every pixel."""
+"""Model zoo for 360-degree panoramas: the class, distance and surface normal of every pixel."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ _HOMES = {"Prediction": "mtpano_zoo.prediction", "list_models": "mtpano_zoo.zoo"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are asked for: `import mtpano_zoo.sphere` should not wait for Lightning."""
+    """Import the public names on first use, so that `import mtpano_zoo.sphere` does not wait for Lightning."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""Names and colours of the class sets, each in one place."""
+"""Names and colours of the class sets."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ S3DIS_CLASSES = (
     "clutter",
 )
 
-# Far apart in hue or lightness: neighbours in a room (wall, door, board, column) must be told apart at a glance.
+# Far apart in hue or lightness, to tell neighbours in a room (wall, door, board, column) apart at a glance.
 S3DIS_PALETTE: NDArray[np.uint8] = np.array(
     [
         (214, 224, 236),
@@ -82,9 +82,9 @@ NYU40_CLASSES = (
     "otherfurniture",
     "otherprop",
 )
-"""NYUv2-40 in the order of its ids 1 to 40."""
+"""The NYUv2-40 classes in the order of their ids 1 to 40."""
 
-# The colours of ScanNet, which the semantic images of Structured3D have as their palette.
+# ScanNet's colours, which are the palette of Structured3D's semantic images.
 NYU40_PALETTE: NDArray[np.uint8] = np.array(
     [
         (174, 199, 232),
@@ -174,9 +174,9 @@ MPCAT40_CLASSES = (
     "objects",
     "misc",
 )
-"""The categories of Matterport3D in the order of their ids 1 to 40, without 0 "void" and 41 "unlabeled"."""
+"""The Matterport3D categories in the order of their ids 1 to 40, without 0 "void" and 41 "unlabeled"."""
 
-# The colours of the owner's table mpcat40.tsv.
+# The colours in the data set's own table, mpcat40.tsv.
 MPCAT40_PALETTE: NDArray[np.uint8] = np.array(
     [
         (174, 199, 232),
@@ -224,7 +224,7 @@ MPCAT40_PALETTE: NDArray[np.uint8] = np.array(
 )
 MPCAT40_PALETTE.flags.writeable = False
 
-# ADE20K in its own order, by the names of the published checkpoints.
+# ADE20K in its own order, with the names that the published checkpoints use.
 ADE20K_CLASSES = (
     "wall",
     "building",

@@ -1,4 +1,4 @@
-"""The command `mtpano`: Lightning's verbs to train and score, and short verbs for everything else."""
+"""The `mtpano` command: Lightning's verbs for training and scoring, and short verbs for everything else."""
 
 import argparse
 import os
@@ -31,8 +31,8 @@ SPLITS = ("train", "val", "test")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    A user's mistake is one sentence on standard error, or with `--traceback` the exception itself. Any other exception
-    is a fault of the program and is raised.
+    A user's mistake is printed as one sentence on standard error, or raised with `--traceback`. Any other exception is
+    a bug and is always raised.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = [argument for argument in arguments if argument != TRACEBACK]
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mtpano: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mtpano: interrupted; what was finished is kept.", file=sys.stderr)
+        print("mtpano: interrupted; finished results are kept.", file=sys.stderr)
         return 130
 
 
@@ -69,13 +69,13 @@ def _execute(arguments: Sequence[str]) -> int:
 
 def _sentence(error: Exception) -> str:
     text = str(error)
-    if "\nOriginal Traceback" in text:  # torch puts the traceback of a process that reads data into the message
+    if "\nOriginal Traceback" in text:  # torch puts a data worker's traceback into the message
         return text.strip().splitlines()[-1].partition(": ")[2]
     return text
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the short verbs; the others are in its help only, and parsed elsewhere."""
+    """Build the parser of the short verbs. The other verbs appear only in its help and are parsed elsewhere."""
     parser = ShortVerbParser(
         "mtpano",
         description="Class, distance and surface normal for every pixel of a 360-degree panorama.",
@@ -103,33 +103,37 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--batch-size", type=int, default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    run.add_argument("--mask-sky", action="store_true", help="pixels of the class sky get no depth and no normal")
-    run.add_argument("--blend-seam", action="store_true", help="smooth depth and normals over the left and right edge")
+    run.add_argument("--mask-sky", action="store_true", help="give pixels of the class sky no depth and no normal")
+    run.add_argument(
+        "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
+    )
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
-    run.add_argument("--workers", type=int, help="processes that write (default: by the number of panoramas and cores)")
-    run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps: faster")
-    run.add_argument("--compile", action="store_true", help="minutes to start, then faster: for many on a GPU")
+    run.add_argument("--workers", type=int, help="processes that write (default: depends on panoramas and cores)")
+    run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps, which is slow")
+    run.add_argument(
+        "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
+    )
     run.set_defaults(execute=_run)
 
     export = verbs.add_parser("export", help="write a network as a file that runs without this package")
     export.add_argument("model", metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
     export.add_argument("--format", required=True, choices=("onnx", "torch-export"))
     export.add_argument("--out", required=True, type=file_to_write, metavar="FILE")
-    export.add_argument("--height", type=int, help="rows of its images (default: what the network was made for)")
+    export.add_argument("--height", type=int, help="rows of the images (default: the network's own)")
     export.add_argument("--width", type=int, help="columns (default: twice the rows)")
     export.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     export.set_defaults(execute=_export)
 
-    # Parsed by mtpano_zoo.labeling.run, whose options are the arguments of classes.
-    verbs.add_parser("label", help="label panoramas by teachers that see perspective views of them", add_help=False)
+    # Parsed by mtpano_zoo.labeling.run, whose options are constructor arguments.
+    verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
 
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as '*.rooms'")
-    models.add_argument("--markdown", action="store_true", help="as the table of the README")
+    models.add_argument("--markdown", action="store_true", help="print the table of the README")
     models.set_defaults(execute=_models)
 
-    rooms = verbs.add_parser("rooms", help="write rendered rooms with their ground truth to a folder")
+    rooms = verbs.add_parser("rooms", help="write rendered rooms with ground truth to a folder")
     rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)
     rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
@@ -137,9 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
     rooms.add_argument("--seed", type=int, default=0)
     rooms.set_defaults(execute=_rooms)
 
-    _add_data_verbs(verbs.add_parser("data", help="verify, plot, count or pack a data set; prepare a raw release"))
+    _add_data_verbs(verbs.add_parser("data", help="verify, plot, count or pack a data set, or prepare a raw release"))
 
-    quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, show pictures")
+    quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, draw pictures")
     quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to run the trained network on")
     quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
@@ -152,37 +156,39 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False)
     named = common.add_argument_group("data set")
     named.add_argument("--data", metavar="NAME", help="e.g. structured3d, or the class of a data module")
-    named.add_argument("--root", metavar="DIR", help="where it lies")
-    named.add_argument("--config", metavar="FILE", help="instead of --data: a configuration as `mtpano fit` takes it")
+    named.add_argument("--root", metavar="DIR", help="folder of the data set")
+    named.add_argument("--config", metavar="FILE", help="a configuration of `mtpano fit`, instead of --data")
     named.add_argument(
         "options", nargs="*", metavar="KEY=VALUE", help="arguments of the data module, e.g. tasks=[depth]"
     )
     read = argparse.ArgumentParser(add_help=False, parents=[common])
-    read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all of them)")
+    read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all splits)")
     cores = os.cpu_count() or 1
     read.add_argument("--workers", type=number_of_processes, default=cores, help="processes (default: one per core)")
     found = argparse.ArgumentParser(add_help=False)
-    found.add_argument("--json", type=file_to_write, metavar="FILE", help="write everything that was found")
+    found.add_argument("--json", type=file_to_write, metavar="FILE", help="write all results as JSON")
 
-    verify = verbs.add_parser("verify", parents=[read, found], help="read every file and say what is wrong")
+    verify = verbs.add_parser("verify", parents=[read, found], help="read every file and report what is wrong")
     verify.add_argument(
-        "--skip-list", type=file_to_write, metavar="FILE", help="write the ids with errors, for exclude=FILE"
+        "--skip-list", type=file_to_write, metavar="FILE", help="write the ids that have errors, for exclude=FILE"
     )
     verify.add_argument(
         "--depth-range", nargs=2, type=float, default=(0.05, 200.0), metavar=("MIN", "MAX"), help="metres"
     )
-    verify.add_argument("--allow-missing", action="store_true", help="a label that some samples lack is no error")
+    verify.add_argument("--allow-missing", action="store_true", help="do not count missing labels as errors")
     verify.set_defaults(execute=_verify)
 
-    stats = verbs.add_parser("stats", parents=[read, found], help="class frequencies, distances, coverage, colours")
+    stats = verbs.add_parser(
+        "stats", parents=[read, found], help="print class frequencies, distances, coverage and colours"
+    )
     stats.set_defaults(execute=_stats)
 
-    plot = verbs.add_parser("plot", parents=[common], help="a picture of samples with their labels")
+    plot = verbs.add_parser("plot", parents=[common], help="draw samples with their labels")
     plot.add_argument("--out", required=True, type=file_to_write, metavar="FILE.png")
     plot.add_argument("--split", choices=SPLITS, default="train")
-    plot.add_argument("--count", type=int, default=4, help="samples, evenly spread (default 4)")
-    plot.add_argument("--id", action="append", default=[], help="this sample instead; may be repeated")
-    plot.add_argument("--augmented", action="store_true", help="as training gets them")
+    plot.add_argument("--count", type=int, default=4, help="number of samples, evenly spread (default 4)")
+    plot.add_argument("--id", action="append", default=[], help="draw this sample instead; may be repeated")
+    plot.add_argument("--augmented", action="store_true", help="augment the samples as in training")
     plot.set_defaults(execute=_plot)
 
     pack = verbs.add_parser("pack", parents=[read], help="write WebDataset tar files for ShardsDataModule")
@@ -193,7 +199,7 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     prepare = verbs.add_parser("prepare", help="make panoramas from a release that has none")
     prepare.add_argument("name", choices=("matterport3d",))
     prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="the release")
-    prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
+    prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to continue")
     prepare.add_argument("--height", type=int, default=512, help="rows; a panorama is twice as wide (default 512)")
     prepare.add_argument("--workers", type=int, default=1, help="processes, about 2 GB of memory each (default 1)")
     prepare.set_defaults(execute=_prepare)
@@ -222,7 +228,7 @@ def _verify(options: argparse.Namespace) -> int:
         report.save(options.json)
     if options.skip_list:
         count = write_skip_list(options.skip_list, report, data)
-        print(f"{options.skip_list} names {count} samples to leave out: exclude={options.skip_list}")
+        print(f"{options.skip_list} lists {count} samples to leave out: pass exclude={options.skip_list}")
     return report.exit_code
 
 
@@ -275,7 +281,7 @@ def _prepare(options: argparse.Namespace) -> int:
     done = prepare(options.root, options.out, height, width, options.workers, report=print)
     print(f"{done.written + done.kept} panoramas are in {options.out}, {done.written} of them new")
     if done.failures:
-        print(f"not everything could be used in {len(done.failures)} buildings, see above", file=sys.stderr)
+        print(f"{len(done.failures)} buildings were not fully usable, see above", file=sys.stderr)
     return 1 if done.failures else 0
 
 
@@ -287,13 +293,13 @@ def _run(options: argparse.Namespace) -> int:
     from mtpano_zoo.run import find_images, run
     from mtpano_zoo.zoo import load_model
 
-    images = find_images(options.sources, options.out)  # a mistake here is told before gigabytes are loaded
+    images = find_images(options.sources, options.out)  # fails before gigabytes are loaded
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(options.model, device)
     prepared = prepare_for_inference(model, options.precision, winograd=False if options.compile else None)
     if options.compile:
         prepared.compile(fullgraph=True)
-    # A process takes seconds to start, which a few panoramas are not worth.
+    # A process takes seconds to start, which does not pay off for a few panoramas.
     workers = min((os.cpu_count() or 1) - 1, len(images) // 16) if options.workers is None else options.workers
     report = run(
         images,
@@ -319,15 +325,15 @@ def _export(options: argparse.Namespace) -> int:
     from mtpano_zoo.zoo import load_model
 
     if options.width is not None and options.height is None:
-        raise InputError("--width goes with --height: give both, or the height alone")
+        raise InputError("--width needs --height: pass both, or only --height")
     check_destination(options.out, options.format, options.overwrite)
     size = None
     if options.height is not None:
         size = (options.height, 2 * options.height if options.width is None else options.width)
     model = load_model(options.model)
-    print("writing, and checking what was written: this takes minutes", file=sys.stderr)
+    print("writing and checking the file: this takes minutes", file=sys.stderr)
     written = export(model, options.out, options.format, size, options.overwrite)
-    print(f"{' and '.join(map(str, written))}: the same as PyTorch within 1e-4")
+    print(f"{' and '.join(map(str, written))}: agrees with PyTorch within 1e-4")
     return 0
 
 

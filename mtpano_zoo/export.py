@@ -1,4 +1,4 @@
-"""`mtpano export`: a network as one file that runs without this package, checked after writing."""
+"""`mtpano export`: write a network as one file that runs without this package, and check it."""
 
 import json
 import tempfile
@@ -27,7 +27,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class _Outputs(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] to the maps of all tasks, in their order and in our frame and units."""
+    """Map images (B, 3, H, W) in [0, 1] to the maps of all tasks, in task order and in our frame and units."""
 
     def __init__(self, network: InferenceNetwork) -> None:
         super().__init__()
@@ -54,38 +54,36 @@ def export(
 ) -> list[Path]:
     """Write a network to a file that takes any number of images of one size.
 
-    Its input is `image` (B, 3, H, W), float32 RGB in [0, 1]. Its outputs are named after the network's tasks: `semseg`
+    The input is `image` (B, 3, H, W), float32 RGB in [0, 1]. The outputs are named after the network's tasks: `semseg`
     logits (B, C, H, W), `depth` (B, 1, H, W) in metres along the ray, `normals` (B, 3, H, W) of unit length, x right,
-    y down, z forward. The names of the classes and the size are in its metadata. The file is run on batches of three
-    and of one image and compared with the network before it gets its name.
+    y down, z forward. The metadata holds the class names and the image size. Before the file gets its final name, it is
+    run on batches of three images and of one, and compared with the network.
 
     Args:
-        network: a network of the zoo on the CPU; it stays as it is.
-        path: the file to write.
+        network: A network of the zoo on the CPU; it is not changed.
+        path: The file to write.
         format: `onnx`, or `torch-export` for `torch.export.load`.
-        size: height and width of the images; by default what the network was made for.
-        overwrite: replace files that exist.
+        size: Height and width of the images; the network's own by default.
+        overwrite: Replace existing files.
 
     Returns:
-        What was written: the file, and for weights of more than 2 GB in ONNX a second one, `NAME.data`, which has to
-        stay beside it under its name.
+        The files written: the network and, for ONNX weights of more than 2 GB, `NAME.data`, which must stay beside it
+        under that name.
 
     Raises:
-        FileExistsError: if there is such a file and `overwrite` is false.
-        OSError: if the file cannot be written.
-        InputError: If format or size do not fit, a package is missing, the network has parts that the format cannot
-            express, or what was written computes something else.
+        FileExistsError: If the file exists and `overwrite` is false.
+        OSError: If the file cannot be written.
+        InputError: If the format or size is invalid, a package is missing, the format cannot express a part of the
+            network, or the written file computes something else.
     """
     if format not in FORMATS:
-        raise InputError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     path = Path(path)
     if format == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
-        raise InputError(
-            f"ONNX files are written and checked with {', '.join(missing)}: pip install 'mtpano_zoo[export]'"
-        )
+        raise InputError(f"ONNX export needs {', '.join(missing)}: pip install 'mtpano_zoo[export]'")
     check_destination(path, format, overwrite)
     if (kind := weight_type(network)) != torch.float32:
-        raise InputError(f"the network's weights are {kind}, but the file takes float32: call network.float() first")
+        raise InputError(f"the network's weights are {kind}, but export needs float32: call network.float() first")
     height, width = cast("tuple[int, int]", network.input_size) if size is None else size
     if height < 1 or width != 2 * height:
         raise InputError(f"a panorama is twice as wide as high: the network cannot be exported for {height} x {width}")
@@ -97,39 +95,39 @@ def export(
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     write, run = (_write_onnx, _run_onnx) if format == "onnx" else (_write_program, _run_program)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Names in the folder are the final ones, because an ONNX file names the file of its weights.
+    # The temporary folder uses the final names, because an ONNX file names its weight file.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
         try:
             write(_trace(outputs, images[:2]), temporary, outputs.tasks, metadata)
         except OSError:
             raise
-        except Exception as error:  # exporters fail in as many ways as there are layers
+        except Exception as error:  # exporters raise anything
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{type(network).__name__} cannot be written as {format}: {reason}") from error
         for batch in (images, images[:1]):
             _compare(run(temporary, batch, outputs.tasks), expected, path)
-        files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is nothing without them
+        files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is useless without them
         return [file.replace(path.parent / file.name) for file in files][::-1]
 
 
 def check_destination(path: Path, format: Format, overwrite: bool) -> None:
-    """Refuse to write into a folder's place, or over files that exist, before anything long is done.
+    """Refuse a folder or an existing file before any slow work starts.
 
     Raises:
-        FileExistsError: if a file exists and `overwrite` is false.
-        IsADirectoryError: if the path is a folder.
+        FileExistsError: If a file exists and `overwrite` is false.
+        IsADirectoryError: If the path is a folder.
     """
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the file to write")
+        raise IsADirectoryError(f"{path} is a folder: name a file to write")
     files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]
     if not overwrite and (existing := [str(file) for file in files if file.exists()]):
-        raise FileExistsError(f"{existing[0]} exists already: choose another name or allow to overwrite it")
+        raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
 
 
 def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of PyTorch about its own code
+        warnings.simplefilter("ignore")  # PyTorch warns about its own code
         return torch.export.export(outputs, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
@@ -137,7 +135,7 @@ def _write_program(
     program: torch.export.ExportedProgram, path: Path, tasks: Sequence[str], metadata: Mapping[str, str]
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch about weights that share memory
+        warnings.simplefilter("ignore")  # PyTorch warns about weights that share memory
         torch.export.save(program, path, extra_files={"tasks": json.dumps(list(tasks)), **metadata})
 
 
@@ -160,14 +158,14 @@ def _run_onnx(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Ten
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     outputs: list[Any] = session.run(list(tasks), {"image": images.numpy()})
     return {task: torch.from_numpy(output) for task, output in zip(tasks, outputs, strict=True)}
 
 
 def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse outputs that are not those of the network, relative to the largest value of their task.
+    """Refuse outputs that differ from the network's, relative to the largest value of their task.
 
     Raises:
         InputError: If one of them differs by more than `TOLERANCE`.
@@ -178,6 +176,6 @@ def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
         error = float((output - wanted).abs().max() / wanted.abs().max()) if same else float("nan")
         if not error <= TOLERANCE:
             raise InputError(
-                f"{path} was not written: the exported network computes another {task} than PyTorch does, by "
-                f"{error:.1e} of its largest value, with {len(output)} images in a batch."
+                f"{path} was not written: {task} of the exported network differs from PyTorch by {error:.1e} of its "
+                f"largest value, with {len(output)} images in a batch."
             )

@@ -1,4 +1,4 @@
-"""Which images a user means by files and folders, and how what is written for them is called."""
+"""Find the images that a user names by files and folders, and name their results."""
 
 import os
 from collections import Counter
@@ -13,25 +13,30 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
-    """Return every image and where its results go: a path below `out` that ends in the stem of their names.
+    """Return every image and where its results go: a path below `out` that ends in the image's stem.
 
-    An image of a folder keeps the sub-folders between the two, a single image none. If two images then have the same
-    name, all keep the folders below the one that holds all sources; where that does not tell them apart either, like
-    `a.png` and `a.jpg`, these keep their suffix.
+    An image in a folder keeps its sub-folders below that folder; a single image keeps none. If two images then share a
+    name, all keep their folders below the common parent of all sources. Images that still share a name, like `a.png`
+    and `a.jpg`, keep their suffix.
 
     Raises:
         InputError: If a folder has no images, there is no source at all, or `out` is a file or holds the images.
+
+    Example:
+        >>> found = find_images(["photos/room.jpg", "scans/room.jpg"], Path("results"))
+        >>> [path.as_posix() for path in found.values()]
+        ['results/photos/room', 'results/scans/room']
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder for the results")
-    roots: dict[Path, Path] = {}  # of every image: the folder from which its name starts
+    roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
     for source in map(Path, sources):
         if not _is_folder(source):
             roots.setdefault(source, source.parent)
             continue
         if source.resolve() == out.resolve():
             raise InputError(f"{out} holds the images: give another folder, so that results are not taken for images")
-        # Results of an earlier run, in a folder below this one, are no images of the user's.
+        # Skip results of an earlier run in a folder below this one.
         results = out.resolve() if source.resolve() in out.resolve().parents else None
         found = [path for path in sorted(source.rglob("*")) if _is_image(path, source, results)]
         if not found:
@@ -43,28 +48,28 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     jobs: dict[Path, Path] = {}
     taken: set[str] = set()
     for image, name in _names(roots).items():
-        if name not in taken:  # else the same image once more, by another path
+        if name not in taken:  # a name that is taken is the same image under another path
             taken.add(name)
             jobs[image] = out / name
     return jobs
 
 
 def _names(roots: Mapping[Path, Path]) -> dict[Path, str]:
-    """Return a name for the results of every image; two share it only if they are the same file."""
+    """Return a name for the results of every image. Two paths share a name only if they are the same file."""
     names = {image: _without_suffix(image.relative_to(root)) for image, root in roots.items()}
     if not _clashing(names):
         return names
     absolute = {image: Path(os.path.abspath(image)) for image in roots}  # noqa: PTH100 - links keep their names
     shared = Path(os.path.commonpath([os.path.abspath(root) for root in roots.values()]))  # noqa: PTH100
     names = {image: _without_suffix(path.relative_to(shared)) for image, path in absolute.items()}
-    # With its suffix, an image may get the name of another one, as a.jpg beside a.jpg.png.
+    # With its suffix, an image may clash with another one, as a.jpg does with a.jpg.png.
     while clashing := _clashing(names):
         names |= {image: absolute[image].relative_to(shared).as_posix() for image in clashing}
     return names
 
 
 def _clashing(names: Mapping[Path, str]) -> list[Path]:
-    """Return the images that have the name of another one."""
+    """Return the images that share their name with another one."""
     files = {image: (name, os.path.realpath(image)) for image, name in names.items()}
     owners = Counter(name for name, _ in set(files.values()))
     return [image for image, name in names.items() if owners[name] > 1]
@@ -77,7 +82,7 @@ def _without_suffix(path: Path) -> str:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name that is too long; reading it will fail, and say so
+    except OSError:  # the name is too long; reading it fails later with a message
         return False
 
 

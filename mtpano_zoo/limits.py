@@ -1,8 +1,7 @@
-"""How much may be unpacked from a file: one limit, in pixels, from which all others follow.
+"""Limits on what a file may unpack to, all derived from one number of pixels.
 
-A few kilobytes can claim, and be unpacked to, gigabytes. What a file says of its own size is therefore compared with
-the limit before anything is decoded. The limit is `DEFAULT_MAX_PIXELS`, which the environment variable
-`MTPANO_MAX_PIXELS` replaces.
+A few kilobytes can claim to be gigabytes, and unpack to them. The claimed size is therefore checked before anything
+is decoded. The limit is `DEFAULT_MAX_PIXELS`, which the environment variable `MTPANO_MAX_PIXELS` replaces.
 """
 
 import os
@@ -26,10 +25,10 @@ __all__ = (
 )
 
 VARIABLE = "MTPANO_MAX_PIXELS"
-DEFAULT_MAX_PIXELS = 178_956_970  # beyond, Pillow expects an attack; 16384 x 8192 is three quarters of it
+DEFAULT_MAX_PIXELS = 178_956_970  # Pillow suspects an attack beyond this; 16384 x 8192 is three quarters of it
 
-# Bytes for every pixel that is allowed: what a file unpacks to is an image of 8-bit RGBA at most, and what lies on the
-# disk as it is may hold three floats, as normals in NPY do.
+# Bytes per allowed pixel: a file unpacks to at most 8-bit RGBA, and an uncompressed file on disk may hold three floats,
+# as normals in NPY do.
 BYTES_IN_ARCHIVE, BYTES_ON_DISK = 4, 12
 
 
@@ -46,24 +45,30 @@ def max_pixels() -> int:
 
 
 def max_bytes(per_pixel: float) -> int:
-    """Return how many bytes a file may have that has so many for every pixel of the largest image.
+    """Return how many bytes a file may have, given its bytes per pixel of the largest image.
 
-    `MTPANO_MAX_PIXELS` raises them, but does not lower them: a file of few pixels has bytes for other things too.
+    `MTPANO_MAX_PIXELS` raises this limit but does not lower it: a file of few pixels also holds other things.
     """
     return int(per_pixel * max(max_pixels(), DEFAULT_MAX_PIXELS))
 
 
 def check_pixels(height: int, width: int, name: str, limit: int | None = None) -> None:
-    """Refuse the size that a file claims if it is beyond the limit.
+    """Refuse an image whose claimed size is beyond the limit.
 
     Args:
         height: Rows.
         width: Columns.
-        name: What opens the sentence of the error.
-        limit: Pixels, by default `max_pixels()`.
+        name: Opens the error message.
+        limit: Pixels; `max_pixels()` by default.
 
     Raises:
         InputError: If it has more pixels than that.
+
+    Example:
+        >>> check_pixels(512, 1024, "room.jpg")
+        >>> check_pixels(512, 1024, "room.jpg", limit=1000)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        mtpano_zoo.errors.InputError: room.jpg is 1024 x 512 pixels, more than 1,000: scale it down first, or set ...
     """
     limit = max_pixels() if limit is None else limit
     if height * width > limit:
@@ -74,12 +79,12 @@ def check_pixels(height: int, width: int, name: str, limit: int | None = None) -
 
 
 def check_bytes(size: int, limit: int, name: str) -> None:
-    """Refuse a file, or a part of an archive, that says or turns out to be larger than anything that we read.
+    """Refuse a file, or a part of an archive, that claims or turns out to be larger than anything we read.
 
     Args:
         size: Bytes.
         limit: Bytes, from `max_bytes`.
-        name: What opens the sentence of the error.
+        name: Opens the error message.
 
     Raises:
         InputError: If it has more bytes than that.
@@ -91,11 +96,11 @@ def check_bytes(size: int, limit: int, name: str) -> None:
 
 
 def read_file(path: str | Path, limit: int | None = None) -> bytes:
-    """Read a file, unless it is too large; a device without end is read no further than the limit.
+    """Read a file unless it is too large. An endless device is read only up to the limit.
 
     Args:
         path: The file.
-        limit: Bytes, by default what a map on the disk may have.
+        limit: Bytes; by default the most that a map on disk may have.
 
     Raises:
         InputError: If it is larger.
@@ -105,14 +110,14 @@ def read_file(path: str | Path, limit: int | None = None) -> bytes:
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         check_bytes(status.st_size, limit, str(path))
-        # To ask a file for so much would reserve as much memory.
+        # Asking a regular file for `limit` bytes would reserve that much memory.
         data = file.read(-1 if stat.S_ISREG(status.st_mode) else limit + 1)
     check_bytes(len(data), limit, str(path))
     return data
 
 
 def check_stored(path: str | Path) -> None:
-    """Refuse a checkpoint whose parts are compressed: PyTorch never compresses them, but unpacks them to any size.
+    """Refuse a checkpoint with compressed parts: PyTorch never compresses them, but would unpack them to any size.
 
     Raises:
         InputError: If a part is compressed, or the archive is damaged.
@@ -122,8 +127,6 @@ def check_stored(path: str | Path) -> None:
         with zipfile.ZipFile(path) as archive:
             packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise InputError(
-            f"{path} is truncated or damaged ({error}): copy it again from where it was written"
-        ) from error
+        raise InputError(f"{path} is truncated or damaged ({error}): copy it again from its source") from error
     if packed:
-        raise InputError(f"{path} is compressed (its part {packed[0]}), as PyTorch writes no checkpoint: unpack it")
+        raise InputError(f"{path} has a compressed part {packed[0]}, which PyTorch never writes: unpack the file")

@@ -1,4 +1,4 @@
-"""What made the results of a folder: `manifest.json`, written once, so that results of other settings never mix."""
+"""`manifest.json` records what made the results of a folder, so that results of different settings never mix."""
 
 import hashlib
 import json
@@ -20,9 +20,15 @@ MANIFEST = "manifest.json"
 
 
 def describe_model(network: nn.Module, name: str | None = None) -> dict[str, Any]:
-    """Return what decides what a network predicts, as plain data, and `name`, which is for people.
+    """Return everything that decides a network's predictions as plain data, plus `name` for people to read.
 
-    The weights are named by a SHA-256 hash over names, shapes, types and values; it does not depend on the device.
+    The weights are identified by a SHA-256 hash over names, shapes, types and values, which does not depend on the
+    device.
+
+    Example:
+        >>> described = describe_model(nn.Linear(2, 1), "my-model")
+        >>> described["name"], described["network"], len(described["weights"])
+        ('my-model', 'Linear', 64)
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
@@ -38,11 +44,11 @@ def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
     """Return the manifest of a folder; None if it has none.
 
     Args:
-        root: the folder, which need not exist.
-        form: what the manifest must say of itself as `format`.
+        root: The folder, which need not exist.
+        form: The expected value of the manifest's key `format`.
 
     Raises:
-        InputError: If the file is not a manifest, or is one of something else.
+        InputError: If the file is not a manifest, or has another format.
     """
     path = root / MANIFEST
     try:
@@ -58,16 +64,16 @@ def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
 
 
 def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:
-    """Refuse to go on in a folder whose manifest has other settings.
+    """Refuse to continue in a folder whose manifest has other settings.
 
     Args:
-        root: the folder, for the message.
-        known: its manifest.
-        wanted: the manifest that results made now would have; names of models need not agree.
-        advice: how the user can choose another folder, or replace what is there; it ends the sentence.
+        root: The folder, for the message.
+        known: Its manifest.
+        wanted: The manifest of results made now. Model names need not agree.
+        advice: Ends the message: how to choose another folder or replace its results.
 
     Raises:
-        InputError: If they differ; the sentence names the first difference.
+        InputError: If they differ; the message names the first difference.
     """
     found = list(differences(known, wanted))
     decisive = [difference for difference in found if difference[0] != "model.name"]
@@ -82,7 +88,7 @@ def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, An
 
 
 def write_manifest(root: Path, manifest: Mapping[str, Any], replace: bool = False) -> bool:
-    """Write the manifest of a folder, completely or not at all; without `replace`, return False if there is one."""
+    """Write the manifest of a folder, completely or not at all. Return False if one exists, unless `replace` is set."""
     path, content = root / MANIFEST, json.dumps(manifest, indent=1).encode()
     if replace:
         write_bytes(path, content)
@@ -90,7 +96,7 @@ def write_manifest(root: Path, manifest: Mapping[str, Any], replace: bool = Fals
     temporary = root / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(content)
-        os.link(temporary, path)  # unlike a rename, it fails if another process was faster
+        os.link(temporary, path)  # unlike a rename, fails if another process was faster
     except FileExistsError:
         return False
     except OSError:  # a file system without links
@@ -103,7 +109,12 @@ def write_manifest(root: Path, manifest: Mapping[str, Any], replace: bool = Fals
 
 
 def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield where two trees of plain data differ: the key, such as `settings.views[0]`, the value before, and now."""
+    """Yield where two trees of plain data differ: the key, such as `settings.views[0]`, and both values.
+
+    Example:
+        >>> list(differences({"size": [64, 128], "seed": 0}, {"size": [64, 256], "seed": 0}))
+        [('size[1]', 128, 256)]
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys((*before, *now)):
             yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
@@ -115,6 +126,6 @@ def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any
 
 
 def _short(value: Any) -> str:
-    """Show a value in a sentence, a long one by its beginning."""
+    """Return a value as text for a message, long ones cut."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]}..."

@@ -1,4 +1,4 @@
-"""From the id of a sample to the file that is written for it: never outside the folder that the user named."""
+"""Turn sample ids into output paths that never leave the user's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -7,19 +7,19 @@ from mtpano_zoo.errors import InputError
 
 __all__ = ("MAX_NAME_BYTES", "check_id", "left_out", "path_below")
 
-# The longest name of a file that ext4, APFS and NTFS all take.
+# The longest file name that ext4, APFS and NTFS all accept.
 MAX_NAME_BYTES = 255
 SHOWN = 10
 
 
 def check_id(sample_id: str, suffix: str = "") -> str:
-    """Return the id if a file below a folder can be named after it.
+    """Return the id if it can name a file below a folder.
 
-    Slashes separate sub-folders. Every part must be a name that Linux, macOS and Windows all take.
+    Slashes separate sub-folders. Every part must be a name that Linux, macOS and Windows all accept.
 
     Args:
-        sample_id: id of a sample, such as `scene_01/room_3`.
-        suffix: the longest text that is appended to make a file name; it counts towards the length of the name.
+        sample_id: Id of a sample, such as `scene_01/room_3`.
+        suffix: The longest text to append for a file name; it counts towards the length of the name.
 
     Raises:
         InputError: If the id is empty or absolute, holds a drive, a backslash or a NUL, has a part that is empty, `.`,
@@ -47,7 +47,7 @@ def check_id(sample_id: str, suffix: str = "") -> str:
 
 
 def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
-    """Return the path below `folder` that is named after the id of a sample, with `suffix` appended.
+    """Return the path below `folder` for the id of a sample, with `suffix` appended.
 
     Raises:
         InputError: If the id cannot name a file, see `check_id`.
@@ -60,14 +60,19 @@ def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
 
 
 def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputError:
-    """Return the error that ends a command which has written everything but some samples.
+    """Return the error that ends a command which wrote all but some samples.
 
     Args:
-        sentences: why each of them was left out; the first ten are shown.
-        total: how many samples there were.
-        folder: where the others are.
+        sentences: Why each of them was left out; the first ten are shown.
+        total: Number of samples.
+        folder: Where the other results are.
+
+    Example:
+        >>> print(left_out(["b.jpg is truncated"], 3, "results"))
+        1 of 3 samples were left out; the others are in results:
+          b.jpg is truncated
     """
     lines = [f"{len(sentences)} of {total} samples were left out; the others are in {folder}:"]
     lines += [f"  {sentence}" for sentence in sentences[:SHOWN]]
     lines += [f"  and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
-    return InputError("\n".join(lines).encode(errors="backslashreplace").decode())  # an id need not be text
+    return InputError("\n".join(lines).encode(errors="backslashreplace").decode())  # an id may hold undecodable bytes

@@ -1,4 +1,4 @@
-"""What a network says about a panorama: `predict` makes it from any source, `Prediction` holds, saves and shows it."""
+"""`predict` runs a network on a panorama from any source; `Prediction` holds, saves and shows the result."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +28,14 @@ SKY = "sky"
 
 
 def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
-    """Return the files that `Prediction.save` writes for these tasks, by what they hold, in the order of writing.
+    """Return the files that `Prediction.save` writes for these tasks, by content, in the order of writing.
 
     Raises:
         InputError: If the stem cannot name a file below the folder, see `mtpano_zoo.output_paths.check_id`.
+
+    Example:
+        >>> {kind: path.as_posix() for kind, path in output_paths("out", "room", ["normals"]).items()}
+        {'normals': 'out/room_normals.png', 'panel': 'out/room_panel.png'}
     """
     names = {file.name: file.suffix for task in tasks for file in MAIN_TASKS[task].stored}
     if panel:
@@ -43,22 +47,33 @@ def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: boo
 class Prediction:
     """The maps of one panorama, all in the size of its image.
 
-    Every task is an attribute: `prediction.depth`, which is None if the network lacks the task.
+    Every task is an attribute, such as `prediction.depth`. It is None if the network lacks the task.
 
     - `semseg`: class index (H, W); 255 = no label.
-    - `depth`: distance along the ray in metres (H, W) float32; 0 = no value, and where `valid` says no.
+    - `depth`: distance along the ray in metres (H, W) float32; 0 = no value, and where `valid` is false.
     - `normals`: unit vectors (H, W, 3) float32, x right, y down, z forward, towards the camera; zero = no value.
     - `valid`: whether the distance is defined and within the range of the network (H, W) bool.
     - `disparity`: inverse distance up to an unknown scale and shift (H, W) float32; 0 = no value.
 
     Args:
         image: RGB (H, W, 3) uint8.
-        maps: the maps by task.
-        classes: names of the classes.
-        palette: their colours (N, 3) uint8.
+        maps: The maps by task.
+        classes: Class names.
+        palette: Class colours (N, 3) uint8.
 
     Raises:
-        InputError: If a map is not of the size of the image, or a class index has no name.
+        InputError: If a map differs from the image in size, or a class index has no name.
+
+    Example:
+        >>> image, depth = np.zeros((32, 64, 3), np.uint8), np.full((32, 64), 2.0, np.float32)
+        >>> prediction = Prediction(image, {"depth": depth}, (), np.zeros((0, 3), np.uint8))
+        >>> prediction
+        Prediction(64 x 32: depth)
+        >>> prediction.normals is None
+        True
+        >>> points, colours = prediction.point_cloud()
+        >>> points.shape
+        (2048, 3)
     """
 
     image: NDArray[np.uint8]
@@ -96,22 +111,22 @@ class Prediction:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that it has, in standard order."""
+        """The tasks of this prediction, in standard order."""
         return tuple(task for task in MAIN_TASKS if task in self.maps)
 
     def save(
         self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
     ) -> dict[str, Path]:
-        """Write every map, and a panel of them all, as `folder/stem_*`; return the paths by what they hold.
+        """Write every map, and a panel of them all, as `folder/stem_*`; return the paths by content.
 
-        Classes as palette PNG; depth as 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and as
-        float32 NPY in metres; normals as 8-bit PNG, `128 + 127 n`; disparity, which has no unit, as float32 NPY.
-        Folders are made as needed, also those that `stem` names. With `panel=False` none is drawn, and with `overwrite`
-        an older one, which would show other maps, is removed.
+        Classes become a palette PNG; depth a 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and a
+        float32 NPY in metres; normals an 8-bit PNG, `128 + 127 n`; disparity, which has no unit, a float32 NPY. Folders
+        are created as needed, including those that `stem` names. `panel=False` draws none and, with `overwrite`,
+        removes an older panel, which would show other maps.
 
         Raises:
-            FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.
-            NotADirectoryError: the folder is a file.
+            FileExistsError: If one of the files exists and `overwrite` is false; nothing is written then.
+            NotADirectoryError: If the folder is a file.
             InputError: If `stem` cannot name a file below the folder.
         """
         for _ in self.save_each(folder, stem, overwrite, panel):
@@ -121,14 +136,14 @@ class Prediction:
     def save_each(
         self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
     ) -> Iterator[Path]:
-        """Do what `save` does file by file, and yield the path of each when it is complete."""
+        """Do the work of `save` file by file, and yield the path of each when it is complete."""
         paths = output_paths(folder, stem, self.tasks, panel)
         parent = path_below(folder, stem).parent
         if parent.exists() and not parent.is_dir():
             raise NotADirectoryError(f"{parent} is a file, not a folder to write into")
         existing = [path for path in paths.values() if path.exists()]
         if existing and not overwrite:
-            raise FileExistsError(f"{existing[0]} exists already: choose another folder or allow to overwrite it")
+            raise FileExistsError(f"{existing[0]} already exists: choose another folder, or overwrite it")
         parent.mkdir(parents=True, exist_ok=True)
         for task in self.tasks:
             for file in MAIN_TASKS[task].stored:
@@ -137,20 +152,20 @@ class Prediction:
         if panel:
             image_io.write_png(paths["panel"], figure_to_array(self.figure()))
             yield paths["panel"]
-        elif overwrite:  # the picture of what has just been replaced
+        elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
 
     def figure(self) -> Figure:
-        """Draw image and maps with class legend, metre scale and the meaning of the normals' colours, 1600 px wide."""
+        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours."""
         return prediction_panel(self.image, self.maps, self.classes, self.palette)
 
     def point_cloud(self, stride: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return points (N, 3) in metres, x right, y down, z forward, the camera at 0, and their colours (N, 3).
+        """Return points (N, 3) in metres, x right, y down, z forward, camera at 0, and their colours (N, 3).
 
-        Every `stride`-th row and column is taken; pixels without a depth are left out.
+        Only every `stride`-th row and column is used. Pixels without a depth are left out.
 
         Raises:
-            InputError: there is no depth, or the stride is not positive.
+            InputError: If there is no depth, or the stride is not positive.
         """
         if self.depth is None:
             raise InputError("a point cloud needs depth, which this network does not predict")
@@ -179,33 +194,41 @@ def predict(
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
     Args:
-        network: a module from images (B, 3, h, w) in [0, 1] to a dict of maps by task, with the attributes `tasks`,
-            `input_size`, and if need be `classes` and `palette`. It runs on the device of its parameters.
-        source: a path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
-            A batch gives a list, and so does a sequence of sources, which go through the network together.
-        size: height and width of the network's input; by default what it was made for.
-        precision: `bfloat16` runs the network under autocast; what follows it is float32 always. A network from
-            `prepare_for_inference` has a precision of its own, and so has one whose weights are not float32, as after
-            `network.half()`.
-        mask_sky: pixels of the class `sky` have no depth and no normal (0), as in MTPano's published script.
-        blend_seam: in depth and normals, at the network's own size, replace the two columns on either side of the
-            left and right edge by the line between the third ones, as MTPano's published script does; rows where
-            those have no value have none there. Networks with wrapped convolutions do not need it.
+        network: A module from images (B, 3, h, w) in [0, 1] to a dict of maps by task, with the attributes `tasks` and
+            `input_size`, and optionally `classes` and `palette`. It runs on the device of its parameters.
+        source: A path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
+            A batch returns a list. So does a sequence of sources, which go through the network together.
+        size: Height and width of the network's input; its own `input_size` by default.
+        precision: `bfloat16` runs the network under autocast; everything after it stays float32. This does not apply
+            to a network with a precision of its own: one from `prepare_for_inference`, or one whose weights are not
+            float32, as after `network.half()`.
+        mask_sky: Remove depth and normal (set to 0) from pixels of the class `sky`, as MTPano's published script does.
+        blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
+            and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
+            no value get none there. Networks with wrapped convolutions do not need this.
 
     Raises:
-        FileNotFoundError: there is no file at the path.
-        InputError: the source is not a full panorama, or of a type, shape or range that the sentence names, or the
-            network lacks what an option needs.
+        FileNotFoundError: If there is no file at the path.
+        InputError: If the source is not a full panorama, its type, shape or range is wrong, or the network lacks what
+            an option needs.
+
+    Example:
+        >>> class TwoMetres(nn.Module):
+        ...     tasks, input_size = ("depth",), (32, 64)
+        ...     def forward(self, image):
+        ...         return {"depth": torch.full_like(image[:, :1], 2.0)}
+        >>> predict(TwoMetres(), torch.rand(3, 100, 200)).depth.shape
+        (100, 200)
     """
     check_options(network, precision, mask_sky, blend_seam)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
-    _attribute(network, "tasks")  # told before anything runs
+    _attribute(network, "tasks")  # fails before anything runs
     images = _images(source)
     if not images:
         return []
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    # Every module keeps a mode of its own: layers that are frozen stay in evaluation when training goes on.
+    # Restore every module's own mode: frozen layers stay in evaluation mode during training.
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -243,7 +266,7 @@ def _attribute(network: nn.Module, name: str) -> Any:
 def check_options(
     network: nn.Module, precision: str = "float32", mask_sky: bool = False, blend_seam: bool = False
 ) -> None:
-    """Refuse options of `predict` that do not go with a network.
+    """Refuse options of `predict` that a network does not support.
 
     Raises:
         InputError: If the precision is unknown or not that of the weights, or the network lacks what an option needs.
@@ -278,7 +301,7 @@ def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tenso
         return list(_checked(source if source.ndim == 4 else source[None]).detach())
     if isinstance(source, Sequence):
         return [image for single in source for image in _images(single)]
-    raise InputError(f"a source is a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
+    raise InputError(f"a source must be a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
 
 
 def _checked(batch: Tensor) -> Tensor:
@@ -304,7 +327,7 @@ def _checked(batch: Tensor) -> Tensor:
 def _network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
     if isinstance(image, Tensor):
         return resize(image.to(device).float(), height, width)
-    # A read-only array would make torch warn, although nothing writes to it.
+    # torch warns about a read-only array, although nothing writes to it.
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
     return resize(pixels.permute(2, 0, 1), height, width) / 255
 
@@ -336,22 +359,22 @@ def _prediction(
 
 
 def _geometric(maps: Mapping[str, Any]) -> list[str]:
-    """Return the tasks that have no value where nothing is met: distances and directions."""
+    """Return the tasks that have no value in the sky: distances and directions."""
     return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
 
 
 def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
     """Replace the two columns on either side of the seam by the straight line between the third ones, row by row.
 
-    This is done to depth (1, h, w) and normals (3, h, w, made unit vectors before) in the network's own size; classes
-    stay as they are. Where one of the third columns has no value, or is of the class `sky`, the four have none (NaN).
+    Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
+    are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
     """
     blended = dict(maps)
     for task in _geometric(maps):
         directions = MAIN_TASKS[task].kind == "direction"
         values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
         ends = values[..., [-3, 2]]
-        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # what is not finite stays so in the line
+        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # values that are not finite stay so in the line
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
         for step, column in enumerate((-2, -1, 0, 1), start=1):
@@ -362,29 +385,29 @@ def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor
 
 
 def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]:
-    """Bring logits (C, h, w) to the size and take the largest."""
+    """Resize logits (C, h, w) and return the index of the largest."""
     return resize_argmax(logits, height, width).cpu().numpy()
 
 
 def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Bring positive numbers (1, h, w) to the size; 0 where the network returned no finite one."""
+    """Resize positive numbers (1, h, w); 0 where the network returned no finite one."""
     values = resize(values, height, width)[0]
     return torch.where(values.isfinite(), values.clamp_min(MAIN_TASKS[task].minimum), 0).cpu().numpy()
 
 
 def _direction(task: str, vectors: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Bring vectors (3, h, w) to the size, of unit length; zero where they have no direction."""
+    """Resize vectors (3, h, w) and normalise them; zero where they have no direction."""
     vectors = resize(nn.functional.normalize(vectors, dim=0), height, width)
     vectors = nn.functional.normalize(vectors.nan_to_num(), dim=0)
     return vectors.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _binary(task: str, logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
-    """Bring logits (1, h, w) to the size and say where they are positive."""
+    """Resize logits (1, h, w) and return where they are positive."""
     return (resize(logits, height, width)[0] > 0).cpu().numpy()
 
 
-# How an output of the network becomes a map of the panorama's size.
+# Turn a network output into a map of the panorama's size.
 FINISHERS: dict[Kind, Callable[[str, Tensor, int, int], NDArray[Any]]] = {
     "classes": _classes,
     "positive": _positive,
@@ -392,7 +415,7 @@ FINISHERS: dict[Kind, Callable[[str, Tensor, int, int], NDArray[Any]]] = {
     "binary": _binary,
 }
 
-# How a map becomes a file.
+# Write a map to a file.
 WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8]], None]] = {
     "palette": image_io.write_palette_png,
     "millimetres": lambda path, depth, _: image_io.write_png(path, image_io.encode_depth(depth)),

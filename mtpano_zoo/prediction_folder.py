@@ -1,4 +1,4 @@
-"""A folder of predictions that knows what made them and of which images they are."""
+"""A folder of predictions that records what made them and from which images."""
 
 import json
 import os
@@ -21,9 +21,10 @@ def manifest_of(command: str, model: Mapping[str, Any], options: Mapping[str, An
     """Return the manifest of predictions.
 
     Args:
-        command: what makes them: results of different commands do not mix, since they name images differently.
-        model: see `mtpano_zoo.manifest.describe_model`.
-        options: those that change results, as plain data.
+        command: The command that makes them. Results of different commands do not mix, because they name images
+            differently.
+        model: See `mtpano_zoo.manifest.describe_model`.
+        options: Those that change results, as plain data.
     """
     return {"format": FORMAT, "command": command, "model": dict(model), "options": dict(options)}
 
@@ -31,18 +32,18 @@ def manifest_of(command: str, model: Mapping[str, Any], options: Mapping[str, An
 class PredictionFolder:
     """Results of images below a folder, all made with the same settings.
 
-    `manifest.json` holds the settings, `manifest.images.jsonl` the names that results are written under, each with the
-    hash of its image. A name is recorded without a hash before its first file is written, and with it after the last
-    one: so the rest of a stopped run, which is made again, is told from files of the user's own, which are never
-    replaced unasked. Where the settings of the folder change, by `overwrite`, all names lose their hash.
+    `manifest.json` holds the settings. `manifest.images.jsonl` holds the names of the results, each with the hash of
+    its image. A name is recorded without a hash before its first file is written, and with it after the last one. This
+    separates the rest of a stopped run, which is made again, from the user's own files, which are never replaced
+    unasked. When `overwrite` changes the settings of the folder, all names lose their hash.
 
     Several processes may write to the folder.
 
     Args:
-        root: the folder.
-        manifest: see `manifest_of`.
-        overwrite: replace results, those of other settings too.
-        advice: ends the sentence that refuses, see `mtpano_zoo.manifest.check_settings`.
+        root: The folder.
+        manifest: See `manifest_of`.
+        overwrite: Replace results, including those of other settings.
+        advice: Ends error messages, see `mtpano_zoo.manifest.check_settings`.
     """
 
     def __init__(self, root: Path, manifest: Mapping[str, Any], overwrite: bool = False, advice: str = ADVICE) -> None:
@@ -50,19 +51,19 @@ class PredictionFolder:
         self.records: dict[str, str | None] = {}
 
     def claim(self, files: Iterable[Path] = ()) -> None:
-        """Make the folder and its manifest, or go on in one that has the same.
+        """Create the folder and its manifest, or continue in a folder with the same manifest.
 
         Args:
-            files: what is to be written; none of it may be in a folder without manifest.
+            files: The files to write; in a folder without a manifest none of them may exist.
 
         Raises:
-            InputError: If, without `overwrite`, it holds results of other settings or of nobody knows which, or if its
-                manifest is unusable.
+            InputError: If it holds results of other or unknown settings and `overwrite` is false, or its manifest is
+                unusable.
             OSError: If it cannot be written to.
         """
         known = read_manifest(self.root, FORMAT)
         if known is None and not self.overwrite and (found := next(filter(_exists, files), None)):
-            raise InputError(f"{found} is there already, and no {MANIFEST} says what made it: {self.advice}.")
+            raise InputError(f"{found} already exists, and no {MANIFEST} says what made it: {self.advice}.")
         self.root.mkdir(parents=True, exist_ok=True)
         self.records = _read_records(self.root / RECORDS)
         if known is None:
@@ -79,16 +80,16 @@ class PredictionFolder:
             write_manifest(self.root, self.manifest, replace=True)
 
     def finished(self, name: str, files: Mapping[str, Path], wanted: set[str], digest: Callable[[], str]) -> bool:
-        """Whether all wanted results of an image are there; False if they are to be made, or made again.
+        """Return whether all wanted results of an image exist; False means that they have to be made.
 
         Args:
-            name: of the image.
-            files: its results by kind.
-            wanted: the kinds that are needed.
-            digest: gives the hash of the image; asked only where there are results.
+            name: Name of the image.
+            files: Its results by kind.
+            wanted: The kinds that are needed.
+            digest: Returns the hash of the image; called only if results exist.
 
         Raises:
-            InputError: If files are there that are not results of this image.
+            InputError: If existing files are not results of this image.
             OSError: If the image cannot be read.
         """
         existing = {kind: path for kind, path in files.items() if _exists(path)}
@@ -96,18 +97,18 @@ class PredictionFolder:
             return False
         path = next(iter(existing.values()))
         if name not in self.records:
-            raise InputError(f"{path} is there already, but {self.root / RECORDS} does not say of what: {self.advice}.")
+            raise InputError(f"{path} already exists, but {self.root / RECORDS} does not list it: {self.advice}.")
         if (recorded := self.records[name]) is None:
             return False
         if recorded != digest():
-            raise InputError(f"{path} is the result of another image of the same name: {self.advice}.")
+            raise InputError(f"{path} is the result of another image with the same name: {self.advice}.")
         return wanted <= existing.keys()
 
     def begin(self, name: str) -> None:
         """Record that results of this name are about to be written.
 
         Raises:
-            OSError: If that cannot be written.
+            OSError: If the record cannot be written.
         """
         self._record(name, None)
 
@@ -115,13 +116,13 @@ class PredictionFolder:
         """Record that all results of an image with this hash have been written.
 
         Raises:
-            OSError: If that cannot be written.
+            OSError: If the record cannot be written.
         """
         self._record(name, digest)
 
     def _record(self, name: str, digest: str | None) -> None:
-        # One write at the end of the file: lines of several processes stay whole. It begins a line, so that one that
-        # was cut off when the disk was full costs no other.
+        # A single append keeps the lines of several processes whole. The newline comes first, so that a line cut off
+        # by a full disk does not spoil the next one.
         line = "\n" + json.dumps({"name": name, "sha256": digest})
         descriptor = os.open(self.root / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -131,7 +132,7 @@ class PredictionFolder:
         self.records[name] = digest
 
     def _forget(self) -> None:
-        """Keep the names, whose files may be replaced, but not of which images the results were."""
+        """Keep the names, whose files may be replaced, but drop the hashes of their images."""
         if self.records:
             self.records = dict.fromkeys(self.records)
             lines = [json.dumps({"name": name, "sha256": None}) for name in self.records]
@@ -139,12 +140,12 @@ class PredictionFolder:
 
 
 def _exists(path: Path) -> bool:
-    """Whether a name is taken, by a link to nothing too."""
+    """Return whether a name is taken, even by a dangling link."""
     return path.exists() or path.is_symlink()
 
 
 def _read_records(path: Path) -> dict[str, str | None]:
-    """Return the hash by name; a line that is not whole counts as absent, so that its files are not touched."""
+    """Return the hashes by name. Incomplete lines are ignored, so that their files are not touched."""
     records: dict[str, str | None] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:

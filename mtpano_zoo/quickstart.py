@@ -1,4 +1,4 @@
-"""From nothing to a trained, scored and pictured network: what `make quickstart` runs."""
+"""`make quickstart`: train, score and picture a network from nothing."""
 
 import io
 import json
@@ -28,7 +28,7 @@ from mtpano_zoo.zoo import load_model
 __all__ = ("free_folder", "quickstart")
 
 PANELS = 4
-# More rooms than these tell the prior nothing new.
+# More rooms do not improve the prior.
 PRIOR_ROOMS = 400
 ONE_STREAM = ("--model.network.init_args.shared_stream=true", "--model.network.init_args.bridge=false")
 METRICS = {
@@ -39,24 +39,24 @@ METRICS = {
 
 
 def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ()) -> dict[str, dict[str, float]]:
-    """Train the network of a configuration, score it beside two baselines, and write pictures.
+    """Train the network of a configuration, score it beside two baselines, and draw pictures.
 
     Args:
-        config: a shipped configuration's name or a path; its data module must hold rooms with labels.
-        out: folder for everything that is written; if it exists, the next free name of that kind is taken.
-        images: panoramas to run the trained network on.
+        config: Name of a shipped configuration, or a path. Its data module must hold rooms with labels.
+        out: Folder for all results. If it exists, the next free name is used, see `free_folder`.
+        images: Panoramas to run the trained network on.
 
     Returns:
-        Metrics on the test set by the name of what was scored.
+        Metrics on the test set, by the name of the network or baseline.
 
     Raises:
-        FileNotFoundError: if an image or the configuration is missing; nothing is trained then.
-        InputError: If one of the images is no panorama; nothing is trained then either.
+        FileNotFoundError: If an image or the configuration is missing; nothing is trained then.
+        InputError: If one of the images is not a panorama; nothing is trained then.
     """
     console = Console()
     out = free_folder(out)
     for image in find_images(images, out / "images") if images else ():
-        read_panorama(image)  # a mistake is told now, not after the training
+        read_panorama(image)  # fails now instead of after the training
     arguments = with_shipped_configs(["fit", "--config", str(config)])
     out.mkdir(parents=True)
     console.print(f"Everything is written to [bold]{out}[/bold].")
@@ -77,13 +77,20 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     if images:
         report = run(images, network, out / "images")
         console.print(report.summary())
-    console.print(f"Pictures of rooms that the network has never seen are in [bold]{out / 'panels'}[/bold].")
+    console.print(f"Pictures of rooms the network has never seen are in [bold]{out / 'panels'}[/bold].")
     print(next_commands(cli.trainer))
     return scores
 
 
 def free_folder(wanted: Path) -> Path:
-    """Return `wanted`, or `wanted-2`, `wanted-3`, ... if it exists: earlier results are kept."""
+    """Return `wanted`, or `wanted-2`, `wanted-3`, ... if it exists, so that earlier results are kept.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as runs:
+        ...     Path(runs, "quickstart").mkdir()
+        ...     free_folder(Path(runs, "quickstart")).name
+        'quickstart-2'
+    """
     folder, number = wanted, 1
     while folder.exists():
         number += 1
@@ -92,7 +99,7 @@ def free_folder(wanted: Path) -> Path:
 
 
 def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, MultiTaskCLI, float]:
-    """Train by the command line, and return the network of its last checkpoint, what trained it and the minutes."""
+    """Train by the command line; return the network of its last checkpoint, the command line object and the minutes."""
     start = time.monotonic()
     cli = train(list(arguments))
     minutes = (time.monotonic() - start) / 60
@@ -120,7 +127,7 @@ def _fit_prior(network: PanoramaNetwork, data: LightningDataModule) -> LatitudeP
 
 
 def _write_table(scores: dict[str, dict[str, float]], out: Path, console: Console) -> None:
-    """Print and write the scores; per cent say how much better than the prior that knows only the latitude."""
+    """Print and write the scores, with the gain in per cent over the baseline that knows only the latitude."""
     base = scores["latitude only"]
     table = Table("on rooms never seen in training", *METRICS, title="Quickstart")
     lines = [f"| | {' | '.join(METRICS)} |", "|" + "---|" * (len(METRICS) + 1)]
@@ -137,7 +144,7 @@ def _write_table(scores: dict[str, dict[str, float]], out: Path, console: Consol
 
 
 def _write_panels(network: PanoramaNetwork, data: LightningDataModule, folder: Path) -> None:
-    """Write pictures of image, truth and prediction of the first test rooms."""
+    """Draw image, ground truth and prediction of the first test rooms."""
     folder.mkdir()
     loader: Any = data.test_dataloader()
     for i in range(min(PANELS, len(loader.dataset))):

@@ -1,7 +1,7 @@
-"""Resizing of equirectangular maps: wrapped at the left and right edge, any size to any size.
+"""Resize equirectangular maps, wrapped at the left and right edge, from any size to any size.
 
 The filter is the triangle of `torch.nn.functional.interpolate(antialias=True)`: bilinear when enlarging, an average
-over what a pixel covers when shrinking. PyTorch's own resize cannot wrap unless the scale happens to be integral.
+over the covered area when shrinking. PyTorch's own resize cannot wrap unless the scale happens to be integral.
 """
 
 import math
@@ -11,14 +11,14 @@ from torch import Tensor
 
 __all__ = ("resize", "resize_argmax")
 
-CHUNK = 1 << 20  # elements that `resize_argmax` works on at a time: larger buffers cost more than the arithmetic
+CHUNK = 1 << 20  # elements per band of `resize_argmax`: larger buffers cost more than the arithmetic
 
 
 def resize(maps: Tensor, height: int, width: int) -> Tensor:
     """Resize maps (..., H, W), uint8 or floating, to (..., height, width) in their floating type (float32 for uint8).
 
-    Columns wrap around; rows end at the poles. Turning the input by whole columns that are whole columns of the output
-    too turns the output.
+    Columns wrap around; rows end at the poles. Rolling the input by whole columns rolls the output, if the shift is a
+    whole number of output columns too.
 
     Example:
         >>> resize(torch.arange(4.0).expand(1, 2, 4), 1, 2).shape
@@ -33,9 +33,9 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
-    """Resize logits (C, h, w) and take the largest: class indices int64 (height, width).
+    """Resize logits (C, h, w) and return the index of the largest, int64 (height, width).
 
-    Works through bands of rows, because 150 classes at 4096 x 2048 would take 5 GB at once.
+    Works in bands of rows, because 150 classes at 4096 x 2048 would take 5 GB at once.
 
     Example:
         >>> logits = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 2, 4)
@@ -45,7 +45,7 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     channels, rows, columns = logits.shape
     if (rows, columns) == (height, width):
         return logits.argmax(0)
-    values = logits.permute(1, 2, 0).contiguous()  # channels last: columns are gathered as whole vectors
+    values = logits.permute(1, 2, 0).contiguous()  # channels last, to gather columns as whole vectors
     index, weight = _taps(rows, height, False, logits.dtype, logits.device)
     across = _taps(columns, width, True, logits.dtype, logits.device)
     step = max(1, CHUNK // (width * channels))
@@ -57,7 +57,7 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
 
 
 def _filter(maps: Tensor, taps: tuple[Tensor, Tensor], dim: int) -> Tensor:
-    """Weighted sum of the samples of one axis."""
+    """Return the weighted sum of samples along one axis."""
     shape = [1] * maps.ndim
     shape[dim] = -1
     index, weight = taps
@@ -68,10 +68,10 @@ def _filter(maps: Tensor, taps: tuple[Tensor, Tensor], dim: int) -> Tensor:
 
 
 def _taps(size: int, new_size: int, wrap: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return which samples, index (T, new_size), make up each new sample, and by which weight (T, new_size)."""
+    """Return the index and weight, both (T, new_size), of the samples that make up each new sample."""
     scale = size / new_size
     support = max(scale, 1.0)
-    # Pixel centres in whole and fractional parts of the integer ratio: exact, hence the same in every period.
+    # Pixel centres split into whole and fractional parts by integer arithmetic: exact, so every period is the same.
     centre = (torch.arange(new_size) * 2 + 1) * size - new_size  # in units of 1 / (2 new_size)
     base = torch.div(centre, 2 * new_size, rounding_mode="floor")
     fraction = (centre - base * 2 * new_size).double() / (2 * new_size)

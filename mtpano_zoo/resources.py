@@ -1,4 +1,4 @@
-"""Files that stand at the top of the repository and inside the wheel: `checkpoints.yaml` and `configs/`."""
+"""Files at the top of the repository that the wheel ships too: `checkpoints.yaml` and `configs/`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,11 @@ def shipped(name: str) -> Path:
     """Return the path of a shipped file, in an installed package or in a checkout.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+        >>> shipped("configs/quickstart.yaml").name
+        'quickstart.yaml'
     """
     for root in (PACKAGE, PACKAGE.parent):
         if (root / name).exists():
@@ -27,13 +31,18 @@ def shipped(name: str) -> Path:
 
 
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
-    """Let `--config NAME.yaml` mean the shipped configuration of that name where no such file lies in the way.
+    """Resolve `--config NAME.yaml` to the shipped configuration of that name, unless such a file exists.
 
-    One in a sub-folder is named with it: ``label_free/label.yaml``.
+    Include the sub-folder in the name: ``label_free/label.yaml``.
 
     Raises:
         FileNotFoundError: If there is neither.
-        InputError: If the file is no configuration.
+        InputError: If the file is not a configuration.
+
+    Example:
+        >>> verb, option, path = with_shipped_configs(["fit", "--config=deep360.yaml"])
+        >>> verb, option, Path(path).name
+        ('fit', '--config', 'deep360.yaml')
     """
     folder = shipped("configs")
     configs = {path.relative_to(folder).as_posix(): path for path in folder.glob("**/*.yaml")}
@@ -49,29 +58,30 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def _no_configuration(name: str, shipped_names: Sequence[str]) -> NoReturn:
-    # Without the ending, which all have in common: it would make any two names alike.
+    # Compare without the common ending, which would make any two names alike.
     stems = {known.removesuffix(".yaml"): known for known in shipped_names}
     stems |= {stem.rpartition("/")[2]: known for stem, known in stems.items()}
     stem = nearest(name.removesuffix(".yaml"), stems)
     if stem is not None:
         raise FileNotFoundError(f"There is no configuration at {name}; did you mean {stems[stem]}, which is shipped?")
-    raise FileNotFoundError(f"There is no configuration at {name}; shipped are {', '.join(sorted(shipped_names))}.")
+    known = ", ".join(sorted(shipped_names))
+    raise FileNotFoundError(f"There is no configuration at {name}; the shipped ones are {known}.")
 
 
 def _check_configuration(path: Path) -> None:
-    """Refuse a file that is no YAML mapping, by its name, which later messages lack."""
+    """Refuse a file that is not a YAML mapping, and name it, which later messages do not."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {yaml_problem(error)}.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a configuration: it is no text.") from error
+        raise InputError(f"{path} is not a configuration: it is not a text file.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a configuration: it holds no `name: value` at the top.")
+        raise InputError(f"{path} is not a configuration: it has no `name: value` at the top level.")
 
 
 def yaml_problem(error: yaml.YAMLError) -> str:
-    """Say on one line what is wrong with a YAML text, and where."""
+    """Return what is wrong with a YAML text, and where, on one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
     return " ".join(str(error).split())

@@ -189,7 +189,7 @@ def test_what_cannot_be_done_is_told(options: dict[str, Any], sentence: str, tmp
 @pytest.mark.parametrize("name", ["x.onnx", "x.onnx.data"])
 def test_files_that_exist_are_kept(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("kept")
-    with pytest.raises(FileExistsError, match=rf"{name} exists already: choose another name"):
+    with pytest.raises(FileExistsError, match=rf"{name} already exists: choose another name"):
         export(Small(), tmp_path / "x.onnx", "onnx")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "kept")]
 
@@ -210,7 +210,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main([*command[:-2], "--width", "16"]) == 1
     assert "--width goes with --height" in capsys.readouterr().err
     assert main(command) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     for wrong in (["--height", "0"], ["--height", "8", "--width", "0"], ["--height", "-8"]):
         assert main([*command[:-2], *wrong, "--overwrite"]) == 1
         assert "twice as wide as high" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_a_network_of_other_precision_takes_images_of_its_own(kind, tolerance):
     assert converted.depth.dtype == np.float32 and network.types == [torch.float32, kind]
     np.testing.assert_allclose(converted.depth, exact, rtol=tolerance)
     if kind != torch.bfloat16:
-        with pytest.raises(InputError, match=r"weights are float\d\d, which bfloat16 does not go with: .*float\(\)"):
+        with pytest.raises(InputError, match=r"weights are float\d\d, which does not work with bfloat16: .*float\(\)"):
             predict(network, photo(), precision="bfloat16")
     else:
         np.testing.assert_array_equal(predict(network, photo(), precision="bfloat16").depth, converted.depth)
@@ -455,7 +455,7 @@ def test_files_can_be_written_one_by_one(tmp_path):
 def test_files_are_overwritten_only_when_asked(tmp_path):
     prediction = predict(Analytic(("depth",)), photo())
     (tmp_path / "panorama_depth.npy").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"panorama_depth\.npy exists already.*overwrite"):
+    with pytest.raises(FileExistsError, match=r"panorama_depth\.npy already exists.*overwrite"):
         prediction.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["panorama_depth.npy"]
     assert (tmp_path / "panorama_depth.npy").read_bytes() == b"mine"

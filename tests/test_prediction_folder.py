@@ -50,9 +50,9 @@ def test_a_link_to_nothing_is_a_file_of_the_users(tmp_path):
     folder = opened(tmp_path / "out")
     files = {"depth": tmp_path / "out" / "a_depth.png"}
     files["depth"].symlink_to(tmp_path / "elsewhere.png")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         folder.finished("a", files, {"depth"}, lambda: "0")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         PredictionFolder(tmp_path, SETTINGS).claim(files.values())
     assert not (tmp_path / MANIFEST).exists()
 

@@ -37,9 +37,9 @@ def test_a_missing_configuration(name: str, end: str) -> None:
     ("content", "sentence"),
     [
         (b"model: {lr: [\n", "mine.yaml is not YAML: line 2, column 1: expected"),
-        (b"- 1\n", "mine.yaml is not a configuration: it holds no `name: value`"),
-        (b"", "mine.yaml is not a configuration: it holds no `name: value`"),
-        (b"\xff\xfe\x80\x01", "mine.yaml is not a configuration: it is no text"),
+        (b"- 1\n", "mine.yaml is not a configuration: it has no `name: value`"),
+        (b"", "mine.yaml is not a configuration: it has no `name: value`"),
+        (b"\xff\xfe\x80\x01", "mine.yaml is not a configuration: it is not a text file"),
     ],
 )
 def test_what_is_no_configuration_is_named(

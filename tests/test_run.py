@@ -135,7 +135,7 @@ def test_files_of_the_users_own_are_kept(photos, tmp_path):
     for panel in (True, False):
         report = run([photos / "A.PNG", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
         assert [path.name for path in report.failed] == ["b.jpg"] and len(report.skipped) == 1
-        assert re.search(r"b_panel\.png is there already, but .*--out.*--overwrite", report.summary())
+        assert re.search(r"b_panel\.png already exists, but .*--out.*--overwrite", report.summary())
     assert (out / "b_panel.png").read_bytes() == b"mine" and not (out / "b_depth.png").exists()
     assert len(run([photos / "b.jpg"], Brightness(), out, progress=False, overwrite=True).written) == 1
 

@@ -1,1 +1,1 @@
-"""Files of weights and what describes them: checkpoints of training, safetensors, model cards, sharing."""
+"""Files that hold or describe networks: training checkpoints, safetensors, model cards, sharing."""

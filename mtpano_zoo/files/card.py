@@ -1,4 +1,4 @@
-"""The model card of a network: the README.md beside its weights, made from what the network knows of itself."""
+"""Model cards: the README.md beside a network's weights, written from what the network records about itself."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ("check_card", "model_card")
 
-# Licences that the Hub knows by these identifiers; anything else is `other` there, with its name beside it.
+# The Hub's identifiers of licences. Any other licence is `other` there, with its name beside it.
 HUB_LICENSES = (
     "apache-2.0",
     "mit",
@@ -33,10 +33,10 @@ class TaskText:
     """What a card says about a task.
 
     Attributes:
-        tag: tag of the Hugging Face Hub.
-        pipeline_tag: the Hub takes one per model, and has none for normals.
-        use: a line of code that reads the map.
-        meaning: what its values mean; `{classes}` stands for the numbered names.
+        tag: Tag on the Hugging Face Hub.
+        pipeline_tag: Pipeline tag; the Hub allows one per model and has none for normals.
+        use: A line of code that reads the map.
+        meaning: What the values mean; `{classes}` stands for the numbered class names.
     """
 
     tag: str
@@ -87,14 +87,20 @@ def check_card(card: Mapping[str, Any]) -> None:
     """Refuse a card that cannot be written or read.
 
     Raises:
-        InputError: If it is no plain data, or a key holds another kind of it than `checkpoints.yaml` does.
+        InputError: If it is not plain data, or a key holds another type than in `checkpoints.yaml`.
+
+    Example:
+        >>> check_card({"paper": "https://arxiv.org/abs/2602.05330", "results": [{"dataset": "rooms", "mIoU": 0.58}]})
+        >>> check_card({"training_data": "my rooms"})
+        Traceback (most recent call last):
+        mtpano_zoo.errors.InputError: card['training_data'] is a list as in checkpoints.yaml, not 'my rooms'.
     """
     if not isinstance(card, Mapping):
-        raise InputError(f"A network's card is a dictionary, not {card!r}.")
+        raise InputError(f"A network's card must be a dictionary, not {card!r}.")
     try:
         json.dumps(card)
     except (TypeError, ValueError) as error:
-        raise InputError(f"A network's card is plain data, as JSON holds it: {error}.") from error
+        raise InputError(f"A network's card must be plain data that JSON can hold: {error}.") from error
     lists = dict.fromkeys(("upstream", "training_data", "results", "limitations"), list)
     for key, kind in {"license": dict, **lists}.items():
         if not isinstance(card.get(key) or kind(), kind):
@@ -109,11 +115,11 @@ def check_card(card: Mapping[str, Any]) -> None:
 def model_card(network: "PanoramaNetwork", source: str) -> str:
     """Write the card of a network in Markdown, with the front matter that the Hugging Face Hub reads.
 
-    What `network.card` does not say is called unknown: a card never claims more than is known.
+    Whatever `network.card` lacks is listed as unknown: a card never claims more than is known.
 
     Args:
-        network: the network; its `card` holds where it comes from.
-        source: what `load_model` takes to load it, e.g. `hf-hub:user/repository`.
+        network: The network; its `card` states its origin.
+        source: What to pass to `load_model`, e.g. `hf-hub:user/repository`.
 
     Raises:
         InputError: If `network.card` cannot be written, see `check_card`.
@@ -203,7 +209,7 @@ def _predictions(network: "PanoramaNetwork") -> Iterator[str]:
 
 
 def _results(results: Iterable[Mapping[str, Any]] | None) -> str:
-    """Make a table of rows `{column: value}`, whose columns may differ; how they were scored stands below it."""
+    """Return a table of rows `{column: value}`, whose columns may differ, with the protocols listed below it."""
     rows = list(results or ())
     columns = list(dict.fromkeys(column for row in rows for column in row if column != "protocol"))
     if not columns:

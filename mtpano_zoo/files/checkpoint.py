@@ -1,4 +1,4 @@
-"""Lightning checkpoints that say which network they hold, so that loading one needs no configuration beside it."""
+"""Lightning checkpoints that describe their network, so that loading one needs no configuration beside it."""
 
 import pickle
 import zipfile
@@ -20,7 +20,7 @@ DESCRIPTION = "network"
 
 
 def describe_network(network: "PanoramaNetwork") -> dict[str, Any]:
-    """Describe a network in plain data: class, constructor's arguments, tasks, class names, package version."""
+    """Describe a network in plain data: class, constructor arguments, tasks, class names, package version."""
     return {
         **network.describe(),
         "tasks": list(network.tasks),
@@ -30,7 +30,12 @@ def describe_network(network: "PanoramaNetwork") -> dict[str, Any]:
 
 
 def card_after_training(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what still holds of a card when its network has learnt more: origin and licences."""
+    """Return what still holds of a card after its network was trained further: origin and licences.
+
+    Example:
+        >>> card_after_training({"description": "Rooms", "license": {"weights": "MIT"}, "results": [{"mIoU": 0.58}]})
+        {'license': {'weights': 'MIT'}, 'description': 'Trained further with mtpano_zoo, from: Rooms'}
+    """
     if not card:
         return {}
     kept = {key: card[key] for key in ("paper", "depth_unit", "license", "upstream", "training_data") if key in card}
@@ -38,7 +43,7 @@ def card_after_training(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file as tensors and plain data; large tensors stay on disk until they are used.
+    """Read a checkpoint file as tensors and plain data. Large tensors stay on disk until they are used.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -49,19 +54,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if zipfile.is_zipfile(path):
         check_stored(path)
     try:
-        # The format before PyTorch 1.6 is no archive and cannot be mapped.
+        # Files from before PyTorch 1.6 are not archives and cannot be mapped.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError:
         raise
-    except Exception as error:  # what a damaged pickle raises is anything from KeyError to struct.error
+    except Exception as error:  # a damaged pickle raises anything from KeyError to struct.error
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise InputError(
-                f"{path} holds more than tensors and plain data, code perhaps, and none of it was run: ask for "
-                "a file of tensors only (safetensors) where it comes from."
+                f"{path} holds more than tensors and plain data, perhaps code, and none of it was run: ask its author "
+                "for a safetensors file."
             ) from error
         raise InputError(
-            f"{path} cannot be read as a checkpoint: it is no such file, truncated, damaged, or holds more than "
-            "tensors and plain data, of which nothing was run; copy it again from where it was written."
+            f"{path} cannot be read as a checkpoint: it is truncated, damaged, or not tensors and plain data, and "
+            "nothing in it was run; copy it again from its source."
         ) from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} holds a {type(checkpoint).__name__}, not the dictionary of a checkpoint.")
@@ -69,21 +74,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork", source: str) -> None:
-    """Refuse a checkpoint whose task set is not the network's.
+    """Refuse a checkpoint with other tasks than the network's.
+
+    A checkpoint without a description passes, because its keys are checked later.
 
     Raises:
-        InputError: If the tasks differ; a checkpoint without description passes, since its keys are checked later.
+        InputError: If the tasks differ.
     """
     stored, wanted = description.get("tasks") if isinstance(description, Mapping) else None, network.tasks
     if isinstance(stored, list | tuple) and stored and sorted(map(str, stored)) != sorted(wanted):
         raise InputError(
             f"{source} was trained for the tasks {', '.join(map(str, stored))}, but the network has "
-            f"{', '.join(wanted)}: build the network with the tasks of the checkpoint, or train a new one."
+            f"{', '.join(wanted)}: build the network with the checkpoint's tasks, or train a new one."
         )
 
 
 def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, encoder_learns: bool | None) -> None:
-    """Refuse a checkpoint of a training with other options, as far as they decide what it holds.
+    """Refuse a checkpoint that was trained with other options, as far as they decide its content.
 
     Args:
         checkpoint: Content of a checkpoint of `MultiTaskModule`.
@@ -91,22 +98,22 @@ def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, 
         encoder_learns: Whether the optimiser has parameters of the encoder; None if its state is not restored.
 
     Raises:
-        InputError: If the options differ; the sentence names the one.
+        InputError: If an option differs; the message names it.
     """
     stored, own = _lora_rank(network_weights(checkpoint)), _lora_rank(network.state_dict())
     if stored != own:
-        do = f"give --model.lora_rank={stored}" if stored else "leave --model.lora_rank out"
+        do = f"pass --model.lora_rank={stored}" if stored else "leave --model.lora_rank out"
         raise InputError(
             f"The checkpoint was trained {f'with lora_rank {stored}' if stored else 'without lora_rank'}, but here "
-            f"lora_rank is {own or 'not set'}: {do}, or start a new training from its network, by "
+            f"lora_rank is {own or 'not set'}: {do}, or start a new training from its network with "
             "--model.network=Pretrained --model.network.init_args.source=PATH."
         )
     groups = [group.get("name") for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
     learnt = any(str(name).startswith("encoder/") for name in groups)
     if groups and encoder_learns is not None and learnt != encoder_learns:
         raise InputError(
-            f"The checkpoint was trained with freeze_encoder {str(not learnt).lower()}: a training goes on with the "
-            f"same, so give --model.freeze_encoder={str(not learnt).lower()}."
+            f"The checkpoint was trained with freeze_encoder {str(not learnt).lower()}; to resume it, pass "
+            f"--model.freeze_encoder={str(not learnt).lower()}."
         )
 
 
@@ -120,11 +127,17 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
 
     Args:
         network: The network to load into.
-        weights: Its state dict.
+        weights: The state dict to load.
         source: Where the weights come from, for the message.
 
     Raises:
-        InputError: If keys or shapes do not fit; the sentence lists which.
+        InputError: If keys or shapes do not fit; the message lists them.
+
+    Example:
+        >>> from torch import nn
+        >>> check_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, "last.ckpt")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        mtpano_zoo.errors.InputError: The weights in last.ckpt do not fit Linear: missing bias; of another shape...
     """
     own = network.state_dict()
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
@@ -143,18 +156,22 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the weights of the network in a checkpoint of `MultiTaskModule`, under the network's own names.
+    """Return the network's weights in a checkpoint of `MultiTaskModule`, under the network's own names.
 
     Raises:
-        InputError: If its state dict is no dictionary of tensors.
+        InputError: If its state dict is not a dictionary of tensors.
+
+    Example:
+        >>> network_weights({"state_dict": {"network.head.bias": torch.zeros(1), "loss.scale": torch.ones(1)}})
+        {'head.bias': tensor([0.])}
     """
     state, prefix = checkpoint.get("state_dict", {}), "network."
     if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise InputError("The checkpoint holds no weights: its state_dict is no dictionary of tensors.")
+        raise InputError("The checkpoint holds no weights: its state_dict is not a dictionary of tensors.")
     return {str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}
 
 
 def _names(names: Iterable[str], limit: int = 8) -> str:
-    """Join names for a message, the first few in full."""
+    """Join names for a message, and only count those beyond the limit."""
     ordered = sorted(names)
     return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")

@@ -1,4 +1,4 @@
-"""Giving a network to others: a folder, or a repository of the Hugging Face Hub, that `load_model` reads back."""
+"""Share a network as a folder, or as a Hugging Face Hub repository, that `load_model` reads back."""
 
 import tempfile
 from collections.abc import Iterator
@@ -27,26 +27,26 @@ def save_pretrained(
 ) -> None:
     """Write a network to a folder: `model.safetensors`, `config.json` and its card `README.md`.
 
-    `load_model("local-dir:FOLDER")` reads it back, equal to the last bit and with no class given. The files appear when
-    all of them are complete.
+    `load_model("local-dir:FOLDER")` reads it back bit for bit, without naming a class. The files appear once all of
+    them are complete.
 
     Args:
-        network: the network; its `card` says where it comes from.
-        folder: where to write; made as needed, and whatever else it holds stays.
-        overwrite: replace files of these names.
-        source: how the card says the network is loaded; by default from a folder of this name.
+        network: The network; its `card` states its origin.
+        folder: Where to write. It is created if needed, and other files in it are kept.
+        overwrite: Replace existing files of these names.
+        source: What the card tells users to load; by default a folder of this name.
 
     Raises:
-        FileExistsError: one of the files exists and `overwrite` is false; nothing has been written then.
-        NotADirectoryError: the folder is a file.
-        InputError: the card is no plain data, or not as `PanoramaNetwork` describes it.
+        FileExistsError: If one of the files exists and `overwrite` is false; nothing is written then.
+        NotADirectoryError: If the folder is a file.
+        InputError: If the card is not plain data, or not as `PanoramaNetwork` describes it.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, not a folder to write into.")
     existing = [folder / name for name in FILES if (folder / name).exists()]
     if existing and not overwrite:
-        raise FileExistsError(f"{existing[0]} exists already: choose another folder, or pass overwrite=True.")
+        raise FileExistsError(f"{existing[0]} already exists: choose another folder, or pass overwrite=True.")
     card = model_card(network, source or f"local-dir:{folder.resolve().name}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as unfinished:
@@ -64,27 +64,27 @@ def push_to_hub(
     private: bool = False,
     message: str = "Upload model",
 ) -> str:
-    """Upload to the Hugging Face Hub what `save_pretrained` writes, as one commit; `hf-hub:REPOSITORY` loads it.
+    """Upload the files of `save_pretrained` to the Hugging Face Hub in one commit; `hf-hub:REPOSITORY` loads them.
 
     Args:
-        network: the network; its `card` says where it comes from.
-        repository: `user/name`; made if it does not exist. In one that exists the three files are replaced, and its
-            history keeps what they were.
-        token: a token that may write; by default the one that `hf auth login` stored.
-        private: make a new repository private; one that exists stays as it is.
-        message: message of the commit.
+        network: The network; its `card` states its origin.
+        repository: `user/name`, created if it does not exist. In an existing one the three files are replaced, and its
+            history keeps the old ones.
+        token: A token with write access; by default the one that `hf auth login` stored.
+        private: Make a new repository private. An existing one stays as it is.
+        message: Commit message.
 
     Returns:
         The address of the commit.
 
     Raises:
-        PermissionError: if the token is not accepted or may not write there.
-        ConnectionError: if the Hub cannot be reached.
-        OSError: if the Hub refuses for another reason, which it names.
-        InputError: If `repository` is no name of a repository.
+        PermissionError: If the token is rejected or has no write access.
+        ConnectionError: If the Hub cannot be reached.
+        OSError: If the Hub refuses for another reason, which the message names.
+        InputError: If `repository` is not a repository name.
     """
     api = HfApi(token=token)
-    with _explained(repository, api.endpoint):  # first: a token that is refused should not cost writing gigabytes
+    with _explained(repository, api.endpoint):  # first, so that a rejected token fails before gigabytes are written
         name = api.create_repo(repository, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(network, folder, source=f"hf-hub:{name}")
@@ -95,10 +95,10 @@ def push_to_hub(
 
 @contextmanager
 def _explained(repository: str, endpoint: str) -> Iterator[None]:
-    """Turn what the client of the Hub raises into one sentence."""
+    """Turn errors of the Hub client into one sentence."""
     try:
         yield
-    # HTTPError is that of whichever client the Hub's own uses; a RuntimeError wraps what happens to a large file.
+    # HTTPError belongs to the HTTP client that the Hub client uses; a RuntimeError wraps errors of large files.
     except (errors.HTTPError, ConnectionError, RuntimeError) as error:  # type: ignore[attr-defined]
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, errors.HfHubHTTPError):
@@ -109,12 +109,12 @@ def _explained(repository: str, endpoint: str) -> Iterator[None]:
         if status == 401:
             raise PermissionError(
                 f"The Hugging Face Hub does not accept your token for {repository}: log in with `hf auth login`, or "
-                "pass a token that may write."
+                "pass a token with write access."
             ) from error
         if status == 403:
             raise PermissionError(
                 f"You may not write to {repository} on the Hugging Face Hub with this token: choose a repository of "
-                "your own, or a token that may write."
+                "your own, or a token with write access."
             ) from error
         raise OSError(f"The Hugging Face Hub refuses {repository} with status {status}: {_line(cause)}.") from error
     except (ImportError, ValueError) as error:

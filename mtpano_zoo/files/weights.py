@@ -1,4 +1,4 @@
-"""A network in a folder: its weights in `model.safetensors`, what it takes to build it in `config.json`."""
+"""A network in a folder: weights in `model.safetensors`, its description in `config.json`."""
 
 import json
 import uuid
@@ -21,16 +21,23 @@ CONFIG = "config.json"
 
 
 def write_weights(folder: str | Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write a network to a folder, which is made if need be; each of the two files appears completely or not at all.
+    """Write a network to a folder, which is created if needed. Each of the two files appears completely or not at all.
 
     Args:
-        folder: where `model.safetensors` and `config.json` go.
-        weights: state dict of the network, in any precision, on any device.
-        description: what `mtpano_zoo.files.checkpoint.describe_network` says of the network, and under `card` where
-            its weights come from, as plain data.
+        folder: Where `model.safetensors` and `config.json` go.
+        weights: State dict of the network, in any precision, on any device.
+        description: Result of `mtpano_zoo.files.checkpoint.describe_network`, plus the origin of the weights under
+            `card`, as plain data.
 
     Raises:
-        OSError: if the folder cannot be written, or its disk is full.
+        OSError: If the folder cannot be written, or its disk is full.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_weights(folder, {"scale": torch.ones(2)}, {"class_path": "MyNet", "init_args": {}})
+        ...     read_description(folder), read_tensors(Path(folder, WEIGHTS))
+        ({'class_path': 'MyNet', 'init_args': {}}, {'scale': tensor([1., 1.])})
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +45,7 @@ def write_weights(folder: str | Path, weights: Mapping[str, Tensor], description
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors would let nobody but the owner read the file
+        mode = temporary.stat().st_mode  # safetensors makes the file readable by its owner only
         save_file(_separate(weights), temporary, metadata={"format": "pt"})
         temporary.chmod(mode)
         temporary.replace(folder / WEIGHTS)
@@ -50,7 +57,7 @@ def write_weights(folder: str | Path, weights: Mapping[str, Tensor], description
 
 
 def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give every tensor memory of its own, which the format asks for."""
+    """Give every tensor its own memory, as the format requires."""
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in weights.items():
@@ -67,12 +74,12 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """Read the `config.json` of a folder.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: If there is none.
         InputError: If it is damaged.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {CONFIG} in {folder}: it says which network the weights belong to.")
+        raise FileNotFoundError(f"There is no {CONFIG} in {folder}, which says which network the weights belong to.")
     description = read_json(path)
     if not isinstance(description, dict):
         raise InputError(f"{path} holds a {type(description).__name__}, not the description of a network.")
@@ -83,13 +90,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Map the tensors of a safetensors file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: If there is no such file.
         InputError: If it is truncated or damaged.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file of weights at {path}.")
+        raise FileNotFoundError(f"There is no weight file at {path}.")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy it again.") from error
+        raise InputError(f"{path} is truncated or not a safetensors file ({error}); copy it again.") from error
     return tensors

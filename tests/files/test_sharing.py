@@ -63,7 +63,7 @@ def test_the_snippet_of_the_card_runs(network: Any, tmp_path: Path, monkeypatch:
 def test_files_are_overwritten_only_when_asked(network: Any, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"README\.md exists already: .* overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"README\.md already exists: .* overwrite=True"):
         network.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "notes.txt"]
     assert (tmp_path / "README.md").read_text() == "mine"

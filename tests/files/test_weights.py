@@ -56,7 +56,7 @@ def test_descriptions_that_are_damaged(tmp_path: Path, text: str, message: str) 
 
 
 @pytest.mark.parametrize(("name", "read", "message"), [
-    ("model.safetensors", lambda folder: read_tensors(folder / "model.safetensors"), "There is no file of weights at"),
+    ("model.safetensors", lambda folder: read_tensors(folder / "model.safetensors"), "There is no weight file at"),
     ("config.json", read_description, r"no config\.json in .*says which network the weights belong to"),
 ])  # fmt: skip
 def test_files_that_are_missing(tmp_path: Path, name: str, read: Any, message: str) -> None:

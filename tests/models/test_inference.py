@@ -216,7 +216,7 @@ def test_precisions_that_do_not_fit(tiny_network: Build) -> None:
         prepare_for_inference(tiny_network()).predict(image, precision="bfloat16")
     for kind in (torch.float16, torch.float64):
         halved = tiny_network().to(kind)
-        with pytest.raises(ValueError, match=r"weights are float\d\d, which bfloat16 does not go with"):
+        with pytest.raises(ValueError, match=r"weights are float\d\d, which does not work with bfloat16"):
             prepare_for_inference(halved, "bfloat16")
         found, expected = prepare_for_inference(halved).predict(image), halved.predict(image)
         np.testing.assert_allclose(found.depth, expected.depth, rtol=0.01)

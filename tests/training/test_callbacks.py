@@ -287,7 +287,7 @@ def test_results_of_another_panorama_or_of_nobody_knows_what_are_kept(tmp_path):
     after = results(tmp_path / "out")
     assert before.items() <= after.items() and after.keys() - before.keys() == {f"new_{kind}" for kind in KINDS}
     (tmp_path / "out" / "mine_depth.npy").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"1 of 1 samples .*\n.*mine_depth\.npy is there already, but .*images\.jsonl"):
+    with pytest.raises(InputError, match=r"1 of 1 samples .*\n.*mine_depth\.npy already exists, but .*images\.jsonl"):
         predict(tmp_path, Named(("mine",)))
     assert (tmp_path / "out" / "mine_depth.npy").read_bytes() == b"mine"
 

@@ -92,8 +92,8 @@ def test_another_rank_names_the_option(adapted, tiny_network, quiet, tmp_path):
     modules = {rank: MultiTaskModule(tiny_network(), lora_rank=rank) for rank in (None, 3)}
     for verb in ("fit", "test"):
         for rank, checkpoint, sentence in (
-            (None, path, r"with lora_rank 2, but here lora_rank is not set: give --model\.lora_rank=2"),
-            (3, path, r"with lora_rank 2, but here lora_rank is 3: give --model\.lora_rank=2"),
+            (None, path, r"with lora_rank 2, but here lora_rank is not set: pass --model\.lora_rank=2"),
+            (3, path, r"with lora_rank 2, but here lora_rank is 3: pass --model\.lora_rank=2"),
             (3, plain, r"without lora_rank, but here lora_rank is 3: leave --model\.lora_rank out"),
         ):
             with pytest.raises(ValueError, match=f"^The checkpoint was trained {sentence}"):

@@ -226,8 +226,8 @@ def test_what_is_fetched_by_hand_is_loaded_as_the_sentence_says(hub_cache: Path)
 @pytest.mark.parametrize(
     ("proxy", "advice"),
     [
-        ("socks5://user:secret@127.0.0.1:9", r"names a SOCKS proxy: `pip install socksio`, .*or unset it"),
-        ("socks4://user:secret@127.0.0.1:9", r"is not the address of an HTTP or SOCKS5 proxy: correct or unset it"),
+        ("socks5://user:secret@127.0.0.1:9", r"names a SOCKS proxy: run `pip install socksio`, .*or unset it"),
+        ("socks4://user:secret@127.0.0.1:9", r"is not the address of an HTTP or SOCKS5 proxy: correct it or unset it"),
     ],
 )
 def test_a_proxy_that_the_client_cannot_use(

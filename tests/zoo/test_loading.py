@@ -223,7 +223,7 @@ def test_a_folder_without_what_it_takes(tmp_path: Path, tiny_network) -> None:
         load_model(f"local-dir:{tmp_path / 'absent'}")
     folder = write(tiny_network(), tmp_path / "tiny")
     shutil.move(folder / "model.safetensors", tmp_path / "model.safetensors")
-    with pytest.raises(FileNotFoundError, match="There is no file of weights"):
+    with pytest.raises(FileNotFoundError, match="There is no weight file"):
         load_model(folder)
     with pytest.raises(FileNotFoundError, match=r"no config\.json in .*says which network the weights belong to"):
         load_model(tmp_path / "model.safetensors")
