@@ -1,4 +1,4 @@
-"""Network blocks that know the sphere; they import nothing of ours above `sphere`."""
+"""Network blocks for the sphere; they import nothing of this package above `sphere`."""
 
 from mtpano_zoo.layers.bridge import BridgeBlock
 from mtpano_zoo.layers.checkpointing import checkpointed
@@ -40,5 +40,5 @@ __all__ = (
     "zero_init_projection",
 )
 
-# What a file of weights may name as the encoder of its network.
+# Encoders that a file of weights may name.
 ENCODERS: dict[str, type[Encoder]] = {"CNNEncoder": CNNEncoder, "ViTEncoder": ViTEncoder}

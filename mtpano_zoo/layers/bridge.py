@@ -1,4 +1,4 @@
-"""The bridge between the streams: attention to the features of all tasks, with truncated gradient flow."""
+"""The bridge between the streams: attention to the features of all tasks, with truncated gradients."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,18 +14,18 @@ __all__ = ("BridgeBlock",)
 
 
 class BridgeBlock(nn.Module):
-    """Let the aggregated map of one stream attend to the features of every task (the "bridge" of MTPano).
+    """Attention of one stream's aggregated map to the features of every task (the "bridge" of MTPano).
 
-    Features of `foreign_tasks`, those of the other stream, are detached *before* their projection: the loss of one
-    stream never reaches the task features of the other, while the projection itself still learns. (The published code
-    detaches after the projection, which therefore stays at its random start; what is computed is the same.)
+    Features of `foreign_tasks` are detached *before* their projection: the loss of one stream never reaches the task
+    features of the other, but the projection itself still learns. (The published code detaches after the projection,
+    which therefore keeps its random initial weights; the forward pass is the same.)
 
     Args:
         channels: width C of the aggregated map and of the task features.
-        tasks: names of all tasks that are attended to.
+        tasks: names of all tasks to attend to.
         foreign_tasks: those of the other stream.
         convention: padding of the projections.
-        heads: attention heads.
+        heads: number of attention heads.
     """
 
     def __init__(

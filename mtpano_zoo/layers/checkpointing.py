@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the backward pass computes again what the forward pass did not keep."""
+"""Gradient checkpointing: the backward pass recomputes what the forward pass did not keep."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,23 +14,23 @@ __all__ = ("checkpointed",)
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> Any:
-    """Apply a module without keeping what it computes on the way; gradients are those of a plain call.
+    """Apply a module without keeping its intermediate results; gradients are those of a plain call.
 
-    Batch norms move their running statistics once, as in a plain call, although they are computed twice.
+    Batch norms update their running statistics once, as in a plain call, although they run twice.
     """
-    if torch.compiler.is_compiling():  # one graph, in which the statistics move once by themselves
+    if torch.compiler.is_compiling():  # one graph, which updates the statistics only once anyway
         return checkpoint(module, *inputs, use_reentrant=False)
     return checkpoint(module, *inputs, use_reentrant=False, context_fn=partial(_contexts, module))
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Give the contexts of the first and of the second computation."""
+    """Return the contexts of the first computation and of the recomputation."""
     return nullcontext(), _statistics_held(module)
 
 
 @contextmanager
 def _statistics_held(module: nn.Module) -> Iterator[None]:
-    """Let batch norms compute as ever, but add nothing to their running statistics and count no batch."""
+    """Keep batch norms from updating their running statistics and counting batches; they compute as usual."""
     norms = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
     states = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
     try:

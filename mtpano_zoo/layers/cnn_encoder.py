@@ -19,26 +19,32 @@ __all__ = ("CNNEncoder",)
 
 
 class CNNEncoder(Encoder):
-    """A convolutional network of timm, tapped at four depths whose maps are brought to one grid.
+    """A convolutional timm network, tapped at four depths whose maps are resized to one grid.
 
     Convolutions and max-pools pad circularly along the width, so that the encoder has no seam, and along the height as
-    the architecture does. Every tap goes through a 1 x 1 convolution to `width` channels; finer ones are averaged,
-    coarser ones enlarged bilinearly. The class tokens are the means of the taps.
+    the architecture does. A 1 x 1 convolution takes every tap to `width` channels; finer taps are averaged, coarser
+    ones enlarged bilinearly. The class tokens are the means of the taps.
 
     Args:
         name: timm name, e.g. `tf_efficientnet_lite0`.
         pretrained: start from ImageNet: true downloads timm's weights; the path of a `.safetensors` or `.pth` file
-            reads them from there, by timm's names or, where the names differ, in timm's order.
+            loads them by timm's names or, if the names differ, in timm's order.
         width: channels of the maps.
-        stride: pixels of the image per pixel of the maps.
+        stride: image pixels per map pixel.
         taps: four indices into timm's feature maps, shallowest first; 1 to 4 mostly have strides 4, 8, 16, 32 (0 to 3
-            where the first stage has stride 4, as in ConvNeXt).
-        freeze_norms: keep the statistics of batch norms as they are while training.
+            if the first stage has stride 4, as in ConvNeXt).
+        freeze_norms: keep batch-norm statistics fixed during training.
 
     Raises:
-        FileNotFoundError: If there is no file of pretrained weights.
-        InputError: If timm has no such network, it has other taps, one of its layers cannot be wrapped, strides do not
+        FileNotFoundError: If the file of pretrained weights does not exist.
+        InputError: If timm has no such network, its taps differ, one of its layers cannot be wrapped, strides do not
             fit one another, or the file of weights does not fit it.
+
+    Example:
+        >>> encoder = CNNEncoder("test_efficientnet", width=8)  # timm's miniature
+        >>> maps, tokens = encoder(torch.rand(1, 3, 32, 64))
+        >>> [tuple(x.shape) for x in (maps[0], maps[3], tokens[0])]
+        [(1, 8, 4, 8), (1, 8, 4, 8), (1, 8)]
     """
 
     def __init__(
@@ -53,10 +59,10 @@ class CNNEncoder(Encoder):
     ) -> None:
         super().__init__()
         if len(taps) != 4:
-            raise InputError(f"taps are four indices, not {list(taps)}.")
+            raise InputError(f"taps must be four indices, not {list(taps)}.")
         self.cnn = create_timm(name, pretrained is True, features_only=True, out_indices=tuple(taps))
-        if not hasattr(self.cnn, "set_grad_checkpointing"):  # what timm builds around a transformer
-            raise InputError(f"{name!r} is not a convolutional network: take a ViTEncoder, or another name.")
+        if not hasattr(self.cnn, "set_grad_checkpointing"):  # timm's wrapper around a transformer lacks it
+            raise InputError(f"{name!r} is not a convolutional network: use a ViTEncoder or another name.")
         _drop_unused(self.cnn)
         if not isinstance(pretrained, bool):
             _load_pretrained(self.cnn, name, Path(pretrained))
@@ -80,7 +86,7 @@ class CNNEncoder(Encoder):
         return self
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Encode a normalised image (B, 3, H, W): four maps (B, C, H / stride, W / stride), four tokens (B, C)."""
+        """Encode a normalised image (B, 3, H, W) as four maps (B, C, H / stride, W / stride) and tokens (B, C)."""
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
         maps = [
             _to_grid(project(tap), reduction, self.stride, size)
@@ -89,12 +95,12 @@ class CNNEncoder(Encoder):
         return maps, [x.mean(dim=(2, 3)) for x in maps]
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Let the backward pass compute the stages again; norms that are not frozen then move twice per step."""
+        """Recompute the stages in the backward pass; norms that are not frozen then update twice per step."""
         self.cnn.set_grad_checkpointing(enabled)
 
 
 def _to_grid(x: Tensor, reduction: int, stride: int, size: tuple[int, int]) -> Tensor:
-    """Bring a tap (B, C, h, w) to the grid of all of them, across the seam."""
+    """Resize a tap (B, C, h, w) to the common grid, across the seam."""
     if reduction <= stride:
         return F.avg_pool2d(x, stride // reduction) if reduction < stride else x
     scale = reduction // stride
@@ -105,7 +111,7 @@ def _to_grid(x: Tensor, reduction: int, stride: int, size: tuple[int, int]) -> T
 
 
 class _WrappedConv2d(nn.Conv2d):
-    """A convolution of another network whose padding along the width is circular; the weights are taken over."""
+    """Replacement for a convolution that pads circularly along the width and shares its weights."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__(
@@ -131,14 +137,14 @@ class _WrappedConv2d(nn.Conv2d):
         if not self.same:
             padding = int(self.padding[side])
             return padding, padding
-        # TensorFlow's "same": what the last window lacks, the odd pixel behind.
+        # TensorFlow's "same": pad what the last window lacks, an odd pixel at the end.
         stride, reach = self.stride[side], self.dilation[side] * (self.kernel_size[side] - 1)
         total = max((-(-length // stride) - 1) * stride + reach + 1 - length, 0)
         return total // 2, total - total // 2
 
 
 class _WrappedMaxPool2d(nn.MaxPool2d):
-    """A max-pool whose padding along the width is circular."""
+    """A max-pool that pads circularly along the width."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool (B, C, H, W)."""
@@ -158,7 +164,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _drop_unused(network: nn.Module) -> None:
-    """Drop the stages after the last tap where timm keeps them: no gradient would reach them."""
+    """Drop the stages that timm keeps after the last tap: no gradient would reach them."""
     blocks = getattr(network, "blocks", None)
     if isinstance(blocks, nn.Sequential):
         last = cast("Any", network.feature_info).get_dicts()[-1]["stage"]
@@ -166,10 +172,10 @@ def _drop_unused(network: nn.Module) -> None:
 
 
 def _wrap(network: nn.Module, architecture: str) -> None:
-    """Let every layer that pads do so across the seam.
+    """Make every layer that pads do so across the seam.
 
     Raises:
-        InputError: If one of them pads in a way of its own, or is a convolution with weights of its own making.
+        InputError: If a layer pads in another way, or is a convolution that transforms its weights.
     """
     for module in list(network.modules()):
         for name, layer in module.named_children():
@@ -187,16 +193,16 @@ def _wrap(network: nn.Module, architecture: str) -> None:
             ):
                 raise InputError(
                     f"{architecture!r} has layers of the type {type(layer).__name__} that cannot be wrapped at 0/360 "
-                    "degrees: take another architecture."
+                    "degrees: choose another architecture."
                 )
 
 
 def _load_pretrained(features: nn.Module, name: str, path: Path) -> None:
-    """Load the ImageNet weights of a whole network into the part of it that gives features."""
+    """Load the ImageNet weights of a whole network into its feature extractor."""
     state = _read_weights(path)
     with torch.device("meta"):
         whole = [key for key in create_timm(name, False).state_dict() if not key.endswith("num_batches_tracked")]
-    # Features of timm are named as the whole network, but for underscores where it has dots.
+    # timm's feature extractor has the names of the whole network, with underscores in place of some dots.
     names = {key.replace(".", "_"): key for key in whole}
     own = {key: tensor for key, tensor in features.state_dict().items() if not key.endswith("num_batches_tracked")}
     sources = {key: names.get(key.replace(".", "_"), key) for key in own}
@@ -205,18 +211,18 @@ def _load_pretrained(features: nn.Module, name: str, path: Path) -> None:
     wrong = [source for key, source in sources.items() if source not in state or state[source].shape != own[key].shape]
     if wrong:
         listed = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise InputError(f"{path} does not hold the weights of {name}: missing or of another shape {listed}.")
+        raise InputError(f"{path} does not hold the weights of {name}: missing or of another shape: {listed}.")
     features.load_state_dict({key: state[source] for key, source in sources.items()}, strict=False)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a file, without the counters of batch norms."""
+    """Read the state dict of a file, without batch-norm counters."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of pretrained weights at {path}.")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises is anything
+    except Exception as error:  # a damaged file may raise anything
         raise InputError(f"{path} cannot be read as a file of weights: {type(error).__name__}.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} is no state dict of tensors: save the weights alone.")
+        raise InputError(f"{path} is not a state dict of tensors: save only the weights.")
     return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}

@@ -1,4 +1,4 @@
-"""Convolution and resizing that wrap at 0/360 degrees and continue over the poles."""
+"""Convolution and resizing that wrap at the seam and continue over the poles."""
 
 from math import gcd
 from typing import Literal
@@ -15,13 +15,18 @@ Convention = Literal["sphere", "paper"]
 
 
 class SphereConv2d(nn.Conv2d):
-    """Convolution of an equirectangular map whose border is continued on the sphere instead of with zeros.
+    """Convolution of an equirectangular map that pads with neighbours on the sphere instead of zeros.
 
-    Input (B, C, H, W); keys of the state dict are those of `torch.nn.Conv2d`.
+    Input (B, C, H, W); the keys of its state dict are those of `torch.nn.Conv2d`.
+
+    Example:
+        >>> convolution, x = SphereConv2d(1, 1, 3, padding=1), torch.rand(1, 1, 8, 16)
+        >>> torch.allclose(convolution(x.roll(5, -1)), convolution(x).roll(5, -1), atol=1e-5)  # no seam
+        True
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve (B, C, H, W) without a border at the sides or the poles."""
+        """Convolve (B, C, H, W) across the seam and the poles."""
         rows, columns = int(self.padding[0]), int(self.padding[1])
         padded = sphere.pad(input, (columns, columns, rows, rows))
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
@@ -37,7 +42,7 @@ def conv2d(
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zeros for `convention="paper"`."""
+    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zero for `convention="paper"`."""
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     convolution = SphereConv2d if convention == "sphere" else nn.Conv2d
     padding = (height // 2, width // 2)
@@ -49,6 +54,11 @@ class Upsample(nn.Module):
 
     `convention="sphere"` samples at pixel centres across the seam and the poles, so that resizing commutes with a
     horizontal roll. `convention="paper"` is plain bilinear resizing with the given `align_corners`.
+
+    Example:
+        >>> upsample, x = Upsample("sphere", align_corners=False), torch.rand(1, 1, 4, 8)
+        >>> torch.allclose(upsample(x.roll(1, -1), (8, 16)), upsample(x, (8, 16)).roll(2, -1), atol=1e-6)
+        True
     """
 
     def __init__(self, convention: Convention, align_corners: bool) -> None:
@@ -63,7 +73,7 @@ class Upsample(nn.Module):
             return x
         if self.convention == "paper":
             return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
-        # The smallest border that becomes a whole number of pixels in the output.
+        # The smallest border that maps to whole pixels of the output.
         rows, columns = gcd(height, size[0]), gcd(width, size[1])
         border_rows, border_columns = height // rows, width // columns
         crop_rows, crop_columns = size[0] // rows, size[1] // columns
@@ -78,7 +88,7 @@ class Upsample(nn.Module):
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set weight and bias to zero, so that the branch that ends in `layer` starts as nothing added."""
+    """Set weight and bias to zero, so that the branch ending in `layer` adds nothing at first."""
     with torch.no_grad():
         layer.weight.zero_()
         if layer.bias is not None:

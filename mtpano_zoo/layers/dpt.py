@@ -1,4 +1,4 @@
-"""The DPT decoder: token levels to a feature map, and the heads on it (Ranftl et al. 2021, arXiv 2103.13413)."""
+"""The DPT decoder: token levels to a feature map, and its heads (Ranftl et al. 2021, arXiv 2103.13413)."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,12 +13,12 @@ __all__ = ("DPTNeck", "RegressionHead", "SegmentationHead")
 
 
 class ReassembleLevel(nn.Module):
-    """One token level with its class token as a map of its own resolution.
+    """Turn one token level and its class token into a map of its own resolution.
 
     Args:
         in_channels: width of the tokens.
         channels: width of the map.
-        scale: resolution of the map over that of the token grid: 4, 2, 1 or 0.5.
+        scale: resolution of the map relative to the token grid: 4, 2, 1 or 0.5.
         convention: padding of the strided convolution.
     """
 
@@ -46,9 +46,9 @@ class ReassembleLevel(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Pre-activation residual unit with batch norm, (B, C, H, W) to the same."""
+    """Pre-activation residual unit with batch norm, (B, C, H, W) to the same shape."""
 
-    folds = (("conv1", "norm1"), ("conv2", "norm2"))  # norms that inference folds into the convolution before them
+    folds = (("conv1", "norm1"), ("conv2", "norm2"))  # inference folds each norm into the convolution before it
 
     def __init__(self, channels: int, convention: Convention) -> None:
         super().__init__()
@@ -64,10 +64,10 @@ class ResidualUnit(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Add one level to the coarser ones and bring the sum to the resolution of the next.
+    """Add one level to the coarser ones and resize the sum to the next level.
 
-    The coarsest level has nothing below it, so it has no residual unit for a skip connection either; the published
-    network carries one there that is never used.
+    The coarsest level has nothing to add to, hence no residual unit for a skip connection; the published network has
+    one there but never uses it.
     """
 
     def __init__(self, channels: int, convention: Convention, coarsest: bool) -> None:
@@ -78,21 +78,27 @@ class FusionLayer(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, level: Tensor, fused: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """Fuse (B, C, h, w) with what came from the coarser levels and resize the result to `size`."""
+        """Fuse (B, C, h, w) with the result of the coarser levels and resize it to `size`."""
         x = level if fused is None or self.skip is None else fused + self.skip(level)
-        # A 1 x 1 convolution commutes with resizing, and before it has a quarter of the pixels to work on.
+        # A 1 x 1 convolution commutes with resizing, and has a quarter of the pixels to process before it.
         resized: Tensor = self.upsample(self.project(self.refine(x)), size)
         return resized
 
 
 class DPTNeck(nn.Module):
-    """Four token levels of equal size to one map at eight times the resolution of the token grid.
+    """Fuse four token levels of equal size into one map at eight times the resolution of the token grid.
 
     Args:
         in_channels: width of the tokens.
         level_channels: widths of the four levels, finest first.
         channels: width of the fused map.
         convention: padding and resizing.
+
+    Example:
+        >>> import torch
+        >>> neck = DPTNeck(8, (8, 8, 8, 8), channels=4, convention="sphere")
+        >>> neck([torch.rand(1, 8, 2, 4)] * 4, [torch.rand(1, 8)] * 4).shape
+        torch.Size([1, 4, 16, 32])
     """
 
     def __init__(self, in_channels: int, level_channels: Sequence[int], channels: int, convention: Convention) -> None:
@@ -127,7 +133,7 @@ class DPTNeck(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """Class logits from the fused map."""
+    """Predict class logits from the fused map."""
 
     folds = (("conv", "norm"),)
 
@@ -147,7 +153,7 @@ class SegmentationHead(nn.Module):
 
 
 class RegressionHead(nn.Module):
-    """A dense value (depth, normals) from the fused map, without a final activation; it starts around `bias`."""
+    """Predict dense values (depth, normals) from the fused map, without a final activation, at first around `bias`."""
 
     def __init__(self, channels: int, out_channels: int, convention: Convention, bias: float = 0.0) -> None:
         super().__init__()

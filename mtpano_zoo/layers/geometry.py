@@ -1,4 +1,4 @@
-"""What a token knows of its place on the sphere: ray direction, absolute position and distance from the poles."""
+"""Positions of tokens on the sphere: ray direction, absolute position and distance from the poles."""
 
 import math
 
@@ -14,12 +14,16 @@ GEOMETRY_CHANNELS: dict[Convention, int] = {"sphere": 6, "paper": 5}
 
 
 def geometry_encoding(convention: Convention, like: Tensor) -> Tensor:
-    """Ray direction and absolute position of every token of the map `like` (B, any, H, W), as (1, C, H, W).
+    """Return ray direction and absolute position (1, C, H, W) of every token of the map `like` (B, any, H, W).
 
-    `convention="sphere"`: the ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude
-    and the latitude in units of a quarter turn; every channel is continuous across the 0/360 border (C = 6).
-    `convention="paper"`: rays (sin p cos t, cos p, sin p sin t) and the angles (p, t) themselves in radians, with
-    colatitude p and longitude t sampled from the first to the last pixel inclusive (C = 5).
+    `convention="sphere"`: ray at the pixel centre (x right, y down, z forward), sine and cosine of the longitude, and
+    latitude in quarter turns; every channel is continuous across the seam (C = 6).
+    `convention="paper"`: rays (sin p cos t, cos p, sin p sin t) and the angles (p, t) in radians, with colatitude p and
+    longitude t sampled from the first to the last pixel inclusive (C = 5).
+
+    Example:
+        >>> geometry_encoding("sphere", like=torch.zeros(1, 8, 3, 5))[0, :, 1, 2].round().abs().tolist()  # the centre
+        [0.0, 0.0, 1.0, 0.0, 1.0, 0.0]
     """
     height, width = like.shape[-2:]
     if convention == "sphere":
@@ -40,7 +44,12 @@ def geometry_encoding(convention: Convention, like: Tensor) -> Tensor:
 
 
 def pole_weights(convention: Convention, like: Tensor) -> Tensor:
-    """Share of the pole branch per row of `like` (B, C, H, W), |sin latitude| as in MTPano, as (H, 1)."""
+    """Return the weight (H, 1) of the pole branch in every row of `like` (B, C, H, W): |sin latitude|, as in MTPano.
+
+    Example:
+        >>> [round(weight, 2) for weight in pole_weights("sphere", like=torch.zeros(1, 8, 3, 6)).flatten().tolist()]
+        [0.87, 0.0, 0.87]
+    """
     height, width = like.shape[-2:]
     if convention == "sphere":
         _, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)

@@ -25,7 +25,7 @@ class ScaleAggregator(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Task feature (B, C, H, W) of one task from the aggregate, and the intermediate prediction that supervises it."""
+    """Extract one task's feature (B, C, H, W) from the aggregate; `predictor` turns it into a supervised prediction."""
 
     def __init__(self, channels: int, out_channels: int, convention: Convention) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class AuxiliaryHead(nn.Module):
         self.predictor = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, aggregated: Tensor) -> Tensor:
-        """Give the task feature; the prediction, `predictor` of it, is for training."""
+        """Return the task feature; only training needs the prediction that `predictor` makes from it."""
         feature: Tensor = self.feature(aggregated)
         return feature
 
 
 class TaskAdapter(nn.Sequential):
-    """What one task adds to one level of its stream, (B, C, H, W) to the same; starts as zero."""
+    """Residual that one task adds to one level of its stream, (B, C, H, W) to the same shape; starts at zero."""
 
     def __init__(self, channels: int, convention: Convention) -> None:
         mix = conv2d(channels, channels, 3, convention=convention, bias=False)
@@ -55,5 +55,5 @@ class TaskAdapter(nn.Sequential):
 
 
 def zero_init_projection(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Build a 1 x 1 convolution that starts as zero: an injector."""
+    """Build an injector: a 1 x 1 convolution that starts at zero."""
     return zero_init(nn.Conv2d(in_channels, out_channels, 1))

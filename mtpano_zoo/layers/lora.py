@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA, arXiv 2106.09685): weights that learn by adding a product of thin matrices."""
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): frozen weights plus a learnt product of thin matrices."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ _ORIGINAL = re.compile(r"(.*)\.parametrizations\.weight\.original")
 
 
 class LowRankUpdate(nn.Module):
-    """A weight W (out, in) that becomes W + up down, of rank r: `down` (r, in) starts at random, `up` (out, r) at zero.
+    """Turn a weight W (out, in) into W + up down, of rank r: `down` (r, in) starts at random, `up` (out, r) at zero.
 
-    It is a parametrisation of the weight, not a layer around it, because some of timm's attention reads `qkv.weight`
+    This parametrises the weight instead of wrapping the layer, because some of timm's attention reads `qkv.weight`
     without calling `qkv`.
 
     Args:
-        weight: the weight to adapt; device and type are taken from it.
-        rank: rows of `down`.
+        weight: weight to adapt, which sets device and type.
+        rank: rank r of the update.
 
     Raises:
         InputError: If the rank is not positive and smaller than both sides of the weight.
@@ -41,13 +41,23 @@ class LowRankUpdate(nn.Module):
 
 
 def add_lora(module: nn.Module, rank: int) -> None:
-    """Freeze a module and give all linear layers of its attention blocks (`*.attn.*`) a trainable low-rank update.
+    """Freeze a module and add trainable low-rank updates to all linear layers of its attention blocks (`*.attn.*`).
 
-    What the module computes does not change until something is learnt. The names of the adapted weights in its state
-    dict do; `merge_lora` gives them back.
+    Its outputs do not change until something is learnt. The names of the adapted weights in its state dict do;
+    `merge_lora` restores them.
 
     Raises:
         InputError: If there is no attention, or the rank does not fit.
+
+    Example:
+        >>> from mtpano_zoo.layers import ViTEncoder
+        >>> encoder = ViTEncoder("vit_tiny_patch16_dinov3_qkvb", width=32, depth=4, heads=2)
+        >>> names = encoder.state_dict().keys()
+        >>> add_lora(encoder, rank=2)
+        >>> sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+        1536
+        >>> merge_lora(encoder.state_dict()).keys() == names
+        True
     """
     layers = [layer for name, layer in module.named_modules() if ".attn." in name and isinstance(layer, nn.Linear)]
     if not layers:
@@ -58,7 +68,7 @@ def add_lora(module: nn.Module, rank: int) -> None:
 
 
 def merge_lora(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the state dict of the plain module from that of an adapted one; any other comes back as it is."""
+    """Convert the state dict of an adapted module to that of the plain one; return any other unchanged."""
     merged: dict[str, Tensor] = {}
     for name, value in weights.items():
         if match := _ORIGINAL.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Modules that remember how they were built, so that a file of weights can say which network it belongs to."""
+"""Modules that record how they were built, so that a file of weights can name its network."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,13 +12,20 @@ __all__ = ("RecordedModule",)
 
 
 class RecordedModule(nn.Module):
-    """A module whose constructor's arguments are recorded as plain data.
+    """A module that records its constructor's arguments as plain data.
 
     Attributes:
-        config: the arguments that build the module again, defaults included: numbers, texts, lists and dictionaries.
-            Another `RecordedModule` among them appears as what its `describe` returns.
-        start_arguments: names of arguments that say where weights start from. They are not recorded: whoever builds the
-            module again has its weights, and a file must not cause another read or download.
+        config: arguments that rebuild the module, defaults included: numbers, texts, lists and dictionaries. A
+            `RecordedModule` among them is recorded as its `describe()`.
+        start_arguments: names of arguments that choose initial weights. They are not recorded: a rebuilt module gets
+            its weights from the file, and a file must not cause another read or download.
+
+    Example:
+        >>> class Block(RecordedModule):
+        ...     def __init__(self, width: int, depth: int = 2) -> None:
+        ...         super().__init__()
+        >>> Block(8).describe()
+        {'class_path': 'Block', 'init_args': {'width': 8, 'depth': 2}}
     """
 
     config: dict[str, Any]
@@ -27,7 +34,7 @@ class RecordedModule(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the arguments before the constructor sees them."""
         module = super().__new__(cls)
-        # Copying a module calls this without arguments, and restores `config` afterwards.
+        # Copying a module calls this without arguments and restores `config` afterwards.
         bound = inspect.signature(cls.__init__).bind_partial(module, *args, **kwargs)
         bound.apply_defaults()
         _, *names = bound.arguments  # the first one is `self`
@@ -36,12 +43,12 @@ class RecordedModule(nn.Module):
         return module
 
     def describe(self) -> dict[str, Any]:
-        """Return what a configuration needs to build this module again: `class_path` and `init_args`."""
+        """Return the `class_path` and `init_args` with which a configuration rebuilds this module."""
         return {"class_path": type(self).__name__, "init_args": dict(self.config)}
 
 
 def plain_data(value: Any) -> Any:
-    """Turn a constructor's argument into what JSON can hold.
+    """Convert a constructor's argument to data that JSON can hold.
 
     Raises:
         TypeError: If the value is of a type that cannot be recorded.

@@ -37,12 +37,12 @@ def _convolution(channels: int, size: int | tuple[int, int], convention: Convent
 
 
 class InvariantBlock(nn.Module):
-    """Residual bottleneck for tasks whose value does not turn with the camera; starts as the identity.
+    """Residual bottleneck for tasks whose values do not turn with the camera; starts as the identity.
 
     Args:
-        channels: of input and output.
-        convention: of paddings and geometry.
-        token_mixer: mix by an `ERPTokenMixer`, or else by a 3 x 3 convolution.
+        channels: width of input and output.
+        convention: padding and geometry.
+        token_mixer: mix with an `ERPTokenMixer` instead of a 3 x 3 convolution.
     """
 
     def __init__(self, channels: int, convention: Convention, token_mixer: bool = True) -> None:
@@ -55,19 +55,19 @@ class InvariantBlock(nn.Module):
         self.expand = zero_init(nn.Conv2d(hidden, channels, 1))
 
     def content(self, x: Tensor) -> Tensor:
-        """What the block adds to (B, C, H, W)."""
+        """Return what the block adds to (B, C, H, W)."""
         expanded: Tensor = self.expand(F.gelu(self.mixer(F.gelu(self.reduce(x)))))
         return expanded
 
     def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
-        """Refine (B, C, H, W); `geometry` is accepted and ignored, so that both streams are called alike."""
+        """Refine (B, C, H, W); `geometry` is ignored, so that both streams are called alike."""
         return x + self.content(x)
 
 
 class VariantBlock(InvariantBlock):
-    """Residual bottleneck whose content is scaled and shifted by ray direction and position; starts as the identity.
+    """Residual bottleneck scaled and shifted by ray direction and position; starts as the identity.
 
-    Its arguments are those of `InvariantBlock`.
+    Takes the arguments of `InvariantBlock`.
     """
 
     def __init__(self, channels: int, convention: Convention, token_mixer: bool = True) -> None:

@@ -18,18 +18,24 @@ class ViTEncoder(Encoder):
     """A timm vision transformer tapped after a quarter, a half, three quarters and all of its blocks.
 
     Args:
-        name: timm name, e.g. `vit_small_patch16_dinov3_qkvb`; it may carry a tag of pretrained weights.
+        name: timm name, e.g. `vit_small_patch16_dinov3_qkvb`, optionally with a tag of pretrained weights.
         pretrained: download and load timm's weights (DINOv3 weights have a licence of their own).
-        width: tokens' width instead of the architecture's own.
+        width: token width instead of the architecture's own.
         depth: number of blocks instead of the architecture's own.
-        heads: attention heads instead of the architecture's own.
-        mlp_ratio: width of the hidden layer over that of the tokens instead of the architecture's own.
+        heads: number of attention heads instead of the architecture's own.
+        mlp_ratio: hidden width over token width instead of the architecture's own.
         patch_size: pixels per patch instead of the architecture's own.
-        layer_scale: start of the scales on every residual branch; DINOv3's own 1e-5 suits pretrained weights and long
+        layer_scale: initial scale of every residual branch; DINOv3's own 1e-5 suits pretrained weights and long
             schedules, 1 trains from scratch in few steps.
 
     Raises:
         InputError: If timm has no such vision transformer, or it has fewer than four blocks.
+
+    Example:
+        >>> encoder = ViTEncoder("vit_tiny_patch16_dinov3_qkvb", width=32, depth=4, heads=2)
+        >>> maps, tokens = encoder(torch.rand(1, 3, 32, 64))
+        >>> len(maps), maps[0].shape, tokens[0].shape
+        (4, torch.Size([1, 32, 2, 4]), torch.Size([1, 32]))
     """
 
     def __init__(
@@ -54,19 +60,19 @@ class ViTEncoder(Encoder):
             "init_values": layer_scale,
         }
         overrides = {key: value for key, value in overrides.items() if value is not None}
-        if "xcit" not in name:  # XCiT takes any size as it is
+        if "xcit" not in name:  # XCiT takes any size anyway
             overrides["dynamic_img_size"] = True
         vit = create_timm(name, pretrained, num_classes=0, **overrides)
         if not hasattr(vit, "blocks") or not hasattr(vit, "patch_embed"):
-            raise InputError(f"{name!r} is not a vision transformer: take a CNNEncoder, or another name.")
+            raise InputError(f"{name!r} is not a vision transformer: use a CNNEncoder or another name.")
         blocks = len(vit.blocks)
         if blocks < 4:
-            raise InputError(f"The encoder {name!r} has {blocks} blocks, but four of them are tapped: give depth >= 4.")
+            raise InputError(f"The encoder {name!r} has {blocks} blocks, but four are tapped: set depth to 4 or more.")
         self.taps = [blocks * (i + 1) // 4 - 1 for i in range(4)]
         self.channels: int = vit.embed_dim
         self.stride: int = to_2tuple(vit.patch_embed.patch_size)[0]
         self.multiple = self.stride
-        # Taps are read before the final norm, which would otherwise be a parameter without a gradient.
+        # Taps are read before the final norm, whose parameters would never get a gradient.
         vit.norm = nn.Identity()
         # The class token of XCiT enters after the blocks, where nothing is tapped.
         if isinstance(vit, Xcit):
@@ -80,12 +86,12 @@ class ViTEncoder(Encoder):
         """Encode a normalised image (B, 3, H, W).
 
         Returns:
-            Four maps (B, C, H / patch, W / patch) and four class tokens (B, C); where the architecture has no class
-            token, the mean of the patches stands for it.
+            Four maps (B, C, H / patch, W / patch) and four class tokens (B, C), or means of the patches if the
+            architecture has no class token.
         """
         options: dict[str, Any] = {"return_prefix_tokens": True} if self.has_class_token else {}
-        # As tokens: timm's maps are copies with channels first, and all that follows works on channels last.
-        # timm builds the grid of rotary positions on the default device, and the GPU would wait for the host's copy.
+        # As tokens: timm's maps are copies with channels first, but everything downstream works on channels last.
+        # timm builds the grid of rotary positions on the default device; a copy from the host would stall the GPU.
         with nullcontext() if torch.compiler.is_compiling() else image.device:
             taps = self.vit.forward_intermediates(
                 image, indices=self.taps, norm=False, intermediates_only=True, output_fmt="NLC", **options
@@ -96,8 +102,8 @@ class ViTEncoder(Encoder):
         return [x.unflatten(1, grid).permute(0, 3, 1, 2) for x in tokens], class_tokens
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Let the backward pass compute the blocks again instead of keeping what they computed.
+        """Recompute the blocks in the backward pass instead of keeping their intermediate results.
 
-        The batch norms inside the blocks of XCiT then move their running statistics twice per step.
+        The batch norms inside the blocks of XCiT then update their running statistics twice per step.
         """
         self.vit.set_grad_checkpointing(enabled)

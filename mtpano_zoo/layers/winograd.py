@@ -1,7 +1,7 @@
-"""Convolutions of 3 x 3 with a quarter of the multiplications: Winograd's algorithm (Lavin, Gray, arXiv 1509.09308).
+"""3 x 3 convolutions with a quarter of the multiplications: Winograd's algorithm (Lavin, Gray, arXiv 1509.09308).
 
-Tiles of 4 x 4 outputs are computed from 6 x 6 inputs by 36 products per pair of channels instead of 144. These products
-are matrix products over the channels, which is where the time goes; what stands around them are sums of a few maps.
+A tile of 4 x 4 outputs is computed from 6 x 6 inputs with 36 products per pair of channels instead of 144. Most of the
+time goes into these products, which are matrix products over the channels; the transforms only sum a few maps.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ __all__ = ("WinogradConv2d", "suits_winograd")
 
 TILE = 4
 PATCH = TILE + 2
-TILES_AT_A_TIME = 256  # what is between the transforms then stays in the cache
+TILES_AT_A_TIME = 256  # keeps the data between the transforms in the cache
 
-# Values at the points 0, 1, -1, 2, -2 and infinity of the polynomial whose coefficients are a row of the kernel.
+# Evaluates the polynomial whose coefficients are a row of the kernel at the points 0, 1, -1, 2, -2 and infinity.
 KERNEL_TRANSFORM = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -32,10 +32,15 @@ KERNEL_TRANSFORM = (
 
 
 def suits_winograd(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Tell whether a layer is a dense 3 x 3 convolution of stride 1 with zero or spherical padding of one pixel."""
+    """Return whether a layer is a dense 3 x 3 convolution of stride 1 with zero or spherical padding of one pixel.
+
+    Example:
+        >>> suits_winograd(nn.Conv2d(8, 8, 3, padding=1)), suits_winograd(nn.Conv2d(8, 8, 3, padding=1, stride=2))
+        (True, False)
+    """
     return (
         isinstance(layer, nn.Conv2d)
-        and type(layer) in (nn.Conv2d, SphereConv2d)  # others pad or weigh in a way of their own
+        and type(layer) in (nn.Conv2d, SphereConv2d)  # subclasses may pad or transform weights differently
         and layer.kernel_size == (3, 3)
         and layer.stride == layer.padding == layer.dilation == (1, 1)
         and layer.groups == 1
@@ -44,12 +49,18 @@ def suits_winograd(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 class WinogradConv2d(nn.Module):
-    """What a 3 x 3 convolution of stride 1 computes, without gradients; float32 results agree to about 1e-5.
+    """Replacement for a 3 x 3 convolution of stride 1, without gradients; float32 results agree to about 1e-5.
 
-    The kernels are kept transformed, in four times the memory. Autocast has no effect: 16 bits are too few for sums.
+    The kernels are stored transformed, in four times the memory. Autocast has no effect: the sums need more than 16
+    bits.
 
     Args:
-        convolution: the convolution to replace, one that `suits_winograd`.
+        convolution: convolution to replace, one that `suits_winograd`.
+
+    Example:
+        >>> convolution, x = nn.Conv2d(8, 8, 3, padding=1), torch.rand(1, 8, 16, 32)
+        >>> torch.allclose(WinogradConv2d(convolution)(x), convolution(x), atol=1e-4)
+        True
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -64,7 +75,7 @@ class WinogradConv2d(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve (B, C, H, W); the result lies in memory with channels last."""
+        """Convolve (B, C, H, W); the result is stored channels last."""
         with torch.autocast(x.device.type, enabled=False):
             return self._convolve_all(x.to(self.weight.dtype))
 
@@ -83,7 +94,7 @@ class WinogradConv2d(nn.Module):
         return y.view(len(x), TILE * rows, TILE * columns, -1)[:, :height, :width].permute(0, 3, 1, 2)
 
     def _convolve(self, x: Tensor, into: Tensor) -> None:
-        """Convolve some padded rows (B, 4 r + 2, 4 c + 2, C) into tiles (B, r, 4, c, 4, O)."""
+        """Convolve padded rows (B, 4 r + 2, 4 c + 2, C) into tiles (B, r, 4, c, 4, O)."""
         batch, rows, _, columns, _, channels = into.shape
         sums = x.new_empty(PATCH, batch, rows, *x.shape[2:])
         _transform([x[:, i : i + TILE * rows - 3 : TILE] for i in range(PATCH)], sums)
@@ -91,7 +102,7 @@ class WinogradConv2d(nn.Module):
         _transform([sums[:, :, :, i : i + TILE * columns - 3 : TILE] for i in range(PATCH)], tiles)
         products = torch.bmm(tiles.view(PATCH * PATCH, batch * rows * columns, -1), self.weight)
         if self.bias is not None:
-            # At the point (1, 1), whose value is what all outputs of a tile have in common.
+            # Added at the point (1, 1), which enters every output of a tile with weight one.
             products[PATCH + 1] += self.bias
         products = products.view(PATCH, PATCH, batch, rows, columns, channels)
         outputs = x.new_empty(TILE, PATCH, batch, rows, columns, channels)
@@ -100,7 +111,7 @@ class WinogradConv2d(nn.Module):
 
 
 def _transform(x: Sequence[Tensor], into: Tensor) -> None:
-    """Turn six maps, the inputs of a tile along one axis, into their six sums for the products."""
+    """Turn six maps, the inputs of a tile along one axis, into the six sums that enter the products."""
     even, odd = torch.add(x[4], x[2], alpha=-4), torch.add(x[3], x[1], alpha=-4)
     torch.add(even, odd, out=into[1])
     torch.sub(even, odd, out=into[2])

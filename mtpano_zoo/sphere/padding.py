@@ -1,4 +1,4 @@
-"""Padding of an equirectangular map with what really lies beyond its borders."""
+"""Padding of an equirectangular map with its neighbours on the sphere."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from mtpano_zoo.errors import InputError
 
 
 def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False) -> Tensor:
-    """Pad (..., H, W) by (left, right, top, bottom) pixels with the neighbours that they have on the sphere.
+    """Pad (..., H, W) by (left, right, top, bottom) pixels with the neighbours on the sphere.
 
-    Left and right continue on the other side of the seam, as often as needed. Past a pole the map continues downwards
-    on the opposite meridian, half a turn away. With an odd width no column lies exactly there: the mean of the two
-    nearest is taken, or for integer maps (labels) and with ``nearest`` the left one. Vectors need no change of sign,
-    because ours are given in the frame of the camera and not in that of the pixel.
+    Left and right wrap across the seam, as often as needed. Past a pole the map continues down the opposite meridian,
+    half a turn away. If the width is odd, no column lies exactly there: the two nearest are averaged, but integer maps
+    (labels) and maps padded with ``nearest`` take the left one. Vectors keep their sign, because they are expressed in
+    the frame of the camera and not in that of the pixel.
 
     Raises:
         InputError: If a number is negative, or ``top`` or ``bottom`` exceeds the height (past both poles).
@@ -28,7 +28,7 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
         raise InputError(f"padding must not be negative, got {padding}")
     height, width = x.shape[-2:]
     if top > height or bottom > height:
-        raise InputError(f"cannot pad {height} rows by {top} above and {bottom} below: give at most the height")
+        raise InputError(f"cannot pad {height} rows by {top} above and {bottom} below: pad by at most the height")
     if top or bottom:
         parts = [x]
         if top:
@@ -48,7 +48,7 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
 
 
 def _opposite(rows: Tensor, nearest: bool) -> Tensor:
-    """Rows next to a pole as seen from the other side of it."""
+    """Return rows next to a pole as they continue on its other side."""
     width = rows.shape[-1]
     rows = rows.flip(-2)
     turned = rows.roll(width // 2, -1)

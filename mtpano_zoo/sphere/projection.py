@@ -1,8 +1,8 @@
-"""A panorama turned, cut into cube faces or perspective views, and put together again.
+"""Rotating a panorama, cutting it into cube faces or perspective views, and projecting those back.
 
-Every rotation here is camera-to-world: it takes directions of the new camera into the frame of the panorama. The new
-camera therefore sees, in its direction r, what the panorama shows in direction R r, and a vector v of the panorama
-becomes R^T v for the new camera. Modes are those of :func:`mtpano_zoo.sphere.sample`.
+Every rotation here is camera-to-world: it maps directions of the new camera to the frame of the panorama. In its
+direction r, the new camera sees what the panorama shows in direction R r, and a vector v of the panorama becomes R^T v
+for the new camera. Modes are those of :func:`mtpano_zoo.sphere.sample`.
 """
 
 import math
@@ -24,15 +24,15 @@ from mtpano_zoo.sphere.rays import (
 )
 from mtpano_zoo.sphere.sampling import Mode, check_mode, interpolate, padded, padded_points, sample
 
-# Pixels of perspective views worked on at once: their coordinates stay in the processor's cache.
+# Pixels of perspective views processed at once, so that their coordinates stay in the processor's cache.
 CHUNK = 2**19
 
 
 def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
-    """The panorama (B, C, H, W) that a camera turned by R, (3, 3) or (B, 3, 3), sees; vectors turn with it.
+    """Return a panorama (B, C, H, W) as a camera turned by R, (3, 3) or (B, 3, 3), sees it; vectors turn with it.
 
-    A yaw by whole columns is exactly a roll of the map (not under ``torch.compile`` nor for a rotation that requires
-    a gradient, where the matrix is not looked at).
+    A yaw by whole columns is exactly a roll of the map, except under ``torch.compile`` or for a rotation that requires
+    a gradient: the matrix is not inspected there.
 
     Raises:
         InputError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
@@ -61,12 +61,18 @@ def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
 
 
 def turn_vectors(vectors: Tensor, rotation: Tensor) -> Tensor:
-    """A field of vectors (..., 3, H, W) turned by rotations (..., 3, 3): every v becomes R v, in its place."""
+    """Rotate a field of vectors (..., 3, H, W) by (..., 3, 3): every v becomes R v and stays at its pixel.
+
+    Example:
+        >>> ahead = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
+        >>> turn_vectors(ahead, rotation_matrix(yaw=90)).flatten().round().tolist()  # x points right
+        [1.0, 0.0, 0.0]
+    """
     return rotate_rays(vectors.movedim(-3, -1), rotation).movedim(-1, -3)
 
 
 def to_cubemap(erp: Tensor, size: int, mode: Mode = "image") -> Tensor:
-    """Faces (B, 6, C, S, S), in the order front, right, back, left, up, down, of a map (B, C, H, W).
+    """Cut a map (B, C, H, W) into cube faces (B, 6, C, S, S): front, right, back, left, up, down.
 
     Vectors keep the frame of the panorama.
 
@@ -84,7 +90,7 @@ def to_cubemap(erp: Tensor, size: int, mode: Mode = "image") -> Tensor:
 
 
 def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -> Tensor:
-    """The equirectangular map (B, C, H, W) of cube faces (B, 6, C, S, S) as :func:`to_cubemap` gives them.
+    """Assemble an equirectangular map (B, C, H, W) from the cube faces (B, 6, C, S, S) of :func:`to_cubemap`.
 
     Raises:
         InputError: If the faces are not (B, 6, C, S, S), a side is not positive, or the mode does not fit.
@@ -93,7 +99,7 @@ def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -
         raise InputError(f"expected faces (B, 6, C, S, S), got {tuple(faces.shape)}")
     check_mode(faces, mode, channel=2)
     size, dtype = faces.shape[-1], _coordinate_type(faces)
-    # One more pixel around every face, looked up on its neighbours, so that interpolation does not stop at the edges.
+    # Pad every face by one pixel, sampled from its neighbours, so that interpolation does not stop at the edges.
     intrinsics = torch.tensor(
         [[size / 2, 0, (size + 1) / 2], [0, size / 2, (size + 1) / 2], [0, 0, 1]], device=faces.device, dtype=dtype
     )
@@ -115,24 +121,29 @@ def to_perspective(
     mode: Mode = "image",
     out: Tensor | None = None,
 ) -> Tensor:
-    """Perspective views (B, V, C, h, w) of a map (B, C, H, W).
+    """Cut perspective views (B, V, C, h, w) from a map (B, C, H, W).
 
-    Depth remains the distance along the ray (see :func:`distance_to_z`). Vectors turn into the frame of their view.
+    Depth stays the distance along the ray (see :func:`distance_to_z`). Vectors turn into the frame of their view.
 
     Args:
-        erp: The panorama.
+        erp: Panorama.
         rotation: Camera-to-world (V, 3, 3), the same views of every panorama, or (B, V, 3, 3); (3, 3) is one view.
         height: Rows of a view.
         width: Columns of a view.
         fov: Horizontal field of view in degrees: a number, (V,) or (B, V).
-        intrinsics: Instead of it, pinhole matrix in pixels: (3, 3), (V, 3, 3) or (B, V, 3, 3).
-        mode: What may be mixed.
-        out: Memory (B, V, C, h, w) for the views, contiguous and of the map's type: worth keeping from one panorama to
-            the next, because new memory takes the system about a fifth of the time that the views need.
+        intrinsics: Pinhole matrix in pixels in place of ``fov``: (3, 3), (V, 3, 3) or (B, V, 3, 3).
+        mode: What may be blended.
+        out: Contiguous memory (B, V, C, h, w) for the views, of the map's type. Reuse it from one panorama to the
+            next: allocating it takes about a fifth of the time that the views need.
 
     Raises:
-        InputError: If a shape or a type does not fit, not exactly one of fov and intrinsics is given, or the mode does
-            not fit.
+        InputError: If a shape, a type or the mode does not fit, or not exactly one of fov and intrinsics is given.
+
+    Example:
+        >>> directions = erp_rays(32, 64).movedim(-1, 0)[None]  # every pixel holds the direction it shows
+        >>> view = to_perspective(directions, rotation_matrix(pitch=90), 5, 5, fov=90.0)
+        >>> round(view[0, 0, 1, 2, 2].item(), 2)  # the centre of a view that looks up; y points down
+        -1.0
     """
     if erp.ndim != 4:
         raise InputError(f"expected a map (B, C, H, W), got {tuple(erp.shape)}")
@@ -164,14 +175,20 @@ def from_perspective(
     intrinsics: Tensor | None = None,
     mode: Mode = "image",
 ) -> tuple[Tensor, Tensor]:
-    """Every view (B, V, C, h, w) on its own equirectangular map (B, V, C, H, W), and where it is valid (B, V, H, W).
+    """Project every view (B, V, C, h, w) onto its own panorama (B, V, C, H, W); also return where it is valid.
 
-    The inverse of :func:`to_perspective`, with the same cameras; nothing is blended. What a view does not see is
-    zero, or 255 in labels. Depth must be the distance along the ray (see :func:`z_to_distance`). Vectors turn into
-    the frame of the panorama. Within the outer half pixel of a view, its outermost values go on.
+    This inverts :func:`to_perspective` with the same cameras; nothing is blended. Pixels that a view does not see are
+    false in the mask (B, V, H, W) and hold zero, or 255 in labels. Depth must be the distance along the ray (see
+    :func:`z_to_distance`). Vectors turn into the frame of the panorama. The outer half pixel of a view repeats its
+    outermost values.
 
     Raises:
-        InputError: If a shape does not fit, not exactly one of fov and intrinsics is given, or the mode does not fit.
+        InputError: If a shape or the mode does not fit, or not exactly one of fov and intrinsics is given.
+
+    Example:
+        >>> maps, valid = from_perspective(torch.ones(1, 1, 3, 32, 32), torch.eye(3), 32, 64, fov=90.0)
+        >>> maps.shape, valid[0, 0, 16].sum().item()  # 90 of 360 degrees at the horizon
+        (torch.Size([1, 1, 3, 32, 64]), 16)
     """
     if views.ndim != 5:
         raise InputError(f"expected views (B, V, C, h, w), got {tuple(views.shape)}")
@@ -188,7 +205,7 @@ def from_perspective(
         seen = forward > 0
         right, down = (torch.where(seen, side / torch.where(seen, forward, 1), 2) for side in (right, down))
         k = intrinsics[:, i, :, :, None, None]
-        # In units of the view: its outer borders are -1 and 1.
+        # Normalised to the view: its outer borders are -1 and 1.
         x = (k[:, 0, 0] * right + k[:, 0, 1] * down + k[:, 0, 2] + 0.5) * (2 / columns) - 1
         y = (k[:, 1, 1] * down + k[:, 1, 2] + 0.5) * (2 / rows) - 1
         seen = seen & (x.abs() <= 1) & (y.abs() <= 1)
@@ -199,10 +216,10 @@ def from_perspective(
 
 
 def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
-    """Z-depth (..., h, w) of perspective views from the distance along the ray; no depth (0) stays 0.
+    """Convert the distance along the ray (..., h, w) in perspective views to z-depth; no depth (0) stays 0.
 
-    Intrinsics (..., 3, 3) are in pixels; their leading dimensions are matched with the first ones of the views. Integer
-    distances give float32.
+    Intrinsics (..., 3, 3) are in pixels; their leading dimensions match the first ones of the views. Integer distances
+    become float32.
 
     Raises:
         InputError: If the intrinsics have more leading dimensions than the views, or are not (..., 3, 3).
@@ -216,17 +233,17 @@ def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def z_to_distance(z: Tensor, intrinsics: Tensor) -> Tensor:
-    """Distance along the ray (..., h, w) from the z-depth of perspective views: the inverse of distance_to_z."""
+    """Convert z-depth (..., h, w) in perspective views to the distance along the ray: the inverse of distance_to_z."""
     return (z * _stretch(z, intrinsics)).to(floating(z).dtype)
 
 
 def icosahedron_rotations(*, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Camera-to-world rotations (12, 3, 3) towards the corners of an icosahedron: up, five above, five below, down.
+    """Return camera-to-world rotations (12, 3, 3) to the corners of an icosahedron: up, five above, five below, down.
 
-    No direction is further than 37.4 degrees from one of them, so square views of 90 degrees cover the sphere.
+    No direction is more than 37.4 degrees from one of them, so square views of 90 degrees cover the sphere.
 
     Raises:
-        InputError: If the type is not a floating-point one.
+        InputError: If ``dtype`` is not a floating-point type.
 
     Example:
         >>> forward = icosahedron_rotations()[:, :, 2]  # where the twelve cameras look
@@ -242,24 +259,24 @@ def icosahedron_rotations(*, device: torch.device | str | None = None, dtype: to
 
 
 def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """Length of the rays with z = 1, shaped for multiplication with depth."""
+    """Return the length of the rays with z = 1, shaped for multiplication with depth."""
     leading = intrinsics.ndim - 2
     if not 0 <= leading <= depth.ndim - 2:
         raise InputError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
     intrinsics = intrinsics.to(depth.device, torch.promote_types(depth.dtype, torch.float32))
     rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics, normalize=False)
-    x, y, z = rays.unbind(-1)  # each a plane in memory, of which a norm over the last dimension makes nothing
+    x, y, z = rays.unbind(-1)  # contiguous planes, which a norm over the last dimension would not exploit
     length = (x * x + y * y + z * z).sqrt()
     return length.reshape(*length.shape[:leading], *[1] * (depth.ndim - 2 - leading), *depth.shape[-2:])
 
 
 def _coordinate_type(maps: Tensor) -> torch.dtype:
-    """Coordinates in half precision would be off by pixels."""
+    """Return the type for coordinates: in half precision they would be off by pixels."""
     return torch.float64 if maps.dtype == torch.float64 else torch.float32
 
 
 def _whole_columns(rotation: Tensor, width: int) -> list[int] | None:
-    """Columns by which every rotation (N, 3, 3) is a pure yaw, or None if one of them is something else."""
+    """Return by how many columns each rotation (N, 3, 3) yaws, or None if one is not a yaw by whole columns."""
     if rotation.requires_grad or torch.compiler.is_compiling():
         return None
     exact = rotation.detach().cpu().double()
@@ -271,7 +288,7 @@ def _whole_columns(rotation: Tensor, width: int) -> list[int] | None:
 def _cameras(
     maps: Tensor, rotation: Tensor, height: int, width: int, fov: float | Tensor | None, intrinsics: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Rotations and intrinsics, both (B or 1, V, 3, 3), on the device of the maps and in the type of coordinates."""
+    """Return rotations and intrinsics, both (B or 1, V, 3, 3), on the maps' device and in the type for coordinates."""
     if rotation.shape[-2:] != (3, 3) or rotation.ndim > 4:
         raise InputError(f"rotation must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(rotation.shape)}")
     dtype = _coordinate_type(maps)
@@ -295,14 +312,14 @@ def _cameras(
 
 
 def _sample_faces(faces: Tensor, rays: Tensor, mode: Mode, ring: int) -> Tensor:
-    """Values (B, C, ...) of faces (B, 6, C, s, s), padded by a ring of pixels or not, in the directions (..., 3)."""
+    """Sample faces (B, 6, C, s, s), padded by ``ring`` pixels, in the directions (..., 3): values (B, C, ...)."""
     size = faces.shape[-1] - 2 * ring
     x, y, z = rays.unbind(-1)
     ahead, face = torch.stack((z, x, -z, -x, -y, y), dim=-1).max(-1)
     axes = cube_rotations(device=rays.device, dtype=rays.dtype)
     right, down = ((axes[:, :, axis][face] * rays).sum(-1) / ahead for axis in (0, 1))
     if ring == 0:
-        # The faces lie on one strip, where a neighbour below is not a neighbour on the cube: stay on pixel centres.
+        # In the strip of all faces, the pixel below a face is not its neighbour on the cube: stay on pixel centres.
         right, down = (side.clamp(1 / size - 1, 1 - 1 / size) for side in (right, down))
     right, down = (side * (size / faces.shape[-1]) for side in (right, down))
     strip = faces.movedim(2, 1).flatten(2, 3)

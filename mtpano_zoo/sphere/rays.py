@@ -1,7 +1,7 @@
-"""Directions: the rays of a panorama, of a camera and of a cube, and the pixels where they land.
+"""Rays of a panorama, a camera and a cube, and the pixels where they land.
 
-One frame everywhere: right-handed, x right, y down, z forward. Pixel coordinates count from the centre of the first
-pixel, so an integer is a pixel centre and the image spans [-0.5, width - 0.5].
+One frame everywhere: right-handed, x right, y down, z forward. Pixel coordinates start at the centre of the first
+pixel, so integers are pixel centres and the image spans [-0.5, width - 0.5].
 """
 
 import math
@@ -13,15 +13,15 @@ from mtpano_zoo.errors import InputError
 
 
 def floating(values: Tensor) -> Tensor:
-    """Integers as float32: whatever meets them would be cut off to integers too. Floating-point values as they are."""
+    """Convert integers to float32, because values combined with them would be truncated; leave other types alone."""
     return values if values.is_floating_point() else values.to(torch.float32)
 
 
 def check_floating(dtype: torch.dtype) -> None:
-    """Refuse a type in which every direction would be cut off to integers.
+    """Refuse a type that would truncate directions to integers.
 
     Raises:
-        InputError: If it is not a floating-point type.
+        InputError: If ``dtype`` is not a floating-point type.
     """
     if not dtype.is_floating_point:
         raise InputError(f"directions and angles need a floating-point type, not {dtype}: leave dtype out or change it")
@@ -30,10 +30,12 @@ def check_floating(dtype: torch.dtype) -> None:
 def erp_angles(
     height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Longitude of every column (W,), positive to the right, and latitude of every row (H,), positive up, in radians.
+    """Return the longitude of every column (W,) and the latitude of every row (H,) in radians.
+
+    Longitude is positive to the right, latitude positive up.
 
     Raises:
-        InputError: If a side is not positive or the type not a floating-point one.
+        InputError: If a side is not positive, or ``dtype`` is not a floating-point type.
 
     Example:
         >>> longitude, latitude = erp_angles(2, 4)
@@ -53,10 +55,10 @@ def erp_angles(
 def erp_rays(
     height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Unit rays (H, W, 3) through the pixel centres of an equirectangular image.
+    """Return the unit rays (H, W, 3) through the pixel centres of an equirectangular image.
 
     Raises:
-        InputError: If a side is not positive or the type not a floating-point one.
+        InputError: If a side is not positive, or ``dtype`` is not a floating-point type.
 
     Example:
         >>> rays = erp_rays(3, 3)
@@ -64,7 +66,7 @@ def erp_rays(
         [0.0, 0.0, 1.0]
     """
     check_floating(dtype)
-    # The two short axes are worked out in double precision; the outer product then costs one rounding.
+    # The two short axes are computed in double precision; the outer product then costs one rounding.
     longitude, latitude = erp_angles(height, width, device=device, dtype=_widest(device))
     sin_lon, cos_lon = longitude.sin().to(dtype), longitude.cos().to(dtype)
     sin_lat = latitude.sin().to(dtype)[:, None].expand(height, width)
@@ -73,7 +75,7 @@ def erp_rays(
 
 
 def _widest(device: torch.device | str | None) -> torch.dtype:
-    """Angles are worked out on the device: a copy from the host would make it wait. MPS has no double precision."""
+    """Return the type to compute angles in, on the device: a copy from the host would stall it. MPS has no float64."""
     return torch.float32 if device is not None and torch.device(device).type == "mps" else torch.float64
 
 
@@ -85,14 +87,14 @@ def intrinsics_from_fov(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Pinhole matrix (..., 3, 3) in pixels of a camera with square pixels and a horizontal field of view in degrees.
+    """Return the pinhole matrix (..., 3, 3) in pixels for a horizontal field of view in degrees and square pixels.
 
-    A tensor of fields of view gives one matrix each, on the tensor's device. The principal point is the image centre,
+    A tensor of fields of view yields one matrix each, on its device. The principal point is the image centre,
     ((width - 1) / 2, (height - 1) / 2).
 
     Raises:
-        InputError: If a side is not positive, a number given as field of view is not inside (0, 180), or the type is
-            not a floating-point one.
+        InputError: If a side is not positive, ``fov`` is a number outside (0, 180), or ``dtype`` is not a
+            floating-point type.
 
     Example:
         >>> intrinsics_from_fov(90.0, 64, 64).round(decimals=3).tolist()
@@ -126,24 +128,28 @@ def perspective_rays(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Rays (..., H, W, 3) of a pinhole camera through its pixel centres.
+    """Return the rays (..., H, W, 3) of a pinhole camera through its pixel centres.
 
-    They are in the camera's own frame or, given its camera-to-world rotation (..., 3, 3), in that of the panorama.
+    They are in the camera's frame or, if its camera-to-world rotation (..., 3, 3) is given, in that of the panorama.
     Leading dimensions of camera and rotation broadcast.
 
     Args:
         height: Rows of the view.
         width: Columns of the view.
         fov: Horizontal field of view in degrees, a number or a tensor (...).
-        intrinsics: Instead of the field of view, pinhole matrix (..., 3, 3) in pixels; decides device and type
+        intrinsics: Pinhole matrix (..., 3, 3) in pixels in place of ``fov``; sets device and type of the rays
             (float32 if it holds integers).
         rotation: See above.
-        normalize: Unit rays; otherwise they have z = 1 in the camera frame, so that z-depth times ray is the point.
-        device: Where the rays shall be, when the camera is given by its field of view; as the rotation by default.
-        dtype: Type of the rays, when the camera is given by its field of view.
+        normalize: Return unit rays; otherwise z = 1 in the camera frame, so that z-depth times ray is the point.
+        device: Device of the rays if ``fov`` is given; by default that of the rotation.
+        dtype: Type of the rays if ``fov`` is given.
 
     Raises:
         InputError: If not exactly one of fov and intrinsics is given, or one argument has a wrong value or shape.
+
+    Example:
+        >>> perspective_rays(1, 2, fov=90.0, normalize=False).round(decimals=3).tolist()
+        [[[-0.5, 0.0, 1.0], [0.5, 0.0, 1.0]]]
     """
     _check_size(height, width)
     if device is None and rotation is not None:
@@ -157,7 +163,7 @@ def perspective_rays(
         dtype = floating(intrinsics).dtype
     if intrinsics.shape[-2:] != (3, 3):
         raise InputError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
-    # In half precision the columns beyond 2048 would not even be whole numbers.
+    # In half precision, column numbers beyond 2048 would be rounded.
     intrinsics = intrinsics.to(_at_least_float32(dtype))
     if rotation is None:
         rotation = torch.eye(3, device=intrinsics.device)
@@ -166,8 +172,8 @@ def perspective_rays(
     k = intrinsics[..., None, None]
     column = (torch.arange(width, device=k.device, dtype=k.dtype) - k[..., 0, 2, :, :]) / k[..., 0, 0, :, :]
     row = (torch.arange(height, device=k.device, dtype=k.dtype) - k[..., 1, 2, :, :]) / k[..., 1, 1, :, :]
-    # A ray is a part that varies along the row plus one that varies along the column. One plane per component in
-    # memory: arithmetic on x, y and z then runs over contiguous numbers.
+    # A ray is a part that varies along the row plus one that varies along the column. Each component is one plane in
+    # memory, so that arithmetic on x, y and z runs over contiguous numbers.
     along_row = right * column
     along_column = (down - right * (k[..., 0, 1, :, :] / k[..., 0, 0, :, :])) * row + forward
     rays = (along_column[..., :, None] + along_row[..., None, :]).movedim(-3, -1)
@@ -182,13 +188,12 @@ def stereographic_rays(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Unit rays (H, W, 3) of a stereographic view, in its own frame; a "little planet" when the camera looks down.
+    """Return the unit rays (H, W, 3) of a stereographic view, in its own frame; looking down, it is a "little planet".
 
-    The distance from the centre grows with tan(angle / 2), so the horizontal field of view may reach 360 degrees.
+    The distance from the centre grows with tan(angle / 2), so the horizontal field of view may approach 360 degrees.
 
     Raises:
-        InputError: If a side is not positive, the field of view is not inside (0, 360), or the type is not a
-            floating-point one.
+        InputError: If a side is not positive, ``fov`` is outside (0, 360), or ``dtype`` is not a floating-point type.
     """
     _check_size(height, width)
     check_floating(dtype)
@@ -204,19 +209,23 @@ def stereographic_rays(
 
 
 def cube_rays(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Unit rays (6, S, S, 3) of the faces front, right, back, left, up, down: 90 degree views with pixel centres.
+    """Return the unit rays (6, S, S, 3) through the pixel centres of the faces front, right, back, left, up, down.
 
-    The bottom edge of the up face and the top edge of the down face touch the front face.
+    Each face spans 90 degrees. The bottom edge of the up face and the top edge of the down face touch the front face.
 
     Raises:
         InputError: If the size is not positive.
+
+    Example:
+        >>> (cube_rays(1).view(6, 3) + 0.0).tolist()[:3]  # front, right, back
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]]
     """
     rays = perspective_rays(size, size, fov=90.0, device=device, dtype=dtype)
     return rotate_rays(rays, cube_rotations(device=device, dtype=dtype))
 
 
 def cube_rotations(*, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Camera-to-world rotations (6, 3, 3) of the cube faces front, right, back, left, up, down."""
+    """Return camera-to-world rotations (6, 3, 3) of the cube faces front, right, back, left, up, down."""
     yaw = torch.tensor([0.0, 90.0, 180.0, -90.0, 0.0, 0.0], dtype=torch.float64)
     pitch = torch.tensor([0.0, 0.0, 0.0, 0.0, 90.0, -90.0], dtype=torch.float64)
     # Quarter turns consist of 0 and 1; rounding removes the 6e-17 that cos(90 degrees) leaves.
@@ -231,13 +240,13 @@ def rotation_matrix(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Camera-to-world rotation (..., 3, 3) from angles in degrees, which may be tensors that broadcast.
+    """Return the camera-to-world rotation (..., 3, 3) for angles in degrees, which may be tensors that broadcast.
 
     A positive yaw turns the camera to the right, a positive pitch up, a positive roll clockwise (its right side
     drops). The camera rolls first, then pitches, then yaws: R = R_y(yaw) R_x(pitch) R_z(roll).
 
     Raises:
-        InputError: If the type is not a floating-point one.
+        InputError: If ``dtype`` is not a floating-point type.
 
     Example:
         >>> forward = torch.tensor([0.0, 0.0, 1.0])
@@ -252,7 +261,7 @@ def rotation_matrix(
     if dtype is None:
         dtype = tensors[0].dtype if tensors and tensors[0].is_floating_point() else torch.float32
     check_floating(dtype)
-    # Sines and cosines are worked out in double precision, and on the device only if an angle is there.
+    # Sines and cosines are computed in double precision, and on the device only if an angle is there.
     place = device if tensors else None
     angles = [torch.as_tensor(a, dtype=_widest(place), device=place).deg2rad() for a in (yaw, pitch, roll)]
     shape = (angles[0] + angles[1] + angles[2]).shape
@@ -267,9 +276,9 @@ def rotation_matrix(
 
 
 def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
-    """Turn rays (..., H, W, 3) by rotations (..., 3, 3): from the frame of a camera to that of the panorama.
+    """Turn rays (..., H, W, 3) by rotations (..., 3, 3) from the frame of a camera to that of the panorama.
 
-    Leading dimensions broadcast: one image of rays and N rotations give (N, H, W, 3).
+    Leading dimensions broadcast: one image of rays and N rotations become (N, H, W, 3).
 
     Raises:
         InputError: If the rotation is not (..., 3, 3) or the rays are not (..., H, W, 3).
@@ -286,7 +295,7 @@ def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
 
 
 def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Longitude (...), positive to the right, and latitude (...), positive up, in radians, of rays (..., 3).
+    """Return longitude (...), positive to the right, and latitude (...), positive up, of rays (..., 3) in radians.
 
     Example:
         >>> longitude, latitude = rays_to_angles(torch.tensor([1.0, 0.0, 1.0]))
@@ -298,7 +307,7 @@ def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def longitude_and_down(rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Longitude and the angle below the horizon: what pixel coordinates are made of, without a detour over signs."""
+    """Return longitude and angle below the horizon, which become pixel coordinates without a change of sign."""
     x, y, z = floating(rays).unbind(-1)
     level = torch.hypot(x, z)
     if rays.requires_grad:
@@ -310,7 +319,7 @@ def longitude_and_down(rays: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
-    """Pixel coordinates (..., 2) as (u, v) where rays (..., 3) of any length meet an H x W equirectangular image.
+    """Return the pixel coordinates (u, v), (..., 2), where rays (..., 3) of any length meet an H x W panorama.
 
     u runs over [-0.5, W - 0.5], v over [-0.5, H - 0.5]; integers are pixel centres.
 
@@ -331,7 +340,7 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
 
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Vectors scaled to length one; a zero vector stays zero, and its gradient is zero.
+    """Scale vectors to length one; a zero vector stays zero, and its gradient is zero.
 
     Example:
         >>> unit(torch.tensor([[0.0, 3.0, 4.0], [0.0, 0.0, 0.0]])).tolist()

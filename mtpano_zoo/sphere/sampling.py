@@ -1,4 +1,4 @@
-"""Looking up a panorama, or any other image, between its pixels."""
+"""Sampling a panorama, or any other image, between its pixels."""
 
 import math
 from typing import Literal, get_args
@@ -13,23 +13,23 @@ from mtpano_zoo.sphere.rays import longitude_and_down, unit
 
 Mode = Literal["image", "label", "depth", "vectors"]
 
-# No direction lies further than half a pixel outside the image: one pixel of padding feeds every interpolation.
+# No direction lies more than half a pixel outside the image, so one pixel of padding is enough for interpolation.
 RING = (1, 1, 1, 1)
 
-# On a CPU a single map is sampled in strips of so many columns, each an element of a batch: the kernel shares out the
-# batch among its threads, and the pixels that a strip needs stay in the cache from one row to the next.
+# On a CPU a single map is sampled in strips of this many columns, each an element of a batch: the kernel spreads the
+# batch over its threads, and the pixels that a strip needs stay in the cache from one row to the next.
 STRIP = 128
 
 
 def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
-    """Values (B, C, ...) of an equirectangular map (B, C, H, W) in the directions of rays (B or 1, ..., N, 3).
+    """Sample an equirectangular map (B, C, H, W) in the directions of rays (B or 1, ..., N, 3): values (B, C, ..., N).
 
-    The modes differ in what may be mixed:
+    The modes differ in what they blend:
 
     - ``image``: bilinear, across the seam and over the poles. Integer maps are rounded back to their type.
-    - ``label`` and ``depth``: the nearest pixel, untouched, in any type.
-    - ``vectors``: bilinear over the vectors, then scaled to length one. A zero vector is a hole: it remains one where
-      it is the nearest pixel, and has no weight elsewhere. The vectors keep the frame of the map.
+    - ``label`` and ``depth``: the nearest pixel, unchanged, in any type.
+    - ``vectors``: bilinear, then scaled to length one. A zero vector is a hole: it stays one where it is the nearest
+      pixel, and has no weight elsewhere. The vectors keep the frame of the map.
 
     Rays may have any length. Gradients reach the map and, in the bilinear modes, the rays.
 
@@ -50,24 +50,24 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
 
 
 def padded(erp: Tensor, mode: Mode) -> Tensor:
-    """A panorama padded by ``RING``, as :func:`interpolate` takes it; what may not be mixed is not mixed there."""
+    """Pad a panorama by ``RING`` for :func:`interpolate`; ``label`` and ``depth`` are not blended."""
     return pad(erp, RING, nearest=mode in ("label", "depth"))
 
 
 def padded_points(rays: Tensor, height: int, width: int) -> Tensor:
-    """Where rays (..., 3) meet a panorama padded by ``RING``: points (..., 2) as :func:`interpolate` takes them."""
+    """Return the points (..., 2) for :func:`interpolate` where rays (..., 3) meet a panorama padded by ``RING``."""
     longitude, down = longitude_and_down(rays.to(torch.promote_types(rays.dtype, torch.float32)))
     x = longitude * (width / (math.pi * (width + 2)))
     y = down * (2 * height / (math.pi * (height + 2)))
-    # One plane per coordinate in memory, as for rays.
+    # Each coordinate is one plane in memory, as for rays.
     return torch.stack((x, y)).movedim(0, -1)
 
 
 def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = None) -> Tensor:
-    """Values (B, C, ...) of maps (B, C, H, W) at points (B or 1, ..., 2), as (x, y) from -1 to 1.
+    """Return the values (B, C, ...) of maps (B, C, H, W) at points (x, y), (B or 1, ..., 2), from -1 to 1.
 
-    -1 and 1 are the outer borders of the image. Beyond the centres of the outermost pixels their values go on. The
-    modes are those of :func:`sample`. The values are written into ``out`` when it is given.
+    -1 and 1 are the outer borders of the image; beyond the centres of the outermost pixels, their values are repeated.
+    The modes are those of :func:`sample`. If ``out`` is given, the values are written there.
 
     Raises:
         InputError: If the mode is unknown, or vectors do not have three components.
@@ -90,7 +90,7 @@ def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = N
 
 
 def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
-    """Refuse an unknown mode, and vectors whose channel dimension is not 3."""
+    """Refuse an unknown mode, and vectors that are not three floating-point channels."""
     if mode not in get_args(Mode):
         raise InputError(f"unknown mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
     if mode == "vectors" and (maps.shape[channel] != 3 or not maps.is_floating_point()):
@@ -98,11 +98,11 @@ def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
 
 
 def _bilinear(maps: Tensor, points: Tensor) -> Tensor:
-    """Values (B, C, ..., strips, columns), with the last dimension of the points cut into strips."""
+    """Return values (B, C, ..., strips, columns): the last dimension of the points is cut into strips."""
     (batch, channels), places = maps.shape[:2], points.shape[1:-1]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32) if maps.is_floating_point() else torch.float32)
     points = points.to(maps.dtype)
-    # The gradient of a map would be as large as all the copies that strips are made of.
+    # With strips, the gradient of a map would be as large as all their copies of it.
     wanted = maps.requires_grad and torch.is_grad_enabled()
     if batch == 1 and maps.device.type == "cpu" and len(places) > 1 and places[-1] % STRIP == 0 and not wanted:
         grid = points.reshape(-1, places[-1] // STRIP, STRIP, 2).movedim(1, 0)

@@ -1,4 +1,4 @@
-"""Surfaces seen from the centre of a panorama, and how much of the sphere a pixel covers."""
+"""Points and normals of the surfaces around a panorama, and the solid angle of its pixels."""
 
 import math
 
@@ -11,9 +11,9 @@ from mtpano_zoo.sphere.rays import check_floating, erp_angles, erp_rays, floatin
 
 
 def depth_to_points(depth: Tensor) -> Tensor:
-    """Points (B, 3, H, W) in metres from the distance along the rays (B, 1, H, W); no depth (0) gives the origin.
+    """Return points (B, 3, H, W) in metres for distances along the ray (B, 1, H, W); no depth (0) maps to the origin.
 
-    Integer depth gives float32 points.
+    Integer depth yields float32 points.
 
     Raises:
         InputError: If depth is not (B, 1, H, W).
@@ -31,16 +31,15 @@ def depth_to_points(depth: Tensor) -> Tensor:
 
 
 def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Unit normals (B, 3, H, W), turned towards the camera, of the surface through points (B, 3, H, W).
+    """Return unit normals (B, 3, H, W), turned towards the camera, of the surface through points (B, 3, H, W).
 
-    The normal is the cross product of central differences, wrapped at the seam and continued over the poles. Next to
-    an invalid pixel the difference becomes one-sided. Invalid pixels, and pixels without a valid neighbour in one of
-    the two directions, get the zero vector. Across a depth edge the result is a slanted mixture, as for any
-    difference.
+    The normal is the cross product of central differences, which wrap at the seam and continue over the poles. Next to
+    an invalid pixel the difference is one-sided. Invalid pixels, and pixels without a valid neighbour in one of the two
+    directions, get the zero vector. Across a depth edge the result is a slanted mixture, as with any finite difference.
 
     Args:
         points: Positions in metres; the origin and non-finite values count as invalid.
-        valid: Further restriction, bool (B, 1, H, W).
+        valid: Mask of pixels to use, bool (B, 1, H, W); all by default.
 
     Raises:
         InputError: If points are not (B, 3, H, W) or the mask does not fit them.
@@ -60,7 +59,7 @@ def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
             raise InputError(f"valid must be bool {tuple(known.shape)}, got {valid.dtype} {tuple(valid.shape)}")
         known = known & valid
     points = torch.where(known, points, 0)
-    # With an odd width the neighbour over a pole is the mean of two pixels: both must be known.
+    # If the width is odd, the neighbour over a pole is the mean of two pixels, and both must be known.
     around, around_known = pad(points, (1, 1, 1, 1)), pad(known.to(points.dtype), (1, 1, 1, 1)) == 1
 
     def neighbour(row: int, column: int) -> Tensor:
@@ -80,12 +79,12 @@ def points_to_normals(points: Tensor, valid: Tensor | None = None) -> Tensor:
 def solid_angles(
     height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Solid angle in steradian of a pixel of every row (H, 1); the sum over all H x W pixels is 4 pi.
+    """Return the solid angle in steradians of a pixel in every row (H, 1); all H x W pixels sum to 4 pi.
 
     Exact: (2 pi / W) (sin of the upper edge - sin of the lower edge), with the difference written as a product.
 
     Raises:
-        InputError: If a side is not positive or the type not a floating-point one.
+        InputError: If a side is not positive, or ``dtype`` is not a floating-point type.
 
     Example:
         >>> round((solid_angles(32, 64).sum() * 64 / torch.pi).item(), 4)
@@ -100,10 +99,10 @@ def solid_angles(
 def latitude_weights(
     height: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Weight of every row (H, 1): the cosine of its latitude, scaled to mean one.
+    """Return the weight of every row (H, 1): the cosine of its latitude, scaled to mean one.
 
     Raises:
-        InputError: If the height is not positive or the type not a floating-point one.
+        InputError: If the height is not positive, or ``dtype`` is not a floating-point type.
 
     Example:
         >>> latitude_weights(3).flatten().round(decimals=3).tolist()

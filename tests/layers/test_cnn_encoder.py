@@ -215,12 +215,12 @@ def changed(state: dict[str, Tensor], what: str) -> Any:
 
 
 @pytest.mark.parametrize(("what", "sentence"), [
-    ("missing", r"does not hold the weights of .*: missing or of another shape blocks\.1\.0\.conv_exp\.weight\.$"),
-    ("reshaped", r"missing or of another shape blocks\.1\.0\.conv_exp\.weight\.$"),
-    ("another network", r"missing or of another shape conv_stem\.weight, .* and \d+ more\.$"),
-    ("as many in another order", "missing or of another shape "),
-    ("nested", "is no state dict of tensors"),
-    ("list", "is no state dict of tensors"),
+    ("missing", r"does not hold the weights of .*: missing or of another shape: blocks\.1\.0\.conv_exp\.weight\.$"),
+    ("reshaped", r"missing or of another shape: blocks\.1\.0\.conv_exp\.weight\.$"),
+    ("another network", r"missing or of another shape: conv_stem\.weight, .* and \d+ more\.$"),
+    ("as many in another order", "missing or of another shape: "),
+    ("nested", "is not a state dict of tensors"),
+    ("list", "is not a state dict of tensors"),
 ])  # fmt: skip
 def test_files_of_other_weights_are_refused(whole: dict[str, Tensor], what: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
@@ -261,9 +261,9 @@ def test_names_that_are_addresses_are_refused_without_looking(
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"stride": 12}, r"^stride must divide the taps' own, \[4, 8, 16, 32\], or be a multiple, not 12\.$"),
     ({"stride": 0}, r"or be a multiple, not 0\.$"),
-    ({"taps": (1, 2, 3)}, r"^taps are four indices, not \[1, 2, 3\]\.$"),
+    ({"taps": (1, 2, 3)}, r"^taps must be four indices, not \[1, 2, 3\]\.$"),
     ({"taps": (1, 2, 3, 9)}, r"^timm cannot build 'resnet18' with features_only=True, out_indices=\(1, 2, 3, 9\): .*"),
-    ({"name": "vit_tiny_patch16_224"}, r"^'vit_tiny_patch16_224' is not a convolutional network: take a ViTEncoder"),
+    ({"name": "vit_tiny_patch16_224"}, r"^'vit_tiny_patch16_224' is not a convolutional network: use a ViTEncoder"),
     ({"name": "resnetblur18"}, "'resnetblur18' has layers of the type BlurPool2d that cannot be wrapped"),
     ({"name": "test_nfnet"}, "'test_nfnet' has layers of the type ScaledStdConv2d that cannot be wrapped"),
     ({"name": "res2net50_26w_4s"}, "'res2net50_26w_4s' has layers of the type AvgPool2d that cannot be wrapped"),

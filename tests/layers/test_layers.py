@@ -136,6 +136,6 @@ def test_weights_that_cannot_be_downloaded(error: Exception, reason: str, monkey
         raise error
 
     monkeypatch.setattr("timm.create_model", create_model)
-    said = rf"^timm's weights of 'vit_tiny_patch16_224' cannot be downloaded \({reason}\); or leave pretrained"
+    said = rf"^timm's weights for 'vit_tiny_patch16_224' cannot be downloaded \({reason}\): .*, or leave pretrained"
     with pytest.raises(OSError, match=said):
         ViTEncoder("vit_tiny_patch16_224", pretrained=True)

@@ -211,7 +211,7 @@ def test_bfloat16_stays_close(tiny_network: Build) -> None:
         ({"classes": ()}, "needs the names of its classes"),
         ({"convention": "plane"}, "convention must be sphere or paper"),
         ({"encoder": {"name": "vit_smal_patch16_dinov3"}}, "no architecture 'vit_smal_patch16_dinov3'"),
-        ({"encoder": {"depth": 3}}, "3 blocks, but four of them are tapped"),
+        ({"encoder": {"depth": 3}}, "3 blocks, but four are tapped"),
         ({"bridge_width": 18}, "multiple of its 4 attention heads"),
         ({"neck_widths": (8, 8)}, "has 4 levels, but 2 widths"),
         ({"palette": [[0, 0, 0]]}, "1 colours for 3 classes"),
