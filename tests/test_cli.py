@@ -57,7 +57,10 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["quickstart", "no_such_image.jpg"], "no_such_image.jpg"),
         (["quickstart", sys.executable], "not an image"),
-        (["quickstart", "--config", "no_such.yaml"], "no configuration at no_such.yaml; the shipped ones are base.yaml, "),
+        (
+            ["quickstart", "--config", "no_such.yaml"],
+            "no configuration at no_such.yaml; the shipped ones are base.yaml, ",
+        ),
         (["fit", "--config", "mine/no_such.yaml"], "no configuration at mine/no_such.yaml"),
     ],
 )

@@ -4,7 +4,8 @@ import hashlib
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,7 @@ def label(
     callbacks: list[Callback] = [writer]
     if options["enable_progress_bar"]:
         callbacks.append(progress_bar())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in EXPECTED:
-            warnings.filterwarnings("ignore", message=message)
+    with _quiet_lightning():
         try:
             runner = Trainer(
                 **options,
@@ -150,6 +148,21 @@ def label(
         except SystemExit as end:  # which Lightning makes of Ctrl-C
             raise KeyboardInterrupt from end
     return ledger.report
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence what Lightning says of every prediction, and restore the level of its logger after."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in EXPECTED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def build_parser() -> ArgumentParser:

@@ -77,9 +77,9 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ([*QUICK, "--seed_everything=x"], "seed_everything cannot be x. It takes bool, int."),
     ],
 )
-def test_a_wrong_option_is_one_sentence_with_the_right_name(options, sentence, tmp_path, monkeypatch, capsys):
+def test_a_wrong_option_is_one_sentence_with_the_right_name(options, sentence, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    caplog.set_level(logging.WARNING, "lightning.pytorch")
     assert mtpano(["fit", *options]) == 1
     (line,) = [line for line in capsys.readouterr().err.strip().splitlines() if not line.startswith("Seed set")]
     assert line.startswith("mtpano: ")
