@@ -427,7 +427,7 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
         told = {line.strip(): time.monotonic() - began for line in process.stderr}
     assert process.returncode == 130
     (stopping,) = [after for line, after in told.items() if line.startswith("stopping: what")]
-    assert stopping < 1 and told["mtpano: interrupted; what was finished is kept."] < 3
+    assert stopping < 1 and told["mtpano: interrupted; finished results are kept."] < 3
     assert not any("Traceback" in line for line in told)
     assert names(tmp_path / "out") == ["0_depth.png"]
     assert run([tmp_path / "in"], Quick(), tmp_path / "out", progress=False).written == images

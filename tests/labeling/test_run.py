@@ -588,7 +588,7 @@ def test_killed_at_any_moment_and_restarted(tmp_path, whole, start):
     ("kind", "status", "told"),
     [
         (signal.SIGTERM, 1, "the process was told to end"),
-        (signal.SIGINT, 130, "interrupted; what was finished is kept"),
+        (signal.SIGINT, 130, "interrupted; finished results are kept"),
     ],
 )
 def test_asked_to_end(kind, status, told, tmp_path, start):
