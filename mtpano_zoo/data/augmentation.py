@@ -102,7 +102,7 @@ class Augmentation:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the samples from now on belong to, here and in all workers."""
+        """Set the epoch of the following samples, here and in all workers."""
         self._epoch.fill_(epoch)
 
     def __call__(self, sample: Sample) -> Sample:

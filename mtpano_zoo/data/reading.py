@@ -48,7 +48,7 @@ UNREADABLE = (
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a few words why something cannot be read, also where the error has no message."""
+    """Return in a few words why something cannot be read, also where the error has no message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, KeyError):

@@ -1,4 +1,4 @@
-"""Labels of the auxiliary tasks, derived from the image and the depth: nobody annotates them.
+"""Labels of the auxiliary tasks, derived from the image and the depth, without annotation.
 
 After MTPano (arXiv 2602.05330): image gradient, distance to the nearest image edge, and point map. All follow the
 sphere: filters wrap at the seam and continue over the poles, distances wrap.
@@ -48,7 +48,7 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
     """Euclidean distance in pixels (B, H, W) to the nearest true pixel of a mask (B, H, W), at most ``max_distance``.
 
     Two exact passes: along the columns by running maxima, then the least sum of squares over the columns within
-    ``max_distance``. Same operations on every device, and nothing that waits for the host.
+    ``max_distance``. It runs the same operations on every device and never synchronises with the host.
     """
     height, width = mask.shape[-2:]
     limit = max_distance

@@ -1,8 +1,7 @@
 """Losses for maps of numbers: prediction and target (B, C, H, W), mask of the pixels that count (B, H, W).
 
-What pixels hold that do not count, be it NaN, changes neither loss nor gradient. A weight (B, H, W) in [0, 1] makes a
-pixel count as that part of one where a loss is a mean over pixels. With ``across_ranks``, means are over all processes
-(see `mtpano_zoo.losses.means.mean`).
+Values outside the mask, even NaN, change neither loss nor gradient. A weight (B, H, W) in [0, 1] turns means over
+pixels into weighted means. With ``across_ranks``, means are over all processes (see `mtpano_zoo.losses.means.mean`).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Means over what counts, of one process or of all that train together."""
+"""Means over valid pixels, in one process or over all processes of a training."""
 
 import torch
 from torch import Tensor, distributed
@@ -10,14 +10,14 @@ def several_processes() -> bool:
 
 
 def mean(total: Tensor, count: Tensor, least: float = 1.0, across_ranks: bool = False) -> Tensor:
-    """A sum over the number, or the sum of the weights, of what was summed up; zero if nothing was.
+    """Divide a sum by the number, or the total weight, of its terms; zero without terms.
 
     Args:
-        total: The sum, of which gradients are asked for.
+        total: The sum, which has gradients.
         count: The number or the weight, a scalar.
-        least: What the count is at least taken for.
-        across_ranks: Divide by the count of all processes, and multiply by their number. The average of what the
-            processes get, which is what DDP makes of their gradients, is then the mean over what all of them have. All
+        least: Lower bound of the count.
+        across_ranks: Divide by the count of all processes, and multiply by their number. DDP
+            averages the gradients of the processes, which then is the gradient of the mean over all of them. All
             of them must call this, in the same order.
     """
     if across_ranks:

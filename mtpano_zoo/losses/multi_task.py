@@ -25,8 +25,8 @@ class MultiTaskLoss(Loss):
     L1 loss on labels that are derived from the image and the depth.
 
     A label that the batch lacks, or that is invalid in every pixel, contributes exactly zero and gradients of exactly
-    zero, so that distributed training always finds all parameters used. Nothing waits for the host, and everything is
-    computed in float32 whatever the precision of the network.
+    zero, so that distributed training always finds all parameters used. Nothing synchronises with the host, and
+    everything is computed in float32 whatever the precision of the network.
 
     A batch may hold `confidence`, how far a label can be trusted, as pseudo-labels have it: all terms of the tasks in
     `confidence_tasks` that are means over pixels become means weighted by it, Dice counts by it, and where it is 0 or

@@ -1,7 +1,7 @@
-"""What the published MTPano code computes where `dense`, `semseg` and `auxiliary` compute something sounder.
+"""Losses of the published MTPano code that differ from those in `dense`, `semseg` and `auxiliary`.
 
-Same arguments and units as there. These are for comparison, and for repeating the published training: each docstring
-names the flaw. They know no confidence, and every process of a distributed training takes means of its own.
+Arguments and units are the same. Use them to compare, or to repeat the published training: each docstring names the
+flaw. They ignore confidences, and every process of a distributed training takes its own means.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which pixels of a label count: the one place that decides it, for losses and metrics alike."""
+"""Which pixels of a label are valid, for losses and metrics alike."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +52,7 @@ def valid_disparity(disparity: Tensor, valid: Tensor) -> Tensor:
 
 
 def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> tuple[Tensor, Tensor]:
-    """Say where a distance is within range, and where that is known; both (B, H, W).
+    """Return where a distance is within range, and where that is known; both (B, H, W).
 
     Args:
         depth: metres, 0 = no measurement.
@@ -73,7 +73,7 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
     """Refuse a batch whose labels cannot be trained on, before a network sees it.
 
     Losses and metrics skip classes out of range, because a test there would make the GPU wait for the host; this one
-    reads values, and belongs where the batch still lies on the CPU.
+    reads values, so call it while the batch is still on the CPU.
 
     Raises:
         InputError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.

@@ -1,4 +1,4 @@
-"""What the metrics share: the weight of a pixel, and averages over pixels or over images from summed states."""
+"""Base of the metrics: the weight of a pixel, and averages over pixels or over images from summed states."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -50,7 +50,7 @@ def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
 
 
 class PanoramaMetric(Metric):
-    """What all metrics of this package have: sums in float64, and the share of predictions that are not finite."""
+    """Base of all metrics: sums in float64, and the share of predictions that are not finite."""
 
     full_state_update = False
 

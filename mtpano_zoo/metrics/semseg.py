@@ -77,7 +77,7 @@ class SemsegMetrics(PanoramaMetric):
         classes: Names of the classes, or their number; by default those of the network that `MultiTaskModule` scores.
         ignore_index: Label of the pixels that do not count; labels outside the classes do not count either.
         weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
-        absent_classes: What a class does to the mean that is in no label and no prediction: ``"skip"`` leaves it out
+        absent_classes: How a class in no label and no prediction changes the mean: ``"skip"`` leaves it out
             (its IoU is NaN), ``"zero"`` counts it as 0, as the published MTPano code does.
         unscored: Names of classes that mIoU leaves out. Their pixels count all the same: taken for another class, they
             are among its errors.
@@ -106,7 +106,7 @@ class SemsegMetrics(PanoramaMetric):
             self.name_classes(classes)
 
     def name_classes(self, classes: Sequence[str] | int) -> None:
-        """Say which classes there are, by their names or their number, where the constructor was not told.
+        """Set the class names, or their number, if the constructor did not.
 
         Raises:
             InputError: If names are not different, or a class that is left out is not among them.

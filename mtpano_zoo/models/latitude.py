@@ -1,4 +1,4 @@
-"""The best prediction that knows only the latitude: what a network has to beat."""
+"""The best prediction from the latitude alone: a baseline for every network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

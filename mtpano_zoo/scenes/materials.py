@@ -288,7 +288,7 @@ def _turned(row: Material) -> Material:
 
 Maker = Callable[[np.random.Generator], Material]
 
-# What a surface is made of is likely, never certain: no class can be told from its texture alone.
+# What a surface is made of is likely, never certain: no texture identifies a class.
 _ROLES: dict[str, Sequence[tuple[float, Maker]]] = {
     "wall": ((0.62, paint), (0.12, strong_paint), (0.1, brick), (0.05, tiles), (0.06, concrete), (0.05, wood)),
     "floor": ((0.32, planks), (0.22, tiles), (0.22, carpet), (0.1, concrete), (0.08, checker), (0.06, gray)),

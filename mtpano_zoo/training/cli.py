@@ -117,7 +117,7 @@ class ConfigSaver(SaveConfigCallback):
         """Write it.
 
         Raises:
-            FileExistsError: There is one of an earlier run, which happens only without a logger.
+            FileExistsError: If an earlier run left one, which happens only without a logger.
         """
         try:
             super().setup(trainer, pl_module, stage)
@@ -141,7 +141,7 @@ def main(args: list[str]) -> MultiTaskCLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():
         # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
-        # averaged weights, which are the ones that a checkpoint gives to whoever does not train on.
+        # averaged weights, which a checkpoint holds for everything but further training.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
@@ -164,7 +164,7 @@ def main(args: list[str]) -> MultiTaskCLI:
 
 
 def next_commands(trainer: Trainer) -> str:
-    """Say where training left its network and which commands use it; nothing where it kept none, and on other ranks."""
+    """Return where training left its network and which commands use it; empty without a network, and on other ranks."""
     checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
     paths = [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
@@ -212,12 +212,12 @@ def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
 
 
 def classes_of(data: LightningDataModule) -> list[str]:
-    """Give the names of the classes in the data, none if it has no classes."""
+    """Return the names of the classes in the data, none if it has no classes."""
     return list(getattr(data, "classes", ()))
 
 
 def palette_of(data: LightningDataModule) -> list[list[int]] | None:
-    """Give the colours (R, G, B) of the classes, None for the default ones."""
+    """Return the colours (R, G, B) of the classes, None for the default ones."""
     palette = getattr(data, "palette", None)
     return None if palette is None else [[int(value) for value in colour] for colour in palette]
 
