@@ -162,10 +162,11 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a published state dict into that of the network that `describe` returns.
 
-    Query, key and value are joined as timm keeps them. The two position buffers are left out after a check that they hold what
-    our network computes, and so are the weights that the published network never uses (final norm and mask token of the encoder, first residual unit of every neck, and of a network with a part of
-    the tasks, the stream or bridge that only the others need). Weights of another floating-point type, float16 and
-    bfloat16 among them, become float32. Normals and points come out in our frame.
+    Query, key and value are joined as timm keeps them. The two position buffers are left out after a check that they
+    hold what our network computes, and so are the weights that the published network never uses (final norm and mask
+    token of the encoder, first residual unit of every neck, and of a network with a part of the tasks, the stream or
+    bridge that only the others need). Weights of another floating-point type, float16 and bfloat16 among them, become
+    float32. Normals and points come out in our frame.
 
     Raises:
         InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
