@@ -45,7 +45,19 @@ class MultiTaskCLI(LightningCLI):
 
     Names and colours of the classes are linked from the data to the network, so they are written once. Every run logs
     to TensorBoard in a new folder ``runs/version_N``, with its configuration and checkpoints.
+
+    Args:
+        verb: The only subcommand that gets a parser: each takes a noticeable time to build.
+        **options: Arguments of `LightningCLI`.
     """
+
+    def __init__(self, verb: str, **options: Any) -> None:
+        self._verb = verb
+        super().__init__(PanoramaModule, LightningDataModule, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the subcommand, and the arguments of the trainer's method that are no options."""
+        return {self._verb: super().subcommands()[self._verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what data and network must agree on."""
@@ -56,7 +68,7 @@ class MultiTaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
         arguments = cast(Sequence[str], args)
-        options = options_of(self._subcommand_parsers[_verb(arguments)])
+        options = options_of(self._subcommand_parsers[self._verb])
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
@@ -147,16 +159,16 @@ def main(args: list[str]) -> MultiTaskCLI:
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
+        verb = _verb(args)
         return MultiTaskCLI(
-            PanoramaModule,
-            LightningDataModule,
+            verb,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=ConfigSaver,
             trainer_defaults={"logger": LOGGER},
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False} | {verb: PARSER for verb in VERBS},
+            parser_kwargs={"exit_on_error": False, verb: PARSER},
             # The checkpoint describes its network; its other settings must not override those of the user.
             load_from_checkpoint_support=False,
             args=args,
