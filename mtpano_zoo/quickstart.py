@@ -86,6 +86,7 @@ def free_folder(wanted: Path) -> Path:
     """Return `wanted`, or `wanted-2`, `wanted-3`, ... if it exists, so that earlier results are kept.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as runs:
         ...     Path(runs, "quickstart").mkdir()
         ...     free_folder(Path(runs, "quickstart")).name
