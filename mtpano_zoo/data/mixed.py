@@ -304,6 +304,13 @@ def merge_classes(
 
     Raises:
         InputError: If a name is unknown or there are more than 255 classes.
+
+    Example:
+        >>> classes, lookups = merge_classes({"a": ["wall", "floor"], "b": ["floor", "sky"]}, {})
+        >>> classes
+        ('wall', 'floor', 'sky')
+        >>> lookups["b"][:2].tolist()
+        [1, 2]
     """
     for name, renamed in class_map.items():
         if unknown := [old for old in renamed if old not in own[name]]:

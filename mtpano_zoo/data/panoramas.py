@@ -339,6 +339,12 @@ def collate(samples: Sequence[Sample]) -> Sample:
     """Make a batch; a map that only some of its samples have is empty for the others.
 
     Samples without confidence are trusted fully.
+
+    Example:
+        >>> image = torch.zeros(3, 2, 4)
+        >>> batch = collate([{"image": image, "depth": torch.ones(2, 4)}, {"image": image}])
+        >>> batch["depth"].mean((1, 2)).tolist()
+        [1.0, 0.0]
     """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
     height, width = samples[0]["image"].shape[-2:]

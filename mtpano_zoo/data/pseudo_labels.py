@@ -42,6 +42,14 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
 
     Raises:
         InputError: If it is not 8-bit grey.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.array([[0, 255]], np.uint8)).save(file, "PNG")
+        >>> decode_confidence(file.getvalue()).tolist()
+        [[0.0, 1.0]]
     """
     image = open_image(data)
     if image.mode != "L":

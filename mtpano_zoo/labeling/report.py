@@ -93,7 +93,12 @@ def _printable(name: str) -> str:
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return one line on what went wrong, and on what to do if memory ran out."""
+    """Return one line on what went wrong, and on what to do if memory ran out.
+
+    Example:
+        >>> one_sentence(MemoryError())
+        'it needs more memory than there is: give the teachers a smaller batch_size'
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "it needs more memory than there is: give the teachers a smaller batch_size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -5,7 +5,12 @@ from torch import Tensor, distributed
 
 
 def several_processes() -> bool:
-    """Whether this process trains together with others."""
+    """Whether this process trains together with others.
+
+    Example:
+        >>> several_processes()
+        False
+    """
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
@@ -19,6 +24,10 @@ def mean(total: Tensor, count: Tensor, least: float = 1.0, across_ranks: bool = 
         across_ranks: Divide by the count of all processes, and multiply by their number. DDP
             averages the gradients of the processes, which then is the gradient of the mean over all of them. All
             of them must call this, in the same order.
+
+    Example:
+        >>> mean(torch.tensor(6.0), torch.tensor(3)).item(), mean(torch.tensor(0.0), torch.tensor(0)).item()
+        (2.0, 0.0)
     """
     if across_ranks:
         count = count.detach().float()  # whether or not it was of weights, all processes send the same type
@@ -31,6 +40,11 @@ def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None, a
     """Mean, weighted if there are weights, of values over the pixels of a mask of the same shape; zero if none is.
 
     Values and weights of other pixels may be anything. For ``across_ranks`` see `mean`.
+
+    Example:
+        >>> values, valid = torch.tensor([1.0, 3.0, torch.nan]), torch.tensor([True, True, False])
+        >>> weighted_mean(values, valid).item(), weighted_mean(values, valid, torch.tensor([3.0, 1.0, 9.0])).item()
+        (2.0, 1.5)
     """
     values = torch.where(valid, values, 0)
     if weight is None:

@@ -173,7 +173,14 @@ class MultiTaskLoss(Loss):
 
 
 def connected_zero(prediction: Tensor) -> Tensor:
-    """Zero whose gradient reaches the prediction as zeros, even if that holds infinities."""
+    """Zero whose gradient reaches the prediction as zeros, even if that holds infinities.
+
+    Example:
+        >>> prediction = torch.tensor([torch.inf], requires_grad=True)
+        >>> connected_zero(prediction).backward()
+        >>> prediction.grad
+        tensor([0.])
+    """
     return prediction[:0].sum(dtype=torch.float32)
 
 

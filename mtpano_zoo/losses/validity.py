@@ -47,7 +47,13 @@ def valid_normals(normals: Tensor) -> Tensor:
 
 
 def valid_disparity(disparity: Tensor, valid: Tensor) -> Tensor:
-    """Mask of the inverse distances (B, H, W) that are finite and marked as valid."""
+    """Mask of the inverse distances (B, H, W) that are finite and marked as valid.
+
+    Example:
+        >>> import torch
+        >>> valid_disparity(torch.tensor([0.5, torch.inf, 0.2]), torch.tensor([True, True, False])).tolist()
+        [True, False, False]
+    """
     return disparity.isfinite() & valid
 
 
@@ -58,6 +64,13 @@ def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> t
         depth: metres, 0 = no measurement.
         far: true = known to be farther than anything that is measured.
         max_depth: distances from here on are out of range; by default none is.
+
+    Example:
+        >>> import torch
+        >>> depth, far = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([False, True, False])
+        >>> within, known = known_range(depth, far)
+        >>> within.tolist(), known.tolist()
+        ([True, False, False], [True, True, False])
     """
     measured = valid_depth(depth)
     inside = measured if max_depth is None else measured & (depth < max_depth)
@@ -65,7 +78,13 @@ def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> t
 
 
 def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
-    """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label."""
+    """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label.
+
+    Example:
+        >>> import torch
+        >>> trusted(torch.tensor([True, True, True]), torch.tensor([0.5, 0.0, torch.nan])).tolist()
+        [True, False, False]
+    """
     return valid if weight is None else valid & weight.isfinite() & (weight > 0)
 
 

@@ -21,6 +21,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
     Raises:
         InputError: If it is not.
+
+    Example:
+        >>> check_choice("reduction", "room", ("pixel", "image"))
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
@@ -41,7 +47,12 @@ def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None
 
 
 def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
-    """Weights (B, H, W), float64, of the pixels of a mask (B, H, W): one, or the solid angle relative to its mean."""
+    """Weights (B, H, W), float64, of the pixels of a mask (B, H, W): one, or the solid angle relative to its mean.
+
+    Example:
+        >>> pixel_weights(torch.tensor([[[True, False], [True, True]]]), "pixel").tolist()
+        [[[1.0, 0.0], [1.0, 1.0]]]
+    """
     weights = valid.double()
     if weighting == "pixel":
         return weights

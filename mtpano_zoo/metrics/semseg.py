@@ -60,6 +60,12 @@ def predicted_classes(prediction: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         prediction: Logits (B, C, H, W), or class indices (B, H, W) of any integer type.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 5.0], [2.0, torch.nan]]).view(1, 2, 1, 2)
+        >>> classes, finite = predicted_classes(logits)
+        >>> classes.tolist(), finite.tolist()
+        ([[[1, -1]]], [[[True, False]]])
     """
     if prediction.ndim == 4:
         finite = prediction.isfinite().all(dim=1)
@@ -81,6 +87,12 @@ class SemsegMetrics(PanoramaMetric):
             (its IoU is NaN), ``"zero"`` counts it as 0, as the published MTPano code does.
         unscored: Names of classes that mIoU leaves out. Their pixels count all the same: taken for another class, they
             are among its errors.
+
+    Example:
+        >>> metric = SemsegMetrics(["floor", "wall"])
+        >>> metric.update(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 1, 255]]]))
+        >>> metric.compute()["mIoU"].item()
+        1.0
     """
 
     confusion: Tensor

@@ -26,6 +26,10 @@ class LatitudePrior(PanoramaNetwork):
     Args:
         classes: names of the semantic classes.
         rows: height of the images that it is fitted to.
+
+    Example:
+        >>> LatitudePrior(["floor", "wall"], rows=16)(torch.rand(1, 3, 16, 32))["depth"].shape
+        torch.Size([1, 1, 16, 32])
     """
 
     def __init__(self, classes: Sequence[str], rows: int) -> None:

@@ -50,7 +50,13 @@ _DEFAULTS: dict[str, float] = dict.fromkeys(FIELDS, 0.0) | {
 
 
 def material(color: Color, color2: Color | None = None, **fields: float) -> Material:
-    """Return a row of `FIELDS`: plain `color` with faint noise unless `fields` say otherwise."""
+    """Return a row of `FIELDS`: plain `color` with faint noise unless `fields` say otherwise.
+
+    Example:
+        >>> row = material((0.5, 0.4, 0.3), gloss=0.2)
+        >>> row[:3].tolist() == row[3:6].tolist(), round(float(row[CHANNEL["gloss"]]), 2)
+        (True, 0.2)
+    """
     row = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
     row[:3] = color
     row[3:6] = color if color2 is None else color2
@@ -60,7 +66,12 @@ def material(color: Color, color2: Color | None = None, **fields: float) -> Mate
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """Linear RGB of a colour that is given as a painter would see it (gamma 2)."""
+    """Linear RGB of a colour that is given as a painter would see it (gamma 2).
+
+    Example:
+        >>> hsv(0.0, 1.0, 0.5)
+        (0.25, 0.0, 0.0)
+    """
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
     return red * red, green * green, blue * blue
 

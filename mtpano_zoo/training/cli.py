@@ -224,12 +224,24 @@ def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
 
 
 def classes_of(data: LightningDataModule) -> list[str]:
-    """Return the names of the classes in the data, none if it has no classes."""
+    """Return the names of the classes in the data, none if it has no classes.
+
+    Example:
+        >>> import types
+        >>> classes_of(types.SimpleNamespace(classes=("floor", "wall"))), classes_of(types.SimpleNamespace())
+        (['floor', 'wall'], [])
+    """
     return list(getattr(data, "classes", ()))
 
 
 def palette_of(data: LightningDataModule) -> list[list[int]] | None:
-    """Return the colours (R, G, B) of the classes, None for the default ones."""
+    """Return the colours (R, G, B) of the classes, None for the default ones.
+
+    Example:
+        >>> import types
+        >>> palette_of(types.SimpleNamespace(palette=[(255, 0, 0)])), palette_of(types.SimpleNamespace())
+        ([[255, 0, 0]], None)
+    """
     palette = getattr(data, "palette", None)
     return None if palette is None else [[int(value) for value in colour] for colour in palette]
 

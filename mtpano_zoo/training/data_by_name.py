@@ -59,6 +59,10 @@ def class_name(name: str) -> str:
 
     Raises:
         InputError: If there is none of that name.
+
+    Example:
+        >>> class_name("structured3d")
+        'Structured3DDataModule'
     """
     if "." in name:
         return name
