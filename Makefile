@@ -12,7 +12,7 @@ quickstart: $(BIN)/.installed
 	$(BIN)/mtpano quickstart $(IMAGES)
 
 test: $(BIN)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(BIN)/.installed-test
 	$(BIN)/ruff check .
@@ -28,12 +28,12 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[test]'
-	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 test-newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
-	$(VENV)-newest/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)-newest/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # Installed again when pyproject.toml changes; the marker is written last, so an interrupted install is repeated.
 $(BIN)/.installed: pyproject.toml | $(BIN)/python

@@ -34,6 +34,12 @@ def check_precision(network: nn.Module, precision: str) -> None:
 
     Raises:
         InputError: If its weights are neither float32 nor bfloat16.
+
+    Example:
+        >>> check_precision(nn.Linear(2, 2).half(), "bfloat16")
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     kind = weight_type(network)
     if precision == "bfloat16" and kind not in (torch.float32, torch.bfloat16):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
 from mtpano_zoo.resize import resize, resize_argmax
+from mtpano_zoo.sources import Source, images_of, network_input
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
 __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
-Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 SKY = "sky"
 
 
@@ -224,7 +224,7 @@ def predict(
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # fails before anything runs
-    images = _images(source)
+    images = images_of(source)
     if not images:
         return []
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -233,7 +233,7 @@ def predict(
     network.eval()
     try:
         with torch.inference_mode():
-            batch = torch.stack([_network_input(image, height, width, device) for image in images])
+            batch = torch.stack([network_input(image, height, width, device) for image in images])
             kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -281,55 +281,6 @@ def check_options(
         raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
     if blend_seam and not _geometric(dict.fromkeys(_attribute(network, "tasks"))):
         raise InputError("blend_seam works on distances and directions; this network predicts neither: leave it out")
-
-
-def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
-    """Return the images of a source: arrays (H, W, 3) uint8, or tensors (3, H, W) in [0, 1]."""
-    if isinstance(source, str | Path):
-        return [image_io.read_panorama(source)]
-    if isinstance(source, Image.Image):
-        return [image_io.panorama_from_pil(source)]
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise InputError(
-                f"an array is (H, W, 3) RGB of uint8 in 0 to 255, not {source.shape} of {source.dtype}: "
-                "convert it, or pass the path of the file"
-            )
-        image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
-        return [source]
-    if isinstance(source, Tensor):
-        return list(_checked(source if source.ndim == 4 else source[None]).detach())
-    if isinstance(source, Sequence):
-        return [image for single in source for image in _images(single)]
-    raise InputError(f"a source must be a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
-
-
-def _checked(batch: Tensor) -> Tensor:
-    if batch.ndim != 4 or batch.shape[1] != 3:
-        shape = tuple(batch.shape[1:] if batch.shape[0] == 1 else batch.shape)
-        raise InputError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
-    if not batch.is_floating_point():
-        raise InputError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
-    image_io.check_panorama_size(batch.shape[2], batch.shape[3], "the tensor")
-    if batch.numel() == 0:
-        return batch
-    if not batch.isfinite().all():
-        raise InputError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
-    low, high = (float(value) for value in batch.aminmax())
-    if low < 0 or high > 1:
-        raise InputError(
-            f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
-            "scale it; the network normalises by itself"
-        )
-    return batch
-
-
-def _network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
-    if isinstance(image, Tensor):
-        return resize(image.to(device).float(), height, width)
-    # torch warns about a read-only array, although nothing writes to it.
-    pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
-    return resize(pixels.permute(2, 0, 1), height, width) / 255
 
 
 def _prediction(

@@ -101,7 +101,7 @@ def run(
         model: the network, see `mtpano_zoo.prediction.predict`.
         out: folder for the results; it may exist, see `mtpano_zoo.prediction_folder`. Images whose results are complete
             are skipped, so that a run that was stopped goes on where it was; what is missing is made again. Files that
-            are not results of the same image are kept, and their images are told as failed.
+            are not results of the same image are kept, and their images are reported as failed.
         batch_size: images that go through the network together, whatever their sizes.
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
@@ -116,8 +116,8 @@ def run(
             default of `model` itself.
 
     Raises:
-        InputError: nothing to do, an option that does not go with the network, `out` is no place for the results, or
-            it holds results of other settings.
+        InputError: If there is nothing to do, an option does not fit the network, or `out` cannot take the results or
+            holds those of other settings.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is at least 1, not {batch_size}")
@@ -178,7 +178,7 @@ def _digest(image: Path) -> str:
 def _read_ahead(
     todo: Sequence[_Job], batch_size: int, readers: Executor
 ) -> Iterator[list[tuple[_Job, Future[_Input]]]]:
-    """Give batches of images that are being read, a few of them before they are asked for."""
+    """Yield batches of images that are being read, with a few batches read ahead."""
     ahead: deque[list[tuple[_Job, Future[_Input]]]] = deque()
     for first in range(0, len(todo), batch_size):
         ahead.append([(job, readers.submit(_read, job.image)) for job in todo[first : first + batch_size]])

@@ -40,6 +40,10 @@ class Stored:
         name: what the file holds, the key under which `save` returns its path.
         suffix: end of the file's name, behind the stem and an underscore.
         codec: how the values are encoded, one of `mtpano_zoo.prediction.WRITERS`.
+
+    Example:
+        >>> [file.suffix for file in MAIN_TASKS["depth"].stored]
+        ['depth.png', 'depth.npy']
     """
 
     name: str
@@ -61,6 +65,10 @@ class Task:
         minimum: smallest value of a `positive` output; a regression may dip below zero.
         labels: keys of a sample that its label is made of; a batch that lacks one of them does not train it.
         stored: files of a saved prediction.
+
+    Example:
+        >>> MAIN_TASKS["depth"].kind, MAIN_TASKS["normals"].channels
+        ('positive', 3)
     """
 
     channels: int
@@ -114,6 +122,10 @@ class SampleMap:
         dtype: name of its torch type.
         sampling: what resizing and rotating may mix, one of `mtpano_zoo.sphere.Mode`.
         empty: what a pixel without a value holds.
+
+    Example:
+        >>> SAMPLE_MAPS["semseg"].empty, SAMPLE_MAPS["depth"].sampling
+        (255, 'depth')
     """
 
     channels: int

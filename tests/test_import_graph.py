@@ -25,6 +25,7 @@ ROOMS = (
     "layers",
     "outputs",
     "viz",
+    "sources",
     "prediction",
     "files",
     "models",

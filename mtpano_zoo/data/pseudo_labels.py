@@ -42,6 +42,14 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
 
     Raises:
         InputError: If it is not 8-bit grey.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.array([[0, 255]], np.uint8)).save(file, "PNG")
+        >>> decode_confidence(file.getvalue()).tolist()
+        [[0.0, 1.0]]
     """
     image = open_image(data)
     if image.mode != "L":
@@ -187,7 +195,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
 
 def in_metres(root: Path) -> bool:
-    """Say whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
+    """Whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
 
     Every run of it records this at its end. Where none has ended yet, the manifest says what the teachers are: depth is
     aligned with that of the metric ones, and a teacher that says nothing is metric, as are labels without teachers.
@@ -265,13 +273,13 @@ class ViewDataset(PanoramaDataset):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the samples from now on belong to, here and in all workers."""
+        """Set the epoch of the following samples, here and in all workers."""
         cast(ViewIndex, self.index).epoch.fill_(epoch)
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
 
     def set_merged(self, indices: Sequence[int]) -> None:
-        """Say which samples have merged maps until this is called again, here and in all workers."""
+        """Set which samples have merged maps until the next call, here and in all workers."""
         merged = cast(ViewIndex, self.index).merged
         merged.zero_()
         merged[list(indices)] = True
@@ -288,7 +296,7 @@ class ViewSampler(TrainingSampler):
     """
 
     def __init__(self, samples: ViewDataset, seed: int, batch_size: int, first_step: int) -> None:
-        super().__init__(samples, cast(Augmentation, samples), seed)  # whoever has `set_epoch` will do
+        super().__init__(samples, cast(Augmentation, samples), seed)  # it needs `set_epoch` only
         self.samples, self.batch_size, self.first_step = samples, batch_size, first_step
 
     def __iter__(self) -> Iterator[Any]:

@@ -35,7 +35,7 @@ class RoomsDataset(Dataset[Sample]):
         width: Columns, twice the rows.
         seed: Another seed gives other rooms.
         cache: Keep what was rendered in memory, 20 bytes per pixel, shared with forked workers.
-        augmentation: Changes the samples, anew in every epoch.
+        augmentation: Changes the samples, differently in every epoch.
         black_poles: Share of the rooms whose image is black in some rows at zenith and nadir, as that of cameras which
             do not see there; classes, depth and normals stay, so that a network learns to continue the room.
 
@@ -130,7 +130,7 @@ class RoomsDataModule(lightning.LightningDataModule):
         num_workers: Processes that render beside the training.
         seed: Another seed gives other rooms.
         cache: Keep rendered training and validation rooms in memory: from the second epoch on nothing is rendered.
-        augmentation: Changes the training samples, anew in every epoch.
+        augmentation: Changes the training samples, differently in every epoch.
         black_poles: Share of the training rooms with black poles, see `RoomsDataset`.
     """
 
@@ -177,7 +177,7 @@ class RoomsDataModule(lightning.LightningDataModule):
         return self.test_dataloader()
 
     def _options(self, rooms: RoomsDataset) -> dict[str, Any]:
-        # Only forked workers share the cache, and newer Pythons start workers otherwise unless told.
+        # Only forked workers share the cache, and newer Pythons do not fork by default.
         fork = self.num_workers > 0 and rooms.cached and "fork" in multiprocessing.get_all_start_methods()
         return {
             "batch_size": self.batch_size,

@@ -100,7 +100,7 @@ def samples_of(data: lightning.LightningDataModule, split: str) -> Dataset[Item]
 
 
 class LabelingData(lightning.LightningDataModule):
-    """Gives every process its share of the panoramas that are not finished, one at a time.
+    """Distributes the unfinished panoramas over the processes, one at a time.
 
     Processes of one run have fixed shares. Processes that were started independently share by claims: what another one
     has claimed is left for the end, and labelled then unless it is finished.

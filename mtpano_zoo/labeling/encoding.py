@@ -83,7 +83,12 @@ def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
 
 
 def encode_image(image: NDArray[np.uint8], height: int, width: int) -> bytes:
-    """Encode RGB (H, W, 3) of any size as JPEG of this size."""
+    """Encode RGB (H, W, 3) of any size as JPEG of this size.
+
+    Example:
+        >>> encode_image(np.zeros((4, 8, 3), np.uint8), 2, 4)[:3].hex()
+        'ffd8ff'
+    """
     pixels = resize_map("image", image, height, width)
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     return _encoded(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)

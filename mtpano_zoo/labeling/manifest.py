@@ -90,10 +90,10 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
 
 
 def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Make the folder and its manifest; go on in one that has the same; throw away other labels if told to.
+    """Make the folder and its manifest; go on in one that has the same; throw away other labels if `overwrite`.
 
     Raises:
-        InputError: see `check_manifest`.
+        InputError: If `check_manifest` refuses the folder, or another process writes to it.
     """
     check_manifest(root, manifest, overwrite)
     path = root / MANIFEST

@@ -93,7 +93,12 @@ def _printable(name: str) -> str:
 
 
 def one_sentence(error: BaseException) -> str:
-    """Say in one line what went wrong, and what to do where the memory was too small."""
+    """Return one line on what went wrong, and on what to do if memory ran out.
+
+    Example:
+        >>> one_sentence(MemoryError())
+        'it needs more memory than there is: give the teachers a smaller batch_size'
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "it needs more memory than there is: give the teachers a smaller batch_size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -112,7 +112,7 @@ class LabelFolder:
         return self._claims is None or self._claims.take(name)
 
     def release(self, name: str) -> None:
-        """Give up a claim."""
+        """Release a claim."""
         if self._claims is not None:
             self._claims.release(name)
 

@@ -58,7 +58,7 @@ class LabelWriter(BasePredictionWriter):
         """Make the folder ready: the first process its manifest, then all of them their temporary folders."""
         super().setup(trainer, pl_module, stage)
         if trainer.world_size > 1:
-            # One process may be hours behind the others; if it dies, this group is told at once.
+            # One process may be hours behind the others; if it dies, this group notices at once.
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
         try:
             if trainer.is_global_zero:
@@ -76,7 +76,7 @@ class LabelWriter(BasePredictionWriter):
     ) -> None:
         """End the run if the process was asked to end, which Lightning only notes."""
         if trainer.received_sigterm:
-            self.ledger.stop("stopped because the process was told to end; what is finished is kept, so start again")
+            self.ledger.stop("stopped because the process was asked to end; what is finished is kept, so start again")
 
     def write_on_batch_end(
         self,
@@ -173,7 +173,7 @@ class LabelWriter(BasePredictionWriter):
             "metric_depth": pl_module.metric if isinstance(pl_module, Labeler) else None,
             **self.ledger.report.as_record(),
         }
-        with suppress(OSError):  # the reason is told already
+        with suppress(OSError):  # the reason has been reported
             write_record(self.folder, started.strftime("%Y%m%dT%H%M%SZ"), record)
 
     def _close(self) -> None:

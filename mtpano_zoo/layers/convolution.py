@@ -42,7 +42,12 @@ def conv2d(
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zero for `convention="paper"`."""
+    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zero for `convention="paper"`.
+
+    Example:
+        >>> conv2d(3, 8, 3, convention="paper")(torch.zeros(1, 3, 16, 32)).shape
+        torch.Size([1, 8, 16, 32])
+    """
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     convolution = SphereConv2d if convention == "sphere" else nn.Conv2d
     padding = (height // 2, width // 2)
@@ -88,7 +93,12 @@ class Upsample(nn.Module):
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set weight and bias to zero, so that the branch ending in `layer` adds nothing at first."""
+    """Set weight and bias to zero, so that the branch ending in `layer` adds nothing at first.
+
+    Example:
+        >>> zero_init(nn.Conv2d(3, 8, 1)).weight.any().item()
+        False
+    """
     with torch.no_grad():
         layer.weight.zero_()
         if layer.bias is not None:

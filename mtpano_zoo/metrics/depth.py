@@ -21,6 +21,11 @@ def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Li
         target: Depth (B, H, W), positive wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         log_base: Base of the logarithm in RMSElog.
+
+    Example:
+        >>> prediction, target = torch.full((1, 1, 2), 3.0), torch.full((1, 1, 2), 2.0)
+        >>> depth_sums(prediction, target, torch.ones(1, 1, 2))[0, :2].tolist()  # AbsRel 0.5, SqRel 0.5, two pixels
+        [1.0, 1.0]
     """
     known = weights > 0
     p, t = torch.where(known, prediction, 1), torch.where(known, target, 1)
@@ -75,6 +80,12 @@ class DepthMetrics(PooledMetric):
         log_base: Base of the logarithm in RMSElog; MTPano uses 10 for Matterport3D.
         crop: Part of the height that does not count, neither in scores nor in the alignment, at the top and again at
             the bottom; Depth Anywhere leaves out 68 of 512 rows each on Stanford2D3D.
+
+    Example:
+        >>> metric = DepthMetrics()
+        >>> metric.update(torch.full((1, 1, 2, 4), 3.0), torch.full((1, 2, 4), 2.0))
+        >>> round(metric.compute()["AbsRel"].item(), 3)
+        0.5
     """
 
     def __init__(

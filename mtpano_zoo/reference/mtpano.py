@@ -121,7 +121,7 @@ def class_count(state: Mapping[str, Tensor]) -> int:
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read off the shapes of a published state dict which `PDBridgeNet` it belongs to.
+    """Describe the `PDBridgeNet` of a published state dict, read from its shapes.
 
     Attention heads are 64 wide. 150 classes are those of ADE20K; any other number gets names by number.
 
@@ -162,11 +162,11 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a published state dict into that of the network that `describe` returns.
 
-    Query, key and value are joined as timm keeps them. The two position buffers are
-    left out after a check that they hold what our network computes, and so is what the published one carries but never
-    uses (final norm and mask token of the encoder, first residual unit of every neck, and of a network with a part of
-    the tasks, the stream or bridge that only the others need). Weights of another floating-point type, float16 and
-    bfloat16 among them, become float32. Normals and points come out in our frame.
+    Query, key and value are joined as timm keeps them. The two position buffers are left out after a check that they
+    hold what our network computes, and so are the weights that the published network never uses (final norm and mask
+    token of the encoder, first residual unit of every neck, and of a network with a part of the tasks, the stream or
+    bridge that only the others need). Weights of another floating-point type, float16 and bfloat16 among them, become
+    float32. Normals and points come out in our frame.
 
     Raises:
         InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
@@ -198,7 +198,7 @@ def _tasks(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
-    """Read the length of a dimension of all keys that match: what most of them say, so that one wrong stands out."""
+    """Return the length of a dimension, by majority of all keys that match, so that a wrong one stands out."""
     lengths = Counter(
         tensor.shape[dimension]
         for pattern, dimension in sources
@@ -211,7 +211,7 @@ def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
 
 
 def _published_names(own: str) -> list[str]:
-    """Give the published name of one of our keys, or the three that it joins."""
+    """Return the published name of one of our keys, or the three that it joins."""
     for pattern, replacement in RENAMES:
         own = re.sub(pattern, replacement, own)
     return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
@@ -228,7 +228,7 @@ def _of_both_streams(whole: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
 
 
 def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Give name and shape of every published key but the position buffers."""
+    """Yield name and shape of every published key except the position buffers."""
     for name, tensor in own.items():
         for part in (published := _published_names(name)):
             shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(published), *tensor.shape[1:])

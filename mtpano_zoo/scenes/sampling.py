@@ -60,6 +60,10 @@ def room_key(seed: int, split: str, index: int) -> int:
 
     Raises:
         InputError: If the split is unknown, or seed or index are out of range.
+
+    Example:
+        >>> room_key(0, "train", 0) != room_key(0, "val", 0), room_key(1, "train", 0) >> 64
+        (True, 1)
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

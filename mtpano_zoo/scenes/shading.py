@@ -78,7 +78,12 @@ def surface(
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:
-    """Look up single numbers in a flattened table, with an index of any shape."""
+    """Look up single numbers in a flattened table, with an index of any shape.
+
+    Example:
+        >>> take(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([[2, 0]])).tolist()
+        [[7.0, 5.0]]
+    """
     return table.reshape(-1).index_select(0, index.flatten()).view(index.shape)
 
 
@@ -90,7 +95,12 @@ def hashed(a: Tensor, b: Tensor) -> Tensor:
 
 
 def unit_interval(bits: Tensor, shift: int) -> Tensor:
-    """Ten bits of a hash as a number in [0, 1)."""
+    """Ten bits of a hash as a number in [0, 1).
+
+    Example:
+        >>> unit_interval(torch.tensor([512], dtype=torch.int32), 0).tolist()
+        [0.5]
+    """
     return ((bits >> shift) & 0x3FF).float().mul_(1 / 1024)
 
 
