@@ -185,10 +185,10 @@ def check_yaml(text: str, name: str) -> None:
         yaml.YAMLError: If it is not YAML.
 
     Example:
-        >>> check_yaml("a: [1, 2", "a.yaml")
+        >>> check_yaml("[" * 300 + "]" * 300, "a.yaml")
         Traceback (most recent call last):
             ...
-        mtpano_zoo.errors.InputError: ...
+        mtpano_zoo.errors.InputError: a.yaml is nested more than ... levels deep, as no such file needs to be
     """
     check_bytes(len(text), max_bytes(_BYTES_OF_YAML), name)
     most = _REPETITION * len(text) + _SMALL
