@@ -3,5 +3,6 @@
 from mtpano_zoo.scenes.rendering import render
 from mtpano_zoo.scenes.sampling import sample_room
 from mtpano_zoo.scenes.scene import Room
+from mtpano_zoo.scenes.streets import sample_street
 
-__all__ = ("Room", "render", "sample_room")
+__all__ = ("Room", "render", "sample_room", "sample_street")
