@@ -76,10 +76,10 @@ def ceiling_lamps(
             hanging = kind > 0.75 and not near
             if kind < 0.5:
                 x, z = (-size[0] / 2, size[0] / 2), (-size[1] / 2, size[1] / 2)
-                builder.box("clutter", lamp, x, (height - 0.04, height), z, at)
+                builder.box("lamp", lamp, x, (height - 0.04, height), z, at)
             elif not hanging:
-                builder.cylinder("clutter", lamp, 0.18, (height - 0.08, height), at)
+                builder.cylinder("lamp", lamp, 0.18, (height - 0.08, height), at)
             else:
-                builder.cylinder("clutter", materials.gray(rng), 0.01, (height - drop, height), at)
-                builder.sphere("clutter", lamp, 0.16, height - drop - 0.14, at)
+                builder.cylinder("lamp", materials.gray(rng), 0.01, (height - drop, height), at)
+                builder.sphere("lamp", lamp, 0.16, height - drop - 0.14, at)
             lights.lamp(at, height - 0.1 - (drop + 0.1) * hanging, lamp)

@@ -33,7 +33,7 @@ def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
     rng = np.random.Generator(np.random.Philox(key=key))
     height, daylight = rng.uniform(2.4, 3.6), float(rng.random() < 0.75) * rng.uniform(0.3, 1.0)
     plan, builder = sample_plan(rng), Builder()
-    x, z = _camera(rng, plan)
+    x, z = camera_place(rng, plan)
     camera = np.array([x, -rng.uniform(1.0, 1.9), z])
     plan.block_disc(x, z, 0.7)
     shell = Shell(builder, plan, rng, height, daylight)
@@ -82,7 +82,7 @@ def room_key(seed: int, split: str, index: int, space: int = 0) -> int:
     return (int(seed) << 64) | ((SPLITS.index(split) + 4 * space) << 56) | int(index)
 
 
-def _camera(rng: np.random.Generator, plan: Plan) -> tuple[float, float]:
+def camera_place(rng: np.random.Generator, plan: Plan) -> tuple[float, float]:
     """A place well away from every wall; narrow plans get what they have."""
     for margin in (0.9, 0.6, 0.4, 0.0):
         for _ in range(40):
@@ -107,8 +107,8 @@ def _openings(rng: np.random.Generator, shell: Shell) -> None:
             shell.hang("board", materials.board(rng), size, rng.uniform(0.75, 1.0))
     for _ in range(int(rng.integers(0, 4))):
         size = (rng.uniform(0.25, 1.1), rng.uniform(0.25, 0.8))
-        look = materials.picture(rng) if rng.random() < 0.8 else materials.screen(rng)
-        shell.hang("clutter", look, size, rng.uniform(1.1, 1.5))
+        label, look = ("picture", materials.picture) if rng.random() < 0.8 else ("screen", materials.screen)
+        shell.hang(label, look(rng), size, rng.uniform(1.1, 1.5))
 
 
 def random_tilt(room: Room, key: int, most: float) -> Room:
@@ -117,9 +117,18 @@ def random_tilt(room: Room, key: int, most: float) -> Room:
     Raises:
         InputError: If `most` is not between 0 and 180.
     """
-    if not 0 <= most <= 180:
-        raise InputError(f"tilt is an angle between 0 and 180 degrees, got {most}")
+    check_tilt(most)
     if most == 0:
         return room
     share, heading = np.random.Generator(np.random.Philox(key=key).jumped(2)).random(2)
     return room.tilted(most * float(share), 2 * math.pi * float(heading))
+
+
+def check_tilt(tilt: float) -> None:
+    """Refuse what is no tilt.
+
+    Raises:
+        InputError: If it is not between 0 and 180.
+    """
+    if not 0 <= tilt <= 180:
+        raise InputError(f"tilt is an angle between 0 and 180 degrees, got {tilt}")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.classes import S3DIS_CLASSES
+from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_TO_S3DIS
 from mtpano_zoo.scenes.materials import Material
 
 # A gable is a roof whose ridge runs along x, a hip one that slants on all sides, a cabin the upper half of a car; a wheel
@@ -99,8 +100,9 @@ class Builder:
     """Collects primitives; heights are given upwards from the floor, as one thinks of them."""
 
     def __init__(self, classes: tuple[str, ...] = S3DIS_CLASSES) -> None:
-        self.classes = classes
-        self._number = {name: i for i, name in enumerate(classes)}
+        # Things are named in the longer list; S3DIS calls a rug floor, and much clutter.
+        names = {name: name if name in classes else SCENE_TO_S3DIS[name] for name in SCENE_CLASSES}
+        self._number = {name: classes.index(own) for name, own in names.items() if own is not None}
         self._kinds: list[int] = []
         self._labels: list[int] = []
         self._frames: list[Frame] = []
