@@ -74,8 +74,14 @@ def _ground_floor(
     for _ in range(int(rng.integers(1, 3))):
         x = (int(rng.integers(columns)) + 0.5) * cell[0]
         wide, top = rng.uniform(0.9, 1.6), rng.uniform(2.1, 2.6)
-        builder.box(LABEL, materials.pick(rng, "frame"), (x - wide / 2 - 0.12, x + wide / 2 + 0.12), (0.0, top + 0.12),
-                    (front, front + 0.08), at)
+        builder.box(
+            LABEL,
+            materials.pick(rng, "frame"),
+            (x - wide / 2 - 0.12, x + wide / 2 + 0.12),
+            (0.0, top + 0.12),
+            (front, front + 0.08),
+            at,
+        )
         builder.box(LABEL, door, (x - wide / 2, x + wide / 2), (0.05, top), (front, front + 0.11), at)
         builder.box(LABEL, materials.concrete(rng), (x - wide / 2, x + wide / 2), (0.0, 0.12), (front, front + 0.4), at)
     if shop and rng.random() < 0.6:
@@ -85,8 +91,14 @@ def _ground_floor(
         builder.roof(LABEL, cloth, (x0, x1), (height - 0.75, height - 0.2), (-reach, reach), at.at(0.0, front), GABLE)
     if shop:
         board = materials.strong_paint(rng)
-        builder.box("sign", board, (0.08 * width, rng.uniform(0.4, 0.9) * width), (height - 0.75, height - 0.2),
-                    (front, front + 0.14), at)
+        builder.box(
+            "sign",
+            board,
+            (0.08 * width, rng.uniform(0.4, 0.9) * width),
+            (height - 0.75, height - 0.2),
+            (front, front + 0.14),
+            at,
+        )
 
 
 def _roof(
@@ -105,7 +117,9 @@ def _roof(
         builder.box(LABEL, materials.gray(rng), (0.0, width), (height, height + 0.1), (-depth, -0.3), at)
         if rng.random() < 0.5:
             x = rng.uniform(0.2, 0.6) * width
-            builder.box(LABEL, materials.gray(rng), (x, x + 2.0), (height, height + 1.8), (-0.7 * depth, -0.4 * depth), at)
+            builder.box(
+                LABEL, materials.gray(rng), (x, x + 2.0), (height, height + 1.8), (-0.7 * depth, -0.4 * depth), at
+            )
         return
     tiles, rise = outdoor_materials.roofing(rng), depth * rng.uniform(0.25, 0.45)
     over = rng.uniform(0.1, 0.5)
@@ -113,7 +127,9 @@ def _roof(
     builder.box(LABEL, materials.paint(rng), (0.0, width), (height - 0.2, height), (-depth - over, over), at)
     for _ in range(int(rng.integers(0, 3))):
         x, z = rng.uniform(0.1, 0.85) * width, -depth * rng.uniform(0.3, 0.7)
-        builder.box(LABEL, materials.brick(rng), (x, x + 0.7), (height + 0.3 * rise, height + rise + 1.0), (z, z + 0.5), at)
+        builder.box(
+            LABEL, materials.brick(rng), (x, x + 0.7), (height + 0.3 * rise, height + rise + 1.0), (z, z + 0.5), at
+        )
 
 
 def _details(
@@ -186,7 +202,9 @@ def house(rng: np.random.Generator, builder: Builder, at: Frame, width: float, d
     builder.roof(LABEL, tiles, *span, corner, HIP if rng.random() < 0.35 else GABLE)
     builder.box(LABEL, materials.paint(rng), span[0], (height - 0.18, height), span[2], corner)
     x = rng.uniform(0.2, 0.7) * width
-    builder.box(LABEL, materials.brick(rng), (x, x + 0.6), (height, height + rise + 0.6), (-0.6 * depth, -0.5 * depth), corner)
+    builder.box(
+        LABEL, materials.brick(rng), (x, x + 0.6), (height, height + rise + 0.6), (-0.6 * depth, -0.5 * depth), corner
+    )
     x = (int(rng.integers(columns)) + 0.5) * width / columns
     builder.box(LABEL, materials.pick(rng, "door"), (x - 0.5, x + 0.5), (0.1, 2.2), (0.0, 0.08), corner)
     builder.box(LABEL, materials.concrete(rng), (x - 0.9, x + 0.9), (0.0, 0.12), (0.0, 1.0), corner)
@@ -198,9 +216,7 @@ def house(rng: np.random.Generator, builder: Builder, at: Frame, width: float, d
         builder.box(LABEL, materials.gray(rng), (side + 0.4, side + 3.0), (0.05, 2.2), (-0.6, -0.55), corner)
 
 
-def arcade(
-    rng: np.random.Generator, builder: Builder, at: Frame, width: float, height: float, reach: float
-) -> None:
+def arcade(rng: np.random.Generator, builder: Builder, at: Frame, width: float, height: float, reach: float) -> None:
     """A covered walk in front of a facade: columns, a beam over them and a ceiling, along x of `at`."""
     look = outdoor_materials.plaster(rng)
     look[materials.CHANNEL["line"]] = 0.0

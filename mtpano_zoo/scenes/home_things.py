@@ -43,9 +43,7 @@ def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, len
         add("bed", materials.fabric(rng), _centred(width + 0.06), (top - 0.22, top + 0.09), z, at)
 
 
-def table_lamp(
-    rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material
-) -> None:
+def table_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material) -> None:
     """A small lamp that stands at a height."""
     stem = height + rng.uniform(0.15, 0.3)
     look = materials.pick(rng, "object")
@@ -118,7 +116,9 @@ def kitchen(rng: np.random.Generator, builder: Builder, at: Frame, width: float,
 
 def island(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float) -> None:
     """A kitchen island with stools' room under one side."""
-    builder.box("cabinet", materials.pick(rng, "furniture"), _centred(width - 0.1), (0.0, 0.88), _centred(depth - 0.3), at)
+    builder.box(
+        "cabinet", materials.pick(rng, "furniture"), _centred(width - 0.1), (0.0, 0.88), _centred(depth - 0.3), at
+    )
     builder.box("cabinet", materials.pick(rng, "furniture"), _centred(width), (0.88, 0.93), _centred(depth), at)
     furniture.tabletop(rng, builder, at, (width, depth), 0.93)
 

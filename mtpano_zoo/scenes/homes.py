@@ -56,7 +56,7 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         lights=lights.array(plan.width * plan.depth),
         ambient=lights.ambient(),
         occupancy=shell.occupancy(),
-        exposure=rng.uniform(0.8, 2.0),
+        exposure=rng.uniform(0.8, 1.8),
         white_balance=np.array([1 + warm, 1.0, 1 - warm], dtype=np.float32) * np.float32(rng.uniform(0.95, 1.05)),
         noise=rng.uniform(0.0, 0.016),
         salt=int(rng.integers(2**31)),
@@ -116,9 +116,7 @@ class HomeShell(Shell):
         high = min(wall.length - 0.02, x1 + rng.uniform(0.2, 2.5))
         self._further_room(frame, low, high, rng.uniform(1.5, 6.0), lamp, lights)
 
-    def _further_room(
-        self, frame: Frame, x0: float, x1: float, depth: float, lamp: Material, lights: Lights
-    ) -> None:
+    def _further_room(self, frame: Frame, x0: float, x1: float, depth: float, lamp: Material, lights: Lights) -> None:
         """A box behind an outer wall, with a few things in it; z of the frame points out of it."""
         rng, add, height = self.rng, self.builder.box, self.height
         near, back = -THICKNESS, -THICKNESS - depth
@@ -129,16 +127,16 @@ class HomeShell(Shell):
         for x in ((x0 - 0.2, x0), (x1, x1 + 0.2)):
             add("wall", paint, x, (-0.1, height + 0.1), (back, near), frame)
         self._further.append((frame, x0, x1, depth))
-        at = frame.at((x0 + x1) / 2, (near + back) / 2)
+        at, width = frame.at((x0 + x1) / 2, (near + back) / 2), x1 - x0
         glow = lamp.copy()
         glow[:3] = lamp_color(rng)
         bright = rng.random() < 0.7
         glow[CHANNEL["emission"]] = rng.uniform(1.0, 4.0) if bright else 0.2
         self.builder.cylinder("lamp", glow, 0.17, (height - 0.07, height), at)
         if bright:
-            lights.lamp(at, height - 0.12, glow)
+            lights.beyond(at, height - 0.12, glow, rng.uniform(0.6, 1.2) * math.sqrt(width * depth))
         # What stands at the back looks out of the opening.
-        width, stand = x1 - x0, frame.at((x0 + x1) / 2 + rng.uniform(-0.2, 0.2), back + 0.35)
+        stand = frame.at((x0 + x1) / 2 + rng.uniform(-0.2, 0.2), back + 0.35)
         kind = rng.random()
         if kind < 0.25:
             size = (min(width - 0.3, rng.uniform(0.8, 1.8)), 0.4)
@@ -150,7 +148,6 @@ class HomeShell(Shell):
         elif kind < 0.8:
             pane = (x0 + 0.3 * width, x0 + 0.7 * width)
             add("window", self._sky, pane, (0.9, min(2.1, height - 0.2)), (back, back + 0.02), frame)
-            lights.window(frame.at((x0 + x1) / 2, back + 0.5))
         if depth > 2.5 and width > 1.6 and rng.random() < 0.5:
             spot = frame.at((x0 + x1) / 2, (near + back) / 2)
             furniture.table(rng, self.builder, spot, (min(width - 0.9, 1.2), 0.7), 0.75)

@@ -152,11 +152,11 @@ def skin(rng: np.random.Generator) -> Material:
 
 def cloth(rng: np.random.Generator) -> Material:
     """Of people: any colour, often dark."""
-    return material(hsv(rng.random(), rng.uniform(0.0, 0.7), rng.uniform(0.1, 0.9)), noise=0.15, noise_u=2.0, noise_v=2.0)
+    return material(
+        hsv(rng.random(), rng.uniform(0.0, 0.7), rng.uniform(0.1, 0.9)), noise=0.15, noise_u=2.0, noise_v=2.0
+    )
 
 
 def metal(rng: np.random.Generator) -> Material:
     """Poles and railings."""
     return material(hsv(rng.uniform(0.3, 0.65), rng.uniform(0.0, 0.3), rng.uniform(0.15, 0.65)), noise=0.05, gloss=0.2)
-
-

@@ -167,7 +167,9 @@ class Builder:
         """Add a GABLE, HIP or CABIN: its sides lean inwards from the lower height to the upper one."""
         self._add(kind, label, look, frame, (x[0], -height[1], z[0]), (x[1], -height[0], z[1]))
 
-    def wheel(self, label: str, look: Material, radius: float, x: tuple[float, float], height: float, at: Frame) -> None:
+    def wheel(
+        self, label: str, look: Material, radius: float, x: tuple[float, float], height: float, at: Frame
+    ) -> None:
         """Add a cylinder that lies along x, its axis at a height over z = 0 of a frame."""
         self._add(WHEEL, label, look, at, (x[0], -height - radius, -radius), (x[1], radius - height, radius))
 

@@ -106,10 +106,11 @@ def _solve_singly(
     primitives: Primitives, seen: Surface, views: Views, rooms: slice, longitude: Tensor, latitude: Tensor
 ) -> Surface:
     """Fill in slanted and round solids, which the tables do not describe, and the sky; in place."""
-    if not bool((views.sky[rooms] != 0).any()) and bool((in_tables(primitives.kind) | (primitives.kind == SPHERE)).all()):
+    other = ~(in_tables(primitives.kind) | (primitives.kind == SPHERE))
+    outdoors = bool((views.sky[rooms] != 0).any())
+    if not outdoors and not bool(other.any()):
         return seen
     sky = seen.depth >= FAR
-    other = ~(in_tables(primitives.kind) | (primitives.kind == SPHERE))
     at = (take(other, seen.primitive) & ~sky).flatten().nonzero()[:, 0]
     width = seen.depth.shape[2]
     lon, lat = longitude[at % width], latitude[at // width % len(latitude)]
@@ -124,7 +125,7 @@ def _solve_singly(
     values = (*point.unbind(1), *normal.unbind(1), distance, u, v, ~steep)
     for plane, value in zip(planes, values, strict=True):
         plane.view(-1).index_copy_(0, at, value.float())
-    return dataclasses.replace(seen, sky=sky)
+    return dataclasses.replace(seen, sky=sky if outdoors else None)
 
 
 def traced_surface(primitives: Primitives, views: Views, height: int, width: int) -> Surface:
@@ -281,10 +282,13 @@ def panes(primitives: Primitives, seen: Surface, salt: Tensor, colors: Planes, e
         return (distance / pixel + 0.5).clamp(0, 1)
 
     across, down = (u - column - 0.5).abs(), (v - row - 0.5).abs()
-    glass = cover(torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v")))
+    glass = cover(
+        torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v"))
+    )
     bar = cover(0.03 - across * look("cell_u")) * (0.06 / pixel).clamp(max=1)
     rim = glass - cover(
-        torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v")) - 0.06
+        torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v"))
+        - 0.06
     )
     room = at // seen.depth[0].numel()
     bits = hashed(column.to(torch.int32), row.to(torch.int32) ^ salt.flatten()[room])

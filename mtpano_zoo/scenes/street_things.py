@@ -121,7 +121,9 @@ def person(rng: np.random.Generator, builder: Builder, at: Frame, sitting: bool 
     builder.ellipsoid("person", shirt, (0.2 * scale, 0.38 * scale, 0.13 * scale), hip + 0.27 * scale, at)
     head = hip + 0.74 * scale
     builder.ellipsoid("person", face, (0.08 * scale, 0.115 * scale, 0.095 * scale), head, at)
-    builder.ellipsoid("person", hair, (0.086 * scale, 0.09 * scale, 0.1 * scale), head + 0.045 * scale, at.at(0.0, -0.02))
+    builder.ellipsoid(
+        "person", hair, (0.086 * scale, 0.09 * scale, 0.1 * scale), head + 0.045 * scale, at.at(0.0, -0.02)
+    )
 
 
 def street_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material) -> Frame:
@@ -167,7 +169,9 @@ def fence(rng: np.random.Generator, builder: Builder, at: Frame, length: float) 
     if rng.random() < 0.35:
         look = outdoor_materials.plaster(rng)
         builder.box("fence", look, _centred(length), (0.0, height), (-0.12, 0.12), at)
-        builder.box("fence", materials.concrete(rng), _centred(length + 0.1), (height, height + 0.06), (-0.16, 0.16), at)
+        builder.box(
+            "fence", materials.concrete(rng), _centred(length + 0.1), (height, height + 0.06), (-0.16, 0.16), at
+        )
         return
     look = materials.wood(rng) if rng.random() < 0.5 else outdoor_materials.metal(rng)
     posts = max(2, round(length / 2.2))
@@ -219,5 +223,3 @@ def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 def bollard(rng: np.random.Generator, builder: Builder, at: Frame, look: Material) -> None:
     """A low post."""
     builder.cylinder("pole", look, 0.08, (0.0, 0.9), at)
-
-

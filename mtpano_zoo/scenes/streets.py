@@ -114,7 +114,9 @@ class Place:
         self._taken.append((float(self.camera[0]), float(self.camera[2]), 1.3))
         if rng.random() < 0.35 and min(width, depth) > 22:
             lawn = 0.32
-            self.builder.box("ground", self.meadow, (-lawn * width, lawn * width), (0.0, 0.08), (-lawn * depth, lawn * depth))
+            self.builder.box(
+                "ground", self.meadow, (-lawn * width, lawn * width), (0.0, 0.08), (-lawn * depth, lawn * depth)
+            )
         open_sides = rng.permutation(4)[: int(rng.integers(0, 3))] if width > 25 else []
         vaulted = rng.random() < 0.5
         reach = rng.uniform(2.2, 4.5)
@@ -132,7 +134,9 @@ class Place:
                 street_things.tree(rng, self.builder, at, rng.uniform(4.0, 11.0), self._leaves(), fine=True)
         for _ in range(int(rng.integers(0, 3 + int(area / 250)))):
             if at := self._spot(0.4 * width, 0.4 * depth, 1.4):
-                (street_things.bench, street_things.cafe, street_things.cafe)[int(rng.integers(3))](rng, self.builder, at)
+                (street_things.bench, street_things.cafe, street_things.cafe)[int(rng.integers(3))](
+                    rng, self.builder, at
+                )
         for _ in range(int(rng.integers(1, 5))):
             if at := self._spot(0.42 * width, 0.42 * depth, 0.5):
                 self._lamp(at, rng.uniform(3.2, 5.0))
@@ -187,7 +191,9 @@ class Place:
                 x, z = side * rng.uniform(half + 14.0, 70.0), rng.uniform(-80.0, 100.0)
                 if self._free(x, z, 9.0):
                     at = Frame(x, z, rng.uniform(-math.pi, math.pi))
-                    buildings.house(rng, self.builder, at, rng.uniform(8.0, 14.0), rng.uniform(6.0, 10.0), self.style.lit)
+                    buildings.house(
+                        rng, self.builder, at, rng.uniform(8.0, 14.0), rng.uniform(6.0, 10.0), self.style.lit
+                    )
         self._traffic(half, far)
         self._people(half, 1.5, far)
 
