@@ -190,7 +190,7 @@ class Furnisher:
     ) -> None:
         self.rng, self.plan, self.builder, self.height = rng, plan, builder, height
         self.lamp, self.lights = lamp, lights
-        self.crowd = rng.uniform(0.6, 1.7) * min(1.8, plan.free_area() / 20)
+        self.crowd = rng.uniform(0.8, 2.1) * min(1.8, plan.free_area() / 20)
 
     def furnish(self) -> None:
         """Draw the kind of the room and fill it: large things first."""

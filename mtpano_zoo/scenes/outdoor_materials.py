@@ -8,7 +8,7 @@ from mtpano_zoo.scenes.materials import CHANNEL, Material, brick, concrete, hsv,
 def asphalt(rng: np.random.Generator) -> Material:
     """Grey with patches."""
     color = hsv(rng.uniform(0.05, 0.65), rng.uniform(0.0, 0.08), rng.uniform(0.28, 0.55))
-    return material(color, noise=rng.uniform(0.1, 0.3), noise_u=0.15, noise_v=0.15)
+    return material(color, noise=rng.uniform(0.15, 0.4), noise_u=0.07, noise_v=0.07)
 
 
 def paving(rng: np.random.Generator) -> Material:
@@ -33,13 +33,13 @@ def paving(rng: np.random.Generator) -> Material:
 def grass(rng: np.random.Generator) -> Material:
     """Green to dry, with patches."""
     color = hsv(rng.uniform(0.17, 0.33), rng.uniform(0.35, 0.7), rng.uniform(0.35, 0.62))
-    return material(color, noise=rng.uniform(0.25, 0.5), noise_u=0.35, noise_v=0.35)
+    return material(color, noise=rng.uniform(0.35, 0.7), noise_u=0.06, noise_v=0.06)
 
 
 def earth(rng: np.random.Generator) -> Material:
     """Soil, sand or stubble."""
     color = hsv(rng.uniform(0.07, 0.13), rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.75))
-    return material(color, noise=rng.uniform(0.2, 0.45), noise_u=0.25, noise_v=0.25)
+    return material(color, noise=rng.uniform(0.2, 0.5), noise_u=0.05, noise_v=0.05)
 
 
 def leaves(rng: np.random.Generator) -> Material:

@@ -36,9 +36,9 @@ def sample_street(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
     kind = rng.random()
     if kind < 0.5:
         place.street()
-    elif kind < 0.68:
+    elif kind < 0.7:
         place.square()
-    elif kind < 0.86:
+    elif kind < 0.88:
         place.suburb()
     else:
         place.country()
@@ -86,7 +86,7 @@ class Place:
 
     def street(self) -> None:
         """A road between rows of buildings, often with a crossing."""
-        rng, half = self.rng, self.rng.uniform(2.2, 7.0)
+        rng, half = self.rng, self.rng.uniform(1.8, 6.5)
         walk, far = rng.uniform(1.5, 5.0), rng.uniform(60.0, 320.0)
         cross = rng.uniform(-25.0, 45.0) if rng.random() < 0.55 else None
         if rng.random() < 0.12:
@@ -177,14 +177,23 @@ class Place:
                 look = outdoor_materials.earth(rng) if rng.random() < 0.5 else outdoor_materials.grass(rng)
                 self.builder.box("ground", look, (x, x + side * wide)[:: int(side)], (0.0, 0.012), (z, z + long))
             if rng.random() < 0.4:
-                x, z = side * (half + rng.uniform(1.0, 4.0)), rng.uniform(-20.0, 20.0)
+                x, z = side * (half + rng.uniform(1.0, 4.0)), self.camera[2] + rng.uniform(-20.0, 20.0)
                 if abs(x - self.camera[0]) > 1.0:
-                    street_things.fence(rng, self.builder, Frame(x, z, RIGHT), rng.uniform(10.0, 40.0))
-            for _ in range(int(rng.integers(2, 22))):
-                x, z = side * (half + rng.uniform(2.0, 80.0)), rng.uniform(-90.0, 110.0)
+                    length = rng.uniform(10.0, 40.0)
+                    if rng.random() < 0.6:
+                        street_things.fence(rng, self.builder, Frame(x, z, RIGHT), length)
+                    else:
+                        street_things.hedge(rng, self.builder, Frame(x, z, RIGHT), length, self._leaves())
+            for _ in range(int(rng.integers(2, 20))):
+                x, z = side * (half + rng.uniform(2.0, 70.0)), rng.uniform(-70.0, 90.0)
                 self._tree(x, z, rng.uniform(4.0, 14.0))
-            for _ in range(int(rng.integers(0, 8))):
-                x, z = side * (half + rng.uniform(1.5, 30.0)), rng.uniform(-40.0, 40.0)
+            if rng.random() < 0.45:  # the edge of a wood, or an avenue
+                away, pitch, reach = rng.uniform(2.0, 25.0), rng.uniform(3.5, 9.0), rng.uniform(40.0, 120.0)
+                for z in np.arange(-reach, reach, pitch):
+                    x = side * (half + away + rng.uniform(0.0, 4.0))
+                    self._tree(x, self.camera[2] + float(z), rng.uniform(7.0, 14.0))
+            for _ in range(int(rng.integers(0, 14))):
+                x, z = side * (half + rng.uniform(1.0, 22.0)), self.camera[2] + rng.normal(0.0, 14.0)
                 if self._free(x, z, 1.5):
                     street_things.bush(rng, self.builder, Frame(x, z, 0.0), rng.uniform(0.5, 1.6), self._leaves())
             for _ in range(int(rng.integers(0, 3))):
@@ -381,8 +390,8 @@ class Place:
                 for z in np.arange(self.camera[2] - 18.0, self.camera[2] + 18.0, posts):
                     if self._free(x, z, 0.15):
                         street_things.bollard(rng, self.builder, Frame(x, float(z), 0.0), look)
-            for _ in range(int(rng.integers(0, 5))):
-                z, kind = self.camera[2] + rng.normal(0.0, 18.0), int(rng.integers(4))
+            for _ in range(int(rng.integers(1, 8))):
+                z, kind = self.camera[2] + rng.normal(0.0, 13.0), int(rng.integers(4))
                 if not self._free(x, z, 0.6):
                     continue
                 if kind == 0:
@@ -417,7 +426,7 @@ class Place:
     def _people(self, half: float, walk: float, far: float) -> None:
         rng = self.rng
         for _ in range(int(rng.integers(0, 9))):
-            z = self.camera[2] + rng.normal(0.0, 14.0)
+            z = self.camera[2] + rng.normal(0.0, 10.0)
             x = rng.choice([-1.0, 1.0]) * (half + rng.uniform(0.2, max(0.3, walk - 0.3)))
             if self._free(x, z, 0.4):
                 street_things.person(rng, self.builder, Frame(x, z, rng.uniform(-math.pi, math.pi)))

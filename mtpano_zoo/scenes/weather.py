@@ -13,7 +13,7 @@ class Weather:
 
     def __init__(self, rng: np.random.Generator) -> None:
         kind, heading = rng.random(), rng.uniform(-math.pi, math.pi)
-        hue = rng.uniform(0.54, 0.62)
+        hue = rng.uniform(0.56, 0.62)
         self.dark = False
         self.lit = 0.0
         haze = float(math.exp(rng.uniform(math.log(400.0), math.log(6000.0))))
