@@ -1,4 +1,4 @@
-"""Procedural scenes: panoramas, indoors and outdoors, with exact classes, depth and normals, and nothing to download."""
+"""Procedural scenes: panoramas indoors and outdoors with exact classes, depth and normals, and no download."""
 
 from mtpano_zoo.scenes.homes import sample_home
 from mtpano_zoo.scenes.rendering import render

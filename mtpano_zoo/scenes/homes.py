@@ -24,7 +24,7 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         seed: Of the set.
         split: "train", "val" or "test".
         index: Of the home.
-        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home is the same.
+        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home stays.
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.

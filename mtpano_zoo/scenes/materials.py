@@ -52,9 +52,12 @@ _DEFAULTS: dict[str, float] = dict.fromkeys(FIELDS, 0.0) | {
 }
 
 
+_DEFAULT_ROW: Material = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
+
+
 def material(color: Color, color2: Color | None = None, **fields: float) -> Material:
     """Return a row of `FIELDS`: plain `color` with faint noise unless `fields` say otherwise."""
-    row = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
+    row = _DEFAULT_ROW.copy()
     row[:3] = color
     row[3:6] = color if color2 is None else color2
     for name, value in fields.items():

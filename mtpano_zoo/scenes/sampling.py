@@ -24,7 +24,7 @@ def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         seed: Of the set.
         split: "train", "val" or "test".
         index: Of the room.
-        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The room is the same.
+        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The room stays.
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.
@@ -112,7 +112,9 @@ def _openings(rng: np.random.Generator, shell: Shell) -> None:
 
 
 def random_tilt(room: Room, key: int, most: float) -> Room:
-    """Let the camera lean by up to `most` degrees towards any side; numbers of the room's own, which nothing else draws.
+    """Let the camera lean by up to `most` degrees towards any side.
+
+    Its numbers are the room's own, and not those that the room is drawn with.
 
     Raises:
         InputError: If `most` is not between 0 and 180.

@@ -11,8 +11,8 @@ from mtpano_zoo.classes import S3DIS_CLASSES
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_TO_S3DIS
 from mtpano_zoo.scenes.materials import Material
 
-# A gable is a roof whose ridge runs along x, a hip one that slants on all sides, a cabin the upper half of a car; a wheel
-# is a cylinder that lies along x.
+# A gable is a roof whose ridge runs along x, a hip one that slants on all sides, a cabin the upper half of a car; a
+# wheel is a cylinder that lies along x.
 BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN = range(9)
 
 Float64 = NDArray[np.float64]
@@ -120,7 +120,7 @@ class Builder:
         frame: Frame = ORIGIN,
         own: bool = False,
     ) -> None:
-        """Add a box that spans the given ranges of a frame; with `own`, its texture starts at the origin of the frame."""
+        """Add a box that spans the given ranges of a frame; with `own`, its texture starts where the frame does."""
         quarters = round(frame.yaw / (math.pi / 2))
         if not own and abs(frame.yaw - quarters * (math.pi / 2)) < 1e-9:
             # Boxes along the axes share the room frame: walls then meet at bit-equal coordinates, without cracks.

@@ -16,7 +16,7 @@ from mtpano_zoo.scenes.batching import Primitives, Views
 from mtpano_zoo.scenes.casting import Hits, in_tables, sphere_centres
 from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.scene import SPHERE
-from mtpano_zoo.scenes.tracing import FAR, STEEP, Rays, details, from_tiles, into_tiles, trace, touched_by_camera
+from mtpano_zoo.scenes.tracing import FAR, STEEP, Rays, details, from_tiles, into_tiles, touched_by_camera, trace
 from mtpano_zoo.sphere import erp_angles, erp_rays
 
 NOISE_SIZE = 512  # texels of the noise table along each side
@@ -26,9 +26,9 @@ Planes = tuple[Tensor, Tensor, Tensor]
 
 @dataclasses.dataclass
 class Surface:
-    """What is seen in some rows of some panoramas; all (B, rows, W), metres, in the level frame of the camera's heading.
+    """What is seen in some rows of some panoramas; all (B, rows, W), metres.
 
-    Where nothing is met, there is `sky`, and a point far away.
+    The frame is level and has the heading of the camera. Where nothing is met, there is `sky`, and a point far away.
     """
 
     primitive: Tensor

@@ -33,7 +33,7 @@ class Rays:
 
 
 def into_tiles(maps: Tensor) -> Tensor:
-    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2); the last row and column are repeated where they do not divide."""
+    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2), the last row and column repeated where they do not divide."""
     height, width = maps.shape[-2:]
     maps = torch.nn.functional.pad(maps, (0, -width % TILE, 0, -height % TILE), mode="replicate")
     images, channels, height, width = maps.shape
