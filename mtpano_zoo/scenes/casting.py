@@ -240,14 +240,19 @@ def _solid_distance(
 ) -> Tensor:
     """Horizontal distance (N, TILE, TILE) to slanted and round solids."""
     within = torch.arange(TILE, device=prim.device)
-    lon = longitude[(column[:, None] * TILE + within).clamp(max=len(longitude) - 1)][:, None, :]
-    lat = latitude[(row[:, None] * TILE + within).clamp(max=len(latitude) - 1)][:, :, None]
     room = primitives.room[prim]
-    cos, sin = (c[:, None, None] for c in turn[room].unbind(1))
-    east, north, level = lon.sin() * cos - lon.cos() * sin, lon.sin() * sin + lon.cos() * cos, lat.cos()
-    down = (-lat.sin()).expand(-1, TILE, TILE)
-    direction = torch.stack((level * east, down, level * north), dim=1).flatten(2)
-    distance = nearest(primitives, prim, camera[room][:, :, None], direction).view(-1, TILE, TILE)
+
+    def rays(some: Tensor) -> tuple[Tensor, Tensor]:
+        lon = longitude[(column[some, None] * TILE + within).clamp(max=len(longitude) - 1)][:, None, :]
+        lat = latitude[(row[some, None] * TILE + within).clamp(max=len(latitude) - 1)][:, :, None]
+        cos, sin = (c[:, None, None] for c in turn[room[some]].unbind(1))
+        level, down = lat.cos(), (-lat.sin()).expand(-1, TILE, TILE)
+        east, north = lon.sin() * cos - lon.cos() * sin, lon.sin() * sin + lon.cos() * cos
+        direction = torch.stack((level * east, down, level * north), dim=1)
+        return camera[room[some]][:, :, None], direction.flatten(2)
+
+    distance = nearest(primitives, prim, rays).view(-1, TILE, TILE)
+    level = latitude.cos()[(row[:, None] * TILE + within).clamp(max=len(latitude) - 1)][:, :, None]
     # What is missed stays at FAR.
     return torch.where(distance < FAR, distance * level, FAR).float()
 

@@ -45,7 +45,7 @@ def sun_map(primitives: Primitives, views: Views) -> SunMap:
     plane = offset[None, None, :, None] * down[:, :, None, None] + offset[None, None, None] * right[:, :, None, None]
     start = plane + (centre + toward * _SUN_DISTANCE)[:, :, None, None]
     tiles = into_tiles(start)
-    rays = Rays(tiles, -toward[:, None, :, None].expand(-1, tiles.shape[1], -1, tiles.shape[3]))
+    rays = Rays(tiles, -toward[:, None, :, None].expand(-1, tiles.shape[1], -1, -1))
 
     # The bounds of a primitive in the plane, and the tiles that they reach.
     points = corners(primitives) - centre[primitives.room][:, None]

@@ -196,7 +196,7 @@ class Furnisher:
         """Draw the kind of the room and fill it: large things first."""
         rng = self.rng
         kinds = (self.bedroom, self.kitchen, self.living_room, self.office)
-        chosen = kinds[int(rng.choice(4, p=[0.28, 0.24, 0.3, 0.18]))]
+        chosen = kinds[int(rng.choice(4, p=[0.27, 0.28, 0.28, 0.17]))]
         self._rug()
         chosen()
         if rng.random() < 0.25:
@@ -225,9 +225,10 @@ class Furnisher:
         """One or two runs of units, an island, a table."""
         rng, plan, builder = self.rng, self.plan, self.builder
         for _ in range(1 + int(rng.random() < 0.4)):
-            width = rng.uniform(1.5, 4.2)
-            if at := at_wall(rng, plan, (width, 0.64), min(2.2, self.height - 0.1)):
-                home_things.kitchen(rng, builder, at, width, self.height - 0.1)
+            for width in (rng.uniform(2.0, 4.2), rng.uniform(1.5, 2.2)):
+                if at := at_wall(rng, plan, (width, 0.64), min(2.2, self.height - 0.1)):
+                    home_things.kitchen(rng, builder, at, width, self.height - 0.1)
+                    break
         size = (rng.uniform(1.2, 2.4), rng.uniform(0.7, 1.1))
         if rng.random() < 0.3 and (at := anywhere(rng, plan, size)):
             home_things.island(rng, builder, at, *size)
@@ -281,12 +282,14 @@ class Furnisher:
 
     def _rug(self) -> None:
         rng, plan = self.rng, self.plan
-        if rng.random() > 0.5:
+        if rng.random() > 0.6:
             return
         size = (rng.uniform(1.2, 3.2), rng.uniform(0.9, 2.2))
-        at = Frame(rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth), rng.choice([0.0, math.pi / 2]))
-        if plan.contains(at.x, at.z, size[0] / 2 + 0.05):
-            furniture.rug(rng, self.builder, at, size)
+        for _ in range(4):
+            at = Frame(rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth), rng.choice([0.0, math.pi / 2]))
+            if plan.contains(at.x, at.z, size[0] / 2 + 0.05):
+                furniture.rug(rng, self.builder, at, size)
+                return
 
     def _cabinet(self, size: tuple[float, float], tall: float) -> None:
         if at := at_wall(self.rng, self.plan, size, tall):

@@ -6,6 +6,7 @@ its own direction (and its own start, for the sun); tiles that a primitive canno
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Rays:
     """Rays of B images in tiles of TILE x TILE pixels, row by row; room frame, float64."""
 
     origin: Tensor  # (B, T, 3, TILE^2), or (B, T, 3, 1) where all rays of a tile start at one place
-    direction: Tensor  # (B, T, 3, TILE^2), unit
+    direction: Tensor  # (B, T, 3, TILE^2), unit, or (B, T, 3, 1) where they are parallel
 
     def select(self, room: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:
         """Origins and directions (N, 3, ...) of some tiles."""
@@ -56,7 +57,7 @@ def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, 
         rays: B images of T tiles.
         touched: (P, T), the tiles that a primitive may be seen in.
     """
-    images, tiles = rays.direction.shape[:2]
+    images, tiles = rays.origin.shape[:2]
     best = torch.full((images * tiles, TILE * TILE), FAR, device=touched.device)
     winner = torch.zeros_like(best)
     prim, tile = touched.nonzero(as_tuple=True)
@@ -64,8 +65,8 @@ def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, 
         place = primitives.room[prim] * tiles + tile
         order, sizes = disjoint_groups(place, len(best))
         prim, tile, place = prim[order], tile[order], place[order]
-        origin, direction = rays.select(primitives.room[prim], tile)
-        near = nearest(primitives, prim, origin, direction)
+        room = primitives.room[prim]
+        near = nearest(primitives, prim, lambda rows: rays.select(room[rows], tile[rows]))
         start = 0
         for size in sizes:
             group = slice(start, start + size)
@@ -74,15 +75,18 @@ def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, 
     return best.view(images, tiles, -1), winner.view(images, tiles, -1)
 
 
-def nearest(primitives: Primitives, prim: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
-    """Distances (N, n) at which rays (N, 3, n), room frame, meet the primitives `prim` (N,); FAR for a miss."""
-    near = torch.full((len(prim), direction.shape[-1]), FAR, device=prim.device)
+def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """Distances (N, TILE^2) at which the rays of tiles meet the primitives `prim` (N,); FAR for a miss.
+
+    `rays` gives origins and directions (n, 3, TILE^2) for some of the N, as all at once would not fit into memory.
+    """
+    near = torch.full((len(prim), TILE * TILE), FAR, device=prim.device)
     step = _PAIRS.get(prim.device.type, 2**12)
     kinds = primitives.kind[prim]
     for kind in solids.KINDS:
         rows = (kinds == kind).nonzero()[:, 0]
         for some in rows.split(step):
-            o, d = to_local(primitives, prim[some], origin[some], direction[some], torch.float32)
+            o, d = to_local(primitives, prim[some], *rays(some), torch.float32)
             lower, upper = bounds(primitives, prim[some], torch.float32)
             enter, leave = solids.interval(kind, o, d, lower, upper)
             # A miss is pushed away by arithmetic; so is what lies behind.

@@ -26,13 +26,13 @@ def digest(scene):
 
 @pytest.fixture(scope="module")
 def streets():
-    scenes = [sample_street(0, "val", index) for index in range(48)]
+    scenes = [sample_street(0, "val", index) for index in range(32)]
     return scenes, render(scenes, 24, 48)
 
 
 @pytest.fixture(scope="module")
 def homes():
-    scenes = [sample_home(0, "val", index) for index in range(64)]
+    scenes = [sample_home(0, "val", index) for index in range(48)]
     return scenes, render(scenes, 24, 48)
 
 
@@ -82,7 +82,7 @@ def test_a_tilt_changes_the_attitude_and_nothing_else(sample):
 
 
 def test_the_sky_is_far_and_has_no_distance(streets):
-    scenes, batch = streets
+    _, batch = streets
     sky, far = batch["semseg"] == SCENE_CLASSES.index("sky"), batch["far"]
     assert torch.equal(sky, far)
     assert (batch["depth"][far] == 0).all() and (batch["depth"][~far] > 0.1).all()
