@@ -39,8 +39,8 @@ def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, len
         pillow = white if rng.random() < 0.6 else materials.fabric(rng)
         builder.ellipsoid("bed", pillow, half, top + 0.08, at.at(x, -length / 2 + 0.3, rng.uniform(-0.1, 0.1)))
     if rng.random() < 0.3:  # a throw at the foot
-        z = (length / 2 - 0.6, length / 2 - 0.15)
-        add("bed", materials.fabric(rng), _centred(width + 0.06), (top - 0.22, top + 0.09), z, at)
+        foot = (length / 2 - 0.6, length / 2 - 0.15)
+        add("bed", materials.fabric(rng), _centred(width + 0.06), (top - 0.22, top + 0.09), foot, at)
 
 
 def table_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material) -> None:

@@ -95,8 +95,9 @@ class Site:
             dashes = outdoor_materials.stripes(rng, asphalt, rng.choice([0.0, 3.0, 4.0]))
             add("road", dashes, (-0.07, 0.07), (0.02, 0.023), (-far, far))
         if rng.random() < 0.4:
-            for x in (-half + 0.3, half - 0.42):
-                add("road", outdoor_materials.stripes(rng, asphalt, 0.0), (x, x + 0.12), (0.02, 0.023), (-far, far))
+            for edge in (-half + 0.3, half - 0.42):
+                line = (edge, edge + 0.12)
+                add("road", outdoor_materials.stripes(rng, asphalt, 0.0), line, (0.02, 0.023), (-far, far))
 
     def _stretches(self, far: float, cross: float | None, margin: float) -> list[tuple[float, float]]:
         """What is left of the length of a street beside its crossing."""
@@ -156,8 +157,8 @@ class Site:
             buildings.house(rng, self.builder, at, rng.uniform(8.0, min(14.0, plot - 4.5)), depth, self.style.lit)
             if rng.random() < 0.6:
                 drive = (middle + plot / 2 - 3.5, middle + plot / 2 - 0.8)
-                x = (side * front, side * (front + setback + 2.0))
-                self.builder.box("pavement", self.paving, (min(x), max(x)), (0.0, 0.015), drive)
+                ends = (side * front, side * (front + setback + 2.0))
+                self.builder.box("pavement", self.paving, (min(ends), max(ends)), (0.0, 0.015), drive)
                 if rng.random() < 0.5:
                     self._take(side * (front + 3.5), sum(drive) / 2, 2.5)
                     street_things.car(rng, self.builder, Frame(side * (front + 3.5), sum(drive) / 2, facing))

@@ -94,7 +94,7 @@ class Place(Site):
             self.builder.box(
                 "ground", self.meadow, (-lawn * width, lawn * width), (0.0, 0.08), (-lawn * depth, lawn * depth)
             )
-        open_sides = rng.permutation(4)[: int(rng.integers(0, 3))] if width > 25 else []
+        open_sides = rng.permutation(4)[: int(rng.integers(0, 3))].tolist() if width > 25 else []
         vaulted = rng.random() < 0.5
         reach = rng.uniform(2.2, 4.5)
         for side in range(4):
@@ -152,7 +152,9 @@ class Place(Site):
                 x, z = side * rng.uniform(half + 3.0, 60.0), rng.uniform(-far, far)
                 wide, long = rng.uniform(10.0, 60.0), rng.uniform(20.0, 120.0)
                 look = outdoor_materials.earth(rng) if rng.random() < 0.5 else outdoor_materials.grass(rng)
-                self.builder.box("ground", look, (x, x + side * wide)[:: int(side)], (0.0, 0.012), (z, z + long))
+                self.builder.box(
+                    "ground", look, (min(x, x + side * wide), max(x, x + side * wide)), (0.0, 0.012), (z, z + long)
+                )
             if rng.random() < 0.4:
                 x, z = side * (half + rng.uniform(1.0, 4.0)), self.camera[2] + rng.uniform(-20.0, 20.0)
                 if abs(x - self.camera[0]) > 1.0:

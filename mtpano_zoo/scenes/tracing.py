@@ -85,7 +85,7 @@ def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple
     kinds = primitives.kind[prim]
     for kind in solids.KINDS:
         rows = (kinds == kind).nonzero()[:, 0]
-        for some in rows.split(step):
+        for some in torch.split(rows, step):
             o, d = to_local(primitives, prim[some], *rays(some), torch.float32)
             lower, upper = bounds(primitives, prim[some], torch.float32)
             enter, leave = solids.interval(kind, o, d, lower, upper)
@@ -105,8 +105,10 @@ def details(
     distance = torch.empty(len(prim), dtype=torch.float64, device=prim.device)
     normal, u, v = torch.empty_like(origin), torch.empty_like(distance), torch.empty_like(distance)
     kinds = primitives.kind[prim]
-    for kind in kinds.unique().tolist():
+    for kind in solids.KINDS:
         at = (kinds == kind).nonzero()[:, 0]
+        if len(at) == 0:
+            continue
         rows = prim[at]
         o, d = to_local(primitives, rows, origin[at, :, None], direction[at, :, None], torch.float64)
         lower, upper = bounds(primitives, rows, torch.float64)
