@@ -33,13 +33,13 @@ def paving(rng: np.random.Generator) -> Material:
 def grass(rng: np.random.Generator) -> Material:
     """Green to dry, with patches."""
     color = hsv(rng.uniform(0.17, 0.33), rng.uniform(0.35, 0.7), rng.uniform(0.35, 0.62))
-    return material(color, noise=rng.uniform(0.35, 0.7), noise_u=0.06, noise_v=0.06)
+    return material(color, noise=rng.uniform(0.35, 0.7), noise_u=0.02, noise_v=0.023)
 
 
 def earth(rng: np.random.Generator) -> Material:
     """Soil, sand or stubble."""
     color = hsv(rng.uniform(0.07, 0.13), rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.75))
-    return material(color, noise=rng.uniform(0.2, 0.5), noise_u=0.05, noise_v=0.05)
+    return material(color, noise=rng.uniform(0.2, 0.5), noise_u=0.018, noise_v=0.02)
 
 
 def leaves(rng: np.random.Generator) -> Material:

@@ -1,6 +1,7 @@
 """The parts that outdoor scenes share: ground, roads, rows of buildings, gardens, traffic, people, and what is free."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -214,15 +215,19 @@ class Site:
             while parked and z < min(far, 110.0):
                 z += rng.uniform(5.4, 7.5)
                 x = side * (half - 1.1)
-                if rng.random() < density and self._free(x, z, 2.6):
+                kind, room = self._vehicle(0.12)
+                if rng.random() < density and self._free(x, z, room):
                     turned = 0.0 if side > 0 else math.pi
-                    kind = street_things.van if rng.random() < 0.12 else street_things.car
                     kind(rng, self.builder, Frame(x, z, turned + rng.uniform(-0.04, 0.04)))
             for _ in range(int(rng.integers(0, 4))):
                 x, z = side * half * (0.25 if parked else 0.5), self.camera[2] + rng.uniform(-80.0, 80.0)
-                if half > 2.2 and abs(z - self.camera[2]) > 4.0 and self._free(x, z, 3.0):
-                    kind = street_things.van if rng.random() < 0.2 else street_things.car
+                kind, room = self._vehicle(0.2)
+                if half > 2.2 and self._free(x, z, room):
                     kind(rng, self.builder, Frame(x, z, 0.0 if side > 0 else math.pi))
+
+    def _vehicle(self, vans: float) -> tuple[Callable[[np.random.Generator, Builder, Frame], None], float]:
+        """Draw a kind of vehicle, and the radius that it takes."""
+        return (street_things.van, 6.8) if self.rng.random() < vans else (street_things.car, 2.7)
 
     def _people(self, half: float, walk: float, far: float) -> None:
         rng = self.rng
@@ -257,7 +262,7 @@ class Site:
         return True
 
     def _take(self, x: float, z: float, radius: float) -> None:
-        """Keep others off a disc of at most 5 metres."""
+        """Keep others off a disc of at most 7 metres."""
         self._taken.setdefault(int(z // _LANE), []).append((float(x), float(z), radius))
 
     def _spot(self, x: float, z: float, radius: float) -> Frame | None:
