@@ -1,5 +1,6 @@
 """The parts that outdoor scenes share: ground, roads, rows of buildings, gardens, traffic, people, and what is free."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -68,6 +69,10 @@ class Site:
         # The row on the left has its fronts at x = -front.
         at = Frame(-front, 0.0, RIGHT)
         slab, rail = materials.concrete(rng), outdoor_materials.metal(rng)
+        # The house that it belongs to stands whatever else the row has: what is built first wins where faces coincide.
+        storeys = math.ceil((floor + 3.0) / (0.9 * self.style.storey))
+        style = dataclasses.replace(self.style, floors=(storeys, storeys + 2))
+        buildings.block(rng, self.builder, Frame(-front, 8.0, RIGHT), 16.0, 12.0, style, fine=False)
         buildings.balcony(rng, self.builder, at, (-2.0, 2.0), floor, slab, rail, True, reach)
         self.camera = np.array([-front + reach * 0.6, -floor - rng.uniform(1.2, 1.7), rng.uniform(-1.0, 1.0)])
         self._take(float(self.camera[0]), float(self.camera[2]), 4.5)
