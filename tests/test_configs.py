@@ -25,6 +25,7 @@ from mtpano_zoo.cli import main
 from mtpano_zoo.data import PseudoLabelDataModule
 from mtpano_zoo.data.structured3d import SCORED_CLASSES
 from mtpano_zoo.resources import shipped
+from mtpano_zoo.scene_classes import SCENE_CLASSES
 
 CONFIGS = sorted(str(path.relative_to(shipped("configs"))) for path in shipped("configs").glob("**/*.yaml"))
 TINY = [
@@ -51,6 +52,21 @@ PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
 LABELING: dict[str, list[str]] = {
     "label_free/label-oracle-rooms.yaml": [],
     "label_free/label.yaml": ["photos"],
+}
+
+_TINY_SCENES = {"height": 32, "width": 64, "train_count": 2, "val_count": 1, "test_count": 1, "tilt": 10.0}
+TINY_MIXTURE = {
+    "trainer": {"accelerator": "cpu", "max_steps": 1, "max_epochs": 1},
+    "data": {
+        "init_args": {
+            "modules": {
+                "homes": {"class_path": "HomesDataModule", "init_args": _TINY_SCENES},
+                "streets": {"class_path": "StreetsDataModule", "init_args": _TINY_SCENES},
+            },
+            "batch_size": 2,
+            "num_workers": 0,
+        }
+    },
 }
 
 # In place of the published network, its size and the length of its training.
@@ -90,7 +106,8 @@ TINY_EXPERIMENT = {
 
 
 def test_every_configuration_is_tried_here() -> None:
-    assert sorted([*ROOMS, "rooms-tiny-larger.yaml", "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING]) == CONFIGS
+    others = ["rooms-tiny-larger.yaml", "streets.yaml", "base.yaml"]
+    assert sorted([*ROOMS, *others, *EXPERIMENTS, *PROTOCOLS, *LABELING]) == CONFIGS
 
 
 @pytest.fixture
@@ -245,6 +262,20 @@ def test_fit_test_predict(
     assert len(list(Path("runs").glob("*/predictions/*_depth.npy"))) == 2
     network = load_model(checkpoint)
     assert network(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
+
+
+def test_homes_and_streets_train_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MIXTURE))
+    arguments = ["--config", "streets.yaml", "--config", "tiny.yaml"]
+    assert main(["fit", *arguments]) == 0
+    (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
+    assert main(["test", *arguments, "--ckpt_path", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    assert all(score in printed for score in SCORES.values())
+    assert load_model(checkpoint).classes == SCENE_CLASSES
 
 
 def test_the_second_half_of_the_training_starts_from_the_first(

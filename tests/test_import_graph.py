@@ -17,6 +17,7 @@ ROOMS = (
     "text_files",
     "output_paths",
     "classes",
+    "scene_classes",
     "tasks",
     "sphere",
     "resize",

@@ -36,6 +36,9 @@ FIELDS = (
     "gloss",
     "emission",
     "sky",  # 1: shows the outside, whatever lies behind the pane
+    "pane_u",  # share of a cell that a window of the second colour fills, across; 0: no windows
+    "pane_v",
+    "lit",  # share of the windows with light behind them
 )
 CHANNEL = {name: i for i, name in enumerate(FIELDS)}
 
@@ -49,6 +52,9 @@ _DEFAULTS: dict[str, float] = dict.fromkeys(FIELDS, 0.0) | {
 }
 
 
+_DEFAULT_ROW: Material = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
+
+
 def material(color: Color, color2: Color | None = None, **fields: float) -> Material:
     """Return a row of `FIELDS`: plain `color` with faint noise unless `fields` say otherwise.
 
@@ -57,7 +63,7 @@ def material(color: Color, color2: Color | None = None, **fields: float) -> Mate
         >>> row[:3].tolist() == row[3:6].tolist(), round(float(row[CHANNEL["gloss"]]), 2)
         (True, 0.2)
     """
-    row = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
+    row = _DEFAULT_ROW.copy()
     row[:3] = color
     row[3:6] = color if color2 is None else color2
     for name, value in fields.items():
