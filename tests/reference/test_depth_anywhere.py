@@ -99,7 +99,11 @@ def test_a_missing_and_an_unknown_key_are_named(student: str, state: dict[str, T
         FORMATS[student].describe({key: state[key]})
 
 
-@pytest.mark.parametrize(("student", "key"), [("unifuse", "projectors.2.sample_grid")], indirect=["student"])
+@pytest.mark.parametrize(
+    ("student", "key"),
+    [("unifuse", "projectors.2.sample_grid"), ("hohonet", "horizon_refine.pos")],
+    indirect=["student"],
+)
 def test_other_coordinates_than_ours_are_refused(student: str, state: dict[str, Tensor], key: str) -> None:
     with pytest.raises(ValueError, match=f"{key} of this .* differs by up to .* other coordinates"):
         FORMATS[student].convert(state | {key: state[key] + 0.01})
