@@ -2,6 +2,7 @@
 
 from mtpano_zoo.models.base import PanoramaNetwork
 from mtpano_zoo.models.bifuse import BiFuse
+from mtpano_zoo.models.egformer import EGformer
 from mtpano_zoo.models.hohonet import HoHoNet
 from mtpano_zoo.models.inference import InferenceNetwork, prepare_for_inference
 from mtpano_zoo.models.pd_bridgenet import PDBridgeNet
@@ -10,6 +11,7 @@ from mtpano_zoo.models.unifuse import UniFuse
 __all__ = (
     "NETWORKS",
     "BiFuse",
+    "EGformer",
     "HoHoNet",
     "InferenceNetwork",
     "PDBridgeNet",
@@ -20,6 +22,7 @@ __all__ = (
 
 NETWORKS: dict[str, type[PanoramaNetwork]] = {
     "BiFuse": BiFuse,
+    "EGformer": EGformer,
     "HoHoNet": HoHoNet,
     "PDBridgeNet": PDBridgeNet,
     "UniFuse": UniFuse,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.models import BiFuse, HoHoNet, PanoramaNetwork, UniFuse
+from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, PanoramaNetwork, UniFuse
 from mtpano_zoo.models.hohonet import cosines, sinusoids
 from mtpano_zoo.reference.format import Format
 
@@ -299,8 +299,55 @@ HOHONET = _Student(
     _hohonet_constants,
 )
 
+
+def _egformer_arguments(state: State) -> dict[str, Any]:
+    return {"width": _shape(state, "patch_embed.0.weight", 4, "EGformer")[0]}
+
+
+def _egformer_stages() -> dict[str, str]:
+    """Our stages to the published ones; the coarsest is one of our encoders."""
+    encoders = {f"encoders.{i}": f"stage{i + 1}" for i in range(4)} | {"encoders.4": "bottleneck"}
+    return encoders | {f"decoders.{i}": f"dec_stage{8 - i}" for i in range(4)}
+
+
+EGFORMER_DEFORMABLE = r"(stage1|stage2|dec_stage7|dec_stage8)"
+EGFORMER = _Student(
+    "EGformer",
+    EGformer,
+    ("patch_embed.", "stage1.", "bottleneck.", "dec_stage5.", "tune_final."),
+    (
+        (r"^embed\.", "patch_embed.0."),
+        (r"^embed_norm\.", "patch_embed.2."),
+        *((rf"^{re.escape(own)}\.", f"{published}.") for own, published in _egformer_stages().items()),
+        (rf"^{EGFORMER_DEFORMABLE}\.([01])\.", r"\1.0.blocks.\2."),
+        (rf"^{EGFORMER_DEFORMABLE}\.2\.", r"\1.1."),
+        (r"(blocks\.\d)\.query\.", r"\1.dattn.q_proj."),
+        (r"(blocks\.\d)\.value\.", r"\1.dattn.k_proj."),
+        (r"(blocks\.\d)\.offsets\.", r"\1.dattn.offset_proj."),
+        (r"(blocks\.\d)\.weights\.", r"\1.dattn.A_proj."),
+        (r"(blocks\.\d)\.project\.", r"\1.dattn.wm_proj."),
+        (r"(blocks\.\d)\.expand\.", r"\1.mlp.linear1.0."),
+        (r"(blocks\.\d)\.mix\.", r"\1.mlp.dwconv.0."),
+        (r"(blocks\.\d)\.reduce\.", r"\1.mlp.linear2.0."),
+        (r"\.project\.", ".proj."),
+        (r"\.expand\.", ".mlp.fc1."),
+        (r"\.reduce\.", ".mlp.fc2."),
+        *((rf"^shrink\.{i}\.", f"downsample{i + 1}.") for i in range(4)),
+        *((rf"^enlarge\.{i}\.", f"upsample{8 - i}.") for i in range(4)),
+        *((rf"^join\.{i}\.", f"tune{8 - i}.") for i in range(4)),
+        (r"^refine\.", "tune_final."),
+        (r"^head1\.", "output_conv.0."),
+        (r"^head2\.", "output_conv.2."),
+        (r"^predict_distance\.", "output_conv.4."),
+    ),
+    _egformer_arguments,
+    lambda network, state: {},
+    (("norm.weight", "patch_embed.2.weight"), ("norm.bias", "patch_embed.2.bias")),
+)
+
 FORMATS: dict[str, Format] = {
     "unifuse": UNIFUSE.format(),
     "bifuse": BIFUSE.format(),
     "hohonet": HOHONET.format(),
+    "egformer": EGFORMER.format(),
 }

@@ -101,4 +101,9 @@ def hohonet_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
     }
 
 
-CONSTANTS = {"unifuse": unifuse_constants, "bifuse": bifuse_constants, "hohonet": hohonet_constants}
+CONSTANTS = {
+    "unifuse": unifuse_constants,
+    "bifuse": bifuse_constants,
+    "hohonet": hohonet_constants,
+    "egformer": lambda shapes: {},
+}

@@ -13,7 +13,7 @@ from published_students import CONSTANTS, published_student
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import CNNEncoder, Encoder, ViTEncoder
-from mtpano_zoo.models import BiFuse, HoHoNet, PanoramaNetwork, PDBridgeNet, UniFuse
+from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, PanoramaNetwork, PDBridgeNet, UniFuse
 
 CLASSES = ("floor", "wall", "ceiling")
 
@@ -72,6 +72,8 @@ TINY: dict[str, Tiny] = {
     "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
     "BiFuse": Tiny(lambda: BiFuse("test_resnet", input_size=(32, 64))),
     "BiFuse as published": Tiny(lambda: BiFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
+    "EGformer": Tiny(lambda: EGformer(width=8, input_size=(32, 64))),
+    "EGformer as published": Tiny(lambda: EGformer(width=8, convention="paper", input_size=(32, 64)), traced=False),
     "HoHoNet": Tiny(lambda: tiny_hohonet()),
     "HoHoNet as published": Tiny(lambda: tiny_hohonet(convention="paper"), traced=False),
     "UniFuse": Tiny(lambda: UniFuse("test_resnet", input_size=(32, 64))),
