@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class BiFuse(PanoramaNetwork):
         size = (image.shape[-2], image.shape[-1])
         self.check_size(*size)
         image = self.normalize(image)
-        encoders = self.encoders
+        encoders = {name: cast("ResNetStages", encoder) for name, encoder in self.encoders.items()}
         erp, cube = encoders["erp"].stem(image), encoders["cube"].stem(self.to_cube(image, size[0] // 2))
         joined: list[Tensor] = []
         for i in range(LEVELS):

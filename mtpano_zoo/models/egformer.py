@@ -189,7 +189,8 @@ class _AxisBlock(nn.Module):
         if self.convention == "sphere":
             return x * weights[:, None, :, None]
         # The published code takes as many tokens in reading order as a column has, not those of a column.
-        return (x.flatten(1, 2).unflatten(1, (x.shape[2], x.shape[1])) * weights[:, :, None, None]).view(x.shape)
+        chunks = x.reshape(x.shape[0], x.shape[2], x.shape[1], x.shape[3])
+        return (chunks * weights[:, :, None, None]).view(x.shape)
 
 
 class _DeformableBlock(nn.Module):
@@ -221,14 +222,14 @@ class _DeformableBlock(nn.Module):
         return x + mixed
 
     def _attend(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         query = self.query(x)
         values = self.value(x).unflatten(-1, (self.heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
         weights = self.weights(query).unflatten(-1, (self.heads, POINTS)).softmax(-1)
         # Row and column of every point: (B heads, 9, H, W, 2).
         offsets = self.offsets(query).unflatten(-1, (self.heads, POINTS, 2)).permute(0, 3, 4, 1, 2, 5).flatten(0, 1)
         points = tangent_points(height, width, self.convention, x.device).to(offsets.dtype) + offsets
-        sampled = self._sample(values, points.flatten(1, 2)).unflatten(2, (POINTS, height))
+        sampled = self._sample(values, points.flatten(1, 2)).view(*values.shape[:2], POINTS, height, width)
         weights = weights.permute(0, 3, 4, 1, 2).flatten(0, 1)[:, None]
         joined = (sampled * weights).sum(2).view(batch, self.heads, -1, height, width)
         attended: Tensor = self.project(joined.permute(0, 3, 4, 1, 2).flatten(3))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +101,7 @@ class HoHoNet(PanoramaNetwork):
             nn.ReLU(),
             nn.Conv1d(embedding, components, 1, bias=False),
         )
-        nn.init.normal_(self.coefficients[3].weight, std=0.1 / math.sqrt(embedding / 2))
+        nn.init.normal_(cast("Tensor", self.coefficients[3].weight), std=0.1 / math.sqrt(embedding / 2))
         self.bias = nn.Parameter(torch.full((1,), 2.5))
         self.resize = Upsample("sphere", align_corners=False)
         self.basis: Tensor
@@ -179,7 +180,8 @@ class _AttentionLayer(nn.Module):
         attended = F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2)
         x = x + self.drop(self.project(attended))
         hidden = self.drop(F.relu(self.expand(self.norm2(x))))
-        return x + self.drop(self.reduce(hidden))
+        refined: Tensor = x + self.drop(self.reduce(hidden))
+        return refined
 
 
 def widen(x: Tensor, scale: int) -> Tensor:
