@@ -159,22 +159,27 @@ class _AxisBlock(nn.Module):
         self.reduce = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        # The bent scores amplify roundings: 16 bits are left to the feed-forward part.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x + self._attend(x.to(torch.promote_types(x.dtype, torch.float32)))
+        mixed: Tensor = self.reduce(F.gelu(self.expand(self.norm2(x))))
+        return x + mixed
+
+    def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         lines = self.norm1(x) if self.axis == "row" else self.norm1(x).transpose(1, 2)
-        query, key, value = self.qkv(lines).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
-        places = (
-            row_distances(height, width, self.convention)
-            if self.axis == "row"
-            else column_distances(height, self.convention)
-        )
+        qkv = _linear(self.qkv, lines).reshape(*lines.shape[:3], 3, self.heads, -1)
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        if self.axis == "row":
+            places = row_distances(height, width, self.convention)
+        else:
+            places = column_distances(height, self.convention)
         scores = query @ key.transpose(-2, -1) + BIAS * places[:, None].to(query.device, query.dtype)
         count = self._count(scores)  # (B, lines)
         bent = 1 - torch.cos(F.normalize(scores, dim=-1) * QUARTER)
         attended = ((bent * count[:, :, None, None, None]) @ value).transpose(2, 3).flatten(3)
         attended = attended if self.axis == "row" else attended.transpose(1, 2)
-        x = x + self.project(attended + self._rest(x, 1 - count))
-        mixed: Tensor = self.reduce(F.gelu(self.expand(self.norm2(x))))
-        return x + mixed
+        return _linear(self.project, attended + self._rest(x, 1 - count))
 
     def _count(self, scores: Tensor) -> Tensor:
         """Return what every line counts, (B, lines), from scores (B, lines, heads, N, N)."""
@@ -216,24 +221,26 @@ class _DeformableBlock(nn.Module):
         nn.init.constant_(self.weights.bias, 1 / POINTS)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attend(self.norm1(x))
+        with torch.autocast(x.device.type, enabled=False):
+            x = x + self._attend(self.norm1(x.to(torch.promote_types(x.dtype, torch.float32))))
         hidden = F.gelu(self.expand(self.norm2(x))).permute(0, 3, 1, 2)
         mixed: Tensor = self.reduce(F.gelu(self.mix(hidden)).permute(0, 2, 3, 1))
         return x + mixed
 
     def _attend(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
-        query = self.query(x)
-        values = self.value(x).unflatten(-1, (self.heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        weights = self.weights(query).unflatten(-1, (self.heads, POINTS)).softmax(-1)
+        query = _linear(self.query, x)
+        values = _linear(self.value, x).unflatten(-1, (self.heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        weights = _linear(self.weights, query).unflatten(-1, (self.heads, POINTS)).softmax(-1)
         # Row and column of every point: (B heads, 9, H, W, 2).
-        offsets = self.offsets(query).unflatten(-1, (self.heads, POINTS, 2)).permute(0, 3, 4, 1, 2, 5).flatten(0, 1)
+        offsets = (
+            _linear(self.offsets, query).unflatten(-1, (self.heads, POINTS, 2)).permute(0, 3, 4, 1, 2, 5).flatten(0, 1)
+        )
         points = tangent_points(height, width, self.convention, x.device).to(offsets.dtype) + offsets
         sampled = self._sample(values, points.flatten(1, 2)).view(*values.shape[:2], POINTS, height, width)
         weights = weights.permute(0, 3, 4, 1, 2).flatten(0, 1)[:, None]
         joined = (sampled * weights).sum(2).view(batch, self.heads, -1, height, width)
-        attended: Tensor = self.project(joined.permute(0, 3, 4, 1, 2).flatten(3))
-        return attended
+        return _linear(self.project, joined.permute(0, 3, 4, 1, 2).flatten(3))
 
     def _sample(self, maps: Tensor, points: Tensor) -> Tensor:
         """Sample (N, C, H, W) at rows and columns (N, h, w, 2)."""
@@ -249,12 +256,18 @@ class _DeformableBlock(nn.Module):
         return F.grid_sample(padded, grid, padding_mode="border", align_corners=False).to(maps.dtype)
 
 
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer in the type of its input: prepared for inference, weights may have 16 bits."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.to(x.dtype), bias)
+
+
 def column_distances(height: int, convention: Convention) -> Tensor:
     """Return the distances (1, H, H) on the unit sphere between the places of a column, positive downwards."""
     if convention == "paper":  # the last place is one too far
         angle = torch.linspace(0, height, height) * (2 * QUARTER) / height
     else:
-        angle = torch.arange(height) * math.pi / height
+        angle = torch.arange(height, dtype=torch.float64) * math.pi / height
     turn = angle[None] - angle[:, None]
     chord = torch.sqrt(2 * (1 - torch.cos(turn)))
     return torch.where(turn > 0, chord, -chord)[None]
@@ -266,10 +279,10 @@ def row_distances(height: int, width: int, convention: Convention) -> Tensor:
         angle = torch.linspace(0, width, width) * 2 * (2 * QUARTER) / width
         radius = torch.sin(torch.arange(height) * (2 * QUARTER) / height)
     else:
-        angle = torch.arange(width) * 2 * math.pi / width
-        radius = torch.cos(sphere.erp_angles(height, width)[1])
+        angle = torch.arange(width, dtype=torch.float64) * 2 * math.pi / width
+        radius = torch.cos(sphere.erp_angles(height, width, dtype=torch.float64)[1])
     turn = angle[None] - angle[:, None]
-    chord = torch.sqrt(2 * (1 - torch.cos(turn)).clamp(min=0))
+    chord = torch.sqrt(2 * (1 - torch.cos(turn)))
     if convention == "paper":
         chord = torch.where(turn > 0, chord, -chord)
     return radius[:, None, None] * chord
@@ -299,4 +312,4 @@ def tangent_points(height: int, width: int, convention: Convention, device: torc
     longitude = ((torch.arange(width, dtype=torch.float64) + half) / width - 0.5) * (2 * math.pi)
     columns = ((turn.T[:, :, None] + longitude) / (2 * math.pi) + 0.5) * width % width - half
     points = torch.stack((rows.T[:, :, None].expand_as(columns), columns), dim=-1)
-    return points.float().to(device)
+    return (points.float() if convention == "paper" else points).to(device)
