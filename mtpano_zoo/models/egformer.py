@@ -230,11 +230,14 @@ class _DeformableBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
         query = _linear(self.query, x)
-        values = _linear(self.value, x).unflatten(-1, (self.heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        weights = _linear(self.weights, query).unflatten(-1, (self.heads, POINTS)).softmax(-1)
+        values = _linear(self.value, x).view(batch, height, width, self.heads, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        weights = _linear(self.weights, query).view(batch, height, width, self.heads, POINTS).softmax(-1)
         # Row and column of every point: (B heads, 9, H, W, 2).
         offsets = (
-            _linear(self.offsets, query).unflatten(-1, (self.heads, POINTS, 2)).permute(0, 3, 4, 1, 2, 5).flatten(0, 1)
+            _linear(self.offsets, query)
+            .view(batch, height, width, self.heads, POINTS, 2)
+            .permute(0, 3, 4, 1, 2, 5)
+            .flatten(0, 1)
         )
         points = tangent_points(height, width, self.convention, x.device).to(offsets.dtype) + offsets
         sampled = self._sample(values, points.flatten(1, 2)).view(*values.shape[:2], POINTS, height, width)

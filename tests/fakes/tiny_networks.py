@@ -26,11 +26,13 @@ class Tiny:
         build: builds it; all its sizes divide 32 x 64, which is the size that it is made for.
         silent: beginnings of the names of parameters that no output depends on.
         traced: whether it is compiled and exported, which takes most of the time.
+        rough: largest error in bfloat16, relative to the largest value.
     """
 
     build: Callable[[], PanoramaNetwork]
     silent: tuple[str, ...] = ()
     traced: bool = True
+    rough: float = 0.1
 
 
 def tiny_vit(**overrides: Any) -> ViTEncoder:
@@ -72,8 +74,11 @@ TINY: dict[str, Tiny] = {
     "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
     "BiFuse": Tiny(lambda: BiFuse("test_resnet", input_size=(32, 64))),
     "BiFuse as published": Tiny(lambda: BiFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
-    "EGformer": Tiny(lambda: EGformer(width=8, input_size=(32, 64))),
-    "EGformer as published": Tiny(lambda: EGformer(width=8, convention="paper", input_size=(32, 64)), traced=False),
+    # Its attention bends and normalises scores again and again, which amplifies roundings at such a width.
+    "EGformer": Tiny(lambda: EGformer(width=8, input_size=(32, 64)), rough=0.5),
+    "EGformer as published": Tiny(
+        lambda: EGformer(width=8, convention="paper", input_size=(32, 64)), traced=False, rough=0.5
+    ),
     "HoHoNet": Tiny(lambda: tiny_hohonet()),
     "HoHoNet as published": Tiny(lambda: tiny_hohonet(convention="paper"), traced=False),
     "UniFuse": Tiny(lambda: UniFuse("test_resnet", input_size=(32, 64))),
