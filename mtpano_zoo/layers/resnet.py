@@ -34,6 +34,7 @@ class ResNetStages(nn.Module):
         InputError: If timm has no such network, it is no ResNet, or the file of weights does not fit it.
 
     Example:
+        >>> import torch
         >>> stages = ResNetStages("test_resnet", "sphere")  # timm's miniature
         >>> [tuple(x.shape[1:]) for x in stages(torch.rand(1, 3, 32, 64))]
         [(32, 16, 32), (32, 8, 16), (48, 4, 8), (192, 2, 4), (96, 1, 2)]

@@ -202,7 +202,7 @@ def cosines(count: int, height: int) -> Tensor:
     """Return the cosines (count, height) that a column is the sum of, the constant one first.
 
     Example:
-        >>> cosines(2, 2).round(decimals=3).tolist()
+        >>> cosines(2, 2).double().round(decimals=3).tolist()
         [[1.0, 1.0], [0.707, -0.707]]
     """
     rows = (torch.arange(height).float() + 0.5) / height * math.pi  # in the order of the published roundings
