@@ -107,6 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
     )
+    run.add_argument(
+        "--max-distance", type=float, metavar="METRES", help="no depth from here on; networks with range masks"
+    )
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument("--workers", type=int, help="processes that write (default: depends on panoramas and cores)")
@@ -309,6 +312,7 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
         mask_sky=options.mask_sky,
         blend_seam=options.blend_seam,
+        max_distance=options.max_distance,
         overwrite=options.overwrite,
         workers=workers,
         panel=not options.no_panel,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
+from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
@@ -190,6 +190,7 @@ def predict(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    max_distance: float | None = None,
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -206,6 +207,8 @@ def predict(
         blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
             and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
             no value get none there. Networks with wrapped convolutions do not need this.
+        max_distance: Give depth only where it is below this, in metres, by the mask that the network has for it; one of
+            the network's `ranges`, by default the last.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
@@ -220,7 +223,7 @@ def predict(
         >>> predict(TwoMetres(), torch.rand(3, 100, 200)).depth.shape
         (100, 200)
     """
-    check_options(network, precision, mask_sky, blend_seam)
+    check_options(network, precision, mask_sky, blend_seam, max_distance)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # fails before anything runs
@@ -237,7 +240,7 @@ def predict(
             kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                output = main_outputs(network, batch.to(kind))
+                output = main_outputs(network, batch.to(kind), max_distance)
             results = [
                 _prediction(
                     network,
@@ -264,7 +267,11 @@ def _attribute(network: nn.Module, name: str) -> Any:
 
 
 def check_options(
-    network: nn.Module, precision: str = "float32", mask_sky: bool = False, blend_seam: bool = False
+    network: nn.Module,
+    precision: str = "float32",
+    mask_sky: bool = False,
+    blend_seam: bool = False,
+    max_distance: float | None = None,
 ) -> None:
     """Refuse options of `predict` that a network does not support.
 
@@ -276,6 +283,7 @@ def check_options(
     if precision == "bfloat16" and getattr(network, "precision", precision) != precision:
         raise InputError("the network was prepared for float32: prepare it for bfloat16")
     check_precision(network, precision)
+    check_range(getattr(network, "ranges", ()), max_distance)
     if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")

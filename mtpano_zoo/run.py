@@ -85,6 +85,7 @@ def run(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    max_distance: float | None = None,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -106,6 +107,7 @@ def run(
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
+        max_distance: give depth only below this, in metres, see there.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
@@ -123,12 +125,14 @@ def run(
         raise InputError(f"batch_size is at least 1, not {batch_size}")
     if workers < 0:
         raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
-    check_options(model, precision, mask_sky, blend_seam)
+    check_options(model, precision, mask_sky, blend_seam, max_distance)
     if device is not None:
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    if max_distance is not None:  # folders of before it existed can be continued
+        options["max_distance"] = max_distance
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():
