@@ -97,7 +97,7 @@ def published_mtpano() -> dict[str, Tensor]:
 
 
 def published_dap(seed: int = 101) -> dict[str, Tensor]:
-    """The state dict of the published DAP code at a small size, 3 M parameters, by the fill rule of its golden files."""
+    """The state dict of the published DAP code at a small size, 3 M parameters, by the rule of its golden files."""
     file = Path(__file__).parents[1] / "reference" / "golden" / "dap_keys.json"
     state = {key: filled(key, shape, seed, a, b) for key, (shape, a, b) in json.loads(file.read_text()).items()}
     blocks, mask = "core.pretrained.model.blocks.", torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(128)

@@ -61,9 +61,7 @@ def test_the_fill_rule_is_the_one_of_the_golden_files(published: dict[str, Tenso
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 8.3e-6), (torch.float64, 1e-7)])
 @pytest.mark.parametrize("run", RUNS)
-def test_it_computes_what_the_published_code_does(
-    network: DAP, run: str, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_it_computes_what_the_published_code_does(network: DAP, run: str, dtype: torch.dtype, tolerance: float) -> None:
     network = copy.deepcopy(network).to(dtype)
     with torch.no_grad():
         outputs = network(GOLDEN[f"{run}/image"].to(dtype))
@@ -152,7 +150,10 @@ BLOCK = "core.pretrained.model.blocks.0"
         ({LAST: torch.ones(2)}, rf"of another shape {re.escape(LAST)} \(2,\) instead of \(1,\)"),
         ({LAST: torch.ones(1, dtype=torch.int64)}, "not of floating point"),
         ({f"{BLOCK}.attn.qkv.bias_mask": torch.ones(384)}, r"masks other biases .*blocks\.0\.attn\.qkv\.bias_mask"),
-        ({"core.pretrained.blocks.0.norm1.bias": torch.ones(128)}, r"copies differ: core\.pretrained\.blocks\.0\.norm1"),
+        (
+            {"core.pretrained.blocks.0.norm1.bias": torch.ones(128)},
+            r"copies differ: core\.pretrained\.blocks\.0\.norm1",
+        ),
         ({"core.pretrained.blocks.0.norm1.bias": None}, r"missing core\.pretrained\.blocks\.0\.norm1\.bias"),
         ({"core.pretrained.model.rope_embed.periods": None}, r"lacks core\.pretrained\.model\.rope_embed\.periods"),
         ({"core.pretrained.model.rope_embed.periods": torch.ones(12)}, "128 wide, no multiple of a head's 48"),
