@@ -136,7 +136,11 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--markdown", action="store_true", help="print the table of the README")
     models.set_defaults(execute=_models)
 
-    rooms = verbs.add_parser("rooms", help="write rendered rooms with ground truth to a folder")
+    rooms = verbs.add_parser("rooms", help="write rendered rooms or streets with ground truth to a folder")
+    rooms.add_argument(
+        "--kind", choices=("rooms", "homes", "streets"), default="rooms", help="homes are richer (default %(default)s)"
+    )
+    rooms.add_argument("--tilt", type=float, default=0.0, help="the camera leans by up to so many degrees (default 0)")
     rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)
     rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
@@ -362,8 +366,9 @@ def _models(options: argparse.Namespace) -> int:
 def _rooms(options: argparse.Namespace) -> int:
     from mtpano_zoo.data.rooms_writer import write_rooms
 
-    write_rooms(options.out, options.split, options.count, options.height, 2 * options.height, options.seed)
-    print(f"{options.count} rooms are in {options.out}")
+    size = (options.height, 2 * options.height)
+    write_rooms(options.out, options.split, options.count, *size, options.seed, options.kind, options.tilt)
+    print(f"{options.count} {options.kind} are in {options.out}")
     return 0
 
 

@@ -36,6 +36,9 @@ FIELDS = (
     "gloss",
     "emission",
     "sky",  # 1: shows the outside, whatever lies behind the pane
+    "pane_u",  # share of a cell that a window of the second colour fills, across; 0: no windows
+    "pane_v",
+    "lit",  # share of the windows with light behind them
 )
 CHANNEL = {name: i for i, name in enumerate(FIELDS)}
 
