@@ -16,6 +16,7 @@ from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.point_cloud import clean_points
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
@@ -134,9 +135,17 @@ class Prediction:
         return output_paths(folder, stem, self.tasks, panel)
 
     def save_each(
-        self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
+        self,
+        folder: str | Path,
+        stem: str = "panorama",
+        overwrite: bool = False,
+        panel: bool = True,
+        depth_range: tuple[float, float] | None = None,
     ) -> Iterator[Path]:
-        """Do the work of `save` file by file, and yield the path of each when it is complete."""
+        """Do the work of `save` file by file, and yield the path of each when it is complete.
+
+        `depth_range` is that of `figure`.
+        """
         paths = output_paths(folder, stem, self.tasks, panel)
         parent = path_below(folder, stem).parent
         if parent.exists() and not parent.is_dir():
@@ -150,22 +159,28 @@ class Prediction:
                 WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
                 yield paths[file.name]
         if panel:
-            image_io.write_png(paths["panel"], figure_to_array(self.figure()))
+            image_io.write_png(paths["panel"], figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
         elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
 
-    def figure(self) -> Figure:
-        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours."""
-        return prediction_panel(self.image, self.maps, self.classes, self.palette)
+    def figure(self, depth_range: tuple[float, float] | None = None) -> Figure:
+        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
 
-    def point_cloud(self, stride: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        Colours of depth span its own range, or `depth_range` in metres: give one for the frames of a video.
+        """
+        return prediction_panel(self.image, self.maps, self.classes, self.palette, depth_range)
+
+    def point_cloud(
+        self, stride: int = 1, edge: float | None = None, nadir: float = 0.0
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return points (N, 3) in metres, x right, y down, z forward, camera at 0, and their colours (N, 3).
 
-        Only every `stride`-th row and column is used. Pixels without a depth are left out.
+        Only every `stride`-th row and column is used. Pixels without a depth are left out; `edge` and `nadir` leave out
+        more, see `mtpano_zoo.point_cloud.clean_points`.
 
         Raises:
-            InputError: If there is no depth, or the stride is not positive.
+            InputError: If there is no depth, the stride is not positive, or edge or nadir is out of range.
         """
         if self.depth is None:
             raise InputError("a point cloud needs depth, which this network does not predict")
@@ -173,13 +188,13 @@ class Prediction:
             raise InputError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
         depth: NDArray[np.float32] = self.depth[pick]
-        valid = np.isfinite(depth) & (depth > 0)
+        valid = clean_points(self.depth, edge, nadir)[pick]
         rays: NDArray[np.float32] = erp_rays(*self.depth.shape)[pick].numpy()
         return rays[valid] * depth[valid][:, None], self.image[pick][valid]
 
-    def write_ply(self, path: str | Path, stride: int = 1) -> None:
-        """Write the point cloud as binary PLY."""
-        image_io.write_ply(path, *self.point_cloud(stride))
+    def write_ply(self, path: str | Path, stride: int = 1, edge: float | None = None, nadir: float = 0.0) -> None:
+        """Write the point cloud as binary PLY, see `point_cloud`."""
+        image_io.write_ply(path, *self.point_cloud(stride, edge, nadir))
 
 
 def predict(

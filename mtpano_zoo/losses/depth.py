@@ -58,7 +58,7 @@ def silog(
 def dense_fidelity(
     prediction: Tensor, target: Tensor, valid: Tensor, fov: float = 90.0, size: int | None = None
 ) -> Tensor:
-    """Squared distance of the Gram matrices D D^T of depth in views towards the corners of an icosahedron, mean of them.
+    """Squared distance of the Gram matrices D D^T of depth in views to the corners of an icosahedron, their mean.
 
     D holds one view, rows by columns, zero where it is not valid, and divided by the root of its sum of squares: a Gram
     matrix has the trace 1 then, and the error is between 0 and 2 whatever scale and size. The paper says "masked and
@@ -71,8 +71,7 @@ def dense_fidelity(
         fov: horizontal field of view in degrees; with 90, the views cover the sphere.
         size: rows and columns of a view; by default as dense as the panorama at its horizon.
     """
-    height, width = target.shape[-2:]
-    side = size or max(2, round(width / math.pi * math.tan(math.radians(fov) / 2)))
+    side = size or max(2, round(target.shape[-1] / math.pi * math.tan(math.radians(fov) / 2)))
     rotations = icosahedron_rotations(device=target.device, dtype=target.dtype)
     rays = perspective_rays(side, side, fov=fov, rotation=rotations, dtype=target.dtype)[None]
     maps = torch.stack([torch.where(valid, x, 0) for x in (prediction, target)], dim=1)
@@ -200,7 +199,8 @@ class DAPLoss(Loss):
         """Return `total` and the terms of weight above 0 by name.
 
         Args:
-            outputs: `depth` (B, 1, H, W) in metres; `valid` logits (B, 1, H, W), or `range_masks` (B, R, H, W) in `ext`.
+            outputs: `depth` (B, 1, H, W) in metres; `valid` logits (B, 1, H, W), or `range_masks` (B, R, H, W) in
+                `ext`.
             batch: `depth` (B, H, W) in metres, 0 = no measurement, and optionally `far` and `depth_confidence`.
 
         Raises:
