@@ -23,7 +23,7 @@ def clean_points(depth: NDArray[np.float32], edge: float | None = None, nadir: f
     Example:
         >>> depth = np.full((4, 8), 2, np.float32)
         >>> depth[0, 0] = 9
-        >>> clean_points(depth, edge=1.5, nadir=50).astype(int).tolist()  # the lowest row is 22.5 degrees from the nadir
+        >>> clean_points(depth, edge=1.5, nadir=50).astype(int).tolist()  # the lowest row is 22.5 degrees off
         [[0, 0, 1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]]
     """
     if edge is not None and not edge > 1:
