@@ -25,6 +25,7 @@ ROOMS = (
     "layers",
     "outputs",
     "viz",
+    "point_cloud",
     "prediction",
     "files",
     "models",
