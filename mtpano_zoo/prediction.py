@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
+from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.point_cloud import clean_points
 from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sources import Source, images_of, network_input
 from mtpano_zoo.sphere import erp_rays
@@ -134,9 +135,17 @@ class Prediction:
         return output_paths(folder, stem, self.tasks, panel)
 
     def save_each(
-        self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
+        self,
+        folder: str | Path,
+        stem: str = "panorama",
+        overwrite: bool = False,
+        panel: bool = True,
+        depth_range: tuple[float, float] | None = None,
     ) -> Iterator[Path]:
-        """Do the work of `save` file by file, and yield the path of each when it is complete."""
+        """Do the work of `save` file by file, and yield the path of each when it is complete.
+
+        `depth_range` is that of `figure`.
+        """
         paths = output_paths(folder, stem, self.tasks, panel)
         parent = path_below(folder, stem).parent
         if parent.exists() and not parent.is_dir():
@@ -150,22 +159,28 @@ class Prediction:
                 WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
                 yield paths[file.name]
         if panel:
-            image_io.write_png(paths["panel"], figure_to_array(self.figure()))
+            image_io.write_png(paths["panel"], figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
         elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
 
-    def figure(self) -> Figure:
-        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours."""
-        return prediction_panel(self.image, self.maps, self.classes, self.palette)
+    def figure(self, depth_range: tuple[float, float] | None = None) -> Figure:
+        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
 
-    def point_cloud(self, stride: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        Colours of depth span its own range, or `depth_range` in metres: give one for the frames of a video.
+        """
+        return prediction_panel(self.image, self.maps, self.classes, self.palette, depth_range)
+
+    def point_cloud(
+        self, stride: int = 1, edge: float | None = None, nadir: float = 0.0
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return points (N, 3) in metres, x right, y down, z forward, camera at 0, and their colours (N, 3).
 
-        Only every `stride`-th row and column is used. Pixels without a depth are left out.
+        Only every `stride`-th row and column is used. Pixels without a depth are left out; `edge` and `nadir` leave out
+        more, see `mtpano_zoo.point_cloud.clean_points`.
 
         Raises:
-            InputError: If there is no depth, or the stride is not positive.
+            InputError: If there is no depth, the stride is not positive, or edge or nadir is out of range.
         """
         if self.depth is None:
             raise InputError("a point cloud needs depth, which this network does not predict")
@@ -173,13 +188,13 @@ class Prediction:
             raise InputError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
         depth: NDArray[np.float32] = self.depth[pick]
-        valid = np.isfinite(depth) & (depth > 0)
+        valid = clean_points(self.depth, edge, nadir)[pick]
         rays: NDArray[np.float32] = erp_rays(*self.depth.shape)[pick].numpy()
         return rays[valid] * depth[valid][:, None], self.image[pick][valid]
 
-    def write_ply(self, path: str | Path, stride: int = 1) -> None:
-        """Write the point cloud as binary PLY."""
-        image_io.write_ply(path, *self.point_cloud(stride))
+    def write_ply(self, path: str | Path, stride: int = 1, edge: float | None = None, nadir: float = 0.0) -> None:
+        """Write the point cloud as binary PLY, see `point_cloud`."""
+        image_io.write_ply(path, *self.point_cloud(stride, edge, nadir))
 
 
 def predict(
@@ -190,6 +205,7 @@ def predict(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    max_distance: float | None = None,
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -206,6 +222,8 @@ def predict(
         blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
             and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
             no value get none there. Networks with wrapped convolutions do not need this.
+        max_distance: Give depth only where it is below this, in metres, by the mask that the network has for it; one of
+            the network's `ranges`, by default the last.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
@@ -220,7 +238,7 @@ def predict(
         >>> predict(TwoMetres(), torch.rand(3, 100, 200)).depth.shape
         (100, 200)
     """
-    check_options(network, precision, mask_sky, blend_seam)
+    check_options(network, precision, mask_sky, blend_seam, max_distance)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # fails before anything runs
@@ -237,7 +255,7 @@ def predict(
             kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                output = main_outputs(network, batch.to(kind))
+                output = main_outputs(network, batch.to(kind), max_distance)
             results = [
                 _prediction(
                     network,
@@ -264,7 +282,11 @@ def _attribute(network: nn.Module, name: str) -> Any:
 
 
 def check_options(
-    network: nn.Module, precision: str = "float32", mask_sky: bool = False, blend_seam: bool = False
+    network: nn.Module,
+    precision: str = "float32",
+    mask_sky: bool = False,
+    blend_seam: bool = False,
+    max_distance: float | None = None,
 ) -> None:
     """Refuse options of `predict` that a network does not support.
 
@@ -276,6 +298,7 @@ def check_options(
     if precision == "bfloat16" and getattr(network, "precision", precision) != precision:
         raise InputError("the network was prepared for float32: prepare it for bfloat16")
     check_precision(network, precision)
+    check_range(getattr(network, "ranges", ()), max_distance)
     if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")

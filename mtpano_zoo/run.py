@@ -85,11 +85,13 @@ def run(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    max_distance: float | None = None,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
     workers: int = 0,
     panel: bool = True,
+    depth_range: tuple[float, float] | None = None,
     described: Mapping[str, Any] | None = None,
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
@@ -106,12 +108,14 @@ def run(
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
+        max_distance: give depth only below this, in metres, see there.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
         workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
         panel: draw the picture of all maps, which takes longer than everything else that is written.
+        depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
         described: what `describe_model` says of the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
 
@@ -123,12 +127,16 @@ def run(
         raise InputError(f"batch_size is at least 1, not {batch_size}")
     if workers < 0:
         raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
-    check_options(model, precision, mask_sky, blend_seam)
+    if depth_range is not None and not 0 <= depth_range[0] < depth_range[1]:
+        raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
+    check_options(model, precision, mask_sky, blend_seam, max_distance)
     if device is not None:
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    if max_distance is not None:  # folders of before it existed can be continued
+        options["max_distance"] = max_distance
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():
@@ -146,7 +154,7 @@ def run(
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         advance = partial(bar.advance, bar.add_task("panoramas", total=len(images)))
         advance(len(report.failed))
-        output = _Output(folder, panel, report, advance)
+        output = _Output(folder, panel, depth_range, report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
         _process(todo, batch_size, partial(predict, model, **options), output, workers)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
@@ -190,8 +198,16 @@ def _read_ahead(
 class _Output:
     """What is due, what is being written, first in, first out and a limited number, and what became of it."""
 
-    def __init__(self, folder: PredictionFolder, panel: bool, report: RunReport, advance: partial[None]) -> None:
-        self.folder, self.panel, self.report, self.advance = folder, panel, report, advance
+    def __init__(
+        self,
+        folder: PredictionFolder,
+        panel: bool,
+        depth_range: tuple[float, float] | None,
+        report: RunReport,
+        advance: partial[None],
+    ) -> None:
+        self.folder, self.report, self.advance = folder, report, advance
+        self.panel, self.depth_range = panel, depth_range
         self.pending: deque[tuple[_Job, str, Future[None]]] = deque()
 
     def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
@@ -220,7 +236,7 @@ class _Output:
         except OSError as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
-        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel)
+        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel, self.depth_range)
         self.pending.append((job, digest, future))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
@@ -241,9 +257,11 @@ class _Output:
             self.advance(1)
 
 
-def _save(prediction: Prediction, out: Path, name: str, panel: bool) -> None:
+def _save(
+    prediction: Prediction, out: Path, name: str, panel: bool, depth_range: tuple[float, float] | None = None
+) -> None:
     # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-    files = prediction.save_each(out, name, overwrite=True, panel=panel)
+    files = prediction.save_each(out, name, overwrite=True, panel=panel, depth_range=depth_range)
     while not asked_to_stop() and next(files, None) is not None:
         pass
 

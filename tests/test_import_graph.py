@@ -27,6 +27,7 @@ ROOMS = (
     "outputs",
     "viz",
     "sources",
+    "point_cloud",
     "prediction",
     "files",
     "models",

@@ -155,7 +155,8 @@ class MultiTaskLoss(Loss):
         elif task == "edge_distance":
             target = self.edge_distance(batch["image"])
         else:
-            raise InputError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels.")
+            advice = " DAPLoss trains range_masks." if task == "range_masks" else ""
+            raise InputError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels.{advice}")
         every_pixel = torch.ones_like(target[:, 0], dtype=torch.bool)
         return masked_l1(prediction.float(), target, every_pixel, across_ranks=across)
 

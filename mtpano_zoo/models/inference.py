@@ -39,16 +39,16 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.precision = precision
-        for name in ("tasks", "classes", "palette", "input_size", "multiple"):
+        for name in ("tasks", "classes", "palette", "input_size", "multiple", "ranges"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Predict the main tasks."""
+    def forward(self, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
+        """Predict the main tasks; `valid` up to `max_distance` if the network has such a mask."""
         if self.precision == "float32":
-            return main_outputs(self.network, image)
+            return main_outputs(self.network, image, max_distance)
         with torch.autocast(image.device.type, torch.bfloat16):
-            return main_outputs(self.network, image)
+            return main_outputs(self.network, image, max_distance)
 
     def predict(self, source: Any, **options: Any) -> "Prediction | list[Prediction]":
         """Predict for a path, an image, an array or a tensor: see `mtpano_zoo.prediction.predict`."""

@@ -108,7 +108,9 @@ def _of_tasks(
     if absent := [task for task in tasks if task not in network.tasks]:
         raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
     check_weights(network, weights, source)
-    without_classes: dict[str, Any] = {} if "semseg" in tasks else {"classes": [], "palette": None}
+    without_classes: dict[str, Any] = {}
+    if "semseg" in network.tasks and "semseg" not in tasks:
+        without_classes = {"classes": [], "palette": None}
     fewer = dict(arguments) | {"tasks": list(tasks)} | without_classes
     kept = build_network({"class_path": name, "init_args": fewer}, source).state_dict().keys()
     return fewer, {key: tensor for key, tensor in weights.items() if key in kept}
