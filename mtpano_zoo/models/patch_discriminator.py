@@ -1,5 +1,7 @@
 """PatchDiscriminator: how good every patch of a depth label is, seen beside its panorama."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalised
@@ -46,7 +48,7 @@ class PatchDiscriminator(RecordedModule):
         self.input_size = (height, columns)
         widths = [6, *(width * min(2**level, WIDEST) for level in range(levels))]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [conv2d(before, after, 3, convention="sphere", stride=2), nn.LeakyReLU(0.2)]
         layers += [conv2d(widths[-1], widths[-1], 3, convention="sphere"), nn.LeakyReLU(0.2)]
         layers += [conv2d(widths[-1], 1, 3, convention="sphere")]

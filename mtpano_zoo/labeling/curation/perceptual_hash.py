@@ -6,6 +6,7 @@ same scene differ in a few bits, after a change of brightness, compression or re
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def different(hashes: Sequence[int], distance: int) -> Iterable[int]:
     tables: list[dict[int, list[int]]] = [{} for _ in range(parts)]
     count = 0
     for i, number in enumerate(hashes):
-        keys = [(number >> low) & ((1 << (high - low)) - 1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        keys = [(number >> low) & ((1 << (high - low)) - 1) for low, high in pairwise(edges)]
         near = any(
             _any_near(kept[table[key]], number, distance)
             for table, key in zip(tables, keys, strict=True)
