@@ -121,7 +121,7 @@ class Pipeline:
     def label(self, labeler: Path, name: str) -> Path:
         """Label the panoramas of the web."""
         height, width = map(str, self.size)
-        network = ("--network=Pretrained", f"--network.init_args.source={labeler}")
+        network = ("--config", "curation/label.yaml", f"--network.init_args.source={labeler}")
         trainer = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
         size = ("--height", height, "--width", width)
         out = self.out / name
