@@ -75,7 +75,7 @@ class Pipeline:
         if status := mtpano(list(arguments)):
             raise SystemExit(status)
 
-    def fit(self, name: str, config: str, *arguments: str) -> Path:
+    def fit(self, name: str, config: str, steps: int, *arguments: str) -> Path:
         """Train by a configuration, once, and return the checkpoint."""
         folder = self.out / name
         checkpoint = folder / "last.ckpt"
@@ -83,20 +83,22 @@ class Pipeline:
             begun = len(list(folder.glob("version_*")))
             quiet = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
             logger = (f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.logger.init_args.version={begun}")
-            self.run("fit", "--config", config, *arguments, *quiet, *logger)
+            length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.limit_val_batches=0")
+            self.run("fit", "--config", config, *arguments, *length, *quiet, *logger)
             (folder / f"version_{begun}" / "checkpoints" / "last.ckpt").rename(checkpoint)
         return checkpoint
 
-    def rooms(self, prefix: str, count: int) -> tuple[str, ...]:
-        """The options of rendered rooms for training."""
+    def rooms(self, prefix: str = "") -> tuple[str, ...]:
+        """The options of rendered rooms for training, which are kept in memory from the first epoch on."""
         height, width = self.size
-        values = {"height": height, "width": width, "val_count": 16, "test_count": 16, "train_count": count}
-        return tuple(f"--data.{prefix}init_args.{key}={value}" for key, value in values.items())
+        count = self.options.rooms
+        values = {"height": height, "width": width, "train_count": count, "val_count": 8, "test_count": 8}
+        return tuple(f"--data.{prefix}init_args.{key}={value}" for key, value in {**values, "cache": "true"}.items())
 
     def labeler(self) -> Path:
         """Train the first labeler."""
         size = f"--model.network.init_args.input_size={list(self.size)}"
-        return self.fit("labeler", "curation/labeler.yaml", size, *self.rooms("", 8 * self.options.labeler_steps))
+        return self.fit("labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.rooms())
 
     def discriminator(self, labeler: Path, name: str = USED) -> Path:
         """Train a discriminator of `DISCRIMINATORS` for a labeler."""
@@ -108,13 +110,14 @@ class Pipeline:
         return self.fit(
             f"discriminator, {name}".replace(", ", "-").replace(" ", "-"),
             "curation/discriminator.yaml",
+            self.options.discriminator_steps,
             f"{init}labeler.init_args.source={labeler}",
             f"{init}discriminator.init_args.input_size={list(self.size)}",
             f"{init}discriminator.init_args.width={self.options.width}",
             f"{init}discriminator.init_args.levels=2",
             f"{init}lr=1e-3",
             *options,
-            *self.rooms("", 8 * self.options.discriminator_steps),
+            *self.rooms(),
             "--data.init_args.num_workers=0",
         )
 
@@ -156,12 +159,13 @@ class Pipeline:
         return self.fit(
             name,
             "curation/student.yaml",
+            self.options.student_steps,
             f"--model.network.init_args.source={labeler}",
             f"--seed_everything={seed}",
             f"--data.init_args.seed={seed}",
-            f"--data.init_args.samples_per_epoch={8 * self.options.student_steps}",
             *(f"--data.init_args.{modules}{key}={value}" for key, value in selected.items()),
-            *self.rooms("init_args.modules.rooms.", 100_000),
+            "--data.init_args.samples_per_epoch=null",
+            *self.rooms("init_args.modules.rooms."),
         )
 
 
@@ -320,6 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/curation"))
     parser.add_argument("--height", type=int, default=64, help="rows of all panoramas")
+    parser.add_argument("--rooms", type=int, default=400, help="rendered rooms to train on")
     parser.add_argument("--panoramas", type=int, default=240, help="panoramas of the web")
     parser.add_argument("--test-panoramas", type=int, default=64, help="others, for students")
     parser.add_argument("--labeler-steps", type=int, default=500)
