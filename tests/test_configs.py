@@ -47,6 +47,8 @@ EXPERIMENTS = {
     "deep360.yaml": fake_deep360,
     "label_free/pretrain.yaml": fake_pseudo_labels,
 }
+# `benchmarks/curation.py` runs them all, one after the other: see tests/benchmarks/test_curation.py.
+CURATION = [f"curation/{name}.yaml" for name in ("labeler", "label", "discriminator", "student")]
 PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
 LABELING: dict[str, list[str]] = {
     "label_free/label-oracle-rooms.yaml": [],
@@ -90,7 +92,10 @@ TINY_EXPERIMENT = {
 
 
 def test_every_configuration_is_tried_here() -> None:
-    assert sorted([*ROOMS, "rooms-tiny-larger.yaml", "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING]) == CONFIGS
+    assert (
+        sorted([*ROOMS, "rooms-tiny-larger.yaml", "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING, *CURATION])
+        == CONFIGS
+    )
 
 
 @pytest.fixture
