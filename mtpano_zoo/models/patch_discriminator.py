@@ -1,6 +1,7 @@
 """PatchDiscriminator: how good every patch of a depth label is, seen beside its panorama."""
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from mtpano_zoo.sphere import erp_angles
 
 __all__ = ("PatchDiscriminator",)
 
+SLOPE = 0.2  # of the activation below zero
 WIDEST = 8  # times the first width, as in PatchGAN
 
 
@@ -49,9 +51,13 @@ class PatchDiscriminator(RecordedModule):
         widths = [6, *(width * min(2**level, WIDEST) for level in range(levels))]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [conv2d(before, after, 3, convention="sphere", stride=2), nn.LeakyReLU(0.2)]
-        layers += [conv2d(widths[-1], widths[-1], 3, convention="sphere"), nn.LeakyReLU(0.2)]
+            layers += [conv2d(before, after, 3, convention="sphere", stride=2), nn.LeakyReLU(SLOPE)]
+        layers += [conv2d(widths[-1], widths[-1], 3, convention="sphere"), nn.LeakyReLU(SLOPE)]
         layers += [conv2d(widths[-1], 1, 3, convention="sphere")]
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):  # nothing else keeps the signal alive from layer to layer
+                nn.init.kaiming_normal_(layer.weight, SLOPE)
+                nn.init.zeros_(cast(Tensor, layer.bias))
         if spectral_norm:
             layers = [normalised(layer) if isinstance(layer, nn.Conv2d) else layer for layer in layers]
         self.layers = nn.Sequential(*layers)
