@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 IMAGES ?=
 JOBS ?= 2
 
-.PHONY: quickstart test test-lowest test-newest lint docs clean
+.PHONY: quickstart curation test test-lowest test-newest lint docs clean
 
 quickstart: $(BIN)/.installed
 	$(BIN)/mtpano quickstart $(IMAGES)
+
+# Label, score and select on rendered rooms, and what that is worth: docs/curation.md.
+curation: $(BIN)/.installed
+	$(BIN)/python benchmarks/curation.py --out runs/curation
 
 test: $(BIN)/.installed-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

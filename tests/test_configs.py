@@ -49,6 +49,8 @@ EXPERIMENTS = {
     "deep360.yaml": fake_deep360,
     "label_free/pretrain.yaml": fake_pseudo_labels,
 }
+# `benchmarks/curation.py` runs them all, one after the other: see tests/benchmarks/test_curation.py.
+CURATION = [f"curation/{name}.yaml" for name in ("labeler", "label", "discriminator", "student")]
 PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
 LABELING: dict[str, list[str]] = {
     "label_free/label-oracle-rooms.yaml": [],
@@ -116,7 +118,7 @@ TINY_EXPERIMENT = {
 
 
 def test_every_configuration_is_tried_here() -> None:
-    others = ["rooms-tiny-larger.yaml", "streets.yaml", "base.yaml", *LABELING, *DAP_CONFIGS]
+    others = ["rooms-tiny-larger.yaml", "streets.yaml", "base.yaml", *LABELING, *DAP_CONFIGS, *CURATION]
     assert sorted([*ROOMS, *EXPERIMENTS, *PROTOCOLS, *others]) == CONFIGS
 
 

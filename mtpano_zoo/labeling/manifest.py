@@ -73,11 +73,11 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
             return
     try:
         known = read_json(path)
-        same_format = known["format"] == FORMAT
+        same_format = known["format"] == manifest["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a manifest of labels: give another folder") from error
     if not same_format:
-        raise InputError(f"{path} is of another version, {known['format']!r}: give another folder")
+        raise InputError(f"{path} is of another kind or version, {known['format']!r}: give another folder")
     if overwrite:
         return
     if differences := list(_differences(known, manifest, "")):
@@ -110,7 +110,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
         (root / CLASSES).unlink(missing_ok=True)
         _write(path, json.dumps(manifest, indent=1).encode(), os.replace)
     _write(path, json.dumps(manifest, indent=1).encode(), _link)
-    if manifest["classes"]:
+    if manifest.get("classes"):
         classes = yaml.safe_dump({"classes": list(manifest["classes"])}, allow_unicode=True)
         _write(root / CLASSES, classes.encode(), _link)
     check_manifest(root, manifest)

@@ -1,4 +1,4 @@
-"""`mtpano fit|validate|test|predict`: LightningCLI over any `PanoramaModule` and any data module."""
+"""`mtpano fit|validate|test|predict`: LightningCLI over any `LightningModule` and any data module."""
 
 import logging
 import re
@@ -22,8 +22,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
-from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
+from mtpano_zoo.training.curation import DepthQualityModule
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
@@ -53,7 +53,7 @@ class MultiTaskCLI(LightningCLI):
 
     def __init__(self, verb: str, **options: Any) -> None:
         self._verb = verb
-        super().__init__(PanoramaModule, LightningDataModule, **options)
+        super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the subcommand, and the arguments of the trainer's method that are no options."""
@@ -183,6 +183,11 @@ def next_commands(trainer: Trainer) -> str:
     if not trainer.is_global_zero or not any(paths):
         return ""
     network = shlex.quote(next(filter(None, paths)))
+    if isinstance(trainer.lightning_module, DepthQualityModule):
+        return (
+            f"The discriminator is in {network}. To score labels with it:\n"
+            f"  mtpano curate score LABELS --discriminator {network} --out scores"
+        )
     return (
         f"The network is in {network}. To use it and to score it:\n"
         f"  mtpano run PANORAMA_OR_FOLDER --model {network}\n"
