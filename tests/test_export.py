@@ -208,7 +208,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert f"{path}: agrees with PyTorch within 1e-4" in capsys.readouterr().out
     assert torch.export.load(path).module()(torch.rand(2, 3, 8, 16))[1].shape == (2, 1, 8, 16)
     assert main([*command[:-2], "--width", "16"]) == 1
-    assert "--width goes with --height" in capsys.readouterr().err
+    assert "--width needs --height" in capsys.readouterr().err
     assert main(command) == 1
     assert "already exists" in capsys.readouterr().err
     for wrong in (["--height", "0"], ["--height", "8", "--width", "0"], ["--height", "-8"]):
