@@ -1,5 +1,6 @@
 """`predict` runs a network on a panorama from any source; `Prediction` holds, saves and shows the result."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
 from mtpano_zoo.resize import resize, resize_argmax
-from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.sphere import Mode, erp_rays, rotate
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
@@ -25,6 +27,7 @@ __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 SKY = "sky"
+LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
 
 
 def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
@@ -60,6 +63,8 @@ class Prediction:
         maps: The maps by task.
         classes: Class names.
         palette: Class colours (N, 3) uint8.
+        up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` levelled the panorama; None if it
+            did not, or found no clear direction.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -80,6 +85,7 @@ class Prediction:
     maps: Mapping[str, NDArray[Any]]
     classes: tuple[str, ...]
     palette: NDArray[np.uint8]
+    up: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
@@ -190,6 +196,7 @@ def predict(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    level: bool = False,
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -206,6 +213,9 @@ def predict(
         blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
             and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
             no value get none there. Networks with wrapped convolutions do not need this.
+        level: Find where up is, from the straight edges in the image, show the network what a level camera would see,
+            and turn its maps back, for cameras that are tilted by up to 45 degrees. Nothing is turned by less than one
+            degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
@@ -227,13 +237,20 @@ def predict(
     images = _images(source)
     if not images:
         return []
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    device = next((parameter.device for parameter in network.parameters()), cpu)
     # Restore every module's own mode: frozen layers stay in evaluation mode during training.
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.inference_mode():
-            batch = torch.stack([_network_input(image, height, width, device) for image in images])
+            ups = [
+                estimate_up(_network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, cpu)) if level else None for image in images
+            ]
+            turns = [_turn(up) for up in ups]
+            batch = torch.stack(
+                [_network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
+            )
             kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -245,6 +262,8 @@ def predict(
                     {task: maps[i] for task, maps in output.items()},
                     mask_sky,
                     blend_seam,
+                    ups[i],
+                    turns[i],
                 )
                 for i, image in enumerate(images)
             ]
@@ -324,12 +343,25 @@ def _checked(batch: Tensor) -> Tensor:
     return batch
 
 
-def _network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
+def _network_input(
+    image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device, turn: Tensor | None = None
+) -> Tensor:
+    """Return an image (3, height, width) in [0, 1], as a camera turned by `turn` (3, 3) sees it."""
+    if turn is not None:  # turned at twice the size, so that it is blurred once, by the last resize
+        rows, columns = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]
+        larger = _network_input(image, min(2 * height, rows), min(2 * width, columns), device)
+        return resize(rotate(larger[None], turn.to(device))[0], height, width)
     if isinstance(image, Tensor):
         return resize(image.to(device).float(), height, width)
     # torch warns about a read-only array, although nothing writes to it.
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
     return resize(pixels.permute(2, 0, 1), height, width) / 255
+
+
+def _turn(up: Tensor | None) -> Tensor | None:
+    """Return the rotation (3, 3) to a level camera; None if it is level enough, because turning blurs a little."""
+    level = up is None or -float(up[1]) > math.cos(math.radians(LEVEL))
+    return None if level or up is None else levelling_rotation(up)
 
 
 def _prediction(
@@ -338,6 +370,8 @@ def _prediction(
     maps: Mapping[str, Tensor],
     mask_sky: bool,
     blend_seam: bool,
+    up: Tensor | None,
+    turn: Tensor | None,
 ) -> Prediction:
     if isinstance(image, Tensor):
         image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
@@ -346,6 +380,8 @@ def _prediction(
     palette = getattr(network, "palette", None)
     if blend_seam:
         maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
+    if turn is not None:
+        maps = {task: _turned_back(task, values, turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
     if "semseg" in finished and len(classes) <= NO_LABEL:
         finished["semseg"] = finished["semseg"].astype(np.uint8)
@@ -355,12 +391,24 @@ def _prediction(
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
     colours = default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
-    return Prediction(image, finished, classes, colours)
+    direction = None if up is None else tuple(up.tolist())
+    return Prediction(image, finished, classes, colours, direction)
 
 
 def _geometric(maps: Mapping[str, Any]) -> list[str]:
     """Return the tasks that have no value in the sky: distances and directions."""
     return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
+
+
+def _turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
+    """Return a map (C, h, w) that a turned camera saw in the frame of the camera itself.
+
+    Distances are interpolated like logits: a prediction has no measured values to preserve, and `resize` mixes them too.
+    """
+    directions = MAIN_TASKS[task].kind == "direction"
+    mode: Mode = "vectors" if directions else "image"
+    values = nn.functional.normalize(values, dim=0) if directions else values
+    return rotate(values[None], turn.T.to(values.device), mode)[0]
 
 
 def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:

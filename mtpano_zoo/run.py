@@ -85,6 +85,7 @@ def run(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    level: bool = False,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -106,6 +107,7 @@ def run(
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
+        level: level tilted panoramas first, see there; the record of each names the direction of up.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
@@ -128,7 +130,7 @@ def run(
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
-    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam, "level": level}
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():
@@ -192,7 +194,7 @@ class _Output:
 
     def __init__(self, folder: PredictionFolder, panel: bool, report: RunReport, advance: partial[None]) -> None:
         self.folder, self.panel, self.report, self.advance = folder, panel, report, advance
-        self.pending: deque[tuple[_Job, str, Future[None]]] = deque()
+        self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
 
     def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
         """Whether an image has to be predicted; if not, the report says why."""
@@ -221,7 +223,8 @@ class _Output:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
         future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel)
-        self.pending.append((job, digest, future))
+        facts = {} if prediction.up is None else {"up": prediction.up}
+        self.pending.append((job, digest, facts, future))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
 
@@ -230,10 +233,10 @@ class _Output:
             self._take()
 
     def _take(self) -> None:
-        job, digest, future = self.pending.popleft()
+        job, digest, facts, future = self.pending.popleft()
         try:
             future.result()
-            self.folder.complete(job.name, digest)
+            self.folder.complete(job.name, digest, **facts)
         except (OSError, ValueError, BrokenExecutor) as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
         else:
