@@ -144,12 +144,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_data_verbs(verbs.add_parser("data", help="verify, plot, count or pack a data set, or prepare a raw release"))
 
-    quickstart = verbs.add_parser(
-        "quickstart", help="predict for your panoramas, then train a small network, score it and draw pictures"
-    )
-    quickstart.add_argument(
-        "images", nargs="*", metavar="IMAGE", help="panoramas to predict for, first by the network that comes along"
-    )
+    quickstart = verbs.add_parser("quickstart", help="predict, then train a small network and score it")
+    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to predict for")
     quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
     quickstart.set_defaults(execute=_quickstart)

@@ -14,20 +14,23 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
-from mtpano_zoo.sphere import erp_angles, pad, unit
+from mtpano_zoo.sphere import Mode, erp_angles, pad, rotate, unit
+from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation")
+__all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned_back")
 
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
+LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
 EDGE_ROWS = 256  # rows in which edges are looked for
 WINDOW = 5  # pixels over which an edge is measured
 EDGES = 12000  # the strongest pixels; most rooms have fewer that are edges
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
 BIN = 2.0  # degrees: circles this close are one line, which counts with the root of its pixels
 TOLERANCE = 2.0  # degrees between an edge and the direction that it agrees with
-FINE_TOLERANCES = (2.0, 1.5, 1.0, 1.0, 1.0)
+FINE_TOLERANCES = (3.0, 2.0, 1.5, 1.0, 1.0, 1.0)
 STEP = 2.0  # degrees between directions that are tried
-CANDIDATES = 40  # directions whose horizontal partners are looked for
+APART = 6.0  # degrees within which only the best direction is a candidate
+PEAKS = 12  # candidates whose horizontal partners are looked for
 MIN_GAIN = 1.5  # agreement of up over that of the average direction, below which nothing is said
 
 
@@ -53,27 +56,42 @@ def estimate_up(image: Tensor) -> Tensor | None:
         return None
     directions = _cone()
     agreement = _agreement(directions, circles, weights)
-    best = agreement.topk(CANDIDATES).indices
-    partners = torch.stack([_best_partners(direction, circles, weights) for direction in directions[best]])
-    chosen = best[(agreement[best] + partners).argmax()]
-    if agreement[chosen] < MIN_GAIN * agreement.mean():
-        return None
-    return _refined(directions[chosen], circles, weights)
+    around = directions @ directions.T > math.cos(math.radians(APART))
+    peaks = torch.where((agreement * around).amax(1) <= agreement, agreement, 0).topk(PEAKS).indices
+    candidates = torch.stack([_refined(direction, circles, weights) for direction in directions[peaks]])
+    scores = _agreement(candidates, circles, weights)
+    partners = torch.stack([_best_partners(direction, circles, weights) for direction in candidates])
+    best = (scores + partners).argmax()
+    return None if scores[best] < MIN_GAIN * agreement.mean() else candidates[best]
 
 
-def levelling_rotation(up: Tensor) -> Tensor:
-    """Return the smallest camera-to-world rotation (3, 3) to a camera whose up is `up` (3,), for `sphere.rotate`.
+def levelling_rotation(up: Tensor | None) -> Tensor | None:
+    """Return the smallest camera-to-world rotation (3, 3) to a level camera, for `sphere.rotate`.
+
+    Args:
+        up: Unit vector (3,) that points up in the frame of the camera. The camera stays as it is (None) if this is
+            unknown or less than `LEVEL` degrees off, because turning an image blurs it a little.
 
     Example:
-        >>> levelling_rotation(torch.tensor([0.0, -1.0, 0.0])).equal(torch.eye(3))
-        True
+        >>> turn = levelling_rotation(torch.tensor([0.6, -0.8, 0.0]))
+        >>> (turn @ torch.tensor([0.0, -1.0, 0.0])).tolist()  # up of the level camera, seen by the tilted one
+        [0.6000000238418579, -0.800000011920929, 0.0]
     """
-    upright = up.new_tensor([0.0, -1.0, 0.0])
-    axis = torch.linalg.cross(upright, unit(up))
-    zero = axis.new_zeros(())
-    x, y, z = axis
-    turn = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero)).view(3, 3)
-    return torch.eye(3, dtype=up.dtype) + turn + turn @ turn / (1 + upright @ unit(up))
+    if up is None or -float(up[1]) > math.cos(math.radians(LEVEL)):
+        return None
+    x, y, z = up.tolist()
+    cross = torch.tensor([[0.0, x, 0.0], [-x, 0.0, -z], [0.0, z, 0.0]])  # of the axis between both directions
+    return torch.eye(3) + cross.T + cross @ cross / (1 - y)
+
+
+def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
+    """Return a map (C, h, w) of a task, seen by a camera turned by `turn` (3, 3), in the frame of the unturned one.
+
+    Distances are interpolated like logits, as `resize` does: a prediction has no measured values to preserve.
+    """
+    directions = MAIN_TASKS[task].kind == "direction"
+    mode: Mode = "vectors" if directions else "image"
+    return rotate((unit(values, dim=0) if directions else values)[None], turn.T.to(values.device), mode)[0]
 
 
 def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,9 +101,8 @@ def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
     along a straight edge, so the structure tensor can be averaged in space, without a frame for each pixel.
     """
     grey = resize(image, EDGE_ROWS, 2 * EDGE_ROWS).mean(0).clamp_min(0).sqrt()
-    longitude, latitude = (
-        angle.view(shape) for angle, shape in zip(erp_angles(EDGE_ROWS, 2 * EDGE_ROWS), ((1, -1), (-1, 1)), strict=True)
-    )
+    longitude, latitude = erp_angles(EDGE_ROWS, 2 * EDGE_ROWS)
+    latitude = latitude[:, None]
     around = pad(grey[None, None], (1, 1, 1, 1))
     smooth, slope = torch.tensor([3.0, 10.0, 3.0]) / 16, torch.tensor([-0.5, 0.0, 0.5])
     east = F.conv2d(around, torch.outer(smooth, slope)[None, None])[0, 0] / latitude.cos()

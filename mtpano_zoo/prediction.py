@@ -1,6 +1,5 @@
 """`predict` runs a network on a panorama from any source; `Prediction` holds, saves and shows the result."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation
+from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
 from mtpano_zoo.resize import resize, resize_argmax
-from mtpano_zoo.sphere import Mode, erp_rays, rotate
+from mtpano_zoo.sphere import erp_rays, rotate
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
@@ -27,7 +26,6 @@ __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
 Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 SKY = "sky"
-LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
 
 
 def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
@@ -63,8 +61,8 @@ class Prediction:
         maps: The maps by task.
         classes: Class names.
         palette: Class colours (N, 3) uint8.
-        up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` levelled the panorama; None if it
-            did not, or found no clear direction.
+        up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` was asked to level the
+            panorama and found a clear direction.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -247,7 +245,7 @@ def predict(
             ups = [
                 estimate_up(_network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, cpu)) if level else None for image in images
             ]
-            turns = [_turn(up) for up in ups]
+            turns = [levelling_rotation(up) for up in ups]
             batch = torch.stack(
                 [_network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
             )
@@ -358,12 +356,6 @@ def _network_input(
     return resize(pixels.permute(2, 0, 1), height, width) / 255
 
 
-def _turn(up: Tensor | None) -> Tensor | None:
-    """Return the rotation (3, 3) to a level camera; None if it is level enough, because turning blurs a little."""
-    level = up is None or -float(up[1]) > math.cos(math.radians(LEVEL))
-    return None if level or up is None else levelling_rotation(up)
-
-
 def _prediction(
     network: nn.Module,
     image: NDArray[np.uint8] | Tensor,
@@ -381,7 +373,7 @@ def _prediction(
     if blend_seam:
         maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
     if turn is not None:
-        maps = {task: _turned_back(task, values, turn) for task, values in maps.items()}
+        maps = {task: turned_back(task, values, turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
     if "semseg" in finished and len(classes) <= NO_LABEL:
         finished["semseg"] = finished["semseg"].astype(np.uint8)
@@ -398,17 +390,6 @@ def _prediction(
 def _geometric(maps: Mapping[str, Any]) -> list[str]:
     """Return the tasks that have no value in the sky: distances and directions."""
     return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
-
-
-def _turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
-    """Return a map (C, h, w) that a turned camera saw in the frame of the camera itself.
-
-    Distances are interpolated like logits: a prediction has no measured values to preserve, and `resize` mixes them too.
-    """
-    directions = MAIN_TASKS[task].kind == "direction"
-    mode: Mode = "vectors" if directions else "image"
-    values = nn.functional.normalize(values, dim=0) if directions else values
-    return rotate(values[None], turn.T.to(values.device), mode)[0]
 
 
 def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ METRICS = {
 
 
 def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ()) -> dict[str, dict[str, float]]:
-    """Predict for panoramas by the network that comes along; then train one, score it beside two baselines, draw pictures.
+    """Predict by the network that comes along; then train one, score it beside two baselines, and draw pictures.
 
     Args:
         config: Name of a shipped configuration, or a path. Its data module must hold rooms with labels.
