@@ -22,7 +22,7 @@ __all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
 LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
 EDGE_ROWS = 256  # rows in which edges are looked for
-WINDOW = 5  # pixels over which an edge is measured
+WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
 EDGES = 12000  # the strongest pixels; most rooms have fewer that are edges
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
 BIN = 2.0  # degrees: circles this close are one line, which counts with the root of its pixels
@@ -51,7 +51,8 @@ def estimate_up(image: Tensor) -> Tensor | None:
     """
     if image.ndim != 3 or image.shape[0] != 3:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
-    circles, weights = _lines(*_edges(image.detach().float().cpu()))
+    found = [_lines(*_edges(image.detach().float().cpu(), window)) for window in WINDOWS]
+    circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
     if weights.sum() == 0:
         return None
     directions = _cone()
@@ -94,7 +95,7 @@ def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
     return rotate((unit(values, dim=0) if directions else values)[None], turn.T.to(values.device), mode)[0]
 
 
-def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
+def _edges(image: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Return the normals (N, 3) of the great circles along edges, and how strong and straight these are (N,).
 
     The gradient on the sphere, as a vector in space, is the normal of the circle along the edge. It is the same all
@@ -115,7 +116,7 @@ def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
         )
     )
     tensor = (gradient[:, None] * gradient[None]).flatten(0, 1)
-    tensor = F.avg_pool2d(pad(tensor[None], (WINDOW // 2,) * 4), WINDOW, 1)[0]
+    tensor = F.avg_pool2d(pad(tensor[None], (window // 2,) * 4), window, 1)[0]
     area = latitude.cos().expand_as(grey).flatten()
     strongest = (tensor[[0, 4, 8]].sum(0).flatten() * area).topk(EDGES).indices
     values, vectors = torch.linalg.eigh(tensor.flatten(1)[:, strongest].T.view(-1, 3, 3))
