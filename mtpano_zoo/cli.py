@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_processes
 from mtpano_zoo.spelling import did_you_mean, nearest
 
@@ -94,9 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
     run.add_argument(
         "--model",
-        default="mtpano-tiny.rooms",
+        default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a name of `mtpano models` or a checkpoint (default %(default)s: small, trained on rendered rooms)",
+        help="a name of `mtpano models` or a checkpoint (default %(default)s, trained on rendered rooms)",
     )
     run.add_argument(
         "--out",
@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("MIN", "MAX"),
         help="metres that the colours of depth span in all pictures, for a video (default: each its own)",
     )
+    run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument("--workers", type=int, help="processes that write (default: depends on panoramas and cores)")
@@ -162,8 +163,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_data_verbs(verbs.add_parser("data", help="verify, plot, count or pack a data set, or prepare a raw release"))
 
-    quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, draw pictures")
-    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to run the trained network on")
+    quickstart = verbs.add_parser("quickstart", help="predict, then train a small network and score it")
+    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to predict for")
     quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
     quickstart.set_defaults(execute=_quickstart)
@@ -330,6 +331,7 @@ def _run(options: argparse.Namespace) -> int:
         blend_seam=options.blend_seam,
         max_distance=options.max_distance,
         depth_range=options.depth_range and tuple(options.depth_range),
+        level=options.level,
         overwrite=options.overwrite,
         workers=workers,
         panel=not options.no_panel,

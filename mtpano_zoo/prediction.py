@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.point_cloud import clean_points
@@ -61,6 +62,8 @@ class Prediction:
         maps: The maps by task.
         classes: Class names.
         palette: Class colours (N, 3) uint8.
+        up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` was asked to level the
+            panorama and found a clear direction.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -81,6 +84,7 @@ class Prediction:
     maps: Mapping[str, NDArray[Any]]
     classes: tuple[str, ...]
     palette: NDArray[np.uint8]
+    up: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
@@ -206,6 +210,7 @@ def predict(
     mask_sky: bool = False,
     blend_seam: bool = False,
     max_distance: float | None = None,
+    level: bool = False,
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -224,6 +229,9 @@ def predict(
             no value get none there. Networks with wrapped convolutions do not need this.
         max_distance: Give depth only where it is below this, in metres, by the mask that the network has for it; one of
             the network's `ranges`, by default the last.
+        level: Find where up is, from the straight edges in the image, show the network what a level camera would see,
+            and turn its maps back, for cameras that are tilted by up to 45 degrees. Nothing is turned by less than one
+            degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
@@ -245,13 +253,20 @@ def predict(
     images = images_of(source)
     if not images:
         return []
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    device = next((parameter.device for parameter in network.parameters()), cpu)
     # Restore every module's own mode: frozen layers stay in evaluation mode during training.
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.inference_mode():
-            batch = torch.stack([network_input(image, height, width, device) for image in images])
+            ups = [
+                estimate_up(network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, cpu)) if level else None for image in images
+            ]
+            turns = [levelling_rotation(up) for up in ups]
+            batch = torch.stack(
+                [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
+            )
             kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -263,6 +278,8 @@ def predict(
                     {task: maps[i] for task, maps in output.items()},
                     mask_sky,
                     blend_seam,
+                    ups[i],
+                    turns[i],
                 )
                 for i, image in enumerate(images)
             ]
@@ -312,6 +329,8 @@ def _prediction(
     maps: Mapping[str, Tensor],
     mask_sky: bool,
     blend_seam: bool,
+    up: Tensor | None,
+    turn: Tensor | None,
 ) -> Prediction:
     if isinstance(image, Tensor):
         image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
@@ -320,6 +339,8 @@ def _prediction(
     palette = getattr(network, "palette", None)
     if blend_seam:
         maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
+    if turn is not None:
+        maps = {task: turned_back(task, values, turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
     if "semseg" in finished and len(classes) <= NO_LABEL:
         finished["semseg"] = finished["semseg"].astype(np.uint8)
@@ -329,7 +350,8 @@ def _prediction(
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
     colours = default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
-    return Prediction(image, finished, classes, colours)
+    direction = None if up is None else tuple(up.tolist())
+    return Prediction(image, finished, classes, colours, direction)
 
 
 def _geometric(maps: Mapping[str, Any]) -> list[str]:

@@ -86,6 +86,7 @@ def run(
     mask_sky: bool = False,
     blend_seam: bool = False,
     max_distance: float | None = None,
+    level: bool = False,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -109,6 +110,7 @@ def run(
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
         max_distance: give depth only below this, in metres, see there.
+        level: level tilted panoramas first, see there; the record of each names the direction of up.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
@@ -134,7 +136,7 @@ def run(
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
-    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam, "level": level}
     if max_distance is not None:  # folders of before it existed can be continued
         options["max_distance"] = max_distance
     report = RunReport()
@@ -208,7 +210,7 @@ class _Output:
     ) -> None:
         self.folder, self.report, self.advance = folder, report, advance
         self.panel, self.depth_range = panel, depth_range
-        self.pending: deque[tuple[_Job, str, Future[None]]] = deque()
+        self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
 
     def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
         """Whether an image has to be predicted; if not, the report says why."""
@@ -237,7 +239,8 @@ class _Output:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
         future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel, self.depth_range)
-        self.pending.append((job, digest, future))
+        facts = {} if prediction.up is None else {"up": prediction.up}
+        self.pending.append((job, digest, facts, future))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
 
@@ -246,10 +249,10 @@ class _Output:
             self._take()
 
     def _take(self) -> None:
-        job, digest, future = self.pending.popleft()
+        job, digest, facts, future = self.pending.popleft()
         try:
             future.result()
-            self.folder.complete(job.name, digest)
+            self.folder.complete(job.name, digest, **facts)
         except (OSError, ValueError, BrokenExecutor) as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
         else:

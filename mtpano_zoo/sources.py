@@ -13,6 +13,7 @@ from torch import Tensor
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
+from mtpano_zoo.sphere import rotate
 
 __all__ = ("Source", "images_of", "network_input")
 
@@ -71,14 +72,22 @@ def _checked(batch: Tensor) -> Tensor:
     return batch
 
 
-def network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
+def network_input(
+    image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device, turn: Tensor | None = None
+) -> Tensor:
     """Resize an image to the network's input (3, height, width), float32 in [0, 1], on a device.
+
+    With `turn` (3, 3), it is what a camera turned by it sees.
 
     Example:
         >>> white = np.full((32, 64, 3), 255, np.uint8)
         >>> network_input(white, 16, 32, torch.device("cpu")).mean((1, 2)).tolist()
         [1.0, 1.0, 1.0]
     """
+    if turn is not None:  # turned at twice the size, so that it is blurred once, by the last resize
+        rows, columns = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]
+        larger = network_input(image, min(2 * height, rows), min(2 * width, columns), device)
+        return resize(rotate(larger[None], turn.to(device))[0], height, width)
     if isinstance(image, Tensor):
         return resize(image.to(device).float(), height, width)
     # torch warns about a read-only array, although nothing writes to it.
