@@ -53,7 +53,7 @@ def estimate_up(image: Tensor) -> Tensor | None:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
     found = [_lines(*_edges(image.detach().float().cpu(), window)) for window in WINDOWS]
     circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
-    if weights.sum() == 0:
+    if weights.sum() < 1e-3 * image[0].numel():  # roundings of an image without edges
         return None
     directions = _cone()
     agreement = _agreement(directions, circles, weights)
@@ -75,8 +75,9 @@ def levelling_rotation(up: Tensor | None) -> Tensor | None:
 
     Example:
         >>> turn = levelling_rotation(torch.tensor([0.6, -0.8, 0.0]))
-        >>> (turn @ torch.tensor([0.0, -1.0, 0.0])).tolist()  # up of the level camera, seen by the tilted one
-        [0.6000000238418579, -0.800000011920929, 0.0]
+        >>> up = turn @ torch.tensor([0.0, -1.0, 0.0])  # of the level camera, seen by the tilted one
+        >>> [round(x, 3) for x in up.tolist()]
+        [0.6, -0.8, 0.0]
     """
     if up is None or -float(up[1]) > math.cos(math.radians(LEVEL)):
         return None

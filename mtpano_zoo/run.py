@@ -136,9 +136,10 @@ def run(
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
-    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam, "level": level}
-    if max_distance is not None:  # folders of before it existed can be continued
-        options["max_distance"] = max_distance
+    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    # Named only when they are used, so that folders that were begun before they existed can be continued.
+    options |= {"level": True} if level else {}
+    options |= {} if max_distance is None else {"max_distance": max_distance}
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():

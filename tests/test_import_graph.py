@@ -26,6 +26,7 @@ ROOMS = (
     "layers",
     "outputs",
     "viz",
+    "levelling",
     "sources",
     "point_cloud",
     "prediction",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mtpano_zoo.classes import ADE20K_CLASSES
-from mtpano_zoo.data.rooms import render, sample_room
+from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.files.checkpoint import check_weights
 from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, inference, prepare_for_inference
