@@ -13,7 +13,7 @@ from mtpano_zoo.viz import colour_depth, colour_normals
 
 HERE = Path(__file__).parent
 ROOM = 3
-PREDICTED_ROOM = 3
+PREDICTED_ROOM = 27
 SHADE = {"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0}
 
 
