@@ -83,7 +83,8 @@ def levelling_rotation(up: Tensor | None) -> Tensor | None:
         return None
     x, y, z = up.tolist()
     cross = torch.tensor([[0.0, x, 0.0], [-x, 0.0, -z], [0.0, z, 0.0]])  # of the axis between both directions
-    return torch.eye(3) + cross.T + cross @ cross / (1 - y)
+    turn: Tensor = torch.eye(3) + cross.T + cross @ cross / (1 - y)
+    return turn
 
 
 def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def _edges(image: Tensor, window: int) -> tuple[Tensor, Tensor]:
 def _lines(normals: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Join edges on nearly the same great circle: one long edge must not outvote many short ones."""
     normals = torch.where(normals[:, :1] < 0, -normals, normals)
-    _, index = (normals / math.radians(BIN)).round().unique(dim=0, return_inverse=True)
+    _, index = torch.unique((normals / math.radians(BIN)).round(), dim=0, return_inverse=True)
     total = weights.new_zeros(int(index.max()) + 1).index_add(0, index, weights)
     mean = normals.new_zeros(len(total), 3).index_add(0, index, normals * weights[:, None])
     return unit(mean), total.sqrt()

@@ -6,7 +6,7 @@ argument here, and its default is justified where it is stated.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -227,8 +227,8 @@ class DAPLoss(Loss):
         depth, confidence = batch["depth"], batch.get("depth_confidence")
         rows = latitude_weights(depth.shape[-2], device=depth.device) if self.distortion else None
         if confidence is None or rows is None:
-            return rows if confidence is None else confidence.float()
-        return confidence.float() * rows
+            return rows if confidence is None else Tensor.float(confidence)
+        return Tensor.float(confidence) * rows
 
     def _of_depth(self, prediction: Tensor, batch: Mapping[str, Any], weight: Tensor | None) -> dict[str, Tensor]:
         target = batch["depth"].float()
@@ -236,7 +236,7 @@ class DAPLoss(Loss):
         if "far" in batch:
             valid = valid & ~batch["far"]
         maps = (prediction, torch.where(valid, target, 0), valid)
-        terms = {
+        terms: dict[str, Callable[[], Tensor]] = {
             "silog": lambda: silog(*maps, weight, self.variance_focus),
             "fidelity": lambda: dense_fidelity(*maps, self.fov, self.view_size),
             "edges": lambda: silog(*maps[:2], depth_edges(*maps[1:], self.edge_threshold), weight, self.variance_focus),

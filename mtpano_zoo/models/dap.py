@@ -162,7 +162,7 @@ def keep_periods(encoder: nn.Module) -> None:
     """
     for module in encoder.modules():
         if isinstance(module, RotaryEmbeddingDinoV3):
-            module.register_buffer("periods", module.periods, persistent=True)
+            module.register_buffer("periods", module.get_buffer("periods"), persistent=True)
 
 
 def shifted(level: Tensor) -> Tensor:
@@ -175,6 +175,8 @@ def shifted(level: Tensor) -> Tensor:
     tokens = level.flatten(2)[..., 1:]
     side = math.isqrt(tokens.shape[-1])
     if side * side == tokens.shape[-1]:
-        return F.interpolate(tokens.unflatten(-1, (side, side)), (height, width), mode="bilinear", align_corners=False)
+        return F.interpolate(
+            tokens.reshape(*tokens.shape[:-1], side, side), (height, width), mode="bilinear", align_corners=False
+        )
     resampled = F.interpolate(tokens, height * width, mode="linear", align_corners=False)
-    return resampled.unflatten(-1, (height, width))
+    return resampled.reshape(*resampled.shape[:-1], height, width)

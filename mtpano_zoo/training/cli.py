@@ -160,7 +160,7 @@ def main(args: list[str]) -> MultiTaskCLI:
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
         verb = _verb(args)
-        args = [f"--model.help={MultiTaskModule.__name__}" if arg == "--model.help" else arg for arg in args]
+        args = ["--model.help=MultiTaskModule" if arg == "--model.help" else arg for arg in args]
         return MultiTaskCLI(
             verb,
             subclass_mode_model=True,

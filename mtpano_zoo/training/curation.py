@@ -172,5 +172,5 @@ class DepthQualityModule(LightningModule):
         known = both | ((label > 0) & batch["far"]) if "far" in batch else both
         error = (torch.where(both, label, 1).log() - torch.where(both, truth, 1).log()).abs()
         right = (-error / self.tolerance).exp() * both
-        share = F.adaptive_avg_pool2d(known.to(label.dtype), tuple(size))
-        return F.adaptive_avg_pool2d(right, tuple(size)) / share.clamp_min(1e-6), share
+        share = F.adaptive_avg_pool2d(known.to(label.dtype), (size[0], size[1]))
+        return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share
