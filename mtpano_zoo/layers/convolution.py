@@ -1,17 +1,33 @@
 """Convolution and resizing that wrap at the seam and continue over the poles."""
 
 from math import gcd
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo import sphere
+from mtpano_zoo.errors import InputError
 
-__all__ = ("Convention", "SphereConv2d", "Upsample", "conv2d")
+__all__ = ("Convention", "SphereConv2d", "Upsample", "check_convention", "conv2d")
 
 Convention = Literal["sphere", "paper"]
+
+
+def check_convention(convention: Convention) -> Convention:
+    """Return a convention that is known.
+
+    Raises:
+        InputError: If it is not.
+
+    Example:
+        >>> check_convention("paper")
+        'paper'
+    """
+    if convention not in get_args(Convention):
+        raise InputError(f"convention must be {' or '.join(get_args(Convention))}, not {convention!r}.")
+    return convention
 
 
 class SphereConv2d(nn.Conv2d):

@@ -11,7 +11,7 @@ from torch import Tensor, cat, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import DPTNeck, Encoder, RegressionHead
-from mtpano_zoo.layers.convolution import Convention
+from mtpano_zoo.layers.convolution import Convention, check_convention
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.outputs import check_range
 
@@ -74,13 +74,11 @@ class DAP(PanoramaNetwork):
         super().__init__(tasks, input_size, image_mean=image_mean, image_std=image_std)
         if foreign := sorted(set(self.tasks) - {"depth", "valid"}):
             raise InputError(f"DAP predicts depth and valid, not {', '.join(foreign)}.")
-        if convention not in ("sphere", "paper"):
-            raise InputError(f"convention must be sphere or paper, not {convention!r}.")
+        self.convention = check_convention(convention)
         if not isinstance(encoder, Encoder):
             raise InputError(f"encoder must be an Encoder such as a ViTEncoder, not {encoder!r}.")
         self.max_distance = float(max_distance)
         self.ranges = check_ranges((max_distance,) if ranges is None else ranges, self.max_distance)
-        self.convention: Convention = convention
         self.encoder = encoder
         self.multiple = encoder.multiple
         self.check_size(*self.input_size, "input_size")

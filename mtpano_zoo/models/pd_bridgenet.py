@@ -24,7 +24,7 @@ from mtpano_zoo.layers import (
     geometry_encoding,
     zero_init_projection,
 )
-from mtpano_zoo.layers.convolution import Convention
+from mtpano_zoo.layers.convolution import Convention, check_convention
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.tasks import MAIN_TASKS, TASKS, auxiliary_tasks_of
 
@@ -92,11 +92,9 @@ class PDBridgeNet(PanoramaNetwork):
         super().__init__(
             tasks, input_size, classes=classes, palette=palette, image_mean=image_mean, image_std=image_std
         )
-        if convention not in ("sphere", "paper"):
-            raise InputError(f"convention must be sphere or paper, not {convention!r}.")
+        self.convention = check_convention(convention)
         if not isinstance(encoder, Encoder):
             raise InputError(f"encoder must be an Encoder such as a ViTEncoder, not {encoder!r}.")
-        self.convention: Convention = convention
         self.encoder = encoder
         self.multiple = encoder.multiple
         self.check_size(*self.input_size, "input_size")

@@ -5,7 +5,7 @@ names are translated into the published ones.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import DAP
 from mtpano_zoo.reference.format import Format
-from mtpano_zoo.reference.keys import check_keys, common_size, listed
+from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, common_size, listed, renamed
 
 __all__ = ("FORMAT", "convert_state_dict", "describe")
 
@@ -26,7 +26,7 @@ MODULES = ("core.pretrained.model.blocks.", "core.depth_head.scratch.", "core.ma
 MAX_DISTANCE = 100.0  # metres that an output of 1 stands for
 TAPS = {24: [4, 11, 17, 23]}  # blocks that are read, by their number, where it is not every quarter
 
-RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+RENAMES: Renames = (
     # encoder
     (r"^encoder\.vit\.reg_token", "core.pretrained.model.storage_tokens"),
     (r"^encoder\.vit\.rope\.", "core.pretrained.model.rope_embed."),
@@ -69,8 +69,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         InputError: If it is not a state dict of DAP, or its shapes belong to no such network.
     """
-    if missing := [prefix for prefix in MODULES if not any(name.startswith(prefix) for name in state)]:
-        raise InputError(f"This is no DAP checkpoint: it lacks keys that start with {', '.join(missing)}.")
+    check_prefixes(TITLE, state, MODULES)
     width = _size(state, f"{BLOCKS}*.norm1.weight")
     head_width = 4 * _size(state, "core.pretrained.model.rope_embed.periods")
     if width % head_width:
@@ -121,7 +120,7 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     else:
         check_keys(TITLE, state, expected)
     _check_masks(state)
-    converted = {name: _part(name, state[_published_name(name)]).float() for name in own}
+    converted = {name: _part(name, state[renamed(name, RENAMES)]).float() for name in own}
     for name in ("range_heads.0.predict.weight", "range_heads.0.predict.bias"):
         converted[name] = -converted[name]
     return converted
@@ -131,12 +130,6 @@ def _size(state: Mapping[str, Tensor], pattern: str, dimension: int = 0) -> int:
     return common_size(TITLE, state, (pattern, dimension))
 
 
-def _published_name(own: str) -> str:
-    for pattern, replacement in RENAMES:
-        own = re.sub(pattern, replacement, own)
-    return own
-
-
 def _part(own: str, tensor: Tensor) -> Tensor:
     """Take the third of a bias of query, key and value that our name is about; of other tensors everything."""
     query, _, value = tensor.chunk(3) if own.endswith(("q_bias", "v_bias")) else (tensor, None, tensor)
@@ -144,9 +137,9 @@ def _part(own: str, tensor: Tensor) -> Tensor:
 
 
 def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Give name and shape of every published key but the second copies of blocks."""
+    """Yield name and shape of every published key but the second copies of blocks."""
     for name, tensor in own.items():
-        published, shape = _published_name(name), tuple(tensor.shape)
+        published, shape = renamed(name, RENAMES), tuple(tensor.shape)
         if name.endswith(("q_bias", "v_bias")):
             shape = (3 * shape[0],)
         yield published, shape

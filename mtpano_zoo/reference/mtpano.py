@@ -17,7 +17,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import ViTEncoder, geometry_encoding
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.reference.format import Format
-from mtpano_zoo.reference.keys import check_keys, common_size
+from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, common_size, renamed
 
 __all__ = ("FORMAT", "class_count", "convert_state_dict", "describe")
 
@@ -31,7 +31,7 @@ MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
 STREAMS = ("refiners.", "aggregators.", "bridges.", "stream_injectors.")
 """Prefixes of our names for what a published network has twice, once for each stream."""
 
-RENAMES: tuple[tuple[str, str], ...] = (
+RENAMES: Renames = (
     # encoder
     (r"^encoder\.vit\.cls_token", "backbone.embeddings.cls_token"),
     (r"^encoder\.vit\.reg_token", "backbone.embeddings.register_tokens"),
@@ -128,8 +128,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         InputError: If it is not a state dict of MTPano, or its shapes belong to no such network.
     """
-    if missing := [prefix for prefix in MODULES if not any(name.startswith(prefix) for name in state)]:
-        raise InputError(f"This is no MTPano checkpoint: it lacks keys that start with {', '.join(missing)}.")
+    check_prefixes(TITLE, state, MODULES)
     width = common_size(TITLE, state, ("backbone.layer.*.norm1.weight", 0))
     if width % HEAD_WIDTH:
         raise InputError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
@@ -199,8 +198,7 @@ def _tasks(state: Mapping[str, Tensor]) -> list[str]:
 
 def _published_names(own: str) -> list[str]:
     """Return the published name of one of our keys, or the three that it joins."""
-    for pattern, replacement in RENAMES:
-        own = re.sub(pattern, replacement, own)
+    own = renamed(own, RENAMES)
     return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
 
 
