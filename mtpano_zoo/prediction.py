@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.finishing import FINISHERS, geometric, seam_blended
 from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.point_cloud import clean_points
-from mtpano_zoo.resize import resize, resize_argmax
 from mtpano_zoo.sources import Source, images_of, network_input
 from mtpano_zoo.sphere import erp_rays
-from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
+from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
 __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
@@ -319,7 +319,7 @@ def check_options(
     if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
-    if blend_seam and not _geometric(dict.fromkeys(_attribute(network, "tasks"))):
+    if blend_seam and not geometric(dict.fromkeys(_attribute(network, "tasks"))):
         raise InputError("blend_seam works on distances and directions; this network predicts neither: leave it out")
 
 
@@ -338,14 +338,14 @@ def _prediction(
     classes = tuple(getattr(network, "classes", ()))
     palette = getattr(network, "palette", None)
     if blend_seam:
-        maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
+        maps = seam_blended(maps, classes.index(SKY) if mask_sky else None)
     if turn is not None:
         maps = {task: turned_back(task, values, turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
     if "semseg" in finished and len(classes) <= NO_LABEL:
         finished["semseg"] = finished["semseg"].astype(np.uint8)
     if mask_sky:
-        for task in _geometric(finished):
+        for task in geometric(finished):
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
@@ -353,63 +353,6 @@ def _prediction(
     direction = None if up is None else tuple(up.tolist())
     return Prediction(image, finished, classes, colours, direction)
 
-
-def _geometric(maps: Mapping[str, Any]) -> list[str]:
-    """Return the tasks that have no value in the sky: distances and directions."""
-    return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
-
-
-def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
-    """Replace the two columns on either side of the seam by the straight line between the third ones, row by row.
-
-    Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
-    are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
-    """
-    blended = dict(maps)
-    for task in _geometric(maps):
-        directions = MAIN_TASKS[task].kind == "direction"
-        values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
-        ends = values[..., [-3, 2]]
-        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # values that are not finite stay so in the line
-        if sky is not None:
-            known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
-        for step, column in enumerate((-2, -1, 0, 1), start=1):
-            line = torch.lerp(ends[..., 0], ends[..., 1], step / 5)
-            values[..., column] = torch.where(known.all(-1), line, torch.nan)
-        blended[task] = values
-    return blended
-
-
-def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]:
-    """Resize logits (C, h, w) and return the index of the largest."""
-    return resize_argmax(logits, height, width).cpu().numpy()
-
-
-def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Resize positive numbers (1, h, w); 0 where the network returned no finite one."""
-    values = resize(values, height, width)[0]
-    return torch.where(values.isfinite(), values.clamp_min(MAIN_TASKS[task].minimum), 0).cpu().numpy()
-
-
-def _direction(task: str, vectors: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Resize vectors (3, h, w) and normalise them; zero where they have no direction."""
-    vectors = resize(nn.functional.normalize(vectors, dim=0), height, width)
-    vectors = nn.functional.normalize(vectors.nan_to_num(), dim=0)
-    return vectors.permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def _binary(task: str, logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
-    """Resize logits (1, h, w) and return where they are positive."""
-    return (resize(logits, height, width)[0] > 0).cpu().numpy()
-
-
-# Turn a network output into a map of the panorama's size.
-FINISHERS: dict[Kind, Callable[[str, Tensor, int, int], NDArray[Any]]] = {
-    "classes": _classes,
-    "positive": _positive,
-    "direction": _direction,
-    "binary": _binary,
-}
 
 # Write a map to a file.
 WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8]], None]] = {

@@ -27,6 +27,7 @@ ROOMS = (
     "outputs",
     "viz",
     "levelling",
+    "finishing",
     "sources",
     "point_cloud",
     "prediction",
