@@ -51,7 +51,8 @@ def estimate_up(image: Tensor) -> Tensor | None:
     """
     if image.ndim != 3 or image.shape[0] != 3:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
-    found = [_lines(*_edges(image.detach().float().cpu(), window)) for window in WINDOWS]
+    tensor = _structure_tensor(image.detach().float().cpu())
+    found = [_lines(*_edges(tensor, window)) for window in WINDOWS]
     circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
     if weights.sum() < 1e-3 * image[0].numel():  # roundings of an image without edges
         return None
@@ -97,11 +98,11 @@ def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
     return rotate((unit(values, dim=0) if directions else values)[None], turn.T.to(values.device), mode)[0]
 
 
-def _edges(image: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Return the normals (N, 3) of the great circles along edges, and how strong and straight these are (N,).
+def _structure_tensor(image: Tensor) -> Tensor:
+    """Return the products of the components of the gradient in space, (9, EDGE_ROWS, 2 EDGE_ROWS).
 
-    The gradient on the sphere, as a vector in space, is the normal of the circle along the edge. It is the same all
-    along a straight edge, so the structure tensor can be averaged in space, without a frame for each pixel.
+    The gradient on the sphere, as a vector in space, is the normal of the great circle along an edge. It is the same
+    all along a straight edge, so the products can be averaged in space, without a frame for each pixel.
     """
     grey = resize(image, EDGE_ROWS, 2 * EDGE_ROWS).mean(0).clamp_min(0).sqrt()
     longitude, latitude = erp_angles(EDGE_ROWS, 2 * EDGE_ROWS)
@@ -117,9 +118,14 @@ def _edges(image: Tensor, window: int) -> tuple[Tensor, Tensor]:
             -east * longitude.sin() - north * latitude.sin() * longitude.cos(),
         )
     )
-    tensor = (gradient[:, None] * gradient[None]).flatten(0, 1)
+    return (gradient[:, None] * gradient[None]).flatten(0, 1)
+
+
+def _edges(tensor: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Return the normals (N, 3) of the great circles along edges, and how strong and straight these are (N,)."""
     tensor = F.avg_pool2d(pad(tensor[None], (window // 2,) * 4), window, 1)[0]
-    area = latitude.cos().expand_as(grey).flatten()
+    _, latitude = erp_angles(EDGE_ROWS, 2 * EDGE_ROWS)
+    area = latitude.cos()[:, None].expand_as(tensor[0]).flatten()
     strongest = (tensor[[0, 4, 8]].sum(0).flatten() * area).topk(EDGES).indices
     values, vectors = torch.linalg.eigh(tensor.flatten(1)[:, strongest].T.view(-1, 3, 3))
     straight = ((values[:, 2] - values[:, 1]) / values.sum(1).clamp_min(1e-12)).clamp(0, 1)

@@ -108,9 +108,8 @@ class SceneDataset(Dataset[Sample]):
         index %= self.count
         name = self.name(index)
         if self._cache is not None and (known := self._cache.get(index)) is not None:
-            if not self.outdoors:
-                del known["far"]
-            return self._change(known | {"id": name}, index)
+            sky = {"far": known["depth"] == 0} if self.outdoors else {}
+            return self._change(known | sky | {"id": name}, index)
         batch = render([self.draw(index)], self.height, self.width)
         sample = {key: maps[0] for key, maps in batch.items() if key != "id"}
         if self._cache is not None:
@@ -151,6 +150,8 @@ class SceneDataModule(lightning.LightningDataModule):
     """
 
     dataset: ClassVar[type[SceneDataset]]
+    classes: ClassVar[tuple[str, ...]]
+    palette: ClassVar[NDArray[np.uint8]]
 
     def __init__(
         self,
@@ -172,7 +173,6 @@ class SceneDataModule(lightning.LightningDataModule):
             raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         kind = self.dataset
-        self.classes, self.palette = kind.classes, kind.palette
         self.train_set = kind("train", train_count, height, width, seed, cache, augmentation, black_poles, tilt)
         self.val_set = kind("val", val_count, height, width, seed, cache, tilt=tilt)
         self.test_set = kind("test", test_count, height, width, seed, tilt=tilt)
@@ -223,7 +223,6 @@ class _Cache:
             "semseg": self._semseg[index].long(),
             "depth": self._depth[index].clone(),
             "normals": self._normals[index].clone(),
-            "far": self._depth[index] == 0,
         }
 
     def put(self, index: int, sample: Sample) -> None:

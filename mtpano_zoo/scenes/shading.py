@@ -292,14 +292,10 @@ def panes(primitives: Primitives, seen: Surface, salt: Tensor, colors: Planes, e
         return (distance / pixel + 0.5).clamp(0, 1)
 
     across, down = (u - column - 0.5).abs(), (v - row - 0.5).abs()
-    glass = cover(
-        torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v"))
-    )
+    inside = torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v"))
+    glass = cover(inside)
     bar = cover(0.03 - across * look("cell_u")) * (0.06 / pixel).clamp(max=1)
-    rim = glass - cover(
-        torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v"))
-        - 0.06
-    )
+    rim = glass - cover(inside - 0.06)
     room = at // seen.depth[0].numel()
     bits = hashed(column.to(torch.int32), row.to(torch.int32) ^ salt.flatten()[room])
     on = ((look("lit") - unit_interval(bits, 0)) * STEEP).clamp(0, 1)
