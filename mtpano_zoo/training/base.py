@@ -158,6 +158,15 @@ class PanoramaModule(LightningModule):
         """Let the trainer read checkpoints as plain data only, before it reads one."""
         read_plain_data_only(self.trainer.strategy)
 
+    @staticmethod
+    def usage(checkpoint: str, config: str) -> str:
+        """Return the commands that use a checkpoint of this training; paths are quoted for the shell."""
+        return (
+            f"The network is in {checkpoint}. To use it and to score it:\n"
+            f"  mtpano run PANORAMA_OR_FOLDER --model {checkpoint}\n"
+            f"  mtpano test --config {config} --ckpt_path {checkpoint}"
+        )
+
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse what Lightning offers here: it reads addresses, and builds what the file names.

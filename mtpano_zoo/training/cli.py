@@ -16,14 +16,15 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
 import mtpano_zoo.models
+import mtpano_zoo.training.curation
 import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
+from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
-from mtpano_zoo.training.curation import DepthQualityModule
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
@@ -183,17 +184,9 @@ def next_commands(trainer: Trainer) -> str:
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
         return ""
-    network = shlex.quote(next(filter(None, paths)))
-    if isinstance(trainer.lightning_module, DepthQualityModule):
-        return (
-            f"The discriminator is in {network}. To score labels with it:\n"
-            f"  mtpano curate score LABELS --discriminator {network} --out scores"
-        )
-    return (
-        f"The network is in {network}. To use it and to score it:\n"
-        f"  mtpano run PANORAMA_OR_FOLDER --model {network}\n"
-        f"  mtpano test --config {shlex.quote(str(folder / 'config.yaml'))} --ckpt_path {network}"
-    )
+    usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
+    text: str = usage(shlex.quote(next(filter(None, paths))), shlex.quote(str(folder / "config.yaml")))
+    return text
 
 
 def complete_command(arguments: Sequence[str]) -> str:

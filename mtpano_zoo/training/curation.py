@@ -84,6 +84,14 @@ class DepthQualityModule(LightningModule):
         self.labeler.eval()
         return self
 
+    @staticmethod
+    def usage(checkpoint: str, config: str) -> str:
+        """Return the commands that use a checkpoint of this training; paths are quoted for the shell."""
+        return (
+            f"The discriminator is in {checkpoint}. To score labels with it:\n"
+            f"  mtpano curate score LABELS --discriminator {checkpoint} --out scores"
+        )
+
     def setup(self, stage: str) -> None:
         """Let the trainer read checkpoints as plain data only, before it reads one."""
         read_plain_data_only(self.trainer.strategy)
