@@ -1,6 +1,5 @@
 """Writes rooms to disk, for people who want to look, and for tools that read folders."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.data.scenes import SceneDataset
 from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_palette_png, write_png
+from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_npy, write_palette_png, write_png
 from mtpano_zoo.output_paths import path_below
 
 MAPS = ("images", "semseg", "depth", "normals")
@@ -76,9 +75,7 @@ def write_rooms(
         write_png(image, (sample["image"].permute(1, 2, 0) * 255).round().byte().numpy())
         write_palette_png(semseg, sample["semseg"].numpy().astype(np.uint8), rooms.palette)
         if rooms.outdoors:
-            buffer = io.BytesIO()
-            np.save(buffer, sample["depth"].numpy())
-            write_bytes(depth, buffer.getvalue())
+            write_npy(depth, sample["depth"].numpy())
         else:
             write_png(depth, encode_depth(sample["depth"].numpy()))
         write_png(normals, encode_normals(sample["normals"].permute(1, 2, 0).numpy(), bits=16))

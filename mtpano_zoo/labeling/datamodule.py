@@ -41,7 +41,7 @@ class ImageFiles(Dataset[Item]):
         out: Where the labels go; what lies there is no panorama to label.
 
     Raises:
-        InputError: If a folder without images, or no source at all.
+        InputError: If a folder holds no images, or there is no source at all.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path) -> None:

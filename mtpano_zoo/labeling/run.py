@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `mtpano label` with these arguments and return the exit status.
 
     Raises:
-        InputError: If a mistake in an argument, an input or the folder, in one sentence.
+        InputError: If an argument, an input or the folder is wrong, in one sentence.
     """
     limit_configurations(arguments)
     parser = build_parser()

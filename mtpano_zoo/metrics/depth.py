@@ -48,19 +48,26 @@ def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignmen
         [[[2.0, 4.0, 6.0]]]
     """
     if alignment == "median":
-        factor = _median(target, valid) / _median(prediction, valid).clamp(min=1e-6)
+        medians = [(lower + upper) / 2 for lower, upper in (middle_values(x, valid) for x in (target, prediction))]
+        factor = medians[0] / medians[1].clamp(min=1e-6)
     else:
         p, t = (torch.where(valid, x, 0).double() for x in (prediction, target))
         factor = (p * t).sum(dim=(1, 2)) / p.square().sum(dim=(1, 2)).clamp(min=1e-12)
     return prediction * factor[:, None, None].to(prediction.dtype)
 
 
-def _median(values: Tensor, valid: Tensor) -> Tensor:
+def middle_values(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two values (B,) in the middle of the valid ones of every image (B, H, W); the same if one is.
+
+    Example:
+        >>> middle_values(torch.tensor([[[4.0, 1.0, 2.0, 9.0]]]), torch.tensor([[[True, True, True, True]]]))
+        (tensor([2.]), tensor([4.]))
+    """
     # Sorting instead of indexing by the mask, which would wait for the host.
     ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
     count = valid.sum(dim=(1, 2))[:, None]
-    middle = [ordered.gather(1, index.clamp(min=0)) for index in ((count - 1) // 2, count // 2)]
-    return ((middle[0] + middle[1]) / 2)[:, 0]
+    lower, upper = (ordered.gather(1, index.clamp(min=0))[:, 0] for index in ((count - 1) // 2, count // 2))
+    return lower, upper
 
 
 class DepthMetrics(PooledMetric):

@@ -1,4 +1,4 @@
-"""Training of the discriminator: what it is told is right, what it learns from that, and what its checkpoint holds."""
+"""Training of the discriminator: its targets, what it learns from them, and what its checkpoint holds."""
 
 import math
 

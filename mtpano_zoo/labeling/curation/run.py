@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `mtpano curate` with these arguments and return the exit status.
 
     Raises:
-        InputError: If a mistake in an argument, an input or a folder, in one sentence.
+        InputError: If an argument, an input or a folder is wrong, in one sentence.
     """
     stage = arguments[0] if arguments else "--help"
     if stage in ("--help", "-h"):

@@ -48,7 +48,7 @@ ENCODING = {
 
 @dataclass(frozen=True)
 class Score:
-    """What the discriminator and others say of one label.
+    """Score, coverage, domain and hash of one label.
 
     Args:
         score: From 0 to 1.
@@ -234,12 +234,13 @@ def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int]
         )
     labeler = settings.get("labeler", {}).get("weights")
     if labeler != described.get("labeler") and not any_labeler:
-        whose = "by another network" if labeler else "not by a network of the zoo"
+        if labeler:
+            raise InputError(
+                f"{root} was labelled by another network than the one whose errors the discriminator has learnt: train "
+                "a discriminator for it, or add --any-labeler"
+            )
         raise InputError(
-            f"{root} was labelled {whose} than the one whose errors the discriminator has learnt: train a "
-            "discriminator for it, or add --any-labeler"
-            if labeler
-            else f"{root} was labelled {whose}, whose errors the discriminator has not learnt: add --any-labeler to "
-            "score it all the same"
+            f"{root} was labelled not by a network of the zoo, whose errors the discriminator has not learnt: add "
+            "--any-labeler to score it all the same"
         )
     return settings
