@@ -355,7 +355,8 @@ def test_the_second_half_of_the_training_starts_from_the_first(
     (second,) = Path("runs").glob("version_1/checkpoints/last.ckpt")
     before, after = load_model(first), load_model(second)
     assert after.input_size == (96, 192)
-    assert all(torch.equal(after.state_dict()[name], value) for name, value in before.named_parameters())
+    weights = after.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in before.named_parameters())
 
 
 @pytest.mark.parametrize("config", ROOMS)
