@@ -70,15 +70,15 @@ def test_published_layout(tmp_path: Path, case: str, strength: float, expected: 
     torch.testing.assert_close(output(pipe), golden.tensors("lora")[expected], atol=5e-5, rtol=0)
 
 
-def test_names_of_the_published_file() -> None:
-    """FLUX.1-dev has 19 double and 38 single blocks: 190 layers, without taking its weights."""
+def test_size_of_the_published_file() -> None:
+    """FLUX.1-dev has 19 double and 38 single blocks; one of each, without taking its weights, says what all have."""
     from diffusers import FluxTransformer2DModel
 
     with torch.device("meta"):
-        network = FluxTransformer2DModel(guidance_embeds=True)
-        assert add_adapter(network, rank=64, alpha=64) == 190
+        network = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
+        assert add_adapter(network, rank=64, alpha=64) == 4 + 3
     learnt = [p for p in network.parameters() if p.requires_grad]
-    assert (len(learnt), sum(p.numel() for p in learnt)) == (380, 74_711_040)
+    assert sum(p.numel() for p in learnt) * (19 * 4 + 38 * 3) // (4 + 3) == 74_711_040
 
 
 def test_plain_diffusers_reads_ours(tmp_path: Path) -> None:
@@ -88,6 +88,7 @@ def test_plain_diffusers_reads_ours(tmp_path: Path) -> None:
     learnt = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
     for name, parameter in learnt.items():
         parameter.data = filled(name, tuple(parameter.shape), b=0.3)
+    pipe.transformer.eval()
     expected = output(pipe)
     path = save_adapter(pipe.transformer, tmp_path / "adapter")
     assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
