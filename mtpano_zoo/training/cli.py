@@ -22,7 +22,6 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
-from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
@@ -148,7 +147,7 @@ def main(args: list[str]) -> MultiTaskCLI:
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
         return MultiTaskCLI(
-            PanoramaModule,
+            LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
