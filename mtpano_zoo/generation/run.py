@@ -1,0 +1,150 @@
+"""`mtpano generate`: texts in, a folder of panoramas out, by any number of processes, and resumable.
+
+The folder is one of `mtpano_zoo.labeling.storage`: a panorama is there completely or not at all, what a killed process
+left is removed by the next one, and processes share the work by claims::
+
+    img/NAME.jpg      the panorama
+    prompts.jsonl     its text, seed and file, as `GeneratedDataModule` reads it
+    origins/NAME.txt  what it was made from
+    manifest.json     settings and base, which are the same for all
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.prompts import Wanted
+from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.image_io import check_panorama_size
+from mtpano_zoo.labeling.encoding import encode_image
+from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.origin import Origin
+from mtpano_zoo.labeling.report import LabelReport, one_sentence
+from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
+from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
+
+__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "summary")
+
+FORMAT = "mtpano generated panoramas, 1"
+PROMPTS = "prompts.jsonl"
+RANKS = ("RANK", "SLURM_PROCID")
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+
+
+def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a folder, as plain data."""
+    plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, "model": model, "settings": settings}))
+    return plain
+
+
+def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the folder, or see that it holds panoramas of the same settings.
+
+    Raises:
+        InputError: If it holds something else.
+    """
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: give a folder for the panoramas")
+    known = read_manifest(root, FORMAT)
+    if known is None and root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+        # Another process of the same run may have begun just now.
+        if (known := read_manifest(root, FORMAT)) is None:
+            raise InputError(f"{root} holds files but no manifest.json: give a new folder")
+    if known is None:
+        root.mkdir(parents=True, exist_ok=True)
+        if not write_manifest(root, manifest):
+            known = read_manifest(root, FORMAT)
+    if known is not None:
+        check_settings(root, known, manifest, "or give another folder as --out")
+    check_folders(root)
+
+
+def generate(
+    generator: Generator, wanted: Sequence[Wanted], root: Path, options: Mapping[str, Any], *, process: int = 0
+) -> LabelReport:
+    """Make the panoramas that are not in a folder yet.
+
+    Args:
+        generator: Makes them.
+        wanted: Which.
+        root: The folder, see `prepare_folder`.
+        options: Keyword arguments of `Generator.generate`: size, steps, seam and so on.
+        process: Number of this process; each begins at another place of the list.
+
+    Returns:
+        What became of each.
+    """
+    folder = LabelFolder(root)
+    ledger = Ledger(folder)
+    begin = time.monotonic()
+    with folder:
+        for one in _in_turn(wanted, folder, process):
+            try:
+                item = {"name": one.name, "origin": _origin(one)}
+                if not ledger.wants(item):
+                    continue
+                image = generator.generate(one.prompt, seed=one.seed, **options)
+                item["jpeg"] = _encoded(image)
+                ledger.write(item, {})
+            except InputError as error:
+                ledger.fail(one.name, one_sentence(error))
+            except OSError as error:
+                ledger.stop(f"{root} cannot be written to: {one_sentence(error)}; what is finished is kept")
+                break
+            finally:
+                folder.release(one.name)
+        _list(folder, wanted)
+    ledger.report.seconds = time.monotonic() - begin
+    return ledger.report
+
+
+def summary(report: LabelReport, root: Path) -> str:
+    """Return a few lines for the terminal."""
+    text = f"{len(report.labelled)} generated in {report.seconds:.1f} s, {len(report.skipped)} were there already"
+    lines = [f"{text}; they are in {root}"]
+    lines += [f"  {name}: {reason}" for name, reason in report.failed.items()]
+    return "\n".join([*lines, report.stopped] if report.stopped else lines)
+
+
+def process_number(names: Iterable[str] = RANKS) -> int:
+    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
+
+
+def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, process: int) -> Iterator[Wanted]:
+    """Yield what no other process is at work on, and at last what others have begun, in case they have died."""
+    start = process * len(wanted) // 8 % max(len(wanted), 1)
+    later = []
+    for one in (*wanted[start:], *wanted[:start]):
+        if folder.claim(one.name):
+            yield one
+        else:
+            later.append(one)
+    for one in reversed(later):
+        folder.claim(one.name)
+        yield one
+
+
+def _origin(one: Wanted) -> Origin:
+    return Origin(f"sha256 {hashlib.sha256(f'{one.seed}\n{one.prompt}'.encode()).hexdigest()}")
+
+
+def _encoded(image: NDArray[np.uint8]) -> bytes:
+    check_panorama_size(*image.shape[:2], "a generated panorama")
+    return encode_image(image, *image.shape[:2])
+
+
+def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:
+    """Write the texts of what is there."""
+    known = {
+        one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed} for one in wanted
+    }
+    folder.add_lines(PROMPTS, known)
