@@ -62,6 +62,10 @@ def _execute(arguments: Sequence[str]) -> int:
         from mtpano_zoo.labeling.run import main as label_main
 
         return label_main(with_shipped_configs(arguments)[1:])
+    if verb == "generate":
+        from mtpano_zoo.generation.cli import main as generate_main
+
+        return generate_main(arguments[1:])
     options = build_parser().parse_args(arguments)
     status: int = options.execute(options)
     return status
@@ -127,6 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     # Parsed by mtpano_zoo.labeling.run, whose options are constructor arguments.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
+
+    # Parsed by mtpano_zoo.generation.cli.
+    verbs.add_parser("generate", help="make panoramas from texts, edit them, refine their poles", add_help=False)
 
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as '*.rooms'")

@@ -135,7 +135,7 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool)
     index = folder / "model_index.json"
     if folder.exists() and not index.is_file():
         raise InputError(f"{base} has no model_index.json: give a folder in the layout of diffusers as base")
-    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": not download}
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": not download}
     if quantize != "none":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError(f"--quantize {quantize} needs bitsandbytes: pip install bitsandbytes")
@@ -157,7 +157,7 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool)
         from mtpano_zoo.generation.tiny import PixelCodec
 
         parts = dict(FluxPipeline.from_pretrained(base, vae=None, **options).components)
-        codec = PixelCodec.from_pretrained(folder / "vae", torch_dtype=dtype)
+        codec = PixelCodec.from_pretrained(folder / "vae", dtype=dtype)
         return FluxPipeline(**parts | {"vae": codec, "image_encoder": None, "feature_extractor": None})
     except (OSError, ValueError) as error:
         first = " ".join(str(error).split())[:200]

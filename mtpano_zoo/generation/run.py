@@ -134,7 +134,8 @@ def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, process: int) -> Ite
 
 
 def _origin(one: Wanted) -> Origin:
-    return Origin(f"sha256 {hashlib.sha256(f'{one.seed}\n{one.prompt}'.encode()).hexdigest()}")
+    made_from = f"{one.seed}\n{one.prompt}"
+    return Origin(f"sha256 {hashlib.sha256(made_from.encode()).hexdigest()}")
 
 
 def _encoded(image: NDArray[np.uint8]) -> bytes:

@@ -18,6 +18,8 @@ __all__ = ("Generator", "Length", "check_panorama_size")
 Length = Literal["unpadded", "padded"]
 """Which number of tokens decides the noise levels: that of the panorama, or with the columns that are padded."""
 
+MAX_TOKENS = 512  # that FLUX.1 was trained with
+
 
 class Generator:
     """A text-to-panorama model with the interface of FLUX.1.
@@ -27,11 +29,10 @@ class Generator:
     Args:
         pipeline: `diffusers.FluxPipeline` with an adapter or without.
         prefix: Put before every prompt.
-        max_tokens: Tokens of the second text encoder (T5) that a prompt is padded to; longer ones are refused.
     """
 
-    def __init__(self, pipeline: Any, *, prefix: str = "", max_tokens: int = 512) -> None:
-        self.pipeline, self.prefix, self.max_tokens = pipeline, prefix, max_tokens
+    def __init__(self, pipeline: Any, *, prefix: str = "") -> None:
+        self.pipeline, self.prefix = pipeline, prefix
         for network in self.networks().values():
             network.eval().requires_grad_(False)
         pipeline.set_progress_bar_config(disable=True)
@@ -44,6 +45,11 @@ class Generator:
     def factor(self) -> int:
         """Pixels per latent, in both directions; a token has twice as many."""
         return int(self.pipeline.vae_scale_factor)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the second text encoder (T5) that a prompt is padded to; longer ones are refused."""
+        return min(MAX_TOKENS, int(self.pipeline.tokenizer_2.model_max_length))
 
     @property
     def device(self) -> torch.device:

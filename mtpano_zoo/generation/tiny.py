@@ -104,10 +104,8 @@ class TinyFlux(Generator):
             axes_dims_rope=(4, 14, 14),
         )
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
-        texts = {**_pooled_encoder(), **_text_encoder(words, text_width, text_layers)}
-        super().__init__(
-            FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **texts), max_tokens=max_tokens
-        )
+        texts = {**_pooled_encoder(), **_text_encoder(words, text_width, text_layers, max_tokens)}
+        super().__init__(FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **texts))
 
 
 def _pooled_encoder() -> dict[str, Any]:
@@ -128,12 +126,12 @@ def _pooled_encoder() -> dict[str, Any]:
     return {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(config)}
 
 
-def _text_encoder(words: Sequence[str], width: int, layers: int) -> dict[str, Any]:
+def _text_encoder(words: Sequence[str], width: int, layers: int, max_tokens: int) -> dict[str, Any]:
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()"
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -1.0) for word in dict.fromkeys(words)]
     pieces += [(letter, -3.0) for letter in letters]
-    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=max_tokens)
     config = T5Config(
         vocab_size=len(pieces),
         d_model=width,
