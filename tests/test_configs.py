@@ -52,6 +52,8 @@ LABELING: dict[str, list[str]] = {
     "label_free/label-oracle-rooms.yaml": [],
     "label_free/label.yaml": ["photos"],
 }
+# Tried in tests/generation/test_module.py.
+GENERATION = ["dit360/rooms-tiny.yaml", "dit360/train.yaml"]
 
 # In place of the published network, its size and the length of its training.
 TINY_EXPERIMENT = {
@@ -90,7 +92,8 @@ TINY_EXPERIMENT = {
 
 
 def test_every_configuration_is_tried_here() -> None:
-    assert sorted([*ROOMS, "rooms-tiny-larger.yaml", "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING]) == CONFIGS
+    known = [*ROOMS, "rooms-tiny-larger.yaml", "base.yaml", *EXPERIMENTS, *PROTOCOLS, *LABELING, *GENERATION]
+    assert sorted(known) == CONFIGS
 
 
 @pytest.fixture

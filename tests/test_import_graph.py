@@ -40,6 +40,7 @@ ROOMS = (
     "image_files",
     "run",
     "labeling",
+    "generation",
     "export",
     "quickstart",
     "cli",

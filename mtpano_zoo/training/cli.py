@@ -169,6 +169,8 @@ def next_commands(trainer: Trainer) -> str:
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
         return ""
+    if hasattr(trainer.lightning_module, "next_commands"):  # a module whose result is no panorama network
+        return str(trainer.lightning_module.next_commands())
     network = shlex.quote(next(filter(None, paths)))
     return (
         f"The network is in {network}. To use it and to score it:\n"
