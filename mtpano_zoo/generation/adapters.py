@@ -73,7 +73,9 @@ def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
             raise InputError(f"{path} adapts {name}, which the transformer of this base does not have: take its base")
         expected = layers[name].in_features if side == "A" else layers[name].out_features
         if value.shape[1 if side == "A" else 0] != expected:
-            raise InputError(f"{path}: {key} is {tuple(value.shape)}, but {name} has {expected} features: take its base")
+            raise InputError(
+                f"{path}: {key} is {tuple(value.shape)}, but {name} has {expected} features: take its base"
+            )
     wanted = {match[1] for key in weights if (match := _LAYER.fullmatch(key))}
     pipeline.load_lora_weights(weights, adapter_name="adapter")
     pipeline.set_adapters("adapter", strength)

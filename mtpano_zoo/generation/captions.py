@@ -12,7 +12,20 @@ __all__ = ("DARK", "LIGHT", "WORDS", "count_regions", "describe_room")
 NUMBERS = ("", "a", "two", "three", "four", "five", "six")
 FURNITURE = ("sofa", "bookcase", "table", "chair", "board")
 DARK, LIGHT = 0.46, 0.52  # mean of the image; about a third of the rooms is on either side
-WORDS = ("dark", "bright", "room", "with", "and", "many", "window", "windows", "door", "doors", *NUMBERS[1:], *FURNITURE)
+WORDS = (
+    "dark",
+    "bright",
+    "room",
+    "with",
+    "and",
+    "many",
+    "window",
+    "windows",
+    "door",
+    "doors",
+    *NUMBERS[1:],
+    *FURNITURE,
+)
 SMALLEST = 0.002  # of the image; smaller regions are not spoken of
 
 

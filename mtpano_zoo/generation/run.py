@@ -145,7 +145,5 @@ def _encoded(image: NDArray[np.uint8]) -> bytes:
 
 def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:
     """Write the texts of what is there."""
-    known = {
-        one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed} for one in wanted
-    }
+    known = {one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed} for one in wanted}
     folder.add_lines(PROMPTS, known)

@@ -168,9 +168,7 @@ class Generator:
         self.pipeline.scheduler = with_length(kept, rows, columns, padding if padded else 0)
         turns = torch.Generator().manual_seed(seed)
         try:
-            with wrapped_transformer(
-                self.pipeline.transformer, seam, rows, columns, padding=padding, generator=turns
-            ):
+            with wrapped_transformer(self.pipeline.transformer, seam, rows, columns, padding=padding, generator=turns):
                 tokens: Tensor = self.pipeline(
                     prompt_embeds=text,
                     pooled_prompt_embeds=pooled,

@@ -14,12 +14,12 @@ from mtpano_zoo.generation.augment import draw_turn, latent_mask, place_photo, p
 VIEWS = {0: (0, 0, 90), 3: (-135, 20, 60), 4: (30, -35, 100)}
 
 
-@pytest.mark.parametrize("case", json.loads((golden.FOLDER / "augment.json").read_text()), ids=lambda case: case["name"])
+@pytest.mark.parametrize(
+    "case", json.loads((golden.FOLDER / "augment.json").read_text()), ids=lambda case: case["name"]
+)
 def test_preparation(case: dict[str, object]) -> None:
     stored = golden.tensors("augment")
-    found = prepare_panorama(
-        stored["in/image_u8"].numpy(), 16, mirror=case["flipped"], turn=case["shift_to_the_right"]
-    )
+    found = prepare_panorama(stored["in/image_u8"].numpy(), 16, mirror=case["flipped"], turn=case["shift_to_the_right"])
     torch.testing.assert_close(2 * found - 1, stored[case["name"]], atol=1e-6, rtol=0)
 
 

@@ -83,7 +83,11 @@ def test_inversion(stored: dict[str, torch.Tensor], network: torch.nn.Module, si
     ],
 )
 def test_published_editing(
-    stored: dict[str, torch.Tensor], network: torch.nn.Module, sigmas: torch.Tensor, name: str, options: dict[str, float]
+    stored: dict[str, torch.Tensor],
+    network: torch.nn.Module,
+    sigmas: torch.Tensor,
+    name: str,
+    options: dict[str, float],
 ) -> None:
     keep = 1 - stored["in/mask"] if name == "inverse_mask" else stored["in/mask"]
     inverted = stored["gamma0.5/inverted" if "gamma0.5" in name else "gamma1/inverted"]

@@ -143,11 +143,28 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), np.uint8)
     mask = np.zeros((32, 64, 3), np.uint8)
     mask[8:24, 56:], mask[8:24, :8] = 255, 255
-    for name, array in (("room", pixels), ("mask", mask), ("small", mask[:16]), ("grey", mask // 2), ("photo", pixels[:, :32])):
+    for name, array in (
+        ("room", pixels),
+        ("mask", mask),
+        ("small", mask[:16]),
+        ("grey", mask // 2),
+        ("photo", pixels[:, :32]),
+    ):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
 
     def edit(image: str, out: str, *arguments: str) -> int:
-        options = ["--base", str(base), "--prompt", "a room", "--steps", "2", "--out", str(tmp_path / out), "--height", "32"]
+        options = [
+            "--base",
+            str(base),
+            "--prompt",
+            "a room",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / out),
+            "--height",
+            "32",
+        ]
         return main(["generate", "edit", str(tmp_path / f"{image}.png"), *options, *arguments])
 
     assert edit("room", "new.png", "--mask", str(tmp_path / "mask.png")) == 0

@@ -146,7 +146,10 @@ def test_list_of_images(tmp_path: Path) -> None:
     assert photograph["mask"][:, :32].all() and not photograph["mask"][:, 32:].any()
     original = torch.from_numpy(np.array(Image.open(tmp_path / "b.png"))).permute(2, 0, 1) / 255
     assert torch.equal(photograph["image"], original)  # neither mirrored nor turned
-    for line, sentence in (('{"image": "a.png", "caption": " "}', "caption is empty"), ('{"image": 3}', "not of the form")):
+    for line, sentence in (
+        ('{"image": "a.png", "caption": " "}', "caption is empty"),
+        ('{"image": 3}', "not of the form"),
+    ):
         (tmp_path / "bad.jsonl").write_text(line)
         with pytest.raises(InputError, match=sentence):
             PromptsDataset(tmp_path / "bad.jsonl", 32)

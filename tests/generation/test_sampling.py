@@ -77,7 +77,9 @@ def test_transformer_in_double_precision(tokens: dict[str, torch.Tensor], seam: 
     network = golden.transformer().double()
     with wrapped_transformer(network, seam, ROWS, COLUMNS):
         found = call(network, tokens["packed"].double(), 1.0, torch.float64)
-    torch.testing.assert_close(found, tokens[f"{name}/g1.0/tokens_out64"], atol=1e-7, rtol=0)  # the time is stored in float32
+    torch.testing.assert_close(
+        found, tokens[f"{name}/g1.0/tokens_out64"], atol=1e-7, rtol=0
+    )  # the time is stored in float32
 
 
 def test_roll_is_a_turn_before_and_back_after(tokens: dict[str, torch.Tensor], network: torch.nn.Module) -> None:
@@ -179,7 +181,10 @@ def test_levels_and_weights_of_training() -> None:
     tables = json.loads((golden.FOLDER / "training.json").read_text())["timestep_sampling"]
     for uniform, _, _, sigma in tables["u -> index -> timestep -> sigma"]:
         assert draw_levels(1, uniform=torch.tensor([uniform])).item() == pytest.approx(sigma)
-    for density, key in (("logit_normal", "logit_normal: z -> u (mean 0, std 1)"), ("mode", "mode: r -> u (scale 1.29)")):
+    for density, key in (
+        ("logit_normal", "logit_normal: z -> u (mean 0, std 1)"),
+        ("mode", "mode: r -> u (scale 1.29)"),
+    ):
         for drawn, uniform in tables[key]:
             found = draw_levels(1, density, uniform=torch.tensor([drawn])).item()
             assert found == pytest.approx((1000 - int(1000 * uniform)) / 1000, abs=1.01e-3)
