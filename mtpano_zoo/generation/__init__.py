@@ -1,1 +1,1 @@
-"""Panoramas from text by diffusion transformers of the FLUX.1 kind: sampling, editing, training (needs `generation`)."""
+"""Panoramas from text by diffusion transformers of the FLUX.1 kind (needs the extra `generation`)."""

@@ -105,7 +105,12 @@ def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float 
         if isinstance(layer, nn.Linear) and re.fullmatch(r".*\.attn\.(to_[qkv]|to_out\.0)", name)
     ]
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, init_lora_weights="gaussian", target_modules=names, bias="none"
+        r=rank,
+        lora_alpha=cast(Any, alpha),
+        lora_dropout=dropout,
+        init_lora_weights="gaussian",
+        target_modules=names,
+        bias="none",
     )
     cast(Any, transformer).add_adapter(config, adapter_name="default")
     return len(names)

@@ -78,7 +78,7 @@ class RoomsWithCaptions(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled."""
-        options = {"batch_size": self.batch_size, "num_workers": self.num_workers}
+        options: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": self.num_workers}
         return DataLoader(self.train_set, shuffle=True, drop_last=len(self.train_set) >= self.batch_size, **options)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -9,6 +9,7 @@ noise.
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def walk_to_noise(predict: Predict, start: Tensor, noise: Tensor, sigmas: Tensor
     if gamma == 1:
         return noise
     state, rising = start, sigmas.flip(0)
-    for level, following in zip(rising[:-1], rising[1:], strict=True):
+    for level, following in pairwise(rising):
         own = predict(state, float(level), 0.0)
         state = state + (own + gamma * ((noise - state) / (1 - level) - own)) * (following - level)
     return state
@@ -232,7 +233,7 @@ def consistent_edit(
 ) -> Tensor:
     """Edit without seams: noise and mask wrap as the tokens do, and the first sample starts from the noise itself.
 
-    Arguments are those of `published_edit`, with the `noise` (1, C, h, w) of the first sample in place of its inversion.
+    Arguments are those of `published_edit`, with the `noise` (1, C, h, w) of the first sample in place of an inversion.
 
     Returns:
         Tokens (2, N, C).

@@ -5,7 +5,7 @@ that is turned. With an exact turn the latter is the first term again, so by def
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -117,14 +117,14 @@ class FlowLoss:
 
 
 def published_yaw(erp: Tensor, degrees: float) -> Tensor:
-    """Turn a map (B, C, H, W) to the left as DiT360 does: resampled between end-inclusive pixels, the poles half turned.
+    """Turn a map (B, C, H, W) to the left as DiT360 does: resampled between end-inclusive pixels, poles half turned.
 
     The first and last row look half a turn further: their latitude is exactly 90 degrees, whose cosine is a negative
     number in float32. There, rounding decides between the outermost columns at the wrap, so the steps are the published
     ones.
     """
     height, width = erp.shape[2:]
-    options = {"device": erp.device, "dtype": torch.float32}
+    options: dict[str, Any] = {"device": erp.device, "dtype": torch.float32}
     latitude = torch.linspace(math.pi / 2, -math.pi / 2, height, **options)[:, None]
     longitude = torch.linspace(-math.pi, math.pi, width, **options)
     x, z = torch.cos(latitude) * torch.sin(longitude), torch.cos(latitude) * torch.cos(longitude)
@@ -156,4 +156,4 @@ def _between_ends(erp: Tensor, points: Tensor) -> Tensor:
     maps = erp.expand(count, *erp.shape).flatten(0, 1)
     grids = points[:, None].expand(count, batch, *points.shape[1:]).flatten(0, 1).to(erp)
     sampled = F.grid_sample(maps, grids, mode="bilinear", padding_mode="border", align_corners=True)
-    return sampled.unflatten(0, (count, batch))
+    return sampled.reshape(count, batch, *sampled.shape[1:])

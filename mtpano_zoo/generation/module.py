@@ -202,7 +202,7 @@ class DiT360Module(LightningModule):
     def on_fit_end(self) -> None:
         """Write what was trained, for whoever generates with it."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+        if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         if self.learns == "adapter":
             self.written = save_adapter(self.base.pipeline.transformer, folder / "adapter")

@@ -105,5 +105,6 @@ def expand(template: str, words: Mapping[str, Sequence[str]], number: int, seed:
     prompts = []
     for i in range(number):
         rng = np.random.default_rng([seed, i])
-        prompts.append(re.sub(r"\{(\w+)\}", lambda found: str(rng.choice(words[found[1]])), template))
+        drawn = iter([str(rng.choice(list(words[name]))) for name in names])
+        prompts.append(re.sub(r"\{\w+\}", lambda _, drawn=drawn: next(drawn), template))  # type: ignore[misc]
     return prompts

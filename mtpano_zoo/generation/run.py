@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.prompts import Wanted
 from mtpano_zoo.generation.sampling import Generator
-from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.origin import Origin
@@ -53,11 +52,10 @@ def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file: give a folder for the panoramas")
-    known = read_manifest(root, FORMAT)
-    if known is None and root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir()):
-        # Another process of the same run may have begun just now.
-        if (known := read_manifest(root, FORMAT)) is None:
-            raise InputError(f"{root} holds files but no manifest.json: give a new folder")
+    filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
+    known = read_manifest(root, FORMAT)  # after the look: another process of the same run may have begun just now
+    if filled and known is None:
+        raise InputError(f"{root} holds files but no manifest.json: give a new folder")
     if known is None:
         root.mkdir(parents=True, exist_ok=True)
         if not write_manifest(root, manifest):
@@ -139,8 +137,7 @@ def _origin(one: Wanted) -> Origin:
 
 
 def _encoded(image: NDArray[np.uint8]) -> bytes:
-    check_panorama_size(*image.shape[:2], "a generated panorama")
-    return encode_image(image, *image.shape[:2])
+    return encode_image(image, image.shape[0], image.shape[1])
 
 
 def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:

@@ -198,8 +198,8 @@ class Generator:
             count = len(self.pipeline.tokenizer_2(text).input_ids)
             if count > self.max_tokens:
                 raise InputError(
-                    f"the prompt that begins with {text[:40]!r} has {count} tokens, of which {self.max_tokens} would be "
-                    "read: shorten it"
+                    f"the prompt that begins with {text[:40]!r} has {count} tokens, of which {self.max_tokens} "
+                    "would be read: shorten it"
                 )
         text, pooled, _ = self.pipeline.encode_prompt(whole, None, max_sequence_length=self.max_tokens)
         return text, pooled
@@ -219,7 +219,8 @@ class Generator:
                 stack.enter_context(wrapped_autoencoder(vae))
             spread = vae.encode((2 * images - 1).to(self.device, vae.dtype)).latent_dist
         latents: Tensor = spread.mode() if generator is None else spread.sample(generator)
-        return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        scaled: Tensor = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return scaled
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, wrap: bool = True, tiled_border: int = 0) -> Tensor:

@@ -96,7 +96,10 @@ def wrapped_transformer(
 
 
 def _turned(tokens: Tensor, columns: int, turn: int) -> Tensor:
-    return tokens if turn == 0 else tokens.unflatten(-2, (-1, columns)).roll(turn, -2).flatten(-3, -2)
+    if turn == 0:
+        return tokens
+    grid = tokens.reshape(*tokens.shape[:-2], -1, columns, tokens.shape[-1])
+    return grid.roll(turn, -2).flatten(-3, -2)
 
 
 @contextmanager
@@ -123,12 +126,12 @@ def wrapped_autoencoder(vae: nn.Module) -> Iterator[None]:
 
 
 def _pad(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    columns = int(layer.padding[1])  # type: ignore[index,arg-type]
+    columns = int(layer.padding[1])  # type: ignore[index]
     return (F.pad(args[0], (columns, columns, 0, 0), mode="circular"), *args[1:])
 
 
 def _crop(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    columns = int(layer.padding[1])  # type: ignore[index,arg-type]
+    columns = int(layer.padding[1])  # type: ignore[index]
     return output[..., columns:-columns]
 
 

@@ -5,16 +5,15 @@ Its latents are pixels: an autoencoder is the part that a small generator can do
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+import transformers.convert_slow_tokenizer
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.sampling import Generator
@@ -22,6 +21,7 @@ from mtpano_zoo.generation.sampling import Generator
 __all__ = ("PixelCodec", "TinyFlux")
 
 POOLED = 24
+TEXT = cast(Any, transformers)  # its classes are not typed
 
 
 class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         block_out_channels: Not to be given; diffusers computes the side of a block from its length.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         block_size: int = 2,
@@ -109,11 +109,11 @@ class TinyFlux(Generator):
 
 
 def _pooled_encoder() -> dict[str, Any]:
-    letters = list(bytes_to_unicode().values())
+    letters = list(TEXT.convert_slow_tokenizer.bytes_to_unicode().values())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+    tokenizer = TEXT.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
     begin, end = len(pieces) - 2, len(pieces) - 1
-    config = CLIPTextConfig(
+    config = TEXT.CLIPTextConfig(
         vocab_size=len(pieces),
         hidden_size=POOLED,
         intermediate_size=2 * POOLED,
@@ -123,7 +123,7 @@ def _pooled_encoder() -> dict[str, Any]:
         eos_token_id=end,
         pad_token_id=end,
     )
-    return {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(config)}
+    return {"tokenizer": tokenizer, "text_encoder": TEXT.CLIPTextModel(config)}
 
 
 def _text_encoder(words: Sequence[str], width: int, layers: int, max_tokens: int) -> dict[str, Any]:
@@ -131,8 +131,8 @@ def _text_encoder(words: Sequence[str], width: int, layers: int, max_tokens: int
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -1.0) for word in dict.fromkeys(words)]
     pieces += [(letter, -3.0) for letter in letters]
-    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=max_tokens)
-    config = T5Config(
+    tokenizer = TEXT.T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=max_tokens)
+    config = TEXT.T5Config(
         vocab_size=len(pieces),
         d_model=width,
         d_kv=16,
@@ -142,4 +142,4 @@ def _text_encoder(words: Sequence[str], width: int, layers: int, max_tokens: int
         feed_forward_proj="gated-gelu",
         decoder_start_token_id=0,
     )
-    return {"tokenizer_2": tokenizer, "text_encoder_2": T5EncoderModel(config)}
+    return {"tokenizer_2": tokenizer, "text_encoder_2": TEXT.T5EncoderModel(config)}

@@ -66,7 +66,7 @@ def wrap_columns(values: Tensor, columns: int, padding: int) -> Tensor:
     """
     if padding == 0:
         return values
-    grid = values.unflatten(-2, (-1, columns))
+    grid = values.reshape(*values.shape[:-2], -1, columns, values.shape[-1])
     return torch.cat([grid[..., -padding:, :], grid, grid[..., :padding, :]], -2).flatten(-3, -2)
 
 
@@ -74,4 +74,5 @@ def crop_columns(values: Tensor, columns: int, padding: int) -> Tensor:
     """Take away the columns that `wrap_columns` added; `columns` counts those that stay."""
     if padding == 0:
         return values
-    return values.unflatten(-2, (-1, columns + 2 * padding))[..., padding:-padding, :].flatten(-3, -2)
+    grid = values.reshape(*values.shape[:-2], -1, columns + 2 * padding, values.shape[-1])
+    return grid[..., padding:-padding, :].flatten(-3, -2)
