@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-import transformers.convert_slow_tokenizer
+import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.sampling import Generator
@@ -109,7 +110,7 @@ class TinyFlux(Generator):
 
 
 def _pooled_encoder() -> dict[str, Any]:
-    letters = list(TEXT.convert_slow_tokenizer.bytes_to_unicode().values())
+    letters = list(bytes_to_unicode().values())  # type: ignore[no-untyped-call]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = TEXT.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
     begin, end = len(pieces) - 2, len(pieces) - 1
