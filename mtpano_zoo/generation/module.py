@@ -1,5 +1,6 @@
 """Train a generator: flow matching on panoramas with texts."""
 
+import shlex
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -211,12 +212,13 @@ class DiT360Module(LightningModule):
             self.base.pipeline.save_pretrained(self.written)
         rank_zero_info(f"What was trained is in {self.written}")
 
-    def next_commands(self) -> str:
-        """Say where training left its result, and which command uses it."""
+    def usage(self, checkpoint: str, config: str) -> str:
+        """Return the command that uses what was trained; `mtpano generate` reads no checkpoints of the trainer."""
         if self.written is None:
-            return ""
-        option = f"--base BASE --adapter {self.written}" if self.learns == "adapter" else f"--base {self.written}"
-        return f'The result is in {self.written}. To use it:\n  mtpano generate "A TEXT" {option} --out generated'
+            return f"Training goes on from {checkpoint}:\n  mtpano fit --config {config} --ckpt_path {checkpoint}"
+        result = shlex.quote(str(self.written))
+        option = f"--base BASE --adapter {result}" if self.learns == "adapter" else f"--base {result}"
+        return f'The result is in {result}. To use it:\n  mtpano generate "A TEXT" {option} --out generated'
 
     def _embedded(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(self.learns == "everything" and torch.is_grad_enabled()):

@@ -40,7 +40,7 @@ class Ledger:
         self.report.stopped = self.report.stopped or reason
 
     def fail(self, name: str, sentence: str) -> None:
-        """Say why a panorama gets no labels."""
+        """Record why a panorama gets no labels."""
         self.report.failed[name] = sentence
 
     def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:

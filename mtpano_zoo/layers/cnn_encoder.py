@@ -65,7 +65,7 @@ class CNNEncoder(Encoder):
             raise InputError(f"{name!r} is not a convolutional network: use a ViTEncoder or another name.")
         _drop_unused(self.cnn)
         if not isinstance(pretrained, bool):
-            _load_pretrained(self.cnn, name, Path(pretrained))
+            load_pretrained(self.cnn, name, Path(pretrained))
         _wrap(self.cnn, name)
         self.reductions: list[int] = self.cnn.feature_info.reduction()
         if stride < 1 or any(reduction % stride and stride % reduction for reduction in self.reductions):
@@ -110,7 +110,7 @@ def _to_grid(x: Tensor, reduction: int, stride: int, size: tuple[int, int]) -> T
     return wide[..., scale:-scale]
 
 
-class _WrappedConv2d(nn.Conv2d):
+class WrappedConv2d(nn.Conv2d):
     """Replacement for a convolution that pads circularly along the width and shares its weights."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -185,7 +185,7 @@ def _wrap(network: nn.Module, architecture: str) -> None:
                 and layer.padding_mode == "zeros"
             ):
                 if layer.kernel_size != (1, 1):
-                    setattr(module, name, _WrappedConv2d(layer))
+                    setattr(module, name, WrappedConv2d(layer))
             elif type(layer) is nn.MaxPool2d and not layer.ceil_mode:
                 setattr(module, name, _WrappedMaxPool2d(layer.kernel_size, layer.stride, layer.padding, layer.dilation))
             elif isinstance(layer, nn.Conv2d | nn.MaxPool2d | BlurPool2d) or (
@@ -197,7 +197,7 @@ def _wrap(network: nn.Module, architecture: str) -> None:
                 )
 
 
-def _load_pretrained(features: nn.Module, name: str, path: Path) -> None:
+def load_pretrained(features: nn.Module, name: str, path: Path) -> None:
     """Load the ImageNet weights of a whole network into its feature extractor."""
     state = _read_weights(path)
     with torch.device("meta"):

@@ -311,8 +311,8 @@ def test_depth_that_was_too_far_for_its_file_is_not_measured(root):
 def test_confidences_are_no_tasks(root):
     data = PseudoLabelDataModule(root, **SIZE)
     assert data.tasks == ("semseg", "depth", "normals")
-    assert data.labels == (*data.tasks, "confidence", "depth_confidence", "normals_confidence")
-    assert PseudoLabelDataModule(root, **SIZE, confidence=False).labels == data.tasks
+    assert data.labels == (*data.tasks, "confidence", "depth_confidence", "normals_confidence", "far")
+    assert PseudoLabelDataModule(root, **SIZE, confidence=False).labels == (*data.tasks, "far")
 
 
 ORACLE = {"name": "oracle", "options": {"tasks": ["semseg", "depth", "normals"], "depth_kind": "metric"}}

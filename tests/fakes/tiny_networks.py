@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from published_students import CONSTANTS, published_student
+from splitmix import filled
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import CNNEncoder, Encoder, ViTEncoder
-from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.models import DAP, BiFuse, EGformer, HoHoNet, PanoramaNetwork, PDBridgeNet, UniFuse
 
 CLASSES = ("floor", "wall", "ceiling")
 
@@ -24,11 +27,13 @@ class Tiny:
         build: builds it; all its sizes divide 32 x 64, which is the size that it is made for.
         silent: beginnings of the names of parameters that no output depends on.
         traced: whether it is compiled and exported, which takes most of the time.
+        rough: largest error in bfloat16, relative to the largest value.
     """
 
     build: Callable[[], PanoramaNetwork]
     silent: tuple[str, ...] = ()
     traced: bool = True
+    rough: float = 0.1
 
 
 def tiny_vit(**overrides: Any) -> ViTEncoder:
@@ -51,6 +56,25 @@ def tiny_bridgenet(encoder: Encoder | None = None, **overrides: Any) -> PDBridge
     return PDBridgeNet(encoder or tiny_vit(), **(arguments | overrides))
 
 
+def tiny_hohonet(**overrides: Any) -> HoHoNet:
+    """Build a HoHoNet of 0.6 M parameters."""
+    sizes = {"height": 32, "input_size": (32, 64), "width": 32, "heads": 2, "embedding": 16, "components": 16}
+    return HoHoNet("test_resnet", **(sizes | overrides))
+
+
+def tiny_dap(**overrides: Any) -> DAP:
+    """Build a DAP of 0.1 M parameters with masks at 2, 3 and 5 m."""
+    arguments: dict[str, Any] = {
+        "encoder": tiny_vit(),
+        "input_size": (32, 64),
+        "max_distance": 10.0,
+        "ranges": (2, 3, 5),
+        "neck_widths": (8, 8, 16, 16),
+        "fusion_width": 8,
+    }
+    return DAP(**(arguments | overrides))
+
+
 # Every class of `NETWORKS`, and its variants as far as they are built of other parts.
 TINY: dict[str, Tiny] = {
     "PDBridgeNet": Tiny(tiny_bridgenet),
@@ -61,7 +85,21 @@ TINY: dict[str, Tiny] = {
         silent=("refiners.variant.", "aggregators.variant.", "bridges.variant.", "stream_injectors.variant."),
         traced=False,
     ),
+    "DAP": Tiny(tiny_dap),
+    "DAP as published": Tiny(lambda: tiny_dap(convention="paper", ranges=None), traced=False),
+    "DAP for distances alone": Tiny(lambda: tiny_dap(tasks=("depth",)), traced=False),
     "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
+    "BiFuse": Tiny(lambda: BiFuse("test_resnet", input_size=(32, 64))),
+    "BiFuse as published": Tiny(lambda: BiFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
+    # Its attention bends and normalises scores again and again, which amplifies roundings at such a width.
+    "EGformer": Tiny(lambda: EGformer(width=8, input_size=(32, 64)), rough=0.5),
+    "EGformer as published": Tiny(
+        lambda: EGformer(width=8, convention="paper", input_size=(32, 64)), traced=False, rough=0.5
+    ),
+    "HoHoNet": Tiny(lambda: tiny_hohonet()),
+    "HoHoNet as published": Tiny(lambda: tiny_hohonet(convention="paper"), traced=False),
+    "UniFuse": Tiny(lambda: UniFuse("test_resnet", input_size=(32, 64))),
+    "UniFuse as published": Tiny(lambda: UniFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
 }
 
 
@@ -79,15 +117,31 @@ def published_mtpano() -> dict[str, Tensor]:
     return state | {"RayDir": torch.stack(rays)[None], "PE": torch.stack(angles)[None]}
 
 
+def published_dap(seed: int = 101) -> dict[str, Tensor]:
+    """The state dict of the published DAP code at a small size, 3 M parameters, by the rule of its golden files."""
+    file = Path(__file__).parents[1] / "reference" / "golden" / "dap_keys.json"
+    state = {key: filled(key, shape, seed, a, b) for key, (shape, a, b) in json.loads(file.read_text()).items()}
+    blocks, mask = "core.pretrained.model.blocks.", torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(128)
+    state |= {key.replace("bias", "bias_mask"): mask.clone() for key in state if key.endswith("attn.qkv.bias")}
+    state["core.pretrained.model.rope_embed.periods"] = 100 ** (torch.arange(16) / 16)
+    return state | {key.replace(".model.", "."): value for key, value in state.items() if key.startswith(blocks)}
+
+
 # A published state dict of every format of `mtpano_zoo.reference.FORMATS`.
-PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {"mtpano": published_mtpano}
+PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "dap": published_dap,
+    "mtpano": published_mtpano,
+    **{name: partial(published_student, name) for name in CONSTANTS},
+}
 
 
 def randomised(network: nn.Module) -> nn.Module:
     """Leave no branch at zero, which would hide what stands before it, and let norms have seen something."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            # Of wide layers less, whose sums would grow from layer to layer where no norm follows.
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.add_(min(0.1, inputs**-0.5) * torch.randn_like(parameter))
         for norm in network.modules():
             if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
                 norm.running_mean.normal_()

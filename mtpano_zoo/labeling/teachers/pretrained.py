@@ -21,10 +21,10 @@ __all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_
 Precision = Literal["float32", "bfloat16", "float16"]
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
-# What a repository may have besides. The second line is for OneFormer, which is told its task in words.
+# What a repository may have besides. The second line is for OneFormer, whose task is given in words.
 BESIDES = ("preprocessor_config.json", "processor_config.json")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
-# How timm is told of a repository or a folder where the name of an architecture stands.
+# timm's prefixes for a repository or a folder in place of an architecture's name.
 ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 
