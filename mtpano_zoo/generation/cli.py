@@ -35,11 +35,14 @@ def generate_parser() -> argparse.ArgumentParser:
     parser.add_argument("prompt", nargs="*", help="what the panoramas show (or `edit`, `refine`: see their --help)")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line")
     parser.add_argument("--template", help='a prompt with names in braces: "a {place} at {time}"')
-    parser.add_argument("--words", type=Path, metavar="FILE.yaml", help="lists of words for the names of the template")
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: places, times)"
+    )
     parser.add_argument("--number", type=int, default=100, help="prompts made from the template (default 100)")
     parser.add_argument("--count", type=int, default=1, help="panoramas per prompt (default 1)")
     parser.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="(default generated)")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
+    parser.add_argument("--batch-size", type=int, default=1, help="panoramas that are made at once (default 1)")
     parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
     parser.add_argument("--guidance", type=float, default=2.8, help="(default 2.8)")
     return parser
@@ -85,7 +88,12 @@ def _common() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=28, help="calls of the transformer (default 28)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument("--offload", choices=("none", "model", "sequential"), default="none")
+    parser.add_argument(
+        "--offload",
+        choices=("none", "model", "group", "sequential"),
+        default="none",
+        help="what stays in main memory until it is needed: networks, groups of layers, or single layers",
+    )
     parser.add_argument("--quantize", choices=("none", "int8", "nf4"), default="none")
     return parser
 
@@ -95,7 +103,7 @@ def _load(options: argparse.Namespace) -> Any:
     from mtpano_zoo.generation.run import LOCAL_RANKS, process_number
 
     if options.base is not None:
-        show_licence(options.base)
+        show_licence(options.base, options.adapter)
     device = options.device
     import torch
 
@@ -115,16 +123,17 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _generate(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.loading import NO_BASE, describe_base
-    from mtpano_zoo.generation.prompts import expand, plan, read_prompts, read_words
-    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, summary
+    from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
+    from mtpano_zoo.generation.run import WORLD_SIZES, generate, manifest_of, prepare_folder, process_number, summary
 
     if options.base is None:
         raise InputError(NO_BASE)
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size is at least 1, not {options.batch_size}")
     prompts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
     if options.template:
-        if options.words is None:
-            raise InputError("--template needs --words, a YAML file with lists of words")
-        prompts += expand(options.template, read_words(options.words), options.number, options.seed)
+        words = read_words(options.words) if options.words else SCENES
+        prompts += expand(options.template, words, options.number, options.seed)
     wanted = plan(prompts, options.count, options.seed)
     shared = {name: getattr(options, name) for name in ("height", "steps", "guidance", "seam")}
     shared["width"] = 2 * options.height
@@ -134,7 +143,15 @@ def _generate(options: argparse.Namespace) -> int:
     generator = _load(options)
     generator.noise(options.height, 2 * options.height, 0)  # a wrong size is told before anything is written
     prepare_folder(options.out, manifest)
-    report = generate(generator, wanted, options.out, shared, process=process_number())
+    report = generate(
+        generator,
+        wanted,
+        options.out,
+        shared,
+        batch_size=options.batch_size,
+        process=process_number(),
+        processes=max(process_number(WORLD_SIZES, alone=1), process_number() + 1),
+    )
     print(summary(report, options.out))
     return report.exit_code
 

@@ -9,17 +9,16 @@ from typing import Any, Literal, get_args
 import torch
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.adapters import FILE, load_adapter
+from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.text_files import read_json
+from mtpano_zoo.zoo.download import fetch
+from mtpano_zoo.zoo.entries import Entry, generators
 
-__all__ = ("ADAPTERS", "PUBLISHED_PREFIX", "PretrainedFlux", "describe_base", "licence_of", "load_generator")
+__all__ = ("PretrainedFlux", "describe_base", "licence_of", "load_generator")
 
-Offload = Literal["none", "model", "sequential"]
+Offload = Literal["none", "model", "group", "sequential"]
 Quantization = Literal["none", "int8", "nf4"]
-PUBLISHED_PREFIX = "This is a panorama. The image shows "
-ADAPTERS = {"dit360.flux-dev-lora": "Insta360-Research/DiT360-Panorama-Image-Generation"}
-"""Published adapters by name, and where they are; the licence of this one is unknown."""
 LICENCES = {
     "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License; an adapter trained on it inherits it",
     "black-forest-labs/FLUX.1-schnell": "Apache-2.0",
@@ -47,11 +46,12 @@ def load_generator(
 
     Args:
         base: Folder in the layout of diffusers, or a repository of the Hugging Face Hub.
-        adapter: Name in `ADAPTERS`, file or folder, see `mtpano_zoo.generation.adapters.read_adapter`.
+        adapter: Name in `checkpoints.yaml`, file or folder, see `mtpano_zoo.generation.adapters.read_adapter`.
         strength: Of the adapter.
         dtype: Precision of the networks; bfloat16 on a GPU and float32 else, if not given.
         device: Where they go; a GPU, if there is one.
-        offload: ``model`` keeps one network at a time on the GPU, ``sequential`` one layer.
+        offload: ``model`` keeps one network at a time on the GPU, ``group`` one layer and fetches the next meanwhile,
+            ``sequential`` one layer.
         quantize: Weights of transformer and text encoder in 8 or 4 bits, by bitsandbytes.
         download: Fetch what is not in the cache.
         prefix: Put before every prompt; that of DiT360 with its published adapter, if not given.
@@ -68,19 +68,21 @@ def load_generator(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     pipeline = _read(str(base), dtype, quantize, download)
-    published = adapter is not None and str(adapter) in ADAPTERS
+    published = generators().get(str(adapter))
     if adapter is not None:
-        load_adapter(pipeline, _fetched(ADAPTERS[str(adapter)], download) if published else adapter, strength)
+        load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
     if offload == "none":
         pipeline.to(device)
     elif device.type == "cpu":
         raise InputError(f"--offload {offload} moves networks to a GPU, and there is none: leave it out")
     elif offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "group":
+        pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
     if prefix is None:
-        prefix = PUBLISHED_PREFIX if published else ""
+        prefix = published.prefix if published else ""
     return Generator(pipeline, prefix=prefix)
 
 
@@ -165,15 +167,16 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool)
         raise InputError(f"the base {base} cannot be loaded: {first}{advice}") from error
 
 
-def _fetched(repository: str, download: bool) -> Path:
-    from huggingface_hub import hf_hub_download
+def _fetched(entry: Entry, download: bool) -> Path:
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(hf_hub_download(repository, FILE, local_files_only=not download))
-    except Exception as error:  # of the network, the hub, or the cache
-        raise InputError(f"the adapter {repository} is not at hand: add --download, or give its file") from error
+    if not download and not isinstance(try_to_load_from_cache(entry.repository, entry.file), str):
+        raise InputError(f"the adapter {entry.name} is not at hand: add --download, or give the path of {entry.file}")
+    return fetch(entry)[0]
 
 
-def show_licence(base: str | Path) -> None:
-    """Tell the user the licence of a base, on standard error."""
+def show_licence(base: str | Path, adapter: str | Path | None = None) -> None:
+    """Tell the user the licence of a base, and of a published adapter, on standard error."""
     print(f"base {base}: licence {licence_of(base)}", file=sys.stderr)
+    if entry := generators().get(str(adapter)):
+        print(f"adapter {entry.name}: licence {entry.license['weights']}", file=sys.stderr)

@@ -11,7 +11,33 @@ import numpy as np
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import read_lines, read_yaml
 
-__all__ = ("Wanted", "expand", "plan", "read_prompts", "read_words")
+__all__ = ("SCENES", "Wanted", "expand", "plan", "read_prompts", "read_words")
+
+SCENES = {
+    "indoor": [
+        "living room", "bedroom", "kitchen", "bathroom", "corridor", "staircase", "attic", "cellar", "office",
+        "classroom", "library", "museum hall", "church", "theatre", "restaurant", "supermarket", "gym",
+        "workshop", "factory hall", "warehouse", "laboratory", "hospital ward", "hotel lobby",
+        "railway station", "airport terminal", "underground garage"
+    ],
+    "outdoor": [
+        "street", "market square", "courtyard", "garden", "park", "playground", "bridge", "harbour", "beach",
+        "cliff", "river bank", "lake shore", "meadow", "forest", "desert", "mountain pass", "vineyard",
+        "farmyard", "village", "suburb", "parking lot", "building site", "stadium", "cemetery", "ruin",
+        "snowfield"
+    ],
+    "time": [
+        "dawn", "morning", "noon", "afternoon", "sunset", "dusk", "night"
+    ],
+    "weather": [
+        "a clear sky", "scattered clouds", "an overcast sky", "fog", "rain", "snow"
+    ],
+    "style": [
+        "modern", "rustic", "classical", "minimalist", "industrial", "baroque", "run-down", "cosy",
+        "luxurious", "plain"
+    ],
+}  # fmt: skip
+"""Lists for templates such as "a {style} {indoor}" and "a {outdoor} at {time} under {weather}"."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.prompts import Wanted
@@ -36,6 +36,9 @@ FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
 RANKS = ("RANK", "SLURM_PROCID")
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
+LIST_AFTER = 60.0  # seconds after which the texts of what is there are listed again, for whoever looks meanwhile
+Embeddings = tuple[Tensor, Tensor]
 
 
 def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +69,14 @@ def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def generate(
-    generator: Generator, wanted: Sequence[Wanted], root: Path, options: Mapping[str, Any], *, process: int = 0
+    generator: Generator,
+    wanted: Sequence[Wanted],
+    root: Path,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int = 1,
+    process: int = 0,
+    processes: int = 1,
 ) -> LabelReport:
     """Make the panoramas that are not in a folder yet.
 
@@ -75,30 +85,34 @@ def generate(
         wanted: Which.
         root: The folder, see `prepare_folder`.
         options: Keyword arguments of `Generator.generate`: size, steps, seam and so on.
+        batch_size: Panoramas that the transformer sees at once.
         process: Number of this process; each begins at another place of the list.
+        processes: How many there are.
 
     Returns:
         What became of each.
+
+    Raises:
+        InputError: If the batch size is not positive.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
     folder = LabelFolder(root)
     ledger = Ledger(folder)
-    begin = time.monotonic()
+    begin = listed = time.monotonic()
     with folder:
-        for one in _in_turn(wanted, folder, process):
-            try:
-                item = {"name": one.name, "origin": _origin(one)}
-                if not ledger.wants(item):
-                    continue
-                image = generator.generate(one.prompt, seed=one.seed, **options)
-                item["jpeg"] = _encoded(image)
-                ledger.write(item, {})
-            except InputError as error:
-                ledger.fail(one.name, one_sentence(error))
-            except OSError as error:
-                ledger.stop(f"{root} cannot be written to: {one_sentence(error)}; what is finished is kept")
+        batch: list[tuple[Wanted, Embeddings]] = []
+        for one in _in_turn(wanted, folder, len(wanted) * process // processes):
+            batch += _embedded(generator, one, folder, ledger)
+            if len(batch) == batch_size:
+                _make(generator, batch, folder, ledger, options)
+                batch = []
+            if ledger.stopped:
                 break
-            finally:
-                folder.release(one.name)
+            if time.monotonic() - listed > LIST_AFTER:
+                _list(folder, wanted)
+                listed = time.monotonic()
+        _make(generator, batch, folder, ledger, options)
         _list(folder, wanted)
     ledger.report.seconds = time.monotonic() - begin
     return ledger.report
@@ -112,14 +126,53 @@ def summary(report: LabelReport, root: Path) -> str:
     return "\n".join([*lines, report.stopped] if report.stopped else lines)
 
 
-def process_number(names: Iterable[str] = RANKS) -> int:
-    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
+def process_number(names: Iterable[str] = RANKS, alone: int = 0) -> int:
+    """Return a number that torchrun or SLURM gave this process; `alone` where neither started it."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), alone)
 
 
-def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, process: int) -> Iterator[Wanted]:
+def _embedded(
+    generator: Generator, one: Wanted, folder: LabelFolder, ledger: Ledger
+) -> list[tuple[Wanted, Embeddings]]:
+    """Return a panorama with the embeddings of its text, unless it is there, or the text does not fit."""
+    try:
+        if ledger.wants({"name": one.name, "origin": _origin(one)}):
+            return [(one, generator.embed([one.prompt]))]
+    except InputError as error:
+        ledger.fail(one.name, one_sentence(error))
+    folder.release(one.name)
+    return []
+
+
+def _make(
+    generator: Generator,
+    batch: Sequence[tuple[Wanted, Embeddings]],
+    folder: LabelFolder,
+    ledger: Ledger,
+    options: Mapping[str, Any],
+) -> None:
+    """Make panoramas at once and write them."""
+    if not batch:
+        return
+    wanted = [one for one, _ in batch]
+    try:
+        text, pooled = (torch.cat(parts) for parts in zip(*(embeddings for _, embeddings in batch), strict=True))
+        images = generator.generate_batch((text, pooled), [one.seed for one in wanted], **options)
+        for one, image in zip(wanted, images, strict=True):
+            jpeg = encode_image(image, *image.shape[:2])
+            ledger.write({"name": one.name, "origin": _origin(one), "jpeg": jpeg}, {})
+    except InputError as error:
+        for one in wanted:
+            ledger.fail(one.name, one_sentence(error))
+    except OSError as error:
+        ledger.stop(f"{folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept")
+    finally:
+        for one in wanted:
+            folder.release(one.name)
+
+
+def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, start: int) -> Iterator[Wanted]:
     """Yield what no other process is at work on, and at last what others have begun, in case they have died."""
-    start = process * len(wanted) // 8 % max(len(wanted), 1)
     later = []
     for one in (*wanted[start:], *wanted[:start]):
         if folder.claim(one.name):
@@ -134,10 +187,6 @@ def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, process: int) -> Ite
 def _origin(one: Wanted) -> Origin:
     made_from = f"{one.seed}\n{one.prompt}"
     return Origin(f"sha256 {hashlib.sha256(made_from.encode()).hexdigest()}")
-
-
-def _encoded(image: NDArray[np.uint8]) -> bytes:
-    return encode_image(image, image.shape[0], image.shape[1])
 
 
 def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:

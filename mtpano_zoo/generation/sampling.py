@@ -1,5 +1,6 @@
 """From a text to a panorama, by diffusers' own FLUX.1 pipeline and hooks around its networks."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
@@ -96,19 +97,49 @@ class Generator:
         Raises:
             InputError: If a size or the prompt does not fit, a name is unknown, or the memory is too small.
         """
-        tokens = self.sample(
-            prompt,
-            self.noise(height, width, seed),
-            seed=seed,
+        if embeddings is None:
+            embeddings = self.embed([str(prompt)])
+        return self.generate_batch(
+            embeddings,
+            [seed],
+            height=height,
+            width=width,
             steps=steps,
             guidance=guidance,
             seam=seam,
             padding=padding,
             length=length,
-            embeddings=embeddings,
-        )
-        image = self.decode(tokens, wrap=wrap_autoencoder)[0]
-        return (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            wrap_autoencoder=wrap_autoencoder,
+        )[0]
+
+    @torch.no_grad()
+    def generate_batch(
+        self,
+        embeddings: tuple[Tensor, Tensor],
+        seeds: Sequence[int],
+        *,
+        height: int = 1024,
+        width: int = 2048,
+        wrap_autoencoder: bool = True,
+        **options: Any,
+    ) -> list[NDArray[np.uint8]]:
+        """Make panoramas (H, W, 3) in one go; each is, up to rounding, what it is alone.
+
+        Args:
+            embeddings: See `embed`; one for each seed.
+            seeds: Of the panoramas.
+            height: See `generate`, as all that follow.
+            width: See there.
+            wrap_autoencoder: See there.
+            **options: See there.
+
+        Raises:
+            InputError: If a size does not fit, a name is unknown, or the memory is too small.
+        """
+        noise = torch.cat([self.noise(height, width, seed) for seed in seeds])
+        latents = self.sample(None, noise, seed=seeds, embeddings=embeddings, **options)
+        images = [self.decode(one, wrap=wrap_autoencoder)[0] for one in latents.split(1)]  # decoding takes most memory
+        return [(image * 255).round().byte().permute(1, 2, 0).cpu().numpy() for image in images]
 
     def noise(self, height: int, width: int, seed: int) -> Tensor:
         """Return the latents (1, C, h, w) that a seed stands for, float32 on the CPU.
@@ -129,7 +160,7 @@ class Generator:
         prompt: str | None,
         noise: Tensor,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         steps: int = 28,
         guidance: float = 2.8,
         seam: Seam = "roll",
@@ -141,8 +172,8 @@ class Generator:
 
         Args:
             prompt: What it shows.
-            noise: Latents (1, C, h, w).
-            seed: Of the turns of ``roll``.
+            noise: Latents (B, C, h, w).
+            seed: Of the turns of ``roll``; a list has one for each panorama.
             steps: See `generate`, as all that follow.
             guidance: See there.
             seam: See there.
@@ -151,7 +182,7 @@ class Generator:
             embeddings: See there.
 
         Returns:
-            Latents (1, C, h, w).
+            Latents (B, C, h, w).
 
         Raises:
             InputError: If something does not fit.
@@ -166,7 +197,7 @@ class Generator:
         padded = seam == "published" if length is None else length == "padded"
         kept = self.pipeline.scheduler
         self.pipeline.scheduler = with_length(kept, rows, columns, padding if padded else 0)
-        turns = torch.Generator().manual_seed(seed)
+        turns = [torch.Generator().manual_seed(one) for one in (seed if isinstance(seed, Sequence) else [seed])]
         try:
             with wrapped_transformer(self.pipeline.transformer, seam, rows, columns, padding=padding, generator=turns):
                 tokens: Tensor = self.pipeline(

@@ -3,7 +3,7 @@
 Everything here works by hooks around a network of diffusers as it is, so adapters, offloading and fast attention stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -45,7 +45,7 @@ def wrapped_transformer(
     columns: int,
     *,
     padding: int = 1,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Iterator[None]:
     """Let every call of a FLUX.1 transformer treat the seam in one of the ways of `Seam`.
 
@@ -57,7 +57,8 @@ def wrapped_transformer(
         rows: Rows of tokens.
         columns: Columns of tokens.
         padding: Columns copied to each side by ``published`` and ``continued``.
-        generator: On the CPU, draws the turns of ``roll``; without one, that of the process.
+        generator: On the CPU, draws the turns of ``roll``, one for each call; with one generator per panorama of a
+            batch, each turns on its own. Without one, that of the process.
 
     Raises:
         InputError: If the seam is unknown, or there are fewer columns than are to be copied.
@@ -66,21 +67,22 @@ def wrapped_transformer(
     if not 0 <= padding <= columns:
         raise InputError(f"padding is a number of columns from 0 to {columns}, not {padding}")
     border = padding if seam in ("published", "continued") else 0
-    turn = 0
+    generators = generator if isinstance(generator, Sequence) else [generator]
+    turns = [0]
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        nonlocal turn
+        nonlocal turns
         tokens: Tensor = kwargs["hidden_states"]
         ids = position_ids(rows, columns, device=tokens.device, padding=border if seam == "continued" else 0)
         if seam == "published":
             ids = wrap_columns(ids, columns, border)
         if seam == "roll":
-            turn = int(torch.randint(columns, (), generator=generator))
-        tokens = wrap_columns(_turned(tokens, columns, turn), columns, border)
+            turns = [int(torch.randint(columns, (), generator=one)) for one in generators]
+        tokens = wrap_columns(_turned(tokens, columns, turns), columns, border)
         return args, kwargs | {"hidden_states": tokens, "img_ids": ids, "txt_ids": kwargs["txt_ids"].float()}
 
     def after(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
-        inner = _turned(crop_columns(outputs[0], columns, border), columns, -turn)
+        inner = _turned(crop_columns(outputs[0], columns, border), columns, [-turn for turn in turns])
         return (inner, *outputs[1:]) if isinstance(outputs, tuple) else type(outputs)(sample=inner)
 
     # In front of hooks that others have registered, such as those of offloading, the tokens are still where they were.
@@ -95,11 +97,12 @@ def wrapped_transformer(
             handle.remove()
 
 
-def _turned(tokens: Tensor, columns: int, turn: int) -> Tensor:
-    if turn == 0:
+def _turned(tokens: Tensor, columns: int, turns: Sequence[int]) -> Tensor:
+    """Turn all panoramas of a batch by one number of columns, or each by its own."""
+    if not any(turns):
         return tokens
-    grid = tokens.reshape(*tokens.shape[:-2], -1, columns, tokens.shape[-1])
-    return grid.roll(turn, -2).flatten(-3, -2)
+    grids = tokens.unflatten(-2, (-1, columns)).chunk(len(turns))
+    return torch.cat([grid.roll(turn, -2) for grid, turn in zip(grids, turns, strict=True)]).flatten(-3, -2)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """`mtpano generate` and `mtpano fit` with a small model that is made here: nothing is downloaded."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,11 @@ from safetensors.torch import load_file
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import GeneratedDataModule
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.loading import load_generator
-from mtpano_zoo.generation.prompts import expand, plan, read_prompts
+from mtpano_zoo.generation.adapters import add_adapter, save_adapter
+from mtpano_zoo.generation.loading import load_generator, show_licence
+from mtpano_zoo.generation.prompts import SCENES, Wanted, expand, plan, read_prompts
+from mtpano_zoo.generation.run import generate as make
+from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.tiny import TinyFlux
 
 WORDS = ["a", "dark", "bright", "room", "with", "window"]
@@ -113,7 +119,8 @@ def test_prompts(tmp_path: Path) -> None:
         (["--base", "BASE"], "nothing to generate"),
         (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "there is none: leave it out"),
         (["a room", "--base", "BASE", "--count", "0"], "at least 1"),
-        (["--template", "a {place}", "--base", "BASE"], "needs --words"),
+        (["--template", "a {planet}", "--base", "BASE"], "names planet, of which there is no list: there are indoor"),
+        (["a room", "--base", "BASE", "--batch-size", "0"], "--batch-size is at least 1"),
         (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not at hand"),
         (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
     ],
@@ -190,3 +197,118 @@ def test_the_weights_are_not_touched(base: Path) -> None:
     generator.generate("a room", height=32, width=64, steps=1)
     after = generator.pipeline.transformer.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_batch_gives_what_each_panorama_is_alone(base: Path, tmp_path: Path) -> None:
+    generator = load_generator(base, device="cpu")
+    options = {"height": 32, "width": 64, "steps": 2, "seam": "roll"}
+    prompts, seeds = ["a dark room", "a bright room", "a room"], [3, 5, 3]
+    together = generator.generate_batch(generator.embed(prompts), seeds, **options)
+    for prompt, seed, found in zip(prompts, seeds, together, strict=True):
+        alone = generator.generate(prompt, seed=seed, **options)
+        assert np.abs(alone.astype(int) - found).max() <= 1  # rounding
+    assert generate(base, tmp_path, "a dark room", "--count", "3", "--batch-size", "2") == 0
+    assert len(set(images(tmp_path).values())) == 3
+
+
+def test_offloaded_groups_give_the_same(base: Path) -> None:
+    options = {"height": 32, "width": 64, "steps": 2}
+    expected = load_generator(base, device="cpu").generate("a room", **options)
+    offloaded = load_generator(base, device="cpu")
+    offloaded.pipeline.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert (offloaded.generate("a room", **options) == expected).all()
+
+
+def test_templates_over_lists_of_scenes(base: Path, tmp_path: Path) -> None:
+    made = []
+    for number in ("4", "2"):
+        out = tmp_path / number
+        assert generate(base, out, "--template", "a {style} {indoor}", "--number", number, "--seed", "7") == 0
+        made.append([json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()])
+    assert made[0][:2] == made[1]
+    for line in made[0]:
+        _, style, place = line["caption"].split(" ", 2)
+        assert style in SCENES["style"] and place in SCENES["indoor"]
+    assert len({line["caption"] for line in made[0]}) > 1
+
+
+class Stub:
+    """In place of a generator: a colour by seed, and the end of the process at a given panorama."""
+
+    def __init__(self, killed_by: int = -1, calls: Path | None = None) -> None:
+        self.killed_by, self.calls = killed_by, calls
+
+    def embed(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(1, 1, 1), torch.zeros(1, 1)
+
+    def generate_batch(self, embeddings: object, seeds: list[int]) -> list[np.ndarray]:
+        if self.killed_by in seeds:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.calls is not None:
+            with self.calls.open("a") as file:
+                file.writelines(f"{seed}\n" for seed in seeds)
+        return [np.full((16, 32, 3), seed, np.uint8) for seed in seeds]
+
+
+def in_another_process(stub: Stub, wanted: list[Wanted], root: Path, **options: int) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=make, args=(stub, wanted, root, {}), kwargs=options)
+    process.start()
+    return process
+
+
+def prompts_in(root: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in (root / "prompts.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == [f"img/{name}" for name in images(root)]
+    return {row["image"]: row["caption"] for row in rows}
+
+
+def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtpano_zoo.generation.run.LIST_AFTER", -1.0)
+    wanted = [Wanted(f"{i:06d}_0", f"prompt {i}", i) for i in range(8)]
+    for name in ("killed", "whole"):
+        prepare_folder(tmp_path / name, manifest_of({}, {}))
+    killed = in_another_process(Stub(killed_by=5), wanted, tmp_path / "killed", batch_size=2)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(images(tmp_path / "killed")) == 4
+    assert len(prompts_in(tmp_path / "killed")) == 4
+    calls = tmp_path / "calls"
+    report = make(Stub(calls=calls), wanted, tmp_path / "killed", {}, batch_size=2)
+    assert report.exit_code == 0 and len(report.skipped) == 4
+    assert sorted(map(int, calls.read_text().split())) == [4, 5, 6, 7]  # nothing is made twice
+    make(Stub(), wanted, tmp_path / "whole", {})
+    assert images(tmp_path / "killed") == images(tmp_path / "whole")
+    assert prompts_in(tmp_path / "killed") == prompts_in(tmp_path / "whole")
+    assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
+
+
+def test_processes_share_the_work(tmp_path: Path) -> None:
+    wanted = [Wanted(f"{i:06d}_0", f"prompt {i}", i) for i in range(40)]
+    root, calls = tmp_path / "made", tmp_path / "calls"
+    prepare_folder(root, manifest_of({}, {}))
+    started = [in_another_process(Stub(calls=calls), wanted, root, process=i, processes=2) for i in range(2)]
+    for process in started:
+        process.join()
+        assert process.exitcode == 0
+    made = [int(line) for line in calls.read_text().split()]
+    assert set(made) == set(range(40))
+    assert len(made) <= 42  # the last of each may be made by the other too
+    assert len(prompts_in(root)) == 40
+
+
+def test_published_adapter_is_loaded_by_its_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    plain = load_generator(base, device="cpu")
+    transformer = plain.pipeline.transformer
+    add_adapter(transformer, 2, 2.0)
+    for name, parameter in transformer.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    file = save_adapter(transformer, tmp_path)
+    monkeypatch.setattr("mtpano_zoo.generation.loading.fetch", lambda entry: (file, entry.file))
+    loaded = load_generator(base, "dit360.flux-dev-lora", device="cpu", download=True)
+    assert loaded.prefix == "This is a panorama. The image shows "
+    show_licence(base, "dit360.flux-dev-lora")
+    assert "adapter dit360.flux-dev-lora: licence unknown" in capsys.readouterr().err
+    assert sum(hasattr(layer, "lora_A") for layer in loaded.pipeline.transformer.modules()) == 7
