@@ -1,4 +1,4 @@
-"""The verb `mtpano generate` and those below it: `edit` and `refine`."""
+"""The verb `mtpano generate` and those below it: `edit`, `refine` and `score`."""
 
 import argparse
 import importlib.util
@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.seams import Seam
+from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import ShortVerbParser
 
 __all__ = ("main",)
@@ -21,10 +22,14 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         InputError: If there is a mistake in an argument, an input or the folder, in one sentence.
     """
-    verbs = {"edit": (edit_parser, _edit), "refine": (refine_parser, _refine)}
+    verbs = {
+        "edit": (edit_parser, _edit),
+        "refine": (refine_parser, _refine),
+        "score": (score_parser, _score),
+    }
     build, execute = verbs.get(arguments[0] if arguments else "", (generate_parser, _generate))
     options = build().parse_args(arguments[1:] if execute is not _generate else arguments)
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    if execute is not _score and (missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]):
         raise InputError(f"generating needs {', '.join(missing)}: pip install 'mtpano_zoo[generation]'")
     return execute(options)
 
@@ -32,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
 def generate_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate`."""
     parser = ShortVerbParser("mtpano generate", description="Make panoramas from texts.", parents=[_common()])
-    parser.add_argument("prompt", nargs="*", help="what the panoramas show (or `edit`, `refine`: see their --help)")
+    parser.add_argument(
+        "prompt", nargs="*", help="what the panoramas show (or one of edit, refine, score: see their --help)"
+    )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line")
     parser.add_argument("--template", help='a prompt with names in braces: "a {place} at {time}"')
     parser.add_argument(
@@ -75,6 +82,15 @@ def refine_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--download", action="store_true", help="fetch the model if it is not in the cache")
+    return parser
+
+
+def score_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate score`."""
+    parser = ShortVerbParser("mtpano generate score", description="Measure seams and poles, and compare with others.")
+    parser.add_argument("folder", type=Path, help="folder of panoramas")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="other panoramas: a Frechet distance to them")
+    parser.add_argument("--network", default=DEFAULT_MODEL, help="whose features are compared (default %(default)s)")
     return parser
 
 
@@ -172,4 +188,13 @@ def _refine(options: argparse.Namespace) -> int:
     inpaint = load_inpainter(options.model, options.prompt, options.steps, options.seed, options.download)
     written, there = refine_folder(options.folder, options.out, inpaint)
     print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.quality import report
+    from mtpano_zoo.zoo import load_model
+
+    network = None if options.reference is None else load_model(options.network)
+    print(report(options.folder, options.reference, network))
     return 0

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
