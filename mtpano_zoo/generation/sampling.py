@@ -138,7 +138,9 @@ class Generator:
         """
         noise = torch.cat([self.noise(height, width, seed) for seed in seeds])
         latents = self.sample(None, noise, seed=seeds, embeddings=embeddings, **options)
-        images = [self.decode(one, wrap=wrap_autoencoder)[0] for one in latents.split(1)]  # decoding takes most memory
+        images = [
+            self.decode(one, wrap=wrap_autoencoder)[0] for one in torch.split(latents, 1)
+        ]  # decoding takes most memory
         return [(image * 255).round().byte().permute(1, 2, 0).cpu().numpy() for image in images]
 
     def noise(self, height: int, width: int, seed: int) -> Tensor:

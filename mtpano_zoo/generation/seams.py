@@ -101,7 +101,7 @@ def _turned(tokens: Tensor, columns: int, turns: Sequence[int]) -> Tensor:
     """Turn all panoramas of a batch by one number of columns, or each by its own."""
     if not any(turns):
         return tokens
-    grids = tokens.unflatten(-2, (-1, columns)).chunk(len(turns))
+    grids = torch.unflatten(tokens, -2, (-1, columns)).chunk(len(turns))
     return torch.cat([grid.roll(turn, -2) for grid, turn in zip(grids, turns, strict=True)]).flatten(-3, -2)
 
 
