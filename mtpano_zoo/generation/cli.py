@@ -1,4 +1,4 @@
-"""The verb `mtpano generate` and those below it: `edit`, `refine` and `score`."""
+"""The verb `mtpano generate` and those below it: `edit`, `refine`, `score` and `precompute`."""
 
 import argparse
 import importlib.util
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         "edit": (edit_parser, _edit),
         "refine": (refine_parser, _refine),
         "score": (score_parser, _score),
+        "precompute": (precompute_parser, _precompute),
     }
     build, execute = verbs.get(arguments[0] if arguments else "", (generate_parser, _generate))
     options = build().parse_args(arguments[1:] if execute is not _generate else arguments)
@@ -38,7 +39,7 @@ def generate_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate`."""
     parser = ShortVerbParser("mtpano generate", description="Make panoramas from texts.", parents=[_common()])
     parser.add_argument(
-        "prompt", nargs="*", help="what the panoramas show (or one of edit, refine, score: see their --help)"
+        "prompt", nargs="*", help="what the panoramas show (or edit, refine, score, precompute: see their --help)"
     )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line")
     parser.add_argument("--template", help='a prompt with names in braces: "a {place} at {time}"')
@@ -94,15 +95,25 @@ def score_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common() -> argparse.ArgumentParser:
+def precompute_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate precompute`."""
+    parser = ShortVerbParser(
+        "mtpano generate precompute",
+        description="Compute latents and embeddings of a training set, for LatentsDataModule.",
+        parents=[_base()],
+    )
+    parser.add_argument("table", type=Path, metavar="LIST.jsonl", help="images with captions, see PromptsDataModule")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
+    parser.add_argument("--shard-size", type=int, default=32, help="images per file (default 32)")
+    return parser
+
+
+def _base() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
-    parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
     parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
     parser.add_argument("--prefix", help="put before every prompt")
-    parser.add_argument("--steps", type=int, default=28, help="calls of the transformer (default 28)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument(
         "--offload",
@@ -114,12 +125,21 @@ def _common() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _common() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
+    parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
+    parser.add_argument("--steps", type=int, default=28, help="calls of the transformer (default 28)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
     from mtpano_zoo.generation.loading import load_generator, show_licence
     from mtpano_zoo.generation.run import LOCAL_RANKS, process_number
 
     if options.base is not None:
-        show_licence(options.base, options.adapter)
+        show_licence(options.base, adapter)
     device = options.device
     import torch
 
@@ -127,8 +147,8 @@ def _load(options: argparse.Namespace) -> Any:
         device = f"cuda:{process_number(LOCAL_RANKS) % torch.cuda.device_count()}"
     return load_generator(
         options.base,
-        options.adapter,
-        strength=options.strength,
+        adapter,
+        strength=strength,
         device=device,
         offload=options.offload,
         quantize=options.quantize,
@@ -140,7 +160,7 @@ def _load(options: argparse.Namespace) -> Any:
 def _generate(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.loading import NO_BASE, describe_base
     from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
-    from mtpano_zoo.generation.run import WORLD_SIZES, generate, manifest_of, prepare_folder, process_number, summary
+    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, processes, summary
 
     if options.base is None:
         raise InputError(NO_BASE)
@@ -156,7 +176,7 @@ def _generate(options: argparse.Namespace) -> int:
     loaded = ("strength", "quantize", "prefix")
     settings = shared | {name: getattr(options, name) for name in loaded}
     manifest = manifest_of(describe_base(options.base, options.adapter), settings)
-    generator = _load(options)
+    generator = _load(options, options.adapter, options.strength)
     generator.noise(options.height, 2 * options.height, 0)  # a wrong size is told before anything is written
     prepare_folder(options.out, manifest)
     report = generate(
@@ -166,7 +186,7 @@ def _generate(options: argparse.Namespace) -> int:
         shared,
         batch_size=options.batch_size,
         process=process_number(),
-        processes=max(process_number(WORLD_SIZES, alone=1), process_number() + 1),
+        processes=processes(),
     )
     print(summary(report, options.out))
     return report.exit_code
@@ -177,7 +197,7 @@ def _edit(options: argparse.Namespace) -> int:
 
     if options.out.exists():
         raise InputError(f"{options.out} is there already: give another name as --out")
-    edit_file(_load(options), options)
+    edit_file(_load(options, options.adapter, options.strength), options)
     print(f"The result is in {options.out}")
     return 0
 
@@ -197,4 +217,25 @@ def _score(options: argparse.Namespace) -> int:
 
     network = None if options.reference is None else load_model(options.network)
     print(report(options.folder, options.reference, network))
+    return 0
+
+
+def _precompute(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.loading import NO_BASE, describe_base
+    from mtpano_zoo.generation.precompute import precompute
+    from mtpano_zoo.generation.run import process_number, processes
+
+    if options.base is None:
+        raise InputError(NO_BASE)
+    written, there = precompute(
+        _load(options),
+        options.table,
+        options.out,
+        height=options.height,
+        model=describe_base(options.base, None),
+        shard_size=options.shard_size,
+        process=process_number(),
+        processes=processes(),
+    )
+    print(f"{written} files were written, {there} were there already; they are in {options.out}")
     return 0

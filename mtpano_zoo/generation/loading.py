@@ -41,6 +41,7 @@ def load_generator(
     quantize: Quantization = "none",
     download: bool = False,
     prefix: str | None = None,
+    transformer_only: bool = False,
 ) -> Generator:
     """Load a base and an adapter.
 
@@ -55,6 +56,7 @@ def load_generator(
         quantize: Weights of transformer and text encoder in 8 or 4 bits, by bitsandbytes.
         download: Fetch what is not in the cache.
         prefix: Put before every prompt; that of DiT360 with its published adapter, if not given.
+        transformer_only: Load neither text encoders nor autoencoder: for training on what was computed before.
 
     Raises:
         FileNotFoundError: If the adapter is not there.
@@ -67,7 +69,7 @@ def load_generator(
             raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    pipeline = _read(str(base), dtype, quantize, download)
+    pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
     if adapter is not None:
         load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
@@ -94,13 +96,23 @@ class PretrainedFlux(Generator):
         adapter: To go on from.
         dtype: ``float32``, ``bfloat16`` or ``float16``: precision of the frozen weights.
         prefix: Put before every prompt.
+        transformer_only: Load neither text encoders nor autoencoder, for data of `LatentsDataModule`.
     """
 
-    def __init__(self, source: str, adapter: str | None = None, dtype: str = "bfloat16", prefix: str = "") -> None:
+    def __init__(
+        self,
+        source: str,
+        adapter: str | None = None,
+        dtype: str = "bfloat16",
+        prefix: str = "",
+        transformer_only: bool = False,
+    ) -> None:
         known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in known:
             raise InputError(f"dtype is one of {', '.join(known)}, not {dtype!r}")
-        loaded = load_generator(source, adapter, dtype=known[dtype], device="cpu", prefix=prefix)
+        loaded = load_generator(
+            source, adapter, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
+        )
         super().__init__(loaded.pipeline, prefix=prefix)
 
 
@@ -130,7 +142,7 @@ def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any
     return described
 
 
-def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool) -> Any:
+def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool, transformer_only: bool) -> Any:
     from diffusers import FluxPipeline, PipelineQuantizationConfig
 
     folder = Path(base)
@@ -146,13 +158,15 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool)
         options["quantization_config"] = PipelineQuantizationConfig(
             quant_backend=backend, quant_kwargs=bits, components_to_quantize=["transformer", "text_encoder_2"]
         )
+    if transformer_only:
+        options |= dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     pixels = False
     if index.is_file():
         parts = read_json(index)
         kind = parts.get("_class_name") if isinstance(parts, dict) else None
         if kind != "FluxPipeline":
             raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
-        pixels = (parts.get("vae") or [None, None])[1] == "PixelCodec"
+        pixels = (parts.get("vae") or [None, None])[1] == "PixelCodec" and not transformer_only
     try:
         if not pixels:
             return FluxPipeline.from_pretrained(base, **options)

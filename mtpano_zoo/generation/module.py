@@ -96,6 +96,8 @@ class DiT360Module(LightningModule):
         self.networks.requires_grad_(False).eval()
         if learns == "adapter":
             add_adapter(transformer, rank, alpha, dropout)
+        elif base.pipeline.text_encoder_2 is None:
+            raise InputError("`learns: everything` trains the text encoder too: load the base with its text encoders")
         else:
             transformer.requires_grad_(True)
             base.pipeline.text_encoder_2.encoder.requires_grad_(True)

@@ -30,7 +30,7 @@ from mtpano_zoo.labeling.report import LabelReport, one_sentence
 from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
 from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
 
-__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "summary")
+__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "processes", "summary")
 
 FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
@@ -126,8 +126,17 @@ def summary(report: LabelReport, root: Path) -> str:
     return "\n".join([*lines, report.stopped] if report.stopped else lines)
 
 
-def process_number(names: Iterable[str] = RANKS, alone: int = 0) -> int:
-    """Return a number that torchrun or SLURM gave this process; `alone` where neither started it."""
+def process_number(names: Iterable[str] = RANKS) -> int:
+    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
+    return _from_environment(names, 0)
+
+
+def processes() -> int:
+    """Return how many processes torchrun or SLURM started."""
+    return max(_from_environment(WORLD_SIZES, 1), process_number() + 1)
+
+
+def _from_environment(names: Iterable[str], alone: int) -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), alone)
 
 

@@ -20,6 +20,7 @@ from mtpano_zoo.generation.data import CaptionedRooms, PromptsDataset, RoomsWith
 from mtpano_zoo.generation.loading import load_generator
 from mtpano_zoo.generation.losses import FlowLoss
 from mtpano_zoo.generation.module import DiT360Module
+from mtpano_zoo.generation.precompute import LatentsDataset
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.generation.tiny import TinyFlux
 
@@ -190,6 +191,52 @@ def test_adapter_is_trained_and_used(folder: Path, capsys: pytest.CaptureFixture
     options = {"height": 32, "width": 64, "steps": 1}
     changed = load_generator("base", adapter, device="cpu").generate("a room", **options)
     assert (changed != load_generator("base", device="cpu").generate("a room", **options)).any()
+
+
+def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny().pipeline.save_pretrained("base")
+    write_list(folder, masks=True)
+    precompute = ["generate", "precompute", "train.jsonl", "--base", "base", "--height", "32", "--shard-size", "1"]
+    assert main([*precompute, "--out", "latents", "--device", "cpu"]) == 0
+    Path("latents/000001.safetensors").unlink()  # a killed run
+    with pytest.raises(InputError, match=r"lacks 000001\.safetensors"):
+        LatentsDataset("latents")
+    assert main([*precompute, "--out", "latents", "--device", "cpu"]) == 0
+    assert "1 files were written, 1 were there already" in capsys.readouterr().out
+    assert main([*precompute, "--out", "latents", "--prefix", "A panorama: "]) == 1
+    assert "settings.prefix was '', is 'A panorama: '" in capsys.readouterr().err
+
+    images = PromptsDataset("train.jsonl", 32, mirror=0.0, turns=None)
+    computed = LatentsDataset("latents")
+    module = DiT360Module(load_generator("base", device="cpu"), rank=2, alpha=2, seam="none")
+    noise, sigma = torch.randn(1, 12, 16, 32), torch.full((1,), 0.5)
+    for i in range(2):
+        losses = []
+        for sample in (images[i], computed[i]):
+            batch = {k: [v] if isinstance(v, str) else v[None] for k, v in sample.items()}
+            losses.append(module.terms(batch, epoch=0, angle=60, noise=noise, sigma=sigma)["total"].item())
+        assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # of bfloat16
+    assert computed[1]["mask"].shape == (16, 32) and not computed[1]["mask"].all()
+    turned = LatentsDataset("latents", turned=True)
+    seen = [turned[0]["latents"] for _ in range(5)]
+    whole = [computed[0]["latents"].roll(k, -1) for k in range(32)]
+    assert all(any(torch.equal(one, other) for other in whole) for one in seen)
+    assert torch.equal(turned[1]["latents"], computed[1]["latents"])  # a photograph
+
+    options = [
+        "--model=mtpano_zoo.generation.module.DiT360Module",
+        "--model.base=mtpano_zoo.generation.loading.PretrainedFlux",
+        "--model.base.source=base",
+        "--model.base.dtype=float32",
+        "--model.base.transformer_only=true",
+        "--model.rank=2",
+        "--data=mtpano_zoo.generation.precompute.LatentsDataModule",
+        "--data.train=latents",
+        "--data.num_workers=0",
+        "--trainer.max_steps=1",
+    ]
+    assert main(["fit", *options, *FAST]) == 0
+    assert Path("runs/version_0/adapter/adapter_model.safetensors").is_file()
 
 
 def test_small_generator_is_trained_and_used(folder: Path) -> None:
