@@ -135,6 +135,12 @@ def test_mistakes(
     assert not out.exists()
 
 
+def test_without_the_extra(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtpano_zoo.generation.cli.NEEDED", ("peft", "no_such_package"))
+    assert main(["generate", "a room", "--base", "anything"]) == 1
+    assert "needs no_such_package: pip install 'mtpano_zoo[generation]'" in capsys.readouterr().err
+
+
 def test_long_prompts_and_other_bases(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(base, tmp_path / "out", "room " * 2000) == 1
     assert "tokens, of which 32 would be read" in capsys.readouterr().out
