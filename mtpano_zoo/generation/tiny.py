@@ -33,6 +33,7 @@ class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scaling_factor: Latents are (pixels - shift_factor) * scaling_factor, with pixels in [-1, 1].
         shift_factor: See `scaling_factor`.
         block_out_channels: Not to be given; diffusers computes the side of a block from its length.
+        latent_channels: Not to be given; it follows from the side.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -42,6 +43,7 @@ class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scaling_factor: float = 2.7,
         shift_factor: float = 0.0,
         block_out_channels: Sequence[int] | None = None,
+        latent_channels: int | None = None,
     ) -> None:
         super().__init__()
         sides = block_size.bit_length()

@@ -224,8 +224,6 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
     assert torch.equal(turned[1]["latents"], computed[1]["latents"])  # a photograph
 
     options = [
-        "--model=mtpano_zoo.generation.module.DiT360Module",
-        "--model.base=mtpano_zoo.generation.loading.PretrainedFlux",
         "--model.base.source=base",
         "--model.base.dtype=float32",
         "--model.base.transformer_only=true",
@@ -233,9 +231,11 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
         "--data=mtpano_zoo.generation.precompute.LatentsDataModule",
         "--data.train=latents",
         "--data.num_workers=0",
+        "--trainer.precision=32-true",
         "--trainer.max_steps=1",
+        "--trainer.accumulate_grad_batches=1",
     ]
-    assert main(["fit", *options, *FAST]) == 0
+    assert main(["fit", "--config", "dit360/train.yaml", *options, *FAST]) == 0
     assert Path("runs/version_0/adapter/adapter_model.safetensors").is_file()
 
 
