@@ -37,7 +37,7 @@ def seam_jump(image: Tensor) -> float:
     Example:
         >>> ramp = torch.arange(8.0).expand(3, 4, 8) / 8
         >>> round(seam_jump(ramp), 3)
-        6.979
+        6.952
     """
     weight = solid_angles(image.shape[-2], image.shape[-1]).to(image)
     steps = ((image.roll(-1, -1) - image).abs() * weight).mean((0, 1)) / weight.mean()
