@@ -66,6 +66,10 @@ def _execute(arguments: Sequence[str]) -> int:
         from mtpano_zoo.labeling.curation.run import main as curate_main
 
         return curate_main(with_shipped_configs(arguments)[1:])
+    if verb == "generate":
+        from mtpano_zoo.generation.cli import main as generate_main
+
+        return generate_main(arguments[1:])
     options = build_parser().parse_args(arguments)
     status: int = options.execute(options)
     return status
@@ -143,6 +147,9 @@ def build_parser() -> argparse.ArgumentParser:
     # Parsed by mtpano_zoo.labeling.run, whose options are constructor arguments.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
     verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
+
+    # Parsed by mtpano_zoo.generation.cli.
+    verbs.add_parser("generate", help="make panoramas from texts, edit them, refine their poles", add_help=False)
 
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as '*.rooms'")

@@ -56,6 +56,8 @@ LABELING: dict[str, list[str]] = {
     "label_free/label-oracle-rooms.yaml": [],
     "label_free/label.yaml": ["photos"],
 }
+# Tried in tests/generation/test_module.py.
+GENERATION = ["dit360/rooms-tiny.yaml", "dit360/train.yaml"]
 
 _TINY_SCENES = {"height": 32, "width": 64, "train_count": 2, "val_count": 1, "test_count": 1, "tilt": 10.0}
 TINY_MIXTURE = {
@@ -126,6 +128,7 @@ def test_every_configuration_is_tried_here() -> None:
         *LABELING,
         *DAP_CONFIGS,
         *CURATION,
+        *GENERATION,
     ]
     assert sorted([*ROOMS, *EXPERIMENTS, *PROTOCOLS, *others]) == CONFIGS
 

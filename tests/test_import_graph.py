@@ -45,6 +45,7 @@ ROOMS = (
     "image_files",
     "run",
     "labeling",
+    "generation",
     "export",
     "quickstart",
     "cli",
@@ -154,3 +155,16 @@ def test_imports_for_annotations_are_no_imports(tmp_path: Path) -> None:
     (package / "a.py").write_text("from mtpano_zoo.b import x\n")
     (package / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mtpano_zoo.a\n")
     assert circle_in(import_graph(package)) is None
+
+
+def test_diffusers_is_imported_when_it_is_needed() -> None:
+    """The extra `generation` may be absent: only the small FLUX.1, whose parts are subclasses, imports it at once."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if {name.split(".")[0] for name in names} & {"diffusers", "peft", "accelerate"}:
+                found.add(path.relative_to(PACKAGE).as_posix())
+            assert "mtpano_zoo.generation.tiny" not in names
+    assert found == {"generation/tiny.py"}

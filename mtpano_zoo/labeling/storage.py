@@ -30,13 +30,13 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.claims import Claims
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.text_files import read_json
+from mtpano_zoo.text_files import read_json, read_json_lines
 
 __all__ = ("IMAGES", "LABELS", "MANIFEST", "PANORAMAS", "TEMPORARY", "LabelFolder", "Marker", "check_folders", "in_use")
 
@@ -220,6 +220,28 @@ class LabelFolder:
             listed = (listed | set(names)) & self.finished()
             self.write_file(path, json.dumps(sorted(listed), indent=0).encode())
         return len(listed)
+
+    def add_lines(self, file: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add entries of finished panoramas to a file of JSON lines in the folder, and drop those that are gone.
+
+        Args:
+            file: Its name.
+            entries: By name; `image` of an entry is the path of the panorama below the folder.
+
+        Raises:
+            InputError: If the file that is there is not one.
+        """
+        path = self.root / file
+        with _locked(self.root / MANIFEST):
+            lines = [entry for _, entry in read_json_lines(path)] if path.exists() else []
+            try:
+                listed = {Path(entry["image"]).stem: entry for entry in lines}
+            except (TypeError, KeyError) as error:
+                raise InputError(f"{path} does not list images: remove it, and start again") from error
+            listed.update(entries)
+            done = self.finished()
+            kept = [json.dumps(listed[name]) for name in sorted(listed) if name in done]
+            self.write_file(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write_file(self, path: Path, content: bytes) -> None:
         """Write a file of the folder, completely or not at all; nothing is left of it after a kill."""

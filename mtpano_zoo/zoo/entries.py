@@ -9,8 +9,9 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.text_files import read_yaml
 
-__all__ = ("Entry", "entries", "list_models", "models_table", "parse_entry")
+__all__ = ("Entry", "entries", "generators", "list_models", "models_table", "parse_entry")
 
+KINDS = ("network", "generator")
 COLUMNS = ("name", "tasks", "classes", "input", "trained on", "size", "licence of the weights", "from")
 
 
@@ -33,6 +34,9 @@ class Entry:
         network: `class_path` and `init_args` that build its network.
         frames: frames of the vectors in the file, where they differ from ours; converting turns them.
         depth_unit: unit of its depth; empty for a network without depth.
+        kind: `network`, which `load_model` loads, or `generator`, which `mtpano generate` and `load_generator` do.
+        base: of a generator: the model that it adapts, which the user has to name.
+        prefix: of a generator: what its prompts begin with.
         license: licence of the code and of the weights (keys `code`, `weights`).
         upstream: models that it builds on (keys `name`, `license`).
         training_data: data sets that it was trained on.
@@ -51,7 +55,6 @@ class Entry:
     size: int | None
     format: str
     tasks: tuple[str, ...]
-    network: dict[str, Any]
     license: dict[str, str]
     upstream: tuple[dict[str, str], ...]
     training_data: tuple[str, ...]
@@ -60,6 +63,10 @@ class Entry:
     limitations: tuple[str, ...]
     frames: dict[str, str] = field(default_factory=dict)
     depth_unit: str = ""
+    network: dict[str, Any] = field(default_factory=lambda: {"class_path": "", "init_args": {}})
+    kind: str = "network"
+    base: str = ""
+    prefix: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -74,7 +81,7 @@ class Entry:
 
     def card(self) -> dict[str, Any]:
         """Return where the weights come from and what may be done with them, as plain data."""
-        left_out = {"name", "format", "network", "tasks", "frames"}
+        left_out = {"name", "format", "network", "tasks", "frames", "kind", "base", "prefix"}
         if not self.repository:
             left_out |= {"repository", "revision"}
         known = {key: _plain(value) for key, value in asdict(self).items() if key not in left_out}
@@ -82,13 +89,31 @@ class Entry:
 
 
 def entries() -> dict[str, Entry]:
-    """Read `checkpoints.yaml`: what is known of every published checkpoint, by name (`arch.tag`).
+    """Read `checkpoints.yaml`: what is known of every published network, by name (`arch.tag`).
 
     Raises:
         InputError: If an entry has an unknown key, or lacks one.
     """
+    return _of_kind("network")
+
+
+def generators() -> dict[str, Entry]:
+    """Read what is known of every published generator of panoramas, by name.
+
+    Raises:
+        InputError: If an entry has an unknown key, or lacks one.
+
+    Example:
+        >>> generators()["dit360.flux-dev-lora"].base
+        'black-forest-labs/FLUX.1-dev'
+    """
+    return _of_kind("generator")
+
+
+def _of_kind(kind: str) -> dict[str, Entry]:
     known = read_yaml(shipped("checkpoints.yaml"))
-    return {name: parse_entry(name, values) for name, values in known.items()}
+    parsed = {name: parse_entry(name, values) for name, values in known.items()}
+    return {name: entry for name, entry in parsed.items() if entry.kind == kind}
 
 
 def parse_entry(name: str, values: Mapping[str, Any]) -> Entry:
@@ -98,8 +123,13 @@ def parse_entry(name: str, values: Mapping[str, Any]) -> Entry:
         InputError: If it has an unknown key, or lacks one; the sentence names entry and key.
     """
     required = {x.name for x in fields(Entry) if x.default is MISSING and x.default_factory is MISSING} - {"name"}
+    kind = values.get("kind", "network")
+    if kind not in KINDS:
+        raise InputError(f"The entry {name} of checkpoints.yaml is of the kind {kind!r}, which is none of {KINDS}.")
+    required |= {"network"} if kind == "network" else {"base"}
     _check_keys(name, "", values, required, {x.name for x in fields(Entry)} - {"name"})
-    _check_keys(name, "network.", values["network"], {"class_path", "init_args"})
+    if kind == "network":
+        _check_keys(name, "network.", values["network"], {"class_path", "init_args"})
     _check_keys(name, "license.", values["license"], {"code", "weights"})
     for upstream in values["upstream"]:
         _check_keys(name, "upstream.", upstream, {"name", "license"})
@@ -127,35 +157,37 @@ def _plain(value: Any) -> Any:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the zoo that match a pattern with wildcards (`mtpano*`) or contain a text (`tiny`).
+    """Return the names of the networks that match a pattern with wildcards (`mtpano*`) or contain a text (`tiny`).
 
     Example:
         >>> list_models("rooms")
         ['mtpano-small.rooms', 'mtpano-tiny.rooms']
     """
+    return _matching(pattern, entries())
+
+
+def _matching(pattern: str, known: Mapping[str, Entry]) -> list[str]:
     if not set(pattern) & set("*?["):
         pattern = f"*{pattern}*"
-    return sorted(name for name in entries() if fnmatchcase(name, pattern.lower()))
+    return sorted(name for name in known if fnmatchcase(name, pattern.lower()))
 
 
 def models_table(pattern: str = "*") -> list[tuple[str, ...]]:
-    """Return table rows of the models that match a pattern, header first."""
-    known = entries()
+    """Return table rows of the networks that match a pattern, then of the generators; the header is first."""
     rows: list[tuple[str, ...]] = [COLUMNS]
-    for entry in (known[name] for name in list_models(pattern)):
-        size = "unknown" if entry.size is None else _size(entry.size)
-        trained_on = ", ".join(data.partition(" (")[0] for data in entry.training_data)
-        input_size = "any" if entry.input_size is None else "{} x {}".format(*entry.input_size)
-        rows.append(
-            (
-                entry.name,
-                ", ".join(entry.tasks),
-                str(len(entry.classes) or "-"),
-                input_size,
-                trained_on,
-                size,
-                entry.license["weights"],
-                f"Hugging Face Hub, {entry.repository}" if entry.repository else "the package",
-            )
-        )
+    for known in (entries(), generators()):
+        rows += [_row(known[name]) for name in _matching(pattern, known)]
     return rows
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.name,
+        ", ".join(entry.tasks),
+        str(len(entry.classes) or "-"),
+        "any" if entry.input_size is None else "{} x {}".format(*entry.input_size),
+        ", ".join(data.partition(" (")[0] for data in entry.training_data),
+        "unknown" if entry.size is None else _size(entry.size),
+        entry.license["weights"],
+        f"Hugging Face Hub, {entry.repository}" if entry.repository else "the package",
+    )

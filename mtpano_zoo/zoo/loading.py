@@ -23,7 +23,7 @@ from mtpano_zoo.reference import FORMATS, identify, unwrap
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.zoo.building import assemble, build_network
 from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
-from mtpano_zoo.zoo.entries import Entry, entries
+from mtpano_zoo.zoo.entries import Entry, entries, generators
 
 __all__ = ("check_device", "load_model")
 
@@ -115,6 +115,10 @@ def _read(source: str) -> Contents:
         return _file(path)
     if path.suffix in (".ckpt", ".pt", ".pth", ".tar", ".safetensors") or len(path.parts) > 1:
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    if source in generators():
+        raise InputError(
+            f"{source} generates panoramas: `mtpano generate TEXT --base FLUX --adapter {source}` uses it."
+        )
     nearest = difflib.get_close_matches(source, known, n=1, cutoff=0.0)[0]
     raise InputError(
         f"There is no model {source!r} in the zoo; did you mean {nearest!r}? "

@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.reference import FORMATS
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.zoo.building import build_network
-from mtpano_zoo.zoo.entries import entries, list_models, parse_entry
+from mtpano_zoo.zoo.entries import entries, generators, list_models, parse_entry
 
 VALUES = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))["mtpano-large.408k"]
 
@@ -50,10 +52,24 @@ def test_the_list_of_classes_is_that_of_ade20k() -> None:
     assert (classes[0], classes[2], classes[8], classes[149]) == ("wall", "sky", "windowpane", "flag")
 
 
+def test_a_generator_is_listed_and_is_no_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the published file is, of which nobody here could read the licence: 64 ranks on FLUX.1-dev."""
+    (entry,) = generators().values()
+    assert entry.name == "dit360.flux-dev-lora" and entry.name not in list_models()
+    assert entry.license["weights"].startswith("unknown") and entry.sha256 is None
+    assert entry.prefix == "This is a panorama. The image shows "
+    assert main(["models", "dit360"]) == 0
+    assert "panoramas from texts" in capsys.readouterr().out
+    with pytest.raises(InputError, match="mtpano generate TEXT --base FLUX --adapter dit360"):
+        load_model("dit360.flux-dev-lora")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"paper": ...}, "The entry tiny of checkpoints.yaml lacks paper"),
+        ({"kind": "painter"}, "The entry tiny of checkpoints.yaml is of the kind 'painter'"),
+        ({"kind": "generator"}, "The entry tiny of checkpoints.yaml lacks base"),
         ({"colour": "red"}, "The entry tiny of checkpoints.yaml has the unknown key colour"),
         ({"license": {"code": "MIT"}}, r"lacks license\.weights"),
         ({"upstream": [{"name": "DINOv3", "licence": "?", "license": "?"}]}, r"has the unknown key upstream\.licence"),

@@ -1,0 +1,199 @@
+"""LoRA adapters of a FLUX.1 transformer: published files are loaded as they are meant, and others can read ours.
+
+A layer W becomes W + alpha / rank B A. diffusers looks for alpha in the header of the file and in keys that end in
+`.alpha`, never in `adapter_config.json`, and takes alpha = rank where it finds none.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import read_json
+
+__all__ = ("FILE", "TARGETS", "add_adapter", "load_adapter", "read_adapter", "save_adapter")
+
+FILE = "adapter_model.safetensors"
+PREFIX = "transformer."
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+"""The projections that DiT360 adapts: of the image tokens, in the attention. Single blocks have no `to_out`."""
+METADATA = "lora_adapter_metadata"
+_LAYER = re.compile(r"transformer\.(.+)\.lora_([AB])\.weight")
+
+
+def read_adapter(path: str | Path) -> dict[str, Tensor]:
+    """Read an adapter, with a key `.alpha` for every layer whose alpha is known.
+
+    Args:
+        path: The file, or a folder with one `.safetensors` file. An `adapter_config.json` beside it counts if the file
+            itself does not say alpha.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is damaged, has other keys than an adapter of a FLUX.1 transformer, or is one of another kind.
+    """
+    path = _file_of(Path(path))
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
+    ranks = _ranks(weights, path)
+    if not any(key.endswith(".alpha") for key in weights):
+        weights |= {f"{PREFIX}{layer}.alpha": torch.tensor(alpha) for layer, alpha in _alphas(header, path, ranks)}
+    return weights
+
+
+def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
+    """Load an adapter into the transformer of a pipeline, and return in how many layers it is.
+
+    Args:
+        pipeline: `diffusers.FluxPipeline`.
+        path: See `read_adapter`.
+        strength: Factor on the change that the adapter makes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no adapter, or does not fit the transformer.
+    """
+    weights = read_adapter(path)
+    layers = {name: layer for name, layer in pipeline.transformer.named_modules() if isinstance(layer, nn.Linear)}
+    for key, value in weights.items():
+        if not (match := _LAYER.fullmatch(key)):
+            continue
+        name, side = match[1], match[2]
+        if name not in layers:
+            raise InputError(f"{path} adapts {name}, which the transformer of this base does not have: take its base")
+        expected = layers[name].in_features if side == "A" else layers[name].out_features
+        if value.shape[1 if side == "A" else 0] != expected:
+            raise InputError(
+                f"{path}: {key} is {tuple(value.shape)}, but {name} has {expected} features: take its base"
+            )
+    wanted = {match[1] for key in weights if (match := _LAYER.fullmatch(key))}
+    pipeline.load_lora_weights(weights, adapter_name="adapter")
+    pipeline.set_adapters("adapter", strength)
+    pipeline.transformer.eval()  # diffusers leaves new layers in training mode, and with it their dropout
+    found = sum(hasattr(layer, "lora_A") for layer in pipeline.transformer.modules())
+    if found != len(wanted):
+        raise InputError(f"{path} has {len(wanted)} layers, of which {found} were loaded: it is for another base")
+    return found
+
+
+def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> int:
+    """Freeze a transformer and add a new adapter to the projections of `TARGETS`; return to how many layers.
+
+    A starts as N(0, 1 / rank^2), B as zero, as published, so nothing changes at first.
+
+    Raises:
+        InputError: If the rank is not positive.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise InputError(f"the rank of an adapter is at least 1, not {rank}")
+    transformer.requires_grad_(False)
+    names = [
+        name
+        for name, layer in transformer.named_modules()
+        if isinstance(layer, nn.Linear) and re.fullmatch(r".*\.attn\.(to_[qkv]|to_out\.0)", name)
+    ]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=cast(Any, alpha),
+        lora_dropout=dropout,
+        init_lora_weights="gaussian",
+        target_modules=names,
+        bias="none",
+    )
+    cast(Any, transformer).add_adapter(config, adapter_name="default")
+    return len(names)
+
+
+def save_adapter(transformer: nn.Module, folder: str | Path) -> Path:
+    """Write the adapter of a transformer as plain diffusers reads it, with rank and alpha in its header.
+
+    Dropout is written as 0: diffusers would switch it on for sampling.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from diffusers import FluxPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    folder = Path(folder)
+    described = _collate_lora_metadata({"transformer": transformer})
+    (metadata,) = described.values()
+    metadata["lora_dropout"] = 0.0
+    weights = {key: value.float() for key, value in get_peft_model_state_dict(transformer).items()}
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    FluxPipeline.save_lora_weights(
+        temporary, transformer_lora_layers=weights, weight_name=FILE, transformer_lora_adapter_metadata=metadata
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (temporary / FILE).replace(folder / FILE)
+    temporary.rmdir()
+    return folder / FILE
+
+
+def _file_of(path: Path) -> Path:
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise InputError(f"{path} holds {len(found)} .safetensors files, not one: name the file of the adapter")
+        return found[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no adapter at {path}")
+    return path
+
+
+def _ranks(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
+    """Return the rank of every layer, after a look at all keys."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, value in weights.items():
+        if "lora_magnitude_vector" in key or "dora_scale" in key:
+            raise InputError(f"{path} is a DoRA adapter ({key}), which is not supported: train or take a plain LoRA")
+        if ".default." in key:
+            raise InputError(f"{path}: {key} holds the name of a PEFT adapter: save it with `save_lora_weights`")
+        if key.endswith(".alpha"):
+            continue
+        if not (match := _LAYER.fullmatch(key)):
+            raise InputError(
+                f"{path}: the key {key} is not of the form transformer.LAYER.lora_A.weight: save the adapter with "
+                "`FluxPipeline.save_lora_weights`"
+            )
+        sides.setdefault(match[1], {})[match[2]] = value
+    if not sides:
+        raise InputError(f"{path} holds no adapter")
+    for name, pair in sides.items():
+        if set(pair) != {"A", "B"} or pair["A"].ndim != 2 or pair["A"].shape[0] != pair["B"].shape[1]:
+            shapes = {side: tuple(value.shape) for side, value in pair.items()}
+            raise InputError(f"{path}: lora_A and lora_B of {name} do not fit together: {shapes}")
+    return {name: pair["A"].shape[0] for name, pair in sides.items()}
+
+
+def _alphas(header: Mapping[str, str], path: Path, ranks: Mapping[str, int]) -> list[tuple[str, float]]:
+    """Return the alpha of the layers, from the header of the file or else from the configuration beside it."""
+    beside = path.with_name("adapter_config.json")
+    try:
+        if METADATA in header:
+            config = {k.removeprefix(PREFIX): v for k, v in json.loads(header[METADATA]).items()}
+        elif beside.is_file():
+            config = read_json(beside)
+        else:
+            return []
+        rank, alpha, patterns = int(config["r"]), float(config["lora_alpha"]), dict(config.get("alpha_pattern") or {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: the settings of the adapter (r, lora_alpha) cannot be read: {error}") from error
+    if not config.get("rank_pattern") and (others := set(ranks.values()) - {rank}):
+        raise InputError(f"{path} says rank {rank}, but has layers of rank {min(others)}: take the right settings")
+    if config.get("use_dora"):
+        raise InputError(f"{path} is a DoRA adapter, which is not supported: train or take a plain LoRA")
+    return [(layer, float(patterns.get(layer, alpha))) for layer in ranks]

@@ -1,0 +1,241 @@
+"""The verb `mtpano generate` and those below it: `edit`, `refine`, `score` and `precompute`."""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.seams import Seam
+from mtpano_zoo.resources import DEFAULT_MODEL
+from mtpano_zoo.short_verbs import ShortVerbParser
+
+__all__ = ("main",)
+
+NEEDED = ("diffusers", "peft", "accelerate", "transformers")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `mtpano generate` with these arguments and return the exit status.
+
+    Raises:
+        InputError: If there is a mistake in an argument, an input or the folder, in one sentence.
+    """
+    verbs = {
+        "edit": (edit_parser, _edit),
+        "refine": (refine_parser, _refine),
+        "score": (score_parser, _score),
+        "precompute": (precompute_parser, _precompute),
+    }
+    build, execute = verbs.get(arguments[0] if arguments else "", (generate_parser, _generate))
+    options = build().parse_args(arguments[1:] if execute is not _generate else arguments)
+    if execute is not _score and (missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]):
+        raise InputError(f"generating needs {', '.join(missing)}: pip install 'mtpano_zoo[generation]'")
+    return execute(options)
+
+
+def generate_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate`."""
+    parser = ShortVerbParser("mtpano generate", description="Make panoramas from texts.", parents=[_common()])
+    parser.add_argument(
+        "prompt", nargs="*", help="what the panoramas show (or edit, refine, score, precompute: see their --help)"
+    )
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line")
+    parser.add_argument("--template", help='a prompt with names in braces: "a {place} at {time}"')
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: places, times)"
+    )
+    parser.add_argument("--number", type=int, default=100, help="prompts made from the template (default 100)")
+    parser.add_argument("--count", type=int, default=1, help="panoramas per prompt (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="(default generated)")
+    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
+    parser.add_argument("--batch-size", type=int, default=1, help="panoramas that are made at once (default 1)")
+    parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
+    parser.add_argument("--guidance", type=float, default=2.8, help="(default 2.8)")
+    return parser
+
+
+def edit_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate edit`."""
+    parser = ShortVerbParser(
+        "mtpano generate edit", description="Replace what a mask covers by a text's.", parents=[_common()]
+    )
+    parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph")
+    parser.add_argument("--mask", type=Path, help="image of the same size, white where something new is to be")
+    parser.add_argument("--prompt", required=True, help="what the result shows")
+    parser.add_argument("--fov", type=float, help="horizontal field of view of a photograph, in degrees, to extend it")
+    parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--guidance", type=float, default=3.5, help="(default 3.5)")
+    parser.add_argument("--replace-until", type=float, default=0.5, help="noise level to which tokens are copied")
+    parser.add_argument("--keep-until", type=float, default=0.5, help="noise level to which latents are copied")
+    return parser
+
+
+def refine_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate refine`."""
+    parser = ShortVerbParser("mtpano generate refine", description="Paint the poles of panoramas anew.")
+    parser.add_argument("folder", type=Path, help="folder of panoramas")
+    parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
+    parser.add_argument("--prompt", default="", help="what the poles show")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--download", action="store_true", help="fetch the model if it is not in the cache")
+    return parser
+
+
+def score_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate score`."""
+    parser = ShortVerbParser("mtpano generate score", description="Measure seams and poles, and compare with others.")
+    parser.add_argument("folder", type=Path, help="folder of panoramas")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="other panoramas: a Frechet distance to them")
+    parser.add_argument("--network", default=DEFAULT_MODEL, help="whose features are compared (default %(default)s)")
+    return parser
+
+
+def precompute_parser() -> argparse.ArgumentParser:
+    """Build the parser of `mtpano generate precompute`."""
+    parser = ShortVerbParser(
+        "mtpano generate precompute",
+        description="Compute latents and embeddings of a training set, for LatentsDataModule.",
+        parents=[_base()],
+    )
+    parser.add_argument("table", type=Path, metavar="LIST.jsonl", help="images with captions, see PromptsDataModule")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
+    parser.add_argument("--shard-size", type=int, default=32, help="images per file (default 32)")
+    return parser
+
+
+def _base() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
+    parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
+    parser.add_argument("--prefix", help="put before every prompt")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument(
+        "--offload",
+        choices=("none", "model", "group", "sequential"),
+        default="none",
+        help="what stays in main memory until it is needed: networks, groups of layers, or single layers",
+    )
+    parser.add_argument("--quantize", choices=("none", "int8", "nf4"), default="none")
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
+    parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
+    parser.add_argument("--steps", type=int, default=28, help="calls of the transformer (default 28)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
+    from mtpano_zoo.generation.loading import load_generator, show_licence
+    from mtpano_zoo.generation.run import LOCAL_RANKS, process_number
+
+    if options.base is not None:
+        show_licence(options.base, adapter)
+    device = options.device
+    import torch
+
+    if device is None and torch.cuda.device_count() > 1:
+        device = f"cuda:{process_number(LOCAL_RANKS) % torch.cuda.device_count()}"
+    return load_generator(
+        options.base,
+        adapter,
+        strength=strength,
+        device=device,
+        offload=options.offload,
+        quantize=options.quantize,
+        download=options.download,
+        prefix=options.prefix,
+    )
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.loading import NO_BASE, describe_base
+    from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
+    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, processes, summary
+
+    if options.base is None:
+        raise InputError(NO_BASE)
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size is at least 1, not {options.batch_size}")
+    prompts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
+    if options.template:
+        words = read_words(options.words) if options.words else SCENES
+        prompts += expand(options.template, words, options.number, options.seed)
+    wanted = plan(prompts, options.count, options.seed)
+    shared = {name: getattr(options, name) for name in ("height", "steps", "guidance", "seam")}
+    shared["width"] = 2 * options.height
+    loaded = ("strength", "quantize", "prefix")
+    settings = shared | {name: getattr(options, name) for name in loaded}
+    manifest = manifest_of(describe_base(options.base, options.adapter), settings)
+    generator = _load(options, options.adapter, options.strength)
+    generator.noise(options.height, 2 * options.height, 0)  # a wrong size is told before anything is written
+    prepare_folder(options.out, manifest)
+    report = generate(
+        generator,
+        wanted,
+        options.out,
+        shared,
+        batch_size=options.batch_size,
+        process=process_number(),
+        processes=processes(),
+    )
+    print(summary(report, options.out))
+    return report.exit_code
+
+
+def _edit(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.editing import edit_file
+
+    if options.out.exists():
+        raise InputError(f"{options.out} is there already: give another name as --out")
+    edit_file(_load(options, options.adapter, options.strength), options)
+    print(f"The result is in {options.out}")
+    return 0
+
+
+def _refine(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.polar import load_inpainter, refine_folder
+
+    inpaint = load_inpainter(options.model, options.prompt, options.steps, options.seed, options.download)
+    written, there = refine_folder(options.folder, options.out, inpaint)
+    print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.quality import report
+    from mtpano_zoo.zoo import load_model
+
+    network = None if options.reference is None else load_model(options.network)
+    print(report(options.folder, options.reference, network))
+    return 0
+
+
+def _precompute(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.loading import NO_BASE, describe_base
+    from mtpano_zoo.generation.precompute import precompute
+    from mtpano_zoo.generation.run import process_number, processes
+
+    if options.base is None:
+        raise InputError(NO_BASE)
+    written, there = precompute(
+        _load(options),
+        options.table,
+        options.out,
+        height=options.height,
+        model=describe_base(options.base, None),
+        shard_size=options.shard_size,
+        process=process_number(),
+        processes=processes(),
+    )
+    print(f"{written} files were written, {there} were there already; they are in {options.out}")
+    return 0

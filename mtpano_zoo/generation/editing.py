@@ -1,0 +1,356 @@
+"""Replace a part of a panorama by what a text says, without training: two panoramas are denoised side by side.
+
+The first one ends at the given panorama; the second one follows the text. Where the mask keeps the panorama, the second
+takes the latents of the first while there is much noise, and its tokens in every attention layer for a while. DiT360
+(arXiv 2510.11712) calls the start of the first one an inversion. With its settings that does not use the network: it is
+noise.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo import sphere
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.augment import latent_mask, place_photo, prepare_panorama
+from mtpano_zoo.generation.sampling import Generator, check_panorama_size
+from mtpano_zoo.generation.schedule import shift_for
+from mtpano_zoo.generation.seams import wrapped_transformer
+from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns
+from mtpano_zoo.image_io import read_panorama, write_png
+
+__all__ = ("consistent_edit", "edit_file", "invert", "published_edit", "replaced_tokens", "sigmas_for", "token_mask")
+
+Predict = Callable[[Tensor, float, float], Tensor]
+"""Velocity (B, N, C) of tokens (B, N, C) at a time and a guidance."""
+
+
+def sigmas_for(scheduler: Any, steps: int, tokens: int) -> Tensor:
+    """Return the noise levels (steps + 1,) from 1 to 0 for so many tokens."""
+    levels = np.linspace(1.0, 1 / steps, steps)
+    fresh = type(scheduler).from_config(scheduler.config)
+    dynamic = fresh.config.get("use_dynamic_shifting")
+    fresh.set_timesteps(sigmas=levels, mu=shift_for(tokens, fresh.config) if dynamic else None)
+    sigmas: Tensor = fresh.sigmas
+    return sigmas
+
+
+def token_mask(keep: Tensor, columns: int, padding: int, wrap: bool) -> Tensor:
+    """Return where tokens with `padding` columns on each side are kept, (N, 1), from (rows, columns).
+
+    As published, the columns at the edges are repeated; wrapped, the mask does what the tokens do.
+    """
+    flat = keep.float().reshape(-1, 1)
+    if wrap or padding == 0:
+        return wrap_columns(flat, columns, padding)
+    grid = keep.float()
+    return torch.cat([grid[:, :1].expand(-1, padding), grid, grid[:, -1:].expand(-1, padding)], 1).reshape(-1, 1)
+
+
+@contextmanager
+def replaced_tokens(transformer: nn.Module, keep: Tensor, text_tokens: int) -> Iterator[None]:
+    """Let image tokens of the second sample be those of the first at the input of every attention layer, where kept.
+
+    Args:
+        transformer: It is called with a batch of two.
+        keep: Tokens (N, 1).
+        text_tokens: Single blocks have so many text tokens before those of the image.
+    """
+
+    def before(skipped: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            hidden: Tensor = kwargs["hidden_states"]
+            chosen = keep.to(hidden.device).bool()
+            image = hidden[:, skipped:]
+            second = torch.where(chosen, image[0], image[1])
+            image = torch.stack([image[0], second])
+            return args, kwargs | {"hidden_states": torch.cat([hidden[:, :skipped], image], 1)}
+
+        return hook
+
+    handles = []
+    for blocks, skipped in (("transformer_blocks", 0), ("single_transformer_blocks", text_tokens)):
+        for block in getattr(transformer, blocks):
+            handles.append(block.attn.register_forward_pre_hook(before(skipped), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def invert(predict: Predict | None, start: Tensor, noise: Tensor, sigmas: Tensor, gamma: float = 1.0) -> Tensor:
+    """Walk from latents to noise with the published steps, which do not lead there quite.
+
+    The network is asked at evenly spaced times, but the steps are those of the noise levels in falling order. With
+    `gamma` 1, the pull to the noise takes the place of the network, which is not called.
+
+    Args:
+        predict: Velocities; not needed for gamma 1.
+        start: Tokens (1, N, C) of the panorama.
+        noise: Tokens to be drawn to.
+        sigmas: Falling levels (steps + 1,).
+        gamma: Share of the pull.
+
+    Raises:
+        InputError: If the network is needed and not there.
+    """
+    steps = len(sigmas) - 1
+    state = start
+    for i in range(steps):
+        time = i / (steps + 1)
+        pull = (noise - state) / (1 - time)
+        if gamma == 1:
+            velocity = pull
+        elif predict is None:
+            raise InputError("an inversion with gamma below 1 needs the network")
+        else:
+            own = predict(state, time, 0.0)
+            velocity = own + gamma * (pull - own)
+        state = state + velocity * (sigmas[i] - sigmas[i + 1])
+    return state
+
+
+def walk_to_noise(predict: Predict, start: Tensor, noise: Tensor, sigmas: Tensor, gamma: float) -> Tensor:
+    """Walk from latents to noise along rising levels; gamma 1 leads to the noise itself, without the network."""
+    if gamma == 1:
+        return noise
+    state, rising = start, sigmas.flip(0)
+    for level, following in pairwise(rising):
+        own = predict(state, float(level), 0.0)
+        state = state + (own + gamma * ((noise - state) / (1 - level) - own)) * (following - level)
+    return state
+
+
+def run_pair(
+    predict: Predict,
+    pair: Tensor,
+    start: Tensor,
+    keep: Tensor,
+    sigmas: Tensor,
+    *,
+    guidance: float = 3.5,
+    eta: float = 1.0,
+    stop: float = 0.99,
+    replace_until: float = 0.5,
+    keep_until: float = 0.5,
+    replacing: Callable[[], Any],
+) -> Tensor:
+    """Denoise both panoramas and return their tokens (2, N, C).
+
+    Args:
+        predict: Velocities.
+        pair: Tokens (2, N, C) to begin with.
+        start: Tokens (1, N, C) of the given panorama.
+        keep: Tokens (N, 1) that stay.
+        sigmas: Falling levels.
+        guidance: See `Generator.generate`.
+        eta: Share of the pull to the given panorama in the first sample.
+        stop: Share of the steps with that pull.
+        replace_until: Tokens are copied in the attention above this level.
+        keep_until: Latents are copied down to this level.
+        replacing: Context in which tokens are copied in the attention.
+    """
+    steps = len(sigmas) - 1
+    for i in range(steps):
+        level = float(sigmas[i])
+        if level > replace_until:
+            with replacing():
+                velocity = predict(pair, level, guidance)
+        else:
+            velocity = predict(pair, level, guidance)
+        first = velocity[:1]
+        if i < int(stop * steps):
+            first = first + eta * ((pair[:1] - start) / level - first)
+        drop = sigmas[i] - sigmas[i + 1]
+        pair = torch.cat([pair[:1] - first * drop, pair[1:] - velocity[1:] * drop])
+        if level >= keep_until:
+            pair = torch.cat([pair[:1], torch.where(keep.bool(), pair[:1], pair[1:])])
+    return pair
+
+
+def published_edit(
+    transformer: nn.Module,
+    latents: Tensor,
+    inverted: Tensor,
+    new_noise: Tensor,
+    keep: Tensor,
+    text: Tensor,
+    pooled: Tensor,
+    sigmas: Tensor,
+    *,
+    wrap_mask: bool = False,
+    padding: int = 1,
+    **options: Any,
+) -> Tensor:
+    """Edit as published: the columns are padded once, and the padded ones live a life of their own.
+
+    Args:
+        transformer: A FLUX.1 transformer.
+        latents: Of the panorama, (1, C, h, w).
+        inverted: Padded tokens that the first sample starts from.
+        new_noise: Latents (1, C, h, w) that the second one starts from.
+        keep: Tokens (rows, columns) that stay.
+        text: Embeddings (2, T, D): of the text of the panorama, and of the new one.
+        pooled: Embeddings (2, P).
+        sigmas: Falling levels.
+        wrap_mask: Pad the mask as the tokens are padded.
+        padding: Columns on each side.
+        options: See `run_pair`; ``replacing=False`` leaves the attention as it is.
+
+    Returns:
+        Tokens (2, N, C) without padding.
+    """
+    rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
+    ids = wrap_columns(position_ids(rows, columns), columns, padding)
+    mask = token_mask(keep, columns, padding, wrap_mask)
+    start = wrap_columns(pack(latents), columns, padding)
+    pair = torch.cat([inverted, wrap_columns(pack(new_noise), columns, padding)])
+    predict = predictor(transformer, text, pooled, ids)
+    pair = run_pair(predict, pair, start, mask, sigmas, **_copying(transformer, mask, text, options))
+    return crop_columns(pair, columns, padding)
+
+
+def consistent_edit(
+    transformer: nn.Module,
+    latents: Tensor,
+    noise: Tensor,
+    new_noise: Tensor,
+    keep: Tensor,
+    text: Tensor,
+    pooled: Tensor,
+    sigmas: Tensor,
+    *,
+    padding: int = 1,
+    **options: Any,
+) -> Tensor:
+    """Edit without seams: noise and mask wrap as the tokens do, and the first sample starts from the noise itself.
+
+    Arguments are those of `published_edit`, with the `noise` (1, C, h, w) of the first sample in place of an inversion.
+
+    Returns:
+        Tokens (2, N, C).
+    """
+    rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
+    ids = position_ids(rows, columns).to(latents.device)
+    mask = token_mask(keep, columns, 0, True).to(latents.device)
+    padded = token_mask(keep, columns, padding, True)
+    pair = torch.cat([pack(noise), pack(new_noise)])
+    predict = predictor(transformer, text, pooled, ids)
+    with wrapped_transformer(transformer, "published", rows, columns, padding=padding):
+        return run_pair(predict, pair, pack(latents), mask, sigmas, **_copying(transformer, padded, text, options))
+
+
+def predictor(transformer: nn.Module, text: Tensor, pooled: Tensor, ids: Tensor) -> Predict:
+    """Return velocities of tokens as a function of tokens, time and guidance."""
+
+    def predict(tokens: Tensor, time: float, guidance: float) -> Tensor:
+        count = len(tokens)
+        told = torch.full((count,), guidance, device=tokens.device)
+        config: Any = transformer.config
+        dtype = text.dtype
+        velocity: Tensor = transformer(
+            hidden_states=tokens.to(dtype),
+            timestep=torch.full((count,), time, device=tokens.device, dtype=dtype),
+            guidance=told if config.guidance_embeds else None,
+            encoder_hidden_states=text[:count],
+            pooled_projections=pooled[:count],
+            txt_ids=torch.zeros(text.shape[1], 3, device=tokens.device),
+            img_ids=ids,
+            return_dict=False,
+        )[0]
+        return velocity.float()
+
+    return predict
+
+
+def _copying(transformer: nn.Module, mask: Tensor, text: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    options = dict(options)
+    if options.pop("replacing", True):
+        return options | {"replacing": lambda: replaced_tokens(transformer, mask, text.shape[1])}
+    return options | {"replacing": _as_it_is}
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@torch.no_grad()
+def edit_file(generator: Generator, options: argparse.Namespace) -> None:
+    """Carry out `mtpano generate edit`.
+
+    Raises:
+        InputError: If image and mask do not fit together, or a size is not one of a panorama.
+        OSError: If a file cannot be read or written.
+    """
+    image, keep = _image_and_kept(options, 2 * generator.factor)
+    height, width = image.shape[1:]
+    kept = latent_mask(keep, 2 * generator.factor, "all")
+    latents = generator.encode(image[None]).float()
+    text, pooled = generator.embed([options.prompt, options.prompt])
+    rows, columns = height // (2 * generator.factor), width // (2 * generator.factor)
+    sigmas = sigmas_for(generator.pipeline.scheduler, options.steps, rows * columns)
+    tokens = consistent_edit(
+        generator.pipeline.transformer,
+        latents,
+        generator.noise(height, width, options.seed).to(latents),
+        generator.noise(height, width, options.seed + 1).to(latents),
+        kept,
+        text,
+        pooled,
+        sigmas,
+        guidance=options.guidance,
+        replace_until=options.replace_until,
+        keep_until=options.keep_until,
+    )
+    made = generator.decode(unpack(tokens[1:], rows, columns))[0]
+    result = torch.where(keep, image.to(made), made)
+    write_png(options.out, (result * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _image_and_kept(options: argparse.Namespace, multiple: int) -> tuple[Tensor, Tensor]:
+    """Return the panorama (3, H, W) and which of its pixels (H, W) stay."""
+    if (options.mask is None) == (options.fov is None):
+        raise InputError("give --mask for a panorama, or --fov for a photograph, one of them")
+    pixels = read_photo(options.image) if options.fov else read_panorama(options.image)
+    if options.fov:
+        height = options.height or 1024
+        check_panorama_size(height, 2 * height, multiple)
+        photo = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        return place_photo(photo, sphere.rotation_matrix(), options.fov, height)
+    height = options.height or pixels.shape[0]
+    check_panorama_size(height, 2 * height, multiple)
+    white = read_photo(options.mask)
+    if white.shape != pixels.shape:
+        raise InputError(
+            f"the mask is {white.shape[0]} x {white.shape[1]}, but the panorama {pixels.shape[0]} x {pixels.shape[1]}: "
+            "paint the mask on the panorama"
+        )
+    grey = ((white > 5) & (white < 250)).any(-1)
+    if grey.any():
+        raise InputError(
+            f"{int(grey.sum())} pixels of the mask are grey: it is white where something new is to be, else black"
+        )
+    new = prepare_panorama(white, height).amax(0) > 0.5
+    return prepare_panorama(pixels, height).clamp(0, 1), ~new
+
+
+def read_photo(path: str | Path) -> Any:
+    """Read an image of any shape as (H, W, 3) uint8.
+
+    Raises:
+        InputError: If it is no image.
+        OSError: If it cannot be read.
+    """
+    from mtpano_zoo.image_io import open_image
+    from mtpano_zoo.limits import read_file
+
+    return np.array(open_image(read_file(path), str(path)).convert("RGB"))

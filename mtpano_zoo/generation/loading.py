@@ -1,0 +1,196 @@
+"""Load a generator: a base with the interface of FLUX.1, which the user names, and an adapter."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.adapters import load_adapter
+from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.text_files import read_json
+from mtpano_zoo.zoo.download import fetch
+from mtpano_zoo.zoo.entries import Entry, generators
+
+__all__ = ("PretrainedFlux", "describe_base", "licence_of", "load_generator")
+
+Offload = Literal["none", "model", "group", "sequential"]
+Quantization = Literal["none", "int8", "nf4"]
+LICENCES = {
+    "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License; an adapter trained on it inherits it",
+    "black-forest-labs/FLUX.1-schnell": "Apache-2.0",
+}
+NO_BASE = (
+    "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
+    "a repository such as black-forest-labs/FLUX.1-schnell (Apache-2.0); `mtpano fit --config dit360/rooms-tiny.yaml` "
+    "trains a small one"
+)
+
+
+def load_generator(
+    base: str | Path | None,
+    adapter: str | Path | None = None,
+    *,
+    strength: float = 1.0,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    offload: Offload = "none",
+    quantize: Quantization = "none",
+    download: bool = False,
+    prefix: str | None = None,
+    transformer_only: bool = False,
+) -> Generator:
+    """Load a base and an adapter.
+
+    Args:
+        base: Folder in the layout of diffusers, or a repository of the Hugging Face Hub.
+        adapter: Name in `checkpoints.yaml`, file or folder, see `mtpano_zoo.generation.adapters.read_adapter`.
+        strength: Of the adapter.
+        dtype: Precision of the networks; bfloat16 on a GPU and float32 else, if not given.
+        device: Where they go; a GPU, if there is one.
+        offload: ``model`` keeps one network at a time on the GPU, ``group`` one layer and fetches the next meanwhile,
+            ``sequential`` one layer.
+        quantize: Weights of transformer and text encoder in 8 or 4 bits, by bitsandbytes.
+        download: Fetch what is not in the cache.
+        prefix: Put before every prompt; that of DiT360 with its published adapter, if not given.
+        transformer_only: Load neither text encoders nor autoencoder: for training on what was computed before.
+
+    Raises:
+        FileNotFoundError: If the adapter is not there.
+        InputError: If there is no base, it has another interface, or something does not fit.
+    """
+    if base is None:
+        raise InputError(NO_BASE)
+    for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantization)):
+        if value not in get_args(known):
+            raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    pipeline = _read(str(base), dtype, quantize, download, transformer_only)
+    published = generators().get(str(adapter))
+    if adapter is not None:
+        load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
+    if offload == "none":
+        pipeline.to(device)
+    elif device.type == "cpu":
+        raise InputError(f"--offload {offload} moves networks to a GPU, and there is none: leave it out")
+    elif offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "group":
+        pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+    if prefix is None:
+        prefix = published.prefix if published else ""
+    return Generator(pipeline, prefix=prefix)
+
+
+class PretrainedFlux(Generator):
+    """A base for `mtpano fit`: see `load_generator`.
+
+    Args:
+        source: Folder in the layout of diffusers, or a repository in the cache.
+        adapter: To go on from.
+        dtype: ``float32``, ``bfloat16`` or ``float16``: precision of the frozen weights.
+        prefix: Put before every prompt.
+        transformer_only: Load neither text encoders nor autoencoder, for data of `LatentsDataModule`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        adapter: str | None = None,
+        dtype: str = "bfloat16",
+        prefix: str = "",
+        transformer_only: bool = False,
+    ) -> None:
+        known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if dtype not in known:
+            raise InputError(f"dtype is one of {', '.join(known)}, not {dtype!r}")
+        loaded = load_generator(
+            source, adapter, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
+        )
+        super().__init__(loaded.pipeline, prefix=prefix)
+
+
+def licence_of(base: str | Path) -> str:
+    """Return what is known of the licence of a base, in one line."""
+    if str(base) in LICENCES:
+        return LICENCES[str(base)]
+    found = sorted(Path(base).glob("LICEN[CS]E*")) if Path(base).is_dir() else []
+    return f"see {found[0]}" if found else "unknown: whoever gave you the base knows it"
+
+
+def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any]:
+    """Return what tells base and adapter from others, as plain data: names and sizes of files, hashes of small ones."""
+    folder = Path(base)
+    files = {}
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.suffix == ".safetensors":
+            files[path.relative_to(folder).as_posix()] = str(path.stat().st_size)
+        elif path.suffix == ".json" and path.is_file():
+            files[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    described: dict[str, Any] = {"name": str(base), "files": files or str(base), "adapter": None}
+    if adapter is not None:
+        path = Path(adapter)
+        path = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(adapter)
+        described["adapter"] = digest
+    return described
+
+
+def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool, transformer_only: bool) -> Any:
+    from diffusers import FluxPipeline, PipelineQuantizationConfig
+
+    folder = Path(base)
+    index = folder / "model_index.json"
+    if folder.exists() and not index.is_file():
+        raise InputError(f"{base} has no model_index.json: give a folder in the layout of diffusers as base")
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": not download}
+    if quantize != "none":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(f"--quantize {quantize} needs bitsandbytes: pip install bitsandbytes")
+        bits = {"load_in_8bit": True} if quantize == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        backend = f"bitsandbytes_{'8bit' if quantize == 'int8' else '4bit'}"
+        options["quantization_config"] = PipelineQuantizationConfig(
+            quant_backend=backend, quant_kwargs=bits, components_to_quantize=["transformer", "text_encoder_2"]
+        )
+    if transformer_only:
+        options |= dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pixels = False
+    if index.is_file():
+        parts = read_json(index)
+        kind = parts.get("_class_name") if isinstance(parts, dict) else None
+        if kind != "FluxPipeline":
+            raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
+        pixels = (parts.get("vae") or [None, None])[1] == "PixelCodec" and not transformer_only
+    try:
+        if not pixels:
+            return FluxPipeline.from_pretrained(base, **options)
+        from mtpano_zoo.generation.tiny import PixelCodec
+
+        parts = dict(FluxPipeline.from_pretrained(base, vae=None, **options).components)
+        codec = PixelCodec.from_pretrained(folder / "vae", dtype=dtype)
+        return FluxPipeline(**parts | {"vae": codec, "image_encoder": None, "feature_extractor": None})
+    except (OSError, ValueError) as error:
+        first = " ".join(str(error).split())[:200]
+        advice = "" if download or folder.exists() else "; --download fetches it, if you have accepted its licence"
+        raise InputError(f"the base {base} cannot be loaded: {first}{advice}") from error
+
+
+def _fetched(entry: Entry, download: bool) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
+    if not download and not isinstance(try_to_load_from_cache(entry.repository, entry.file), str):
+        raise InputError(f"the adapter {entry.name} is not at hand: add --download, or give the path of {entry.file}")
+    return fetch(entry)[0]
+
+
+def show_licence(base: str | Path, adapter: str | Path | None = None) -> None:
+    """Tell the user the licence of a base, and of a published adapter, on standard error."""
+    print(f"base {base}: licence {licence_of(base)}", file=sys.stderr)
+    if entry := generators().get(str(adapter)):
+        print(f"adapter {entry.name}: licence {entry.license['weights']}", file=sys.stderr)

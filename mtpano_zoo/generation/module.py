@@ -1,0 +1,239 @@
+"""Train a generator: flow matching on panoramas with texts."""
+
+import shlex
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.adapters import add_adapter, save_adapter
+from mtpano_zoo.generation.augment import MaskRule, latent_mask
+from mtpano_zoo.generation.losses import YAWS, FlowLoss
+from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, level_weight
+from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
+from mtpano_zoo.generation.tokens import pack, position_ids, unpack
+from mtpano_zoo.training.resuming import read_plain_data_only
+from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
+
+__all__ = ("DiT360Module",)
+
+Learns = Literal["adapter", "everything"]
+
+
+class DiT360Module(LightningModule):
+    """Train a FLUX.1 transformer on panoramas: an adapter, as DiT360 (arXiv 2510.11712), or everything.
+
+    A batch has `image` (B, 3, H, W) in [0, 1] or `latents` (B, C, h, w) that were computed before, `caption` or the
+    embeddings `text` and `pooled`, and, where not every pixel is supervised, `mask` (B, H, W). Everything is computed
+    on the device of the training, nothing in the workers of the loader.
+
+    At the end the adapter is in the folder `adapter` of the run, or the whole generator in the folder `generator`; both
+    are what `mtpano generate` and plain diffusers read.
+
+    Args:
+        base: What is trained.
+        loss: What training minimises.
+        learns: An adapter, or transformer and text encoder.
+        rank: Of the adapter.
+        alpha: The adapter adds alpha / rank B A.
+        dropout: Of the adapter, in training.
+        lr: Learning rate.
+        weight_decay: Of AdamW.
+        schedule: Of the learning rate.
+        warmup_steps: Steps over which the rate rises.
+        seam: How the transformer treats the seam.
+        padding: Columns that ``published`` and ``continued`` copy.
+        density: Of noise levels.
+        weighting: Of noise levels in the loss.
+        guidance: That a guidance-distilled base is told.
+        mask_rule: Which latents are supervised where only some of their pixels are.
+        gradient_checkpointing: Less memory, more time, the same gradients.
+
+    Raises:
+        InputError: If a name is unknown, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        base: Generator,
+        loss: FlowLoss | None = None,
+        learns: Learns = "adapter",
+        rank: int = 64,
+        alpha: float = 64.0,
+        dropout: float = 0.05,
+        lr: float = 2e-5,
+        weight_decay: float = 1e-5,
+        schedule: Schedule = "constant",
+        warmup_steps: int = 0,
+        seam: Seam = "published",
+        padding: int = 1,
+        density: Density = "none",
+        weighting: Weighting = "none",
+        guidance: float = 1.0,
+        mask_rule: MaskRule = "all",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        check_seam(seam)
+        if learns not in get_args(Learns):
+            raise InputError(f"learns is one of {', '.join(get_args(Learns))}, not {learns!r}")
+        self.base, self.loss, self.learns = base, FlowLoss() if loss is None else loss, learns
+        self.networks = nn.ModuleDict(base.networks())
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.schedule: Schedule = schedule
+        self.seam: Seam = seam
+        self.padding, self.guidance = padding, guidance
+        self.density: Density = density
+        self.weighting: Weighting = weighting
+        self.mask_rule: MaskRule = mask_rule
+        transformer = base.pipeline.transformer
+        self.networks.requires_grad_(False).eval()
+        if learns == "adapter":
+            add_adapter(transformer, rank, alpha, dropout)
+        elif base.pipeline.text_encoder_2 is None:
+            raise InputError("`learns: everything` trains the text encoder too: load the base with its text encoders")
+        else:
+            transformer.requires_grad_(True)
+            base.pipeline.text_encoder_2.encoder.requires_grad_(True)
+        transformer.train()
+        if gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        self.strict_loading = False  # a checkpoint holds what was trained
+        self.written: Path | None = None
+
+    def setup(self, stage: str) -> None:
+        """Let the trainer read checkpoints as plain data only."""
+        read_plain_data_only(self.trainer.strategy)
+
+    def velocity(
+        self, noisy: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the velocities (B, C, h, w) that the transformer predicts.
+
+        Args:
+            noisy: Latents (B, C, h, w) at their noise level.
+            sigma: The level (B,), from 0 to 1.
+            text: Embeddings (B, T, D).
+            pooled: Embeddings (B, P).
+            generator: Draws the turn of the seam ``roll``.
+        """
+        transformer = self.base.pipeline.transformer
+        rows, columns = noisy.shape[2] // 2, noisy.shape[3] // 2
+        guidance = torch.full_like(sigma, self.guidance) if transformer.config.guidance_embeds else None
+        with wrapped_transformer(transformer, self.seam, rows, columns, padding=self.padding, generator=generator):
+            tokens: Tensor = transformer(
+                hidden_states=pack(noisy),
+                timestep=sigma,
+                guidance=guidance,
+                encoder_hidden_states=text,
+                pooled_projections=pooled,
+                txt_ids=torch.zeros(text.shape[1], 3, device=text.device),
+                img_ids=position_ids(rows, columns, device=noisy.device),
+                return_dict=False,
+            )[0]
+        return unpack(tokens, rows, columns)
+
+    def terms(
+        self,
+        batch: dict[str, Any],
+        *,
+        epoch: int,
+        angle: float,
+        noise: Tensor | None = None,
+        sigma: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the terms of the loss of one batch.
+
+        Args:
+            batch: See the class.
+            epoch: From 0.
+            angle: Of the published yaw loss.
+            noise: Latents (B, C, h, w); drawn, if not given.
+            sigma: Noise levels (B,); drawn, if not given.
+            generator: On the CPU, draws both.
+        """
+        latents = batch["latents"] if "latents" in batch else self.base.encode(batch["image"], generator=generator)
+        text, pooled = (batch["text"], batch["pooled"]) if "text" in batch else self._embedded(batch["caption"])
+        if noise is None:
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+        if sigma is None:
+            sigma = draw_levels(len(latents), self.density, generator=generator)
+        sigma = sigma.to(latents)
+        share = sigma.view(-1, 1, 1, 1)
+        predicted = self.velocity((1 - share) * latents + share * noise, sigma, text, pooled, generator)
+        weight = None if self.weighting == "none" else level_weight(sigma, self.weighting)
+        return self.loss(
+            predicted, noise - latents, weight=weight, mask=self._mask(batch, latents), epoch=epoch, angle=angle
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        angle = YAWS[int(torch.randint(len(YAWS), ()))]
+        terms = self.terms(batch, epoch=self.current_epoch, angle=angle)
+        self._log("train", terms, batch)
+        return terms["total"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log the loss of one batch, with the same noise every time."""
+        generator = torch.Generator().manual_seed(batch_idx)
+        self._log("val", self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator), batch)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Build AdamW over what learns, and its schedule per step."""
+        learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learnt, lr=self.lr, weight_decay=self.weight_decay, eps=1e-6)
+        total = float(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(step, total, schedule=self.schedule, warmup_steps=self.warmup_steps)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what learns; the rest is the base, gigabytes that are at hand already."""
+        learnt = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
+
+    def on_fit_end(self) -> None:
+        """Write what was trained, for whoever generates with it."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
+            return
+        if self.learns == "adapter":
+            self.written = save_adapter(self.base.pipeline.transformer, folder / "adapter")
+        else:
+            self.written = folder / "generator"
+            self.base.pipeline.save_pretrained(self.written)
+        rank_zero_info(f"What was trained is in {self.written}")
+
+    def usage(self, checkpoint: str, config: str) -> str:
+        """Return the command that uses what was trained; `mtpano generate` reads no checkpoints of the trainer."""
+        if self.written is None:
+            return f"Training goes on from {checkpoint}:\n  mtpano fit --config {config} --ckpt_path {checkpoint}"
+        result = shlex.quote(str(self.written))
+        option = f"--base BASE --adapter {result}" if self.learns == "adapter" else f"--base {result}"
+        return f'The result is in {result}. To use it:\n  mtpano generate "A TEXT" {option} --out generated'
+
+    def _embedded(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(self.learns == "everything" and torch.is_grad_enabled()):
+            return self.base.embed(list(captions))
+
+    def _mask(self, batch: dict[str, Any], latents: Tensor) -> Tensor | None:
+        mask: Tensor | None = batch.get("mask")
+        if mask is None or mask.shape[-2:] == latents.shape[-2:]:
+            return mask
+        return torch.stack([latent_mask(one.cpu(), self.base.factor, self.mask_rule) for one in mask]).to(mask.device)
+
+    def _log(self, stage: str, terms: dict[str, Tensor], batch: dict[str, Any]) -> None:
+        size = len(batch["caption"] if "caption" in batch else batch["text"])
+        options: dict[str, Any] = {"sync_dist": stage != "train", "batch_size": size}
+        self.log(f"{stage}/loss", terms["total"], prog_bar=True, **options)
+        self.log_dict({f"{stage}/loss/{name}": term for name, term in terms.items() if name != "total"}, **options)

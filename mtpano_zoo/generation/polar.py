@@ -1,0 +1,127 @@
+"""Paint the poles of panoramas anew: a cube's upper and lower face are filled in by an inpainting model.
+
+DiT360 fills the middle half of both faces. Only the pixels of that hole change here: projecting a whole cube back would
+resample the others too.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mtpano_zoo import sphere
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import read_panorama, write_png
+from mtpano_zoo.run import find_images
+
+__all__ = ("Inpaint", "hole_of_face", "hole_of_panorama", "load_inpainter", "polar_faces", "refine", "refine_folder")
+
+Inpaint = Callable[[Tensor, Tensor, int], Tensor]
+"""A face (3, S, S) in [0, 1], its hole (S, S) and a seed in; the filled face out."""
+UP, DOWN = 4, 5
+
+
+def hole_of_face(size: int) -> Tensor:
+    """Return which pixels (S, S) of an upper or lower face are filled: those between a quarter and three."""
+    inside = torch.zeros(size, size, dtype=torch.bool)
+    inside[size // 4 : size - size // 4, size // 4 : size - size // 4] = True
+    return inside
+
+
+def hole_of_panorama(height: int, width: int) -> Tensor:
+    """Return which pixels (H, W) of a panorama look into one of the two holes."""
+    x, y, z = sphere.erp_rays(height, width, dtype=torch.float64).unbind(-1)
+    return torch.maximum(x.abs(), z.abs()) < 0.5 * y.abs()
+
+
+def polar_faces(panorama: Tensor, size: int) -> Tensor:
+    """Return the upper and the lower face (2, C, S, S) of a panorama (C, H, W)."""
+    return sphere.to_cubemap(panorama[None], size)[0, [UP, DOWN]]
+
+
+def refine(panorama: Tensor, inpaint: Inpaint, *, size: int | None = None, seed: int = 0) -> Tensor:
+    """Return a panorama (3, H, W) whose poles are filled in anew; outside of the holes nothing changes.
+
+    Args:
+        panorama: In [0, 1].
+        inpaint: Fills a face.
+        size: Side of a face, a multiple of 4; half of the rows, if not given, which keeps the resolution.
+        seed: Of the filling.
+
+    Raises:
+        InputError: If the size does not fit, or what fills returns another one.
+    """
+    height, width = panorama.shape[1:]
+    size = height // 2 if size is None else size
+    if size < 4 or size % 4:
+        raise InputError(f"the side of a face is a multiple of 4, not {size}")
+    hole = hole_of_face(size)
+    faces = sphere.to_cubemap(panorama[None], size)
+    for number, face in enumerate((UP, DOWN)):
+        white = torch.where(hole, torch.ones_like(faces[0, face]), faces[0, face])
+        filled = inpaint(white, hole, seed + number)
+        if filled.shape != white.shape:
+            raise InputError(f"the inpainting model returned {tuple(filled.shape)} for a face of {tuple(white.shape)}")
+        faces[0, face] = filled.to(faces)
+    back = sphere.from_cubemap(faces, height, width)[0]
+    return torch.where(hole_of_panorama(height, width), back, panorama)
+
+
+def load_inpainter(source: str, prompt: str, steps: int, seed: int, download: bool = False) -> Inpaint:
+    """Return an inpainting pipeline of diffusers, by folder or name, as a function of face, hole and seed.
+
+    Raises:
+        InputError: If there is none.
+    """
+    from diffusers import AutoPipelineForInpainting
+
+    try:
+        pipeline = AutoPipelineForInpainting.from_pretrained(source, local_files_only=not download)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{source} is no inpainting pipeline of diffusers that is at hand: {reason}") from error
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def inpaint(face: Tensor, hole: Tensor, number: int) -> Tensor:
+        side = face.shape[-1]
+        result: Any = pipeline(
+            prompt=prompt,
+            image=Image.fromarray((face * 255).round().byte().permute(1, 2, 0).cpu().numpy()),
+            mask_image=Image.fromarray(hole.byte().mul(255).numpy()),
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(seed + number),
+        ).images[0]
+        return torch.from_numpy(np.array(result.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+    return inpaint
+
+
+def refine_folder(source: Path, out: Path, inpaint: Inpaint) -> tuple[int, int]:
+    """Refine the panoramas of a folder; what is there already stays. Return how many were written and how many not.
+
+    Raises:
+        InputError: If there are no panoramas, or one of them cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    if out.resolve() == source.resolve():
+        raise InputError(f"{out} is the folder of the panoramas: give another one as --out")
+    written = there = 0
+    for path, target in find_images([source], out).items():
+        target = target.with_name(f"{target.name}.png")
+        if target.exists():
+            there += 1
+            continue
+        panorama = torch.from_numpy(read_panorama(path)).permute(2, 0, 1).float() / 255
+        seed = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4])
+        refined = refine(panorama, inpaint, seed=seed)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_png(target, (refined * 255).round().byte().permute(1, 2, 0).numpy())
+        written += 1
+    return written, there

@@ -1,0 +1,172 @@
+"""Latents and embeddings of a training set, computed once: training then needs neither autoencoder nor text encoders.
+
+A folder of them is written by any number of processes, and a killed run is continued by the same command::
+
+    000000.safetensors   latents (N, C, h, w), text (N, T, D), pooled (N, P) in bfloat16, mask (N, h, w) of N images
+    manifest.json        list of images, base, size; how many files there are
+
+Turning a panorama by whole latents turns its latents, as the autoencoder wraps, so that is still drawn in training.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.augment import latent_mask
+from mtpano_zoo.generation.data import PromptsDataset
+from mtpano_zoo.generation.sampling import Generator, check_panorama_size
+from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
+
+__all__ = ("LatentsDataModule", "LatentsDataset", "precompute")
+
+FORMAT = "mtpano precomputed latents, 1"
+KEYS = ("latents", "text", "pooled", "mask")
+
+
+def precompute(
+    generator: Generator,
+    table: Path,
+    root: Path,
+    *,
+    height: int,
+    model: Mapping[str, Any],
+    shard_size: int = 32,
+    process: int = 0,
+    processes: int = 1,
+) -> tuple[int, int]:
+    """Write latents and embeddings of a list of images; return how many files were written, and were there already.
+
+    Args:
+        generator: Encodes.
+        table: See `PromptsDataset`.
+        root: Folder to write to, a new one or one to continue.
+        height: Rows that the images get.
+        model: What tells the base from others, for the manifest.
+        shard_size: Images per file.
+        process: Number of this process; each takes files of its own.
+        processes: How many there are.
+
+    Raises:
+        InputError: If the size, the list, an image or the folder does not fit.
+        OSError: If a file cannot be read or written.
+    """
+    check_panorama_size(height, 2 * height, 2 * generator.factor)
+    if shard_size < 1:
+        raise InputError(f"the images per file are at least 1, not {shard_size}")
+    data = PromptsDataset(table, height, mirror=0.0, turns=None)
+    shards = -(-len(data) // shard_size)
+    settings = {"height": height, "prefix": generator.prefix, "shard_size": shard_size, "shards": shards}
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    manifest = {"format": FORMAT, "model": dict(model), "settings": settings | {"list": digest}}
+    root.mkdir(parents=True, exist_ok=True)
+    if not write_manifest(root, manifest):
+        check_settings(root, read_manifest(root, FORMAT) or {}, manifest, "or give another folder as --out")
+    written = there = 0
+    for number in range(process, shards, processes):
+        path = root / _name(number)
+        if path.exists():
+            there += 1
+            continue
+        samples = [_encoded(generator, data[i]) for i in range(number * shard_size, len(data))[:shard_size]]
+        write_bytes(path, save({key: torch.stack([sample[key] for sample in samples]) for key in KEYS}))
+        written += 1
+    return written, there
+
+
+class LatentsDataset(Dataset[dict[str, Tensor]]):
+    """What `precompute` wrote: `latents` (C, h, w), `text` (T, D), `pooled` (P,) in float32 and `mask` (h, w).
+
+    Args:
+        root: The folder.
+        turned: Turn panoramas, but not photographs on them, by a random number of latent columns.
+
+    Raises:
+        InputError: If the folder is none of `precompute`, or not complete.
+    """
+
+    def __init__(self, root: str | Path, turned: bool = False) -> None:
+        root = Path(root)
+        manifest = read_manifest(root, FORMAT)
+        if manifest is None:
+            raise InputError(f"{root} has no manifest.json: give a folder that `mtpano generate precompute` wrote")
+        self.turned = turned
+        self.paths = [root / _name(number) for number in range(manifest["settings"]["shards"])]
+        if missing := [path.name for path in self.paths if not path.is_file()]:
+            raise InputError(
+                f"{root} lacks {missing[0]} and {len(missing) - 1} more: run `mtpano generate precompute` to its end"
+            )
+        self.places: list[tuple[int, int]] = []
+        for number, path in enumerate(self.paths):
+            self.places += [(number, i) for i in range(_length(path))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Read one image's."""
+        number, place = self.places[index]
+        with safe_open(self.paths[number], "pt") as file:
+            sample: dict[str, Tensor] = {key: file.get_slice(key)[place : place + 1][0] for key in KEYS}
+        sample = {key: value if key == "mask" else value.float() for key, value in sample.items()}
+        if self.turned and sample["mask"].all():
+            turn = int(torch.randint(sample["latents"].shape[-1], ()))
+            sample["latents"] = sample["latents"].roll(turn, -1)
+        return sample
+
+
+class LatentsDataModule(lightning.LightningDataModule):
+    """Latents and embeddings that `mtpano generate precompute` wrote.
+
+    Args:
+        train: Folder of those to train on.
+        val: Folder of those for validation, if there are any.
+        batch_size: Images per batch.
+        num_workers: Processes that read.
+    """
+
+    def __init__(self, train: str, val: str | None = None, batch_size: int = 1, num_workers: int = 2) -> None:
+        super().__init__()
+        self.train_set = LatentsDataset(train, turned=True)
+        self.val_set = None if val is None else LatentsDataset(val)
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Shuffled."""
+        return DataLoader(self.train_set, self.batch_size, shuffle=True, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
+        """In order; nothing without a folder."""
+        return [] if self.val_set is None else DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
+
+
+@torch.no_grad()
+def _encoded(generator: Generator, sample: Mapping[str, Any]) -> dict[str, Tensor]:
+    latents = generator.encode(sample["image"][None])[0]
+    text, pooled = generator.embed([sample["caption"]])
+    narrow = {"latents": latents, "text": text[0], "pooled": pooled[0]}
+    mask = latent_mask(sample["mask"], generator.factor)
+    return {key: value.to("cpu", torch.bfloat16) for key, value in narrow.items()} | {"mask": mask}
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.safetensors"
+
+
+def _length(path: Path) -> int:
+    try:
+        with safe_open(path, "pt") as file:
+            return int(file.get_slice("latents").get_shape()[0])
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is damaged ({error}): remove it and run `mtpano generate precompute` again"
+        ) from error

@@ -1,0 +1,136 @@
+"""Which panoramas are to be made: texts from the command line, a file or a template, and a seed for each."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import read_lines, read_yaml
+
+__all__ = ("SCENES", "Wanted", "expand", "plan", "read_prompts", "read_words")
+
+SCENES = {
+    "indoor": [
+        "living room", "bedroom", "kitchen", "bathroom", "corridor", "staircase", "attic", "cellar", "office",
+        "classroom", "library", "museum hall", "church", "theatre", "restaurant", "supermarket", "gym",
+        "workshop", "factory hall", "warehouse", "laboratory", "hospital ward", "hotel lobby",
+        "railway station", "airport terminal", "underground garage"
+    ],
+    "outdoor": [
+        "street", "market square", "courtyard", "garden", "park", "playground", "bridge", "harbour", "beach",
+        "cliff", "river bank", "lake shore", "meadow", "forest", "desert", "mountain pass", "vineyard",
+        "farmyard", "village", "suburb", "parking lot", "building site", "stadium", "cemetery", "ruin",
+        "snowfield"
+    ],
+    "time": [
+        "dawn", "morning", "noon", "afternoon", "sunset", "dusk", "night"
+    ],
+    "weather": [
+        "a clear sky", "scattered clouds", "an overcast sky", "fog", "rain", "snow"
+    ],
+    "style": [
+        "modern", "rustic", "classical", "minimalist", "industrial", "baroque", "run-down", "cosy",
+        "luxurious", "plain"
+    ],
+}  # fmt: skip
+"""Lists for templates such as "a {style} {indoor}" and "a {outdoor} at {time} under {weather}"."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One panorama to be made.
+
+    Args:
+        name: Of its file.
+        prompt: What it shows.
+        seed: Of its noise.
+    """
+
+    name: str
+    prompt: str
+    seed: int
+
+
+def plan(prompts: Sequence[str], count: int, seed: int) -> list[Wanted]:
+    """Return what is to be made: `count` panoramas per prompt.
+
+    The seed of each follows from the prompt, its number among those of the prompt, and `seed`, so that more prompts or
+    a larger count leave what is there as it is.
+
+    Raises:
+        InputError: If there is no prompt, one is empty, or the count is not positive.
+
+    Example:
+        >>> [wanted.name for wanted in plan(["a library", "a beach"], count=2, seed=0)]
+        ['000000_0', '000000_1', '000001_0', '000001_1']
+    """
+    if count < 1:
+        raise InputError(f"count is the number of panoramas per prompt, at least 1, not {count}")
+    if not prompts:
+        raise InputError("there is nothing to generate: give a prompt, --prompts FILE or --template TEXT")
+    wanted = []
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise InputError(f"prompt number {i + 1} is empty: say what the panorama shows")
+        for k in range(count):
+            digest = hashlib.sha256(f"{seed}\n{k}\n{prompt}".encode()).digest()
+            wanted.append(Wanted(f"{i:06d}_{k}", prompt.strip(), int.from_bytes(digest[:6])))
+    return wanted
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Read a file with one prompt per line.
+
+    Raises:
+        InputError: If a line is empty, or it is no text.
+        OSError: If it cannot be read.
+    """
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise InputError(f"{path}, line {number}: the prompt is empty; remove the line")
+    return lines
+
+
+def read_words(path: str | Path) -> dict[str, list[str]]:
+    """Read lists of words for a template from YAML: ``place: [library, beach]``.
+
+    Raises:
+        InputError: If it is not lists of texts.
+    """
+    words = read_yaml(path)
+    if not isinstance(words, dict) or not all(
+        isinstance(values, list) and values and all(isinstance(value, str) for value in values)
+        for values in words.values()
+    ):
+        raise InputError(f"{path} is not lists of words by name, such as `place: [library, beach]`")
+    return {str(name): list(values) for name, values in words.items()}
+
+
+def expand(template: str, words: Mapping[str, Sequence[str]], number: int, seed: int) -> list[str]:
+    """Return prompts made from a template with names in braces, each filled by a word drawn from the list of that name.
+
+    The first n of more prompts are the n prompts.
+
+    Raises:
+        InputError: If the template has a name without list, or none at all.
+
+    Example:
+        >>> expand("a {time} {place}", {"time": ["calm"], "place": ["beach", "attic"]}, 2, seed=0)
+        ['a calm attic', 'a calm attic']
+    """
+    names = re.findall(r"\{(\w+)\}", template)
+    if not names:
+        raise InputError(f"the template {template!r} has no name in braces, such as {{place}}: give it as a prompt")
+    if missing := [name for name in names if name not in words]:
+        raise InputError(f"the template names {missing[0]}, of which there is no list: there are {', '.join(words)}")
+    prompts = []
+    for i in range(number):
+        rng = np.random.default_rng([seed, i])
+        drawn = iter([str(rng.choice(list(words[name]))) for name in names])
+        prompts.append(re.sub(r"\{\w+\}", lambda _, drawn=drawn: next(drawn), template))  # type: ignore[misc]
+    return prompts

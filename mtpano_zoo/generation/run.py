@@ -1,0 +1,204 @@
+"""`mtpano generate`: texts in, a folder of panoramas out, by any number of processes, and resumable.
+
+The folder is one of `mtpano_zoo.labeling.storage`: a panorama is there completely or not at all, what a killed process
+left is removed by the next one, and processes share the work by claims::
+
+    img/NAME.jpg      the panorama
+    prompts.jsonl     its text, seed and file, as `GeneratedDataModule` reads it
+    origins/NAME.txt  what it was made from
+    manifest.json     settings and base, which are the same for all
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.prompts import Wanted
+from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.labeling.encoding import encode_image
+from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.origin import Origin
+from mtpano_zoo.labeling.report import LabelReport, one_sentence
+from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
+from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
+
+__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "processes", "summary")
+
+FORMAT = "mtpano generated panoramas, 1"
+PROMPTS = "prompts.jsonl"
+RANKS = ("RANK", "SLURM_PROCID")
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
+LIST_AFTER = 60.0  # seconds after which the texts of what is there are listed again, for whoever looks meanwhile
+Embeddings = tuple[Tensor, Tensor]
+
+
+def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a folder, as plain data."""
+    plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, "model": model, "settings": settings}))
+    return plain
+
+
+def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the folder, or see that it holds panoramas of the same settings.
+
+    Raises:
+        InputError: If it holds something else.
+    """
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: give a folder for the panoramas")
+    filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
+    known = read_manifest(root, FORMAT)  # after the look: another process of the same run may have begun just now
+    if filled and known is None:
+        raise InputError(f"{root} holds files but no manifest.json: give a new folder")
+    if known is None:
+        root.mkdir(parents=True, exist_ok=True)
+        if not write_manifest(root, manifest):
+            known = read_manifest(root, FORMAT)
+    if known is not None:
+        check_settings(root, known, manifest, "or give another folder as --out")
+    check_folders(root)
+
+
+def generate(
+    generator: Generator,
+    wanted: Sequence[Wanted],
+    root: Path,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int = 1,
+    process: int = 0,
+    processes: int = 1,
+) -> LabelReport:
+    """Make the panoramas that are not in a folder yet.
+
+    Args:
+        generator: Makes them.
+        wanted: Which.
+        root: The folder, see `prepare_folder`.
+        options: Keyword arguments of `Generator.generate`: size, steps, seam and so on.
+        batch_size: Panoramas that the transformer sees at once.
+        process: Number of this process; each begins at another place of the list.
+        processes: How many there are.
+
+    Returns:
+        What became of each.
+
+    Raises:
+        InputError: If the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
+    folder = LabelFolder(root)
+    ledger = Ledger(folder)
+    begin = listed = time.monotonic()
+    with folder:
+        batch: list[tuple[Wanted, Embeddings]] = []
+        for one in _in_turn(wanted, folder, len(wanted) * process // processes):
+            batch += _embedded(generator, one, folder, ledger)
+            if len(batch) == batch_size:
+                _make(generator, batch, folder, ledger, options)
+                batch = []
+            if ledger.stopped:
+                break
+            if time.monotonic() - listed > LIST_AFTER:
+                _list(folder, wanted)
+                listed = time.monotonic()
+        _make(generator, batch, folder, ledger, options)
+        _list(folder, wanted)
+    ledger.report.seconds = time.monotonic() - begin
+    return ledger.report
+
+
+def summary(report: LabelReport, root: Path) -> str:
+    """Return a few lines for the terminal."""
+    text = f"{len(report.labelled)} generated in {report.seconds:.1f} s, {len(report.skipped)} were there already"
+    lines = [f"{text}; they are in {root}"]
+    lines += [f"  {name}: {reason}" for name, reason in report.failed.items()]
+    return "\n".join([*lines, report.stopped] if report.stopped else lines)
+
+
+def process_number(names: Iterable[str] = RANKS) -> int:
+    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
+    return _from_environment(names, 0)
+
+
+def processes() -> int:
+    """Return how many processes torchrun or SLURM started."""
+    return max(_from_environment(WORLD_SIZES, 1), process_number() + 1)
+
+
+def _from_environment(names: Iterable[str], alone: int) -> int:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), alone)
+
+
+def _embedded(
+    generator: Generator, one: Wanted, folder: LabelFolder, ledger: Ledger
+) -> list[tuple[Wanted, Embeddings]]:
+    """Return a panorama with the embeddings of its text, unless it is there, or the text does not fit."""
+    try:
+        if ledger.wants({"name": one.name, "origin": _origin(one)}):
+            return [(one, generator.embed([one.prompt]))]
+    except InputError as error:
+        ledger.fail(one.name, one_sentence(error))
+    folder.release(one.name)
+    return []
+
+
+def _make(
+    generator: Generator,
+    batch: Sequence[tuple[Wanted, Embeddings]],
+    folder: LabelFolder,
+    ledger: Ledger,
+    options: Mapping[str, Any],
+) -> None:
+    """Make panoramas at once and write them."""
+    if not batch:
+        return
+    wanted = [one for one, _ in batch]
+    try:
+        text, pooled = (torch.cat(parts) for parts in zip(*(embeddings for _, embeddings in batch), strict=True))
+        images = generator.generate_batch((text, pooled), [one.seed for one in wanted], **options)
+        for one, image in zip(wanted, images, strict=True):
+            jpeg = encode_image(image, *image.shape[:2])
+            ledger.write({"name": one.name, "origin": _origin(one), "jpeg": jpeg}, {})
+    except InputError as error:
+        for one in wanted:
+            ledger.fail(one.name, one_sentence(error))
+    except OSError as error:
+        ledger.stop(f"{folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept")
+    finally:
+        for one in wanted:
+            folder.release(one.name)
+
+
+def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, start: int) -> Iterator[Wanted]:
+    """Yield what no other process is at work on, and at last what others have begun, in case they have died."""
+    later = []
+    for one in (*wanted[start:], *wanted[:start]):
+        if folder.claim(one.name):
+            yield one
+        else:
+            later.append(one)
+    for one in reversed(later):
+        folder.claim(one.name)
+        yield one
+
+
+def _origin(one: Wanted) -> Origin:
+    made_from = f"{one.seed}\n{one.prompt}"
+    return Origin(f"sha256 {hashlib.sha256(made_from.encode()).hexdigest()}")
+
+
+def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:
+    """Write the texts of what is there."""
+    known = {one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed} for one in wanted}
+    folder.add_lines(PROMPTS, known)

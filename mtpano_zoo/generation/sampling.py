@@ -1,0 +1,311 @@
+"""From a text to a panorama, by diffusers' own FLUX.1 pipeline and hooks around its networks."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.schedule import with_length
+from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_autoencoder, wrapped_transformer
+from mtpano_zoo.generation.tokens import pack, unpack
+
+__all__ = ("Generator", "Length", "check_panorama_size")
+
+Length = Literal["unpadded", "padded"]
+"""Which number of tokens decides the noise levels: that of the panorama, or with the columns that are padded."""
+
+MAX_TOKENS = 512  # that FLUX.1 was trained with
+
+
+class Generator:
+    """A text-to-panorama model with the interface of FLUX.1.
+
+    The panorama that a prompt gives depends on prompt, seed, size and settings only, not on what was made before.
+
+    Args:
+        pipeline: `diffusers.FluxPipeline` with an adapter or without.
+        prefix: Put before every prompt.
+    """
+
+    def __init__(self, pipeline: Any, *, prefix: str = "") -> None:
+        self.pipeline, self.prefix = pipeline, prefix
+        for network in self.networks().values():
+            network.eval().requires_grad_(False)
+        pipeline.set_progress_bar_config(disable=True)
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Return the networks of the pipeline by name."""
+        return {name: part for name, part in self.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, in both directions; a token has twice as many."""
+        return int(self.pipeline.vae_scale_factor)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the second text encoder (T5) that a prompt is padded to; longer ones are refused."""
+        return min(MAX_TOKENS, int(self.pipeline.tokenizer_2.model_max_length))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return torch.device(self.pipeline._execution_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision the transformer computes."""
+        dtype: torch.dtype = self.pipeline.transformer.dtype
+        return dtype
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str | None,
+        *,
+        height: int = 1024,
+        width: int = 2048,
+        seed: int = 0,
+        steps: int = 28,
+        guidance: float = 2.8,
+        seam: Seam = "roll",
+        padding: int = 1,
+        length: Length | None = None,
+        wrap_autoencoder: bool = True,
+        embeddings: tuple[Tensor, Tensor] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Make one panorama (H, W, 3).
+
+        Args:
+            prompt: What it shows.
+            height: Rows, a multiple of a token's.
+            width: Columns, twice the rows.
+            seed: Of the noise, and of the turns of ``roll``.
+            steps: Calls of the transformer.
+            guidance: How strongly a guidance-distilled base follows the prompt.
+            seam: How the transformer treats the seam.
+            padding: Columns of tokens that are copied.
+            length: Decides the noise levels; ``padded`` for the published seam and else ``unpadded``, if not given.
+            wrap_autoencoder: Decode without seam.
+            embeddings: In place of a prompt, see `embed`.
+
+        Raises:
+            InputError: If a size or the prompt does not fit, a name is unknown, or the memory is too small.
+        """
+        if embeddings is None:
+            embeddings = self.embed([str(prompt)])
+        return self.generate_batch(
+            embeddings,
+            [seed],
+            height=height,
+            width=width,
+            steps=steps,
+            guidance=guidance,
+            seam=seam,
+            padding=padding,
+            length=length,
+            wrap_autoencoder=wrap_autoencoder,
+        )[0]
+
+    @torch.no_grad()
+    def generate_batch(
+        self,
+        embeddings: tuple[Tensor, Tensor],
+        seeds: Sequence[int],
+        *,
+        height: int = 1024,
+        width: int = 2048,
+        wrap_autoencoder: bool = True,
+        **options: Any,
+    ) -> list[NDArray[np.uint8]]:
+        """Make panoramas (H, W, 3) in one go; each is, up to rounding, what it is alone.
+
+        Args:
+            embeddings: See `embed`; one for each seed.
+            seeds: Of the panoramas.
+            height: See `generate`, as all that follow.
+            width: See there.
+            wrap_autoencoder: See there.
+            **options: See there.
+
+        Raises:
+            InputError: If a size does not fit, a name is unknown, or the memory is too small.
+        """
+        noise = torch.cat([self.noise(height, width, seed) for seed in seeds])
+        latents = self.sample(None, noise, seed=seeds, embeddings=embeddings, **options)
+        images = [
+            self.decode(one, wrap=wrap_autoencoder)[0] for one in torch.split(latents, 1)
+        ]  # decoding takes most memory
+        return [(image * 255).round().byte().permute(1, 2, 0).cpu().numpy() for image in images]
+
+    def noise(self, height: int, width: int, seed: int) -> Tensor:
+        """Return the latents (1, C, h, w) that a seed stands for, float32 on the CPU.
+
+        Raises:
+            InputError: If the size does not fit, or the seed is negative.
+        """
+        check_panorama_size(height, width, 2 * self.factor)
+        if not 0 <= seed < 2**63:
+            raise InputError(f"a seed is a whole number from 0 on, not {seed}")
+        channels = self.pipeline.transformer.config.in_channels // 4
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(1, channels, height // self.factor, width // self.factor, generator=generator)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: str | None,
+        noise: Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        steps: int = 28,
+        guidance: float = 2.8,
+        seam: Seam = "roll",
+        padding: int = 1,
+        length: Length | None = None,
+        embeddings: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Turn noise into the latents of a panorama.
+
+        Args:
+            prompt: What it shows.
+            noise: Latents (B, C, h, w).
+            seed: Of the turns of ``roll``; a list has one for each panorama.
+            steps: See `generate`, as all that follow.
+            guidance: See there.
+            seam: See there.
+            padding: See there.
+            length: See there.
+            embeddings: See there.
+
+        Returns:
+            Latents (B, C, h, w).
+
+        Raises:
+            InputError: If something does not fit.
+        """
+        check_seam(seam)
+        if steps < 1:
+            raise InputError(f"steps must be at least 1, got {steps}")
+        if length is not None and length not in get_args(Length):
+            raise InputError(f"length is one of {', '.join(get_args(Length))}, not {length!r}")
+        text, pooled = self.embed([str(prompt)]) if embeddings is None else embeddings
+        rows, columns = noise.shape[2] // 2, noise.shape[3] // 2
+        padded = seam == "published" if length is None else length == "padded"
+        kept = self.pipeline.scheduler
+        self.pipeline.scheduler = with_length(kept, rows, columns, padding if padded else 0)
+        turns = [torch.Generator().manual_seed(one) for one in (seed if isinstance(seed, Sequence) else [seed])]
+        try:
+            with wrapped_transformer(self.pipeline.transformer, seam, rows, columns, padding=padding, generator=turns):
+                tokens: Tensor = self.pipeline(
+                    prompt_embeds=text,
+                    pooled_prompt_embeds=pooled,
+                    latents=pack(noise).to(self.device),
+                    height=noise.shape[2] * self.factor,
+                    width=noise.shape[3] * self.factor,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    output_type="latent",
+                ).images
+        except torch.OutOfMemoryError as error:
+            raise InputError(self._too_large(error)) from error
+        finally:
+            self.pipeline.scheduler = kept
+        return unpack(tokens, rows, columns)
+
+    def embed(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Return the text embeddings (B, max_tokens, D) and the pooled ones (B, P) of prompts.
+
+        Raises:
+            InputError: If a prompt is empty or too long.
+        """
+        whole = [self.prefix + prompt.strip() for prompt in prompts]
+        for prompt, text in zip(prompts, whole, strict=True):
+            if not prompt.strip():
+                raise InputError("a prompt is empty: say what the panorama shows")
+            count = len(self.pipeline.tokenizer_2(text).input_ids)
+            if count > self.max_tokens:
+                raise InputError(
+                    f"the prompt that begins with {text[:40]!r} has {count} tokens, of which {self.max_tokens} "
+                    "would be read: shorten it"
+                )
+        text, pooled, _ = self.pipeline.encode_prompt(whole, None, max_sequence_length=self.max_tokens)
+        return text, pooled
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, wrap: bool = True, generator: torch.Generator | None = None) -> Tensor:
+        """Return the scaled latents (B, C, h, w) of images (B, 3, H, W) in [0, 1].
+
+        Args:
+            images: Panoramas.
+            wrap: Encode without seam.
+            generator: Draws from the distribution that the encoder gives, as training does; its mean, if not given.
+        """
+        vae = self.pipeline.vae
+        with ExitStack() as stack:
+            if wrap:
+                stack.enter_context(wrapped_autoencoder(vae))
+            spread = vae.encode((2 * images - 1).to(self.device, vae.dtype)).latent_dist
+        latents: Tensor = spread.mode() if generator is None else spread.sample(generator)
+        scaled: Tensor = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return scaled
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, wrap: bool = True, tiled_border: int = 0) -> Tensor:
+        """Return the images (B, 3, H, W) in [0, 1] of scaled latents (B, C, h, w).
+
+        Args:
+            latents: Of panoramas.
+            wrap: Decode without seam.
+            tiled_border: For an autoencoder that decodes in tiles: that many columns of latents are added on each side
+                and cut off the image, in place of wrapping each convolution.
+
+        Raises:
+            InputError: If the memory is too small.
+        """
+        vae = self.pipeline.vae
+        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
+        if tiled_border:
+            latents = torch.cat([latents[..., -tiled_border:], latents, latents[..., :tiled_border]], -1)
+        with ExitStack() as stack:
+            if wrap and not tiled_border:
+                stack.enter_context(wrapped_autoencoder(vae))
+            try:
+                image: Tensor = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0]
+            except torch.OutOfMemoryError as error:
+                raise InputError(self._too_large(error)) from error
+        if tiled_border:
+            image = image[..., tiled_border * self.factor : -tiled_border * self.factor]
+        return (image.float() / 2 + 0.5).clamp(0, 1)
+
+    def memory(self) -> dict[str, float]:
+        """Return the size of the weights of each network in GB."""
+        return {
+            name: sum(p.numel() * p.element_size() for p in network.parameters()) / 1e9
+            for name, network in self.networks().items()
+        }
+
+    def _too_large(self, error: Exception) -> str:
+        sizes = self.memory()
+        return (
+            f"the memory of the device is too small ({str(error).split('. ')[0]}): the weights alone take "
+            f"{sum(sizes.values()):.1f} GB, the largest network {max(sizes.values()):.1f} GB, which is what "
+            "--offload model needs; --offload group or sequential needs a few GB, --quantize nf4 a quarter of this"
+        )
+
+
+def check_panorama_size(height: int, width: int, multiple: int) -> None:
+    """See that a size is one of a panorama, and of whole tokens.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if width != 2 * height:
+        raise InputError(f"a panorama is twice as wide as high, not {height} x {width}")
+    if height < multiple or height % multiple:
+        raise InputError(f"height and width are multiples of {multiple}, not {height} x {width}")

@@ -1,0 +1,148 @@
+"""A generator that needs no download: the networks of FLUX.1 in small, from their configuration, to be trained here.
+
+Its latents are pixels: an autoencoder is the part that a small generator can do without.
+"""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+import transformers
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.sampling import Generator
+
+__all__ = ("PixelCodec", "TinyFlux")
+
+POOLED = 24
+TEXT = cast(Any, transformers)  # its classes are not typed
+
+
+class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Stands where FLUX.1 has its autoencoder: a latent is a block of pixels, and nothing is lost.
+
+    Args:
+        block_size: Side of the block.
+        scaling_factor: Latents are (pixels - shift_factor) * scaling_factor, with pixels in [-1, 1].
+        shift_factor: See `scaling_factor`.
+        block_out_channels: Not to be given; diffusers computes the side of a block from its length.
+        latent_channels: Not to be given; it follows from the side.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        block_size: int = 2,
+        scaling_factor: float = 2.7,
+        shift_factor: float = 0.0,
+        block_out_channels: Sequence[int] | None = None,
+        latent_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        sides = block_size.bit_length()
+        if block_size < 1 or block_size != 2 ** (sides - 1):
+            raise InputError(f"the side of a block of pixels is 1, 2, 4, ..., not {block_size}")
+        self.register_to_config(block_out_channels=[1] * sides, latent_channels=3 * block_size**2)
+        self.register_buffer("place", torch.zeros(1))
+
+    def encode(self, images: Tensor) -> Any:
+        """Return the latents of images (B, 3, H, W) in [-1, 1], as a distribution without spread."""
+        latents = F.pixel_unshuffle(images, self.config.block_size)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents, sample=lambda generator=None: latents))
+
+    def decode(self, latents: Tensor, return_dict: bool = True) -> Any:
+        """Return the images of latents."""
+        images = F.pixel_shuffle(latents, self.config.block_size)
+        return SimpleNamespace(sample=images) if return_dict else (images,)
+
+
+class TinyFlux(Generator):
+    """A small text-to-panorama model with random weights; `save_pretrained` of its pipeline writes it to a folder.
+
+    Args:
+        words: Words that prompts consist of; others are spelt letter by letter.
+        width: Of the transformer; 32 per attention head.
+        double_blocks: Blocks in which text and image have weights of their own.
+        single_blocks: Blocks that they share.
+        block_size: Pixels of a latent along each side; a token is twice as large.
+        text_width: Of the text encoder.
+        text_layers: Of the text encoder.
+        max_tokens: Tokens of a prompt.
+
+    Raises:
+        InputError: If a number does not fit.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str] = (),
+        width: int = 128,
+        double_blocks: int = 3,
+        single_blocks: int = 3,
+        block_size: int = 2,
+        text_width: int = 64,
+        text_layers: int = 2,
+        max_tokens: int = 32,
+    ) -> None:
+        if width < 32 or width % 32:
+            raise InputError(f"the width of the transformer is a multiple of 32, not {width}")
+        vae = PixelCodec(block_size)
+        transformer = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=4 * vae.config.latent_channels,
+            num_layers=double_blocks,
+            num_single_layers=single_blocks,
+            attention_head_dim=32,
+            num_attention_heads=width // 32,
+            joint_attention_dim=text_width,
+            pooled_projection_dim=POOLED,
+            guidance_embeds=False,
+            axes_dims_rope=(4, 14, 14),
+        )
+        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+        texts = {**_pooled_encoder(), **_text_encoder(words, text_width, text_layers, max_tokens)}
+        super().__init__(FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **texts))
+
+
+def _pooled_encoder() -> dict[str, Any]:
+    letters = list(bytes_to_unicode().values())  # type: ignore[no-untyped-call]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = TEXT.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+    begin, end = len(pieces) - 2, len(pieces) - 1
+    config = TEXT.CLIPTextConfig(
+        vocab_size=len(pieces),
+        hidden_size=POOLED,
+        intermediate_size=2 * POOLED,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=begin,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": TEXT.CLIPTextModel(config)}
+
+
+def _text_encoder(words: Sequence[str], width: int, layers: int, max_tokens: int) -> dict[str, Any]:
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'-()"
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -1.0) for word in dict.fromkeys(words)]
+    pieces += [(letter, -3.0) for letter in letters]
+    tokenizer = TEXT.T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=max_tokens)
+    config = TEXT.T5Config(
+        vocab_size=len(pieces),
+        d_model=width,
+        d_kv=16,
+        d_ff=2 * width,
+        num_layers=layers,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
+    return {"tokenizer_2": tokenizer, "text_encoder_2": TEXT.T5EncoderModel(config)}

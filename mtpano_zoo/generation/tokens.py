@@ -1,0 +1,78 @@
+"""Latents as the tokens of a FLUX.1 transformer, their positions, and columns that wrap around the panorama.
+
+A token is a block of 2 x 2 latents. Tokens are in row-major order, (B, rows * columns, C).
+"""
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+
+__all__ = ("crop_columns", "pack", "position_ids", "unpack", "wrap_columns")
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Return the tokens (B, h/2 * w/2, 4C) of latents (B, C, h, w), the channel before row and column in each token.
+
+    Raises:
+        InputError: If the latents are not (B, C, h, w) with even sides.
+
+    Example:
+        >>> pack(torch.arange(8.0).view(1, 2, 2, 2)).tolist()
+        [[[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]]
+    """
+    if latents.ndim != 4 or latents.shape[2] % 2 or latents.shape[3] % 2:
+        raise InputError(f"expected latents (B, C, h, w) with even sides, got {tuple(latents.shape)}")
+    batch, channels, height, width = latents.shape
+    blocks = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, 4 * channels)
+
+
+def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the latents (B, C, 2 * rows, 2 * columns) of tokens (B, rows * columns, 4C): the inverse of `pack`."""
+    batch, _, channels = tokens.shape
+    blocks = tokens.reshape(batch, rows, columns, channels // 4, 2, 2)
+    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, 2 * rows, 2 * columns)
+
+
+def position_ids(rows: int, columns: int, *, device: torch.device | str | None = None, padding: int = 0) -> Tensor:
+    """Return the positions (rows * columns, 3) of tokens: 0, row, column.
+
+    They are float32 always: bfloat16 cannot tell 256 from 257.
+
+    Args:
+        rows: Rows of tokens.
+        columns: Columns of tokens.
+        device: Where they are needed.
+        padding: Number the columns from -padding to columns + padding - 1.
+    """
+    row = torch.arange(rows, device=device, dtype=torch.float32)
+    column = torch.arange(-padding, columns + padding, device=device, dtype=torch.float32)
+    grid = torch.meshgrid(row, column, indexing="ij")
+    return torch.stack([torch.zeros_like(grid[0]), *grid], -1).reshape(-1, 3)
+
+
+def wrap_columns(values: Tensor, columns: int, padding: int) -> Tensor:
+    """Add `padding` columns on each side that repeat those of the other side.
+
+    Args:
+        values: Of tokens, (..., rows * columns, C).
+        columns: Columns of tokens.
+        padding: At most `columns`.
+
+    Example:
+        >>> wrap_columns(torch.arange(4.0).view(1, 4, 1), columns=4, padding=1).flatten().tolist()
+        [3.0, 0.0, 1.0, 2.0, 3.0, 0.0]
+    """
+    if padding == 0:
+        return values
+    grid = values.reshape(*values.shape[:-2], -1, columns, values.shape[-1])
+    return torch.cat([grid[..., -padding:, :], grid, grid[..., :padding, :]], -2).flatten(-3, -2)
+
+
+def crop_columns(values: Tensor, columns: int, padding: int) -> Tensor:
+    """Take away the columns that `wrap_columns` added; `columns` counts those that stay."""
+    if padding == 0:
+        return values
+    grid = values.reshape(*values.shape[:-2], -1, columns + 2 * padding, values.shape[-1])
+    return grid[..., padding:-padding, :].flatten(-3, -2)

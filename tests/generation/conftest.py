@@ -1,0 +1,19 @@
+"""Without the extra `generation`, these tests are skipped and say so."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+MISSING = [name for name in ("diffusers", "peft", "accelerate", "transformers") if find_spec(name) is None]
+
+
+class SkippedModule(pytest.Module):
+    """A file of tests that is not even imported."""
+
+    def collect(self):
+        pytest.skip(f"needs {', '.join(MISSING)}: pip install 'mtpano_zoo[generation]'", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    return SkippedModule.from_parent(parent, path=module_path) if MISSING else None

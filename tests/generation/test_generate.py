@@ -1,0 +1,320 @@
+"""`mtpano generate` and `mtpano fit` with a small model that is made here: nothing is downloaded."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.data import GeneratedDataModule
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.adapters import add_adapter, save_adapter
+from mtpano_zoo.generation.loading import load_generator, show_licence
+from mtpano_zoo.generation.prompts import SCENES, Wanted, expand, plan, read_prompts
+from mtpano_zoo.generation.run import generate as make
+from mtpano_zoo.generation.run import manifest_of, prepare_folder
+from mtpano_zoo.generation.tiny import TinyFlux
+
+WORDS = ["a", "dark", "bright", "room", "with", "window"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    TinyFlux(WORDS, width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1).pipeline.save_pretrained(
+        folder
+    )
+    return folder
+
+
+def generate(base: Path, out: Path, *arguments: str) -> int:
+    return main(["generate", *arguments, "--base", str(base), "--out", str(out), "--height", "32", "--steps", "2"])
+
+
+def images(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "img").glob("*"))}
+
+
+def test_folder_is_a_data_set_and_can_be_continued(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "generated"
+    assert generate(base, out, "a dark room", "--count", "2") == 0
+    assert "licence unknown" in capsys.readouterr().err
+    first = images(out)
+    assert list(first) == ["000000_0.jpg", "000000_1.jpg"]
+    assert len(set(first.values())) == 2
+    data = GeneratedDataModule(out, height=32, width=64)
+    assert data.prompts == dict.fromkeys(["000000_0", "000000_1"], "a dark room")
+    # What a killed run leaves: one panorama is missing, a temporary folder is there.
+    (out / "img" / "000000_1.jpg").unlink()
+    (out / ".labelling-dead").mkdir()
+    assert generate(base, out, "a dark room", "--count", "2") == 0
+    assert "1 generated" in capsys.readouterr().out
+    assert images(out) == first
+    assert not list(out.glob(".labelling-*"))
+    # More prompts leave the others as they are.
+    assert generate(base, out, "a dark room", "a bright room", "--count", "2") == 0
+    more = images(out)
+    assert len(more) == 4
+    assert {name: more[name] for name in first} == first
+    lines = [json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()]
+    assert [line["caption"] for line in lines] == ["a dark room"] * 2 + ["a bright room"] * 2
+    # Other settings are not mixed in, and another text under the same name is not taken for the same.
+    assert generate(base, out, "a dark room", "--seam", "none") == 1
+    assert "settings.seam was 'roll', is 'none'" in capsys.readouterr().err
+    assert generate(base, out, "a bright room", "--count", "1") == 1
+    assert images(out) == more
+
+
+def test_a_panorama_depends_on_nothing_else(base: Path) -> None:
+    generator = load_generator(base, device="cpu")
+    options = {"height": 32, "width": 64, "steps": 2}
+    one = generator.generate("a dark room", seed=1, **options)
+    generator.generate("a bright room", seed=2, **options)
+    torch.manual_seed(5)
+    assert (generator.generate("a dark room", seed=1, **options) == one).all()
+    assert one.shape == (32, 64, 3)
+    assert (generator.generate("a dark room", seed=3, **options) != one).any()
+    assert (generator.generate("a bright room", seed=1, **options) != one).any()
+
+
+def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
+    made = TinyFlux(WORDS, width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1)
+    made.pipeline.save_pretrained(tmp_path)
+    options = {"height": 32, "width": 64, "steps": 2}
+    loaded = load_generator(tmp_path, device="cpu")
+    assert (made.generate("a room", **options) == loaded.generate("a room", **options)).all()
+    image = torch.rand(1, 3, 32, 64)
+    assert torch.allclose(loaded.decode(loaded.encode(image)), image, atol=1e-6)
+
+
+def test_prompts(tmp_path: Path) -> None:
+    first, second = plan(["a room", "a hall"], 1, 0)
+    assert plan(["a room"], 2, 0)[0] == first
+    assert first.seed != second.seed != plan(["a room"], 1, 1)[0].seed
+    words = {"place": ["hall", "attic", "barn"]}
+    assert expand("a {place}", words, 8, 0)[:3] == expand("a {place}", words, 3, 0)
+    assert len(set(expand("a {place}", words, 30, 0))) == 3
+    path = tmp_path / "prompts.txt"
+    path.write_text("a room\n\na hall\n")
+    with pytest.raises(InputError, match="line 2: the prompt is empty"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a room"], "no base is given"),
+        (["a room", "--base", "nowhere/at-all"], "cannot be loaded"),
+        (["a room", "--base", "BASE", "--height", "30"], "multiples of 4"),
+        ([" ", "--base", "BASE"], "prompt number 1 is empty"),
+        (["--base", "BASE"], "nothing to generate"),
+        (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "there is none: leave it out"),
+        (["a room", "--base", "BASE", "--count", "0"], "at least 1"),
+        (["--template", "a {planet}", "--base", "BASE"], "names planet, of which there is no list: there are indoor"),
+        (["a room", "--base", "BASE", "--batch-size", "0"], "--batch-size is at least 1"),
+        (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not at hand"),
+        (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
+    ],
+)
+def test_mistakes(
+    base: Path, tmp_path: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = tmp_path / "out"
+    assert main(["generate", *(str(base) if a == "BASE" else a for a in arguments), "--out", str(out)]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_without_the_extra(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtpano_zoo.generation.cli.NEEDED", ("peft", "no_such_package"))
+    assert main(["generate", "a room", "--base", "anything"]) == 1
+    assert "needs no_such_package: pip install 'mtpano_zoo[generation]'" in capsys.readouterr().err
+
+
+def test_long_prompts_and_other_bases(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert generate(base, tmp_path / "out", "room " * 2000) == 1
+    assert "tokens, of which 32 would be read" in capsys.readouterr().out
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "Flux2Pipeline"}))
+    assert generate(other, tmp_path / "second", "a room") == 1
+    assert "is a Flux2Pipeline, not a FluxPipeline" in capsys.readouterr().err
+
+
+def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), np.uint8)
+    mask = np.zeros((32, 64, 3), np.uint8)
+    mask[8:24, 56:], mask[8:24, :8] = 255, 255
+    for name, array in (
+        ("room", pixels),
+        ("mask", mask),
+        ("small", mask[:16]),
+        ("grey", mask // 2),
+        ("photo", pixels[:, :32]),
+    ):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+
+    def edit(image: str, out: str, *arguments: str) -> int:
+        options = [
+            "--base",
+            str(base),
+            "--prompt",
+            "a room",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / out),
+            "--height",
+            "32",
+        ]
+        return main(["generate", "edit", str(tmp_path / f"{image}.png"), *options, *arguments])
+
+    assert edit("room", "new.png", "--mask", str(tmp_path / "mask.png")) == 0
+    found = np.array(Image.open(tmp_path / "new.png"))
+    assert (found[mask == 0] == pixels[mask == 0]).all()
+    assert (found[mask > 0] != pixels[mask > 0]).mean() > 0.9
+    assert edit("photo", "wide.png", "--fov", "90") == 0
+    assert np.array(Image.open(tmp_path / "wide.png")).shape == (32, 64, 3)
+    for arguments, sentence in (
+        (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama 32 x 64"),
+        (["--mask", str(tmp_path / "grey.png")], "of the mask are grey"),
+        ([], "give --mask for a panorama, or --fov"),
+    ):
+        assert edit("room", "other.png", *arguments) == 1
+        assert sentence in capsys.readouterr().err
+    assert edit("room", "new.png", "--mask", str(tmp_path / "mask.png")) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_the_weights_are_not_touched(base: Path) -> None:
+    before = load_file(base / "transformer" / "diffusion_pytorch_model.safetensors")
+    generator = load_generator(base, device="cpu")
+    generator.generate("a room", height=32, width=64, steps=1)
+    after = generator.pipeline.transformer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_batch_gives_what_each_panorama_is_alone(base: Path, tmp_path: Path) -> None:
+    generator = load_generator(base, device="cpu")
+    options = {"height": 32, "width": 64, "steps": 2, "seam": "roll"}
+    prompts, seeds = ["a dark room", "a bright room", "a room"], [3, 5, 3]
+    together = generator.generate_batch(generator.embed(prompts), seeds, **options)
+    for prompt, seed, found in zip(prompts, seeds, together, strict=True):
+        alone = generator.generate(prompt, seed=seed, **options)
+        assert np.abs(alone.astype(int) - found).max() <= 1  # rounding
+    assert generate(base, tmp_path, "a dark room", "--count", "3", "--batch-size", "2") == 0
+    assert len(set(images(tmp_path).values())) == 3
+
+
+def test_offloaded_groups_give_the_same(base: Path) -> None:
+    options = {"height": 32, "width": 64, "steps": 2}
+    expected = load_generator(base, device="cpu").generate("a room", **options)
+    offloaded = load_generator(base, device="cpu")
+    offloaded.pipeline.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert (offloaded.generate("a room", **options) == expected).all()
+
+
+def test_templates_over_lists_of_scenes(base: Path, tmp_path: Path) -> None:
+    made = []
+    for number in ("4", "2"):
+        out = tmp_path / number
+        assert generate(base, out, "--template", "a {style} {indoor}", "--number", number, "--seed", "7") == 0
+        made.append([json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()])
+    assert made[0][:2] == made[1]
+    for line in made[0]:
+        _, style, place = line["caption"].split(" ", 2)
+        assert style in SCENES["style"] and place in SCENES["indoor"]
+    assert len({line["caption"] for line in made[0]}) > 1
+
+
+class Stub:
+    """In place of a generator: a colour by seed, and the end of the process at a given panorama."""
+
+    def __init__(self, killed_by: int = -1, calls: Path | None = None) -> None:
+        self.killed_by, self.calls = killed_by, calls
+
+    def embed(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(1, 1, 1), torch.zeros(1, 1)
+
+    def generate_batch(self, embeddings: object, seeds: list[int]) -> list[np.ndarray]:
+        if self.killed_by in seeds:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.calls is not None:
+            with self.calls.open("a") as file:
+                file.writelines(f"{seed}\n" for seed in seeds)
+        return [np.full((16, 32, 3), seed, np.uint8) for seed in seeds]
+
+
+def in_another_process(stub: Stub, wanted: list[Wanted], root: Path, **options: int) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=make, args=(stub, wanted, root, {}), kwargs=options)
+    process.start()
+    return process
+
+
+def prompts_in(root: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in (root / "prompts.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == [f"img/{name}" for name in images(root)]
+    return {row["image"]: row["caption"] for row in rows}
+
+
+def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtpano_zoo.generation.run.LIST_AFTER", -1.0)
+    wanted = [Wanted(f"{i:06d}_0", f"prompt {i}", i) for i in range(8)]
+    for name in ("killed", "whole"):
+        prepare_folder(tmp_path / name, manifest_of({}, {}))
+    killed = in_another_process(Stub(killed_by=5), wanted, tmp_path / "killed", batch_size=2)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(images(tmp_path / "killed")) == 4
+    assert len(prompts_in(tmp_path / "killed")) == 4
+    calls = tmp_path / "calls"
+    report = make(Stub(calls=calls), wanted, tmp_path / "killed", {}, batch_size=2)
+    assert report.exit_code == 0 and len(report.skipped) == 4
+    assert sorted(map(int, calls.read_text().split())) == [4, 5, 6, 7]  # nothing is made twice
+    make(Stub(), wanted, tmp_path / "whole", {})
+    assert images(tmp_path / "killed") == images(tmp_path / "whole")
+    assert prompts_in(tmp_path / "killed") == prompts_in(tmp_path / "whole")
+    assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
+
+
+def test_processes_share_the_work(tmp_path: Path) -> None:
+    wanted = [Wanted(f"{i:06d}_0", f"prompt {i}", i) for i in range(40)]
+    root, calls = tmp_path / "made", tmp_path / "calls"
+    prepare_folder(root, manifest_of({}, {}))
+    started = [in_another_process(Stub(calls=calls), wanted, root, process=i, processes=2) for i in range(2)]
+    for process in started:
+        process.join()
+        assert process.exitcode == 0
+    made = [int(line) for line in calls.read_text().split()]
+    assert set(made) == set(range(40))
+    assert len(made) <= 42  # the last of each may be made by the other too
+    assert len(prompts_in(root)) == 40
+
+
+def test_published_adapter_is_loaded_by_its_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    plain = load_generator(base, device="cpu")
+    transformer = plain.pipeline.transformer
+    add_adapter(transformer, 2, 2.0)
+    for name, parameter in transformer.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    file = save_adapter(transformer, tmp_path)
+    monkeypatch.setattr("mtpano_zoo.generation.loading.fetch", lambda entry: (file, entry.file))
+    loaded = load_generator(base, "dit360.flux-dev-lora", device="cpu", download=True)
+    assert loaded.prefix == "This is a panorama. The image shows "
+    show_licence(base, "dit360.flux-dev-lora")
+    assert "adapter dit360.flux-dev-lora: licence unknown" in capsys.readouterr().err
+    assert sum(hasattr(layer, "lora_A") for layer in loaded.pipeline.transformer.modules()) == 7

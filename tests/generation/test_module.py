@@ -1,0 +1,259 @@
+"""The training of a generator: against the published trainers, and through the real command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import golden_dit360 as golden
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from golden_dit360 import filled
+from PIL import Image
+from safetensors.torch import load_file
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.adapters import read_adapter
+from mtpano_zoo.generation.data import CaptionedRooms, PromptsDataset, RoomsWithCaptions
+from mtpano_zoo.generation.loading import load_generator
+from mtpano_zoo.generation.losses import FlowLoss
+from mtpano_zoo.generation.module import DiT360Module
+from mtpano_zoo.generation.precompute import LatentsDataset
+from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.generation.tiny import TinyFlux
+
+SHAPE = (2, 16, 8, 16)
+TABLES = json.loads((golden.FOLDER / "training.json").read_text())
+PUBLISHED = {"cube": 0.5, "yaw": 0.5, "cube_sampling": "published", "first_epoch": 2}
+
+
+def golden_module(**options: object) -> DiT360Module:
+    parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
+    texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    return DiT360Module(Generator(FluxPipeline(**parts, **texts)), dropout=0.0, rank=4, alpha=4, **options)
+
+
+def tiny() -> TinyFlux:
+    return TinyFlux(["a", "room"], width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_step_of_the_published_trainer(padding: int) -> None:
+    """From the drawn numbers to the loss; an adapter that has learnt nothing changes nothing."""
+    stored = golden.tensors("training")
+    module = golden_module(seam="published", padding=padding, loss=FlowLoss(**PUBLISHED))
+    received = {}
+    transformer = module.base.pipeline.transformer
+    transformer.x_embedder.register_forward_pre_hook(lambda layer, args: received.update(tokens=args[0]))
+    uniform = (filled("train.u", (2,), b=1.0) + 1) / 2
+    sigma = (1000 - (1000 * uniform).long()).float() / 1000
+    torch.testing.assert_close(sigma, stored["sigmas"])
+    batch = {
+        "latents": filled("train.latents", SHAPE),
+        "text": filled("train.prompt_embeds", (2, 12, 32)),
+        "pooled": filled("train.pooled_prompt_embeds", (2, 24)),
+    }
+    noise = filled("train.noise", SHAPE)
+    for epoch in (1, 2):
+        terms = module.terms(batch, epoch=epoch, angle=180, noise=noise, sigma=sigma)
+        expected = TABLES["losses"][f"plain trainer/pad{padding}/epoch{epoch}/angle180"]["train_loss"]
+        assert terms["total"].item() == pytest.approx(expected, rel=1e-5)
+    if padding == 1:
+        torch.testing.assert_close(received["tokens"], stored["pad1/model_in/hidden_states"], atol=1e-6, rtol=0)
+    share = sigma.view(-1, 1, 1, 1)
+    predicted = module.velocity((1 - share) * batch["latents"] + share * noise, sigma, batch["text"], batch["pooled"])
+    torch.testing.assert_close(predicted, stored[f"pad{padding}/pred"], atol=3e-5, rtol=0)
+
+
+def test_published_numbers_are_those_of_the_stored_inputs() -> None:
+    stored = golden.tensors("training")
+    latents, noise = filled("train.latents", SHAPE), filled("train.noise", SHAPE)
+    torch.testing.assert_close(noise - latents, stored["target"])
+
+
+def test_every_parameter_that_learns_gets_a_gradient() -> None:
+    batch = {"image": torch.rand(2, 3, 16, 32), "caption": ["a room", "a"]}
+    for learns in ("adapter", "everything"):
+        module = DiT360Module(tiny(), learns=learns, rank=2, alpha=2, seam="roll")
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:  # zero at first, which leaves A without gradient
+                torch.nn.init.normal_(parameter)
+        module.terms(batch, epoch=0, angle=60)["total"].backward()
+        without = [n for n, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+        assert without == [], without
+        frozen = [n for n, p in module.named_parameters() if not p.requires_grad and p.grad is not None]
+        assert frozen == []
+
+
+def test_masked_pixels_do_not_matter() -> None:
+    torch.manual_seed(0)
+    module = DiT360Module(tiny(), rank=2, alpha=2, seam="none")
+    mask = torch.ones(1, 16, 32, dtype=torch.bool)
+    mask[:, :, 21:] = False
+    noise, sigma = torch.randn(1, 12, 8, 16), torch.full((1,), 0.5)
+    latents = torch.randn(1, 12, 8, 16)
+    target = noise - latents
+    text, pooled = module.base.embed(["a room"])
+    predicted = module.velocity((latents + noise) / 2, sigma, text, pooled)
+    batch = {"latents": latents, "text": text, "pooled": pooled, "mask": mask}
+    found = module.terms(batch, epoch=0, angle=60, noise=noise, sigma=sigma)["flow"]
+    expected = (predicted - target)[..., :10].square().mean()  # 21 pixels cover 10 latents
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        module = DiT360Module(tiny(), learns="everything", seam="roll", gradient_checkpointing=checkpointing)
+        batch = {"image": torch.rand(1, 3, 16, 32), "caption": ["a room"]}
+        module.terms(batch, epoch=0, angle=60)["total"].backward()
+        found.append(module.base.pipeline.transformer.x_embedder.weight.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_captioned_rooms() -> None:
+    data = RoomsWithCaptions(height=16, width=32, train_count=2, val_count=1, batch_size=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (2, 3, 16, 32)
+    assert all(caption.startswith("a ") and "room" in caption for caption in batch["caption"])
+    turned = CaptionedRooms(data.train_set.rooms, turned=True)
+    plain = CaptionedRooms(data.train_set.rooms)
+    assert torch.allclose(turned[0]["image"].sum(-1), plain[0]["image"].sum(-1), atol=1e-4)
+
+
+def write_list(folder: Path, masks: bool = False) -> Path:
+    rng = np.random.default_rng(0)
+    lines = []
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 255, (32, 64, 3), np.uint8)).save(folder / f"{name}.png")
+        lines.append({"image": f"{name}.png", "caption": "a room"})
+    if masks:
+        white = np.zeros((32, 64), np.uint8)
+        white[:, :32] = 255
+        Image.fromarray(white).save(folder / "b_mask.png")
+        lines[1]["mask"] = "b_mask.png"
+    path = folder / "train.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def test_list_of_images(tmp_path: Path) -> None:
+    data = PromptsDataset(write_list(tmp_path, masks=True), 32)
+    panorama, photograph = data[0], data[1]
+    assert panorama["mask"].all()
+    assert photograph["mask"][:, :32].all() and not photograph["mask"][:, 32:].any()
+    original = torch.from_numpy(np.array(Image.open(tmp_path / "b.png"))).permute(2, 0, 1) / 255
+    assert torch.equal(photograph["image"], original)  # neither mirrored nor turned
+    for line, sentence in (
+        ('{"image": "a.png", "caption": " "}', "caption is empty"),
+        ('{"image": 3}', "not of the form"),
+    ):
+        (tmp_path / "bad.jsonl").write_text(line)
+        with pytest.raises(InputError, match=sentence):
+            PromptsDataset(tmp_path / "bad.jsonl", 32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FAST = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def test_adapter_is_trained_and_used(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny().pipeline.save_pretrained("base")
+    write_list(folder, masks=True)
+    smaller = [
+        "--model.base.source=base",
+        "--model.base.dtype=float32",
+        "--model.base.prefix=",
+        "--model.rank=2",
+        "--model.lr=0.01",
+        "--trainer.precision=32-true",
+        "--trainer.max_epochs=1",
+        "--trainer.accumulate_grad_batches=1",
+        "--data.height=32",
+        "--data.num_workers=0",
+    ]
+    assert main(["fit", "--config", "dit360/train.yaml", *smaller, *FAST]) == 0
+    printed = capsys.readouterr().out
+    assert "mtpano generate" in printed and "mtpano run" not in printed
+    adapter = Path("runs/version_0/adapter")
+    weights = read_adapter(adapter)
+    assert any(value.any() for key, value in weights.items() if "lora_B" in key)
+    saved = torch.load("runs/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert saved and all("lora_" in name for name in saved)
+    options = {"height": 32, "width": 64, "steps": 1}
+    changed = load_generator("base", adapter, device="cpu").generate("a room", **options)
+    assert (changed != load_generator("base", device="cpu").generate("a room", **options)).any()
+
+
+def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny().pipeline.save_pretrained("base")
+    write_list(folder, masks=True)
+    precompute = ["generate", "precompute", "train.jsonl", "--base", "base", "--height", "32", "--shard-size", "1"]
+    assert main([*precompute, "--out", "latents", "--device", "cpu"]) == 0
+    Path("latents/000001.safetensors").unlink()  # a killed run
+    with pytest.raises(InputError, match=r"lacks 000001\.safetensors"):
+        LatentsDataset("latents")
+    assert main([*precompute, "--out", "latents", "--device", "cpu"]) == 0
+    assert "1 files were written, 1 were there already" in capsys.readouterr().out
+    assert main([*precompute, "--out", "latents", "--prefix", "A panorama: "]) == 1
+    assert "settings.prefix was '', is 'A panorama: '" in capsys.readouterr().err
+
+    images = PromptsDataset("train.jsonl", 32, mirror=0.0, turns=None)
+    computed = LatentsDataset("latents")
+    module = DiT360Module(load_generator("base", device="cpu"), rank=2, alpha=2, seam="none")
+    noise, sigma = torch.randn(1, 12, 16, 32), torch.full((1,), 0.5)
+    for i in range(2):
+        losses = []
+        for sample in (images[i], computed[i]):
+            batch = {k: [v] if isinstance(v, str) else v[None] for k, v in sample.items()}
+            losses.append(module.terms(batch, epoch=0, angle=60, noise=noise, sigma=sigma)["total"].item())
+        assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # of bfloat16
+    assert computed[1]["mask"].shape == (16, 32) and not computed[1]["mask"].all()
+    turned = LatentsDataset("latents", turned=True)
+    seen = [turned[0]["latents"] for _ in range(5)]
+    whole = [computed[0]["latents"].roll(k, -1) for k in range(32)]
+    assert all(any(torch.equal(one, other) for other in whole) for one in seen)
+    assert torch.equal(turned[1]["latents"], computed[1]["latents"])  # a photograph
+
+    options = [
+        "--model.base.source=base",
+        "--model.base.dtype=float32",
+        "--model.base.transformer_only=true",
+        "--model.rank=2",
+        "--data=mtpano_zoo.generation.precompute.LatentsDataModule",
+        "--data.train=latents",
+        "--data.num_workers=0",
+        "--trainer.precision=32-true",
+        "--trainer.max_steps=1",
+        "--trainer.accumulate_grad_batches=1",
+    ]
+    assert main(["fit", "--config", "dit360/train.yaml", *options, *FAST]) == 0
+    assert Path("runs/version_0/adapter/adapter_model.safetensors").is_file()
+
+
+def test_small_generator_is_trained_and_used(folder: Path) -> None:
+    smaller = [
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=1",
+        "--model.base.width=32",
+        "--model.base.double_blocks=1",
+        "--model.base.single_blocks=1",
+        "--data.height=16",
+        "--data.width=32",
+        "--data.train_count=4",
+        "--data.val_count=2",
+        "--data.batch_size=2",
+    ]
+    assert main(["fit", "--config", "dit360/rooms-tiny.yaml", *smaller, *FAST]) == 0
+    base = Path("runs/version_0/generator")
+    assert load_file(base / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert main(["generate", "a room", "--base", str(base), "--height", "32", "--steps", "1", "--out", "made"]) == 0
+    assert len(list(Path("made/img").iterdir())) == 1

@@ -1,0 +1,65 @@
+"""Against an independent calculation in float64, and against what must be so."""
+
+from pathlib import Path
+
+import golden_dit360 as golden
+import numpy as np
+import pytest
+import torch
+from golden_dit360 import filled
+from PIL import Image
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.polar import hole_of_face, hole_of_panorama, polar_faces, refine, refine_folder
+
+SIZE = 16
+
+
+def test_holes_and_faces() -> None:
+    stored = golden.tensors("geometry")
+    assert torch.equal(~hole_of_face(SIZE), stored["polar/face_mask_keep"].bool())
+    assert torch.equal(hole_of_panorama(16, 32), stored["polar/erp_mask_replace"].bool())
+    erp = filled("geo.polar_erp", (3, 16, 32), a=0.5, b=0.5).double()
+    torch.testing.assert_close(polar_faces(erp, SIZE), stored["polar/faces64_UD"], atol=1e-9, rtol=0)
+    new = filled("geo.polar_new", (2, 3, SIZE, SIZE), a=0.5, b=0.5).double()
+    seen = []
+
+    def inpaint(face: torch.Tensor, hole: torch.Tensor, seed: int) -> torch.Tensor:
+        seen.append(face)
+        return torch.where(hole, new[len(seen) - 1], face)
+
+    refined = refine(erp, inpaint, size=SIZE)
+    torch.testing.assert_close(torch.stack(seen), stored["polar/masked64_UD"], atol=1e-9, rtol=0)
+    torch.testing.assert_close(refined, stored["polar/erp_out64"], atol=1e-9, rtol=0)
+    outside = ~hole_of_panorama(16, 32)
+    assert torch.equal(refined[:, outside], erp[:, outside])
+
+
+def test_share_of_the_sphere() -> None:
+    """The cap is a square of half the face's side: 2 of 6 faces, each seen under a known solid angle."""
+    hole = hole_of_panorama(512, 1024)
+    latitude = (0.5 - (torch.arange(512) + 0.5) / 512) * torch.pi
+    share = (hole.double() * torch.cos(latitude)[:, None]).sum() / (torch.cos(latitude).sum() * 1024)
+    solid_angle = 4 * np.arcsin(0.25 / (1 + 0.25))  # of a square pyramid with half sides of 0.5 at distance 1
+    assert share.item() == pytest.approx(2 * solid_angle / (4 * np.pi), abs=1e-3)
+
+
+def test_folder(tmp_path: Path) -> None:
+    source, out = tmp_path / "panoramas", tmp_path / "refined"
+    source.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(source / "a.png")
+
+    def inpaint(face: torch.Tensor, hole: torch.Tensor, seed: int) -> torch.Tensor:
+        return torch.where(hole, torch.zeros_like(face), face)
+
+    assert refine_folder(source, out, inpaint) == (1, 0)
+    (written,) = out.glob("*.png")
+    found, hole = np.array(Image.open(written)), hole_of_panorama(32, 64).numpy()
+    assert (found[~hole] == pixels[~hole]).all()
+    assert found[0].max() == 0
+    assert refine_folder(source, out, inpaint) == (0, 1)
+    with pytest.raises(InputError, match="is the folder of the panoramas"):
+        refine_folder(source, source, inpaint)
+    with pytest.raises(InputError, match="multiple of 4"):
+        refine(torch.zeros(3, 16, 32), inpaint, size=6)
