@@ -115,6 +115,7 @@ class PanoramaModule(LightningModule):
         self.freeze_encoder = freeze_encoder or lora_rank is not None
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
+        self._loader_state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
         self.metrics = nn.ModuleDict({stage: self._build_metrics(metrics or {}) for stage in ("val", "test")})
         if freeze_encoder:
             self.encoder.requires_grad_(False)
@@ -200,7 +201,9 @@ class PanoramaModule(LightningModule):
     def on_train_start(self) -> None:
         """Let a resumed training go on within its epoch."""
         # To tell a schedule the length of the training, Lightning builds the loader before it could restore its state.
-        self.trainer.fit_loop._load_combined_loader_states()
+        if self._loader_state is not None and hasattr(self.trainer.train_dataloader, "load_state_dict"):
+            self.trainer.train_dataloader.load_state_dict(self._loader_state)
+        self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -273,9 +276,11 @@ class PanoramaModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the description of the network and the state of the random generators."""
+        """Add the description of the network, the position in the epoch and the state of the random generators."""
         card = card_after_training(self.network.card)
         checkpoint[DESCRIPTION] = describe_network(self.network) | {"card": card}
+        if hasattr(self.trainer.train_dataloader, "state_dict"):
+            checkpoint["loader"] = self.trainer.train_dataloader.state_dict()
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -288,6 +293,7 @@ class PanoramaModule(LightningModule):
         resumes = self._trainer is not None and self.trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
         check_weights(self.network, network_weights(checkpoint), "the checkpoint")
+        self._loader_state = checkpoint.get("loader") if resumes else None
         rng = checkpoint.get("rng")
         if rng is not None and resumes:
             torch.set_rng_state(rng["cpu"])
