@@ -191,5 +191,5 @@ def rank_and_size() -> tuple[int, int]:
         (0, 1)
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.getrank_and_size(), torch.distributed.get_world_size()
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -16,7 +16,7 @@ from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
     card_after_training,
     check_options,
-    check_tasks,
+    check_same_tasks,
     check_weights,
     describe_network,
     network_weights,
@@ -289,7 +289,7 @@ class PanoramaModule(LightningModule):
         Raises:
             InputError: If the checkpoint is of other tasks or options, or its weights do not fit the network.
         """
-        check_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
         resumes = self._trainer is not None and self.trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
         check_weights(self.network, network_weights(checkpoint), "the checkpoint")

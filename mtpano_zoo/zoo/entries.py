@@ -86,6 +86,10 @@ def entries() -> dict[str, Entry]:
 
     Raises:
         InputError: If an entry has an unknown key, or lacks one.
+
+    Example:
+        >>> entries()["mtpano-tiny.rooms"].tasks
+        ('semseg', 'depth', 'normals')
     """
     known = read_yaml(shipped("checkpoints.yaml"))
     return {name: parse_entry(name, values) for name, values in known.items()}
@@ -139,7 +143,12 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def models_table(pattern: str = "*") -> list[tuple[str, ...]]:
-    """Return table rows of the models that match a pattern, header first."""
+    """Return table rows of the models that match a pattern, header first.
+
+    Example:
+        >>> [row[:2] for row in models_table("mtpano-tiny*")]
+        [('name', 'tasks'), ('mtpano-tiny.rooms', 'semseg, depth, normals')]
+    """
     known = entries()
     rows: list[tuple[str, ...]] = [COLUMNS]
     for entry in (known[name] for name in list_models(pattern)):

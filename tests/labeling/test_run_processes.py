@@ -16,6 +16,8 @@ from waiting import until
 
 from mtpano_zoo.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 def _command(arguments, environment, log):
     os.environ.update(environment)

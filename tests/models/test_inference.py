@@ -188,6 +188,7 @@ def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
     [("float32", {}), ("bfloat16", {"convention": "paper"}), ("float32", {"encoder": {"name": "xcit_nano_12_p8_224"}})],
     ids=["sphere", "paper", "xcit"],
 )
+@pytest.mark.slow
 def test_compiles_without_graph_breaks(tiny_network: Build, precision: str, arguments: dict[str, Any]) -> None:
     network = tiny_network(**arguments)
     prepared = prepare_for_inference(network, precision)

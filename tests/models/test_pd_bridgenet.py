@@ -179,6 +179,7 @@ def test_config_builds_the_same_network(tiny_network: Build) -> None:
     assert twin.config == network.config
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks(tiny_network: Build) -> None:
     network = tiny_network().eval()
     image = torch.rand(1, 3, 32, 64)
@@ -187,6 +188,7 @@ def test_compiles_without_graph_breaks(tiny_network: Build) -> None:
         torch.testing.assert_close(x, flatten(network(image))[name])
 
 
+@pytest.mark.slow
 def test_exports(tiny_network: Build) -> None:
     network = tiny_network().eval()
     image = torch.rand(2, 3, 32, 64)
