@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -279,8 +279,9 @@ class PanoramaModule(LightningModule):
         """Add the description of the network, the position in the epoch and the state of the random generators."""
         card = card_after_training(self.network.card)
         checkpoint[DESCRIPTION] = describe_network(self.network) | {"card": card}
-        if hasattr(self.trainer.train_dataloader, "state_dict"):
-            checkpoint["loader"] = self.trainer.train_dataloader.state_dict()
+        trainer = self._attached_trainer()
+        if trainer is not None and hasattr(trainer.train_dataloader, "state_dict"):
+            checkpoint["loader"] = trainer.train_dataloader.state_dict()
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -290,7 +291,8 @@ class PanoramaModule(LightningModule):
             InputError: If the checkpoint is of other tasks or options, or its weights do not fit the network.
         """
         check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
-        resumes = self._trainer is not None and self.trainer.training
+        trainer = self._attached_trainer()
+        resumes = trainer is not None and trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
         check_weights(self.network, network_weights(checkpoint), "the checkpoint")
         self._loader_state = checkpoint.get("loader") if resumes else None
@@ -299,6 +301,12 @@ class PanoramaModule(LightningModule):
             torch.set_rng_state(rng["cpu"])
             if len(rng["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(rng["cuda"])
+
+    def _attached_trainer(self) -> Trainer | None:
+        try:
+            return self.trainer
+        except RuntimeError:  # Lightning has no other public way to ask
+            return None
 
     def _encoder_learns(self) -> bool:
         parameters = self.encoder.parameters() if hasattr(self.network, "encoder") else ()
