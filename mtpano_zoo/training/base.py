@@ -201,8 +201,9 @@ class PanoramaModule(LightningModule):
     def on_train_start(self) -> None:
         """Let a resumed training go on within its epoch."""
         # To tell a schedule the length of the training, Lightning builds the loader before it could restore its state.
-        if self._loader_state is not None and hasattr(self.trainer.train_dataloader, "load_state_dict"):
-            self.trainer.train_dataloader.load_state_dict(self._loader_state)
+        loader: Any = self.trainer.train_dataloader
+        if self._loader_state is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._loader_state)
         self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -280,8 +281,9 @@ class PanoramaModule(LightningModule):
         card = card_after_training(self.network.card)
         checkpoint[DESCRIPTION] = describe_network(self.network) | {"card": card}
         trainer = self._attached_trainer()
-        if trainer is not None and hasattr(trainer.train_dataloader, "state_dict"):
-            checkpoint["loader"] = trainer.train_dataloader.state_dict()
+        loader: Any = None if trainer is None else trainer.train_dataloader
+        if hasattr(loader, "state_dict"):
+            checkpoint["loader"] = loader.state_dict()
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
