@@ -20,7 +20,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_mock_imports: list[str] = []
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_ivar = True
 myst_enable_extensions = ["colon_fence", "deflist"]

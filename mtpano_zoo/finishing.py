@@ -15,7 +15,12 @@ __all__ = ("FINISHERS", "geometric", "seam_blended")
 
 
 def geometric(maps: Mapping[str, Any]) -> list[str]:
-    """Return the tasks that have no value in the sky: distances and directions."""
+    """Return the tasks that have no value in the sky: distances and directions.
+
+    Example:
+        >>> geometric({"semseg": None, "depth": None, "normals": None})
+        ['depth', 'normals']
+    """
     return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
 
 

@@ -92,6 +92,10 @@ def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
     """Return a map (C, h, w) of a task, seen by a camera turned by `turn` (3, 3), in the frame of the unturned one.
 
     Distances are interpolated like logits, as `resize` does: a prediction has no measured values to preserve.
+
+    Example:
+        >>> turned_back("depth", torch.full((1, 8, 16), 2.0), torch.eye(3)).unique().tolist()
+        [2.0]
     """
     directions = MAIN_TASKS[task].kind == "direction"
     mode: Mode = "vectors" if directions else "image"

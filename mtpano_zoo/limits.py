@@ -119,6 +119,10 @@ def read_file(path: str | Path, limit: int | None = None) -> bytes:
     Raises:
         InputError: If it is larger.
         OSError: If it cannot be read.
+
+    Example:
+        >>> read_file("/dev/null")
+        b''
     """
     limit = max_bytes(BYTES_ON_DISK) if limit is None else limit
     with Path(path).open("rb") as file:

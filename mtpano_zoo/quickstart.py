@@ -12,12 +12,14 @@ from lightning.pytorch import LightningDataModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
 from mtpano_zoo.run import find_images, run
+from mtpano_zoo.text_files import read_yaml
 from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
 from mtpano_zoo.training.cli import main as train
 from mtpano_zoo.training.multi_task import MultiTaskModule
@@ -42,7 +44,8 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     """Predict by the network that comes along; then train one, score it beside two baselines, and draw pictures.
 
     Args:
-        config: Name of a shipped configuration, or a path. Its data module must hold rooms with labels.
+        config: Name of a shipped configuration, or a path. It trains a `PDBridgeNet`, of which one baseline is a part,
+            on rooms with labels of all tasks.
         out: Folder for all results. If it exists, the next free name is used, see `free_folder`.
         images: Panoramas to predict for, before the training and, by the trained network, after it.
 
@@ -51,13 +54,15 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
     Raises:
         FileNotFoundError: If an image or the configuration is missing; nothing is trained then.
-        InputError: If one of the images is not a panorama; nothing is trained then.
+        InputError: If one of the images is not a panorama, or the configuration is of another network; nothing is
+            trained then.
     """
     console = Console()
     out = free_folder(out)
     for image in find_images(images, out / "images") if images else ():
         read_panorama(image)  # fails before anything is computed
     arguments = with_shipped_configs(["fit", "--config", str(config)])
+    check_network(arguments[-1])
     out.mkdir(parents=True)
     console.print(f"Everything is written to [bold]{out}[/bold].")
 
@@ -85,6 +90,22 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     console.print(f"Pictures of rooms the network has never seen are in [bold]{out / 'panels'}[/bold].")
     print(next_commands(cli.trainer))
     return scores
+
+
+def check_network(config: str | Path) -> None:
+    """Refuse a configuration whose network is not the one that the quickstart compares with a part of itself.
+
+    Raises:
+        InputError: If the network of the configuration is not a `PDBridgeNet`.
+    """
+    found: Any = read_yaml(config)
+    for key in ("model", "network", "class_path"):
+        found = found.get(key) if isinstance(found, dict) else None
+    if str(found).rpartition(".")[2] != "PDBridgeNet":
+        raise InputError(
+            f"{config} trains {found or 'no network that it names'}, but the quickstart compares a PDBridgeNet with a "
+            f"part of it: train others by `mtpano fit --config {config}`"
+        )
 
 
 def free_folder(wanted: Path) -> Path:

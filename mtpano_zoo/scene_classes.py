@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES, S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.tasks import NO_LABEL
 
 Table = MappingProxyType[str, str | None]
 
@@ -193,4 +194,4 @@ def lookup(table: Table, source: tuple[str, ...], target: tuple[str, ...]) -> ND
         [0, 12, 255]
     """
     names = [table[name] for name in source]
-    return np.array([255 if name is None else target.index(name) for name in names], dtype=np.int64)
+    return np.array([NO_LABEL if name is None else target.index(name) for name in names], dtype=np.int64)

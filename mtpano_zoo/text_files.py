@@ -166,6 +166,13 @@ def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
     Raises:
         InputError: If `parse_yaml` refuses it, or it is not UTF-8.
         OSError: If it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a.yaml").write_text("classes: [wall, floor]")
+        ...     read_yaml(Path(folder, "a.yaml"))
+        {'classes': ['wall', 'floor']}
     """
     return parse_yaml(decode_text(read_file(path, max_bytes(_BYTES_OF_YAML)), str(path)), str(path), plain=plain)
 

@@ -272,6 +272,7 @@ def test_label_free_training_is_the_published_one(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("config", ROOMS)
+@pytest.mark.slow
 def test_fit_test_predict(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +342,7 @@ def test_homes_and_streets_train_together(
     assert network.classes == SCENE_CLASSES
 
 
+@pytest.mark.slow
 def test_the_second_half_of_the_training_starts_from_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

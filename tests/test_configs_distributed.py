@@ -16,6 +16,7 @@ import fake_deep360
 import fake_pseudo_labels
 import fake_structured3d
 import fake_synpass
+import pytest
 import torch
 import yaml
 from fake_files import write
@@ -109,6 +110,7 @@ def run(folder: Path) -> tuple[list[int], list[str]]:
     return statuses, [(folder / f"rank{rank}.txt").read_text() for rank in "01"]
 
 
+@pytest.mark.slow
 def test_shipped_trainings_in_two_processes(tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]) -> None:
     known = {path.relative_to(shipped("configs")).as_posix() for path in shipped("configs").glob("**/*.yaml")}
     assert known >= {*FINETUNED, *FROM_THE_START}

@@ -79,6 +79,7 @@ def test_what_a_page_says_that_adding_costs(page):
     assert len(files) <= 5
 
 
+@pytest.mark.slow
 def test_the_code_of_the_pages_works(tmp_path):
     """All four pages are followed in a copy of the package, and the tests that they end with run there."""
     copy = tmp_path / "copy"

@@ -56,6 +56,7 @@ def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
     {"convention": "paper", "tasks": ("semseg",)},
     {"encoder": XCIT, "tasks": ("depth",), "bridge": False},
 ], ids=["sphere", "paper", "xcit"])  # fmt: skip
+@pytest.mark.slow
 def test_onnx_of_the_networks(
     tiny_network: Build, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def test_onnx_of_the_networks(
         np.testing.assert_allclose(found["normals"], normals, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torch_export_of_the_network(tiny_network: Build, tmp_path: Path) -> None:
     network = randomise(tiny_network(tasks=("depth",), bridge=False))
     path = tmp_path / "network.pt2"
@@ -105,6 +107,7 @@ class Convolutional(PanoramaNetwork):
         return {"depth": 5 + torch.cat(self.encoder(self.normalize(image))[0], dim=1).mean(dim=1, keepdim=True)}
 
 
+@pytest.mark.slow
 def test_onnx_of_a_convolutional_encoder(tmp_path: Path) -> None:
     network = randomise(Convolutional())
     export(network, tmp_path / "network.onnx", "onnx", (32, 64))

@@ -20,6 +20,7 @@ def test_every_notebook_is_known() -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.slow
 def test_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPS", "2")
     monkeypatch.setenv("HEIGHT", "32")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.quickstart import METRICS, free_folder, quickstart
 from mtpano_zoo.resources import shipped
 
@@ -21,6 +22,7 @@ def tiny_config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_trains_scores_and_draws(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = tmp_path / "photo.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 100, 3), dtype=np.uint8)).save(photo)
@@ -47,6 +49,17 @@ def test_trains_scores_and_draws(tiny_config: Path, tmp_path: Path, capsys: pyte
     assert "latitude only" in printed
     last = out / "pd_bridgenet/version_0/checkpoints/last.ckpt"
     assert printed.splitlines()[-2] == f"  mtpano run PANORAMA_OR_FOLDER --model {last}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["trainer: {max_epochs: 1}", "model: {network: {class_path: mtpano_zoo.models.UniFuse}}", "model: UniFuse"],
+)
+def test_another_network_is_refused_before_anything_is_written(content: str, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"other\.yaml trains .*, but the quickstart .* `mtpano fit --config"):
+        quickstart(tmp_path / "other.yaml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_earlier_results_are_kept(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_it_holds_everything_and_nothing_else(unpacked: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mtpano_zoo"}
 
 
+@pytest.mark.slow
 def test_it_runs_from_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
     where = run_in(tmp_path, unpacked, "-c", "import mtpano_zoo; print(mtpano_zoo.__file__)")
     assert Path(where.strip()).is_relative_to(unpacked)

@@ -51,7 +51,12 @@ _GEOMETRY_ROWS = 256  # differences of neighbours are noise in larger maps
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a sample: its split, its id, the kind (of `ERRORS` or `SUSPICIONS`), and a sentence."""
+    """What is wrong with a sample: its split, its id, the kind (of `ERRORS` or `SUSPICIONS`), and a sentence.
+
+    Example:
+        >>> Finding("train", "room-1", "missing", "depth/room-1.png does not exist").kind
+        'missing'
+    """
 
     split: str
     sample: str

@@ -53,6 +53,11 @@ def training_loader(
 
     Raises:
         InputError: If the batch size or an option is out of range.
+
+    Example:
+        >>> data = [{"image": torch.zeros(3, 2, 4)} for _ in range(5)]
+        >>> len(training_loader(data, None, batch_size=2))
+        2
     """
     sampler = TrainingSampler(dataset, augmentation, seed)
     drop_last = len(sampler) >= batch_size

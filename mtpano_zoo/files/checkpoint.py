@@ -73,7 +73,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork", source: str) -> None:
+def check_same_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork", source: str) -> None:
     """Refuse a checkpoint with other tasks than the network's.
 
     A checkpoint without a description passes, because its keys are checked later.
@@ -84,7 +84,7 @@ def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork
     Example:
         >>> import types
         >>> network = types.SimpleNamespace(tasks=("depth",))
-        >>> check_tasks({"tasks": ["normals"]}, network, "room.ckpt")
+        >>> check_same_tasks({"tasks": ["normals"]}, network, "room.ckpt")
         Traceback (most recent call last):
             ...
         mtpano_zoo.errors.InputError: ...

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mtpano_zoo.labeling.back_projection import Footprint
 from mtpano_zoo.labeling.teachers.base import ViewLabels
+from mtpano_zoo.tasks import NO_LABEL
 
-NO_CLASS = 255
 # Bytes of probabilities that are rearranged at once, and pixels of the panorama that are worked on at once.
 TABLE_BYTES = 2**29
 PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**18}
@@ -63,7 +63,7 @@ def fuse_classes(
             if group.stop == len(feet):
                 most, index = total.max(1)
                 mass = total.sum(1)
-                semseg[part] = torch.where(mass > 0, index, NO_CLASS).to(torch.uint8)
+                semseg[part] = torch.where(mass > 0, index, NO_LABEL).to(torch.uint8)
                 share[part] = torch.where(mass > 0, most / mass, 0)
         if keep_views:
             own += [_own_classes(tables, i) for i in range(group.stop - group.start)]
@@ -111,7 +111,7 @@ class _Table:
         """
         points, rows = self.points[index], self.view(index)
         most, largest = rows.max(1)
-        four = points.four(torch.where(most > 0, largest, NO_CLASS).to(torch.uint8).view(points.height, points.width))
+        four = points.four(torch.where(most > 0, largest, NO_LABEL).to(torch.uint8).view(points.height, points.width))
         # Where all neighbours have the same class, so has every mixture of them.
         mixed = torch.stack([one != four[0] for one in four[1:]]).any(0).nonzero().squeeze(1)
         second = rows.scatter_(1, largest[:, None], 0).amax(1)
@@ -176,10 +176,10 @@ def _own_classes(tables: Sequence[_Table], index: int) -> Tensor:
             total += table.mixtures(index, part)
         found[part] = _classes(total)
     known = torch.stack([table.weights[index] for table in tables]).amax(0) > 0
-    return torch.where(known, found, NO_CLASS)
+    return torch.where(known, found, NO_LABEL)
 
 
 def _classes(rows: Tensor) -> Tensor:
     """Class of every row, uint8; 255 where all are zero."""
     most, index = rows.max(1)
-    return torch.where(most > 0, index, NO_CLASS).to(torch.uint8)
+    return torch.where(most > 0, index, NO_LABEL).to(torch.uint8)

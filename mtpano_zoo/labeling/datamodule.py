@@ -24,7 +24,7 @@ from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.output_paths import check_id
 from mtpano_zoo.run import find_images
 
-__all__ = ("ImageFiles", "LabelingData", "samples_of")
+__all__ = ("ImageFiles", "LabelingData", "unaugmented_samples")
 
 Item = dict[str, Any]
 
@@ -82,7 +82,7 @@ class ImageFiles(Dataset[Item]):
         return {"image": torch.from_numpy(read_panorama(self.paths[i])).permute(2, 0, 1), "id": self.names[i]}
 
 
-def samples_of(data: lightning.LightningDataModule, split: str) -> Dataset[Item]:
+def unaugmented_samples(data: lightning.LightningDataModule, split: str) -> Dataset[Item]:
     """Return the samples of a data module as they are, without augmentation.
 
     Raises:

@@ -32,11 +32,12 @@ from mtpano_zoo.labeling.back_projection import (
     sample_inverse,
     sample_normals,
 )
-from mtpano_zoo.labeling.class_fusion import NO_CLASS, fuse_classes
+from mtpano_zoo.labeling.class_fusion import fuse_classes
 from mtpano_zoo.labeling.finite import leave_out_broken_views
 from mtpano_zoo.labeling.teachers.base import DepthKind, ViewLabels
 from mtpano_zoo.labeling.views import Views
 from mtpano_zoo.sphere import unit
+from mtpano_zoo.tasks import NO_LABEL
 
 # Pixels of the panorama on which the views' scales are compared.
 COMPARED = 8192
@@ -319,7 +320,7 @@ def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, 
             if channels is not None and value.shape != wanted:
                 raise InputError(f"{key} of these views is {wanted}, got {tuple(value.shape)}")
     classes = {one.probabilities.shape[1] for one in labels if one.probabilities is not None}
-    if len(classes) > 1 or max(classes, default=0) > NO_CLASS:
+    if len(classes) > 1 or max(classes, default=0) > NO_LABEL:
         raise InputError(f"teachers must give the same at most 255 classes, got {sorted(classes)}")
     if invalid is not None and (invalid.shape != (height, width) or invalid.dtype != torch.bool):
         raise InputError(f"invalid must be bool {(height, width)}, got {invalid.dtype} {tuple(invalid.shape)}")

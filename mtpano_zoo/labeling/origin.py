@@ -37,7 +37,12 @@ class Origin:
 
 
 def digest_of_files(contents: Sequence[bytes]) -> str:
-    """Return the digest of a file; of several, that of their digests."""
+    """Return the digest of a file; of several, that of their digests.
+
+    Example:
+        >>> digest_of_files([b"a panorama"])[:15]
+        'sha256 50c4217f'
+    """
     digests = [hashlib.sha256(content) for content in contents]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(one.digest() for one in digests))
     return f"sha256 {whole.hexdigest()}"

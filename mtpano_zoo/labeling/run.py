@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
+from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, unaugmented_samples
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import check_manifest
@@ -82,7 +82,7 @@ def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler
         raise InputError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
     out = Path(config.out)
     check_manifest(out, labeler.manifest(settings), config.overwrite)
-    samples = ImageFiles(config.sources, out) if config.sources else samples_of(built.data, config.split)
+    samples = ImageFiles(config.sources, out) if config.sources else unaugmented_samples(built.data, config.split)
     report = label(
         samples,
         out,

@@ -111,7 +111,14 @@ def _to_grid(x: Tensor, reduction: int, stride: int, size: tuple[int, int]) -> T
 
 
 class WrappedConv2d(nn.Conv2d):
-    """Replacement for a convolution that pads circularly along the width and shares its weights."""
+    """Replacement for a convolution that pads circularly along the width and shares its weights.
+
+    Example:
+        >>> layer = WrappedConv2d(nn.Conv2d(3, 8, 3, padding=1))
+        >>> image = torch.rand(1, 3, 16, 32)
+        >>> torch.allclose(layer(image.roll(5, -1)), layer(image).roll(5, -1), atol=1e-5)
+        True
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__(

@@ -135,7 +135,12 @@ def _centred(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def any_around(padded: Tensor, size: int) -> Tensor:
-    """Whether any pixel of the square window of a padded 0/1 map is set; by rows, then by columns, for speed."""
+    """Whether any pixel of the square window of a padded 0/1 map is set; by rows, then by columns, for speed.
+
+    Example:
+        >>> any_around(torch.tensor([3 * [[0.0, 0.0, 0.0, 1.0]]]), 3).tolist()
+        [[[False, True]]]
+    """
     return F.max_pool2d(F.max_pool2d(padded, (1, size), stride=1), (size, 1), stride=1) > 0
 
 

@@ -105,6 +105,11 @@ def normals_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor
     """Absolute difference, summed over the components, of the normals of the two surfaces, mean over the valid pixels.
 
     Pixels without a normal of the target, having no neighbour, do not count.
+
+    Example:
+        >>> depth = torch.full((1, 8, 16), 2.0)
+        >>> round(normals_l1(3 * depth, depth, depth > 0).item(), 4)  # a larger sphere has the same normals
+        0.0
     """
     surfaces = [
         points_to_normals(depth_to_points(torch.where(valid, x, 0)[:, None]), valid[:, None])
@@ -126,6 +131,11 @@ def points_l1(
         valid: where the target counts.
         weight: of every pixel.
         unit: metres that count as 1; 100 because DAP's own labels are divided by it.
+
+    Example:
+        >>> near, far = torch.full((1, 8, 16), 2.0), torch.full((1, 8, 16), 3.0)
+        >>> bool(points_l1(near, near, near > 0) < points_l1(near, far, near > 0))
+        True
     """
     rays = erp_rays(*target.shape[-2:], device=target.device, dtype=target.dtype)
     error = (torch.where(valid, prediction, 0) - torch.where(valid, target, 0)).abs() * rays.abs().sum(-1) / unit
@@ -138,6 +148,13 @@ def mask_error(
     """Mean squared error of probabilities + `dice_weight` (1 - Dice) of the known pixels of a batch, (B, H, W) each.
 
     Where nothing is inside and nothing is said to be, Dice is 1.
+
+    Example:
+        >>> inside, known = torch.tensor([[[True, False]]]), torch.tensor([[[True, True]]])
+        >>> round(mask_error(torch.tensor([[[20.0, -20.0]]]), inside, known).item(), 4)
+        0.0
+        >>> round(mask_error(torch.tensor([[[-20.0, 20.0]]]), inside, known).item(), 4)
+        1.5
     """
     truth = (inside & known).to(logits.dtype)
     said = torch.where(known, torch.where(known, logits, 0).sigmoid(), 0)

@@ -41,6 +41,12 @@ def edge_distance(image: Tensor, threshold: float = 0.5) -> Tensor:
 
     Distances do not wrap, the eight rows next to each pole hold no edges, and distances end only at the longer side of
     the image. They are exact; those of the published code are approximate, and infinite in an image without edges.
+
+    Example:
+        >>> image = torch.zeros(1, 3, 32, 64)
+        >>> image[..., 32:] = 1
+        >>> edge_distance(image)[0, 0, 16, 32:36].expm1().round().tolist()
+        [0.0, 1.0, 2.0, 3.0]
     """
     edges = image_gradient(image).square().sum(dim=1) > threshold**2
     edges[:, :8] = False
@@ -108,6 +114,12 @@ def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Te
 
     Every class that an image lacks adds a constant one as soon as it gets any probability, which says nothing about the
     prediction and drowns the rest.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 1]]])
+        >>> logits = 20 * torch.eye(2)[:, None][None]
+        >>> round(dice(logits, labels, labels < 2).item(), 4), round(dice(-logits, labels, labels < 2).item(), 4)
+        (0.0, 1.0)
     """
     mask = valid[:, None]
     probabilities = torch.where(mask, torch.where(mask, logits, 0).softmax(dim=1), 0)

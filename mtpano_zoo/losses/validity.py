@@ -96,6 +96,15 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
 
     Raises:
         InputError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.
+
+    Example:
+        >>> import torch
+        >>> batch = {"image": torch.zeros(1, 3, 2, 4), "semseg": torch.full((1, 2, 4), 13)}
+        >>> check_batch(batch, num_classes=14)
+        >>> check_batch(batch, num_classes=13)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     size = tuple(batch["image"].shape[-2:])
     for key in batch.keys() & SAMPLE_MAPS.keys():

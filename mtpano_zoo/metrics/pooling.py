@@ -37,6 +37,12 @@ def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None
 
     Raises:
         InputError: If batch or size differ, or ``valid`` is not a boolean (B, H, W).
+
+    Example:
+        >>> check_maps(torch.zeros(1, 3, 8, 16), torch.zeros(1, 4, 8), None)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     expected = (target.shape[0], *target.shape[-2:])
     found = (prediction.shape[0], *prediction.shape[-2:])

@@ -25,6 +25,12 @@ class RelativeDepthMetrics(DepthMetrics):
     Args:
         max_depth: labels up to this count, in metres.
         crop: part of the height that does not count, at the top and again at the bottom.
+
+    Example:
+        >>> metric, depth = RelativeDepthMetrics(), torch.tensor([[[1.0, 2.0], [4.0, 5.0]]])
+        >>> metric.update(7 / depth[:, None], depth)  # right up to scale
+        >>> round(metric.compute()["AbsRel/median_aligned"].item(), 4)
+        0.0
     """
 
     def __init__(self, max_depth: float = 10.0, crop: float = 0.0) -> None:

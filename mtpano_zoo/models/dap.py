@@ -142,6 +142,14 @@ def check_ranges(ranges: Sequence[float], max_distance: float) -> tuple[float, .
 
     Raises:
         InputError: If there is none, they do not ascend from above zero, or exceed the largest distance.
+
+    Example:
+        >>> check_ranges([10, 20], max_distance=100.0)
+        (10.0, 20.0)
+        >>> check_ranges([20, 10], max_distance=100.0)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     checked = tuple(float(distance) for distance in ranges)
     ascending = all(near < far for near, far in zip((0.0, *checked), checked, strict=False))

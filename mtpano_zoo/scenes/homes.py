@@ -28,6 +28,10 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.
+
+    Example:
+        >>> sample_home(0, "train", 3).id
+        'train-000003'
     """
     key = room_key(seed, split, index, SPACE)
     rng = np.random.Generator(np.random.Philox(key=key))

@@ -27,6 +27,12 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
 
     Raises:
         InputError: If there is no room, or the size is not 2:1 or smaller than 8 x 16.
+
+    Example:
+        >>> from mtpano_zoo.scenes import sample_room
+        >>> batch = render([sample_room(0, "train", 0)], 8, 16)
+        >>> batch["depth"].shape, batch["id"]
+        (torch.Size([1, 8, 16]), ['train-000000'])
     """
     check_size(height, width)
     if not rooms:
@@ -57,6 +63,12 @@ def check_size(height: int, width: int) -> None:
 
     Raises:
         InputError: If the size is not 2:1 or smaller than 8 x 16.
+
+    Example:
+        >>> check_size(64, 64)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     if height < 8 or width != 2 * height:
         raise InputError(f"rooms are rendered at height x (2 height) from 8 x 16 on, got {height} x {width}")

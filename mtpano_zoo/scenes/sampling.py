@@ -28,6 +28,10 @@ def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.
+
+    Example:
+        >>> sample_room(0, "train", 3).id
+        'train-000003'
     """
     key = room_key(seed, split, index)
     rng = np.random.Generator(np.random.Philox(key=key))
@@ -135,6 +139,12 @@ def check_tilt(tilt: float) -> None:
 
     Raises:
         InputError: If it is not between 0 and 180.
+
+    Example:
+        >>> check_tilt(200)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     if not 0 <= tilt <= 180:
         raise InputError(f"tilt is an angle between 0 and 180 degrees, got {tilt}")

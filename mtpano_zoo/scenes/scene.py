@@ -80,7 +80,12 @@ class Room:
 
 
 class Frame(NamedTuple):
-    """A place on the floor: position in plan and a yaw; its own z axis points at that yaw, its x axis to the right."""
+    """A place on the floor: position in plan and a yaw; its own z axis points at that yaw, its x axis to the right.
+
+    Example:
+        >>> Frame(1.0, 2.0, math.pi / 2).at(0.0, 1.0)[:2]  # one metre ahead
+        (2.0, 2.0)
+    """
 
     x: float
     z: float

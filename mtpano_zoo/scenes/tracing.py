@@ -34,7 +34,12 @@ class Rays:
 
 
 def into_tiles(maps: Tensor) -> Tensor:
-    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2), the last row and column repeated where they do not divide."""
+    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2), the last row and column repeated where they do not divide.
+
+    Example:
+        >>> into_tiles(torch.zeros(1, 3, TILE, 2 * TILE)).shape == (1, 2, 3, TILE * TILE)
+        True
+    """
     height, width = maps.shape[-2:]
     maps = torch.nn.functional.pad(maps, (0, -width % TILE, 0, -height % TILE), mode="replicate")
     images, channels, height, width = maps.shape
@@ -43,7 +48,13 @@ def into_tiles(maps: Tensor) -> Tensor:
 
 
 def from_tiles(tiles: Tensor, height: int, width: int) -> Tensor:
-    """Put tiles (B, T, TILE^2) together to maps (B, H, W)."""
+    """Put tiles (B, T, TILE^2) together to maps (B, H, W).
+
+    Example:
+        >>> maps = torch.arange(200.0).view(1, 1, 10, 20)
+        >>> torch.equal(from_tiles(into_tiles(maps)[:, :, 0], 10, 20), maps[:, 0])
+        True
+    """
     rows, columns = math.ceil(height / TILE), math.ceil(width / TILE)
     maps = tiles.view(len(tiles), rows, columns, TILE, TILE).transpose(2, 3)
     return maps.reshape(len(tiles), rows * TILE, columns * TILE)[:, :height, :width].contiguous()

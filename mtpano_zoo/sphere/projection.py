@@ -23,6 +23,7 @@ from mtpano_zoo.sphere.rays import (
     rotation_matrix,
 )
 from mtpano_zoo.sphere.sampling import Mode, check_mode, interpolate, padded, padded_points, sample
+from mtpano_zoo.tasks import NO_LABEL
 
 # Pixels of perspective views processed at once, so that their coordinates stay in the processor's cache.
 CHUNK = 2**19
@@ -213,7 +214,7 @@ def from_perspective(
         x = (k[:, 0, 0] * right + k[:, 0, 1] * down + k[:, 0, 2] + 0.5) * (2 / columns) - 1
         y = (k[:, 1, 1] * down + k[:, 1, 2] + 0.5) * (2 / rows) - 1
         seen = seen & (x.abs() <= 1) & (y.abs() <= 1)
-        fill = 255 if mode == "label" else 0
+        fill = NO_LABEL if mode == "label" else 0
         maps[:, i] = torch.where(seen[:, None], interpolate(views[:, i], torch.stack((x, y), dim=-1), mode), fill)
         valid[:, i] = seen
     return (turn_vectors(maps, rotation) if mode == "vectors" else maps), valid

@@ -13,7 +13,12 @@ from mtpano_zoo.errors import InputError
 
 
 def floating(values: Tensor) -> Tensor:
-    """Convert integers to float32, because values combined with them would be truncated; leave other types alone."""
+    """Convert integers to float32, because values combined with them would be truncated; leave other types alone.
+
+    Example:
+        >>> floating(torch.tensor([1, 2])).dtype, floating(torch.tensor([1.0], dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
     return values if values.is_floating_point() else values.to(torch.float32)
 
 
@@ -22,6 +27,12 @@ def check_floating(dtype: torch.dtype) -> None:
 
     Raises:
         InputError: If ``dtype`` is not a floating-point type.
+
+    Example:
+        >>> check_floating(torch.int64)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     if not dtype.is_floating_point:
         raise InputError(f"directions and angles need a floating-point type, not {dtype}: leave dtype out or change it")
@@ -321,7 +332,13 @@ def rays_to_angles(rays: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def longitude_and_down(rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Return longitude and angle below the horizon, which become pixel coordinates without a change of sign."""
+    """Return longitude and angle below the horizon, which become pixel coordinates without a change of sign.
+
+    Example:
+        >>> longitude, down = longitude_and_down(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+        >>> longitude.rad2deg().round().tolist(), down.rad2deg().round().tolist()
+        ([90.0, 0.0], [0.0, 90.0])
+    """
     x, y, z = floating(rays).unbind(-1)
     level = torch.hypot(x, z)
     if rays.requires_grad:

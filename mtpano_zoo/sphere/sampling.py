@@ -95,7 +95,14 @@ def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = N
 
 
 def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
-    """Refuse an unknown mode, and vectors that are not three floating-point channels."""
+    """Refuse an unknown mode, and vectors that are not three floating-point channels.
+
+    Example:
+        >>> check_mode(torch.zeros(1, 4, 2, 4), "nearest", channel=1)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
+    """
     if mode not in get_args(Mode):
         raise InputError(f"unknown mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
     if mode == "vectors" and (maps.shape[channel] != 3 or not maps.is_floating_point()):

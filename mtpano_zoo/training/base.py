@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -16,7 +16,7 @@ from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
     card_after_training,
     check_options,
-    check_tasks,
+    check_same_tasks,
     check_weights,
     describe_network,
     network_weights,
@@ -115,6 +115,7 @@ class PanoramaModule(LightningModule):
         self.freeze_encoder = freeze_encoder or lora_rank is not None
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
+        self._loader_state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
         self.metrics = nn.ModuleDict({stage: self._build_metrics(metrics or {}) for stage in ("val", "test")})
         if freeze_encoder:
             self.encoder.requires_grad_(False)
@@ -200,7 +201,10 @@ class PanoramaModule(LightningModule):
     def on_train_start(self) -> None:
         """Let a resumed training go on within its epoch."""
         # To tell a schedule the length of the training, Lightning builds the loader before it could restore its state.
-        self.trainer.fit_loop._load_combined_loader_states()
+        loader: Any = self.trainer.train_dataloader
+        if self._loader_state is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._loader_state)
+        self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -273,9 +277,13 @@ class PanoramaModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the description of the network and the state of the random generators."""
+        """Add the description of the network, the position in the epoch and the state of the random generators."""
         card = card_after_training(self.network.card)
         checkpoint[DESCRIPTION] = describe_network(self.network) | {"card": card}
+        trainer = self._attached_trainer()
+        loader: Any = None if trainer is None else trainer.train_dataloader
+        if hasattr(loader, "state_dict"):
+            checkpoint["loader"] = loader.state_dict()
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -284,15 +292,23 @@ class PanoramaModule(LightningModule):
         Raises:
             InputError: If the checkpoint is of other tasks or options, or its weights do not fit the network.
         """
-        check_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
-        resumes = self._trainer is not None and self.trainer.training
+        check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        trainer = self._attached_trainer()
+        resumes = trainer is not None and trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
         check_weights(self.network, network_weights(checkpoint), "the checkpoint")
+        self._loader_state = checkpoint.get("loader") if resumes else None
         rng = checkpoint.get("rng")
         if rng is not None and resumes:
             torch.set_rng_state(rng["cpu"])
             if len(rng["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(rng["cuda"])
+
+    def _attached_trainer(self) -> Trainer | None:
+        try:
+            return self.trainer
+        except RuntimeError:  # Lightning has no other public way to ask
+            return None
 
     def _encoder_learns(self) -> bool:
         parameters = self.encoder.parameters() if hasattr(self.network, "encoder") else ()

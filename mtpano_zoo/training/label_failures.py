@@ -20,12 +20,24 @@ COARSE = 8  # pixels of the label in one of a blurred one
 
 
 def scaled(depth: Tensor, chance: Tensor) -> Tensor:
-    """Twice or half the distances."""
+    """Twice or half the distances.
+
+    Example:
+        >>> scaled(torch.ones(2, 1, 1), torch.tensor([0.2, 0.8])).flatten().tolist()
+        [0.5, 2.0]
+    """
     return depth * torch.where(chance < 0.5, 0.5, 2.0)[:, None, None]
 
 
 def filled(depth: Tensor, chance: Tensor) -> Tensor:
-    """Holes, such as the sky, and a disc at the height of the eyes get the median distance: a surface that is none."""
+    """Holes, such as the sky, and a disc at the height of the eyes get the median distance: a surface that is none.
+
+    Example:
+        >>> depth = torch.full((1, 8, 16), 3.0)
+        >>> depth[:, 0] = 0.0  # the sky
+        >>> filled(depth, torch.zeros(1)).unique().tolist()
+        [3.0]
+    """
     known = torch.where(depth > 0, depth, torch.nan).flatten(1)
     middle = known.nanmedian(1).values.nan_to_num(1.0)[:, None, None]
     height, width = depth.shape[-2:]
@@ -37,7 +49,12 @@ def filled(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def seam_broken(depth: Tensor, chance: Tensor) -> Tensor:
-    """The scale drifts by a factor of two around the panorama, so that its ends do not meet."""
+    """The scale drifts by a factor of two around the panorama, so that its ends do not meet.
+
+    Example:
+        >>> seam_broken(torch.ones(1, 1, 64), torch.ones(1))[0, 0, [0, -1]].round(decimals=1).tolist()
+        [0.699999988079071, 1.399999976158142]
+    """
     width = depth.shape[-1]
     drift = STEP * ((torch.arange(width, device=depth.device) + 0.5) / width - 0.5)
     towards = torch.where(chance < 0.5, -1.0, 1.0)[:, None, None]
@@ -52,12 +69,22 @@ def blurred(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def mirrored(depth: Tensor, chance: Tensor) -> Tensor:
-    """Left and right have changed places."""
+    """Left and right have changed places.
+
+    Example:
+        >>> mirrored(torch.tensor([[[1.0, 2.0]]]), torch.zeros(1)).tolist()
+        [[[2.0, 1.0]]]
+    """
     return depth.flip(-1)
 
 
 def copied(depth: Tensor, chance: Tensor) -> Tensor:
-    """The distances of the panorama before it in the batch."""
+    """The distances of the panorama before it in the batch.
+
+    Example:
+        >>> copied(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1), torch.zeros(3)).flatten().tolist()
+        [3.0, 1.0, 2.0]
+    """
     return depth.roll(1, 0)
 
 

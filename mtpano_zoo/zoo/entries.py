@@ -93,6 +93,10 @@ def entries() -> dict[str, Entry]:
 
     Raises:
         InputError: If an entry has an unknown key, or lacks one.
+
+    Example:
+        >>> entries()["mtpano-tiny.rooms"].tasks
+        ('semseg', 'depth', 'normals')
     """
     return _of_kind("network")
 
@@ -173,7 +177,12 @@ def _matching(pattern: str, known: Mapping[str, Entry]) -> list[str]:
 
 
 def models_table(pattern: str = "*") -> list[tuple[str, ...]]:
-    """Return table rows of the networks that match a pattern, then of the generators; the header is first."""
+    """Return table rows of the networks that match a pattern, then of the generators; the header is first.
+
+    Example:
+        >>> [row[:2] for row in models_table("mtpano-tiny*")]
+        [('name', 'tasks'), ('mtpano-tiny.rooms', 'semseg, depth, normals')]
+    """
     rows: list[tuple[str, ...]] = [COLUMNS]
     for known in (entries(), generators()):
         rows += [_row(known[name]) for name in _matching(pattern, known)]

@@ -11,6 +11,8 @@ import pytest
 
 from mtpano_zoo.data import RoomsDataModule, write_shards
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json
 import sys

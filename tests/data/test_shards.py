@@ -16,8 +16,15 @@ from PIL import Image
 
 from mtpano_zoo import limits
 from mtpano_zoo.cli import main
-from mtpano_zoo.data import Augmentation, MixedDataModule, RoomsDataModule, ShardsDataModule, write_shards
-from mtpano_zoo.data import shards as module
+from mtpano_zoo.data import (
+    Augmentation,
+    MixedDataModule,
+    RoomsDataModule,
+    ShardsDataModule,
+    shard_dataset,
+    shards,
+    write_shards,
+)
 from mtpano_zoo.data.panoramas import UnreadableSampleError
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.training import MultiTaskModule
@@ -35,6 +42,12 @@ def written(rooms, tmp_path_factory):
     root = tmp_path_factory.mktemp("shards") / "out"
     assert write_shards(rooms, root, shard_size=2, workers=0, progress=False) == COUNTS
     return root
+
+
+def as_rank(monkeypatch, rank, ranks):
+    """Let shards be read as by one of several processes."""
+    for module in (shards, shard_dataset):
+        monkeypatch.setattr(module, "rank_and_size", lambda: (rank, ranks))
 
 
 def ids(loader):
@@ -135,7 +148,7 @@ def test_training_is_shuffled_by_seed_and_epoch(written):
 def test_processes_and_workers_share_the_files(written, monkeypatch, ranks, workers):
     lengths, seen, evaluated = set(), [], []
     for rank in range(ranks):
-        monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, ranks))
+        as_rank(monkeypatch, rank, ranks)
         data = ShardsDataModule(written, batch_size=1, num_workers=workers if workers > 1 else 0)
         loader = data.train_dataloader()
         names = ids(loader)
@@ -175,7 +188,7 @@ def test_training_resumes_within_an_epoch(written, workers, done):
 def test_fewer_shards_than_processes_are_shared_by_samples(written, monkeypatch, workers):
     seen = []
     for rank in range(3):
-        monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, 3))
+        as_rank(monkeypatch, rank, 3)
         names = ids(ShardsDataModule(written, batch_size=4, num_workers=workers).val_dataloader())
         assert names
         seen += names

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from tiny_training import TinyDataModule, TinyNetwork
 
 import mtpano_zoo
-from mtpano_zoo.files.checkpoint import check_tasks, check_weights, network_weights, read_checkpoint
+from mtpano_zoo.files.checkpoint import check_same_tasks, check_weights, network_weights, read_checkpoint
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.zoo import load_model
@@ -67,7 +67,7 @@ def test_weights_load_into_a_given_network(checkpoint):
     with torch.no_grad():
         network.gamma.copy_(torch.rand_like(network.gamma))
     weights = network_weights(read_checkpoint(write(path, network)))
-    check_tasks(read_checkpoint(path)["network"], given, "the file")
+    check_same_tasks(read_checkpoint(path)["network"], given, "the file")
     check_weights(given, weights, "the file")
     given.load_state_dict(weights)
     assert torch.equal(given.gamma, network.gamma)
@@ -78,9 +78,9 @@ def test_another_task_set_names_both(checkpoint):
     with pytest.raises(
         ValueError, match=r"^it was trained for the tasks semseg, depth, but the network has semseg, no"
     ):
-        check_tasks(description, TinyNetwork(tasks=["semseg", "normals"]), "it")
-    check_tasks(description, TinyNetwork(tasks=["depth", "semseg"]), "it")
-    check_tasks(None, TinyNetwork(tasks=["depth"]), "it")
+        check_same_tasks(description, TinyNetwork(tasks=["semseg", "normals"]), "it")
+    check_same_tasks(description, TinyNetwork(tasks=["depth", "semseg"]), "it")
+    check_same_tasks(None, TinyNetwork(tasks=["depth"]), "it")
 
 
 def test_another_task_set_is_refused_by_the_trainer_as_well(checkpoint, tmp_path):

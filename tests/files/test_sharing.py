@@ -112,7 +112,8 @@ def test_low_rank_updates_are_merged(tiny_network: Callable[..., Any], tmp_path:
 
 def test_a_repository_is_read_back_to_the_last_bit(network: Any, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     address = network.push_to_hub("user/model", token=hub.token, private=True, message="First")
-    assert hub.created == {"user/model": {"visibility": "private"}}
+    asked = hub.created.pop("user/model")  # releases of huggingface_hub have two words for it
+    assert asked in ({"visibility": "private"}, {"private": True}) and not hub.created
     assert address.startswith(f"{hub.address}/user/model/commit/")
     assert set(hub.commits["user/model"]["main"]) == set(FILES)
     card = hub.content("user/model", "README.md").decode()

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from mtpano_zoo.data import Augmentation, RoomsDataModule, SUN360DataModule
-from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
+from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, unaugmented_samples
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.storage import LabelFolder
 
@@ -147,7 +147,7 @@ def test_nothing_is_read_after_the_stop(ledger):
 def test_any_data_module(ledger):
     rooms = RoomsDataModule(32, 64, train_count=3, val_count=2, test_count=1)
     for split, names in {"train": 3, "val": 2, "test": 1, "predict": 1}.items():
-        found = items(LabelingData(samples_of(rooms, split), 16, 32, ledger))
+        found = items(LabelingData(unaugmented_samples(rooms, split), 16, 32, ledger))
         assert len(found) == names
         assert {"image", "depth", "semseg", "normals", "id"} <= found[0]["sample"].keys()
         assert found[0]["name"] == found[0]["sample"]["id"]
@@ -159,8 +159,8 @@ def test_any_data_module(ledger):
 def test_samples_that_are_not_those_of_the_set():
     augmented = RoomsDataModule(32, 64, train_count=2, augmentation=Augmentation())
     with pytest.raises(ValueError, match="augments its samples"):
-        samples_of(augmented, "train")
-    assert len(samples_of(augmented, "val")) == 100
+        unaugmented_samples(augmented, "train")
+    assert len(unaugmented_samples(augmented, "val")) == 100
 
     class Stream(IterableDataset):
         def __iter__(self):
@@ -171,7 +171,7 @@ def test_samples_that_are_not_those_of_the_set():
             return SimpleNamespace(dataset=Stream())
 
     with pytest.raises(ValueError, match="StreamDataModule reads a stream"):
-        samples_of(StreamDataModule(32, 64), "train")
+        unaugmented_samples(StreamDataModule(32, 64), "train")
 
 
 class Named(Dataset):
@@ -267,7 +267,7 @@ def test_rooms_of_another_seed_are_other_rooms(ledger):
     """Which is known without rendering them."""
 
     def samples(**options):
-        return samples_of(RoomsDataModule(32, 64, train_count=2, **options), "train")
+        return unaugmented_samples(RoomsDataModule(32, 64, train_count=2, **options), "train")
 
     finish_all(samples(), ledger)
     assert items(LabelingData(samples(), 32, 64, ledger)) == [] and len(ledger.report.skipped) == 2
@@ -289,7 +289,7 @@ def test_files_of_a_data_set_decide(packed, tmp_path, ledger, monkeypatch):
         content |= {name: content[other] for name, other in changed.items()}
         root.mkdir()
         write_zip(root / "a.zip", content) if packed else write(root, content)
-        return samples_of(SUN360DataModule(root, height=height, width=2 * height), "predict")
+        return unaugmented_samples(SUN360DataModule(root, height=height, width=2 * height), "predict")
 
     first, second, *_ = (f"pano1024x512/{name}.jpg" for name in fake_unlabelled.SUN360)
     finish_all(data(), ledger)

@@ -1,7 +1,6 @@
 """Means over several processes: the gradients are those of one process with the joined batch."""
 
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import waiting
 from torch import nn
 
 import mtpano_zoo
@@ -100,7 +100,7 @@ def _learn(network, loss, batch):
 
 def _worker(rank, folder):
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=5)
     )
     assert several_processes()
     found = {}
@@ -124,11 +124,10 @@ def _worker(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    root = Path(mtpano_zoo.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    workers = [subprocess.Popen([*command, str(rank), str(folder)], env=environment) for rank in range(2)]
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+    paths = os.pathsep.join([str(Path(mtpano_zoo.__file__).parents[1]), str(Path(waiting.__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(2)]
+    assert waiting.exit_codes(commands, environment) == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

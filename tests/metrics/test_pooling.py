@@ -1,11 +1,11 @@
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import waiting
 
 import mtpano_zoo
 from mtpano_zoo.metrics import (
@@ -145,7 +145,7 @@ def test_an_update_in_inference_mode_can_be_followed_by_one_outside(name):
 def _worker(rank, folder):
     """One of two processes: scores a part of the images (the other one has the rest, and one of them has no batch)."""
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=5)
     )
     scores = {}
     for name, make in METRICS.items():
@@ -160,12 +160,12 @@ def _worker(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_score_like_one(tmp_path):
-    root = Path(mtpano_zoo.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    workers = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    paths = os.pathsep.join([str(Path(mtpano_zoo.__file__).parents[1]), str(Path(waiting.__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
+    assert waiting.exit_codes(commands, environment) == [0, 0]
     for rank in range(2):
         scores = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, make in METRICS.items():

@@ -183,6 +183,7 @@ def test_bfloat16_gives_float32_and_loses_little(build: Build) -> None:
     assert 0 < largest_error(found, expected) < 0.05
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks(tiny_network: Build) -> None:
     """In bfloat16 and with published padding; `test_networks.py` compiles the networks as they are built."""
     prepared = prepare_for_inference(tiny_network(convention="paper"), "bfloat16")

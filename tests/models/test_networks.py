@@ -187,6 +187,7 @@ def test_prepared_for_inference_it_computes_the_same(network: PanoramaNetwork, t
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.slow
 def test_it_compiles_into_one_graph(network: PanoramaNetwork, tiny: Tiny, image: Tensor) -> None:
     if not tiny.traced:
         pytest.skip("another network of the class is")
@@ -196,6 +197,7 @@ def test_it_compiles_into_one_graph(network: PanoramaNetwork, tiny: Tiny, image:
             torch.testing.assert_close(x, flat(network(image))[name], msg=name)
 
 
+@pytest.mark.slow
 def test_it_is_exported_for_any_number_of_images(network: PanoramaNetwork, tiny: Tiny, image: Tensor) -> None:
     if not tiny.traced:
         pytest.skip("another network of the class is")

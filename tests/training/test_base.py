@@ -360,6 +360,7 @@ sys.stdout.write(f"rank {trainer.global_rank} done\\n")
 """
 
 
+@pytest.mark.slow
 def test_ranks_stay_together_when_one_lacks_labels(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(DDP_SCRIPT)

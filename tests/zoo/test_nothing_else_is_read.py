@@ -96,6 +96,7 @@ def hostile(network: PDBridgeNet, trap: Path) -> Iterator[dict[str, Any]]:
         yield description | {"class_path": name, "init_args": {"source": "hf-hub:somebody/else"}}
 
 
+@pytest.mark.slow
 def test_a_description_that_names_something_else_is_refused(
     watched: Callable[[], list[str]], hub, trap: Path, tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]
 ) -> None:

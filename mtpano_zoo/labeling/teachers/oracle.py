@@ -14,6 +14,7 @@ from mtpano_zoo import sphere
 from mtpano_zoo.classes import S3DIS_CLASSES
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
+from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = ("OracleTeacher",)
 
@@ -146,7 +147,7 @@ class OracleTeacher(Teacher):
             turn = 2 * math.pi * float(torch.rand((), generator=self._draw(view, "border")))
             aside = (self.border_shift * math.cos(turn), self.border_shift * math.sin(turn))
         seen = view.look(semseg[None].long(), "label", aside=aside)[0]
-        labelled = seen != 255
+        labelled = seen != NO_LABEL
         if seen[labelled].numel() and not 0 <= int(seen[labelled].min()) <= int(seen[labelled].max()) < count:
             raise InputError(
                 f"panorama {view.key.split('/', 1)[1]} has class {int(seen[labelled].max())}, "
