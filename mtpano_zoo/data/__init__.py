@@ -10,6 +10,7 @@ from mtpano_zoo.data.pano3d import Pano3DDataModule
 from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
 from mtpano_zoo.data.rooms import RoomsDataModule, RoomsDataset
 from mtpano_zoo.data.rooms_writer import write_rooms
+from mtpano_zoo.data.semi_supervised import SemiSupervisedDataModule
 from mtpano_zoo.data.shards import ShardsDataModule, write_shards
 from mtpano_zoo.data.stanford2d3d import Stanford2D3DDataModule
 from mtpano_zoo.data.structured3d import Structured3DDataModule
@@ -34,6 +35,7 @@ __all__ = (
     "RoomsDataModule",
     "RoomsDataset",
     "SUN360DataModule",
+    "SemiSupervisedDataModule",
     "ShardsDataModule",
     "Stanford2D3DDataModule",
     "Structured3DDataModule",

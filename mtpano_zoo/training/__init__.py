@@ -8,11 +8,13 @@ from mtpano_zoo.training.schedules import learning_rate_factor
 if TYPE_CHECKING:
     from mtpano_zoo.training.base import PanoramaModule
     from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, PredictionWriter, ProgressBar
+    from mtpano_zoo.training.distillation import DistillationModule
     from mtpano_zoo.training.metrics_per_set import MetricsPerSet
     from mtpano_zoo.training.multi_task import MultiTaskModule
 
 __all__ = (
     "AuxiliaryWarmup",
+    "DistillationModule",
     "MetricsPerSet",
     "MultiTaskModule",
     "PanelLogger",
@@ -24,6 +26,7 @@ __all__ = (
 
 _NEEDS_LIGHTNING = {
     "AuxiliaryWarmup": "callbacks",
+    "DistillationModule": "distillation",
     "MetricsPerSet": "metrics_per_set",
     "MultiTaskModule": "multi_task",
     "PanelLogger": "callbacks",
