@@ -7,7 +7,8 @@ Encodings, which are those of MTPano's published layout:
   readers of the layout would take the largest number for a distance;
 * normals, 8-bit RGB PNG: 127.5 (1 + n) for (R, G, B) = (forward, up, left), towards the camera; (128, 128, 128) = no
   label;
-* confidence, 8-bit grey PNG: 255 = 1.
+* confidence, 8-bit grey PNG: 255 = 1;
+* masks, 8-bit grey PNG: 255 = masked, 0 = not.
 """
 
 from collections.abc import Callable, Mapping
@@ -79,6 +80,10 @@ def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
             full = np.full((height * width, *steps.shape[1:]), empty, steps.dtype)
             full[_numpy(view.pixels)] = steps
             files[f"{task}/label_{number}.png"] = _png(task, full.reshape(height, width, *steps.shape[1:]))
+    if labels.masks:
+        masks = {name: _numpy(mask).astype(np.uint8) * np.uint8(255) for name, mask in labels.masks.items()}
+        masks["merged"] = np.maximum.reduce(list(masks.values()))
+        files |= {f"masks/{name.replace(' ', '_')}.png": _png("semseg", mask) for name, mask in masks.items()}
     return EncodedLabels(files, too_far)
 
 

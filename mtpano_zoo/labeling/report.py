@@ -20,6 +20,7 @@ class LabelReport:
         labelled: Names of those that this run has labelled.
         skipped: Names of those that were labelled already.
         failed: Why a panorama has no labels, one sentence each, by name.
+        left_out: Why a panorama is of no use, by name: what could be labelled of it is too little.
         replaced: Names of those of `labelled` that had labels of another image, which are gone.
         too_far: Pixels beyond 65.535 m, which have no depth label, by name.
         broken_views: Views that were left out because a teacher gave NaN or infinite values for them, by name.
@@ -30,6 +31,7 @@ class LabelReport:
     labelled: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
     too_far: dict[str, int] = field(default_factory=dict)
     broken_views: dict[str, int] = field(default_factory=dict)
@@ -59,6 +61,9 @@ class LabelReport:
                 f"{views} views of {len(self.broken_views)} panoramas were left out: a teacher gave NaN or infinite "
                 "values for them"
             )
+        if self.left_out:
+            name, reason = next(iter(self.left_out.items()))
+            lines.append(f"{len(self.left_out)} left out, for example {_printable(name)}: {reason}")
         if self.replaced:
             lines.append(f"{len(self.replaced)} were labelled again, because their image is another one than before")
         lines += [f"  {_printable(name)}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
@@ -80,6 +85,7 @@ class LabelReport:
             whole.labelled += part.labelled
             whole.skipped += part.skipped
             whole.failed |= part.failed
+            whole.left_out |= part.left_out
             whole.replaced += part.replaced
             whole.too_far |= part.too_far
             whole.broken_views |= part.broken_views

@@ -22,6 +22,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.masks import GroundedMasker, Masker
 from mtpano_zoo.labeling.manifest import check_manifest, describe
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.report import LabelReport
@@ -64,9 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     if bool(config.sources) == bool(config.data):
         raise InputError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
     out = Path(config.out)
-    names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views")
-    labeler = Labeler(built.views, built.teachers, **{name: config[name] for name in names})
-    settings = settings_of(config, built.teachers)
+    names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views", "min_valid")
+    masker = _masker(config, built)
+    labeler = Labeler(built.views, built.teachers, masker=masker, **{name: config[name] for name in names})
+    settings = settings_of(config, built.teachers, masker)
     check_manifest(out, describe(settings, labeler.classes), config.overwrite)
     samples = ImageFiles(config.sources, out) if config.sources else samples_of(built.data, config.split)
     report = label(
@@ -176,8 +178,13 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
     parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
     parser.add_argument("--out", type=str, required=True, help="folder for the labels, a new one or one to go on with")
-    parser.add_subclass_arguments(ViewStrategy, "views", help="which views are cut out")
-    parser.add_argument("--teachers", type=list[Teacher], required=True, help="what labels them")
+    parser.add_subclass_arguments(ViewStrategy, "views", required=False, help="which views are cut out")
+    parser.add_argument("--teachers", type=list[Teacher], default=[], help="what labels them")
+    parser.add_argument("--mask", nargs="+", type=str, default=[], help="what gets no label, in words: sky watermark")
+    parser.add_subclass_arguments(
+        Masker, "masker", required=False, help="what finds it, in place of Grounding DINO and SAM for the words of mask"
+    )
+    parser.add_argument("--min-valid", type=float, default=0.2, help="panoramas of which less is left are left out")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="instead of files: any data set")
     parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
@@ -199,7 +206,21 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def settings_of(config: Namespace, teachers: Sequence[Teacher]) -> dict[str, Any]:
+def _masker(config: Namespace, built: Namespace) -> Masker | None:
+    """Return what masks panoramas, if anything.
+
+    Raises:
+        InputError: If a masker and words are both given: the masker has words of its own.
+    """
+    if not config.mask:
+        found: Masker | None = built.masker
+        return found
+    if config.masker:
+        raise InputError("give the words of mask as `names` of the masker, not besides it")
+    return GroundedMasker(config.mask)
+
+
+def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker | None = None) -> dict[str, Any]:
     """Return what decides what labels are made: options, and what the teachers say of themselves."""
     names = ("views", "height", "width", "max_height", "no_depth_classes", "keep_views")
     plain = config.as_dict()
@@ -208,8 +229,10 @@ def settings_of(config: Namespace, teachers: Sequence[Teacher]) -> dict[str, Any
         _decisive({**chosen, "provenance": dict(teacher.provenance)})
         for chosen, teacher in zip(plain["teachers"], teachers, strict=True)
     ]
+    masked = {} if masker is None else {"masker": _decisive(masker.provenance), "min_valid": config.min_valid}
     return {
         **{name: plain[name] for name in names},
+        **masked,
         "teachers": described,
         "invalid_mask": None if mask is None else hashlib.sha256(Path(mask).read_bytes()).hexdigest(),
         "jpeg_quality": JPEG_QUALITY,

@@ -5,6 +5,7 @@ The layout is MTPano's published one, as `mtpano_zoo.data.PseudoLabelDataModule`
     img/ID.jpg                          the panorama in the size of the labels
     semseg|depth|normals/ID/merged.png  the labels of all views together; label_K.png those of view K alone
     semseg|depth|normals/ID/merged_confidence.png
+    masks/ID/merged.png                 pixels without any label; NAME.png those of one name, such as sky
     origins/ID.txt                      which image was labelled, see `mtpano_zoo.labeling.origin`
     classes.yaml                        names of the classes
     db_info/panomtdu_SPLIT.json         ids of the split
@@ -39,10 +40,11 @@ __all__ = ("IMAGES", "LABELS", "MANIFEST", "TEMPORARY", "LabelFolder", "check_fo
 MANIFEST = "manifest.json"
 IMAGES = "img"
 TASKS = ("semseg", "depth", "normals")
+MASKS = "masks"
 ORIGINS = "origins"
 LISTS = "db_info"
 RUNS = "runs"
-LABELS = (IMAGES, *TASKS, ORIGINS, LISTS)
+LABELS = (IMAGES, *TASKS, MASKS, ORIGINS, LISTS)
 TEMPORARY = ".labelling-"
 CLAIMS = ".claims"
 # Temporary folders of this process: locks do not tell a process from itself.
