@@ -4,6 +4,7 @@ from mtpano_zoo.layers.bridge import BridgeBlock
 from mtpano_zoo.layers.checkpointing import checkpointed
 from mtpano_zoo.layers.cnn_encoder import CNNEncoder
 from mtpano_zoo.layers.convolution import SphereConv2d, Upsample, conv2d
+from mtpano_zoo.layers.cube import FromCube, ToCube
 from mtpano_zoo.layers.dpt import DPTNeck, RegressionHead, SegmentationHead
 from mtpano_zoo.layers.encoder import Encoder
 from mtpano_zoo.layers.geometry import geometry_encoding, pole_weights
@@ -11,6 +12,7 @@ from mtpano_zoo.layers.heads import AuxiliaryHead, ScaleAggregator, TaskAdapter,
 from mtpano_zoo.layers.lora import add_lora, merge_lora
 from mtpano_zoo.layers.recorded import RecordedModule
 from mtpano_zoo.layers.refiner import ERPTokenMixer, InvariantBlock, VariantBlock
+from mtpano_zoo.layers.resnet import ResNetStages, halved
 from mtpano_zoo.layers.vit_encoder import ViTEncoder
 
 __all__ = (
@@ -21,13 +23,16 @@ __all__ = (
     "DPTNeck",
     "ERPTokenMixer",
     "Encoder",
+    "FromCube",
     "InvariantBlock",
     "RecordedModule",
     "RegressionHead",
+    "ResNetStages",
     "ScaleAggregator",
     "SegmentationHead",
     "SphereConv2d",
     "TaskAdapter",
+    "ToCube",
     "Upsample",
     "VariantBlock",
     "ViTEncoder",
@@ -35,6 +40,7 @@ __all__ = (
     "checkpointed",
     "conv2d",
     "geometry_encoding",
+    "halved",
     "merge_lora",
     "pole_weights",
     "zero_init_projection",

@@ -65,7 +65,7 @@ class CNNEncoder(Encoder):
             raise InputError(f"{name!r} is not a convolutional network: use a ViTEncoder or another name.")
         _drop_unused(self.cnn)
         if not isinstance(pretrained, bool):
-            _load_pretrained(self.cnn, name, Path(pretrained))
+            load_pretrained(self.cnn, name, Path(pretrained))
         _wrap(self.cnn, name)
         self.reductions: list[int] = self.cnn.feature_info.reduction()
         if stride < 1 or any(reduction % stride and stride % reduction for reduction in self.reductions):
@@ -197,7 +197,7 @@ def _wrap(network: nn.Module, architecture: str) -> None:
                 )
 
 
-def _load_pretrained(features: nn.Module, name: str, path: Path) -> None:
+def load_pretrained(features: nn.Module, name: str, path: Path) -> None:
     """Load the ImageNet weights of a whole network into its feature extractor."""
     state = _read_weights(path)
     with torch.device("meta"):

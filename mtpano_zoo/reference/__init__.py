@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.reference import mtpano
+from mtpano_zoo.reference import depth_anywhere, mtpano
 from mtpano_zoo.reference.format import Format
 
 __all__ = ("FORMATS", "Format", "identify", "recognize", "unwrap")
 
-FORMATS: dict[str, Format] = {"mtpano": mtpano.FORMAT}
+FORMATS: dict[str, Format] = {"mtpano": mtpano.FORMAT, **depth_anywhere.FORMATS}
 
 
 def recognize(state: Mapping[str, Tensor]) -> str | None:

@@ -3,6 +3,7 @@
 Right-handed frame, x right, y down, z forward; pixel centres; depth is the distance along the ray.
 """
 
+from mtpano_zoo.sphere.cube import CubeSampling, face_neighbours, pixels_of_erp, pixels_of_faces
 from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.projection import (
     distance_to_z,
@@ -33,6 +34,7 @@ from mtpano_zoo.sphere.sampling import Mode, sample
 from mtpano_zoo.sphere.surface import depth_to_points, latitude_weights, points_to_normals, solid_angles
 
 __all__ = (
+    "CubeSampling",
     "Mode",
     "cube_rays",
     "cube_rotations",
@@ -40,6 +42,7 @@ __all__ = (
     "distance_to_z",
     "erp_angles",
     "erp_rays",
+    "face_neighbours",
     "from_cubemap",
     "from_perspective",
     "icosahedron_rotations",
@@ -47,6 +50,8 @@ __all__ = (
     "latitude_weights",
     "pad",
     "perspective_rays",
+    "pixels_of_erp",
+    "pixels_of_faces",
     "points_to_normals",
     "rays_to_angles",
     "rays_to_pixels",

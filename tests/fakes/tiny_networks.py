@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from published_students import CONSTANTS, published_student
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import CNNEncoder, Encoder, ViTEncoder
-from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet, UniFuse
 
 CLASSES = ("floor", "wall", "ceiling")
 
@@ -62,6 +64,8 @@ TINY: dict[str, Tiny] = {
         traced=False,
     ),
     "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
+    "UniFuse": Tiny(lambda: UniFuse("test_resnet", input_size=(32, 64))),
+    "UniFuse as published": Tiny(lambda: UniFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
 }
 
 
@@ -80,14 +84,19 @@ def published_mtpano() -> dict[str, Tensor]:
 
 
 # A published state dict of every format of `mtpano_zoo.reference.FORMATS`.
-PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {"mtpano": published_mtpano}
+PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "mtpano": published_mtpano,
+    **{name: partial(published_student, name) for name in CONSTANTS},
+}
 
 
 def randomised(network: nn.Module) -> nn.Module:
     """Leave no branch at zero, which would hide what stands before it, and let norms have seen something."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            # Of wide layers less, whose sums would grow from layer to layer where no norm follows.
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.add_(min(0.1, inputs**-0.5) * torch.randn_like(parameter))
         for norm in network.modules():
             if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
                 norm.running_mean.normal_()
