@@ -17,6 +17,7 @@ from mtpano_zoo.data.structured3d import Structured3DDataModule
 from mtpano_zoo.data.synpass import SynPASSDataModule
 from mtpano_zoo.data.threed60 import ThreeD60DataModule
 from mtpano_zoo.data.unlabelled import GeneratedDataModule, SUN360DataModule, ZInDDataModule
+from mtpano_zoo.data.video import SpatialAudioGenDataModule
 
 __all__ = (
     "ADE20K_CLASSES",
@@ -37,6 +38,7 @@ __all__ = (
     "SUN360DataModule",
     "SemiSupervisedDataModule",
     "ShardsDataModule",
+    "SpatialAudioGenDataModule",
     "Stanford2D3DDataModule",
     "Structured3DDataModule",
     "SynPASSDataModule",

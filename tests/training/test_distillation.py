@@ -16,11 +16,13 @@ from mtpano_zoo.labeling.distillation import PublishedTeacherLabels, StoredLabel
 from mtpano_zoo.labeling.teachers import OracleTeacher, Teacher, ViewLabels
 from mtpano_zoo.labeling.views import CubeViews
 from mtpano_zoo.losses import Loss, affine_invariant_l1
-from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models import PanoramaNetwork, UniFuse
 from mtpano_zoo.training.distillation import DistillationModule, FaceLabeler, FaceLabels
 
 STUDENTS = {
     "PDBridgeNet disparity": lambda: tiny_bridgenet(tasks=("disparity",)),
+    "UniFuse": lambda: UniFuse("test_resnet", input_size=(32, 64)),
+    "UniFuse in metres": lambda: UniFuse("test_resnet", tasks=("depth",), input_size=(32, 64)),
     "PDBridgeNet depth": lambda: tiny_bridgenet(tasks=("depth", "normals")),
 }
 
