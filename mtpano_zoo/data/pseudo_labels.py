@@ -151,8 +151,8 @@ class PseudoLabelDataModule(PanoramaDataModule):
             others = ", ".join(task for task in self.tasks if task != "depth")
             raise InputError(
                 f"{self.root} holds depth that is known only up to scale, because none of the teachers that made it "
-                f"knows metres: leave it out by the option tasks=[{others}], read it as disparity by relative=true, or "
-                "label again with a teacher of metric depth"
+                f"knows metres: leave it out by the option tasks=[{others}], or label again with a teacher of metric "
+                "depth, or read it as disparity by relative=true"
             )
         self.view_tasks, self.views_from_step = tuple(view_tasks), views_from_step
         if (named := self.root / "classes.yaml").is_file():

@@ -51,7 +51,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy"
 def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Return the manifest of labels that were made with these settings, as plain data."""
     # Without a masker as before, so that a run can go on in a folder of an earlier release.
-    encoding = ENCODING | ({"masks": MASKS} if settings.get("masker") else {})
+    encoding = ENCODING | ({"masks": MASKS} if "masker" in settings else {})
     manifest = {"format": FORMAT, "classes": list(classes), "encoding": encoding, "settings": settings}
     plain: dict[str, Any] = json.loads(json.dumps(manifest, default=str))
     return plain

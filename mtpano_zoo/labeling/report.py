@@ -20,23 +20,23 @@ class LabelReport:
         labelled: Names of those that this run has labelled.
         skipped: Names of those that were labelled already.
         failed: Why a panorama has no labels, one sentence each, by name.
-        left_out: Why a panorama is of no use, by name: what could be labelled of it is too little.
         replaced: Names of those of `labelled` that had labels of another image, which are gone.
         too_far: Pixels beyond 65.535 m, which have no depth label, by name.
         broken_views: Views that were left out because a teacher gave NaN or infinite values for them, by name.
         stopped: Why the run ended before all were labelled; nothing if it did not.
         seconds: How long the run took.
+        left_out: Why a panorama is of no use, by name: what could be labelled of it is too little.
     """
 
     labelled: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
     too_far: dict[str, int] = field(default_factory=dict)
     broken_views: dict[str, int] = field(default_factory=dict)
     stopped: str = ""
     seconds: float = 0.0
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:

@@ -6,7 +6,7 @@ from jsonargparse.typing import class_from_function
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.zoo.building import build_network
+from mtpano_zoo.zoo.building import assemble
 from mtpano_zoo.zoo.loading import load_model
 
 __all__ = ("Pretrained", "PretrainedInMetres", "load_in_metres", "load_pretrained")
@@ -60,12 +60,8 @@ def load_in_metres(source: str, input_size: tuple[int, int] | None = None) -> Pa
     trained = load_model(source, input_size=input_size)
     if trained.tasks != ("disparity",):
         raise InputError(f"{source} has the tasks {', '.join(trained.tasks)}, not disparity alone: take Pretrained")
-    network = build_network(trained.describe() | {"init_args": {**trained.config, "tasks": ["depth"]}})
-    try:
-        network.load_state_dict(trained.state_dict())
-    except RuntimeError as error:
-        raise InputError(f"{source}: a {type(trained).__name__} for depth has other weights than one of disparity") from error
-    return network
+    description = {"class_path": type(trained).__name__, "init_args": {**trained.config, "tasks": ["depth"]}}
+    return assemble(description, trained.state_dict(), source)
 
 
 PretrainedInMetres = class_from_function(load_in_metres, PanoramaNetwork, "PretrainedInMetres")
