@@ -110,7 +110,7 @@ def _to_grid(x: Tensor, reduction: int, stride: int, size: tuple[int, int]) -> T
     return wide[..., scale:-scale]
 
 
-class _WrappedConv2d(nn.Conv2d):
+class WrappedConv2d(nn.Conv2d):
     """Replacement for a convolution that pads circularly along the width and shares its weights."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -185,7 +185,7 @@ def _wrap(network: nn.Module, architecture: str) -> None:
                 and layer.padding_mode == "zeros"
             ):
                 if layer.kernel_size != (1, 1):
-                    setattr(module, name, _WrappedConv2d(layer))
+                    setattr(module, name, WrappedConv2d(layer))
             elif type(layer) is nn.MaxPool2d and not layer.ceil_mode:
                 setattr(module, name, _WrappedMaxPool2d(layer.kernel_size, layer.stride, layer.padding, layer.dilation))
             elif isinstance(layer, nn.Conv2d | nn.MaxPool2d | BlurPool2d) or (

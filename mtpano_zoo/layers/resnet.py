@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.layers.cnn_encoder import load_pretrained
-from mtpano_zoo.layers.convolution import Convention, SphereConv2d
+from mtpano_zoo.layers.cnn_encoder import WrappedConv2d, load_pretrained
+from mtpano_zoo.layers.convolution import SphereConv2d
 from mtpano_zoo.layers.encoder import create_timm
 
 __all__ = ("ResNetStages", "halved")
+
+Padding = Literal["sphere", "columns", "zeros"]
 
 
 class ResNetStages(nn.Module):
@@ -22,7 +24,8 @@ class ResNetStages(nn.Module):
 
     Args:
         name: timm name, e.g. `resnet18`.
-        convention: `sphere` pads with neighbours on the sphere, `paper` with zeros, which suits a cube face too.
+        padding: `sphere` pads with neighbours on the sphere, `columns` the convolutions across the seam and everything
+            else with zeros, `zeros` everything with zeros, which suits a cube face too.
         pretrained: start from ImageNet: true downloads timm's weights; the path of a `.safetensors` or `.pth` file
             loads them.
 
@@ -31,6 +34,7 @@ class ResNetStages(nn.Module):
         InputError: If timm has no such network, it is no ResNet, or the file of weights does not fit it.
 
     Example:
+        >>> import torch
         >>> stages = ResNetStages("test_resnet", "sphere")  # timm's miniature
         >>> [tuple(x.shape[1:]) for x in stages(torch.rand(1, 3, 32, 64))]
         [(32, 16, 32), (32, 8, 16), (48, 4, 8), (192, 2, 4), (96, 1, 2)]
@@ -38,7 +42,7 @@ class ResNetStages(nn.Module):
 
     folds = (("conv1", "bn1"),)
 
-    def __init__(self, name: str, convention: Convention, pretrained: bool | str | Path = False) -> None:
+    def __init__(self, name: str, padding: Padding, pretrained: bool | str | Path = False) -> None:
         super().__init__()
         network = create_timm(name, pretrained is True, num_classes=0)
         if not isinstance(network, ResNet):
@@ -58,8 +62,8 @@ class ResNetStages(nn.Module):
             if isinstance(block, BasicBlock | Bottleneck):
                 last = 3 if isinstance(block, Bottleneck) else 2
                 cast("Any", block).folds = tuple((f"conv{i}", f"bn{i}") for i in range(1, last + 1))
-        if convention == "sphere":
-            _wrap(self)
+        if padding != "zeros":
+            _wrap(self, padding)
 
     def stem(self, image: Tensor) -> Tensor:
         """Give the map of stride 2 of a normalised image (B, 3, H, W)."""
@@ -89,13 +93,13 @@ class _SphereMaxPool2d(nn.MaxPool2d):
         return F.max_pool2d(sphere.pad(input, (border,) * 4), self.kernel_size, self.stride)
 
 
-def _wrap(network: nn.Module) -> None:
-    """Make convolutions and max-pool pad on the sphere; the names of the weights stay."""
+def _wrap(network: nn.Module, padding: Padding) -> None:
+    """Make convolutions and max-pool pad across the seam; the names of the weights stay."""
     for module in list(network.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-                setattr(module, name, _spherical(layer))
-            elif isinstance(layer, nn.MaxPool2d):
+                setattr(module, name, _spherical(layer) if padding == "sphere" else WrappedConv2d(layer))
+            elif isinstance(layer, nn.MaxPool2d) and padding == "sphere":
                 setattr(module, name, _SphereMaxPool2d(layer.kernel_size, layer.stride, layer.padding))
 
 

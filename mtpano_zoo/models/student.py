@@ -2,11 +2,14 @@
 
 from typing import get_args
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.convolution import Convention
 from mtpano_zoo.models.base import PanoramaNetwork
 
-__all__ = ("check_convention", "one_distance_task")
+__all__ = ("check_convention", "distance", "one_distance_task")
 
 
 def one_distance_task(network: PanoramaNetwork) -> None:
@@ -29,3 +32,8 @@ def check_convention(convention: Convention) -> Convention:
     if convention not in get_args(Convention):
         raise InputError(f"convention must be {' or '.join(get_args(Convention))}, not {convention!r}.")
     return convention
+
+
+def distance(output: Tensor, convention: Convention) -> Tensor:
+    """Return the last layer's output as a distance or its inverse: positive, or of any sign as published."""
+    return output if convention == "paper" else F.softplus(output)

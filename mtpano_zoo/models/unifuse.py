@@ -63,8 +63,8 @@ class UniFuse(PanoramaNetwork):
         self.convention = check_convention(convention)
         self.check_size(*self.input_size, "input_size")
         self.maximum = maximum
-        panorama = ResNetStages(encoder, convention, pretrained)
-        self.encoders = nn.ModuleDict({"erp": panorama, "cube": ResNetStages(encoder, "paper", pretrained)})
+        panorama = ResNetStages(encoder, "sphere" if convention == "sphere" else "zeros", pretrained)
+        self.encoders = nn.ModuleDict({"erp": panorama, "cube": ResNetStages(encoder, "zeros", pretrained)})
         height, width = self.input_size
         sampling: CubeSampling = "sphere" if convention == "sphere" else "unifuse"
         self.to_cube = ToCube(sampling, height // 2, height, width)

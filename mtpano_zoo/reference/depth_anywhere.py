@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.models import PanoramaNetwork, UniFuse
+from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, PanoramaNetwork, UniFuse
+from mtpano_zoo.models.hohonet import cosines, sinusoids
 from mtpano_zoo.reference.format import Format
 
 __all__ = ("FORMATS",)
@@ -76,8 +77,8 @@ class _Student:
         constants = self.constants(network, state)
         self.check_keys(state, expected | {key: value.shape for key, value in constants.items()})
         for key, value in constants.items():
-            difference = (state[key].double() - value.double()).abs().max().item() if value.numel() else 0.0
-            if not difference <= TOLERANCE * max(1.0, value.abs().max().item() if value.numel() else 0.0):
+            difference = (state[key].double() - value.double()).abs().max().item()
+            if not difference <= TOLERANCE * max(1.0, value.double().abs().max().item()):
                 raise InputError(
                     f"{key} of this {self.name} checkpoint differs by up to {difference:.2g} from what the geometry of "
                     f"{self.network.__name__} says: its weights were trained with other coordinates."
@@ -188,4 +189,165 @@ UNIFUSE = _Student(
     _unifuse_constants,
 )
 
-FORMATS: dict[str, Format] = {"unifuse": UNIFUSE.format()}
+# The published network stores the coordinates of all levels under each of the modules that use them.
+BIFUSE_STORES = ("dnet.ce.", *(f"dnet.f{i}.CE." for i in range(1, 5)))
+
+
+def _bifuse_arguments(state: State) -> dict[str, Any]:
+    heights = [int(key.split("(")[1].split(",")[0]) for key in _after(state, "dnet.ce.e2c.") if "(" in key]
+    if not heights:
+        raise InputError("This BiFuse++ checkpoint lacks dnet.ce.e2c, which the size of its network is read off.")
+    return {
+        "encoder": _resnet(state, "dnet.resnet_equi.", "BiFuse++"),
+        "input_size": [max(heights), 2 * max(heights)],
+    }
+
+
+def _bifuse_constants(network: PanoramaNetwork, state: State) -> dict[str, Tensor]:
+    """For every height down to the coarsest level: grids of the faces, and masks and coordinates of the panorama."""
+    del state
+    constants = {}
+    for height in (network.input_size[0] // 2**i for i in range(7)):
+        if height < 4:  # the published code divides by one less than the columns of a face
+            break
+        size, width = height // 2, 2 * height
+        scale = torch.tensor((width - 1, height - 1), dtype=torch.float64)
+        grids = sphere.pixels_of_faces(size, height, width, "bifuse") * 2 / scale - 1
+        face, pixels = sphere.pixels_of_erp(height, width, size, "bifuse")
+        for i in range(6):
+            constants[f"e2c.({height},{width}).grid_{i}"] = grids[i][None]
+            constants[f"c2e.({size}).mask_{i}"] = face == i
+            constants[f"c2e.({size}).XY_{i}"] = pixels[face == i]
+    return {store + key: value for store in BIFUSE_STORES for key, value in constants.items()}
+
+
+BIFUSE = _Student(
+    "BiFuse++",
+    BiFuse,
+    ("dnet.resnet_equi.", "dnet.resnet_cube.", "dnet.deconv1.", "dnet.ce."),
+    (
+        (r"^encoders\.erp\.", "dnet.resnet_equi."),
+        (r"^encoders\.cube\.", "dnet.resnet_cube."),
+        *((rf"^fusions\.{i}\.", f"dnet.f{i + 1}.") for i in range(4)),
+        (r"^(dnet\.f\d)\.join\.", r"\1.conv_cat."),
+        (r"^(dnet\.f\d)\.for_erp\.", r"\1.conv_equi_cat."),
+        (r"^(dnet\.f\d)\.for_cube\.", r"\1.conv_cube_cat."),
+        *((rf"^decoders\.{i}\.", f"dnet.deconv{i + 1}.0.") for i in range(4)),
+        (r"^predict_distance\.", "dnet.deconv1.2."),
+    ),
+    _bifuse_arguments,
+    _bifuse_constants,
+    # What the last fusion would give back to branches that end there.
+    tuple(
+        (f"dnet.f4.{branch}.{rest}", f"dnet.f4.conv_cat.{rest}")
+        for branch in ("conv_equi_cat", "conv_cube_cat")
+        for rest in (
+            *(f"{i}.{name}" for i in (0, 1) for name in ("weight", "bias")),
+            *(f"1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")),
+        )
+    ),
+)
+
+
+def _hohonet_arguments(state: State) -> dict[str, Any]:
+    components, height = _shape(state, "modalities.0.basis", 2, "HoHoNet")
+    embedding, width, _ = _shape(state, "emb_shared_latent.1.1.weight", 3, "HoHoNet")
+    return {
+        "encoder": _resnet(state, "encoder.encoder.", "HoHoNet"),
+        "height": height,
+        "input_size": [height, 2 * height],
+        "width": width,
+        "embedding": embedding,
+        "components": components,
+    }
+
+
+def _hohonet_constants(network: PanoramaNetwork, state: State) -> dict[str, Tensor]:
+    components, height = state["modalities.0.basis"].shape
+    width = state["emb_shared_latent.1.1.weight"].shape[1]
+    return {
+        "x_mean": network.image_mean,
+        "x_std": network.image_std,
+        "modalities.0.basis": cosines(components, height),
+        "horizon_refine.pos": sinusoids(width, height // 2)[None],
+    }
+
+
+# Convolutions that wrap are the second of two modules, the first of which pads.
+HOHONET = _Student(
+    "HoHoNet",
+    HoHoNet,
+    ("encoder.encoder.", "decoder.ghc_lst.", "horizon_refine.", "modalities.0."),
+    (
+        (r"^encoder\.conv1\.", "encoder.encoder.conv1.1."),
+        (r"^encoder\.(layer\d\.\d+)\.conv2\.", r"encoder.encoder.\1.conv2.1."),
+        (r"^encoder\.(?!encoder\.)", "encoder.encoder."),
+        (r"^compress\.(\d)\.([04])\.", r"decoder.ghc_lst.\1.\2.1."),
+        (r"^compress\.", "decoder.ghc_lst."),
+        (r"^join\.", "decoder.fuse."),
+        (r"^attend\.qkv\.", "horizon_refine.transen.layers.0.self_attn.in_proj_"),
+        (r"^attend\.project\.", "horizon_refine.transen.layers.0.self_attn.out_proj."),
+        (r"^attend\.expand\.", "horizon_refine.transen.layers.0.linear1."),
+        (r"^attend\.reduce\.", "horizon_refine.transen.layers.0.linear2."),
+        (r"^attend\.", "horizon_refine.transen.layers.0."),
+        (r"^embed\.0\.", "emb_shared_latent.1.1."),
+        (r"^embed\.1\.", "emb_shared_latent.2."),
+        (r"^coefficients\.", "modalities.0.estimator."),
+        (r"^bias$", "modalities.0.bias"),
+    ),
+    _hohonet_arguments,
+    _hohonet_constants,
+)
+
+
+def _egformer_arguments(state: State) -> dict[str, Any]:
+    return {"width": _shape(state, "patch_embed.0.weight", 4, "EGformer")[0]}
+
+
+def _egformer_stages() -> dict[str, str]:
+    """Our stages to the published ones; the coarsest is one of our encoders."""
+    encoders = {f"encoders.{i}": f"stage{i + 1}" for i in range(4)} | {"encoders.4": "bottleneck"}
+    return encoders | {f"decoders.{i}": f"dec_stage{8 - i}" for i in range(4)}
+
+
+EGFORMER_DEFORMABLE = r"(stage1|stage2|dec_stage7|dec_stage8)"
+EGFORMER = _Student(
+    "EGformer",
+    EGformer,
+    ("patch_embed.", "stage1.", "bottleneck.", "dec_stage5.", "tune_final."),
+    (
+        (r"^embed\.", "patch_embed.0."),
+        (r"^embed_norm\.", "patch_embed.2."),
+        *((rf"^{re.escape(own)}\.", f"{published}.") for own, published in _egformer_stages().items()),
+        (rf"^{EGFORMER_DEFORMABLE}\.([01])\.", r"\1.0.blocks.\2."),
+        (rf"^{EGFORMER_DEFORMABLE}\.2\.", r"\1.1."),
+        (r"(blocks\.\d)\.query\.", r"\1.dattn.q_proj."),
+        (r"(blocks\.\d)\.value\.", r"\1.dattn.k_proj."),
+        (r"(blocks\.\d)\.offsets\.", r"\1.dattn.offset_proj."),
+        (r"(blocks\.\d)\.weights\.", r"\1.dattn.A_proj."),
+        (r"(blocks\.\d)\.project\.", r"\1.dattn.wm_proj."),
+        (r"(blocks\.\d)\.expand\.", r"\1.mlp.linear1.0."),
+        (r"(blocks\.\d)\.mix\.", r"\1.mlp.dwconv.0."),
+        (r"(blocks\.\d)\.reduce\.", r"\1.mlp.linear2.0."),
+        (r"\.project\.", ".proj."),
+        (r"\.expand\.", ".mlp.fc1."),
+        (r"\.reduce\.", ".mlp.fc2."),
+        *((rf"^shrink\.{i}\.", f"downsample{i + 1}.") for i in range(4)),
+        *((rf"^enlarge\.{i}\.", f"upsample{8 - i}.") for i in range(4)),
+        *((rf"^join\.{i}\.", f"tune{8 - i}.") for i in range(4)),
+        (r"^refine\.", "tune_final."),
+        (r"^head1\.", "output_conv.0."),
+        (r"^head2\.", "output_conv.2."),
+        (r"^predict_distance\.", "output_conv.4."),
+    ),
+    _egformer_arguments,
+    lambda network, state: {},
+    (("norm.weight", "patch_embed.2.weight"), ("norm.bias", "patch_embed.2.bias")),
+)
+
+FORMATS: dict[str, Format] = {
+    "unifuse": UNIFUSE.format(),
+    "bifuse": BIFUSE.format(),
+    "hohonet": HOHONET.format(),
+    "egformer": EGFORMER.format(),
+}

@@ -68,4 +68,42 @@ def unifuse_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
     return constants
 
 
-CONSTANTS = {"unifuse": unifuse_constants}
+def bifuse_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Return the coordinates of all heights from 4 to 128, under each of the five modules that store them."""
+    constants = {}
+    for height in (4, 8, 16, 32, 64, 128):
+        size, width = height // 2, 2 * height
+        scale = torch.tensor((width - 1, height - 1), dtype=torch.float64)
+        grids = (sphere.pixels_of_faces(size, height, width, "bifuse") * 2 / scale - 1).float()
+        face, pixels = sphere.pixels_of_erp(height, width, size, "bifuse")
+        for store in ("dnet.ce", *(f"dnet.f{i}.CE" for i in range(1, 5))):
+            for i in range(6):
+                constants[f"{store}.e2c.({height},{width}).grid_{i}"] = grids[i][None]
+                constants[f"{store}.c2e.({size}).mask_{i}"] = face == i
+                constants[f"{store}.c2e.({size}).XY_{i}"] = pixels[face == i].float()
+    return constants
+
+
+def hohonet_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Return the statistics of ImageNet, the cosines of a column and the code of the positions."""
+    components, height = shapes["modalities.0.basis"]
+    rows = (torch.arange(height) + 0.5) / height * np.pi
+    _, width, count = shapes["horizon_refine.pos"]
+    rates = torch.exp(torch.arange(0, width, 2) * (-np.log(10000.0) / width))
+    position = torch.zeros(width, count)
+    position[0::2] = (rates[:, None] * torch.arange(count)).sin()
+    position[1::2] = (rates[:, None] * torch.arange(count)).cos()
+    return {
+        "x_mean": torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1),
+        "x_std": torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
+        "modalities.0.basis": (torch.arange(components)[:, None] * rows).cos(),
+        "horizon_refine.pos": position[None],
+    }
+
+
+CONSTANTS = {
+    "unifuse": unifuse_constants,
+    "bifuse": bifuse_constants,
+    "hohonet": hohonet_constants,
+    "egformer": lambda shapes: {},
+}

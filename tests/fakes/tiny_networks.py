@@ -13,7 +13,7 @@ from published_students import CONSTANTS, published_student
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import CNNEncoder, Encoder, ViTEncoder
-from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet, UniFuse
+from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, PanoramaNetwork, PDBridgeNet, UniFuse
 
 CLASSES = ("floor", "wall", "ceiling")
 
@@ -26,11 +26,13 @@ class Tiny:
         build: builds it; all its sizes divide 32 x 64, which is the size that it is made for.
         silent: beginnings of the names of parameters that no output depends on.
         traced: whether it is compiled and exported, which takes most of the time.
+        rough: largest error in bfloat16, relative to the largest value.
     """
 
     build: Callable[[], PanoramaNetwork]
     silent: tuple[str, ...] = ()
     traced: bool = True
+    rough: float = 0.1
 
 
 def tiny_vit(**overrides: Any) -> ViTEncoder:
@@ -53,6 +55,12 @@ def tiny_bridgenet(encoder: Encoder | None = None, **overrides: Any) -> PDBridge
     return PDBridgeNet(encoder or tiny_vit(), **(arguments | overrides))
 
 
+def tiny_hohonet(**overrides: Any) -> HoHoNet:
+    """Build a HoHoNet of 0.6 M parameters."""
+    sizes = {"height": 32, "input_size": (32, 64), "width": 32, "heads": 2, "embedding": 16, "components": 16}
+    return HoHoNet("test_resnet", **(sizes | overrides))
+
+
 # Every class of `NETWORKS`, and its variants as far as they are built of other parts.
 TINY: dict[str, Tiny] = {
     "PDBridgeNet": Tiny(tiny_bridgenet),
@@ -64,6 +72,15 @@ TINY: dict[str, Tiny] = {
         traced=False,
     ),
     "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
+    "BiFuse": Tiny(lambda: BiFuse("test_resnet", input_size=(32, 64))),
+    "BiFuse as published": Tiny(lambda: BiFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
+    # Its attention bends and normalises scores again and again, which amplifies roundings at such a width.
+    "EGformer": Tiny(lambda: EGformer(width=8, input_size=(32, 64)), rough=0.5),
+    "EGformer as published": Tiny(
+        lambda: EGformer(width=8, convention="paper", input_size=(32, 64)), traced=False, rough=0.5
+    ),
+    "HoHoNet": Tiny(lambda: tiny_hohonet()),
+    "HoHoNet as published": Tiny(lambda: tiny_hohonet(convention="paper"), traced=False),
     "UniFuse": Tiny(lambda: UniFuse("test_resnet", input_size=(32, 64))),
     "UniFuse as published": Tiny(lambda: UniFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
 }

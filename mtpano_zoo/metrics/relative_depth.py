@@ -1,0 +1,137 @@
+"""Errors in metres of inverse distances that are known up to scale, or up to scale and shift (Depth Anywhere)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.metrics.depth import DepthMetrics
+from mtpano_zoo.metrics.disparity import align_affine
+from mtpano_zoo.metrics.pooling import PooledMetric, check_maps
+
+__all__ = ("DepthAnywhereMetrics", "RelativeDepthMetrics", "affine_depth", "depth_terms")
+
+SMALLEST = 1e-6  # inverse distances below it are as far as the range goes
+NEAREST = 0.1  # metres, of the published code
+NAMES = ("AbsRel", "MAE", "SqRel", "RMSE", "RMSElog", "log10", "delta1", "delta2", "delta3")
+
+
+class RelativeDepthMetrics(DepthMetrics):
+    """Scores of inverse distances as the paper words them: inverted, then aligned by the median, averaged over images.
+
+    Names end in `/median_aligned`. A prediction of zero or less is as far away as the range goes.
+
+    Args:
+        max_depth: labels up to this count, in metres.
+        crop: part of the height that does not count, at the top and again at the bottom.
+    """
+
+    def __init__(self, max_depth: float = 10.0, crop: float = 0.0) -> None:
+        # The range of `DepthMetrics` ends before its maximum, that of the paper with it.
+        limit = torch.nextafter(torch.tensor(float(max_depth)), torch.tensor(math.inf)).item()
+        super().__init__(max_depth=limit, alignment="median", reduction="image", crop=crop)
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: inverse distances (B, 1, H, W) up to scale.
+            target: distances (B, H, W) in metres, 0 = no measurement.
+            valid: further restriction of the pixels that count, bool (B, H, W).
+        """
+        super().update(1 / prediction.float().clamp(min=SMALLEST), target, valid)
+
+
+class DepthAnywhereMetrics(PooledMetric):
+    """Scores of inverse distances as the published code computes them, which aligns twice.
+
+    Scale and shift are fitted to the inverse distances; what they give is inverted, clipped, and scaled by the ratio of
+    the medians. Predictions and labels are clamped to the range from 0.1 m. Names end in `/affine_and_median_aligned`:
+    they are lower than those of `RelativeDepthMetrics` and cannot be compared with them.
+
+    Args:
+        max_depth: labels up to this count, in metres.
+        crop: rows that do not count, at the top and again at the bottom; 68 of 512 on Stanford2D3D.
+
+    Raises:
+        InputError: If the range or the crop is not positive.
+    """
+
+    def __init__(self, max_depth: float = 10.0, crop: int = 0) -> None:
+        if max_depth <= NEAREST or crop < 0:
+            raise InputError(f"max_depth must be above {NEAREST} and crop not negative, got {max_depth} and {crop}.")
+        super().__init__(tuple(f"{name}/affine_and_median_aligned" for name in NAMES), len(NAMES), "image", "pixel")
+        self.max_depth = max_depth
+        self.crop = crop
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: inverse distances (B, 1, H, W) up to scale and shift.
+            target: distances (B, H, W) in metres, 0 = no measurement.
+            valid: further restriction of the pixels that count, bool (B, H, W).
+
+        Raises:
+            InputError: If shapes do not fit, or nothing is left between the cropped rows.
+        """
+        check_maps(prediction, target, valid)
+        if 2 * self.crop >= target.shape[1]:
+            raise InputError(f"crop leaves out {self.crop} rows at either end of {target.shape[1]}: make it smaller.")
+        rows = slice(self.crop, target.shape[1] - self.crop)
+        disparity, target = prediction[:, 0, rows].float(), target[:, rows].float()
+        known = (target > 0) & (target <= self.max_depth)
+        known = known if valid is None else known & valid[:, rows]
+        finite = disparity.isfinite()
+        depth = affine_depth(torch.where(finite, disparity, torch.nan), target, known, self.max_depth)
+        terms = depth_terms(depth, target, known, self.max_depth)
+        self.accumulate(known.double(), finite, terms)
+
+    def scores(self, total: Tensor, sums: Tensor) -> Tensor:
+        """Scores (..., 9) from sums (..., 9)."""
+        means = sums / total
+        return torch.cat((means[..., :3], means[..., 3:5].sqrt(), means[..., 5:]), dim=-1)
+
+
+def affine_depth(disparity: Tensor, target: Tensor, known: Tensor, max_depth: float) -> Tensor:
+    """Fit scale and shift of inverse distances (B, H, W) to those of the target per image, and return distances.
+
+    They are clipped to the range from 0 to `max_depth`; where the fitted inverse distance is 0, so is the distance.
+
+    Example:
+        >>> target = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> affine_depth(3 / target - 1, target, target > 0, 10.0).round(decimals=6).tolist()
+        [[[1.0, 2.0, 4.0]]]
+    """
+    inverse = torch.where(known, 1 / torch.where(known, target, 1), 0)
+    fitted = align_affine(disparity, inverse, known.double())
+    return torch.where(fitted == 0, 0, 1 / torch.where(fitted == 0, 1, fitted)).clamp(0, max_depth)
+
+
+def depth_terms(depth: Tensor, target: Tensor, known: Tensor, max_depth: float, median: bool = True) -> Tensor:
+    """Sum what the nine published scores average, (B, 9), over the pixels of every image.
+
+    Args:
+        depth: distances (B, H, W).
+        target: true distances (B, H, W) in metres.
+        known: pixels that count, bool (B, H, W).
+        max_depth: end of the range that both are clamped to.
+        median: scale every image by the ratio of the lower medians first.
+    """
+    depth, target = depth.double(), target.double()
+    if median:
+        depth = depth * (_lower_median(target, known) / _lower_median(depth, known))
+    p, t = (torch.where(known, x.clamp(NEAREST, max_depth), 1) for x in (depth, target))
+    error, ratio = p - t, torch.maximum(p / t, t / p)
+    terms = [error.abs() / t, error.abs(), error.square() / t, error.square()]
+    terms += [((p + 1).log10() - (t + 1).log10()).square(), (p / t).log10().abs()]
+    terms += [torch.where(ratio.isnan(), ratio, (ratio < 1.25**power).double()) for power in (1, 2, 3)]
+    return torch.stack([(term * known).sum(dim=(1, 2)) for term in terms], dim=1)
+
+
+def _lower_median(values: Tensor, known: Tensor) -> Tensor:
+    """Return the lower of the two middle values of every image, (B, 1, 1)."""
+    ordered = torch.where(known, values, torch.inf).flatten(1).sort(dim=1).values
+    middle = (known.sum(dim=(1, 2)) - 1).clamp(min=0) // 2
+    return ordered.gather(1, middle[:, None])[..., None]
