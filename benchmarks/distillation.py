@@ -1,10 +1,11 @@
 """Does learning from a perspective teacher help here: rooms of two looks, an oracle as teacher, what the recipe adds.
 
-Labelled rooms look as they are rendered. Unlabelled and test rooms have another look: colours exchanged, darker, lit from
-one side, and stamped with two watermarks. The teacher gives every face of a cube a scale and a shift of its own, with
-noise and bleeding edges, and takes a watermark for something near. Scores are on test rooms of the second look, after
-scale and shift of the inverse distances were fitted to the truth, image by image. The border step is the mean step of the
-log-distance error between neighbouring pixels on two faces of the unturned cube, over that of pixels on one face.
+Labelled rooms look as they are rendered. Unlabelled and test rooms have another look: colours exchanged, darker, lit
+from one side, and stamped with two watermarks. The teacher gives every face of a cube a scale and a shift of its own,
+with noise and bleeding edges, and takes a watermark for something near. Scores are on test rooms of the second look,
+after scale and shift of the inverse distances were fitted to the truth, image by image. The border step is the mean
+step of the log-distance error between neighbouring pixels on two faces of the unturned cube, over that of pixels on one
+face.
 
 Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file.
 """
@@ -78,6 +79,7 @@ class Kept(LightningDataModule):
         self.samples, self.height, self.width = samples, samples.height, samples.width
 
     def train_dataloader(self) -> DataLoader[Sample]:
+        """All of them."""
         return DataLoader(self.samples)
 
 
@@ -91,6 +93,7 @@ class Misled(Teacher):
         self.provenance = {"name": "misled", "oracle": dict(self.oracle.provenance)}
 
     def __call__(self, seen: ViewImages) -> ViewLabels:
+        """Label views; what a watermark covers is nearest."""
         labels = self.oracle(seen)
         views = seen.views
         stamp = seen.sample["stamp"].float()[None, None]
@@ -106,6 +109,7 @@ class Labels(TeacherLabels):
     masks = False
 
     def __call__(self, batch: Sample, step: int) -> Any:
+        """Label a batch."""
         batch = dict(batch) | {"stamp": batch["ignored"]}
         if not self.masks:
             batch.pop("ignored")
@@ -153,6 +157,7 @@ class OnlyLabelled(DistillationModule):
     """Leaves the unlabelled half of the batch out."""
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        """Return the loss of the labelled part."""
         count = batch["labelled"]
         return super().training_step({key: batch[key][:count] for key in ("image", "depth", "id")}, batch_idx)
 

@@ -19,7 +19,22 @@ from mtpano_zoo.cli import main
 from mtpano_zoo.resources import shipped
 
 FOLDER = "depth_anywhere"
-NETWORKS = {"unifuse.yaml": {"encoder": "test_resnet", "pretrained": False, "input_size": [32, 64]}}
+SMALL = {"input_size": [32, 64]}
+NETWORKS = {
+    "unifuse.yaml": SMALL | {"encoder": "test_resnet", "pretrained": False},
+    "bifuse.yaml": SMALL | {"encoder": "test_resnet", "pretrained": False},
+    "hohonet.yaml": SMALL
+    | {
+        "encoder": "test_resnet",
+        "pretrained": False,
+        "height": 32,
+        "width": 16,
+        "heads": 2,
+        "embedding": 8,
+        "components": 8,
+    },
+    "egformer.yaml": SMALL | {"width": 8},
+}
 ROWS = {
     "matterport3d.yaml": ([], []),
     "structured3d.yaml": (["structured3d.yaml"], ["--data.init_args.ratio=2"]),
@@ -79,8 +94,11 @@ def fit(files, overrides, *options):
 
 
 @pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
-@pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "row"),
+    [("unifuse.yaml", row) for row in ROWS]
+    + [(name, "matterport3d.yaml") for name in NETWORKS if name != "unifuse.yaml"],
+)
 def test_a_row_is_trained(network, row, place):
     files, options = ROWS[row]
     if row != "matterport3d.yaml":
@@ -94,6 +112,19 @@ def test_a_row_is_trained(network, row, place):
     trained = load_model(checkpoint)
     assert trained.tasks == ("disparity",)
     assert trained(torch.rand(1, 3, 32, 64))["disparity"].isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no", "ignore:`test` takes")
+@pytest.mark.parametrize(
+    ("protocol", "score"),
+    [([], "AbsRel/median_aligned"), (["evaluate-published.yaml"], "AbsRel/affine_and_median_aligned")],
+)
+def test_protocols_score_labels_in_metres(protocol, score, place, capsys):
+    row = "matterport3d.yaml"
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny(NETWORKS["unifuse.yaml"], row)))
+    files = [f"--config={FOLDER}/{name}" for name in ("base.yaml", row, "unifuse.yaml", *protocol)]
+    assert main(["test", *files, "--config", "tiny.yaml"]) == 0
+    assert f"test/disparity/{score}" in capsys.readouterr().out
 
 
 def mask():
@@ -129,12 +160,18 @@ def test_a_network_of_inverse_distances_becomes_one_of_metres(place):
 
 def test_every_file_is_tried():
     names = {path.name for path in (shipped("configs") / FOLDER).glob("*.yaml")}
-    assert names == {*NETWORKS, *ROWS, "base.yaml", "mask.yaml", "metres.yaml"}
+    assert names == {*NETWORKS, *ROWS, "base.yaml", "mask.yaml", "metres.yaml", "evaluate-published.yaml"}
 
 
 def test_the_recipe_is_the_published_one(capsys):
     with pytest.raises(SystemExit):
-        main(["fit", *(f"--config={FOLDER}/{name}" for name in ("base.yaml", "structured3d.yaml", "unifuse.yaml")), "--print_config"])
+        main(
+            [
+                "fit",
+                *(f"--config={FOLDER}/{name}" for name in ("base.yaml", "structured3d.yaml", "unifuse.yaml")),
+                "--print_config",
+            ]
+        )
     config = yaml.safe_load(capsys.readouterr().out)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     assert (model["lr"], model["weight_decay"], model["optimizer"], model["schedule"]) == (1e-4, 0, "adam", "constant")

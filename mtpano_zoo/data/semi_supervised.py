@@ -25,8 +25,8 @@ class SemiSupervisedDataModule(MixedDataModule):
     The key `labelled` of a batch is the number of the first. An epoch goes through the labelled set once; both sets go
     on where the last epoch stopped, so that no panorama comes again before all others of its set have. An unlabelled
     panorama whose colours are changed by its augmentation comes with `clean`, the image before that change, turned and
-    mirrored alike: the teacher sees it. Labels that the unlabelled set has are never trained on; only an oracle looks at
-    them. Leave them unread with ``tasks: []``.
+    mirrored alike: the teacher sees it. Labels that the unlabelled set has are never trained on; only an oracle looks
+    at them. Leave them unread with ``tasks: []``.
 
     Validation, test, prediction and classes are those of the labelled set.
 

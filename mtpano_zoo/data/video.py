@@ -80,7 +80,9 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
             return find_samples(self.root, self.files, self.expressions)
         paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
         if not paths:
-            raise FileNotFoundError(f"{self.root} holds neither frames/VIDEO/FRAME.jpg nor videos ({', '.join(VIDEOS)})")
+            raise FileNotFoundError(
+                f"{self.root} holds neither frames/VIDEO/FRAME.jpg nor videos ({', '.join(VIDEOS)})"
+            )
         rows = [
             {"path": str(path.relative_to(self.root)), "video": path.stem, "frame": f"{number:06d}"}
             for path in paths

@@ -21,8 +21,8 @@ class AffineInvariantLoss(Loss):
     """Compare inverse distances after each panorama was brought to median 0 and mean absolute deviation 1.
 
     This is the loss of Depth Anywhere (arXiv 2406.12849) on labelled panoramas: labels are metres, and a network of the
-    task `disparity` learns their inverse up to scale and shift. A network of the task `depth` is compared by the inverse
-    of what it predicts; its scale is then arbitrary, so its output is no distance in metres.
+    task `disparity` learns their inverse up to scale and shift. A network of the task `depth` is compared by the
+    inverse of what it predicts; its scale is then arbitrary, so its output is no distance in metres.
 
     Args:
         max_depth: labels beyond, in metres, do not count; None lets all count.

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import AffineInvariantLoss, Loss, affine_invariant_l1, disparity_of
 from mtpano_zoo.losses.means import several_processes
+from mtpano_zoo.metrics import DepthAnywhereMetrics, RelativeDepthMetrics
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.sphere import to_perspective, z_to_distance
 from mtpano_zoo.training.base import PanoramaModule
@@ -64,8 +66,9 @@ class DistillationModule(PanoramaModule):
     """Train a network of distances on labelled panoramas, and on pseudo-labels of perspective views of others.
 
     A batch holds labelled panoramas first, then unlabelled ones; `labelled` says how many are the first, as
-    `SemiSupervisedDataModule` gives it. Without this key all are labelled, and training is supervised: the term below is
-    left out and the loss has weight one. Validation and test are those of `PanoramaModule`.
+    `SemiSupervisedDataModule` gives it. Without this key all are labelled, and training is supervised: the term below
+    is left out and the loss has weight one. Validation and test are those of `PanoramaModule`; labels in metres score
+    inverse distances too.
 
     The network sees the augmented panoramas, unturned. What it predicts for the unlabelled ones, inverse distances, is
     cut into the views of the pseudo-labels and becomes inverse z-depth there; view by view it is compared up to scale
@@ -128,6 +131,16 @@ class DistillationModule(PanoramaModule):
         total = self.label_weight * known["total"] + self.pseudo_weight * unknown
         self._log_losses("train", known | {"pseudo": unknown, "total": total}, size)
         return total
+
+    def _labels(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
+        """Also compare inverse distances with labels in metres, which most data sets have."""
+        if task != "disparity" or "depth" not in batch:
+            return super()._labels(task, metric, batch)
+        if isinstance(metric, RelativeDepthMetrics | DepthAnywhereMetrics):
+            return (batch["depth"],)
+        depth = batch["depth"].float()
+        valid = depth.isfinite() & (depth > 0)
+        return 1 / torch.where(valid, depth, 1), valid
 
     def face_loss(self, disparity: Tensor, labels: FaceLabels) -> Tensor:
         """Return the loss of inverse distances (U, 1, H, W) on pseudo-labels, pooled over their valid pixels."""

@@ -104,10 +104,10 @@ class Watching(nn.Module, Teacher):
     """Remembers what it saw."""
 
     classes: tuple[str, ...] = ()
-    provenance = {"name": "watching"}
 
     def __init__(self):
         super().__init__()
+        self.provenance = {"name": "watching"}
         self.scale = nn.Parameter(torch.ones(()))
         self.seen = []
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from tiny_networks import tiny_bridgenet
+from tiny_networks import TINY, tiny_bridgenet
 from torch import nn
 from torch.testing import assert_close
 
@@ -23,6 +23,7 @@ STUDENTS = {
     "PDBridgeNet disparity": lambda: tiny_bridgenet(tasks=("disparity",)),
     "UniFuse": lambda: UniFuse("test_resnet", input_size=(32, 64)),
     "UniFuse in metres": lambda: UniFuse("test_resnet", tasks=("depth",), input_size=(32, 64)),
+    **{name: TINY[name].build for name in ("BiFuse", "HoHoNet", "EGformer")},
     "PDBridgeNet depth": lambda: tiny_bridgenet(tasks=("depth", "normals")),
 }
 
