@@ -22,7 +22,7 @@ VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 
 
 class SpatialAudioGenDataModule(UnlabelledDataModule):
-    """SpatialAudioGen (Morgado et al., NeurIPS 2018): frames of 1,189 panoramic videos, streets and concerts among them.
+    """SpatialAudioGen (Morgado et al., NeurIPS 2018): frames of 1,189 panoramic videos.
 
     There are no labels of images. Depth Anywhere draws its 344,000 unlabelled panoramas of real places from it; which
     frames these are is not published.

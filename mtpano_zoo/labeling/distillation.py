@@ -158,7 +158,8 @@ class PublishedTeacherLabels(TeacherLabels):
             if "ignored" in batch:
                 valid = valid & ~_seen(batch["ignored"][i], published)
             found.append((disparity, valid, published.rotations.to(clean), published.intrinsics.to(clean)))
-        return FaceLabels(*(torch.stack(parts) for parts in zip(*found, strict=True)), turn=turn)
+        disparity, valid, turned, intrinsics = (torch.stack(parts) for parts in zip(*found, strict=True))
+        return FaceLabels(disparity, valid, turned, intrinsics, turn)
 
     def cut(self, disparity: Tensor, labels: FaceLabels) -> Tensor:
         """Cut predictions into the six faces."""

@@ -84,7 +84,7 @@ class Labeler(lightning.LightningModule):
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
         self.views, self.teachers = views, tuple(teachers)
         self.masker, self.min_valid = masker, min_valid
-        self.networks = nn.ModuleList(one for one in (*teachers, masker) if isinstance(one, nn.Module)).eval()
+        self.networks = nn.ModuleList(_modules([*teachers, masker])).eval()
         self.height, self.width, self.keep_views = height, width, keep_views
         self.invalid = None if invalid_mask is None else _read_mask(invalid_mask, height, width)
         self.ledger: Ledger | None = None
@@ -156,6 +156,10 @@ class Labeler(lightning.LightningModule):
             if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
                 torch.cuda.empty_cache()
             return one_sentence(error)
+
+
+def _modules(parts: Sequence[object]) -> list[nn.Module]:
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def _in_float32(labels: ViewLabels) -> ViewLabels:

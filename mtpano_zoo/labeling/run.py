@@ -22,8 +22,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.ledger import Ledger
-from mtpano_zoo.labeling.masks import GroundedMasker, Masker
 from mtpano_zoo.labeling.manifest import check_manifest, describe
+from mtpano_zoo.labeling.masks import GroundedMasker, Masker
 from mtpano_zoo.labeling.module import Labeler
 from mtpano_zoo.labeling.report import LabelReport
 from mtpano_zoo.labeling.storage import LabelFolder

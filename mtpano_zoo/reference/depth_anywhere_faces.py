@@ -38,7 +38,7 @@ def published_cube(maps: Tensor, size: int, mode: str = "bilinear", fov: float =
     turns = cube_rotations(device=maps.device, dtype=torch.float64)[list(FACES)]
     rays = perspective_rays(size, size, fov=fov, rotation=turns, dtype=torch.float64)
     strip = published_sample(maps, rays.flatten(0, 1)[None], mode)
-    return strip.unflatten(2, (6, size)).movedim(2, 1)
+    return strip.view(*strip.shape[:2], 6, size, size).movedim(2, 1)
 
 
 def published_face_disparity(disparity: Tensor, rotation: Tensor, size: int) -> Tensor:

@@ -128,7 +128,7 @@ class DistillationModule(PanoramaModule):
         outputs = self(batch["image"])
         known = self.loss(_part(outputs, slice(count)), _part(batch, slice(count)))
         unknown = self.face_loss(disparity_of(outputs)[count:], pseudo)
-        total = self.label_weight * known["total"] + self.pseudo_weight * unknown
+        total: Tensor = self.label_weight * known["total"] + self.pseudo_weight * unknown
         self._log_losses("train", known | {"pseudo": unknown, "total": total}, size)
         return total
 
@@ -149,8 +149,8 @@ class DistillationModule(PanoramaModule):
         across = self.training and torch.is_grad_enabled() and several_processes()
         with torch.autocast(disparity.device.type, enabled=False):
             faces = self.labels.cut(disparity.float(), labels)
-            maps = (maps.flatten(0, 1) for maps in (faces, labels.disparity.float(), labels.valid))
-            return affine_invariant_l1(*maps, across_ranks=across)
+            target = labels.disparity.float().flatten(0, 1)
+            return affine_invariant_l1(faces.flatten(0, 1), target, labels.valid.flatten(0, 1), across_ranks=across)
 
 
 def face_disparity(disparity: Tensor, rotations: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Masks by words and by classes: tiny networks with random weights, against the library's own processing and by hand."""
+"""Masks by words and by classes: tiny random networks, against the library's own processing and by hand."""
 
 import json
 from pathlib import Path

@@ -32,8 +32,8 @@ def rooms(**options):
     return RoomsDataModule(height=32, width=64, **({"train_count": 4, "val_count": 1, "test_count": 1} | options))
 
 
-def labels(size=16, **options):
-    return TeacherLabels(OracleTeacher(tasks=["depth"], depth_kind="disparity"), CubeViews(90, size, 45), **options)
+def labels(size=16, turn=45):
+    return TeacherLabels(OracleTeacher(tasks=["depth"], depth_kind="disparity"), CubeViews(90, size, turn))
 
 
 def two_sets(ratio=1, **options):
@@ -120,23 +120,22 @@ def test_any_network_of_distances_learns(name, tmp_path):
     assert any(not torch.equal(before[key], value) for key, value in network.named_parameters())
 
 
-def test_faces_of_many_turns_give_the_whole_panorama_up_to_a_scale():
-    """A free map learns the inverse distances of a room from views that each have a scale and a shift of their own."""
+@pytest.mark.parametrize(("turn", "least", "most"), [(0, 0.0, 0.7), (45, 0.9, 1.0)])
+def test_turned_faces_join_to_a_panorama_and_unturned_ones_do_not(turn, least, most):
+    """A free map learns a room from views that each have a scale and a shift of their own: does it become one map?"""
     torch.manual_seed(0)
     sample = rooms().val_set[0]
     batch = {key: sample[key][None] for key in ("image", "depth")} | {"id": ["a"]}
     truth = 1 / batch["depth"][:, None]
-    module = DistillationModule(
-        fixed(torch.full_like(truth, truth.mean().item()) + 0.01 * torch.rand_like(truth)), labels()
-    )
+    module = DistillationModule(fixed(truth.mean() + 0.01 * torch.rand_like(truth)), labels(turn=turn))
     optimizer = torch.optim.Adam(module.network.parameters(), lr=0.03)
-    for step in range(80):
+    for step in range(41):
         optimizer.zero_grad()
         module.face_loss(module.network.disparity, module.labels(batch, step)).backward()
         optimizer.step()
     found = module.network.disparity.detach()
-    both = torch.stack((found.flatten(), truth.flatten()))
-    assert torch.corrcoef(both)[0, 1] > 0.95
+    correlation = torch.corrcoef(torch.stack((found.flatten(), truth.flatten())))[0, 1]
+    assert least < correlation < most
 
 
 @pytest.mark.parametrize("ratio", [2, 4])
