@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 IMAGES ?=
 JOBS ?= 2
 
-.PHONY: quickstart test test-lowest test-newest lint docs clean
+.PHONY: quickstart curation test test-lowest test-newest lint docs clean
 
 quickstart: $(BIN)/.installed
 	$(BIN)/mtpano quickstart $(IMAGES)
 
+# Label, score and select on rendered rooms, and what that is worth: docs/curation.md.
+curation: $(BIN)/.installed
+	$(BIN)/python benchmarks/curation.py --out runs/curation
+
 test: $(BIN)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(BIN)/.installed-test
 	$(BIN)/ruff check .
@@ -28,12 +32,12 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[test]'
-	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 test-newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
-	$(VENV)-newest/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)-newest/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # Installed again when pyproject.toml changes; the marker is written last, so an interrupted install is repeated.
 $(BIN)/.installed: pyproject.toml | $(BIN)/python

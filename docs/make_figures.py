@@ -6,11 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mtpano_zoo import load_model
+from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.viz import colour_depth, colour_normals
 
 HERE = Path(__file__).parent
 ROOM = 3
+PREDICTED_ROOM = 27
 SHADE = {"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0}
 
 
@@ -35,6 +38,12 @@ def conventions() -> Figure:
         right.plot(column, row, "k+", markersize=9)
         right.annotate(f"({x:+.1f}, {y + 0:+.1f}, {z:+.1f})", (column + 8, row + 4), weight="bold", fontsize=9)
     return figure
+
+
+def prediction() -> Figure:
+    """What the network that comes along predicts for a rendered room that it has never seen."""
+    image = render([sample_room(0, "test", PREDICTED_ROOM)], 512, 1024)["image"][0]
+    return load_model(DEFAULT_MODEL).predict(image).figure()
 
 
 def _panel(axes: Axes, rgb: np.ndarray, title: str) -> None:
@@ -62,3 +71,4 @@ def _angles(axes: Axes, image: np.ndarray) -> None:
 
 if __name__ == "__main__":
     conventions().savefig(HERE / "conventions.png")
+    prediction().savefig(HERE / "prediction.png")

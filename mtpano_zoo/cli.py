@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_processes
 from mtpano_zoo.spelling import did_you_mean, nearest
 
@@ -62,6 +62,10 @@ def _execute(arguments: Sequence[str]) -> int:
         from mtpano_zoo.labeling.run import main as label_main
 
         return label_main(with_shipped_configs(arguments)[1:])
+    if verb == "curate":
+        from mtpano_zoo.labeling.curation.run import main as curate_main
+
+        return curate_main(with_shipped_configs(arguments)[1:])
     options = build_parser().parse_args(arguments)
     status: int = options.execute(options)
     return status
@@ -90,9 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
     run.add_argument(
         "--model",
-        default="mtpano-tiny.rooms",
+        default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a name of `mtpano models` or a checkpoint (default %(default)s: small, trained on rendered rooms)",
+        help="a name of `mtpano models` or a checkpoint (default %(default)s, trained on rendered rooms)",
     )
     run.add_argument(
         "--out",
@@ -107,6 +111,17 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
     )
+    run.add_argument(
+        "--max-distance", type=float, metavar="METRES", help="no depth from here on; networks with range masks"
+    )
+    run.add_argument(
+        "--depth-range",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="metres that the colours of depth span in all pictures, for a video (default: each its own)",
+    )
+    run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument("--workers", type=int, help="processes that write (default: depends on panoramas and cores)")
@@ -127,13 +142,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     # Parsed by mtpano_zoo.labeling.run, whose options are constructor arguments.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
+    verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
 
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as '*.rooms'")
     models.add_argument("--markdown", action="store_true", help="print the table of the README")
     models.set_defaults(execute=_models)
 
-    rooms = verbs.add_parser("rooms", help="write rendered rooms with ground truth to a folder")
+    rooms = verbs.add_parser("rooms", help="write rendered rooms or streets with ground truth to a folder")
+    rooms.add_argument(
+        "--kind", choices=("rooms", "homes", "streets"), default="rooms", help="homes are richer (default %(default)s)"
+    )
+    rooms.add_argument("--tilt", type=float, default=0.0, help="the camera leans by up to so many degrees (default 0)")
     rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)
     rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
@@ -143,8 +163,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_data_verbs(verbs.add_parser("data", help="verify, plot, count or pack a data set, or prepare a raw release"))
 
-    quickstart = verbs.add_parser("quickstart", help="train a small network on rendered rooms, score it, draw pictures")
-    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to run the trained network on")
+    quickstart = verbs.add_parser("quickstart", help="predict, then train a small network and score it")
+    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to predict for")
     quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
     quickstart.set_defaults(execute=_quickstart)
@@ -309,6 +329,9 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
         mask_sky=options.mask_sky,
         blend_seam=options.blend_seam,
+        max_distance=options.max_distance,
+        depth_range=options.depth_range and tuple(options.depth_range),
+        level=options.level,
         overwrite=options.overwrite,
         workers=workers,
         panel=not options.no_panel,
@@ -358,8 +381,9 @@ def _models(options: argparse.Namespace) -> int:
 def _rooms(options: argparse.Namespace) -> int:
     from mtpano_zoo.data.rooms_writer import write_rooms
 
-    write_rooms(options.out, options.split, options.count, options.height, 2 * options.height, options.seed)
-    print(f"{options.count} rooms are in {options.out}")
+    size = (options.height, 2 * options.height)
+    write_rooms(options.out, options.split, options.count, *size, options.seed, options.kind, options.tilt)
+    print(f"{options.count} {options.kind} are in {options.out}")
     return 0
 
 

@@ -242,7 +242,16 @@ def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLik
 
 
 def write_npy(path: str | Path, array: NDArray[Any]) -> None:
-    """Write an array as NPY, atomically."""
+    """Write an array as NPY, atomically.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_npy(Path(folder, "depth.npy"), np.ones((2, 4), np.float32))
+        ...     np.load(Path(folder, "depth.npy")).shape
+        (2, 4)
+    """
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())

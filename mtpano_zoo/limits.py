@@ -37,6 +37,10 @@ def max_pixels() -> int:
 
     Raises:
         InputError: If `MTPANO_MAX_PIXELS` is not a positive whole number.
+
+    Example:
+        >>> max_pixels()
+        178956970
     """
     given = os.environ.get(VARIABLE) or str(DEFAULT_MAX_PIXELS)
     if not (given.isascii() and given.isdigit() and 0 < len(given) < 19 and int(given)):
@@ -48,6 +52,10 @@ def max_bytes(per_pixel: float) -> int:
     """Return how many bytes a file may have, given its bytes per pixel of the largest image.
 
     `MTPANO_MAX_PIXELS` raises this limit but does not lower it: a file of few pixels also holds other things.
+
+    Example:
+        >>> max_bytes(3) == 3 * max_pixels()
+        True
     """
     return int(per_pixel * max(max_pixels(), DEFAULT_MAX_PIXELS))
 
@@ -88,6 +96,12 @@ def check_bytes(size: int, limit: int, name: str) -> None:
 
     Raises:
         InputError: If it has more bytes than that.
+
+    Example:
+        >>> check_bytes(300, 200, "a.png")
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     if size > limit:
         raise InputError(

@@ -1,5 +1,6 @@
 """The input type of a network, and the outputs that users see."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -7,14 +8,42 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("check_precision", "main_outputs", "weight_type")
+__all__ = ("check_precision", "check_range", "main_outputs", "weight_type")
 
 
-def main_outputs(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Run a network on images (B, 3, H, W) in [0, 1] and return only the maps of its tasks, in float32."""
-    options = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
+def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
+    """Run a network on images (B, 3, H, W) in [0, 1] and return only the maps of its tasks, in float32.
+
+    Where the network has masks of several ranges, `valid` is that of `max_distance`.
+    """
+    options: dict[str, object] = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
+    if max_distance is not None:
+        options["max_distance"] = max_distance
     outputs: dict[str, Tensor] = network(image, **options)
     return {task: outputs[task].float() for task in cast("tuple[str, ...]", network.tasks)}
+
+
+def check_range(ranges: Sequence[float], max_distance: float | None) -> int:
+    """Return the number of the mask with a range, the last one by default.
+
+    Args:
+        ranges: those that the network has, in metres; none without masks.
+        max_distance: the range that is asked for.
+
+    Raises:
+        InputError: If no mask has this range.
+
+    Example:
+        >>> check_range((10, 20, 50, 100), 20)
+        1
+    """
+    if max_distance is None:
+        return -1
+    if max_distance not in ranges:
+        known = ", ".join(f"{distance:g}" for distance in ranges)
+        has = f"the network has masks at {known} m: choose one of them" if ranges else "this network has no range masks"
+        raise InputError(f"max_distance cannot be {max_distance:g} m; {has}, or leave it out")
+    return list(ranges).index(max_distance)
 
 
 def weight_type(network: nn.Module) -> torch.dtype:
@@ -34,6 +63,12 @@ def check_precision(network: nn.Module, precision: str) -> None:
 
     Raises:
         InputError: If its weights are neither float32 nor bfloat16.
+
+    Example:
+        >>> check_precision(nn.Linear(2, 2).half(), "bfloat16")
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     kind = weight_type(network)
     if precision == "bfloat16" and kind not in (torch.float32, torch.bfloat16):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.finishing import FINISHERS, geometric, seam_blended
+from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.outputs import check_precision, main_outputs, weight_type
-from mtpano_zoo.resize import resize, resize_argmax
+from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.point_cloud import clean_points
+from mtpano_zoo.sources import Source, images_of, network_input
 from mtpano_zoo.sphere import erp_rays
-from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
+from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
 
 __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
-Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 SKY = "sky"
 
 
@@ -60,6 +62,8 @@ class Prediction:
         maps: The maps by task.
         classes: Class names.
         palette: Class colours (N, 3) uint8.
+        up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` was asked to level the
+            panorama and found a clear direction.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -80,6 +84,7 @@ class Prediction:
     maps: Mapping[str, NDArray[Any]]
     classes: tuple[str, ...]
     palette: NDArray[np.uint8]
+    up: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
@@ -134,9 +139,17 @@ class Prediction:
         return output_paths(folder, stem, self.tasks, panel)
 
     def save_each(
-        self, folder: str | Path, stem: str = "panorama", overwrite: bool = False, panel: bool = True
+        self,
+        folder: str | Path,
+        stem: str = "panorama",
+        overwrite: bool = False,
+        panel: bool = True,
+        depth_range: tuple[float, float] | None = None,
     ) -> Iterator[Path]:
-        """Do the work of `save` file by file, and yield the path of each when it is complete."""
+        """Do the work of `save` file by file, and yield the path of each when it is complete.
+
+        `depth_range` is that of `figure`.
+        """
         paths = output_paths(folder, stem, self.tasks, panel)
         parent = path_below(folder, stem).parent
         if parent.exists() and not parent.is_dir():
@@ -150,22 +163,28 @@ class Prediction:
                 WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
                 yield paths[file.name]
         if panel:
-            image_io.write_png(paths["panel"], figure_to_array(self.figure()))
+            image_io.write_png(paths["panel"], figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
         elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
 
-    def figure(self) -> Figure:
-        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours."""
-        return prediction_panel(self.image, self.maps, self.classes, self.palette)
+    def figure(self, depth_range: tuple[float, float] | None = None) -> Figure:
+        """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
 
-    def point_cloud(self, stride: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        Colours of depth span its own range, or `depth_range` in metres: give one for the frames of a video.
+        """
+        return prediction_panel(self.image, self.maps, self.classes, self.palette, depth_range)
+
+    def point_cloud(
+        self, stride: int = 1, edge: float | None = None, nadir: float = 0.0
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return points (N, 3) in metres, x right, y down, z forward, camera at 0, and their colours (N, 3).
 
-        Only every `stride`-th row and column is used. Pixels without a depth are left out.
+        Only every `stride`-th row and column is used. Pixels without a depth are left out; `edge` and `nadir` leave out
+        more, see `mtpano_zoo.point_cloud.clean_points`.
 
         Raises:
-            InputError: If there is no depth, or the stride is not positive.
+            InputError: If there is no depth, the stride is not positive, or edge or nadir is out of range.
         """
         if self.depth is None:
             raise InputError("a point cloud needs depth, which this network does not predict")
@@ -173,13 +192,13 @@ class Prediction:
             raise InputError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
         depth: NDArray[np.float32] = self.depth[pick]
-        valid = np.isfinite(depth) & (depth > 0)
+        valid = clean_points(self.depth, edge, nadir)[pick]
         rays: NDArray[np.float32] = erp_rays(*self.depth.shape)[pick].numpy()
         return rays[valid] * depth[valid][:, None], self.image[pick][valid]
 
-    def write_ply(self, path: str | Path, stride: int = 1) -> None:
-        """Write the point cloud as binary PLY."""
-        image_io.write_ply(path, *self.point_cloud(stride))
+    def write_ply(self, path: str | Path, stride: int = 1, edge: float | None = None, nadir: float = 0.0) -> None:
+        """Write the point cloud as binary PLY, see `point_cloud`."""
+        image_io.write_ply(path, *self.point_cloud(stride, edge, nadir))
 
 
 def predict(
@@ -190,6 +209,8 @@ def predict(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    max_distance: float | None = None,
+    level: bool = False,
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -206,6 +227,11 @@ def predict(
         blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
             and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
             no value get none there. Networks with wrapped convolutions do not need this.
+        max_distance: Give depth only where it is below this, in metres, by the mask that the network has for it; one of
+            the network's `ranges`, by default the last.
+        level: Find where up is, from the straight edges in the image, show the network what a level camera would see,
+            and turn its maps back, for cameras that are tilted by up to 45 degrees. Nothing is turned by less than one
+            degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
@@ -220,24 +246,31 @@ def predict(
         >>> predict(TwoMetres(), torch.rand(3, 100, 200)).depth.shape
         (100, 200)
     """
-    check_options(network, precision, mask_sky, blend_seam)
+    check_options(network, precision, mask_sky, blend_seam, max_distance)
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # fails before anything runs
-    images = _images(source)
+    images = images_of(source)
     if not images:
         return []
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    device = next((parameter.device for parameter in network.parameters()), cpu)
     # Restore every module's own mode: frozen layers stay in evaluation mode during training.
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.inference_mode():
-            batch = torch.stack([_network_input(image, height, width, device) for image in images])
+            ups = [
+                estimate_up(network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, cpu)) if level else None for image in images
+            ]
+            turns = [levelling_rotation(up) for up in ups]
+            batch = torch.stack(
+                [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
+            )
             kind = weight_type(network)
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                output = main_outputs(network, batch.to(kind))
+                output = main_outputs(network, batch.to(kind), max_distance)
             results = [
                 _prediction(
                     network,
@@ -245,6 +278,8 @@ def predict(
                     {task: maps[i] for task, maps in output.items()},
                     mask_sky,
                     blend_seam,
+                    ups[i],
+                    turns[i],
                 )
                 for i, image in enumerate(images)
             ]
@@ -264,7 +299,11 @@ def _attribute(network: nn.Module, name: str) -> Any:
 
 
 def check_options(
-    network: nn.Module, precision: str = "float32", mask_sky: bool = False, blend_seam: bool = False
+    network: nn.Module,
+    precision: str = "float32",
+    mask_sky: bool = False,
+    blend_seam: bool = False,
+    max_distance: float | None = None,
 ) -> None:
     """Refuse options of `predict` that a network does not support.
 
@@ -276,60 +315,12 @@ def check_options(
     if precision == "bfloat16" and getattr(network, "precision", precision) != precision:
         raise InputError("the network was prepared for float32: prepare it for bfloat16")
     check_precision(network, precision)
+    check_range(getattr(network, "ranges", ()), max_distance)
     if mask_sky and SKY not in getattr(network, "classes", ()):
         lacking = "the class sky" if "semseg" in _attribute(network, "tasks") else "semseg"
         raise InputError(f"mask_sky needs to know where the sky is, but this network lacks {lacking}: leave it out")
-    if blend_seam and not _geometric(dict.fromkeys(_attribute(network, "tasks"))):
+    if blend_seam and not geometric(dict.fromkeys(_attribute(network, "tasks"))):
         raise InputError("blend_seam works on distances and directions; this network predicts neither: leave it out")
-
-
-def _images(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
-    """Return the images of a source: arrays (H, W, 3) uint8, or tensors (3, H, W) in [0, 1]."""
-    if isinstance(source, str | Path):
-        return [image_io.read_panorama(source)]
-    if isinstance(source, Image.Image):
-        return [image_io.panorama_from_pil(source)]
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise InputError(
-                f"an array is (H, W, 3) RGB of uint8 in 0 to 255, not {source.shape} of {source.dtype}: "
-                "convert it, or pass the path of the file"
-            )
-        image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
-        return [source]
-    if isinstance(source, Tensor):
-        return list(_checked(source if source.ndim == 4 else source[None]).detach())
-    if isinstance(source, Sequence):
-        return [image for single in source for image in _images(single)]
-    raise InputError(f"a source must be a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
-
-
-def _checked(batch: Tensor) -> Tensor:
-    if batch.ndim != 4 or batch.shape[1] != 3:
-        shape = tuple(batch.shape[1:] if batch.shape[0] == 1 else batch.shape)
-        raise InputError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
-    if not batch.is_floating_point():
-        raise InputError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
-    image_io.check_panorama_size(batch.shape[2], batch.shape[3], "the tensor")
-    if batch.numel() == 0:
-        return batch
-    if not batch.isfinite().all():
-        raise InputError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
-    low, high = (float(value) for value in batch.aminmax())
-    if low < 0 or high > 1:
-        raise InputError(
-            f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
-            "scale it; the network normalises by itself"
-        )
-    return batch
-
-
-def _network_input(image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device) -> Tensor:
-    if isinstance(image, Tensor):
-        return resize(image.to(device).float(), height, width)
-    # torch warns about a read-only array, although nothing writes to it.
-    pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
-    return resize(pixels.permute(2, 0, 1), height, width) / 255
 
 
 def _prediction(
@@ -338,6 +329,8 @@ def _prediction(
     maps: Mapping[str, Tensor],
     mask_sky: bool,
     blend_seam: bool,
+    up: Tensor | None,
+    turn: Tensor | None,
 ) -> Prediction:
     if isinstance(image, Tensor):
         image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
@@ -345,75 +338,21 @@ def _prediction(
     classes = tuple(getattr(network, "classes", ()))
     palette = getattr(network, "palette", None)
     if blend_seam:
-        maps = _blend_seam(maps, classes.index(SKY) if mask_sky else None)
+        maps = seam_blended(maps, classes.index(SKY) if mask_sky else None)
+    if turn is not None:
+        maps = {task: turned_back(task, values, turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
     if "semseg" in finished and len(classes) <= NO_LABEL:
         finished["semseg"] = finished["semseg"].astype(np.uint8)
     if mask_sky:
-        for task in _geometric(finished):
+        for task in geometric(finished):
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
     colours = default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
-    return Prediction(image, finished, classes, colours)
+    direction = None if up is None else tuple(up.tolist())
+    return Prediction(image, finished, classes, colours, direction)
 
-
-def _geometric(maps: Mapping[str, Any]) -> list[str]:
-    """Return the tasks that have no value in the sky: distances and directions."""
-    return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
-
-
-def _blend_seam(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
-    """Replace the two columns on either side of the seam by the straight line between the third ones, row by row.
-
-    Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
-    are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
-    """
-    blended = dict(maps)
-    for task in _geometric(maps):
-        directions = MAIN_TASKS[task].kind == "direction"
-        values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
-        ends = values[..., [-3, 2]]
-        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # values that are not finite stay so in the line
-        if sky is not None:
-            known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
-        for step, column in enumerate((-2, -1, 0, 1), start=1):
-            line = torch.lerp(ends[..., 0], ends[..., 1], step / 5)
-            values[..., column] = torch.where(known.all(-1), line, torch.nan)
-        blended[task] = values
-    return blended
-
-
-def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]:
-    """Resize logits (C, h, w) and return the index of the largest."""
-    return resize_argmax(logits, height, width).cpu().numpy()
-
-
-def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Resize positive numbers (1, h, w); 0 where the network returned no finite one."""
-    values = resize(values, height, width)[0]
-    return torch.where(values.isfinite(), values.clamp_min(MAIN_TASKS[task].minimum), 0).cpu().numpy()
-
-
-def _direction(task: str, vectors: Tensor, height: int, width: int) -> NDArray[np.float32]:
-    """Resize vectors (3, h, w) and normalise them; zero where they have no direction."""
-    vectors = resize(nn.functional.normalize(vectors, dim=0), height, width)
-    vectors = nn.functional.normalize(vectors.nan_to_num(), dim=0)
-    return vectors.permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def _binary(task: str, logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
-    """Resize logits (1, h, w) and return where they are positive."""
-    return (resize(logits, height, width)[0] > 0).cpu().numpy()
-
-
-# Turn a network output into a map of the panorama's size.
-FINISHERS: dict[Kind, Callable[[str, Tensor, int, int], NDArray[Any]]] = {
-    "classes": _classes,
-    "positive": _positive,
-    "direction": _direction,
-    "binary": _binary,
-}
 
 # Write a map to a file.
 WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8]], None]] = {

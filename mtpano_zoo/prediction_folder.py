@@ -112,18 +112,18 @@ class PredictionFolder:
         """
         self._record(name, None)
 
-    def complete(self, name: str, digest: str) -> None:
-        """Record that all results of an image with this hash have been written.
+    def complete(self, name: str, digest: str, **facts: Any) -> None:
+        """Record that all results of an image with this hash have been written, and facts about them as plain data.
 
         Raises:
             OSError: If the record cannot be written.
         """
-        self._record(name, digest)
+        self._record(name, digest, facts)
 
-    def _record(self, name: str, digest: str | None) -> None:
+    def _record(self, name: str, digest: str | None, facts: Mapping[str, Any] | None = None) -> None:
         # A single append keeps the lines of several processes whole. The newline comes first, so that a line cut off
         # by a full disk does not spoil the next one.
-        line = "\n" + json.dumps({"name": name, "sha256": digest})
+        line = "\n" + json.dumps({"name": name, "sha256": digest, **(facts or {})})
         descriptor = os.open(self.root / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(descriptor, line.encode())

@@ -1,4 +1,4 @@
-"""`make quickstart`: train, score and picture a network from nothing."""
+"""`make quickstart`: run the network that comes along, then train, score and picture one from nothing."""
 
 import io
 import json
@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mtpano_zoo.image_io import read_panorama, write_bytes
-from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
 from mtpano_zoo.run import find_images, run
 from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
 from mtpano_zoo.training.cli import main as train
@@ -39,12 +39,12 @@ METRICS = {
 
 
 def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ()) -> dict[str, dict[str, float]]:
-    """Train the network of a configuration, score it beside two baselines, and draw pictures.
+    """Predict by the network that comes along; then train one, score it beside two baselines, and draw pictures.
 
     Args:
         config: Name of a shipped configuration, or a path. Its data module must hold rooms with labels.
         out: Folder for all results. If it exists, the next free name is used, see `free_folder`.
-        images: Panoramas to run the trained network on.
+        images: Panoramas to predict for, before the training and, by the trained network, after it.
 
     Returns:
         Metrics on the test set, by the name of the network or baseline.
@@ -56,11 +56,16 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     console = Console()
     out = free_folder(out)
     for image in find_images(images, out / "images") if images else ():
-        read_panorama(image)  # fails now instead of after the training
+        read_panorama(image)  # fails before anything is computed
     arguments = with_shipped_configs(["fit", "--config", str(config)])
     out.mkdir(parents=True)
     console.print(f"Everything is written to [bold]{out}[/bold].")
 
+    if images:
+        console.rule(f"your panoramas, by {DEFAULT_MODEL}")
+        report = run(images, prepare_for_inference(load_model(DEFAULT_MODEL)), out / DEFAULT_MODEL)
+        console.print(report.summary())
+        console.print(f"Pictures are in [bold]{out / DEFAULT_MODEL}[/bold]; a network is trained next, for minutes.")
     scores: dict[str, dict[str, float]] = {}
     console.rule("training PD-BridgeNet on rendered rooms")
     network, cli, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
@@ -86,6 +91,7 @@ def free_folder(wanted: Path) -> Path:
     """Return `wanted`, or `wanted-2`, `wanted-3`, ... if it exists, so that earlier results are kept.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as runs:
         ...     Path(runs, "quickstart").mkdir()
         ...     free_folder(Path(runs, "quickstart")).name

@@ -85,11 +85,14 @@ def run(
     precision: Literal["float32", "bfloat16"] = "float32",
     mask_sky: bool = False,
     blend_seam: bool = False,
+    max_distance: float | None = None,
+    level: bool = False,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
     workers: int = 0,
     panel: bool = True,
+    depth_range: tuple[float, float] | None = None,
     described: Mapping[str, Any] | None = None,
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
@@ -101,34 +104,42 @@ def run(
         model: the network, see `mtpano_zoo.prediction.predict`.
         out: folder for the results; it may exist, see `mtpano_zoo.prediction_folder`. Images whose results are complete
             are skipped, so that a run that was stopped goes on where it was; what is missing is made again. Files that
-            are not results of the same image are kept, and their images are told as failed.
+            are not results of the same image are kept, and their images are reported as failed.
         batch_size: images that go through the network together, whatever their sizes.
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
+        max_distance: give depth only below this, in metres, see there.
+        level: level tilted panoramas first, see there; the record of each names the direction of up.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
         workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
         panel: draw the picture of all maps, which takes longer than everything else that is written.
+        depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
         described: what `describe_model` says of the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
 
     Raises:
-        InputError: nothing to do, an option that does not go with the network, `out` is no place for the results, or
-            it holds results of other settings.
+        InputError: If there is nothing to do, an option does not fit the network, or `out` cannot take the results or
+            holds those of other settings.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is at least 1, not {batch_size}")
     if workers < 0:
         raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
-    check_options(model, precision, mask_sky, blend_seam)
+    if depth_range is not None and not 0 <= depth_range[0] < depth_range[1]:
+        raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
+    check_options(model, precision, mask_sky, blend_seam, max_distance)
     if device is not None:
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
+    # Named only when they are used, so that folders that were begun before they existed can be continued.
+    options |= {"level": True} if level else {}
+    options |= {} if max_distance is None else {"max_distance": max_distance}
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():
@@ -146,7 +157,7 @@ def run(
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         advance = partial(bar.advance, bar.add_task("panoramas", total=len(images)))
         advance(len(report.failed))
-        output = _Output(folder, panel, report, advance)
+        output = _Output(folder, panel, depth_range, report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
         _process(todo, batch_size, partial(predict, model, **options), output, workers)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
@@ -178,7 +189,7 @@ def _digest(image: Path) -> str:
 def _read_ahead(
     todo: Sequence[_Job], batch_size: int, readers: Executor
 ) -> Iterator[list[tuple[_Job, Future[_Input]]]]:
-    """Give batches of images that are being read, a few of them before they are asked for."""
+    """Yield batches of images that are being read, with a few batches read ahead."""
     ahead: deque[list[tuple[_Job, Future[_Input]]]] = deque()
     for first in range(0, len(todo), batch_size):
         ahead.append([(job, readers.submit(_read, job.image)) for job in todo[first : first + batch_size]])
@@ -190,9 +201,17 @@ def _read_ahead(
 class _Output:
     """What is due, what is being written, first in, first out and a limited number, and what became of it."""
 
-    def __init__(self, folder: PredictionFolder, panel: bool, report: RunReport, advance: partial[None]) -> None:
-        self.folder, self.panel, self.report, self.advance = folder, panel, report, advance
-        self.pending: deque[tuple[_Job, str, Future[None]]] = deque()
+    def __init__(
+        self,
+        folder: PredictionFolder,
+        panel: bool,
+        depth_range: tuple[float, float] | None,
+        report: RunReport,
+        advance: partial[None],
+    ) -> None:
+        self.folder, self.report, self.advance = folder, report, advance
+        self.panel, self.depth_range = panel, depth_range
+        self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
 
     def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
         """Whether an image has to be predicted; if not, the report says why."""
@@ -220,8 +239,9 @@ class _Output:
         except OSError as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
-        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel)
-        self.pending.append((job, digest, future))
+        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel, self.depth_range)
+        facts = {} if prediction.up is None else {"up": prediction.up}
+        self.pending.append((job, digest, facts, future))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
 
@@ -230,10 +250,10 @@ class _Output:
             self._take()
 
     def _take(self) -> None:
-        job, digest, future = self.pending.popleft()
+        job, digest, facts, future = self.pending.popleft()
         try:
             future.result()
-            self.folder.complete(job.name, digest)
+            self.folder.complete(job.name, digest, **facts)
         except (OSError, ValueError, BrokenExecutor) as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
         else:
@@ -241,9 +261,11 @@ class _Output:
             self.advance(1)
 
 
-def _save(prediction: Prediction, out: Path, name: str, panel: bool) -> None:
+def _save(
+    prediction: Prediction, out: Path, name: str, panel: bool, depth_range: tuple[float, float] | None = None
+) -> None:
     # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-    files = prediction.save_each(out, name, overwrite=True, panel=panel)
+    files = prediction.save_each(out, name, overwrite=True, panel=panel, depth_range=depth_range)
     while not asked_to_stop() and next(files, None) is not None:
         pass
 

@@ -66,6 +66,10 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
     Args:
         arguments: Command line.
         kept: Names of options, without dashes, that are spelt with an underscore.
+
+    Example:
+        >>> hyphenated(["--batch_size=4", "my_photo.jpg"])
+        ['--batch-size=4', 'my_photo.jpg']
     """
     spelt = list(arguments)
     for i, argument in enumerate(spelt):
@@ -96,6 +100,10 @@ def number_of_processes(text: str) -> int:
 
     Raises:
         argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> number_of_processes("4")
+        4
     """
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a number of processes is 0 or more, not {text}")

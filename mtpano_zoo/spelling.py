@@ -19,5 +19,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(suggestion: str | None) -> str:
-    """Return the end of a sentence that reports a wrong name: a question where there is a suggestion, else a stop."""
+    """Return the end of a sentence that reports a wrong name: a question where there is a suggestion, else a stop.
+
+    Example:
+        >>> did_you_mean("depth"), did_you_mean(None)
+        ('; did you mean depth?', '.')
+    """
     return "." if suggestion is None else f"; did you mean {suggestion}?"

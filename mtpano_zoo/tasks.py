@@ -40,6 +40,10 @@ class Stored:
         name: what the file holds, the key under which `save` returns its path.
         suffix: end of the file's name, behind the stem and an underscore.
         codec: how the values are encoded, one of `mtpano_zoo.prediction.WRITERS`.
+
+    Example:
+        >>> [file.suffix for file in MAIN_TASKS["depth"].stored]
+        ['depth.png', 'depth.npy']
     """
 
     name: str
@@ -52,7 +56,7 @@ class Task:
     """One thing that is predicted for every pixel.
 
     Attributes:
-        channels: output channels; 0 stands for the number of classes.
+        channels: output channels; 0 stands for the number of classes, or of ranges.
         stream: `invariant` if a value stays as it is when the camera turns, `variant` if it is a vector in the camera's
             frame.
         kind: how an output is read. `classes`: logits, the largest is the class. `positive`: a number above zero,
@@ -61,6 +65,10 @@ class Task:
         minimum: smallest value of a `positive` output; a regression may dip below zero.
         labels: keys of a sample that its label is made of; a batch that lacks one of them does not train it.
         stored: files of a saved prediction.
+
+    Example:
+        >>> MAIN_TASKS["depth"].kind, MAIN_TASKS["normals"].channels
+        ('positive', 3)
     """
 
     channels: int
@@ -101,6 +109,8 @@ AUXILIARY_TASKS: dict[str, Task] = {
     "gradient": Task(2, "invariant", "real"),
     "edge_distance": Task(1, "invariant", "real"),
     "point_map": Task(3, "variant", "real"),
+    # One channel for every range of the network: `valid` for each of them.
+    "range_masks": Task(0, "invariant", "binary"),
 }
 TASKS = MAIN_TASKS | AUXILIARY_TASKS
 
@@ -114,6 +124,10 @@ class SampleMap:
         dtype: name of its torch type.
         sampling: what resizing and rotating may mix, one of `mtpano_zoo.sphere.Mode`.
         empty: what a pixel without a value holds.
+
+    Example:
+        >>> SAMPLE_MAPS["semseg"].empty, SAMPLE_MAPS["depth"].sampling
+        (255, 'depth')
     """
 
     channels: int
@@ -158,10 +172,10 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def auxiliary_tasks_of(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the auxiliary tasks that are trained beside the main ones; a point map needs labels of depth.
+    """Return the auxiliary tasks that PD-BridgeNet trains beside the main ones; a point map needs labels of depth.
 
     Example:
         >>> auxiliary_tasks_of(("semseg",))
         ('gradient', 'edge_distance')
     """
-    return tuple(task for task in AUXILIARY_TASKS if task != "point_map" or "depth" in tasks)
+    return ("gradient", "edge_distance", *(("point_map",) if "depth" in tasks else ()))

@@ -45,6 +45,10 @@ def decode_text(data: bytes, name: str) -> str:
 
     Raises:
         InputError: If it is not UTF-8.
+
+    Example:
+        >>> decode_text("Fuß".encode(), "notes.txt")
+        'Fuß'
     """
     try:
         return data.decode("utf-8-sig")
@@ -77,6 +81,10 @@ def parse_json(data: bytes | str, name: str) -> Any:
 
     Raises:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
+
+    Example:
+        >>> parse_json(b'{"classes": 3}', "a.json")
+        {'classes': 3}
     """
     check_bytes(len(data), max_bytes(_BYTES_OF_JSON), name)
     text = decode_text(data, name) if isinstance(data, bytes) else data
@@ -133,6 +141,12 @@ def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
 
     Raises:
         InputError: If it is not YAML, too large, nested too deeply, or aliases repeat its parts too often.
+
+    Example:
+        >>> parse_yaml("on: [yes, true, 1e-3]", "a.yaml")
+        {'on': ['yes', True, 0.001]}
+        >>> parse_yaml("[true, 1]", "a.yaml", plain=True)
+        ['true', '1']
     """
     loader = _PlainLoader if plain else _Loader
     try:
@@ -169,6 +183,12 @@ def check_yaml(text: str, name: str) -> None:
     Raises:
         InputError: If it is too large, nested too deeply, or aliases repeat its parts too often.
         yaml.YAMLError: If it is not YAML.
+
+    Example:
+        >>> check_yaml("[" * 300 + "]" * 300, "a.yaml")
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: a.yaml is nested more than ... levels deep, as no such file needs to be
     """
     check_bytes(len(text), max_bytes(_BYTES_OF_YAML), name)
     most = _REPETITION * len(text) + _SMALL

@@ -128,7 +128,7 @@ def test_files_of_the_users_own_are_kept(photos, tmp_path):
     out.mkdir()
     (out / "b_panel.png").write_bytes(b"mine")
     for panel in (True, False):  # without a panel, saving would remove one
-        with pytest.raises(InputError, match=r"b_panel\.png is there .* no manifest\.json .*--out.*--overwrite"):
+        with pytest.raises(InputError, match=r"b_panel\.png already exists, .* manifest\.json .*--out.*--overwrite"):
             run([photos / "A.PNG", photos / "b.jpg"], Brightness(), out, progress=False, panel=panel)
     assert names(out) == ["b_panel.png"] and not (out / MANIFEST).exists()
     run([photos / "A.PNG"], Brightness(), out, progress=False)  # from here on, the folder says what is ours
@@ -237,7 +237,7 @@ def test_results_that_are_replaced_in_part_are_made_again(tmp_path, monkeypatch,
     run([image], Brightness(), out, progress=False)
     save(image, 255)
 
-    def fail(prediction, folder, name, panel):
+    def fail(prediction, folder, name, panel, depth_range):
         for path in prediction.save_each(folder, name, True, panel):
             if path.name == f"a_{last}":
                 raise OSError("the disk is full")
@@ -491,7 +491,7 @@ def test_reading_is_ahead_of_the_network_by_a_few_images_only(tmp_path, monkeypa
 def test_the_network_is_not_ahead_of_the_writing_by_many(tmp_path, monkeypatch):
     network, behind, saved = Brightness(), [], []
 
-    def save_slowly(prediction, out, name, panel):
+    def save_slowly(prediction, out, name, panel, depth_range):
         time.sleep(0.05)
         behind.append(sum(network.batches) - len(saved))
         saved.append(name)
@@ -507,7 +507,7 @@ def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
     for i in (2, 4):
         images[i].write_bytes(b"no image")
 
-    def fail_late(prediction, out, name, panel):
+    def fail_late(prediction, out, name, panel, depth_range):
         time.sleep(0.1)
         if name in "03":
             raise OSError("the disk is full")

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.panoramas import collate
 from mtpano_zoo.files.card import TEXTS
+from mtpano_zoo.finishing import FINISHERS
 from mtpano_zoo.losses import TASK_LOSSES, TaskLoss
 from mtpano_zoo.metrics import TASK_METRICS, defined_scores
 from mtpano_zoo.metrics.pooling import PanoramaMetric
-from mtpano_zoo.prediction import FINISHERS, WRITERS, Prediction, output_paths
+from mtpano_zoo.prediction import WRITERS, Prediction, output_paths
 from mtpano_zoo.sphere import Mode
 from mtpano_zoo.tasks import AUXILIARY_TASKS, CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS, auxiliary_tasks_of, check_tasks
 from mtpano_zoo.training import MultiTaskModule
@@ -67,7 +68,7 @@ def test_tasks_are_put_in_order_and_wrong_ones_refused():
     for wrong in ((), ("depth", "depth"), ("depth", "layout"), ("gradient",)):
         with pytest.raises(ValueError, match=r"different ones of semseg, depth, normals, valid, disparity; got"):
             check_tasks(wrong)
-    assert auxiliary_tasks_of(("depth",)) == tuple(AUXILIARY_TASKS)
+    assert auxiliary_tasks_of(("depth",)) == ("gradient", "edge_distance", "point_map")
     assert auxiliary_tasks_of(("normals", "valid")) == ("gradient", "edge_distance")
 
 

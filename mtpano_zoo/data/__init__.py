@@ -4,6 +4,7 @@ from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE, S3D
 from mtpano_zoo.data.augmentation import Augmentation
 from mtpano_zoo.data.deep360 import Deep360DataModule
 from mtpano_zoo.data.folder import FolderDataModule
+from mtpano_zoo.data.homes import HomesDataModule, HomesDataset
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.mixed import MixedDataModule
 from mtpano_zoo.data.pano3d import Pano3DDataModule
@@ -13,6 +14,7 @@ from mtpano_zoo.data.rooms_writer import write_rooms
 from mtpano_zoo.data.semi_supervised import SemiSupervisedDataModule
 from mtpano_zoo.data.shards import ShardsDataModule, write_shards
 from mtpano_zoo.data.stanford2d3d import Stanford2D3DDataModule
+from mtpano_zoo.data.streets import StreetsDataModule, StreetsDataset
 from mtpano_zoo.data.structured3d import Structured3DDataModule
 from mtpano_zoo.data.synpass import SynPASSDataModule
 from mtpano_zoo.data.threed60 import ThreeD60DataModule
@@ -29,6 +31,8 @@ __all__ = (
     "Deep360DataModule",
     "FolderDataModule",
     "GeneratedDataModule",
+    "HomesDataModule",
+    "HomesDataset",
     "Matterport3DDataModule",
     "MixedDataModule",
     "Pano3DDataModule",
@@ -40,6 +44,8 @@ __all__ = (
     "ShardsDataModule",
     "SpatialAudioGenDataModule",
     "Stanford2D3DDataModule",
+    "StreetsDataModule",
+    "StreetsDataset",
     "Structured3DDataModule",
     "SynPASSDataModule",
     "ThreeD60DataModule",

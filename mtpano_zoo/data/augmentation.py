@@ -28,6 +28,12 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
 
     The image is interpolated, classes and depth are taken from the nearest pixel, normals are interpolated and turned
     with the camera; holes (class 255, depth 0, normal 0) stay holes. A yaw by whole columns is exact.
+
+    Example:
+        >>> half_turn = torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
+        >>> sample = {"depth": torch.arange(1.0, 9.0).expand(4, 8)}
+        >>> rotate_sample(sample, half_turn)["depth"][1].tolist()
+        [5.0, 6.0, 7.0, 8.0, 1.0, 2.0, 3.0, 4.0]
     """
     rotated = dict(sample)
     for key in sample.keys() & SAMPLE_MAPS.keys():
@@ -39,7 +45,12 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
 
 
 def mirror_sample(sample: Sample) -> Sample:
-    """What is seen in a mirrored world: left and right change places, and the x of normals changes its sign."""
+    """What is seen in a mirrored world: left and right change places, and the x of normals changes its sign.
+
+    Example:
+        >>> mirror_sample({"depth": torch.arange(4.0).expand(2, 4)})["depth"][0].tolist()
+        [3.0, 2.0, 1.0, 0.0]
+    """
     mirrored = sample | {key: sample[key].flip(-1) for key in sample.keys() & SAMPLE_MAPS.keys()}
     for key in mirrored.keys() & SAMPLE_MAPS.keys():
         if SAMPLE_MAPS[key].sampling == "vectors":
@@ -102,7 +113,7 @@ class Augmentation:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the samples from now on belong to, here and in all workers."""
+        """Set the epoch of the following samples, here and in all workers."""
         self._epoch.fill_(epoch)
 
     def __call__(self, sample: Sample) -> Sample:

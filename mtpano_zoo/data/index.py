@@ -177,7 +177,7 @@ def _build(source: Source, files: Files, expressions: Mapping[str, str], prefix:
 
 
 def _oddities(index: Index, unused: set[str], compiled: Mapping[str, re.Pattern[str]]) -> list[str]:
-    """Say which samples are incomplete, and which labels belong to no image."""
+    """List incomplete samples, and labels that belong to no image."""
     notes = []
     for role in index.files:
         missing = [i for i in range(len(index)) if not index.has(role, i)]

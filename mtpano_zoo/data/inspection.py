@@ -66,7 +66,7 @@ class Verification:
     Args:
         samples: Number of samples by split.
         findings: All that is wrong.
-        absent: Labels that no sample of a split has, by split; this is told, but no error.
+        absent: Labels that no sample of a split has, by split; reported, but not an error.
     """
 
     samples: dict[str, int] = field(default_factory=dict)
@@ -222,7 +222,7 @@ def samples_of(
 
 
 def read_all(samples: Dataset[Any], workers: int, title: str | None) -> Iterator[Any]:
-    """Give every item of a set once, in order, read by worker processes; a title shows a bar on the error stream."""
+    """Yield every item of a set once, in order, read by worker processes; a title shows a bar on standard error."""
     loader: DataLoader[Any] = DataLoader(samples, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=title is None) as bar:
@@ -293,7 +293,7 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
 def judge(
     maps: Mapping[str, NDArray[Any]], classes: int, depth_range: tuple[float, float]
 ) -> Iterator[tuple[str, str]]:
-    """Give pairs of kind and sentence for what is wrong with decoded maps.
+    """Yield a kind and a sentence for each thing that is wrong with decoded maps.
 
     Args:
         maps: Any of image uint8 (H, W, 3), semseg (H, W), depth (H, W) and normals (H, W, 3).

@@ -82,7 +82,7 @@ class TrainingSampler(DistributedSampler[Any]):
 class TrainingLoader(DataLoader[Sample]):
     """A `DataLoader` that knows how far it came: build it by :func:`training_loader`.
 
-    What orders the samples, a `TrainingSampler` or a data set that gives them in a row, is told how many to pass over:
+    A `TrainingSampler`, or an iterable data set, orders the samples. The loader sets how many of them it skips:
     it has `epoch`, `set_epoch` and `skipped`.
     """
 

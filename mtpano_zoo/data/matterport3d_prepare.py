@@ -215,7 +215,7 @@ def fuse_views(views: Iterable[View], height: int, width: int) -> tuple[NDArray[
         distance = (points * points).sum(0).sqrt()
         pixel, offset = _nearest_pixels(points.T, distance, height, width)
         # Compared by rings around the pixel's centre, of which the first is wide enough to meet every surface that the
-        # view saw there; then by surface, told apart in steps of 5 %; then by the offset from the centre.
+        # view saw there; then by surface, separated in steps of 5 %; then by the offset from the centre.
         steps = offset * view.intrinsics[0, 0] / 0.75
         ring, surface, rest = steps.long(), (20 * distance.log()).floor().long() + 200, (steps.frac() * 2**15).long()
         key = (((((ring << 9) | surface) << 15) | rest) << _INDEX_BITS) | torch.arange(len(seen))

@@ -40,8 +40,8 @@ class MixedDataModule(EvaluationLoaders):
     augmented depends on (`seed`, epoch) only. A sample that comes twice in an epoch is augmented differently.
 
     Validation, test and prediction go through all sets that have one, or through one named by `evaluate`, in a single
-    loader: the metrics of `MultiTaskModule` are then pooled over all pixels, where a large set drowns a small one, so
-    whoever compares with published numbers wants them by set: the callback `MetricsPerSet` logs
+    loader: the metrics of `MultiTaskModule` are then pooled over all pixels, where a large set drowns a small one. To
+    compare with published numbers, take the metrics of each set, which the callback `MetricsPerSet` logs as
     ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
     ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)
 
@@ -107,8 +107,8 @@ class MixedDataModule(EvaluationLoaders):
             )
         sizes = {name: _size(module) for name, module in modules.items()}
         if len(set(sizes.values())) > 1:
-            told = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
-            raise InputError(f"all sets of a mixture need the same height and width, not {told}")
+            listed = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
+            raise InputError(f"all sets of a mixture need the same height and width, not {listed}")
         self.modules, self.weights, self.evaluate = dict(modules), weights, evaluate
         self.samples_per_epoch, self.batch_size, self.num_workers = samples_per_epoch, batch_size, num_workers
         self.augmentation, self.seed = augmentation, seed
@@ -199,7 +199,7 @@ class MixedDataset(Dataset[Sample]):
         return int(self._ends[-1])
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell every augmentation, and every set that wants to know, which epoch begins."""
+        """Set the epoch of every augmentation, and of every set that has epochs."""
         listeners: tuple[Any, ...] = (*self.parts.values(), *self.augmentations.values())
         for listener in listeners:
             if hasattr(listener, "set_epoch"):
@@ -211,7 +211,7 @@ class MixedDataset(Dataset[Sample]):
         return self._finish(name, self.parts[name][i], turn)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Read the samples of a batch; what a set cannot read and is told to skip is left out."""
+        """Read the samples of a batch; unreadable ones are left out if their set skips them."""
         samples = []
         for index in indices:
             name, i, turn = self._place(index)
@@ -312,6 +312,13 @@ def merge_classes(
 
     Raises:
         InputError: If a name is unknown or there are more than 255 classes.
+
+    Example:
+        >>> classes, lookups = merge_classes({"a": ["wall", "floor"], "b": ["floor", "sky"]}, {})
+        >>> classes
+        ('wall', 'floor', 'sky')
+        >>> lookups["b"][:2].tolist()
+        [1, 2]
     """
     for name, renamed in class_map.items():
         if unknown := [old for old in renamed if old not in own[name]]:
@@ -338,7 +345,7 @@ def merge_classes(
 def _merge_palettes(
     modules: Mapping[str, LightningDataModule], lookups: Mapping[str, Tensor], count: int
 ) -> NDArray[np.uint8] | None:
-    """Give every class the colour that the first set with it has, or one of its own where that is taken or missing."""
+    """Return class colours: those of the first set with the class, or new ones where these are taken or missing."""
     from mtpano_zoo.viz import default_palette  # matplotlib takes a while to import
 
     colours: dict[int, tuple[int, ...]] = {}

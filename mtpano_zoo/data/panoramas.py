@@ -32,7 +32,7 @@ class UnreadableSampleError(InputError):
     """A file of a sample cannot be used; the message names it and says why."""
 
     def __init__(self, message: str) -> None:
-        # A loader raises the error of a worker anew, with the traceback as message: its last line is the message.
+        # A loader raises the error of a worker again, with the traceback as message: its last line is the message.
         super().__init__(message.strip().rsplit(f"{type(self).__name__}: ", 1)[-1])
 
 
@@ -231,7 +231,7 @@ class PanoramaDataModule(EvaluationLoaders):
         return self.tasks
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """Say to which split the sample with these fields belongs; None leaves it out."""
+        """Return the split of the sample with these fields; None leaves it out."""
         raise NotImplementedError
 
     def find(self) -> Index:
@@ -327,7 +327,7 @@ class PanoramaDataModule(EvaluationLoaders):
         )
 
     def teardown(self, stage: str) -> None:
-        """Say how much could not be read."""
+        """Report the number of unreadable samples."""
         for split, samples in self._sets.items():
             if samples.unreadable:
                 warnings.warn(
@@ -339,6 +339,12 @@ def collate(samples: Sequence[Sample]) -> Sample:
     """Make a batch; a map that only some of its samples have is empty for the others.
 
     Samples without confidence are trusted fully.
+
+    Example:
+        >>> image = torch.zeros(3, 2, 4)
+        >>> batch = collate([{"image": image, "depth": torch.ones(2, 4)}, {"image": image}])
+        >>> batch["depth"].mean((1, 2)).tolist()
+        [1.0, 0.0]
     """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
     height, width = samples[0]["image"].shape[-2:]

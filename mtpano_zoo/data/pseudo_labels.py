@@ -42,6 +42,14 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
 
     Raises:
         InputError: If it is not 8-bit grey.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.array([[0, 255]], np.uint8)).save(file, "PNG")
+        >>> decode_confidence(file.getvalue()).tolist()
+        [[0.0, 1.0]]
     """
     image = open_image(data)
     if image.mode != "L":
@@ -50,12 +58,12 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
 
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
-    """Decode an 8-bit grey image, where anything but 0 is masked.
+    """Decode an 8-bit grey image that is 255 where something holds, and 0 elsewhere.
 
     Raises:
         InputError: If it is not 8-bit grey.
     """
-    return decode_confidence(data) > 0
+    return decode_confidence(data) > 0.5
 
 
 def decode_disparity(data: bytes) -> NDArray[np.float32]:
@@ -80,6 +88,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         semseg/ID/merged.png                  8-bit, ADE20K class 0 to 149 in its own order, 255 none
         depth/ID/merged.png                   16-bit, millimetres along the ray, 0 none, 65535 too far
         normals/ID/merged.png                 127.5 (1 + n), towards the camera; (128, 128, 128) none
+        far/ID/merged.png                     8-bit, 255 = farther than anything measured; published labels have none
         TASK/ID/merged_confidence.png         8-bit, confidence 255 = 1; where there is no such file it is 1. Published
                                               labels have it of semseg only
         masks/ID/merged.png                   8-bit, 255 where no label counts, as `mtpano label --mask` writes it
@@ -125,6 +134,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         "image": ("img/{id}.jpg",),
         **{task: (f"{task}/{{id}}/merged.png",) for task in CONFIDENCES},
         **{role: (f"{task}/{{id}}/merged_confidence.png",) for task, role in CONFIDENCES.items()},
+        "far": ("far/{id}/merged.png",),
         "ignored": ("masks/{id}/merged.png",),
     }
 
@@ -164,19 +174,20 @@ class PseudoLabelDataModule(PanoramaDataModule):
             "depth": partial(decode_depth, unit=0.001),
             "normals": partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
             **dict.fromkeys(CONFIDENCES.values(), decode_confidence),
-            "ignored": decode_mask,
             "disparity": decode_disparity,
             "disparity_valid": decode_known,
+            **dict.fromkeys(("far", "ignored"), decode_mask),
         }
         self.confidence = confidence
         self._lists: dict[str, frozenset[str]] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The tasks, their confidences, and where none counts."""
+        """The tasks, what belongs to them (validity, confidence, what is too far), and where no label counts."""
         confidences = [CONFIDENCES[task] for task in self.tasks if self.confidence and task in CONFIDENCES]
         valid = ["disparity_valid"] if "disparity" in self.tasks else []
-        return (*self.tasks, *valid, *confidences, "ignored")
+        far = ["far"] if "depth" in self.tasks else []
+        return (*self.tasks, *valid, *confidences, *far, "ignored")
 
     @property
     def lists(self) -> dict[str, frozenset[str]]:
@@ -221,7 +232,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
 
 def in_metres(root: Path) -> bool:
-    """Say whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
+    """Whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
 
     Every run of it records this at its end. Where none has ended yet, the manifest says what the teachers are: depth is
     aligned with that of the metric ones, and a teacher that says nothing is metric, as are labels without teachers.
@@ -299,13 +310,13 @@ class ViewDataset(PanoramaDataset):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the samples from now on belong to, here and in all workers."""
+        """Set the epoch of the following samples, here and in all workers."""
         cast(ViewIndex, self.index).epoch.fill_(epoch)
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
 
     def set_merged(self, indices: Sequence[int]) -> None:
-        """Say which samples have merged maps until this is called again, here and in all workers."""
+        """Set which samples have merged maps until the next call, here and in all workers."""
         merged = cast(ViewIndex, self.index).merged
         merged.zero_()
         merged[list(indices)] = True
@@ -322,7 +333,7 @@ class ViewSampler(TrainingSampler):
     """
 
     def __init__(self, samples: ViewDataset, seed: int, batch_size: int, first_step: int) -> None:
-        super().__init__(samples, cast(Augmentation, samples), seed)  # whoever has `set_epoch` will do
+        super().__init__(samples, cast(Augmentation, samples), seed)  # it needs `set_epoch` only
         self.samples, self.batch_size, self.first_step = samples, batch_size, first_step
 
     def __iter__(self) -> Iterator[Any]:

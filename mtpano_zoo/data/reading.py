@@ -48,7 +48,12 @@ UNREADABLE = (
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a few words why something cannot be read, also where the error has no message."""
+    """Return in a few words why something cannot be read, also where the error has no message.
+
+    Example:
+        >>> reason_of(ValueError("it is damaged"))
+        'it is damaged'
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, KeyError):
@@ -79,6 +84,13 @@ def decode_array(data: bytes) -> NDArray[Any]:
 
     Raises:
         InputError: If it is damaged or too large, or holds no numbers.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> np.save(file, np.arange(3))
+        >>> decode_array(file.getvalue())
+        array([0, 1, 2])
     """
     file = io.BytesIO(data)
     try:
@@ -102,6 +114,13 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
 
     Raises:
         InputError: If it is no such array.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> np.save(file, np.ones((2, 4), np.float32))
+        >>> decode_npy(file.getvalue()).shape
+        (2, 4)
     """
     values = decode_array(data)
     if values.dtype != np.float32 or values.ndim != 2:
@@ -133,6 +152,13 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     Raises:
         InputError: If it is truncated, damaged or no image, or grey of more than 8 bits, of which Pillow would make
             white what is above 255.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (2, 1), (255, 0, 0)).save(file, "PNG")
+        >>> decode_rgb(file.getvalue()).tolist()
+        [[[255, 0, 0], [255, 0, 0]]]
     """
     if _bits_of_rgb_png(data) == 8:
         return _decode_rgb_png(data)
@@ -149,6 +175,13 @@ def decode_labels(data: bytes, lookup: ArrayLike) -> NDArray[np.uint8]:
 
     Raises:
         InputError: If the image holds colours, more than 8 bits, or a number that the data set does not have.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.array([[0, 1]], np.uint8)).save(file, "PNG")
+        >>> decode_labels(file.getvalue(), [255, 0]).tolist()
+        [[255, 0]]
     """
     return look_up(stored_numbers(data, open_image(data)), lookup)
 
@@ -178,6 +211,10 @@ def look_up(numbers: NDArray[Any], lookup: ArrayLike) -> NDArray[np.uint8]:
 
     Raises:
         InputError: If a number is -1 in the table or beyond its end.
+
+    Example:
+        >>> look_up(np.array([[0, 1, 1]], np.uint8), [255, 0]).tolist()
+        [[255, 0, 0]]
     """
     table = np.full(256, -1, np.int16) if numbers.dtype == np.uint8 else np.full(int(numbers.max()) + 1, -1, np.int16)
     known = np.asarray(lookup, np.int16)[: len(table)]
@@ -200,6 +237,13 @@ def decode_depth(data: bytes, unit: float, missing: Collection[int] = (SATURATED
 
     Raises:
         InputError: If it is not 16-bit grey.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.array([[0, 1500, 65535]], np.uint16)).save(file, "PNG")
+        >>> decode_depth(file.getvalue(), unit=0.001).tolist()
+        [[0.0, 1.5, 0.0]]
     """
     return image_io.decode_depth(stored_steps(data), unit, missing)
 
@@ -321,6 +365,10 @@ def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDAr
 
     Images are averaged over what a pixel covers when they shrink, and interpolated around the seam when they grow.
     Normals are bilinear over what was measured and scaled to length one; a hole remains where the nearest pixel is one.
+
+    Example:
+        >>> resize_map("semseg", np.array([[1, 2]], np.uint8), 2, 4).tolist()
+        [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
     rows, columns = values.shape[:2]
     if (rows, columns) == (height, width):

@@ -56,8 +56,7 @@ def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:
     """Decode an EXR image of metres along the ray, the same in all channels, exactly.
 
     Raises:
-        InputError: See `decode_exr`.
-        InputError: If its channels differ, as those of colours and normals do.
+        InputError: If `decode_exr` cannot read it, or its channels differ, as those of colours and normals do.
     """
     depth, *others = np.moveaxis(decode_exr(data), -1, 0)
     if not all(np.array_equal(depth, other, equal_nan=True) for other in others):
@@ -69,7 +68,7 @@ def decode_exr_normals(data: bytes) -> NDArray[np.float32]:
     """Decode an EXR image of normals (R, G, B) = (right, forward, up); zero and NaN are no measurement.
 
     Raises:
-        InputError: See `decode_exr`; or it has not three channels.
+        InputError: If `decode_exr` cannot read it, or it does not have three channels.
     """
     stored = decode_exr(data)
     if stored.shape[-1] != 3:

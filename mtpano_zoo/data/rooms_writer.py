@@ -5,16 +5,29 @@ from pathlib import Path
 
 import numpy as np
 
-from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.data.homes import HomesDataset
 from mtpano_zoo.data.rooms import RoomsDataset
-from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_palette_png, write_png
+from mtpano_zoo.data.scenes import SceneDataset
+from mtpano_zoo.data.streets import StreetsDataset
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_npy, write_palette_png, write_png
 from mtpano_zoo.output_paths import path_below
 
 MAPS = ("images", "semseg", "depth", "normals")
+KINDS: dict[str, type[SceneDataset]] = {"rooms": RoomsDataset, "homes": HomesDataset, "streets": StreetsDataset}
 
 
-def write_rooms(out: str | Path, split: str, count: int, height: int, width: int, seed: int = 0) -> int:
-    """Write the first `count` rooms of a split as PNG files and return how many were not there yet.
+def write_rooms(
+    out: str | Path,
+    split: str,
+    count: int,
+    height: int,
+    width: int,
+    seed: int = 0,
+    kind: str = "rooms",
+    tilt: float = 0.0,
+) -> int:
+    """Write the first `count` rooms of a split, or scenes of another kind, and return how many were not there yet.
 
     The layout is that of `FolderDataModule`, with IDs such as train-000123:
 
@@ -24,39 +37,62 @@ def write_rooms(out: str | Path, split: str, count: int, height: int, width: int
         depth/ID.png        16-bit, millimetres along the ray
         normals/ID.png      16-bit RGB, (v - 32768) / 32767 in the frame x right, y down, z forward
 
+    Streets are farther than 16 bits of millimetres reach: their distances are depth/ID.npy, float32 metres, 0 in the
+    sky, where normals are grey.
+
     Files appear complete or not at all, so an interrupted call can be repeated: rooms that are complete are skipped.
     Splits may share a folder.
 
+    Args:
+        out: Folder.
+        split: "train", "val" or "test".
+        count: Number of scenes.
+        height: Rows of the panoramas.
+        width: Columns, twice the rows.
+        seed: Another seed gives other scenes.
+        kind: "rooms", "homes" or "streets".
+        tilt: The camera leans by up to so many degrees.
+
     Raises:
-        InputError: If split, count, size or seed are out of range.
+        InputError: If split, count, size, seed, kind or tilt are out of range.
         FileExistsError: If the folder holds something else, or rooms of another seed or size.
     """
-    rooms = RoomsDataset(split, count, height, width, seed)
+    if kind not in KINDS:
+        raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt)
     out = Path(out)
     description = "\n".join(_describe(rooms)) + "\n"
     _claim(out, description)
     written = 0
     for index in range(count):
-        files = [path_below(out / folder, rooms.name(index), ".png") for folder in MAPS]
+        endings = (".png", ".png", ".npy" if rooms.outdoors else ".png", ".png")
+        pairs = zip(MAPS, endings, strict=True)
+        files = [path_below(out / folder, rooms.name(index), ending) for folder, ending in pairs]
         if all(file.exists() for file in files):
             continue
         sample = rooms[index]
         image, semseg, depth, normals = files
         write_png(image, (sample["image"].permute(1, 2, 0) * 255).round().byte().numpy())
-        write_palette_png(semseg, sample["semseg"].numpy().astype(np.uint8), S3DIS_PALETTE)
-        write_png(depth, encode_depth(sample["depth"].numpy()))
+        write_palette_png(semseg, sample["semseg"].numpy().astype(np.uint8), rooms.palette)
+        if rooms.outdoors:
+            write_npy(depth, sample["depth"].numpy())
+        else:
+            write_png(depth, encode_depth(sample["depth"].numpy()))
         write_png(normals, encode_normals(sample["normals"].permute(1, 2, 0).numpy(), bits=16))
         written += 1
     return written
 
 
-def _describe(rooms: RoomsDataset) -> Iterator[str]:
-    yield "# Procedural rooms of mtpano_zoo; depth in millimetres along the ray, classes by index"
+def _describe(rooms: SceneDataset) -> Iterator[str]:
+    unit = "metres" if rooms.outdoors else "millimetres"
+    yield f"# Procedural {rooms.noun}s of mtpano_zoo; depth in {unit} along the ray, classes by index"
     yield f"seed: {rooms.seed}"
+    if rooms.tilt:
+        yield f"tilt: {rooms.tilt:g}"
     yield f"height: {rooms.height}"
     yield f"width: {rooms.width}"
     yield "classes:"
-    for name, color in zip(S3DIS_CLASSES, S3DIS_PALETTE.tolist(), strict=True):
+    for name, color in zip(rooms.classes, rooms.palette.tolist(), strict=True):
         yield f"  - {{name: {name}, color: {color}}}"
 
 

@@ -119,7 +119,7 @@ def write_shards(
 
 
 def _without_failures(encoded: Iterator[Packed | str], failed: list[str]) -> Iterator[Packed]:
-    """Give what could be encoded, and put the sentences that stand for the rest into a list."""
+    """Yield the encoded samples, and collect the sentences about the others in a list."""
     for item in encoded:
         if isinstance(item, str):
             failed.append(item)
@@ -312,13 +312,13 @@ class ShardDataset(IterableDataset[Sample]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the samples from now on belong to, here and in all workers."""
+        """Set the epoch of the following samples, here and in all workers."""
         self._epoch.fill_(epoch)
         if self.augmentation is not None:
             self.augmentation.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Give the samples of this process and worker.
+        """Yield the samples of this process and worker.
 
         Raises:
             UnreadableSampleError: If a file or a member of it is damaged.
@@ -385,7 +385,7 @@ def _counts(shards: Any) -> dict[str, int]:
 
 
 def _members(file: BinaryIO) -> Iterator[Encoded]:
-    """Give key and contents by ending of the samples, whose members follow one another."""
+    """Yield each sample's key and contents by suffix; the members of a sample are neighbours in the archive."""
     key, files = "", dict[str, bytes]()
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:

@@ -24,7 +24,12 @@ _LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, ..., lengths of name and
 
 
 def field_names(pattern: str) -> list[str]:
-    """Return the names of the fields ``{name}`` of a path pattern, in order."""
+    """Return the names of the fields ``{name}`` of a path pattern, in order.
+
+    Example:
+        >>> field_names("area_{area}/pano/rgb/{name}_rgb.png")
+        ['area', 'name']
+    """
     return [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
 
 
@@ -33,6 +38,10 @@ def compile_pattern(pattern: str, expressions: Mapping[str, str]) -> re.Pattern[
 
     A field matches its regular expression in `expressions`, by default anything within one folder or file name; named
     twice, it must be the same text both times.
+
+    Example:
+        >>> compile_pattern("area_{area}/{name}.png", {}).fullmatch("area_3/hall.png").groupdict()
+        {'area': '3', 'name': 'hall'}
     """
     parts: list[str] = []
     seen: set[str] = set()

@@ -118,7 +118,14 @@ def _world_to_camera(pose: bytes) -> NDArray[np.float64]:
 
 
 def mask_black(maps: dict[str, NDArray[Any]]) -> None:
-    """Take away the labels where the image is black: nothing was photographed there."""
+    """Take away the labels where the image is black: nothing was photographed there.
+
+    Example:
+        >>> maps = {"image": np.array([[[0, 0, 0], [9, 9, 9]]], np.uint8), "depth": np.ones((1, 2), np.float32)}
+        >>> mask_black(maps)
+        >>> maps["depth"].tolist()
+        [[0.0, 1.0]]
+    """
     black = ~maps["image"].any(-1)
     for role in maps.keys() - {"image"}:
         maps[role][black] = NO_LABEL if role == "semseg" else 0

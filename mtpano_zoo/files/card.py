@@ -147,7 +147,7 @@ def model_card(network: "PanoramaNetwork", source: str) -> str:
         *(("## Limitations", _list(card["limitations"])) if card.get("limitations") else ()),
         "## Licence",
         _table(("of", "licence"), _licenses(card)),
-        "**Unknown** means that nobody has stated it here: ask whoever holds the rights before you use these weights.",
+        "**Unknown** means that nobody has stated it here: ask the holder of the rights before you use these weights.",
         "## Origin",
         _list(_origin(card)) or "Unknown.",
         "This card was generated from the network; what nobody has stated is called unknown and not guessed.",

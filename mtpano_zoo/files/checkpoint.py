@@ -80,6 +80,14 @@ def check_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork
 
     Raises:
         InputError: If the tasks differ.
+
+    Example:
+        >>> import types
+        >>> network = types.SimpleNamespace(tasks=("depth",))
+        >>> check_tasks({"tasks": ["normals"]}, network, "room.ckpt")
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     stored, wanted = description.get("tasks") if isinstance(description, Mapping) else None, network.tasks
     if isinstance(stored, list | tuple) and stored and sorted(map(str, stored)) != sorted(wanted):

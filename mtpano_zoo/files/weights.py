@@ -57,7 +57,7 @@ def write_weights(folder: str | Path, weights: Mapping[str, Tensor], description
 
 
 def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give every tensor its own memory, as the format requires."""
+    """Copy tensors that share memory, as the format requires."""
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in weights.items():

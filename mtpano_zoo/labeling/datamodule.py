@@ -41,7 +41,7 @@ class ImageFiles(Dataset[Item]):
         out: Where the labels go; what lies there is no panorama to label.
 
     Raises:
-        InputError: If a folder without images, or no source at all.
+        InputError: If a folder holds no images, or there is no source at all.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
@@ -100,7 +100,7 @@ def samples_of(data: lightning.LightningDataModule, split: str) -> Dataset[Item]
 
 
 class LabelingData(lightning.LightningDataModule):
-    """Gives every process its share of the panoramas that are not finished, one at a time.
+    """Distributes the unfinished panoramas over the processes, one at a time.
 
     Processes of one run have fixed shares. Processes that were started independently share by claims: what another one
     has claimed is left for the end, and labelled then unless it is finished.
@@ -118,6 +118,7 @@ class LabelingData(lightning.LightningDataModule):
         max_height: Panoramas with more rows are shrunk to so many before anything is done with them: views of 512
             pixels would skip pixels of larger ones, and a few large ones fill the memory.
         num_workers: Processes that read.
+        store_images: Encode the panorama, as what is written beside its labels.
     """
 
     def __init__(
@@ -129,13 +130,14 @@ class LabelingData(lightning.LightningDataModule):
         *,
         max_height: int = 2048,
         num_workers: int = 0,
+        store_images: bool = True,
     ) -> None:
         super().__init__()
         if num_workers < 0:
             raise InputError(f"num_workers must not be negative, got {num_workers}")
         if max_height < height:
             raise InputError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
-        self.items = _Items(samples, height, width, max_height)
+        self.items = _Items(samples, height, width, max_height, store_images)
         self.ledger, self.num_workers = ledger, num_workers
 
     def predict_dataloader(self) -> DataLoader[Item]:
@@ -220,9 +222,9 @@ class _Order(Sampler[int]):
 class _Items(Dataset[Item]):
     """Reads panoramas in the workers, and encodes there what is stored of them; whatever fails becomes a sentence."""
 
-    def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int) -> None:
+    def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int, store_images: bool) -> None:
         self.samples: Any = samples
-        self.height, self.width, self.max_height = height, width, max_height
+        self.height, self.width, self.max_height, self.store_images = height, width, max_height, store_images
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -270,7 +272,7 @@ class _Items(Dataset[Item]):
             if len(pixels) > self.max_height:
                 pixels = resize_map("image", pixels, self.max_height, 2 * self.max_height)
                 sample = {**sample, "image": torch.from_numpy(pixels).permute(2, 0, 1)}
-            jpeg = encode_image(pixels, self.height, self.width)
+            jpeg = encode_image(pixels, self.height, self.width) if self.store_images else b""
             return item | {"name": name, "sample": sample, "jpeg": jpeg, "origin": origin}
         except Exception as error:  # whatever a decoder does with a damaged file: the others are to be labelled
             return item | {"name": self.shown(i), "failure": one_sentence(error)}

@@ -8,7 +8,7 @@ Encodings, which are those of MTPano's published layout:
 * normals, 8-bit RGB PNG: 127.5 (1 + n) for (R, G, B) = (forward, up, left), towards the camera; (128, 128, 128) = no
   label;
 * confidence, 8-bit grey PNG: 255 = 1;
-* masks, 8-bit grey PNG: 255 = masked, 0 = not.
+* far and masks, 8-bit grey PNG: 255 = farther than anything that is measured, or masked; 0 = not.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from mtpano_zoo.image_io import SATURATED, encode_depth
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.tasks import NO_LABEL
 
-__all__ = ("EncodedLabels", "encode_image", "encode_labels")
+__all__ = ("EncodedLabels", "encode_image", "encode_labels", "grey_png")
 
 NO_NORMAL = 128
 # Level, strategy and filter of a PNG, by what encodes rooms fastest with files near the smallest of that level: classes
@@ -47,10 +47,12 @@ class EncodedLabels:
     Args:
         files: Contents by task and file name, such as ``depth/merged.png``.
         too_far: Pixels of the merged depth that have no label because they are farther than 65.535 m.
+        marker: What says that the panorama is finished, where that is not the panorama itself.
     """
 
     files: Mapping[str, bytes]
-    too_far: int
+    too_far: int = 0
+    marker: bytes | None = None
 
 
 def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
@@ -68,8 +70,7 @@ def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
             too_far = int(((encoded == 0) & (array > 0)).sum())
         files[f"{task}/merged.png"] = _png(task, encoded)
         if (confidence := labels.confidence.get(task)) is not None:
-            grey = np.rint(255 * _numpy(confidence).clip(0, 1)).astype(np.uint8)
-            files[f"{task}/merged_confidence.png"] = _png("confidence", grey)
+            files[f"{task}/merged_confidence.png"] = grey_png(_numpy(confidence))
         for number, view in enumerate(labels.views):
             known = getattr(view, task)
             if known is None:
@@ -80,18 +81,30 @@ def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
             full = np.full((height * width, *steps.shape[1:]), empty, steps.dtype)
             full[_numpy(view.pixels)] = steps
             files[f"{task}/label_{number}.png"] = _png(task, full.reshape(height, width, *steps.shape[1:]))
+    if labels.far is not None:
+        files["far/merged.png"] = grey_png(_numpy(labels.far))
     if labels.masks:
-        masks = {name: _numpy(mask).astype(np.uint8) * np.uint8(255) for name, mask in labels.masks.items()}
-        masks["merged"] = np.maximum.reduce(list(masks.values()))
-        files |= {f"masks/{name.replace(' ', '_')}.png": _png("semseg", mask) for name, mask in masks.items()}
+        masks = {name.replace(" ", "_"): _numpy(mask) for name, mask in labels.masks.items()}
+        masks["merged"] = np.logical_or.reduce(list(masks.values()))
+        files |= {f"masks/{name}.png": grey_png(mask) for name, mask in masks.items()}
     return EncodedLabels(files, too_far)
 
 
 def encode_image(image: NDArray[np.uint8], height: int, width: int) -> bytes:
-    """Encode RGB (H, W, 3) of any size as JPEG of this size."""
+    """Encode RGB (H, W, 3) of any size as JPEG of this size.
+
+    Example:
+        >>> encode_image(np.zeros((4, 8, 3), np.uint8), 2, 4)[:3].hex()
+        'ffd8ff'
+    """
     pixels = resize_map("image", image, height, width)
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     return _encoded(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+
+
+def grey_png(shares: NDArray[Any]) -> bytes:
+    """Encode shares (H, W) from 0 to 1 as 8-bit grey PNG."""
+    return _png("confidence", np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
 
 
 def _depth(metres: NDArray[np.float32]) -> NDArray[np.uint16]:

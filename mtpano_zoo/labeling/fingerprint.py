@@ -42,7 +42,14 @@ def digest_of(samples: Any, i: int) -> str:
 
 
 def digest_of_pixels(image: Tensor) -> str:
-    """Return the digest of an image (3, H, W) that is in memory."""
+    """Return the digest of an image (3, H, W) that is in memory.
+
+    Example:
+        >>> import torch
+        >>> black, white = torch.zeros(3, 2, 4), torch.ones(3, 2, 4)
+        >>> digest_of_pixels(black) == digest_of_pixels(black.clone()) != digest_of_pixels(white)
+        True
+    """
     content = image.contiguous().cpu().numpy()
     return f"sha256 of pixels {hashlib.sha256(content.tobytes()).hexdigest()}, {content.dtype}, {content.shape}"
 

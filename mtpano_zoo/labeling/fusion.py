@@ -54,6 +54,7 @@ class PanoramaLabels:
         depth: Metres along the ray, (H, W); 0 = none. Without a metric teacher, in units of about its median.
         normals: In the frame of the panorama, towards the camera, (3, H, W); zero = none.
         confidence: By task, (H, W) in [0, 1]; zero where the task has no label.
+        far: Whether it is known to be farther than anything that is measured, bool (H, W).
         scales: What the depth or disparity of every view was multiplied with, (V,), or (T * V,) with T teachers of
             depth one after another.
         shifts: What was then added to a disparity, likewise.
@@ -66,6 +67,7 @@ class PanoramaLabels:
     depth: Tensor | None = None
     normals: Tensor | None = None
     confidence: dict[str, Tensor] = field(default_factory=dict)
+    far: Tensor | None = None
     scales: Tensor | None = None
     shifts: Tensor | None = None
     views: Sequence[SparseLabels] = ()

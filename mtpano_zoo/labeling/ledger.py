@@ -40,7 +40,7 @@ class Ledger:
         self.report.stopped = self.report.stopped or reason
 
     def fail(self, name: str, sentence: str) -> None:
-        """Say why a panorama gets no labels."""
+        """Record why a panorama gets no labels."""
         self.report.failed[name] = sentence
 
     def leave_out(self, name: str, sentence: str) -> None:

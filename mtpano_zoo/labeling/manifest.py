@@ -21,6 +21,7 @@ import yaml
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.storage import LABELS, MANIFEST, TEMPORARY, LabelFolder, check_folders, in_use
+from mtpano_zoo.manifest import differences
 from mtpano_zoo.text_files import read_json
 
 __all__ = ("check_manifest", "claim", "describe", "software", "write_record")
@@ -76,27 +77,28 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
             return
     try:
         known = read_json(path)
-        same_format = known["format"] == FORMAT
+        same_format = known["format"] == manifest["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a manifest of labels: give another folder") from error
     if not same_format:
-        raise InputError(f"{path} is of another version, {known['format']!r}: give another folder")
+        raise InputError(f"{path} is of another kind or version, {known['format']!r}: give another folder")
     if overwrite:
         return
-    if differences := list(_differences(known, manifest, "")):
-        key, before, now = differences[0]
-        more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+    if found := list(differences(known, manifest)):
+        key, before, now = found[0]
+        setting = key.removeprefix("settings.")
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise InputError(
-            f"{root} was labelled with other settings ({key} was {before}, is {now}{more}): give another folder, the "
-            "same settings, or --overwrite to throw those labels away"
+            f"{root} was labelled with other settings ({setting} was {before}, is {now}{more}): give another folder, "
+            "the same settings, or --overwrite to throw those labels away"
         )
 
 
 def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Make the folder and its manifest; go on in one that has the same; throw away other labels if told to.
+    """Make the folder and its manifest; go on in one that has the same; throw away other labels if `overwrite`.
 
     Raises:
-        InputError: see `check_manifest`.
+        InputError: If `check_manifest` refuses the folder, or another process writes to it.
     """
     check_manifest(root, manifest, overwrite)
     path = root / MANIFEST
@@ -113,7 +115,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
         (root / CLASSES).unlink(missing_ok=True)
         _write(path, json.dumps(manifest, indent=1).encode(), os.replace)
     _write(path, json.dumps(manifest, indent=1).encode(), _link)
-    if manifest["classes"]:
+    if manifest.get("classes"):
         classes = yaml.safe_dump({"classes": list(manifest["classes"])}, allow_unicode=True)
         _write(root / CLASSES, classes.encode(), _link)
     check_manifest(root, manifest)
@@ -164,15 +166,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         if not target.exists():
             source.replace(target)
-
-
-def _differences(before: Any, now: Any, key: str) -> Any:
-    """Yield where two trees of plain data differ: key, before, now."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in dict.fromkeys((*before, *now)):
-            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for i, (one, other) in enumerate(zip(before, now, strict=True)):
-            yield from _differences(one, other, f"{key}[{i}]")
-    elif before != now:
-        yield key.removeprefix("settings."), before, now

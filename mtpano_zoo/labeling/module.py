@@ -1,4 +1,4 @@
-"""From a panorama to its labels: cut views, ask the teachers, fuse what they say."""
+"""From a panorama to its labels: by teachers that see views of it, fused, or in any other way."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,91 @@ from torch import Tensor, nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.back_projection import cut
+from mtpano_zoo.labeling.encoding import EncodedLabels, encode_labels
 from mtpano_zoo.labeling.fusion import PanoramaLabels, fuse
 from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.manifest import describe
 from mtpano_zoo.labeling.masks import Masker, shrink_masks
 from mtpano_zoo.labeling.report import one_sentence
+from mtpano_zoo.labeling.storage import PANORAMAS
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import ViewStrategy
 
-__all__ = ("Labeler",)
+__all__ = ("Labeler", "PanoramaLabeler", "read_mask")
 
 
 class TooLittleLeftError(InputError):
     """The masks leave too little of a panorama."""
 
 
-class Labeler(lightning.LightningModule):
+class PanoramaLabeler(lightning.LightningModule):
+    """Makes something of panoramas, one at a time, that is written to a folder; a subclass says what.
+
+    What it makes of a panorama depends on its name and its sample only, not on what was there before or where.
+
+    Args:
+        height: Rows of the labels.
+        width: Columns, twice the rows.
+
+    Raises:
+        InputError: If the size is not that of a panorama.
+    """
+
+    marker = PANORAMAS
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        if height < 8 or width != 2 * height:
+            raise InputError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
+        self.height, self.width = height, width
+        self.ledger: Ledger | None = None
+        """Knows what is finished; without one, everything is labelled."""
+        self.metric: bool | None = None
+        """Whether depth was in metres in what was labelled last; None before, or without depth."""
+
+    def label(self, name: str, sample: Mapping[str, Any]) -> Any:
+        """Label one panorama.
+
+        Args:
+            name: Of the panorama.
+            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8, and whatever else the data set knows.
+        """
+        raise NotImplementedError
+
+    def encode(self, labels: Any) -> EncodedLabels:
+        """Return the files of what `label` has returned, in a thread beside it."""
+        return encode_labels(labels)
+
+    def manifest(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the manifest of what is made with these settings."""
+        return describe(settings, self.classes)
+
+    def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> Any:
+        """Label what a loader of `LabelingData` gives: labels, or a sentence why there are none, or None to skip it."""
+        if self.ledger is not None and not self.ledger.wants(item):
+            return None
+        if "failure" in item:
+            return str(item["failure"])
+        try:
+            return self.label(item["name"], item["sample"])
+        except TooLittleLeftError as error:
+            if self.ledger is None:
+                return str(error)
+            self.ledger.leave_out(item["name"], str(error))
+            return None
+        except Exception as error:  # a teacher is code of others: the rest is to be labelled, whatever it does
+            if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return one_sentence(error)
+
+    def _image(self, sample: Mapping[str, Any]) -> Tensor:
+        """The panorama (3, H, W) in [0, 1] on the device of the labeler."""
+        image: Tensor = sample["image"].to(self.device)
+        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+class Labeler(PanoramaLabeler):
     """Labels panoramas one at a time by perspective teachers.
 
     The labels of a panorama depend on its name and its pixels only, not on what was labelled before or where. Mixed
@@ -63,9 +133,7 @@ class Labeler(lightning.LightningModule):
         masker: Masker | None = None,
         min_valid: float = 0.2,
     ) -> None:
-        super().__init__()
-        if height < 8 or width != 2 * height:
-            raise InputError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
+        super().__init__(height, width)
         if not teachers and masker is None:
             raise InputError("at least one teacher is needed: name it under `teachers:`")
         if teachers and views is None:
@@ -84,13 +152,9 @@ class Labeler(lightning.LightningModule):
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
         self.views, self.teachers = views, tuple(teachers)
         self.masker, self.min_valid = masker, min_valid
-        self.networks = nn.ModuleList(_modules([*teachers, masker])).eval()
-        self.height, self.width, self.keep_views = height, width, keep_views
-        self.invalid = None if invalid_mask is None else _read_mask(invalid_mask, height, width)
-        self.ledger: Ledger | None = None
-        """Knows what is finished; without one, everything is labelled."""
-        self.metric: bool | None = None
-        """Whether depth was in metres in what was labelled last; None before, or without depth."""
+        self.networks = nn.ModuleList(one for one in (*teachers, masker) if isinstance(one, nn.Module)).eval()
+        self.keep_views = keep_views
+        self.invalid = None if invalid_mask is None else read_mask(invalid_mask, height, width)
 
     @torch.no_grad()
     def masks(self, image: Tensor) -> dict[str, Tensor]:
@@ -111,8 +175,7 @@ class Labeler(lightning.LightningModule):
         Raises:
             TooLittleLeftError: If the masks leave less than `min_valid` of the panorama.
         """
-        image: Tensor = sample["image"].to(self.device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        image = self._image(sample)
         masks = self.masks(image)
         invalid = None if self.invalid is None else self.invalid.to(self.device)
         for mask in masks.values():
@@ -139,28 +202,6 @@ class Labeler(lightning.LightningModule):
             )
         return dataclasses.replace(labelled, masks=masks)
 
-    def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> PanoramaLabels | str | None:
-        """Label what a loader of `LabelingData` gives: labels, or a sentence why there are none, or None to skip it."""
-        if self.ledger is not None and not self.ledger.wants(item):
-            return None
-        if "failure" in item:
-            return str(item["failure"])
-        try:
-            return self.label(item["name"], item["sample"])
-        except TooLittleLeftError as error:
-            if self.ledger is None:
-                return str(error)
-            self.ledger.leave_out(item["name"], str(error))
-            return None
-        except Exception as error:  # a teacher is code of others: the rest is to be labelled, whatever it does
-            if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return one_sentence(error)
-
-
-def _modules(parts: Sequence[object]) -> list[nn.Module]:
-    return [part for part in parts if isinstance(part, nn.Module)]
-
 
 def _in_float32(labels: ViewLabels) -> ViewLabels:
     wide: dict[str, Any] = {
@@ -171,7 +212,8 @@ def _in_float32(labels: ViewLabels) -> ViewLabels:
     return dataclasses.replace(labels, **wide)
 
 
-def _read_mask(path: str | Path, height: int, width: int) -> Tensor:
+def read_mask(path: str | Path, height: int, width: int) -> Tensor:
+    """Read an image of any size: true (height, width) where it is white, also in part."""
     white = (read_panorama(path).mean(-1) > 127).astype(np.float32)
     share = cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(share > 0)  # also what is covered in part
+    return torch.from_numpy(share > 0)

@@ -43,12 +43,16 @@ class LabelReport:
         """0 if every panorama has its labels, else 1."""
         return 1 if self.failed or self.stopped else 0
 
-    def summary(self) -> str:
-        """Return a few lines for the terminal: counts, rate, and what went wrong."""
+    def summary(self, done: str = "labelled") -> str:
+        """Return a few lines for the terminal: counts, rate, and what went wrong.
+
+        Args:
+            done: What was done to a panorama.
+        """
         rate = f" ({len(self.labelled) / self.seconds:.2f} per second)" if self.labelled and self.seconds else ""
-        counts = [f"{len(self.labelled)} labelled{rate}"]
+        counts = [f"{len(self.labelled)} {done}{rate}"]
         if self.skipped:
-            counts.append(f"{len(self.skipped)} skipped because they were labelled already")
+            counts.append(f"{len(self.skipped)} skipped because they were {done} already")
         if self.failed:
             counts.append(f"{len(self.failed)} failed")
         lines = [", ".join(counts)]
@@ -65,7 +69,7 @@ class LabelReport:
             name, reason = next(iter(self.left_out.items()))
             lines.append(f"{len(self.left_out)} left out, for example {_printable(name)}: {reason}")
         if self.replaced:
-            lines.append(f"{len(self.replaced)} were labelled again, because their image is another one than before")
+            lines.append(f"{len(self.replaced)} were {done} again, because their image is another one than before")
         lines += [f"  {_printable(name)}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
         if len(self.failed) > SHOWN:
             lines.append(f"  and {len(self.failed) - SHOWN} more, see the record in runs/")
@@ -99,7 +103,12 @@ def _printable(name: str) -> str:
 
 
 def one_sentence(error: BaseException) -> str:
-    """Say in one line what went wrong, and what to do where the memory was too small."""
+    """Return one line on what went wrong, and on what to do if memory ran out.
+
+    Example:
+        >>> one_sentence(MemoryError())
+        'it needs more memory than there is: give the teachers a smaller batch_size'
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "it needs more memory than there is: give the teachers a smaller batch_size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

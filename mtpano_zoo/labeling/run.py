@@ -22,11 +22,11 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, samples_of
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.ledger import Ledger
-from mtpano_zoo.labeling.manifest import check_manifest, describe
+from mtpano_zoo.labeling.manifest import check_manifest
 from mtpano_zoo.labeling.masks import GroundedMasker, Masker
-from mtpano_zoo.labeling.module import Labeler
+from mtpano_zoo.labeling.module import Labeler, PanoramaLabeler
 from mtpano_zoo.labeling.report import LabelReport
-from mtpano_zoo.labeling.storage import LabelFolder
+from mtpano_zoo.labeling.storage import PANORAMAS, LabelFolder
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
@@ -35,7 +35,7 @@ from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
 
-__all__ = ("label", "main")
+__all__ = ("add_run_options", "add_shared_options", "label", "label_as_asked", "main", "print_once", "shared_settings")
 
 SPLITS = ("train", "val", "test", "predict")
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `mtpano label` with these arguments and return the exit status.
 
     Raises:
-        InputError: If a mistake in an argument, an input or the folder, in one sentence.
+        InputError: If an argument, an input or the folder is wrong, in one sentence.
     """
     limit_configurations(arguments)
     parser = build_parser()
@@ -62,14 +62,28 @@ def main(arguments: Sequence[str]) -> int:
     with one_sentence(options, COMPLETE):
         config = parser.parse_args(hyphenated(arguments, options))
         built = parser.instantiate_classes(config)
-    if bool(config.sources) == bool(config.data):
-        raise InputError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
-    out = Path(config.out)
     names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views", "min_valid")
     masker = _masker(config, built)
     labeler = Labeler(built.views, built.teachers, masker=masker, **{name: config[name] for name in names})
-    settings = settings_of(config, built.teachers, masker)
-    check_manifest(out, describe(settings, labeler.classes), config.overwrite)
+    return label_as_asked(config, built, labeler, settings_of(config, built.teachers, masker))
+
+
+def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler, settings: Mapping[str, Any]) -> int:
+    """Label what the options of `add_shared_options` say, print what became of it, and return the exit status.
+
+    Args:
+        config: The options.
+        built: The options with the classes that they name.
+        labeler: Makes the labels.
+        settings: See `label`.
+
+    Raises:
+        InputError: If no panoramas are named, or in two ways, or the folder holds something else.
+    """
+    if bool(config.sources) == bool(config.data):
+        raise InputError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
+    out = Path(config.out)
+    check_manifest(out, labeler.manifest(settings), config.overwrite)
     samples = ImageFiles(config.sources, out) if config.sources else samples_of(built.data, config.split)
     report = label(
         samples,
@@ -83,18 +97,18 @@ def main(arguments: Sequence[str]) -> int:
         writers=config.writers,
         overwrite=config.overwrite,
     )
-    _print(report.summary())
+    print_once(report.summary())
     return report.exit_code
 
 
 def label(
     samples: Dataset[dict[str, Any]],
     out: str | Path,
-    labeler: Labeler,
+    labeler: PanoramaLabeler,
     *,
     settings: Mapping[str, Any],
     trainer: Mapping[str, Any] | None = None,
-    split: str = "train",
+    split: str | None = "train",
     max_height: int = 2048,
     num_workers: int = 0,
     writers: int = 2,
@@ -108,7 +122,7 @@ def label(
         labeler: Makes the labels.
         settings: Plain data that decide what the labels are; a folder holds labels of one kind.
         trainer: Arguments of Lightning's Trainer: accelerator, devices, strategy and so on.
-        split: List that the panoramas are added to: ``train``, ``val`` or ``test``.
+        split: List that the panoramas are added to: ``train``, ``val`` or ``test``; None for none.
         max_height: See `LabelingData`.
         num_workers: Processes that read.
         writers: Threads that encode and write.
@@ -120,9 +134,17 @@ def label(
     Raises:
         InputError: If an argument is out of range, or the folder holds something else.
     """
-    ledger = Ledger(LabelFolder(Path(out)), overwrite)
-    writer = LabelWriter(ledger, describe(settings, labeler.classes), split=split, threads=writers)
-    data = LabelingData(samples, labeler.height, labeler.width, ledger, max_height=max_height, num_workers=num_workers)
+    ledger = Ledger(LabelFolder(Path(out), labeler.marker), overwrite)
+    writer = LabelWriter(ledger, labeler.manifest(settings), split=split, threads=writers)
+    data = LabelingData(
+        samples,
+        labeler.height,
+        labeler.width,
+        ledger,
+        max_height=max_height,
+        num_workers=num_workers,
+        store_images=labeler.marker is PANORAMAS,
+    )
     labeler.ledger = ledger
     options = {"enable_progress_bar": True, **(trainer or {})}
     precision = str(options.get("precision") or "32-true")
@@ -175,9 +197,6 @@ def build_parser() -> ArgumentParser:
         epilog=f"{TRACEBACK}: {TRACEBACK_HELP}",
         exit_on_error=False,
     )
-    parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
-    parser.add_argument("--out", type=str, required=True, help="folder for the labels, a new one or one to go on with")
     parser.add_subclass_arguments(ViewStrategy, "views", required=False, help="which views are cut out")
     parser.add_argument("--teachers", type=list[Teacher], default=[], help="what labels them")
     parser.add_argument("--mask", nargs="+", type=str, default=[], help="what gets no label, in words: sky watermark")
@@ -185,25 +204,36 @@ def build_parser() -> ArgumentParser:
         Masker, "masker", required=False, help="what finds it, in place of Grounding DINO and SAM for the words of mask"
     )
     parser.add_argument("--min-valid", type=float, default=0.2, help="panoramas of which less is left are left out")
+    add_shared_options(parser)
+    parser.add_argument(
+        "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
+    )
+    parser.add_argument("--keep-views", type=bool, default=True, help="write the labels of every view too")
+    return parser
+
+
+def add_shared_options(parser: ArgumentParser) -> None:
+    """Add the options of everything that labels panoramas: which ones, in what size, into which folder, and where."""
+    parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="instead of files: any data set")
     parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
     parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
     parser.add_argument("--max-height", type=int, default=2048, help="panoramas of more rows are shrunk before")
     parser.add_argument("--invalid-mask", type=str | None, help="image whose white pixels get no label: the tripod")
-    parser.add_argument(
-        "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
-    )
-    parser.add_argument("--keep-views", type=bool, default=True, help="write the labels of every view too")
     parser.add_argument("--listed-as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
+    add_run_options(parser)
+
+
+def add_run_options(parser: ArgumentParser) -> None:
+    """Add the options of every run that writes a folder."""
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
+    parser.add_argument("--out", type=str, required=True, help="the folder, a new one or one to go on with")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that read panoramas")
-    parser.add_argument("--writers", type=int, default=2, help="threads that write labels")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="throw away labels made with other settings or of other images"
-    )
+    parser.add_argument("--writers", type=int, default=2, help="threads that write")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what was made in another way")
     left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
-    return parser
 
 
 def _masker(config: Namespace, built: Namespace) -> Masker | None:
@@ -224,7 +254,6 @@ def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker |
     """Return what decides what labels are made: options, and what the teachers say of themselves."""
     names = ("views", "height", "width", "max_height", "no_depth_classes", "keep_views")
     plain = config.as_dict()
-    mask = plain["invalid_mask"]
     described = [
         _decisive({**chosen, "provenance": dict(teacher.provenance)})
         for chosen, teacher in zip(plain["teachers"], teachers, strict=True)
@@ -234,14 +263,23 @@ def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker |
         **{name: plain[name] for name in names},
         **masked,
         "teachers": described,
+        **shared_settings(config),
+    }
+
+
+def shared_settings(config: Namespace) -> dict[str, Any]:
+    """Return what decides how labels are written, of the options that every labeler has."""
+    mask = config.invalid_mask
+    return {
         "invalid_mask": None if mask is None else hashlib.sha256(Path(mask).read_bytes()).hexdigest(),
         "jpeg_quality": JPEG_QUALITY,
-        "precision": str(plain["trainer"]["precision"] or "32-true"),
+        "precision": str(config.trainer.precision or "32-true"),
     }
 
 
 @rank_zero_only
-def _print(text: str) -> None:
+def print_once(text: str) -> None:
+    """Print in one process of many."""
     print(text)
 
 

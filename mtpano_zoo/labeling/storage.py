@@ -4,6 +4,7 @@ The layout is MTPano's published one, as `mtpano_zoo.data.PseudoLabelDataModule`
 
     img/ID.jpg                          the panorama in the size of the labels
     semseg|depth|normals/ID/merged.png  the labels of all views together; label_K.png those of view K alone
+    far/ID/merged.png                   where it is known that nothing is near enough to be measured, such as the sky
     semseg|depth|normals/ID/merged_confidence.png
     masks/ID/merged.png                 pixels without any label; NAME.png those of one name, such as sky
     origins/ID.txt                      which image was labelled, see `mtpano_zoo.labeling.origin`
@@ -15,6 +16,9 @@ The layout is MTPano's published one, as `mtpano_zoo.data.PseudoLabelDataModule`
 The image is written last, in one step: a panorama is finished if, and only if, its image is there. Everything else of
 a finished panorama stays where it is until its image is gone. All folders are real ones: a symbolic link in their place
 is refused, so that nothing is written elsewhere.
+
+A folder of scores, see `mtpano_zoo.labeling.curation.scoring`, is written in the same way: there a panorama is finished
+if its file in `scores` is there.
 """
 
 import contextlib
@@ -27,7 +31,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, NamedTuple
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.claims import Claims
@@ -35,20 +39,35 @@ from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.text_files import read_json
 
-__all__ = ("IMAGES", "LABELS", "MANIFEST", "TEMPORARY", "LabelFolder", "check_folders", "in_use")
+__all__ = ("IMAGES", "LABELS", "MANIFEST", "PANORAMAS", "TEMPORARY", "LabelFolder", "Marker", "check_folders", "in_use")
 
 MANIFEST = "manifest.json"
 IMAGES = "img"
-TASKS = ("semseg", "depth", "normals")
-MASKS = "masks"
+SCORES = "scores"
+TASKS = ("semseg", "depth", "normals", "far", "masks", "score_map")
 ORIGINS = "origins"
 LISTS = "db_info"
 RUNS = "runs"
-LABELS = (IMAGES, *TASKS, MASKS, ORIGINS, LISTS)
+LABELS = (IMAGES, SCORES, *TASKS, ORIGINS, LISTS)
 TEMPORARY = ".labelling-"
 CLAIMS = ".claims"
 # Temporary folders of this process: locks do not tell a process from itself.
 _OWN: set[Path] = set()
+
+
+class Marker(NamedTuple):
+    """The file whose presence says that a panorama is finished.
+
+    Args:
+        folder: Below the root.
+        extension: With its dot.
+    """
+
+    folder: str
+    extension: str
+
+
+PANORAMAS = Marker(IMAGES, ".jpg")
 
 
 class LabelFolder:
@@ -62,10 +81,11 @@ class LabelFolder:
 
     Args:
         root: The folder, which has a manifest.
+        marker: Says of a panorama that it is finished.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    def __init__(self, root: Path, marker: Marker = PANORAMAS) -> None:
+        self.root, self.marker = root.resolve(), marker
         self._temporary: Path | None = None
         self._lock: IO[bytes] | None = None
         self._claims: Claims | None = None
@@ -73,7 +93,7 @@ class LabelFolder:
     def open(self) -> None:
         """Remove what dead processes left, and make a temporary folder."""
         check_folders(self.root)
-        (self.root / IMAGES).mkdir(exist_ok=True)
+        (self.root / self.marker.folder).mkdir(exist_ok=True)
         with _locked(self.root / MANIFEST):
             for folder in self.root.glob(f"{TEMPORARY}*"):
                 if folder not in _OWN and not _is_locked(folder / "lock"):
@@ -114,23 +134,23 @@ class LabelFolder:
         return self._claims is None or self._claims.take(name)
 
     def release(self, name: str) -> None:
-        """Give up a claim."""
+        """Release a claim."""
         if self._claims is not None:
             self._claims.release(name)
 
     def finished(self) -> set[str]:
         """Return the names of all finished panoramas."""
-        folder = self.root / IMAGES
+        folder, extension = self.root / self.marker.folder, self.marker.extension
         if not folder.is_dir():
             return set()
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries if entry.is_file()}
-        return {name.removesuffix(".jpg") for name in names if name.endswith(".jpg")}
+        return {name.removesuffix(extension) for name in names if name.endswith(extension)}
 
     def has(self, name: str) -> bool:
         """Whether a panorama is finished."""
         try:
-            return path_below(self.root / IMAGES, name, ".jpg").is_file()
+            return self._done(name).is_file()
         except OSError:  # a file system that takes shorter names only
             return False
 
@@ -151,7 +171,7 @@ class LabelFolder:
 
         Args:
             name: Of the panorama, without a slash.
-            image: The JPEG.
+            image: The content of the marker: the JPEG.
             files: Contents by task and file name, such as ``depth/merged.png``.
             origin: What it was labelled from.
             replace: Finished labels of another origin go. They are not finished any more before the first file changes.
@@ -161,7 +181,7 @@ class LabelFolder:
             OSError: If it cannot be written, for instance because the disk is full; nothing of it is in place then that
                 a reader would take for a finished panorama.
         """
-        done = path_below(self.root / IMAGES, name, ".jpg")
+        done = self._done(name)
         work = self._work / uuid.uuid4().hex
         work.mkdir()
         try:
@@ -208,6 +228,9 @@ class LabelFolder:
         temporary = self._work / uuid.uuid4().hex
         temporary.write_bytes(content)
         temporary.replace(path)
+
+    def _done(self, name: str) -> Path:
+        return path_below(self.root / self.marker.folder, name, self.marker.extension)
 
     @property
     def _work(self) -> Path:

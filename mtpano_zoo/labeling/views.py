@@ -90,6 +90,11 @@ class RandomViews(ViewStrategy):
 
     Raises:
         InputError: If an argument is out of range.
+
+    Example:
+        >>> views = RandomViews(count=4, size=64)("room")
+        >>> views.rotations.shape, views.height
+        (torch.Size([4, 3, 3]), 64)
     """
 
     def __init__(
@@ -160,6 +165,11 @@ class CubeViews(ViewStrategy):
 
     Raises:
         InputError: If an argument is out of range.
+
+    Example:
+        >>> views = CubeViews(fov=90, size=64)("room")
+        >>> views.rotations[0].round().abs().tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
 
     def __init__(self, fov: float = 100.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
@@ -185,6 +195,10 @@ class IcosahedronViews(ViewStrategy):
 
     Raises:
         InputError: If an argument is out of range.
+
+    Example:
+        >>> len(IcosahedronViews(size=64)("room").rotations)
+        12
     """
 
     def __init__(self, fov: float = 90.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
@@ -211,6 +225,11 @@ class TangentViews(ViewStrategy):
 
     Raises:
         InputError: If an argument is out of range.
+
+    Example:
+        >>> views = TangentViews(fov=90, overlap=0.5, size=64)("room")
+        >>> views.height, views.width, len(views.rotations) > 6
+        (64, 64, True)
     """
 
     def __init__(

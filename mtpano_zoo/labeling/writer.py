@@ -2,23 +2,22 @@
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.encoding import encode_labels
-from mtpano_zoo.labeling.fusion import PanoramaLabels
+from mtpano_zoo.labeling.encoding import EncodedLabels
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import claim, software, write_record
-from mtpano_zoo.labeling.module import Labeler
+from mtpano_zoo.labeling.module import PanoramaLabeler
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 
 __all__ = ("LabelWriter",)
@@ -27,7 +26,7 @@ WAITING = 2  # panoramas per thread that wait or are worked on: more would only 
 
 
 class LabelWriter(BasePredictionWriter):
-    """Writes what a `Labeler` predicts, in threads, and ends the run when the folder cannot be written to.
+    """Writes what a `PanoramaLabeler` predicts, in threads, and ends the run when the folder cannot be written to.
 
     With several processes, the report of the ledger is that of all of them from the end of the prediction on, in every
     process.
@@ -35,14 +34,16 @@ class LabelWriter(BasePredictionWriter):
     Args:
         ledger: Knows the folder, and notes what became of every panorama.
         manifest: See `mtpano_zoo.labeling.manifest.describe`.
-        split: List of `db_info` that the panoramas belong to.
+        split: List of `db_info` that the panoramas belong to; None for no list.
         threads: That encode and write.
 
     Raises:
         InputError: If there is no thread.
     """
 
-    def __init__(self, ledger: Ledger, manifest: Mapping[str, Any], *, split: str = "train", threads: int = 2) -> None:
+    def __init__(
+        self, ledger: Ledger, manifest: Mapping[str, Any], *, split: str | None = "train", threads: int = 2
+    ) -> None:
         super().__init__(write_interval="batch")
         if threads < 1:
             raise InputError(f"at least one thread has to write, got {threads}")
@@ -58,7 +59,7 @@ class LabelWriter(BasePredictionWriter):
         """Make the folder ready: the first process its manifest, then all of them their temporary folders."""
         super().setup(trainer, pl_module, stage)
         if trainer.world_size > 1:
-            # One process may be hours behind the others; if it dies, this group is told at once.
+            # One process may be hours behind the others; if it dies, this group notices at once.
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
         try:
             if trainer.is_global_zero:
@@ -76,27 +77,27 @@ class LabelWriter(BasePredictionWriter):
     ) -> None:
         """End the run if the process was asked to end, which Lightning only notes."""
         if trainer.received_sigterm:
-            self.ledger.stop("stopped because the process was told to end; what is finished is kept, so start again")
+            self.ledger.stop("stopped because the process was asked to end; what is finished is kept, so start again")
 
     def write_on_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: PanoramaLabels | str | None,
+        prediction: Any,
         batch_indices: Sequence[int] | None,
         batch: Mapping[str, Any],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Hand the labels of one panorama to a thread, when one has room for it."""
-        if not isinstance(prediction, PanoramaLabels) or self._pool is None:
+        if prediction is None or isinstance(prediction, str) or self._pool is None:
             if isinstance(prediction, str):
                 self.ledger.fail(batch["name"], prediction)
             self.folder.release(batch["claim"])
             return
         self._room.acquire()
         item = {key: value for key, value in batch.items() if key != "sample"}  # which would fill the memory
-        self._pool.submit(self._write, item, prediction)
+        self._pool.submit(self._write, item, prediction, cast(PanoramaLabeler, pl_module).encode)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the threads, list what is there, and gather the reports of all processes."""
@@ -112,15 +113,16 @@ class LabelWriter(BasePredictionWriter):
         self._finish()
         self._close()
 
-    def _write(self, item: Mapping[str, Any], labels: PanoramaLabels) -> None:
+    def _write(self, item: Mapping[str, Any], labels: Any, encode: Callable[[Any], EncodedLabels]) -> None:
         name, report = item["name"], self.ledger.report
         try:
-            encoded = encode_labels(labels)
-            if self.ledger.write(item, encoded.files):
+            encoded = encode(labels)
+            marked = item if encoded.marker is None else {**item, "jpeg": encoded.marker}
+            if self.ledger.write(marked, encoded.files):
                 if encoded.too_far:
                     report.too_far[name] = encoded.too_far
-                if labels.broken_views:
-                    report.broken_views[name] = labels.broken_views
+                if broken := getattr(labels, "broken_views", 0):
+                    report.broken_views[name] = broken
         except Exception as error:
             if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                 self._stop(error)
@@ -145,6 +147,8 @@ class LabelWriter(BasePredictionWriter):
         report = self.ledger.report
         report.skipped = list(dict.fromkeys(report.skipped))
         report.seconds = time.monotonic() - self._begin
+        if self.split is None:
+            return
         try:
             self.folder.add_to_list(self.split, [*report.labelled, *report.skipped])
         except OSError as error:
@@ -170,10 +174,10 @@ class LabelWriter(BasePredictionWriter):
             "processes": trainer.world_size,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "split": self.split,
-            "metric_depth": pl_module.metric if isinstance(pl_module, Labeler) else None,
+            "metric_depth": cast(PanoramaLabeler, pl_module).metric,
             **self.ledger.report.as_record(),
         }
-        with suppress(OSError):  # the reason is told already
+        with suppress(OSError):  # the reason has been reported
             write_record(self.folder, started.strftime("%Y%m%dT%H%M%SZ"), record)
 
     def _close(self) -> None:

@@ -17,6 +17,12 @@ def checkpointed(module: nn.Module, *inputs: Any) -> Any:
     """Apply a module without keeping its intermediate results; gradients are those of a plain call.
 
     Batch norms update their running statistics once, as in a plain call, although they run twice.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> checkpointed(nn.ReLU(), x).sum().backward()
+        >>> x.grad.shape
+        torch.Size([2])
     """
     if torch.compiler.is_compiling():  # one graph, which updates the statistics only once anyway
         return checkpoint(module, *inputs, use_reentrant=False)

@@ -1,17 +1,33 @@
 """Convolution and resizing that wrap at the seam and continue over the poles."""
 
 from math import gcd
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo import sphere
+from mtpano_zoo.errors import InputError
 
-__all__ = ("Convention", "SphereConv2d", "Upsample", "conv2d")
+__all__ = ("Convention", "SphereConv2d", "Upsample", "check_convention", "conv2d")
 
 Convention = Literal["sphere", "paper"]
+
+
+def check_convention(convention: Convention) -> Convention:
+    """Return a convention that is known.
+
+    Raises:
+        InputError: If it is not.
+
+    Example:
+        >>> check_convention("paper")
+        'paper'
+    """
+    if convention not in get_args(Convention):
+        raise InputError(f"convention must be {' or '.join(get_args(Convention))}, not {convention!r}.")
+    return convention
 
 
 class SphereConv2d(nn.Conv2d):
@@ -42,7 +58,12 @@ def conv2d(
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zero for `convention="paper"`."""
+    """Build a convolution with "same" padding: spherical for `convention="sphere"`, zero for `convention="paper"`.
+
+    Example:
+        >>> conv2d(3, 8, 3, convention="paper")(torch.zeros(1, 3, 16, 32)).shape
+        torch.Size([1, 8, 16, 32])
+    """
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     convolution = SphereConv2d if convention == "sphere" else nn.Conv2d
     padding = (height // 2, width // 2)
@@ -88,7 +109,12 @@ class Upsample(nn.Module):
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set weight and bias to zero, so that the branch ending in `layer` adds nothing at first."""
+    """Set weight and bias to zero, so that the branch ending in `layer` adds nothing at first.
+
+    Example:
+        >>> zero_init(nn.Conv2d(3, 8, 1)).weight.any().item()
+        False
+    """
     with torch.no_grad():
         layer.weight.zero_()
         if layer.bias is not None:

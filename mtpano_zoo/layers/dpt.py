@@ -20,11 +20,14 @@ class ReassembleLevel(nn.Module):
         channels: width of the map.
         scale: resolution of the map relative to the token grid: 4, 2, 1 or 0.5.
         convention: padding of the strided convolution.
+        readout: mix the class token into every token.
     """
 
-    def __init__(self, in_channels: int, channels: int, scale: float, convention: Convention) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, scale: float, convention: Convention, readout: bool = True
+    ) -> None:
         super().__init__()
-        self.readout = nn.Linear(2 * in_channels, in_channels)
+        self.readout = nn.Linear(2 * in_channels, in_channels) if readout else None
         self.project = nn.Conv2d(in_channels, channels, 1)
         self.resize: nn.Module
         if scale > 1:
@@ -36,26 +39,30 @@ class ReassembleLevel(nn.Module):
 
     def forward(self, tokens: Tensor, class_token: Tensor) -> Tensor:
         """Turn (B, C, h, w) and (B, C) into (B, channels, scale h, scale w)."""
+        resized: Tensor = self.resize(self.project(self._read_out(tokens, class_token)))
+        return resized
+
+    def _read_out(self, tokens: Tensor, class_token: Tensor) -> Tensor:
+        if self.readout is None:
+            return tokens
         patches = tokens.permute(0, 2, 3, 1)
         # Two products instead of one on a concatenation: the class token is multiplied once, not once per patch.
         weight_patches, weight_class = self.readout.weight.chunk(2, dim=1)
         shift = F.linear(class_token, weight_class, self.readout.bias)[:, None, None]
-        patches = F.gelu(F.linear(patches, weight_patches) + shift)
-        resized: Tensor = self.resize(self.project(patches.permute(0, 3, 1, 2)))
-        return resized
+        return F.gelu(F.linear(patches, weight_patches) + shift).permute(0, 3, 1, 2)
 
 
 class ResidualUnit(nn.Module):
-    """Pre-activation residual unit with batch norm, (B, C, H, W) to the same shape."""
+    """Pre-activation residual unit, (B, C, H, W) to the same shape, with batch norms or else with biases."""
 
     folds = (("conv1", "norm1"), ("conv2", "norm2"))  # inference folds each norm into the convolution before it
 
-    def __init__(self, channels: int, convention: Convention) -> None:
+    def __init__(self, channels: int, convention: Convention, norm: bool = True) -> None:
         super().__init__()
-        self.conv1 = conv2d(channels, channels, 3, convention=convention, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv2d(channels, channels, 3, convention=convention, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv1 = conv2d(channels, channels, 3, convention=convention, bias=not norm)
+        self.norm1 = nn.BatchNorm2d(channels) if norm else nn.Identity()
+        self.conv2 = conv2d(channels, channels, 3, convention=convention, bias=not norm)
+        self.norm2 = nn.BatchNorm2d(channels) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine (B, C, H, W)."""
@@ -70,10 +77,10 @@ class FusionLayer(nn.Module):
     one there but never uses it.
     """
 
-    def __init__(self, channels: int, convention: Convention, coarsest: bool) -> None:
+    def __init__(self, channels: int, convention: Convention, coarsest: bool, norm: bool = True) -> None:
         super().__init__()
-        self.skip = None if coarsest else ResidualUnit(channels, convention)
-        self.refine = ResidualUnit(channels, convention)
+        self.skip = None if coarsest else ResidualUnit(channels, convention, norm)
+        self.refine = ResidualUnit(channels, convention, norm)
         self.upsample = Upsample(convention, align_corners=True)
         self.project = nn.Conv2d(channels, channels, 1)
 
@@ -93,6 +100,8 @@ class DPTNeck(nn.Module):
         level_channels: widths of the four levels, finest first.
         channels: width of the fused map.
         convention: padding and resizing.
+        readout: mix the class token into every token; Depth Anything and DAP do not.
+        norm: batch norms in the residual units; Depth Anything and DAP have none.
 
     Example:
         >>> import torch
@@ -101,20 +110,28 @@ class DPTNeck(nn.Module):
         torch.Size([1, 4, 16, 32])
     """
 
-    def __init__(self, in_channels: int, level_channels: Sequence[int], channels: int, convention: Convention) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        level_channels: Sequence[int],
+        channels: int,
+        convention: Convention,
+        readout: bool = True,
+        norm: bool = True,
+    ) -> None:
         super().__init__()
         scales = (4, 2, 1, 0.5)
         if len(level_channels) != len(scales):
             raise InputError(f"A DPT neck has {len(scales)} levels, but {len(level_channels)} widths were given.")
         self.reassemble = nn.ModuleList(
-            ReassembleLevel(in_channels, width, scale, convention)
+            ReassembleLevel(in_channels, width, scale, convention, readout)
             for width, scale in zip(level_channels, scales, strict=True)
         )
         self.project = nn.ModuleList(
             conv2d(width, channels, 3, convention=convention, bias=False) for width in level_channels
         )
         # In the order of use: the coarsest level first.
-        self.fuse = nn.ModuleList(FusionLayer(channels, convention, coarsest=i == 0) for i in range(4))
+        self.fuse = nn.ModuleList(FusionLayer(channels, convention, coarsest=i == 0, norm=norm) for i in range(4))
 
     def forward(self, levels: Sequence[Tensor], class_tokens: Sequence[Tensor]) -> Tensor:
         """Fuse levels of shape (B, C, h, w) with class tokens (B, C) into (B, channels, 8 h, 8 w)."""

@@ -55,5 +55,10 @@ class TaskAdapter(nn.Sequential):
 
 
 def zero_init_projection(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Build an injector: a 1 x 1 convolution that starts at zero."""
+    """Build an injector: a 1 x 1 convolution that starts at zero.
+
+    Example:
+        >>> zero_init_projection(3, 8)(torch.rand(1, 3, 4, 8)).any().item()
+        False
+    """
     return zero_init(nn.Conv2d(in_channels, out_channels, 1))

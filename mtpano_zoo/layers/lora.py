@@ -26,6 +26,11 @@ class LowRankUpdate(nn.Module):
 
     Raises:
         InputError: If the rank is not positive and smaller than both sides of the weight.
+
+    Example:
+        >>> weight = torch.eye(3)
+        >>> torch.equal(LowRankUpdate(weight, rank=1)(weight), weight)
+        True
     """
 
     def __init__(self, weight: Tensor, rank: int) -> None:
@@ -68,7 +73,12 @@ def add_lora(module: nn.Module, rank: int) -> None:
 
 
 def merge_lora(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the state dict of an adapted module to that of the plain one; return any other unchanged."""
+    """Convert the state dict of an adapted module to that of the plain one; return any other unchanged.
+
+    Example:
+        >>> merge_lora({"weight": torch.ones(1)})
+        {'weight': tensor([1.])}
+    """
     merged: dict[str, Tensor] = {}
     for name, value in weights.items():
         if match := _ORIGINAL.fullmatch(name):

@@ -52,6 +52,10 @@ def plain_data(value: Any) -> Any:
 
     Raises:
         TypeError: If the value is of a type that cannot be recorded.
+
+    Example:
+        >>> plain_data((1, 2.5, "wall")), plain_data({"size": (16, 32)})
+        ([1, 2.5, 'wall'], {'size': [16, 32]})
     """
     if isinstance(value, RecordedModule):
         return value.describe()

@@ -1,5 +1,6 @@
 """Vision transformers from timm as encoders."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -25,11 +26,13 @@ class ViTEncoder(Encoder):
         heads: number of attention heads instead of the architecture's own.
         mlp_ratio: hidden width over token width instead of the architecture's own.
         patch_size: pixels per patch instead of the architecture's own.
+        taps: numbers of the four blocks that are read, counted from 0, in place of the usual ones.
         layer_scale: initial scale of every residual branch; DINOv3's own 1e-5 suits pretrained weights and long
             schedules, 1 trains from scratch in few steps.
 
     Raises:
-        InputError: If timm has no such vision transformer, or it has fewer than four blocks.
+        InputError: If timm has no such vision transformer, it has fewer than four blocks, or the taps are not four of
+            them.
 
     Example:
         >>> encoder = ViTEncoder("vit_tiny_patch16_dinov3_qkvb", width=32, depth=4, heads=2)
@@ -49,6 +52,7 @@ class ViTEncoder(Encoder):
         mlp_ratio: float | None = None,
         patch_size: int | None = None,
         layer_scale: float | None = None,
+        taps: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         overrides: dict[str, Any] = {
@@ -68,7 +72,9 @@ class ViTEncoder(Encoder):
         blocks = len(vit.blocks)
         if blocks < 4:
             raise InputError(f"The encoder {name!r} has {blocks} blocks, but four are tapped: set depth to 4 or more.")
-        self.taps = [blocks * (i + 1) // 4 - 1 for i in range(4)]
+        self.taps = [blocks * (i + 1) // 4 - 1 for i in range(4)] if taps is None else list(taps)
+        if len(self.taps) != 4 or sorted(set(self.taps) & set(range(blocks))) != self.taps:
+            raise InputError(f"taps are the numbers of four blocks from 0 to {blocks - 1}, ascending, not {self.taps}.")
         self.channels: int = vit.embed_dim
         self.stride: int = to_2tuple(vit.patch_embed.patch_size)[0]
         self.multiple = self.stride

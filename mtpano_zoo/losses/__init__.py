@@ -4,6 +4,7 @@ from mtpano_zoo.losses.affine_invariant import AffineInvariantLoss, disparity_of
 from mtpano_zoo.losses.auxiliary import distance_transform, edge_distance, image_gradient, point_map, sobel
 from mtpano_zoo.losses.base import Loss, TaskLoss
 from mtpano_zoo.losses.dense import affine_invariant_l1, edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses.depth import DAPLoss, dense_fidelity, depth_edges, mask_error, normals_l1, points_l1, silog
 from mtpano_zoo.losses.multi_task import MultiTaskLoss
 from mtpano_zoo.losses.published import PublishedLoss
 from mtpano_zoo.losses.semseg import cross_entropy, dice
@@ -20,6 +21,7 @@ from mtpano_zoo.losses.validity import check_batch, valid_depth, valid_normals, 
 __all__ = (
     "TASK_LOSSES",
     "AffineInvariantLoss",
+    "DAPLoss",
     "DepthLoss",
     "DisparityLoss",
     "Loss",
@@ -32,6 +34,8 @@ __all__ = (
     "affine_invariant_l1",
     "check_batch",
     "cross_entropy",
+    "dense_fidelity",
+    "depth_edges",
     "dice",
     "disparity_of",
     "distance_transform",
@@ -39,8 +43,12 @@ __all__ = (
     "edge_weighted_l1",
     "frequency_l1",
     "image_gradient",
+    "mask_error",
     "masked_l1",
+    "normals_l1",
     "point_map",
+    "points_l1",
+    "silog",
     "sobel",
     "valid_depth",
     "valid_normals",

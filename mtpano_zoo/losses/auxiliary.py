@@ -1,4 +1,4 @@
-"""Labels of the auxiliary tasks, derived from the image and the depth: nobody annotates them.
+"""Labels of the auxiliary tasks, derived from the image and the depth, without annotation.
 
 After MTPano (arXiv 2602.05330): image gradient, distance to the nearest image edge, and point map. All follow the
 sphere: filters wrap at the seam and continue over the poles, distances wrap.
@@ -15,6 +15,12 @@ def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
     """Horizontal and vertical Sobel responses (..., H, W), un-normalised, of maps already padded by one pixel.
 
     Sums of slices and not a convolution: autocast and TF32 would round that to three digits.
+
+    Example:
+        >>> ramp = torch.arange(3.0).expand(3, 3)
+        >>> x, y = sobel(ramp)
+        >>> x.item(), y.item()
+        (8.0, 0.0)
     """
     left, right = padded[..., :-2], padded[..., 2:]
     across = right - left
@@ -27,7 +33,14 @@ def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def image_gradient(image: Tensor) -> Tensor:
-    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]: to the right, then downwards."""
+    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]: to the right, then downwards.
+
+    Example:
+        >>> image_gradient(torch.rand(1, 3, 4, 8)).shape
+        torch.Size([1, 2, 4, 8])
+        >>> image_gradient(torch.ones(1, 3, 4, 8)).abs().max().item() < 1e-5
+        True
+    """
     red, green, blue = image.float().unbind(1)
     luma = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
     return torch.cat(sobel(pad(luma, (1, 1, 1, 1))), dim=1)
@@ -39,6 +52,10 @@ def edge_distance(image: Tensor, threshold: float = 0.5, max_distance: int = 64)
 
     An edge is a pixel whose luma gradient exceeds ``threshold``. The distance is exact up to ``max_distance`` and stays
     there beyond: an image without edges has a finite label, and no pixel looks further than that.
+
+    Example:
+        >>> edge_distance(torch.ones(1, 3, 4, 8), max_distance=5).exp().mean().round().item()
+        6.0
     """
     edges = image_gradient(image).square().sum(dim=1) > threshold**2
     return torch.log1p(distance_transform(edges, max_distance))[:, None]
@@ -48,7 +65,14 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
     """Euclidean distance in pixels (B, H, W) to the nearest true pixel of a mask (B, H, W), at most ``max_distance``.
 
     Two exact passes: along the columns by running maxima, then the least sum of squares over the columns within
-    ``max_distance``. Same operations on every device, and nothing that waits for the host.
+    ``max_distance``. It runs the same operations on every device and never synchronises with the host.
+
+    Example:
+        >>> mask = torch.tensor([[[True, False, False, False, False, False]]])
+        >>> distance_transform(mask, 64)[0, 0].tolist()
+        [0.0, 1.0, 2.0, 3.0, 2.0, 1.0]
+        >>> distance_transform(mask, 64, wrap=False)[0, 0].tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
     height, width = mask.shape[-2:]
     limit = max_distance
@@ -70,6 +94,12 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
 
 @torch.no_grad()
 def point_map(depth: Tensor, valid: Tensor) -> Tensor:
-    """Points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero where it is not valid."""
+    """Points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero where it is not valid.
+
+    Example:
+        >>> depth = torch.full((1, 4, 8), 2.0)
+        >>> round(point_map(depth, depth > 0).norm(dim=1).mean().item(), 4)
+        2.0
+    """
     rays = erp_rays(*depth.shape[-2:], device=depth.device).permute(2, 0, 1)
     return torch.where(valid, depth.float(), 0)[:, None] * rays

@@ -12,15 +12,15 @@ class Loss(nn.Module):
     """What training minimises.
 
     A subclass returns scalars from `forward`: `total`, which training minimises, and its terms by name, which are
-    logged. Every parameter of the network that takes part must get a gradient, if only zeros, for any batch.
+    logged. Every parameter of the network must get a gradient, even if zero, for any batch.
     """
 
     def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return `total` and the terms by name.
 
         Args:
-            outputs: what the network returns, see `mtpano_zoo.models.PanoramaNetwork`.
-            batch: maps of samples, see `mtpano_zoo.tasks.SAMPLE_MAPS`, those that there are.
+            outputs: outputs of the network, see `mtpano_zoo.models.PanoramaNetwork`.
+            batch: maps of samples, see `mtpano_zoo.tasks.SAMPLE_MAPS`; some may be missing.
         """
         raise NotImplementedError
 
@@ -39,7 +39,7 @@ class TaskLoss(nn.Module):
         Args:
             prediction: float32 (B, C, H, W).
             labels: the maps of a batch that `mtpano_zoo.tasks.Task.labels` lists for the task.
-            weight: how far the label of a pixel can be trusted (B, H, W), in [0, 1]; None trusts all.
+            weight: confidence of the label of each pixel (B, H, W), in [0, 1]; None trusts all.
             across_ranks: take means over all processes, see `mtpano_zoo.losses.means.mean`.
         """
         raise NotImplementedError

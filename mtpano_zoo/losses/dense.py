@@ -1,8 +1,7 @@
 """Losses for maps of numbers: prediction and target (B, C, H, W), mask of the pixels that count (B, H, W).
 
-What pixels hold that do not count, be it NaN, changes neither loss nor gradient. A weight (B, H, W) in [0, 1] makes a
-pixel count as that part of one where a loss is a mean over pixels. With ``across_ranks``, means are over all processes
-(see `mtpano_zoo.losses.means.mean`).
+Values outside the mask, even NaN, change neither loss nor gradient. A weight (B, H, W) in [0, 1] turns means over
+pixels into weighted means. With ``across_ranks``, means are over all processes (see `mtpano_zoo.losses.means.mean`).
 """
 
 import torch
@@ -47,6 +46,12 @@ def edge_weighted_l1(
     An edge is where the Sobel magnitude over all channels reaches ``threshold``; its surroundings reach ``radius``
     pixels further. Filter and surroundings wrap at the seam and continue over the poles, and a filter that touches an
     invalid pixel finds no edge. The error is the mean over channels.
+
+    Example:
+        >>> target = torch.ones(1, 1, 4, 8)
+        >>> valid = torch.ones(1, 4, 8, dtype=torch.bool)
+        >>> round(edge_weighted_l1(target + 2, target, valid, share=0.0).item(), 3)
+        2.0
     """
     mask = valid[:, None]
     prediction = torch.where(mask, prediction, 0)
@@ -75,6 +80,12 @@ def frequency_l1(
     of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024 map.
     The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target: this
     is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient.
+
+    Example:
+        >>> target = torch.rand(1, 1, 8, 16)
+        >>> valid = torch.ones(1, 8, 16, dtype=torch.bool)
+        >>> frequency_l1(target, target, valid).item() < 1e-5
+        True
     """
     mask = valid[:, None]
     height, width = target.shape[-2:]
@@ -101,6 +112,11 @@ def affine_invariant_l1(
 
     Each map of each image is brought to median 0 and mean absolute deviation 1 over its valid pixels (MiDaS, arXiv
     1907.01341, equations 5 and 6). An image whose valid pixels are all equal, or none, contributes nothing.
+
+    Example:
+        >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
+        >>> affine_invariant_l1(3 * target + 5, target, target > 0).item() < 1e-6
+        True
     """
     normalised = [_centred(torch.where(valid, x, 0), valid) for x in (prediction, target)]
     spread = torch.stack([deviation > 1e-6 for _, deviation in normalised]).all(0)
@@ -124,7 +140,12 @@ def any_around(padded: Tensor, size: int) -> Tensor:
 
 
 def high_frequencies(height: int, width: int, radius: float, device: torch.device) -> Tensor:
-    """Weights (H, W // 2 + 1), mean one, of the half spectrum of `rfft2` beyond a radius."""
+    """Weights (H, W // 2 + 1), mean one, of the half spectrum of `rfft2` beyond a radius.
+
+    Example:
+        >>> high_frequencies(8, 16, 0, torch.device("cpu")).shape
+        torch.Size([8, 9])
+    """
     rows = torch.fft.fftfreq(height, 1 / height, device=device)[:, None]
     columns = torch.fft.rfftfreq(width, 1 / width, device=device)
     # Every column but the first and the middle one stands for its mirror image too.

@@ -1,24 +1,33 @@
-"""Means over what counts, of one process or of all that train together."""
+"""Means over valid pixels, in one process or over all processes of a training."""
 
 import torch
 from torch import Tensor, distributed
 
 
 def several_processes() -> bool:
-    """Whether this process trains together with others."""
+    """Whether this process trains together with others.
+
+    Example:
+        >>> several_processes()
+        False
+    """
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def mean(total: Tensor, count: Tensor, least: float = 1.0, across_ranks: bool = False) -> Tensor:
-    """A sum over the number, or the sum of the weights, of what was summed up; zero if nothing was.
+    """Divide a sum by the number, or the total weight, of its terms; zero without terms.
 
     Args:
-        total: The sum, of which gradients are asked for.
+        total: The sum, which has gradients.
         count: The number or the weight, a scalar.
-        least: What the count is at least taken for.
-        across_ranks: Divide by the count of all processes, and multiply by their number. The average of what the
-            processes get, which is what DDP makes of their gradients, is then the mean over what all of them have. All
+        least: Lower bound of the count.
+        across_ranks: Divide by the count of all processes, and multiply by their number. DDP
+            averages the gradients of the processes, which then is the gradient of the mean over all of them. All
             of them must call this, in the same order.
+
+    Example:
+        >>> mean(torch.tensor(6.0), torch.tensor(3)).item(), mean(torch.tensor(0.0), torch.tensor(0)).item()
+        (2.0, 0.0)
     """
     if across_ranks:
         count = count.detach().float()  # whether or not it was of weights, all processes send the same type
@@ -31,6 +40,11 @@ def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None, a
     """Mean, weighted if there are weights, of values over the pixels of a mask of the same shape; zero if none is.
 
     Values and weights of other pixels may be anything. For ``across_ranks`` see `mean`.
+
+    Example:
+        >>> values, valid = torch.tensor([1.0, 3.0, torch.nan]), torch.tensor([True, True, False])
+        >>> weighted_mean(values, valid).item(), weighted_mean(values, valid, torch.tensor([3.0, 1.0, 9.0])).item()
+        (2.0, 1.5)
     """
     values = torch.where(valid, values, 0)
     if weight is None:

@@ -25,8 +25,8 @@ class MultiTaskLoss(Loss):
     L1 loss on labels that are derived from the image and the depth.
 
     A label that the batch lacks, or that is invalid in every pixel, contributes exactly zero and gradients of exactly
-    zero, so that distributed training always finds all parameters used. Nothing waits for the host, and everything is
-    computed in float32 whatever the precision of the network.
+    zero, so that distributed training always finds all parameters used. Nothing synchronises with the host, and
+    everything is computed in float32 whatever the precision of the network.
 
     A batch may hold `confidence`, how far a label can be trusted, as pseudo-labels have it: all terms of the tasks in
     `confidence_tasks` that are means over pixels become means weighted by it, Dice counts by it, and where it is 0 or
@@ -155,7 +155,8 @@ class MultiTaskLoss(Loss):
         elif task == "edge_distance":
             target = self.edge_distance(batch["image"])
         else:
-            raise InputError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels.")
+            advice = " DAPLoss trains range_masks." if task == "range_masks" else ""
+            raise InputError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels.{advice}")
         every_pixel = torch.ones_like(target[:, 0], dtype=torch.bool)
         return masked_l1(prediction.float(), target, every_pixel, across_ranks=across)
 
@@ -173,7 +174,14 @@ class MultiTaskLoss(Loss):
 
 
 def connected_zero(prediction: Tensor) -> Tensor:
-    """Zero whose gradient reaches the prediction as zeros, even if that holds infinities."""
+    """Zero whose gradient reaches the prediction as zeros, even if that holds infinities.
+
+    Example:
+        >>> prediction = torch.tensor([torch.inf], requires_grad=True)
+        >>> connected_zero(prediction).backward()
+        >>> prediction.grad
+        tensor([0.])
+    """
     return prediction[:0].sum(dtype=torch.float32)
 
 

@@ -1,7 +1,7 @@
-"""What the published MTPano code computes where `dense`, `semseg` and `auxiliary` compute something sounder.
+"""Losses of the published MTPano code that differ from those in `dense`, `semseg` and `auxiliary`.
 
-Same arguments and units as there. These are for comparison, and for repeating the published training: each docstring
-names the flaw. They know no confidence, and every process of a distributed training takes means of its own.
+Arguments and units are the same. Use them to compare, or to repeat the published training: each docstring names the
+flaw. They ignore confidences, and every process of a distributed training takes its own means.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,12 @@ from mtpano_zoo.losses.validity import valid_depth, valid_normals, valid_semseg
 
 @torch.no_grad()
 def image_gradient(image: Tensor) -> Tensor:
-    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]; zero in the rows at the poles."""
+    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]; zero in the rows at the poles.
+
+    Example:
+        >>> image_gradient(torch.rand(1, 3, 4, 8))[:, :, 0].any().item()
+        False
+    """
     gradient = auxiliary.image_gradient(image)
     gradient[..., 0, :] = 0
     gradient[..., -1, :] = 0
@@ -49,6 +54,12 @@ def point_map(depth: Tensor, valid: Tensor) -> Tensor:
 
     Its first and last columns coincide, and its first and last rows are the poles. The published points are right, down
     and back; these are in our frame, right, down and forward, as `PDBridgeNet` predicts them.
+
+    Example:
+        >>> depth = torch.full((1, 4, 8), 2.0)
+        >>> points = point_map(depth, depth > 0)
+        >>> torch.allclose(points[..., 0], points[..., -1], atol=1e-5)  # the seam is there twice
+        True
     """
     height, width = depth.shape[-2:]
     longitude = torch.linspace(-torch.pi, torch.pi, width, device=depth.device).expand(height, width)

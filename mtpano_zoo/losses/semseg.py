@@ -1,7 +1,7 @@
 """Losses for class maps: logits (B, C, H, W), labels (B, H, W), mask of the pixels that count (B, H, W).
 
-What pixels hold that do not count, be it NaN, changes neither loss nor gradient. A weight (B, H, W) in [0, 1] makes a
-pixel count as that part of one. With ``across_ranks``, means are over all processes (see
+Values outside the mask, even NaN, change neither loss nor gradient. A weight (B, H, W) in [0, 1] turns means over
+pixels into weighted means. With ``across_ranks``, means are over all processes (see
 `mtpano_zoo.losses.means.mean`).
 """
 
@@ -15,7 +15,13 @@ from mtpano_zoo.losses.means import mean, weighted_mean
 def cross_entropy(
     logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
 ) -> Tensor:
-    """Cross-entropy, (weighted) mean over the valid pixels of the batch; zero if there are none."""
+    """Cross-entropy, (weighted) mean over the valid pixels of the batch; zero if there are none.
+
+    Example:
+        >>> logits, labels = torch.zeros(1, 4, 1, 2), torch.tensor([[[2, 255]]])
+        >>> round(cross_entropy(logits, labels, labels != 255).exp().item(), 4)
+        4.0
+    """
     logits = torch.where(valid[:, None], logits, 0)
     per_pixel = F.cross_entropy(logits, torch.where(valid, labels.long(), 0), reduction="none")
     return weighted_mean(per_pixel, valid, weight, across_ranks)
@@ -32,6 +38,12 @@ def dice(
     """One minus the Dice overlap of probabilities and labels, per image and class; zero if no pixel is valid.
 
     Mean over the classes that an image's labels hold.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 1]]])
+        >>> logits = 100.0 * torch.nn.functional.one_hot(labels).permute(0, 3, 1, 2)
+        >>> round(dice(logits, labels, labels >= 0).item(), 4)
+        0.0
     """
     mask = valid[:, None]
     weights = mask.to(logits.dtype) if weight is None else torch.where(mask, weight[:, None], 0)

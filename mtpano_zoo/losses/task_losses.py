@@ -116,7 +116,14 @@ class ValidLoss(TaskLoss):
 
 
 class DisparityLoss(TaskLoss):
-    """L1 of inverse distances after each image is brought to median 0 and mean absolute deviation 1."""
+    """L1 of inverse distances after each image is brought to median 0 and mean absolute deviation 1.
+
+    Example:
+        >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
+        >>> labels = {"disparity": target, "disparity_valid": target > 0}
+        >>> DisparityLoss()(3 * target[:, None] + 5, labels, None, False).item() < 1e-6
+        True
+    """
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
@@ -128,7 +135,12 @@ class DisparityLoss(TaskLoss):
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Scale vectors (B, 3, H, W) to length one; short ones keep a bounded gradient."""
+    """Scale vectors (B, 3, H, W) to length one; short ones keep a bounded gradient.
+
+    Example:
+        >>> unit(torch.tensor([0.0, 0.0, 4.0]).view(1, 3, 1, 1)).flatten().tolist()
+        [0.0, 0.0, 1.0]
+    """
     # F.normalize is slow over channels, and gives the zero vector, as a new head predicts it, a gradient of 1e12.
     return vectors * vectors.square().sum(dim=1, keepdim=True).clamp(min=1e-6).rsqrt()
 

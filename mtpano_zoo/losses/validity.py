@@ -1,4 +1,4 @@
-"""Which pixels of a label count: the one place that decides it, for losses and metrics alike."""
+"""Which pixels of a label are valid, for losses and metrics alike."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -47,17 +47,30 @@ def valid_normals(normals: Tensor) -> Tensor:
 
 
 def valid_disparity(disparity: Tensor, valid: Tensor) -> Tensor:
-    """Mask of the inverse distances (B, H, W) that are finite and marked as valid."""
+    """Mask of the inverse distances (B, H, W) that are finite and marked as valid.
+
+    Example:
+        >>> import torch
+        >>> valid_disparity(torch.tensor([0.5, torch.inf, 0.2]), torch.tensor([True, True, False])).tolist()
+        [True, False, False]
+    """
     return disparity.isfinite() & valid
 
 
 def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> tuple[Tensor, Tensor]:
-    """Say where a distance is within range, and where that is known; both (B, H, W).
+    """Return where a distance is within range, and where that is known; both (B, H, W).
 
     Args:
         depth: metres, 0 = no measurement.
         far: true = known to be farther than anything that is measured.
         max_depth: distances from here on are out of range; by default none is.
+
+    Example:
+        >>> import torch
+        >>> depth, far = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([False, True, False])
+        >>> within, known = known_range(depth, far)
+        >>> within.tolist(), known.tolist()
+        ([True, False, False], [True, True, False])
     """
     measured = valid_depth(depth)
     inside = measured if max_depth is None else measured & (depth < max_depth)
@@ -65,7 +78,13 @@ def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> t
 
 
 def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
-    """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label."""
+    """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label.
+
+    Example:
+        >>> import torch
+        >>> trusted(torch.tensor([True, True, True]), torch.tensor([0.5, 0.0, torch.nan])).tolist()
+        [True, False, False]
+    """
     return valid if weight is None else valid & weight.isfinite() & (weight > 0)
 
 
@@ -73,7 +92,7 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
     """Refuse a batch whose labels cannot be trained on, before a network sees it.
 
     Losses and metrics skip classes out of range, because a test there would make the GPU wait for the host; this one
-    reads values, and belongs where the batch still lies on the CPU.
+    reads values, so call it while the batch is still on the CPU.
 
     Raises:
         InputError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.

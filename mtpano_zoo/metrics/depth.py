@@ -21,6 +21,11 @@ def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Li
         target: Depth (B, H, W), positive wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         log_base: Base of the logarithm in RMSElog.
+
+    Example:
+        >>> prediction, target = torch.full((1, 1, 2), 3.0), torch.full((1, 1, 2), 2.0)
+        >>> depth_sums(prediction, target, torch.ones(1, 1, 2))[0, :2].tolist()  # AbsRel 0.5, SqRel 0.5, two pixels
+        [1.0, 1.0]
     """
     known = weights > 0
     p, t = torch.where(known, prediction, 1), torch.where(known, target, 1)
@@ -43,19 +48,26 @@ def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignmen
         [[[2.0, 4.0, 6.0]]]
     """
     if alignment == "median":
-        factor = _median(target, valid) / _median(prediction, valid).clamp(min=1e-6)
+        medians = [(lower + upper) / 2 for lower, upper in (middle_values(x, valid) for x in (target, prediction))]
+        factor = medians[0] / medians[1].clamp(min=1e-6)
     else:
         p, t = (torch.where(valid, x, 0).double() for x in (prediction, target))
         factor = (p * t).sum(dim=(1, 2)) / p.square().sum(dim=(1, 2)).clamp(min=1e-12)
     return prediction * factor[:, None, None].to(prediction.dtype)
 
 
-def _median(values: Tensor, valid: Tensor) -> Tensor:
+def middle_values(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two values (B,) in the middle of the valid ones of every image (B, H, W); the same if one is.
+
+    Example:
+        >>> middle_values(torch.tensor([[[4.0, 1.0, 2.0, 9.0]]]), torch.tensor([[[True, True, True, True]]]))
+        (tensor([2.]), tensor([4.]))
+    """
     # Sorting instead of indexing by the mask, which would wait for the host.
     ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
     count = valid.sum(dim=(1, 2))[:, None]
-    middle = [ordered.gather(1, index.clamp(min=0)) for index in ((count - 1) // 2, count // 2)]
-    return ((middle[0] + middle[1]) / 2)[:, 0]
+    lower, upper = (ordered.gather(1, index.clamp(min=0))[:, 0] for index in ((count - 1) // 2, count // 2))
+    return lower, upper
 
 
 class DepthMetrics(PooledMetric):
@@ -75,6 +87,12 @@ class DepthMetrics(PooledMetric):
         log_base: Base of the logarithm in RMSElog; MTPano uses 10 for Matterport3D.
         crop: Part of the height that does not count, neither in scores nor in the alignment, at the top and again at
             the bottom; Depth Anywhere leaves out 68 of 512 rows each on Stanford2D3D.
+
+    Example:
+        >>> metric = DepthMetrics()
+        >>> metric.update(torch.full((1, 1, 2, 4), 3.0), torch.full((1, 2, 4), 2.0))
+        >>> round(metric.compute()["AbsRel"].item(), 3)
+        0.5
     """
 
     def __init__(

@@ -40,6 +40,12 @@ class DisparityMetrics(PooledMetric):
     Args:
         reduction: pool every `pixel` of the data set, or average the scores of every `image`.
         weighting: count `pixel`s, or `solid_angle`: then a pole does not weigh as much as the horizon.
+
+    Example:
+        >>> metric, target = DisparityMetrics(), 1 + torch.rand(1, 2, 4)
+        >>> metric.update(3 * target[:, None] + 5, target, target > 0)
+        >>> metric.compute()["AbsRel/affine_aligned"].item() < 1e-5
+        True
     """
 
     def __init__(self, reduction: Reduction = "pixel", weighting: Weighting = "pixel") -> None:

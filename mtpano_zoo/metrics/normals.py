@@ -69,6 +69,13 @@ class NormalsMetrics(PooledMetric):
     Args:
         reduction: Pool every ``"pixel"`` of the data set, as MTPano does, or average the scores of every ``"image"``.
         weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
+
+    Example:
+        >>> metric, target = NormalsMetrics(), torch.zeros(1, 3, 2, 4)
+        >>> target[:, 2] = -1
+        >>> metric.update(5 * target, target)
+        >>> round(metric.compute()["mean"].item(), 3)
+        0.0
     """
 
     def __init__(self, reduction: Reduction = "pixel", weighting: Weighting = "pixel") -> None:

@@ -1,4 +1,4 @@
-"""What the metrics share: the weight of a pixel, and averages over pixels or over images from summed states."""
+"""Base of the metrics: the weight of a pixel, and averages over pixels or over images from summed states."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -21,6 +21,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
     Raises:
         InputError: If it is not.
+
+    Example:
+        >>> check_choice("reduction", "room", ("pixel", "image"))
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
     """
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
@@ -41,7 +47,12 @@ def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None
 
 
 def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
-    """Weights (B, H, W), float64, of the pixels of a mask (B, H, W): one, or the solid angle relative to its mean."""
+    """Weights (B, H, W), float64, of the pixels of a mask (B, H, W): one, or the solid angle relative to its mean.
+
+    Example:
+        >>> pixel_weights(torch.tensor([[[True, False], [True, True]]]), "pixel").tolist()
+        [[[1.0, 0.0], [1.0, 1.0]]]
+    """
     weights = valid.double()
     if weighting == "pixel":
         return weights
@@ -50,7 +61,7 @@ def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
 
 
 class PanoramaMetric(Metric):
-    """What all metrics of this package have: sums in float64, and the share of predictions that are not finite."""
+    """Base of all metrics: sums in float64, and the share of predictions that are not finite."""
 
     full_state_update = False
 

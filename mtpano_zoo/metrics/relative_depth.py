@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.metrics.depth import DepthMetrics
+from mtpano_zoo.metrics.depth import DepthMetrics, middle_values
 from mtpano_zoo.metrics.disparity import align_affine
 from mtpano_zoo.metrics.pooling import PooledMetric, check_maps
 
@@ -121,17 +121,11 @@ def depth_terms(depth: Tensor, target: Tensor, known: Tensor, max_depth: float, 
     """
     depth, target = depth.double(), target.double()
     if median:
-        depth = depth * (_lower_median(target, known) / _lower_median(depth, known))
+        factor = middle_values(target, known)[0] / middle_values(depth, known)[0]
+        depth = depth * factor[:, None, None]
     p, t = (torch.where(known, x.clamp(NEAREST, max_depth), 1) for x in (depth, target))
     error, ratio = p - t, torch.maximum(p / t, t / p)
     terms = [error.abs() / t, error.abs(), error.square() / t, error.square()]
     terms += [((p + 1).log10() - (t + 1).log10()).square(), (p / t).log10().abs()]
     terms += [torch.where(ratio.isnan(), ratio, (ratio < 1.25**power).double()) for power in (1, 2, 3)]
     return torch.stack([(term * known).sum(dim=(1, 2)) for term in terms], dim=1)
-
-
-def _lower_median(values: Tensor, known: Tensor) -> Tensor:
-    """Return the lower of the two middle values of every image, (B, 1, 1)."""
-    ordered = torch.where(known, values, torch.inf).flatten(1).sort(dim=1).values
-    middle = (known.sum(dim=(1, 2)) - 1).clamp(min=0) // 2
-    return ordered.gather(1, middle[:, None])[..., None]

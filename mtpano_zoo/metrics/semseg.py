@@ -60,6 +60,12 @@ def predicted_classes(prediction: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         prediction: Logits (B, C, H, W), or class indices (B, H, W) of any integer type.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 5.0], [2.0, torch.nan]]).view(1, 2, 1, 2)
+        >>> classes, finite = predicted_classes(logits)
+        >>> classes.tolist(), finite.tolist()
+        ([[[1, -1]]], [[[True, False]]])
     """
     if prediction.ndim == 4:
         finite = prediction.isfinite().all(dim=1)
@@ -77,10 +83,16 @@ class SemsegMetrics(PanoramaMetric):
         classes: Names of the classes, or their number; by default those of the network that `MultiTaskModule` scores.
         ignore_index: Label of the pixels that do not count; labels outside the classes do not count either.
         weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
-        absent_classes: What a class does to the mean that is in no label and no prediction: ``"skip"`` leaves it out
+        absent_classes: How a class in no label and no prediction changes the mean: ``"skip"`` leaves it out
             (its IoU is NaN), ``"zero"`` counts it as 0, as the published MTPano code does.
         unscored: Names of classes that mIoU leaves out. Their pixels count all the same: taken for another class, they
             are among its errors.
+
+    Example:
+        >>> metric = SemsegMetrics(["floor", "wall"])
+        >>> metric.update(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 1, 255]]]))
+        >>> metric.compute()["mIoU"].item()
+        1.0
     """
 
     confusion: Tensor
@@ -106,7 +118,7 @@ class SemsegMetrics(PanoramaMetric):
             self.name_classes(classes)
 
     def name_classes(self, classes: Sequence[str] | int) -> None:
-        """Say which classes there are, by their names or their number, where the constructor was not told.
+        """Set the class names, or their number, if the constructor did not.
 
         Raises:
             InputError: If names are not different, or a class that is left out is not among them.

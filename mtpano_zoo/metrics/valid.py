@@ -18,6 +18,12 @@ class ValidMetrics(PooledMetric):
         max_depth: distances from here on, in metres, are out of range.
         reduction: pool every `pixel` of the data set, or average the scores of every `image`.
         weighting: count `pixel`s, or `solid_angle`: then a pole does not weigh as much as the horizon.
+
+    Example:
+        >>> metric, depth = ValidMetrics(), torch.tensor([[[2.0, 0.0]]])
+        >>> metric.update(torch.tensor([[[[1.0, -1.0]]]]), depth, depth == 0)
+        >>> metric.compute()["accuracy"].item()
+        1.0
     """
 
     def __init__(

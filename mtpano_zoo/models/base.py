@@ -29,8 +29,7 @@ class PanoramaNetwork(RecordedModule):
     scale and shift. For training it may add `aux`, intermediate predictions by task, and `ext`, auxiliary tasks. A
     subclass names its `tasks` and `input_size`; everything else has a default.
 
-    Class attributes say which of its parts play a role outside the network. Each part is named by its path, as
-    `get_submodule` takes it.
+    Class attributes name the parts that code outside the network needs, by their paths, as `get_submodule` takes them.
 
     Attributes:
         tasks: main tasks, in standard order.
@@ -42,9 +41,11 @@ class PanoramaNetwork(RecordedModule):
             upstream, training_data, ...) and `results`, its scores; empty when nothing is stated. It is saved and
             loaded with the network.
         encoder_part: the part that can start from pretrained weights, be frozen, or have its own learning rate.
-        classifier_parts: convolutions that score the semantic classes, one output channel each: they start again for
-            other classes.
+        classifier_parts: convolutions that score the semantic classes, one output channel each: they are
+            re-initialised for other classes.
         auxiliary_parts: parts that a warm-up trains alone.
+        ranges: distances in metres, ascending, for each of which it can tell what is nearer; `valid` is about the last
+            one, and about `max_distance` if `forward` gets one of them. Empty without such masks.
         takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out `aux` and `ext`.
         rolls: whether turning the panorama by whole columns, multiples of `multiple`, turns the outputs likewise.
 
@@ -64,6 +65,7 @@ class PanoramaNetwork(RecordedModule):
     classifier_parts: ClassVar[tuple[str, ...]] = ()
     auxiliary_parts: ClassVar[tuple[str, ...]] = ()
     takes_auxiliary: ClassVar[bool] = False
+    ranges: tuple[float, ...] = ()
     rolls: bool = False
     multiple: int = 1
 

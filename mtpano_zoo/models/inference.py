@@ -1,4 +1,4 @@
-"""A trained network made ready to predict as fast as it can: only main outputs, folded norms, faster layers."""
+"""A trained network prepared for fast prediction: only main outputs, folded norms, faster layers."""
 
 import copy
 from itertools import pairwise
@@ -25,9 +25,9 @@ WINOGRAD_ROWS = 256
 
 
 class InferenceNetwork(nn.Module):
-    """What `prepare_for_inference` gives: images (B, 3, H, W) in [0, 1] to a dict of float32 maps by main task.
+    """Network that `prepare_for_inference` returns: images (B, 3, H, W) in [0, 1] to float32 maps by main task.
 
-    It has what `predict` and `mtpano run` ask of a network, and can be compiled (`.compile(fullgraph=True)`) and
+    It works with `predict` and `mtpano run`, and can be compiled (`.compile(fullgraph=True)`) and
     exported; it can neither be trained nor saved.
 
     Args:
@@ -39,16 +39,16 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.precision = precision
-        for name in ("tasks", "classes", "palette", "input_size", "multiple"):
+        for name in ("tasks", "classes", "palette", "input_size", "multiple", "ranges"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Predict the main tasks."""
+    def forward(self, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
+        """Predict the main tasks; `valid` up to `max_distance` if the network has such a mask."""
         if self.precision == "float32":
-            return main_outputs(self.network, image)
+            return main_outputs(self.network, image, max_distance)
         with torch.autocast(image.device.type, torch.bfloat16):
-            return main_outputs(self.network, image)
+            return main_outputs(self.network, image, max_distance)
 
     def predict(self, source: Any, **options: Any) -> "Prediction | list[Prediction]":
         """Predict for a path, an image, an array or a tensor: see `mtpano_zoo.prediction.predict`."""
@@ -60,7 +60,7 @@ class InferenceNetwork(nn.Module):
 def prepare_for_inference(
     network: nn.Module, precision: Precision = "float32", *, winograd: bool | None = None
 ) -> InferenceNetwork:
-    """Copy a network into the form that predicts fastest; the network itself stays as it is.
+    """Return a copy of a network that predicts faster; the network itself does not change.
 
     Auxiliary predictions are left out, batch norms are folded into the convolutions before them, weights lie in memory
     with channels last. With `bfloat16` the weights of convolutions and linear layers are kept in that type, so that
@@ -101,7 +101,7 @@ def prepare_for_inference(
 
 
 def _merge_updates(network: nn.Module) -> None:
-    """Put plain linear layers in place of those with low-rank updates.
+    """Replace linear layers that have low-rank updates by plain ones.
 
     `remove_parametrizations` would take the weight from their class, which copies share with their originals.
     """
@@ -117,7 +117,7 @@ def _merge_updates(network: nn.Module) -> None:
 def _fold_norms(module: nn.Module) -> None:
     """Fold the batch norms among a module's children into the convolutions right before them.
 
-    Which follow one another a `Sequential` says by its order, any other module by `folds`, pairs of names.
+    A `Sequential` defines the pairs by its order, any other module by `folds`, pairs of names.
     """
     names = list(dict(module.named_children()))
     pairs = pairwise(names) if isinstance(module, nn.Sequential) else getattr(module, "folds", ())

@@ -1,4 +1,4 @@
-"""The best prediction that knows only the latitude: what a network has to beat."""
+"""The best prediction from the latitude alone: a baseline for every network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,6 +26,10 @@ class LatitudePrior(PanoramaNetwork):
     Args:
         classes: names of the semantic classes.
         rows: height of the images that it is fitted to.
+
+    Example:
+        >>> LatitudePrior(["floor", "wall"], rows=16)(torch.rand(1, 3, 16, 32))["depth"].shape
+        torch.Size([1, 1, 16, 32])
     """
 
     def __init__(self, classes: Sequence[str], rows: int) -> None:

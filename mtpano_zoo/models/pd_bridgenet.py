@@ -24,7 +24,7 @@ from mtpano_zoo.layers import (
     geometry_encoding,
     zero_init_projection,
 )
-from mtpano_zoo.layers.convolution import Convention
+from mtpano_zoo.layers.convolution import Convention, check_convention
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.tasks import MAIN_TASKS, TASKS, auxiliary_tasks_of
 
@@ -40,11 +40,11 @@ class PDBridgeNet(PanoramaNetwork):
     twice: for the rotation-invariant tasks (semseg, depth) and, modulated by ray direction and position, for the
     rotation-variant ones (normals). Per stream the levels are aggregated; auxiliary heads on the aggregate predict
     every task once and give its task feature; a bridge lets the aggregate attend to the features of all tasks without
-    sending gradients to those of the other stream. What the bridge found and the task's own feature are injected into
+    sending gradients to those of the other stream. The bridge's output and the task's own feature are added to
     the levels, which a DPT decoder per task turns into the prediction.
 
     Args:
-        encoder: what reads the image, a `ViTEncoder` or a `CNNEncoder`.
+        encoder: encoder of the image, a `ViTEncoder` or a `CNNEncoder`.
         classes: names of the semantic classes.
         tasks: any of `semseg`, `depth`, `normals`, `valid`, `disparity`.
         convention: `sphere` (wrapped padding, pixel-centre rays, no seam after the encoder) or `paper` (what the
@@ -55,8 +55,8 @@ class PDBridgeNet(PanoramaNetwork):
         neck_widths: channels of the four decoder levels, finest first.
         fusion_width: channels of the decoder's fused map.
         shared_stream: refine and aggregate once for all tasks, without geometry; the baseline without two streams.
-        bridge: let the streams see one another's tasks. By default the published network has bridges and `sphere` has
-            not: trained from scratch on rooms, they did not pay (benchmarks/README.md).
+        bridge: let the streams attend to one another's tasks. By default the published network has bridges and `sphere`
+            does not: trained from scratch on rooms, they did not help (benchmarks/README.md).
         token_mixer: refine levels by a kernel that widens towards the poles instead of a 3 x 3 convolution; the default
             is chosen likewise.
         palette: colour (R, G, B) of every class.
@@ -92,11 +92,9 @@ class PDBridgeNet(PanoramaNetwork):
         super().__init__(
             tasks, input_size, classes=classes, palette=palette, image_mean=image_mean, image_std=image_std
         )
-        if convention not in ("sphere", "paper"):
-            raise InputError(f"convention must be sphere or paper, not {convention!r}.")
+        self.convention = check_convention(convention)
         if not isinstance(encoder, Encoder):
             raise InputError(f"encoder must be an Encoder such as a ViTEncoder, not {encoder!r}.")
-        self.convention: Convention = convention
         self.encoder = encoder
         self.multiple = encoder.multiple
         self.check_size(*self.input_size, "input_size")
@@ -109,7 +107,7 @@ class PDBridgeNet(PanoramaNetwork):
         self._build_decoders(bridge_width, neck_widths, fusion_width)
 
     def _build_streams(self, shared_stream: bool, bridge: bool, token_mixer: bool, bridge_width: int) -> None:
-        """Build what stands between the encoder and the levels that the decoders get."""
+        """Build everything between the encoder and the decoders."""
         convention, width = self.convention, self.encoder.channels
         all_tasks = self.tasks + auxiliary_tasks_of(self.tasks)
         self.stream_of = {task: "invariant" if shared_stream else TASKS[task].stream for task in all_tasks}
@@ -162,7 +160,7 @@ class PDBridgeNet(PanoramaNetwork):
 
         Args:
             image: the images.
-            auxiliary: give `aux` and `ext` too; without them, what no main task needs is not computed.
+            auxiliary: return `aux` and `ext` too; without them, what no main task needs is not computed.
 
         Returns:
             `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres, `normals` (B, 3, H, W) not yet normalised,
@@ -206,7 +204,7 @@ class PDBridgeNet(PanoramaNetwork):
         return outputs
 
     def _needed(self, auxiliary: bool) -> tuple[list[str], list[str], list[str]]:
-        """Say which bridges, task features and streams have to be computed, each in its order."""
+        """Return which bridges, task features and streams have to be computed, each in its order."""
         decoded = {self.stream_of[task] for task in self.tasks}
         bridges = [s for s in self.bridges if auxiliary or s in decoded]
         # A bridge attends to the features of all tasks.

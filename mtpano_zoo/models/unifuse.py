@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import FromCube, ResNetStages, ToCube, conv2d, halved
-from mtpano_zoo.layers.convolution import Convention
+from mtpano_zoo.layers.convolution import Convention, check_convention
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
-from mtpano_zoo.models.student import check_convention, one_distance_task
+from mtpano_zoo.models.student import one_distance_task
 from mtpano_zoo.sphere import CubeSampling
 
 __all__ = ("UniFuse",)

@@ -6,16 +6,22 @@ from typing import Any
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.reference import depth_anywhere, mtpano
+from mtpano_zoo.reference import dap, depth_anywhere, mtpano
 from mtpano_zoo.reference.format import Format
 
 __all__ = ("FORMATS", "Format", "identify", "recognize", "unwrap")
 
-FORMATS: dict[str, Format] = {"mtpano": mtpano.FORMAT, **depth_anywhere.FORMATS}
+FORMATS: dict[str, Format] = {"dap": dap.FORMAT, "mtpano": mtpano.FORMAT, **depth_anywhere.FORMATS}
 
 
 def recognize(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the format of `FORMATS` that a published state dict has, or None."""
+    """Return the name of the format of `FORMATS` that a published state dict has, or None.
+
+    Example:
+        >>> import torch
+        >>> recognize({"weight": torch.zeros(1)}) is None
+        True
+    """
     return next((name for name, format in FORMATS.items() if format.recognizes(state)), None)
 
 
@@ -41,6 +47,11 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Raises:
         InputError: If there is none, or two of its keys differ by `module.` alone.
+
+    Example:
+        >>> import torch
+        >>> unwrap({"model": {"module.head.bias": torch.zeros(1)}, "epoch": 3})
+        {'head.bias': tensor([0.])}
     """
     inner = next((checkpoint[key] for key in ("model", "state_dict") if key in checkpoint), checkpoint)
     if not isinstance(inner, Mapping) or not inner or not all(isinstance(x, Tensor) for x in inner.values()):

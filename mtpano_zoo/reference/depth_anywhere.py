@@ -18,11 +18,11 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, PanoramaNetwork, UniFuse
 from mtpano_zoo.models.hohonet import cosines, sinusoids
 from mtpano_zoo.reference.format import Format
+from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, renamed
 
 __all__ = ("FORMATS",)
 
 State = Mapping[str, Tensor]
-LISTED = 8  # keys that a message names before it counts the rest
 TOLERANCE = 1e-5  # of stored coordinates, which go up to the width of a face
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
@@ -52,15 +52,19 @@ class _Student:
     name: str
     network: type[PanoramaNetwork]
     prefixes: tuple[str, ...]
-    renames: tuple[tuple[str, str], ...]
+    renames: Renames
     arguments: Callable[[State], dict[str, Any]]
     constants: Callable[[PanoramaNetwork, State], dict[str, Tensor]]
     unused: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What messages call its files."""
+        return f"{self.name} checkpoint"
+
     def describe(self, state: State) -> dict[str, Any]:
         """Read off a published state dict which network it belongs to."""
-        if missing := [prefix for prefix in self.prefixes if not any(key.startswith(prefix) for key in state)]:
-            raise InputError(f"This is no {self.name} checkpoint: it lacks keys that start with {', '.join(missing)}.")
+        check_prefixes(self.title, state, self.prefixes)
         return {
             "class_path": self.network.__name__,
             "init_args": {"convention": "paper", **self.arguments(state)},
@@ -71,52 +75,25 @@ class _Student:
         arguments = self.describe(state)["init_args"]
         network = self.network(**arguments)
         own = network.state_dict()
-        names = {key: self.published_name(key) for key in own}
+        names = {key: renamed(key, self.renames) for key in own}
         expected = {published: own[key].shape for key, published in names.items()}
         expected |= {unused: expected[like] for unused, like in self.unused}
         constants = self.constants(network, state)
-        self.check_keys(state, expected | {key: value.shape for key, value in constants.items()})
+        expected |= {key: value.shape for key, value in constants.items()}
+        check_keys(self.title, state, expected, constants=constants)
         for key, value in constants.items():
             difference = (state[key].double() - value.double()).abs().max().item()
             if not difference <= TOLERANCE * max(1.0, value.double().abs().max().item()):
                 raise InputError(
-                    f"{key} of this {self.name} checkpoint differs by up to {difference:.2g} from what the geometry of "
+                    f"{key} of this {self.title} differs by up to {difference:.2g} from what the geometry of "
                     f"{self.network.__name__} says: its weights were trained with other coordinates."
                 )
         converted = {key: state[published] for key, published in names.items()}
         return {key: value.float() if value.is_floating_point() else value for key, value in converted.items()}
 
-    def published_name(self, own: str) -> str:
-        """Give the published name of one of our keys."""
-        for pattern, replacement in self.renames:
-            own = re.sub(pattern, replacement, own)
-        return own
-
-    def check_keys(self, state: State, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse a state dict whose keys or shapes are not those expected."""
-        reshaped = [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
-            for key, shape in expected.items()
-            if key in state and state[key].shape != shape
-        ]
-        found = {
-            "missing": sorted(expected.keys() - state.keys()),
-            "unexpected": sorted(state.keys() - expected.keys()),
-            "of another shape": reshaped,
-        }
-        problems = [
-            f"{what} {', '.join(keys[:LISTED])}" + (f" and {len(keys) - LISTED} more" if len(keys) > LISTED else "")
-            for what, keys in found.items()
-            if keys
-        ]
-        if problems:
-            raise InputError(
-                f"The keys of this {self.name} checkpoint do not make up its network: {'; '.join(problems)}."
-            )
-
     def format(self) -> Format:
         """Return it as one of the formats of the zoo."""
-        return Format(f"{self.name} checkpoint", self.prefixes, self.describe, self.convert)
+        return Format(self.title, self.prefixes, self.describe, self.convert)
 
 
 def _resnet(state: State, prefix: str, name: str) -> str:

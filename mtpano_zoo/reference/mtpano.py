@@ -7,7 +7,6 @@ names are translated into the published ones.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -18,12 +17,13 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import ViTEncoder, geometry_encoding
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.reference.format import Format
+from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, common_size, renamed
 
 __all__ = ("FORMAT", "class_count", "convert_state_dict", "describe")
 
+TITLE = "MTPano checkpoint"
 HEAD_WIDTH = 64
 PUBLISHED_TASKS = ("semseg", "depth", "normals")
-LISTED = 8  # keys that a message names before it counts the rest
 POSITION_TOLERANCE = 1e-5
 MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
 """Prefixes that the keys of every MTPano checkpoint have between them, whatever its tasks."""
@@ -31,7 +31,7 @@ MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
 STREAMS = ("refiners.", "aggregators.", "bridges.", "stream_injectors.")
 """Prefixes of our names for what a published network has twice, once for each stream."""
 
-RENAMES: tuple[tuple[str, str], ...] = (
+RENAMES: Renames = (
     # encoder
     (r"^encoder\.vit\.cls_token", "backbone.embeddings.cls_token"),
     (r"^encoder\.vit\.reg_token", "backbone.embeddings.register_tokens"),
@@ -117,20 +117,19 @@ def class_count(state: Mapping[str, Tensor]) -> int:
     """Count the semantic classes of a published state dict; 0 if it was not trained for semseg."""
     if "semseg" not in _tasks(state):
         return 0
-    return _size(state, ("heads.semseg.head.4.*", 0), ("aux_heads.semseg.classifier.*", 0))
+    return common_size(TITLE, state, ("heads.semseg.head.4.*", 0), ("aux_heads.semseg.classifier.*", 0))
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read off the shapes of a published state dict which `PDBridgeNet` it belongs to.
+    """Describe the `PDBridgeNet` of a published state dict, read from its shapes.
 
     Attention heads are 64 wide. 150 classes are those of ADE20K; any other number gets names by number.
 
     Raises:
         InputError: If it is not a state dict of MTPano, or its shapes belong to no such network.
     """
-    if missing := [prefix for prefix in MODULES if not any(name.startswith(prefix) for name in state)]:
-        raise InputError(f"This is no MTPano checkpoint: it lacks keys that start with {', '.join(missing)}.")
-    width = _size(state, ("backbone.layer.*.norm1.weight", 0))
+    check_prefixes(TITLE, state, MODULES)
+    width = common_size(TITLE, state, ("backbone.layer.*.norm1.weight", 0))
     if width % HEAD_WIDTH:
         raise InputError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
     blocks = Counter(re.sub(r"\d+", "", name, count=1) for name in state if name.startswith("backbone.layer."))
@@ -139,8 +138,8 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "width": width,
         "depth": Counter(blocks.values()).most_common(1)[0][0],
         "heads": width // HEAD_WIDTH,
-        "mlp_ratio": _size(state, ("backbone.layer.*.mlp.up_proj.bias", 0)) / width,
-        "patch_size": _size(state, *[("backbone.embeddings.patch_embeddings.weight", i) for i in (2, 3)]),
+        "mlp_ratio": common_size(TITLE, state, ("backbone.layer.*.mlp.up_proj.bias", 0)) / width,
+        "patch_size": common_size(TITLE, state, *[("backbone.embeddings.patch_embeddings.weight", i) for i in (2, 3)]),
     }
     classes = class_count(state)
     known = classes == len(ADE20K_CLASSES)
@@ -149,12 +148,12 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "classes": list(ADE20K_CLASSES) if known else [f"class_{i}" for i in range(classes)],
         "tasks": _tasks(state),
         "convention": "paper",
-        "bridge_width": _size(state, ("bfe_*.norm*.weight", 0)),
+        "bridge_width": common_size(TITLE, state, ("bfe_*.norm*.weight", 0)),
         "neck_widths": [
-            _size(state, (f"necks.*.reassemble_stage.layers.{i}.*", 0), (f"necks.*.convs.{i}.weight", 1))
+            common_size(TITLE, state, (f"necks.*.reassemble_stage.layers.{i}.*", 0), (f"necks.*.convs.{i}.weight", 1))
             for i in range(4)
         ],
-        "fusion_width": _size(state, ("necks.*.fusion_stage.layers.*.projection.bias", 0)),
+        "fusion_width": common_size(TITLE, state, ("necks.*.fusion_stage.layers.*.projection.bias", 0)),
     }
     return {"class_path": "PDBridgeNet", "init_args": arguments}
 
@@ -162,11 +161,11 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a published state dict into that of the network that `describe` returns.
 
-    Query, key and value are joined as timm keeps them. The two position buffers are
-    left out after a check that they hold what our network computes, and so is what the published one carries but never
-    uses (final norm and mask token of the encoder, first residual unit of every neck, and of a network with a part of
-    the tasks, the stream or bridge that only the others need). Weights of another floating-point type, float16 and
-    bfloat16 among them, become float32. Normals and points come out in our frame.
+    Query, key and value are joined as timm keeps them. The two position buffers are left out after a check that they
+    hold what our network computes, and so are the weights that the published network never uses (final norm and mask
+    token of the encoder, first residual unit of every neck, and of a network with a part of the tasks, the stream or
+    bridge that only the others need). Weights of another floating-point type, float16 and bfloat16 among them, become
+    float32. Normals and points come out in our frame.
 
     Raises:
         InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
@@ -179,7 +178,7 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         everything = {"encoder": encoder, "tasks": list(PUBLISHED_TASKS), "classes": arguments["classes"] or ["any"]}
         whole = PDBridgeNet(**arguments | everything).state_dict()
     parts = {name: _published_names(name) for name in own}
-    _check_keys(state, dict(_expected_shapes(own | _of_both_streams(whole, own))))
+    check_keys(TITLE, state, dict(_expected_shapes(own | _of_both_streams(whole, own))), ("RayDir", "PE"))
     _check_positions(state["RayDir"], state["PE"])
     converted = {
         name: state[names[0]] if len(names) == 1 else torch.cat([state[part] for part in names])
@@ -197,23 +196,9 @@ def _tasks(state: Mapping[str, Tensor]) -> list[str]:
     return [task for task in PUBLISHED_TASKS if any(name.startswith(f"heads.{task}.") for name in state)]
 
 
-def _size(state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
-    """Read the length of a dimension of all keys that match: what most of them say, so that one wrong stands out."""
-    lengths = Counter(
-        tensor.shape[dimension]
-        for pattern, dimension in sources
-        for name, tensor in state.items()
-        if fnmatchcase(name, pattern) and tensor.ndim > dimension
-    )
-    if not lengths:
-        raise InputError(f"This MTPano checkpoint lacks {sources[0][0]}, which a size of its network is read off.")
-    return lengths.most_common(1)[0][0]
-
-
 def _published_names(own: str) -> list[str]:
-    """Give the published name of one of our keys, or the three that it joins."""
-    for pattern, replacement in RENAMES:
-        own = re.sub(pattern, replacement, own)
+    """Return the published name of one of our keys, or the three that it joins."""
+    own = renamed(own, RENAMES)
     return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
 
 
@@ -228,7 +213,7 @@ def _of_both_streams(whole: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
 
 
 def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Give name and shape of every published key but the position buffers."""
+    """Yield name and shape of every published key except the position buffers."""
     for name, tensor in own.items():
         for part in (published := _published_names(name)):
             shape = tuple(tensor.shape) if tensor.ndim == 0 else (len(tensor) // len(published), *tensor.shape[1:])
@@ -237,32 +222,6 @@ def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int
                 if re.search(pattern, part):
                     unused = re.sub(pattern, replacement, part)
                     yield unused, shape
-
-
-def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    names = {*expected, "RayDir", "PE"}
-    reshaped = [
-        f"{name} {tuple(state[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in state and state[name].shape != shape
-    ]
-    not_floating = [
-        f"{name} {tensor.dtype}"
-        for name, tensor in state.items()
-        if not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
-    ]
-    problems = [
-        f"{what} {', '.join(found[:LISTED])}" + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
-        for what, found in (
-            ("missing", sorted(names - state.keys())),
-            ("unexpected", sorted(state.keys() - names)),
-            ("of another shape", reshaped),
-            ("not of floating point", not_floating),
-        )
-        if found
-    ]
-    if problems:
-        raise InputError(f"The keys of this MTPano checkpoint do not make up its network: {'; '.join(problems)}.")
 
 
 def _check_positions(rays: Tensor, angles: Tensor) -> None:
@@ -284,4 +243,4 @@ def _check_positions(rays: Tensor, angles: Tensor) -> None:
             )
 
 
-FORMAT = Format("MTPano checkpoint", MODULES, describe, convert_state_dict)
+FORMAT = Format(TITLE, MODULES, describe, convert_state_dict)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.scenes.scene import Room
+from mtpano_zoo.sphere import rotation_matrix
 
 
 @dataclasses.dataclass
@@ -41,6 +42,8 @@ class Views:
     noise: Tensor  # (B,)
     salt: Tensor  # (B,) int32
     occupancy: Tensor  # (B, 2, G, G)
+    sky: Tensor  # (B, 18) the numbers of `Sky`, zeros indoors
+    tilt: Tensor  # (B, 3, 3) float64, from the camera to the level frame of the same heading
 
     def slice(self, start: int, stop: int) -> "Views":
         """Some of the rooms."""
@@ -85,6 +88,10 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
         noise=stack([np.asarray(room.noise) for room in rooms]),
         salt=stack([np.asarray(room.salt) for room in rooms], np.int32),
         occupancy=stack([room.occupancy for room in rooms]),
+        sky=stack([np.array(room.sky.row() if room.sky else [0.0] * 18) for room in rooms]),
+        tilt=torch.stack(
+            [rotation_matrix(pitch=pitch, roll=roll, dtype=torch.float64) for pitch, roll in (r.tilt for r in rooms)]
+        ).to(device),
     )
 
 

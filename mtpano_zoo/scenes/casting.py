@@ -4,8 +4,8 @@ Rays of one column share their heading and rays of one row their slope. With r t
 camera, every upright side of a primitive is met at an r that depends on the column only, and every level face at an r
 that depends on the row only. Entry and exit of all boxes and cylinders are therefore small tables over columns and
 over rows, worked out in float64; a pixel needs only max(column entry, row entry) <= min(column exit, row exit).
-Spheres lack this property and are solved per pixel. Tiles of pixels that a primitive cannot touch, or that lie wholly
-behind another one, are never looked at.
+Spheres and slanted solids lack this property and are solved per pixel. Tiles of pixels that a primitive cannot touch,
+or that lie wholly behind another one, are never looked at. A camera that is not level is a matter for `tracing`.
 """
 
 import dataclasses
@@ -14,12 +14,9 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.scenes.batching import Primitives
-from mtpano_zoo.scenes.scene import BOX, SPHERE
+from mtpano_zoo.scenes.scene import BOX, CONE, CYLINDER, SPHERE
+from mtpano_zoo.scenes.tracing import FAR, STEEP, TILE, disjoint_groups, keep_nearest, nearest
 from mtpano_zoo.sphere import erp_angles
-
-TILE = 16
-FAR = 1e9  # metres; stands for "never": finite, because infinity minus infinity is not a number
-STEEP = 1e30  # turns any positive float32 difference between distances into more than 1
 
 
 @dataclasses.dataclass
@@ -91,7 +88,8 @@ class _Columns:
         self.enter = torch.maximum(self._enter_x, self._enter_z)
         self.leave = torch.minimum(torch.maximum(x1, x2), torch.maximum(z1, z2))
 
-        self._curved = (primitives.kind != BOX).nonzero()[:, 0]
+        kind = primitives.kind
+        self._curved = ((kind == CYLINDER) | (kind == SPHERE) | (kind == CONE)).nonzero()[:, 0]
         x, z = self._x[self._curved], self._z[self._curved]
         ox, oz = self.origin[self._curved, :1], self.origin[self._curved, 1:]
         self._radius = primitives.upper[self._curved, :1]
@@ -152,25 +150,32 @@ def _resolve(
     touched = _touched_tiles(primitives, tables, rooms)
     best = torch.full((rooms * rows * columns, TILE, TILE), FAR, device=touched.device)
     winner = torch.zeros_like(best)
-    solid = (primitives.kind != SPHERE)[:, None, None]
-    for kind in (solid, ~solid):
-        prim, row, column = (touched & kind).nonzero(as_tuple=True)
+    solid, ball = in_tables(primitives.kind), primitives.kind == SPHERE
+    for kind in (solid, ball, ~(solid | ball)):
+        prim, row, column = (touched & kind[:, None, None]).nonzero(as_tuple=True)
         if len(prim) == 0:
             continue
         tile = (primitives.room[prim] * rows + row) * columns + column
-        order, sizes = _disjoint_groups(tile, len(best))
+        order, sizes = disjoint_groups(tile, len(best))
         tile, prim, row, column = tile[order], prim[order], row[order], column[order]
         if kind is solid:
             near = _entry(tables, prim, row, column)
-        else:
+        elif kind is ball:
             near = _sphere_distance(primitives, camera, turn, longitude, latitude, prim, row, column)
+        else:
+            near = _solid_distance(primitives, camera, turn, longitude, latitude, prim, row, column)
         start = 0
         for size in sizes:
             group = slice(start, start + size)
-            _keep_nearest(best, winner, tile[group], near[group], prim[group])
+            keep_nearest(best, winner, tile[group], near[group], prim[group])
             start += size
     shape, whole = (rooms, rows, columns, TILE, TILE), (rooms, rows * TILE, columns * TILE)
     return best.view(shape).transpose(2, 3).reshape(whole), winner.view(shape).transpose(2, 3).reshape(whole)
+
+
+def in_tables(kind: Tensor) -> Tensor:
+    """Which kinds the tables describe wholly."""
+    return (kind == BOX) | (kind == CYLINDER)
 
 
 def _entry(tables: list[Tensor], prim: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -190,31 +195,13 @@ def _touched_tiles(primitives: Primitives, tables: list[Tensor], rooms: int) -> 
     touched = near <= torch.minimum(row_leave.amax(2)[:, :, None], leave.amax(2)[:, None, :])
     far = torch.maximum(row_enter.amax(2)[:, :, None], enter.amax(2)[:, None, :])
     covered = far <= torch.minimum(row_leave.amin(2)[:, :, None], leave.amin(2)[:, None, :])
-    covered &= (primitives.kind != SPHERE)[:, None, None]
+    covered &= in_tables(primitives.kind)[:, None, None]
     # The nearest primitive that fills a tile hides whatever begins behind its farthest point.
     far.masked_fill_(~covered, FAR)
     curtain = torch.full((rooms, *far.shape[1:]), FAR, device=far.device)
     index = primitives.room[:, None, None].expand_as(far)
     curtain.scatter_reduce_(0, index, far, "amin")
     return touched & (near <= curtain.gather(0, index))
-
-
-def _disjoint_groups(tile: Tensor, tiles: int) -> tuple[Tensor, list[int]]:
-    """An order of the pairs and the sizes of consecutive groups in which no tile occurs twice."""
-    order = torch.argsort(tile, stable=True)
-    counts = torch.bincount(tile, minlength=tiles)
-    first = counts.cumsum(0) - counts
-    rank = torch.arange(len(tile), device=tile.device) - first[tile[order]]
-    return order[torch.argsort(rank, stable=True)], torch.bincount(rank).tolist()
-
-
-def _keep_nearest(best: Tensor, winner: Tensor, tile: Tensor, near: Tensor, prim: Tensor) -> None:
-    """Where a distance is smaller than the best so far, take it and its primitive; ties stay with the first."""
-    old = best.index_select(0, tile)
-    nearer = (old - near).mul_(STEEP).clamp_(0, 1)
-    best.index_copy_(0, tile, torch.minimum(old, near))
-    holder = winner.index_select(0, tile)
-    winner.index_copy_(0, tile, holder.addcmul_(prim.float()[:, None, None] - holder, nearer))
 
 
 def _sphere_distance(
@@ -239,6 +226,35 @@ def _sphere_distance(
     distance = along - half.clamp(min=0).sqrt()
     hit = (half > 0) & (distance > 0)
     return torch.where(hit, distance * cos_lat, FAR).float()
+
+
+def _solid_distance(
+    primitives: Primitives,
+    camera: Tensor,
+    turn: Tensor,
+    longitude: Tensor,
+    latitude: Tensor,
+    prim: Tensor,
+    row: Tensor,
+    column: Tensor,
+) -> Tensor:
+    """Horizontal distance (N, TILE, TILE) to slanted and round solids."""
+    within = torch.arange(TILE, device=prim.device)
+    room = primitives.room[prim]
+
+    def rays(some: Tensor) -> tuple[Tensor, Tensor]:
+        lon = longitude[(column[some, None] * TILE + within).clamp(max=len(longitude) - 1)][:, None, :]
+        lat = latitude[(row[some, None] * TILE + within).clamp(max=len(latitude) - 1)][:, :, None]
+        cos, sin = (c[:, None, None] for c in turn[room[some]].unbind(1))
+        level, down = lat.cos(), (-lat.sin()).expand(-1, TILE, TILE)
+        east, north = lon.sin() * cos - lon.cos() * sin, lon.sin() * sin + lon.cos() * cos
+        direction = torch.stack((level * east, down, level * north), dim=1)
+        return camera[room[some]][:, :, None], direction.flatten(2)
+
+    distance = nearest(primitives, prim, rays).view(-1, TILE, TILE)
+    level = latitude.cos()[(row[:, None] * TILE + within).clamp(max=len(latitude) - 1)][:, :, None]
+    # What is missed stays at FAR.
+    return torch.where(distance < FAR, distance * level, FAR).float()
 
 
 def sphere_centres(primitives: Primitives, camera: Tensor, turn: Tensor, prim: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,40 +15,40 @@ def furnish(
 ) -> None:
     """Fill the floor: large things first, against the walls, then tables with chairs, then clutter."""
     crowd = rng.uniform(0.7, 1.6) * min(1.7, plan.free_area() / 20)
-    for _ in range(_count(rng, 0.65, 1.6 * crowd)):
+    for _ in range(count(rng, 0.65, 1.6 * crowd)):
         size, tall = (rng.uniform(0.6, 1.8), rng.uniform(0.25, 0.4)), rng.uniform(0.8, min(2.3, height - 0.1))
-        if at := _at_wall(rng, plan, size, tall):
+        if at := at_wall(rng, plan, size, tall):
             furniture.bookcase(rng, builder, at, size, tall)
-    for _ in range(_count(rng, 0.6, 1.2 * crowd)):
+    for _ in range(count(rng, 0.6, 1.2 * crowd)):
         size = (rng.choice([rng.uniform(0.85, 1.1), rng.uniform(1.5, 2.4)]), rng.uniform(0.8, 1.0))
-        at = _at_wall(rng, plan, size, 0.9) if rng.random() < 0.7 else _anywhere(rng, plan, size)
+        at = at_wall(rng, plan, size, 0.9) if rng.random() < 0.7 else anywhere(rng, plan, size)
         if at:
             furniture.sofa(rng, builder, at, *size)
     style, looks = int(rng.integers(0, 3)), (materials.pick(rng, "seat"), materials.pick(rng, "leg"))
-    for _ in range(_count(rng, 0.88, 2.0 * crowd)):
-        _table_group(rng, plan, builder, style, looks)
-    for _ in range(_count(rng, 0.4, 1.5 * crowd)):
-        if at := _anywhere(rng, plan, (0.55, 0.55)):
+    for _ in range(count(rng, 0.88, 2.0 * crowd)):
+        table_group(rng, plan, builder, style, looks)
+    for _ in range(count(rng, 0.4, 1.5 * crowd)):
+        if at := anywhere(rng, plan, (0.55, 0.55)):
             furniture.chair(rng, builder, at, int(rng.integers(0, 3)), looks)
-    for _ in range(_count(rng, 0.5, 1.2 * crowd)):
+    for _ in range(count(rng, 0.5, 1.2 * crowd)):
         size, tall = (rng.uniform(0.5, 1.6), rng.uniform(0.35, 0.6)), rng.choice([0.7, 0.8, 1.2, 1.9])
-        if at := _at_wall(rng, plan, size, tall):
+        if at := at_wall(rng, plan, size, tall):
             furniture.cabinet(rng, builder, at, size, tall)
             if tall < 0.9:
                 furniture.tabletop(rng, builder, at, size, tall)
-    for _ in range(_count(rng, 0.9, 3.0 * crowd)):
-        if at := _at_wall(rng, plan, (0.5, 0.5), 0.8) if rng.random() < 0.7 else _anywhere(rng, plan, (0.5, 0.5)):
+    for _ in range(count(rng, 0.9, 3.0 * crowd)):
+        if at := at_wall(rng, plan, (0.5, 0.5), 0.8) if rng.random() < 0.7 else anywhere(rng, plan, (0.5, 0.5)):
             (furniture.bin_, furniture.boxes, furniture.plant)[int(rng.integers(0, 3))](rng, builder, at)
     if rng.random() < 0.35:
         size = (rng.uniform(1.2, 2.8), rng.uniform(0.9, 1.8))
         at = Frame(rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth), rng.choice([0.0, math.pi / 2]))
         if plan.contains(at.x, at.z, size[0] / 2 + 0.05):
             furniture.rug(rng, builder, at, size)
-    if rng.random() < 0.3 and (at := _at_wall(rng, plan, (0.4, 0.4), 1.7)):
+    if rng.random() < 0.3 and (at := at_wall(rng, plan, (0.4, 0.4), 1.7)):
         lights.lamp(at, furniture.floor_lamp(rng, builder, at, lamp), lamp)
 
 
-def _table_group(
+def table_group(
     rng: np.random.Generator,
     plan: Plan,
     builder: Builder,
@@ -59,7 +59,7 @@ def _table_group(
     kind, height = rng.random(), rng.uniform(0.7, 0.78)
     if kind < 0.2:
         radius, height = rng.uniform(0.35, 0.75), height if rng.random() < 0.7 else 0.45
-        if at := _anywhere(rng, plan, (2 * radius, 2 * radius)):
+        if at := anywhere(rng, plan, (2 * radius, 2 * radius)):
             furniture.round_table(rng, builder, at, radius, height)
             furniture.tabletop(rng, builder, at, (radius, radius), height)
             for i in range(int(rng.integers(0, 5))):
@@ -69,10 +69,10 @@ def _table_group(
         return
     if kind < 0.55:  # desk at a wall
         size = (rng.uniform(1.0, 1.9), rng.uniform(0.6, 0.85))
-        at, sides = _at_wall(rng, plan, size, height), 1
+        at, sides = at_wall(rng, plan, size, height), 1
     else:
         size = (rng.uniform(1.0, 2.8), rng.uniform(0.7, 1.2))
-        at, sides = _anywhere(rng, plan, size), 2
+        at, sides = anywhere(rng, plan, size), 2
         if rng.random() < 0.25:
             height = rng.uniform(0.35, 0.5)
     if at is None:
@@ -104,12 +104,12 @@ def _seat(
         furniture.chair(rng, builder, spot, style, looks)
 
 
-def _count(rng: np.random.Generator, chance: float, mean: float) -> int:
+def count(rng: np.random.Generator, chance: float, mean: float) -> int:
     """None with probability 1 - `chance`, otherwise at least one and `mean` on average."""
     return 0 if rng.random() > chance else max(1, int(mean * rng.uniform(0.5, 1.5) + 0.5))
 
 
-def _at_wall(rng: np.random.Generator, plan: Plan, size: tuple[float, float], tall: float) -> Frame | None:
+def at_wall(rng: np.random.Generator, plan: Plan, size: tuple[float, float], tall: float) -> Frame | None:
     """A free place with its back to a wall, clear of openings and of what hangs there."""
     for _ in range(8):
         wall = plan.walls[int(rng.integers(len(plan.walls)))]
@@ -122,7 +122,7 @@ def _at_wall(rng: np.random.Generator, plan: Plan, size: tuple[float, float], ta
     return None
 
 
-def _anywhere(rng: np.random.Generator, plan: Plan, size: tuple[float, float]) -> Frame | None:
+def anywhere(rng: np.random.Generator, plan: Plan, size: tuple[float, float]) -> Frame | None:
     """A free place on the floor, along the walls or at any angle."""
     for _ in range(10):
         yaw = rng.choice([0.0, 0.5, 1.0, 1.5]) * math.pi if rng.random() < 0.6 else rng.uniform(-math.pi, math.pi)

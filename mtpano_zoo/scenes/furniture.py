@@ -142,18 +142,18 @@ def _fill_shelf(
 
 
 def cabinet(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
-    """A closed cabinet with doors and knobs; S3DIS counts it as clutter."""
+    """A closed cabinet with doors and knobs."""
     look = materials.pick(rng, "furniture")
     front, knob = size[1] / 2, materials.gray(rng)
-    builder.box("clutter", look, _centred(size[0]), (0.0, height), _centred(size[1]), at)
+    builder.box("cabinet", look, _centred(size[0]), (0.0, height), _centred(size[1]), at)
     count = max(1, round(size[0] / 0.5))
     for i in range(count):
         x0 = -size[0] / 2 + size[0] * i / count
         x = (x0 + 0.01, x0 + size[0] / count - 0.01)
-        builder.box("clutter", look, x, (0.06, height - 0.02), (front, front + 0.018), at)
+        builder.box("cabinet", look, x, (0.06, height - 0.02), (front, front + 0.018), at)
         handle = x[1] - 0.05 if i % 2 == 0 else x[0] + 0.03
         grip = (height * 0.5, height * 0.5 + 0.12)
-        builder.box("clutter", knob, (handle, handle + 0.02), grip, (front + 0.018, front + 0.04), at)
+        builder.box("cabinet", knob, (handle, handle + 0.02), grip, (front + 0.018, front + 0.04), at)
 
 
 def radiator(rng: np.random.Generator, builder: Builder, at: Frame, width: float) -> None:
@@ -164,12 +164,12 @@ def radiator(rng: np.random.Generator, builder: Builder, at: Frame, width: float
 
 
 def rug(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float]) -> None:
-    """A carpet that lies on the floor and belongs to it, round or oblong."""
+    """A carpet that lies on the floor, round or oblong."""
     look = materials.carpet(rng) if rng.random() < 0.6 else materials.picture(rng)
     if rng.random() < 0.25:
-        builder.cylinder("floor", look, min(size) / 2, (0.0, 0.012), at)
+        builder.cylinder("rug", look, min(size) / 2, (0.0, 0.012), at)
     else:
-        builder.box("floor", look, _centred(size[0]), (0.0, 0.012), _centred(size[1]), at)
+        builder.box("rug", look, _centred(size[0]), (0.0, 0.012), _centred(size[1]), at)
 
 
 def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
@@ -194,25 +194,25 @@ def plant(rng: np.random.Generator, builder: Builder, at: Frame, scale: float = 
     """A pot, a stem and a few balls of leaves."""
     pot, leaves = materials.pick(rng, "object"), materials.foliage(rng)
     radius, height = 0.14 * scale, rng.uniform(0.2, 0.4) * scale
-    builder.cylinder("clutter", pot, radius, (base, base + height), at)
+    builder.cylinder("plant", pot, radius, (base, base + height), at)
     top = base + height + rng.uniform(0.2, 0.9) * scale
-    builder.cylinder("clutter", materials.wood(rng), 0.02 * scale, (base + height, top), at)
+    builder.cylinder("plant", materials.wood(rng), 0.02 * scale, (base + height, top), at)
     for _ in range(int(rng.integers(2, 6))):
         size = rng.uniform(0.1, 0.22) * scale
         spot = at.at(rng.uniform(-0.13, 0.13) * scale, rng.uniform(-0.13, 0.13) * scale)
-        builder.sphere("clutter", leaves, size, top + rng.uniform(-0.2, 0.15) * scale, spot)
+        builder.sphere("plant", leaves, size, top + rng.uniform(-0.2, 0.15) * scale, spot)
 
 
 def floor_lamp(rng: np.random.Generator, builder: Builder, at: Frame, light: Material) -> float:
     """A foot, a pole and a shade or globe; returns the height of the light."""
     metal, height = materials.gray(rng), rng.uniform(1.35, 1.75)
-    builder.cylinder("clutter", metal, 0.14, (0.0, 0.025), at)
+    builder.cylinder("lamp", metal, 0.14, (0.0, 0.025), at)
     # The pole ends below the light, which it would otherwise hide from half of the room.
-    builder.cylinder("clutter", metal, 0.015, (0.025, height - 0.12), at)
+    builder.cylinder("lamp", metal, 0.015, (0.025, height - 0.12), at)
     if rng.random() < 0.5:
-        builder.sphere("clutter", light, 0.14, height, at)
+        builder.sphere("lamp", light, 0.14, height, at)
     else:
-        builder.cylinder("clutter", light, 0.18, (height - 0.12, height + 0.16), at)
+        builder.cylinder("lamp", light, 0.18, (height - 0.12, height + 0.16), at)
     return height
 
 
@@ -242,8 +242,8 @@ def tabletop(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[
 def _monitor(rng: np.random.Generator, builder: Builder, at: Frame, height: float) -> None:
     black, width = materials.material(materials.hsv(0.0, 0.0, rng.uniform(0.1, 0.35))), rng.uniform(0.4, 0.65)
     bottom, top = height + 0.12, height + 0.12 + 0.6 * width
-    builder.box("clutter", black, _centred(0.22), (height, height + 0.015), _centred(0.16), at)
-    builder.box("clutter", black, _centred(0.05), (height + 0.015, bottom + 0.1), (-0.05, -0.02), at)
-    builder.box("clutter", black, _centred(width), (bottom, top), (-0.02, 0.02), at)
+    builder.box("screen", black, _centred(0.22), (height, height + 0.015), _centred(0.16), at)
+    builder.box("screen", black, _centred(0.05), (height + 0.015, bottom + 0.1), (-0.05, -0.02), at)
+    builder.box("screen", black, _centred(width), (bottom, top), (-0.02, 0.02), at)
     inner = (bottom + 0.015, top - 0.015)
-    builder.box("clutter", materials.screen(rng), _centred(width - 0.03), inner, (0.02, 0.024), at)
+    builder.box("screen", materials.screen(rng), _centred(width - 0.03), inner, (0.02, 0.024), at)

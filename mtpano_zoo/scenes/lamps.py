@@ -19,6 +19,7 @@ class Lights:
         self._on = daylight < 0.3 or rng.random() < 0.7
         self._lamps: list[tuple[float, ...]] = []
         self._windows: list[tuple[float, ...]] = []
+        self._beyond: list[tuple[float, ...]] = []
 
     def lamp(self, at: Frame, height: float, look: materials.Material) -> None:
         """Add a lamp over a place on the floor."""
@@ -27,6 +28,10 @@ class Lights:
     def window(self, at: Frame) -> None:
         """Add the light that comes in at a window."""
         self._windows.append((at.x, -1.5, at.z, 0.85, 0.95, 1.1))
+
+    def beyond(self, at: Frame, height: float, look: materials.Material, power: float) -> None:
+        """Add a lamp of another room, which is lit whether this room is or not."""
+        self._beyond.append((at.x, -height, at.z, *(power * float(c) for c in look[:3])))
 
     def array(self, area: float) -> Float32:
         """The lights as (L, 6), the strongest first: it casts the shadows."""
@@ -38,6 +43,7 @@ class Lights:
             kept = self._rng.permutation(len(self._lamps))[: MAX_LIGHTS - len(chosen)]
             power = 1.1 * math.sqrt(area) / max(1, len(kept))
             chosen += [(*lamp[:3], *(power * c for c in lamp[3:])) for lamp in (self._lamps[i] for i in kept)]
+        chosen += self._beyond
         table = np.array(chosen, dtype=np.float32).reshape(-1, 6)
         return table[np.argsort(-table[:, 3], kind="stable")]
 
@@ -76,10 +82,10 @@ def ceiling_lamps(
             hanging = kind > 0.75 and not near
             if kind < 0.5:
                 x, z = (-size[0] / 2, size[0] / 2), (-size[1] / 2, size[1] / 2)
-                builder.box("clutter", lamp, x, (height - 0.04, height), z, at)
+                builder.box("lamp", lamp, x, (height - 0.04, height), z, at)
             elif not hanging:
-                builder.cylinder("clutter", lamp, 0.18, (height - 0.08, height), at)
+                builder.cylinder("lamp", lamp, 0.18, (height - 0.08, height), at)
             else:
-                builder.cylinder("clutter", materials.gray(rng), 0.01, (height - drop, height), at)
-                builder.sphere("clutter", lamp, 0.16, height - drop - 0.14, at)
+                builder.cylinder("lamp", materials.gray(rng), 0.01, (height - drop, height), at)
+                builder.sphere("lamp", lamp, 0.16, height - drop - 0.14, at)
             lights.lamp(at, height - 0.1 - (drop + 0.1) * hanging, lamp)

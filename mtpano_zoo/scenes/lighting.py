@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtpano_zoo.scenes.batching import Primitives, Views
-from mtpano_zoo.scenes.casting import STEEP, distances
+from mtpano_zoo.scenes.casting import distances
+from mtpano_zoo.scenes.daylight import SUNLIGHT, SunMap, haze, sky_colors, sun_map, sunlit
 from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.plan import GRID_METRES, GRID_ORIGIN
-from mtpano_zoo.scenes.shading import Surface, albedo, hashed, take, texture_noise, unit_interval
+from mtpano_zoo.scenes.shading import Surface, albedo, hashed, panes, take, texture_noise, unit_interval
+from mtpano_zoo.scenes.tracing import STEEP
 from mtpano_zoo.sphere import erp_angles
 
 SHADOW_HEIGHT = 64  # rows of the shadow map
@@ -21,14 +23,19 @@ class Shadows:
     """What the first light of every room sees, as a small panorama in the orientation of the camera."""
 
     depth: Tensor  # (B, h, w) metres
+    sun: SunMap | None = None  # outdoors
 
     def slice(self, start: int, stop: int) -> "Shadows":
         """Some of the rooms."""
-        return Shadows(self.depth[start:stop])
+        return Shadows(self.depth[start:stop], self.sun.slice(start, stop) if self.sun else None)
 
 
 def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
-    """Cast rays from the first light of every room; lamps themselves let light through."""
+    """Cast rays from the first light of every room, and from the sun; lamps themselves let light through."""
+    sun = sun_map(primitives, views) if bool(views.sky[:, SUNLIGHT].any()) else None
+    if not bool(views.lights[:, 0, 3:].any()):
+        nothing = torch.full((len(views.lights), SHADOW_HEIGHT, 2 * SHADOW_HEIGHT), 1e9, device=views.lights.device)
+        return Shadows(nothing, sun)
     offset = views.lights[:, 0, :3].double()
     cos, sin = views.turn.unbind(1)
     turned = (offset[:, 0] * cos - offset[:, 2] * sin, offset[:, 1], offset[:, 0] * sin + offset[:, 2] * cos)
@@ -36,7 +43,7 @@ def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
     light = views.camera + torch.stack(turned, dim=1)
     distance = distances(solid, light, views.turn, SHADOW_HEIGHT, 2 * SHADOW_HEIGHT)
     latitude = erp_angles(SHADOW_HEIGHT, 2 * SHADOW_HEIGHT, device=offset.device, dtype=torch.float64)[1]
-    return Shadows(distance * (1 / latitude.cos()).float()[:, None])
+    return Shadows(distance * (1 / latitude.cos()).float()[:, None], sun)
 
 
 def develop(primitives: Primitives, seen: Surface, views: Views, shadows: Shadows, rows: slice) -> Tensor:
@@ -50,10 +57,19 @@ def develop(primitives: Primitives, seen: Surface, views: Views, shadows: Shadow
     sky = take(primitives.material[CHANNEL["sky"]], seen.primitive).flatten().nonzero()[:, 0]
     outside = _outside(primitives, seen, views, sky)
     noise = _sensor_noise(seen, rows, salt)
+    if shadows.sun is not None:
+        sun = sunlit(seen, views, shadows.sun)
+        for c in range(3):
+            diffuse[c].addcmul_(sun, views.sky[:, SUNLIGHT][:, c, None, None])
+    panes(primitives, seen, salt, colors, emission)
+    above = seen.sky.flatten().nonzero()[:, 0] if seen.sky is not None else sky[:0]
+    heaven = sky_colors(seen, views, above)
     planes = []
     for c in range(3):
         energy = diffuse[c].mul_(dark).add_(emission).mul_(colors[c]).addcmul_(polish, gloss[c])
         energy.view(-1).index_copy_(0, sky, outside[c])
+        if seen.sky is not None:
+            haze(energy, seen, views, c).view(-1).index_copy_(0, above, heaven[c])
         energy.mul_(views.gain[:, c, None, None])
         # A shoulder instead of a hard clip, then gamma 2.
         shoulder = energy.mul(0.3).add_(1).mul_(energy).div_(energy.add_(1)).sqrt_()
@@ -64,7 +80,8 @@ def develop(primitives: Primitives, seen: Surface, views: Views, shadows: Shadow
 def _light(seen: Surface, views: Views, shadows: Shadows) -> tuple[list[Tensor], list[Tensor]]:
     """Diffuse light and mirror-like highlights, three channels each."""
     (x, y, z), (nx, ny, nz) = seen.point, seen.normal
-    soft = 0.9 - 0.1 * ny  # a little more light from above
+    # A little more light from above; under the open sky much more.
+    soft = 0.9 - 0.1 * ny if seen.sky is None else 0.65 - 0.35 * ny
     diffuse = [views.ambient[:, c, None, None] * soft for c in range(3)]
     gloss = [torch.zeros_like(x) for _ in range(3)]
     # The viewing ray, mirrored at the surface.

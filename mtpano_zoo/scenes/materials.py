@@ -36,6 +36,9 @@ FIELDS = (
     "gloss",
     "emission",
     "sky",  # 1: shows the outside, whatever lies behind the pane
+    "pane_u",  # share of a cell that a window of the second colour fills, across; 0: no windows
+    "pane_v",
+    "lit",  # share of the windows with light behind them
 )
 CHANNEL = {name: i for i, name in enumerate(FIELDS)}
 
@@ -49,9 +52,18 @@ _DEFAULTS: dict[str, float] = dict.fromkeys(FIELDS, 0.0) | {
 }
 
 
+_DEFAULT_ROW: Material = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
+
+
 def material(color: Color, color2: Color | None = None, **fields: float) -> Material:
-    """Return a row of `FIELDS`: plain `color` with faint noise unless `fields` say otherwise."""
-    row = np.array([_DEFAULTS[name] for name in FIELDS], dtype=np.float32)
+    """Return a row of `FIELDS`: plain `color` with faint noise unless `fields` say otherwise.
+
+    Example:
+        >>> row = material((0.5, 0.4, 0.3), gloss=0.2)
+        >>> row[:3].tolist() == row[3:6].tolist(), round(float(row[CHANNEL["gloss"]]), 2)
+        (True, 0.2)
+    """
+    row = _DEFAULT_ROW.copy()
     row[:3] = color
     row[3:6] = color if color2 is None else color2
     for name, value in fields.items():
@@ -60,7 +72,12 @@ def material(color: Color, color2: Color | None = None, **fields: float) -> Mate
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """Linear RGB of a colour that is given as a painter would see it (gamma 2)."""
+    """Linear RGB of a colour that is given as a painter would see it (gamma 2).
+
+    Example:
+        >>> hsv(0.0, 1.0, 0.5)
+        (0.25, 0.0, 0.0)
+    """
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
     return red * red, green * green, blue * blue
 
@@ -288,7 +305,7 @@ def _turned(row: Material) -> Material:
 
 Maker = Callable[[np.random.Generator], Material]
 
-# What a surface is made of is likely, never certain: no class can be told from its texture alone.
+# What a surface is made of is likely, never certain: no texture identifies a class.
 _ROLES: dict[str, Sequence[tuple[float, Maker]]] = {
     "wall": ((0.62, paint), (0.12, strong_paint), (0.1, brick), (0.05, tiles), (0.06, concrete), (0.05, wood)),
     "floor": ((0.32, planks), (0.22, tiles), (0.22, carpet), (0.1, concrete), (0.08, checker), (0.06, gray)),

@@ -10,7 +10,8 @@ from mtpano_zoo.scenes.batching import stack_primitives, stack_views
 from mtpano_zoo.scenes.casting import cast
 from mtpano_zoo.scenes.lighting import cast_shadows, develop
 from mtpano_zoo.scenes.scene import Room
-from mtpano_zoo.scenes.shading import surface
+from mtpano_zoo.scenes.shading import surface, traced_surface
+from mtpano_zoo.sphere import turn_vectors
 
 _CAST_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # pixels
 _BAND = 2**15  # on a CPU, one room is shaded at a time in bands of so many pixels, which fit into the cache
@@ -19,9 +20,10 @@ _BAND = 2**15  # on a CPU, one room is shaded at a time in bands of so many pixe
 def render(rooms: Sequence[Room], height: int, width: int, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Render rooms as panoramas of height x width pixels.
 
-    Returns a batch: `image` float32 (B, 3, H, W) in [0, 1] in steps of 1/255; `semseg` int64 (B, H, W), S3DIS classes;
-    `depth` float32 (B, H, W), metres along the ray; `normals` float32 (B, 3, H, W), unit, towards the camera; `id`.
-    Every pixel has a value. A window has the depth and the normal of its pane, not of what is seen through it.
+    Returns a batch: `image` float32 (B, 3, H, W) in [0, 1] in steps of 1/255; `semseg` int64 (B, H, W), index into the
+    classes of the rooms; `depth` float32 (B, H, W), metres along the ray; `normals` float32 (B, 3, H, W), unit, towards
+    the camera; `id`. A window has the depth and the normal of its pane, not of what is seen through it. If a scene lies
+    under the open sky, the batch has `far`, bool (B, H, W): there nothing is met, depth is 0 and normals are zero.
 
     Raises:
         InputError: If there is no room, or the size is not 2:1 or smaller than 8 x 16.
@@ -31,9 +33,23 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
         raise InputError("render needs at least one room")
     device = torch.device(device)
     step = max(1, _CAST_AT_ONCE.get(device.type, 2**20) // (height * width))
-    chunks = [_render(rooms[i : i + step], height, width, device) for i in range(0, len(rooms), step)]
-    batch: dict[str, Any] = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    # Level cameras in closed rooms need no rays of their own, and must not depend on what else is in the batch.
+    parts = [[i for i, room in enumerate(rooms) if _kind(room) == kind] for kind in sorted(set(map(_kind, rooms)))]
+    order = [i for part in parts for i in part]
+    chunks = [
+        _render([rooms[i] for i in part[start : start + step]], height, width, device)
+        for part in parts
+        for start in range(0, len(part), step)
+    ]
+    back = torch.tensor(order, device=device).argsort()
+    batch: dict[str, Any] = {key: torch.cat([chunk[key] for chunk in chunks])[back] for key in chunks[0]}
+    if all(room.sky is None for room in rooms):
+        del batch["far"]
     return batch | {"id": [room.id for room in rooms]}
+
+
+def _kind(room: Room) -> tuple[bool, bool]:
+    return room.tilt != (0.0, 0.0), room.sky is not None
 
 
 def check_size(height: int, width: int) -> None:
@@ -48,20 +64,36 @@ def check_size(height: int, width: int) -> None:
 
 def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
     primitives, views = stack_primitives(rooms, device), stack_views(rooms, device)
-    hits = cast(primitives, views.camera, views.turn, height, width)
     shadows = cast_shadows(primitives, views)
+    tilted = rooms[0].tilt != (0.0, 0.0)
+    hits = cast(primitives, views.camera, views.turn, height, width) if not tilted else None
+    whole = traced_surface(primitives, views, height, width) if tilted else None
     shape = (len(rooms), 3, height, width)
     image, normals = torch.empty(shape, device=device), torch.empty(shape, device=device)
-    depth = torch.empty(shape[0], height, width, device=device)
+    semseg = torch.empty(shape[0], height, width, dtype=torch.int64, device=device)
+    depth, far = torch.empty(shape[0], height, width, device=device), torch.zeros_like(semseg, dtype=torch.bool)
     few, band = (1, max(1, _BAND // width)) if device.type == "cpu" else (len(rooms), height)
     for first in range(0, len(rooms), few):
         some = slice(first, min(first + few, len(rooms)))
         for top in range(0, height, band):
             rows = slice(top, min(top + band, height))
-            seen = surface(primitives, hits, views, some, rows, height, width)
+            if hits is not None:
+                seen = surface(primitives, hits, views, some, rows, height, width)
+            elif whole is not None:
+                seen = whole.part(some, rows)
             some_views, some_shadows = views.slice(some.start, some.stop), shadows.slice(some.start, some.stop)
             image[some, :, rows] = develop(primitives, seen, some_views, some_shadows, rows)
+            semseg[some, rows] = primitives.label[seen.primitive]
             depth[some, rows] = seen.depth
             for axis in range(3):
                 normals[some, axis, rows] = seen.normal[axis]
-    return {"image": image, "semseg": primitives.label[hits.primitive], "depth": depth, "normals": normals}
+            if seen.sky is not None:
+                far[some, rows] = seen.sky
+    if tilted:
+        normals = turn_vectors(normals, views.tilt.mT.float())
+    if rooms[0].sky is not None:
+        # One list of classes for all scenes under the sky.
+        semseg.masked_fill_(far, rooms[0].classes.index("sky"))
+        depth.masked_fill_(far, 0.0)
+        normals.masked_fill_(far[:, None], 0.0)
+    return {"image": image, "semseg": semseg, "depth": depth, "normals": normals, "far": far}

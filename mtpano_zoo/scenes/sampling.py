@@ -15,18 +15,25 @@ from mtpano_zoo.scenes.walls import Shell
 SPLITS = ("train", "val", "test")
 
 
-def sample_room(seed: int, split: str, index: int) -> Room:
+def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
     """Draw the room of a split and an index; the same arguments always give the same room.
 
     The generator is keyed by (seed, split, index) through an injective map, so no two of them share a stream.
 
+    Args:
+        seed: Of the set.
+        split: "train", "val" or "test".
+        index: Of the room.
+        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The room stays.
+
     Raises:
-        InputError: If the split is unknown, or seed or index are out of range.
+        InputError: If the split is unknown, or seed, index or tilt are out of range.
     """
-    rng = np.random.Generator(np.random.Philox(key=room_key(seed, split, index)))
+    key = room_key(seed, split, index)
+    rng = np.random.Generator(np.random.Philox(key=key))
     height, daylight = rng.uniform(2.4, 3.6), float(rng.random() < 0.75) * rng.uniform(0.3, 1.0)
     plan, builder = sample_plan(rng), Builder()
-    x, z = _camera(rng, plan)
+    x, z = camera_place(rng, plan)
     camera = np.array([x, -rng.uniform(1.0, 1.9), z])
     plan.block_disc(x, z, 0.7)
     shell = Shell(builder, plan, rng, height, daylight)
@@ -40,7 +47,7 @@ def sample_room(seed: int, split: str, index: int) -> Room:
     for window in shell.windows:
         lights.window(window)
     ceiling_lamps(rng, plan, builder, height, lamp, (x, z), lights)
-    return Room(
+    room = Room(
         id=f"{split}-{index:06d}",
         **builder.arrays(),  # type: ignore[arg-type]
         camera=camera,
@@ -53,22 +60,33 @@ def sample_room(seed: int, split: str, index: int) -> Room:
         noise=rng.uniform(0.0, 0.014),
         salt=int(rng.integers(2**31)),
     )
+    return random_tilt(room, key, tilt)
 
 
-def room_key(seed: int, split: str, index: int) -> int:
-    """The 128-bit key of a room: the seed in the upper half, split and index in the lower.
+def room_key(seed: int, split: str, index: int, space: int = 0) -> int:
+    """The 128-bit key of a scene: the seed in the upper half, split and index in the lower.
+
+    Args:
+        seed: Of the set.
+        split: "train", "val" or "test".
+        index: Of the scene.
+        space: Rooms have 0; other kinds of scenes have numbers of their own, and share nothing with them.
 
     Raises:
         InputError: If the split is unknown, or seed or index are out of range.
+
+    Example:
+        >>> room_key(0, "train", 0) != room_key(0, "val", 0), room_key(1, "train", 0) >> 64
+        (True, 1)
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     if not 0 <= seed < 2**63 or not 0 <= index < 2**56:
         raise InputError(f"seed and index must not be negative or astronomically large, got {seed} and {index}")
-    return (int(seed) << 64) | (SPLITS.index(split) << 56) | int(index)
+    return (int(seed) << 64) | ((SPLITS.index(split) + 4 * space) << 56) | int(index)
 
 
-def _camera(rng: np.random.Generator, plan: Plan) -> tuple[float, float]:
+def camera_place(rng: np.random.Generator, plan: Plan) -> tuple[float, float]:
     """A place well away from every wall; narrow plans get what they have."""
     for margin in (0.9, 0.6, 0.4, 0.0):
         for _ in range(40):
@@ -93,5 +111,30 @@ def _openings(rng: np.random.Generator, shell: Shell) -> None:
             shell.hang("board", materials.board(rng), size, rng.uniform(0.75, 1.0))
     for _ in range(int(rng.integers(0, 4))):
         size = (rng.uniform(0.25, 1.1), rng.uniform(0.25, 0.8))
-        look = materials.picture(rng) if rng.random() < 0.8 else materials.screen(rng)
-        shell.hang("clutter", look, size, rng.uniform(1.1, 1.5))
+        label, look = ("picture", materials.picture) if rng.random() < 0.8 else ("screen", materials.screen)
+        shell.hang(label, look(rng), size, rng.uniform(1.1, 1.5))
+
+
+def random_tilt(room: Room, key: int, most: float) -> Room:
+    """Let the camera lean by up to `most` degrees towards any side.
+
+    Its numbers are the room's own, and not those that the room is drawn with.
+
+    Raises:
+        InputError: If `most` is not between 0 and 180.
+    """
+    check_tilt(most)
+    if most == 0:
+        return room
+    share, heading = np.random.Generator(np.random.Philox(key=key).jumped(2)).random(2)
+    return room.tilted(most * float(share), 2 * math.pi * float(heading))
+
+
+def check_tilt(tilt: float) -> None:
+    """Refuse what is no tilt.
+
+    Raises:
+        InputError: If it is not between 0 and 180.
+    """
+    if not 0 <= tilt <= 180:
+        raise InputError(f"tilt is an angle between 0 and 180 degrees, got {tilt}")

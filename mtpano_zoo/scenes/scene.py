@@ -1,4 +1,4 @@
-"""What a room is made of: boxes, upright cylinders and spheres in one frame, gathered by `Builder`."""
+"""What a scene is made of: boxes, cylinders, spheres and other simple solids in one frame, gathered by `Builder`."""
 
 import dataclasses
 import math
@@ -8,27 +8,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.classes import S3DIS_CLASSES
+from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_TO_S3DIS
 from mtpano_zoo.scenes.materials import Material
 
-BOX, CYLINDER, SPHERE = 0, 1, 2
-LABEL = {name: i for i, name in enumerate(S3DIS_CLASSES)}
+# A gable is a roof whose ridge runs along x, a hip one that slants on all sides, a cabin the upper half of a car; a
+# wheel is a cylinder that lies along x.
+BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN = range(9)
 
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
+class Sky:
+    """What is seen where nothing is met, and the light that comes from there. Colours are linear RGB."""
+
+    sun: tuple[float, float, float]  # direction towards the sun, room frame, y down
+    sunlight: tuple[float, float, float]  # on a surface that faces the sun; black where clouds hide it
+    zenith: tuple[float, float, float]
+    horizon: tuple[float, float, float]
+    cloud: tuple[float, float, float]  # colour of the clouds
+    cover: float  # share of the sky that clouds cover, roughly
+    scale: float  # of the clouds
+    haze: float  # metres after which a surface has taken on 1 - 1/e of the colour of the horizon
+
+    def row(self) -> list[float]:
+        """All numbers, in the order above."""
+        return [n for value in dataclasses.astuple(self) for n in (value if isinstance(value, tuple) else (value,))]
+
+
+@dataclasses.dataclass(frozen=True)
 class Room:
-    """A scene, independent of any resolution.
+    """A scene, indoors or outdoors, independent of any resolution.
 
     The room frame has x right, y *down* and z forward, its origin on the floor; `yaw` turns the room about the camera
     (radians, positive to the right). Every primitive lies in a frame of its own, `frames` (x, z, yaw), between `lower`
-    and `upper`: boxes fill these bounds, cylinders and spheres are centred at x = z = 0 of their frame.
+    and `upper`, which it fills; upright cylinders, cones and spheres are centred at x = z = 0 of their frame.
     """
 
     id: str
-    kinds: NDArray[np.uint8]  # (P,) BOX, CYLINDER or SPHERE
-    labels: NDArray[np.uint8]  # (P,) S3DIS class
+    kinds: NDArray[np.uint8]  # (P,) BOX, CYLINDER, ...
+    labels: NDArray[np.uint8]  # (P,) index into `classes`
     frames: Float64  # (P, 3) x, z in metres and yaw in radians
     lower: Float64  # (P, 3) metres
     upper: Float64  # (P, 3)
@@ -42,10 +62,21 @@ class Room:
     white_balance: Float32  # (3,)
     noise: float  # standard deviation of the sensor noise in [0, 1] image units
     salt: int  # seeds what is drawn per pixel or texture cell
+    classes: tuple[str, ...] = S3DIS_CLASSES
+    sky: Sky | None = None  # None: a closed room, where every ray meets something
+    tilt: tuple[float, float] = (0.0, 0.0)  # pitch and roll of the camera in degrees, as in `sphere.rotation_matrix`
 
     def turned(self, degrees: float) -> "Room":
         """The same room seen by a camera that was turned to the right by so many degrees."""
         return dataclasses.replace(self, yaw=self.yaw - math.radians(degrees))
+
+    def tilted(self, degrees: float, heading: float = 0.0) -> "Room":
+        """The same room seen by a camera that leans by so many degrees towards a heading of its own (radians)."""
+        angle = math.radians(degrees)
+        # Where down is for the camera, and the pitch and roll that put it there.
+        x, y, z = math.sin(angle) * math.sin(heading), math.cos(angle), math.sin(angle) * math.cos(heading)
+        pitch, roll = math.degrees(math.asin(-z)), math.degrees(math.atan2(x, y))
+        return dataclasses.replace(self, tilt=(pitch, roll))
 
 
 class Frame(NamedTuple):
@@ -68,7 +99,10 @@ ORIGIN = Frame(0.0, 0.0, 0.0)
 class Builder:
     """Collects primitives; heights are given upwards from the floor, as one thinks of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: tuple[str, ...] = S3DIS_CLASSES) -> None:
+        # Things are named in the longer list; S3DIS calls a rug floor, and much clutter.
+        names = {name: name if name in classes else SCENE_TO_S3DIS[name] for name in SCENE_CLASSES}
+        self._number = {name: classes.index(own) for name, own in names.items() if own is not None}
         self._kinds: list[int] = []
         self._labels: list[int] = []
         self._frames: list[Frame] = []
@@ -84,10 +118,11 @@ class Builder:
         height: tuple[float, float],
         z: tuple[float, float],
         frame: Frame = ORIGIN,
+        own: bool = False,
     ) -> None:
-        """Add a box that spans the given ranges of a frame."""
+        """Add a box that spans the given ranges of a frame; with `own`, its texture starts where the frame does."""
         quarters = round(frame.yaw / (math.pi / 2))
-        if abs(frame.yaw - quarters * (math.pi / 2)) < 1e-9:
+        if not own and abs(frame.yaw - quarters * (math.pi / 2)) < 1e-9:
             # Boxes along the axes share the room frame: walls then meet at bit-equal coordinates, without cracks.
             cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
             xs = [frame.x + a * cos + b * sin for a in x for b in z]
@@ -102,6 +137,41 @@ class Builder:
     def sphere(self, label: str, look: Material, radius: float, height: float, frame: Frame) -> None:
         """Add a sphere whose centre lies at a height over the origin of a frame."""
         self._add(SPHERE, label, look, frame, (-radius, -height - radius, -radius), (radius, -height + radius, radius))
+
+    def ellipsoid(
+        self,
+        label: str,
+        look: Material,
+        half: tuple[float, float, float],
+        height: float,
+        frame: Frame,
+    ) -> None:
+        """Add an ellipsoid with half axes (x, up, z) whose centre lies at a height over the origin of a frame."""
+        x, up, z = half
+        self._add(ELLIPSOID, label, look, frame, (-x, -height - up, -z), (x, up - height, z))
+
+    def cone(self, label: str, look: Material, radius: float, height: tuple[float, float], frame: Frame) -> None:
+        """Add an upright cone with its tip on top, around the origin of a frame."""
+        self._add(CONE, label, look, frame, (-radius, -height[1], -radius), (radius, -height[0], radius))
+
+    def roof(
+        self,
+        label: str,
+        look: Material,
+        x: tuple[float, float],
+        height: tuple[float, float],
+        z: tuple[float, float],
+        frame: Frame = ORIGIN,
+        kind: int = GABLE,
+    ) -> None:
+        """Add a GABLE, HIP or CABIN: its sides lean inwards from the lower height to the upper one."""
+        self._add(kind, label, look, frame, (x[0], -height[1], z[0]), (x[1], -height[0], z[1]))
+
+    def wheel(
+        self, label: str, look: Material, radius: float, x: tuple[float, float], height: float, at: Frame
+    ) -> None:
+        """Add a cylinder that lies along x, its axis at a height over z = 0 of a frame."""
+        self._add(WHEEL, label, look, at, (x[0], -height - radius, -radius), (x[1], radius - height, radius))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The primitives as the arrays of `Room`."""
@@ -124,7 +194,7 @@ class Builder:
         upper: tuple[float, float, float],
     ) -> None:
         self._kinds.append(kind)
-        self._labels.append(LABEL[label])
+        self._labels.append(self._number[label])
         self._frames.append(frame)
         self._lower.append(lower)
         self._upper.append(upper)

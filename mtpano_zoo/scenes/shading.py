@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtpano_zoo.scenes.batching import Primitives, Views
-from mtpano_zoo.scenes.casting import STEEP, Hits, sphere_centres
+from mtpano_zoo.scenes.casting import Hits, in_tables, sphere_centres
 from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.scene import SPHERE
-from mtpano_zoo.sphere import erp_angles
+from mtpano_zoo.scenes.tracing import FAR, STEEP, Rays, details, from_tiles, into_tiles, touched_by_camera, trace
+from mtpano_zoo.sphere import erp_angles, erp_rays
 
 NOISE_SIZE = 512  # texels of the noise table along each side
 
@@ -25,7 +26,10 @@ Planes = tuple[Tensor, Tensor, Tensor]
 
 @dataclasses.dataclass
 class Surface:
-    """What is seen in some rows of some panoramas; all (B, rows, W), camera frame, metres."""
+    """What is seen in some rows of some panoramas; all (B, rows, W), metres.
+
+    The frame is level and has the heading of the camera. Where nothing is met, there is `sky`, and a point far away.
+    """
 
     primitive: Tensor
     point: Planes
@@ -35,6 +39,26 @@ class Surface:
     u: Tensor  # texture coordinates
     v: Tensor
     angle: float  # radians that a pixel spans
+    sky: Tensor | None = None  # bool; None: everywhere something is met
+
+    def part(self, rooms: slice, rows: slice) -> "Surface":
+        """Some rows of some of the panoramas."""
+
+        def cut(plane: Tensor) -> Tensor:
+            return plane[rooms, rows].contiguous()
+
+        (x, y, z), (nx, ny, nz) = self.point, self.normal
+        return Surface(
+            cut(self.primitive),
+            (cut(x), cut(y), cut(z)),
+            (cut(nx), cut(ny), cut(nz)),
+            cut(self.depth),
+            cut(self.level),
+            cut(self.u),
+            cut(self.v),
+            self.angle,
+            cut(self.sky) if self.sky is not None else None,
+        )
 
 
 def surface(
@@ -74,11 +98,95 @@ def surface(
             plane.view(-1).index_copy_(0, at, values.float())
         level.view(-1).index_fill_(0, at, 0.0)
     depth = r * (1 / latitude.cos()).float()[:, None]
-    return Surface(primitive, (x, y, z), normal, depth, level, u, v, torch.pi / height)
+    seen = Surface(primitive, (x, y, z), normal, depth, level, u, v, torch.pi / height)
+    return _solve_singly(primitives, seen, views, rooms, longitude, latitude)
+
+
+def _solve_singly(
+    primitives: Primitives, seen: Surface, views: Views, rooms: slice, longitude: Tensor, latitude: Tensor
+) -> Surface:
+    """Fill in slanted and round solids, which the tables do not describe, and the sky; in place."""
+    other = ~(in_tables(primitives.kind) | (primitives.kind == SPHERE))
+    outdoors = bool((views.sky[rooms] != 0).any())
+    if not outdoors and not bool(other.any()):
+        return seen
+    sky = seen.depth >= FAR
+    at = (take(other, seen.primitive) & ~sky).flatten().nonzero()[:, 0]
+    width = seen.depth.shape[2]
+    lon, lat = longitude[at % width], latitude[at // width % len(latitude)]
+    level = torch.stack((lat.cos() * lon.sin(), -lat.sin(), lat.cos() * lon.cos()), dim=1)
+    room = at // seen.depth[0].numel() + rooms.start
+    prim = take(seen.primitive, at)
+    distance, normal, u, v = details(primitives, prim, views.camera[room], _to_room(level, views.turn[room]))
+    normal = _to_level(normal, views.turn[room])
+    planes = (*seen.point, *seen.normal, seen.depth, seen.u, seen.v, seen.level)
+    point = level * distance[:, None]
+    steep = normal[:, 1].abs() < 0.9
+    values = (*point.unbind(1), *normal.unbind(1), distance, u, v, ~steep)
+    for plane, value in zip(planes, values, strict=True):
+        plane.view(-1).index_copy_(0, at, value.float())
+    return dataclasses.replace(seen, sky=sky if outdoors else None)
+
+
+def traced_surface(primitives: Primitives, views: Views, height: int, width: int) -> Surface:
+    """What cameras see that may be tilted: every ray is traced by itself."""
+    own = erp_rays(height, width, device=views.camera.device, dtype=torch.float64)
+    level = torch.einsum("bij,hwj->bihw", views.tilt, own)
+    turn = views.turn[:, :, None, None]
+    direction = _to_room(level.movedim(1, -1), turn.movedim(1, -1)).movedim(-1, 1)
+    tiles = into_tiles(direction)
+    rays = Rays(views.camera[:, None, :, None].expand(-1, tiles.shape[1], -1, -1), tiles)
+    distance, winner = trace(primitives, rays, touched_by_camera(primitives, rays))
+    primitive = from_tiles(winner, height, width).long()
+    sky = from_tiles(distance, height, width) >= FAR
+
+    at = (~sky).flatten().nonzero()[:, 0]
+    room = at // (height * width)
+    flat = direction.movedim(1, -1).reshape(-1, 3)[at]
+    t, normal, u, v = details(primitives, take(primitive, at), views.camera[room], flat)
+    normal = _to_level(normal, views.turn[room])
+
+    def plane(values: Tensor, empty: float) -> Tensor:
+        full = torch.full(sky.shape, empty, device=values.device)
+        full.view(-1).index_copy_(0, at, values.float())
+        return full
+
+    depth = plane(t, FAR)
+    x, y, z = (depth * level[:, axis].float() for axis in range(3))
+    nx, ny, nz = (plane(values, 0.0) for values in normal.unbind(1))
+    lying = plane((normal[:, 1].abs() >= 0.9), 0.0)
+    return Surface(
+        primitive,
+        (x, y, z),
+        (nx, ny, nz),
+        depth,
+        lying,
+        plane(u, 0.0),
+        plane(v, 0.0),
+        torch.pi / height,
+        sky if bool((views.sky != 0).any()) else None,
+    )
+
+
+def _to_room(vectors: Tensor, turn: Tensor) -> Tensor:
+    """Vectors (..., 3) of the level frame in the frame of the room; `turn` (..., 2)."""
+    (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
+    return torch.stack((x * cos - z * sin, y, x * sin + z * cos), dim=-1)
+
+
+def _to_level(vectors: Tensor, turn: Tensor) -> Tensor:
+    """The other way round."""
+    (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
+    return torch.stack((x * cos + z * sin, y, z * cos - x * sin), dim=-1)
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:
-    """Look up single numbers in a flattened table, with an index of any shape."""
+    """Look up single numbers in a flattened table, with an index of any shape.
+
+    Example:
+        >>> take(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([[2, 0]])).tolist()
+        [[7.0, 5.0]]
+    """
     return table.reshape(-1).index_select(0, index.flatten()).view(index.shape)
 
 
@@ -90,7 +198,12 @@ def hashed(a: Tensor, b: Tensor) -> Tensor:
 
 
 def unit_interval(bits: Tensor, shift: int) -> Tensor:
-    """Ten bits of a hash as a number in [0, 1)."""
+    """Ten bits of a hash as a number in [0, 1).
+
+    Example:
+        >>> unit_interval(torch.tensor([512], dtype=torch.int32), 0).tolist()
+        [0.5]
+    """
     return ((bits >> shift) & 0x3FF).float().mul_(1 / 1024)
 
 
@@ -155,6 +268,46 @@ def albedo(primitives: Primitives, seen: Surface, salt: Tensor) -> Planes:
         return first.lerp_(look(name + "2"), second).lerp_(own.mul_(own), hue).mul_(tone)
 
     return channel("red", 5), channel("green", 10), channel("blue", 15)
+
+
+def panes(primitives: Primitives, seen: Surface, salt: Tensor, colors: Planes, emission: Tensor) -> None:
+    """Paint the windows of facades: one in each cell of the texture, with a frame and a bar; in place."""
+    wide = primitives.material[CHANNEL["pane_u"]]
+    if not bool(wide.any()):
+        return
+    at = take(wide, seen.primitive).flatten().nonzero()[:, 0]
+    # Only upright faces have windows.
+    at = at[take(seen.level, at) < 0.5]
+    primitive = take(seen.primitive, at)
+
+    def look(name: str) -> Tensor:
+        return take(primitives.material[CHANNEL[name]], primitive)
+
+    u, v = take(seen.u, at) / look("cell_u"), take(seen.v, at) / look("cell_v")
+    column, row = u.floor(), v.floor()
+    pixel = take(footprint(seen), at)
+
+    def cover(distance: Tensor) -> Tensor:
+        """Share of a pixel that is inside, from the distance to the edge in metres."""
+        return (distance / pixel + 0.5).clamp(0, 1)
+
+    across, down = (u - column - 0.5).abs(), (v - row - 0.5).abs()
+    inside = torch.minimum((look("pane_u") / 2 - across) * look("cell_u"), (look("pane_v") / 2 - down) * look("cell_v"))
+    glass = cover(inside)
+    bar = cover(0.03 - across * look("cell_u")) * (0.06 / pixel).clamp(max=1)
+    rim = glass - cover(inside - 0.06)
+    room = at // seen.depth[0].numel()
+    bits = hashed(column.to(torch.int32), row.to(torch.int32) ^ salt.flatten()[room])
+    on = ((look("lit") - unit_interval(bits, 0)) * STEEP).clamp(0, 1)
+    tone = 0.5 + unit_interval(bits, 10)
+    frame = (bar * glass + rim).clamp(0, 1)
+    shine = on * glass * (1 - frame)
+    for c, (plane, name) in enumerate(zip(colors, ("red2", "green2", "blue2"), strict=True)):
+        warm = (1.0, 0.75, 0.4)[c]
+        dark = look(name) * tone
+        color = torch.lerp(take(plane, at), torch.lerp(dark, torch.full_like(dark, warm), on), glass)
+        plane.view(-1).index_copy_(0, at, torch.lerp(color, torch.full_like(color, 0.7), frame))
+    emission.view(-1).index_copy_(0, at, shine * (0.2 + 0.6 * unit_interval(bits, 20)))
 
 
 def footprint(seen: Surface) -> Tensor:

@@ -154,7 +154,7 @@ class Shell:
         x, z = (-THICKNESS, plan.width + THICKNESS), (-THICKNESS, plan.depth + THICKNESS)
         add("floor", materials.pick(rng, "floor"), x, (-THICKNESS, 0.0), z)
         add("ceiling", materials.pick(rng, "ceiling"), x, (height, height + THICKNESS), z)
-        main, accent = materials.pick(rng, "wall"), materials.pick(rng, "wall")
+        main, accent = self.wall_look(), self.wall_look()
         skirting = materials.pick(rng, "frame") if rng.random() < 0.6 else None
         skirting_height = rng.uniform(0.05, 0.14)
         accented = rng.random() < 0.35
@@ -178,6 +178,10 @@ class Shell:
             z = (cut.z0 - _OVERLAP * (cut.z0 == 0), cut.z1 + _OVERLAP * (cut.z1 == plan.depth))
             add("wall", main, x, full, z)
 
+    def wall_look(self) -> Material:
+        """Draw what walls are made of."""
+        return materials.pick(self.rng, "wall")
+
     def _curtains(self, wall: Wall, x0: float, x1: float, bottom: float, top: float) -> None:
         """Two pleated strips of cloth beside a window, and the rod that they hang from."""
         rng = self.rng
@@ -186,10 +190,10 @@ class Shell:
         cloth[3:6] = cloth[:3] * 0.75
         low, wide = (0.03 if rng.random() < 0.5 else max(0.03, bottom - 0.1)), rng.uniform(0.15, 0.35)
         add, height, z = self.builder.box, (low, top + 0.08), (0.05, 0.09)
-        add("clutter", cloth, (x0 - 0.1, x0 - 0.1 + wide), height, z, wall.frame)
-        add("clutter", cloth, (x1 + 0.1 - wide, x1 + 0.1), height, z, wall.frame)
+        add("curtain", cloth, (x0 - 0.1, x0 - 0.1 + wide), height, z, wall.frame)
+        add("curtain", cloth, (x1 + 0.1 - wide, x1 + 0.1), height, z, wall.frame)
         rod = (top + 0.08, top + 0.11)
-        add("clutter", self.frame_look, (x0 - 0.2, x1 + 0.2), rod, (0.055, 0.085), wall.frame)
+        add("curtain", self.frame_look, (x0 - 0.2, x1 + 0.2), rod, (0.055, 0.085), wall.frame)
 
     def _skirting(self, look: Material, top: float, wall: Wall) -> None:
         start = 0.0

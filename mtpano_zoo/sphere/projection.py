@@ -94,6 +94,10 @@ def from_cubemap(faces: Tensor, height: int, width: int, mode: Mode = "image") -
 
     Raises:
         InputError: If the faces are not (B, 6, C, S, S), a side is not positive, or the mode does not fit.
+
+    Example:
+        >>> from_cubemap(torch.ones(1, 6, 3, 8, 8), 8, 16).shape
+        torch.Size([1, 3, 8, 16])
     """
     if faces.ndim != 5 or faces.shape[1] != 6 or faces.shape[3] != faces.shape[4]:
         raise InputError(f"expected faces (B, 6, C, S, S), got {tuple(faces.shape)}")
@@ -233,7 +237,13 @@ def distance_to_z(distance: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def z_to_distance(z: Tensor, intrinsics: Tensor) -> Tensor:
-    """Convert z-depth (..., h, w) in perspective views to the distance along the ray: the inverse of distance_to_z."""
+    """Convert z-depth (..., h, w) in perspective views to the distance along the ray: the inverse of distance_to_z.
+
+    Example:
+        >>> intrinsics = torch.tensor([[1.0, 0.0, 1.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+        >>> round(z_to_distance(torch.ones(1, 3), intrinsics)[0, 0].item(), 3)
+        1.871
+    """
     return (z * _stretch(z, intrinsics)).to(floating(z).dtype)
 
 

@@ -194,6 +194,10 @@ def stereographic_rays(
 
     Raises:
         InputError: If a side is not positive, ``fov`` is outside (0, 360), or ``dtype`` is not a floating-point type.
+
+    Example:
+        >>> stereographic_rays(5, 5, fov=180.0)[2, 2].round().tolist()
+        [0.0, 0.0, 1.0]
     """
     _check_size(height, width)
     check_floating(dtype)
@@ -225,7 +229,12 @@ def cube_rays(size: int, *, device: torch.device | str | None = None, dtype: tor
 
 
 def cube_rotations(*, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return camera-to-world rotations (6, 3, 3) of the cube faces front, right, back, left, up, down."""
+    """Return camera-to-world rotations (6, 3, 3) of the cube faces front, right, back, left, up, down.
+
+    Example:
+        >>> cube_rotations().shape
+        torch.Size([6, 3, 3])
+    """
     yaw = torch.tensor([0.0, 90.0, 180.0, -90.0, 0.0, 0.0], dtype=torch.float64)
     pitch = torch.tensor([0.0, 0.0, 0.0, 0.0, 90.0, -90.0], dtype=torch.float64)
     # Quarter turns consist of 0 and 1; rounding removes the 6e-17 that cos(90 degrees) leaves.
@@ -282,6 +291,11 @@ def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
 
     Raises:
         InputError: If the rotation is not (..., 3, 3) or the rays are not (..., H, W, 3).
+
+    Example:
+        >>> forward = torch.tensor([[[0.0, 0.0, 1.0]]])
+        >>> rotate_rays(forward, cube_rotations()[1]).round().abs().tolist()  # the right face looks along x
+        [[[1.0, 0.0, 0.0]]]
     """
     _check_rotation(rotation)
     if rays.ndim < 3 or rays.shape[-1] != 3:

@@ -50,7 +50,12 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
 
 
 def padded(erp: Tensor, mode: Mode) -> Tensor:
-    """Pad a panorama by ``RING`` for :func:`interpolate`; ``label`` and ``depth`` are not blended."""
+    """Pad a panorama by ``RING`` for :func:`interpolate`; ``label`` and ``depth`` are not blended.
+
+    Example:
+        >>> padded(torch.ones(1, 1, 4, 8), "image").shape
+        torch.Size([1, 1, 6, 10])
+    """
     return pad(erp, RING, nearest=mode in ("label", "depth"))
 
 

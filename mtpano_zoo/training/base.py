@@ -61,8 +61,8 @@ class PanoramaModule(LightningModule):
         power: Exponent of the polynomial schedule.
         warmup_steps: Steps over which the learning rates rise linearly.
         freeze_encoder: Train without changing the encoder, its norm statistics included.
-        lora_rank: Freeze the encoder but for low-rank updates of its attention, which learn at ``encoder_lr``. Whoever
-            loads a checkpoint of such a training gets the plain network, with the updates added to its weights.
+        lora_rank: Freeze the encoder but for low-rank updates of its attention, which learn at ``encoder_lr``. A
+            loaded checkpoint of such a training is the plain network, with the updates added to its weights.
         compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
         gradient_checkpointing: Let the backward pass compute most of the network again instead of keeping it: less
             memory, more time, the same gradients.
@@ -158,12 +158,21 @@ class PanoramaModule(LightningModule):
         """Let the trainer read checkpoints as plain data only, before it reads one."""
         read_plain_data_only(self.trainer.strategy)
 
+    @staticmethod
+    def usage(checkpoint: str, config: str) -> str:
+        """Return the commands that use a checkpoint of this training; paths are quoted for the shell."""
+        return (
+            f"The network is in {checkpoint}. To use it and to score it:\n"
+            f"  mtpano run PANORAMA_OR_FOLDER --model {checkpoint}\n"
+            f"  mtpano test --config {config} --ckpt_path {checkpoint}"
+        )
+
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse what Lightning offers here: it reads addresses, and builds what the file names.
 
         Raises:
-            InputError: Always; the sentence says what to do instead.
+            InputError: If it is called at all; the sentence says what to do instead.
         """
         raise InputError(
             f"{cls.__name__} is not read from a file: `load_model(path)` reads the network of a checkpoint, and "

@@ -110,7 +110,7 @@ class PanelLogger(Callback):
         self._drawn = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Say so if there is nowhere to draw."""
+        """Warn if there is no logger to draw to."""
         found = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
         if not found and not getattr(trainer, "fast_dev_run", False):
             rank_zero_warn("PanelLogger draws nothing: the trainer has no TensorBoardLogger.")
@@ -199,7 +199,7 @@ class PredictionWriter(BasePredictionWriter):
             self._ids[sample_id] += 1
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the results are.
+        """Print where the results are.
 
         Raises:
             InputError: If there are samples without results; all others have been written.
@@ -216,7 +216,7 @@ class PredictionWriter(BasePredictionWriter):
         rank_zero_info(f"The predictions are in {self._folder.root}")
 
     def folder(self, trainer: pl.Trainer) -> Path:
-        """Give the folder that is written to."""
+        """Return the output folder."""
         return Path(self.out) if self.out else Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
 
     def _write(self, sample_id: str, prediction: Prediction) -> None:
@@ -239,7 +239,7 @@ class ProgressBar(RichProgressBar):
     _shown: dict[str, Any] | None = None
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Give the values to show beside the bar."""
+        """Return the values to show beside the bar."""
         if self._shown is None or not trainer.training or trainer.global_step % self.refresh_rate == 0:
             self._shown = dict(super().get_metrics(trainer, pl_module))
             self._shown.pop("v_num", None)

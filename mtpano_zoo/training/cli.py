@@ -1,4 +1,4 @@
-"""`mtpano fit|validate|test|predict`: LightningCLI over any `PanoramaModule` and any data module."""
+"""`mtpano fit|validate|test|predict`: LightningCLI over any `LightningModule` and any data module."""
 
 import logging
 import re
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
 import mtpano_zoo.models
+import mtpano_zoo.training.curation
 import mtpano_zoo.training.distillation
 import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
@@ -46,7 +47,19 @@ class MultiTaskCLI(LightningCLI):
 
     Names and colours of the classes are linked from the data to the network, so they are written once. Every run logs
     to TensorBoard in a new folder ``runs/version_N``, with its configuration and checkpoints.
+
+    Args:
+        verb: The only subcommand that gets a parser: each takes a noticeable time to build.
+        **options: Arguments of `LightningCLI`.
     """
+
+    def __init__(self, verb: str, **options: Any) -> None:
+        self._verb = verb
+        super().__init__(LightningModule, LightningDataModule, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the subcommand, and the arguments of the trainer's method that are no options."""
+        return {self._verb: super().subcommands()[self._verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what data and network must agree on."""
@@ -57,7 +70,7 @@ class MultiTaskCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
         arguments = cast(Sequence[str], args)
-        options = options_of(self._subcommand_parsers[_verb(arguments)])
+        options = options_of(self._subcommand_parsers[self._verb])
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
         verb = self.config["subcommand"]
@@ -118,7 +131,7 @@ class ConfigSaver(SaveConfigCallback):
         """Write it.
 
         Raises:
-            FileExistsError: There is one of an earlier run, which happens only without a logger.
+            FileExistsError: If an earlier run left one, which happens only without a logger.
         """
         try:
             super().setup(trainer, pl_module, stage)
@@ -142,22 +155,23 @@ def main(args: list[str]) -> MultiTaskCLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():
         # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
-        # averaged weights, which are the ones that a checkpoint gives to whoever does not train on.
+        # averaged weights, which a checkpoint holds for everything but further training.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
         warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback, but loading")
+        verb = _verb(args)
+        args = ["--model.help=MultiTaskModule" if arg == "--model.help" else arg for arg in args]
         return MultiTaskCLI(
-            PanoramaModule,
-            LightningDataModule,
+            verb,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=ConfigSaver,
             trainer_defaults={"logger": LOGGER},
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False} | {verb: PARSER for verb in VERBS},
+            parser_kwargs={"exit_on_error": False, verb: PARSER},
             # The checkpoint describes its network; its other settings must not override those of the user.
             load_from_checkpoint_support=False,
             args=args,
@@ -165,18 +179,15 @@ def main(args: list[str]) -> MultiTaskCLI:
 
 
 def next_commands(trainer: Trainer) -> str:
-    """Say where training left its network and which commands use it; nothing where it kept none, and on other ranks."""
+    """Return where training left its network and which commands use it; empty without a network, and on other ranks."""
     checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
     paths = [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
         return ""
-    network = shlex.quote(next(filter(None, paths)))
-    return (
-        f"The network is in {network}. To use it and to score it:\n"
-        f"  mtpano run PANORAMA_OR_FOLDER --model {network}\n"
-        f"  mtpano test --config {shlex.quote(str(folder / 'config.yaml'))} --ckpt_path {network}"
-    )
+    usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
+    text: str = usage(shlex.quote(next(filter(None, paths))), shlex.quote(str(folder / "config.yaml")))
+    return text
 
 
 def complete_command(arguments: Sequence[str]) -> str:
@@ -213,12 +224,24 @@ def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
 
 
 def classes_of(data: LightningDataModule) -> list[str]:
-    """Give the names of the classes in the data, none if it has no classes."""
+    """Return the names of the classes in the data, none if it has no classes.
+
+    Example:
+        >>> import types
+        >>> classes_of(types.SimpleNamespace(classes=("floor", "wall"))), classes_of(types.SimpleNamespace())
+        (['floor', 'wall'], [])
+    """
     return list(getattr(data, "classes", ()))
 
 
 def palette_of(data: LightningDataModule) -> list[list[int]] | None:
-    """Give the colours (R, G, B) of the classes, None for the default ones."""
+    """Return the colours (R, G, B) of the classes, None for the default ones.
+
+    Example:
+        >>> import types
+        >>> palette_of(types.SimpleNamespace(palette=[(255, 0, 0)])), palette_of(types.SimpleNamespace())
+        ([[255, 0, 0]], None)
+    """
     palette = getattr(data, "palette", None)
     return None if palette is None else [[int(value) for value in colour] for colour in palette]
 

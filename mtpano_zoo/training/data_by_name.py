@@ -32,8 +32,8 @@ def build_data(
         config: YAML file with a section ``data:``.
 
     Raises:
-        FileNotFoundError: There is no such configuration, or nothing at the root.
-        InputError: The name or an option is unknown, or a value does not fit.
+        FileNotFoundError: If there is no such configuration, or nothing at the root.
+        InputError: If the name or an option is unknown, or a value does not fit.
     """
     if (name is None) == (config is None):
         raise InputError("name a data set by --data NAME or by --config FILE, one of them")
@@ -58,7 +58,11 @@ def class_name(name: str) -> str:
     """Return the class of a data module that is given by its class or its short name, in any case.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: If there is none of that name.
+
+    Example:
+        >>> class_name("structured3d")
+        'Structured3DDataModule'
     """
     if "." in name:
         return name

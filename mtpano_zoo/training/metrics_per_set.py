@@ -52,11 +52,11 @@ class MetricsPerSet(Callback):
                     pl_module.log_dict(scores, sync_dist=True)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew."""
+        """Reset the metrics."""
         self._start(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew."""
+        """Reset the metrics."""
         self._start(trainer, pl_module, "test")
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:

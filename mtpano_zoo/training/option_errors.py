@@ -20,7 +20,10 @@ __all__ = ("explain", "nearest_class", "one_sentence", "options_of")
 # The classes that may stand where a configuration names one, by the last part of its key.
 KINDS = {
     "network": "mtpano_zoo.models.PanoramaNetwork",
-    "model": "mtpano_zoo.training.base.PanoramaModule",
+    "labeler": "mtpano_zoo.models.PanoramaNetwork",
+    "discriminator": "mtpano_zoo.models.patch_discriminator.PatchDiscriminator",
+    "domains": "mtpano_zoo.labeling.curation.domains.DomainClassifier",
+    "model": "lightning.pytorch.LightningModule",
     "loss": "mtpano_zoo.losses.Loss",
     "metrics": "torchmetrics.Metric",
     "data": "lightning.pytorch.LightningDataModule",

@@ -9,7 +9,7 @@ Schedule = Literal["polynomial", "cosine", "constant"]
 def learning_rate_factor(
     step: int, total_steps: float, *, schedule: Schedule = "polynomial", power: float = 0.9, warmup_steps: int = 0
 ) -> float:
-    """Give the factor on the base learning rate for one optimiser step.
+    """Return the factor on the base learning rate for one optimiser step.
 
     The factor rises linearly over ``warmup_steps`` (1/n, 2/n, ... 1), then follows the schedule down from one. With
     p the fraction of the remaining steps that is done: polynomial (1 - p)^power, as published MTPano trains with

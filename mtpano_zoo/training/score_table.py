@@ -12,6 +12,10 @@ def as_table(results: Sequence[Mapping[str, float]]) -> str:
 
     Args:
         results: Scores by name for each of the data loaders, as `Trainer.test` returns them.
+
+    Example:
+        >>> print(as_table([{"test/depth/AbsRel": 0.125}]))
+        test/depth/AbsRel  0.1250
     """
     named = {name: value for scores in results for name, value in scores.items()}
     rows = [(name, value) for name, value in named.items() if PER_CLASS not in name]

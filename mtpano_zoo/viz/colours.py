@@ -20,6 +20,10 @@ def default_palette(count: int) -> NDArray[np.uint8]:
     """Return `count` different colours (N, 3), none of them near black, which stands for "no label".
 
     The first k colours do not depend on `count`.
+
+    Example:
+        >>> len(np.unique(default_palette(13), axis=0))
+        13
     """
     index = np.arange(count)
     turn = index // 144  # after so many, a Fibonacci number, hues come back to within a degree: the rest moves
@@ -61,6 +65,10 @@ def colour_depth(depth: NDArray[Any], minimum: float, maximum: float) -> NDArray
     """Colour depth (H, W) in metres from blue (`minimum` and nearer) to red (`maximum` and farther); no value is black.
 
     Fix the range over the frames of a video: a range per frame flickers.
+
+    Example:
+        >>> colour_depth(np.array([[0.0, 1.0]]), 1, 5)[0, 0].tolist()
+        [0, 0, 0]
     """
     valid = np.isfinite(depth) & (depth > 0)
     level = np.clip((np.where(valid, depth, minimum) - minimum) / (maximum - minimum), 0, 1)
@@ -72,12 +80,21 @@ def colour_normals(normals: ArrayLike) -> NDArray[np.uint8]:
     """Colour unit normals (H, W, 3): red grows with x (right), green with y (down), blue with z (forward).
 
     These are the colours of the PNG that `encode_normals` makes; no value (the zero vector) is the middle grey.
+
+    Example:
+        >>> colour_normals(np.array([[[0.0, 0.0, -1.0]]])).tolist()
+        [[[128, 128, 1]]]
     """
     colours: NDArray[np.uint8] = encode_normals(normals, 8)
     return colours
 
 
 def colour_valid(valid: NDArray[Any]) -> NDArray[np.uint8]:
-    """Colour a mask (H, W): green where it is true, dark red where it is not."""
+    """Colour a mask (H, W): green where it is true, dark red where it is not.
+
+    Example:
+        >>> colour_valid(np.array([[True, False]]))[0].argmax(1).tolist()
+        [1, 0]
+    """
     colours: NDArray[np.uint8] = np.where(valid[..., None].astype(bool), YES, NO)
     return colours

@@ -68,11 +68,12 @@ def prediction_panel(
     maps: Mapping[str, NDArray[Any]],
     classes: Sequence[str],
     palette: ArrayLike,
+    depth_limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw an image (H, W, 3) and its maps by task, (H, W) or normals (H, W, 3), in two columns.
 
     Below the classes stands a legend of those that occur, below the depth a bar in metres, below the normals what
-    their colours mean.
+    their colours mean. The colours of depth span `depth_limits` in metres, by default the range of the map.
     """
     present = {task: maps[task] for task in TITLES if task in maps}
     columns = 2 if present else 1
@@ -86,6 +87,8 @@ def prediction_panel(
     for place, (task, values) in enumerate(present.items(), start=1):
         left, top = MARGIN + place % columns * (width + MARGIN), MARGIN // 2 + place // columns * cell + TITLE
         limits = depth_range(values) if task in SCALES else (0.0, 1.0)
+        if task == "depth" and depth_limits is not None:
+            limits = depth_limits
         page.show(_coloured(task, values, palette, limits), TITLES[task], left, top, width, height)
         page.explain(task, [values], classes, palette, limits, (left, top + height, width, LEGEND))
     return page.figure

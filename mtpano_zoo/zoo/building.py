@@ -32,7 +32,7 @@ def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> Pa
         classes: names of classes instead of its own.
 
     Raises:
-        FileNotFoundError: if one of the two files is missing.
+        FileNotFoundError: If one of the two files is missing.
         InputError: If a file is damaged, describes no known network, or the weights do not fit.
     """
     path = Path(folder) / WEIGHTS
@@ -56,7 +56,7 @@ def assemble(
         weights: the whole state dict.
         source: where they come from, for messages.
         tasks: those of its tasks that are kept; what only the others have is left out.
-        classes: names of classes instead of its own; the layers that score them start anew.
+        classes: names of classes instead of its own; their classifiers are re-initialised.
         palette: colours of the classes, instead of its own or, for other classes, the default ones.
         input_size: height and width instead of its own.
 
@@ -108,7 +108,9 @@ def _of_tasks(
     if absent := [task for task in tasks if task not in network.tasks]:
         raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
     check_weights(network, weights, source)
-    without_classes: dict[str, Any] = {} if "semseg" in tasks else {"classes": [], "palette": None}
+    without_classes: dict[str, Any] = {}
+    if "semseg" in network.tasks and "semseg" not in tasks:
+        without_classes = {"classes": [], "palette": None}
     fewer = dict(arguments) | {"tasks": list(tasks)} | without_classes
     kept = build_network({"class_path": name, "init_args": fewer}, source).state_dict().keys()
     return fewer, {key: tensor for key, tensor in weights.items() if key in kept}
@@ -120,7 +122,7 @@ def transfer(
     """Fit the weights of a network to one with other classes.
 
     Everything is kept but the classifiers of the semantic classes, in the main and the auxiliary head: they keep the
-    start that the new network gave them, all rows of them. A class that both sets call `wall` starts anew like any
+    start that the new network gave them, all rows of them. A class that both sets call `wall` starts afresh like any
     other, since data sets draw their classes differently under the same name, and a score of a softmax means something
     only beside those of the classes that it was trained with.
 
@@ -147,7 +149,7 @@ def transfer(
             classifier.reset_parameters()
         for part, start in classifier.state_dict().items():
             key = f"{name}.{part}"
-            if key in weights:  # else it is told as missing
+            if key in weights:  # else it is listed as missing
                 fitted[key] = start.to(weights[key].dtype)
                 new.append(key)
     check_weights(network, fitted, source)
@@ -155,7 +157,7 @@ def transfer(
 
 
 def transferred_card(card: Mapping[str, Any], source: str | Path, classes: Sequence[str]) -> dict[str, Any]:
-    """Say of a network with new classes what still holds of the one that it started from; scores do not."""
+    """Return the card of a network with new classes: what still holds of its origin; scores do not."""
     path = Path(str(source).removeprefix("local-dir:"))
     name = path.name if path.exists() else str(source)  # in which folder it lay is nobody's business
     upstream = {"name": name, "license": (card.get("license") or {}).get("weights") or "unknown"}

@@ -36,13 +36,13 @@ def cache_folder() -> Path:
 
 
 def fetch(entry: Entry) -> tuple[Path, str]:
-    """Give the file of an entry and its SHA-256, from the cache of the Hub's client or from the Hub.
+    """Return the file of an entry and its SHA-256, from the cache of the Hub's client or from the Hub.
 
     Where `checkpoints.yaml` names no revision or checksum, those of the first download are recorded and kept to:
     neither a new commit nor another content takes the place of what was loaded once.
 
     Raises:
-        OSError: if the file is not there and cannot be downloaded; the sentence says what to do.
+        OSError: If the file is not there and cannot be downloaded; the sentence says what to do.
         InputError: If it has another checksum than it should.
     """
     revision = entry.revision or _record(entry).get("revision")
@@ -95,8 +95,8 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
         by_hand: what to do with the file where it has to be fetched in another way, for the message.
 
     Raises:
-        OSError: if the file is neither in the cache nor can be downloaded; the sentence says what to do.
-        InputError: if `repository`, `file` or `revision` is no such name.
+        OSError: If the file is neither in the cache nor can be downloaded; the sentence says what to do.
+        InputError: If `repository`, `file` or `revision` is no such name.
     """
     for what, name in (("file", file), ("revision", revision)):
         if name is not None and (not NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or ".." in name):
@@ -173,7 +173,7 @@ def _explained(repository: str, file: str, revision: str | None, by_hand: str) -
 
 
 def _reason(error: Exception) -> str:
-    """Give the cause of a failed download, the bracket that it stands in closed, and what to do about it."""
+    """Return the cause of a failed download, with its bracket closed, and what to do about it."""
     cause = " ".join(str(error).split()).rstrip(".")
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):

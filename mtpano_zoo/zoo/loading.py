@@ -60,13 +60,13 @@ def load_model(
         device: where the network should live.
         tasks: those of its tasks to train on, such as `["depth"]`; what only the others have is left out. What the kept
             ones predict changes, since they no longer see the features of the others.
-        classes: names of semantic classes to train it for instead of its own; the layers that score them start anew.
+        classes: names of semantic classes to train it for instead of its own; their classifiers are re-initialised.
         palette: colours (R, G, B) of the classes, instead of its own or, for other classes, the default ones.
         input_size: height and width that `predict` resizes to instead of its own.
         **others: nothing else of a trained network can be changed.
 
     Raises:
-        OSError: if nothing is there, or it cannot be downloaded; the sentence says what to do.
+        OSError: If nothing is there, or it cannot be downloaded; the sentence says what to do.
         InputError: If there is no such name, an argument cannot be changed, or a file does not hold what it should.
     """
     if others:

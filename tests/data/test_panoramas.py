@@ -26,7 +26,7 @@ SAMPLES = [("train", "a"), ("train", "b"), ("train", "c"), ("train", "d"), ("val
 CLASSES = tuple(f"class {i}" for i in range(13))
 
 
-class HomesDataModule(PanoramaDataModule):
+class HousesDataModule(PanoramaDataModule):
     classes = CLASSES
     prefix = "Homes/"
     complete = 7
@@ -53,12 +53,12 @@ def without_top(maps):
         values[:4] = {"image": 9, "semseg": NO_LABEL}.get(role, 0)
 
 
-class TwoImagesDataModule(HomesDataModule):
-    files = HomesDataModule.files | {"image": ("{home}/{room}/rgb.png", "{home}/{room}/semantic.png")}
-    decoders = HomesDataModule.decoders | {"image": partial(lambda first, second: decode_rgb(first))}
+class TwoImagesDataModule(HousesDataModule):
+    files = HousesDataModule.files | {"image": ("{home}/{room}/rgb.png", "{home}/{room}/semantic.png")}
+    decoders = HousesDataModule.decoders | {"image": partial(lambda first, second: decode_rgb(first))}
 
 
-class MaskedDataModule(HomesDataModule):
+class MaskedDataModule(HousesDataModule):
     mask = staticmethod(without_top)
 
 
@@ -88,7 +88,7 @@ def root(tmp_path, content):
     return tmp_path / "data"
 
 
-def module(root, kind=HomesDataModule, **options):
+def module(root, kind=HousesDataModule, **options):
     return kind(root, **({"height": 32, "width": 64} | options))
 
 
@@ -141,8 +141,8 @@ def test_options_out_of_range(root, options, sentence):
 
 
 def test_tasks_that_the_set_does_not_have(root):
-    files = {role: patterns for role, patterns in HomesDataModule.files.items() if role != "normals"}
-    kind = type("FlatDataModule", (HomesDataModule,), {"files": files})
+    files = {role: patterns for role, patterns in HousesDataModule.files.items() if role != "normals"}
+    kind = type("FlatDataModule", (HousesDataModule,), {"files": files})
     with pytest.raises(ValueError, match="FlatDataModule has no normals, only semseg, depth"):
         module(root, kind, tasks=["normals"])
     assert module(root, kind).tasks == ("semseg", "depth")
@@ -150,7 +150,7 @@ def test_tasks_that_the_set_does_not_have(root):
 
 def test_no_such_root(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"the data root .*/none does not exist: see the help of HomesDataModule"
+        FileNotFoundError, match=r"the data root .*/none does not exist: see the help of HousesDataModule"
     ):
         module(tmp_path / "none")
 
@@ -160,7 +160,7 @@ def test_incomplete_release_and_empty_split(tmp_path, content):
     data = module(tmp_path / "data")
     with pytest.warns(UserWarning, match="data holds 6 of the 7 panoramas of the release"):
         data.prepare_data()
-    with pytest.raises(ValueError, match=r"but none for val: see how HomesDataModule splits them \(trainer"):
+    with pytest.raises(ValueError, match=r"but none for val: see how HousesDataModule splits them \(trainer"):
         data.val_dataloader()
 
 

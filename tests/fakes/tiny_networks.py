@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from published_students import CONSTANTS, published_student
+from splitmix import filled
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import CNNEncoder, Encoder, ViTEncoder
-from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, PanoramaNetwork, PDBridgeNet, UniFuse
+from mtpano_zoo.models import DAP, BiFuse, EGformer, HoHoNet, PanoramaNetwork, PDBridgeNet, UniFuse
 
 CLASSES = ("floor", "wall", "ceiling")
 
@@ -61,6 +62,19 @@ def tiny_hohonet(**overrides: Any) -> HoHoNet:
     return HoHoNet("test_resnet", **(sizes | overrides))
 
 
+def tiny_dap(**overrides: Any) -> DAP:
+    """Build a DAP of 0.1 M parameters with masks at 2, 3 and 5 m."""
+    arguments: dict[str, Any] = {
+        "encoder": tiny_vit(),
+        "input_size": (32, 64),
+        "max_distance": 10.0,
+        "ranges": (2, 3, 5),
+        "neck_widths": (8, 8, 16, 16),
+        "fusion_width": 8,
+    }
+    return DAP(**(arguments | overrides))
+
+
 # Every class of `NETWORKS`, and its variants as far as they are built of other parts.
 TINY: dict[str, Tiny] = {
     "PDBridgeNet": Tiny(tiny_bridgenet),
@@ -71,6 +85,9 @@ TINY: dict[str, Tiny] = {
         silent=("refiners.variant.", "aggregators.variant.", "bridges.variant.", "stream_injectors.variant."),
         traced=False,
     ),
+    "DAP": Tiny(tiny_dap),
+    "DAP as published": Tiny(lambda: tiny_dap(convention="paper", ranges=None), traced=False),
+    "DAP for distances alone": Tiny(lambda: tiny_dap(tasks=("depth",)), traced=False),
     "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
     "BiFuse": Tiny(lambda: BiFuse("test_resnet", input_size=(32, 64))),
     "BiFuse as published": Tiny(lambda: BiFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
@@ -100,8 +117,19 @@ def published_mtpano() -> dict[str, Tensor]:
     return state | {"RayDir": torch.stack(rays)[None], "PE": torch.stack(angles)[None]}
 
 
+def published_dap(seed: int = 101) -> dict[str, Tensor]:
+    """The state dict of the published DAP code at a small size, 3 M parameters, by the rule of its golden files."""
+    file = Path(__file__).parents[1] / "reference" / "golden" / "dap_keys.json"
+    state = {key: filled(key, shape, seed, a, b) for key, (shape, a, b) in json.loads(file.read_text()).items()}
+    blocks, mask = "core.pretrained.model.blocks.", torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(128)
+    state |= {key.replace("bias", "bias_mask"): mask.clone() for key in state if key.endswith("attn.qkv.bias")}
+    state["core.pretrained.model.rope_embed.periods"] = 100 ** (torch.arange(16) / 16)
+    return state | {key.replace(".model.", "."): value for key, value in state.items() if key.startswith(blocks)}
+
+
 # A published state dict of every format of `mtpano_zoo.reference.FORMATS`.
 PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "dap": published_dap,
     "mtpano": published_mtpano,
     **{name: partial(published_student, name) for name in CONSTANTS},
 }

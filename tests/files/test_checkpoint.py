@@ -120,7 +120,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, capsys):
     torch.save({"state_dict": {}, "network": Surprise()}, tmp_path / "evil.ckpt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Surprise()))
     for name in ("evil.ckpt", "evil.pkl"):
-        with pytest.raises(ValueError, match="more than tensors and plain data"):
+        with pytest.raises(ValueError, match=r"tensors and plain data, .*(nothing in it|none of it) was run"):
             read_checkpoint(tmp_path / name)
     assert "has run" not in capsys.readouterr().out
 
@@ -135,7 +135,7 @@ def test_files_without_description_or_of_unknown_class(tmp_path, checkpoint):
     content = read_checkpoint(checkpoint[0])
     content["network"]["class_path"] = "os.system"
     torch.save(content, tmp_path / "unknown.ckpt")
-    with pytest.raises(ValueError, match=r"class 'os\.system', which is none of PDBridgeNet"):
+    with pytest.raises(ValueError, match=r"class 'os\.system', which is none of .*PDBridgeNet"):
         load_model(tmp_path / "unknown.ckpt")
 
 

@@ -41,7 +41,7 @@ def test_weights_that_are_damaged(tmp_path: Path, kept: float) -> None:
     weights = write(tmp_path) / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
-    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or no safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or not a safetensors file"):
         read_tensors(weights)
 
 

@@ -76,7 +76,7 @@ def test_nothing_is_done_after_the_stop_whose_first_reason_counts(folder):
     ledger = Ledger(folder)
     assert not ledger.stopped
     ledger.stop("the disk is full")
-    ledger.stop("the process was told to end")
+    ledger.stop("the process was asked to end")
     assert ledger.stopped and ledger.report.stopped == "the disk is full"
     assert not ledger.wants(item("other", NEW)) and not ledger.write(item("other", NEW), FILES)
     assert not folder.has("other")

@@ -587,7 +587,7 @@ def test_killed_at_any_moment_and_restarted(tmp_path, whole, start):
 @pytest.mark.parametrize(
     ("kind", "status", "told"),
     [
-        (signal.SIGTERM, 1, "the process was told to end"),
+        (signal.SIGTERM, 1, "the process was asked to end"),
         (signal.SIGINT, 130, "interrupted; finished results are kept"),
     ],
 )

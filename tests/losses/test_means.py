@@ -41,7 +41,7 @@ class PixelNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.channels = {name: task.channels or CLASSES for name, task in ALL_TASKS.items()}
+        self.channels = {name: task.channels or CLASSES for name, task in ALL_TASKS.items() if name != "range_masks"}
         self.heads = nn.ModuleDict({task: nn.Conv2d(3, n, 1) for task, n in self.channels.items()})
         self.auxiliary_heads = nn.ModuleDict({task: nn.Conv2d(3, self.channels[task], 1) for task in TASKS})
 

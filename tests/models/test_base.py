@@ -37,7 +37,7 @@ def test_a_network_records_its_arguments_as_plain_data(tiny_network: Callable[..
     assert json.loads(json.dumps(network.describe())) == {"class_path": "Toy", "init_args": network.config}
     assert encoder.describe()["init_args"] == {
         "name": "vit_small_patch16_dinov3_qkvb", "width": 32, "depth": 4, "heads": 2, "patch_size": 8,
-        "mlp_ratio": None, "layer_scale": None,
+        "mlp_ratio": None, "layer_scale": None, "taps": None,
     }  # fmt: skip
     assert copy.deepcopy(network).config == network.config
 

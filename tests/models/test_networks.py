@@ -77,7 +77,8 @@ def check_outputs(network: PanoramaNetwork, size: tuple[int, int]) -> None:
     assert outputs.get("aux", {}).keys() <= set(network.tasks)
     assert outputs.get("ext", {}).keys() <= AUXILIARY_TASKS.keys()
     for name, values in flat(outputs).items():
-        channels = TASKS[name.rpartition(".")[2]].channels or len(network.classes)
+        task = name.rpartition(".")[2]
+        channels = TASKS[task].channels or len(network.ranges if task == "range_masks" else network.classes)
         assert values.shape == (2, channels, *size), name
         assert values.dtype == torch.float32 and values.isfinite().all(), name
 

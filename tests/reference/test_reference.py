@@ -35,7 +35,7 @@ def test_formats_are_recognised_by_their_keys(prefix: str) -> None:
     ],
 )
 def test_what_cannot_be_loaded_is_described(names: tuple[str, ...], keys: str) -> None:
-    with pytest.raises(ValueError, match=rf"No published format .* start with {keys}; mtpano, .* can be loaded\.$"):
+    with pytest.raises(ValueError, match=rf"No published format .* start with {keys}; dap, .* can be loaded\.$"):
         identify(state_of(names))
     with pytest.raises(ValueError, match="no MTPano checkpoint"):
         FORMATS["mtpano"].convert(state_of(names))

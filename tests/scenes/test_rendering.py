@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from mtpano_zoo.scenes import render, sample_room
+from mtpano_zoo.scenes import render, sample_home, sample_room, sample_street
 from mtpano_zoo.sphere import depth_to_points, points_to_normals, rotation_matrix, turn_vectors
 
 MAPS = ("image", "semseg", "depth", "normals")
@@ -95,7 +95,7 @@ def test_a_room_does_not_depend_on_the_number_of_threads(rooms, batch):
 
 def test_another_process_renders_the_same_bits(batch):
     code = (
-        "import hashlib; from mtpano_zoo.scenes import render, sample_room;"
+        "import hashlib; from mtpano_zoo.scenes import render, sample_home, sample_room, sample_street;"
         "b = render([sample_room(3, 'val', i) for i in (4, 1)], 64, 128);"
         "print(*[hashlib.sha256(b[k].numpy().tobytes()).hexdigest() for k in ('image', 'semseg', 'depth', 'normals')])"
     )
@@ -113,6 +113,16 @@ def test_refuses_sizes_that_no_panorama_has(rooms, height, width):
 def test_refuses_an_empty_list():
     with pytest.raises(ValueError, match="at least one room"):
         render([], 64, 128)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_renders_the_same_streets():
+    scenes = [sample_street(3, "val", 0), sample_street(3, "val", 1, 20.0), sample_home(3, "val", 2, 10.0)]
+    ours, other = render(scenes, 64, 128), render(scenes, 64, 128, "cuda")
+    same = other["semseg"].cpu() == ours["semseg"]
+    assert same.float().mean() > 0.999
+    assert torch.allclose(other["depth"].cpu()[same], ours["depth"][same], rtol=1e-4)
+    assert (other["image"].cpu() - ours["image"]).abs().mean() < 5e-3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

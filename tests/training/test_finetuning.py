@@ -107,7 +107,7 @@ def test_a_training_goes_on_with_the_same_encoder(quiet, frozen):
     trainer.fit(MultiTaskModule(TinyNetwork(), freeze_encoder=frozen), TinyDataModule())
     path = trainer.checkpoint_callback.best_model_path
     same, other = (MultiTaskModule(TinyNetwork(), freeze_encoder=choice) for choice in (frozen, not frozen))
-    with pytest.raises(ValueError, match=rf"so give --model\.freeze_encoder={str(frozen).lower()}\.$"):
+    with pytest.raises(ValueError, match=rf"to resume it, pass --model\.freeze_encoder={str(frozen).lower()}\.$"):
         Trainer(max_epochs=2, **quiet).fit(other, TinyDataModule(), ckpt_path=path)
     Trainer(**quiet).test(other, TinyDataModule(), ckpt_path=path, verbose=False)
     Trainer(max_epochs=2, **quiet).fit(same, TinyDataModule(), ckpt_path=path)

@@ -26,7 +26,7 @@ NEAREST, FARTHEST = 1e-4, 1e4  # metres that Depth Pro is limited to, as its aut
 
 
 class DepthEstimator(PretrainedNetwork):
-    """Gives z-depth in metres or disparity, as its architecture has it, resized bilinearly to the view.
+    """Predicts z-depth in metres or disparity, depending on its architecture, resized bilinearly to the view.
 
     - Depth Anything, V1 and V2: `depth_estimation_type` of its configuration says whether it gives disparity
       (`relative`) or metres (`metric`).

@@ -17,9 +17,9 @@ WEIGHTS = "model.pt"
 
 
 class MoGe(nn.Module, Teacher):
-    """Gives metric z-depth, normals and where there is geometry (not in the sky), at the resolution of the view.
+    """Predicts metric z-depth, normals and where there is geometry (not in the sky), at the resolution of the view.
 
-    It is told the field of view. Its frame is that of OpenCV, as ours, and its normals point towards the camera: its
+    It receives the field of view. Its frame is that of OpenCV, as ours, and its normals point towards the camera: its
     documentation names the frame, and the normals that it was trained on are cross products that turn this way.
 
     Args:
@@ -83,7 +83,7 @@ class MoGe(nn.Module, Teacher):
         """Label all views of a panorama.
 
         Raises:
-            InputError: If a view is off-centre or its pixels are not square, of which the network cannot be told.
+            InputError: If a view is off-centre or its pixels are not square, which the network cannot model.
         """
         images, fov = seen.images, _horizontal_fov(seen.views.intrinsics, seen.views.height, seen.views.width)
         outputs = []

@@ -65,6 +65,12 @@ def normals_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
     Args:
         depth: Z-depth in any unit.
         intrinsics: In pixels, (V, 3, 3).
+
+    Example:
+        >>> intrinsics = torch.tensor([[[4.0, 0.0, 2.0], [0.0, 4.0, 2.0], [0.0, 0.0, 1.0]]])
+        >>> wall = torch.full((1, 4, 4), 2.0)
+        >>> round(normals_from_depth(wall, intrinsics)[0, 2, 1, 1].item(), 4)
+        -1.0
     """
     rays = sphere.perspective_rays(*depth.shape[-2:], intrinsics=intrinsics.to(depth), normalize=False)
     known = depth.isfinite() & (depth > 0)

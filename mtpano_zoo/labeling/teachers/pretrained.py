@@ -25,7 +25,7 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 BESIDES = ("preprocessor_config.json", "processor_config.json")
 READERS = ("oneformer", "grounding-dino")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json")
-# How timm is told of a repository or a folder where the name of an architecture stands.
+# timm's prefixes for a repository or a folder in place of an architecture's name.
 ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 

@@ -20,7 +20,7 @@ NETWORKS = {"": "AutoModelForSemanticSegmentation"} | dict.fromkeys(
 
 
 class Segmenter(PretrainedNetwork):
-    """Gives the probabilities of the classes at the resolution of the network's own output.
+    """Predicts the probabilities of the classes at the resolution of the network's own output.
 
     SegFormer, UPerNet, BEiT and their kin classify pixels: softmax. Mask2Former, MaskFormer, OneFormer and EoMT, on
     DINOv2 or DINOv3, classify masks: the probability of a class is the sum over all masks of its probability

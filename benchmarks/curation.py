@@ -1,0 +1,379 @@
+"""Does curation work? All three stages on rendered scenes that stand for the web, whose truth is kept aside.
+
+A labeler learns on rendered rooms. Other rooms, in a look that it never saw, are the panoramas of the web: half of them
+with changed light and colours, half with strange ones. The commands of docs/curation.md label, score and select them,
+train the next labeler on what is selected, label again, and train the last network; every command is printed. Then:
+how well scores find failures that are planted, and large errors of the labeler; how much better what is selected is
+than a random choice; and with --students what a network learns from selected, random and all labels. What is finished
+is kept in --out, so a run that was stopped goes on where it was. Run: ``python benchmarks/curation.py``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtpano_zoo.cli import main as mtpano
+from mtpano_zoo.data import Augmentation, PseudoLabelDataModule, RoomsDataset
+from mtpano_zoo.image_io import write_bytes, write_png
+from mtpano_zoo.labeling.curation.scoring import load_discriminator
+from mtpano_zoo.labeling.curation.selection import read_scores
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+from mtpano_zoo.sphere import solid_angles
+from mtpano_zoo.training.label_failures import FAILURES
+
+MILD = [
+    {"RandomGamma": {"gamma_limit": [60, 170], "p": 0.8}},
+    {"HueSaturationValue": {"hue_shift_limit": 20, "sat_shift_limit": 40, "val_shift_limit": 0, "p": 0.8}},
+]
+STRANGE = [
+    {"HueSaturationValue": {"hue_shift_limit": 90, "sat_shift_limit": 60, "val_shift_limit": 0, "p": 1}},
+    {"RandomGamma": {"gamma_limit": [50, 220], "p": 0.8}},
+    {"RandomBrightnessContrast": {"brightness_limit": 0.3, "contrast_limit": 0.4, "p": 0.8}},
+    {"GaussNoise": {"std_range": [0.02, 0.08], "p": 0.5}},
+    {"GaussianBlur": {"blur_limit": 0, "sigma_limit": [0.5, 1.5], "p": 0.4}},
+]
+LOOKS = {"mild": MILD, "strange": STRANGE}
+# What a discriminator may be trained with. Those of `held out` are tested on four kinds that it has never seen.
+DISCRIMINATORS: dict[str, dict[str, Any]] = {
+    "binary, as in the paper": {"targets": "binary", "failures": []},
+    "graded": {"targets": "graded", "failures": []},
+    "graded, two kinds planted": {"targets": "graded", "failures": ["scaled", "copied"]},
+    "graded, all kinds planted": {"targets": "graded", "failures": list(FAILURES)},
+}
+USED = "graded, all kinds planted"
+
+
+class Pipeline:
+    """The commands of one run, in one folder.
+
+    Args:
+        options: Of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.out = options, options.out
+        self.size = (options.height, 2 * options.height)
+
+    def run(self, *arguments: str) -> None:
+        """Print a command and run it.
+
+        Raises:
+            SystemExit: If it fails.
+        """
+        print(f"$ mtpano {shlex.join(arguments)}", flush=True)
+        if status := mtpano(list(arguments)):
+            raise SystemExit(status)
+
+    def fit(self, name: str, config: str, steps: int, *arguments: str) -> Path:
+        """Train by a configuration, once, and return the checkpoint."""
+        folder = self.out / name
+        checkpoint = folder / "last.ckpt"
+        if not checkpoint.exists():
+            begun = len(list(folder.glob("version_*")))
+            quiet = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
+            logger = (f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.logger.init_args.version={begun}")
+            length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.limit_val_batches=0")
+            self.run("fit", "--config", config, *arguments, *length, *quiet, *logger)
+            (folder / f"version_{begun}" / "checkpoints" / "last.ckpt").rename(checkpoint)
+        return checkpoint
+
+    def rooms(self, prefix: str = "") -> tuple[str, ...]:
+        """The options of rendered rooms for training, which are kept in memory from the first epoch on."""
+        height, width = self.size
+        count = self.options.rooms
+        values = {"height": height, "width": width, "train_count": count, "val_count": 8, "test_count": 8}
+        return tuple(f"--data.{prefix}init_args.{key}={value}" for key, value in {**values, "cache": "true"}.items())
+
+    def labeler(self) -> Path:
+        """Train the first labeler."""
+        size = f"--model.network.init_args.input_size={list(self.size)}"
+        return self.fit("labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.rooms())
+
+    def discriminator(self, labeler: Path, name: str = USED) -> Path:
+        """Train a discriminator of `DISCRIMINATORS` for a labeler."""
+        init = "--model.init_args."
+        options = [
+            f"{init}{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in DISCRIMINATORS[name].items()
+        ]
+        return self.fit(
+            f"discriminator, {name}".replace(", ", "-").replace(" ", "-"),
+            "curation/discriminator.yaml",
+            self.options.discriminator_steps,
+            f"{init}labeler.init_args.source={labeler}",
+            f"{init}discriminator.init_args.input_size={list(self.size)}",
+            f"{init}discriminator.init_args.width={self.options.width}",
+            f"{init}discriminator.init_args.levels=2",
+            f"{init}lr=1e-3",
+            *options,
+            *self.rooms(),
+            "--data.init_args.num_workers=0",
+        )
+
+    def label(self, labeler: Path, name: str) -> Path:
+        """Label the panoramas of the web."""
+        height, width = map(str, self.size)
+        network = ("--config", "curation/label.yaml", f"--network.init_args.source={labeler}")
+        trainer = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
+        size = ("--height", height, "--width", width)
+        out = self.out / name
+        web = str(self.out / "web")
+        self.run("curate", "label", web, *network, *size, *trainer, "--num-workers", "0", "--out", str(out))
+        return out
+
+    def score(self, labels: Path, discriminator: Path) -> Path:
+        """Score labels; the domain is the look."""
+        out = labels.with_name(f"{labels.name}-scores")
+        trainer = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
+        domains = ("--domains=mtpano_zoo.labeling.curation.domains.DomainByName",)
+        patterns = f"--domains.patterns={json.dumps({look: f'{look}-*' for look in LOOKS})}"
+        self.run(
+            "curate", "score", str(labels), "--discriminator", str(discriminator), *domains, patterns, *trainer,
+            "--num-workers", "0", "--out", str(out),
+        )  # fmt: skip
+        return out
+
+    def select(self, labels: Path, scores: Path) -> Path:
+        """Select the best third of every domain."""
+        out = labels.with_name(f"{labels.name}-selected")
+        count = json.dumps(dict.fromkeys(LOOKS, max(1, self.options.panoramas // 6)))
+        self.run("curate", "select", str(labels), "--scores", str(scores), "--count", count, "--out", str(out))
+        return out
+
+    def student(self, name: str, labeler: Path, labels: Path, seed: int = 0) -> Path:
+        """Train on labels and rendered rooms, from a labeler on."""
+        height, width = self.size
+        selected = {"root": labels, "height": height, "width": width}
+        modules = "modules.selected.init_args."
+        return self.fit(
+            name,
+            "curation/student.yaml",
+            self.options.student_steps,
+            f"--model.network.init_args.source={labeler}",
+            f"--seed_everything={seed}",
+            f"--data.init_args.seed={seed}",
+            *(f"--data.init_args.{modules}{key}={value}" for key, value in selected.items()),
+            "--data.init_args.samples_per_epoch=null",
+            *self.rooms("init_args.modules.rooms."),
+        )
+
+
+def look(name: str, split: str, number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return a room in a look: image (3, H, W) in steps of 1/255, and true distances (H, W)."""
+    sample = RoomsDataset(split, number + 1, *size, seed=7)[number]
+    sample = Augmentation(yaw=1.0, mirror=0.0, photometric=1.0, transforms=LOOKS[name], seed=7)(sample)
+    return (sample["image"] * 255).round() / 255, sample["depth"]
+
+
+def write_web(out: Path, count: int, size: tuple[int, int]) -> None:
+    """Write panoramas, and aside their true distances; those that are there are kept."""
+    for folder in ("web", "truth"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        name = list(LOOKS)[number % len(LOOKS)]
+        file = f"{name}-{number:04d}"
+        if not (out / "web" / f"{file}.png").exists():
+            image, depth = look(name, "val", number, size)
+            np.save(out / "truth" / f"{file}.npy", depth.numpy())
+            write_png(out / "web" / f"{file}.png", (image * 255).byte().permute(1, 2, 0).numpy())
+
+
+def read_labels(out: Path, labels: Path, size: tuple[int, int]) -> tuple[list[str], Tensor, Tensor, Tensor]:
+    """Return the names of labels, their panoramas (N, 3, H, W), distances and true distances (N, H, W)."""
+    data = PseudoLabelDataModule(labels, height=size[0], width=size[1], tasks=["depth"])
+    samples = [data.dataset("train")[i] for i in range(len(data.dataset("train")))]
+    names = [sample["id"] for sample in samples]
+    truth = torch.stack([torch.from_numpy(np.load(out / "truth" / f"{name}.npy")) for name in names])
+    return names, torch.stack([s["image"] for s in samples]), torch.stack([s["depth"] for s in samples]), truth
+
+
+def error_of(depth: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean relative error (N,) of distances over the sphere."""
+    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * ((depth > 0) & (truth > 0))
+    return ((depth - truth).abs() / truth.clamp_min(1e-3) * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+@torch.no_grad()
+def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -> Tensor:
+    """Return the scores (N,) of labels, as the second stage computes them."""
+    maps = torch.cat(
+        [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
+    )
+    weights = solid_angles(*depth.shape[-2:]).expand_as(depth) * (depth > 0)
+    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+def auc(good: Tensor, bad: Tensor) -> float:
+    """Return the probability that a good label scores higher than a bad one; ties count half.
+
+    Example:
+        >>> auc(torch.tensor([0.9, 0.6]), torch.tensor([0.1, 0.6]))
+        0.875
+    """
+    difference = good[:, None] - bad[None]
+    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
+
+
+def examine(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return how well scores find planted failures and large errors, and what the best third is worth."""
+    scores, error = scores_of(discriminator, image, depth), error_of(depth, truth)
+    chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
+    found = {
+        name: auc(scores, scores_of(discriminator, image, plant(depth, chance))) for name, plant in FAILURES.items()
+    }
+    middle = error.median()
+    best = scores.argsort(descending=True)[: max(1, len(scores) // 3)]
+    ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()
+    return {
+        **found,
+        "large own errors": auc(scores[error < middle], scores[error >= middle]),
+        "rank correlation with the error": float(torch.corrcoef(ranks)[0, 1]),
+        "error of all": float(error.mean()),
+        "error of the best third": float(error[best].mean()),
+    }
+
+
+def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth: Tensor, truth: Tensor) -> None:
+    """Draw panoramas, labels, truths and relative errors, one column each, at most ten."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    shown = min(10, len(names))
+    figure = Figure(figsize=(2.4 * shown, 5), layout="constrained")
+    axes = figure.subplots(4, shown, squeeze=False)
+    for i in range(shown):
+        nearest, farthest = float(truth[i].log().min()), float(truth[i].log().max())
+        axes[0][i].imshow(image[i].permute(1, 2, 0))
+        axes[1][i].imshow(depth[i].clamp_min(1e-3).log(), vmin=nearest, vmax=farthest, cmap="turbo")
+        axes[2][i].imshow(truth[i].log(), vmin=nearest, vmax=farthest, cmap="turbo")
+        axes[3][i].imshow((depth[i] - truth[i]).abs() / truth[i], vmin=0, vmax=0.5, cmap="magma")
+        axes[0][i].set_title(f"{names[i]}: {scores[i]:.2f}", fontsize=8)
+        for row in range(4):
+            axes[row][i].axis("off")
+    figure.savefig(path, dpi=80)
+
+
+def table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Return columns of numbers as Markdown."""
+    lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for name in next(iter(columns.values())):
+        lines.append(
+            f"| {name.replace('_', ' ')} | {' | '.join(f'{column[name]:.3f}' for column in columns.values())} |"
+        )
+    return "\n".join(lines)
+
+
+def compare_students(pipeline: Pipeline, labeler: Path, labels: Path, selected: Path, seeds: Sequence[int]) -> str:
+    """Train on selected, random and all labels, and return a table of errors on panoramas in no training."""
+    from mtpano_zoo import load_model
+    from mtpano_zoo.prediction import predict
+
+    chosen = json.loads((selected / "db_info" / "panomtdu_train.json").read_bytes())
+    test = [look(list(LOOKS)[i % 2], "test", i, pipeline.size) for i in range(pipeline.options.test_panoramas)]
+    image, truth = torch.stack([one for one, _ in test]), torch.stack([one for _, one in test])
+
+    def error(network: Path) -> float:
+        predictions = predict(load_model(network), image)
+        return float(error_of(torch.stack([torch.from_numpy(one.depth) for one in predictions]), truth).mean())
+
+    columns: dict[str, dict[str, float]] = {
+        "labeler": dict.fromkeys([f"seed {seed}" for seed in seeds], error(labeler))
+    }
+    for kind in ("selected", "random", "all"):
+        columns[kind] = {}
+        for seed in seeds:
+            root = {"selected": selected, "all": labels}.get(kind) or _random_choice(
+                pipeline, labels, len(chosen), seed
+            )
+            columns[kind][f"seed {seed}"] = error(pipeline.student(f"student-{kind}-{seed}", labeler, root, seed))
+    return table("error of a student trained on", columns)
+
+
+def _random_choice(pipeline: Pipeline, labels: Path, count: int, seed: int) -> Path:
+    """Link the labels into a folder with a list of random ones."""
+    root = pipeline.out / f"random-{seed}"
+    names = sorted(json.loads((labels / "db_info" / "panomtdu_train.json").read_bytes()))
+    chosen = np.random.default_rng(seed).permutation(names)[:count].tolist()
+    (root / "db_info").mkdir(parents=True, exist_ok=True)
+    for entry in labels.iterdir():
+        if (
+            entry.name not in ("db_info", "runs")
+            and not entry.name.startswith(".")
+            and not (root / entry.name).exists()
+        ):
+            (root / entry.name).symlink_to(entry.resolve())
+    write_bytes(root / "db_info" / "panomtdu_train.json", json.dumps(sorted(chosen)).encode())
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the stages, examine them, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/curation"))
+    parser.add_argument("--height", type=int, default=64, help="rows of all panoramas")
+    parser.add_argument("--rooms", type=int, default=400, help="rendered rooms to train on")
+    parser.add_argument("--panoramas", type=int, default=240, help="panoramas of the web")
+    parser.add_argument("--test-panoramas", type=int, default=64, help="others, for students")
+    parser.add_argument("--labeler-steps", type=int, default=500)
+    parser.add_argument("--discriminator-steps", type=int, default=400)
+    parser.add_argument("--student-steps", type=int, default=200)
+    parser.add_argument("--width", type=int, default=24, help="channels of the discriminator's first layer")
+    parser.add_argument("--all-discriminators", action="store_true", help="compare ways of training it")
+    parser.add_argument("--students", type=int, nargs="*", default=[], metavar="SEED", help="compare students too")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message=".*does not have many workers|.*smaller than the logging interval")
+    start = time.monotonic()
+    pipeline = Pipeline(options)
+    write_web(options.out, options.panoramas, pipeline.size)
+    first = pipeline.labeler()
+    labels = pipeline.label(first, "labels")
+    discriminator = pipeline.discriminator(first)
+    scores = pipeline.score(labels, discriminator)
+    selected = pipeline.select(labels, scores)
+    second = pipeline.student("second-labeler", first, selected)
+    relabelled = pipeline.label(second, "relabelled")
+    pipeline.student("last-student", second, relabelled)
+    minutes = (time.monotonic() - start) / 60
+
+    names, image, depth, truth = read_labels(options.out, labels, pipeline.size)
+    ways = DISCRIMINATORS if options.all_discriminators else {USED: DISCRIMINATORS[USED]}
+    examined = {
+        name: examine(load_discriminator(pipeline.discriminator(first, name))[0], image, depth, truth) for name in ways
+    }
+    score = {one.name: one.score for one in read_scores(scores)}
+    values = torch.tensor([score[name] for name in names])
+    order = values.argsort(descending=True)
+    for name, some in (("best", order[:10]), ("worst", order.flip(0)[:10])):
+        draw(options.out / f"{name}.png", [names[i] for i in some], values[some], image[some], depth[some], truth[some])
+    chosen = set(json.loads((selected / "db_info" / "panomtdu_train.json").read_bytes()))
+    error = error_of(depth, truth)
+    inside = torch.tensor([name in chosen for name in names])
+    again = error_of(*read_labels(options.out, relabelled, pipeline.size)[2:])
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}; "
+        f"{options.panoramas} panoramas of {pipeline.size[0]} x {pipeline.size[1]}; the stages took {minutes:.1f} "
+        f"minutes\n\n{table('AUC of the score, and errors', examined)}\n\n"
+        f"relative error of all labels {error.mean():.3f}, of the {len(chosen)} selected {error[inside].mean():.3f}, "
+        f"of all after the second labeler {again.mean():.3f}"
+    )
+    if options.students:
+        print(f"\n{compare_students(pipeline, first, labels, selected, options.students)}")
+
+
+if __name__ == "__main__":
+    main()

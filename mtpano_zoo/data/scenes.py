@@ -1,0 +1,256 @@
+"""Procedural scenes as data sets and as LightningDataModules: what rooms, homes and streets share."""
+
+import mmap
+import multiprocessing
+from typing import Any, ClassVar
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.scenes import Room, render
+from mtpano_zoo.scenes.rendering import check_size
+from mtpano_zoo.scenes.sampling import check_tilt, room_key
+
+MAX_BLACK = 0.18  # of the rows, above and below; Stanford2D3D's panoramas lack 0.14
+
+
+class SceneDataset(Dataset[Sample]):
+    """Panoramas of procedural scenes with exact ground truth; a subclass says which.
+
+    A sample depends on (seed, split, index, height, width, tilt) only: neither on the worker, nor on the order, nor on
+    `count`. It has `image` float32 (3, H, W) in [0, 1], `semseg` int64 (H, W) of `classes`, `depth` float32 (H, W) in
+    metres along the ray, `normals` float32 (3, H, W), and `id` such as "train-000123"; outdoors also `far` bool (H, W),
+    true in the sky, where depth is 0 and normals are zero. Every pixel is labelled.
+
+    Args:
+        split: "train", "val" or "test"; they share no scene.
+        count: Number of scenes.
+        height: Rows of the panorama, at least 8.
+        width: Columns, twice the rows.
+        seed: Another seed gives other scenes.
+        cache: Keep what was rendered in memory, 20 bytes per pixel, shared with forked workers.
+        augmentation: Changes the samples, differently in every epoch.
+        black_poles: Share of the scenes whose image is black in some rows at zenith and nadir, as that of cameras which
+            do not see there; classes, depth and normals stay, so that a network learns to continue the scene.
+        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. All maps are those of
+            the tilted camera.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    classes: ClassVar[tuple[str, ...]]
+    palette: ClassVar[NDArray[np.uint8]]
+    noun: ClassVar[str]  # what one of them is
+    space: ClassVar[int] = 0  # of keys, see `room_key`
+    outdoors: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        height: int,
+        width: int,
+        seed: int = 0,
+        cache: bool = False,
+        augmentation: Augmentation | None = None,
+        black_poles: float = 0.0,
+        tilt: float = 0.0,
+    ) -> None:
+        check_size(height, width)
+        check_tilt(tilt)
+        if not 0 <= black_poles <= 1:
+            raise InputError(f"black_poles is a share of the {self.noun}s between 0 and 1, got {black_poles}")
+        if count < 1:
+            raise InputError(f"a set of {self.noun}s needs at least one, got count={count}")
+        room_key(seed, split, count - 1)
+        self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
+        self.augmentation, self.black_poles, self.tilt = augmentation, black_poles, tilt
+        self._cache = _Cache(count, height, width) if cache else None
+
+    def draw(self, index: int) -> Room:
+        """Draw a scene without rendering it."""
+        raise NotImplementedError
+
+    @property
+    def cached(self) -> bool:
+        """Whether rendered samples are kept."""
+        return self._cache is not None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """Return the id of a sample without rendering it."""
+        return f"{self.split}-{index:06d}"
+
+    def fingerprint(self, index: int) -> str:
+        """Return what decides a panorama, without rendering it."""
+        size = f"{self.height} x {self.width}"
+        tilt = f", tilt {self.tilt:g}" if self.tilt else ""
+        return f"{self.noun} {index} of {self.split}, seed {self.seed}, {size}, black poles {self.black_poles:g}{tilt}"
+
+    def __getitem__(self, index: int) -> Sample:
+        """Render or recall one sample, and augment it.
+
+        Raises:
+            IndexError: If there is no such index.
+        """
+        if not -self.count <= index < self.count:
+            raise IndexError(f"{self.noun} {index} of a set of {self.count}")
+        index %= self.count
+        name = self.name(index)
+        if self._cache is not None and (known := self._cache.get(index)) is not None:
+            sky = {"far": known["depth"] == 0} if self.outdoors else {}
+            return self._change(known | sky | {"id": name}, index)
+        batch = render([self.draw(index)], self.height, self.width)
+        sample = {key: maps[0] for key, maps in batch.items() if key != "id"}
+        if self._cache is not None:
+            self._cache.put(index, sample)
+        return self._change(sample | {"id": name}, index)
+
+    def _change(self, sample: Sample, index: int) -> Sample:
+        """Augment a sample, then blacken its poles: a camera's own black is exactly black."""
+        if self.augmentation is not None:
+            sample = self.augmentation(sample)
+        # Numbers of the scene's own that the scene was not drawn with.
+        key = room_key(self.seed, self.split, index, self.space)
+        share, *unseen = np.random.Generator(np.random.Philox(key=key).jumped()).random(3)
+        if share < self.black_poles:
+            top, bottom = (int(part * MAX_BLACK * self.height) for part in unseen)
+            sample["image"] = sample["image"].clone()
+            sample["image"][:, :top] = 0
+            sample["image"][:, self.height - bottom :] = 0
+        return sample
+
+
+class SceneDataModule(lightning.LightningDataModule):
+    """Training, validation and test sets of procedural scenes; prediction runs over the test set.
+
+    Args:
+        height: Rows of the panoramas.
+        width: Columns, twice the rows.
+        train_count: Scenes per epoch of training.
+        val_count: Scenes for validation.
+        test_count: Scenes for test and prediction.
+        batch_size: Panoramas per batch.
+        num_workers: Processes that render beside the training.
+        seed: Another seed gives other scenes.
+        cache: Keep rendered training and validation scenes in memory: from the second epoch on nothing is rendered.
+        augmentation: Changes the training samples, differently in every epoch.
+        black_poles: Share of the training scenes with black poles, see `SceneDataset`.
+        tilt: The camera of all sets leans by up to so many degrees, see `SceneDataset`.
+    """
+
+    dataset: ClassVar[type[SceneDataset]]
+    classes: ClassVar[tuple[str, ...]]
+    palette: ClassVar[NDArray[np.uint8]]
+
+    def __init__(
+        self,
+        height: int = 256,
+        width: int = 512,
+        train_count: int = 2000,
+        val_count: int = 100,
+        test_count: int = 100,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache: bool = False,
+        augmentation: Augmentation | None = None,
+        black_poles: float = 0.0,
+        tilt: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        kind = self.dataset
+        self.train_set = kind("train", train_count, height, width, seed, cache, augmentation, black_poles, tilt)
+        self.val_set = kind("val", val_count, height, width, seed, cache, tilt=tilt)
+        self.test_set = kind("test", test_count, height, width, seed, tilt=tilt)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, without an incomplete last batch if there is a complete one."""
+        scenes = self.train_set
+        return training_loader(scenes, scenes.augmentation, seed=self.seed, **self._options(scenes))
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return DataLoader(self.val_set, **self._options(self.val_set))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return DataLoader(self.test_set, **self._options(self.test_set))
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The test set."""
+        return self.test_dataloader()
+
+    def _options(self, scenes: SceneDataset) -> dict[str, Any]:
+        # Only forked workers share the cache, and newer Pythons do not fork by default.
+        fork = self.num_workers > 0 and scenes.cached and "fork" in multiprocessing.get_all_start_methods()
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "multiprocessing_context": "fork" if fork else None,
+        }
+
+
+class _Cache:
+    """Rendered samples in anonymous shared memory: what one forked worker stores, the others and later epochs read.
+
+    Images are multiples of 1/255 and classes fit a byte, so nothing is lost.
+    """
+
+    def __init__(self, count: int, height: int, width: int) -> None:
+        self._shape = (count, height, width)
+        self._allocate()
+
+    def get(self, index: int) -> Sample | None:
+        """The sample without its id, or None if it was never stored."""
+        if not self._known[index]:
+            return None
+        return {
+            "image": self._image[index].float().div_(255),
+            "semseg": self._semseg[index].long(),
+            "depth": self._depth[index].clone(),
+            "normals": self._normals[index].clone(),
+        }
+
+    def put(self, index: int, sample: Sample) -> None:
+        """Store a sample."""
+        self._image[index] = sample["image"].mul(255).round_().byte()
+        self._semseg[index] = sample["semseg"].byte()
+        self._depth[index] = sample["depth"]
+        self._normals[index] = sample["normals"]
+        self._known[index] = True  # last: another process may be looking
+
+    def __getstate__(self) -> tuple[int, int, int]:
+        """Spawned workers cannot share the memory; each begins with an empty cache."""
+        return self._shape
+
+    def __setstate__(self, state: tuple[int, int, int]) -> None:
+        self._shape = state
+        self._allocate()
+
+    def _allocate(self) -> None:
+        count, height, width = self._shape
+        self._image = _shared((count, 3, height, width), np.uint8)
+        self._semseg = _shared((count, height, width), np.uint8)
+        self._depth = _shared((count, height, width), np.float32)
+        self._normals = _shared((count, 3, height, width), np.float32)
+        self._known = _shared((count,), np.bool_)
+
+
+def _shared(shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
+    """Zeros that forked processes share; pages are taken from the system when first written."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype=dtype).reshape(shape))

@@ -1,0 +1,100 @@
+"""What kind of place a labelled panorama shows, so that each kind has its share of what is selected."""
+
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.sphere import solid_angles
+
+__all__ = ("DomainByName", "DomainClassifier", "SkyOrCeiling")
+
+
+class DomainClassifier(ABC):
+    """Names the domain of a labelled panorama; write your own and name it in the configuration.
+
+    Attributes:
+        domains: All that it can name.
+    """
+
+    domains: tuple[str, ...]
+
+    @abstractmethod
+    def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
+        """Return the domain of a sample.
+
+        Args:
+            sample: `id`, `image` (3, H, W), `depth` (H, W), and `semseg` and `far` where the labels have them.
+            classes: Names of the classes of `semseg`.
+        """
+
+
+class SkyOrCeiling(DomainClassifier):
+    """``outdoor`` where more of the upper half of the sphere is sky than ceiling, else ``indoor``.
+
+    Sky is what the labels call so, and what they call far.
+
+    Args:
+        sky: Names of the classes that are sky.
+        ceiling: Names of the classes that are a ceiling.
+        least_sky: Share of the upper half that has to be sky outdoors, where nothing is called ceiling.
+    """
+
+    domains = ("indoor", "outdoor")
+
+    def __init__(
+        self, sky: Sequence[str] = ("sky",), ceiling: Sequence[str] = ("ceiling",), least_sky: float = 0.05
+    ) -> None:
+        self.sky, self.ceiling, self.least_sky = tuple(sky), tuple(ceiling), least_sky
+
+    def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
+        """Return ``indoor`` or ``outdoor``."""
+        depth: Tensor = sample["depth"]
+        sky, ceiling = torch.zeros_like(depth, dtype=torch.bool), torch.zeros_like(depth, dtype=torch.bool)
+        if "far" in sample:
+            sky |= sample["far"]
+        if "semseg" in sample:
+            for index, name in enumerate(classes):
+                if name in self.sky:
+                    sky |= sample["semseg"] == index
+                elif name in self.ceiling:
+                    ceiling |= sample["semseg"] == index
+        return "outdoor" if upper_share(sky) > max(upper_share(ceiling), self.least_sky) else "indoor"
+
+
+def upper_share(mask: Tensor) -> float:
+    """Return how much of the upper half of the sphere a mask (H, W) covers."""
+    height, width = mask.shape
+    weights = solid_angles(height, width, device=mask.device)[: height // 2]
+    return float((mask[: height // 2] * weights).sum() / (weights.sum() * width))
+
+
+class DomainByName(DomainClassifier):
+    """The domain by the id of a panorama, where that tells it.
+
+    Args:
+        patterns: Domain by pattern, such as ``{"indoor": "room*", "outdoor": "street*"}``; the first that fits counts.
+
+    Raises:
+        InputError: If there is no pattern.
+    """
+
+    def __init__(self, patterns: dict[str, str]) -> None:
+        if not patterns:
+            raise InputError("DomainByName needs a pattern per domain: {indoor: 'room*', outdoor: 'street*'}")
+        self.patterns, self.domains = dict(patterns), tuple(patterns)
+
+    def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
+        """Return the domain.
+
+        Raises:
+            InputError: If no pattern fits.
+        """
+        for domain, pattern in self.patterns.items():
+            if fnmatch.fnmatchcase(sample["id"], pattern):
+                return domain
+        raise InputError(f"no pattern of DomainByName fits it: {', '.join(self.patterns.values())}")

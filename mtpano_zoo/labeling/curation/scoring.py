@@ -1,0 +1,246 @@
+"""Second stage: a discriminator gives every label of a folder a score map and a score.
+
+A folder of scores holds::
+
+    scores/ID.json        score, valid (share of the sphere that has a label), domain, hash (16 hexadecimal digits)
+    score_map/ID/merged.png    8-bit PNG in the size of the label: 255 = right, 0 = wrong or no label
+    origins/ID.txt, manifest.json, runs/    as in a folder of labels
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.files.checkpoint import read_checkpoint
+from mtpano_zoo.labeling.curation.domains import DomainClassifier
+from mtpano_zoo.labeling.curation.perceptual_hash import perceptual_hash
+from mtpano_zoo.labeling.encoding import EncodedLabels, grey_png
+from mtpano_zoo.labeling.module import PanoramaLabeler
+from mtpano_zoo.labeling.origin import digest_of_files, stamp_of_file
+from mtpano_zoo.labeling.storage import SCORES, Marker
+from mtpano_zoo.manifest import read_manifest
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.sphere import solid_angles
+from mtpano_zoo.training.curation import DESCRIPTION
+
+__all__ = ("FORMAT", "LABELS_FORMAT", "LabelsToScore", "Score", "Scorer", "check_labels", "load_discriminator")
+
+FORMAT = "mtpano label scores, 1"
+LABELS_FORMAT = "mtpano pseudo-labels, 1"
+ENCODING = {
+    "scores": {
+        "score": "mean of the score map over the sphere, 0 = wrong, 1 = right",
+        "valid": "share of the sphere that has a distance, or is known to be far",
+        "hash": "perceptual hash of the panorama, 16 hexadecimal digits",
+    },
+    "score_map": {"file": "8-bit PNG", "unit": "score = value / 255", "no label": 0},
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score, coverage, domain and hash of one label.
+
+    Args:
+        score: From 0 to 1.
+        valid: Share of the sphere that has a distance, or is known to be far.
+        domain: What kind of place it is.
+        hash: Of the panorama, see `perceptual_hash`.
+        score_map: By pixel (H, W), 0 to 1; 0 where there is no distance.
+    """
+
+    score: float
+    valid: float
+    domain: str
+    hash: int
+    score_map: Tensor
+
+
+class Scorer(PanoramaLabeler):
+    """Scores the labels of panoramas, as `LabelsToScore` gives them.
+
+    The score of a label is the mean of its map over the pixels that have a distance, each weighted by its solid angle.
+
+    Args:
+        discriminator: Scores patches.
+        domains: Tells the domains apart.
+        label_classes: Names of the classes of the labels.
+    """
+
+    marker = Marker(SCORES, ".json")
+
+    def __init__(
+        self, discriminator: PatchDiscriminator, domains: DomainClassifier, label_classes: tuple[str, ...]
+    ) -> None:
+        super().__init__(*discriminator.input_size)
+        self.discriminator, self.domains, self.label_classes = discriminator.eval(), domains, label_classes
+        if isinstance(domains, torch.nn.Module):
+            self.domain_network = domains.eval()
+
+    def manifest(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the manifest of scores that are made with these settings."""
+        content = {"format": FORMAT, "domains": list(self.domains.domains), "encoding": ENCODING, "settings": settings}
+        plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
+        return plain
+
+    @torch.no_grad()
+    def label(self, name: str, sample: Mapping[str, Any]) -> Score:
+        """Score the label of one panorama.
+
+        Raises:
+            InputError: If it has no distance at all, or none of the domains fits it.
+        """
+        if "depth" not in sample:
+            raise InputError("it has no label of depth")
+        image, depth = self._image(sample), sample["depth"].to(self.device)
+        known = depth > 0
+        if not known.any():
+            raise InputError("its label has no distance at any pixel")
+        weights = solid_angles(self.height, self.width, device=self.device).expand_as(depth)
+        score_map = self.discriminator.score_map(image[None], depth[None, None])[0, 0].float()
+        covered = known | sample["far"].to(self.device) if "far" in sample else known
+        domain = self.domains({**sample, "id": name}, self.label_classes)
+        if domain not in self.domains.domains:
+            known_domains = ", ".join(self.domains.domains)
+            raise InputError(f"{type(self.domains).__name__} calls it {domain!r}, which is none of {known_domains}")
+        return Score(
+            float((score_map * weights).sum() / weights[known].sum()),
+            float(weights[covered].sum() / weights.sum()),
+            domain,
+            perceptual_hash(image.cpu()),
+            score_map.cpu(),
+        )
+
+    def encode(self, labels: Any) -> EncodedLabels:
+        """Return the files of a score."""
+        values = {
+            "score": round(labels.score, 6),
+            "valid": round(labels.valid, 6),
+            "domain": labels.domain,
+            "hash": f"{labels.hash:016x}",
+        }
+        picture = grey_png(labels.score_map.numpy())
+        return EncodedLabels({"score_map/merged.png": picture}, marker=json.dumps(values).encode())
+
+
+class LabelsToScore(Dataset[dict[str, Any]]):
+    """The panoramas of a folder of labels with all that a score depends on.
+
+    Args:
+        root: The folder.
+        height: Rows.
+        width: Columns.
+        split: Which of its lists.
+    """
+
+    def __init__(self, root: Path, height: int, width: int, split: str = "train") -> None:
+        data = PseudoLabelDataModule(root, height=height, width=width, tasks=["semseg", "depth"], confidence=False)
+        self.root, self.samples = data.root, data.dataset(split)
+        self.classes = tuple(data.classes)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, i: int) -> str:
+        """Return the id of a panorama."""
+        return self.samples.name(i)
+
+    def stamp(self, i: int) -> str:
+        """Return sizes and times of its image and its distances.
+
+        Raises:
+            OSError: If they are not plain files.
+        """
+        name = self.name(i)
+        paths = (path_below(self.root / "img", name, ".jpg"), path_below(self.root / "depth", name) / "merged.png")
+        return " ".join(stamp_of_file(path) for path in paths)
+
+    def fingerprint(self, i: int) -> str:
+        """Return the digest of its image and its label.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        index = self.samples.index
+        roles = [role for role in ("image", "depth", "semseg", "far") if role == "image" or index.has(role, i)]
+        return digest_of_files([content for role in roles for content in index.read(role, i)])
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Read one panorama and its label."""
+        return self.samples[i]
+
+
+def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, Any]]:
+    """Load what `DepthQualityModule` has trained, and what it says of its training.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no checkpoint of a discriminator, or its weights do not fit it.
+    """
+    checkpoint = read_checkpoint(path)
+    described = checkpoint.get(DESCRIPTION)
+    if not isinstance(described, dict) or described.get("class_path") != PatchDiscriminator.__name__:
+        raise InputError(
+            f"{path} is no discriminator: train one by `mtpano fit --config curation/discriminator.yaml`, and give its "
+            "last.ckpt"
+        )
+    prefix = "discriminator."
+    weights = {
+        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
+    }
+    try:
+        discriminator = PatchDiscriminator(**described["init_args"])
+        discriminator.load_state_dict(weights)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} does not hold the weights of the discriminator that it describes: train it again"
+        ) from error
+    return discriminator.eval(), described
+
+
+def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int], any_labeler: bool) -> dict[str, Any]:
+    """See that a discriminator is made for the labels of a folder, and return the folder's settings.
+
+    Args:
+        root: The folder of labels.
+        described: What the discriminator says of its training.
+        size: Its height and width.
+        any_labeler: The labels may be of another labeler.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        InputError: If it holds no labels, or of another size or labeler.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder of labels at {root}")
+    manifest = read_manifest(root, LABELS_FORMAT)
+    if manifest is None:
+        raise InputError(f"{root} has no manifest of labels: give a folder that `mtpano curate label` has written")
+    settings: dict[str, Any] = manifest["settings"]
+    labelled = (settings.get("height"), settings.get("width"))
+    if labelled != size:
+        raise InputError(
+            f"{root} holds labels of {labelled[0]} x {labelled[1]}, but the discriminator was trained on {size[0]} x "
+            f"{size[1]}: train one on the size of the labels, or label again with --height {size[0]} --width {size[1]}"
+        )
+    labeler = settings.get("labeler", {}).get("weights")
+    if labeler != described.get("labeler") and not any_labeler:
+        if labeler:
+            raise InputError(
+                f"{root} was labelled by another network than the one whose errors the discriminator has learnt: train "
+                "a discriminator for it, or add --any-labeler"
+            )
+        raise InputError(
+            f"{root} was labelled not by a network of the zoo, whose errors the discriminator has not learnt: add "
+            "--any-labeler to score it all the same"
+        )
+    return settings

@@ -1,0 +1,266 @@
+"""Third stage: the best labels of every domain, without what looks like another one, as a folder to train on.
+
+The folder has the layout that `PseudoLabelDataModule` reads. Its files are hard links to those of the labels, so it
+takes no space and is not changed by what happens to them later; on a file system without links they are copied. It is
+made beside its place and renamed when it is complete.
+"""
+
+import csv
+import errno
+import io
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.curation.perceptual_hash import different
+from mtpano_zoo.labeling.curation.scoring import FORMAT as SCORES_FORMAT
+from mtpano_zoo.labeling.curation.scoring import LABELS_FORMAT
+from mtpano_zoo.labeling.storage import MANIFEST, SCORES
+from mtpano_zoo.manifest import differences, read_manifest
+from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.text_files import read_json
+
+__all__ = ("Rules", "ScoredLabel", "Selection", "choose", "read_scores", "select")
+
+TEMPORARY = ".selecting-"
+LINKED = ("semseg", "depth", "normals", "far")
+
+
+@dataclass(frozen=True)
+class ScoredLabel:
+    """A line of the folder of scores."""
+
+    name: str
+    score: float
+    valid: float
+    domain: str
+    hash: int
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is selected.
+
+    Args:
+        count: The most of every domain.
+        min_score: The lowest score.
+        min_valid: The least share of the sphere that has a label.
+        hash_distance: Panoramas whose hashes differ in at most so many bits are one; None keeps them all.
+        weights: Write the score maps as confidences of depth, by which a loss weighs the pixels.
+    """
+
+    count: Mapping[str, int]
+    min_score: float = 0.0
+    min_valid: float = 0.2
+    hash_distance: int | None = 4
+    weights: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What became of all labels.
+
+    Args:
+        chosen: What is selected, the best first.
+        dropped: Why a label is not, by name.
+    """
+
+    chosen: Sequence[ScoredLabel]
+    dropped: Mapping[str, str]
+
+    def summary(self) -> str:
+        """Return a few lines for the terminal."""
+        kept = Counter(label.domain for label in self.chosen)
+        reasons = Counter(self.dropped.values())
+        lines = [f"{len(self.chosen)} selected: " + ", ".join(f"{number} {name}" for name, number in kept.items())]
+        return "\n".join([*lines, *(f"  {number} dropped: {reason}" for reason, number in reasons.items())])
+
+
+def choose(labels: Sequence[ScoredLabel], rules: Rules) -> Selection:
+    """Choose among labels; of equal scores the first name counts.
+
+    Raises:
+        InputError: If a number is out of range, a domain is asked for that no label has, or nothing is left.
+    """
+    bits = rules.hash_distance
+    if min(rules.count.values(), default=0) < 1 or (bits is not None and not 0 <= bits <= 16):
+        raise InputError(
+            f"count is at least 1 per domain and hash_distance 0 to 16, got {dict(rules.count)} and {bits}"
+        )
+    there = Counter(label.domain for label in labels)
+    for domain in rules.count:
+        if not there[domain]:
+            others = ", ".join(f"{number} {name}" for name, number in sorted(there.items())) or "none at all"
+            raise InputError(
+                f"no label is of the domain {domain}; there are {others}: leave {domain} out of --count, or score with "
+                "a classifier that tells it apart"
+            )
+    dropped: dict[str, str] = {}
+    ordered = sorted(labels, key=lambda label: (-label.score, label.name))
+    good = []
+    for label in ordered:
+        if label.domain not in rules.count:
+            dropped[label.name] = f"of the domain {label.domain}, which --count does not name"
+        elif label.valid < rules.min_valid:
+            dropped[label.name] = f"less than {rules.min_valid:.0%} of the sphere has a label"
+        elif label.score < rules.min_score:
+            dropped[label.name] = f"its score is below {rules.min_score:g}"
+        else:
+            good.append(label)
+    kept = good if bits is None else [good[i] for i in different([label.hash for label in good], bits)]
+    names = {label.name for label in kept}
+    dropped |= {label.name: "it looks like one with a better score" for label in good if label.name not in names}
+    chosen, counts = [], Counter[str]()
+    for label in kept:
+        if counts[label.domain] < rules.count[label.domain]:
+            counts[label.domain] += 1
+            chosen.append(label)
+        else:
+            dropped[label.name] = "enough of its domain are better"
+    if lacking := [domain for domain in rules.count if not counts[domain]]:
+        raise InputError(
+            f"nothing of the domain {lacking[0]} is left: lower min_score or min_valid, or leave it out of --count"
+        )
+    return Selection(chosen, dropped)
+
+
+def read_scores(root: Path) -> list[ScoredLabel]:
+    """Read the scores of a folder, by name.
+
+    Raises:
+        InputError: If a file is damaged.
+    """
+    labels = []
+    for path in sorted((root / SCORES).glob("*.json")):
+        try:
+            values = read_json(path)
+            number = int(values["hash"], 16)
+            name, domain = path.name.removesuffix(".json"), str(values["domain"])
+            labels.append(ScoredLabel(name, float(values["score"]), float(values["valid"]), domain, number))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} is not a score: remove it, and score again") from error
+    return labels
+
+
+def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool = False) -> Selection | None:
+    """Select labels and write the folder; None if it is there already.
+
+    Args:
+        labels: Folder of labels.
+        scores: Folder of their scores.
+        out: The new folder.
+        rules: What is selected.
+        overwrite: Replace a selection that was made in another way.
+
+    Raises:
+        FileNotFoundError: If a label that was scored is gone.
+        InputError: If the scores are of other labels, nothing is left, or the folder holds something else.
+    """
+    manifest = _manifest(labels, scores, rules)
+    if _finished(out, manifest, overwrite):
+        return None
+    scored = read_scores(scores)
+    if not scored:
+        raise InputError(f"{scores} holds no scores: run `mtpano curate score` first")
+    selection = choose(scored, rules)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f"{TEMPORARY}{out.name}-*"):  # of one that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    work = out.parent / f"{TEMPORARY}{out.name}-{uuid.uuid4().hex}"
+    try:
+        _write(work, labels, scores, selection, rules)
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if out.exists():
+            out.rename(work.with_name(f"{work.name}-old"))
+        work.rename(out)
+    finally:
+        for path in (work, work.with_name(f"{work.name}-old")):
+            shutil.rmtree(path, ignore_errors=True)
+    return selection
+
+
+def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
+    """Return the manifest of the selection: that of the labels, and how they were selected."""
+    known = {}
+    for root, form, verb in ((labels, LABELS_FORMAT, "label"), (scores, SCORES_FORMAT, "score")):
+        if not root.is_dir():
+            raise FileNotFoundError(f"there is no folder {root}: write it by `mtpano curate {verb}`")
+        manifest = read_manifest(root, form)
+        if manifest is None:
+            raise InputError(f"{root} has no manifest: give a folder that `mtpano curate {verb}` has written")
+        known[verb] = manifest
+    if known["score"]["settings"]["labels"] != known["label"]["settings"]:
+        key, before, now = next(differences(known["score"]["settings"]["labels"], known["label"]["settings"]))
+        raise InputError(
+            f"{scores} holds the scores of other labels than {labels} ({key} was {str(before)[:40]}, is "
+            f"{str(now)[:40]}): give the folder that was scored, or score this one"
+        )
+    plain = json.loads(json.dumps(asdict(rules)))
+    settings = {**known["label"]["settings"], "selection": {**plain, "scores": known["score"]["settings"]}}
+    return {**known["label"], "settings": settings}
+
+
+def _finished(out: Path, manifest: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether the same selection is there already.
+
+    Raises:
+        InputError: If something else is.
+    """
+    if not out.exists():
+        return False
+    found = read_manifest(out, LABELS_FORMAT) if out.is_dir() else None
+    if found is None or "selection" not in found["settings"]:
+        raise InputError(f"{out} exists and is no selection of labels: give a new folder")
+    if found == manifest:
+        return True
+    if not overwrite:
+        key, before, now = next(differences(found, manifest))
+        raise InputError(
+            f"{out} was selected in another way ({key} was {str(before)[:40]}, is {str(now)[:40]}): give another "
+            "folder, or --overwrite to replace it"
+        )
+    return False
+
+
+def _write(work: Path, labels: Path, scores: Path, selection: Selection, rules: Rules) -> None:
+    for folder in ("img", "db_info"):
+        (work / folder).mkdir(parents=True)
+    for label in selection.chosen:
+        _link(path_below(labels / "img", label.name, ".jpg"), work / "img")
+        for task in LINKED:
+            source = path_below(labels / task, label.name)
+            for path in (source / "merged.png", source / "merged_confidence.png"):
+                if path.is_file() and not (rules.weights and task == "depth" and "confidence" in path.name):
+                    _link(path, work / task / label.name)
+        if rules.weights:
+            weights = path_below(scores / "score_map", label.name) / "merged.png"
+            _link(weights, work / "depth" / label.name, "merged_confidence.png")
+    if (labels / "classes.yaml").is_file():
+        _link(labels / "classes.yaml", work)
+    names = sorted(label.name for label in selection.chosen)
+    (work / "db_info" / "panomtdu_train.json").write_text(json.dumps(names, indent=0), encoding="utf-8")
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(("id", "score", "valid", "domain", "hash"))
+    for label in selection.chosen:
+        writer.writerow((label.name, label.score, label.valid, label.domain, f"{label.hash:016x}"))
+    (work / "selected.csv").write_text(table.getvalue(), encoding="utf-8")
+    (work / "dropped.json").write_text(json.dumps(dict(sorted(selection.dropped.items())), indent=0), encoding="utf-8")
+
+
+def _link(source: Path, folder: Path, name: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / (name or source.name)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise FileNotFoundError(f"{source} was scored, but is gone: score the labels again") from error
+        shutil.copyfile(source, target)

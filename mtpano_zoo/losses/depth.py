@@ -1,0 +1,261 @@
+"""The losses of DAP (arXiv 2512.16913): of distances in metres, and of masks of what is within range.
+
+Maps are (B, H, W). What pixels hold that do not count changes neither loss nor gradient. A weight, (B, H, W) or (H, 1),
+makes a pixel count as that part of one. The authors have published no code for them; what the paper leaves open is an
+argument here, and its default is justified where it is stated.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.losses.auxiliary import sobel
+from mtpano_zoo.losses.base import Loss
+from mtpano_zoo.losses.dense import any_around
+from mtpano_zoo.losses.means import weighted_mean
+from mtpano_zoo.losses.multi_task import connected_zero
+from mtpano_zoo.losses.validity import known_range, trusted, valid_depth
+from mtpano_zoo.sphere import (
+    depth_to_points,
+    erp_rays,
+    icosahedron_rotations,
+    latitude_weights,
+    pad,
+    perspective_rays,
+    points_to_normals,
+    sample,
+)
+
+__all__ = ("DAPLoss", "dense_fidelity", "depth_edges", "mask_error", "normals_l1", "points_l1", "silog")
+
+SMALLEST = 1e-6  # below it, predictions are taken for it before their logarithm
+WEIGHTS = {"silog": 1.0, "fidelity": 0.4, "edges": 5.0, "normals": 2.0, "points": 2.0, "masks": 2.0}
+
+
+def silog(
+    prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, variance_focus: float = 0.5
+) -> Tensor:
+    """Scale-invariant error of logarithms: sqrt(mean d^2 - variance_focus (mean d)^2), with d = log prediction/target.
+
+    Means are over the valid pixels of the batch, as in the one loss that DAP's authors have published; zero if there
+    are none.
+
+    Example:
+        >>> target = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> round(silog(2 * target, target, target > 0, variance_focus=1.0).item(), 3)  # off by one factor
+        0.0
+    """
+    d = torch.where(valid, prediction.clamp(min=SMALLEST), 1).log() - torch.where(valid, target, 1).log()
+    weight = None if weight is None else weight.expand_as(d)
+    variance = weighted_mean(d.square(), valid, weight) - variance_focus * weighted_mean(d, valid, weight).square()
+    return variance.clamp(min=1e-12).sqrt()
+
+
+def dense_fidelity(
+    prediction: Tensor, target: Tensor, valid: Tensor, fov: float = 90.0, size: int | None = None
+) -> Tensor:
+    """Squared distance of the Gram matrices D D^T of depth in views to the corners of an icosahedron, their mean.
+
+    D holds one view, rows by columns, zero where it is not valid, and divided by the root of its sum of squares: a Gram
+    matrix has the trace 1 then, and the error is between 0 and 2 whatever scale and size. The paper says "masked and
+    normalised per view", and neither how nor how large views are. Views without a valid pixel do not count.
+
+    Args:
+        prediction: metres.
+        target: metres.
+        valid: where the target counts.
+        fov: horizontal field of view in degrees; with 90, the views cover the sphere.
+        size: rows and columns of a view; by default as dense as the panorama at its horizon.
+    """
+    side = size or max(2, round(target.shape[-1] / math.pi * math.tan(math.radians(fov) / 2)))
+    rotations = icosahedron_rotations(device=target.device, dtype=target.dtype)
+    rays = perspective_rays(side, side, fov=fov, rotation=rotations, dtype=target.dtype)[None]
+    maps = torch.stack([torch.where(valid, x, 0) for x in (prediction, target)], dim=1)
+    views = sample(maps, rays, "depth").movedim(2, 1)  # (B, 12, 2, S, S)
+    seen = sample(valid[:, None], rays, "label").flatten(3).any(-1)[:, 0]
+    energy = views.square().sum(dim=(-2, -1), keepdim=True)
+    views = views * energy.clamp(min=1e-12).rsqrt()
+    grams = views @ views.mT
+    error = (grams[:, :, 0] - grams[:, :, 1]).square().sum(dim=(-2, -1))
+    return weighted_mean(error, seen)
+
+
+def depth_edges(target: Tensor, valid: Tensor, threshold: float = 0.1) -> Tensor:
+    """Mask of the pixels where the logarithm of the target changes by `threshold` per pixel, by Sobel's filter.
+
+    The logarithm, so that a step counts by its ratio: the paper's own threshold is unknown. The filter wraps, and finds
+    no edge where it touches a pixel that is not valid.
+
+    Example:
+        >>> step = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]).expand(1, 3, 6)
+        >>> depth_edges(step, step > 0)[0, 1].tolist()  # the other step is at the seam
+        [True, False, True, True, False, True]
+    """
+    logarithm = torch.where(valid, target, 1).log()[:, None]
+    gx, gy = sobel(pad(logarithm, (1, 1, 1, 1)))
+    steep = (gx.square() + gy.square()).sqrt() >= 8 * threshold
+    return steep[:, 0] & ~any_around(pad((~valid)[:, None].float(), (1, 1, 1, 1)), 3)[:, 0]
+
+
+def normals_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Absolute difference, summed over the components, of the normals of the two surfaces, mean over the valid pixels.
+
+    Pixels without a normal of the target, having no neighbour, do not count.
+    """
+    surfaces = [
+        points_to_normals(depth_to_points(torch.where(valid, x, 0)[:, None]), valid[:, None])
+        for x in (prediction, target)
+    ]
+    known = valid & (surfaces[1] != 0).any(1)
+    error = (surfaces[0] - surfaces[1]).abs().sum(1)
+    return weighted_mean(error, known, None if weight is None else weight.expand_as(error))
+
+
+def points_l1(
+    prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, unit: float = 100.0
+) -> Tensor:
+    """Absolute difference, summed over the components, of the points on the surfaces, mean over the valid pixels.
+
+    Args:
+        prediction: metres.
+        target: metres.
+        valid: where the target counts.
+        weight: of every pixel.
+        unit: metres that count as 1; 100 because DAP's own labels are divided by it.
+    """
+    rays = erp_rays(*target.shape[-2:], device=target.device, dtype=target.dtype)
+    error = (torch.where(valid, prediction, 0) - torch.where(valid, target, 0)).abs() * rays.abs().sum(-1) / unit
+    return weighted_mean(error, valid, None if weight is None else weight.expand_as(error))
+
+
+def mask_error(
+    logits: Tensor, inside: Tensor, known: Tensor, weight: Tensor | None = None, dice_weight: float = 0.5
+) -> Tensor:
+    """Mean squared error of probabilities + `dice_weight` (1 - Dice) of the known pixels of a batch, (B, H, W) each.
+
+    Where nothing is inside and nothing is said to be, Dice is 1.
+    """
+    truth = (inside & known).to(logits.dtype)
+    said = torch.where(known, torch.where(known, logits, 0).sigmoid(), 0)
+    weight = torch.ones_like(said) if weight is None else weight.expand_as(said)
+    weight = torch.where(known, weight, 0)
+    both, total = (weight * said * truth).sum(), (weight * (said + truth)).sum()
+    dice = (2 * both + SMALLEST) / (total + SMALLEST)
+    return weighted_mean((said - truth).square(), known, weight) + dice_weight * (1 - dice)
+
+
+class DAPLoss(Loss):
+    """The loss of DAP: six terms of depth and masks, by the solid angle of the pixels.
+
+    Terms are `silog`; `fidelity`, the Gram matrices of perspective views; `edges`, the scale-invariant error where the
+    label has an edge; `normals` and `points` of the surface; `masks`, the mean over the ranges. A term of weight 0 is
+    not computed. `depth_confidence` in a batch, as pseudo-labels may have it, weighs its pixels.
+
+    Every process of a distributed training takes means of its own. Batches without depth contribute exactly zero.
+
+    Args:
+        weights: weight of a term, by term; what is not stated is the paper's: 1, 0.4, 5, 2, 2 and 2.
+        ranges: those of the network's masks, in metres.
+        max_depth: labels from here on, in metres, do not count as distances; the masks know them as far.
+        distortion: weigh pixels by the solid angle of their row, in all terms but `fidelity`, whose views have no
+            poles. The paper's distortion map has no published formula.
+        variance_focus: see `silog`.
+        fov: field of view of the views of `fidelity` in degrees.
+        view_size: rows and columns of these views, see `dense_fidelity`.
+        edge_threshold: see `depth_edges`.
+        unit: see `points_l1`.
+        dice_weight: see `mask_error`.
+
+    Raises:
+        InputError: If there is no such term.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, float] | None = None,
+        ranges: Sequence[float] = (100.0,),
+        max_depth: float = 100.0,
+        distortion: bool = True,
+        variance_focus: float = 0.5,
+        fov: float = 90.0,
+        view_size: int | None = None,
+        edge_threshold: float = 0.1,
+        unit: float = 100.0,
+        dice_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if unknown := sorted(set(weights or {}) - set(WEIGHTS)):
+            raise InputError(f"{', '.join(unknown)}: the terms of DAPLoss are {', '.join(WEIGHTS)}.")
+        self.weights = WEIGHTS | dict(weights or {})
+        self.ranges, self.max_depth, self.distortion = tuple(ranges), max_depth, distortion
+        self.variance_focus, self.fov, self.view_size = variance_focus, fov, view_size
+        self.edge_threshold, self.unit, self.dice_weight = edge_threshold, unit, dice_weight
+
+    def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return `total` and the terms of weight above 0 by name.
+
+        Args:
+            outputs: `depth` (B, 1, H, W) in metres; `valid` logits (B, 1, H, W), or `range_masks` (B, R, H, W) in
+                `ext`.
+            batch: `depth` (B, H, W) in metres, 0 = no measurement, and optionally `far` and `depth_confidence`.
+
+        Raises:
+            InputError: If the network has another number of masks than there are ranges.
+        """
+        predicted = [outputs[task] for task in ("depth", "valid") if task in outputs]
+        masks = outputs.get("ext", {}).get("range_masks", outputs.get("valid"))
+        predicted += [] if masks is None else [masks]
+        total = sum((connected_zero(x) for x in predicted), torch.zeros((), device=batch["image"].device))
+        if "depth" not in batch:
+            return {"total": total}
+        terms: dict[str, Tensor] = {}
+        # Autocast would compute sums over the image in half precision.
+        with torch.autocast(device_type=batch["image"].device.type, enabled=False):
+            weight = self._weight(batch)
+            if "depth" in outputs:
+                terms |= self._of_depth(outputs["depth"][:, 0].float(), batch, weight)
+            if masks is not None and self.weights["masks"]:
+                terms["masks"] = self._of_masks(masks.float(), batch, weight)
+        return {"total": total + sum(self.weights[name] * term for name, term in terms.items()), **terms}
+
+    def _weight(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Weight of every pixel, (H, 1) or (B, H, W); None if all count alike."""
+        depth, confidence = batch["depth"], batch.get("depth_confidence")
+        rows = latitude_weights(depth.shape[-2], device=depth.device) if self.distortion else None
+        if confidence is None or rows is None:
+            return rows if confidence is None else Tensor.float(confidence)
+        return Tensor.float(confidence) * rows
+
+    def _of_depth(self, prediction: Tensor, batch: Mapping[str, Any], weight: Tensor | None) -> dict[str, Tensor]:
+        target = batch["depth"].float()
+        valid = trusted(valid_depth(target, max_depth=self.max_depth), batch.get("depth_confidence"))
+        if "far" in batch:
+            valid = valid & ~batch["far"]
+        maps = (prediction, torch.where(valid, target, 0), valid)
+        terms: dict[str, Callable[[], Tensor]] = {
+            "silog": lambda: silog(*maps, weight, self.variance_focus),
+            "fidelity": lambda: dense_fidelity(*maps, self.fov, self.view_size),
+            "edges": lambda: silog(*maps[:2], depth_edges(*maps[1:], self.edge_threshold), weight, self.variance_focus),
+            "normals": lambda: normals_l1(*maps, weight),
+            "points": lambda: points_l1(*maps, weight, self.unit),
+        }
+        return {name: term() for name, term in terms.items() if self.weights[name]}
+
+    def _of_masks(self, logits: Tensor, batch: Mapping[str, Any], weight: Tensor | None) -> Tensor:
+        if logits.shape[1] != len(self.ranges):
+            raise InputError(
+                f"DAPLoss has {len(self.ranges)} ranges and the network {logits.shape[1]} masks: give both the same "
+                "ranges."
+            )
+        depth = batch["depth"]
+        far = batch.get("far", torch.zeros_like(depth, dtype=torch.bool))
+        errors = []
+        for i, limit in enumerate(self.ranges):
+            inside, known = known_range(depth, far, limit)
+            known = trusted(known, batch.get("depth_confidence"))
+            errors.append(mask_error(logits[:, i], inside, known, weight, self.dice_weight))
+        return torch.stack(errors).mean()

@@ -1,0 +1,311 @@
+"""Draws lived-in rooms: bedrooms, kitchens, living rooms, offices, with views into further rooms."""
+
+import math
+
+import numpy as np
+
+from mtpano_zoo.scene_classes import SCENE_CLASSES
+from mtpano_zoo.scenes import furniture, home_things, materials, street_things
+from mtpano_zoo.scenes.furnishing import anywhere, at_wall, count, table_group
+from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
+from mtpano_zoo.scenes.materials import CHANNEL, Material
+from mtpano_zoo.scenes.plan import CELL, GRID_ORIGIN, Plan, sample_plan
+from mtpano_zoo.scenes.sampling import camera_place, random_tilt, room_key
+from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
+from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
+
+SPACE = 1  # of keys, see `room_key`
+
+
+def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
+    """Draw the home of a split and an index; the same arguments always give the same home.
+
+    Args:
+        seed: Of the set.
+        split: "train", "val" or "test".
+        index: Of the home.
+        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home stays.
+
+    Raises:
+        InputError: If the split is unknown, or seed, index or tilt are out of range.
+    """
+    key = room_key(seed, split, index, SPACE)
+    rng = np.random.Generator(np.random.Philox(key=key))
+    height, daylight = rng.uniform(2.3, 3.8), float(rng.random() < 0.78) * rng.uniform(0.3, 1.2)
+    plan, builder = sample_plan(rng), Builder(SCENE_CLASSES)
+    x, z = camera_place(rng, plan)
+    camera = np.array([x, -rng.uniform(0.8, min(2.2, height - 0.35)), z])
+    plan.block_disc(x, z, 0.7)
+    shell = HomeShell(builder, plan, rng, height, daylight)
+    lamp = materials.glow(lamp_color(rng), rng.uniform(1.5, 5.0))
+    lights = Lights(rng, daylight)
+    shell.openings(lamp, lights)
+    Furnisher(rng, plan, builder, height, lamp, lights).furnish()
+    if rng.random() < 0.3:
+        shell.beams()
+    shell.close()
+    for window in shell.windows:
+        lights.window(window)
+    ceiling_lamps(rng, plan, builder, height, lamp, (x, z), lights)
+    warm = rng.uniform(-0.2, 0.2)
+    room = Room(
+        id=f"{split}-{index:06d}",
+        **builder.arrays(),  # type: ignore[arg-type]
+        camera=camera,
+        yaw=rng.uniform(-math.pi, math.pi),
+        lights=lights.array(plan.width * plan.depth),
+        ambient=lights.ambient(),
+        occupancy=shell.occupancy(),
+        exposure=rng.uniform(0.8, 1.8),
+        white_balance=np.array([1 + warm, 1.0, 1 - warm], dtype=np.float32) * np.float32(rng.uniform(0.95, 1.05)),
+        noise=rng.uniform(0.0, 0.016),
+        salt=int(rng.integers(2**31)),
+        classes=SCENE_CLASSES,
+    )
+    return random_tilt(room, key, tilt)
+
+
+class HomeShell(Shell):
+    """Adds passages into further rooms, wallpapers, and windows that are too bright for the camera."""
+
+    def __init__(self, builder: Builder, plan: Plan, rng: np.random.Generator, height: float, daylight: float) -> None:
+        super().__init__(builder, plan, rng, height, daylight)
+        self._further: list[tuple[Frame, float, float, float]] = []  # frame, x0, x1 and depth of further rooms
+        if daylight and rng.random() < 0.35:
+            self._sky[CHANNEL["emission"]] *= rng.uniform(2.0, 6.0)
+
+    def openings(self, lamp: Material, lights: Lights) -> None:
+        """Draw doors, passages, windows, columns, pictures, boards and screens."""
+        rng = self.rng
+        for _ in range(int(rng.choice([0, 1, 1, 2]))):
+            self.passage(lamp, lights)
+        for _ in range(int(rng.integers(0, 3))):
+            self.door()
+        for _ in range(int(rng.integers(0, 5))):
+            self.window()
+        if rng.random() < 0.2:
+            self.columns()
+        for _ in range(int(rng.integers(0, 7))):
+            size = (rng.uniform(0.2, 1.3), rng.uniform(0.2, 0.9))
+            self.hang("picture", materials.picture(rng), size, rng.uniform(1.0, 1.6))
+        if rng.random() < 0.2:
+            self.hang("screen", materials.screen(rng), (rng.uniform(0.8, 1.6), rng.uniform(0.5, 0.9)), 1.0)
+        if rng.random() < 0.2:
+            self.hang("board", materials.board(rng), (rng.uniform(0.8, 2.5), rng.uniform(0.7, 1.2)), 0.9)
+
+    def passage(self, lamp: Material, lights: Lights) -> None:
+        """An opening into a further room, with an open door or none."""
+        rng = self.rng
+        wide = rng.random() < 0.4
+        width = rng.uniform(1.3, 2.6) if wide else rng.uniform(0.8, 1.0)
+        top = min(self.height - 0.05, rng.uniform(1.98, 2.5))
+        found = free_stretch(rng, self.plan, width, 0.0, top, outer=True)
+        if found is None:
+            return
+        wall, x0 = found
+        x1, frame = x0 + width, wall.frame
+        self._holes.append((wall, x0, x1, 0.0, top))
+        if not wide or rng.random() < 0.5:
+            self._frame("door", wall, x0, x1, 0.0, top, rng.uniform(0.05, 0.1), 0.02)
+        if not wide and rng.random() < 0.75:
+            hinge = frame.at(x0 + 0.02, -THICKNESS, rng.uniform(0.9, 1.75))
+            self.builder.box("door", self.door_look, (0.0, width - 0.04), (0.005, top - 0.01), (-0.045, 0.0), hinge)
+            self.builder.box("door", materials.gray(rng), (width - 0.18, width - 0.08), (1.0, 1.03), (0.0, 0.04), hinge)
+        self.plan.block(frame.at((x0 + x1) / 2, 0.5), width + 0.1, 1.0)
+        low = max(0.02, x0 - rng.uniform(0.2, 2.5))
+        high = min(wall.length - 0.02, x1 + rng.uniform(0.2, 2.5))
+        self._further_room(frame, low, high, rng.uniform(1.5, 6.0), lamp, lights)
+
+    def _further_room(self, frame: Frame, x0: float, x1: float, depth: float, lamp: Material, lights: Lights) -> None:
+        """A box behind an outer wall, with a few things in it; z of the frame points out of it."""
+        rng, add, height = self.rng, self.builder.box, self.height
+        near, back = -THICKNESS, -THICKNESS - depth
+        paint = home_wall(rng)
+        add("floor", materials.pick(rng, "floor"), (x0, x1), (-THICKNESS, -0.0), (back, near), frame)
+        add("ceiling", materials.pick(rng, "ceiling"), (x0, x1), (height, height + 0.3), (back, near), frame)
+        add("wall", paint, (x0 - 0.2, x1 + 0.2), (-0.1, height + 0.1), (back - 0.2, back), frame)
+        for x in ((x0 - 0.2, x0), (x1, x1 + 0.2)):
+            add("wall", paint, x, (-0.1, height + 0.1), (back, near), frame)
+        self._further.append((frame, x0, x1, depth))
+        at, width = frame.at((x0 + x1) / 2, (near + back) / 2), x1 - x0
+        glow = lamp.copy()
+        glow[:3] = lamp_color(rng)
+        bright = rng.random() < 0.7
+        glow[CHANNEL["emission"]] = rng.uniform(1.0, 4.0) if bright else 0.2
+        self.builder.cylinder("lamp", glow, 0.17, (height - 0.07, height), at)
+        if bright:
+            lights.beyond(at, height - 0.12, glow, rng.uniform(0.6, 1.2) * math.sqrt(width * depth))
+        # What stands at the back looks out of the opening.
+        stand = frame.at((x0 + x1) / 2 + rng.uniform(-0.2, 0.2), back + 0.35)
+        kind = rng.random()
+        if kind < 0.25:
+            size = (min(width - 0.3, rng.uniform(0.8, 1.8)), 0.4)
+            furniture.cabinet(rng, self.builder, stand, size, rng.choice([0.8, 1.9]))
+        elif kind < 0.45:
+            furniture.bookcase(rng, self.builder, stand, (min(width - 0.3, 1.4), 0.32), 1.9)
+        elif kind < 0.6 and width > 1.8:
+            furniture.sofa(rng, self.builder, stand.at(0.0, 0.25), min(width - 0.4, 2.0), 0.9)
+        elif kind < 0.8:
+            pane = (x0 + 0.3 * width, x0 + 0.7 * width)
+            add("window", self._sky, pane, (0.9, min(2.1, height - 0.2)), (back, back + 0.02), frame)
+        if depth > 2.5 and width > 1.6 and rng.random() < 0.5:
+            spot = frame.at((x0 + x1) / 2, (near + back) / 2)
+            furniture.table(rng, self.builder, spot, (min(width - 0.9, 1.2), 0.7), 0.75)
+
+    def occupancy(self) -> Float32:
+        """Seen from above; further rooms are free."""
+        cells = self.plan.occupancy()
+        for frame, x0, x1, depth in self._further:
+            corners = [frame.at(x, z) for x in (x0, x1) for z in (0.0, -THICKNESS - depth)]
+            rows, columns = (
+                slice(
+                    max(0, round((min(values) - GRID_ORIGIN) / CELL)), max(0, round((max(values) - GRID_ORIGIN) / CELL))
+                )
+                for values in ([c.z for c in corners], [c.x for c in corners])
+            )
+            cells[0, rows, columns] *= 0.3
+        return cells
+
+    def wall_look(self) -> Material:
+        """Draw what walls are made of."""
+        return home_wall(self.rng)
+
+
+def home_wall(rng: np.random.Generator) -> Material:
+    """Wallpaper now and then, otherwise what other walls are made of."""
+    return home_things.wallpaper(rng) if rng.random() < 0.2 else materials.pick(rng, "wall")
+
+
+class Furnisher:
+    """Fills a room as a bedroom, a kitchen, a living room, an office, or a bit of everything."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        plan: Plan,
+        builder: Builder,
+        height: float,
+        lamp: Material,
+        lights: Lights,
+    ) -> None:
+        self.rng, self.plan, self.builder, self.height = rng, plan, builder, height
+        self.lamp, self.lights = lamp, lights
+        self.crowd = rng.uniform(0.8, 2.1) * min(1.8, plan.free_area() / 20)
+
+    def furnish(self) -> None:
+        """Draw the kind of the room and fill it: large things first."""
+        rng = self.rng
+        kinds = (self.bedroom, self.kitchen, self.living_room, self.office)
+        chosen = kinds[int(rng.choice(4, p=[0.27, 0.28, 0.28, 0.17]))]
+        self._rug()
+        chosen()
+        if rng.random() < 0.25:
+            kinds[int(rng.integers(4))]()
+        self._rest()
+
+    def bedroom(self) -> None:
+        """Beds with nightstands, wardrobes, a chest of drawers."""
+        rng, plan, builder = self.rng, self.plan, self.builder
+        for _ in range(1 + int(rng.random() < 0.25)):
+            width, length = rng.choice([0.9, 1.0, 1.4, 1.6, 1.8]), rng.uniform(1.95, 2.15)
+            at = at_wall(rng, plan, (width, length + 0.12), 1.0)
+            if at is None:
+                continue
+            home_things.bed(rng, builder, at, width, length)
+            for side in (-1.0, 1.0):
+                stand = at.at(side * (width / 2 + 0.26), -length / 2 + 0.2)
+                if rng.random() < 0.7 and plan.occupy(stand, 0.42, 0.38):
+                    home_things.nightstand(rng, builder, stand, self.lamp)
+        for _ in range(count(rng, 0.8, 1.3 * self.crowd)):
+            self._cabinet((rng.uniform(0.8, 2.4), 0.6), rng.uniform(1.8, min(2.3, self.height - 0.1)))
+        for _ in range(count(rng, 0.6, 1.0)):
+            self._cabinet((rng.uniform(0.6, 1.4), 0.45), rng.uniform(0.7, 1.1))
+
+    def kitchen(self) -> None:
+        """One or two runs of units, an island, a table."""
+        rng, plan, builder = self.rng, self.plan, self.builder
+        for _ in range(1 + int(rng.random() < 0.4)):
+            for width in (rng.uniform(2.0, 4.2), rng.uniform(1.5, 2.2)):
+                if at := at_wall(rng, plan, (width, 0.64), min(2.2, self.height - 0.1)):
+                    home_things.kitchen(rng, builder, at, width, self.height - 0.1)
+                    break
+        size = (rng.uniform(1.2, 2.4), rng.uniform(0.7, 1.1))
+        if rng.random() < 0.3 and (at := anywhere(rng, plan, size)):
+            home_things.island(rng, builder, at, *size)
+        self._tables(0.85, 1.2)
+
+    def living_room(self) -> None:
+        """Sofas, low tables, a screen, shelves."""
+        rng, plan, builder = self.rng, self.plan, self.builder
+        for _ in range(count(rng, 0.95, 1.6 * self.crowd)):
+            size = (rng.choice([rng.uniform(0.85, 1.1), rng.uniform(1.6, 2.8)]), rng.uniform(0.8, 1.0))
+            if at := at_wall(rng, plan, size, 0.9) if rng.random() < 0.65 else anywhere(rng, plan, size):
+                furniture.sofa(rng, builder, at, *size)
+                low = at.at(0.0, size[1] / 2 + rng.uniform(0.5, 0.8))
+                if size[0] > 1.4 and rng.random() < 0.6 and plan.occupy(low, 1.0, 0.55):
+                    furniture.table(rng, builder, low, (1.0, 0.55), rng.uniform(0.35, 0.48))
+                    furniture.tabletop(rng, builder, low, (1.0, 0.5), 0.48)
+        width = rng.uniform(1.0, 2.2)
+        if rng.random() < 0.7 and (at := at_wall(rng, plan, (width, 0.45), 1.5)):
+            home_things.media(rng, builder, at, width)
+        self._shelves(0.75, 1.6)
+        self._tables(0.5, 1.0)
+        if rng.random() < 0.35 and (at := anywhere(rng, plan, (0.6, 0.6))):
+            home_things.pouf(rng, builder, at)
+
+    def office(self) -> None:
+        """Desks with screens, shelves, cabinets, boards."""
+        self._tables(1.0, 2.2)
+        self._shelves(0.6, 1.4)
+        for _ in range(count(self.rng, 0.6, 1.2)):
+            self._cabinet((self.rng.uniform(0.6, 1.6), 0.45), self.rng.choice([0.75, 1.2, 1.9]))
+
+    def _rest(self) -> None:
+        """What may stand in any room: plants, boxes, heaps, lamps, people."""
+        rng, plan, builder = self.rng, self.plan, self.builder
+        if rng.random() < 0.3:
+            self._shelves(1.0, 1.0)
+        things = (furniture.plant, furniture.boxes, furniture.bin_, home_things.heap, home_things.vase, furniture.plant)
+        for _ in range(count(rng, 0.92, 3.0 * self.crowd)):
+            make, size = things[int(rng.integers(len(things)))], 0.55
+            if at := at_wall(rng, plan, (size, size), 0.8) if rng.random() < 0.7 else anywhere(rng, plan, (size, size)):
+                make(rng, builder, at)
+        looks = (materials.pick(rng, "seat"), materials.pick(rng, "leg"))
+        for _ in range(count(rng, 0.4, 1.2)):
+            if at := anywhere(rng, plan, (0.55, 0.55)):
+                furniture.chair(rng, builder, at, int(rng.integers(0, 3)), looks)
+        if rng.random() < 0.45 and (at := at_wall(rng, plan, (0.4, 0.4), 1.7)):
+            self.lights.lamp(at, furniture.floor_lamp(rng, builder, at, self.lamp), self.lamp)
+        for _ in range(int(rng.integers(1, 4)) if rng.random() < 0.3 else 0):
+            if at := anywhere(rng, plan, (0.6, 0.6)):
+                street_things.person(rng, builder, at)
+
+    def _rug(self) -> None:
+        rng, plan = self.rng, self.plan
+        if rng.random() > 0.6:
+            return
+        size = (rng.uniform(1.2, 3.2), rng.uniform(0.9, 2.2))
+        for _ in range(4):
+            at = Frame(rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth), rng.choice([0.0, math.pi / 2]))
+            if plan.contains(at.x, at.z, size[0] / 2 + 0.05):
+                furniture.rug(rng, self.builder, at, size)
+                return
+
+    def _cabinet(self, size: tuple[float, float], tall: float) -> None:
+        if at := at_wall(self.rng, self.plan, size, tall):
+            furniture.cabinet(self.rng, self.builder, at, size, tall)
+            if tall < 1.2:
+                furniture.tabletop(self.rng, self.builder, at, size, tall)
+
+    def _shelves(self, chance: float, mean: float) -> None:
+        rng = self.rng
+        for _ in range(count(rng, chance, mean * self.crowd)):
+            size, tall = (rng.uniform(0.6, 2.2), rng.uniform(0.25, 0.4)), rng.uniform(0.8, min(2.4, self.height - 0.1))
+            if at := at_wall(rng, self.plan, size, tall):
+                furniture.bookcase(rng, self.builder, at, size, tall)
+
+    def _tables(self, chance: float, mean: float) -> None:
+        rng, style = self.rng, int(self.rng.integers(0, 3))
+        looks = (materials.pick(rng, "seat"), materials.pick(rng, "leg"))
+        for _ in range(count(rng, chance, mean * self.crowd)):
+            table_group(rng, self.plan, self.builder, style, looks)

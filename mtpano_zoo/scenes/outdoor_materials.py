@@ -1,0 +1,162 @@
+"""Materials under the open sky; see `materials` for what the numbers mean."""
+
+import numpy as np
+
+from mtpano_zoo.scenes.materials import CHANNEL, Material, brick, concrete, hsv, material
+
+
+def asphalt(rng: np.random.Generator) -> Material:
+    """Grey with patches."""
+    color = hsv(rng.uniform(0.05, 0.65), rng.uniform(0.0, 0.08), rng.uniform(0.28, 0.55))
+    return material(color, noise=rng.uniform(0.15, 0.4), noise_u=0.07, noise_v=0.07)
+
+
+def paving(rng: np.random.Generator) -> Material:
+    """Slabs, setts, or plain concrete."""
+    kind, value = rng.random(), rng.uniform(0.45, 0.8)
+    color = hsv(rng.uniform(0.04, 0.14), rng.uniform(0.02, 0.2), value)
+    if kind < 0.25:
+        return concrete(rng)
+    size = rng.uniform(0.3, 0.8) if kind < 0.65 else rng.uniform(0.1, 0.2)
+    return material(
+        color,
+        cell_u=size,
+        cell_v=size * rng.choice([1.0, 0.5, 1.5]),
+        shift=rng.choice([0.0, 0.5]),
+        line=0.06 * size,
+        line_tone=rng.uniform(0.5, 0.85),
+        jitter=rng.uniform(0.05, 0.3),
+        noise=rng.uniform(0.05, 0.2),
+    )
+
+
+def grass(rng: np.random.Generator) -> Material:
+    """Green to dry, with patches."""
+    color = hsv(rng.uniform(0.17, 0.33), rng.uniform(0.35, 0.7), rng.uniform(0.35, 0.62))
+    return material(color, noise=rng.uniform(0.35, 0.7), noise_u=0.02, noise_v=0.023)
+
+
+def earth(rng: np.random.Generator) -> Material:
+    """Soil, sand or stubble."""
+    color = hsv(rng.uniform(0.07, 0.13), rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.75))
+    return material(color, noise=rng.uniform(0.2, 0.5), noise_u=0.018, noise_v=0.02)
+
+
+def leaves(rng: np.random.Generator) -> Material:
+    """Foliage from afar: dark gaps, light tips; sometimes autumn."""
+    autumn = rng.random() < 0.12
+    color = hsv(
+        rng.uniform(0.04, 0.14) if autumn else rng.uniform(0.19, 0.36),
+        rng.uniform(0.35, 0.8),
+        rng.uniform(0.28, 0.55),
+    )
+    return material(color, noise=rng.uniform(0.7, 1.0), noise_u=0.8, noise_v=0.8, jitter=0.35, cell_u=0.17, cell_v=0.15)
+
+
+def bark(rng: np.random.Generator) -> Material:
+    """Trunks."""
+    return material(
+        hsv(rng.uniform(0.05, 0.1), rng.uniform(0.1, 0.4), rng.uniform(0.25, 0.5)), noise=0.5, noise_u=3.0, noise_v=0.7
+    )
+
+
+def plaster(rng: np.random.Generator) -> Material:
+    """Facades: mostly light, sometimes strong; some of brick or stone."""
+    kind = rng.random()
+    if kind < 0.25:
+        return brick(rng)
+    if kind < 0.35:
+        return concrete(rng)
+    light = rng.random() < 0.75
+    color = hsv(
+        rng.choice([rng.uniform(0.02, 0.16), rng.random()]),
+        rng.uniform(0.02, 0.25) if light else rng.uniform(0.2, 0.55),
+        rng.uniform(0.65, 0.95) if light else rng.uniform(0.4, 0.8),
+    )
+    return material(color, noise=rng.uniform(0.05, 0.2), noise_u=0.3, noise_v=0.3)
+
+
+def facade(
+    rng: np.random.Generator, wall: Material, cell: tuple[float, float], lit: float, pane: tuple[float, float]
+) -> Material:
+    """A wall with a window in every cell (metres, across and up); `pane` is the share of the cell that it fills."""
+    row = wall.copy()
+    glass = hsv(rng.uniform(0.5, 0.65), rng.uniform(0.1, 0.4), rng.uniform(0.15, 0.45))
+    for name, value in zip(("red2", "green2", "blue2"), glass, strict=True):
+        row[CHANNEL[name]] = value
+    bricks = row[CHANNEL["line"]] > 0
+    for name, value in (
+        ("cell_u", cell[0]),
+        ("cell_v", cell[1]),
+        ("pane_u", pane[0]),
+        ("pane_v", pane[1]),
+        ("lit", lit),
+        ("line", 0.0),
+        ("jitter", 0.0),
+        ("shift", 0.0),
+        ("checker", 0.0),
+        ("hue_jitter", 0.0),
+        ("turn", 0.0),
+        ("gloss", 0.1),
+    ):
+        row[CHANNEL[name]] = value
+    if bricks:
+        row[CHANNEL["noise"]], row[CHANNEL["noise_u"]], row[CHANNEL["noise_v"]] = 0.35, 1.5, 2.5
+    return row
+
+
+def roofing(rng: np.random.Generator) -> Material:
+    """Red, brown or grey tiles, or sheet metal."""
+    kind = rng.random()
+    hue, saturation = (rng.uniform(0.0, 0.06), rng.uniform(0.4, 0.7)) if kind < 0.5 else (0.6, rng.uniform(0.0, 0.15))
+    return material(
+        hsv(hue, saturation, rng.uniform(0.3, 0.65)),
+        cell_u=0.3,
+        cell_v=0.35,
+        line=0.04,
+        line_tone=0.6,
+        jitter=0.3,
+        noise=0.25,
+    )
+
+
+def car_paint(rng: np.random.Generator) -> Material:
+    """White, grey and black, and some colours."""
+    if rng.random() < 0.65:
+        return material(hsv(0.6, 0.05, rng.choice([0.12, 0.35, 0.6, 0.95])), gloss=0.7, noise=0.02)
+    return material(hsv(rng.random(), rng.uniform(0.5, 0.9), rng.uniform(0.3, 0.8)), gloss=0.7, noise=0.02)
+
+
+def dark_glass() -> Material:
+    """Windscreens."""
+    return material(hsv(0.58, 0.2, 0.2), gloss=0.9, noise=0.0)
+
+
+def rubber() -> Material:
+    """Tyres."""
+    return material(hsv(0.0, 0.0, 0.15), noise=0.1)
+
+
+def stripes(rng: np.random.Generator, base: Material, length: float) -> Material:
+    """Marks on the road: dashes along the second texture coordinate, or one line where `length` is 0."""
+    white = hsv(0.12, rng.uniform(0.0, 0.1), rng.uniform(0.75, 0.95))
+    if length == 0:
+        return material(white, noise=0.2)
+    return material(white, (float(base[0]), float(base[1]), float(base[2])), checker=1.0, cell_v=length, cell_u=length)
+
+
+def skin(rng: np.random.Generator) -> Material:
+    """Of people."""
+    return material(hsv(rng.uniform(0.03, 0.08), rng.uniform(0.25, 0.55), rng.uniform(0.35, 0.9)), noise=0.03)
+
+
+def cloth(rng: np.random.Generator) -> Material:
+    """Of people: any colour, often dark."""
+    return material(
+        hsv(rng.random(), rng.uniform(0.0, 0.7), rng.uniform(0.1, 0.9)), noise=0.15, noise_u=2.0, noise_v=2.0
+    )
+
+
+def metal(rng: np.random.Generator) -> Material:
+    """Poles and railings."""
+    return material(hsv(rng.uniform(0.3, 0.65), rng.uniform(0.0, 0.3), rng.uniform(0.15, 0.65)), noise=0.05, gloss=0.2)

@@ -1,0 +1,210 @@
+"""Rays one by one, in tiles: cameras that are not level, and light that comes from far away.
+
+`casting` shares its work between the rays of a column and of a row, which only a level camera has. Here every ray has
+its own direction (and its own start, for the sun); tiles that a primitive cannot touch are still never looked at.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.scenes import solids
+from mtpano_zoo.scenes.batching import Primitives
+from mtpano_zoo.scenes.scene import CONE, CYLINDER
+
+TILE = 16
+FAR = 1e9  # metres; stands for "never": finite, because infinity minus infinity is not a number
+STEEP = 1e30  # turns any positive float32 difference between distances into more than 1
+_PAIRS = {"cpu": 2**9, "cuda": 2**15}  # of a primitive and a tile, solved at once
+
+
+@dataclasses.dataclass
+class Rays:
+    """Rays of B images in tiles of TILE x TILE pixels, row by row; room frame, float64."""
+
+    origin: Tensor  # (B, T, 3, TILE^2), or (B, T, 3, 1) where all rays of a tile start at one place
+    direction: Tensor  # (B, T, 3, TILE^2), unit, or (B, T, 3, 1) where they are parallel
+
+    def select(self, room: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins and directions (N, 3, ...) of some tiles."""
+        return self.origin[room, tile], self.direction[room, tile]
+
+
+def into_tiles(maps: Tensor) -> Tensor:
+    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2), the last row and column repeated where they do not divide."""
+    height, width = maps.shape[-2:]
+    maps = torch.nn.functional.pad(maps, (0, -width % TILE, 0, -height % TILE), mode="replicate")
+    images, channels, height, width = maps.shape
+    cut = maps.view(images, channels, height // TILE, TILE, width // TILE, TILE).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(images, -1, channels, TILE * TILE)
+
+
+def from_tiles(tiles: Tensor, height: int, width: int) -> Tensor:
+    """Put tiles (B, T, TILE^2) together to maps (B, H, W)."""
+    rows, columns = math.ceil(height / TILE), math.ceil(width / TILE)
+    maps = tiles.view(len(tiles), rows, columns, TILE, TILE).transpose(2, 3)
+    return maps.reshape(len(tiles), rows * TILE, columns * TILE)[:, :height, :width].contiguous()
+
+
+def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance, FAR for none, and the primitive (as float32, exact up to 2^24) of what is met first: (B, T, TILE^2).
+
+    Args:
+        primitives: P of them.
+        rays: B images of T tiles.
+        touched: (P, T), the tiles that a primitive may be seen in.
+    """
+    images, tiles = rays.origin.shape[:2]
+    best = torch.full((images * tiles, TILE * TILE), FAR, device=touched.device)
+    winner = torch.zeros_like(best)
+    prim, tile = touched.nonzero(as_tuple=True)
+    if len(prim):
+        place = primitives.room[prim] * tiles + tile
+        order, sizes = disjoint_groups(place, len(best))
+        prim, tile, place = prim[order], tile[order], place[order]
+        room = primitives.room[prim]
+        near = nearest(primitives, prim, lambda rows: rays.select(room[rows], tile[rows]))
+        start = 0
+        for size in sizes:
+            group = slice(start, start + size)
+            keep_nearest(best, winner, place[group], near[group], prim[group])
+            start += size
+    return best.view(images, tiles, -1), winner.view(images, tiles, -1)
+
+
+def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """Distances (N, TILE^2) at which the rays of tiles meet the primitives `prim` (N,); FAR for a miss.
+
+    `rays` gives origins and directions (n, 3, TILE^2) for some of the N, as all at once would not fit into memory.
+    """
+    near = torch.full((len(prim), TILE * TILE), FAR, device=prim.device)
+    step = _PAIRS.get(prim.device.type, 2**12)
+    kinds = primitives.kind[prim]
+    for kind in solids.KINDS:
+        rows = (kinds == kind).nonzero()[:, 0]
+        for some in torch.split(rows, step):
+            o, d = to_local(primitives, prim[some], *rays(some), torch.float32)
+            lower, upper = bounds(primitives, prim[some], torch.float32)
+            enter, leave = solids.interval(kind, o, d, lower, upper)
+            # A miss is pushed away by arithmetic; so is what lies behind.
+            missed = (enter - leave).clamp_(min=0) + (-enter).clamp_(min=0)
+            near.index_copy_(0, some, enter.addcmul_(missed, missed.new_tensor(STEEP)).clamp_(max=FAR))
+    return near
+
+
+def details(
+    primitives: Primitives, prim: Tensor, origin: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What rays (N, 3) see of the primitives `prim` (N,) that they meet; float64.
+
+    Returns distances (N,), normals (N, 3) in the room frame, and texture coordinates u and v (N,).
+    """
+    distance = torch.empty(len(prim), dtype=torch.float64, device=prim.device)
+    normal, u, v = torch.empty_like(origin), torch.empty_like(distance), torch.empty_like(distance)
+    kinds = primitives.kind[prim]
+    for kind in solids.KINDS:
+        at = (kinds == kind).nonzero()[:, 0]
+        if len(at) == 0:
+            continue
+        rows = prim[at]
+        o, d = to_local(primitives, rows, origin[at, :, None], direction[at, :, None], torch.float64)
+        lower, upper = bounds(primitives, rows, torch.float64)
+        t, (nx, ny, nz), _ = solids.hit(kind, o, d, lower, upper)
+        x, y, z = (a + t * b for a, b in zip(o, d, strict=True))
+        ax, ay, az = nx.abs(), ny.abs(), nz.abs()
+        flat = (ay >= ax) & (ay >= az)
+        along, up = torch.where(ax > az, z, x), y
+        if kind in (CYLINDER, CONE):
+            # Stands for the angle around the axis, as in `casting`.
+            around = x / (x.abs() + z.abs()).clamp(min=1e-12)
+            along = (around - 1) * z.sign() * upper[0] * 1.6
+        distance[at], u[at], v[at] = t[:, 0], torch.where(flat, x, along)[:, 0], torch.where(flat, z, up)[:, 0]
+        cos, sin = primitives.frame[rows, 2:].unbind(1)
+        normal[at] = torch.stack((nx[:, 0] * cos + nz[:, 0] * sin, ny[:, 0], nz[:, 0] * cos - nx[:, 0] * sin), dim=1)
+    return distance, normal, u, v
+
+
+def to_local(
+    primitives: Primitives, prim: Tensor, origin: Tensor, direction: Tensor, dtype: torch.dtype
+) -> tuple[solids.Vector, solids.Vector]:
+    """Origins and directions (N, 3, n) of the room frame in the frames of some primitives."""
+    x, z, cos, sin = (column[:, None] for column in primitives.frame[prim].unbind(1))
+    dx, dz = origin[:, 0] - x, origin[:, 2] - z
+    start = (dx * cos - dz * sin, origin[:, 1], dx * sin + dz * cos)
+    o = (start[0].to(dtype), start[1].to(dtype), start[2].to(dtype))
+    cos, sin, (dx, dy, dz) = cos.to(dtype), sin.to(dtype), direction.to(dtype).unbind(1)
+    return o, (dx * cos - dz * sin, dy, dx * sin + dz * cos)
+
+
+def bounds(primitives: Primitives, prim: Tensor, dtype: torch.dtype) -> tuple[solids.Vector, solids.Vector]:
+    """Lower and upper bounds of some primitives, each three times (N, 1)."""
+    (a, b, c), (d, e, f) = (t[prim].to(dtype)[:, :, None].unbind(1) for t in (primitives.lower, primitives.upper))
+    return (a, b, c), (d, e, f)
+
+
+def corners(primitives: Primitives) -> Tensor:
+    """The eight corners (P, 8, 3) of the bounds, room frame."""
+    lower, upper = primitives.lower, primitives.upper
+    x = torch.stack((lower[:, 0], upper[:, 0]), 1)[:, [0, 0, 0, 0, 1, 1, 1, 1]]
+    y = torch.stack((lower[:, 1], upper[:, 1]), 1)[:, [0, 0, 1, 1, 0, 0, 1, 1]]
+    z = torch.stack((lower[:, 2], upper[:, 2]), 1)[:, [0, 1, 0, 1, 0, 1, 0, 1]]
+    fx, fz, cos, sin = (column[:, None] for column in primitives.frame.unbind(1))
+    return torch.stack((fx + x * cos + z * sin, y, fz - x * sin + z * cos), dim=2)
+
+
+def touched_by_camera(primitives: Primitives, rays: Rays) -> Tensor:
+    """(P, T) of the tiles that a primitive may be seen in; all rays of an image start at one place."""
+    room, place = primitives.room, rays.origin[:, 0, :, 0]
+    x, y, z = rays.direction.unbind(2)
+    latitude = torch.asin(-y.clamp(-1, 1))
+    middle = torch.atan2(x.sum(2), z.sum(2))
+    spread = _wrapped(torch.atan2(x, z) - middle[..., None]).abs().amax(2)
+
+    camera = place[room]
+    points = corners(primitives) - camera[:, None]
+    fx, fz, cos, sin = primitives.frame.unbind(1)
+    dx, dz = camera[:, 0] - fx, camera[:, 2] - fz
+    own = torch.stack((dx * cos - dz * sin, dx * sin + dz * cos), 1)
+    # How far the camera is outside of the bounds, along the two axes of their own frame.
+    out = torch.maximum(primitives.lower[:, ::2] - own, own - primitives.upper[:, ::2]).clamp(min=0)
+    near = out.norm(dim=1)
+    flat = points[:, :, ::2]
+    far = flat.norm(dim=2).amax(1)
+    centre = flat.mean(1)
+    heading = torch.atan2(centre[:, 0], centre[:, 1])
+    width = _wrapped(torch.atan2(flat[..., 0], flat[..., 1]) - heading[:, None]).abs().amax(1)
+    width = torch.where(near > 0, width, math.pi)
+    top, bottom = camera[:, 1] - primitives.lower[:, 1], camera[:, 1] - primitives.upper[:, 1]
+    highest = torch.atan2(top, torch.where(top > 0, near, far))
+    lowest = torch.atan2(bottom, torch.where(bottom > 0, far, near))
+
+    slack = 1e-6
+    over = _wrapped(middle[room] - heading[:, None]).abs() <= spread[room] + width[:, None] + slack
+    over &= latitude.amin(2)[room] <= highest[:, None] + slack
+    return over & (latitude.amax(2)[room] >= lowest[:, None] - slack)
+
+
+def _wrapped(angle: Tensor) -> Tensor:
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+def disjoint_groups(tile: Tensor, tiles: int) -> tuple[Tensor, list[int]]:
+    """An order of the pairs and the sizes of consecutive groups in which no tile occurs twice."""
+    order = torch.argsort(tile, stable=True)
+    counts = torch.bincount(tile, minlength=tiles)
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(len(tile), device=tile.device) - first[tile[order]]
+    return order[torch.argsort(rank, stable=True)], torch.bincount(rank).tolist()
+
+
+def keep_nearest(best: Tensor, winner: Tensor, tile: Tensor, near: Tensor, prim: Tensor) -> None:
+    """Where a distance is smaller than the best so far, take it and its primitive; ties stay with the first."""
+    old = best.index_select(0, tile)
+    nearer = (old - near).mul_(STEEP).clamp_(0, 1)
+    best.index_copy_(0, tile, torch.minimum(old, near))
+    holder = winner.index_select(0, tile)
+    number = prim.float().view(-1, *[1] * (near.ndim - 1))
+    winner.index_copy_(0, tile, holder.addcmul_(number - holder, nearer))

@@ -1,0 +1,95 @@
+"""The sources that `predict` takes, and their way into a network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mtpano_zoo import image_io
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.resize import resize
+from mtpano_zoo.sphere import rotate
+
+__all__ = ("Source", "images_of", "network_input")
+
+Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+
+
+def images_of(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
+    """Return the images of a source: arrays (H, W, 3) uint8, or tensors (3, H, W) in [0, 1].
+
+    Raises:
+        FileNotFoundError: If there is no file at a path.
+        InputError: If the source is not a full panorama, or its type, shape or range is wrong.
+
+    Example:
+        >>> [image.shape for image in images_of(np.zeros((32, 64, 3), np.uint8))]
+        [(32, 64, 3)]
+        >>> [tuple(image.shape) for image in images_of(torch.zeros(2, 3, 32, 64))]
+        [(3, 32, 64), (3, 32, 64)]
+    """
+    if isinstance(source, str | Path):
+        return [image_io.read_panorama(source)]
+    if isinstance(source, Image.Image):
+        return [image_io.panorama_from_pil(source)]
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise InputError(
+                f"an array is (H, W, 3) RGB of uint8 in 0 to 255, not {source.shape} of {source.dtype}: "
+                "convert it, or pass the path of the file"
+            )
+        image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
+        return [source]
+    if isinstance(source, Tensor):
+        return list(_checked(source if source.ndim == 4 else source[None]).detach())
+    if isinstance(source, Sequence):
+        return [image for single in source for image in images_of(single)]
+    raise InputError(f"a source must be a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
+
+
+def _checked(batch: Tensor) -> Tensor:
+    if batch.ndim != 4 or batch.shape[1] != 3:
+        shape = tuple(batch.shape[1:] if batch.shape[0] == 1 else batch.shape)
+        raise InputError(f"a tensor is (3, H, W) or (B, 3, H, W) RGB, not {shape}")
+    if not batch.is_floating_point():
+        raise InputError(f"a tensor is floating point in [0, 1], not {batch.dtype}: divide 8-bit values by 255")
+    image_io.check_panorama_size(batch.shape[2], batch.shape[3], "the tensor")
+    if batch.numel() == 0:
+        return batch
+    if not batch.isfinite().all():
+        raise InputError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
+    low, high = (float(value) for value in batch.aminmax())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
+            "scale it; the network normalises by itself"
+        )
+    return batch
+
+
+def network_input(
+    image: NDArray[np.uint8] | Tensor, height: int, width: int, device: torch.device, turn: Tensor | None = None
+) -> Tensor:
+    """Resize an image to the network's input (3, height, width), float32 in [0, 1], on a device.
+
+    With `turn` (3, 3), it is what a camera turned by it sees.
+
+    Example:
+        >>> white = np.full((32, 64, 3), 255, np.uint8)
+        >>> network_input(white, 16, 32, torch.device("cpu")).mean((1, 2)).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    if turn is not None:  # turned at twice the size, so that it is blurred once, by the last resize
+        rows, columns = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]
+        larger = network_input(image, min(2 * height, rows), min(2 * width, columns), device)
+        return resize(rotate(larger[None], turn.to(device))[0], height, width)
+    if isinstance(image, Tensor):
+        return resize(image.to(device).float(), height, width)
+    # torch warns about a read-only array, although nothing writes to it.
+    pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
+    return resize(pixels.permute(2, 0, 1), height, width) / 255

@@ -1,0 +1,184 @@
+"""Training of the discriminator that scores pseudo-labels: what do a labeler's errors look like?"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+import mtpano_zoo
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+from mtpano_zoo.prediction import Prediction, predict
+from mtpano_zoo.training.label_failures import FAILURES
+from mtpano_zoo.training.resuming import read_plain_data_only
+
+__all__ = ("DepthQualityModule",)
+
+Targets = Literal["graded", "binary"]
+DESCRIPTION = "discriminator"
+"""Key of the description inside a checkpoint."""
+
+
+class DepthQualityModule(LightningModule):
+    """Train a `PatchDiscriminator` on a labeler's errors, which are known where the truth is.
+
+    Every step shows it the same panoramas twice: with their true distances, and with those that the labeler predicts,
+    a part of which is damaged further. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
+    real, whatever the labeler says is fake. Then sharp edges are enough to tell them apart, and labels of the same
+    labeler get nearly the same score. `graded` asks for more: the target of a patch is the mean of exp(-e / tolerance)
+    over its pixels, e being the error of the log-distance, so that a score says how large the errors are. A distance
+    where the truth is `far`, such as the sky, counts 0.
+
+    Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, that of the score of a patch with its target
+    over predictions alone.
+
+    Args:
+        discriminator: What is trained.
+        labeler: The network whose labels it will score; it is not trained.
+        targets: `graded` or `binary`.
+        tolerance: Error of the log-distance at which a pixel counts 1 / e.
+        smoothing: Targets lie between `smoothing` and 1 - `smoothing`: nothing is learnt from being ever more certain.
+        failures: Names in `FAILURES`, by which predictions are damaged further.
+        failure_share: Share of the predictions that are damaged.
+        lr: Learning rate of Adam, with the momentum 0.5 of PatchGAN.
+
+    Raises:
+        InputError: If the labeler has no depth, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        discriminator: PatchDiscriminator,
+        labeler: PanoramaNetwork,
+        targets: Targets = "graded",
+        tolerance: float = 0.2,
+        smoothing: float = 0.05,
+        failures: Sequence[str] = (),
+        failure_share: float = 0.5,
+        lr: float = 2e-4,
+    ) -> None:
+        super().__init__()
+        if "depth" not in labeler.tasks:
+            raise InputError(f"a labeler predicts depth, but {type(labeler).__name__} has {', '.join(labeler.tasks)}")
+        if targets not in get_args(Targets):
+            raise InputError(f"targets are one of {', '.join(get_args(Targets))}, not {targets!r}")
+        if tolerance <= 0 or not 0 <= smoothing < 0.5 or not 0 <= failure_share <= 1 or lr < 0:
+            raise InputError(
+                "tolerance must be positive, smoothing from 0 to below 0.5, failure_share from 0 to 1 and lr not "
+                f"negative: got {tolerance}, {smoothing}, {failure_share} and {lr}"
+            )
+        if unknown := [name for name in failures if name not in FAILURES]:
+            raise InputError(f"failures are some of {', '.join(FAILURES)}, not {', '.join(unknown)}")
+        self.discriminator, self.labeler = discriminator, labeler.requires_grad_(False).eval()
+        self.targets, self.tolerance, self.smoothing = targets, tolerance, smoothing
+        self.failures, self.failure_share, self.lr = tuple(failures), failure_share, lr
+
+    def train(self, mode: bool = True) -> "DepthQualityModule":
+        """Set the mode; the labeler stays in evaluation mode."""
+        super().train(mode)
+        self.labeler.eval()
+        return self
+
+    @staticmethod
+    def usage(checkpoint: str, config: str) -> str:
+        """Return the commands that use a checkpoint of this training; paths are quoted for the shell."""
+        return (
+            f"The discriminator is in {checkpoint}. To score labels with it:\n"
+            f"  mtpano curate score LABELS --discriminator {checkpoint} --out scores"
+        )
+
+    def setup(self, stage: str) -> None:
+        """Let the trainer read checkpoints as plain data only, before it reads one."""
+        read_plain_data_only(self.trainer.strategy)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        said = self._predict(batch["image"])
+        if self.failures:
+            said = self._damage(said)
+        loss = (self._judge(batch, batch["depth"])[0] + self._judge(batch, said)[0]) / 2
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(said))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one batch, without further damage."""
+        said = self._predict(batch["image"])
+        real, _ = self._judge(batch, batch["depth"])
+        fake, scores = self._judge(batch, said)
+        quality, share = self._quality(batch, said, scores.shape[-2:])
+        pairs = torch.stack((scores[share > 0], quality[share > 0]))
+        correlation = torch.corrcoef(pairs)[0, 1].nan_to_num() if pairs.shape[1] > 1 else pairs.new_zeros(())
+        values = {"val/loss": (real + fake) / 2, "val/correlation": correlation}
+        self.log_dict(values, sync_dist=True, batch_size=len(said), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build Adam over the discriminator."""
+        return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=(0.5, 0.999))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the discriminator and what it was trained on; of the labeler only its name by numbers, not itself."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith("labeler.")}
+        checkpoint[DESCRIPTION] = {
+            **self.discriminator.describe(),
+            "labeler": describe_model(self.labeler)["weights"],
+            "targets": self.targets,
+            "version": mtpano_zoo.__version__,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the labeler's weights, which come from its own file.
+
+        Raises:
+            InputError: If it is of a discriminator for another labeler, or of something else.
+        """
+        described = checkpoint.get(DESCRIPTION)
+        if not described:
+            raise InputError("The checkpoint is of no discriminator: give the one that this configuration trained.")
+        if described["labeler"] != describe_model(self.labeler)["weights"]:
+            raise InputError(
+                "The checkpoint is of a discriminator for another labeler: train one for this labeler from the start."
+            )
+        own = {f"labeler.{key}": value for key, value in self.labeler.state_dict().items()}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **own}
+
+    @torch.no_grad()
+    def _predict(self, image: Tensor) -> Tensor:
+        """Return what the labeler says of images (B, 3, H, W): metres (B, H, W), 0 = none."""
+        predictions = cast("list[Prediction]", predict(self.labeler, image.clamp(0, 1)))
+        return torch.stack([torch.from_numpy(one.depth) for one in predictions]).to(image.device)
+
+    def _damage(self, depth: Tensor) -> Tensor:
+        """Damage a share of the labels of a batch, each in one way."""
+        chances = torch.rand(3, len(depth), device=depth.device)
+        kinds = (chances[0] * len(self.failures)).long()
+        damaged = depth.clone()
+        for number, name in enumerate(self.failures):
+            chosen = (kinds == number) & (chances[1] < self.failure_share)
+            damaged[chosen] = FAILURES[name](depth, chances[2])[chosen]
+        return damaged
+
+    def _judge(self, batch: dict[str, Any], label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of labels (B, H, W), and the scores (B, h, w) of their patches."""
+        logits = self.discriminator(batch["image"], label[:, None])[:, 0]
+        quality, share = self._quality(batch, label, logits.shape[-2:])
+        if self.targets == "binary":
+            quality = torch.full_like(quality, float(label is batch["depth"]))
+        target = self.smoothing + (1 - 2 * self.smoothing) * quality
+        errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return (share * errors).sum() / share.sum().clamp_min(1e-6), logits.sigmoid()
+
+    def _quality(self, batch: dict[str, Any], label: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """Return how right labels are, and the share of the pixels where that is known, by patch (B, h, w)."""
+        truth = batch["depth"]
+        both = (label > 0) & (truth > 0)
+        known = both | ((label > 0) & batch["far"]) if "far" in batch else both
+        error = (torch.where(both, label, 1).log() - torch.where(both, truth, 1).log()).abs()
+        right = (-error / self.tolerance).exp() * both
+        share = F.adaptive_avg_pool2d(known.to(label.dtype), (size[0], size[1]))
+        return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share

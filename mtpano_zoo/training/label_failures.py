@@ -1,0 +1,71 @@
+"""What goes wrong with depth labels, planted on purpose: to train a discriminator with, and to test one.
+
+A failure takes distances (B, H, W) in metres, 0 = none, and random numbers (B,) in [0, 1); it returns distances.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.resize import resize
+from mtpano_zoo.sphere import erp_rays
+
+__all__ = ("FAILURES",)
+
+DISC = math.radians(35)  # angular radius of what is filled in
+STEP = math.log(2)  # of the log-distance across a broken seam
+COARSE = 8  # pixels of the label in one of a blurred one
+
+
+def scaled(depth: Tensor, chance: Tensor) -> Tensor:
+    """Twice or half the distances."""
+    return depth * torch.where(chance < 0.5, 0.5, 2.0)[:, None, None]
+
+
+def filled(depth: Tensor, chance: Tensor) -> Tensor:
+    """Holes, such as the sky, and a disc at the height of the eyes get the median distance: a surface that is none."""
+    known = torch.where(depth > 0, depth, torch.nan).flatten(1)
+    middle = known.nanmedian(1).values.nan_to_num(1.0)[:, None, None]
+    height, width = depth.shape[-2:]
+    rays = erp_rays(height, width, device=depth.device, dtype=depth.dtype)
+    angle = math.tau * chance
+    towards = torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1).to(depth)
+    inside = torch.einsum("hwc,bc->bhw", rays, towards) > math.cos(DISC)
+    return torch.where(inside | (depth == 0), middle, depth)
+
+
+def seam_broken(depth: Tensor, chance: Tensor) -> Tensor:
+    """The scale drifts by a factor of two around the panorama, so that its ends do not meet."""
+    width = depth.shape[-1]
+    drift = STEP * ((torch.arange(width, device=depth.device) + 0.5) / width - 0.5)
+    towards = torch.where(chance < 0.5, -1.0, 1.0)[:, None, None]
+    return depth * (towards * drift).exp().to(depth.dtype)
+
+
+def blurred(depth: Tensor, chance: Tensor) -> Tensor:
+    """Distances as a grid eight times coarser shows them."""
+    height, width = depth.shape[-2:]
+    coarse = (max(1, height // COARSE), max(1, width // COARSE))
+    return torch.where(depth > 0, resize(resize(depth, *coarse), height, width), 0)
+
+
+def mirrored(depth: Tensor, chance: Tensor) -> Tensor:
+    """Left and right have changed places."""
+    return depth.flip(-1)
+
+
+def copied(depth: Tensor, chance: Tensor) -> Tensor:
+    """The distances of the panorama before it in the batch."""
+    return depth.roll(1, 0)
+
+
+FAILURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "scaled": scaled,
+    "filled": filled,
+    "seam_broken": seam_broken,
+    "blurred": blurred,
+    "mirrored": mirrored,
+    "copied": copied,
+}

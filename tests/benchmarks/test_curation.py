@@ -1,0 +1,36 @@
+"""All stages of curation in one go, by the shipped configurations at the tiniest size; and parts of the tables."""
+
+import json
+
+import pytest
+import torch
+
+from mtpano_zoo.data import PseudoLabelDataModule
+
+
+def test_three_stages_end_to_end(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
+    steps = [f"--{name}-steps=1" for name in ("labeler", "discriminator", "student")]
+    size = ["--height=32", "--rooms=8", "--panoramas=6", "--test-panoramas=2", "--width=4"]
+    benchmark.main(["--out", str(tmp_path / "out"), *size, *steps])
+    said = capsys.readouterr().out
+    for stage in ("curate label", "curate score", "curate select"):
+        assert f"$ mtpano {stage}" in said
+    assert "| copied |" in said and "of all after the second labeler" in said
+    assert {"best.png", "worst.png", "labels", "labels-scores", "labels-selected", "relabelled", "last-student"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    selected = PseudoLabelDataModule(tmp_path / "out" / "labels-selected", height=32, width=64)
+    assert sorted(selected.dataset("train")[i]["id"].split("-")[0] for i in range(2)) == ["mild", "strange"]
+    assert not json.loads((tmp_path / "out" / "labels" / "manifest.json").read_text())["encoding"].get("far")
+
+
+def test_error_and_area_under_the_curve(benchmark):
+    truth = torch.full((2, 16, 32), 2.0)
+    depth = truth.clone()
+    depth[1, :8] = 3.0
+    depth[0, :4] = 0
+    assert benchmark.error_of(depth, truth).tolist() == pytest.approx([0, 0.25])
+    good, bad = torch.tensor([0.9, 0.6, 0.4]), torch.tensor([0.5, 0.6])
+    pairs = [(g > b) + 0.5 * (g == b) for g in good.tolist() for b in bad.tolist()]
+    assert benchmark.auc(good, bad) == pytest.approx(sum(pairs) / 6)

@@ -1,0 +1,146 @@
+"""What is selected: the best of every domain, without bad, empty and doubled ones; and the folder of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.curation.selection import Rules, ScoredLabel, choose, select
+
+LABELS = [
+    ScoredLabel("a", 0.9, 1.0, "indoor", 0b0),
+    ScoredLabel("b", 0.8, 1.0, "indoor", 0b1),  # looks like a
+    ScoredLabel("c", 0.7, 0.1, "indoor", 0xFF00),  # hardly labelled
+    ScoredLabel("d", 0.6, 1.0, "indoor", 0xFF0000),
+    ScoredLabel("e", 0.5, 1.0, "indoor", 0xFF000000),
+    ScoredLabel("f", 0.4, 1.0, "outdoor", 0xFF00000000),
+    ScoredLabel("g", 0.95, 1.0, "underwater", 0xFF0000000000),
+]
+
+
+def names(selection):
+    return [label.name for label in selection.chosen]
+
+
+def test_every_rule_drops_what_it_is_for():
+    chosen = choose(LABELS, Rules({"indoor": 2, "outdoor": 5}))
+    assert names(chosen) == ["a", "d", "f"]
+    assert chosen.dropped == {
+        "b": "it looks like one with a better score",
+        "c": "less than 20% of the sphere has a label",
+        "e": "enough of its domain are better",
+        "g": "of the domain underwater, which --count does not name",
+    }
+    assert "3 selected: 2 indoor, 1 outdoor" in chosen.summary()
+    assert names(choose(LABELS, Rules({"indoor": 9}, hash_distance=None, min_valid=0))) == ["a", "b", "c", "d", "e"]
+    assert names(choose(LABELS, Rules({"indoor": 9}, min_score=0.55))) == ["a", "d"]
+
+
+def test_the_order_of_the_labels_does_not_matter():
+    ties = [ScoredLabel(name, 0.5, 1.0, "indoor", 0xFF << 8 * i) for i, name in enumerate("wxyz")]
+    assert names(choose(ties, Rules({"indoor": 2}))) == names(choose(ties[::-1], Rules({"indoor": 2}))) == ["w", "x"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (Rules({"indoor": 1, "space": 1}), "no label is of the domain space; there are 5 indoor, 1 outdoor, 1 underw"),
+        (Rules({"outdoor": 1}, min_score=0.5), "nothing of the domain outdoor is left: lower min_score"),
+        (Rules({"indoor": 0}), "count is at least 1 per domain"),
+        (Rules({}), "count is at least 1 per domain"),
+        (Rules({"indoor": 1}, hash_distance=17), "hash_distance 0 to 16"),
+    ],
+)
+def test_what_cannot_be_selected(rules, message):
+    with pytest.raises(InputError, match=message):
+        choose(LABELS, rules)
+
+
+SETTINGS = {"labeler": {"weights": "1"}, "height": 16, "width": 32}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A folder of labels and one of their scores, as far as a selection looks into them."""
+    labels, scores = tmp_path / "labels", tmp_path / "scores"
+    for folder in (labels / "img", labels / "far", scores / "scores"):
+        folder.mkdir(parents=True)
+    for label in LABELS:
+        (labels / "img" / f"{label.name}.jpg").write_text(label.name)
+        for path, content in ((labels / "depth", "metres"), (scores / "score_map", "weights")):
+            (path / label.name).mkdir(parents=True)
+            (path / label.name / "merged.png").write_text(content)
+        values = {"score": label.score, "valid": label.valid, "domain": label.domain, "hash": f"{label.hash:016x}"}
+        (scores / "scores" / f"{label.name}.json").write_text(json.dumps(values))
+    write_manifest(labels, "mtpano pseudo-labels, 1", SETTINGS)
+    write_manifest(scores, "mtpano label scores, 1", {"labels": SETTINGS, "discriminator": "2"})
+    return labels, scores, tmp_path / "selected"
+
+
+def write_manifest(root: Path, form: str, settings: dict) -> None:
+    (root / "manifest.json").write_text(json.dumps({"format": form, "classes": [], "settings": settings}))
+
+
+def files(root):
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_the_folder_holds_links_a_list_and_weights(folders):
+    labels, scores, out = folders
+    selection = select(labels, scores, out, Rules({"indoor": 2, "outdoor": 1}, weights=True))
+    assert names(selection) == ["a", "d", "f"]
+    assert json.loads((out / "db_info" / "panomtdu_train.json").read_text()) == ["a", "d", "f"]
+    assert (out / "img" / "a.jpg").samefile(labels / "img" / "a.jpg")
+    found = files(out)
+    assert found["depth/d/merged.png"] == "metres" and found["depth/d/merged_confidence.png"] == "weights"
+    assert not any("/b" in path for path in found)
+    assert found["selected.csv"].splitlines()[1] == "a,0.9,1.0,indoor,0000000000000000"
+    assert json.loads(found["dropped.json"])["e"] == "enough of its domain are better"
+
+
+def test_it_is_made_once_and_not_mixed_with_another(folders):
+    rules = Rules({"indoor": 2})
+    assert select(*folders, rules) is not None
+    before = files(folders[2])
+    assert select(*folders, rules) is None and files(folders[2]) == before
+    with pytest.raises(InputError, match=r"was selected in another way \(settings.selection.count.indoor was 2, is 1"):
+        select(*folders, Rules({"indoor": 1}))
+    assert files(folders[2]) == before
+    assert names(select(*folders, Rules({"indoor": 1}), overwrite=True)) == ["a"]
+    assert [path.name for path in folders[2].parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_a_killed_selection_left_goes(folders):
+    labels, _, out = folders
+    left = out.parent / ".selecting-selected-0"
+    left.mkdir()
+    (labels / "img" / "d.jpg").rename(labels / "d")
+    with pytest.raises(FileNotFoundError, match=r"d.jpg was scored, but is gone: score the labels again"):
+        select(*folders, Rules({"indoor": 2}))
+    assert not out.exists() and not list(out.parent.glob(".selecting*"))
+
+
+def test_a_folder_of_something_else_is_left_alone(folders):
+    folders[2].mkdir()
+    (folders[2] / "diary.txt").write_text("dear")
+    with pytest.raises(InputError, match="exists and is no selection of labels"):
+        select(*folders, Rules({"indoor": 2}), overwrite=True)
+    assert files(folders[2]) == {"diary.txt": "dear"}
+
+
+def test_scores_of_other_labels_are_refused(folders):
+    labels, scores, out = folders
+    write_manifest(labels, "mtpano pseudo-labels, 1", SETTINGS | {"labeler": {"weights": "3"}})
+    with pytest.raises(InputError, match=r"scores of other labels than .* \(labeler.weights was 1, is 3\)"):
+        select(labels, scores, out, Rules({"indoor": 2}))
+    with pytest.raises(InputError, match="is of the format 'mtpano pseudo-labels, 1'"):
+        select(labels, labels, out, Rules({"indoor": 2}))
+    with pytest.raises(FileNotFoundError, match="write it by `mtpano curate score`"):
+        select(labels, scores / "not", out, Rules({"indoor": 2}))
+
+
+def test_a_damaged_score_is_named(folders):
+    (folders[1] / "scores" / "b.json").write_text('{"score": 1')
+    with pytest.raises(InputError, match=r"b.json is not a score: remove it, and score again"):
+        select(*folders, Rules({"indoor": 2}))

@@ -1,0 +1,71 @@
+"""The discriminator of depth labels: it has no seam, sees scale and holes, and learns with all of its weights."""
+
+import pytest
+import torch
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    return PatchDiscriminator(**{"input_size": (16, 32), "width": 4, "levels": 2} | options)
+
+
+@pytest.fixture
+def seen():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, 3, 16, 32, generator=generator), 1 + torch.rand(2, 1, 16, 32, generator=generator)
+
+
+def test_it_has_no_seam(seen):
+    image, depth = seen
+    network = tiny().eval()
+    turned = network.score_map(image.roll(12, -1), depth.roll(12, -1))
+    torch.testing.assert_close(turned, network.score_map(image, depth).roll(12, -1))
+    assert network(image, depth).shape == (2, 1, 4, 8)
+
+
+def test_it_sees_the_scale_and_holes(seen):
+    image, depth = seen
+    network = tiny().eval()
+    assert (network(image, 2 * depth) - network(image, depth)).abs().max() > 1e-4
+    depth[:, :, 3:9, 4:20] = 0
+    score = network.score_map(image, depth)
+    assert torch.equal(score == 0, depth == 0) and score.isfinite().all()
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_all_weights_learn(spectral_norm, seen):
+    network = tiny(spectral_norm=spectral_norm).train()
+    network(*seen).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_spectral_norm_bounds_every_layer(seen):
+    network = tiny(spectral_norm=True).train()
+    for _ in range(50):  # the power iteration converges
+        network(*seen)
+    for layer in network.layers:
+        if hasattr(layer, "weight"):
+            largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+            assert float(largest) == pytest.approx(1, abs=0.02)
+
+
+def test_another_size_is_refused(seen):
+    image, depth = seen
+    with pytest.raises(InputError, match="the labels are 8 x 16, but the discriminator judges 16 x 32"):
+        tiny()(image[..., :8, :16], depth[..., :8, :16])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_size": (16, 16)}, "height and twice the height"),
+        ({"input_size": (12, 24), "levels": 3}, "halved 3 times: got 12 x 24"),
+        ({"levels": 0}, "must be positive, got 4 and 0"),
+    ],
+)
+def test_sizes_that_do_not_fit(options, message):
+    with pytest.raises(InputError, match=message):
+        tiny(**options)

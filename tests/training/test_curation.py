@@ -1,0 +1,136 @@
+"""Training of the discriminator: its targets, what it learns from them, and what its checkpoint holds."""
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.curation.scoring import load_discriminator
+from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+from mtpano_zoo.training.curation import DepthQualityModule
+
+SIZE = (16, 32)
+
+
+class HalfRight(PanoramaNetwork):
+    """Reads distances off the first colour, and takes them for `factor` times as much on the right half."""
+
+    def __init__(self, factor=2.0):
+        super().__init__(("depth",), SIZE)
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+
+    def forward(self, image):
+        depth = 4 * image[:, :1]
+        return {"depth": torch.cat((depth[..., :16], self.factor * depth[..., 16:]), -1)}
+
+
+def module(**options):
+    torch.manual_seed(0)
+    return DepthQualityModule(PatchDiscriminator(SIZE, width=8, levels=2), HalfRight(), **options)
+
+
+def sample(i):
+    image = 0.3 + 0.6 * torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(i))
+    return {"image": image, "depth": 4 * image[0]}
+
+
+def test_quality_by_patch_is_the_mean_over_what_is_known():
+    truth = sample(0)["depth"][None].clone()
+    label = truth * (1 + 0.5 * torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)))
+    truth[0, :3], label[0, :, 5] = 0, 0
+    far = torch.zeros_like(truth, dtype=torch.bool)
+    far[0, 1, :20] = True
+    quality, share = module()._quality({"depth": truth, "far": far}, label, torch.Size((4, 8)))
+    for row in range(4):
+        for column in range(8):
+            right, known = [], 0
+            for y in range(4 * row, 4 * row + 4):
+                for x in range(4 * column, 4 * column + 4):
+                    said, true = float(label[0, y, x]), float(truth[0, y, x])
+                    if said > 0 and (true > 0 or far[0, y, x]):
+                        known += 1
+                        right.append(math.exp(-abs(math.log(said / true)) / 0.2) if true > 0 else 0.0)
+            assert float(share[0, row, column]) == pytest.approx(known / 16)
+            if known:
+                assert float(quality[0, row, column]) == pytest.approx(sum(right) / known, abs=1e-5)
+
+
+def test_it_learns_where_a_labeler_is_wrong_and_its_checkpoint_is_read(tmp_path):
+    trained = module(lr=4e-3)
+    loader = DataLoader([sample(i) for i in range(480)], batch_size=8)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, max_epochs=1, enable_checkpointing=False, **quiet)
+    before = {name: p.clone() for name, p in trained.labeler.named_parameters()}
+    trainer.fit(trained, loader)
+    assert all(torch.equal(p, before[name]) for name, p in trained.labeler.named_parameters())
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    discriminator, described = load_discriminator(path)
+    new = sample(1000)
+    with torch.no_grad():
+        image, depth = new["image"][None], HalfRight()(new["image"][None])["depth"]
+        said, true = discriminator.score_map(image, depth), discriminator.score_map(image, new["depth"][None, None])
+    assert said[..., 20:28].mean() < 0.5 < said[..., 4:12].mean()
+    assert true[..., 20:28].mean() > 0.5
+    assert not any(key.startswith("labeler") for key in torch.load(path, weights_only=True)["state_dict"])
+    assert described["targets"] == "graded"
+    scores = trainer.validate(trained, loader, ckpt_path=path, verbose=False)
+    assert scores[0]["val/correlation"] > 0.8
+
+
+def test_a_checkpoint_for_another_labeler_is_refused():
+    trained = module()
+    checkpoint = {"state_dict": trained.state_dict()}
+    trained.on_save_checkpoint(checkpoint)
+    other = DepthQualityModule(PatchDiscriminator(SIZE, width=8, levels=2), HalfRight(3.0))
+    with pytest.raises(InputError, match="discriminator for another labeler"):
+        other.on_load_checkpoint(checkpoint)
+    with pytest.raises(InputError, match="of no discriminator"):
+        other.on_load_checkpoint({"state_dict": {}})
+
+
+def test_binary_targets_are_truth_or_not():
+    binary, batch = module(targets="binary", smoothing=0.0), {"image": sample(0)["image"][None]}
+    batch["depth"] = sample(0)["depth"][None]
+    real, score = binary._judge(batch, batch["depth"])
+    assert float(real) == pytest.approx(float(-score.log().mean()), rel=1e-4)
+    fake, score = binary._judge(batch, batch["depth"].clone())
+    assert float(fake) == pytest.approx(float(-(1 - score).log().mean()), rel=1e-4)
+
+
+def test_damage_is_done_to_a_share_of_the_labels():
+    damaging = module(failures=["scaled", "mirrored"], failure_share=0.5)
+    depth = torch.stack([sample(i)["depth"] for i in range(64)])
+    torch.manual_seed(0)
+    damaged = damaging._damage(depth)
+    changed = (damaged != depth).flatten(1).any(1)
+    mirrored = (damaged == depth.flip(-1)).flatten(1).all(1)
+    assert 16 <= changed.sum() <= 48 and 4 <= mirrored.sum() <= 32
+    assert torch.equal(module(failures=["scaled"], failure_share=0.0)._damage(depth), depth)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"failures": ["scaled", "tilted"]}, "failures are some of .*, not tilted"),
+        ({"targets": "soft"}, "targets are one of graded, binary, not 'soft'"),
+        ({"tolerance": 0}, "tolerance must be positive"),
+        ({"smoothing": 0.5}, "smoothing from 0 to below 0.5"),
+    ],
+)
+def test_arguments_out_of_range(options, message):
+    with pytest.raises(InputError, match=message):
+        module(**options)
+
+
+def test_a_labeler_without_depth():
+    class Normals(PanoramaNetwork):
+        def __init__(self):
+            super().__init__(("normals",), SIZE)
+
+    with pytest.raises(InputError, match="a labeler predicts depth, but Normals has normals"):
+        DepthQualityModule(PatchDiscriminator(SIZE, 8, 2), Normals())
