@@ -152,7 +152,8 @@ class Labeler(PanoramaLabeler):
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
         self.views, self.teachers = views, tuple(teachers)
         self.masker, self.min_valid = masker, min_valid
-        self.networks = nn.ModuleList(one for one in (*teachers, masker) if isinstance(one, nn.Module)).eval()
+        parts: list[object] = [*teachers, masker]
+        self.networks = nn.ModuleList(part for part in parts if isinstance(part, nn.Module)).eval()
         self.keep_views = keep_views
         self.invalid = None if invalid_mask is None else read_mask(invalid_mask, height, width)
 
