@@ -13,9 +13,11 @@ import transformers
 import yaml
 from fake_files import write
 from tiny_maskers import write_detector, write_segmenter
+from tiny_networks import tiny_dap
 
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
+from mtpano_zoo.data import Stanford2D3DDataModule
 from mtpano_zoo.models import UniFuse
 from mtpano_zoo.resources import shipped
 
@@ -114,17 +116,72 @@ def test_a_row_is_trained(network, row, place):
     assert trained(torch.rand(1, 3, 32, 64))["disparity"].isfinite().all()
 
 
+def middle(values):
+    """The lower of two middle values, as published."""
+    return np.sort(values)[(len(values) - 1) // 2]
+
+
+def paper_score(disparity, truth):
+    """AbsRel as the paper words it: inverted, then scaled by the medians."""
+    depth = 1 / disparity.clip(1e-6)
+    return np.mean(np.abs((depth * middle(truth) / middle(depth)).clip(0.001, 10) - truth) / truth)
+
+
+def code_score(disparity, truth):
+    """AbsRel as the published code computes it: scale and shift fitted, inverted, then scaled by the medians."""
+    columns = np.stack((disparity, np.ones_like(disparity)), axis=1)
+    fitted = columns @ np.linalg.lstsq(columns, 1 / truth, rcond=None)[0]
+    depth = (1 / fitted).clip(0, 10)
+    return np.mean(np.abs((depth * middle(truth) / middle(depth)).clip(0.1, 10) - truth) / truth)
+
+
 @pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no", "ignore:`test` takes")
 @pytest.mark.parametrize(
-    ("protocol", "score"),
-    [([], "AbsRel/median_aligned"), (["evaluate-published.yaml"], "AbsRel/affine_and_median_aligned")],
+    ("protocol", "options", "score", "name"),
+    [
+        ([], [], paper_score, "AbsRel/median_aligned"),
+        (
+            ["evaluate-published.yaml"],
+            ["--model.init_args.metrics.disparity.init_args.crop=4"],
+            code_score,
+            "AbsRel/affine_and_median_aligned",
+        ),
+    ],
 )
-def test_protocols_score_labels_in_metres(protocol, score, place, capsys):
-    row = "matterport3d.yaml"
-    Path("tiny.yaml").write_text(yaml.safe_dump(tiny(NETWORKS["unifuse.yaml"], row)))
-    files = [f"--config={FOLDER}/{name}" for name in ("base.yaml", row, "unifuse.yaml", *protocol)]
-    assert main(["test", *files, "--config", "tiny.yaml"]) == 0
-    assert f"test/disparity/{score}" in capsys.readouterr().out
+def test_a_trained_student_gets_the_score_of_the_protocol(protocol, options, score, name, place, capsys):
+    write(Path("data/Stanford2D3D"), fake_stanford2d3d.files())
+    torch.manual_seed(0)
+    UniFuse("test_resnet", input_size=(32, 64)).save_pretrained("trained")
+    student = load_model("trained")
+    overrides = tiny({"source": "local-dir:trained"}, "matterport3d.yaml")
+    Path("tiny.yaml").write_text(yaml.safe_dump(overrides))
+    files = ["base.yaml", "test-stanford2d3d.yaml", "pretrained.yaml", *protocol]
+    chosen = [f"--config={FOLDER}/{file}" for file in files]
+    assert main(["test", *chosen, "--config", "tiny.yaml", *options]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if f"test/disparity/{name} " in line)
+    expected = []
+    for sample in Stanford2D3DDataModule("data/Stanford2D3D", tasks=["depth"], height=32, width=64).dataset("test"):
+        with torch.no_grad():
+            disparity = student(sample["image"][None])["disparity"][0, 0].double().numpy()[4:-4]
+        truth = sample["depth"].double().numpy()[4:-4]
+        known = (truth > 0) & (truth <= 10)
+        expected.append(score(disparity[known], truth[known]))
+    assert len(expected) == 2
+    assert float(line.split()[-1]) == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no", "ignore:`test` takes")
+def test_dap_is_a_student(place):
+    """In metres: its inverse learns from inverse distances, and the protocol takes its distances."""
+    tiny_dap(tasks=("depth",)).save_pretrained("dap")
+    write(Path("data/Structured3D"), fake_structured3d.files())
+    write_teacher("teacher")
+    overrides = tiny({"source": "local-dir:dap"}, "structured3d.yaml")
+    assert fit(["base.yaml", "structured3d.yaml", "dap.yaml"], overrides) == 0
+    assert load_model(next(Path("runs").glob("version_0/checkpoints/last.ckpt"))).tasks == ("depth",)
+    Path("tested.yaml").write_text(yaml.safe_dump(tiny({"source": "local-dir:dap"}, "matterport3d.yaml")))
+    files = [f"--config={FOLDER}/{name}" for name in ("base.yaml", "test-structured3d.yaml", "dap.yaml")]
+    assert main(["test", *files, "--config", "tested.yaml"]) == 0
 
 
 def mask():
@@ -164,6 +221,10 @@ def test_every_file_is_tried():
         *NETWORKS,
         *ROWS,
         "structured3d.yaml",
+        "test-structured3d.yaml",
+        "test-stanford2d3d.yaml",
+        "pretrained.yaml",
+        "dap.yaml",
         "base.yaml",
         "mask.yaml",
         "metres.yaml",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from tiny_networks import TINY, tiny_bridgenet
+from tiny_networks import TINY, tiny_bridgenet, tiny_dap
 from torch import nn
 from torch.testing import assert_close
 
@@ -25,6 +25,7 @@ STUDENTS = {
     "UniFuse in metres": lambda: UniFuse("test_resnet", tasks=("depth",), input_size=(32, 64)),
     **{name: TINY[name].build for name in ("BiFuse", "HoHoNet", "EGformer")},
     "PDBridgeNet depth": lambda: tiny_bridgenet(tasks=("depth", "normals")),
+    "DAP": lambda: tiny_dap(tasks=("depth",)),
 }
 
 
