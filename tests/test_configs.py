@@ -118,8 +118,16 @@ TINY_EXPERIMENT = {
 
 
 def test_every_configuration_is_tried_here() -> None:
-    elsewhere = [name for name in CONFIGS if name.startswith("depth_anywhere/")]  # test_configs_depth_anywhere.py
-    others = ["rooms-tiny-larger.yaml", "streets.yaml", "base.yaml", *LABELING, *DAP_CONFIGS, *CURATION, *elsewhere]
+    others = [
+        "rooms-tiny-larger.yaml",
+        "streets.yaml",
+        "photos-small.yaml",
+        "base.yaml",
+        *LABELING,
+        *DAP_CONFIGS,
+        *CURATION,
+        *(name for name in CONFIGS if name.startswith("depth_anywhere/")),  # test_configs_depth_anywhere.py
+    ]
     assert sorted([*ROOMS, *EXPERIMENTS, *PROTOCOLS, *others]) == CONFIGS
 
 
@@ -277,18 +285,58 @@ def test_fit_test_predict(
     assert network(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
 
 
+# A small encoder with weights of nothing, where the recipe has ImageNet's.
+TINY_PHOTOS = {
+    "model": {
+        "network": {
+            "class_path": "PDBridgeNet",
+            "init_args": {
+                "input_size": [32, 64],
+                "encoder": {
+                    "class_path": "CNNEncoder",
+                    "init_args": {"name": "test_efficientnet", "width": 16, "stride": 8, "pretrained": False},
+                },
+                "bridge_width": 16,
+                "neck_widths": [8, 8, 16, 16],
+                "fusion_width": 8,
+            },
+        }
+    },
+    "data": {
+        "init_args": {
+            "modules": {
+                name: {"class_path": f"{kind}DataModule", "init_args": _TINY_SCENES}
+                for name, kind in {"homes": "Homes", "streets": "Streets", "any_attitude": "Homes"}.items()
+            },
+            "samples_per_epoch": 2,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"), [("streets.yaml", []), ("photos-small.yaml", [TINY_PHOTOS])], ids=["streets", "photos"]
+)
 def test_homes_and_streets_train_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: str,
+    changes: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_MIXTURE))
-    arguments = ["--config", "streets.yaml", "--config", "tiny.yaml"]
+    arguments = ["--config", config]
+    for number, change in enumerate([TINY_MIXTURE, *changes]):
+        (tmp_path / f"tiny{number}.yaml").write_text(yaml.safe_dump(change))
+        arguments += ["--config", f"tiny{number}.yaml"]
     assert main(["fit", *arguments]) == 0
     (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
     assert main(["test", *arguments, "--ckpt_path", str(checkpoint)]) == 0
     printed = capsys.readouterr().out
-    assert all(score in printed for score in SCORES.values())
-    assert load_model(checkpoint).classes == SCENE_CLASSES
+    network = load_model(checkpoint)
+    scores = [*SCORES.values(), *(["test/valid/"] if "valid" in network.tasks else [])]
+    assert all(score in printed for score in scores)
+    assert network.classes == SCENE_CLASSES
 
 
 def test_the_second_half_of_the_training_starts_from_the_first(
@@ -308,7 +356,8 @@ def test_the_second_half_of_the_training_starts_from_the_first(
     (second,) = Path("runs").glob("version_1/checkpoints/last.ckpt")
     before, after = load_model(first), load_model(second)
     assert after.input_size == (96, 192)
-    assert all(torch.equal(after.state_dict()[name], value) for name, value in before.named_parameters())
+    weights = after.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in before.named_parameters())
 
 
 @pytest.mark.parametrize("config", ROOMS)

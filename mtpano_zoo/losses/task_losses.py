@@ -12,7 +12,16 @@ from mtpano_zoo.losses.means import weighted_mean
 from mtpano_zoo.losses.semseg import cross_entropy, dice
 from mtpano_zoo.losses.validity import known_range, trusted, valid_depth, valid_disparity, valid_normals, valid_semseg
 
-__all__ = ("TASK_LOSSES", "DepthLoss", "DisparityLoss", "NormalsLoss", "SemsegLoss", "ValidLoss", "unit")
+__all__ = (
+    "TASK_LOSSES",
+    "DepthLoss",
+    "DisparityLoss",
+    "LogDepthLoss",
+    "NormalsLoss",
+    "SemsegLoss",
+    "ValidLoss",
+    "unit",
+)
 
 
 class SemsegLoss(TaskLoss):
@@ -65,6 +74,45 @@ class DepthLoss(TaskLoss):
             + self.edge_weight * edge_weighted_l1(*relative, weight=weight, across_ranks=across_ranks)
             + self.frequency_weight * frequency_l1(*relative, across_ranks=across_ranks)
         )
+
+
+class LogDepthLoss(TaskLoss):
+    """|ln d - ln d*| + differences of this error between neighbours: one relative error counts alike at 1 and 100 m.
+
+    The second term is the gradient matching of MegaDepth (arXiv 1804.00607, section 4.1) at four scales, mean over
+    the pairs of valid pixels `s` = 1, 2, 4, 8 apart; along the width they wrap at the seam.
+
+    Args:
+        gradient_weight: weight of the second term.
+        max_depth: labels from here on, in metres, do not count; all finite ones count by default.
+
+    Example:
+        >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]]).expand(1, 2, 4)
+        >>> round(LogDepthLoss()(3 * target[:, None], {"depth": target}, None, False).exp().item(), 4)
+        3.0
+    """
+
+    def __init__(self, gradient_weight: float = 0.5, max_depth: float | None = None) -> None:
+        super().__init__()
+        self.gradient_weight, self.max_depth = gradient_weight, max_depth
+
+    def forward(
+        self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
+    ) -> Tensor:
+        """Compare metres (B, 1, H, W) with metres (B, H, W)."""
+        target = labels["depth"].float()
+        valid = trusted(valid_depth(target, max_depth=self.max_depth), weight)
+        # Below a centimetre a logarithm has gradients that training cannot use.
+        logarithm = torch.where(valid, prediction[:, 0], 1).clamp(min=0.01).log()
+        error = torch.where(valid, logarithm - torch.where(valid, target, 1).log(), 0)
+        loss = weighted_mean(error.abs(), valid, weight, across_ranks)
+        for step in (1, 2, 4, 8):
+            right, both = error.roll(-step, -1) - error, valid & valid.roll(-step, -1)
+            loss = loss + self.gradient_weight / 8 * weighted_mean(right.abs(), both, weight, across_ranks)
+            down, both = error[:, step:] - error[:, :-step], valid[:, step:] & valid[:, :-step]
+            above = None if weight is None else weight[:, :-step]
+            loss = loss + self.gradient_weight / 8 * weighted_mean(down.abs(), both, above, across_ranks)
+        return loss
 
 
 class NormalsLoss(TaskLoss):

@@ -88,7 +88,9 @@ TINY: dict[str, Tiny] = {
     "DAP": Tiny(tiny_dap),
     "DAP as published": Tiny(lambda: tiny_dap(convention="paper", ranges=None), traced=False),
     "DAP for distances alone": Tiny(lambda: tiny_dap(tasks=("depth",)), traced=False),
-    "PDBridgeNet with a CNN": Tiny(lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False)),
+    "PDBridgeNet with a CNN": Tiny(
+        lambda: tiny_bridgenet(CNNEncoder("test_efficientnet", width=16), bridge=False), traced=False
+    ),
     "BiFuse": Tiny(lambda: BiFuse("test_resnet", input_size=(32, 64))),
     "BiFuse as published": Tiny(lambda: BiFuse("test_resnet", convention="paper", input_size=(32, 64)), traced=False),
     # With weights as large as these, it moves by a tenth where the image alone is rounded: see test_egformer.py.

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpano_zoo.losses import TASK_LOSSES, DisparityLoss, ValidLoss, affine_invariant_l1
+from mtpano_zoo.losses import TASK_LOSSES, DisparityLoss, LogDepthLoss, ValidLoss, affine_invariant_l1
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS
 
 SIZE = (2, 6, 12)
@@ -163,3 +163,64 @@ def test_without_a_label_loss_and_gradient_are_zero(task):
     loss = TASK_LOSSES[task]()(prediction, labels, None, False)
     loss.backward()
     assert loss.item() == 0 and prediction.grad.isfinite().all() and not prediction.grad.any()
+
+
+def _distances():
+    """Predicted and true distances of 1 to 100 m, and the mask of the true ones."""
+    g = torch.Generator().manual_seed(3)
+    prediction, target = (10 ** (2 * torch.rand(2, 9, 10, generator=g)) for _ in range(2))
+    return prediction, target, torch.rand(2, 9, 10, generator=g) > 0.3
+
+
+def test_errors_of_log_depth_agree_with_loops():
+    prediction, target, valid = _distances()
+    error = (prediction.double() / target.double()).log().numpy()
+    expected = np.abs(error[valid.numpy()]).mean()
+    rows, columns = error.shape[1:]
+    for step in (1, 2, 4, 8):
+        for down, right in ((0, step), (step, 0)):
+            differences = [
+                abs(error[b, y + down, (x + right) % columns] - error[b, y, x])
+                for b, y, x in np.ndindex(2, rows - down, columns)
+                if valid[b, y, x] and valid[b, y + down, (x + right) % columns]
+            ]
+            expected += 0.5 / 8 * np.mean(differences)
+    labels = {"depth": torch.where(valid, target, 0)}
+    assert LogDepthLoss()(prediction[:, None], labels, None, False).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_depth_counts_what_is_relative():
+    prediction, target, valid = _distances()
+    loss = LogDepthLoss(max_depth=1e4)
+    labels = [{"depth": torch.where(valid, x, 0)} for x in (target, 50 * target)]
+    values = [loss(scale * prediction[:, None], x, None, False) for scale, x in zip((1, 50), labels, strict=True)]
+    torch.testing.assert_close(values[1], values[0])
+    wrong = loss(1.2 * target[:, None], labels[0], None, False)  # everywhere by the same factor: no second term
+    assert wrong.exp().item() == pytest.approx(1.2, rel=1e-5)
+    near = LogDepthLoss(max_depth=10)(prediction[:, None], labels[0], None, False)
+    only_near = {"depth": torch.where(valid & (target < 10), target, 0)}
+    torch.testing.assert_close(near, LogDepthLoss()(prediction[:, None], only_near, None, False))
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_log_depth_learns_from_measured_pixels_alone(junk):
+    prediction, target, valid = _distances()
+    clean, soiled = (x.clone()[:, None].requires_grad_() for x in (prediction, prediction.masked_fill(~valid, junk)))
+    losses = [
+        LogDepthLoss()(x, {"depth": target.masked_fill(~valid, hole)}, None, False)
+        for x, hole in ((clean, 0.0), (soiled, junk))
+    ]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(soiled.grad, clean.grad)
+    assert soiled.grad.isfinite().all() and not soiled.grad[:, 0][~valid].any()
+
+
+def test_weights_of_log_depth_leave_pixels_out():
+    prediction, target, valid = _distances()
+    loss = LogDepthLoss(gradient_weight=0.0)
+    weighted = loss(prediction[:, None], {"depth": target}, valid.float(), False)
+    torch.testing.assert_close(
+        weighted, loss(prediction[:, None], {"depth": torch.where(valid, target, 0)}, None, False)
+    )

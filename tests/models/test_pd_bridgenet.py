@@ -179,22 +179,6 @@ def test_config_builds_the_same_network(tiny_network: Build) -> None:
     assert twin.config == network.config
 
 
-def test_compiles_without_graph_breaks(tiny_network: Build) -> None:
-    network = tiny_network().eval()
-    image = torch.rand(1, 3, 32, 64)
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    for name, x in flatten(compiled(image)).items():
-        torch.testing.assert_close(x, flatten(network(image))[name])
-
-
-def test_exports(tiny_network: Build) -> None:
-    network = tiny_network().eval()
-    image = torch.rand(2, 3, 32, 64)
-    program = torch.export.export(network, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    image = torch.rand(3, 3, 32, 64)
-    torch.testing.assert_close(program.module()(image)["depth"], network(image)["depth"])
-
-
 def test_bfloat16_stays_close(tiny_network: Build) -> None:
     network = tiny_network().eval()
     image = torch.rand(1, 3, 32, 64)

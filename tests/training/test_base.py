@@ -306,9 +306,10 @@ def test_compiling_changes_neither_names_nor_numbers(tmp_path, monkeypatch):
     assert compiled == [network]
     for module in (plain, fast):
         trainer(tmp_path, max_epochs=1, callbacks=[EMAWeightAveraging()]).fit(module, TinyDataModule(shuffle=False))
-    assert plain.state_dict().keys() == fast.state_dict().keys()
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
+    found, expected = fast.state_dict(), plain.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
 
 
 def test_no_training_step_waits_for_the_device(tiny_network):

@@ -89,8 +89,9 @@ def test_the_warmup_learns_what_adam_on_the_auxiliary_parts_learns(tmp_path):
         optimizer.zero_grad()
         reference.loss(network(batch["image"]), batch)["total"].backward()
         optimizer.step()
+    found = module.network.state_dict()
     for name, value in network.state_dict().items():
-        torch.testing.assert_close(module.network.state_dict()[name], value, msg=name)
+        torch.testing.assert_close(found[name], value, msg=name)
 
 
 def test_the_main_schedule_begins_after_the_warmup_with_fresh_moments(tmp_path):

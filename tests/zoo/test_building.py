@@ -228,7 +228,8 @@ def test_a_model_for_other_classes_is_trained_saved_and_loaded(
     assert model.classes == CLASSES and model.palette is None and not model.training
     assert "old" in model.card["description"]
     kept = {name: value.clone() for name, value in model.state_dict().items() if name not in CLASSIFIERS}
-    assert all(torch.equal(value, old.state_dict()[name]) for name, value in kept.items())
+    source = old.state_dict()
+    assert all(torch.equal(value, source[name]) for name, value in kept.items())
 
     assert all(parameter.requires_grad for parameter in model.parameters())
     model.train()(torch.rand(2, 3, 32, 64))["semseg"].square().mean().backward()

@@ -99,7 +99,7 @@ def hostile(network: PDBridgeNet, trap: Path) -> Iterator[dict[str, Any]]:
 def test_a_description_that_names_something_else_is_refused(
     watched: Callable[[], list[str]], hub, trap: Path, tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]
 ) -> None:
-    network = tiny_network()
+    network = tiny_network(tasks=["depth"], bridge=False)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     for description in hostile(network, trap):
         write_weights(tmp_path / "folder", network.state_dict(), description)
@@ -133,7 +133,7 @@ def test_a_description_that_names_something_else_is_refused(
 def test_a_checkpoint_that_makes_no_sense_is_told_in_one_line(
     change: dict[str, Any], tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]
 ) -> None:
-    network = tiny_network()
+    network = tiny_network(tasks=["depth"], bridge=False)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     content = {"network": describe_network(network) | {"card": {}}, "state_dict": weights}
     if change.keys() <= content.keys():
