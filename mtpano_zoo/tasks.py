@@ -147,6 +147,9 @@ SAMPLE_MAPS: dict[str, SampleMap] = {
     "normals": SampleMap(3, "float32", "vectors", 0.0),
     "disparity": SampleMap(0, "float32", "depth", 0.0),
     "disparity_valid": SampleMap(0, "bool", "label", False),
+    # Of an unlabelled panorama: what a teacher sees where `image` has other colours, and where no label counts.
+    "clean": SampleMap(3, "float32", "image", 0.0),
+    "ignored": SampleMap(0, "bool", "label", False),
     # From the nearest pixel: a confidence belongs to the class of that pixel.
     **dict.fromkeys(CONFIDENCES.values(), SampleMap(0, "float32", "depth", 1.0)),
 }

@@ -11,6 +11,7 @@ from mtpano_zoo.data.pano3d import Pano3DDataModule
 from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
 from mtpano_zoo.data.rooms import RoomsDataModule, RoomsDataset
 from mtpano_zoo.data.rooms_writer import write_rooms
+from mtpano_zoo.data.semi_supervised import SemiSupervisedDataModule
 from mtpano_zoo.data.shards import ShardsDataModule, write_shards
 from mtpano_zoo.data.stanford2d3d import Stanford2D3DDataModule
 from mtpano_zoo.data.streets import StreetsDataModule, StreetsDataset
@@ -18,6 +19,7 @@ from mtpano_zoo.data.structured3d import Structured3DDataModule
 from mtpano_zoo.data.synpass import SynPASSDataModule
 from mtpano_zoo.data.threed60 import ThreeD60DataModule
 from mtpano_zoo.data.unlabelled import GeneratedDataModule, SUN360DataModule, ZInDDataModule
+from mtpano_zoo.data.video import SpatialAudioGenDataModule
 
 __all__ = (
     "ADE20K_CLASSES",
@@ -38,7 +40,9 @@ __all__ = (
     "RoomsDataModule",
     "RoomsDataset",
     "SUN360DataModule",
+    "SemiSupervisedDataModule",
     "ShardsDataModule",
+    "SpatialAudioGenDataModule",
     "Stanford2D3DDataModule",
     "StreetsDataModule",
     "StreetsDataset",

@@ -56,6 +56,7 @@ class Matterport3DDataModule(PanoramaDataModule):
         root: Folder that holds `Matterport3D_Processed/`, or is it, or was written by `prepare`.
         labels: What the numbers in the semantic images are: NYUv2-40 or the owner's mpcat40.
         max_depth: Metres beyond which depth counts as not measured; MTPano and other readers take 10.
+        train_on_all: Train on all buildings, those of validation and test too, to test on another data set.
         options: See `PanoramaDataModule`.
 
     Cite: A. Chang, A. Dai, T. Funkhouser, M. Halber, M. Niessner, M. Savva, S. Song, A. Zeng, Y. Zhang, "Matterport3D:
@@ -73,7 +74,15 @@ class Matterport3DDataModule(PanoramaDataModule):
         "normals": ("mp3d_aligned_labels/{scan}/normal/{name}_normal.png",),
     }
 
-    def __init__(self, root: str | Path, *, labels: Labels = "nyu40", max_depth: float = 10.0, **options: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        labels: Labels = "nyu40",
+        max_depth: float = 10.0,
+        train_on_all: bool = False,
+        **options: Any,
+    ) -> None:
         if labels not in get_args(Labels) or not max_depth > 0:
             raise InputError(
                 f"labels is nyu40 or mpcat40 and max_depth a positive number, not {labels!r} and {max_depth}"
@@ -87,10 +96,17 @@ class Matterport3DDataModule(PanoramaDataModule):
             "normals": functools.partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
         }
         super().__init__(root, **options)
+        self.train_on_all = train_on_all
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """By the building; None for one that is in none of the owner's lists."""
         return scan_splits().get(fields["scan"])
+
+    def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
+        """By the building; training may be on all of them."""
+        if split == "train" and self.train_on_all:
+            return self.split_of(fields) is not None
+        return super().belongs(i, fields, split)
 
 
 @functools.cache

@@ -137,13 +137,7 @@ class MixedDataModule(EvaluationLoaders):
         """Drawn by weight, without an incomplete last batch if there is a complete one."""
         if self._train_set is None:
             drawn = [name for name in self.modules if self.weights is None or self.weights[name] > 0]
-            parts = {name: cast(Any, self.modules[name].train_dataloader()).dataset for name in drawn}
-            # Taken over, since a sample that is drawn twice needs two names in the eyes of the augmentation.
-            augmentations = {name: getattr(part, "augmentation", None) for name, part in parts.items()}
-            for part in parts.values():
-                part.augmentation = None
-            augmentations = {name: own or self.augmentation for name, own in augmentations.items()}
-            self._train_set = MixedDataset(parts, self.lookups, augmentations)
+            self._train_set = self.training_set(drawn)
         sizes = self._train_set.sizes
         shares = [self.weights[name] if self.weights else size for name, size in sizes.items()]
         sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
@@ -155,6 +149,16 @@ class MixedDataModule(EvaluationLoaders):
             num_workers=self.num_workers,
             collate_fn=collate,
         )
+
+    def training_set(self, names: Sequence[str], kind: type["MixedDataset"] | None = None) -> "MixedDataset":
+        """Build the training samples of the sets of these names."""
+        parts = {name: cast(Any, self.modules[name].train_dataloader()).dataset for name in names}
+        # Taken over, since a sample that is drawn twice needs two names in the eyes of the augmentation.
+        augmentations = {name: getattr(part, "augmentation", None) for name, part in parts.items()}
+        for part in parts.values():
+            part.augmentation = None
+        augmentations = {name: own or self.augmentation for name, own in augmentations.items()}
+        return (kind or MixedDataset)(parts, self.lookups, augmentations)
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         parts: dict[str, Dataset[Sample]] = {}
@@ -265,6 +269,10 @@ class MixedSampler(TrainingSampler):
 
     def draw(self, epoch: int) -> NDArray[np.intp]:
         """Return the indices of an epoch, all processes together."""
+        return np.random.default_rng((self.seed, 1, epoch)).permutation(np.concatenate(self.pieces(epoch)))
+
+    def pieces(self, epoch: int) -> list[NDArray[np.intp]]:
+        """Return the indices of an epoch by set."""
         drawn = []
         start = 0
         for part, (size, count) in enumerate(zip(self.samples.sizes.values(), self.counts.tolist(), strict=True)):
@@ -280,7 +288,7 @@ class MixedSampler(TrainingSampler):
             turns[by_sample] = np.arange(count) - np.searchsorted(chosen[by_sample], chosen[by_sample])
             drawn.append(start + chosen + turns * len(self.samples))
             start += size
-        return np.random.default_rng((self.seed, 1, epoch)).permutation(np.concatenate(drawn))
+        return drawn
 
     def __iter__(self) -> Iterator[int]:
         """Runs when the first index is asked for, as that of `TrainingSampler`."""

@@ -37,15 +37,6 @@ from mtpano_zoo.text_files import read_json
 MANIFEST, FORMAT = "manifest.json", "mtpano pseudo-labels"
 
 
-def decode_far(data: bytes) -> NDArray[np.bool_]:
-    """Decode an 8-bit grey image that is 255 where nothing is near enough to be measured.
-
-    Raises:
-        InputError: If it is not 8-bit grey.
-    """
-    return decode_confidence(data) > 0.5
-
-
 def decode_confidence(data: bytes) -> NDArray[np.float32]:
     """Decode an 8-bit grey image of confidences (H, W), 255 = certain.
 
@@ -66,6 +57,26 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
     return np.asarray(image, np.float32) / np.float32(255)
 
 
+def decode_mask(data: bytes) -> NDArray[np.bool_]:
+    """Decode an 8-bit grey image that is 255 where something holds, and 0 elsewhere.
+
+    Raises:
+        InputError: If it is not 8-bit grey.
+    """
+    return decode_confidence(data) > 0.5
+
+
+def decode_disparity(data: bytes) -> NDArray[np.float32]:
+    """Decode depth, and invert it; 0 where there is none."""
+    depth = decode_depth(data, unit=0.001)
+    return np.divide(np.float32(1), depth, out=np.zeros_like(depth), where=depth > 0)
+
+
+def decode_known(data: bytes) -> NDArray[np.bool_]:
+    """Decode where there is depth."""
+    return decode_depth(data, unit=0.001) > 0
+
+
 class PseudoLabelDataModule(PanoramaDataModule):
     """Pseudo-labels of MTPano (arXiv 2602.05330): classes of ADE20K, depth and normals that networks gave to views.
 
@@ -80,6 +91,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         far/ID/merged.png                     8-bit, 255 = farther than anything measured; published labels have none
         TASK/ID/merged_confidence.png         8-bit, confidence 255 = 1; where there is no such file it is 1. Published
                                               labels have it of semseg only
+        masks/ID/merged.png                   8-bit, 255 where no label counts, as `mtpano label --mask` writes it
         TASK/ID/label_K.png                   as merged, of view K, 0 to 31, empty where the view does not reach
         db_info/panomtdu_SPLIT.json           list of ids, SPLIT is train, val or test
 
@@ -103,6 +115,8 @@ class PseudoLabelDataModule(PanoramaDataModule):
         view_tasks: Tasks whose training labels are those of one view.
         views_from_step: First batch with views, counted by every process from 0 over whole epochs, however it reads
             ahead and wherever it resumes. With accumulated gradients an optimiser step is several batches.
+        relative: Give depth as `disparity`, inverse distance up to scale, for `DistillationModule`: also where the
+            labels are known only up to scale.
         confidence: Read confidences; those of a task that has a view are left out, as they are those of `merged`.
         options: See `PanoramaDataModule`.
 
@@ -121,6 +135,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         **{task: (f"{task}/{{id}}/merged.png",) for task in CONFIDENCES},
         **{role: (f"{task}/{{id}}/merged_confidence.png",) for task, role in CONFIDENCES.items()},
         "far": ("far/{id}/merged.png",),
+        "ignored": ("masks/{id}/merged.png",),
     }
 
     def __init__(
@@ -129,9 +144,14 @@ class PseudoLabelDataModule(PanoramaDataModule):
         *,
         view_tasks: Sequence[str] = (),
         views_from_step: int = 0,
+        relative: bool = False,
         confidence: bool = True,
         **options: Any,
     ) -> None:
+        if relative:
+            depth = type(self).files["depth"]
+            kept = {role: files for role, files in type(self).files.items() if not role.startswith("depth")}
+            self.files = kept | {"disparity": depth, "disparity_valid": depth}
         super().__init__(root, **options)
         if unknown := [task for task in view_tasks if task not in self.tasks]:
             raise InputError(f"view_tasks are some of the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
@@ -142,7 +162,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
             raise InputError(
                 f"{self.root} holds depth that is known only up to scale, because none of the teachers that made it "
                 f"knows metres: leave it out by the option tasks=[{others}], or label again with a teacher of metric "
-                "depth"
+                "depth, or read it as disparity by relative=true"
             )
         self.view_tasks, self.views_from_step = tuple(view_tasks), views_from_step
         if (named := self.root / "classes.yaml").is_file():
@@ -154,16 +174,20 @@ class PseudoLabelDataModule(PanoramaDataModule):
             "depth": partial(decode_depth, unit=0.001),
             "normals": partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
             **dict.fromkeys(CONFIDENCES.values(), decode_confidence),
-            "far": decode_far,
+            "disparity": decode_disparity,
+            "disparity_valid": decode_known,
+            **dict.fromkeys(("far", "ignored"), decode_mask),
         }
         self.confidence = confidence
         self._lists: dict[str, frozenset[str]] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The tasks, their confidences, and with depth what is too far for it."""
-        confidences = (CONFIDENCES[task] for task in self.tasks if self.confidence)
-        return (*self.tasks, *confidences, *(("far",) if "depth" in self.tasks else ()))
+        """The tasks, what belongs to them (validity, confidence, what is too far), and where no label counts."""
+        confidences = [CONFIDENCES[task] for task in self.tasks if self.confidence and task in CONFIDENCES]
+        valid = ["disparity_valid"] if "disparity" in self.tasks else []
+        far = ["far"] if "depth" in self.tasks else []
+        return (*self.tasks, *valid, *confidences, *far, "ignored")
 
     @property
     def lists(self) -> dict[str, frozenset[str]]:

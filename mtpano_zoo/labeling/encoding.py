@@ -7,8 +7,8 @@ Encodings, which are those of MTPano's published layout:
   readers of the layout would take the largest number for a distance;
 * normals, 8-bit RGB PNG: 127.5 (1 + n) for (R, G, B) = (forward, up, left), towards the camera; (128, 128, 128) = no
   label;
-* far, 8-bit grey PNG: 255 = farther than anything that is measured;
-* confidence, 8-bit grey PNG: 255 = 1.
+* confidence, 8-bit grey PNG: 255 = 1;
+* far and masks, 8-bit grey PNG: 255 = farther than anything that is measured, or masked; 0 = not.
 """
 
 from collections.abc import Callable, Mapping
@@ -83,6 +83,10 @@ def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
             files[f"{task}/label_{number}.png"] = _png(task, full.reshape(height, width, *steps.shape[1:]))
     if labels.far is not None:
         files["far/merged.png"] = grey_png(_numpy(labels.far))
+    if labels.masks:
+        masks = {name.replace(" ", "_"): _numpy(mask) for name, mask in labels.masks.items()}
+        masks["merged"] = np.logical_or.reduce(list(masks.values()))
+        files |= {f"masks/{name}.png": grey_png(mask) for name, mask in masks.items()}
     return EncodedLabels(files, too_far)
 
 

@@ -61,6 +61,7 @@ class PanoramaLabels:
         shifts: What was then added to a disparity, likewise.
         views: What every view says, after the alignment.
         broken_views: How many views were left out because a teacher gave NaN or infinite values for them.
+        masks: Pixels without any label for a reason that has a name, bool (H, W) by that name.
     """
 
     semseg: Tensor | None = None
@@ -72,6 +73,7 @@ class PanoramaLabels:
     shifts: Tensor | None = None
     views: Sequence[SparseLabels] = ()
     broken_views: int = 0
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 def fuse(

@@ -43,6 +43,10 @@ class Ledger:
         """Record why a panorama gets no labels."""
         self.report.failed[name] = sentence
 
+    def leave_out(self, name: str, sentence: str) -> None:
+        """Say why a panorama is of no use; that is no failure."""
+        self.report.left_out[name] = sentence
+
     def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:
         """Whether nothing is left to do for a panorama, because it is finished; says so in the report.
 

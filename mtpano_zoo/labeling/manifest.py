@@ -45,12 +45,15 @@ ENCODING = {
     "merged_confidence": {"file": "8-bit PNG", "unit": "confidence = value / 255"},
     "missing file": "no label",
 }
+MASKS = {"file": "8-bit PNG", "unit": "255 = masked: no label counts there", "missing file": "nothing is masked"}
 PACKAGES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy", "opencv-python-headless", "moge")
 
 
 def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Return the manifest of labels that were made with these settings, as plain data."""
-    manifest = {"format": FORMAT, "classes": list(classes), "encoding": ENCODING, "settings": settings}
+    # Without a masker as before, so that a run can go on in a folder of an earlier release.
+    encoding = ENCODING | ({"masks": MASKS} if "masker" in settings else {})
+    manifest = {"format": FORMAT, "classes": list(classes), "encoding": encoding, "settings": settings}
     plain: dict[str, Any] = json.loads(json.dumps(manifest, default=str))
     return plain
 

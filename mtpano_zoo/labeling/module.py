@@ -18,12 +18,17 @@ from mtpano_zoo.labeling.encoding import EncodedLabels, encode_labels
 from mtpano_zoo.labeling.fusion import PanoramaLabels, fuse
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import describe
+from mtpano_zoo.labeling.masks import Masker, shrink_masks
 from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.labeling.storage import PANORAMAS
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import ViewStrategy
 
 __all__ = ("Labeler", "PanoramaLabeler", "read_mask")
+
+
+class TooLittleLeftError(InputError):
+    """The masks leave too little of a panorama."""
 
 
 class PanoramaLabeler(lightning.LightningModule):
@@ -77,6 +82,11 @@ class PanoramaLabeler(lightning.LightningModule):
             return str(item["failure"])
         try:
             return self.label(item["name"], item["sample"])
+        except TooLittleLeftError as error:
+            if self.ledger is None:
+                return str(error)
+            self.ledger.leave_out(item["name"], str(error))
+            return None
         except Exception as error:  # a teacher is code of others: the rest is to be labelled, whatever it does
             if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -97,11 +107,14 @@ class Labeler(PanoramaLabeler):
     Args:
         views: Chooses the views.
         teachers: Label them; those that give classes must give the same ones. Modules move to the device with this one.
+            There may be none if there is a masker.
         height: Rows of the labels.
         width: Columns, twice the rows.
         invalid_mask: Image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
         no_depth_classes: Names of classes without depth and normals, such as sky.
         keep_views: Also give every view's own labels.
+        masker: Finds what gets no label in each panorama, such as sky and watermarks.
+        min_valid: Panoramas of which less than this part remains are left out; by default a fifth.
 
     Raises:
         InputError: If sizes, classes or mask do not fit.
@@ -109,7 +122,7 @@ class Labeler(PanoramaLabeler):
 
     def __init__(
         self,
-        views: ViewStrategy,
+        views: ViewStrategy | None,
         teachers: Sequence[Teacher],
         *,
         height: int = 512,
@@ -117,10 +130,16 @@ class Labeler(PanoramaLabeler):
         invalid_mask: str | Path | None = None,
         no_depth_classes: Sequence[str] = (),
         keep_views: bool = True,
+        masker: Masker | None = None,
+        min_valid: float = 0.2,
     ) -> None:
         super().__init__(height, width)
-        if not teachers:
+        if not teachers and masker is None:
             raise InputError("at least one teacher is needed: name it under `teachers:`")
+        if teachers and views is None:
+            raise InputError("teachers need views: choose them under `views:`")
+        if not 0 <= min_valid <= 1:
+            raise InputError(f"min_valid is a part of the panorama, from 0 to 1, got {min_valid}")
         for one in teachers:
             if not (hasattr(one, "classes") and hasattr(one, "provenance")):
                 raise InputError(f"{type(one).__name__} is no teacher: it has no `classes` and `provenance`")
@@ -132,9 +151,19 @@ class Labeler(PanoramaLabeler):
             raise InputError(f"no_depth_classes: no teacher knows {', '.join(unknown)}")
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
         self.views, self.teachers = views, tuple(teachers)
-        self.networks = nn.ModuleList(one for one in teachers if isinstance(one, nn.Module)).eval()
+        self.masker, self.min_valid = masker, min_valid
+        parts: list[object] = [*teachers, masker]
+        self.networks = nn.ModuleList(part for part in parts if isinstance(part, nn.Module)).eval()
         self.keep_views = keep_views
         self.invalid = None if invalid_mask is None else read_mask(invalid_mask, height, width)
+
+    @torch.no_grad()
+    def masks(self, image: Tensor) -> dict[str, Tensor]:
+        """Return masks (H, W) by name in the size of the labels, of an image (3, h, w) in [0, 1]."""
+        if self.masker is None:
+            return {}
+        found = shrink_masks(self.masker(image), self.height, self.width)
+        return dict(zip(self.masker.names, found, strict=True))
 
     @torch.no_grad()
     def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
@@ -143,8 +172,19 @@ class Labeler(PanoramaLabeler):
         Args:
             name: Decides which views are taken.
             sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; whatever else a teacher wants to know.
+
+        Raises:
+            TooLittleLeftError: If the masks leave less than `min_valid` of the panorama.
         """
         image = self._image(sample)
+        masks = self.masks(image)
+        invalid = None if self.invalid is None else self.invalid.to(self.device)
+        for mask in masks.values():
+            invalid = mask if invalid is None else invalid | mask
+        if masks and invalid is not None and (left := 1 - invalid.float().mean().item()) < self.min_valid:
+            raise TooLittleLeftError(f"only {left:.0%} of its pixels are not masked, less than {self.min_valid:.0%}")
+        if self.views is None or not self.teachers:
+            return PanoramaLabels(masks=masks)
         with torch.autocast(self.device.type, enabled=False):
             views = self.views(name)
             seen = ViewImages(cut(image, views), views, {**sample, "image": image})
@@ -152,15 +192,16 @@ class Labeler(PanoramaLabeler):
         kinds = {one.depth_kind for one in labels if one.depth is not None}
         self.metric = "metric" in kinds if kinds else None
         with torch.autocast(self.device.type, enabled=False):
-            return fuse(
+            labelled = fuse(
                 labels,
                 views,
                 self.height,
                 self.width,
-                invalid=self.invalid,
+                invalid=invalid,
                 no_depth_classes=self.no_depth,
                 keep_views=self.keep_views,
             )
+        return dataclasses.replace(labelled, masks=masks)
 
 
 def _in_float32(labels: ViewLabels) -> ViewLabels:

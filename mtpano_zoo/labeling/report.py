@@ -25,6 +25,7 @@ class LabelReport:
         broken_views: Views that were left out because a teacher gave NaN or infinite values for them, by name.
         stopped: Why the run ended before all were labelled; nothing if it did not.
         seconds: How long the run took.
+        left_out: Why a panorama is of no use, by name: what could be labelled of it is too little.
     """
 
     labelled: list[str] = field(default_factory=list)
@@ -35,6 +36,7 @@ class LabelReport:
     broken_views: dict[str, int] = field(default_factory=dict)
     stopped: str = ""
     seconds: float = 0.0
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -63,6 +65,9 @@ class LabelReport:
                 f"{views} views of {len(self.broken_views)} panoramas were left out: a teacher gave NaN or infinite "
                 "values for them"
             )
+        if self.left_out:
+            name, reason = next(iter(self.left_out.items()))
+            lines.append(f"{len(self.left_out)} left out, for example {_printable(name)}: {reason}")
         if self.replaced:
             lines.append(f"{len(self.replaced)} were {done} again, because their image is another one than before")
         lines += [f"  {_printable(name)}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
@@ -84,6 +89,7 @@ class LabelReport:
             whole.labelled += part.labelled
             whole.skipped += part.skipped
             whole.failed |= part.failed
+            whole.left_out |= part.left_out
             whole.replaced += part.replaced
             whole.too_far |= part.too_far
             whole.broken_views |= part.broken_views

@@ -23,6 +23,7 @@ from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, unaugmented
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import check_manifest
+from mtpano_zoo.labeling.masks import GroundedMasker, Masker
 from mtpano_zoo.labeling.module import Labeler, PanoramaLabeler
 from mtpano_zoo.labeling.report import LabelReport
 from mtpano_zoo.labeling.storage import PANORAMAS, LabelFolder
@@ -61,9 +62,10 @@ def main(arguments: Sequence[str]) -> int:
     with one_sentence(options, COMPLETE):
         config = parser.parse_args(hyphenated(arguments, options))
         built = parser.instantiate_classes(config)
-    names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views")
-    labeler = Labeler(built.views, built.teachers, **{name: config[name] for name in names})
-    return label_as_asked(config, built, labeler, settings_of(config, built.teachers))
+    names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views", "min_valid")
+    masker = _masker(config, built)
+    labeler = Labeler(built.views, built.teachers, masker=masker, **{name: config[name] for name in names})
+    return label_as_asked(config, built, labeler, settings_of(config, built.teachers, masker))
 
 
 def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler, settings: Mapping[str, Any]) -> int:
@@ -195,8 +197,13 @@ def build_parser() -> ArgumentParser:
         epilog=f"{TRACEBACK}: {TRACEBACK_HELP}",
         exit_on_error=False,
     )
-    parser.add_subclass_arguments(ViewStrategy, "views", help="which views are cut out")
-    parser.add_argument("--teachers", type=list[Teacher], required=True, help="what labels them")
+    parser.add_subclass_arguments(ViewStrategy, "views", required=False, help="which views are cut out")
+    parser.add_argument("--teachers", type=list[Teacher], default=[], help="what labels them")
+    parser.add_argument("--mask", nargs="+", type=str, default=[], help="what gets no label, in words: sky watermark")
+    parser.add_subclass_arguments(
+        Masker, "masker", required=False, help="what finds it, in place of Grounding DINO and SAM for the words of mask"
+    )
+    parser.add_argument("--min-valid", type=float, default=0.2, help="panoramas of which less is left are left out")
     add_shared_options(parser)
     parser.add_argument(
         "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
@@ -229,7 +236,21 @@ def add_run_options(parser: ArgumentParser) -> None:
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
 
 
-def settings_of(config: Namespace, teachers: Sequence[Teacher]) -> dict[str, Any]:
+def _masker(config: Namespace, built: Namespace) -> Masker | None:
+    """Return what masks panoramas, if anything.
+
+    Raises:
+        InputError: If a masker and words are both given: the masker has words of its own.
+    """
+    if not config.mask:
+        found: Masker | None = built.masker
+        return found
+    if config.masker:
+        raise InputError("give the words of mask as `names` of the masker, not besides it")
+    return GroundedMasker(config.mask)
+
+
+def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker | None = None) -> dict[str, Any]:
     """Return what decides what labels are made: options, and what the teachers say of themselves."""
     names = ("views", "height", "width", "max_height", "no_depth_classes", "keep_views")
     plain = config.as_dict()
@@ -237,8 +258,10 @@ def settings_of(config: Namespace, teachers: Sequence[Teacher]) -> dict[str, Any
         _decisive({**chosen, "provenance": dict(teacher.provenance)})
         for chosen, teacher in zip(plain["teachers"], teachers, strict=True)
     ]
+    masked = {} if masker is None else {"masker": _decisive(masker.provenance), "min_valid": config.min_valid}
     return {
         **{name: plain[name] for name in names},
+        **masked,
         "teachers": described,
         **shared_settings(config),
     }

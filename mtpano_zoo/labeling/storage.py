@@ -6,6 +6,7 @@ The layout is MTPano's published one, as `mtpano_zoo.data.PseudoLabelDataModule`
     semseg|depth|normals/ID/merged.png  the labels of all views together; label_K.png those of view K alone
     far/ID/merged.png                   where it is known that nothing is near enough to be measured, such as the sky
     semseg|depth|normals/ID/merged_confidence.png
+    masks/ID/merged.png                 pixels without any label; NAME.png those of one name, such as sky
     origins/ID.txt                      which image was labelled, see `mtpano_zoo.labeling.origin`
     classes.yaml                        names of the classes
     db_info/panomtdu_SPLIT.json         ids of the split
@@ -43,7 +44,7 @@ __all__ = ("IMAGES", "LABELS", "MANIFEST", "PANORAMAS", "TEMPORARY", "LabelFolde
 MANIFEST = "manifest.json"
 IMAGES = "img"
 SCORES = "scores"
-TASKS = ("semseg", "depth", "normals", "far", "score_map")
+TASKS = ("semseg", "depth", "normals", "far", "masks", "score_map")
 ORIGINS = "origins"
 LISTS = "db_info"
 RUNS = "runs"

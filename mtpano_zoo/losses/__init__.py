@@ -1,5 +1,6 @@
 """Losses: functions on prediction, target and mask of the valid pixels, and the sum that training uses."""
 
+from mtpano_zoo.losses.affine_invariant import AffineInvariantLoss, disparity_of
 from mtpano_zoo.losses.auxiliary import distance_transform, edge_distance, image_gradient, point_map, sobel
 from mtpano_zoo.losses.base import Loss, TaskLoss
 from mtpano_zoo.losses.dense import affine_invariant_l1, edge_weighted_l1, frequency_l1, masked_l1
@@ -20,6 +21,7 @@ from mtpano_zoo.losses.validity import check_batch, valid_depth, valid_normals, 
 
 __all__ = (
     "TASK_LOSSES",
+    "AffineInvariantLoss",
     "DAPLoss",
     "DepthLoss",
     "DisparityLoss",
@@ -37,6 +39,7 @@ __all__ = (
     "dense_fidelity",
     "depth_edges",
     "dice",
+    "disparity_of",
     "distance_transform",
     "edge_distance",
     "edge_weighted_l1",

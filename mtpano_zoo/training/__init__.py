@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from mtpano_zoo.training.base import PanoramaModule
     from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, PredictionWriter, ProgressBar
     from mtpano_zoo.training.curation import DepthQualityModule
+    from mtpano_zoo.training.distillation import DistillationModule
     from mtpano_zoo.training.metrics_per_set import MetricsPerSet
     from mtpano_zoo.training.multi_task import MultiTaskModule
 
 __all__ = (
     "AuxiliaryWarmup",
     "DepthQualityModule",
+    "DistillationModule",
     "MetricsPerSet",
     "MultiTaskModule",
     "PanelLogger",
@@ -27,6 +29,7 @@ __all__ = (
 _NEEDS_LIGHTNING = {
     "AuxiliaryWarmup": "callbacks",
     "DepthQualityModule": "curation",
+    "DistillationModule": "distillation",
     "MetricsPerSet": "metrics_per_set",
     "MultiTaskModule": "multi_task",
     "PanelLogger": "callbacks",

@@ -230,9 +230,14 @@ class PanoramaModule(LightningModule):
         outputs: dict[str, Any] = self(batch["image"])
         self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
         for task, metric in self._metrics(stage).items():
-            if all(key in batch for key in MAIN_TASKS[task].labels):
-                metric.update(outputs[task].float(), *(batch[key] for key in MAIN_TASKS[task].labels))
+            if (labels := self._labels(task, metric, batch)) is not None:
+                metric.update(outputs[task].float(), *labels)
         return outputs
+
+    def _labels(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
+        """Return what a metric compares a task with; None if the batch lacks it."""
+        keys = MAIN_TASKS[task].labels
+        return tuple(batch[key] for key in keys) if all(key in batch for key in keys) else None
 
     def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:
         # Tensors stay on the device until Lightning writes them, every `log_every_n_steps`: no step waits for them.

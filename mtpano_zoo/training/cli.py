@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 import mtpano_zoo.data
 import mtpano_zoo.models
 import mtpano_zoo.training.curation
+import mtpano_zoo.training.distillation
 import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.errors import InputError

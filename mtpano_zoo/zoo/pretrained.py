@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from jsonargparse.typing import class_from_function
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.zoo.building import assemble
 from mtpano_zoo.zoo.loading import load_model
 
-__all__ = ("Pretrained", "load_pretrained")
+__all__ = ("Pretrained", "PretrainedInMetres", "load_in_metres", "load_pretrained")
 
 
 def load_pretrained(
@@ -42,3 +44,24 @@ def load_pretrained(
 
 
 Pretrained = class_from_function(load_pretrained, PanoramaNetwork, "Pretrained")
+
+
+def load_in_metres(source: str, input_size: tuple[int, int] | None = None) -> PanoramaNetwork:
+    """Load a network of inverse distances, to train it further for distances in metres.
+
+    Args:
+        source: of a network with the task `disparity` only, see `load_model`.
+        input_size: height and width that it is trained and predicts at, instead of its own.
+
+    Raises:
+        OSError: If nothing is there, or it cannot be downloaded.
+        InputError: If the network has other tasks, or has another form for `depth`.
+    """
+    trained = load_model(source, input_size=input_size)
+    if trained.tasks != ("disparity",):
+        raise InputError(f"{source} has the tasks {', '.join(trained.tasks)}, not disparity alone: take Pretrained")
+    description = {"class_path": type(trained).__name__, "init_args": {**trained.config, "tasks": ["depth"]}}
+    return assemble(description, trained.state_dict(), source)
+
+
+PretrainedInMetres = class_from_function(load_in_metres, PanoramaNetwork, "PretrainedInMetres")

@@ -311,8 +311,22 @@ def test_depth_that_was_too_far_for_its_file_is_not_measured(root):
 def test_confidences_are_no_tasks(root):
     data = PseudoLabelDataModule(root, **SIZE)
     assert data.tasks == ("semseg", "depth", "normals")
-    assert data.labels == (*data.tasks, "confidence", "depth_confidence", "normals_confidence", "far")
-    assert PseudoLabelDataModule(root, **SIZE, confidence=False).labels == (*data.tasks, "far")
+    assert data.labels == (*data.tasks, "confidence", "depth_confidence", "normals_confidence", "far", "ignored")
+    assert PseudoLabelDataModule(root, **SIZE, confidence=False).labels == (*data.tasks, "far", "ignored")
+    assert PseudoLabelDataModule(root, **SIZE, tasks=["semseg"]).labels == ("semseg", "confidence", "ignored")
+
+
+def test_relative_depth_is_disparity(root):
+    depth = next(iter(PseudoLabelDataModule(root, **SIZE, tasks=["depth"]).train_dataloader()))
+    data = PseudoLabelDataModule(root, **SIZE, relative=True)
+    assert data.tasks == ("semseg", "normals", "disparity")
+    assert data.labels == (*data.tasks, "disparity_valid", "confidence", "normals_confidence", "ignored")
+    batch = next(iter(data.train_dataloader()))
+    assert "depth" not in batch and batch["id"] == depth["id"]
+    assert torch.equal(batch["disparity_valid"], depth["depth"] > 0)
+    known = batch["disparity_valid"]
+    torch.testing.assert_close(batch["disparity"][known], 1 / depth["depth"][known])
+    assert (batch["disparity"][~known] == 0).all()
 
 
 ORACLE = {"name": "oracle", "options": {"tasks": ["semseg", "depth", "normals"], "depth_kind": "metric"}}

@@ -1,38 +1,19 @@
-"""State dicts with the names of the published students of Depth Anywhere, whose weights follow from a rule.
-
-The rule: a number per element from the CRC-32 of its key, a seed and its place, scaled by two numbers per key.
-"""
+"""State dicts with the names of the published students of Depth Anywhere, whose weights follow from a rule."""
 
 import json
-import zlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from splitmix import filled
 from torch import Tensor
 
 from mtpano_zoo import sphere
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "golden" / "depth_anywhere"
-STEP = 2**15  # numbers at a time, which stay in the processor's cache
-
-
-def rule(key: str, shape: list[int], seed: int, mean: float, scale: float) -> Tensor:
-    """Fill a tensor: splitmix64 of (CRC-32 of the key, seed, place), uniform from mean - scale to mean + scale."""
-    count = int(np.prod(shape))
-    values = np.empty(count, dtype=np.float32)
-    start = np.uint64(zlib.crc32(key.encode()) << 32 | seed)
-    for first in range(0, count, STEP):
-        places = np.arange(first + 1, min(first + STEP, count) + 1, dtype=np.uint64)
-        z = start + places * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-        uniform = (z >> np.uint64(40)).astype(np.float64) * 2.0**-23 - 1
-        values[first : first + STEP] = mean + scale * uniform
-    return torch.from_numpy(values.reshape(shape))
 
 
 def key_table(name: str) -> dict[str, Any]:
@@ -40,20 +21,28 @@ def key_table(name: str) -> dict[str, Any]:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
+def fill(table: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a table of keys."""
+    return {
+        key: filled(key, shape, table["seed"], *numbers) for key, (shape, *numbers) in table["keys"].items() if numbers
+    }
+
+
 @cache
 def weights(name: str) -> dict[str, Tensor]:
     """Return the weights of a student by their published names; nobody may change them."""
-    table = key_table(name)
-    return {
-        key: rule(key, shape, table["seed"], *numbers) for key, (shape, *numbers) in table["keys"].items() if numbers
-    }
+    return fill(key_table(name))
 
 
 def published_student(name: str) -> dict[str, Tensor]:
     """Return the whole state dict of a student, with what the published file stores beside the weights."""
-    shapes = {key: entry[0] for key, entry in key_table(name)["keys"].items() if len(entry) == 1}
-    state = dict(weights(name)) | {key: torch.zeros(shape, dtype=torch.int64) for key, shape in shapes.items()}
-    return state | CONSTANTS[name](shapes)
+    return dict(weights(name)) | constants(name, key_table(name))
+
+
+def constants(name: str, table: dict[str, Any]) -> dict[str, Tensor]:
+    """Return what the published file stores beside the weights."""
+    shapes = {key: entry[0] for key, entry in table["keys"].items() if len(entry) == 1}
+    return {key: torch.zeros(shape, dtype=torch.int64) for key, shape in shapes.items()} | CONSTANTS[name](shapes)
 
 
 def unifuse_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -69,9 +58,10 @@ def unifuse_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
 
 
 def bifuse_constants(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Return the coordinates of all heights from 4 to 128, under each of the five modules that store them."""
+    """Return the coordinates of all heights that are listed, under each of the five modules that store them."""
     constants = {}
-    for height in (4, 8, 16, 32, 64, 128):
+    listed = {int(number) for key in shapes for number in re.findall(r"e2c\.\((\d+),", key)}
+    for height in sorted(listed) or (4, 8, 16, 32, 64, 128):  # the table of the small case lists none
         size, width = height // 2, 2 * height
         scale = torch.tensor((width - 1, height - 1), dtype=torch.float64)
         grids = (sphere.pixels_of_faces(size, height, width, "bifuse") * 2 / scale - 1).float()

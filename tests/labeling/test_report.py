@@ -56,12 +56,20 @@ def test_names_that_no_terminal_can_print():
 def test_the_report_of_all_processes():
     parts = [
         LabelReport(["a"], ["x"], {"f": "bad"}, ["a"], {"a": 1}, {"a": 3}, "", 3.0),
-        LabelReport(["b", "c"], [], {}, [], {"c": 2}, {"b": 1}, "disk full", 5.0),
+        LabelReport(["b", "c"], [], {}, [], {"c": 2}, {"b": 1}, "disk full", 5.0, {"d": "masked"}),
         LabelReport(),
     ]
     whole = LabelReport.of_all(parts)
     assert whole == LabelReport(
-        ["a", "b", "c"], ["x"], {"f": "bad"}, ["a"], {"a": 1, "c": 2}, {"a": 3, "b": 1}, "disk full", 5.0
+        ["a", "b", "c"],
+        ["x"],
+        {"f": "bad"},
+        ["a"],
+        {"a": 1, "c": 2},
+        {"a": 3, "b": 1},
+        "disk full",
+        5.0,
+        {"d": "masked"},
     )
     assert whole.as_record() == {
         "counts": {"labelled": 3, "skipped": 1, "failed": 1},
@@ -71,4 +79,5 @@ def test_the_report_of_all_processes():
         "broken_views": {"a": 3, "b": 1},
         "stopped": "disk full",
         "seconds": 5.0,
+        "left_out": {"d": "masked"},
     }

@@ -1,12 +1,19 @@
-"""The students of Depth Anywhere: `golden/depth_anywhere` holds what the published code computed, weights by a rule."""
+"""The students of Depth Anywhere: `golden/depth_anywhere` holds what the published code computed, weights by a rule.
+
+That is one case of each, small and in part. Beside the checkout, `shared/golden` may hold all of them whole: every
+image and every pixel of the small cases, and the published size.
+"""
 
 import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
-from published_students import GOLDEN, key_table, published_student, weights
+from published_students import GOLDEN, constants, fill, key_table, published_student, weights
 from safetensors.torch import load_file
+from splitmix import filled
 from torch import Tensor
 
 from mtpano_zoo.models import PanoramaNetwork, UniFuse, prepare_for_inference
@@ -16,6 +23,9 @@ from mtpano_zoo.zoo.building import build_network
 # The published float32 results differ from the float64 ones by up to a tenth of this.
 TOLERANCES = {"unifuse": 1.9e-4, "bifuse": 9.8e-5, "hohonet": 7.6e-5, "egformer": 1e-3}
 STUDENTS = tuple(FORMATS)
+SHARED = Path(__file__).parents[3] / "shared" / "golden"
+CASES = {"unifuse": "r18_h128", "bifuse": "r34_h128", "hohonet": "r50_h64", "egformer": "h64"}
+shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the whole golden files are not beside the checkout")
 
 
 @pytest.fixture(scope="module", params=STUDENTS)
@@ -40,16 +50,18 @@ def golden(student: str) -> dict[str, Tensor]:
     return load_file(GOLDEN / f"{student}.safetensors")
 
 
-def output(network: PanoramaNetwork, golden: Mapping[str, Tensor]) -> Tensor:
-    """Compute what the golden file keeps of the output; its inputs are normalised."""
+def output(network: PanoramaNetwork, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Compute the distances of inputs that are normalised."""
     like = next(network.parameters())
-    inputs = {key.rpartition("/")[2]: x.to(like) for key, x in golden.items() if "/in/" in key}
+    given = {key.rpartition("/")[2]: x.to(like) for key, x in inputs.items()}
     with torch.no_grad():
         if isinstance(network, UniFuse):
-            whole = network.fuse(inputs["equi"], inputs["cube"])
-        else:
-            whole = network(inputs["image"] * network.image_std + network.image_mean)[network.tasks[0]]
-    return whole[..., ::4, ::4]
+            return network.fuse(given["equi"], given["cube"])
+        return network(given["image"] * network.image_std + network.image_mean)[network.tasks[0]]
+
+
+def inputs_of(golden: Mapping[str, Tensor], run: str = "b2") -> dict[str, Tensor]:
+    return {key: x for key, x in golden.items() if key.startswith(f"{run}/in/")}
 
 
 def test_the_rule_gives_the_published_weights(student: str) -> None:
@@ -64,14 +76,54 @@ def test_the_rule_gives_the_published_weights(student: str) -> None:
 def test_float32_is_within_the_published_tolerance(
     student: str, network: PanoramaNetwork, golden: dict[str, Tensor]
 ) -> None:
-    error = (output(network, golden).double() - golden["b2/out64"]).abs().max()
-    assert error < TOLERANCES[student]
+    found = output(network, inputs_of(golden))[..., ::4, ::4]
+    assert (found - golden["b2/out64"]).abs().max() < TOLERANCES[student]
 
 
 def test_float64_is_exact(network: PanoramaNetwork, golden: dict[str, Tensor]) -> None:
-    found = output(network.double(), golden)
+    found = output(network.double(), inputs_of(golden))[..., ::4, ::4]
     network.float()
     assert (found - golden["b2/out64"]).abs().max() < 1e-6 * golden["b2/out64"].abs().max()
+
+
+@shared
+def test_every_run_is_exact_in_every_pixel(student: str, network: PanoramaNetwork) -> None:
+    golden = load_file(SHARED / student / f"{CASES[student]}.safetensors")
+    for run in sorted({key.partition("/")[0] for key in golden}):
+        expected = golden[f"{run}/out64/pred_depth"]
+        found = output(network.double(), inputs_of(golden, run))
+        assert (found - expected).abs().max() < 1e-6 * expected.abs().max(), run
+        found = output(network.float(), inputs_of(golden, run))
+        assert (found - golden[f"{run}/out/pred_depth"]).abs().max() < TOLERANCES[student], run
+
+
+@shared
+def test_stored_coordinates_are_those_of_the_published_code(student: str, state: Mapping[str, Tensor]) -> None:
+    if student == "egformer":
+        pytest.skip("its state dict has none")
+    for key, value in load_file(SHARED / student / f"{CASES[student]}.consts.safetensors").items():
+        expected = value.double()
+        tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(state[key].double(), expected, rtol=0, atol=tolerance, msg=key)
+
+
+@shared
+def test_at_the_published_size_it_computes_the_same(student: str) -> None:
+    facts = json.loads((SHARED / student / "full.json").read_text())
+    keys = json.loads((SHARED / student / "full.keys.json").read_text())["keys"]
+    numbers = {key: [entry["shape"], *(entry[x] for x in "ab" if x in entry)] for key, entry in keys.items()}
+    table = {"seed": facts["seed"], "keys": numbers}
+    state = fill(table) | constants(student, table)
+    network = build_network(FORMATS[student].describe(state), student)
+    network.load_state_dict(FORMATS[student].convert(state), assign=True)
+    assert network.input_size == (512, 1024)
+    inputs = {
+        name: filled(f"input.{name}", given["shape"], facts["seed"], 0.0, 1.5)
+        for name, given in facts["inputs"].items()
+    }
+    found = output(network.eval(), inputs)[..., ::8, ::8]
+    expected = load_file(SHARED / student / "full.safetensors")["out64/pred_depth"]
+    assert (found - expected).abs().max() < facts["outputs"]["pred_depth"]["suggested_atol"]
 
 
 def test_prepared_for_inference_it_computes_the_same(

@@ -21,9 +21,10 @@ __all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_
 Precision = Literal["float32", "bfloat16", "float16"]
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
-# What a repository may have besides. The second line is for OneFormer, whose task is given in words.
+# What a repository may have besides. The second line is for networks that read words.
 BESIDES = ("preprocessor_config.json", "processor_config.json")
-WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+READERS = ("oneformer", "grounding-dino")
+WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json")
 # timm's prefixes for a repository or a folder in place of an architecture's name.
 ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
@@ -174,7 +175,7 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
             raise error from None
         files = [download(source, name, commit) for name in _shards(index)]
     architecture = _read_object(config).get("model_type")
-    for name in BESIDES + (WORDS if architecture == "oneformer" else ()):
+    for name in BESIDES + (WORDS if architecture in READERS else ()):
         try:
             download(source, name, commit)
         except FileNotFoundError:

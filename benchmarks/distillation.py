@@ -1,0 +1,248 @@
+"""Does learning from a perspective teacher help here: rooms of two looks, an oracle as teacher, what the recipe adds.
+
+Labelled rooms look as they are rendered. Unlabelled and test rooms have another look: colours exchanged, darker, lit
+from one side, and stamped with two watermarks. The teacher gives every face of a cube a scale and a shift of its own,
+with noise and bleeding edges, and takes a watermark for something near. Scores are on test rooms of the second look,
+after scale and shift of the inverse distances were fitted to the truth, image by image. The border step is the mean
+step of the log-distance error between neighbouring pixels on two faces of the unturned cube, over that of pixels on one
+face.
+
+Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mtpano_zoo import load_model
+from mtpano_zoo.data import Augmentation, RoomsDataset, SemiSupervisedDataModule
+from mtpano_zoo.data.panoramas import collate
+from mtpano_zoo.labeling.distillation import PublishedTeacherLabels, TeacherLabels
+from mtpano_zoo.labeling.teachers import OracleTeacher, Teacher, ViewImages, ViewLabels
+from mtpano_zoo.labeling.views import CubeViews
+from mtpano_zoo.layers import ViTEncoder
+from mtpano_zoo.losses import disparity_of
+from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.sphere import erp_rays, to_perspective
+from mtpano_zoo.training import DistillationModule
+
+RUNS = ("labelled only", "no rotation", "rotation", "rotation + masks", "as published")
+FACE = 32
+Sample = dict[str, Any]
+
+
+class Looks(Dataset[Sample]):
+    """Rooms kept in memory, as they are or in the second look; `stamp` is where the watermarks are."""
+
+    def __init__(self, split: str, count: int, height: int, seed: int, second: bool) -> None:
+        self.height, self.width = height, 2 * height
+        self.augmentation: Augmentation | None = None
+        rooms = RoomsDataset(split, count, height, 2 * height, seed)
+        self.samples = [self._look(rooms[i], second) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> Sample:
+        return dict(self.samples[i])
+
+    def _look(self, room: Sample, second: bool) -> Sample:
+        sample = {key: room[key] for key in ("image", "depth", "id")}
+        stamp = torch.zeros(self.height, self.width, dtype=torch.bool)
+        if second:
+            generator = torch.Generator().manual_seed(int(room["id"].rsplit("-")[-1]))
+            light = torch.randn(3, generator=generator)
+            shade = (room["normals"] * (light / light.norm())[:, None, None]).sum(0).clamp(min=0)
+            sample["image"] = (room["image"][[2, 0, 1]] * (0.35 + 0.65 * shade)).clamp(0, 1) ** 1.5
+            rows, columns = self.height // 6, self.width // 6
+            for top in (self.height // 2 - rows, self.height - rows):
+                left = int(torch.randint(0, self.width - columns, (), generator=generator))
+                stamp[top : top + rows, left : left + columns] = True
+            sample["image"] = torch.where(stamp, 0.9, sample["image"])
+        return sample | {"ignored": stamp}
+
+
+class Kept(LightningDataModule):
+    """A data module of samples that lie in memory."""
+
+    def __init__(self, samples: Looks) -> None:
+        super().__init__()
+        self.samples, self.height, self.width = samples, samples.height, samples.width
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """All of them."""
+        return DataLoader(self.samples)
+
+
+class Misled(Teacher):
+    """An oracle that takes watermarks for something near."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, seed: int) -> None:
+        self.oracle = OracleTeacher(tasks=["depth"], depth_kind="disparity", noise=0.05, bleed=1, seed=seed)
+        self.provenance = {"name": "misled", "oracle": dict(self.oracle.provenance)}
+
+    def __call__(self, seen: ViewImages) -> ViewLabels:
+        """Label views; what a watermark covers is nearest."""
+        labels = self.oracle(seen)
+        views = seen.views
+        stamp = seen.sample["stamp"].float()[None, None]
+        cameras = {"intrinsics": views.intrinsics, "mode": "label"}
+        there = to_perspective(stamp, views.rotations, views.height, views.width, **cameras)[0, :, 0] > 0
+        near = 1.5 * labels.depth.flatten(1).amax(1)[:, None, None]
+        return ViewLabels(depth=torch.where(there, near, labels.depth), depth_kind="disparity")
+
+
+class Labels(TeacherLabels):
+    """Renames what the teacher may know of, and keeps the masks from the loss unless they are wanted."""
+
+    masks = False
+
+    def __call__(self, batch: Sample, step: int) -> Any:
+        """Label a batch."""
+        batch = dict(batch) | {"stamp": batch["ignored"]}
+        if not self.masks:
+            batch.pop("ignored")
+        return super().__call__(batch, step)
+
+
+class PublishedLabels(Labels, PublishedTeacherLabels):
+    """The published sampling, one rotation for the batch; its masks are never used."""
+
+
+def labels_of(run: str, seed: int) -> TeacherLabels:
+    """The pseudo-labels of a run."""
+    teacher = Misled(seed)
+    if run == "as published":
+        return PublishedLabels(teacher, size=FACE, turn=45)
+    labels = Labels(teacher, CubeViews(fov=90, size=FACE, turn=0 if run == "no rotation" else 45))
+    labels.masks = run == "rotation + masks"
+    return labels
+
+
+def bridgenet(height: int) -> PanoramaNetwork:
+    """A small PD-BridgeNet."""
+    encoder = ViTEncoder("vit_small_patch16_dinov3_qkvb", width=64, depth=4, heads=4, patch_size=8)
+    sizes = {"bridge_width": 32, "neck_widths": (16, 24, 32, 32), "fusion_width": 16}
+    return PDBridgeNet(encoder, tasks=("disparity",), input_size=(height, 2 * height), **sizes)
+
+
+def trained(height: int) -> PanoramaNetwork:
+    """The small PD-BridgeNet of the zoo that was trained on rooms of the first look."""
+    network = load_model("mtpano-tiny.rooms", input_size=(height, 2 * height))
+    return network.requires_grad_(True)
+
+
+def unifuse(height: int) -> PanoramaNetwork:
+    """UniFuse as published, from random weights."""
+    from mtpano_zoo.models import NETWORKS
+
+    return NETWORKS["UniFuse"](input_size=(height, 2 * height), pretrained=False)
+
+
+STUDENTS = {"mtpano-tiny.rooms": trained, "PD-BridgeNet": bridgenet, "UniFuse": unifuse}
+
+
+class OnlyLabelled(DistillationModule):
+    """Leaves the unlabelled half of the batch out."""
+
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        """Return the loss of the labelled part."""
+        count = batch["labelled"]
+        return super().training_step({key: batch[key][:count] for key in ("image", "depth", "id")}, batch_idx)
+
+
+def train(student: str, run: str, seed: int, sets: tuple[Looks, Looks], steps: int, batch: int, lr: float) -> nn.Module:
+    """Train from nothing."""
+    seed_everything(seed, verbose=False)
+    network = STUDENTS[student](sets[0].height)
+    kind = OnlyLabelled if run == "labelled only" else DistillationModule
+    module = kind(network, labels_of(run, seed), lr=lr, weight_decay=0.01, schedule="polynomial", warmup_steps=10)
+    data = SemiSupervisedDataModule(
+        *(Kept(one) for one in sets), batch_size=batch, augmentation=Augmentation(), seed=seed
+    )
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    Trainer(accelerator="cpu", max_steps=steps, gradient_clip_val=1.0, **quiet).fit(
+        module, train_dataloaders=data.train_dataloader()
+    )
+    return network.eval()
+
+
+def borders(height: int) -> Iterator[tuple[int, Tensor]]:
+    """By axis of an image: whether a pixel and the next one along it lie on different faces."""
+    x, y, z = erp_rays(height, 2 * height).unbind(-1)
+    face = torch.stack((z, x, -z, -x, -y, y)).argmax(0)
+    for axis in (0, 1):
+        yield axis, face.diff(dim=axis) != 0
+
+
+@torch.no_grad()
+def score(network: nn.Module, rooms: Looks) -> dict[str, float]:
+    """AbsRel and delta1 outside the watermarks, and the step at face borders, means over images."""
+    rows = []
+    for first in range(0, len(rooms), 8):
+        batch = collate([rooms[i] for i in range(first, min(first + 8, len(rooms)))])
+        found = disparity_of(network(batch["image"]))[:, 0].double().numpy()
+        truth, stamp = batch["depth"].double().numpy(), batch["ignored"].numpy()
+        for one, depth, hidden in zip(found, truth, stamp, strict=True):
+            line = np.stack((one[~hidden], np.ones((~hidden).sum())), -1)
+            scale, shift = np.linalg.lstsq(line, 1 / depth[~hidden], rcond=None)[0]
+            ratio = (1 / (scale * one + shift).clip(1 / 20, 10)) / depth
+            error = torch.from_numpy(np.log(ratio))
+            steps: list[list[Tensor]] = [[], []]
+            for axis, border in borders(rooms.height):
+                step = error.diff(dim=axis).abs()
+                steps[0].append(step[border])
+                steps[1].append(step[~border])
+            across, inside = (torch.cat(part).mean().item() for part in steps)
+            good = np.maximum(ratio, 1 / ratio)[~hidden] < 1.25
+            rows.append((np.abs(ratio - 1)[~hidden].mean(), good.mean(), across / inside))
+    return dict(zip(("AbsRel", "delta1", "border step"), np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--student", choices=STUDENTS, default="mtpano-tiny.rooms")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--height", type=int, default=64)
+    parser.add_argument("--rooms", type=int, default=96)
+    options = parser.parse_args()
+    test = Looks("test", 32, options.height, 0, second=True)
+    same = Looks("val", 32, options.height, 0, second=False)
+    for seed in options.seeds:
+        sets = (
+            Looks("train", options.rooms, options.height, 10 + seed, second=False),
+            Looks("train", options.rooms, options.height, 20 + seed, second=True),
+        )
+        for run in options.runs if seed != options.seeds[0] else ("untrained", *options.runs):
+            start, cpu = time.time(), time.process_time()
+            if run == "untrained":
+                network: nn.Module = STUDENTS[options.student](options.height).eval()
+            else:
+                network = train(options.student, run, seed, sets, options.steps, options.batch, options.lr)
+            line = {"student": options.student, "run": run, "seed": seed, "steps": options.steps}
+            line |= {"other look": score(network, test), "own look": score(network, same)}
+            line |= {"seconds": time.time() - start, "processor seconds": time.process_time() - cpu}
+            with options.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Frames of panoramic videos, without labels: SpatialAudioGen, and any folder of videos."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mtpano_zoo.data.index import Index, find_samples, index_rows
+from mtpano_zoo.data.panoramas import Split
+from mtpano_zoo.data.unlabelled import UnlabelledDataModule
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.text_files import read_lines
+
+__all__ = ("SpatialAudioGenDataModule", "VideoIndex")
+
+VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
+
+
+class SpatialAudioGenDataModule(UnlabelledDataModule):
+    """SpatialAudioGen (Morgado et al., NeurIPS 2018): frames of 1,189 panoramic videos.
+
+    There are no labels of images. Depth Anywhere draws its 344,000 unlabelled panoramas of real places from it; which
+    frames these are is not published.
+
+    Get it: `github.com/pedro-morgado/spatialaudiogen` lists the videos and has a script that loads them; their rights
+    stay with those who made them. More than 500 GB as they are; 448 x 224 and 10 frames a second after its preparation.
+
+    Expected below the root, of one of the two kinds::
+
+        frames/VIDEO/FRAME.jpg    frames, already taken out of the videos
+        .../VIDEO.mp4             videos in any folder, also .webm, .mkv, .mov and .avi, twice as wide as high
+
+    Videos are read where they are, by OpenCV, and nothing is written. A frame is found by its number, which costs most
+    in videos with few key frames: take the frames out once if loading is what you wait for.
+
+    Args:
+        root: Folder of the frames or videos.
+        subset: File of the owner's repository with one video id per line, such as `YT-Clean.train.1.lst`, absolute or
+            relative to the root; by default all.
+        every: Seconds from one frame that is taken of a video to the next; frames in folders are all taken.
+        options: See `PanoramaDataModule`.
+
+    Raises:
+        FileNotFoundError: If there is no such root or list, or nothing below it.
+        InputError: If `every` is not positive, or no video can be read.
+
+    Cite: P. Morgado, N. Vasconcelos, T. Langlois, O. Wang, "Self-Supervised Generation of Spatial Audio for 360 Video",
+    NeurIPS 2018.
+    """
+
+    id_pattern = "{video}_{frame}"
+    files: Mapping[str, tuple[str, ...]] = {"image": ("frames/{video}/{frame}.jpg",)}
+
+    def __init__(
+        self, root: str | Path, *, subset: str | Path | None = None, every: float = 1.0, **options: Any
+    ) -> None:
+        super().__init__(root, **options)
+        if every <= 0:
+            raise InputError(f"every is the time in seconds between frames, above 0, got {every}")
+        self.every = every
+        self.listed: frozenset[str] | None = None
+        if subset is not None:
+            path = self.root / subset
+            if not path.is_file():
+                raise FileNotFoundError(f"there is no list of videos at {path}")
+            self.listed = frozenset(line.strip() for line in read_lines(path) if line.strip())
+
+    def split_of(self, fields: Mapping[str, str]) -> Split | None:
+        """For training if it is listed."""
+        return "train" if self.listed is None or fields["video"] in self.listed else None
+
+    def find(self) -> Index:
+        """Find frames in folders, else videos."""
+        if (self.root / "frames").is_dir():
+            return find_samples(self.root, self.files, self.expressions)
+        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
+        if not paths:
+            raise FileNotFoundError(
+                f"{self.root} holds neither frames/VIDEO/FRAME.jpg nor videos ({', '.join(VIDEOS)})"
+            )
+        rows = [
+            {"path": str(path.relative_to(self.root)), "video": path.stem, "frame": f"{number:06d}"}
+            for path in paths
+            if self.listed is None or path.stem in self.listed
+            for number in _numbers(path, self.every)
+        ]
+        if not rows:
+            raise InputError(f"{self.root} holds {len(paths)} videos, but OpenCV reads none that is wanted: {paths[0]}")
+        found = index_rows(self.root, {"image": ("{path}",)}, rows)
+        return VideoIndex(**vars(found))
+
+
+@dataclass
+class VideoIndex(Index):
+    """Samples that are frames of videos: `frame` is the number, counted from 0, in the file `path`."""
+
+    _open: dict[tuple[int, str], Any] = field(default_factory=dict, repr=False)
+
+    def read(self, role: str, i: int) -> list[bytes]:
+        """Return the frame as the bytes of an image without compression.
+
+        Raises:
+            InputError: If the video ends before, or cannot be read.
+        """
+        fields = self.fields_of(i)
+        path, number = fields["path"], int(fields["frame"])
+        key = (os.getpid(), path)  # a forked process that used its parent's handle would move the parent's position
+        if key not in self._open:
+            self._open.clear()  # one open video is enough: it holds decoded frames
+            self._open[key] = cv2.VideoCapture(str(self.source.folder / path))
+        video = self._open[key]
+        if int(video.get(cv2.CAP_PROP_POS_FRAMES)) != number:
+            video.set(cv2.CAP_PROP_POS_FRAMES, number)
+        sound, pixels = video.read()
+        if not sound:
+            raise InputError(f"it has no frame {number}: it is damaged, or shorter than it says")
+        written, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+        if not written:
+            raise InputError(f"frame {number} cannot be encoded")
+        return [bytes(data)]
+
+    def select(self, chosen: NDArray[np.intp]) -> "VideoIndex":
+        """Return the samples with these numbers."""
+        return VideoIndex(**vars(super().select(chosen)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(replace(self, _open={}))
+
+
+def _numbers(path: Path, every: float) -> range:
+    """Return which frames of a video are taken; none of one that cannot be read."""
+    video = cv2.VideoCapture(str(path))
+    count, rate = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS)
+    video.release()
+    return range(0, max(count, 0), max(1, round(every * rate) if rate > 0 else 1))

@@ -1,0 +1,205 @@
+"""Pseudo-labels of perspective views while a network trains: of a teacher that is asked, or stored ones."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.back_projection import cut
+from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
+from mtpano_zoo.labeling.views import CubeViews, Views, ViewStrategy
+from mtpano_zoo.reference.depth_anywhere_faces import (
+    FACES,
+    published_cube,
+    published_face_disparity,
+    published_rotate,
+)
+from mtpano_zoo.sphere import cube_rotations, distance_to_z, to_perspective
+from mtpano_zoo.training.distillation import FaceLabeler, FaceLabels, face_disparity
+
+__all__ = ("PublishedTeacherLabels", "StoredLabels", "TeacherLabels")
+
+
+class ViewLabeler(FaceLabeler):
+    """The base of labellers whose views a strategy chooses.
+
+    Args:
+        views: Chooses the views of a panorama: `CubeViews`, `TangentViews`, `IcosahedronViews` or `RandomViews`. Their
+            argument `turn` is the largest angle of the random rotation of every panorama in every step. By default
+            what Depth Anywhere uses, but with a rotation for each panorama: six faces of 256 x 256 pixels, turned by up
+            to 45 degrees about each axis.
+        per_batch: Turn all panoramas of a batch alike, as the published code does.
+    """
+
+    def __init__(self, views: ViewStrategy | None = None, per_batch: bool = False) -> None:
+        self.views = CubeViews(fov=90.0, size=256, turn=45.0) if views is None else views
+        self.per_batch = per_batch
+
+    def cameras(self, batch: Mapping[str, Any], step: int) -> list[Views]:
+        """Return the views of every panorama of a batch."""
+        names = [str(step) if self.per_batch else f"{step}/{name}" for name in batch["id"]]
+        return [self.views(name) for name in names]
+
+    def place(self, device: torch.device) -> None:
+        """Nothing to move."""
+
+
+class TeacherLabels(ViewLabeler):
+    """What a frozen teacher says of every view, on the fly.
+
+    The teacher sees the panorama as it was before its colours were changed (`clean`), where a sample has it. Labels do
+    not count where it has no depth, has no confidence, or the sample says `ignored`.
+
+    Args:
+        teacher: Gives depth or disparity: `DepthEstimator`, `MoGe`, `OracleTeacher`, ...
+        views: See `ViewLabeler`.
+        per_batch: See `ViewLabeler`.
+    """
+
+    def __init__(self, teacher: Teacher, views: ViewStrategy | None = None, per_batch: bool = False) -> None:
+        super().__init__(views, per_batch)
+        self.teacher = frozen(teacher)
+
+    def place(self, device: torch.device) -> None:
+        """Move the teacher, if it has weights."""
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.to(device)
+
+    def __call__(self, batch: Mapping[str, Any], step: int) -> FaceLabels:
+        """Ask the teacher for the views of every panorama.
+
+        Raises:
+            InputError: If the teacher gives no depth.
+        """
+        clean: Tensor = batch.get("clean", batch["image"]).float()
+        found = []
+        for i, views in enumerate(self.cameras(batch, step)):
+            with torch.autocast(clean.device.type, enabled=False):
+                seen = ViewImages(cut(clean[i], views), views, {**sample_of(batch, i), "image": clean[i]})
+            labels = self.teacher(seen)
+            with torch.autocast(clean.device.type, enabled=False):
+                disparity, valid = z_disparity(labels, views)
+                if "ignored" in batch:
+                    valid = valid & ~_seen(batch["ignored"][i], views)
+            found.append((disparity, valid, views.rotations.to(clean), views.intrinsics.to(clean)))
+        return FaceLabels(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+
+class StoredLabels(ViewLabeler):
+    """Views of stored labels: `disparity` of the samples, such as `PseudoLabelDataModule` gives with `relative`.
+
+    The views need not be those that were labelled. They are compared view by view all the same, each with a scale and a
+    shift of its own, so that errors of the fusion from one part of the panorama to another matter less.
+
+    Args:
+        views: See `ViewLabeler`.
+        per_batch: See `ViewLabeler`.
+    """
+
+    def __call__(self, batch: Mapping[str, Any], step: int) -> FaceLabels:
+        """Cut the labels of a batch into views.
+
+        Raises:
+            InputError: If the samples hold no disparity.
+        """
+        if "disparity" not in batch or "disparity_valid" not in batch:
+            raise InputError(
+                "the unlabelled panoramas have no stored disparity: read them by PseudoLabelDataModule with "
+                "relative: true, or let a teacher label them"
+            )
+        views = self.cameras(batch, step)
+        stored: Tensor = batch["disparity"].float()
+        rotations = torch.stack([one.rotations for one in views]).to(stored)
+        intrinsics = torch.stack([one.intrinsics for one in views]).to(stored)
+        size = (views[0].height, views[0].width)
+        valid = batch["disparity_valid"] & stored.isfinite()
+        if "ignored" in batch:
+            valid = valid & ~batch["ignored"]
+        disparity = face_disparity(torch.where(valid, stored, 0)[:, None], rotations, intrinsics, *size)
+        # A pixel that is blended with one that does not count does not count either.
+        share = to_perspective(valid.float()[:, None], rotations, *size, intrinsics=intrinsics)[:, :, 0]
+        return FaceLabels(disparity, share > 0.999, rotations, intrinsics)
+
+
+class PublishedTeacherLabels(TeacherLabels):
+    """The labels and cuts of the published code: one rotation for the batch, its sampling, six faces.
+
+    It is here to reproduce its runs: panoramas are sampled up to half a pixel off, predictions by nearest neighbours
+    and inverted twice, and the smallest one of a batch shifts all others; see
+    `mtpano_zoo.reference.depth_anywhere_faces`.
+
+    Args:
+        teacher: See `TeacherLabels`.
+        size: Rows and columns of a face.
+        turn: Largest of the three angles of the rotation, in degrees.
+        seed: Another seed gives other rotations.
+    """
+
+    def __init__(self, teacher: Teacher, size: int = 256, turn: float = 45.0, seed: int = 0) -> None:
+        super().__init__(teacher, CubeViews(fov=90.0, size=size, turn=turn, seed=seed), per_batch=True)
+
+    def __call__(self, batch: Mapping[str, Any], step: int) -> FaceLabels:
+        """Ask the teacher for the six faces of every panorama."""
+        clean: Tensor = batch.get("clean", batch["image"]).float()
+        views = self.views(str(step))
+        # The front face of the strategy is turned by R_x R_y R_z, and the published code applies the transposed matrix.
+        turn = views.rotations[0]
+        rotations = turn.mT @ cube_rotations()[list(FACES)]
+        published = Views(rotations, views.intrinsics, views.height, views.width)
+        turn = turn.to(clean)
+        with torch.autocast(clean.device.type, enabled=False):
+            faces = published_cube(published_rotate(clean, turn.mT), views.height)
+        found = []
+        for i, images in enumerate(faces):
+            sample = {**sample_of(batch, i), "image": clean[i]}
+            disparity, valid = z_disparity(self.teacher(ViewImages(images, published, sample)), published)
+            if "ignored" in batch:
+                valid = valid & ~_seen(batch["ignored"][i], published)
+            found.append((disparity, valid, published.rotations.to(clean), published.intrinsics.to(clean)))
+        disparity, valid, turned, intrinsics = (torch.stack(parts) for parts in zip(*found, strict=True))
+        return FaceLabels(disparity, valid, turned, intrinsics, turn)
+
+    def cut(self, disparity: Tensor, labels: FaceLabels) -> Tensor:
+        """Cut predictions into the six faces."""
+        return published_face_disparity(disparity, cast(Tensor, labels.turn), labels.disparity.shape[-1])
+
+
+def frozen(teacher: Teacher) -> Teacher:
+    """Return the teacher, in evaluation mode and without gradients if it is a module."""
+    if isinstance(teacher, nn.Module):
+        teacher.eval().requires_grad_(False)
+    return teacher
+
+
+def sample_of(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Return one sample of a batch."""
+    return {key: value[i] for key, value in batch.items()}
+
+
+def z_disparity(labels: ViewLabels, views: Views) -> tuple[Tensor, Tensor]:
+    """Return the inverse z-depth (V, h, w) that a teacher gives, up to scale and shift, and where it has one.
+
+    Raises:
+        InputError: If it gives no depth.
+    """
+    if labels.depth is None:
+        raise InputError("this teacher gives no depth: take another one for distillation")
+    depth = labels.depth.float()
+    valid = depth.isfinite() & (depth > 0)
+    if labels.confidence is not None:
+        valid = valid & (labels.confidence > 0)
+    depth = torch.where(valid, depth, 1)
+    if labels.depth_kind == "disparity":
+        return depth, valid
+    if labels.along_ray:
+        depth = distance_to_z(depth, views.intrinsics.to(depth))
+    return 1 / depth, valid
+
+
+def _seen(mask: Tensor, views: Views) -> Tensor:
+    """Return what views (V, h, w) see of a mask (H, W)."""
+    maps = mask.float()[None, None]
+    cameras = (views.rotations.to(maps), views.height, views.width)
+    return to_perspective(maps, *cameras, intrinsics=views.intrinsics.to(maps), mode="label")[0, :, 0] > 0.5

@@ -1,0 +1,81 @@
+"""The loss of networks that learn distances up to scale and shift, on labels in metres. After Depth Anywhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.losses.base import Loss
+from mtpano_zoo.losses.dense import affine_invariant_l1
+from mtpano_zoo.losses.means import several_processes
+
+__all__ = ("AffineInvariantLoss", "disparity_of")
+
+# Predicted distances below this many metres are inverted along the tangent there: 1 / d has no useful gradient at 0.
+NEAREST = 0.1
+
+
+class AffineInvariantLoss(Loss):
+    """Compare inverse distances after each panorama was brought to median 0 and mean absolute deviation 1.
+
+    This is the loss of Depth Anywhere (arXiv 2406.12849) on labelled panoramas: labels are metres, and a network of the
+    task `disparity` learns their inverse up to scale and shift. A network of the task `depth` is compared by the
+    inverse of what it predicts; its scale is then arbitrary, so its output is no distance in metres.
+
+    Args:
+        max_depth: labels beyond, in metres, do not count; None lets all count.
+    """
+
+    def __init__(self, max_depth: float | None = 10.0) -> None:
+        super().__init__()
+        self.max_depth = max_depth
+
+    def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return `total` and `disparity`, which are the same; zero for a batch without `depth`.
+
+        Args:
+            outputs: `disparity` or `depth` (B, 1, H, W).
+            batch: `depth` (B, H, W) in metres along the ray, 0 = no measurement.
+
+        Raises:
+            InputError: If the network predicts neither, or labels have another size.
+        """
+        prediction = disparity_of(outputs)[:, 0]
+        depth = batch.get("depth")
+        depth = torch.zeros_like(prediction) if depth is None else depth.float()
+        if depth.shape != prediction.shape:
+            raise InputError(
+                f"depth is predicted at {tuple(prediction.shape[-2:])}, its labels are {tuple(depth.shape[-2:])}: "
+                "resize one"
+            )
+        valid = depth.isfinite() & (depth > 0)
+        if self.max_depth is not None:
+            valid = valid & (depth <= self.max_depth)
+        target = 1 / torch.where(valid, depth, 1)
+        across = self.training and torch.is_grad_enabled() and several_processes()
+        with torch.autocast(device_type=prediction.device.type, enabled=False):
+            loss = affine_invariant_l1(prediction, target, valid, across_ranks=across)
+        return {"total": loss, "disparity": loss}
+
+
+def disparity_of(outputs: Mapping[str, Any]) -> Tensor:
+    """Return the inverse distance (B, 1, H, W), float32, that a network predicts, or that of the depth it predicts.
+
+    Raises:
+        InputError: If it predicts neither.
+
+    Example:
+        >>> disparity_of({"depth": torch.tensor([[[[2.0, 0.1, 0.0]]]])}).flatten().tolist()
+        [0.5, 10.0, 20.0]
+    """
+    if "disparity" in outputs:
+        disparity: Tensor = outputs["disparity"].float()
+        return disparity
+    if "depth" not in outputs:
+        raise InputError(
+            f"this training needs a network with the task disparity or depth, not only {', '.join(outputs) or 'none'}"
+        )
+    depth = outputs["depth"].float()
+    return torch.where(depth > NEAREST, 1 / depth.clamp(min=NEAREST), (2 - depth / NEAREST) / NEAREST)

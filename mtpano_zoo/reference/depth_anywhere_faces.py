@@ -1,0 +1,59 @@
+"""How the published code of Depth Anywhere turns panoramas and cuts them into cube faces.
+
+Pixel centres are where ours are, but maps are sampled as if the first and the last column were the same meridian and
+the first and the last row the poles: up to half a pixel off, with a seam, and a turn by nothing is no identity. Faces
+are in the order back, down, front, left, right, up.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtpano_zoo.sphere import cube_rotations, erp_rays, perspective_rays, rays_to_angles, rotate_rays
+
+__all__ = ("FACES", "published_cube", "published_face_disparity", "published_rotate", "published_sample")
+
+FACES = (2, 5, 0, 3, 1, 4)
+"""Back, down, front, left, right, up among the faces of `mtpano_zoo.sphere.to_cubemap`."""
+AHEAD = ((2, -1), (1, 1), (2, 1), (0, -1), (0, 1), (1, -1))  # axis and sign of their z
+
+
+def published_sample(maps: Tensor, rays: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample maps (B, C, H, W) in the directions of rays (B or 1, h, w, 3) by `bilinear` or `nearest`."""
+    longitude, latitude = rays_to_angles(rays)
+    grid = torch.stack((longitude / math.pi, latitude / (-math.pi / 2)), dim=-1).to(maps.dtype)
+    return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), mode=mode, padding_mode="border", align_corners=True)
+
+
+def published_rotate(maps: Tensor, rotation: Tensor, mode: str = "bilinear") -> Tensor:
+    """Turn maps (B, C, H, W) by camera-to-world rotations (3, 3) or (B, 3, 3)."""
+    rays = erp_rays(*maps.shape[-2:], device=maps.device, dtype=torch.float64)
+    return published_sample(maps, rotate_rays(rays, rotation.reshape(-1, 3, 3)), mode)
+
+
+def published_cube(maps: Tensor, size: int, mode: str = "bilinear", fov: float = 90.0) -> Tensor:
+    """Cut maps (B, C, H, W) into faces (B, 6, C, size, size), see `FACES`."""
+    turns = cube_rotations(device=maps.device, dtype=torch.float64)[list(FACES)]
+    rays = perspective_rays(size, size, fov=fov, rotation=turns, dtype=torch.float64)
+    strip = published_sample(maps, rays.flatten(0, 1)[None], mode)
+    return strip.view(*strip.shape[:2], 6, size, size).movedim(2, 1)
+
+
+def published_face_disparity(disparity: Tensor, rotation: Tensor, size: int) -> Tensor:
+    """Return the inverse z-depth (B, 6, size, size) of faces from inverse distances (B, 1, H, W) of a network.
+
+    As published, nearest pixels twice: values below zero lift all panoramas of the batch by the smallest of them, the
+    panorama is turned by the transposed rotation (3, 3), and the z-depth of a face's pixel is that of the ray of the
+    panorama's pixel that it was taken from.
+    """
+    lowest = disparity.min()
+    disparity = torch.where(lowest < 0, disparity - lowest, disparity)
+    turned = published_rotate(disparity, rotation.mT, "nearest")
+    rays = erp_rays(*turned.shape[-2:], device=turned.device, dtype=turned.dtype)
+    points = rays.movedim(-1, 0) / turned
+    faces = published_cube(points, size, "nearest")
+    # Selected, not multiplied: a value of zero is a point at infinity, whose inverse is zero again.
+    z = torch.stack([sign * faces[:, face, axis] for face, (axis, sign) in enumerate(AHEAD)], dim=1)
+    return 1 / z
