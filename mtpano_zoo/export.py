@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
+from mtpano_zoo.output_paths import check_destination
 from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.tasks import MAIN_TASKS, Task
 
@@ -109,20 +110,6 @@ def export(
             _compare(run(temporary, batch, outputs.tasks), expected, path)
         files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is useless without them
         return [file.replace(path.parent / file.name) for file in files][::-1]
-
-
-def check_destination(path: Path, format: Format, overwrite: bool) -> None:
-    """Refuse a folder or an existing file before any slow work starts.
-
-    Raises:
-        FileExistsError: If a file exists and `overwrite` is false.
-        IsADirectoryError: If the path is a folder.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to write")
-    files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]
-    if not overwrite and (existing := [str(file) for file in files if file.exists()]):
-        raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
 
 
 def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
