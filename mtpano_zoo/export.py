@@ -136,9 +136,29 @@ def _write_onnx(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        written: Any = torch.onnx.export(program, input_names=["image"], output_names=list(tasks), verbose=False)
+        written: Any = torch.onnx.export(
+            program, input_names=["image"], output_names=list(tasks), verbose=False, optimize=False
+        )
+    _simplify(written.model)
     written.model.metadata_props.update(metadata)
     written.save(path)
+
+
+def _simplify(model: Any) -> None:
+    """Compute what is constant, and keep one of everything that is the same.
+
+    The exporter's own optimisation also tries to rewrite every node by every rule, which takes three quarters of the
+    whole time of an export, and changes almost nothing in our networks: 2794 nodes become 2751.
+    """
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
 
 
 def _run_onnx(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
