@@ -147,8 +147,8 @@ def _write_onnx(
 def _simplify(model: Any) -> None:
     """Compute what is constant, and keep one of everything that is the same.
 
-    The exporter's own optimisation also tries to rewrite every node by every rule, which takes three quarters of the
-    whole time of an export, and changes almost nothing in our networks: 2794 nodes become 2751.
+    The exporter's own optimisation also tries to rewrite every node by every rule, which takes more than half of the
+    whole time, and changes almost nothing: for `mtpano-tiny.rooms`, 2794 nodes become 2751.
     """
     from onnx_ir.passes import common
     from onnxscript.optimizer import fold_constants
