@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mtpano_zoo
+from mtpano_zoo.cores import available_cores
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
-from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_processes
+from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_images, number_of_processes
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the results (default %(default)s)",
     )
-    run.add_argument("--batch-size", type=int, default=1, help="panoramas per forward pass (default 1)")
+    run.add_argument("--batch-size", type=number_of_images, default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     run.add_argument("--mask-sky", action="store_true", help="give pixels of the class sky no depth and no normal")
     run.add_argument(
@@ -128,7 +129,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
-    run.add_argument("--workers", type=int, help="processes that write (default: depends on panoramas and cores)")
+    run.add_argument(
+        "--workers", type=number_of_processes, help="processes that write (default: depends on panoramas and cores)"
+    )
     run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps, which is slow")
     run.add_argument(
         "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
@@ -190,7 +193,7 @@ def _add_data_verbs(data: argparse.ArgumentParser) -> None:
     )
     read = argparse.ArgumentParser(add_help=False, parents=[common])
     read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all splits)")
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     read.add_argument("--workers", type=number_of_processes, default=cores, help="processes (default: one per core)")
     found = argparse.ArgumentParser(add_help=False)
     found.add_argument("--json", type=file_to_write, metavar="FILE", help="write all results as JSON")
@@ -313,21 +316,31 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import torch
+    from mtpano_zoo.image_files import check_present, find_images
+    from mtpano_zoo.zoo import load_model
+    from mtpano_zoo.zoo.places import locate
+
+    images = find_images(options.sources, options.out)
+    locate(options.model)
+    check_present(images)
+    import torch  # it takes seconds to import: what is wrong above is told at once
 
     from mtpano_zoo.manifest import describe_model
     from mtpano_zoo.models import prepare_for_inference
-    from mtpano_zoo.run import find_images, run
-    from mtpano_zoo.zoo import load_model
+    from mtpano_zoo.run import run
 
-    images = find_images(options.sources, options.out)  # fails before gigabytes are loaded
+    cores = available_cores()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(options.model, device)
+    if device == "cpu":
+        print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
     prepared = prepare_for_inference(model, options.precision, winograd=False if options.compile else None)
     if options.compile:
         prepared.compile(fullgraph=True)
     # A process takes seconds to start, which does not pay off for a few panoramas.
-    workers = min((os.cpu_count() or 1) - 1, len(images) // 16) if options.workers is None else options.workers
+    workers = min(cores - 1, len(images) // 16) if options.workers is None else options.workers
     report = run(
         images,
         prepared,
@@ -351,8 +364,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from mtpano_zoo.export import check_destination, export
+    from mtpano_zoo.output_paths import check_destination
     from mtpano_zoo.zoo import load_model
+    from mtpano_zoo.zoo.places import locate
 
     if options.width is not None and options.height is None:
         raise InputError("--width needs --height: pass both, or only --height")
@@ -360,6 +374,9 @@ def _export(options: argparse.Namespace) -> int:
     size = None
     if options.height is not None:
         size = (options.height, 2 * options.height if options.width is None else options.width)
+    locate(options.model)
+    from mtpano_zoo.export import export  # PyTorch takes seconds to import: what is wrong above is told at once
+
     model = load_model(options.model)
     print("writing and checking the file: this takes minutes", file=sys.stderr)
     written = export(model, options.out, options.format, size, options.overwrite)

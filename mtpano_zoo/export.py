@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
+from mtpano_zoo.output_paths import check_destination
 from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.tasks import MAIN_TASKS, Task
 
@@ -111,20 +112,6 @@ def export(
         return [file.replace(path.parent / file.name) for file in files][::-1]
 
 
-def check_destination(path: Path, format: Format, overwrite: bool) -> None:
-    """Refuse a folder or an existing file before any slow work starts.
-
-    Raises:
-        FileExistsError: If a file exists and `overwrite` is false.
-        IsADirectoryError: If the path is a folder.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to write")
-    files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]
-    if not overwrite and (existing := [str(file) for file in files if file.exists()]):
-        raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
-
-
 def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # PyTorch warns about its own code
@@ -149,9 +136,29 @@ def _write_onnx(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        written: Any = torch.onnx.export(program, input_names=["image"], output_names=list(tasks), verbose=False)
+        written: Any = torch.onnx.export(
+            program, input_names=["image"], output_names=list(tasks), verbose=False, optimize=False
+        )
+    _simplify(written.model)
     written.model.metadata_props.update(metadata)
     written.save(path)
+
+
+def _simplify(model: Any) -> None:
+    """Compute what is constant, and keep one of everything that is the same.
+
+    The exporter's own optimisation also tries to rewrite every node by every rule, which takes more than half of the
+    whole time, and changes almost nothing: for `mtpano-tiny.rooms`, 2794 nodes become 2751.
+    """
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
 
 
 def _run_onnx(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:

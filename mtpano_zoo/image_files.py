@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("IMAGE_SUFFIXES", "find_images")
+__all__ = ("IMAGE_SUFFIXES", "check_present", "find_images")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -54,6 +54,17 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     return jobs
 
 
+def check_present(images: Iterable[Path]) -> None:
+    """Refuse images of which none is there; one among others is reported when its turn comes.
+
+    Raises:
+        FileNotFoundError: If none of them exists.
+    """
+    images = list(images)
+    if not any(map(_exists, images)):
+        raise FileNotFoundError(f"There is no image at {images[0]}.")
+
+
 def _names(roots: Mapping[Path, Path]) -> dict[Path, str]:
     """Return a name for the results of every image. Two paths share a name only if they are the same file."""
     names = {image: _without_suffix(image.relative_to(root)) for image, root in roots.items()}
@@ -83,6 +94,13 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:  # the name is too long; reading it fails later with a message
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
         return False
 
 

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("MAX_NAME_BYTES", "check_id", "left_out", "path_below")
+__all__ = ("MAX_NAME_BYTES", "check_destination", "check_id", "left_out", "path_below")
 
 # The longest file name that ext4, APFS and NTFS all accept.
 MAX_NAME_BYTES = 255
@@ -57,6 +57,20 @@ def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
         'results/house/room_depth.png'
     """
     return Path(folder) / f"{check_id(sample_id, suffix)}{suffix}"
+
+
+def check_destination(path: Path, format: str, overwrite: bool) -> None:
+    """Refuse a folder or an existing file before `mtpano export` starts any slow work.
+
+    Raises:
+        FileExistsError: If a file exists and `overwrite` is false.
+        IsADirectoryError: If the path is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write")
+    files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]
+    if not overwrite and (existing := [str(file) for file in files if file.exists()]):
+        raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
 
 
 def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputError:

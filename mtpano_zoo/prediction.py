@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from mtpano_zoo import image_io
+from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.finishing import FINISHERS, geometric, seam_blended
 from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
@@ -22,7 +21,9 @@ from mtpano_zoo.point_cloud import clean_points
 from mtpano_zoo.sources import Source, images_of, network_input
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
-from mtpano_zoo.viz import default_palette, figure_to_array, prediction_panel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
@@ -163,17 +164,17 @@ class Prediction:
                 WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
                 yield paths[file.name]
         if panel:
-            image_io.write_png(paths["panel"], figure_to_array(self.figure(depth_range)))
+            image_io.write_png(paths["panel"], viz.figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
         elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
 
-    def figure(self, depth_range: tuple[float, float] | None = None) -> Figure:
+    def figure(self, depth_range: tuple[float, float] | None = None) -> "Figure":
         """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
 
         Colours of depth span its own range, or `depth_range` in metres: give one for the frames of a video.
         """
-        return prediction_panel(self.image, self.maps, self.classes, self.palette, depth_range)
+        return viz.prediction_panel(self.image, self.maps, self.classes, self.palette, depth_range)
 
     def point_cloud(
         self, stride: int = 1, edge: float | None = None, nadir: float = 0.0
@@ -349,7 +350,7 @@ def _prediction(
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
-    colours = default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
+    colours = viz.default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
     direction = None if up is None else tuple(up.tolist())
     return Prediction(image, finished, classes, colours, direction)
 

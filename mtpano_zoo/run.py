@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
 from mtpano_zoo.image_io import read_panorama
@@ -23,7 +24,6 @@ from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.prediction import Prediction, check_options, output_paths, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
 from mtpano_zoo.workers import asked_to_stop, stoppable
-from mtpano_zoo.zoo.loading import check_device
 
 __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
 

@@ -9,7 +9,15 @@ from typing import Any, NoReturn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
 
-__all__ = ("TRACEBACK", "TRACEBACK_HELP", "ShortVerbParser", "file_to_write", "hyphenated", "number_of_processes")
+__all__ = (
+    "TRACEBACK",
+    "TRACEBACK_HELP",
+    "ShortVerbParser",
+    "file_to_write",
+    "hyphenated",
+    "number_of_images",
+    "number_of_processes",
+)
 
 TRACEBACK = "--traceback"
 TRACEBACK_HELP = "show where an error comes from"
@@ -107,4 +115,19 @@ def number_of_processes(text: str) -> int:
     """
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a number of processes is 0 or more, not {text}")
+    return int(text)
+
+
+def number_of_images(text: str) -> int:
+    """Return a number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> number_of_images("8")
+        8
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a number of images is 1 or more, not {text}")
     return int(text)

@@ -48,13 +48,15 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "room.jpg", "--model", "mtpano-larg", "--out", "out"], "did you mean 'mtpano-large.408k'"),
         (["run", "room.jpg", "--model", "none/best.ckpt", "--out", "out"], "There is no checkpoint at none/best.ckpt"),
         (
-            ["run", "room.jpg", "--model", "x.ckpt", "--out", "out", "--device", "gpu"],
+            ["run", sys.executable, "--model", "mtpano-tiny.rooms", "--out", "out", "--device", "gpu"],
             "The device 'gpu' cannot be used",
         ),
         (
-            ["run", "room.jpg", "--model", "x.ckpt", "--out", "out", "--device", "vulkan"],
+            ["run", sys.executable, "--model", "mtpano-tiny.rooms", "--out", "out", "--device", "vulkan"],
             "The device 'vulkan' cannot be used here: this PyTorch was built without it; choose cpu",
         ),
+        (["run", "no_such_room.jpg", "--out", "out"], "There is no image at no_such_room.jpg."),
+        (["run", "room.jpg", "--batch-size", "0"], "a number of images is 1 or more, not 0"),
         (["quickstart", "no_such_image.jpg"], "no_such_image.jpg"),
         (["quickstart", sys.executable], "not an image"),
         (
@@ -192,7 +194,8 @@ def test_run_with_a_checkpoint_of_training(
     assert {path.name for path in out.iterdir()} == set(written)
     capsys.readouterr()
     assert main([*arguments, "--blend-seam"]) == 1
-    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    threads, sentence = capsys.readouterr().err.strip().splitlines()
+    assert threads.startswith("threads: ")
     assert "other settings (options.blend_seam was False, is True)" in sentence
     assert "--out" in sentence and "--overwrite" in sentence
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == written

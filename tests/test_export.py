@@ -1,7 +1,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,8 @@ def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
     {"encoder": XCIT, "tasks": ("depth",), "bridge": False},
 ], ids=["sphere", "paper", "xcit"])  # fmt: skip
 @pytest.mark.slow
-def test_onnx_of_the_networks(
-    tiny_network: Build, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The time grows with the number of nodes, so one stream is written at a time, and simplified in other tests only.
-    monkeypatch.setattr(torch.onnx, "export", partial(torch.onnx.export, optimize=False))
+def test_onnx_of_the_networks(tiny_network: Build, arguments: dict[str, Any], tmp_path: Path) -> None:
+    # The time grows with the number of nodes, so one stream is written at a time.
     network = randomise(tiny_network(**arguments))
     path = tmp_path / "made" / "network.onnx"
     assert export(network, path, "onnx", (40, 80)) == [path]

@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "mtpano_zoo"
 # Rooms from the ground up. A room imports only those before it; the command line imports everything.
 ROOMS = (
     "errors",
+    "cores",
+    "device",
     "spelling",
     "short_verbs",
     "resources",

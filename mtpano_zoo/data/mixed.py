@@ -16,6 +16,7 @@ from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingS
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
+from mtpano_zoo.viz import default_palette
 
 ClassMap = Mapping[str, Mapping[str, str | None]]
 
@@ -346,8 +347,6 @@ def _merge_palettes(
     modules: Mapping[str, LightningDataModule], lookups: Mapping[str, Tensor], count: int
 ) -> NDArray[np.uint8] | None:
     """Return class colours: those of the first set with the class, or new ones where these are taken or missing."""
-    from mtpano_zoo.viz import default_palette  # matplotlib takes a while to import
-
     colours: dict[int, tuple[int, ...]] = {}
     for name, module in modules.items():
         palette = getattr(module, "palette", None)

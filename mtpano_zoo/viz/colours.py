@@ -4,34 +4,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 from numpy.typing import ArrayLike, NDArray
 
 from mtpano_zoo.image_io import encode_normals
 
-__all__ = ("colour_depth", "colour_normals", "colour_semseg", "colour_valid", "default_palette", "depth_range")
-
+__all__ = ("colour_depth", "colour_normals", "colour_semseg", "colour_valid", "depth_range")
 
 YES = np.array([60, 160, 80], np.uint8)
 NO = np.array([110, 30, 30], np.uint8)
-
-
-def default_palette(count: int) -> NDArray[np.uint8]:
-    """Return `count` different colours (N, 3), none of them near black, which stands for "no label".
-
-    The first k colours do not depend on `count`.
-
-    Example:
-        >>> len(np.unique(default_palette(13), axis=0))
-        13
-    """
-    index = np.arange(count)
-    turn = index // 144  # after so many, a Fibonacci number, hues come back to within a degree: the rest moves
-    hue = (index * 0.61803398875 + turn * 0.0175) % 1  # the golden ratio keeps a hue away from all before it
-    saturation = (np.array([0.60, 0.85, 0.40])[index % 3] + turn * 0.12) % 1
-    value = np.array([0.90, 0.65, 0.98, 0.78])[index % 4] * 0.95**turn
-    colours: NDArray[np.uint8] = np.rint(hsv_to_rgb(np.stack((hue, saturation, value), -1)) * 255).astype(np.uint8)
-    return colours
 
 
 def colour_semseg(labels: NDArray[Any], palette: ArrayLike) -> NDArray[np.uint8]:

@@ -21,9 +21,9 @@ from mtpano_zoo.viz.colours import (
     colour_normals,
     colour_semseg,
     colour_valid,
-    default_palette,
     depth_range,
 )
+from mtpano_zoo.viz.palette import default_palette
 
 __all__ = ("figure_to_array", "prediction_panel", "sample_panel")
 

@@ -62,7 +62,7 @@ def entry(hub, published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest
     torch.save({"model": published, "iteration": 3}, tmp_path / "tiny.pth.tar")
     hub.commit("user/tiny", {"tiny.pth.tar": (tmp_path / "tiny.pth.tar").read_bytes()})
     entry = tiny_entry(published, "tiny.test", repository="user/tiny", file="tiny.pth.tar")
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: entries() | {entry.name: entry})
+    monkeypatch.setattr("mtpano_zoo.zoo.places.entries", lambda: entries() | {entry.name: entry})
     return entry
 
 
@@ -108,8 +108,8 @@ def test_weights_in_the_package(
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     origin = {"repository": "", "file": path.name, "sha256": checksum, "size": path.stat().st_size}
     entry = tiny_entry(published, "tiny.packaged", format="mtpano_zoo", **origin)
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: entries() | {entry.name: entry})
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.shipped", lambda name: tmp_path / name)
+    monkeypatch.setattr("mtpano_zoo.zoo.places.entries", lambda: entries() | {entry.name: entry})
+    monkeypatch.setattr("mtpano_zoo.zoo.reading.shipped", lambda name: tmp_path / name)
     network = load_model("tiny.packaged")
     assert_holds(network, {key: x.float() if x.is_floating_point() else x for key, x in stored.items()})
     assert {x.dtype for x in network.state_dict().values()} == {torch.float32, torch.int64}
@@ -124,7 +124,7 @@ def test_what_the_entry_says_holds_for_a_conversion_of_the_past(entry: Entry, mo
     load_model("tiny.test")
     arguments = entry.network["init_args"] | {"classes": [*NAMES[:12], "corrected"]}
     corrected = replace(entry, network=entry.network | {"init_args": arguments})
-    monkeypatch.setattr("mtpano_zoo.zoo.loading.entries", lambda: {"tiny.test": corrected})
+    monkeypatch.setattr("mtpano_zoo.zoo.places.entries", lambda: {"tiny.test": corrected})
     assert load_model("tiny.test").classes[-1] == "corrected"
 
 
