@@ -1,4 +1,4 @@
-"""Read panoramas as 8-bit RGB, and write maps as PNG and NPY without leaving partial files.
+"""Write maps as PNG, NPY and PLY without leaving partial files, and decode what is written.
 
 Encodings of the written maps:
 
@@ -8,10 +8,8 @@ Encodings of the written maps:
 * classes, palette PNG: the class index per pixel, 255 = no label.
 """
 
-import functools
 import io
 import uuid
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -19,177 +17,26 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import BYTES_ON_DISK, DEFAULT_MAX_PIXELS, VARIABLE, check_pixels, max_bytes, read_file
-from mtpano_zoo.limits import max_pixels as default_max_pixels
 
-RATIO_TOLERANCE = 0.01  # relative: accepts 1183 x 591, refuses 16:9 video
+__all__ = (
+    "MAX_DEPTH",
+    "SATURATED",
+    "decode_depth",
+    "decode_normals",
+    "encode_depth",
+    "encode_normals",
+    "write_bytes",
+    "write_npy",
+    "write_palette_png",
+    "write_ply",
+    "write_png",
+)
+
 SATURATED = 65535  # the largest 16-bit number: this distance or any beyond
 MAX_DEPTH = 65.534  # metres, the largest distance below saturation in a 16-bit PNG of millimetres
-
-# Pillow reads more, but EPS starts Ghostscript and some scientific formats unpack anything.
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "DIB", "MPO")
-
-
-def check_panorama_size(height: int, width: int, name: str) -> None:
-    """Accept sizes that are 2:1 within 1 %.
-
-    Raises:
-        InputError: If the size is not that of a full panorama; `name` opens the message.
-
-    Example:
-        >>> check_panorama_size(512, 1024, "room.jpg")
-        >>> check_panorama_size(1080, 1920, "video.png")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        mtpano_zoo.errors.InputError: video.png is 1920 x 1080 pixels, but a full 360 x 180 degree panorama is ...
-    """
-    if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
-        raise InputError(
-            f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
-            "export it as equirectangular 2:1, or pad what is missing with black"
-        )
-
-
-def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """Read an equirectangular image file of any common format as RGB (H, W, 3).
-
-    The EXIF orientation is applied. Grey, palette and CMYK images become RGB. Transparent pixels are composited over
-    black, which marks unseen parts of a panorama. 16 bits per channel are scaled, not cut, to 8. Of several frames the
-    first is read. Sizes that are 2:1 within 1 % are kept.
-
-    Args:
-        path: The file.
-        max_pixels: The largest number of pixels to accept; `limits.max_pixels()` by default.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is truncated, not an image, floating-point, too large, or not 2:1.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not an image")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
-    return decode_panorama(read_file(path, limit), str(path), max_pixels=max_pixels)
-
-
-def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """Decode the content of an image file as `read_panorama` does; `name` opens error messages.
-
-    Raises:
-        InputError: If it is truncated, not an image, floating-point, too large, or not 2:1.
-    """
-    try:
-        array = _decode(open_image(data, name, max_pixels), data)
-    except InputError:
-        raise
-    except _ValueRangeError as error:
-        raise InputError(f"{name} {error}") from error
-    except Exception as error:  # broken data raises OSError, SyntaxError, struct.error, ...
-        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
-    check_panorama_size(array.shape[0], array.shape[1], name)
-    return array
-
-
-def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
-    """Open an image from its header and check its size. Its pixels are decoded on demand.
-
-    Args:
-        data: Content of the file.
-        name: Opens error messages.
-        max_pixels: The largest number of pixels to accept; `limits.max_pixels()` by default.
-
-    Raises:
-        InputError: If it is too large, or not an image of a known format.
-    """
-    limit = default_max_pixels() if max_pixels is None else max_pixels
-    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses more than twice that
-        if limit > DEFAULT_MAX_PIXELS:  # the caller allows more
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-limit // 2))
-        limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # raised at half of Pillow's limit
-            image = Image.open(io.BytesIO(data), formats=_formats())
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error
-    except Exception as error:
-        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
-    check_pixels(image.height, image.width, name, limit)
-    return image
-
-
-@functools.cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def panorama_from_pil(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert an open image to RGB (H, W, 3) by the rules of `read_panorama`.
-
-    Raises:
-        InputError: If it holds floating-point values, or is not 2:1.
-
-    Example:
-        >>> panorama_from_pil(Image.new("L", (64, 32), 255)).shape
-        (32, 64, 3)
-    """
-    array = _upright_rgb(image, image.getexif().get(ExifTags.Base.Orientation, 1))
-    check_panorama_size(array.shape[0], array.shape[1], "the image")
-    return array
-
-
-class _ValueRangeError(InputError):
-    """The image is sound, but the range of its values is unknown."""
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    # Pillow names its in-memory buffer, which means nothing to the user.
-    return "no known image format" if not lines or "BytesIO" in lines[0] else lines[0]
-
-
-def _decode(file: Image.Image, data: bytes) -> NDArray[np.uint8]:
-    """Decode an open image, apply its orientation, and reduce it to 8-bit RGB."""
-    with file:
-        # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
-        sixteen_bit = ";16" in str(getattr(file, "tile", ""))
-        file.load()  # before OpenCV, which silently returns the readable part of a truncated file
-        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-        image = Image.fromarray(_decode_16bit(data)) if sixteen_bit else file
-        return _upright_rgb(image, orientation)
-
-
-def _upright_rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8bit(np.asarray(image).astype(np.uint16)))
-    elif image.mode in ("I", "F"):
-        raise _ValueRangeError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    # Convert to RGB before turning, on a copy without metadata: the caller's image keeps its own.
-    upright = Image.fromarray(np.asarray(image.convert("RGB")))
-    upright.getexif()[ExifTags.Base.Orientation] = orientation
-    return np.array(ImageOps.exif_transpose(upright), dtype=np.uint8)
-
-
-def _decode_16bit(data: bytes) -> NDArray[np.uint8]:
-    """Decode with OpenCV, which keeps all 16 bits of colour images, and scale 0..65535 to 0..255."""
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16:
-        raise InputError("its 16-bit channels cannot be decoded")
-    if values.ndim == 3:
-        values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return _to_8bit(values)
-
-
-def _to_8bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
