@@ -18,7 +18,7 @@ from torch import nn
 
 from mtpano_zoo import run as module
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.image_io import load_panorama
 from mtpano_zoo.manifest import MANIFEST, describe_model
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.prediction import output_paths
@@ -473,7 +473,7 @@ def test_exit_code():
 
 def test_reading_is_ahead_of_the_network_by_a_few_images_only(tmp_path, monkeypatch):
     read, ahead = [], []
-    monkeypatch.setattr(module, "read_panorama", lambda path: read.append(path) or read_panorama(path))
+    monkeypatch.setattr(module, "load_panorama", lambda path: read.append(path) or load_panorama(path))
 
     class Slow(Brightness):
         def forward(self, image):

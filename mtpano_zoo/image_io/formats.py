@@ -78,7 +78,7 @@ def is_float_tiff(data: bytes) -> bool:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, as far as it has them.
+    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, where given.
 
     Pillow refuses floating-point colours before it tells their size.
     """
