@@ -85,11 +85,14 @@ def _expanded(sources: Sequence[str | Path]) -> Iterator[Path]:
                 raise InputError(f"{text[1:]} names no image: write a path into each line")
             yield from _expanded([line for line in named if not line.startswith("@")])
         elif glob.has_magic(text) and not _exists(path):
-            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - of absolute and relative patterns
+            matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute ones too
             if not matches:
                 raise InputError(f"nothing matches {text}: check the pattern, or put it into quotes")
-            images = [Path(match) for match in matches if Path(match).suffix.lower() in IMAGE_SUFFIXES]
-            yield from images or map(Path, matches)
+            # `**` follows a link to a folder above it again and again: the shortest way to a file counts.
+            matches.sort(key=lambda match: -len(match.parts))
+            once = {os.path.realpath(match): match for match in matches}
+            images = sorted(match for match in once.values() if match.suffix.lower() in IMAGE_SUFFIXES)
+            yield from images or sorted(once.values())
         else:
             yield path
 

@@ -24,7 +24,6 @@ ALIKE, ALIKE_EDGES = (
 JUMP = 1.5  # step across the seam over the largest step inside; 160 panoramas reach 1.01
 BROKEN_ROWS = 0.6  # share of rows with a step that is not in their surroundings; panoramas reach 0.38
 VISIBLE = 8  # of 255: smaller steps are differences of exposure
-UNEVEN_POLE = 15  # of 255: a row at a pole shows one point of the sphere
 
 Layout = Literal["stacked", "beside"]
 
@@ -70,9 +69,10 @@ def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
         halves = "upper and lower" if layout == "stacked" else "left and right"
         return f"its {halves} halves are nearly the same, like a stereo pair: take one by --eye left or --eye right"
     if not _is_closed(image):
-        poles = min(float(image[row].std(0).mean()) for row in (0, -1))
-        looks = "a plain photograph" if poles > UNEVEN_POLE else "a part of a panorama"
-        return f"its left and right edges do not meet, as in {looks}: give its field of view, as in --fov 180x90"
+        return (
+            "its left and right edges do not meet, as in a photograph or a part of a panorama: give its field of view, "
+            "as in --fov 180x90"
+        )
     return None
 
 
@@ -90,7 +90,7 @@ def _is_fisheye_pair(grey: Array) -> bool:
 
 def _black_margin(grey: Array) -> float:
     """Return the share of black columns at the right edge, if there is none at the left one: street-view tiles."""
-    black = (grey < BLACK).all(0)
+    black: NDArray[np.bool_] = np.all(grey < BLACK, axis=0, keepdims=True)[0]
     if black.all() or black[0]:
         return 0.0
     return float(np.argmin(black[::-1])) / len(black)
@@ -99,13 +99,14 @@ def _black_margin(grey: Array) -> float:
 def _squeezed(grey: Array) -> Layout | None:
     half = np.asarray(cv2.resize(grey, (ROWS, ROWS // 2), interpolation=cv2.INTER_AREA), np.float32)
     middle = ROWS // 2
-    detail = half - half.mean(1, keepdims=True)  # floors and skies are the same in all directions
-    halves: dict[Layout, tuple[Array, Array]] = {
-        "beside": (detail[:, :middle], detail[:, middle:]),
-        "stacked": (half[: middle // 2], half[middle // 2 :]),
+    # Floors, skies and black margins are the same in all directions, so edges along them do not count.
+    detail = half - half.mean(1, keepdims=True)
+    halves: dict[Layout, tuple[Array, Array, int]] = {
+        "beside": (detail[:, :middle], detail[:, middle:], 1),
+        "stacked": (half[: middle // 2], half[middle // 2 :], 0),
     }
-    for layout, (first, second) in halves.items():
-        edges = np.diff(first, axis=1), np.diff(second, axis=1)
+    for layout, (first, second, axis) in halves.items():
+        edges = np.diff(first, axis=axis), np.diff(second, axis=axis)
         if _alike(first, second) > ALIKE and _alike(*edges) > ALIKE_EDGES:
             return layout
     return None

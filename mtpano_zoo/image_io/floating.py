@@ -5,10 +5,8 @@ SIGGRAPH 2002, equation 4) with the key 0.18, followed by the sRGB transfer curv
 file always gives the same image.
 """
 
-import contextlib
 import io
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -40,8 +38,7 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
         pixels = decode_exr(data, limit)
     else:
         check_pixels(*_size(data), "it", limit)
-        with _silent():  # the error is ours to tell
-            decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise InputError("it is truncated or damaged")
         pixels = np.asarray(decoded, np.float32)
@@ -59,16 +56,6 @@ def _size(data: bytes) -> tuple[int, int]:
         return int(found[1]), int(found[2])
     tags = tiff_tags(data)
     return tags[257][0], tags[256][0]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
-    try:
-        yield
-    finally:
-        cv2.setLogLevel(level)
 
 
 def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
@@ -118,7 +105,7 @@ def tone_mapped(light: NDArray[np.float32]) -> NDArray[np.uint8]:
         >>> tone_mapped(np.full((1, 1, 3), 5, np.float32)).tolist()  # an even wall is mid-grey at any exposure
         [[[118, 118, 118]]]
     """
-    light = np.clip(np.nan_to_num(light, nan=0.0, posinf=np.finfo(np.float16).max, neginf=0.0), 0, 1e30)
+    light = np.clip(np.where(np.isfinite(light), light, np.float32(0)), 0, 1e30)
     luminance = light @ LUMINANCE
     lit = luminance[luminance > 0]
     if not lit.size:

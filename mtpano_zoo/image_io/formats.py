@@ -1,6 +1,10 @@
 """Which image files are read, and what a file is that is none of them."""
 
+import io
 import re
+import warnings
+
+from PIL import TiffImagePlugin
 
 __all__ = ("FORMATS", "IMAGE_SUFFIXES", "is_exr", "is_float_tiff", "is_hdr", "kind_of_other_file")
 
@@ -82,16 +86,14 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
 
     Pillow refuses floating-point colours before it tells their size.
     """
-    import io
-
-    from PIL import TiffImagePlugin
-
     file = io.BytesIO(data)
     big = data[2:3] == b"+" or data[3:4] == b"+"
     directory: TiffImagePlugin.ImageFileDirectory_v2 = TiffImagePlugin.ImageFileDirectory_v2(
         file.read(16 if big else 8)
     )
     file.seek(directory.next)
-    directory.load(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of truncated files: the error is told later
+        directory.load(file)
     found = {tag: directory.get(tag) for tag in (256, 257, 339)}
     return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}

@@ -133,7 +133,7 @@ def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
         side = "one above the other" if width == height else "side by side"
         raise InputError(
             f"{name} is {width} x {height} pixels, but a panorama is twice as wide as high: of a stereo pair, {side}, "
-            "take one by --eye left or --eye right"
+            "take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov 360x122"
         )
     check_panorama_size(height, width, name)
     if not force and (doubt := doubt_about(pixels)):
