@@ -165,13 +165,19 @@ class Prediction:
         parent.mkdir(parents=True, exist_ok=True)
         for task in self.tasks:
             for file in MAIN_TASKS[task].stored:
-                WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
+                WRITERS[file.codec](paths[file.name], self.maps[task], self.palette, self._gpano())
                 yield paths[file.name]
         if panel:
             image_io.write_png(paths["panel"], figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
         elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
+
+    def _gpano(self) -> str:
+        """Return the GPano tags of the maps; empty for a full panorama of which nothing else is known."""
+        pose = image_io.pose_of(self.up, self.heading)
+        known = self.window is not None or pose is not None
+        return image_io.gpano_xmp(*self.image.shape[:2], self.window, pose) if known else ""
 
     def figure(self, depth_range: tuple[float, float] | None = None) -> Figure:
         """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
@@ -391,10 +397,10 @@ def _prediction(
     return Prediction(image, finished, classes, colours, direction, heading, window)
 
 
-# Write a map to a file.
-WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8]], None]] = {
+# Write a map to a file, with XMP metadata where its format has them.
+WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8], str], None]] = {
     "palette": image_io.write_palette_png,
-    "millimetres": lambda path, depth, _: image_io.write_png(path, image_io.encode_depth(depth)),
-    "float32": lambda path, values, _: image_io.write_npy(path, values),
-    "unit_vectors": lambda path, normals, _: image_io.write_png(path, image_io.encode_normals(normals)),
+    "millimetres": lambda path, depth, _, xmp: image_io.write_png(path, image_io.encode_depth(depth), xmp),
+    "float32": lambda path, values, *_: image_io.write_npy(path, values),
+    "unit_vectors": lambda path, normals, _, xmp: image_io.write_png(path, image_io.encode_normals(normals), xmp),
 }

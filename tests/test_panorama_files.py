@@ -16,6 +16,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama, Pose, Window, gpano_xmp, load_panorama
 from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
 from mtpano_zoo.image_io.floating import tone_mapped
+from mtpano_zoo.image_io.gpano import read_gpano
 from mtpano_zoo.prediction import predict
 from mtpano_zoo.run import find_images, run
 from mtpano_zoo.scenes import render, sample_room
@@ -144,25 +145,32 @@ def test_transparent_pixels_have_no_value(tmp_path, room):
     (b"", "an empty file"),
     (bytes(500), "full of zeros"),
     (b"/annex/objects/SHA256E-s1--00.jpg\n", "a git-annex pointer"),
-    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image.*heic"),
     (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video"),
     (b"%PDF-1.7", "a PDF document"),
 ])  # fmt: skip
-def test_what_is_no_image_is_called_what_it_is(tmp_path, monkeypatch, data, said):
-    monkeypatch.setattr("builtins.__import__", _without_heif(__import__))
+def test_what_is_no_image_is_called_what_it_is(tmp_path, data, said):
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(InputError, match=rf"a\.jpg is not an image but {said}") as caught:
         load_panorama(tmp_path / "a.jpg")
     assert "\n" not in str(caught.value)
 
 
-def _without_heif(real):
-    def load(name, *arguments, **options):
-        if name in ("pi_heif", "pillow_heif"):
-            raise ImportError(name)
-        return real(name, *arguments, **options)
+def test_heic_needs_its_extra(tmp_path, monkeypatch):
+    data = (Path(__file__).parent / "room.heic").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data)
+    monkeypatch.setattr("mtpano_zoo.image_io.decoding._formats", lambda _: ["JPEG", "PNG"])
+    with pytest.raises(InputError, match=r"a\.jpg is a HEIC image: install .*mtpano_zoo\[heic\]"):
+        load_panorama(tmp_path / "a.jpg")
 
-    return load
+
+def test_heic_is_read_with_its_extra(tmp_path, room):
+    pytest.importorskip("pi_heif")
+    read = load_panorama(Path(__file__).parent / "room.heic").pixels
+    assert np.abs(read.astype(int) - room).mean() < 8
+    data = (Path(__file__).parent / "room.heic").read_bytes()
+    (tmp_path / "a.heic").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="truncated"):
+        load_panorama(tmp_path / "a.heic")
 
 
 # Crops
@@ -184,6 +192,14 @@ def test_a_crop_lies_where_its_tags_say(tmp_path, room):
     with Image.open(path) as image:
         assert np.array_equal(predict(network, image).depth, full.depth)
     assert load_panorama(path, ignore_tags=True, force=True).window is None
+    # What is saved says where it lies.
+    saved = part.save(tmp_path / "saved", panel=False)
+    for kind in ("semseg", "depth", "normals"):
+        with Image.open(saved[kind]) as image:
+            tags = read_gpano(image.info["XML:com.adobe.xmp"], 64, 128, "a")
+            assert tags == (window, Pose(75.5, 0, 0))
+    plain = predict(network, room).save(tmp_path / "plain", panel=False)
+    assert "xmp" not in Image.open(plain["depth"]).info and b"GPano" not in plain["depth"].read_bytes()
 
 
 def test_a_tagged_image_that_was_scaled_keeps_its_place(tmp_path, room):

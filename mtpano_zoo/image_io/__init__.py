@@ -3,7 +3,7 @@
 from mtpano_zoo.image_io.decoding import open_image
 from mtpano_zoo.image_io.floating import decode_exr
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
-from mtpano_zoo.image_io.gpano import Pose, Window, gpano_xmp, placed
+from mtpano_zoo.image_io.gpano import Pose, Window, gpano_xmp, placed, pose_of
 from mtpano_zoo.image_io.panorama import (
     RATIO_TOLERANCE,
     Panorama,
@@ -49,6 +49,7 @@ __all__ = (
     "open_image",
     "panorama_from_pil",
     "placed",
+    "pose_of",
     "read_panorama",
     "write_bytes",
     "write_npy",

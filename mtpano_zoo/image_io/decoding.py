@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
-from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, kind_of_other_file
+from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
 
@@ -88,10 +88,14 @@ def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.I
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # raised at half of Pillow's limit
-            image = Image.open(io.BytesIO(data), formats=_formats(data[4:8] == b"ftyp"))
+            image = Image.open(io.BytesIO(data), formats=_formats(is_heic(data)))
     except Image.DecompressionBombError as error:
         raise _NamedError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error
     except Exception as error:
+        if is_heic(data) and "HEIF" not in _formats(True):
+            raise _NamedError(
+                f"{name} is a HEIC image: install the package that reads them, mtpano_zoo[heic], or convert it to JPEG"
+            ) from error
         if kind := kind_of_other_file(data):
             raise _NamedError(f"{name} is not an image but {kind}") from error
         raise _NamedError(f"{name} is truncated or not an image: {_first_line(error)}") from error

@@ -6,7 +6,16 @@ import warnings
 
 from PIL import TiffImagePlugin
 
-__all__ = ("FORMATS", "IMAGE_SUFFIXES", "is_exr", "is_float_tiff", "is_hdr", "kind_of_other_file")
+__all__ = (
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "is_exr",
+    "is_float_tiff",
+    "is_hdr",
+    "is_heic",
+    "kind_of_other_file",
+    "tiff_tags",
+)
 
 # What a folder is searched for. A file that is named is read by its content, whatever its suffix.
 IMAGE_SUFFIXES = (
@@ -56,12 +65,14 @@ def kind_of_other_file(data: bytes) -> str | None:
     for signature, sentence in _SIGNATURES:
         if start.startswith(signature):
             return sentence
-    if data[4:8] == b"ftyp":
-        if data[8:12] in _HEIF_BRANDS:
-            return "a HEIC image: install the package that reads them, mtpano_zoo[heic], or convert it to JPEG"
-        if data[8:12] not in (b"avif", b"avis"):
-            return "a video: extract its frames first"
+    if data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis"):
+        return "a video: extract its frames first"
     return None
+
+
+def is_heic(data: bytes) -> bool:
+    """Whether this is an image in the container of HEIC or HEIF, which is read by an extra."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
 def is_hdr(data: bytes) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("GPano", "Pose", "Window", "gpano_xmp", "placed", "read_gpano", "window_of_view")
+__all__ = ("GPano", "Pose", "Window", "gpano_xmp", "placed", "pose_of", "read_gpano", "window_of_view")
 
 NAMESPACE = "http://ns.google.com/photos/1.0/panorama/"
 SIZES = (
@@ -66,6 +66,20 @@ class Pose(NamedTuple):
         """
         pitch, roll = math.radians(self.pitch), math.radians(self.roll)
         return -math.sin(roll) * math.cos(pitch), -math.cos(roll) * math.cos(pitch), math.sin(pitch)
+
+
+def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> Pose | None:
+    """Return the pose of a camera by where up is in its frame; None if neither this nor the heading is known.
+
+    Example:
+        >>> pose_of(Pose(None, 30, -100).up, 90)
+        Pose(heading=90, pitch=30.0, roll=-100.0)
+    """
+    if up is None and heading is None:
+        return None
+    x, y, z = up or (0.0, -1.0, 0.0)
+    pitch, roll = math.asin(max(-1.0, min(1.0, z))), math.atan2(-x, -y)
+    return Pose(heading, round(math.degrees(pitch), 4) + 0.0, round(math.degrees(roll), 4) + 0.0)
 
 
 class GPano(NamedTuple):

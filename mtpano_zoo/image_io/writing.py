@@ -9,7 +9,9 @@ Encodings of the written maps:
 """
 
 import io
+import struct
 import uuid
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -50,8 +52,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_png(path: str | Path, array: NDArray[Any]) -> None:
-    """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, atomically.
+def _with_xmp(png: bytes, xmp: str) -> bytes:
+    """Return a PNG file with XMP metadata, as a text chunk after its header."""
+    if not xmp:
+        return png
+    chunk = b"iTXt" + b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()
+    end = 33  # of the signature and the header, which is always the first chunk
+    return png[:end] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[end:]
+
+
+def write_png(path: str | Path, array: NDArray[Any], xmp: str = "") -> None:
+    """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, with XMP metadata if it is given, atomically.
 
     Raises:
         InputError: If the shape or type is another one.
@@ -65,10 +76,10 @@ def write_png(path: str | Path, array: NDArray[Any]) -> None:
     written, data = cv2.imencode(".png", pixels)
     if not written:
         raise InputError(f"{path} could not be encoded as PNG")
-    write_bytes(path, data.tobytes())
+    write_bytes(path, _with_xmp(data.tobytes(), xmp))
 
 
-def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLike) -> None:
+def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLike, xmp: str = "") -> None:
     """Write class indices (H, W) as a PNG that shows them in the colours of `palette` (N, 3), atomically.
 
     Index 255 (no label) and every other index without a colour is black.
@@ -85,7 +96,7 @@ def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLik
     image.putpalette([*colours.ravel().tolist(), *[0] * (768 - colours.size)])
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, _with_xmp(buffer.getvalue(), xmp))
 
 
 def write_npy(path: str | Path, array: NDArray[Any]) -> None:
