@@ -132,7 +132,8 @@ class Prediction:
         Classes become a palette PNG; depth a 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and a
         float32 NPY in metres; normals an 8-bit PNG, `128 + 127 n`; disparity, which has no unit, a float32 NPY. Folders
         are created as needed, including those that `stem` names. `panel=False` draws none and, with `overwrite`,
-        removes an older panel, which would show other maps.
+        removes an older panel, which would show other maps. PNG maps of a crop, or of a camera whose pose is known,
+        carry GPano tags.
 
         Raises:
             FileExistsError: If one of the files exists and `overwrite` is false; nothing is written then.
@@ -177,7 +178,8 @@ class Prediction:
         """Return the GPano tags of the maps; empty for a full panorama of which nothing else is known."""
         pose = image_io.pose_of(self.up, self.heading)
         known = self.window is not None or pose is not None
-        return image_io.gpano_xmp(*self.image.shape[:2], self.window, pose) if known else ""
+        height, width = self.image.shape[:2]
+        return image_io.gpano_xmp(height, width, self.window, pose) if known else ""
 
     def figure(self, depth_range: tuple[float, float] | None = None) -> Figure:
         """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.

@@ -87,7 +87,7 @@ def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.I
         limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # raised at half of Pillow's limit
+            warnings.simplefilter("ignore")  # of half of Pillow's limit, and of damage that becomes an error
             image = Image.open(io.BytesIO(data), formats=_formats(is_heic(data)))
     except Image.DecompressionBombError as error:
         raise _NamedError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error

@@ -65,7 +65,7 @@ class Pose(NamedTuple):
             [0.0, -0.866, 0.5]
         """
         pitch, roll = math.radians(self.pitch), math.radians(self.roll)
-        return -math.sin(roll) * math.cos(pitch), -math.cos(roll) * math.cos(pitch), math.sin(pitch)
+        return 0.0 - math.sin(roll) * math.cos(pitch), -math.cos(roll) * math.cos(pitch), math.sin(pitch)
 
 
 def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> Pose | None:
