@@ -11,7 +11,15 @@ import mtpano_zoo
 from mtpano_zoo.cores import available_cores
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
-from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_images, number_of_processes
+from mtpano_zoo.short_verbs import (
+    TRACEBACK,
+    ShortVerbParser,
+    add_reading_options,
+    file_to_write,
+    number_of_images,
+    number_of_processes,
+    reading_options,
+)
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -96,7 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
         verbs.add_parser(verb, help=text, add_help=False)
 
     run = verbs.add_parser("run", help="predict for panoramas: files or folders")
-    run.add_argument("sources", nargs="+", metavar="IMAGE_OR_FOLDER")
+    run.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="an image, a folder, a pattern in quotes, or @list.txt of these"
+    )
     run.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -127,6 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="metres that the colours of depth span in all pictures, for a video (default: each its own)",
     )
     run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
+    add_reading_options(run)
+    run.add_argument("--json", type=file_to_write, metavar="FILE", help="write what became of every file as JSON")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument(
@@ -325,6 +337,7 @@ def _run(options: argparse.Namespace) -> int:
     check_present(images)
     import torch  # it takes seconds to import: what is wrong above is told at once
 
+    from mtpano_zoo.image_files import passed_over
     from mtpano_zoo.manifest import describe_model
     from mtpano_zoo.models import prepare_for_inference
     from mtpano_zoo.run import run
@@ -356,8 +369,17 @@ def _run(options: argparse.Namespace) -> int:
         workers=workers,
         panel=not options.no_panel,
         described=describe_model(model, options.model),
+        **reading_options(options),
     )
+    report.passed_over = passed_over(options.sources, options.out)
     print(report.summary())
+    if options.json:
+        import json
+
+        from mtpano_zoo.image_io import write_bytes
+
+        about = {"model": options.model, "out": str(options.out), **report.as_plain_data()}
+        write_bytes(options.json, json.dumps(about, indent=1).encode())
     if report.written or report.skipped:
         print(f"The results are in {options.out}")
     return report.exit_code

@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize, resize_argmax
-from mtpano_zoo.tasks import MAIN_TASKS, Kind
+from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 
-__all__ = ("FINISHERS", "geometric", "seam_blended")
+__all__ = ("FINISHERS", "check_nadir", "geometric", "seam_blended", "unseen_removed", "without_nadir")
 
 
 def geometric(maps: Mapping[str, Any]) -> list[str]:
@@ -43,6 +44,41 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
             values[..., column] = torch.where(known.all(-1), line, torch.nan)
         blended[task] = values
     return blended
+
+
+def check_nadir(degrees: float) -> None:
+    """Refuse an angle around the nadir that is none.
+
+    Raises:
+        InputError: If it is not from 0 to 90.
+    """
+    if not 0 <= degrees <= 90:
+        raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {degrees:g}")
+
+
+def without_nadir(seen: NDArray[np.bool_] | None, height: int, width: int, degrees: float) -> NDArray[np.bool_] | None:
+    """Return what was seen (H, W) without what is less than so many degrees from straight down; None for everything.
+
+    Example:
+        >>> without_nadir(None, 4, 1, 50).tolist()  # the lowest row is 22.5 degrees off
+        [[True], [True], [True], [False]]
+    """
+    below = (height - np.arange(height) - 0.5) / height * 180
+    if seen is not None and seen.all():
+        seen = None
+    if degrees == 0:
+        return seen
+    kept = np.broadcast_to((below >= degrees)[:, None], (height, width))
+    return np.array(kept) if seen is None else seen & kept
+
+
+def unseen_removed(task: str, values: NDArray[Any], seen: NDArray[np.bool_], classes: int) -> NDArray[Any]:
+    """Return a finished map (H, W, ...) with no value where nothing was seen (H, W); `classes` is their number."""
+    if MAIN_TASKS[task].kind != "classes":
+        values[~seen] = 0
+    elif classes <= NO_LABEL:  # more classes leave no number for no label
+        values[~seen] = NO_LABEL
+    return values
 
 
 def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]:

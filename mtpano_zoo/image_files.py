@@ -1,26 +1,35 @@
 """Find the images that a user names by files and folders, and name their results."""
 
+import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
 
-__all__ = ("IMAGE_SUFFIXES", "check_present", "find_images")
+__all__ = ("IMAGE_SUFFIXES", "check_present", "find_images", "passed_over")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
+RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 
 
 def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     """Return every image and where its results go: a path below `out` that ends in the image's stem.
+
+    A source is an image, a folder, a pattern such as `tour/**/*.jpg`, or `@list.txt`, a file that names one of these in
+    each line. Folders are searched with their sub-folders; links to folders are followed, but no folder is searched
+    twice.
 
     An image in a folder keeps its sub-folders below that folder; a single image keeps none. If two images then share a
     name, all keep their folders below the common parent of all sources. Images that still share a name, like `a.png`
     and `a.jpg`, keep their suffix.
 
     Raises:
-        InputError: If a folder has no images, there is no source at all, or `out` is a file or holds the images.
+        InputError: If a folder has no images, a pattern matches nothing, a list is empty, there is no source at all, or
+            `out` is a file or holds the images.
+        OSError: If a list cannot be read.
 
     Example:
         >>> found = find_images(["photos/room.jpg", "scans/room.jpg"], Path("results"))
@@ -30,15 +39,13 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder for the results")
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
-    for source in map(Path, sources):
+    for source in _expanded(sources):
         if not _is_folder(source):
             roots.setdefault(source, source.parent)
             continue
         if source.resolve() == out.resolve():
             raise InputError(f"{out} holds the images: give another folder, so that results are not taken for images")
-        # Skip results of an earlier run in a folder below this one.
-        results = out.resolve() if source.resolve() in out.resolve().parents else None
-        found = [path for path in sorted(source.rglob("*")) if _is_image(path, source, results)]
+        found = [path for path, reason in _searched(source, out) if reason is None]
         if not found:
             raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         for path in found:
@@ -63,6 +70,81 @@ def check_present(images: Iterable[Path]) -> None:
     images = list(images)
     if not any(map(_exists, images)):
         raise FileNotFoundError(f"There is no image at {images[0]}.")
+
+
+def passed_over(sources: Sequence[str | Path], out: Path) -> dict[Path, str]:
+    """Return the files in the folders that `find_images` does not take for images, and why.
+
+    Hidden files, and results in `out`, are not listed.
+
+    Raises:
+        InputError: If a pattern matches nothing, or a list is empty.
+        OSError: If a list cannot be read.
+    """
+    folders = (source for source in _expanded(sources) if _is_folder(source))
+    return {path: reason for folder in folders for path, reason in _searched(folder, out) if reason is not None}
+
+
+def _expanded(sources: Sequence[str | Path]) -> Iterator[Path]:
+    """Yield images and folders, instead of the patterns and lists that name them."""
+    for source in sources:
+        text, path = str(source), Path(source)
+        if text.startswith("@") and not path.exists():
+            lines = Path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            if not named:
+                raise InputError(f"{text[1:]} names no image: write a path into each line")
+            yield from _expanded([line for line in named if not line.startswith("@")])
+        elif glob.has_magic(text) and not _exists(path):
+            matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute ones too
+            if not matches:
+                raise InputError(f"nothing matches {text}: check the pattern, or put it into quotes")
+            # `**` follows a link to a folder above it again and again: the shortest way to a file counts.
+            matches.sort(key=lambda match: -len(match.parts))
+            once = {os.path.realpath(match): match for match in matches}
+            images = sorted(match for match in once.values() if match.suffix.lower() in IMAGE_SUFFIXES)
+            yield from images or sorted(once.values())
+        else:
+            yield path
+
+
+def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files of a folder and its sub-folders in order, and why they are no images, or None."""
+    # Skip results of an earlier run in a folder below this one.
+    results = out.resolve() if folder.resolve() in out.resolve().parents else None
+    entered: set[str] = set()
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered or (results is not None and Path(real) == results):
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    for path in sorted(files):
+        yield path, _reason_against(path)
+
+
+def _reason_against(path: Path) -> str | None:
+    """Return why a file in a folder is not taken for an image."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        return "a link to nothing" if path.is_symlink() else "not a file"
+    if suffix in IMAGE_SUFFIXES:
+        return None
+    if suffix in VIDEO_SUFFIXES:
+        return "a video: extract its frames first"
+    if suffix in RAW_SUFFIXES:
+        return "a raw image: develop it first"
+    return f"{suffix or 'no suffix'} is not the suffix of an image; name the file itself if it is one"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _names(roots: Mapping[Path, Path]) -> dict[Path, str]:
@@ -95,17 +177,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # the name is too long; reading it fails later with a message
         return False
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def _is_image(path: Path, folder: Path, excluded: Path | None) -> bool:
-    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-        return False
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and excluded not in path.resolve().parents

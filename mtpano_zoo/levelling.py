@@ -83,6 +83,8 @@ def levelling_rotation(up: Tensor | None) -> Tensor | None:
     if up is None or -float(up[1]) > math.cos(math.radians(LEVEL)):
         return None
     x, y, z = up.tolist()
+    if y > 1 - 1e-6:  # upside down: any axis will do
+        return torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
     cross = torch.tensor([[0.0, x, 0.0], [-x, 0.0, -z], [0.0, z, 0.0]])  # of the axis between both directions
     turn: Tensor = torch.eye(3) + cross.T + cross @ cross / (1 - y)
     return turn

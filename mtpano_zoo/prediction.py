@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.finishing import FINISHERS, geometric, seam_blended
+from mtpano_zoo.finishing import FINISHERS, check_nadir, geometric, seam_blended, unseen_removed, without_nadir
+from mtpano_zoo.image_io import Panorama, Reading, Window, placed
 from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.point_cloud import clean_points
-from mtpano_zoo.sources import Source, images_of, network_input
+from mtpano_zoo.sources import Source, network_input, panoramas_of
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
@@ -64,7 +65,9 @@ class Prediction:
         classes: Class names.
         palette: Class colours (N, 3) uint8.
         up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` was asked to level the
-            panorama and found a clear direction.
+            panorama and found a clear direction, or if its file says how the camera was tilted.
+        heading: Compass heading of the centre of the image, in degrees clockwise from north, if its file says it.
+        window: Where the image lies on the sphere, if it is a part of it only.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -86,6 +89,8 @@ class Prediction:
     classes: tuple[str, ...]
     palette: NDArray[np.uint8]
     up: tuple[float, float, float] | None = None
+    heading: float | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
@@ -128,7 +133,8 @@ class Prediction:
         Classes become a palette PNG; depth a 16-bit PNG in millimetres (0 = no value, saturating at 65.535 m) and a
         float32 NPY in metres; normals an 8-bit PNG, `128 + 127 n`; disparity, which has no unit, a float32 NPY. Folders
         are created as needed, including those that `stem` names. `panel=False` draws none and, with `overwrite`,
-        removes an older panel, which would show other maps.
+        removes an older panel, which would show other maps. PNG maps of a crop, or of a camera whose pose is known,
+        carry GPano tags.
 
         Raises:
             FileExistsError: If one of the files exists and `overwrite` is false; nothing is written then.
@@ -161,13 +167,20 @@ class Prediction:
         parent.mkdir(parents=True, exist_ok=True)
         for task in self.tasks:
             for file in MAIN_TASKS[task].stored:
-                WRITERS[file.codec](paths[file.name], self.maps[task], self.palette)
+                WRITERS[file.codec](paths[file.name], self.maps[task], self.palette, self._gpano())
                 yield paths[file.name]
         if panel:
             image_io.write_png(paths["panel"], viz.figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
         elif overwrite:  # an old panel would show the maps that were just replaced
             output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
+
+    def _gpano(self) -> str:
+        """Return the GPano tags of the maps; empty for a full panorama of which nothing else is known."""
+        pose = image_io.pose_of(self.up, self.heading)
+        known = self.window is not None or pose is not None
+        height, width = self.image.shape[:2]
+        return image_io.gpano_xmp(height, width, self.window, pose) if known else ""
 
     def figure(self, depth_range: tuple[float, float] | None = None) -> "Figure":
         """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
@@ -192,9 +205,11 @@ class Prediction:
         if stride < 1:
             raise InputError(f"stride is a positive number of pixels, not {stride}")
         pick = (slice(None, None, stride), slice(None, None, stride))
+        height, width = self.depth.shape
+        view = self.window or Window(0, 0, height, width, height, width)
         depth: NDArray[np.float32] = self.depth[pick]
-        valid = clean_points(self.depth, edge, nadir)[pick]
-        rays: NDArray[np.float32] = erp_rays(*self.depth.shape)[pick].numpy()
+        valid = clean_points(placed(self.depth, view), edge, nadir)[view.slices][pick]
+        rays: NDArray[np.float32] = erp_rays(view.full_height, view.full_width)[view.slices][pick].numpy()
         return rays[valid] * depth[valid][:, None], self.image[pick][valid]
 
     def write_ply(self, path: str | Path, stride: int = 1, edge: float | None = None, nadir: float = 0.0) -> None:
@@ -212,6 +227,9 @@ def predict(
     blend_seam: bool = False,
     max_distance: float | None = None,
     level: bool = False,
+    crop: bool = False,
+    mask_nadir: float = 0.0,
+    **reading: Unpack[Reading],
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
 
@@ -219,7 +237,9 @@ def predict(
         network: A module from images (B, 3, h, w) in [0, 1] to a dict of maps by task, with the attributes `tasks` and
             `input_size`, and optionally `classes` and `palette`. It runs on the device of its parameters.
         source: A path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
-            A batch returns a list. So does a sequence of sources, which go through the network together.
+            A batch returns a list. So does a sequence of sources, which go through the network together. Files are
+            placed on the sphere by their GPano tags, and levelled if these say how the camera was tilted; what no
+            camera has seen has no value in any map.
         size: Height and width of the network's input; its own `input_size` by default.
         precision: `bfloat16` runs the network under autocast; everything after it stays float32. This does not apply
             to a network with a precision of its own: one from `prepare_for_inference`, or one whose weights are not
@@ -232,11 +252,17 @@ def predict(
             the network's `ranges`, by default the last.
         level: Find where up is, from the straight edges in the image, show the network what a level camera would see,
             and turn its maps back, for cameras that are tilted by up to 45 degrees. Nothing is turned by less than one
-            degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`.
+            degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`. What is found in
+            the image counts more than what the tags of a file say.
+        crop: Return only the part of the sphere that the file of a crop shows, in the size of the file.
+        mask_nadir: Give no value to what is less than so many degrees from straight down in the image, where a tripod
+            or a logo is.
+        **reading: How files are read: `fov`, `vertical_offset`, `eye`, `ignore_tags`, `force` and `max_pixels`, see
+            `mtpano_zoo.image_io.load_panorama`.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
-        InputError: If the source is not a full panorama, its type, shape or range is wrong, or the network lacks what
+        InputError: If the source is not a panorama, its type, shape or range is wrong, or the network lacks what
             an option needs.
 
     Example:
@@ -251,9 +277,11 @@ def predict(
     height, width = size or _attribute(network, "input_size")
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # fails before anything runs
-    images = images_of(source)
-    if not images:
+    check_nadir(mask_nadir)
+    panoramas = panoramas_of(source, **reading)
+    if not panoramas:
         return []
+    images = [panorama if isinstance(panorama, Tensor) else panorama.pixels for panorama in panoramas]
     cpu = torch.device("cpu")
     device = next((parameter.device for parameter in network.parameters()), cpu)
     # Restore every module's own mode: frozen layers stay in evaluation mode during training.
@@ -261,9 +289,7 @@ def predict(
     network.eval()
     try:
         with torch.inference_mode():
-            ups = [
-                estimate_up(network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, cpu)) if level else None for image in images
-            ]
+            ups = [_up(panorama, image, level) for panorama, image in zip(panoramas, images, strict=True)]
             turns = [levelling_rotation(up) for up in ups]
             batch = torch.stack(
                 [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
@@ -275,22 +301,31 @@ def predict(
             results = [
                 _prediction(
                     network,
-                    image,
+                    panorama,
                     {task: maps[i] for task, maps in output.items()},
                     mask_sky,
                     blend_seam,
                     ups[i],
                     turns[i],
+                    crop,
+                    mask_nadir,
                 )
-                for i, image in enumerate(images)
+                for i, panorama in enumerate(panoramas)
             ]
     finally:
         for module, mode in modes.items():
             module.training = mode
-    single = isinstance(source, str | Path | Image.Image | np.ndarray) or (
+    single = isinstance(source, str | Path | Image.Image | np.ndarray | Panorama) or (
         isinstance(source, Tensor) and source.ndim < 4
     )
     return results[0] if single else results
+
+
+def _up(panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: bool) -> Tensor | None:
+    """Return where up is: by the edges of the image if `level` asks for it, else by the pose in its file."""
+    found = estimate_up(network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, torch.device("cpu"))) if level else None
+    pose = None if isinstance(panorama, Tensor) else panorama.pose
+    return torch.tensor(pose.up) if found is None and pose is not None else found
 
 
 def _attribute(network: nn.Module, name: str) -> Any:
@@ -326,15 +361,19 @@ def check_options(
 
 def _prediction(
     network: nn.Module,
-    image: NDArray[np.uint8] | Tensor,
+    panorama: Panorama | Tensor,
     maps: Mapping[str, Tensor],
     mask_sky: bool,
     blend_seam: bool,
     up: Tensor | None,
     turn: Tensor | None,
+    crop: bool,
+    mask_nadir: float,
 ) -> Prediction:
-    if isinstance(image, Tensor):
-        image = (image.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    if isinstance(panorama, Tensor):
+        pixels = (panorama.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+        panorama = Panorama(pixels.cpu().numpy())
+    image, window = panorama.pixels, panorama.window if crop else None
     height, width = image.shape[:2]
     classes = tuple(getattr(network, "classes", ()))
     palette = getattr(network, "palette", None)
@@ -350,15 +389,21 @@ def _prediction(
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
+    if (seen := without_nadir(panorama.seen, height, width, mask_nadir)) is not None:
+        finished = {task: unseen_removed(task, values, seen, len(classes)) for task, values in finished.items()}
+    if window is not None:
+        image = image[window.slices]
+        finished = {task: values[window.slices] for task, values in finished.items()}
     colours = viz.default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
     direction = None if up is None else tuple(up.tolist())
-    return Prediction(image, finished, classes, colours, direction)
+    heading = None if panorama.pose is None else panorama.pose.heading
+    return Prediction(image, finished, classes, colours, direction, heading, window)
 
 
-# Write a map to a file.
-WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8]], None]] = {
+# Write a map to a file, with XMP metadata where its format has them.
+WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8], str], None]] = {
     "palette": image_io.write_palette_png,
-    "millimetres": lambda path, depth, _: image_io.write_png(path, image_io.encode_depth(depth)),
-    "float32": lambda path, values, _: image_io.write_npy(path, values),
-    "unit_vectors": lambda path, normals, _: image_io.write_png(path, image_io.encode_normals(normals)),
+    "millimetres": lambda path, depth, _, xmp: image_io.write_png(path, image_io.encode_depth(depth), xmp),
+    "float32": lambda path, values, *_: image_io.write_npy(path, values),
+    "unit_vectors": lambda path, normals, _, xmp: image_io.write_png(path, image_io.encode_normals(normals), xmp),
 }

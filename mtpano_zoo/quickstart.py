@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import read_panorama, write_bytes
+from mtpano_zoo.image_io import load_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.output_paths import path_below
@@ -60,7 +60,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     console = Console()
     out = free_folder(out)
     for image in find_images(images, out / "images") if images else ():
-        read_panorama(image)  # fails before anything is computed
+        load_panorama(image)  # fails before anything is computed
     arguments = with_shipped_configs(["fit", "--config", str(config)])
     check_network(arguments[-1])
     out.mkdir(parents=True)

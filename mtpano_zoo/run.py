@@ -7,19 +7,18 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Unpack, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.finishing import check_nadir
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
-from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.image_io import Panorama, Reading, load_panorama
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.prediction import Prediction, check_options, output_paths, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
@@ -29,6 +28,7 @@ __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
 
 READERS = 2
 BATCHES_AHEAD = 2
+SHOWN = 10  # files that were passed over
 WRITTEN_BEHIND = 2  # predictions that wait for each process that writes: every one is megabytes
 
 
@@ -40,9 +40,9 @@ class _Job(NamedTuple):
 
 
 class _Input(NamedTuple):
-    """A panorama (H, W, 3), and the SHA-256 hash of its file."""
+    """A panorama, and the SHA-256 hash of its file."""
 
-    pixels: NDArray[np.uint8]
+    panorama: Panorama
     digest: str
 
 
@@ -54,11 +54,13 @@ class RunReport:
         written: images whose results have been written.
         skipped: images whose results were there already.
         failed: why an image has no results, one sentence each.
+        passed_over: why a file in a folder was not taken for an image.
     """
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
+    passed_over: dict[Path, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -66,14 +68,33 @@ class RunReport:
         return 1 if self.failed else 0
 
     def summary(self) -> str:
-        """Return a few lines for the terminal: the counts, then every failure."""
+        """Return a few lines for the terminal: the counts, then every failure and the first files passed over."""
         counts = [f"{len(self.written)} written"]
         if self.skipped:
             counts.append(f"{len(self.skipped)} skipped because their results exist (overwrite to redo them)")
         if self.failed:
             counts.append(f"{len(self.failed)} failed")
-        lines = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in self.failed.values())])
+        sentences = [*self.failed.values()]
+        if self.passed_over:
+            counts.append(f"{len(self.passed_over)} other files")
+            others = [f"{path}: {reason}" for path, reason in self.passed_over.items()]
+            sentences += others[:SHOWN] + ([f"and {len(others) - SHOWN} more"] if len(others) > SHOWN else [])
+        lines = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)])
         return lines.encode(errors="backslashreplace").decode()  # a file name need not be text
+
+    def as_plain_data(self) -> dict[str, Any]:
+        """Return everything as lists and dictionaries of text, for JSON.
+
+        Example:
+            >>> RunReport(failed={Path("a.jpg"): "a.jpg is truncated"}).as_plain_data()["failed"]
+            {'a.jpg': 'a.jpg is truncated'}
+        """
+        return {
+            "written": [str(path) for path in self.written],
+            "skipped": [str(path) for path in self.skipped],
+            "failed": {str(path): reason for path, reason in self.failed.items()},
+            "passed_over": {str(path): reason for path, reason in self.passed_over.items()},
+        }
 
 
 def run(
@@ -87,6 +108,8 @@ def run(
     blend_seam: bool = False,
     max_distance: float | None = None,
     level: bool = False,
+    crop: bool = False,
+    mask_nadir: float = 0.0,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -94,6 +117,7 @@ def run(
     panel: bool = True,
     depth_range: tuple[float, float] | None = None,
     described: Mapping[str, Any] | None = None,
+    **reading: Unpack[Reading],
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
 
@@ -111,6 +135,8 @@ def run(
         blend_seam: smooth depth and normals across the left and right edge, see there.
         max_distance: give depth only below this, in metres, see there.
         level: level tilted panoramas first, see there; the record of each names the direction of up.
+        crop: write only the part of the sphere that the file of a crop shows, see there.
+        mask_nadir: give no value to what is less than so many degrees from straight down, see there.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
@@ -120,6 +146,7 @@ def run(
         depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
         described: what `describe_model` says of the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
+        **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 
     Raises:
         InputError: If there is nothing to do, an option does not fit the network, or `out` cannot take the results or
@@ -132,6 +159,7 @@ def run(
     if depth_range is not None and not 0 <= depth_range[0] < depth_range[1]:
         raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
     check_options(model, precision, mask_sky, blend_seam, max_distance)
+    check_nadir(mask_nadir)
     if device is not None:
         check_device(device)
     out = Path(out)
@@ -140,6 +168,8 @@ def run(
     # Named only when they are used, so that folders that were begun before they existed can be continued.
     options |= {"level": True} if level else {}
     options |= {} if max_distance is None else {"max_distance": max_distance}
+    options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})
+    decisive = {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
     report = RunReport()
     files: dict[_Job, dict[str, Path]] = {}
     for image, target in images.items():
@@ -148,7 +178,7 @@ def run(
             files[job] = output_paths(out, job.name, cast("Sequence[str]", model.tasks))
         except InputError as error:
             report.failed[image] = f"{image} is left out: {error}"
-    effective = options | {"precision": getattr(model, "precision", precision)}
+    effective = options | decisive | {"precision": getattr(model, "precision", precision)}
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), effective), overwrite)
     folder.claim(path for paths in files.values() for path in paths.values())
     if device is not None:
@@ -159,17 +189,25 @@ def run(
         advance(len(report.failed))
         output = _Output(folder, panel, depth_range, report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
-        _process(todo, batch_size, partial(predict, model, **options), output, workers)
+        read = partial(_read, reading=reading)
+        _process(todo, batch_size, read, partial(predict, model, **options), output, workers)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
 
 
-def _process(todo: Sequence[_Job], batch_size: int, predict_all: partial[Any], output: "_Output", workers: int) -> None:
+def _process(
+    todo: Sequence[_Job],
+    batch_size: int,
+    read: partial[_Input],
+    predict_all: partial[Any],
+    output: "_Output",
+    workers: int,
+) -> None:
     """Read, predict and write; Ctrl-C drops what waits and ends what is being written, see `stoppable`."""
     with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
         output.start(writers, WRITTEN_BEHIND * max(workers, 1))
         try:
-            for batch in _read_ahead(todo, batch_size, readers):
+            for batch in _read_ahead(todo, batch_size, read, readers):
                 _predict_batch(batch, predict_all, output)
             output.finish()
         except KeyboardInterrupt:
@@ -177,8 +215,8 @@ def _process(todo: Sequence[_Job], batch_size: int, predict_all: partial[Any], o
             raise
 
 
-def _read(image: Path) -> _Input:
-    return _Input(read_panorama(image), _digest(image))
+def _read(image: Path, reading: Reading) -> _Input:
+    return _Input(load_panorama(image, **reading), _digest(image))
 
 
 def _digest(image: Path) -> str:
@@ -187,12 +225,12 @@ def _digest(image: Path) -> str:
 
 
 def _read_ahead(
-    todo: Sequence[_Job], batch_size: int, readers: Executor
+    todo: Sequence[_Job], batch_size: int, read: partial[_Input], readers: Executor
 ) -> Iterator[list[tuple[_Job, Future[_Input]]]]:
     """Yield batches of images that are being read, with a few batches read ahead."""
     ahead: deque[list[tuple[_Job, Future[_Input]]]] = deque()
     for first in range(0, len(todo), batch_size):
-        ahead.append([(job, readers.submit(_read, job.image)) for job in todo[first : first + batch_size]])
+        ahead.append([(job, readers.submit(read, job.image)) for job in todo[first : first + batch_size]])
         if len(ahead) > BATCHES_AHEAD:
             yield ahead.popleft()
     yield from ahead
@@ -233,14 +271,16 @@ class _Output:
         self.report.failed[image] = sentence
         self.advance(1)
 
-    def write(self, job: _Job, digest: str, prediction: Prediction) -> None:
+    def write(self, job: _Job, digest: str, panorama: Panorama, prediction: Prediction) -> None:
         try:
             self.folder.begin(job.name)
         except OSError as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
         future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel, self.depth_range)
-        facts = {} if prediction.up is None else {"up": prediction.up}
+        found = {"up": prediction.up, "heading": prediction.heading}
+        facts: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
+        facts |= {} if panorama.window is None else {"window": panorama.window._asdict()}
         self.pending.append((job, digest, facts, future))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()
@@ -280,11 +320,11 @@ def _predict_batch(batch: Sequence[tuple[_Job, Future[_Input]]], predict_all: pa
     if not read:
         return
     try:
-        predictions = cast("list[Prediction]", predict_all([panorama.pixels for _, panorama in read]))
+        predictions = cast("list[Prediction]", predict_all([found.panorama for _, found in read]))
     except (torch.OutOfMemoryError, MemoryError):
         for job, _ in read:
             reason = "needs more memory than there is: try a smaller batch or another device"
             output.fail(job.image, f"{job.image} {reason}")
         return
-    for (job, panorama), prediction in zip(read, predictions, strict=True):
-        output.write(job, panorama.digest, prediction)
+    for (job, found), prediction in zip(read, predictions, strict=True):
+        output.write(job, found.digest, found.panorama, prediction)

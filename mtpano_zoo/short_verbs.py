@@ -13,10 +13,12 @@ __all__ = (
     "TRACEBACK",
     "TRACEBACK_HELP",
     "ShortVerbParser",
+    "add_reading_options",
     "file_to_write",
     "hyphenated",
     "number_of_images",
     "number_of_processes",
+    "reading_options",
 )
 
 TRACEBACK = "--traceback"
@@ -128,6 +130,67 @@ def number_of_images(text: str) -> int:
         >>> number_of_images("8")
         8
     """
+    return _counting(text, "images")
+
+
+def number_of_pixels(text: str) -> int:
+    """Return a number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> number_of_pixels("2000000")
+        2000000
+    """
+    return _counting(text, "pixels")
+
+
+def _counting(text: str, what: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a number of images is 1 or more, not {text}")
+        raise argparse.ArgumentTypeError(f"a number of {what} is 1 or more, not {text}")
     return int(text)
+
+
+def field_of_view(text: str) -> tuple[float, float]:
+    """Return two angles in degrees.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> field_of_view("360x122.5")
+        (360.0, 122.5)
+    """
+    try:
+        across, down = map(float, text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"a field of view is degrees across and down, such as 360x122, not {text}"
+        ) from error
+    return across, down
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what the files of a camera show; see `reading_options`."""
+    files = parser.add_argument_group("files of cameras")
+    files.add_argument("--fov", type=field_of_view, metavar="WxH", help="degrees that the images cover, e.g. 360x122")
+    files.add_argument(
+        "--vertical-offset", type=float, default=0.0, metavar="DEG", help="their middle is so far above the horizon"
+    )
+    files.add_argument("--eye", choices=("left", "right"), help="which panorama of stereo pairs to take")
+    files.add_argument("--crop", action="store_true", help="write only the part of the sphere that a crop shows")
+    files.add_argument("--ignore-tags", action="store_true", help="do not look at the GPano tags of the files")
+    files.add_argument("--force", action="store_true", help="take images that do not look like panoramas")
+    files.add_argument(
+        "--mask-nadir", type=float, default=0.0, metavar="DEG", help="no values this close to straight down (a tripod)"
+    )
+    files.add_argument(
+        "--max-pixels", type=number_of_pixels, metavar="N", help="refuse larger images (default 178956970)"
+    )
+
+
+def reading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_reading_options` as arguments of `mtpano_zoo.run.run`."""
+    names = ("fov", "vertical_offset", "eye", "crop", "ignore_tags", "force", "mask_nadir", "max_pixels")
+    return {name: getattr(options, name) for name in names}

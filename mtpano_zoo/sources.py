@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -12,29 +12,36 @@ from torch import Tensor
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import Panorama
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import rotate
 
-__all__ = ("Source", "images_of", "network_input")
+__all__ = ("Source", "network_input", "panoramas_of")
 
-Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor | Panorama
 
 
-def images_of(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Tensor]:
-    """Return the images of a source: arrays (H, W, 3) uint8, or tensors (3, H, W) in [0, 1].
+def panoramas_of(source: Source | Sequence[Source], **reading: Unpack[image_io.Reading]) -> list[Panorama | Tensor]:
+    """Return the panoramas of a source; tensors (3, H, W) in [0, 1] stay as they are.
+
+    Args:
+        source: As `predict` takes it.
+        **reading: Options of `image_io.load_panorama`, for paths.
 
     Raises:
         FileNotFoundError: If there is no file at a path.
-        InputError: If the source is not a full panorama, or its type, shape or range is wrong.
+        InputError: If the source is not a panorama, or its type, shape or range is wrong.
 
     Example:
-        >>> [image.shape for image in images_of(np.zeros((32, 64, 3), np.uint8))]
+        >>> [panorama.pixels.shape for panorama in panoramas_of(np.zeros((32, 64, 3), np.uint8))]
         [(32, 64, 3)]
-        >>> [tuple(image.shape) for image in images_of(torch.zeros(2, 3, 32, 64))]
+        >>> [tuple(image.shape) for image in panoramas_of(torch.zeros(2, 3, 32, 64))]
         [(3, 32, 64), (3, 32, 64)]
     """
+    if isinstance(source, Panorama):
+        return [source]
     if isinstance(source, str | Path):
-        return [image_io.read_panorama(source)]
+        return [image_io.load_panorama(source, **reading)]
     if isinstance(source, Image.Image):
         return [image_io.panorama_from_pil(source)]
     if isinstance(source, np.ndarray):
@@ -44,11 +51,11 @@ def images_of(source: Source | Sequence[Source]) -> list[NDArray[np.uint8] | Ten
                 "convert it, or pass the path of the file"
             )
         image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
-        return [source]
+        return [Panorama(source)]
     if isinstance(source, Tensor):
         return list(_checked(source if source.ndim == 4 else source[None]).detach())
     if isinstance(source, Sequence):
-        return [image for single in source for image in images_of(single)]
+        return [panorama for single in source for panorama in panoramas_of(single, **reading)]
     raise InputError(f"a source must be a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
 
 

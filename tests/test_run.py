@@ -408,10 +408,10 @@ from torch import nn
 
 {inspect.getsource(Quick)}
 
-def slowly(path, array, write=prediction.image_io.write_png):
+def slowly(path, array, *xmp, write=prediction.image_io.write_png):
     Path("began").touch()
     until(asked_to_stop)
-    write(path, array)
+    write(path, array, *xmp)
 
 prediction.image_io.write_png = slowly
 zoo.load_model = lambda *_: Quick()

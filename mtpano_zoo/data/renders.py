@@ -1,6 +1,5 @@
 """What 3D60 and Pano3D share: EXR files of depth and normals, and lists that name the samples of a split."""
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,45 +10,9 @@ from numpy.typing import NDArray
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.limits import check_pixels
+from mtpano_zoo.image_io import decode_exr
 
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
-
-
-def decode_exr(data: bytes) -> NDArray[np.float32]:
-    """Decode an EXR image as (H, W, C), in the order R, G, B where those are its channels.
-
-    Raises:
-        InputError: If the package OpenEXR is not installed, the image is damaged or none, or it has other channels.
-        InputError: If its numbers are integers, whose unit is stated nowhere.
-    """
-    try:
-        import OpenEXR
-    except ImportError as error:
-        raise InputError("it is an EXR image: install the package that reads them, mtpano_zoo[exr]") from error
-    try:
-        parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
-        headers = [part.header for part in parts]
-        windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
-    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
-        raise InputError("it is truncated, damaged or not an EXR image") from error
-    for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
-        check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it")
-        if len(headers) > 1 or len(header["channels"]) > 4:
-            raise InputError(
-                f"it has {len(headers)} parts with {len(header['channels'])} channels instead of one image"
-            )
-    try:
-        channels = OpenEXR.File(io.BytesIO(data)).channels()
-    except Exception as error:
-        raise InputError("it is truncated, damaged or not an EXR image") from error
-    if len(channels) != 1:
-        raise InputError(f"it has the channels {', '.join(channels) or 'none'} instead of R, G, B or a single one")
-    stored = next(iter(channels.values())).pixels
-    if stored.dtype.kind != "f":
-        raise InputError(f"it holds integers ({stored.dtype}), whose unit is not known: convert it to floating point")
-    pixels: NDArray[np.float32] = np.asarray(stored, np.float32)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:

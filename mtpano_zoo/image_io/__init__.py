@@ -1,0 +1,59 @@
+"""Panoramas of any kind to arrays, and maps to files."""
+
+from mtpano_zoo.image_io.decoding import open_image
+from mtpano_zoo.image_io.floating import decode_exr
+from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
+from mtpano_zoo.image_io.gpano import Pose, Window, gpano_xmp, placed, pose_of
+from mtpano_zoo.image_io.panorama import (
+    RATIO_TOLERANCE,
+    Panorama,
+    Reading,
+    check_panorama_size,
+    decode_panorama,
+    load_panorama,
+    panorama_from_pil,
+    read_panorama,
+)
+from mtpano_zoo.image_io.writing import (
+    MAX_DEPTH,
+    SATURATED,
+    decode_depth,
+    decode_normals,
+    encode_depth,
+    encode_normals,
+    write_bytes,
+    write_npy,
+    write_palette_png,
+    write_ply,
+    write_png,
+)
+
+__all__ = (
+    "IMAGE_SUFFIXES",
+    "MAX_DEPTH",
+    "RATIO_TOLERANCE",
+    "SATURATED",
+    "Panorama",
+    "Pose",
+    "Reading",
+    "Window",
+    "check_panorama_size",
+    "decode_depth",
+    "decode_exr",
+    "decode_normals",
+    "decode_panorama",
+    "encode_depth",
+    "encode_normals",
+    "gpano_xmp",
+    "load_panorama",
+    "open_image",
+    "panorama_from_pil",
+    "placed",
+    "pose_of",
+    "read_panorama",
+    "write_bytes",
+    "write_npy",
+    "write_palette_png",
+    "write_ply",
+    "write_png",
+)

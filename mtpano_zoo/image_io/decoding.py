@@ -1,0 +1,211 @@
+"""From the bytes of an image file of any common format to 8-bit RGB, what is transparent, and its XMP metadata."""
+
+import functools
+import io
+import warnings
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
+from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file
+from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
+from mtpano_zoo.limits import max_pixels as default_max_pixels
+
+__all__ = ("Decoded", "decode_image", "decode_pil", "open_image")
+
+OPAQUE = 128  # alpha from which a pixel counts as seen
+XMP_KEYS = ("xmp", "XML:com.adobe.xmp")  # where Pillow keeps it; the second is that of PNG
+XMP_TAG = 700  # of TIFF
+
+
+class Decoded(NamedTuple):
+    """An image as a camera or a program wrote it.
+
+    Attributes:
+        pixels: RGB (H, W, 3) uint8, upright; transparent pixels are over black.
+        seen: False (H, W) where the image is transparent; None if it is nowhere.
+        xmp: its XMP metadata; empty if it has none.
+    """
+
+    pixels: NDArray[np.uint8]
+    seen: NDArray[np.bool_] | None
+    xmp: str
+
+
+def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decoded:
+    """Decode the content of an image file; `name` opens error messages.
+
+    The EXIF orientation is applied, and colours of another profile, such as Display P3, become sRGB. Grey, palette and
+    CMYK images become RGB. 16 bits per channel are scaled, not cut, to 8; floating-point light is tone-mapped, see
+    `mtpano_zoo.image_io.floating`. Of several frames or pages the first is read.
+
+    Raises:
+        InputError: If it is truncated, not an image, of 32-bit integers, or too large.
+    """
+    try:
+        if is_exr(data) or is_hdr(data) or is_float_tiff(data):
+            limit = default_max_pixels() if max_pixels is None else max_pixels
+            return _decoded_light(decode_floating(data, limit))
+        with open_image(data, name, max_pixels) as file:
+            # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
+            sixteen_bit = ";16" in str(getattr(file, "tile", ""))
+            file.load()  # before OpenCV, which silently returns the readable part of a truncated file
+            return decode_pil(file, _decode_16bit(data) if sixteen_bit else None)
+    except _NamedError:
+        raise
+    except InputError as error:
+        sentence = str(error)
+        raise InputError(f"{name} {sentence.removeprefix('it ')}") from error
+    except Exception as error:  # broken data raises OSError, SyntaxError, struct.error, ...
+        raise InputError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+
+
+class _NamedError(InputError):
+    """The message names the file already."""
+
+
+def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Open an image from its header and check its size. Its pixels are decoded on demand.
+
+    Args:
+        data: Content of the file.
+        name: Opens error messages.
+        max_pixels: The largest number of pixels to accept; `limits.max_pixels()` by default.
+
+    Raises:
+        InputError: If it is too large, or not an image of a known format.
+    """
+    limit = default_max_pixels() if max_pixels is None else max_pixels
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses more than twice that
+        if limit > DEFAULT_MAX_PIXELS:  # the caller allows more
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-limit // 2))
+        limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of half of Pillow's limit, and of damage that becomes an error
+            image = Image.open(io.BytesIO(data), formats=_formats(is_heic(data)))
+    except Image.DecompressionBombError as error:
+        raise _NamedError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error
+    except Exception as error:
+        if is_heic(data) and "HEIF" not in _formats(True):
+            raise _NamedError(
+                f"{name} is a HEIC image: install the package that reads them, mtpano_zoo[heic], or convert it to JPEG"
+            ) from error
+        if kind := kind_of_other_file(data):
+            raise _NamedError(f"{name} is not an image but {kind}") from error
+        raise _NamedError(f"{name} is truncated or not an image: {_first_line(error)}") from error
+    try:
+        check_pixels(image.height, image.width, name, limit)
+    except InputError as error:
+        raise _NamedError(str(error)) from error
+    return image
+
+
+@functools.cache
+def _formats(heif: bool) -> list[str]:
+    """Return the formats to try; the reader of HEIC is an extra, and is loaded only for files that may need it."""
+    Image.init()
+    if heif:
+        for package in ("pi_heif", "pillow_heif"):
+            try:
+                module = __import__(package)
+            except ImportError:
+                continue
+            module.register_heif_opener()
+            break
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None) -> Decoded:
+    """Decode an open image; `sixteen_bit` are its pixels (H, W) or (H, W, C) where Pillow would drop bits.
+
+    Raises:
+        InputError: If it holds 32-bit integers, whose white is defined nowhere.
+
+    Example:
+        >>> decode_pil(Image.new("L", (64, 32), 255)).pixels.shape
+        (32, 64, 3)
+    """
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    xmp, profile = _xmp(image), image.info.get("icc_profile")
+    if image.mode == "F":
+        return _decoded_light(np.repeat(np.asarray(image, np.float32)[..., None], 3, 2))
+    if sixteen_bit is not None:
+        image = Image.fromarray(_to_8bit(sixteen_bit))
+    elif image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_8bit(np.asarray(image).astype(np.uint16)))
+    elif image.mode == "I":
+        raise InputError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    # On a copy without metadata: the caller's image keeps its own.
+    pixels = np.asarray(_as_srgb(image, profile))
+    seen = None if alpha is None or (alpha >= OPAQUE).all() else alpha >= OPAQUE
+    return Decoded(_upright(pixels, orientation), None if seen is None else _upright(seen, orientation), xmp)
+
+
+def _decoded_light(light: NDArray[np.float32]) -> Decoded:
+    alpha = light[..., 3] if light.shape[2] > 3 else np.ones(light.shape[:2], np.float32)
+    # EXR multiplies colours by alpha already, as over black.
+    seen: NDArray[np.bool_] = np.isfinite(light).all(-1) & (alpha >= OPAQUE / 255)
+    return Decoded(tone_mapped(light[..., :3]), None if seen.all() else seen, "")
+
+
+def _xmp(image: Image.Image) -> str:
+    found = next((image.info[key] for key in XMP_KEYS if image.info.get(key)), None)
+    if found is None and image.format == "TIFF":
+        found = getattr(image, "tag_v2", {}).get(XMP_TAG)
+    if isinstance(found, tuple):
+        found = bytes(found)
+    return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found or "")
+
+
+def _as_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert to RGB, by the colour profile if it is one of another space than sRGB and fits the image."""
+    if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile and image.mode in ("RGB", "CMYK", "L"):
+        from PIL import ImageCms
+
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            turned = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or of another kind of image
+            return image.convert("RGB")
+        return image.convert("RGB") if turned is None else turned
+    return image.convert("RGB")
+
+
+def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn pixels as the EXIF orientation says, on a copy."""
+    if orientation == 1:
+        return np.array(values)
+    upright = Image.fromarray(values)
+    upright.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.array(ImageOps.exif_transpose(upright), dtype=values.dtype)
+
+
+def _decode_16bit(data: bytes) -> NDArray[np.uint16]:
+    """Decode with OpenCV, which keeps all 16 bits of colour images."""
+    values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16:
+        raise InputError("has 16-bit channels that cannot be decoded: convert it to 8 bits")
+    if values.ndim == 3:
+        values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return np.asarray(values, np.uint16)
+
+
+def _to_8bit(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    # Pillow names its in-memory buffer, which means nothing to the user.
+    return "no known image format" if not lines or "BytesIO" in lines[0] else lines[0]

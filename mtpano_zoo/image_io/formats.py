@@ -1,0 +1,110 @@
+"""Which image files are read, and what a file is that is none of them."""
+
+import io
+import re
+import warnings
+
+from PIL import TiffImagePlugin
+
+__all__ = (
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "is_exr",
+    "is_float_tiff",
+    "is_hdr",
+    "is_heic",
+    "kind_of_other_file",
+    "tiff_tags",
+)
+
+# What a folder is searched for. A file that is named is read by its content, whatever its suffix.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".insp", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".heic", ".heif", ".hif", ".hdr", ".exr"),
+)
+
+# Pillow reads more, but EPS starts Ghostscript and some scientific formats unpack anything.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "DIB", "MPO", "HEIF")
+
+# What the first bytes of a file say, and what to do about it.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF", "a PDF document: export the panorama as JPEG or PNG"),
+    (b"8BPS", "a Photoshop document: export it as PNG or TIFF"),
+    (b"\xff\x0a", "a JPEG XL image, which is not supported: convert it to JPEG or PNG"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image, which is not supported: convert it to JPEG or PNG"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
+    (b"\x1aE\xdf\xa3", "a video: extract its frames first"),
+    (b"<svg", "an SVG drawing: export it as PNG"),
+    (b"<Error", "an error message of a server (XML): download the image again"),
+)
+_POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_FLOATING = 3  # of the TIFF tag SampleFormat
+
+
+def kind_of_other_file(data: bytes) -> str | None:
+    """Say what a file is that cannot be read as an image, and what to do; None if that is not known.
+
+    Args:
+        data: Content of the file.
+
+    Example:
+        >>> kind_of_other_file(b"<!DOCTYPE html><title>404</title>")
+        'a web page (HTML), as servers send for an error: download the image again'
+    """
+    if not data.strip(b"\0"):
+        return f"{'full of zeros' if data else 'an empty file'}: copy or download it again"
+    if data.startswith(_POINTERS):
+        return "a Git LFS pointer, which stands for the image: run `git lfs pull` to fetch it"
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if b"annex/objects/" in start[:300]:
+        return "a git-annex pointer, which stands for the image: run `git annex get` to fetch it"
+    if re.match(rb"<(!doctype html|html|head|body)", start.lower()):
+        return "a web page (HTML), as servers send for an error: download the image again"
+    start = re.sub(rb"^<\?xml[^>]*\?>\s*", b"", start)
+    for signature, sentence in _SIGNATURES:
+        if start.startswith(signature):
+            return sentence
+    if data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis"):
+        return "a video: extract its frames first"
+    return None
+
+
+def is_heic(data: bytes) -> bool:
+    """Whether this is an image in the container of HEIC or HEIF, which is read by an extra."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def is_hdr(data: bytes) -> bool:
+    """Whether this is a Radiance HDR image."""
+    return data.startswith((b"#?RADIANCE", b"#?RGBE"))
+
+
+def is_exr(data: bytes) -> bool:
+    """Whether this is an OpenEXR image."""
+    return data.startswith(b"\x76\x2f\x31\x01")
+
+
+def is_float_tiff(data: bytes) -> bool:
+    """Whether this is a TIFF image of floating-point numbers."""
+    if not data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return False
+    return _FLOATING in tiff_tags(data).get(339, ())
+
+
+def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, where given.
+
+    Pillow refuses floating-point colours before it tells their size.
+    """
+    file = io.BytesIO(data)
+    big = data[2:3] == b"+" or data[3:4] == b"+"
+    directory: TiffImagePlugin.ImageFileDirectory_v2 = TiffImagePlugin.ImageFileDirectory_v2(
+        file.read(16 if big else 8)
+    )
+    file.seek(directory.next)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of truncated files: the error is told later
+        directory.load(file)
+    found = {tag: directory.get(tag) for tag in (256, 257, 339)}
+    return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}

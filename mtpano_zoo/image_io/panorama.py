@@ -1,0 +1,209 @@
+"""Read panoramas as they come: a full sphere, a crop of one, or one eye of a stereo pair."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.decoding import Decoded, decode_image, decode_pil
+from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
+from mtpano_zoo.image_io.gpano import GPano, Pose, Window, placed, read_gpano, window_of_view
+from mtpano_zoo.limits import BYTES_ON_DISK, check_pixels, max_bytes, read_file
+
+__all__ = (
+    "RATIO_TOLERANCE",
+    "Panorama",
+    "Reading",
+    "check_panorama_size",
+    "decode_panorama",
+    "load_panorama",
+    "panorama_from_pil",
+    "read_panorama",
+)
+
+RATIO_TOLERANCE = 0.01  # relative: accepts 1183 x 591, refuses 16:9 video
+Eye = Literal["left", "right"]
+
+
+class Reading(TypedDict, total=False):
+    """The options of `load_panorama`."""
+
+    fov: tuple[float, float] | None
+    vertical_offset: float
+    eye: Eye | None
+    ignore_tags: bool
+    force: bool
+    max_pixels: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Panorama:
+    """A full sphere, and which part of it a camera has seen.
+
+    Attributes:
+        pixels: RGB (H, W, 3) uint8; black where nothing was seen.
+        seen: False (H, W) where nothing was seen: beside a crop, or transparent. None if everything was.
+        window: the crop that was placed in it; None if the file was a full panorama.
+        pose: how the camera was held; None if the file does not say it.
+    """
+
+    pixels: NDArray[np.uint8]
+    seen: NDArray[np.bool_] | None = None
+    window: Window | None = None
+    pose: Pose | None = None
+
+
+def check_panorama_size(height: int, width: int, name: str) -> None:
+    """Accept sizes that are 2:1 within 1 %.
+
+    Raises:
+        InputError: If the size is not that of a full panorama; `name` opens the message.
+
+    Example:
+        >>> check_panorama_size(512, 1024, "room.jpg")
+        >>> check_panorama_size(1080, 1920, "video.png")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        mtpano_zoo.errors.InputError: video.png is 1920 x 1080 pixels, but a full 360 x 180 degree panorama is ...
+    """
+    if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
+        raise InputError(
+            f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
+            "export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov 360x122"
+        )
+
+
+def load_panorama(
+    path: str | Path,
+    *,
+    fov: tuple[float, float] | None = None,
+    vertical_offset: float = 0.0,
+    eye: Eye | None = None,
+    ignore_tags: bool = False,
+    force: bool = False,
+    max_pixels: int | None = None,
+) -> Panorama:
+    """Read an image file of any common format and place it on the sphere.
+
+    A crop is placed by its GPano tags. Sizes that are 2:1 within 1 % are kept.
+
+    Args:
+        path: the file.
+        fov: degrees across and down that the image covers, around the direction that is forward; instead of its tags.
+        vertical_offset: degrees by which the middle row of such an image is above the horizon.
+        eye: which half of a stereo pair to take. The left eye is the upper half of a pair that is stacked.
+        ignore_tags: take the image for a full panorama of a level camera, whatever its GPano tags say.
+        force: take an image that is 2:1 but does not look like a panorama.
+        max_pixels: the largest number of pixels to accept, in the file and on the sphere; `limits.max_pixels()` by
+            default.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is not an image, truncated, too large, not a panorama, or its tags contradict each other.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not an image")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if vertical_offset and fov is None:
+        raise InputError("a vertical offset needs the field of view, as in --fov 360x122")
+    name = str(path)
+    limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
+    decoded = decode_image(read_file(path, limit), name, max_pixels)
+    if eye is not None:
+        decoded = decoded._replace(pixels=_one_eye(decoded.pixels, eye, name), seen=None, xmp="")
+    height, width = decoded.pixels.shape[:2]
+    tags = None if ignore_tags else read_gpano(decoded.xmp, height, width, name)
+    window = None if tags is None else tags.window
+    if fov is not None:
+        window = window_of_view(fov, vertical_offset, height, width, name)
+    if window is None:
+        _check_shape(decoded.pixels, name, force)
+    return _on_sphere(decoded, GPano(window, None if tags is None else tags.pose), name, max_pixels)
+
+
+def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
+    height, width = pixels.shape[:2]
+    if height > 1 and width in (height, 4 * height):
+        side = "one above the other" if width == height else "side by side"
+        raise InputError(
+            f"{name} is {width} x {height} pixels, but a panorama is twice as wide as high: of a stereo pair, {side}, "
+            "take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov 360x122"
+        )
+    check_panorama_size(height, width, name)
+    if not force and (doubt := doubt_about(pixels)):
+        raise InputError(f"{name} is 2:1 but {doubt}, or use it as it is with --force")
+
+
+def _one_eye(pixels: NDArray[np.uint8], eye: Eye, name: str) -> NDArray[np.uint8]:
+    """Return the panorama of one eye, stretched to 2:1 if it was squeezed."""
+    height, width = pixels.shape[:2]
+    layout = stereo_layout(pixels)
+    if layout is None:
+        raise InputError(
+            f"{name} is no stereo pair: such a pair is square, 4:1, or 2:1 of two equal halves; leave out --eye"
+        )
+    rows, columns = (height // 2, width) if layout == "stacked" else (height, width // 2)
+    half = pixels[:rows, :columns] if eye == "left" else pixels[height - rows :, width - columns :]
+    if abs(columns / (2 * rows) - 1) <= RATIO_TOLERANCE:
+        return np.ascontiguousarray(half)
+    size = (2 * rows, rows) if columns < 2 * rows else (columns, columns // 2)
+    return np.asarray(cv2.resize(half, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _on_sphere(decoded: Decoded, tags: GPano, name: str, max_pixels: int | None) -> Panorama:
+    window = tags.window
+    if window is None:
+        return Panorama(decoded.pixels, decoded.seen, None, tags.pose)
+    check_pixels(window.full_height, window.full_width, f"the full panorama around {name}", max_pixels)
+    seen = np.ones(decoded.pixels.shape[:2], np.bool_) if decoded.seen is None else decoded.seen
+    return Panorama(placed(decoded.pixels, window), placed(seen, window), window, tags.pose)
+
+
+def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Read an image file as `load_panorama` does, and return its pixels on the full sphere, RGB (H, W, 3).
+
+    Nothing is asked about what a 2:1 image shows: this is for data sets.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: As `load_panorama` does.
+    """
+    return load_panorama(path, force=True, max_pixels=max_pixels).pixels
+
+
+def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Decode the content of a file that holds a full panorama, RGB (H, W, 3); `name` opens error messages.
+
+    Raises:
+        InputError: If it is truncated, not an image, too large, or not 2:1.
+    """
+    pixels = decode_image(data, name, max_pixels).pixels
+    check_panorama_size(pixels.shape[0], pixels.shape[1], name)
+    return pixels
+
+
+def panorama_from_pil(image: Image.Image) -> Panorama:
+    """Place an open image on the sphere by the rules of `load_panorama`.
+
+    Raises:
+        InputError: If it holds 32-bit integers, is not a panorama, or its tags contradict each other.
+
+    Example:
+        >>> panorama_from_pil(Image.new("L", (64, 32), 255)).pixels.shape
+        (32, 64, 3)
+    """
+    try:
+        decoded = decode_pil(image)
+    except InputError as error:
+        raise InputError(f"the image {error}") from error
+    height, width = decoded.pixels.shape[:2]
+    tags = read_gpano(decoded.xmp, height, width, "the image") or GPano(None, None)
+    if tags.window is None:
+        check_panorama_size(height, width, "the image")
+    return _on_sphere(decoded, tags, "the image", None)

@@ -1,0 +1,220 @@
+"""Write maps as PNG, NPY and PLY without leaving partial files, and decode what is written.
+
+Encodings of the written maps:
+
+* depth, 16-bit grey PNG: distance along the ray in millimetres, 0 = no value, 65535 = 65.535 m or more;
+* normals, 8- or 16-bit RGB PNG: `128 + 127 n` or `32768 + 32767 n` per component (x right, y down, z forward), so that
+  the zero vector (no value) is exactly the middle grey;
+* classes, palette PNG: the class index per pixel, 255 = no label.
+"""
+
+import io
+import struct
+import uuid
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from mtpano_zoo.errors import InputError
+
+__all__ = (
+    "MAX_DEPTH",
+    "SATURATED",
+    "decode_depth",
+    "decode_normals",
+    "encode_depth",
+    "encode_normals",
+    "write_bytes",
+    "write_npy",
+    "write_palette_png",
+    "write_ply",
+    "write_png",
+)
+
+SATURATED = 65535  # the largest 16-bit number: this distance or any beyond
+MAX_DEPTH = 65.534  # metres, the largest distance below saturation in a 16-bit PNG of millimetres
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file completely or not at all, even if the program is stopped on the way."""
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # in the same folder: a rename across disks is a copy
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_xmp(png: bytes, xmp: str) -> bytes:
+    """Return a PNG file with XMP metadata, as a text chunk after its header."""
+    if not xmp:
+        return png
+    chunk = b"iTXt" + b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()
+    end = 33  # of the signature and the header, which is always the first chunk
+    return png[:end] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[end:]
+
+
+def write_png(path: str | Path, array: NDArray[Any], xmp: str = "") -> None:
+    """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, with XMP metadata if it is given, atomically.
+
+    Raises:
+        InputError: If the shape or type is another one.
+    """
+    colour = array.ndim == 3 and array.shape[2] == 3
+    if array.dtype not in (np.uint8, np.uint16) or not (colour or array.ndim == 2) or array.size == 0:
+        raise InputError(
+            f"a PNG takes (H, W) or (H, W, 3) of uint8 or uint16, but {path} got {array.shape} of {array.dtype}"
+        )
+    pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(array)
+    written, data = cv2.imencode(".png", pixels)
+    if not written:
+        raise InputError(f"{path} could not be encoded as PNG")
+    write_bytes(path, _with_xmp(data.tobytes(), xmp))
+
+
+def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLike, xmp: str = "") -> None:
+    """Write class indices (H, W) as a PNG that shows them in the colours of `palette` (N, 3), atomically.
+
+    Index 255 (no label) and every other index without a colour is black.
+
+    Raises:
+        InputError: If the indices are not (H, W) in 0..255, or the palette is not (N <= 256, 3).
+    """
+    colours = np.asarray(palette, dtype=np.uint8)
+    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) > 256:
+        raise InputError(f"a palette has shape (N, 3) with at most 256 colours, not {colours.shape}")
+    if indices.ndim != 2 or indices.size == 0 or indices.min() < 0 or indices.max() > 255:
+        raise InputError(f"a palette PNG takes class indices 0 to 255 of shape (H, W), but {path} got something else")
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([*colours.ravel().tolist(), *[0] * (768 - colours.size)])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, _with_xmp(buffer.getvalue(), xmp))
+
+
+def write_npy(path: str | Path, array: NDArray[Any]) -> None:
+    """Write an array as NPY, atomically.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_npy(Path(folder, "depth.npy"), np.ones((2, 4), np.float32))
+        ...     np.load(Path(folder, "depth.npy")).shape
+        (2, 4)
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_ply(path: str | Path, points: NDArray[np.float32], colours: NDArray[np.uint8]) -> None:
+    """Write a point cloud, positions (N, 3) in metres and RGB (N, 3), as binary PLY, atomically.
+
+    Raises:
+        InputError: If the two shapes differ.
+    """
+    if points.shape != colours.shape or points.shape[1:] != (3,):
+        raise InputError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
+    fields = [(axis, "<f4", "float") for axis in "xyz"] + [(name, "u1", "uchar") for name in ("red", "green", "blue")]
+    vertices = np.empty(len(points), [(name, code) for name, code, _ in fields])
+    for column in range(3):
+        vertices[fields[column][0]], vertices[fields[3 + column][0]] = points[:, column], colours[:, column]
+    properties = [f"property {kind} {name}" for name, _, kind in fields]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
+    write_bytes(path, "\n".join(header).encode() + vertices.tobytes())
+
+
+def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
+    """Encode depth in metres as whole millimetres in 16 bits.
+
+    Zero, negative, NaN and infinite values become 0 (no value). Valid depth is at least 1 mm and saturates at 65535,
+    which means 65.535 m or more, instead of wrapping around.
+
+    Example:
+        >>> encode_depth([0.0, 1.5, 0.0001, 100.0, float("nan")]).tolist()
+        [0, 1500, 1, 65535, 0]
+    """
+    metres = np.asarray(depth)
+    valid = np.isfinite(metres) & (metres > 0)
+    millimetres = np.array(metres, dtype=np.float64)
+    millimetres[~valid] = 0
+    np.minimum(millimetres, SATURATED / 1000, out=millimetres)
+    millimetres *= 1000
+    np.rint(millimetres, out=millimetres)
+    np.maximum(millimetres, valid, out=millimetres)
+    encoded: NDArray[np.uint16] = millimetres.astype(np.uint16)
+    return encoded
+
+
+def decode_depth(
+    encoded: NDArray[np.uint16], unit: float = 0.001, missing: Collection[int] = (SATURATED,)
+) -> NDArray[np.float32]:
+    """Decode a depth image to float32 metres, 0 = no value.
+
+    Args:
+        encoded: Depth in whole steps of `unit`.
+        unit: A step in metres; a metre has a whole number of them.
+        missing: Numbers that become 0, as 0 does; by default 65535, which only gives a lower bound on the distance.
+
+    Raises:
+        InputError: If the array is not uint16.
+
+    Example:
+        >>> decode_depth(np.array([0, 1500, 65535], np.uint16)).tolist()
+        [0.0, 1.5, 0.0]
+    """
+    if encoded.dtype != np.uint16:
+        raise InputError(
+            f"depth in millimetres is uint16, not {encoded.dtype}: read the PNG without reducing it to 8 bits"
+        )
+    depth = np.asarray(np.divide(encoded, np.float32(1 / unit), dtype=np.float32))  # scalars become arrays too
+    for number in missing:
+        depth[encoded == number] = 0
+    return depth
+
+
+def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]:
+    """Encode unit normals (H, W, 3) as RGB: `128 + 127 n` in uint8, or `32768 + 32767 n` in uint16.
+
+    Vectors that are not finite count as the zero vector (no value), which is exactly the middle grey.
+
+    Raises:
+        InputError: If the last axis is not 3, or `bits` is neither 8 nor 16.
+
+    Example:
+        >>> encode_normals([[0, 0, -1], [0, 0, 0]]).tolist()
+        [[128, 128, 1], [128, 128, 128]]
+    """
+    vectors = np.asarray(normals, dtype=np.float32)  # 24 bits of mantissa separate all 16-bit values
+    if vectors.shape[-1:] != (3,) or bits not in (8, 16):
+        raise InputError(f"normals are (..., 3), encoded in 8 or 16 bits, not {vectors.shape} in {bits}")
+    middle = 1 << (bits - 1)
+    vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
+    return np.rint(middle + (middle - 1) * np.clip(vectors, -1, 1)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:
+    """Decode the uint8 or uint16 result of `encode_normals` to unit vectors; the middle grey is the zero vector.
+
+    Raises:
+        InputError: If the type is another one, or the last axis is not 3.
+
+    Example:
+        >>> decode_normals(np.array([[128, 128, 1], [128, 128, 128]], np.uint8)).tolist()
+        [[0.0, 0.0, -1.0], [0.0, 0.0, 0.0]]
+    """
+    if encoded.dtype not in (np.uint8, np.uint16) or encoded.shape[-1:] != (3,):
+        raise InputError(f"encoded normals are (..., 3) of uint8 or uint16, not {encoded.shape} of {encoded.dtype}")
+    middle = 128 if encoded.dtype == np.uint8 else 32768
+    vectors = encoded.astype(np.float64) - middle
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = (vectors / np.maximum(length, 1)).astype(np.float32)
+    return unit

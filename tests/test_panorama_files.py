@@ -1,0 +1,405 @@
+"""Files as cameras and sites give them: formats, diagnoses, crops by their tags, and what only looks 2:1."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fake_exr import exr
+from PIL import Image, ImageCms, PngImagePlugin, features
+from torch import nn
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import Panorama, Pose, Window, gpano_xmp, load_panorama
+from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
+from mtpano_zoo.image_io.floating import tone_mapped
+from mtpano_zoo.image_io.gpano import read_gpano
+from mtpano_zoo.prediction import predict
+from mtpano_zoo.run import find_images, run
+from mtpano_zoo.scenes import render, sample_room
+from mtpano_zoo.sphere import perspective_rays, rotate, rotation_matrix, sample
+
+
+@pytest.fixture(scope="module")
+def room():
+    return (render([sample_room(0, "test", 1)], 128, 256)["image"][0].permute(1, 2, 0) * 255).round().byte().numpy()
+
+
+class Height(nn.Module):
+    """Says how high what a pixel shows is in the frame of the image it gets, and that floors face up."""
+
+    tasks, input_size, classes = ("semseg", "depth", "normals"), (64, 128), ("a", "b")
+
+    def __init__(self):
+        super().__init__()
+        self.images = []
+
+    def forward(self, image):
+        self.images.append(image)
+        batch, _, height, width = image.shape
+        up = torch.zeros(batch, 3, height, width)
+        up[:, 1] = -1
+        rows = torch.linspace(1, 2, height)[:, None].expand(batch, 1, height, width)
+        return {"semseg": image[:, :2], "depth": rows, "normals": up}
+
+
+def tagged(path, pixels, window=None, pose=None, **changes):
+    xmp = gpano_xmp(*pixels.shape[:2], window, pose)
+    for tag, value in changes.items():
+        before, _, after = xmp.partition(f'GPano:{tag}="')
+        xmp = f'{before}GPano:{tag}="{value}"{after[after.index(chr(34)) + 1 :]}'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    options = {"pnginfo": info} if path.suffix == ".png" else {"xmp": xmp.encode(), "quality": 95}
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", [
+    "a.jfif", "a.jpe", "a.insp", "a.jpg", "a.png", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif",
+])  # fmt: skip
+def test_every_format_is_read_by_its_name_and_in_its_folder(tmp_path, room, name):
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    kind = "JPEG" if (name[2] == "j" and name != "a.jp2") or name == "a.insp" else None
+    Image.fromarray(room).save(tmp_path / name, kind, **({"quality": 95} if kind else {}))
+    assert np.abs(load_panorama(tmp_path / name).pixels.astype(int) - room).mean() < 6
+    assert list(find_images([tmp_path], Path("out"))) == [tmp_path / name]
+
+
+def linear(pixels):
+    values = pixels / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["hdr", "exr", "tif"])
+@pytest.mark.parametrize("exposure", [1, 40])
+def test_light_is_tone_mapped_whatever_its_exposure(tmp_path, room, kind, exposure):
+    light = linear(room) * exposure
+    encoded = exr(R=light[..., 0], G=light[..., 1], B=light[..., 2])
+    (tmp_path / f"a.{kind}").write_bytes(
+        encoded if kind == "exr" else cv2.imencode(f".{kind}", light[..., ::-1])[1].tobytes()
+    )
+    read = load_panorama(tmp_path / f"a.{kind}").pixels
+    assert 60 < read.mean() < 160
+    # Tone mapping keeps what is brighter than what.
+    grey, expected = read.mean(2).ravel()[::7], room.mean(2).ravel()[::7]
+    assert np.corrcoef(grey, expected)[0, 1] > 0.95
+
+
+def test_the_tone_curve_is_the_published_one():
+    light = np.full((10, 20, 3), 0.18, np.float32)
+    light[0, 0] = np.nan, np.inf, -1
+    light[1, 1] = 0.09
+    mapped = tone_mapped(light)
+    assert mapped[0, 0].tolist() == [0, 0, 0]
+    # Below the average by a factor of two, with exposure 1: L (1 + L) / (1 + L) = L.
+    average = np.exp(np.log(np.array([0.18] * 198 + [0.09])).mean())
+    value = 0.09 * 0.18 / average
+    assert abs(mapped[1, 1, 0] - 255 * (1.055 * value ** (1 / 2.4) - 0.055)) <= 0.51
+
+
+@pytest.mark.parametrize("kind", ["hdr", "exr", "tif"])
+def test_truncated_light_says_so(tmp_path, room, kind, capfd):
+    light = linear(room)
+    data = exr(R=light[..., 0]) if kind == "exr" else cv2.imencode(f".{kind}", light)[1].tobytes()
+    (tmp_path / f"a.{kind}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="truncated"):
+        load_panorama(tmp_path / f"a.{kind}")
+    (tmp_path / f"a.{kind}").write_bytes(data)
+    with pytest.raises(InputError, match="more than 1,000"):
+        load_panorama(tmp_path / f"a.{kind}", max_pixels=1000)
+
+
+def test_colours_of_another_profile_become_srgb(tmp_path):
+    # A profile whose primaries are swapped: what it calls red is green.
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    profile = bytes(profile).replace(b"s\0R\0G\0B", b"t\0R\0G\0B")
+    Image.new("RGB", (128, 64), (200, 100, 50)).save(tmp_path / "a.png", icc_profile=profile)
+    assert np.abs(load_panorama(tmp_path / "a.png").pixels[0, 0].astype(int) - (100, 200, 50)).max() <= 2
+    Image.new("RGB", (128, 64), (200, 100, 50)).save(tmp_path / "b.png", icc_profile=b"damaged")
+    assert load_panorama(tmp_path / "b.png").pixels[0, 0].tolist() == [200, 100, 50]
+
+
+def test_transparent_pixels_have_no_value(tmp_path, room):
+    alpha = np.full(room.shape[:2], 255, np.uint8)
+    alpha[20:50, 30:90] = 0
+    Image.fromarray(np.dstack((room, alpha))).save(tmp_path / "a.png")
+    result = predict(Height(), tmp_path / "a.png")
+    assert np.array_equal(result.depth == 0, alpha == 0) and np.array_equal(result.semseg == 255, alpha == 0)
+    assert np.array_equal((result.normals == 0).all(2), alpha == 0)
+
+
+@pytest.mark.parametrize(("data", "said"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:01\nsize 5\n", "a Git LFS pointer.*git lfs pull"),
+    (b"\n<!DOCTYPE html><html><title>404</title>", r"a web page \(HTML\).*download"),
+    (b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>", "an error message of a server"),
+    (b"", "an empty file"),
+    (bytes(500), "full of zeros"),
+    (b"/annex/objects/SHA256E-s1--00.jpg\n", "a git-annex pointer"),
+    (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video"),
+    (b"%PDF-1.7", "a PDF document"),
+])  # fmt: skip
+def test_what_is_no_image_is_called_what_it_is(tmp_path, data, said):
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.jpg is not an image but {said}") as caught:
+        load_panorama(tmp_path / "a.jpg")
+    assert "\n" not in str(caught.value)
+
+
+def test_heic_needs_its_extra(tmp_path, monkeypatch):
+    data = (Path(__file__).parent / "room.heic").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data)
+    monkeypatch.setattr("mtpano_zoo.image_io.decoding._formats", lambda _: ["JPEG", "PNG"])
+    with pytest.raises(InputError, match=r"a\.jpg is a HEIC image: install .*mtpano_zoo\[heic\]"):
+        load_panorama(tmp_path / "a.jpg")
+
+
+def test_heic_is_read_with_its_extra(tmp_path, room):
+    pytest.importorskip("pi_heif")
+    read = load_panorama(Path(__file__).parent / "room.heic").pixels
+    assert np.abs(read.astype(int) - room).mean() < 8
+    data = (Path(__file__).parent / "room.heic").read_bytes()
+    (tmp_path / "a.heic").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="truncated"):
+        load_panorama(tmp_path / "a.heic")
+
+
+# Crops
+
+
+def test_a_crop_lies_where_its_tags_say(tmp_path, room):
+    window = Window(40, 60, 64, 128, 128, 256)
+    path = tagged(tmp_path / "a.png", room[window.slices], window, Pose(75.5, 0, 0))
+    panorama = load_panorama(path)
+    expected = np.zeros_like(room)
+    expected[40:104, 60:188] = room[40:104, 60:188]
+    assert np.array_equal(panorama.pixels, expected) and panorama.window == window
+    network = Height()
+    full, part = predict(network, path), predict(network, path, crop=True)
+    assert (full.depth > 0).sum() == 64 * 128 and np.array_equal(full.depth[window.slices], part.depth)
+    assert part.window == window and part.heading == 75.5 and part.image.shape == (64, 128, 3)
+    # The cloud of the part is that of the whole: pixels keep their directions.
+    assert np.array_equal(full.point_cloud(edge=1.5)[0], part.point_cloud(edge=1.5)[0])
+    with Image.open(path) as image:
+        assert np.array_equal(predict(network, image).depth, full.depth)
+    assert load_panorama(path, ignore_tags=True, force=True).window is None
+    # What is saved says where it lies.
+    saved = part.save(tmp_path / "saved", panel=False)
+    for kind in ("semseg", "depth", "normals"):
+        with Image.open(saved[kind]) as image:
+            tags = read_gpano(image.info["XML:com.adobe.xmp"], 64, 128, "a")
+            assert tags == (window, Pose(75.5, 0, 0))
+    plain = predict(network, room).save(tmp_path / "plain", panel=False)
+    assert "xmp" not in Image.open(plain["depth"]).info and b"GPano" not in plain["depth"].read_bytes()
+
+
+def test_a_tagged_image_that_was_scaled_keeps_its_place(tmp_path, room):
+    path = tagged(tmp_path / "a.png", room[40:104, 60:188], Window(80, 120, 128, 256, 256, 512))
+    assert load_panorama(path).window == Window(40, 60, 64, 128, 128, 256)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"CroppedAreaLeftPixels": -5},
+        {"CroppedAreaTopPixels": 100},
+        {"FullPanoWidthPixels": 100},
+        {"FullPanoWidthPixels": 0},
+        {"CroppedAreaImageWidthPixels": 90},
+        {"FullPanoHeightPixels": "many"},
+        {"FullPanoHeightPixels": "nan"},
+    ],
+)
+def test_tags_that_contradict_each_other_say_so(tmp_path, room, changes):
+    path = tagged(tmp_path / "a.png", room[40:104, 60:188], Window(40, 60, 64, 128, 128, 256), **changes)
+    with pytest.raises(InputError, match=r"the GPano tags of .*a\.png cannot be right: .*--ignore-tags$") as caught:
+        load_panorama(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("fov", "offset", "top"), [((360, 90), 0, 32), ((360, 90), 22.5, 16), ((360, 90), -45, 64)])
+def test_without_tags_the_field_of_view_places_a_crop(tmp_path, room, fov, offset, top):
+    Image.fromarray(room[top : top + 64]).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="--fov 360x122"):
+        load_panorama(tmp_path / "a.png")
+    assert load_panorama(tmp_path / "a.png", fov=fov, vertical_offset=offset).window == Window(
+        top, 0, 64, 256, 128, 256
+    )
+
+
+@pytest.mark.parametrize(("fov", "offset"), [((180, 90), 0), ((400, 90), 0), ((360, 90), 60), ((0, 0), 0)])
+def test_a_wrong_field_of_view_says_so(tmp_path, room, fov, offset):
+    Image.fromarray(room[32:96]).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="field of view"):
+        load_panorama(tmp_path / "a.png", fov=fov, vertical_offset=offset)
+
+
+@pytest.mark.parametrize(("pitch", "roll"), [(20, 10), (-30, 0), (0, 180), (40, -120)])
+def test_the_pose_levels_the_image_and_the_maps_come_back(tmp_path, room, pitch, roll):
+    # A camera that looks `pitch` up and is turned clockwise by `roll`, from sines and cosines alone.
+    up, right = np.radians(pitch), np.radians(roll)
+    pitched = np.array([[1, 0, 0], [0, np.cos(up), -np.sin(up)], [0, np.sin(up), np.cos(up)]])
+    rolled = np.array([[np.cos(right), -np.sin(right), 0], [np.sin(right), np.cos(right), 0], [0, 0, 1]])
+    turn = torch.tensor(pitched @ rolled, dtype=torch.float32)
+    seen = (
+        rotate(torch.from_numpy(room).permute(2, 0, 1)[None].float(), turn)[0].permute(1, 2, 0).round().byte().numpy()
+    )
+    path = tagged(tmp_path / "a.png", seen, pose=Pose(90, pitch, roll))
+    network = Height()
+    result = predict(network, path)
+    # World up in the frame of the camera; every floor faces it.
+    assert np.allclose(result.up, turn.T.numpy() @ (0, -1, 0), atol=1e-5)
+    assert np.abs(result.normals - np.array(result.up)).max() < 1e-3
+    assert result.heading == 90
+    # The network saw a level room: its ceiling and floor are even in every row at the poles.
+    image = network.images[0][0]
+    assert image[:, :6].std(2).mean() < 0.05 and image[:, -6:].std(2).mean() < 0.05
+
+
+# What is no panorama
+
+
+@pytest.fixture(scope="module")
+def photo(room):
+    rays = perspective_rays(128, 256, fov=75.0, rotation=rotation_matrix(40.0, 0.0, 0.0))
+    return sample(torch.from_numpy(room).permute(2, 0, 1)[None].float(), rays[None])[0].permute(1, 2, 0).byte().numpy()
+
+
+def fisheyes(room):
+    rows, columns = np.indices((128, 128)) - 63.5
+    circle = (np.hypot(rows, columns) < 63)[..., None]
+    return np.concatenate([room[:, :128] * circle, room[:, 128:] * circle], 1).astype(np.uint8)
+
+
+def test_two_to_one_images_that_are_no_panoramas_are_told(tmp_path, room, photo):
+    beside = np.concatenate([cv2.resize(room, (128, 128)), cv2.resize(np.roll(room, 2, 1), (128, 128))], 1)
+    stacked = np.concatenate([cv2.resize(room, (256, 64)), cv2.resize(np.roll(room, 2, 1), (256, 64))], 0)
+    margin = room.copy()
+    margin[:, 200:] = 0
+    wrong = {"fisheye": fisheyes(room), "left and right halves": beside, "upper and lower": stacked, "margin": margin}
+    wrong |= {"edges do not meet": photo, "left and right edges": cv2.resize(room[32:96, :128], (256, 128))}
+    for said, pixels in wrong.items():
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        with pytest.raises(InputError, match=rf"a\.png is 2:1 but .*{said}.*--force"):
+            load_panorama(tmp_path / "a.png")
+        assert np.array_equal(load_panorama(tmp_path / "a.png", force=True).pixels, pixels)
+    assert stereo_layout(beside) == "beside" and stereo_layout(stacked) == "stacked" and stereo_layout(room) is None
+
+
+def test_panoramas_are_not_doubted(room):
+    for pixels in (room, np.roll(room, 77, 1), room[:, ::-1], np.zeros_like(room), np.full_like(room, 200)):
+        assert doubt_about(pixels) is None
+    black = room.copy()
+    black[:24] = black[-30:] = 0  # poles that were not taken
+    assert doubt_about(black) is None
+    padded = np.zeros_like(room)
+    padded[:, 40:200] = room[:, 40:200]  # a crop, padded with black
+    assert doubt_about(padded) is None
+    for index in range(2, 8):
+        other = render([sample_room(0, "test", index)], 64, 128)["image"][0].permute(1, 2, 0)
+        assert doubt_about((other * 255).byte().numpy()) is None
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_one_eye_of_a_stereo_pair(tmp_path, room, axis, squeezed):
+    other = np.roll(room, 2, 1)
+    pair = np.concatenate([room, other], axis)
+    pair = cv2.resize(pair, (256, 128), interpolation=cv2.INTER_AREA) if squeezed else pair
+    Image.fromarray(pair).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="--eye left"):
+        load_panorama(tmp_path / "a.png")
+    for eye, expected in (("left", room), ("right", other)):
+        pixels = load_panorama(tmp_path / "a.png", eye=eye).pixels
+        assert pixels.shape[1] == 2 * pixels.shape[0]
+        expected = cv2.resize(expected, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(pixels.astype(int) - expected).mean() < (4 if squeezed else 1e-9)
+    Image.fromarray(room).save(tmp_path / "b.png")
+    with pytest.raises(InputError, match="is no stereo pair"):
+        load_panorama(tmp_path / "b.png", eye="left")
+
+
+# Sources and the command line
+
+
+def test_nothing_has_a_value_near_the_nadir(room):
+    result = predict(Height(), room, mask_nadir=20)
+    below = (128 - np.arange(128) - 0.5) / 128 * 180 < 20
+    assert np.array_equal((result.depth == 0).all(1), below) and np.array_equal((result.semseg == 255).all(1), below)
+    assert predict(Height(), Panorama(room)).depth.all()
+    with pytest.raises(InputError, match="mask_nadir"):
+        predict(Height(), room, mask_nadir=100)
+
+
+def test_patterns_lists_and_links(tmp_path, monkeypatch):
+    for name in ("tour/a.jpg", "tour/deep/b.PNG", "tour/deep/notes.txt", "tour/.hidden/c.png", "other/[1].jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "tour/deep/again").symlink_to(tmp_path / "tour")
+    (tmp_path / "tour/linked").symlink_to(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+
+    def found(*sources):
+        return [path.as_posix() for path in find_images(sources, Path("out"))]
+
+    assert found("tour") == ["tour/a.jpg", "tour/deep/b.PNG", "tour/linked/[1].jpg"]
+    assert found("tour/*") == ["tour/a.jpg"] and found("other/[1].jpg") == ["other/[1].jpg"]
+    assert found("tour/**/*.PNG") == ["tour/deep/b.PNG"]
+    Path("list.txt").write_text("# two\ntour/a.jpg\n\nother/*.jpg\n")
+    assert found("@list.txt") == ["tour/a.jpg", "other/[1].jpg"]
+    Path("empty.txt").write_text("\n")
+    for source, said in (("no/*.jpg", "nothing matches"), ("@empty.txt", "names no image")):
+        with pytest.raises(InputError, match=said):
+            found(source)
+
+
+def test_the_command_writes_what_became_of_every_file(tmp_path, monkeypatch, capsys, room):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    window = Window(40, 60, 64, 128, 128, 256)
+    tagged(photos / "crop.jpg", room[window.slices], window, Pose(30, 0, 0))
+    Image.fromarray(fisheyes(room)).save(photos / "pair.insp", "JPEG")
+    (photos / "clip.mp4").touch()
+    monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda *_: Height())
+    monkeypatch.setattr("mtpano_zoo.models.prepare_for_inference", lambda model, *_, **__: model)
+    arguments = ["run", str(photos), "--out", str(out), "--no-panel", "--workers", "0", "--crop", "--device", "cpu"]
+    assert main([*arguments, "--json", str(tmp_path / "report.json")]) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["written"] == [str(photos / "crop.jpg")]
+    assert "fisheye" in report["failed"][str(photos / "pair.insp")]
+    assert "video" in report["passed_over"][str(photos / "clip.mp4")]
+    assert "clip.mp4: a video" in capsys.readouterr().out
+    assert np.load(out / "crop_depth.npy").shape == (64, 128)
+    record = json.loads((out / "manifest.images.jsonl").read_text().splitlines()[-1])
+    assert record["heading"] == 30 and record["window"]["top"] == 40
+    assert main([*arguments, "--force"]) == 0
+    assert main(["run", str(photos), "--out", str(out), "--fov", "wide"]) == 1
+
+
+def test_python_does_the_same_as_the_command(tmp_path, room):
+    path = tagged(tmp_path / "a.png", room[40:104, 60:188], Window(40, 60, 64, 128, 128, 256))
+    run([path], Height(), tmp_path / "out", progress=False, panel=False, mask_nadir=50)
+    expected = predict(Height(), path, mask_nadir=50).depth
+    assert np.array_equal(np.load(tmp_path / "out/a_depth.npy"), expected) and (expected == 0).any()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
+def test_tags_may_be_elements_of_any_prefix_in_any_format(tmp_path, room, suffix):
+    full, area, corner = "FullPano{}Pixels", "CroppedAreaImage{}Pixels", "CroppedArea{}Pixels"
+    tags = {full.format("Width"): 256, full.format("Height"): 128, area.format("Width"): 128, area.format("Height"): 64}
+    tags |= {corner.format("Left"): 60, corner.format("Top"): 40}
+    elements = "".join(f"<p:{tag}>{value}</p:{tag}>" for tag, value in tags.items())
+    xmp = f"<x xmlns:p='http://ns.google.com/photos/1.0/panorama/'>{elements}</x>".encode()
+    window = Window(40, 60, 64, 128, 128, 256)
+    options = {"tiffinfo": {700: xmp}} if suffix == "tif" else {"xmp": xmp}
+    Image.fromarray(room[window.slices]).save(tmp_path / f"a.{suffix}", **options)
+    assert load_panorama(tmp_path / f"a.{suffix}").window == window
