@@ -61,7 +61,7 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
 def _no_configuration(name: str, shipped_names: Sequence[str]) -> NoReturn:
     # Compare without the common ending, which would make any two names alike.
     stems = {known.removesuffix(".yaml"): known for known in shipped_names}
-    stems |= {stem.rpartition("/")[2]: known for stem, known in stems.items()}
+    stems = {stem.rpartition("/")[2]: known for stem, known in stems.items()} | stems
     stem = nearest(name.removesuffix(".yaml"), stems)
     if stem is not None:
         raise FileNotFoundError(f"There is no configuration at {name}; did you mean {stems[stem]}, which is shipped?")

@@ -396,6 +396,7 @@ class Quick(nn.Module):
 
 
 SLOW = f"""
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -413,6 +414,7 @@ def slowly(path, array, *xmp, write=prediction.image_io.write_png):
     until(asked_to_stop)
     write(path, array, *xmp)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
 prediction.image_io.write_png = slowly
 zoo.load_model = lambda *_: Quick()
 raise SystemExit(main(["run", "in", "--out", "out", "--device", "cpu", "--workers", "0"]))
