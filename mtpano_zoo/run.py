@@ -247,7 +247,9 @@ class _Output:
         report: RunReport,
         advance: partial[None],
     ) -> None:
-        self.folder, self.report, self.advance = folder, report, advance
+        self.folder = folder
+        self.report = report
+        self.advance = advance
         self.panel, self.depth_range = panel, depth_range
         self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
 

@@ -251,7 +251,10 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
     def __init__(
         self, samples: Dataset[Sample], classes: int, depth_range: tuple[float, float], saturated: int | None = None
     ) -> None:
-        self.samples, self.classes, self.depth_range, self.saturated = samples, classes, depth_range, saturated
+        self.samples = samples
+        self.classes = classes
+        self.depth_range = depth_range
+        self.saturated = saturated
         self.roles = ("image", *getattr(samples, "labels", MAIN_TASKS))
 
     def __len__(self) -> int:

@@ -334,7 +334,9 @@ class ViewSampler(TrainingSampler):
 
     def __init__(self, samples: ViewDataset, seed: int, batch_size: int, first_step: int) -> None:
         super().__init__(samples, cast(Augmentation, samples), seed)  # it needs `set_epoch` only
-        self.samples, self.batch_size, self.first_step = samples, batch_size, first_step
+        self.samples = samples
+        self.batch_size = batch_size
+        self.first_step = first_step
 
     def __iter__(self) -> Iterator[Any]:
         """Runs when the first index is asked for, as that of `TrainingSampler`."""

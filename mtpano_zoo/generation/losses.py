@@ -58,7 +58,10 @@ class FlowLoss:
         for name, value, known in (("cube_sampling", cube_sampling, Cube), ("masking", masking, Masking)):
             if value not in get_args(known):
                 raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
-        self.cube, self.yaw, self.cube_sampling, self.masking = cube, yaw, cube_sampling, masking
+        self.cube = cube
+        self.yaw = yaw
+        self.cube_sampling = cube_sampling
+        self.masking = masking
         self.first_epoch, self.epochs = first_epoch, epochs
 
     def __call__(

@@ -83,9 +83,13 @@ class DiT360Module(LightningModule):
         check_seam(seam)
         if learns not in get_args(Learns):
             raise InputError(f"learns is one of {', '.join(get_args(Learns))}, not {learns!r}")
-        self.base, self.loss, self.learns = base, FlowLoss() if loss is None else loss, learns
+        self.base = base
+        self.loss = FlowLoss() if loss is None else loss
+        self.learns = learns
         self.networks = nn.ModuleDict(base.networks())
-        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
         self.schedule: Schedule = schedule
         self.seam: Seam = seam
         self.padding, self.guidance = padding, guidance

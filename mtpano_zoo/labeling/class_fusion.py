@@ -81,7 +81,9 @@ class _Table:
 
     def __init__(self, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]) -> None:
         count, classes, height, width = probabilities.shape
-        self.size, self.feet, self.weights = height * width, feet, weights
+        self.size = height * width
+        self.feet = feet
+        self.weights = weights
         self.rows = torch.empty(count * self.size, classes, device=probabilities.device)
         for i in range(count):
             self.view(i).copy_(probabilities[i].flatten(1).t())

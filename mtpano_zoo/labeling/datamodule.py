@@ -188,7 +188,9 @@ class _Order(Sampler[int]):
     """
 
     def __init__(self, indices: Sequence[int], items: "_Items", ledger: Ledger) -> None:
-        self.indices, self.items, self.ledger = indices, items, ledger
+        self.indices = indices
+        self.items = items
+        self.ledger = ledger
 
     def __len__(self) -> int:
         # A process with nothing left to do has to take part in the end of the run, which Lightning leaves out at 0.
@@ -224,7 +226,10 @@ class _Items(Dataset[Item]):
 
     def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int, store_images: bool) -> None:
         self.samples: Any = samples
-        self.height, self.width, self.max_height, self.store_images = height, width, max_height, store_images
+        self.height = height
+        self.width = width
+        self.max_height = max_height
+        self.store_images = store_images
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -58,7 +58,9 @@ class DepthLoss(TaskLoss):
         self, edge_weight: float = 0.5, frequency_weight: float = 5e-3, max_depth: float | None = None
     ) -> None:
         super().__init__()
-        self.edge_weight, self.frequency_weight, self.max_depth = edge_weight, frequency_weight, max_depth
+        self.edge_weight = edge_weight
+        self.frequency_weight = frequency_weight
+        self.max_depth = max_depth
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool

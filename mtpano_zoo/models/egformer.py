@@ -149,7 +149,9 @@ class _AxisBlock(nn.Module):
         self, channels: int, heads: int, axis: Literal["row", "column"], convention: Convention, importance: Importance
     ) -> None:
         super().__init__()
-        self.heads, self.axis, self.importance = heads, axis, importance
+        self.heads = heads
+        self.axis = axis
+        self.importance = importance
         self.convention: Convention = convention
         self.norm1 = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)

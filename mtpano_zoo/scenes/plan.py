@@ -42,7 +42,9 @@ class Plan:
     """A box, L, T or U: `width` x `depth` metres minus `cuts`, with the walls and a grid of free floor."""
 
     def __init__(self, width: float, depth: float, cuts: list[Rect]) -> None:
-        self.width, self.depth, self.cuts = width, depth, cuts
+        self.width = width
+        self.depth = depth
+        self.cuts = cuts
         self.walls = _outer_walls(width, depth, cuts) + _cut_walls(width, depth, cuts)
         columns, rows = math.ceil(width / CELL), math.ceil(depth / CELL)
         self._x = (np.arange(columns) + 0.5) * CELL

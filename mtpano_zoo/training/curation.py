@@ -75,8 +75,12 @@ class DepthQualityModule(LightningModule):
         if unknown := [name for name in failures if name not in FAILURES]:
             raise InputError(f"failures are some of {', '.join(FAILURES)}, not {', '.join(unknown)}")
         self.discriminator, self.labeler = discriminator, labeler.requires_grad_(False).eval()
-        self.targets, self.tolerance, self.smoothing = targets, tolerance, smoothing
-        self.failures, self.failure_share, self.lr = tuple(failures), failure_share, lr
+        self.targets = targets
+        self.tolerance = tolerance
+        self.smoothing = smoothing
+        self.failures = tuple(failures)
+        self.failure_share = failure_share
+        self.lr = lr
 
     def train(self, mode: bool = True) -> "DepthQualityModule":
         """Set the mode; the labeler stays in evaluation mode."""

@@ -104,7 +104,9 @@ class DistillationModule(PanoramaModule):
         if min(label_weight, pseudo_weight) < 0:
             raise InputError(f"weights of losses must not be negative, got {label_weight} and {pseudo_weight}")
         super().__init__(network, AffineInvariantLoss() if loss is None else loss, **options)
-        self.labels, self.label_weight, self.pseudo_weight = labels, label_weight, pseudo_weight
+        self.labels = labels
+        self.label_weight = label_weight
+        self.pseudo_weight = pseudo_weight
 
     def on_fit_start(self) -> None:
         """Move the teacher to the device of the network; it is no part of the module, so no checkpoint holds it."""

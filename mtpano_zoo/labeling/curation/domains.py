@@ -49,7 +49,9 @@ class SkyOrCeiling(DomainClassifier):
     def __init__(
         self, sky: Sequence[str] = ("sky",), ceiling: Sequence[str] = ("ceiling",), least_sky: float = 0.05
     ) -> None:
-        self.sky, self.ceiling, self.least_sky = tuple(sky), tuple(ceiling), least_sky
+        self.sky = tuple(sky)
+        self.ceiling = tuple(ceiling)
+        self.least_sky = least_sky
 
     def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
         """Return ``indoor`` or ``outdoor``."""

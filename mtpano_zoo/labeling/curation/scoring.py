@@ -82,7 +82,9 @@ class Scorer(PanoramaLabeler):
         self, discriminator: PatchDiscriminator, domains: DomainClassifier, label_classes: tuple[str, ...]
     ) -> None:
         super().__init__(*discriminator.input_size)
-        self.discriminator, self.domains, self.label_classes = discriminator.eval(), domains, label_classes
+        self.discriminator = discriminator.eval()
+        self.domains = domains
+        self.label_classes = label_classes
         if isinstance(domains, torch.nn.Module):
             self.domain_network = domains.eval()
 

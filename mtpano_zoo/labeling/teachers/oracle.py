@@ -86,11 +86,21 @@ class OracleTeacher(Teacher):
             raise InputError("wrong_classes, missing and softness are parts of a whole: from 0 to 1")
         if min(scale, shift, noise, border_shift, bleed, normals_noise) < 0 or stride < 1:
             raise InputError("sizes of defects must not be negative, and stride must be at least 1")
-        self.tasks, self.seed, self.depth_kind, self.along_ray = tuple(tasks), seed, depth_kind, along_ray
+        self.tasks = tuple(tasks)
+        self.seed = seed
+        self.depth_kind = depth_kind
+        self.along_ray = along_ray
         self.classes = tuple(classes) if "semseg" in tasks else ()
-        self.scale, self.shift, self.noise = scale, shift, noise
-        self.wrong_classes, self.softness, self.border_shift = wrong_classes, softness, border_shift
-        self.bleed, self.normals_noise, self.missing, self.stride = bleed, normals_noise, missing, stride
+        self.scale = scale
+        self.shift = shift
+        self.noise = noise
+        self.wrong_classes = wrong_classes
+        self.softness = softness
+        self.border_shift = border_shift
+        self.bleed = bleed
+        self.normals_noise = normals_noise
+        self.missing = missing
+        self.stride = stride
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         self.provenance: Mapping[str, Any] = {"name": "oracle", "options": options}
 

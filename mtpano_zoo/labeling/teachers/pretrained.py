@@ -72,7 +72,9 @@ class PretrainedNetwork(nn.Module, Teacher):
         for path in sorted(folder.glob("*.json")):
             read_json(path)  # which limits size and depth, as the package does not
         config = _config(transformers, folder, source, overrides)
-        self.folder, self.batch_size, self.precision = folder, batch_size, precision
+        self.folder = folder
+        self.batch_size = batch_size
+        self.precision = precision
         self.model_type: str = config.model_type
         name = network_class.get(self.model_type, network_class[""])
         self.network: Any = _network(getattr(transformers, name), folder, source, config)
