@@ -176,7 +176,7 @@ def label(
 
 def _forks_or_spawns(trainer: Trainer) -> bool:
     """Whether the strategy runs the prediction in processes that it forks or spawns from this one."""
-    # Lightning has no public way to ask. `test_run_failures.py` fails if the private class goes away or means something else.
+    # Lightning has no public way to ask; `test_run_failures.py` fails where the private class means something else.
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 

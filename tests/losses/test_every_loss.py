@@ -57,7 +57,7 @@ def terms_of(kind: type[Loss], outputs: Mapping[str, Any], batch: Mapping[str, A
 
 
 def test_every_loss_is_tried() -> None:
-    named = {getattr(losses, name) for name in losses.__all__}
+    named = [getattr(losses, name) for name in losses.__all__]
     assert {kind for kind in named if isinstance(kind, type) and issubclass(kind, Loss)} - {Loss} == LOSSES.keys()
 
 
@@ -79,7 +79,7 @@ def test_without_labels_every_output_gets_a_gradient_of_zero(kind: type[Loss]) -
         outputs = outputs_of(kind)
         total = terms_of(kind, outputs, {"image": labelled()["image"], **labels})["total"]
         total.backward()
-        assert total == 0
+        assert 0 <= total < 1e-5  # roots are taken above a small number
         assert all(x.grad is not None and not x.grad.any() for x in outputs.values())
 
 
