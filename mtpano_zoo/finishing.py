@@ -30,6 +30,11 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
 
     Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
     are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
+
+    Example:
+        >>> row = torch.tensor([9.0, 9, 3, 3, 3, 3, 9, 9])
+        >>> seam_blended({"depth": row.expand(1, 1, 8)}, None)["depth"].flatten().tolist()
+        [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
     """
     blended = dict(maps)
     for task in geometric(maps):

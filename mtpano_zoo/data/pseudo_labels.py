@@ -272,6 +272,14 @@ def read_list(path: Path) -> frozenset[str]:
 
     Raises:
         InputError: If it is not a JSON list of strings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "panomtdu_train.json")
+        ...     _ = path.write_text('["a", "b"]')
+        ...     sorted(read_list(path))
+        ['a', 'b']
     """
     ids = read_json(path)
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):

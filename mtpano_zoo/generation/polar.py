@@ -27,14 +27,24 @@ UP, DOWN = 4, 5
 
 
 def hole_of_face(size: int) -> Tensor:
-    """Return which pixels (S, S) of an upper or lower face are filled: those between a quarter and three."""
+    """Return which pixels (S, S) of an upper or lower face are filled: those between a quarter and three.
+
+    Example:
+        >>> hole_of_face(4).int().tolist()
+        [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    """
     inside = torch.zeros(size, size, dtype=torch.bool)
     inside[size // 4 : size - size // 4, size // 4 : size - size // 4] = True
     return inside
 
 
 def hole_of_panorama(height: int, width: int) -> Tensor:
-    """Return which pixels (H, W) of a panorama look into one of the two holes."""
+    """Return which pixels (H, W) of a panorama look into one of the two holes.
+
+    Example:
+        >>> hole_of_panorama(8, 16).any(1).int().tolist()  # within 27 degrees of a pole
+        [1, 0, 0, 0, 0, 0, 0, 1]
+    """
     x, y, z = sphere.erp_rays(height, width, dtype=torch.float64).unbind(-1)
     return torch.maximum(x.abs(), z.abs()) < 0.5 * y.abs()
 

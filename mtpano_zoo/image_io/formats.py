@@ -71,17 +71,32 @@ def kind_of_other_file(data: bytes) -> str | None:
 
 
 def is_heic(data: bytes) -> bool:
-    """Whether this is an image in the container of HEIC or HEIF, which is read by an extra."""
+    r"""Whether this is an image in the container of HEIC or HEIF, which is read by an extra.
+
+    Example:
+        >>> is_heic(b"\0\0\0\x18ftypheic")
+        True
+    """
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
 def is_hdr(data: bytes) -> bool:
-    """Whether this is a Radiance HDR image."""
+    """Whether this is a Radiance HDR image.
+
+    Example:
+        >>> is_hdr(b"#?RADIANCE"), is_hdr(b"GIF89a")
+        (True, False)
+    """
     return data.startswith((b"#?RADIANCE", b"#?RGBE"))
 
 
 def is_exr(data: bytes) -> bool:
-    """Whether this is an OpenEXR image."""
+    r"""Whether this is an OpenEXR image.
+
+    Example:
+        >>> is_exr(b"\x76\x2f\x31\x01"), is_exr(b"GIF89a")
+        (True, False)
+    """
     return data.startswith(b"\x76\x2f\x31\x01")
 
 

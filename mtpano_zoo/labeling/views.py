@@ -38,6 +38,12 @@ class Views:
         intrinsics: In pixels with pixel centres, (V, 3, 3).
         height: Rows of every view.
         width: Columns of every view.
+
+    Example:
+        >>> from mtpano_zoo.sphere import intrinsics_from_fov
+        >>> ahead = Views(torch.eye(3)[None], intrinsics_from_fov(90.0, 8, 8)[None], 8, 8)
+        >>> round(ahead.coverage(), 2)  # a face of a cube
+        0.17
     """
 
     rotations: Tensor

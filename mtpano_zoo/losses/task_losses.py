@@ -52,6 +52,11 @@ class DepthLoss(TaskLoss):
         edge_weight: weight of the edge term.
         frequency_weight: weight of the frequency term.
         max_depth: labels from here on, in metres, do not count; all finite ones count by default.
+
+    Example:
+        >>> labels = {"depth": torch.full((1, 16, 32), 2.0)}
+        >>> DepthLoss()(torch.full((1, 1, 16, 32), 2.0), labels, None, False).item()
+        0.0
     """
 
     def __init__(

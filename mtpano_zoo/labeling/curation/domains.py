@@ -69,7 +69,14 @@ class SkyOrCeiling(DomainClassifier):
 
 
 def upper_share(mask: Tensor) -> float:
-    """Return how much of the upper half of the sphere a mask (H, W) covers."""
+    """Return how much of the upper half of the sphere a mask (H, W) covers.
+
+    Example:
+        >>> mask = torch.zeros(4, 8, dtype=torch.bool)
+        >>> mask[:2, :4] = True
+        >>> round(upper_share(mask), 3)
+        0.5
+    """
     height, width = mask.shape
     weights = solid_angles(height, width, device=mask.device)[: height // 2]
     return float((mask[: height // 2] * weights).sum() / (weights.sum() * width))
@@ -83,6 +90,11 @@ class DomainByName(DomainClassifier):
 
     Raises:
         InputError: If there is no pattern.
+
+    Example:
+        >>> domain = DomainByName({"indoor": "room*", "outdoor": "street*"})
+        >>> domain({"id": "street_7"}, ())
+        'outdoor'
     """
 
     def __init__(self, patterns: dict[str, str]) -> None:

@@ -53,6 +53,10 @@ class OracleTeacher(Teacher):
 
     Raises:
         InputError: If an argument is out of range.
+
+    Example:
+        >>> OracleTeacher(["floor", "wall"], tasks=["semseg"]).classes
+        ('floor', 'wall')
     """
 
     def __init__(
