@@ -144,7 +144,7 @@ def run(
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
         panel: draw the picture of all maps, which takes longer than everything else that is written.
         depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
-        described: what `describe_model` says of the network that `model` was prepared from, for the manifest; by
+        described: what `describe_model` returns for the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
         **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 

@@ -255,7 +255,7 @@ def in_metres(root: Path) -> bool:
 
 
 def _depth_kind(provenance: Mapping[str, Any]) -> str | None:
-    """Return what a teacher says of its depth; None if it says nothing, or gives none."""
+    """Return the kind of a teacher's depth; None if it names none, or has no depth."""
     if "teacher" in provenance:  # it adds to the labels of another
         return _depth_kind(provenance["teacher"])
     if provenance.get("name") == "MoGe":

@@ -1,4 +1,4 @@
-"""Paint the poles of panoramas anew: a cube's upper and lower face are filled in by an inpainting model.
+"""Repaint the poles of panoramas: a cube's upper and lower face are filled in by an inpainting model.
 
 DiT360 fills the middle half of both faces. Only the pixels of that hole change here: projecting a whole cube back would
 resample the others too.
@@ -55,7 +55,7 @@ def polar_faces(panorama: Tensor, size: int) -> Tensor:
 
 
 def refine(panorama: Tensor, inpaint: Inpaint, *, size: int | None = None, seed: int = 0) -> Tensor:
-    """Return a panorama (3, H, W) whose poles are filled in anew; outside of the holes nothing changes.
+    """Return a panorama (3, H, W) whose poles are repainted; nothing changes outside the holes.
 
     Args:
         panorama: In [0, 1].

@@ -51,7 +51,7 @@ def precompute(
         table: See `PromptsDataset`.
         root: Folder to write to, a new one or one to continue.
         height: Rows that the images get.
-        model: What tells the base from others, for the manifest.
+        model: What identifies the base, for the manifest.
         shard_size: Images per file.
         process: Number of this process; each takes files of its own.
         processes: How many there are.

@@ -44,7 +44,7 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
 def position_ids(rows: int, columns: int, *, device: torch.device | str | None = None, padding: int = 0) -> Tensor:
     """Return the positions (rows * columns, 3) of tokens: 0, row, column.
 
-    They are float32 always: bfloat16 cannot tell 256 from 257.
+    They are float32 always: bfloat16 cannot distinguish 256 from 257.
 
     Args:
         rows: Rows of tokens.

@@ -29,7 +29,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class SparseLabels:
-    """What a view says of the pixels of a panorama that it sees; None is what it does not know.
+    """A view's labels of the pixels of a panorama that it sees; None is what it does not know.
 
     Args:
         pixels: Index into the H * W pixels in rows, ascending, int64 (n,).

@@ -108,7 +108,7 @@ class LabelingData(lightning.LightningDataModule):
     An item has `name`, and either `sample`, with the panorama as the data set gives it, `jpeg`, the panorama as it is
     stored, and `origin`; or `failure`, a sentence, where it cannot be read; and `claim`, to be released when all is
     done. Names are known before anything is read if the data set has a method `name`; else finished panoramas are read
-    before they are skipped. So they are where only the pixels tell whether they are the same as before: see `Origin`.
+    before they are skipped. So they are where only the pixels show whether they are the same as before: see `Origin`.
 
     Args:
         samples: The panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.

@@ -44,7 +44,7 @@ class Ledger:
         self.report.failed[name] = sentence
 
     def leave_out(self, name: str, sentence: str) -> None:
-        """Say why a panorama is of no use; that is no failure."""
+        """Record why a panorama is of no use; that is no failure."""
         self.report.left_out[name] = sentence
 
     def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:

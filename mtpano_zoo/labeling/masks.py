@@ -22,7 +22,7 @@ class Masker(ABC):
 
     Attributes:
         names: Of the masks, in their order.
-        provenance: What a manifest says of it, as that of a teacher.
+        provenance: Its description in a manifest, as that of a teacher.
     """
 
     names: tuple[str, ...]

@@ -19,7 +19,7 @@ class Origin:
 
     Args:
         digest: What is in it.
-        stamp: What tells at a glance that nothing has changed: sizes and times of its files; empty where there is none.
+        stamp: What shows quickly that nothing has changed: sizes and times of its files; empty where there is none.
     """
 
     digest: str

@@ -182,7 +182,7 @@ def _forks_or_spawns(trainer: Trainer) -> bool:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Silence what Lightning says of every prediction, and restore the level of its logger after."""
+    """Silence Lightning's notes on every prediction, and restore the level of its logger afterwards."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -257,7 +257,7 @@ def _masker(config: Namespace, built: Namespace) -> Masker | None:
 
 
 def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker | None = None) -> dict[str, Any]:
-    """Return what decides what labels are made: options, and what the teachers say of themselves."""
+    """Return what decides which labels are made: options, and the provenance of the teachers."""
     names = ("views", "height", "width", "max_height", "no_depth_classes", "keep_views")
     plain = config.as_dict()
     described = [

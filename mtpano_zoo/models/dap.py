@@ -108,7 +108,7 @@ class DAP(PanoramaNetwork):
 
         Args:
             image: the images.
-            auxiliary: give `ext` too, if there are several ranges.
+            auxiliary: return `ext` too, if there are several ranges.
             max_distance: which of the ranges `valid` is about, in metres; the last one by default.
 
         Returns:

@@ -81,7 +81,7 @@ class Plan:
         return under
 
     def occupy(self, frame: Frame, width: float, depth: float) -> bool:
-        """Take the rectangle centred in a frame if it is free; tell whether it was."""
+        """Take the rectangle centred in a frame if it is free, and return whether it was."""
         under = self.footprint(frame, width, depth)
         if under is None:
             return False

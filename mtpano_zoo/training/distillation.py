@@ -1,4 +1,4 @@
-"""Training of any network of distances on labelled panoramas and on what a perspective teacher says of unlabelled ones.
+"""Training of any network of distances on labelled panoramas, and on a perspective teacher's labels of others.
 
 After Depth Anywhere (Wang & Liu, NeurIPS 2024, arXiv 2406.12849).
 """
@@ -66,7 +66,7 @@ class DistillationModule(PanoramaModule):
     """Train a network of distances on labelled panoramas, and on pseudo-labels of perspective views of others.
 
     A batch holds labelled panoramas first, then unlabelled ones; `labelled` says how many are the first, as
-    `SemiSupervisedDataModule` gives it. Without this key all are labelled, and training is supervised: the term below
+    `SemiSupervisedDataModule` sets it. Without this key all are labelled, and training is supervised: the term below
     is left out and the loss has weight one. Validation and test are those of `PanoramaModule`; labels in metres score
     inverse distances too.
 

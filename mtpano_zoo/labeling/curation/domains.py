@@ -83,7 +83,7 @@ def upper_share(mask: Tensor) -> float:
 
 
 class DomainByName(DomainClassifier):
-    """The domain by the id of a panorama, where that tells it.
+    """The domain by the id of a panorama, where that names it.
 
     Args:
         patterns: Domain by pattern, such as ``{"indoor": "room*", "outdoor": "street*"}``; the first that fits counts.

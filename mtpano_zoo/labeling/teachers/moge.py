@@ -100,7 +100,7 @@ class MoGe(nn.Module, Teacher):
                 )
             )
         depth = torch.cat([output["depth"] for output in outputs]).float()
-        # NaN where there is geometry stays: it tells that the network has failed in this view.
+        # NaN where there is geometry stays: it shows that the network has failed in this view.
         known = torch.cat([output["mask"] for output in outputs]) & ~depth.isinf() & ~(depth <= 0)
         normals = None
         if "normal" in outputs[0]:

@@ -32,7 +32,7 @@ class OracleTeacher(Teacher):
 
     Args:
         classes: Names of the classes of the truth; by default those of the rooms.
-        tasks: What it gives, of `semseg`, `depth` and `normals`; the truth must have it.
+        tasks: What it labels, of `semseg`, `depth` and `normals`; the truth must have it.
         seed: Another seed is another teacher with defects of the same size.
         depth_kind: `scale_invariant` multiplies every view by a factor of its own, and `disparity` inverts the z-depth
             and then gives every view a factor and an offset of its own; the factor is anything from 1/8 to 8, the

@@ -45,7 +45,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         model_type: Name of the architecture.
         folder: Where its files are.
         network: The network.
-        provenance: What the manifest of a run says of it.
+        provenance: Its description in the manifest of a run.
 
     Raises:
         InputError: If the package is missing, an argument is out of range, or the files are not such a network.
@@ -140,7 +140,7 @@ def provenance_of(
     packages: tuple[ModuleType, ...],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a manifest says of a teacher, as plain data; its weights are named by their SHA-256."""
+    """Return the description of a teacher in a manifest, as plain data; its weights are named by their SHA-256."""
     return {
         "name": name,
         "source": source,
