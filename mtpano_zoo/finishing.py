@@ -62,7 +62,7 @@ def check_nadir(degrees: float) -> None:
 
 
 def without_nadir(seen: NDArray[np.bool_] | None, height: int, width: int, degrees: float) -> NDArray[np.bool_] | None:
-    """Return what was seen (H, W) without what is less than so many degrees from straight down; None for everything.
+    """Return the seen pixels (H, W) beyond an angle in degrees from straight down; None for all.
 
     Example:
         >>> without_nadir(None, 4, 1, 50).tolist()  # the lowest row is 22.5 degrees off

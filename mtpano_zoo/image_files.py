@@ -17,7 +17,7 @@ RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 
 
 class FoundFiles(NamedTuple):
-    """What a search found: every image with the path of its results, and why other files are no images."""
+    """Result of a search: every image with the path of its results, and why other files are no images."""
 
     images: dict[Path, Path]
     passed_over: dict[Path, str]

@@ -48,7 +48,7 @@ class _Input(NamedTuple):
 
 @dataclass
 class RunReport:
-    """What became of every image.
+    """Outcome of every image.
 
     Args:
         written: images whose results have been written.

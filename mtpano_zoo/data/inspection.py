@@ -51,7 +51,7 @@ _GEOMETRY_ROWS = 256  # differences of neighbours are noise in larger maps
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a sample: its split, its id, the kind (of `ERRORS` or `SUSPICIONS`), and a sentence.
+    """A problem of a sample: its split, its id, the kind (of `ERRORS` or `SUSPICIONS`), and a sentence.
 
     Example:
         >>> Finding("train", "room-1", "missing", "depth/room-1.png does not exist").kind
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass
 class Verification:
-    """What verifying a data set has found.
+    """Result of verifying a data set.
 
     Args:
         samples: Number of samples by split.

@@ -26,7 +26,7 @@ class EvaluationLoaders(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """What there is to predict, the test set where nothing else is said, in order."""
+        """The samples to predict, the test set by default, in order."""
         return self._loader("predict")
 
 

@@ -1,4 +1,4 @@
-"""What the training of a generator minimises: flow matching, with the published terms by name.
+"""Losses of training a generator: flow matching, with the published terms by name.
 
 An error of velocities is looked at in the panorama, on the faces of a cube, and, as published, once more on a panorama
 that is turned. With an exact turn the latter is the first term again, so by default the data are turned instead.

@@ -114,7 +114,7 @@ def load_inpainter(source: str, prompt: str, steps: int, seed: int, download: bo
 
 
 def refine_folder(source: Path, out: Path, inpaint: Inpaint) -> tuple[int, int]:
-    """Refine the panoramas of a folder; what is there already stays. Return how many were written and how many not.
+    """Refine the panoramas of a folder, and return how many were written and how many were there already.
 
     Raises:
         InputError: If there are no panoramas, or one of them cannot be used.

@@ -84,7 +84,7 @@ def precompute(
 
 
 class LatentsDataset(Dataset[dict[str, Tensor]]):
-    """What `precompute` wrote: `latents` (C, h, w), `text` (T, D), `pooled` (P,) in float32 and `mask` (h, w).
+    """Samples that `precompute` wrote: `latents` (C, h, w), `text` (T, D), `pooled` (P,) in float32 and `mask` (h, w).
 
     Args:
         root: The folder.

@@ -1,4 +1,4 @@
-"""How good generated panoramas are: jumps at the seam and at the poles, and their distance to real panoramas.
+"""Quality of generated panoramas: jumps at the seam and at the poles, and their distance to real panoramas.
 
 The jumps are geometry and need no network. The Frechet distance needs features: of any network of the zoo that has an
 encoder, so its numbers compare with one another for that network only, not with published FID, which is on Inception.

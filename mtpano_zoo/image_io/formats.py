@@ -1,4 +1,4 @@
-"""Which image files are read, and what a file is that is none of them."""
+"""The image formats that are read, and names for files of others."""
 
 import io
 import re

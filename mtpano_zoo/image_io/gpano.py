@@ -49,7 +49,7 @@ class Window(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """How the camera was held, in degrees.
+    """Orientation of the camera, in degrees.
 
     Attributes:
         heading: of the centre of the image, clockwise from north; None if it is unknown.
@@ -88,7 +88,7 @@ def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> Pos
 
 
 class GPano(NamedTuple):
-    """What the tags of an image say.
+    """The GPano tags of an image.
 
     Attributes:
         window: where it lies in the full panorama; None if it is one.

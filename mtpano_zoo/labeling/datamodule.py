@@ -248,11 +248,11 @@ class _Items(Dataset[Item]):
         return known or f"panorama number {i}"
 
     def claim(self, i: int) -> str:
-        """What stands for a panorama among processes: its name, or else its number."""
+        """Return the key of a panorama among processes: its name, or else its number."""
         return self.name(i) or f"panorama number {i}"
 
     def place(self, i: int) -> str:
-        """Where a panorama lies."""
+        """Return the place of a panorama."""
         if isinstance(self.samples, ImageFiles):
             return str(self.samples.paths[i])
         if isinstance(self.samples, PanoramaDataset):

@@ -57,7 +57,7 @@ def leave_out_broken_views(labels: Sequence[ViewLabels], height: int, width: int
 
 
 def _broken_views(labels: ViewLabels) -> dict[str, Tensor]:
-    """Which views are broken, bool (V,), by the name of what breaks them."""
+    """Return which views are broken, bool (V,), by the name of the map that breaks them."""
     found: dict[str, Tensor] = {}
     for key in ("probabilities", "normals", "confidence"):
         value = getattr(labels, key)

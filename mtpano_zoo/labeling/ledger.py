@@ -1,4 +1,4 @@
-"""What is done, what is to be done, and what became of it: one account for reading, labelling and writing."""
+"""One account of finished, pending and failed panoramas, for reading, labelling and writing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

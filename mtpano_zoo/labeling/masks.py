@@ -1,4 +1,4 @@
-"""Where a panorama shows what no teacher can measure, such as sky and watermarks: masks by name."""
+"""Masks, by name, of what no teacher can measure: sky, watermarks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which perspective views of a panorama are labelled.
+"""Strategies for choosing the perspective views that are labelled.
 
 A strategy turns the name of a panorama into views, and nothing else decides: its arguments and the name are hashed, so
 that every process, today and after a restart, labels the same views of the same panorama.

@@ -108,7 +108,7 @@ class Site:
                 add("road", outdoor_materials.stripes(rng, asphalt, 0.0), line, (0.02, 0.023), (-far, far))
 
     def _stretches(self, far: float, cross: float | None, margin: float) -> list[tuple[float, float]]:
-        """What is left of the length of a street beside its crossing."""
+        """Return the stretches of a street beside its crossing."""
         if cross is None:
             return [(-far, far)]
         low, high = self._crossing

@@ -25,7 +25,7 @@ __all__ = ("DistillationModule", "FaceLabeler", "FaceLabels", "face_disparity")
 
 @dataclass(frozen=True)
 class FaceLabels:
-    """What is known of V perspective views of each of U panoramas: the inverse of z-depth, up to scale and shift.
+    """Labels of V perspective views of each of U panoramas: the inverse of z-depth, up to scale and shift.
 
     Args:
         disparity: (U, V, h, w); every view has a scale and a shift of its own.

@@ -1,4 +1,4 @@
-"""What kind of place a labelled panorama shows, so that each kind has its share of what is selected."""
+"""The domain of a labelled panorama, indoors or outdoors, so that each has its share of the selection."""
 
 import fnmatch
 from abc import ABC, abstractmethod

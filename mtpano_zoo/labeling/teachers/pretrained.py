@@ -91,7 +91,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         )
 
     def prepare(self, images: Tensor) -> dict[str, Any]:
-        """What the network is given for images (B, 3, h, w) in [0, 1], by its own image processor."""
+        """Return the input of the network for images (B, 3, h, w) in [0, 1], by its own image processor."""
         return dict(
             self.processor(
                 images=list(images.float()),
