@@ -86,14 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, text in LIGHTNING_VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
 
-    for verb in (run, export):
-        verb.add(verbs)
+    for module in (run, export):
+        module.add(verbs)
     # Parsed by mtpano_zoo.labeling, whose options are constructor arguments, and by mtpano_zoo.generation.cli.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
     verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
     verbs.add_parser("generate", help="make panoramas from texts, edit them, refine their poles", add_help=False)
-    for verb in (models, rooms, data, quickstart):
-        verb.add(verbs)
+    for module in (models, rooms, data, quickstart):
+        module.add(verbs)
     return parser
 
 

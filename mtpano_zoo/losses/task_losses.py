@@ -84,7 +84,7 @@ class DepthLoss(TaskLoss):
 
 
 class LogDepthLoss(TaskLoss):
-    """|ln d - ln d*| + differences of this error between neighbours: one relative error counts alike at 1 and 100 m.
+    """`|ln d - ln d*|` + differences of this error of neighbours: one relative error counts alike at 1 and 100 m.
 
     The second term is the gradient matching of MegaDepth (arXiv 1804.00607, section 4.1) at four scales, mean over
     the pairs of valid pixels `s` = 1, 2, 4, 8 apart; along the width they wrap at the seam.

@@ -19,7 +19,9 @@ SPLITS = ("train", "val", "test")
 
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano data` and those of its own verbs."""
-    data = verbs.add_parser("data", help="verify, plot, count or pack a data set, or prepare a raw release")
+    data: argparse.ArgumentParser = verbs.add_parser(
+        "data", help="verify, plot, count or pack a data set, or prepare a raw release"
+    )
     inner = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     common = argparse.ArgumentParser(add_help=False)
     named = common.add_argument_group("data set")
@@ -64,11 +66,10 @@ def add(verbs: Verbs) -> None:
     pack.add_argument("--shard-size", type=int, default=500, help="samples per file (default 500)")
     pack.set_defaults(execute=_pack)
 
-    _add_prepare(inner)
+    _add_prepare_options(inner.add_parser("prepare", help="make panoramas from a release that has none"))
 
 
-def _add_prepare(verbs: Verbs) -> None:
-    prepare = verbs.add_parser("prepare", help="make panoramas from a release that has none")
+def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("name", choices=("matterport3d",))
     prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="the release")
     prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to continue")
