@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def row(name: str, kind: str, network: nn.Module, prior: nn.Module, samples: Sequence[dict[str, Any]]) -> str:
-    """Score a network on samples and give one line of the table."""
+    """Score a network on samples and return one line of the table."""
     errors = {key: DepthMetrics(0.01, MAX_DEPTH, reduction="image") for key in ("network", "prior")}
     ranges: tuple[float, ...] = getattr(network, "ranges", ())
     masks = [ValidMetrics(limit) for limit in ranges]
@@ -67,7 +67,7 @@ def row(name: str, kind: str, network: nn.Module, prior: nn.Module, samples: Seq
 
 
 def batches(samples: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Give image, depth and what is far of one sample after the other."""
+    """Yield image, depth and what is far of one sample after the other."""
     for sample in samples:
         depth = sample["depth"][None]
         far = sample.get("far", torch.zeros_like(sample["depth"], dtype=torch.bool))[None]

@@ -1,4 +1,4 @@
-"""How many cores this process may really use."""
+"""The number of cores that this process may use."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which device a network can run on."""
+"""Check that a network can run on a device."""
 
 import torch
 

@@ -30,6 +30,11 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
 
     Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
     are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
+
+    Example:
+        >>> row = torch.tensor([9.0, 9, 3, 3, 3, 3, 9, 9])
+        >>> seam_blended({"depth": row.expand(1, 1, 8)}, None)["depth"].flatten().tolist()
+        [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
     """
     blended = dict(maps)
     for task in geometric(maps):
@@ -57,7 +62,7 @@ def check_nadir(degrees: float) -> None:
 
 
 def without_nadir(seen: NDArray[np.bool_] | None, height: int, width: int, degrees: float) -> NDArray[np.bool_] | None:
-    """Return what was seen (H, W) without what is less than so many degrees from straight down; None for everything.
+    """Return the seen pixels (H, W) beyond an angle in degrees from straight down; None for all.
 
     Example:
         >>> without_nadir(None, 4, 1, 50).tolist()  # the lowest row is 22.5 degrees off

@@ -5,14 +5,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
 
-__all__ = ("IMAGE_SUFFIXES", "check_present", "find_images", "passed_over")
+__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "find_images", "search_images")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
+
+
+class FoundFiles(NamedTuple):
+    """Result of a search: every image with the path of its results, and why other files are no images."""
+
+    images: dict[Path, Path]
+    passed_over: dict[Path, str]
 
 
 def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
@@ -36,8 +44,21 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
         >>> [path.as_posix() for path in found.values()]
         ['results/photos/room', 'results/scans/room']
     """
+    return search_images(sources, out).images
+
+
+def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
+    """Do what `find_images` does, and also return the files in the folders that are no images, and why.
+
+    Hidden files, and results in `out`, are not listed.
+
+    Raises:
+        InputError: If `find_images` would raise it.
+        OSError: If a list cannot be read.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder for the results")
+    passed_over: dict[Path, str] = {}
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
     for source in _expanded(sources):
         if not _is_folder(source):
@@ -45,7 +66,9 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
             continue
         if source.resolve() == out.resolve():
             raise InputError(f"{out} holds the images: give another folder, so that results are not taken for images")
-        found = [path for path, reason in _searched(source, out) if reason is None]
+        reasons = dict(_searched(source, out))
+        found = [path for path, reason in reasons.items() if reason is None]
+        passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}
         if not found:
             raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         for path in found:
@@ -58,7 +81,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
         if name not in taken:  # a name that is taken is the same image under another path
             taken.add(name)
             jobs[image] = out / name
-    return jobs
+    return FoundFiles(jobs, passed_over)
 
 
 def check_present(images: Iterable[Path]) -> None:
@@ -70,19 +93,6 @@ def check_present(images: Iterable[Path]) -> None:
     images = list(images)
     if not any(map(_exists, images)):
         raise FileNotFoundError(f"There is no image at {images[0]}.")
-
-
-def passed_over(sources: Sequence[str | Path], out: Path) -> dict[Path, str]:
-    """Return the files in the folders that `find_images` does not take for images, and why.
-
-    Hidden files, and results in `out`, are not listed.
-
-    Raises:
-        InputError: If a pattern matches nothing, or a list is empty.
-        OSError: If a list cannot be read.
-    """
-    folders = (source for source in _expanded(sources) if _is_folder(source))
-    return {path: reason for folder in folders for path, reason in _searched(folder, out) if reason is not None}
 
 
 def _expanded(sources: Sequence[str | Path]) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Which pixels of a map of distances make a clean point cloud."""
+"""Choose the pixels of a map of distances that make a clean point cloud."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -47,7 +47,10 @@ class PredictionFolder:
     """
 
     def __init__(self, root: Path, manifest: Mapping[str, Any], overwrite: bool = False, advice: str = ADVICE) -> None:
-        self.root, self.manifest, self.overwrite, self.advice = root, manifest, overwrite, advice
+        self.root = root
+        self.manifest = manifest
+        self.overwrite = overwrite
+        self.advice = advice
         self.records: dict[str, str | None] = {}
 
     def claim(self, files: Iterable[Path] = ()) -> None:

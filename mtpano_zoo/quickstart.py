@@ -59,7 +59,8 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     """
     console = Console()
     out = free_folder(out)
-    for image in find_images(images, out / "images") if images else ():
+    names = {path: name.relative_to(out) for path, name in find_images(images, out).items()} if images else {}
+    for image in names:
         load_panorama(image)  # fails before anything is computed
     arguments = with_shipped_configs(["fit", "--config", str(config)])
     check_network(arguments[-1])
@@ -68,9 +69,11 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
     if images:
         console.rule(f"your panoramas, by {DEFAULT_MODEL}")
-        report = run(images, prepare_for_inference(load_model(DEFAULT_MODEL)), out / DEFAULT_MODEL)
+        folder = out / DEFAULT_MODEL
+        named = {path: folder / name for path, name in names.items()}
+        report = run(named, prepare_for_inference(load_model(DEFAULT_MODEL)), folder)
         console.print(report.summary())
-        console.print(f"Pictures are in [bold]{out / DEFAULT_MODEL}[/bold]; a network is trained next, for minutes.")
+        console.print(f"Pictures are in [bold]{folder}[/bold]; a network is trained next, for minutes.")
     scores: dict[str, dict[str, float]] = {}
     console.rule("training PD-BridgeNet on rendered rooms")
     network, cli, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
@@ -85,7 +88,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     _write_table(scores, out, console)
     _write_panels(network, data, out / "panels")
     if images:
-        report = run(images, network, out / "images")
+        report = run({path: out / "images" / name for path, name in names.items()}, network, out / "images")
         console.print(report.summary())
     console.print(f"Pictures of rooms the network has never seen are in [bold]{out / 'panels'}[/bold].")
     print(next_commands(cli.trainer))

@@ -48,7 +48,7 @@ class _Input(NamedTuple):
 
 @dataclass
 class RunReport:
-    """What became of every image.
+    """Outcome of every image.
 
     Args:
         written: images whose results have been written.
@@ -144,7 +144,7 @@ def run(
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
         panel: draw the picture of all maps, which takes longer than everything else that is written.
         depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
-        described: what `describe_model` says of the network that `model` was prepared from, for the manifest; by
+        described: what `describe_model` returns for the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
         **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 
@@ -247,7 +247,9 @@ class _Output:
         report: RunReport,
         advance: partial[None],
     ) -> None:
-        self.folder, self.report, self.advance = folder, report, advance
+        self.folder = folder
+        self.report = report
+        self.advance = advance
         self.panel, self.depth_range = panel, depth_range
         self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
@@ -13,6 +13,7 @@ __all__ = (
     "TRACEBACK",
     "TRACEBACK_HELP",
     "ShortVerbParser",
+    "Verbs",
     "add_reading_options",
     "file_to_write",
     "hyphenated",
@@ -66,6 +67,10 @@ class ShortVerbParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
         raise InputError(f"{message}; see `{self.prog} --help`.")
+
+
+# Where a verb adds its parser.
+Verbs: TypeAlias = "argparse._SubParsersAction[ShortVerbParser]"
 
 
 def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]:

@@ -67,11 +67,19 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Read the lines of a text file without their ends; empty ones too, so that they count.
+    r"""Read the lines of a text file without their ends; empty ones too, so that they count.
 
     Raises:
         InputError: If it is not UTF-8, or too large.
         OSError: If it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "list.txt")
+        ...     _ = path.write_bytes(b"one\r\n\ntwo")
+        ...     read_lines(path)
+        ['one', '', 'two']
     """
     return [line.removesuffix("\r") for line in read_text(path).split("\n")]
 

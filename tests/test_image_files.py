@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_files import find_images
+from mtpano_zoo.image_files import find_images, search_images
 
 NAMES = ("a/x.jpg", "b/x.jpg", "b/y.jpg", "c/p.bmp", "c/p.tiff", "c/q.png", "d/r.jpg", "d/r.jpg.png", "d/r.webp")
 
@@ -64,3 +64,16 @@ def test_places_that_cannot_be(tmp_path):
     ):
         with pytest.raises(InputError, match=sentence):
             find_images(sources, Path(out))
+
+
+@pytest.mark.usefixtures("images")
+def test_other_files_are_returned_with_the_reason_but_not_hidden_ones():
+    for name in ("a/clip.mp4", "a/notes.txt", "a/.hidden", "a/out/x_depth.npy"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    found = search_images(["a", "b/x.jpg"], Path("a/out"))
+    assert found.images == {Path("a/x.jpg"): Path("a/out/a/x"), Path("b/x.jpg"): Path("a/out/b/x")}
+    assert {path.name: reason.split()[:2] for path, reason in found.passed_over.items()} == {
+        "clip.mp4": ["a", "video:"],
+        "notes.txt": [".txt", "is"],
+    }

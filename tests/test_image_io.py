@@ -304,7 +304,7 @@ def test_ply_holds_points_and_colours(tmp_path):
 
 @given(st.floats(0.0005, 65.534))
 def test_depth_survives_within_half_a_millimetre(depth):
-    assert abs(float(image_io.decode_depth(image_io.encode_depth(depth))) - depth) <= 0.0005 + 1e-5
+    assert abs(float(image_io.depth_from_steps(image_io.encode_depth(depth))) - depth) <= 0.0005 + 1e-5
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
@@ -325,12 +325,12 @@ def test_depth_of_maps():
         encoded = image_io.encode_depth(depth)
     assert encoded.dtype == np.uint16
     assert encoded.tolist() == [[0, 0, 0, 0], [0, 1, 1234, 65535]]
-    decoded = image_io.decode_depth(encoded)
+    decoded = image_io.depth_from_steps(encoded)
     assert decoded.dtype == np.float32
     assert decoded.tolist() == [[0] * 4, [0, *np.float32((0.001, 1.234)).tolist(), 0]]
-    assert image_io.decode_depth(encoded, missing=())[1, 3] == np.float32(65.535)
+    assert image_io.depth_from_steps(encoded, missing=())[1, 3] == np.float32(65.535)
     with pytest.raises(ValueError, match="uint16"):
-        image_io.decode_depth(np.zeros((2, 4), np.uint8))
+        image_io.depth_from_steps(np.zeros((2, 4), np.uint8))
 
 
 @settings(max_examples=200)

@@ -50,6 +50,7 @@ ROOMS = (
     "generation",
     "export",
     "quickstart",
+    "verbs",
     "cli",
 )
 

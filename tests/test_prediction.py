@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import decode_depth, decode_normals
+from mtpano_zoo.image_io import decode_normals, depth_from_steps
 from mtpano_zoo.prediction import Prediction, output_paths, predict
 from mtpano_zoo.sphere import erp_rays
 
@@ -427,7 +427,7 @@ def test_saved_files_hold_the_maps(tmp_path):
         assert image.mode == "P" and np.array_equal(np.asarray(image), prediction.semseg)
         assert np.array_equal(np.asarray(image.convert("RGB")), prediction.palette[prediction.semseg])
     depth = cv2.imread(str(paths["depth"]), cv2.IMREAD_UNCHANGED)
-    assert depth.dtype == np.uint16 and np.abs(decode_depth(depth) - prediction.depth).max() <= 0.00051
+    assert depth.dtype == np.uint16 and np.abs(depth_from_steps(depth) - prediction.depth).max() <= 0.00051
     assert np.array_equal(np.load(paths["depth_metres"]), prediction.depth)
     normals = cv2.cvtColor(cv2.imread(str(paths["normals"]), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB)
     assert angles(decode_normals(normals), prediction.normals).max() < 0.5

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mtpano_zoo.zoo.entries import entries
+
 ROOT = Path(__file__).parents[1]
 KINDS = ("safetensors", "md")
 
@@ -35,8 +37,8 @@ def run_in(empty: Path, site: Path, *arguments: str) -> str:
 def test_it_holds_everything_and_nothing_else(unpacked: Path) -> None:
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert {"mtpano_zoo/checkpoints.yaml", "mtpano_zoo/configs/quickstart.yaml", "mtpano_zoo/py.typed"} <= names
-    packaged = {f"mtpano_zoo/weights/mtpano-{size}.rooms.{kind}" for size in ("tiny", "small") for kind in KINDS}
-    assert packaged <= names
+    packaged = [entry.name for entry in entries().values() if not entry.repository]
+    assert packaged and {f"mtpano_zoo/weights/{name}.{kind}" for name in packaged for kind in KINDS} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mtpano_zoo"}
 
 

@@ -64,7 +64,7 @@ class Deep360DataModule(PanoramaDataModule):
             raise InputError(f"max_depth must be positive, not {max_depth}")
         self.decoders: Mapping[str, Decoder] = {
             "image": _decode_image,
-            "depth": partial(_decode_depth, limit=max_depth),
+            "depth": partial(_decode_npz_depth, limit=max_depth),
         }
         super().__init__(root, **options)
 
@@ -92,7 +92,7 @@ def _decode_image(data: bytes) -> NDArray[np.uint8]:
     return from_cassini(decode_rgb(data), "image")
 
 
-def _decode_depth(data: bytes, limit: float) -> NDArray[np.float32]:
+def _decode_npz_depth(data: bytes, limit: float) -> NDArray[np.float32]:
     depth = decode_packed_array(data, "arr_0")
     if depth.dtype.kind != "f" or depth.squeeze().ndim != 2:
         raise InputError(f"its array arr_0 is {depth.dtype} {depth.shape} instead of floating point (H, W)")

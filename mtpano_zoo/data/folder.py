@@ -106,7 +106,7 @@ class FolderDataModule(PanoramaDataModule):
         decoders: dict[str, Decoder] = {
             "image": partial(decode_panorama, name="it"),
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
-            "depth": _decode_depth,
+            "depth": _decode_png_or_npy_depth,
             "normals": _decode_normals,
         }
         self.decoders = {role: decoders[role] for role in present}
@@ -315,7 +315,7 @@ def _rgb(color: int) -> str:
     return f"({color >> 16}, {color >> 8 & 255}, {color & 255})"
 
 
-def _decode_depth(data: bytes) -> NDArray[np.float32]:
+def _decode_png_or_npy_depth(data: bytes) -> NDArray[np.float32]:
     if not data.startswith(b"\x93NUMPY"):
         return decode_depth(data, unit=0.001)
     depth = _load_array(data, 2).astype(np.float32)

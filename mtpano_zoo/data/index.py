@@ -1,4 +1,4 @@
-"""Which samples there are and where their files lie; found once, then remembered outside the data."""
+"""The samples of a data set and their files; found once, then cached outside the data."""
 
 import hashlib
 import io

@@ -51,7 +51,7 @@ _GEOMETRY_ROWS = 256  # differences of neighbours are noise in larger maps
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a sample: its split, its id, the kind (of `ERRORS` or `SUSPICIONS`), and a sentence.
+    """A problem of a sample: its split, its id, the kind (of `ERRORS` or `SUSPICIONS`), and a sentence.
 
     Example:
         >>> Finding("train", "room-1", "missing", "depth/room-1.png does not exist").kind
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass
 class Verification:
-    """What verifying a data set has found.
+    """Result of verifying a data set.
 
     Args:
         samples: Number of samples by split.
@@ -251,7 +251,10 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
     def __init__(
         self, samples: Dataset[Sample], classes: int, depth_range: tuple[float, float], saturated: int | None = None
     ) -> None:
-        self.samples, self.classes, self.depth_range, self.saturated = samples, classes, depth_range, saturated
+        self.samples = samples
+        self.classes = classes
+        self.depth_range = depth_range
+        self.saturated = saturated
         self.roles = ("image", *getattr(samples, "labels", MAIN_TASKS))
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ class EvaluationLoaders(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """What there is to predict, the test set where nothing else is said, in order."""
+        """The samples to predict, the test set by default, in order."""
         return self._loader("predict")
 
 
@@ -38,7 +38,7 @@ def training_loader(
     seed: int = 0,
     **options: Any,
 ) -> "TrainingLoader":
-    """A loader that shuffles, tells the augmentation the epoch, and can resume within an epoch.
+    """Return a loader that shuffles, sets the epoch of the augmentation, and can resume within an epoch.
 
     An incomplete last batch is dropped if there is a complete one. Processes of `torch.distributed` share the samples.
     Lightning sets the epoch, keeps the position in its checkpoints and returns to it. A loop without Lightning calls

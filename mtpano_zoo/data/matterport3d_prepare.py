@@ -39,7 +39,7 @@ _INDEX_BITS = 24
 
 
 class View(NamedTuple):
-    """What a view measured, and where it stood in the frame of its panorama.
+    """Measurements of a view, and its pose in the frame of its panorama.
 
     Args:
         z: Depth (h, w) along the axis in metres, 0 = none.
@@ -57,7 +57,7 @@ class View(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What `prepare` did.
+    """Result of `prepare`.
 
     Args:
         written: Panoramas written now.
@@ -241,7 +241,7 @@ def _nearest_pixels(points: Tensor, distance: Tensor, height: int, width: int) -
 
 
 def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int) -> Iterator[tuple[str, Prepared]]:
-    """Do the work for all buildings, here or in processes, and give out what is ready."""
+    """Do the work for all buildings, here or in processes, and yield what is ready."""
     if workers == 1:
         yield from ((scan.name, work(scan)) for scan in scans)
         return

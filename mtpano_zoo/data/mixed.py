@@ -110,8 +110,12 @@ class MixedDataModule(EvaluationLoaders):
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
             raise InputError(f"all sets of a mixture need the same height and width, not {listed}")
-        self.modules, self.weights, self.evaluate = dict(modules), weights, evaluate
-        self.samples_per_epoch, self.batch_size, self.num_workers = samples_per_epoch, batch_size, num_workers
+        self.modules = dict(modules)
+        self.weights = weights
+        self.evaluate = evaluate
+        self.samples_per_epoch = samples_per_epoch
+        self.batch_size = batch_size
+        self.num_workers = num_workers
         self.augmentation, self.seed = augmentation, seed
         self.height, self.width = next(iter(sizes.values()))
         own = {name: tuple(getattr(module, "classes", ())) for name, module in modules.items()}
@@ -192,7 +196,9 @@ class MixedDataset(Dataset[Sample]):
         lookups: Mapping[str, Tensor],
         augmentations: Mapping[str, Augmentation | None],
     ) -> None:
-        self.parts, self.lookups, self.augmentations = dict(parts), lookups, augmentations
+        self.parts = dict(parts)
+        self.lookups = lookups
+        self.augmentations = augmentations
         self.sizes = {name: len(cast(Any, part)) for name, part in parts.items()}
         self._ends = np.cumsum(list(self.sizes.values()))
 

@@ -67,8 +67,13 @@ class PanoramaDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        self.index, self.decoders, self.id_pattern, self.mask = index, decoders, id_pattern, mask
-        self.height, self.width, self.labels = height, width, tuple(labels)
+        self.index = index
+        self.decoders = decoders
+        self.id_pattern = id_pattern
+        self.mask = mask
+        self.height = height
+        self.width = width
+        self.labels = tuple(labels)
         self.augmentation, self.on_error = augmentation, on_error
         # Shared with the workers; a flag per sample and role, so that what fails in every epoch is counted once.
         self._failed = torch.zeros(len(index), 1 + len(self.labels), dtype=torch.bool)
@@ -218,8 +223,13 @@ class PanoramaDataModule(EvaluationLoaders):
         self.root = Path(root).expanduser().absolute()
         if not self.root.exists():
             raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
-        self.height, self.width, self.batch_size, self.num_workers = height, width, batch_size, num_workers
-        self.augmentation, self.seed, self.on_error = augmentation, seed, on_error
+        self.height = height
+        self.width = width
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augmentation = augmentation
+        self.seed = seed
+        self.on_error = on_error
         lines = read_lines(exclude) if exclude is not None else []
         self.excluded = frozenset(line.strip() for line in lines if line.strip())
         self._index: Index | None = None

@@ -255,7 +255,7 @@ def in_metres(root: Path) -> bool:
 
 
 def _depth_kind(provenance: Mapping[str, Any]) -> str | None:
-    """Return what a teacher says of its depth; None if it says nothing, or gives none."""
+    """Return the kind of a teacher's depth; None if it names none, or has no depth."""
     if "teacher" in provenance:  # it adds to the labels of another
         return _depth_kind(provenance["teacher"])
     if provenance.get("name") == "MoGe":
@@ -272,6 +272,14 @@ def read_list(path: Path) -> frozenset[str]:
 
     Raises:
         InputError: If it is not a JSON list of strings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "panomtdu_train.json")
+        ...     _ = path.write_text('["a", "b"]')
+        ...     sorted(read_list(path))
+        ['a', 'b']
     """
     ids = read_json(path)
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
@@ -334,7 +342,9 @@ class ViewSampler(TrainingSampler):
 
     def __init__(self, samples: ViewDataset, seed: int, batch_size: int, first_step: int) -> None:
         super().__init__(samples, cast(Augmentation, samples), seed)  # it needs `set_epoch` only
-        self.samples, self.batch_size, self.first_step = samples, batch_size, first_step
+        self.samples = samples
+        self.batch_size = batch_size
+        self.first_step = first_step
 
     def __iter__(self) -> Iterator[Any]:
         """Runs when the first index is asked for, as that of `TrainingSampler`."""

@@ -233,7 +233,7 @@ def decode_depth(data: bytes, unit: float, missing: Collection[int] = (SATURATED
     Args:
         data: The file.
         unit: What one step is in metres.
-        missing: Numbers that mean "no measurement", beside 0; see `image_io.decode_depth`.
+        missing: Numbers that mean "no measurement", beside 0; see `image_io.depth_from_steps`.
 
     Raises:
         InputError: If it is not 16-bit grey.
@@ -245,7 +245,7 @@ def decode_depth(data: bytes, unit: float, missing: Collection[int] = (SATURATED
         >>> decode_depth(file.getvalue(), unit=0.001).tolist()
         [[0.0, 1.5, 0.0]]
     """
-    return image_io.decode_depth(stored_steps(data), unit, missing)
+    return image_io.depth_from_steps(stored_steps(data), unit, missing)
 
 
 def stored_steps(data: bytes) -> NDArray[np.uint16]:

@@ -1,4 +1,4 @@
-"""What 3D60 and Pano3D share: EXR files of depth and normals, and lists that name the samples of a split."""
+"""Shared by 3D60 and Pano3D: EXR files of depth and normals, and lists that name the samples of a split."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

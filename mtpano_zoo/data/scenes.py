@@ -71,8 +71,14 @@ class SceneDataset(Dataset[Sample]):
         if count < 1:
             raise InputError(f"a set of {self.noun}s needs at least one, got count={count}")
         room_key(seed, split, count - 1)
-        self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
-        self.augmentation, self.black_poles, self.tilt = augmentation, black_poles, tilt
+        self.split = split
+        self.count = count
+        self.height = height
+        self.width = width
+        self.seed = seed
+        self.augmentation = augmentation
+        self.black_poles = black_poles
+        self.tilt = tilt
         self._cache = _Cache(count, height, width) if cache else None
 
     def draw(self, index: int) -> Room:
@@ -171,7 +177,9 @@ class SceneDataModule(lightning.LightningDataModule):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
         kind = self.dataset
         self.train_set = kind("train", train_count, height, width, seed, cache, augmentation, black_poles, tilt)
         self.val_set = kind("val", val_count, height, width, seed, cache, tilt=tilt)

@@ -1,4 +1,4 @@
-"""Two data sets in one training: labelled panoramas, and others of which nothing but the image is used as a label."""
+"""Two data sets in one training: labelled panoramas, and unlabelled ones, of which only the image is used."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -114,7 +114,7 @@ class SemiSupervisedSampler(MixedSampler):
                 f"{self.num_replicas} processes: make batch_size smaller"
             )
         self.pattern = np.tile(np.repeat([True, False], [batch_size, batch_size * ratio]), steps)
-        self.pattern = np.repeat(self.pattern, self.num_replicas)  # processes take every so manieth index
+        self.pattern = np.repeat(self.pattern, self.num_replicas)  # process r of n takes every n-th index from r on
         self.num_samples = len(self.pattern) // self.num_replicas
         self.total_size = len(self.pattern)
         self.counts = np.array([self.pattern.sum(), (~self.pattern).sum()])

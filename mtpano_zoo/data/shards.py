@@ -219,7 +219,9 @@ class ShardsDataModule(EvaluationLoaders):
             message = f"{self.root / CONTENTS} is damaged ({reason_of(error)}): write the shards again"
             raise InputError(message) from error
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.augmentation, self.buffer, self.seed = augmentation, buffer, seed
+        self.augmentation = augmentation
+        self.buffer = buffer
+        self.seed = seed
 
     def _samples(self, split: str) -> "ShardDataset":
         if not self.shards.get(split):

@@ -1,4 +1,4 @@
-"""What a data set consists of: class frequencies, distances, coverage of the labels, colours."""
+"""Statistics of a data set: class frequencies, distances, coverage of the labels, colours."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -124,7 +124,7 @@ def _describe(total: Sums, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _percentile(bins: NDArray[Any], percent: float) -> float:
-    """Return the middle of the bin that holds the value which so many per cent of all do not exceed."""
+    """Return the middle of the bin that holds a percentile."""
     place = int(np.searchsorted(np.cumsum(bins), percent / 100 * bins.sum()))
     return float(np.sqrt(_EDGES[place] * _EDGES[place + 1]))
 

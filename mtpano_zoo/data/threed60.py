@@ -17,7 +17,7 @@ from mtpano_zoo.text_files import read_lines
 Part = Literal["Matterport3D", "Stanford2D3D"]
 Placement = Literal["Left_Down", "Right", "Up"]
 
-# What the owner's splits/create_splits.py says of buildings and areas; all others are for training.
+# From the owner's splits/create_splits.py: buildings and areas; all others are for training.
 VAL_SCENES = (
     *("7812e14df5e746388ff6cfe8b043950a", "9266ab00ab6744348efa7afe13b3db9f", "f9aeabd92a05469badd3c6324dc35a55"),
     *("0685d2c5313948bd94e920b5b9e1a7b2", "9f2deaf4cf954d7aa43ce5dc70e7abbe", "e0166dba74ee42fd80fccc26fe3f02c8"),

@@ -38,7 +38,7 @@ class ZInDDataModule(UnlabelledDataModule):
     Expected below the root::
 
         000/panos/floor_01_partial_room_01_pano_14.jpg    8-bit RGB; homes have 3 or 4 digits
-            zind_data.json                                read only to tell primary panoramas from others
+            zind_data.json                                read only for the list of primary panoramas
 
     Args:
         root: Folder that holds the homes, unpacked or in zip files.

@@ -30,7 +30,7 @@ HUB_LICENSES = (
 
 @dataclass(frozen=True)
 class TaskText:
-    """What a card says about a task.
+    """Text of a card about a task.
 
     Attributes:
         tag: Tag on the Hugging Face Hub.

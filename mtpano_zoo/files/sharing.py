@@ -34,7 +34,7 @@ def save_pretrained(
         network: The network; its `card` states its origin.
         folder: Where to write. It is created if needed, and other files in it are kept.
         overwrite: Replace existing files of these names.
-        source: What the card tells users to load; by default a folder of this name.
+        source: What users load according to the card; by default a folder of this name.
 
     Raises:
         FileExistsError: If one of the files exists and `overwrite` is false; nothing is written then.

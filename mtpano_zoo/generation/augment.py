@@ -69,6 +69,11 @@ def latent_mask(mask: Tensor, factor: int, rule: MaskRule = "all") -> Tensor:
 
     Raises:
         InputError: If the mask is not of whole latents, or the rule is unknown.
+
+    Example:
+        >>> mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+        >>> latent_mask(mask, 2).tolist(), latent_mask(mask, 2, "any").tolist()
+        ([[True, False]], [[True, True]])
     """
     if rule not in get_args(MaskRule):
         raise InputError(f"a rule of masks is one of {', '.join(get_args(MaskRule))}, not {rule!r}")

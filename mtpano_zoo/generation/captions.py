@@ -1,4 +1,4 @@
-"""What a text says of a rendered room: how bright it is, its windows and doors, and its furniture."""
+"""Captions of rendered rooms: how bright it is, its windows and doors, and its furniture."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ SMALLEST = 0.002  # of the image; smaller regions are not spoken of
 
 
 def describe_room(image: Tensor, semseg: Tensor, classes: Sequence[str]) -> str:
-    """Say what a room shows: "a dark room with two windows, a door, a sofa and a table".
+    """Describe what a room shows: "a dark room with two windows, a door, a sofa and a table".
 
     Args:
         image: (3, H, W) in [0, 1].

@@ -75,7 +75,7 @@ def edit_parser() -> argparse.ArgumentParser:
 
 def refine_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate refine`."""
-    parser = ShortVerbParser("mtpano generate refine", description="Paint the poles of panoramas anew.")
+    parser = ShortVerbParser("mtpano generate refine", description="Repaint the poles of panoramas.")
     parser.add_argument("folder", type=Path, help="folder of panoramas")
     parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
     parser.add_argument("--prompt", default="", help="what the poles show")
@@ -177,7 +177,7 @@ def _generate(options: argparse.Namespace) -> int:
     settings = shared | {name: getattr(options, name) for name in loaded}
     manifest = manifest_of(describe_base(options.base, options.adapter), settings)
     generator = _load(options, options.adapter, options.strength)
-    generator.noise(options.height, 2 * options.height, 0)  # a wrong size is told before anything is written
+    generator.noise(options.height, 2 * options.height, 0)  # refuses a wrong size before anything is written
     prepare_folder(options.out, manifest)
     report = generate(
         generator,

@@ -105,7 +105,10 @@ class PromptsDataset(Dataset[Sample]):
     """
 
     def __init__(self, table: str | Path, height: int, mirror: float = 0.5, turns: Turns | None = "uniform") -> None:
-        self.table, self.height, self.mirror, self.turns = Path(table), height, mirror, turns
+        self.table = Path(table)
+        self.height = height
+        self.mirror = mirror
+        self.turns = turns
         if not self.table.is_file():
             raise FileNotFoundError(f"there is no list of images and texts at {table}")
         self.rows = [_checked(entry, self.table, number) for number, entry in read_json_lines(self.table)]

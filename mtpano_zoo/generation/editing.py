@@ -33,7 +33,7 @@ Predict = Callable[[Tensor, float, float], Tensor]
 
 
 def sigmas_for(scheduler: Any, steps: int, tokens: int) -> Tensor:
-    """Return the noise levels (steps + 1,) from 1 to 0 for so many tokens."""
+    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens."""
     levels = np.linspace(1.0, 1 / steps, steps)
     fresh = type(scheduler).from_config(scheduler.config)
     dynamic = fresh.config.get("use_dynamic_shifting")
@@ -61,7 +61,7 @@ def replaced_tokens(transformer: nn.Module, keep: Tensor, text_tokens: int) -> I
     Args:
         transformer: It is called with a batch of two.
         keep: Tokens (N, 1).
-        text_tokens: Single blocks have so many text tokens before those of the image.
+        text_tokens: Number of text tokens that single blocks have before those of the image.
     """
 
     def before(skipped: int) -> Callable[..., Any]:
@@ -253,13 +253,13 @@ def predictor(transformer: nn.Module, text: Tensor, pooled: Tensor, ids: Tensor)
 
     def predict(tokens: Tensor, time: float, guidance: float) -> Tensor:
         count = len(tokens)
-        told = torch.full((count,), guidance, device=tokens.device)
+        scale = torch.full((count,), guidance, device=tokens.device)
         config: Any = transformer.config
         dtype = text.dtype
         velocity: Tensor = transformer(
             hidden_states=tokens.to(dtype),
             timestep=torch.full((count,), time, device=tokens.device, dtype=dtype),
-            guidance=told if config.guidance_embeds else None,
+            guidance=scale if config.guidance_embeds else None,
             encoder_hidden_states=text[:count],
             pooled_projections=pooled[:count],
             txt_ids=torch.zeros(text.shape[1], 3, device=tokens.device),

@@ -121,11 +121,11 @@ def licence_of(base: str | Path) -> str:
     if str(base) in LICENCES:
         return LICENCES[str(base)]
     found = sorted(Path(base).glob("LICEN[CS]E*")) if Path(base).is_dir() else []
-    return f"see {found[0]}" if found else "unknown: whoever gave you the base knows it"
+    return f"see {found[0]}" if found else "unknown: ask where the base comes from"
 
 
 def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any]:
-    """Return what tells base and adapter from others, as plain data: names and sizes of files, hashes of small ones."""
+    """Return what identifies base and adapter, as plain data: names and sizes of files, hashes of small ones."""
     folder = Path(base)
     files = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
@@ -190,7 +190,7 @@ def _fetched(entry: Entry, download: bool) -> Path:
 
 
 def show_licence(base: str | Path, adapter: str | Path | None = None) -> None:
-    """Tell the user the licence of a base, and of a published adapter, on standard error."""
+    """Print the licence of a base, and of a published adapter, on standard error."""
     print(f"base {base}: licence {licence_of(base)}", file=sys.stderr)
     if entry := generators().get(str(adapter)):
         print(f"adapter {entry.name}: licence {entry.license['weights']}", file=sys.stderr)

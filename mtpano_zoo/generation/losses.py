@@ -1,4 +1,4 @@
-"""What the training of a generator minimises: flow matching, with the published terms by name.
+"""Losses of training a generator: flow matching, with the published terms by name.
 
 An error of velocities is looked at in the panorama, on the faces of a cube, and, as published, once more on a panorama
 that is turned. With an exact turn the latter is the first term again, so by default the data are turned instead.
@@ -58,7 +58,10 @@ class FlowLoss:
         for name, value, known in (("cube_sampling", cube_sampling, Cube), ("masking", masking, Masking)):
             if value not in get_args(known):
                 raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
-        self.cube, self.yaw, self.cube_sampling, self.masking = cube, yaw, cube_sampling, masking
+        self.cube = cube
+        self.yaw = yaw
+        self.cube_sampling = cube_sampling
+        self.masking = masking
         self.first_epoch, self.epochs = first_epoch, epochs
 
     def __call__(

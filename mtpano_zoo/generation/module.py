@@ -51,7 +51,7 @@ class DiT360Module(LightningModule):
         padding: Columns that ``published`` and ``continued`` copy.
         density: Of noise levels.
         weighting: Of noise levels in the loss.
-        guidance: That a guidance-distilled base is told.
+        guidance: Guidance scale that a guidance-distilled base gets as input.
         mask_rule: Which latents are supervised where only some of their pixels are.
         gradient_checkpointing: Less memory, more time, the same gradients.
 
@@ -83,9 +83,13 @@ class DiT360Module(LightningModule):
         check_seam(seam)
         if learns not in get_args(Learns):
             raise InputError(f"learns is one of {', '.join(get_args(Learns))}, not {learns!r}")
-        self.base, self.loss, self.learns = base, FlowLoss() if loss is None else loss, learns
+        self.base = base
+        self.loss = FlowLoss() if loss is None else loss
+        self.learns = learns
         self.networks = nn.ModuleDict(base.networks())
-        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
         self.schedule: Schedule = schedule
         self.seam: Seam = seam
         self.padding, self.guidance = padding, guidance
@@ -203,7 +207,7 @@ class DiT360Module(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
 
     def on_fit_end(self) -> None:
-        """Write what was trained, for whoever generates with it."""
+        """Write the trained weights, for generating with them."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return

@@ -1,4 +1,4 @@
-"""Paint the poles of panoramas anew: a cube's upper and lower face are filled in by an inpainting model.
+"""Repaint the poles of panoramas: a cube's upper and lower face are filled in by an inpainting model.
 
 DiT360 fills the middle half of both faces. Only the pixels of that hole change here: projecting a whole cube back would
 resample the others too.
@@ -27,14 +27,24 @@ UP, DOWN = 4, 5
 
 
 def hole_of_face(size: int) -> Tensor:
-    """Return which pixels (S, S) of an upper or lower face are filled: those between a quarter and three."""
+    """Return which pixels (S, S) of an upper or lower face are filled: those between a quarter and three.
+
+    Example:
+        >>> hole_of_face(4).int().tolist()
+        [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    """
     inside = torch.zeros(size, size, dtype=torch.bool)
     inside[size // 4 : size - size // 4, size // 4 : size - size // 4] = True
     return inside
 
 
 def hole_of_panorama(height: int, width: int) -> Tensor:
-    """Return which pixels (H, W) of a panorama look into one of the two holes."""
+    """Return which pixels (H, W) of a panorama look into one of the two holes.
+
+    Example:
+        >>> hole_of_panorama(8, 16).any(1).int().tolist()  # within 27 degrees of a pole
+        [1, 0, 0, 0, 0, 0, 0, 1]
+    """
     x, y, z = sphere.erp_rays(height, width, dtype=torch.float64).unbind(-1)
     return torch.maximum(x.abs(), z.abs()) < 0.5 * y.abs()
 
@@ -45,7 +55,7 @@ def polar_faces(panorama: Tensor, size: int) -> Tensor:
 
 
 def refine(panorama: Tensor, inpaint: Inpaint, *, size: int | None = None, seed: int = 0) -> Tensor:
-    """Return a panorama (3, H, W) whose poles are filled in anew; outside of the holes nothing changes.
+    """Return a panorama (3, H, W) whose poles are repainted; nothing changes outside the holes.
 
     Args:
         panorama: In [0, 1].
@@ -104,7 +114,7 @@ def load_inpainter(source: str, prompt: str, steps: int, seed: int, download: bo
 
 
 def refine_folder(source: Path, out: Path, inpaint: Inpaint) -> tuple[int, int]:
-    """Refine the panoramas of a folder; what is there already stays. Return how many were written and how many not.
+    """Refine the panoramas of a folder, and return how many were written and how many were there already.
 
     Raises:
         InputError: If there are no panoramas, or one of them cannot be used.

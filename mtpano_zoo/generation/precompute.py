@@ -51,7 +51,7 @@ def precompute(
         table: See `PromptsDataset`.
         root: Folder to write to, a new one or one to continue.
         height: Rows that the images get.
-        model: What tells the base from others, for the manifest.
+        model: What identifies the base, for the manifest.
         shard_size: Images per file.
         process: Number of this process; each takes files of its own.
         processes: How many there are.
@@ -84,7 +84,7 @@ def precompute(
 
 
 class LatentsDataset(Dataset[dict[str, Tensor]]):
-    """What `precompute` wrote: `latents` (C, h, w), `text` (T, D), `pooled` (P,) in float32 and `mask` (h, w).
+    """Samples that `precompute` wrote: `latents` (C, h, w), `text` (T, D), `pooled` (P,) in float32 and `mask` (h, w).
 
     Args:
         root: The folder.

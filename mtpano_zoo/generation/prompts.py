@@ -1,4 +1,4 @@
-"""Which panoramas are to be made: texts from the command line, a file or a template, and a seed for each."""
+"""The panoramas to make: texts from the command line, a file or a template, and a seed for each."""
 
 import hashlib
 import re

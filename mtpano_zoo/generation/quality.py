@@ -1,4 +1,4 @@
-"""How good generated panoramas are: jumps at the seam and at the poles, and their distance to real panoramas.
+"""Quality of generated panoramas: jumps at the seam and at the poles, and their distance to real panoramas.
 
 The jumps are geometry and need no network. The Frechet distance needs features: of any network of the zoo that has an
 encoder, so its numbers compare with one another for that network only, not with published FID, which is on Inception.
@@ -52,6 +52,11 @@ def zenith_jump(image: Tensor) -> float:
 
     Args:
         image: Panorama (3, H, W) in [0, 1].
+
+    Example:
+        >>> grey = torch.full((3, 64, 128), 0.5)
+        >>> zenith_jump(grey)
+        1.0
     """
     rows = max(2, round(image.shape[-2] * CAP / 180))
     across = (image[:, 0] - image[:, 0].roll(image.shape[-1] // 2, -1)).abs().mean()
@@ -60,7 +65,12 @@ def zenith_jump(image: Tensor) -> float:
 
 
 def jumps(image: Tensor) -> dict[str, float]:
-    """Return the jumps of a panorama (3, H, W) in [0, 1] at the seam and at both poles."""
+    """Return the jumps of a panorama (3, H, W) in [0, 1] at the seam and at both poles.
+
+    Example:
+        >>> sorted(jumps(torch.full((3, 64, 128), 0.5)))
+        ['nadir', 'seam', 'zenith']
+    """
     return {"seam": seam_jump(image), "zenith": zenith_jump(image), "nadir": zenith_jump(image.flip(-2))}
 
 

@@ -37,7 +37,7 @@ PROMPTS = "prompts.jsonl"
 RANKS = ("RANK", "SLURM_PROCID")
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
-LIST_AFTER = 60.0  # seconds after which the texts of what is there are listed again, for whoever looks meanwhile
+LIST_AFTER = 60.0  # seconds after which the list of finished panoramas and their texts is written again
 Embeddings = tuple[Tensor, Tensor]
 
 

@@ -92,6 +92,10 @@ def level_weight(sigma: Tensor, weighting: Weighting = "none") -> Tensor:
 
     Raises:
         InputError: If the weighting is unknown.
+
+    Example:
+        >>> level_weight(torch.tensor([0.5, 1.0]), "sigma_sqrt").tolist()
+        [4.0, 1.0]
     """
     if weighting == "none":
         return torch.ones_like(sigma)

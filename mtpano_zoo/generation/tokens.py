@@ -29,7 +29,13 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
-    """Return the latents (B, C, 2 * rows, 2 * columns) of tokens (B, rows * columns, 4C): the inverse of `pack`."""
+    """Return the latents (B, C, 2 * rows, 2 * columns) of tokens (B, rows * columns, 4C): the inverse of `pack`.
+
+    Example:
+        >>> tokens = torch.arange(8.0).reshape(1, 2, 4)
+        >>> unpack(tokens, 1, 2).tolist()
+        [[[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]]
+    """
     batch, _, channels = tokens.shape
     blocks = tokens.reshape(batch, rows, columns, channels // 4, 2, 2)
     return blocks.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, 2 * rows, 2 * columns)
@@ -38,13 +44,17 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
 def position_ids(rows: int, columns: int, *, device: torch.device | str | None = None, padding: int = 0) -> Tensor:
     """Return the positions (rows * columns, 3) of tokens: 0, row, column.
 
-    They are float32 always: bfloat16 cannot tell 256 from 257.
+    They are float32 always: bfloat16 cannot distinguish 256 from 257.
 
     Args:
         rows: Rows of tokens.
         columns: Columns of tokens.
         device: Where they are needed.
         padding: Number the columns from -padding to columns + padding - 1.
+
+    Example:
+        >>> position_ids(1, 2, padding=1)[:, 2].tolist()
+        [-1.0, 0.0, 1.0, 2.0]
     """
     row = torch.arange(rows, device=device, dtype=torch.float32)
     column = torch.arange(-padding, columns + padding, device=device, dtype=torch.float32)
@@ -71,7 +81,12 @@ def wrap_columns(values: Tensor, columns: int, padding: int) -> Tensor:
 
 
 def crop_columns(values: Tensor, columns: int, padding: int) -> Tensor:
-    """Take away the columns that `wrap_columns` added; `columns` counts those that stay."""
+    """Take away the columns that `wrap_columns` added; `columns` counts those that stay.
+
+    Example:
+        >>> crop_columns(torch.arange(4.0)[None, :, None], columns=2, padding=1).flatten().tolist()
+        [1.0, 2.0]
+    """
     if padding == 0:
         return values
     grid = values.reshape(*values.shape[:-2], -1, columns + 2 * padding, values.shape[-1])

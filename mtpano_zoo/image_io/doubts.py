@@ -31,7 +31,7 @@ Layout = Literal["stacked", "beside"]
 def stereo_layout(pixels: NDArray[np.uint8]) -> Layout | None:
     """Return how the two panoramas of a stereo pair (H, W, 3) are arranged: one above the other, or side by side.
 
-    Squeezed pairs of 2:1 are told by their halves, which are nearly the same.
+    Squeezed pairs of 2:1 are recognised by their halves, which are nearly the same.
 
     Example:
         >>> stereo_layout(np.zeros((64, 64, 3), np.uint8))
@@ -48,7 +48,7 @@ def stereo_layout(pixels: NDArray[np.uint8]) -> Layout | None:
 
 
 def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
-    """Say what a 2:1 image (H, W, 3) looks like, and what to do, if it does not look like a panorama.
+    """Return what a 2:1 image (H, W, 3) looks like, and what to do, if it does not look like a panorama.
 
     Example:
         >>> doubt_about(np.zeros((64, 128, 3), np.uint8)) is None  # nothing to see

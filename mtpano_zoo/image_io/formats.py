@@ -1,4 +1,4 @@
-"""Which image files are read, and what a file is that is none of them."""
+"""The image formats that are read, and names for files of others."""
 
 import io
 import re
@@ -43,7 +43,7 @@ _FLOATING = 3  # of the TIFF tag SampleFormat
 
 
 def kind_of_other_file(data: bytes) -> str | None:
-    """Say what a file is that cannot be read as an image, and what to do; None if that is not known.
+    """Return what a file is that cannot be read as an image, and what to do; None if that is not known.
 
     Args:
         data: Content of the file.
@@ -71,17 +71,32 @@ def kind_of_other_file(data: bytes) -> str | None:
 
 
 def is_heic(data: bytes) -> bool:
-    """Whether this is an image in the container of HEIC or HEIF, which is read by an extra."""
+    r"""Whether this is an image in the container of HEIC or HEIF, which is read by an extra.
+
+    Example:
+        >>> is_heic(b"\0\0\0\x18ftypheic")
+        True
+    """
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
 def is_hdr(data: bytes) -> bool:
-    """Whether this is a Radiance HDR image."""
+    """Whether this is a Radiance HDR image.
+
+    Example:
+        >>> is_hdr(b"#?RADIANCE"), is_hdr(b"GIF89a")
+        (True, False)
+    """
     return data.startswith((b"#?RADIANCE", b"#?RGBE"))
 
 
 def is_exr(data: bytes) -> bool:
-    """Whether this is an OpenEXR image."""
+    r"""Whether this is an OpenEXR image.
+
+    Example:
+        >>> is_exr(b"\x76\x2f\x31\x01"), is_exr(b"GIF89a")
+        (True, False)
+    """
     return data.startswith(b"\x76\x2f\x31\x01")
 
 
@@ -95,7 +110,7 @@ def is_float_tiff(data: bytes) -> bool:
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, where given.
 
-    Pillow refuses floating-point colours before it tells their size.
+    Pillow refuses floating-point colours before it reports their size.
     """
     file = io.BytesIO(data)
     big = data[2:3] == b"+" or data[3:4] == b"+"
@@ -104,7 +119,7 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     )
     file.seek(directory.next)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of truncated files: the error is told later
+        warnings.simplefilter("ignore")  # of truncated files: the error is raised later
         directory.load(file)
     found = {tag: directory.get(tag) for tag in (256, 257, 339)}
     return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}

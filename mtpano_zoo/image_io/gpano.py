@@ -28,7 +28,12 @@ VIEW_TOLERANCE = 0.05  # the same between degrees per pixel across and down, whe
 
 
 class Window(NamedTuple):
-    """A part of a full panorama, in its pixels."""
+    """A part of a full panorama, in its pixels.
+
+    Example:
+        >>> Window(top=2, left=0, height=4, width=16, full_height=8, full_width=16).slices
+        (slice(2, 6, None), slice(0, 16, None))
+    """
 
     top: int
     left: int
@@ -44,7 +49,7 @@ class Window(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """How the camera was held, in degrees.
+    """Orientation of the camera, in degrees.
 
     Attributes:
         heading: of the centre of the image, clockwise from north; None if it is unknown.
@@ -83,7 +88,7 @@ def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> Pos
 
 
 class GPano(NamedTuple):
-    """What the tags of an image say.
+    """The GPano tags of an image.
 
     Attributes:
         window: where it lies in the full panorama; None if it is one.
@@ -226,7 +231,12 @@ def placed(values: NDArray[Any], window: Window) -> NDArray[Any]:
 
 
 def gpano_xmp(height: int, width: int, window: Window | None, pose: Pose | None) -> str:
-    """Return XMP metadata that says where an image of height x width pixels lies, and how its camera was held."""
+    """Return XMP metadata that says where an image of height x width pixels lies, and how its camera was held.
+
+    Example:
+        >>> 'GPano:PoseHeadingDegrees="90"' in gpano_xmp(512, 1024, None, Pose(90, 0, 0))
+        True
+    """
     view = window or Window(0, 0, height, width, height, width)
     numbers = (view.full_width, view.full_height, view.width, view.height, view.left, view.top)
     tags: dict[str, Any] = {"ProjectionType": "equirectangular", **dict(zip(SIZES, numbers, strict=True))}

@@ -172,7 +172,7 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: As `load_panorama` does.
+        InputError: If `load_panorama` would raise it.
     """
     return load_panorama(path, force=True, max_pixels=max_pixels).pixels
 

@@ -26,8 +26,8 @@ from mtpano_zoo.errors import InputError
 __all__ = (
     "MAX_DEPTH",
     "SATURATED",
-    "decode_depth",
     "decode_normals",
+    "depth_from_steps",
     "encode_depth",
     "encode_normals",
     "write_bytes",
@@ -154,7 +154,7 @@ def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
     return encoded
 
 
-def decode_depth(
+def depth_from_steps(
     encoded: NDArray[np.uint16], unit: float = 0.001, missing: Collection[int] = (SATURATED,)
 ) -> NDArray[np.float32]:
     """Decode a depth image to float32 metres, 0 = no value.
@@ -168,7 +168,7 @@ def decode_depth(
         InputError: If the array is not uint16.
 
     Example:
-        >>> decode_depth(np.array([0, 1500, 65535], np.uint16)).tolist()
+        >>> depth_from_steps(np.array([0, 1500, 65535], np.uint16)).tolist()
         [0.0, 1.5, 0.0]
     """
     if encoded.dtype != np.uint16:

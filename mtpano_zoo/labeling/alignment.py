@@ -32,7 +32,7 @@ PULL, FAINT_PULL = 1e-5, 1e-10
 
 @dataclass(frozen=True)
 class Observations:
-    """What N views say of K pixels.
+    """Observations of K pixels in N views.
 
     Args:
         values: Inverse z-depth, or disparity, (K, N).

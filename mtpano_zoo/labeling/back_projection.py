@@ -29,7 +29,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class SparseLabels:
-    """What a view says of the pixels of a panorama that it sees; None is what it does not know.
+    """A view's labels of the pixels of a panorama that it sees; None is what it does not know.
 
     Args:
         pixels: Index into the H * W pixels in rows, ascending, int64 (n,).
@@ -132,7 +132,7 @@ def cut(image: Tensor, views: Views) -> Tensor:
 def footprints(
     views: Views, height: int, width: int, *, invalid: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> list[Footprint]:
-    """Where every view sees the pixels of a panorama of height x width, without those invalid in bool (H, W)."""
+    """Return where every view sees the pixels of a panorama of height x width, without those invalid in bool (H, W)."""
     longitude, latitude = erp_angles(height, width, device=device)
     sin, cos, level, down = longitude.sin(), longitude.cos(), latitude.cos()[:, None], -latitude.sin()[:, None]
     rays = [plane.flatten() for plane in (level * sin, down.expand(height, width), level * cos)]

@@ -1,4 +1,4 @@
-"""Which panoramas a process is working on, so that processes that were started independently share them.
+"""Claims of panoramas by processes, so that processes started independently share the work.
 
 A claim is a lock on one byte of a file, at a place that follows from the name of the panorama. The system takes it away
 with the process, whatever ends it, and on all machines that share the folder, so no claim is ever left behind. Claims

@@ -30,7 +30,7 @@ def fuse_classes(
     """Average the probabilities of all views of all teachers.
 
     Args:
-        labels: Of the teachers that give probabilities.
+        labels: Of the teachers that have probabilities.
         weights: Of every teacher and view, (n,).
         feet: Where every view sees the panorama.
         pixels: Of the panorama.
@@ -81,7 +81,9 @@ class _Table:
 
     def __init__(self, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]) -> None:
         count, classes, height, width = probabilities.shape
-        self.size, self.feet, self.weights = height * width, feet, weights
+        self.size = height * width
+        self.feet = feet
+        self.weights = weights
         self.rows = torch.empty(count * self.size, classes, device=probabilities.device)
         for i in range(count):
             self.view(i).copy_(probabilities[i].flatten(1).t())
@@ -104,7 +106,7 @@ class _Table:
         return F.embedding_bag(rows, self.view(index), mode="sum", per_sample_weights=shares)
 
     def shortcut(self, index: int) -> tuple[Tensor, Tensor]:
-        """Class uint8 (n,) of what this view sees as far as few scores tell it, and where they do not, int64 (m,).
+        """Class uint8 (n,) of what this view sees, as far as few scores decide it, and where they do not, int64 (m,).
 
         Only the largest classes of the four neighbours are scored. Any other class has at most the mixture of the
         neighbours' second largest probabilities, so that one that scores more is the largest.

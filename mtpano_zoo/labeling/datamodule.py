@@ -108,7 +108,7 @@ class LabelingData(lightning.LightningDataModule):
     An item has `name`, and either `sample`, with the panorama as the data set gives it, `jpeg`, the panorama as it is
     stored, and `origin`; or `failure`, a sentence, where it cannot be read; and `claim`, to be released when all is
     done. Names are known before anything is read if the data set has a method `name`; else finished panoramas are read
-    before they are skipped. So they are where only the pixels tell whether they are the same as before: see `Origin`.
+    before they are skipped. So they are where only the pixels show whether they are the same as before: see `Origin`.
 
     Args:
         samples: The panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
@@ -188,7 +188,9 @@ class _Order(Sampler[int]):
     """
 
     def __init__(self, indices: Sequence[int], items: "_Items", ledger: Ledger) -> None:
-        self.indices, self.items, self.ledger = indices, items, ledger
+        self.indices = indices
+        self.items = items
+        self.ledger = ledger
 
     def __len__(self) -> int:
         # A process with nothing left to do has to take part in the end of the run, which Lightning leaves out at 0.
@@ -224,7 +226,10 @@ class _Items(Dataset[Item]):
 
     def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int, store_images: bool) -> None:
         self.samples: Any = samples
-        self.height, self.width, self.max_height, self.store_images = height, width, max_height, store_images
+        self.height = height
+        self.width = width
+        self.max_height = max_height
+        self.store_images = store_images
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -243,11 +248,11 @@ class _Items(Dataset[Item]):
         return known or f"panorama number {i}"
 
     def claim(self, i: int) -> str:
-        """What stands for a panorama among processes: its name, or else its number."""
+        """Return the key of a panorama among processes: its name, or else its number."""
         return self.name(i) or f"panorama number {i}"
 
     def place(self, i: int) -> str:
-        """Where a panorama lies."""
+        """Return the place of a panorama."""
         if isinstance(self.samples, ImageFiles):
             return str(self.samples.paths[i])
         if isinstance(self.samples, PanoramaDataset):

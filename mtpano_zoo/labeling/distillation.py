@@ -47,13 +47,13 @@ class ViewLabeler(FaceLabeler):
 
 
 class TeacherLabels(ViewLabeler):
-    """What a frozen teacher says of every view, on the fly.
+    """Labels of every view by a frozen teacher, on the fly.
 
     The teacher sees the panorama as it was before its colours were changed (`clean`), where a sample has it. Labels do
     not count where it has no depth, has no confidence, or the sample says `ignored`.
 
     Args:
-        teacher: Gives depth or disparity: `DepthEstimator`, `MoGe`, `OracleTeacher`, ...
+        teacher: One with depth or disparity: `DepthEstimator`, `MoGe`, `OracleTeacher`, ...
         views: See `ViewLabeler`.
         per_batch: See `ViewLabeler`.
     """
@@ -71,7 +71,7 @@ class TeacherLabels(ViewLabeler):
         """Ask the teacher for the views of every panorama.
 
         Raises:
-            InputError: If the teacher gives no depth.
+            InputError: If the teacher has no depth.
         """
         clean: Tensor = batch.get("clean", batch["image"]).float()
         found = []
@@ -88,7 +88,7 @@ class TeacherLabels(ViewLabeler):
 
 
 class StoredLabels(ViewLabeler):
-    """Views of stored labels: `disparity` of the samples, such as `PseudoLabelDataModule` gives with `relative`.
+    """Views of stored labels: `disparity` of the samples, such as `PseudoLabelDataModule` reads with `relative`.
 
     The views need not be those that were labelled. They are compared view by view all the same, each with a scale and a
     shift of its own, so that errors of the fusion from one part of the panorama to another matter less.
@@ -179,10 +179,10 @@ def sample_of(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
 
 
 def z_disparity(labels: ViewLabels, views: Views) -> tuple[Tensor, Tensor]:
-    """Return the inverse z-depth (V, h, w) that a teacher gives, up to scale and shift, and where it has one.
+    """Return a teacher's inverse z-depth (V, h, w), up to scale and shift, and where it has one.
 
     Raises:
-        InputError: If it gives no depth.
+        InputError: If it has no depth.
     """
     if labels.depth is None:
         raise InputError("this teacher gives no depth: take another one for distillation")

@@ -1,4 +1,4 @@
-"""What tells of any panorama of any data set whether it is the one that was labelled, see `origin`."""
+"""Fingerprints of panoramas of any data set, to see whether one has changed since it was labelled, see `origin`."""
 
 import hashlib
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ MOST_BROKEN = 0.5
 
 
 def leave_out_broken_views(labels: Sequence[ViewLabels], height: int, width: int) -> tuple[list[ViewLabels], int]:
-    """Replace everything that a teacher says of a broken view by "no label".
+    """Replace all labels of a broken view by "no label".
 
     A view is broken if its probabilities, normals or confidence hold a value that is not finite, or its depth a NaN.
     Infinite depth is no depth, as in the sky; but a view that has infinite depth and no other is broken, too.
@@ -57,7 +57,7 @@ def leave_out_broken_views(labels: Sequence[ViewLabels], height: int, width: int
 
 
 def _broken_views(labels: ViewLabels) -> dict[str, Tensor]:
-    """Which views are broken, bool (V,), by the name of what breaks them."""
+    """Return which views are broken, bool (V,), by the name of the map that breaks them."""
     found: dict[str, Tensor] = {}
     for key in ("probabilities", "normals", "confidence"):
         value = getattr(labels, key)

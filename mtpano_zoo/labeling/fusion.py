@@ -86,7 +86,7 @@ def fuse(
     no_depth_classes: Sequence[int] = (),
     keep_views: bool = True,
 ) -> PanoramaLabels:
-    """Merge what teachers say of the views of a panorama; views with NaN or infinite values are left out.
+    """Merge the labels that teachers give the views of a panorama; views with NaN or infinite values are left out.
 
     Args:
         labels: Of every teacher; a task is taken from all teachers that give it.
@@ -147,7 +147,7 @@ def fuse(
 
 @dataclass
 class _Depth:
-    """What a teacher says of the depth in one view, at the pixels of its footprint.
+    """A teacher's depth in one view, at the pixels of its footprint.
 
     Args:
         view: Index of the view.
@@ -167,7 +167,7 @@ class _Depth:
 def _sample_depth(
     labels: ViewLabels, weights: Sequence[Tensor], feet: Sequence[Footprint], views: Views, hidden: Tensor | None
 ) -> list[_Depth]:
-    """One entry per view; empty if the teacher gives no depth."""
+    """One entry per view; empty if the teacher has no depth."""
     if labels.depth is None:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""What is done, what is to be done, and what became of it: one account for reading, labelling and writing."""
+"""One account of finished, pending and failed panoramas, for reading, labelling and writing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,7 +44,7 @@ class Ledger:
         self.report.failed[name] = sentence
 
     def leave_out(self, name: str, sentence: str) -> None:
-        """Say why a panorama is of no use; that is no failure."""
+        """Record why a panorama is of no use; that is no failure."""
         self.report.left_out[name] = sentence
 
     def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:

@@ -1,4 +1,4 @@
-"""What made the labels of a folder: one manifest for all of them, and a record of every run.
+"""Records of how the labels of a folder were made: one manifest, and a record of every run.
 
 `manifest.json` holds what decides what the labels are, and what their numbers mean. It is written once; a run with
 other settings is refused. `runs/TIME-ID.json`, which every run writes at its end, holds what it did, on what, and with

@@ -1,4 +1,4 @@
-"""Where a panorama shows what no teacher can measure, such as sky and watermarks: masks by name."""
+"""Masks, by name, of what no teacher can measure: sky, watermarks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Masker(ABC):
 
     Attributes:
         names: Of the masks, in their order.
-        provenance: What a manifest says of it, as that of a teacher.
+        provenance: Its description in a manifest, as that of a teacher.
     """
 
     names: tuple[str, ...]

@@ -112,7 +112,7 @@ class Labeler(PanoramaLabeler):
         width: Columns, twice the rows.
         invalid_mask: Image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
         no_depth_classes: Names of classes without depth and normals, such as sky.
-        keep_views: Also give every view's own labels.
+        keep_views: Also return every view's own labels.
         masker: Finds what gets no label in each panorama, such as sky and watermarks.
         min_valid: Panoramas of which less than this part remains are left out; by default a fifth.
 

@@ -1,4 +1,4 @@
-"""Which image a panorama was labelled from, so that another one under the same name is noticed.
+"""The image that a panorama was labelled from, so that another one of the same name is noticed.
 
 What decides is the digest: of the files of the panorama, of what its data set knows of it, or of its pixels. Sizes and
 times of the files are looked at first, and a file is read only where they differ: nobody wants to read 400,000 images
@@ -15,11 +15,11 @@ __all__ = ("Origin", "digest_of_files", "stamp_of_file")
 
 @dataclass(frozen=True)
 class Origin:
-    """What a panorama was labelled from.
+    """The image that a panorama was labelled from.
 
     Args:
         digest: What is in it.
-        stamp: What tells at a glance that nothing has changed: sizes and times of its files; empty where there is none.
+        stamp: What shows quickly that nothing has changed: sizes and times of its files; empty where there is none.
     """
 
     digest: str

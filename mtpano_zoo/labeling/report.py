@@ -1,4 +1,4 @@
-"""What became of the panoramas of a run."""
+"""The report of a run."""
 
 import errno
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SHOWN = 20
 
 @dataclass
 class LabelReport:
-    """What became of every panorama.
+    """Outcome of every panorama.
 
     Args:
         labelled: Names of those that this run has labelled.

@@ -51,7 +51,7 @@ RUNS = "runs"
 LABELS = (IMAGES, SCORES, *TASKS, ORIGINS, LISTS)
 TEMPORARY = ".labelling-"
 CLAIMS = ".claims"
-# Temporary folders of this process: locks do not tell a process from itself.
+# Temporary folders of this process: a process does not see its own locks.
 _OWN: set[Path] = set()
 
 
@@ -76,8 +76,8 @@ class LabelFolder:
     Every file is first written to a temporary folder beside the others. Then the folders of the tasks are renamed into
     place, and at last the image, so that a process may be killed at any moment, and others may write the same panorama.
     What a killed process left, its temporary folder and panoramas without image, is removed and replaced by the next
-    one; a lock on the temporary folder, which the system takes away with the process, tells the living from the dead on
-    all machines that share the folder. Processes share the panoramas by claims, see `Claims`.
+    one; a lock on the temporary folder, which the system takes away with the process, shows on all
+    machines that share the folder whether its owner still runs. Processes share the panoramas by claims, see `Claims`.
 
     Args:
         root: The folder, which has a manifest.

@@ -1,4 +1,4 @@
-"""Which perspective views of a panorama are labelled.
+"""Strategies for choosing the perspective views that are labelled.
 
 A strategy turns the name of a panorama into views, and nothing else decides: its arguments and the name are hashed, so
 that every process, today and after a restart, labels the same views of the same panorama.
@@ -38,6 +38,12 @@ class Views:
         intrinsics: In pixels with pixel centres, (V, 3, 3).
         height: Rows of every view.
         width: Columns of every view.
+
+    Example:
+        >>> from mtpano_zoo.sphere import intrinsics_from_fov
+        >>> ahead = Views(torch.eye(3)[None], intrinsics_from_fov(90.0, 8, 8)[None], 8, 8)
+        >>> round(ahead.coverage(), 2)  # a face of a cube
+        0.17
     """
 
     rotations: Tensor
@@ -113,7 +119,11 @@ class RandomViews(ViewStrategy):
             raise InputError(f"fov is (smallest, largest), got {tuple(fov)}")
         if coverage is not None and not 0 < coverage <= 1:
             raise InputError(f"coverage is a fraction of the sphere in (0, 1], got {coverage}")
-        self.count, self.fov, self.size, self.coverage, self.seed = count, tuple(fov), size, coverage, seed
+        self.count = count
+        self.fov = tuple(fov)
+        self.size = size
+        self.coverage = coverage
+        self.seed = seed
 
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name.
@@ -174,7 +184,10 @@ class CubeViews(ViewStrategy):
 
     def __init__(self, fov: float = 100.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
         _check_camera(fov, size, turn)
-        self.fov, self.size, self.turn, self.seed = fov, size, turn, seed
+        self.fov = fov
+        self.size = size
+        self.turn = turn
+        self.seed = seed
 
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name."""
@@ -203,7 +216,10 @@ class IcosahedronViews(ViewStrategy):
 
     def __init__(self, fov: float = 90.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
         _check_camera(fov, size, turn)
-        self.fov, self.size, self.turn, self.seed = fov, size, turn, seed
+        self.fov = fov
+        self.size = size
+        self.turn = turn
+        self.seed = seed
 
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name."""
@@ -238,7 +254,11 @@ class TangentViews(ViewStrategy):
         _check_camera(fov, size, turn)
         if not 0 <= overlap < 1:
             raise InputError(f"overlap is the shared part of neighbouring views, in [0, 1), got {overlap}")
-        self.fov, self.overlap, self.size, self.turn, self.seed = fov, overlap, size, turn, seed
+        self.fov = fov
+        self.overlap = overlap
+        self.size = size
+        self.turn = turn
+        self.seed = seed
 
     def __call__(self, name: str) -> Views:
         """Return the views of the panorama of this name."""

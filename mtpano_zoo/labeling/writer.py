@@ -48,7 +48,9 @@ class LabelWriter(BasePredictionWriter):
         if threads < 1:
             raise InputError(f"at least one thread has to write, got {threads}")
         self.ledger, self.folder = ledger, ledger.folder
-        self.manifest, self.split, self.threads = dict(manifest), split, threads
+        self.manifest = dict(manifest)
+        self.split = split
+        self.threads = threads
         self._open = False
         self._begin = self._started = 0.0
         self._pool: ThreadPoolExecutor | None = None

@@ -46,7 +46,12 @@ class AuxiliaryHead(nn.Module):
 
 
 class TaskAdapter(nn.Sequential):
-    """Residual that one task adds to one level of its stream, (B, C, H, W) to the same shape; starts at zero."""
+    """Residual that one task adds to one level of its stream, (B, C, H, W) to the same shape; starts at zero.
+
+    Example:
+        >>> TaskAdapter(8, "sphere")(torch.rand(1, 8, 4, 8)).abs().max().item()
+        0.0
+    """
 
     def __init__(self, channels: int, convention: Convention) -> None:
         mix = conv2d(channels, channels, 3, convention=convention, bias=False)

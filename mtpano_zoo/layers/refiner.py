@@ -14,6 +14,11 @@ class ERPTokenMixer(nn.Module):
 
     A dense 3 x 3 convolution serves the equator and a depthwise 3 x 9 one the poles, where an equirectangular image is
     stretched horizontally; |sin latitude| blends them (MTPano).
+
+    Example:
+        >>> import torch
+        >>> ERPTokenMixer(8, "sphere")(torch.rand(1, 8, 4, 8)).shape
+        torch.Size([1, 8, 4, 8])
     """
 
     def __init__(self, channels: int, convention: Convention) -> None:

@@ -66,7 +66,7 @@ class ResNetStages(nn.Module):
             _wrap(self, padding)
 
     def stem(self, image: Tensor) -> Tensor:
-        """Give the map of stride 2 of a normalised image (B, 3, H, W)."""
+        """Return the map of stride 2 of a normalised image (B, 3, H, W)."""
         features: Tensor = self.act1(self.bn1(self.conv1(image)))
         return features
 

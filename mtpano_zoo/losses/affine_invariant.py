@@ -26,6 +26,12 @@ class AffineInvariantLoss(Loss):
 
     Args:
         max_depth: labels beyond, in metres, do not count; None lets all count.
+
+    Example:
+        >>> depth = torch.linspace(1, 5, 32).reshape(1, 4, 8)
+        >>> loss = AffineInvariantLoss()({"disparity": 3 / depth[:, None] - 1}, {"depth": depth})
+        >>> round(loss["total"].item(), 5)
+        0.0
     """
 
     def __init__(self, max_depth: float | None = 10.0) -> None:

@@ -1,4 +1,4 @@
-"""What a loss is: of all outputs of a network, and of one task."""
+"""Base classes of losses: of all outputs of a network, and of one task."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -208,9 +208,15 @@ class DAPLoss(Loss):
         if unknown := sorted(set(weights or {}) - set(WEIGHTS)):
             raise InputError(f"{', '.join(unknown)}: the terms of DAPLoss are {', '.join(WEIGHTS)}.")
         self.weights = WEIGHTS | dict(weights or {})
-        self.ranges, self.max_depth, self.distortion = tuple(ranges), max_depth, distortion
-        self.variance_focus, self.fov, self.view_size = variance_focus, fov, view_size
-        self.edge_threshold, self.unit, self.dice_weight = edge_threshold, unit, dice_weight
+        self.ranges = tuple(ranges)
+        self.max_depth = max_depth
+        self.distortion = distortion
+        self.variance_focus = variance_focus
+        self.fov = fov
+        self.view_size = view_size
+        self.edge_threshold = edge_threshold
+        self.unit = unit
+        self.dice_weight = dice_weight
 
     def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return `total` and the terms of weight above 0 by name.

@@ -48,6 +48,12 @@ class MultiTaskLoss(Loss):
 
     Raises:
         InputError: If a task is unknown.
+
+    Example:
+        >>> batch = {"image": torch.rand(1, 3, 16, 32), "depth": torch.full((1, 16, 32), 2.0)}
+        >>> terms = MultiTaskLoss()({"depth": torch.full((1, 1, 16, 32), 3.0)}, batch)
+        >>> list(terms), bool(terms["total"] > 0)
+        (['total', 'depth'], True)
     """
 
     joins_processes = True

@@ -52,13 +52,20 @@ class DepthLoss(TaskLoss):
         edge_weight: weight of the edge term.
         frequency_weight: weight of the frequency term.
         max_depth: labels from here on, in metres, do not count; all finite ones count by default.
+
+    Example:
+        >>> labels = {"depth": torch.full((1, 16, 32), 2.0)}
+        >>> DepthLoss()(torch.full((1, 1, 16, 32), 2.0), labels, None, False).item()
+        0.0
     """
 
     def __init__(
         self, edge_weight: float = 0.5, frequency_weight: float = 5e-3, max_depth: float | None = None
     ) -> None:
         super().__init__()
-        self.edge_weight, self.frequency_weight, self.max_depth = edge_weight, frequency_weight, max_depth
+        self.edge_weight = edge_weight
+        self.frequency_weight = frequency_weight
+        self.max_depth = max_depth
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
@@ -77,7 +84,7 @@ class DepthLoss(TaskLoss):
 
 
 class LogDepthLoss(TaskLoss):
-    """|ln d - ln d*| + differences of this error between neighbours: one relative error counts alike at 1 and 100 m.
+    """`|ln d - ln d*|` + differences of this error of neighbours: one relative error counts alike at 1 and 100 m.
 
     The second term is the gradient matching of MegaDepth (arXiv 1804.00607, section 4.1) at four scales, mean over
     the pairs of valid pixels `s` = 1, 2, 4, 8 apart; along the width they wrap at the seam.

@@ -1,4 +1,4 @@
-"""Which pixels of a label are valid, for losses and metrics alike."""
+"""Valid pixels of a label, for losses and metrics alike."""
 
 from collections.abc import Mapping
 from typing import Any

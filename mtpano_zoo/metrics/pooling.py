@@ -94,7 +94,7 @@ def defined_scores(metric: Metric) -> dict[str, Tensor]:
 class PooledMetric(PanoramaMetric):
     """Scores from sums over pixels, pooled over the data set or averaged over its images.
 
-    A subclass names its scores, turns sums (..., S) into scores (..., N) in `scores`, and gives the sums of every image
+    A subclass names its scores, turns sums (..., S) into scores (..., N) in `scores`, and passes sums of every image
     to `accumulate`. Here, ``nonfinite`` is added to its scores. The state is one vector in float64, whatever the data
     set; with ``reduction="image"`` it holds the number of images with any valid pixel and the sums of their scores.
 

@@ -76,7 +76,7 @@ def predicted_classes(prediction: Tensor) -> tuple[Tensor, Tensor]:
 class SemsegMetrics(PanoramaMetric):
     """mIoU over the whole data set, IoU per class, and pixel accuracy, as fractions.
 
-    `compute` gives ``mIoU``, ``pixel_accuracy``, ``nonfinite`` and ``IoU/<class>``; all are NaN if no pixel was valid.
+    `compute` returns ``mIoU``, ``pixel_accuracy``, ``nonfinite`` and ``IoU/<class>``; all NaN if no pixel was valid.
     ``nonfinite`` is the fraction of pixels with a NaN or infinite logit: they are of no class, and wrong.
 
     Args:

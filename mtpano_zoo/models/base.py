@@ -44,7 +44,7 @@ class PanoramaNetwork(RecordedModule):
         classifier_parts: convolutions that score the semantic classes, one output channel each: they are
             re-initialised for other classes.
         auxiliary_parts: parts that a warm-up trains alone.
-        ranges: distances in metres, ascending, for each of which it can tell what is nearer; `valid` is about the last
+        ranges: distances in metres, ascending, for each of which it predicts what is nearer; `valid` is about the last
             one, and about `max_distance` if `forward` gets one of them. Empty without such masks.
         takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out `aux` and `ext`.
         rolls: whether turning the panorama by whole columns, multiples of `multiple`, turns the outputs likewise.

@@ -108,7 +108,7 @@ class DAP(PanoramaNetwork):
 
         Args:
             image: the images.
-            auxiliary: give `ext` too, if there are several ranges.
+            auxiliary: return `ext` too, if there are several ranges.
             max_distance: which of the ranges `valid` is about, in metres; the last one by default.
 
         Returns:
@@ -172,7 +172,7 @@ def keep_periods(encoder: nn.Module) -> None:
 
 
 def shifted(level: Tensor) -> Tensor:
-    """Do to a grid of tokens (B, C, h, w) what the published network does before its decoders.
+    """Shift a grid of tokens (B, C, h, w) as the published network does before its decoders.
 
     The first token is dropped, as if it were a class token, and the others are resampled to as many as there were:
     along the flattened sequence, or as a square image where their number is a square.

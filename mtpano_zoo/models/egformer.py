@@ -149,7 +149,9 @@ class _AxisBlock(nn.Module):
         self, channels: int, heads: int, axis: Literal["row", "column"], convention: Convention, importance: Importance
     ) -> None:
         super().__init__()
-        self.heads, self.axis, self.importance = heads, axis, importance
+        self.heads = heads
+        self.axis = axis
+        self.importance = importance
         self.convention: Convention = convention
         self.norm1 = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -266,7 +268,12 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def column_distances(height: int, convention: Convention) -> Tensor:
-    """Return the distances (1, H, H) on the unit sphere between the places of a column, positive downwards."""
+    """Return the distances (1, H, H) on the unit sphere between the places of a column, positive downwards.
+
+    Example:
+        >>> column_distances(2, "sphere")[0].round(decimals=3).abs().tolist()  # a quarter turn: the root of two
+        [[0.0, 1.414], [1.414, 0.0]]
+    """
     if convention == "paper":  # the last place is one too far
         angle = torch.linspace(0, height, height) * (2 * QUARTER) / height
     else:

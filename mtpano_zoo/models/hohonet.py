@@ -210,7 +210,12 @@ def cosines(count: int, height: int) -> Tensor:
 
 
 def sinusoids(channels: int, count: int) -> Tensor:
-    """Return sines and cosines (channels, count) of the position, of ever longer periods."""
+    """Return sines and cosines (channels, count) of the position, of ever longer periods.
+
+    Example:
+        >>> sinusoids(4, 3)[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0]
+    """
     rates = torch.exp(torch.arange(0, channels, 2).float() * (-math.log(10000.0) / channels))
     angles = rates[:, None] * torch.arange(count).float()
     return torch.stack((angles.sin(), angles.cos()), dim=1).flatten(0, 1)

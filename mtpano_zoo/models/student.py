@@ -1,4 +1,4 @@
-"""What the networks have in common that predict one distance: inverse up to scale and shift, or in metres."""
+"""Shared by networks that predict one distance: inverse up to scale and shift, or in metres."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -36,7 +36,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 
 @dataclass(frozen=True)
 class _Student:
-    """How one network was published.
+    """One network as it was published.
 
     Attributes:
         name: what messages call it.
@@ -59,7 +59,7 @@ class _Student:
 
     @property
     def title(self) -> str:
-        """What messages call its files."""
+        """The name of its files in messages."""
         return f"{self.name} checkpoint"
 
     def describe(self, state: State) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How the published code of Depth Anywhere turns panoramas and cuts them into cube faces.
+"""Rotations and cube faces of the published code of Depth Anywhere.
 
 Pixel centres are where ours are, but maps are sampled as if the first and the last column were the same meridian and
 the first and the last row the poles: up to half a pixel off, with a seam, and a turn by nothing is no identity. Faces

@@ -1,4 +1,4 @@
-"""What a published checkpoint format is."""
+"""A published checkpoint format."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

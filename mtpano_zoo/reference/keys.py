@@ -106,5 +106,10 @@ def check_keys(
 
 
 def listed(names: list[str]) -> str:
-    """Name the first of many and count the rest."""
+    """Name the first of many and count the rest.
+
+    Example:
+        >>> listed(["a", "b"])
+        'a, b'
+    """
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -174,7 +174,7 @@ def _resolve(
 
 
 def in_tables(kind: Tensor) -> Tensor:
-    """Which kinds the tables describe wholly."""
+    """Return the kinds that the tables describe completely."""
     return (kind == BOX) | (kind == CYLINDER)
 
 

@@ -192,7 +192,10 @@ class Furnisher:
         lamp: Material,
         lights: Lights,
     ) -> None:
-        self.rng, self.plan, self.builder, self.height = rng, plan, builder, height
+        self.rng = rng
+        self.plan = plan
+        self.builder = builder
+        self.height = height
         self.lamp, self.lights = lamp, lights
         self.crowd = rng.uniform(0.8, 2.1) * min(1.8, plan.free_area() / 20)
 

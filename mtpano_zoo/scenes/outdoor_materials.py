@@ -146,12 +146,12 @@ def stripes(rng: np.random.Generator, base: Material, length: float) -> Material
 
 
 def skin(rng: np.random.Generator) -> Material:
-    """Of people."""
+    """Skin of people."""
     return material(hsv(rng.uniform(0.03, 0.08), rng.uniform(0.25, 0.55), rng.uniform(0.35, 0.9)), noise=0.03)
 
 
 def cloth(rng: np.random.Generator) -> Material:
-    """Of people: any colour, often dark."""
+    """Clothes of people: any colour, often dark."""
     return material(
         hsv(rng.random(), rng.uniform(0.0, 0.7), rng.uniform(0.1, 0.9)), noise=0.15, noise_u=2.0, noise_v=2.0
     )

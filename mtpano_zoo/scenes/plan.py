@@ -42,7 +42,9 @@ class Plan:
     """A box, L, T or U: `width` x `depth` metres minus `cuts`, with the walls and a grid of free floor."""
 
     def __init__(self, width: float, depth: float, cuts: list[Rect]) -> None:
-        self.width, self.depth, self.cuts = width, depth, cuts
+        self.width = width
+        self.depth = depth
+        self.cuts = cuts
         self.walls = _outer_walls(width, depth, cuts) + _cut_walls(width, depth, cuts)
         columns, rows = math.ceil(width / CELL), math.ceil(depth / CELL)
         self._x = (np.arange(columns) + 0.5) * CELL
@@ -79,7 +81,7 @@ class Plan:
         return under
 
     def occupy(self, frame: Frame, width: float, depth: float) -> bool:
-        """Take the rectangle centred in a frame if it is free; tell whether it was."""
+        """Take the rectangle centred in a frame if it is free, and return whether it was."""
         under = self.footprint(frame, width, depth)
         if under is None:
             return False

@@ -1,4 +1,4 @@
-"""What a scene is made of: boxes, cylinders, spheres and other simple solids in one frame, gathered by `Builder`."""
+"""The parts of a scene: boxes, cylinders, spheres and other simple solids in one frame, gathered by `Builder`."""
 
 import dataclasses
 import math

@@ -22,7 +22,9 @@ class Site:
     """One scene in the making. The main axis is z; x = 0 is the middle of the road."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.builder, self.weather = rng, Builder(SCENE_CLASSES), Weather(rng)
+        self.rng = rng
+        self.builder = Builder(SCENE_CLASSES)
+        self.weather = Weather(rng)
         self.camera = np.zeros(3)
         self._taken: dict[int, list[tuple[float, float, float]]] = {}  # by lane, discs: x, z, radius
         self._lamps: list[tuple[float, float, float]] = []
@@ -106,7 +108,7 @@ class Site:
                 add("road", outdoor_materials.stripes(rng, asphalt, 0.0), line, (0.02, 0.023), (-far, far))
 
     def _stretches(self, far: float, cross: float | None, margin: float) -> list[tuple[float, float]]:
-        """What is left of the length of a street beside its crossing."""
+        """Return the stretches of a street beside its crossing."""
         if cross is None:
             return [(-far, far)]
         low, high = self._crossing

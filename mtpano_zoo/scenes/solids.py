@@ -34,7 +34,7 @@ _SIDES = ((0, 1.0), (0, -1.0), (2, 1.0), (2, -1.0))
 
 
 def interval(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> Part:
-    """Where rays from `o` along `d` enter and leave a solid between the bounds; a miss enters after it leaves."""
+    """Return where rays from `o` along `d` enter and leave a solid in its bounds; a miss enters after it leaves."""
     parts = _parts(kind, o, d, lower, upper)
     enter, leave = parts[0]
     for later, sooner in parts[1:]:

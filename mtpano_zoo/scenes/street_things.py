@@ -1,4 +1,4 @@
-"""What stands in streets: trees, hedges, vehicles, people, lamps, signs, fences, benches.
+"""Things in streets: trees, hedges, vehicles, people, lamps, signs, fences, benches.
 
 Every function builds around `at`: the centre of the footprint, front towards +z.
 """

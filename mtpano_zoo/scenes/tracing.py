@@ -89,7 +89,7 @@ def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, 
 def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
     """Distances (N, TILE^2) at which the rays of tiles meet the primitives `prim` (N,); FAR for a miss.
 
-    `rays` gives origins and directions (n, 3, TILE^2) for some of the N, as all at once would not fit into memory.
+    `rays` returns origins and directions (n, 3, TILE^2) for some of the N, as all at once would not fit into memory.
     """
     near = torch.full((len(prim), TILE * TILE), FAR, device=prim.device)
     step = _PAIRS.get(prim.device.type, 2**12)

@@ -32,7 +32,11 @@ class Shell:
     """Builds what does not move. Openings are gathered first; `close` then builds the walls around them."""
 
     def __init__(self, builder: Builder, plan: Plan, rng: np.random.Generator, height: float, daylight: float) -> None:
-        self.builder, self.plan, self.rng, self.height, self.daylight = builder, plan, rng, height, daylight
+        self.builder = builder
+        self.plan = plan
+        self.rng = rng
+        self.height = height
+        self.daylight = daylight
         self.frame_look = materials.pick(rng, "frame")
         self.door_look = materials.pick(rng, "door")
         self.windows: list[Frame] = []  # centres of the panes

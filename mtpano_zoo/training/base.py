@@ -48,7 +48,8 @@ class PanoramaModule(LightningModule):
 
     Checkpoints describe their network in plain data, so that `load_model` needs nothing beside the file. They also
     keep the state of the random generators: training on one device that resumes from the end of an epoch continues
-    exactly. From within an epoch it goes on with the next sample, if the loader is one of `mtpano_zoo.data`.
+    exactly. From within an epoch it goes on with the next sample, if training has one loader and it is one of
+    `mtpano_zoo.data`, as all data modules there have. The place in several loaders (a dict or a list) is not kept.
 
     Args:
         network: The network; its encoder (``encoder_part``) can have a learning rate of its own or be frozen.
@@ -200,7 +201,7 @@ class PanoramaModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Let a resumed training go on within its epoch."""
-        # To tell a schedule the length of the training, Lightning builds the loader before it could restore its state.
+        # Lightning builds the loader, to know the length of the training, before it could restore the loader's state.
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)

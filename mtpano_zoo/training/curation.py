@@ -29,7 +29,7 @@ class DepthQualityModule(LightningModule):
 
     Every step shows it the same panoramas twice: with their true distances, and with those that the labeler predicts,
     a part of which is damaged further. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
-    real, whatever the labeler says is fake. Then sharp edges are enough to tell them apart, and labels of the same
+    real, and the labeler's output is fake. Then sharp edges are enough to tell them apart, and labels of the same
     labeler get nearly the same score. `graded` asks for more: the target of a patch is the mean of exp(-e / tolerance)
     over its pixels, e being the error of the log-distance, so that a score says how large the errors are. A distance
     where the truth is `far`, such as the sky, counts 0.
@@ -75,8 +75,12 @@ class DepthQualityModule(LightningModule):
         if unknown := [name for name in failures if name not in FAILURES]:
             raise InputError(f"failures are some of {', '.join(FAILURES)}, not {', '.join(unknown)}")
         self.discriminator, self.labeler = discriminator, labeler.requires_grad_(False).eval()
-        self.targets, self.tolerance, self.smoothing = targets, tolerance, smoothing
-        self.failures, self.failure_share, self.lr = tuple(failures), failure_share, lr
+        self.targets = targets
+        self.tolerance = tolerance
+        self.smoothing = smoothing
+        self.failures = tuple(failures)
+        self.failure_share = failure_share
+        self.lr = lr
 
     def train(self, mode: bool = True) -> "DepthQualityModule":
         """Set the mode; the labeler stays in evaluation mode."""
@@ -149,7 +153,7 @@ class DepthQualityModule(LightningModule):
 
     @torch.no_grad()
     def _predict(self, image: Tensor) -> Tensor:
-        """Return what the labeler says of images (B, 3, H, W): metres (B, H, W), 0 = none."""
+        """Return the labeler's distances of images (B, 3, H, W): metres (B, H, W), 0 = none."""
         predictions = cast("list[Prediction]", predict(self.labeler, image.clamp(0, 1)))
         return torch.stack([torch.from_numpy(one.depth) for one in predictions]).to(image.device)
 

@@ -1,4 +1,4 @@
-"""Training of any network of distances on labelled panoramas and on what a perspective teacher says of unlabelled ones.
+"""Training of any network of distances on labelled panoramas, and on a perspective teacher's labels of others.
 
 After Depth Anywhere (Wang & Liu, NeurIPS 2024, arXiv 2406.12849).
 """
@@ -25,7 +25,7 @@ __all__ = ("DistillationModule", "FaceLabeler", "FaceLabels", "face_disparity")
 
 @dataclass(frozen=True)
 class FaceLabels:
-    """What is known of V perspective views of each of U panoramas: the inverse of z-depth, up to scale and shift.
+    """Labels of V perspective views of each of U panoramas: the inverse of z-depth, up to scale and shift.
 
     Args:
         disparity: (U, V, h, w); every view has a scale and a shift of its own.
@@ -66,7 +66,7 @@ class DistillationModule(PanoramaModule):
     """Train a network of distances on labelled panoramas, and on pseudo-labels of perspective views of others.
 
     A batch holds labelled panoramas first, then unlabelled ones; `labelled` says how many are the first, as
-    `SemiSupervisedDataModule` gives it. Without this key all are labelled, and training is supervised: the term below
+    `SemiSupervisedDataModule` sets it. Without this key all are labelled, and training is supervised: the term below
     is left out and the loss has weight one. Validation and test are those of `PanoramaModule`; labels in metres score
     inverse distances too.
 
@@ -104,7 +104,9 @@ class DistillationModule(PanoramaModule):
         if min(label_weight, pseudo_weight) < 0:
             raise InputError(f"weights of losses must not be negative, got {label_weight} and {pseudo_weight}")
         super().__init__(network, AffineInvariantLoss() if loss is None else loss, **options)
-        self.labels, self.label_weight, self.pseudo_weight = labels, label_weight, pseudo_weight
+        self.labels = labels
+        self.label_weight = label_weight
+        self.pseudo_weight = pseudo_weight
 
     def on_fit_start(self) -> None:
         """Move the teacher to the device of the network; it is no part of the module, so no checkpoint holds it."""

@@ -1,4 +1,4 @@
-"""What goes wrong with depth labels, planted on purpose: to train a discriminator with, and to test one.
+"""Typical failures of depth labels, made on purpose: to train a discriminator with, and to test one.
 
 A failure takes distances (B, H, W) in metres, 0 = none, and random numbers (B,) in [0, 1); it returns distances.
 """

@@ -1,4 +1,4 @@
-"""What jsonargparse and Lightning say of wrong options, as one sentence with the nearest right name."""
+"""Errors of jsonargparse and Lightning about options, as one sentence with the nearest right name."""
 
 import inspect
 import pydoc
@@ -89,7 +89,7 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
-    """Return one sentence for what jsonargparse says of a wrong option: what is wrong, and the nearest right name.
+    """Return one sentence for jsonargparse's error about an option: what is wrong, and the nearest right name.
 
     Args:
         message: Its message, of many lines: every type that it tried, with the value in full.

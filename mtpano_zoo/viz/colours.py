@@ -36,7 +36,7 @@ def depth_range(depth: NDArray[Any]) -> tuple[float, float]:
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if valid.size == 0:
         return 0.0, 1.0
-    valid = valid[:: -(-valid.size // 1_000_000)]  # a million pixels tell the percentiles of any image
+    valid = valid[:: -(-valid.size // 1_000_000)]  # a million pixels are enough for percentiles
     low, high = (float(value) for value in np.percentile(valid, (1, 99)))
     return low, max(high, low + 0.01)  # a flat map still needs a range that a colour bar can label
 

@@ -1,4 +1,4 @@
-"""What `checkpoints.yaml` says of every published checkpoint."""
+"""The entries of `checkpoints.yaml`: every published checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields

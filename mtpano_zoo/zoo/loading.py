@@ -59,7 +59,7 @@ def load_model(
     if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
         raise InputError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
     place = locate(source)
-    # PyTorch and timm take seconds to import: a mistake above is told at once.
+    # PyTorch and timm take seconds to import: mistakes are reported before that.
     from mtpano_zoo.device import check_device
     from mtpano_zoo.zoo.building import assemble
     from mtpano_zoo.zoo.reading import read

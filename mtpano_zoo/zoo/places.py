@@ -1,4 +1,4 @@
-"""Where a network is that a user names, found without PyTorch, so that a wrong name or path is refused at once."""
+"""Find the network that a user names, without PyTorch, so that a wrong name or path is refused at once."""
 
 import difflib
 from pathlib import Path

@@ -81,7 +81,3 @@ def test_normals_may_be_missing(tmp_path, content, check_sample):
 def test_unknown_options_are_refused(root, options):
     with pytest.raises(ValueError, match="positions are some of center, up"):
         Pano3DDataModule(root, **options)
-
-
-def test_trains(root, fit):
-    fit("Pano3DDataModule", root, max_depth=8.0)

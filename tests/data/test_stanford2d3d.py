@@ -161,7 +161,3 @@ def test_wrong_options_are_refused(options, tmp_path):
 def test_the_fake_has_alpha_and_bands(content):
     images = [Image.open(io.BytesIO(data)) for name, data in content.items() if name.endswith("domain_rgb.png")]
     assert {image.mode for image in images if image.size == (64, 32)} == {"RGB", "RGBA"}
-
-
-def test_fit(root, fit):
-    fit("Stanford2D3DDataModule", root, fold=2)

@@ -104,7 +104,3 @@ def test_labels_without_their_image_are_told(tree):
     (tree / "Structured3D/scene_00000/2D_rendering/485142/panorama/full/rgb_rawlight.png").unlink()
     with pytest.warns(UserWarning, match="3 files have no image, for example .*scene_00000/.*/full/depth.png"):
         assert len(module(tree).index) == 5
-
-
-def test_fit(tree, fit):
-    fit("Structured3DDataModule", tree, lights=["raw", "warm"])

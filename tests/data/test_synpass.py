@@ -62,7 +62,3 @@ def test_class_beyond_the_last_is_refused(root):
     path.write_bytes(png(np.full((32, 64), 23, np.uint8)))
     with pytest.raises(UnreadableSampleError, match=r"labels \[23\]"):
         SynPASSDataModule(root, height=32, width=64).dataset("val")[0]
-
-
-def test_trains(root, fit):
-    fit("SynPASSDataModule", root, weathers=["cloud", "sun"])

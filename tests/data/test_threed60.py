@@ -79,7 +79,3 @@ def test_part_that_is_not_there_is_named(tmp_path, content):
 def test_unknown_options_are_refused(root, options):
     with pytest.raises(ValueError, match="give one or more of"):
         ThreeD60DataModule(root, **options)
-
-
-def test_trains(root, fit):
-    fit("ThreeD60DataModule", root, placements=["Left_Down"])

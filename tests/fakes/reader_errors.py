@@ -33,7 +33,7 @@ COLUMNS = {"image": "image, of 255", "semseg": "semseg, pixels", "depth": "depth
 
 
 def read(module: Any, truth: Truth) -> Pairs:
-    """Give every sample of a data module that is not for prediction alone, with its truth."""
+    """Yield every sample of a data module that is not for prediction alone, with its truth."""
     for split in ("train", "val", "test"):
         try:
             samples = module.dataset(split)

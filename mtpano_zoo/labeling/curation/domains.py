@@ -1,4 +1,4 @@
-"""What kind of place a labelled panorama shows, so that each kind has its share of what is selected."""
+"""The domain of a labelled panorama, indoors or outdoors, so that each has its share of the selection."""
 
 import fnmatch
 from abc import ABC, abstractmethod
@@ -49,7 +49,9 @@ class SkyOrCeiling(DomainClassifier):
     def __init__(
         self, sky: Sequence[str] = ("sky",), ceiling: Sequence[str] = ("ceiling",), least_sky: float = 0.05
     ) -> None:
-        self.sky, self.ceiling, self.least_sky = tuple(sky), tuple(ceiling), least_sky
+        self.sky = tuple(sky)
+        self.ceiling = tuple(ceiling)
+        self.least_sky = least_sky
 
     def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
         """Return ``indoor`` or ``outdoor``."""
@@ -67,20 +69,32 @@ class SkyOrCeiling(DomainClassifier):
 
 
 def upper_share(mask: Tensor) -> float:
-    """Return how much of the upper half of the sphere a mask (H, W) covers."""
+    """Return how much of the upper half of the sphere a mask (H, W) covers.
+
+    Example:
+        >>> mask = torch.zeros(4, 8, dtype=torch.bool)
+        >>> mask[:2, :4] = True
+        >>> round(upper_share(mask), 3)
+        0.5
+    """
     height, width = mask.shape
     weights = solid_angles(height, width, device=mask.device)[: height // 2]
     return float((mask[: height // 2] * weights).sum() / (weights.sum() * width))
 
 
 class DomainByName(DomainClassifier):
-    """The domain by the id of a panorama, where that tells it.
+    """The domain by the id of a panorama, where that names it.
 
     Args:
         patterns: Domain by pattern, such as ``{"indoor": "room*", "outdoor": "street*"}``; the first that fits counts.
 
     Raises:
         InputError: If there is no pattern.
+
+    Example:
+        >>> domain = DomainByName({"indoor": "room*", "outdoor": "street*"})
+        >>> domain({"id": "street_7"}, ())
+        'outdoor'
     """
 
     def __init__(self, patterns: dict[str, str]) -> None:

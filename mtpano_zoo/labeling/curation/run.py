@@ -103,7 +103,9 @@ def _score_parser() -> ArgumentParser:
     parser = _parser("score", "Score the labels of a folder by a discriminator.")
     parser.add_argument("labels", type=str, help="folder of labels, of any of the two commands that label")
     parser.add_argument("--discriminator", type=str, required=True, help="its checkpoint, last.ckpt")
-    parser.add_subclass_arguments(DomainClassifier, "domains", required=False, help="what tells the domains apart")
+    parser.add_subclass_arguments(
+        DomainClassifier, "domains", required=False, help="what decides the domain of a panorama"
+    )
     parser.set_defaults({"domains": {"class_path": "mtpano_zoo.labeling.curation.domains.SkyOrCeiling"}})
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="which list of the labels")
     parser.add_argument("--any-labeler", action="store_true", help="score labels of another labeler too")

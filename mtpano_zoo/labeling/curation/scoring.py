@@ -72,7 +72,7 @@ class Scorer(PanoramaLabeler):
 
     Args:
         discriminator: Scores patches.
-        domains: Tells the domains apart.
+        domains: Decides the domain of a panorama.
         label_classes: Names of the classes of the labels.
     """
 
@@ -82,7 +82,9 @@ class Scorer(PanoramaLabeler):
         self, discriminator: PatchDiscriminator, domains: DomainClassifier, label_classes: tuple[str, ...]
     ) -> None:
         super().__init__(*discriminator.input_size)
-        self.discriminator, self.domains, self.label_classes = discriminator.eval(), domains, label_classes
+        self.discriminator = discriminator.eval()
+        self.domains = domains
+        self.label_classes = label_classes
         if isinstance(domains, torch.nn.Module):
             self.domain_network = domains.eval()
 
@@ -180,7 +182,7 @@ class LabelsToScore(Dataset[dict[str, Any]]):
 
 
 def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, Any]]:
-    """Load what `DepthQualityModule` has trained, and what it says of its training.
+    """Load what `DepthQualityModule` has trained, and the record of its training.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -212,7 +214,7 @@ def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int]
 
     Args:
         root: The folder of labels.
-        described: What the discriminator says of its training.
+        described: The record of the discriminator's training.
         size: Its height and width.
         any_labeler: The labels may be of another labeler.
 

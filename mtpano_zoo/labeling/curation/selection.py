@@ -46,7 +46,7 @@ class ScoredLabel:
 
 @dataclass(frozen=True)
 class Rules:
-    """What is selected.
+    """Rules of the selection.
 
     Args:
         count: The most of every domain.
@@ -65,7 +65,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Selection:
-    """What became of all labels.
+    """Result of a selection.
 
     Args:
         chosen: What is selected, the best first.

@@ -1,4 +1,4 @@
-"""What a teacher sees and what it gives."""
+"""What a teacher sees and what it returns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class ViewImages:
 
 @dataclass(frozen=True)
 class ViewLabels:
-    """What one teacher says of the views of one panorama; None is what it does not know.
+    """One teacher's labels of the views of one panorama; None is what it does not know.
 
     Everything is finite, but for depth that may be infinite in the sky: a view with other values is left out.
 
@@ -56,8 +56,8 @@ class Teacher(ABC):
     """Labels perspective views; usually also a module, first among the bases, which is moved to a device.
 
     Attributes:
-        classes: Names of its classes, in the order of the probabilities; empty where it gives none.
-        provenance: What a manifest says of it as plain data: name, revision, sha256 of the weights, options.
+        classes: Names of its classes, in the order of the probabilities; empty where it has none.
+        provenance: Its description in a manifest, as plain data: name, revision, sha256 of the weights, options.
     """
 
     classes: tuple[str, ...]

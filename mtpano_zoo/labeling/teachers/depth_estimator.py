@@ -80,7 +80,7 @@ class DepthEstimator(PretrainedNetwork):
         return ViewLabels(depth=torch.cat(depth), depth_kind=self.depth_kind)
 
     def prepare(self, images: Tensor) -> dict[str, Any]:
-        """What the network is given; a little stretching takes the place of a black border, which would be seen."""
+        """Return the input of the network; it is stretched a little, since a black border would be seen."""
         if self._pad_to:
             sides = (math.ceil(side / self._pad_to) * self._pad_to for side in images.shape[-2:])
             size = dict(zip(("height", "width"), sides, strict=True))
@@ -106,7 +106,7 @@ class DepthEstimator(PretrainedNetwork):
 
 
 def _kind(config: Any, source: str) -> DepthKind:
-    """What the output of a network means, by its architecture.
+    """Return the kind of a network's output, by its architecture.
 
     Raises:
         InputError: If that is not known.

@@ -66,7 +66,9 @@ class MoGe(nn.Module, Teacher):
             commit = commit_of(weights)
         # The package reads the file with weights_only=True.
         self.network: Any = MoGeModel.from_pretrained(str(weights)).eval().requires_grad_(False)
-        self.batch_size, self.resolution_level, self.precision = batch_size, resolution_level, precision
+        self.batch_size = batch_size
+        self.resolution_level = resolution_level
+        self.precision = precision
         self.classes: tuple[str, ...] = ()
         self.depth_kind: DepthKind = "metric" if hasattr(self.network, "scale_head") else "scale_invariant"
         self.provenance = provenance_of(
@@ -98,7 +100,7 @@ class MoGe(nn.Module, Teacher):
                 )
             )
         depth = torch.cat([output["depth"] for output in outputs]).float()
-        # NaN where there is geometry stays: it tells that the network has failed in this view.
+        # NaN where there is geometry stays: it shows that the network has failed in this view.
         known = torch.cat([output["mask"] for output in outputs]) & ~depth.isinf() & ~(depth <= 0)
         normals = None
         if "normal" in outputs[0]:

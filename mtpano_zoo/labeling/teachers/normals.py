@@ -1,4 +1,4 @@
-"""Normals from depth, for teachers that give none."""
+"""Normals from depth, for teachers without normals."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +19,10 @@ EDGE = 0.02  # bend of inverse depth, relative to it, from which two neighbours 
 class NormalsFromDepth(nn.Module, Teacher):
     """Adds to the labels of a teacher the normals of the surface that its depth describes.
 
-    Normals do not depend on the scale of depth, but on its offset: what gives disparity up to an offset gives none.
+    Normals do not depend on the scale of depth, but on its offset: disparity up to an offset has none.
 
     Args:
-        teacher: Gives depth, metric or up to scale. Its own normals, if it has any, are kept.
+        teacher: One with depth, metric or up to scale. Its own normals, if it has any, are kept.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -39,7 +39,7 @@ class NormalsFromDepth(nn.Module, Teacher):
         """Label all views of a panorama.
 
         Raises:
-            InputError: If the teacher gives no depth, or disparity.
+            InputError: If the teacher has no depth, or only disparity.
         """
         labels = self.teacher(seen)
         if labels.normals is not None:

@@ -32,7 +32,7 @@ class OracleTeacher(Teacher):
 
     Args:
         classes: Names of the classes of the truth; by default those of the rooms.
-        tasks: What it gives, of `semseg`, `depth` and `normals`; the truth must have it.
+        tasks: What it labels, of `semseg`, `depth` and `normals`; the truth must have it.
         seed: Another seed is another teacher with defects of the same size.
         depth_kind: `scale_invariant` multiplies every view by a factor of its own, and `disparity` inverts the z-depth
             and then gives every view a factor and an offset of its own; the factor is anything from 1/8 to 8, the
@@ -53,6 +53,10 @@ class OracleTeacher(Teacher):
 
     Raises:
         InputError: If an argument is out of range.
+
+    Example:
+        >>> OracleTeacher(["floor", "wall"], tasks=["semseg"]).classes
+        ('floor', 'wall')
     """
 
     def __init__(
@@ -86,11 +90,21 @@ class OracleTeacher(Teacher):
             raise InputError("wrong_classes, missing and softness are parts of a whole: from 0 to 1")
         if min(scale, shift, noise, border_shift, bleed, normals_noise) < 0 or stride < 1:
             raise InputError("sizes of defects must not be negative, and stride must be at least 1")
-        self.tasks, self.seed, self.depth_kind, self.along_ray = tuple(tasks), seed, depth_kind, along_ray
+        self.tasks = tuple(tasks)
+        self.seed = seed
+        self.depth_kind = depth_kind
+        self.along_ray = along_ray
         self.classes = tuple(classes) if "semseg" in tasks else ()
-        self.scale, self.shift, self.noise = scale, shift, noise
-        self.wrong_classes, self.softness, self.border_shift = wrong_classes, softness, border_shift
-        self.bleed, self.normals_noise, self.missing, self.stride = bleed, normals_noise, missing, stride
+        self.scale = scale
+        self.shift = shift
+        self.noise = noise
+        self.wrong_classes = wrong_classes
+        self.softness = softness
+        self.border_shift = border_shift
+        self.bleed = bleed
+        self.normals_noise = normals_noise
+        self.missing = missing
+        self.stride = stride
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         self.provenance: Mapping[str, Any] = {"name": "oracle", "options": options}
 

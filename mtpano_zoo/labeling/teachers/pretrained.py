@@ -45,7 +45,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         model_type: Name of the architecture.
         folder: Where its files are.
         network: The network.
-        provenance: What the manifest of a run says of it.
+        provenance: Its description in the manifest of a run.
 
     Raises:
         InputError: If the package is missing, an argument is out of range, or the files are not such a network.
@@ -72,7 +72,9 @@ class PretrainedNetwork(nn.Module, Teacher):
         for path in sorted(folder.glob("*.json")):
             read_json(path)  # which limits size and depth, as the package does not
         config = _config(transformers, folder, source, overrides)
-        self.folder, self.batch_size, self.precision = folder, batch_size, precision
+        self.folder = folder
+        self.batch_size = batch_size
+        self.precision = precision
         self.model_type: str = config.model_type
         name = network_class.get(self.model_type, network_class[""])
         self.network: Any = _network(getattr(transformers, name), folder, source, config)
@@ -89,7 +91,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         )
 
     def prepare(self, images: Tensor) -> dict[str, Any]:
-        """What the network is given for images (B, 3, h, w) in [0, 1], by its own image processor."""
+        """Return the input of the network for images (B, 3, h, w) in [0, 1], by its own image processor."""
         return dict(
             self.processor(
                 images=list(images.float()),
@@ -138,7 +140,7 @@ def provenance_of(
     packages: tuple[ModuleType, ...],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a manifest says of a teacher, as plain data; its weights are named by their SHA-256."""
+    """Return the description of a teacher in a manifest, as plain data; its weights are named by their SHA-256."""
     return {
         "name": name,
         "source": source,

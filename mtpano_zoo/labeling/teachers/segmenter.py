@@ -109,7 +109,7 @@ class Segmenter(PretrainedNetwork):
 
 
 def _task(folder: Path, length: int) -> Tensor:
-    """Tokens (1, length) that tell OneFormer to segment by class; padding is zero."""
+    """Tokens (1, length) that make OneFormer segment by class; padding is zero."""
     tokenizer = import_transformers().AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )

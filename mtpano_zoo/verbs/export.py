@@ -1,0 +1,42 @@
+"""`mtpano export`: write a network as a file that runs without this package."""
+
+import argparse
+import sys
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.short_verbs import Verbs, file_to_write
+
+__all__ = ("add",)
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano export`."""
+    export = verbs.add_parser("export", help="write a network as a file that runs without this package")
+    export.add_argument("model", metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
+    export.add_argument("--format", required=True, choices=("onnx", "torch-export"))
+    export.add_argument("--out", required=True, type=file_to_write, metavar="FILE")
+    export.add_argument("--height", type=int, help="rows of the images (default: the network's own)")
+    export.add_argument("--width", type=int, help="columns (default: twice the rows)")
+    export.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
+    export.set_defaults(execute=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mtpano_zoo.output_paths import check_destination
+    from mtpano_zoo.zoo import load_model
+    from mtpano_zoo.zoo.places import locate
+
+    if options.width is not None and options.height is None:
+        raise InputError("--width needs --height: pass both, or only --height")
+    check_destination(options.out, options.format, options.overwrite)
+    size = None
+    if options.height is not None:
+        size = (options.height, 2 * options.height if options.width is None else options.width)
+    locate(options.model)
+    from mtpano_zoo.export import export  # PyTorch takes seconds to import: mistakes are reported before that
+
+    model = load_model(options.model)
+    print("writing and checking the file: this takes minutes", file=sys.stderr)
+    written = export(model, options.out, options.format, size, options.overwrite)
+    print(f"{' and '.join(map(str, written))}: agrees with PyTorch within 1e-4")
+    return 0

@@ -1,0 +1,24 @@
+"""`mtpano quickstart`: predict, train a small network, score it."""
+
+import argparse
+from pathlib import Path
+
+from mtpano_zoo.short_verbs import Verbs
+
+__all__ = ("add",)
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano quickstart`."""
+    quickstart = verbs.add_parser("quickstart", help="predict, then train a small network and score it")
+    quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to predict for")
+    quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
+    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
+    quickstart.set_defaults(execute=_quickstart)
+
+
+def _quickstart(options: argparse.Namespace) -> int:
+    from mtpano_zoo.quickstart import quickstart
+
+    quickstart(options.config, options.out, options.images)
+    return 0

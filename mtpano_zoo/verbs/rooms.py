@@ -1,0 +1,32 @@
+"""`mtpano rooms`: write rendered scenes with ground truth."""
+
+import argparse
+from pathlib import Path
+
+from mtpano_zoo.short_verbs import Verbs
+
+__all__ = ("add",)
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano rooms`."""
+    rooms = verbs.add_parser("rooms", help="write rendered rooms or streets with ground truth to a folder")
+    rooms.add_argument(
+        "--kind", choices=("rooms", "homes", "streets"), default="rooms", help="homes are richer (default %(default)s)"
+    )
+    rooms.add_argument("--tilt", type=float, default=0.0, help="the camera leans by up to so many degrees (default 0)")
+    rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
+    rooms.add_argument("--count", type=int, default=16)
+    rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
+    rooms.add_argument("--height", type=int, default=256, help="rows; a panorama is twice as wide (default 256)")
+    rooms.add_argument("--seed", type=int, default=0)
+    rooms.set_defaults(execute=_rooms)
+
+
+def _rooms(options: argparse.Namespace) -> int:
+    from mtpano_zoo.data.rooms_writer import write_rooms
+
+    size = (options.height, 2 * options.height)
+    write_rooms(options.out, options.split, options.count, *size, options.seed, options.kind, options.tilt)
+    print(f"{options.count} {options.kind} are in {options.out}")
+    return 0

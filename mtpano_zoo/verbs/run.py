@@ -1,0 +1,126 @@
+"""`mtpano run`: predict for files and folders."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mtpano_zoo.cores import available_cores
+from mtpano_zoo.resources import DEFAULT_MODEL
+from mtpano_zoo.short_verbs import (
+    Verbs,
+    add_reading_options,
+    file_to_write,
+    number_of_images,
+    number_of_processes,
+    reading_options,
+)
+
+__all__ = ("add",)
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano run`."""
+    run = verbs.add_parser("run", help="predict for panoramas: files or folders")
+    run.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="an image, a folder, a pattern in quotes, or @list.txt of these"
+    )
+    run.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help="a name of `mtpano models` or a checkpoint (default %(default)s, trained on rendered rooms)",
+    )
+    run.add_argument(
+        "--out",
+        default=Path("predictions"),
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (default %(default)s)",
+    )
+    run.add_argument("--batch-size", type=number_of_images, default=1, help="panoramas per forward pass (default 1)")
+    run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    run.add_argument("--mask-sky", action="store_true", help="give pixels of the class sky no depth and no normal")
+    run.add_argument(
+        "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
+    )
+    run.add_argument(
+        "--max-distance", type=float, metavar="METRES", help="no depth from here on; networks with range masks"
+    )
+    run.add_argument(
+        "--depth-range",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="metres that the colours of depth span in all pictures, for a video (default: each its own)",
+    )
+    run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
+    add_reading_options(run)
+    run.add_argument("--json", type=file_to_write, metavar="FILE", help="write what became of every file as JSON")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    run.add_argument(
+        "--workers", type=number_of_processes, help="processes that write (default: depends on panoramas and cores)"
+    )
+    run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps, which is slow")
+    run.add_argument(
+        "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
+    )
+    run.set_defaults(execute=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mtpano_zoo.image_files import check_present, search_images
+    from mtpano_zoo.zoo import load_model
+    from mtpano_zoo.zoo.places import locate
+
+    found = search_images(options.sources, options.out)
+    locate(options.model)
+    check_present(found.images)
+    import torch  # it takes seconds to import: mistakes are reported before that
+
+    from mtpano_zoo.manifest import describe_model
+    from mtpano_zoo.models import prepare_for_inference
+    from mtpano_zoo.run import run
+
+    cores = available_cores()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(options.model, device)
+    if device == "cpu":
+        print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
+    prepared = prepare_for_inference(model, options.precision, winograd=False if options.compile else None)
+    if options.compile:
+        prepared.compile(fullgraph=True)
+    # A process takes seconds to start, which does not pay off for a few panoramas.
+    workers = min(cores - 1, len(found.images) // 16) if options.workers is None else options.workers
+    report = run(
+        found.images,
+        prepared,
+        options.out,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        mask_sky=options.mask_sky,
+        blend_seam=options.blend_seam,
+        max_distance=options.max_distance,
+        depth_range=options.depth_range and tuple(options.depth_range),
+        level=options.level,
+        overwrite=options.overwrite,
+        workers=workers,
+        panel=not options.no_panel,
+        described=describe_model(model, options.model),
+        **reading_options(options),
+    )
+    report.passed_over = found.passed_over
+    print(report.summary())
+    if options.json:
+        import json
+
+        from mtpano_zoo.image_io import write_bytes
+
+        about = {"model": options.model, "out": str(options.out), **report.as_plain_data()}
+        write_bytes(options.json, json.dumps(about, indent=1).encode())
+    if report.written or report.skipped:
+        print(f"The results are in {options.out}")
+    return report.exit_code
