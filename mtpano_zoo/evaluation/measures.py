@@ -5,7 +5,8 @@ A measure returns a `Ratio`, a sum and what it is divided by: over several image
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from mtpano_zoo.evaluation.regions import away_from_border, between_poles, core
 from mtpano_zoo.losses.validity import valid_depth, valid_normals
 from mtpano_zoo.metrics import angular_error
 from mtpano_zoo.sphere import depth_to_points, pad, solid_angles, to_cubemap
+from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = (
     "Alignment",
@@ -40,6 +42,7 @@ Ratio = tuple[float, float]
 STEP = 1e-4  # added above and below a ratio of errors, so that a perfect prediction has 1 and not 0 / 0
 EDGE = 0.15  # relative change of the inverse distance that is a boundary
 FRAME = 10.0  # degrees that another frame of normals must gain to be taken for the one that was meant
+SWAPPED = 0.5  # share of either class from which on a pair is swapped
 SMALL = 0.005  # share of the pixels below which a class is too rare to be swapped
 
 
@@ -49,10 +52,12 @@ class Alignment(NamedTuple):
     Attributes:
         log_scale: logarithm of the factor that the distances are too large by.
         frame: matrix (3, 3) that turns predicted normals into the frame of the labels.
+        swapped: pairs of classes that are taken for one another.
     """
 
     log_scale: float
     frame: Tensor
+    swapped: tuple[tuple[int, int], ...] = ()
 
 
 def mean_over(values: Tensor, where: Tensor) -> Ratio:
@@ -145,6 +150,7 @@ def polar_excess(errors: Tensor, known: Tensor) -> Ratio:
     return (cap / there + STEP, belt / here + STEP) if there and here else (0.0, 0.0)
 
 
+@cache
 def frames() -> Tensor:
     """All 48 signed permutations (48, 3, 3) of x, y and z, the identity first."""
     signs = itertools.product((1.0, -1.0), repeat=3)
@@ -177,15 +183,19 @@ def frame_gain(prediction: Tensor, target: Tensor) -> tuple[Ratio, Tensor]:
     return ((gain, 1.0), best) if gain > FRAME else ((0.0, 1.0), torch.eye(3))
 
 
-def align(prediction: dict[str, Tensor], target: dict[str, Tensor]) -> Alignment:
-    """Find scale and frame of a prediction, from the maps `depth` and `normals` as far as they are there."""
+def align(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Alignment:
+    """Find scale, frame and swapped classes of a prediction, as far as its maps and those of the labels are there."""
     log_scale, frame = 0.0, torch.eye(3)
     if "depth" in prediction and "depth" in target:
         value, known = scale(prediction["depth"], target["depth"])
         log_scale = float(torch.tensor(value).log()) if known else 0.0
     if "normals" in prediction and "normals" in target:
         frame = frame_gain(prediction["normals"], target["normals"])[1]
-    return Alignment(log_scale, frame)
+    swapped: list[tuple[int, int]] = []
+    if "semseg" in prediction and "semseg" in target:
+        shares = _mutual_shares(prediction["semseg"], target["semseg"])
+        swapped = [pair for pair, share in shares.items() if share > SWAPPED]
+    return Alignment(log_scale, frame, tuple(swapped))
 
 
 def error_of(task: str, prediction: Tensor, target: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,8 +213,11 @@ def error_of(task: str, prediction: Tensor, target: Tensor, alignment: Alignment
         turned = torch.einsum("ij,jhw->ihw", alignment.frame, prediction.float())
         turned, true = (F.normalize(x.float(), dim=0) for x in (turned, target))
         return turned - true, torch.where(known, angular_error(turned[None], true[None])[0], 0), known
-    known = target != 255
-    wrong = ((prediction != target) & known).float()
+    known = target != NO_LABEL
+    meant = prediction
+    for i, j in alignment.swapped:
+        meant = torch.where(prediction == i, j, torch.where(prediction == j, i, meant))
+    wrong = ((meant != target) & known).float()
     return wrong[None], wrong, known
 
 
@@ -228,7 +241,7 @@ def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: S
     inside = core(*upright.shape[-2:])
     for other, count in zip(others, columns, strict=True):
         _, size, known = error_of(task, other, upright, Alignment(0.0, torch.eye(3)))
-        part = mean_over(size, known & inside & inside.roll(-count, -1))
+        part = mean_over(size, known & inside & inside.roll(count, -1))
         total = [a + b for a, b in zip(total, part, strict=True)]
     return total[0], total[1]
 
@@ -255,6 +268,20 @@ def boundaries(depth: Tensor) -> tuple[Tensor, Tensor]:
     curved = torch.maximum(*(2 * inverse - parts[a] - parts[b] for a, b in (("up", "down"), ("left", "right"))))
     told = -F.max_pool2d(-known_around[None], 3, 1)[0] == 1
     return told & (curved > EDGE * inverse), told
+
+
+def away_from_boundaries(task: str, label: Tensor) -> Tensor:
+    """Mask (H, W) of labels that resampling does not change: no neighbour is in front, of another class or direction.
+
+    Example:
+        >>> away_from_boundaries("semseg", torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 2)).tolist()[0]
+        [False, True, True, False, False, True, True, False]
+    """
+    values = boundaries(label)[0][None].float() if task == "depth" else label.reshape(-1, *label.shape[-2:]).float()
+    around = pad(values, (1, 1, 1, 1), nearest=True)
+    spread = F.max_pool2d(around, 3, 1) + F.max_pool2d(-around, 3, 1)
+    mask: Tensor = spread.amax(0) < 0.5
+    return mask & ~(values[0] > 0) if task == "depth" else mask
 
 
 def edges(prediction: Tensor, target: Tensor) -> Ratio:
@@ -317,19 +344,17 @@ def class_swaps(prediction: Tensor, target: Tensor, classes: Sequence[str]) -> d
         >>> class_swaps(1 - target, target, ["floor", "wall"])
         {'floor and wall': (1.0, 1.0)}
     """
-    count = len(classes)
-    known = (target >= 0) & (target < count) & (prediction >= 0) & (prediction < count)
-    cells = torch.bincount((target[known].long() * count + prediction[known].long()), minlength=count * count)
-    confusion = cells.view(count, count).double()
-    pixels = torch.bincount(target[(target >= 0) & (target < count)].long(), minlength=count).double()
-    present = [i for i in range(count) if pixels[i] >= max(1, SMALL * target.numel())]
-    return {
-        f"{classes[i]} and {classes[j]}": (
-            float(torch.minimum(confusion[i, j] / pixels[i], confusion[j, i] / pixels[j])),
-            1.0,
-        )
-        for i, j in itertools.combinations(present, 2)
-    }
+    shares = _mutual_shares(prediction, target)
+    return {f"{classes[i]} and {classes[j]}": (share, 1.0) for (i, j), share in shares.items()}
+
+
+def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], float]:
+    """For pairs of classes in the labels: the smaller of the shares of either that are taken for the other."""
+    numbers, pixels = target[target != NO_LABEL].unique(return_counts=True)
+    present = numbers[pixels >= max(1, SMALL * target.numel())].tolist()
+    masks = {i: target == i for i in present}
+    taken = {(i, j): float((prediction[masks[i]] == j).double().mean()) for i in present for j in present}
+    return {(i, j): min(taken[i, j], taken[j, i]) for i, j in itertools.combinations(present, 2)}
 
 
 def cross_projection(panorama: Tensor, faces: Tensor) -> Ratio:
