@@ -155,7 +155,9 @@ def frames() -> Tensor:
     """All 48 signed permutations (48, 3, 3) of x, y and z, the identity first."""
     signs = itertools.product((1.0, -1.0), repeat=3)
     eye = torch.eye(3)
-    return torch.stack([torch.diag(torch.tensor(s)) @ eye[list(p)] for s in signs for p in itertools.permutations(range(3))])
+    return torch.stack(
+        [torch.diag(torch.tensor(s)) @ eye[list(p)] for s in signs for p in itertools.permutations(range(3))]
+    )
 
 
 def frame_gain(prediction: Tensor, target: Tensor) -> tuple[Ratio, Tensor]:

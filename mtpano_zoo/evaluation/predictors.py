@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
-from mtpano_zoo.data.reading import decode_array, decode_wide_rgb, open_image, stored_numbers, stored_steps, unit_or_zero
+from mtpano_zoo.data.reading import (
+    decode_array,
+    decode_wide_rgb,
+    open_image,
+    stored_numbers,
+    stored_steps,
+    unit_or_zero,
+)
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import describe_model
@@ -109,14 +116,18 @@ class FunctionPredictor(Predictor):
         maps = {}
         for task, values in self.function(image).items():
             if task not in MAIN_TASKS:
-                raise InputError(f"{self.name} returns {task!r}, which is no task: return any of {', '.join(MAIN_TASKS)}")
+                raise InputError(
+                    f"{self.name} returns {task!r}, which is no task: return any of {', '.join(MAIN_TASKS)}"
+                )
             values = values.detach().cpu()
             if task == "semseg" and values.ndim == 3:
                 values = values.argmax(0)
             if task != "normals" and values.ndim == 3 and len(values) == 1:
                 values = values[0]
             if values.shape != ((3, *size) if task == "normals" else size):
-                raise InputError(f"{self.name} returns {task} {tuple(values.shape)} for an image of {size[0]} x {size[1]}")
+                raise InputError(
+                    f"{self.name} returns {task} {tuple(values.shape)} for an image of {size[0]} x {size[1]}"
+                )
             maps[task] = values
         return maps
 
@@ -179,7 +190,9 @@ class FolderPredictor(Predictor):
             if values.shape[-2:] != image.shape[-2:]:
                 (rows, columns), (height, width) = values.shape[-2:], image.shape[-2:]
                 advice = f"pass --height {rows}" if columns == 2 * rows else "a panorama is twice as wide as high"
-                raise InputError(f"{path} is {columns} x {rows} pixels, but panoramas are scored at {width} x {height}: {advice}")
+                raise InputError(
+                    f"{path} is {columns} x {rows} pixels, but panoramas are scored at {width} x {height}: {advice}"
+                )
             maps["disparity" if task == "depth" and self.kind == "disparity" else task] = values
         if not maps:
             raise FileNotFoundError(
@@ -228,5 +241,7 @@ class FolderPredictor(Predictor):
         digest = hashlib.sha256()
         for path in sorted(self.folder.rglob("*")):
             if path.suffix in ENDINGS:
-                digest.update(f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+                digest.update(
+                    f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode()
+                )
         return {"name": self.name, "files": digest.hexdigest(), "step": self.step, "kind": self.kind}

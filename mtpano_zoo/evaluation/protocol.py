@@ -112,7 +112,10 @@ def words(metrics: Mapping[str, Metric]) -> list[str]:
         if isinstance(metric, DepthMetrics):
             upper = "without an upper bound" if metric.max_depth is None else f"up to {metric.max_depth:g} m"
             parts.append(f"labels above {metric.min_depth:g} m {upper}, predictions clamped to that range")
-            aligned = {None: "as predicted, not aligned", "median": "multiplied by the ratio of the medians of each image"}
+            aligned = {
+                None: "as predicted, not aligned",
+                "median": "multiplied by the ratio of the medians of each image",
+            }
             parts.append(aligned.get(metric.alignment, "multiplied by the least-squares factor of each image"))
             parts.append(f"logarithm to the base {metric.log_base}")
             if metric.crop:
