@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.evaluation.options import add_options as add_eval_options
 from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser, file_to_write, number_of_processes
 from mtpano_zoo.spelling import did_you_mean, nearest
@@ -131,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(execute=_run)
 
-    _add_eval(verbs.add_parser("eval", help="judge networks or folders of predictions: scores, seams, poles, tilt"))
+    add_eval_options(verbs.add_parser("eval", help="judge networks or folders of predictions: scores, seams, tilt"))
 
     export = verbs.add_parser("export", help="write a network as a file that runs without this package")
     export.add_argument("model", metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
@@ -171,28 +172,6 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
     quickstart.set_defaults(execute=_quickstart)
     return parser
-
-
-def _add_eval(judge: argparse.ArgumentParser) -> None:
-    judge.add_argument("models", nargs="+", metavar="MODEL", help="a name, a checkpoint, or a folder of predictions")
-    judge.add_argument("--data", required=True, help="rooms, homes, streets, or a folder with images/ and labels")
-    judge.add_argument("--out", default=Path("report"), type=Path, metavar="DIR", help="default %(default)s; continued")
-    judge.add_argument("--limit", type=int, help="panoramas (default: 20 scenes, or the whole folder)")
-    judge.add_argument("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
-    judge.add_argument("--seed", type=int, default=0, help="of the rendered scenes (default 0)")
-    judge.add_argument("--protocol", metavar="FILE", help="e.g. evaluate-unaligned-10m.yaml (default: no limits)")
-    judge.add_argument("--unit", help="of a folder's distances: m, cm, mm, or metres per step")
-    judge.add_argument("--kind", choices=("ray", "z", "disparity"), default="ray", help="of a folder's distances")
-    judge.add_argument("--skip", nargs="+", default=[], choices=("yaw", "tilt", "cross"), help="measures to leave out")
-    judge.add_argument("--force", action="store_true", help="score a folder even if its unit or frame looks wrong")
-    judge.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    judge.set_defaults(execute=_eval)
-
-
-def _eval(options: argparse.Namespace) -> int:
-    from mtpano_zoo.evaluation.command import main as eval_main
-
-    return eval_main(options)
 
 
 def _add_data_verbs(data: argparse.ArgumentParser) -> None:

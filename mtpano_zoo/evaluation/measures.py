@@ -323,7 +323,7 @@ def planarity(prediction: Tensor, target: Tensor, normals: Tensor, walls: Tensor
     keys = torch.cat((normals * 10, offset[None] * 10)).round().long()[:, known].T
     if not len(keys):
         return 0.0, 0.0
-    _, group = keys.unique(dim=0, return_inverse=True)
+    _, group = torch.unique(keys, dim=0, return_inverse=True)
     mine, distance = points[:, known].T, prediction[known].double()
     total, count = 0.0, 0.0
     for number in range(int(group.max()) + 1):
@@ -352,7 +352,7 @@ def class_swaps(prediction: Tensor, target: Tensor, classes: Sequence[str]) -> d
 
 def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], float]:
     """For pairs of classes in the labels: the smaller of the shares of either that are taken for the other."""
-    numbers, pixels = target[target != NO_LABEL].unique(return_counts=True)
+    numbers, pixels = torch.unique(target[target != NO_LABEL], return_counts=True)
     present = numbers[pixels >= max(1, SMALL * target.numel())].tolist()
     masks = {i: target == i for i in present}
     taken = {(i, j): float((prediction[masks[i]] == j).double().mean()) for i in present for j in present}

@@ -71,8 +71,8 @@ def mistakes(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
         (gain, _), frame = frame_gain(prediction["normals"], target["normals"])
         if gain:
             found["frame"] = (
-                f"normals look as if in another frame, which costs {gain:.0f} degrees: ours (x right, y down, z forward, "
-                f"towards the camera) is theirs as ({_axes(frame)})"
+                f"normals look as if in another frame, which costs {gain:.0f} degrees: ours (x right, y down, z "
+                f"forward, towards the camera) is theirs as ({_axes(frame)})"
             )
     return found
 

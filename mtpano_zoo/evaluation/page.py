@@ -19,7 +19,8 @@ __all__ = ("worst_maps", "write_page")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc }
-table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4 }
+table { border-collapse: collapse; margin: .6rem 0 }
+td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4 }
 td:first-child, th:first-child { text-align: left } th { background: #f5f5f5 } small { color: #777 }
 img { max-width: 100%; display: block; margin: .5rem 0 } .remark { background: #fff3d6; padding: .4rem .8rem }
 .separated { font-weight: 600 }
@@ -50,7 +51,8 @@ def write_page(path: Path, report: Mapping[str, Any], worst: Mapping[str, Mappin
     models = report["models"]
     body = [
         f"<h1>Evaluation of {escape(', '.join(models))}</h1>",
-        f"<p>{report['data']['panoramas']} panoramas: {escape(report['data']['words'])}. mtpano_zoo {report['version']}.</p>",
+        f"<p>{report['data']['panoramas']} panoramas: {escape(report['data']['words'])}. "
+        f"mtpano_zoo {report['version']}.</p>",
     ]
     for name, model in models.items():
         body += [f'<p class="remark">{escape(name)}: {escape(remark)}.</p>' for remark in model["remarks"]]
@@ -71,8 +73,8 @@ def write_page(path: Path, report: Mapping[str, Any], worst: Mapping[str, Mappin
         )
     title = escape(f"Evaluation of {', '.join(models)}")
     page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
-        f"<body>{''.join(body)}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"</head><body>{''.join(body)}</body></html>\n"
     )
     write_bytes(path, page.encode())
 

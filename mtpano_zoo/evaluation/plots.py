@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def bands_plot(report: Mapping[str, Any]) -> bytes | None:
     if not names:
         return None
     figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
-    centres = [(low + high) / 2 for low, high in zip(BANDS, BANDS[1:], strict=False)]
+    centres = [(low + high) / 2 for low, high in pairwise(BANDS)]
     for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
         for number, (model, content) in enumerate(report["models"].items()):
             points = list(content["curves"].get(name, {}).values())

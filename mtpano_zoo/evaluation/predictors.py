@@ -41,7 +41,7 @@ class Predictor:
         name: what reports call it.
         classes: names of its semantic classes; empty if they are those of the labels.
         turns: whether it can look at a turned panorama.
-        faces: a function from cube faces (6, 3, S, S) of 90 degrees to distances along the ray (6, S, S), if it has one.
+        faces: a function from cube faces (6, 3, S, S) of 90 degrees to distances along the ray (6, S, S), or None.
         words: what it is, one sentence.
     """
 
@@ -196,8 +196,8 @@ class FolderPredictor(Predictor):
             maps["disparity" if task == "depth" and self.kind == "disparity" else task] = values
         if not maps:
             raise FileNotFoundError(
-                f"{self.folder} has no prediction for {sample_id}: looked for depth/{sample_id}.npy, {sample_id}_depth.png, "
-                f"{sample_id}.png and the like"
+                f"{self.folder} has no prediction for {sample_id}: looked for depth/{sample_id}.npy, "
+                f"{sample_id}_depth.png, {sample_id}.png and the like"
             )
         return maps
 

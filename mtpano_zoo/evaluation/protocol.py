@@ -59,7 +59,7 @@ def build_metrics(
     for metric in metrics.values():
         metric.reset()
         if solid_angle:
-            metric.weighting = "solid_angle"  # type: ignore[assignment]
+            metric.weighting = "solid_angle"
     return metrics
 
 

@@ -1,13 +1,14 @@
 """Which part of the sphere a measure looks at, so that one defect does not enter two measures."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from mtpano_zoo.sphere import erp_angles
 
-__all__ = ("BANDS", "away_from_border", "band_names", "between_poles", "core", "in_band")
+__all__ = ("BANDS", "away_from_border", "band_names", "between_poles", "border_columns", "core", "in_band")
 
 POLE = 60.0  # degrees of latitude where the polar caps begin
 BORDER = 16  # a sixteenth of the columns at either edge belongs to the seam
@@ -54,7 +55,7 @@ def band_names() -> list[str]:
         >>> band_names()[0]
         '-90 to -60'
     """
-    return [f"{low} to {high}" for low, high in zip(BANDS, BANDS[1:], strict=False)]
+    return [f"{low} to {high}" for low, high in pairwise(BANDS)]
 
 
 def in_band(height: int, width: int, number: int) -> Tensor:

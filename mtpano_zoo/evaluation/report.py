@@ -1,4 +1,4 @@
-"""The report of an evaluation as plain data: scores, measures with intervals, comparisons, and the protocol in words."""
+"""The report of an evaluation as plain data: scores, measures with intervals, comparisons, the protocol in words."""
 
 import itertools
 import json
@@ -60,9 +60,9 @@ def _protocol_words(judged: Judged, data: EvaluationSet) -> list[str]:
     intervals = "Intervals hold 95 of 100 draws of the images with replacement (1000 draws, seed 0)."
     own = (
         "Measures are computed for every image and added up. Distances lose their common scale, normals an exchange of "
-        "axes and classes a swap before seam, poles, yaw and tilt, so that one mistake does not count twice; for the "
-        "same reason scale, yaw, tilt, edges and planes look at latitudes up to 60 degrees and leave out a sixteenth of "
-        "the columns at either edge, and poles and seam leave out what belongs to the other."
+        "axes and classes a swap before seam, poles, yaw and tilt, so that one mistake does not count twice; for "
+        "the same reason scale, yaw, tilt, edges and planes look at latitudes up to 60 degrees and leave out a "
+        "sixteenth of the columns at either edge, and poles and seam leave out what belongs to the other."
     )
     turned = "Tilted labels are resampled, and pixels beside a boundary do not count there."
     return [f"Scored on {len(data.samples)} panoramas: {data.words}.", *words(scored), intervals, own, turned]

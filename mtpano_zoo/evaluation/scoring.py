@@ -1,13 +1,14 @@
 """Everything that is measured on one panorama, as a row of plain numbers."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtpano_zoo.evaluation import measures
-from mtpano_zoo.evaluation.measures import Alignment, Ratio, error_of, log_ratio, mean_over
+from mtpano_zoo.evaluation.measures import Alignment, Ratio, error_of, mean_over
 from mtpano_zoo.evaluation.predictors import Maps, Predictor
 from mtpano_zoo.evaluation.protocol import labels_of
 from mtpano_zoo.evaluation.regions import band_names, core, in_band
@@ -16,16 +17,20 @@ from mtpano_zoo.metrics.disparity import align_affine
 from mtpano_zoo.sphere import rotate, rotation_matrix, to_cubemap, turn_vectors
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
-__all__ = ("MEASURED", "TILTS", "TURNS", "matched_classes", "measure", "with_depth")
+__all__ = ("MEANING", "MEASURED", "matched_classes", "measure", "prepare", "tilts", "with_depth")
 
 MEASURED = ("depth", "normals", "semseg")
-TURNS = ("yaw", "tilt")
 ROLLS = (0.25, 0.5, 0.71)  # parts of the width
-TILTS = {
-    f"{axis} {angle}": rotation_matrix(**{axis: float(angle)}) for angle in (10, 20, 30) for axis in ("pitch", "roll")
-}
+ANGLES = (10, 20, 30)  # degrees
 FACE = 0.5  # of the rows of a panorama: a cube face as sharp as its horizon
 WALLS = "wall"
+
+
+@cache
+def tilts() -> dict[str, Tensor]:
+    """Rotations (3, 3) of the camera by name."""
+    turns = {f"pitch {angle}": rotation_matrix(pitch=float(angle)) for angle in ANGLES}
+    return turns | {f"roll {angle}": rotation_matrix(roll=float(angle)) for angle in ANGLES}
 
 
 def with_depth(maps: Maps, labels: Mapping[str, Tensor]) -> Maps:
@@ -120,7 +125,8 @@ def _of_task(task: str, prediction: Tensor, target: Tensor, alignment: Alignment
     plain = error_of(task, prediction, target, Alignment(0.0, torch.eye(3)))
     shown = (plain[0][0].exp() - 1).abs() if task == "depth" else plain[1]
     values[f"bands/{task}"] = {
-        name: mean_over(shown, plain[2] & in_band(*known.shape, i)) for i, name in enumerate(band_names())
+        name: mean_over(shown, plain[2] & in_band(known.shape[0], known.shape[1], i))
+        for i, name in enumerate(band_names())
     }
     return values
 
@@ -179,7 +185,7 @@ def _tilt(
     errors = {
         task: {"upright": _core_error(task, maps[task], labels[task], smooth[task], alignment)} for task in shared
     }
-    for name, rotation in TILTS.items():
+    for name, rotation in tilts().items():
         image = rotate(sample["image"][None], rotation)[0].clamp(0, 1)
         seen = {task: _turned(task, labels[task], smooth[task], rotation) for task in shared}
         leaning = prepare(predictor(image, sample["id"]), predictor, classes)
