@@ -114,8 +114,9 @@ def maps_plot(
 ) -> bytes:
     """Image, label, prediction and error of one panorama; the error as it is measured, without scale and frame."""
     tasks = [task for task in ("depth", "normals", "semseg") if task in maps and task in labels]
-    figure = Figure(figsize=(12, 1.9 * len(tasks) + 0.2), layout="constrained")
+    figure = Figure(figsize=(12, 1.7 * len(tasks) + 0.2))
     grid = figure.subplots(max(1, len(tasks)), 4, squeeze=False)
+    figure.subplots_adjust(0.005, 0.01, 0.965, 0.94, wspace=0.02, hspace=0.12)
     image = sample["image"].movedim(0, -1).numpy()
     for row, task in zip(grid, tasks, strict=False):
         _, size, known = error_of(task, maps[task], labels[task], alignment)
@@ -128,7 +129,8 @@ def maps_plot(
         top = float(size[known].quantile(0.99)) if known.any() and size.numel() < 2**24 else 1.0
         shown = row[3].imshow(size.numpy(), cmap="magma", vmin=0, vmax=max(top, 1e-3))
         row[3].set_title("error", fontsize=9)
-        figure.colorbar(shown, ax=row[3])
+        box = row[3].get_position()
+        figure.colorbar(shown, cax=figure.add_axes((box.x1 + 0.004, box.y0, 0.008, box.height)))
     for axes in grid.flat:
         axes.set_axis_off()
     return _png(figure)

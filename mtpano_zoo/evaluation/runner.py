@@ -192,7 +192,8 @@ def _resume(judged: Judged, folder: Path, ids: Sequence[str]) -> None:
         InputError: If there are more than wanted: the sums over all of them cannot be taken apart.
     """
     rows = []
-    for line in (folder / ROWS).read_bytes().splitlines() if (folder / ROWS).is_file() else ():
+    written = (folder / ROWS).read_bytes() if (folder / ROWS).is_file() else b""
+    for line in written.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -210,8 +211,9 @@ def _resume(judged: Judged, folder: Path, ids: Sequence[str]) -> None:
     if usable:
         judged.restore(state)
         judged.rows = kept
-    if len(kept) < len(rows):
-        write_bytes(folder / ROWS, b"".join(_line(row) for row in kept))
+    lines = b"".join(_line(row) for row in kept)
+    if lines != written:
+        write_bytes(folder / ROWS, lines)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

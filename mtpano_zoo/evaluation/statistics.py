@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ def value_of(values: Sequence[Value | None]) -> float:
     return float(_worst(sums.sum(0), divisors.sum(0)))
 
 
+@lru_cache(maxsize=4)
 def _draws(images: int, seed: int) -> NDArray[np.float64]:
     """How often every draw (S, N) takes an image."""
     generator = np.random.Generator(np.random.Philox(key=seed))

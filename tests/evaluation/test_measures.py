@@ -172,7 +172,9 @@ def test_away_from_boundaries_turned_labels_are_exact():
     nearest = rotate(depth[None, None], turn, "depth")[0, 0]
     assert ((nearest / true).log().abs().mean()) > 0.01  # what is avoided
     seen, where = _turned("semseg", axis, measures.away_from_boundaries("semseg", axis), turn)
-    assert (seen == (torch.tensor([2.0, 1.3, 3.0]) / rays.abs().clamp(min=1e-6)).min(-1).indices)[where].float().mean() > 0.99
+    assert (seen == (torch.tensor([2.0, 1.3, 3.0]) / rays.abs().clamp(min=1e-6)).min(-1).indices)[
+        where
+    ].float().mean() > 0.99
 
 
 def test_inverse_distances_become_the_depth_that_fits_best():
