@@ -84,7 +84,7 @@ def open_data(source: str | Path, height: int | None = None, limit: int | None =
     if (kind := str(source)) in KINDS:
         rows = height or 256
         scenes = KINDS[kind]("test", limit or SCENES, rows, 2 * rows, seed)
-        words = f"{kind} rendered for test with the seed {seed}, which no training has seen"
+        words = f"{kind} rendered for the split test with the seed {seed}; the splits share no scene"
         facts = {"data": kind, "seed": seed, "height": rows}
         return EvaluationSet(scenes, scenes.classes, words, facts)
     folder = Path(source)

@@ -21,7 +21,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc }
 table { border-collapse: collapse; margin: .6rem 0 }
 td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4 }
-td:first-child, th:first-child { text-align: left } th { background: #f5f5f5 } small { color: #777 }
+td:first-child, th:first-child, .words td:last-child, .words th:last-child { text-align: left } th { background: #f5f5f5 } small { color: #777 }
 img { max-width: 100%; display: block; margin: .5rem 0 } .remark { background: #fff3d6; padding: .4rem .8rem }
 .separated { font-weight: 600 }
 """
@@ -85,11 +85,11 @@ def _picture(data: bytes | None, text: str) -> str:
     return f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; cells are HTML."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numbers") -> str:
+    """Return a table; cells are HTML, and the last ones of the kind `words` are text."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{lines}</table>"
+    return f'<table class="{kind}"><tr>{top}</tr>{lines}</table>'
 
 
 def _number(value: float | None) -> str:
@@ -121,11 +121,11 @@ def _measures(report: Mapping[str, Any]) -> str:
         [
             escape(name),
             *(_interval(model["measures"].get(name)) for model in models.values()),
-            escape(report["meaning"][name.split("/")[0]]),
+            escape(report["meaning"].get(name) or report["meaning"][name.split("/")[0]]),
         ]
         for name in names
     ]
-    return _table(["measure", *map(escape, models), "what it says"], rows)
+    return _table(["measure", *map(escape, models), "what it says"], rows, "words")
 
 
 def _comparison(comparison: Mapping[str, Any]) -> str:

@@ -228,6 +228,7 @@ MEANING: dict[str, str] = {
     "scale": "median of predicted over true distance; 1 is right",
     "holes": "share of the labelled solid angle without a predicted value",
     "seam": "step of the error across the 0/360 border over that between neighbouring columns; 1 is no seam",
+    "seam/prediction": "the same step of the prediction itself, which needs no label; contents cross the border too",
     "poles": "error above 60 degrees of latitude over that below; the common scale or frame is taken out before",
     "yaw": "mean difference of predictions for rolled panoramas, rolled back, from that of the original",
     "tilt": "how much larger the error is with the camera tilted by 10, 20 or 30 degrees, in the worst of six ways",

@@ -116,10 +116,10 @@ def test_a_stopped_call_goes_on_and_gives_the_same(tmp_path):
 
 def test_the_page_needs_nothing_else_and_compares(tmp_path):
     good, bad = predictor("good"), predictor("bad <script>", defect="yaw")
-    report = judge([good, bad], planted(2), tmp_path, skip=("tilt",))
+    report = judge([good, bad], planted(1), tmp_path, skip=("tilt",))
     text = (tmp_path / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)|https?://|<script', text)
-    assert text.count("data:image/png;base64,") == 2 + 2 * 2  # ratios, latitudes, and the worst of each
+    assert text.count("data:image/png;base64,") == 2 + 2 * 1  # ratios, latitudes, and the worst of each
     (comparison,) = report["comparisons"]
     assert comparison["differences"]["yaw/depth"]["separated"]
     assert comparison["differences"]["depth/AbsRel"]["value"] < 0
