@@ -11,7 +11,7 @@ from typing import Any
 import mtpano_zoo
 from mtpano_zoo.evaluation.data_sets import EvaluationSet
 from mtpano_zoo.evaluation.protocol import scores_of, words
-from mtpano_zoo.evaluation.runner import Judged
+from mtpano_zoo.evaluation.runner import Judged, plain
 from mtpano_zoo.evaluation.scoring import MEANING
 from mtpano_zoo.evaluation.statistics import Interval, bootstrap, compare
 from mtpano_zoo.image_io import write_bytes
@@ -140,12 +140,4 @@ def _comparison(first: Judged, second: Judged) -> dict[str, Any]:
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write a report; what is no number becomes null."""
-    write_bytes(path, (json.dumps(_finite(report), indent=1) + "\n").encode())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_bytes(path, (json.dumps(plain(report), indent=1) + "\n").encode())

@@ -24,7 +24,7 @@ from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("Judged", "evaluate")
+__all__ = ("Judged", "evaluate", "plain")
 
 FORMAT = "mtpano evaluation, 1"
 ADVICE = "choose another folder by --out, or remove this one"
@@ -217,15 +217,20 @@ def _resume(judged: Judged, folder: Path, ids: Sequence[str]) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(_plain(row)).encode() + b"\n"
+    return json.dumps(plain(row)).encode() + b"\n"
 
 
-def _plain(value: Any) -> Any:
-    """Replace what JSON does not know: NaN and infinity become null."""
+def plain(value: Any) -> Any:
+    """Replace what JSON does not know: NaN and infinity become null.
+
+    Example:
+        >>> plain({"a": (1.0, float("nan"))})
+        {'a': [1.0, None]}
+    """
     if isinstance(value, Mapping):
-        return {key: _plain(x) for key, x in value.items()}
+        return {key: plain(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
+        return [plain(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
