@@ -276,7 +276,7 @@ def away_from_boundaries(task: str, label: Tensor) -> Tensor:
     """Mask (H, W) of labels that resampling does not change: no neighbour is in front, of another class or direction.
 
     Example:
-        >>> away_from_boundaries("semseg", torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 2)).tolist()[0]
+        >>> away_from_boundaries("semseg", torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 3)).tolist()[1]
         [False, True, True, False, False, True, True, False]
     """
     values = boundaries(label)[0][None].float() if task == "depth" else label.reshape(-1, *label.shape[-2:]).float()
