@@ -42,6 +42,7 @@ ROOMS = (
     "scenes",
     "workers",
     "data",
+    "evaluation",
     "prediction_folder",
     "training",
     "image_files",

@@ -1,0 +1,125 @@
+"""`mtpano eval`, and the same from code: predictors by name, data, scores, and the report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
+from mtpano_zoo.evaluation.page import worst_maps, write_page
+from mtpano_zoo.evaluation.predictors import FolderPredictor, Kind, NetworkPredictor, Predictor
+from mtpano_zoo.evaluation.protocol import read_protocol
+from mtpano_zoo.evaluation.report import build_report, write_json
+from mtpano_zoo.evaluation.runner import evaluate
+from mtpano_zoo.zoo import load_model
+
+__all__ = ("judge", "main", "open_predictors")
+
+DEFAULTS = "defaults"
+SHOWN = {  # measures and scores that are printed
+    "depth/AbsRel": "mean_over_images",
+    "normals/mean": "mean_over_images",
+    "semseg/pixel_accuracy": "mean_over_images",
+    "scale/depth": "measures",
+    "holes/depth": "measures",
+    "seam/depth": "measures",
+    "seam/normals": "measures",
+    "poles/depth": "measures",
+    "poles/normals": "measures",
+    "yaw/depth": "measures",
+    "tilt/depth": "measures",
+    "edges/depth": "measures",
+    "planes/depth": "measures",
+    "frame/normals": "measures",
+    "swap/semseg": "measures",
+}
+
+
+def open_predictors(
+    names: Sequence[str], unit: str | None = None, kind: Kind = "ray", device: str = "cpu"
+) -> list[Predictor]:
+    """Open folders of predictions, and networks by name or checkpoint.
+
+    A folder that holds a network (`config.json`, as `save_pretrained` writes it) is a network.
+
+    Raises:
+        InputError: If there is no such model, or unit or kind is wrong.
+    """
+    return [
+        FolderPredictor(name, unit, kind)
+        if Path(name).is_dir() and not Path(name, "config.json").exists()
+        else NetworkPredictor(load_model(name, device), name)
+        for name in names
+    ]
+
+
+def judge(
+    predictors: Sequence[Predictor],
+    data: EvaluationSet,
+    out: str | Path,
+    *,
+    protocol: str | Path | None = None,
+    skip: Sequence[str] = (),
+    force: bool = False,
+    report: Any = lambda _: None,
+) -> dict[str, Any]:
+    """Score predictors on a set, write `OUT/report.json` and `OUT/report.html`, and return the report.
+
+    Args:
+        predictors: networks, folders or callables.
+        data: from `open_data`.
+        out: folder; a second call goes on where the first was stopped.
+        protocol: a shipped configuration `evaluate-*.yaml` or a file; the metrics' defaults without.
+        skip: `yaw`, `tilt`, `cross`.
+        force: score predictions in a folder even if they look wrong.
+        report: is told how far it is.
+
+    Raises:
+        InputError: See `mtpano_zoo.evaluation.runner.evaluate`.
+    """
+    folder, name = Path(out), DEFAULTS if protocol is None else Path(protocol).name
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder for the report")
+    chosen = read_protocol(protocol)
+    judged = evaluate(predictors, data, folder, chosen=chosen, protocol=name, skip=skip, force=force, report=report)
+    content = build_report(judged, data, name, skip)
+    pictures = {
+        one.predictor.name: worst_maps(one, data, content["models"][one.predictor.name]["worst"]) for one in judged
+    }
+    write_json(folder / "report.json", content)
+    write_page(folder / "report.html", content, pictures)
+    return content
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Return the main numbers as text."""
+    lines = []
+    for name, model in report["models"].items():
+        lines.append(name)
+        lines += [f"  note: {remark}" for remark in model["remarks"]]
+        for key, place in SHOWN.items():
+            if point := model[place].get(key):
+                lines.append(f"  {key:<24}{point['value']:#.4g}  ({point['low']:#.4g} to {point['high']:#.4g})")
+    return "\n".join(lines)
+
+
+def main(options: Any) -> int:
+    """Do what `mtpano eval` was asked for."""
+    import torch
+
+    data = open_data(options.data, options.height, options.limit, options.seed)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    predictors = open_predictors(options.models, options.unit, options.kind, device)
+    content = judge(
+        predictors,
+        data,
+        options.out,
+        protocol=options.protocol,
+        skip=options.skip,
+        force=options.force,
+        report=lambda text: print(text, file=sys.stderr),
+    )
+    print(summary(content))
+    print(f"The report is {options.out / 'report.html'}, its numbers are in {options.out / 'report.json'}")
+    return 0

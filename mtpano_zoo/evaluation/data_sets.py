@@ -1,0 +1,123 @@
+"""What is scored on: rendered scenes, or a folder of panoramas with labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mtpano_zoo.data import FolderDataModule
+from mtpano_zoo.data.panoramas import PanoramaDataset
+from mtpano_zoo.data.rooms_writer import KINDS
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.spelling import did_you_mean, nearest
+
+__all__ = ("EvaluationSet", "Samples", "open_data")
+
+SCENES = 20
+
+
+class Samples(Protocol):
+    """Samples by number, as `mtpano_zoo.data.scenes.SceneDataset` has them."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """Return one sample."""
+
+    def name(self, index: int, /) -> str:
+        """Return its id."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A set of labelled panoramas.
+
+    Attributes:
+        samples: the panoramas; `name(i)` is the id of number i.
+        classes: names of their semantic classes.
+        words: what they are, one sentence.
+        facts: what decides them, as plain data.
+    """
+
+    samples: Samples
+    classes: tuple[str, ...]
+    words: str
+    facts: dict[str, Any]
+
+
+class _Parts:
+    """Several sets of panoramas, one after the other."""
+
+    def __init__(self, parts: Sequence[PanoramaDataset]) -> None:
+        self.places = [(part, i) for part in parts for i in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        part, i = self.places[index]
+        return part[i]
+
+    def name(self, index: int) -> str:
+        """Return the id of a sample."""
+        part, i = self.places[index]
+        return part.name(i)
+
+
+def open_data(source: str | Path, height: int | None = None, limit: int | None = None, seed: int = 0) -> EvaluationSet:
+    """Open rendered scenes by their kind, or a folder in the layout of `FolderDataModule`.
+
+    Args:
+        source: `rooms`, `homes` or `streets`, or a folder.
+        height: rows of the panoramas, which are twice as wide; by default 256, and those of a folder's first image.
+        limit: take the first ones only; by default 20 scenes, and all panoramas of a folder.
+        seed: another one gives other scenes.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+        InputError: If the limit is not positive, or the folder holds no label.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit is a positive number of panoramas, not {limit}")
+    if (kind := str(source)) in KINDS:
+        rows = height or 256
+        scenes = KINDS[kind]("test", limit or SCENES, rows, 2 * rows, seed)
+        words = f"{kind} rendered for the split test with the seed {seed}; the splits share no scene"
+        facts = {"data": kind, "seed": seed, "height": rows}
+        return EvaluationSet(scenes, scenes.classes, words, facts)
+    folder = Path(source)
+    if not folder.is_dir():
+        suggestion = did_you_mean(nearest(kind, KINDS)) if "/" not in kind else ""
+        raise FileNotFoundError(
+            f"There is no data {kind}{suggestion or ':'} --data is one of {', '.join(KINDS)}, or a folder with images/ "
+            "and labels."
+        )
+    return _folder(folder, height, limit)
+
+
+def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSet:
+    found = FolderDataModule(folder)
+    if not found.tasks:
+        raise InputError(f"{folder} has images but no labels: add depth/, normals/ or semseg/")
+    if height is None:
+        first = next(path for path in sorted((folder / "images").iterdir()) if not path.name.startswith("."))
+        height = read_panorama(first).shape[0]
+    data = FolderDataModule(folder, height=height, width=2 * height)
+    listed = (folder / "test.txt").is_file()
+    splits = ("test",) if listed else ("train", "val", "test")
+    parts = []
+    for split in splits:
+        try:
+            parts.append(data.dataset(split))
+        except InputError:  # empty
+            continue
+    samples = _Parts(parts)
+    samples.places.sort(key=lambda place: place[0].name(place[1]))
+    samples.places = samples.places[:limit]
+    if not samples.places:
+        raise InputError(f"{folder} has no panorama with a label: add depth/, normals/ or semseg/")
+    words = f"{'the panoramas that test.txt lists' if listed else 'all labelled panoramas'} in the folder {folder.name}"
+    facts = {"data": folder.name, "split": "test" if listed else "all", "height": height}
+    return EvaluationSet(samples, tuple(data.classes), words, facts)

@@ -1,0 +1,247 @@
+"""What is judged: a network, a folder of somebody's predictions, or a callable."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mtpano_zoo import image_io
+from mtpano_zoo.data.reading import (
+    decode_array,
+    decode_wide_rgb,
+    open_image,
+    stored_numbers,
+    stored_steps,
+    unit_or_zero,
+)
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import read_file
+from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.tasks import MAIN_TASKS
+
+__all__ = ("UNITS", "FolderPredictor", "FunctionPredictor", "Kind", "NetworkPredictor", "Predictor")
+
+Kind = Literal["ray", "z", "disparity"]
+Maps = dict[str, Tensor]
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+ENDINGS = (".npy", ".png")
+
+
+class Predictor:
+    """Maps of a panorama: depth (H, W) metres along the ray, normals (3, H, W), semseg and disparity (H, W), valid.
+
+    Attributes:
+        name: what reports call it.
+        classes: names of its semantic classes; empty if they are those of the labels.
+        turns: whether it can look at a turned panorama.
+        faces: a function from cube faces (6, 3, S, S) of 90 degrees to distances along the ray (6, S, S), or None.
+        words: what it is, one sentence.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    turns: bool = True
+    faces: Callable[[Tensor], Tensor] | None = None
+    words: str = ""
+
+    def __call__(self, image: Tensor, sample_id: str) -> Maps:
+        """Predict for an image (3, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the predictions, as plain data."""
+        raise NotImplementedError
+
+
+class NetworkPredictor(Predictor):
+    """A network of the zoo, as `mtpano run` uses it: at its own size, the maps in that of the panorama."""
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        self.network, self.name = network, name
+        self.classes = tuple(getattr(network, "classes", ()))
+        height, width = getattr(network, "input_size", (0, 0))
+        self.words = f"a network that looks at {height} x {width} pixels; its maps are resized to those of the panorama"
+
+    def __call__(self, image: Tensor, sample_id: str) -> Maps:
+        """Predict."""
+        from mtpano_zoo.prediction import predict
+
+        prediction: Any = predict(self.network, image)
+        maps = {task: torch.from_numpy(np.ascontiguousarray(values)) for task, values in prediction.maps.items()}
+        if "normals" in maps:
+            maps["normals"] = maps["normals"].movedim(-1, 0)
+        return maps
+
+    def facts(self) -> dict[str, Any]:
+        """Its weights and configuration."""
+        return describe_model(self.network, self.name)
+
+
+class FunctionPredictor(Predictor):
+    """A callable from an image (3, H, W) in [0, 1] to a dict of maps, for your own network.
+
+    Args:
+        function: returns any of `depth` (H, W) or (1, H, W), `normals` (3, H, W), `semseg` as classes (H, W) or logits
+            (C, H, W), `disparity` as depth, `valid` bool (H, W).
+        name: what reports call it; results of another function under the same name would mix.
+        classes: names of its semantic classes; those of the data by default.
+        faces: see `Predictor`.
+    """
+
+    words = "a callable in Python"
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Mapping[str, Tensor]],
+        name: str,
+        classes: Sequence[str] = (),
+        faces: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.function, self.name, self.classes, self.faces = function, name, tuple(classes), faces
+
+    def __call__(self, image: Tensor, sample_id: str) -> Maps:
+        """Predict.
+
+        Raises:
+            InputError: If a map has no task, or another size than the image.
+        """
+        size = tuple(image.shape[1:])
+        maps = {}
+        for task, values in self.function(image).items():
+            if task not in MAIN_TASKS:
+                raise InputError(
+                    f"{self.name} returns {task!r}, which is no task: return any of {', '.join(MAIN_TASKS)}"
+                )
+            values = values.detach().cpu()
+            if task == "semseg" and values.ndim == 3:
+                values = values.argmax(0)
+            if task != "normals" and values.ndim == 3 and len(values) == 1:
+                values = values[0]
+            if values.shape != ((3, *size) if task == "normals" else size):
+                raise InputError(
+                    f"{self.name} returns {task} {tuple(values.shape)} for an image of {size[0]} x {size[1]}"
+                )
+            maps[task] = values
+        return maps
+
+    def facts(self) -> dict[str, Any]:
+        """Its name, which is all that is known."""
+        return {"function": self.name}
+
+
+class FolderPredictor(Predictor):
+    """Predictions that lie in a folder, by the ids of the panoramas.
+
+    Files are `TASK/ID.npy` or `.png`, or `ID_depth.png` and so on as `mtpano run` writes them, or, for distances only,
+    `ID.npy` or `ID.png` in the folder itself. Depth is 16-bit grey or floating point; normals are as in
+    `FolderDataModule`; semseg is a PNG of class numbers.
+
+    Args:
+        folder: the folder.
+        unit: of distances: `m`, `cm`, `mm`, or metres per step. By default NPY holds metres; a PNG needs it.
+        kind: what a distance is: along the `ray`, `z` along the axis of the cube face that the pixel lies on, or
+            `disparity`, the inverse distance up to scale and shift.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        InputError: If the unit or kind is unknown.
+    """
+
+    turns = False
+
+    def __init__(self, folder: str | Path, unit: str | None = None, kind: Kind = "ray") -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder of predictions at {folder}")
+        if kind not in ("ray", "z", "disparity"):
+            raise InputError(f"--kind is ray, z or disparity, not {kind!r}")
+        try:
+            self.step = None if unit is None else UNITS[unit] if unit in UNITS else float(unit)
+        except ValueError:
+            self.step = 0.0
+        if self.step is not None and not 0 < self.step < float("inf"):
+            raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
+        self.kind, self.name = kind, self.folder.resolve().name
+        self.words = f"predictions that lie in a folder; distances: {kind}, in {unit or 'metres'}"
+
+    def __call__(self, image: Tensor, sample_id: str) -> Maps:
+        """Read.
+
+        Raises:
+            FileNotFoundError: If there is no file for a panorama.
+            InputError: If a file cannot be read, or is of another size.
+        """
+        maps = {}
+        for task in ("semseg", "depth", "normals", "disparity"):
+            path = self._find(task, sample_id)
+            if path is None:
+                continue
+            try:
+                values = self._read(task, path)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+            if values.shape[-2:] != image.shape[-2:]:
+                (rows, columns), (height, width) = values.shape[-2:], image.shape[-2:]
+                advice = f"pass --height {rows}" if columns == 2 * rows else "a panorama is twice as wide as high"
+                raise InputError(
+                    f"{path} is {columns} x {rows} pixels, but panoramas are scored at {width} x {height}: {advice}"
+                )
+            maps["disparity" if task == "depth" and self.kind == "disparity" else task] = values
+        if not maps:
+            raise FileNotFoundError(
+                f"{self.folder} has no prediction for {sample_id}: looked for depth/{sample_id}.npy, "
+                f"{sample_id}_depth.png, {sample_id}.png and the like"
+            )
+        return maps
+
+    def _find(self, task: str, sample_id: str) -> Path | None:
+        names = [path_below(self.folder / task, sample_id, ending) for ending in ENDINGS]
+        stored = reversed([file.suffix for file in MAIN_TASKS[task].stored])  # metres before millimetres
+        names += [path_below(self.folder, sample_id, f"_{suffix}") for suffix in stored]
+        if task == "depth":
+            names += [path_below(self.folder, sample_id, ending) for ending in ENDINGS]
+        return next((path for path in names if path.is_file()), None)
+
+    def _read(self, task: str, path: Path) -> Tensor:
+        data = read_file(path)
+        if task == "semseg":
+            return torch.from_numpy(stored_numbers(data, open_image(data)).astype(np.int64))
+        if task == "normals":
+            vectors = decode_array(data) if path.suffix == ".npy" else image_io.decode_normals(decode_wide_rgb(data))
+            if vectors.ndim != 3 or vectors.shape[2] != 3:
+                raise InputError(f"normals are (H, W, 3), not {vectors.shape}")
+            return torch.from_numpy(unit_or_zero(vectors.astype(np.float32))).movedim(-1, 0)
+        values, step = self._distances(data, path)
+        depth = torch.from_numpy(np.where(np.isfinite(values) & (values > 0), values, 0) * np.float32(step))
+        if task == "depth" and self.kind == "z":
+            depth = depth / erp_rays(*depth.shape).abs().amax(-1)
+        return depth
+
+    def _distances(self, data: bytes, path: Path) -> tuple[NDArray[np.float32], float]:
+        if path.suffix == ".npy":
+            values = np.squeeze(decode_array(data))
+            if values.ndim != 2:
+                raise InputError(f"a map of distances is (H, W), not {values.shape}")
+            return values.astype(np.float32), self.step or 1.0
+        own = path.name.endswith("_depth.png")
+        if self.step is None and not own and self.kind != "disparity":
+            raise InputError("a PNG does not say its unit: state it by --unit mm, or metres per step")
+        steps = stored_steps(data)
+        return np.where(steps == image_io.SATURATED, 0, steps).astype(np.float32), self.step or 0.001
+
+    def facts(self) -> dict[str, Any]:
+        """A hash over names and sizes of the files, and what was stated of them."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*")):
+            if path.suffix in ENDINGS:
+                digest.update(
+                    f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode()
+                )
+        return {"name": self.name, "files": digest.hexdigest(), "step": self.step, "kind": self.kind}

@@ -1,0 +1,138 @@
+"""The published protocols: the metrics of every task, from `TASK_METRICS` or a configuration `evaluate-*.yaml`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from torchmetrics import Metric
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics, SemsegMetrics
+from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.text_files import read_yaml
+
+__all__ = ("add", "build_metrics", "labels_of", "read_protocol", "scores_of", "words")
+
+
+def read_protocol(name: str | Path | None) -> dict[str, Metric]:
+    """Return the metrics by task of a shipped configuration, such as `evaluate-unaligned-10m.yaml`, or of a file.
+
+    Without one there are none, and the defaults of `TASK_METRICS` hold.
+
+    Raises:
+        InputError: If the file has no section `model: metrics:`, or a metric cannot be built.
+
+    Example:
+        >>> read_protocol("evaluate-unaligned-10m.yaml")["depth"].max_depth
+        10.0
+    """
+    if name is None:
+        return {}
+    path = with_shipped_configs(["eval", "--config", str(name)])[-1]
+    content = read_yaml(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    section = model.get("metrics") if isinstance(model, dict) else None
+    if not isinstance(section, dict) or not section.keys() <= MAIN_TASKS.keys():
+        raise InputError(f"{path} is no protocol: it needs `model: {{metrics: {{depth: ...}}}}` with tasks as keys")
+    metrics: dict[str, Metric] = {}
+    for task, described in section.items():
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(Metric, "metric", required=True)
+        try:
+            metrics[task] = parser.instantiate_classes(parser.parse_object({"metric": described})).metric
+        except Exception as error:  # jsonargparse raises its own, argparse's and those of the constructor
+            raise InputError(f"{path}: the metric of {task} cannot be built ({str(error).splitlines()[0]})") from error
+    return metrics
+
+
+def build_metrics(
+    tasks: Sequence[str], classes: Sequence[str], chosen: Mapping[str, Metric], solid_angle: bool = False
+) -> dict[str, Metric]:
+    """Return fresh metrics by task; with `solid_angle` a pixel counts by the part of the sphere that it covers."""
+    metrics = {task: chosen[task].clone() if task in chosen else TASK_METRICS[task](classes) for task in tasks}
+    if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
+        semseg.name_classes(classes)
+    for metric in metrics.values():
+        metric.reset()
+        if solid_angle:
+            metric.weighting = "solid_angle"
+    return metrics
+
+
+def labels_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the labels of a sample; inverse distances are those of its depth where it has none.
+
+    Example:
+        >>> labels_of({"depth": torch.tensor([[2.0, 0.0]])})["disparity"].tolist()
+        [[0.5, 0.0]]
+    """
+    labels = {key: values for key, values in sample.items() if isinstance(values, Tensor) and key != "image"}
+    if "depth" in labels and "disparity" not in labels:
+        known = labels["depth"] > 0
+        labels["disparity"] = torch.where(known, 1 / torch.where(known, labels["depth"], 1), 0)
+        labels["disparity_valid"] = known
+    return labels
+
+
+def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
+    """Add an image to every metric whose map and labels are there."""
+    for task, metric in metrics.items():
+        needed = MAIN_TASKS[task].labels
+        if task not in maps or not all(key in labels for key in needed):
+            continue
+        values = maps[task][None]
+        if task == "valid":
+            values = torch.where(values, 1.0, -1.0)
+        if task in ("valid", "disparity"):
+            values = values[:, None]
+        metric.update(values, *(labels[key][None] for key in needed))
+
+
+def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Scores that have a value, named `TASK/SCORE`."""
+    from mtpano_zoo.metrics import defined_scores
+
+    return {
+        f"{task}/{name}": float(value)
+        for task, metric in metrics.items()
+        if metric.update_called
+        for name, value in defined_scores(metric).items()
+    }
+
+
+def words(metrics: Mapping[str, Metric]) -> list[str]:
+    """Say in sentences what the metrics count."""
+    sentences = ["Scores count pixels; those by solid angle weigh a pixel by the part of the sphere that it covers."]
+    for task, metric in metrics.items():
+        parts = []
+        if isinstance(metric, DepthMetrics):
+            upper = "without an upper bound" if metric.max_depth is None else f"up to {metric.max_depth:g} m"
+            parts.append(f"labels above {metric.min_depth:g} m {upper}, predictions clamped to that range")
+            aligned = {
+                None: "as predicted, not aligned",
+                "median": "multiplied by the ratio of the medians of each image",
+            }
+            parts.append(aligned.get(metric.alignment, "multiplied by the least-squares factor of each image"))
+            parts.append(f"logarithm to the base {metric.log_base}")
+            if metric.crop:
+                parts.append(f"{metric.crop:.4g} of the height left out at the top and at the bottom")
+            parts.append("a pixel without a value is wrong")
+        if isinstance(metric, SemsegMetrics):
+            absent = "left out of the mean" if metric.absent_classes == "skip" else "counted as 0"
+            parts.append(f"one confusion matrix over the set, {len(metric.classes)} classes, absent ones {absent}")
+            if metric.unscored:
+                parts.append(f"mIoU without {', '.join(sorted(metric.unscored))}")
+        if task == "normals":
+            parts.append("angles in degrees where there is a label; a pixel without a value is 90 degrees off")
+        if task == "disparity":
+            parts.append("inverse distances after the best scale and shift of each image")
+        if task == "valid":
+            parts.append("whether a distance is defined and within range")
+        if reduction := getattr(metric, "reduction", None):
+            parts.append("all pixels pooled" if reduction == "pixel" else "averaged over images")
+        sentences.append(f"{task}: {type(metric).__name__}, {'; '.join(parts)}.")
+    return sentences

@@ -1,0 +1,143 @@
+"""The report of an evaluation as plain data: scores, measures with intervals, comparisons, the protocol in words."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mtpano_zoo
+from mtpano_zoo.evaluation.data_sets import EvaluationSet
+from mtpano_zoo.evaluation.protocol import scores_of, words
+from mtpano_zoo.evaluation.runner import Judged, plain
+from mtpano_zoo.evaluation.scoring import MEANING
+from mtpano_zoo.evaluation.statistics import Interval, bootstrap, compare
+from mtpano_zoo.image_io import write_bytes
+
+__all__ = ("CURVES", "HARDNESS", "build_report", "values_by_id", "worst_images", "write_json")
+
+FORMAT = "mtpano evaluation report, 1"
+CURVES = ("bands", "turned")  # several values each, shown as curves
+# What makes an image a bad one, the first of these that it has, and whether larger is worse.
+HARDNESS = {"depth/AbsRel": 1, "normals/mean": 1, "semseg/pixel_accuracy": -1, "disparity/AbsRel/affine_aligned": 1}
+WHY = {
+    "turns": "yaw and tilt: predictions in a folder are of the panoramas as they are",
+    "faces": "cross-projection: it takes panoramas only, no perspective views",
+}
+
+
+def values_by_id(judged: Judged, name: str) -> dict[str, Any]:
+    """A measure by image; None where an image lacks it."""
+    return {row["id"]: row["measures"].get(name) for row in judged.rows}
+
+
+def build_report(
+    judged: Sequence[Judged], data: EvaluationSet, protocol: str, skip: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the whole report as plain data.
+
+    Args:
+        judged: what `evaluate` returned.
+        data: what it was given.
+        protocol: name of the protocol.
+        skip: measures that were left out.
+    """
+    return {
+        "format": FORMAT,
+        "version": mtpano_zoo.__version__,
+        "data": {"words": data.words, "panoramas": len(data.samples), **data.facts},
+        "protocol": {"name": protocol, "words": _protocol_words(judged[0], data)},
+        "meaning": MEANING,
+        "models": {one.predictor.name: _of_model(one, skip) for one in judged},
+        "comparisons": [_comparison(a, b) for a, b in itertools.combinations(judged, 2)],
+    }
+
+
+def _protocol_words(judged: Judged, data: EvaluationSet) -> list[str]:
+    scored = {task: metric for task, metric in judged.metrics.items() if metric.update_called}
+    intervals = "Intervals hold 95 of 100 draws of the images with replacement (1000 draws, seed 0)."
+    own = (
+        "Measures are computed for every image and added up. Distances lose their common scale, normals an exchange of "
+        "axes and classes a swap before seam, poles, yaw and tilt, so that one mistake does not count twice; for "
+        "the same reason scale, yaw, tilt, edges and planes look at latitudes up to 60 degrees and leave out a "
+        "sixteenth of the columns at either edge, and poles and seam leave out what belongs to the other."
+    )
+    turned = "Tilted labels are resampled, and pixels beside a boundary do not count there."
+    return [f"Scored on {len(data.samples)} panoramas: {data.words}.", *words(scored), intervals, own, turned]
+
+
+def _of_model(judged: Judged, skip: Sequence[str]) -> dict[str, Any]:
+    names = dict.fromkeys(name for row in judged.rows for name in row["measures"])
+    left_out = [f"{name}: left out by --skip" for name in skip]
+    left_out += [] if judged.predictor.turns else [WHY["turns"]]
+    left_out += [] if judged.predictor.faces is not None else [WHY["faces"]]
+    return {
+        "words": judged.predictor.words,
+        "remarks": judged.remarks,
+        "left_out": left_out,
+        "scores": scores_of(judged.metrics),
+        "scores_by_solid_angle": scores_of(judged.by_solid_angle),
+        "mean_over_images": {name: asdict(_mean_score(judged, name)) for name in _score_names(judged)},
+        "measures": {
+            name: asdict(bootstrap(list(values_by_id(judged, name).values())))
+            for name in names
+            if name.split("/")[0] not in CURVES
+        },
+        "curves": {name: _curve(judged, name) for name in names if name.split("/")[0] in CURVES},
+        "worst": worst_images(judged),
+    }
+
+
+def _score_names(judged: Judged) -> list[str]:
+    return [n for n in dict.fromkeys(n for row in judged.rows for n in row["scores"]) if "/IoU/" not in n]
+
+
+def _scores_by_id(judged: Judged, name: str) -> dict[str, Any]:
+    found = {row["id"]: row["scores"].get(name) for row in judged.rows}
+    return {key: None if value is None or math.isnan(value) else (value, 1.0) for key, value in found.items()}
+
+
+def _mean_score(judged: Judged, name: str) -> Interval:
+    return bootstrap(list(_scores_by_id(judged, name).values()))
+
+
+def _curve(judged: Judged, name: str) -> dict[str, Any]:
+    rows = [value for value in values_by_id(judged, name).values() if value is not None]
+    points = dict.fromkeys(point for row in rows for point in row)
+    return {point: asdict(bootstrap([row.get(point) for row in rows])) for point in points}
+
+
+def worst_images(judged: Judged, count: int = 3) -> list[str]:
+    """Ids of the images with the worst score, the worst first."""
+    for name, sign in HARDNESS.items():
+        known = {key: value[0] * sign for key, value in _scores_by_id(judged, name).items() if value is not None}
+        if known:
+            return sorted(known, key=lambda key: (-known[key], key))[:count]
+    return []
+
+
+def _comparison(first: Judged, second: Judged) -> dict[str, Any]:
+    names = [n for n in _score_names(first) if n in set(_score_names(second))]
+    shared = dict.fromkeys(name for row in first.rows for name in row["measures"])
+    also = {name for row in second.rows for name in row["measures"]}
+    differences = {name: compare(_scores_by_id(first, name), _scores_by_id(second, name)) for name in names}
+    differences |= {
+        name: compare(values_by_id(first, name), values_by_id(second, name))
+        for name in shared
+        if name in also and name.split("/")[0] not in CURVES
+    }
+    return {
+        "first": first.predictor.name,
+        "second": second.predictor.name,
+        "differences": {
+            name: asdict(value) | {"separated": bool(value.low > 0 or value.high < 0)}
+            for name, value in differences.items()
+        },
+    }
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report; what is no number becomes null."""
+    write_bytes(path, (json.dumps(plain(report), indent=1) + "\n").encode())

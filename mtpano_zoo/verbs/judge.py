@@ -1,0 +1,33 @@
+"""`mtpano eval`: judge networks or folders of predictions."""
+
+import argparse
+from pathlib import Path
+
+from mtpano_zoo.short_verbs import Verbs
+
+__all__ = ("add",)
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano eval`."""
+    parser = verbs.add_parser("eval", help="judge networks or folders of predictions: scores, seams, tilt")
+    option = parser.add_argument
+    option("models", nargs="+", metavar="MODEL", help="a name, a checkpoint, or a folder of predictions")
+    option("--data", required=True, help="rooms, homes, streets, or a folder with images/ and labels")
+    option("--out", default=Path("report"), type=Path, metavar="DIR", help="folder to write or continue in (%(default)s)")
+    option("--limit", type=int, help="panoramas (default: 20 scenes, or the whole folder)")
+    option("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
+    option("--seed", type=int, default=0, help="of the rendered scenes (default 0)")
+    option("--protocol", metavar="FILE", help="e.g. evaluate-unaligned-10m.yaml (default: distances without limits)")
+    option("--unit", help="of a folder's distances: m, cm, mm, or metres per step")
+    option("--kind", choices=("ray", "z", "disparity"), default="ray", help="of a folder's distances")
+    option("--skip", action="append", default=[], choices=("yaw", "tilt", "cross"), help="leave out; may be repeated")
+    option("--force", action="store_true", help="score a folder even if its unit or frame looks wrong")
+    option("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.set_defaults(execute=_execute)
+
+
+def _execute(options: argparse.Namespace) -> int:
+    from mtpano_zoo.evaluation.command import main
+
+    return main(options)

@@ -1,0 +1,263 @@
+"""Scores agree with the metrics themselves, a stopped call goes on, and wrong input is one sentence."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from planted import CLASSES, PlantedPredictor, PlantedRooms
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.data.rooms_writer import write_rooms
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.evaluation.command import judge
+from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
+from mtpano_zoo.evaluation.mistakes import common_mistakes, mistakes
+from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
+from mtpano_zoo.evaluation.protocol import read_protocol
+from mtpano_zoo.evaluation.report import build_report
+from mtpano_zoo.evaluation.runner import evaluate
+from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_png
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.sphere import erp_rays, to_cubemap
+
+H, W = 16, 32
+LIGHT = ("yaw", "tilt")
+
+
+def planted(count=3):
+    return EvaluationSet(PlantedRooms(count), CLASSES, "planted rooms", {"data": "planted"})
+
+
+def scored(predictors, data, out, **options):
+    """The report without its page, which takes most of the time."""
+    judged = evaluate(predictors, data, out, **options)
+    return build_report(judged, data, "defaults", options.get("skip", ()))
+
+
+def predictor(name="mine", defect=None, seed=0, **options):
+    return FunctionPredictor(PlantedPredictor(defect, seed), name, CLASSES, **options)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("homes")
+    write_rooms(folder, "test", 3, H, W)
+    return folder
+
+
+def depths(data, folder, change=lambda x: x, ending=".npy"):
+    """Write labels of depth as somebody's predictions."""
+    folder.mkdir(exist_ok=True)
+    for i in range(len(data.samples)):
+        values = change(data.samples[i]["depth"].numpy())
+        path = folder / f"{data.samples.name(i)}{ending}"
+        write_npy(path, values) if ending == ".npy" else write_png(path, values)
+    return folder
+
+
+def test_scores_are_those_of_the_metrics(tmp_path):
+    report = scored([predictor()], planted(), tmp_path, skip=LIGHT)
+    depth, normals, semseg = DepthMetrics(), NormalsMetrics(weighting="solid_angle"), SemsegMetrics(CLASSES)
+    rooms, own = PlantedRooms(3), PlantedPredictor()
+    for i in range(3):
+        sample, maps = rooms[i], own(rooms[i]["image"])
+        for metric, task in ((depth, "depth"), (normals, "normals"), (semseg, "semseg")):
+            metric.update(maps[task][None], sample[task][None])
+    model = report["models"]["mine"]
+    assert model["scores"]["depth/AbsRel"] == pytest.approx(depth.compute()["AbsRel"].item(), rel=1e-6)
+    assert model["scores"]["semseg/mIoU"] == pytest.approx(semseg.compute()["mIoU"].item(), rel=1e-6)
+    weighted = model["scores_by_solid_angle"]["normals/mean"]
+    assert weighted == pytest.approx(normals.compute()["mean"].item(), rel=1e-6)
+
+
+def test_the_protocol_is_the_configuration(tmp_path):
+    assert read_protocol("evaluate-median-aligned-10m-per-image.yaml")["depth"].alignment == "median"
+    name = "evaluate-median-aligned-10m-per-image.yaml"
+    (found,) = evaluate([predictor(defect="scale")], planted(1), tmp_path, chosen=read_protocol(name), skip=LIGHT)
+    report = build_report([found], planted(1), name)
+    model = report["models"]["mine"]
+    assert model["scores"]["depth/AbsRel/median_aligned"] < 0.02 < abs(model["measures"]["scale/depth"]["value"] - 1)
+    assert any("ratio of the medians" in sentence for sentence in report["protocol"]["words"])
+    (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
+    with pytest.raises(InputError, match="no protocol"):
+        read_protocol(tmp_path / "bad.yaml")
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_call_goes_on_and_gives_the_same(tmp_path):
+    whole = scored([predictor()], planted(), tmp_path / "whole", skip=LIGHT)
+
+    def stop(text):
+        if "2 of" in text:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        evaluate([predictor()], planted(), tmp_path / "parts", skip=LIGHT, report=stop)
+    rows = tmp_path / "parts" / "mine" / "images.jsonl"
+    assert len(rows.read_text().splitlines()) == 2
+    with rows.open("a") as file:  # cut off while it was written
+        file.write('{"id": "room-2", "sco')
+    seen = []
+    parts = scored([predictor()], planted(), tmp_path / "parts", skip=LIGHT, report=seen.append)
+    assert seen == ["mine: 3 of 3 panoramas"]
+    assert parts == whole
+    assert rows.read_bytes() == (tmp_path / "whole" / "mine" / "images.jsonl").read_bytes()
+    with pytest.raises(InputError, match="more than the 2 asked for"):
+        evaluate([predictor()], planted(2), tmp_path / "parts", skip=LIGHT)
+    with pytest.raises(InputError, match="other settings"):
+        evaluate([predictor()], planted(), tmp_path / "parts", skip=("yaw",))
+
+
+def test_the_page_needs_nothing_else_and_compares(tmp_path):
+    good, bad = predictor("good"), predictor("bad <script>", defect="yaw")
+    report = judge([good, bad], planted(1), tmp_path, skip=("tilt",))
+    text = (tmp_path / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)|https?://|<script', text)
+    assert text.count("data:image/png;base64,") == 2 + 2 * 1  # ratios, latitudes, and the worst of each
+    (comparison,) = report["comparisons"]
+    assert comparison["differences"]["yaw/depth"]["separated"]
+    assert comparison["differences"]["depth/AbsRel"]["value"] < 0
+    assert not comparison["differences"]["normals/mean"]["separated"]
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
+    rooms = PlantedRooms(1)
+
+    def faces(images):  # what a network for pictures that agrees with the panorama would say
+        return 3 * to_cubemap(rooms[0]["depth"][None, None], images.shape[-1], "depth")[0, :, 0]
+
+    first = predictor("views", faces=faces)
+    report = scored([first, predictor("none")], planted(1), tmp_path, skip=LIGHT)
+    assert report["models"]["views"]["measures"]["cross/depth"]["value"] < 0.03
+    assert "cross/depth" not in report["models"]["none"]["measures"]
+    assert any("panoramas only" in sentence for sentence in report["models"]["none"]["left_out"])
+
+
+@pytest.mark.parametrize(
+    ("change", "ending", "unit", "kind"),
+    [
+        (lambda x: x, ".npy", None, "ray"),
+        (lambda x: (1000 * x).astype(np.float32), ".npy", "mm", "ray"),
+        (encode_depth, ".png", "mm", "ray"),
+        (lambda x: (x * 4000).round().astype(np.uint16), ".png", "0.00025", "ray"),
+        (lambda x: x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".npy", None, "z"),
+        (lambda x: 3 / x + 0.2, ".npy", None, "disparity"),
+    ],
+)
+def test_a_folder_in_any_stated_unit_is_right(change, ending, unit, kind, homes, tmp_path):
+    data = open_data(homes)
+    found = scored([FolderPredictor(depths(data, tmp_path / "p", change, ending), unit, kind)], data, tmp_path / "out")
+    model = found["models"]["p"]
+    assert model["remarks"] == []
+    assert model["measures"]["scale/depth"]["value"] == pytest.approx(1, abs=0.005)
+    assert model["measures"]["edges/depth"]["value"] > 0.95
+    assert any(name.startswith("yaw and tilt") for name in model["left_out"])
+    score = "disparity/AbsRel/affine_aligned" if kind == "disparity" else "depth/AbsRel"
+    assert model["scores"][score] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x: 1000 * x, "they look like millimetres"),
+        (lambda x: 4000 * x, "quarters of a millimetre"),
+        (lambda x: x / 1000, "metres that were taken for millimetres"),
+        (lambda x: x[:, ::-1].copy(), "mirrored left to right"),
+        (lambda x: x[::-1].copy(), "upside down"),
+        (lambda x: np.roll(x, W // 2, 1), "half a turn"),
+        (lambda x: 1 / x, "state --kind disparity"),
+        (lambda x: x * erp_rays(*x.shape).abs().amax(-1).numpy(), "state --kind z"),
+    ],
+)
+def test_a_folder_that_is_not_as_stated_is_refused(change, sentence, homes, tmp_path):
+    data = open_data(homes)
+    wrong = FolderPredictor(depths(data, tmp_path / "p", change))
+    with pytest.raises(InputError, match=sentence):
+        evaluate([wrong], data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (scored,) = evaluate([wrong], data, tmp_path / "out", force=True)
+    assert any(sentence in remark for remark in scored.remarks)
+
+
+def test_a_network_that_errs_is_not_accused():
+    rooms = PlantedRooms(3)
+    noisy = PlantedPredictor(noise=0.3)
+    found = [mistakes(noisy(rooms[i]["image"]), rooms[i]) for i in range(3)]
+    assert common_mistakes(found) == []
+    flat = [mistakes({"depth": torch.full_like(rooms[i]["depth"], 2.0)}, rooms[i]) for i in range(3)]
+    assert common_mistakes(flat) == []
+
+
+def test_what_mtpano_run_writes_is_read(homes, tmp_path):
+    data = open_data(homes)
+    for i in range(3):
+        sample = data.samples[i]
+        write_png(tmp_path / f"{sample['id']}_depth.png", encode_depth(sample["depth"].numpy()))
+        write_png(tmp_path / f"{sample['id']}_normals.png", encode_normals(sample["normals"].movedim(0, -1).numpy()))
+        Image.fromarray(sample["semseg"].numpy().astype(np.uint8)).save(tmp_path / f"{sample['id']}_semseg.png")
+    maps = FolderPredictor(tmp_path)(data.samples[0]["image"], data.samples.name(0))
+    assert (maps["depth"] - data.samples[0]["depth"]).abs().max() < 1e-3
+    assert (maps["normals"] - data.samples[0]["normals"]).abs().max() < 0.02
+    assert torch.equal(maps["semseg"], data.samples[0]["semseg"])
+
+
+def test_files_that_do_not_fit_are_named(homes, tmp_path):
+    data = open_data(homes)
+    image, name = data.samples[0]["image"], data.samples.name(0)
+    with pytest.raises(FileNotFoundError, match=f"no prediction for {name}"):
+        FolderPredictor(tmp_path)(image, name)
+    write_npy(tmp_path / f"{name}.npy", np.ones((2 * H, 2 * W), np.float32))
+    with pytest.raises(InputError, match=f"{name}.npy is 64 x 32 pixels.*pass --height 32"):
+        FolderPredictor(tmp_path)(image, name)
+    write_npy(tmp_path / f"{name}.npy", np.ones((H, H), np.float32))
+    with pytest.raises(InputError, match="twice as wide as high"):
+        FolderPredictor(tmp_path)(image, name)
+    (tmp_path / f"{name}.npy").unlink()
+    write_png(tmp_path / f"{name}.png", np.ones((H, W), np.uint16))
+    with pytest.raises(InputError, match="does not say its unit"):
+        FolderPredictor(tmp_path)(image, name)
+    with pytest.raises(InputError, match="--unit is m, cm, mm"):
+        FolderPredictor(tmp_path, "inch")
+    with pytest.raises(InputError, match="no task"):
+        FunctionPredictor(lambda x: {"dept": x[0]}, "f")(image, name)
+    with pytest.raises(InputError, match="for an image of 16 x 32"):
+        FunctionPredictor(lambda x: {"depth": x[0, :4]}, "f")(image, name)
+    with pytest.raises(InputError, match="different names"):
+        evaluate([predictor(), predictor()], planted(), tmp_path / "out")
+
+
+def test_the_command_line(homes, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    depths(open_data(homes), tmp_path / "theirs", encode_depth, ".png")
+    command = ["eval", "theirs", "--data", str(homes), "--out", "report", "--unit", "mm", "--limit", "2"]
+    assert main([*command, "--protocol", "evaluate-unaligned-10m.yaml"]) == 0
+    assert "report/report.html" in capsys.readouterr().out
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert content["data"]["panoramas"] == 2
+    assert content["models"]["theirs"]["scores"]["depth/AbsRel"] < 0.01
+    assert main([*command, "--protocol", "evaluate-unaligned.yaml"]) == 1
+    assert "settings.protocol" in capsys.readouterr().err
+    for wrong, sentence in (
+        (["eval", "theirs", "--data", "roms"], "did you mean rooms?"),
+        (["eval", "theirs", "--data", str(homes), "--limit", "0"], "--limit is a positive number"),
+        (["eval", "mtpano-tiny.roms", "--data", "rooms"], "mtpano-tiny.rooms"),
+    ):
+        assert main(wrong) == 1
+        printed = capsys.readouterr().err
+        assert sentence in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_a_network_of_the_zoo(tmp_path):
+    from mtpano_zoo.evaluation.command import open_predictors
+
+    report = scored(open_predictors(["mtpano-tiny.rooms"]), open_data("rooms", 32, 1), tmp_path, skip=LIGHT)
+    model = report["models"]["mtpano-tiny.rooms"]
+    assert {name.split("/")[0] for name in model["scores"]} == {"semseg", "depth", "normals"}
+    assert 0 < model["scores"]["depth/AbsRel"] < 1
