@@ -126,6 +126,11 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument("--workers", type=int, help="processes that write (default: depends on panoramas and cores)")
     run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps, which is slow")
+    run.add_argument("--ply", action="store_true", help="write a point cloud with colours and normals too")
+    run.add_argument("--glb", action="store_true", help="write a textured mesh too, for browsers and Blender")
+    run.add_argument(
+        "--stride", type=int, help="rows and columns that --ply and --glb use (default: at most 512 rows remain)"
+    )
     run.add_argument(
         "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
     )
@@ -336,6 +341,8 @@ def _run(options: argparse.Namespace) -> int:
         workers=workers,
         panel=not options.no_panel,
         described=describe_model(model, options.model),
+        scenes=[kind for kind in ("ply", "glb") if getattr(options, kind)],
+        stride=options.stride,
     )
     print(report.summary())
     if report.written or report.skipped:
@@ -344,7 +351,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from mtpano_zoo.export import check_destination, export
+    from mtpano_zoo.network_export import check_destination, export
     from mtpano_zoo.zoo import load_model
 
     if options.width is not None and options.height is None:

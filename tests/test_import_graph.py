@@ -30,6 +30,7 @@ ROOMS = (
     "finishing",
     "sources",
     "point_cloud",
+    "export",
     "prediction",
     "files",
     "models",
@@ -45,7 +46,7 @@ ROOMS = (
     "image_files",
     "run",
     "labeling",
-    "export",
+    "network_export",
     "quickstart",
     "cli",
 )
