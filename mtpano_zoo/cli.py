@@ -145,6 +145,19 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     export.set_defaults(execute=_export)
 
+    scene = verbs.add_parser("export-scene", help="write results and their panoramas as a scene for splat trainers")
+    scene.add_argument("results", type=Path, metavar="RESULTS", help="a folder that `mtpano run` has written")
+    scene.add_argument("--to", required=True, choices=("colmap",))
+    scene.add_argument("--images", required=True, type=Path, metavar="DIR", help="the folder of the panoramas")
+    scene.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    scene.add_argument(
+        "--poses", type=Path, metavar="FILE", help="an images.txt of COLMAP (default: all at the origin)"
+    )
+    scene.add_argument("--views", type=int, choices=(6, 12), help="write perspective views in place of panoramas")
+    scene.add_argument("--size", type=int, help="rows and columns of a view (default: as dense as the panorama)")
+    scene.add_argument("--nadir", type=float, default=0.0, help="degrees from straight down to mask (default 0)")
+    scene.set_defaults(execute=_export_scene)
+
     # Parsed by mtpano_zoo.labeling.run, whose options are constructor arguments.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
     verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
@@ -364,6 +377,15 @@ def _export(options: argparse.Namespace) -> int:
     print("writing and checking the file: this takes minutes", file=sys.stderr)
     written = export(model, options.out, options.format, size, options.overwrite)
     print(f"{' and '.join(map(str, written))}: agrees with PyTorch within 1e-4")
+    return 0
+
+
+def _export_scene(options: argparse.Namespace) -> int:
+    from mtpano_zoo.export_scene import export_scene
+
+    how = {key: getattr(options, key) for key in ("poses", "views", "size", "nadir")}
+    count = export_scene(options.results, options.images, options.out, **how)
+    print(f"{count} panoramas are in {options.out}" + (f", each as {options.views} views" if options.views else ""))
     return 0
 
 

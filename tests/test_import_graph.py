@@ -46,6 +46,7 @@ ROOMS = (
     "image_files",
     "run",
     "labeling",
+    "export_scene",
     "network_export",
     "quickstart",
     "cli",
