@@ -66,6 +66,7 @@ REFERENCE = {
         "mtpano_zoo.export.mesh",
         "mtpano_zoo.export.poses",
         "mtpano_zoo.export.colmap",
+        "mtpano_zoo.export.one_scale",
         "mtpano_zoo.export_scene",
     ),
 }

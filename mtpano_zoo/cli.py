@@ -153,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
     scene.add_argument(
         "--poses", type=Path, metavar="FILE", help="an images.txt of COLMAP (default: all at the origin)"
     )
+    scene.add_argument("--one-scale", action="store_true", help="scale distances so that they agree; needs --poses")
     scene.add_argument("--views", type=int, choices=(6, 12), help="write perspective views in place of panoramas")
     scene.add_argument("--size", type=int, help="rows and columns of a view (default: as dense as the panorama)")
     scene.add_argument("--nadir", type=float, default=0.0, help="degrees from straight down to mask (default 0)")
@@ -383,7 +384,7 @@ def _export(options: argparse.Namespace) -> int:
 def _export_scene(options: argparse.Namespace) -> int:
     from mtpano_zoo.export_scene import export_scene
 
-    how = {key: getattr(options, key) for key in ("poses", "views", "size", "nadir")}
+    how = {key: getattr(options, key) for key in ("poses", "views", "size", "nadir", "one_scale")}
     count = export_scene(options.results, options.images, options.out, **how)
     print(f"{count} panoramas are in {options.out}" + (f", each as {options.views} views" if options.views else ""))
     return 0

@@ -1,9 +1,10 @@
 """`mtpano export-scene`: the results of `mtpano run`, with their panoramas and poses, as a scene for other programs."""
 
 import hashlib
+import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.colmap import ColmapWriter, Scan
+from mtpano_zoo.export.one_scale import common_scales
 from mtpano_zoo.export.poses import IDENTITY, Pose, read_poses
 from mtpano_zoo.image_files import find_images
-from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.image_io import read_panorama, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import read_manifest
 from mtpano_zoo.prediction import SKY, output_paths
@@ -33,6 +35,7 @@ def export_scene(
     views: int | None = None,
     size: int | None = None,
     nadir: float = 0.0,
+    one_scale: bool = False,
 ) -> int:
     """Write a folder of results as a scene of COLMAP, see `mtpano_zoo.export.colmap.ColmapWriter`.
 
@@ -44,6 +47,8 @@ def export_scene(
         views: 6 or 12 perspective views in place of every panorama.
         size: rows and columns of a view.
         nadir: degrees from straight down that the mask leaves out.
+        one_scale: multiply the distances of each panorama by a factor, so that they agree with one another and with the
+            unit of the poses, see `mtpano_zoo.export.one_scale`; `scales.json` keeps the factors.
 
     Returns:
         How many panoramas were written.
@@ -61,12 +66,17 @@ def export_scene(
     found = _matched(results, Path(images))
     if known is not None and (missing := [name for name in found if name not in known]):
         raise InputError(f"{poses} has no pose of {missing[0]}, which is in {results}: add it, or leave the poses out")
+    if one_scale and known is None:
+        raise InputError("one scale for all panoramas needs their poses: give an images.txt of COLMAP")
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         writer = ColmapWriter(temporary, len(found), views, size, nadir)
+        factors = _factors(results, list(found), known) if one_scale and known is not None else {}
         for scan in _scans(results, found, known or {}):
-            writer.write(scan)
+            writer.write(scan._replace(depth=scan.depth * np.float32(factors.get(scan.name, 1.0))))
         writer.finish()
+        if factors:
+            write_bytes(temporary / "scales.json", json.dumps(factors, indent=1).encode())
         if out.exists():
             out.rmdir()  # it is empty
         temporary.rename(out)
@@ -109,6 +119,13 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
         if SKY in classes and paths["semseg"].exists():
             sky = _decoded(paths["semseg"], lambda data: decode_labels(data, np.arange(256))) == classes.index(SKY)
         yield Scan(name, pixels, depth, normals, sky, poses.get(name, IDENTITY))
+
+
+def _factors(results: Path, names: Sequence[str], poses: Mapping[str, Pose]) -> dict[str, float]:
+    """Return the factor of every panorama."""
+    depths = [_decoded(output_paths(results, name, ("depth",))["depth_metres"], decode_npy) for name in names]
+    factors = common_scales(depths, [poses[name] for name in names])
+    return dict(zip(names, factors.tolist(), strict=True))
 
 
 def _decoded(path: Path, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -104,3 +105,26 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     (results / "a_depth.npy").write_bytes(before)
     shutil.copy(photos / "sub/b c.png", photos / "a.png")
     refused("a.png is not the image that .*results has results of")
+
+
+def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:
+    """Two panoramas on the axis of a round room, whose networks were off by known factors."""
+    results, photos = tmp_path / "results", tmp_path / "photos"
+    photos.mkdir()
+    results.mkdir()
+    # Inside a sphere of 3 m: |c + d r| = 3 for the camera at c.
+    rays, places = erp_rays(32, 64).double().numpy(), {"a": (0.0, 0.0, 0.5), "b": (0.8, 0.3, -0.6)}
+    true = {}
+    for (name, place), factor in zip(places.items(), (0.8, 1.2), strict=True):
+        along = rays @ place
+        true[name] = -along + np.sqrt(along**2 + 9 - np.dot(place, place))
+        np.save(results / f"{name}_depth.npy", (factor * true[name]).astype(np.float32))
+        Image.new("RGB", (64, 32)).save(photos / f"{name}.png")
+    lines = [f"1 1 0 0 0 {-x} {-y} {-z} 1 {name}.png\n" for name, (x, y, z) in places.items()]
+    (tmp_path / "poses.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match="one scale for all panoramas needs their poses"):
+        export_scene(results, photos, tmp_path / "scene", one_scale=True)
+    export_scene(results, photos, tmp_path / "scene", poses=tmp_path / "poses.txt", one_scale=True)
+    for name, depth in true.items():
+        np.testing.assert_allclose(np.load(tmp_path / "scene" / "depth" / f"{name}.npy"), depth, rtol=0.01)
+    assert list(json.loads((tmp_path / "scene" / "scales.json").read_text())) == ["a", "b"]
