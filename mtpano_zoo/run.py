@@ -175,8 +175,10 @@ def _check_scenes(scenes: Sequence[str], stride: int | None, tasks: Sequence[str
         raise InputError(f"a scene is written as {' or '.join(SCENES)}, not {unknown[0]}")
     if scenes and "depth" not in tasks:
         raise InputError(f"{' and '.join(scenes)} need depth, which this network does not predict: leave them out")
-    if stride is not None and (stride < 1 or not scenes):
-        raise InputError(f"stride is a positive number of pixels between the points of ply and glb, not {stride}")
+    if stride is not None and not scenes:
+        raise InputError("stride is that of ply and glb: ask for one of them, or leave it out")
+    if stride is not None and stride < 1:
+        raise InputError(f"stride is a positive number of pixels, not {stride}")
 
 
 def _process(todo: Sequence[_Job], batch_size: int, predict_all: partial[Any], output: "_Output", workers: int) -> None:
