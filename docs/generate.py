@@ -61,6 +61,13 @@ REFERENCE = {
         "mtpano_zoo.files.weights",
         "mtpano_zoo.files.sharing",
         "mtpano_zoo.reference.format",
+        "mtpano_zoo.point_cloud",
+        "mtpano_zoo.export.scene_file",
+        "mtpano_zoo.export.mesh",
+        "mtpano_zoo.export.poses",
+        "mtpano_zoo.export.colmap",
+        "mtpano_zoo.export.one_scale",
+        "mtpano_zoo.export_scene",
     ),
 }
 

@@ -1,11 +1,61 @@
-"""Choose the pixels of a map of distances that make a clean point cloud."""
+"""The point cloud of a panorama, and which pixels make a clean one."""
+
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
 
-__all__ = ("clean_points",)
+__all__ = ("Cloud", "clean_points", "cloud")
+
+
+class Cloud(NamedTuple):
+    """Points (N, 3) float32 in metres, x right, y down, z forward, camera at 0; RGB (N, 3) uint8; normals (N, 3)."""
+
+    points: NDArray[np.float32]
+    colours: NDArray[np.uint8]
+    normals: NDArray[np.float32]
+
+
+def cloud(
+    image: NDArray[np.uint8],
+    depth: NDArray[np.float32],
+    normals: NDArray[np.float32] | None = None,
+    stride: int = 1,
+    edge: float | None = None,
+    nadir: float = 0.0,
+) -> Cloud:
+    """Return the points of a panorama that have a distance.
+
+    Args:
+        image: RGB (H, W, 3).
+        depth: metres (H, W), 0 = no value.
+        normals: (H, W, 3); by default those of the surface through the points, towards the camera.
+        stride: use every so many rows and columns.
+        edge: see `clean_points`.
+        nadir: see `clean_points`.
+
+    Raises:
+        InputError: If the stride is not positive, or edge or nadir is out of range.
+
+    Example:
+        >>> found = cloud(np.zeros((4, 8, 3), np.uint8), np.full((4, 8), 2, np.float32), stride=2)
+        >>> found.points.shape, found.normals.shape
+        ((8, 3), (8, 3))
+    """
+    if stride < 1:
+        raise InputError(f"stride is a positive number of pixels, not {stride}")
+    pick = (slice(None, None, stride), slice(None, None, stride))
+    valid = clean_points(depth, edge, nadir)
+    if normals is None:
+        surface = depth_to_points(torch.from_numpy(np.where(valid, depth, 0))[None, None])
+        normals = points_to_normals(surface)[0].permute(1, 2, 0).numpy()
+    kept = valid[pick]
+    rays: NDArray[np.float32] = erp_rays(*depth.shape)[pick].numpy()
+    return Cloud(rays[kept] * depth[pick][kept][:, None], image[pick][kept], normals[pick][kept])
 
 
 def clean_points(depth: NDArray[np.float32], edge: float | None = None, nadir: float = 0.0) -> NDArray[np.bool_]:

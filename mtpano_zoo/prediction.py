@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.export.mesh import MAX_ANGLE
+from mtpano_zoo.export.scene_file import Cut, write_scene
 from mtpano_zoo.finishing import FINISHERS, check_nadir, geometric, seam_blended, unseen_removed, without_nadir
 from mtpano_zoo.image_io import Panorama, Reading, Window, placed
 from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
-from mtpano_zoo.point_cloud import clean_points
+from mtpano_zoo.point_cloud import cloud
 from mtpano_zoo.sources import Source, network_input, panoramas_of
-from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
 if TYPE_CHECKING:
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 __all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
 
 SKY = "sky"
+SCENES = {"ply": "points.ply", "glb": "mesh.glb"}  # ends of the names of files with three dimensions
 
 
-def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True) -> dict[str, Path]:
+def output_paths(
+    folder: str | Path, stem: str, tasks: Sequence[str], panel: bool = True, scenes: Sequence[str] = ()
+) -> dict[str, Path]:
     """Return the files that `Prediction.save` writes for these tasks, by content, in the order of writing.
+
+    `scenes` are keys of `SCENES`.
 
     Raises:
         InputError: If the stem cannot name a file below the folder, see `mtpano_zoo.output_paths.check_id`.
@@ -44,6 +50,7 @@ def output_paths(folder: str | Path, stem: str, tasks: Sequence[str], panel: boo
     names = {file.name: file.suffix for task in tasks for file in MAIN_TASKS[task].stored}
     if panel:
         names["panel"] = "panel.png"
+    names |= {kind: SCENES[kind] for kind in scenes}
     return {kind: path_below(folder, stem, f"_{name}") for kind, name in names.items()}
 
 
@@ -152,12 +159,14 @@ class Prediction:
         overwrite: bool = False,
         panel: bool = True,
         depth_range: tuple[float, float] | None = None,
+        scenes: Sequence[str] = (),
+        stride: int | None = None,
     ) -> Iterator[Path]:
         """Do the work of `save` file by file, and yield the path of each when it is complete.
 
-        `depth_range` is that of `figure`.
+        `depth_range` is that of `figure`. `scenes` are keys of `SCENES`: what `export` writes, with its `stride`.
         """
-        paths = output_paths(folder, stem, self.tasks, panel)
+        paths = output_paths(folder, stem, self.tasks, panel, scenes)
         parent = path_below(folder, stem).parent
         if parent.exists() and not parent.is_dir():
             raise NotADirectoryError(f"{parent} is a file, not a folder to write into")
@@ -172,8 +181,12 @@ class Prediction:
         if panel:
             image_io.write_png(paths["panel"], viz.figure_to_array(self.figure(depth_range)))
             yield paths["panel"]
-        elif overwrite:  # an old panel would show the maps that were just replaced
-            output_paths(folder, stem, ())["panel"].unlink(missing_ok=True)
+        for kind in scenes:
+            yield self.export(paths[kind], stride=stride, overwrite=True)
+        if overwrite:  # an old panel or mesh would show the maps that were just replaced
+            for kind, path in output_paths(folder, stem, (), True, tuple(SCENES)).items():
+                if kind not in paths:
+                    path.unlink(missing_ok=True)
 
     def _gpano(self) -> str:
         """Return the GPano tags of the maps; empty for a full panorama of which nothing else is known."""
@@ -202,19 +215,41 @@ class Prediction:
         """
         if self.depth is None:
             raise InputError("a point cloud needs depth, which this network does not predict")
-        if stride < 1:
-            raise InputError(f"stride is a positive number of pixels, not {stride}")
-        pick = (slice(None, None, stride), slice(None, None, stride))
-        height, width = self.depth.shape
-        view = self.window or Window(0, 0, height, width, height, width)
-        depth: NDArray[np.float32] = self.depth[pick]
-        valid = clean_points(placed(self.depth, view), edge, nadir)[view.slices][pick]
-        rays: NDArray[np.float32] = erp_rays(view.full_height, view.full_width)[view.slices][pick].numpy()
-        return rays[valid] * depth[valid][:, None], self.image[pick][valid]
+        image, depth, normals = self._on_the_sphere()
+        points = cloud(image, depth, normals, stride, edge, nadir)
+        return points.points, points.colours
 
-    def write_ply(self, path: str | Path, stride: int = 1, edge: float | None = None, nadir: float = 0.0) -> None:
-        """Write the point cloud as binary PLY, see `point_cloud`."""
-        image_io.write_ply(path, *self.point_cloud(stride, edge, nadir))
+    def _on_the_sphere(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return image, depth and normals of the whole sphere: zeros where a crop shows nothing."""
+        maps = (self.image, self.depth, self.normals)
+        if self.window is None:
+            return maps
+        image, depth, normals = (None if x is None else placed(x, self.window) for x in maps)
+        return cast("NDArray[np.uint8]", image), cast("NDArray[np.float32]", depth), normals
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        stride: int | None = None,
+        edge: float | None = None,
+        nadir: float = 0.0,
+        max_angle: float = MAX_ANGLE,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the scene as `room.ply`, points with colours and normals, or `room.glb`, a textured mesh.
+
+        Points are in metres, x right, y down, z forward; meshes in metres too, y up, -z forward, as glTF wants it. By
+        default, the smallest stride is taken that leaves at most 512 rows; see `mtpano_zoo.export.scene_file.Cut`.
+
+        Raises:
+            FileExistsError: If the file exists and `overwrite` is false.
+            InputError: If the name ends in something else, there is no depth or no pixel with a distance, or an option
+                is out of range.
+        """
+        cut = Cut(stride, edge, nadir, max_angle)
+        image, depth, normals = self._on_the_sphere()
+        return write_scene(path, image, depth, normals, cut, overwrite)
 
 
 def predict(

@@ -10,7 +10,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.manifest import MANIFEST, check_settings, read_manifest, write_manifest
 
-__all__ = ("RECORDS", "PredictionFolder", "manifest_of")
+__all__ = ("FORMAT", "RECORDS", "PredictionFolder", "manifest_of", "read_records")
 
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
@@ -68,7 +68,7 @@ class PredictionFolder:
         if known is None and not self.overwrite and (found := next(filter(_exists, files), None)):
             raise InputError(f"{found} already exists, and no {MANIFEST} says what made it: {self.advice}.")
         self.root.mkdir(parents=True, exist_ok=True)
-        self.records = _read_records(self.root / RECORDS)
+        self.records = read_records(self.root / RECORDS)
         if known is None:
             if write_manifest(self.root, self.manifest):
                 self._forget()
@@ -147,8 +147,11 @@ def _exists(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _read_records(path: Path) -> dict[str, str | None]:
-    """Return the hashes by name. Incomplete lines are ignored, so that their files are not touched."""
+def read_records(path: Path) -> dict[str, str | None]:
+    """Return the hashes of the images by the name of their results.
+
+    Incomplete lines are ignored, so that their files are not touched.
+    """
     records: dict[str, str | None] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:

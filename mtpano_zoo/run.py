@@ -20,7 +20,7 @@ from mtpano_zoo.finishing import check_nadir
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
 from mtpano_zoo.image_io import Panorama, Reading, load_panorama
 from mtpano_zoo.manifest import describe_model
-from mtpano_zoo.prediction import Prediction, check_options, output_paths, predict
+from mtpano_zoo.prediction import SCENES, Prediction, check_options, output_paths, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
 from mtpano_zoo.workers import asked_to_stop, stoppable
 
@@ -117,6 +117,8 @@ def run(
     panel: bool = True,
     depth_range: tuple[float, float] | None = None,
     described: Mapping[str, Any] | None = None,
+    scenes: Sequence[str] = (),
+    stride: int | None = None,
     **reading: Unpack[Reading],
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
@@ -146,6 +148,8 @@ def run(
         depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
         described: what `describe_model` returns for the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
+        scenes: `ply`, `glb` or both: write each panorama as a point cloud and as a textured mesh too.
+        stride: rows and columns that these use, see `mtpano_zoo.prediction.Prediction.export`.
         **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 
     Raises:
@@ -160,6 +164,7 @@ def run(
         raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
     check_options(model, precision, mask_sky, blend_seam, max_distance)
     check_nadir(mask_nadir)
+    _check_scenes(scenes, stride, cast("Sequence[str]", model.tasks))
     if device is not None:
         check_device(device)
     out = Path(out)
@@ -175,10 +180,11 @@ def run(
     for image, target in images.items():
         job = _Job(image, target.relative_to(out).as_posix())
         try:
-            files[job] = output_paths(out, job.name, cast("Sequence[str]", model.tasks))
+            files[job] = output_paths(out, job.name, cast("Sequence[str]", model.tasks), scenes=tuple(SCENES))
         except InputError as error:
             report.failed[image] = f"{image} is left out: {error}"
     effective = options | decisive | {"precision": getattr(model, "precision", precision)}
+    effective |= {} if stride is None else {"stride": stride}
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), effective), overwrite)
     folder.claim(path for paths in files.values() for path in paths.values())
     if device is not None:
@@ -187,12 +193,23 @@ def run(
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         advance = partial(bar.advance, bar.add_task("panoramas", total=len(images)))
         advance(len(report.failed))
-        output = _Output(folder, panel, depth_range, report, advance)
+        output = _Output(folder, (panel, depth_range, tuple(scenes), stride), report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
         read = partial(_read, reading=reading)
         _process(todo, batch_size, read, partial(predict, model, **options), output, workers)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
+
+
+def _check_scenes(scenes: Sequence[str], stride: int | None, tasks: Sequence[str]) -> None:
+    if unknown := [kind for kind in scenes if kind not in SCENES]:
+        raise InputError(f"a scene is written as {' or '.join(SCENES)}, not {unknown[0]}")
+    if scenes and "depth" not in tasks:
+        raise InputError(f"{' and '.join(scenes)} need depth, which this network does not predict: leave them out")
+    if stride is not None and not scenes:
+        raise InputError("stride is that of ply and glb: ask for one of them, or leave it out")
+    if stride is not None and stride < 1:
+        raise InputError(f"stride is a positive number of pixels, not {stride}")
 
 
 def _process(
@@ -242,20 +259,20 @@ class _Output:
     def __init__(
         self,
         folder: PredictionFolder,
-        panel: bool,
-        depth_range: tuple[float, float] | None,
+        how: tuple[bool, tuple[float, float] | None, tuple[str, ...], int | None],
         report: RunReport,
         advance: partial[None],
     ) -> None:
         self.folder = folder
         self.report = report
         self.advance = advance
-        self.panel, self.depth_range = panel, depth_range
+        self.how = how
         self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
 
     def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
         """Whether an image has to be predicted; if not, the report says why."""
-        wanted = {kind for kind in files if self.panel or kind != "panel"}
+        panel, _, scenes, _ = self.how
+        wanted = files.keys() - SCENES.keys() - ({"panel"} if not panel else set()) | set(scenes)
         try:
             if not self.folder.finished(job.name, files, wanted, partial(_digest, job.image)):
                 return True
@@ -279,7 +296,7 @@ class _Output:
         except OSError as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
-        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.panel, self.depth_range)
+        future = self.writers.submit(_save, prediction, self.folder.root, job.name, *self.how)
         found = {"up": prediction.up, "heading": prediction.heading}
         facts: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
         facts |= {} if panorama.window is None else {"window": panorama.window._asdict()}
@@ -304,10 +321,16 @@ class _Output:
 
 
 def _save(
-    prediction: Prediction, out: Path, name: str, panel: bool, depth_range: tuple[float, float] | None = None
+    prediction: Prediction,
+    out: Path,
+    name: str,
+    panel: bool,
+    depth_range: tuple[float, float] | None = None,
+    scenes: Sequence[str] = (),
+    stride: int | None = None,
 ) -> None:
     # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-    files = prediction.save_each(out, name, overwrite=True, panel=panel, depth_range=depth_range)
+    files = prediction.save_each(out, name, True, panel, depth_range, scenes, stride)
     while not asked_to_stop() and next(files, None) is not None:
         pass
 

@@ -487,7 +487,7 @@ def test_point_cloud_refuses(tmp_path):
         prediction.point_cloud(stride=0)
     with pytest.raises(ValueError, match="needs depth"):
         predict(Analytic(("normals",)), photo()).point_cloud()
-    prediction.write_ply(tmp_path / "a.ply", stride=4)
+    prediction.export(tmp_path / "a.ply", stride=4)
     assert Path(tmp_path / "a.ply").stat().st_size > 8 * 16 * 15
 
 

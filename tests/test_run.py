@@ -238,7 +238,7 @@ def test_results_that_are_replaced_in_part_are_made_again(tmp_path, monkeypatch,
     run([image], Brightness(), out, progress=False)
     save(image, 255)
 
-    def fail(prediction, folder, name, panel, depth_range):
+    def fail(prediction, folder, name, panel, *how):
         for path in prediction.save_each(folder, name, True, panel):
             if path.name == f"a_{last}":
                 raise OSError("the disk is full")
@@ -504,7 +504,7 @@ def test_the_network_is_not_ahead_of_the_writing_by_many(tmp_path, monkeypatch):
     take = module._Output._take
     monkeypatch.setattr(module._Output, "_take", lambda output: network_waits.set() or take(output))
 
-    def save_late(prediction, out, name, panel, depth_range):
+    def save_late(prediction, out, name, *how):
         until(lambda: network_waits.is_set() or sum(network.batches) == len(images))
         behind.append(sum(network.batches) - len(behind))
 
@@ -518,7 +518,7 @@ def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
     for i in (2, 4):
         images[i].write_bytes(b"no image")
 
-    def fail_late(prediction, out, name, panel, depth_range):
+    def fail_late(prediction, out, name, *how):
         until(lambda: sum(network.batches) >= 3)  # those of 0, 1 and 3: by then, 2 could not be read
         if name in "03":
             raise OSError("the disk is full")
@@ -558,3 +558,54 @@ def test_processes_write_the_same(tmp_path):
     assert "cannot be written" in processes.failed[images[2]]
     for name in (f"{i}_{kind}" for i in range(2) for kind in KINDS):
         assert (tmp_path / "thread" / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
+
+
+# Scenes
+
+
+def test_points_and_meshes_are_written_when_asked(tmp_path):
+    image, out = save(tmp_path / "a.png"), tmp_path / "out"
+    run([image], Brightness(), out, progress=False)
+    assert names(out) == [f"a_{kind}" for kind in KINDS]
+    report = run([image], Brightness(), out, progress=False, scenes=["ply", "glb"])
+    assert report.written == [image]
+    assert names(out) == sorted(f"a_{kind}" for kind in (*KINDS, "points.ply", "mesh.glb"))
+    assert (out / "a_mesh.glb").read_bytes()[:4] == b"glTF"
+    assert b"element vertex 512\n" in (out / "a_points.ply").read_bytes()
+    assert run([image], Brightness(), out, progress=False, scenes=["glb"]).skipped == [image]
+    assert run([image], Brightness(), out, progress=False).skipped == [image]
+    with pytest.raises(InputError, match=r"other settings \(options.stride was None, is 4"):
+        run([image], Brightness(), out, progress=False, scenes=["ply"], stride=4)
+    run([image], Brightness(), out, progress=False, scenes=["ply"], stride=4, overwrite=True)
+    assert b"element vertex 32\n" in (out / "a_points.ply").read_bytes()
+    assert not (out / "a_mesh.glb").exists()  # it would show the maps that were replaced
+
+
+def test_a_panorama_without_distances_has_no_mesh(tmp_path):
+    class Nothing(Brightness):
+        tasks = ("depth", "valid")
+
+        def forward(self, image):
+            return super().forward(image) | {"valid": -torch.ones_like(image[:, :1])}
+
+    image, out = save(tmp_path / "a.png"), tmp_path / "out"
+    report = run([image], Nothing(), out, progress=False, scenes=["glb"])
+    assert "cannot be written: there is no surface to export, because no pixel has a distance" in report.summary()
+    assert report.exit_code == 1 and not (out / "a_mesh.glb").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"scenes": ["obj"]}, "a scene is written as ply or glb, not obj"),
+        ({"scenes": ["glb"], "stride": 0}, "stride is a positive number of pixels"),
+        ({"stride": 2}, "stride is that of ply and glb: ask for one of them"),
+    ],
+)
+def test_scenes_that_cannot_be_written_are_refused_at_once(options, sentence, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        run([save(tmp_path / "a.png")], Brightness(), tmp_path / "out", progress=False, **options)
+    network = Brightness()
+    network.tasks = ("normals",)
+    with pytest.raises(InputError, match="need depth, which this network does not predict"):
+        run([save(tmp_path / "a.png")], network, tmp_path / "out", progress=False, scenes=["ply", "glb"])

@@ -12,7 +12,7 @@ import io
 import struct
 import uuid
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,18 +115,29 @@ def write_npy(path: str | Path, array: NDArray[Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def write_ply(path: str | Path, points: NDArray[np.float32], colours: NDArray[np.uint8]) -> None:
-    """Write a point cloud, positions (N, 3) in metres and RGB (N, 3), as binary PLY, atomically.
+def write_ply(
+    path: str | Path,
+    points: NDArray[np.float32],
+    colours: NDArray[np.uint8],
+    normals: NDArray[np.float32] | None = None,
+) -> None:
+    """Write a point cloud, positions (N, 3) in metres, RGB (N, 3) and normals (N, 3), as binary PLY, atomically.
 
     Raises:
-        InputError: If the two shapes differ.
+        InputError: If the shapes differ.
     """
     if points.shape != colours.shape or points.shape[1:] != (3,):
         raise InputError(f"points and colours are both (N, 3), not {points.shape} and {colours.shape}")
-    fields = [(axis, "<f4", "float") for axis in "xyz"] + [(name, "u1", "uchar") for name in ("red", "green", "blue")]
+    if normals is not None and normals.shape != points.shape:
+        raise InputError(f"points and normals are both (N, 3), not {points.shape} and {normals.shape}")
+    parts: list[tuple[Sequence[str], NDArray[Any]]] = [("xyz", points), (("red", "green", "blue"), colours)]
+    parts += [] if normals is None else [(("nx", "ny", "nz"), normals)]
+    kinds = [("u1", "uchar") if values is colours else ("<f4", "float") for _, values in parts]
+    fields = [(name, *kind) for (names, _), kind in zip(parts, kinds, strict=True) for name in names]
     vertices = np.empty(len(points), [(name, code) for name, code, _ in fields])
-    for column in range(3):
-        vertices[fields[column][0]], vertices[fields[3 + column][0]] = points[:, column], colours[:, column]
+    for names, values in parts:
+        for column, name in enumerate(names):
+            vertices[name] = values[:, column]
     properties = [f"property {kind} {name}" for name, _, kind in fields]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
     write_bytes(path, "\n".join(header).encode() + vertices.tobytes())

@@ -14,7 +14,7 @@ def add(verbs: Verbs) -> None:
     option = parser.add_argument
     option("models", nargs="+", metavar="MODEL", help="a name, a checkpoint, or a folder of predictions")
     option("--data", required=True, help="rooms, homes, streets, or a folder with images/ and labels")
-    option("--out", default=Path("report"), type=Path, metavar="DIR", help="folder to write or continue in (%(default)s)")
+    option("--out", default=Path("report"), type=Path, metavar="DIR", help="where to write or continue (%(default)s)")
     option("--limit", type=int, help="panoramas (default: 20 scenes, or the whole folder)")
     option("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
     option("--seed", type=int, default=0, help="of the rendered scenes (default 0)")

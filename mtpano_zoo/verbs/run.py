@@ -63,6 +63,11 @@ def add(verbs: Verbs) -> None:
         "--workers", type=number_of_processes, help="processes that write (default: depends on panoramas and cores)"
     )
     run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps, which is slow")
+    run.add_argument("--ply", action="store_true", help="write a point cloud with colours and normals too")
+    run.add_argument("--glb", action="store_true", help="write a textured mesh too, for browsers and Blender")
+    run.add_argument(
+        "--stride", type=int, help="rows and columns that --ply and --glb use (default: at most 512 rows remain)"
+    )
     run.add_argument(
         "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
     )
@@ -110,6 +115,8 @@ def _run(options: argparse.Namespace) -> int:
         workers=workers,
         panel=not options.no_panel,
         described=describe_model(model, options.model),
+        scenes=[kind for kind in ("ply", "glb") if getattr(options, kind)],
+        stride=options.stride,
         **reading_options(options),
     )
     report.passed_over = found.passed_over

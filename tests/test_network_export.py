@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mtpano_zoo import export as module
+from mtpano_zoo import network_export as module
 from mtpano_zoo.cli import main
-from mtpano_zoo.export import export
 from mtpano_zoo.layers import CNNEncoder
 from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.network_export import export
 from mtpano_zoo.sphere import erp_rays
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "export.md"

@@ -1,0 +1,135 @@
+"""`mtpano export-scene`: the results of `mtpano run`, with their panoramas and poses, as a scene for other programs."""
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.export.colmap import ColmapWriter, Scan
+from mtpano_zoo.export.one_scale import common_scales
+from mtpano_zoo.export.poses import IDENTITY, Pose, read_poses
+from mtpano_zoo.image_files import find_images
+from mtpano_zoo.image_io import read_panorama, write_bytes
+from mtpano_zoo.limits import read_file
+from mtpano_zoo.manifest import read_manifest
+from mtpano_zoo.prediction import SKY, output_paths
+from mtpano_zoo.prediction_folder import FORMAT, RECORDS, read_records
+
+__all__ = ("export_scene",)
+
+
+def export_scene(
+    results: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    poses: str | Path | None = None,
+    views: int | None = None,
+    size: int | None = None,
+    nadir: float = 0.0,
+    one_scale: bool = False,
+) -> int:
+    """Write a folder of results as a scene of COLMAP, see `mtpano_zoo.export.colmap.ColmapWriter`.
+
+    Args:
+        results: a folder that `mtpano run` has written.
+        images: the folder of its panoramas.
+        out: a new folder. It appears when it is complete.
+        poses: an `images.txt` of COLMAP with a pose for every panorama; without it, all are at the origin.
+        views: 6 or 12 perspective views in place of every panorama.
+        size: rows and columns of a view.
+        nadir: degrees from straight down that the mask leaves out.
+        one_scale: multiply the distances of each panorama by a factor, so that they agree with one another and with the
+            unit of the poses, see `mtpano_zoo.export.one_scale`; `scales.json` keeps the factors.
+
+    Returns:
+        How many panoramas were written.
+
+    Raises:
+        FileExistsError: If `out` exists and is not empty.
+        InputError: If there is no result, a panorama or a pose is missing, a file is damaged or of another image, no
+            pixel has a distance, or an option is out of range.
+        OSError: If a file cannot be read or written.
+    """
+    results, out = Path(results), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} already exists: choose a new folder")
+    known = None if poses is None else read_poses(poses)
+    found = _matched(results, Path(images))
+    if known is not None and (missing := [name for name in found if name not in known]):
+        raise InputError(f"{poses} has no pose of {missing[0]}, which is in {results}: add it, or leave the poses out")
+    if one_scale and known is None:
+        raise InputError("one scale for all panoramas needs their poses: give an images.txt of COLMAP")
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        writer = ColmapWriter(temporary, len(found), views, size, nadir)
+        factors = _factors(results, list(found), known) if one_scale and known is not None else {}
+        for scan in _scans(results, found, known or {}):
+            writer.write(scan._replace(depth=scan.depth * np.float32(factors.get(scan.name, 1.0))))
+        writer.finish()
+        if factors:
+            write_bytes(temporary / "scales.json", json.dumps(factors, indent=1).encode())
+        if out.exists():
+            out.rmdir()  # it is empty
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return len(found)
+
+
+def _matched(results: Path, images: Path) -> dict[str, Path]:
+    """Return the panorama of every result, by the name of the result."""
+    if not results.is_dir():
+        raise InputError(f"{results} is no folder: name one that `mtpano run` has written")
+    if not images.is_dir():
+        raise InputError(f"{images} is no folder: name the one with the panoramas of the results")
+    ending = output_paths(results, "x", ("depth",))["depth_metres"].name.removeprefix("x")
+    stems = {path.relative_to(results).as_posix().removesuffix(ending) for path in sorted(results.rglob(f"*{ending}"))}
+    if not stems:
+        raise InputError(f"{results} has no distances (*{ending}): name a folder that `mtpano run` has written")
+    named = {target.relative_to(results).as_posix(): image for image, target in find_images([images], results).items()}
+    if missing := sorted(stems - named.keys()):
+        raise InputError(f"{images} has no panorama named {missing[0]}, of which {results} has results")
+    return {name: named[name] for name in sorted(stems)}
+
+
+def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
+    records = read_records(results / RECORDS)
+    model = (read_manifest(results, FORMAT) or {}).get("model", {})
+    classes = model.get("classes") or []
+    for name, image in found.items():
+        recorded = records.get(name)
+        if recorded is not None and recorded != hashlib.sha256(read_file(image)).hexdigest():
+            raise InputError(f"{image} is not the image that {results} has results of: it has changed since")
+        paths = output_paths(results, name, ("semseg", "depth", "normals"))
+        pixels, depth = read_panorama(image), _decoded(paths["depth_metres"], decode_npy)
+        if depth.shape != pixels.shape[:2]:
+            raise InputError(f"{paths['depth_metres']} is {depth.shape}, but {image} is {pixels.shape[:2]}")
+        normals = sky = None
+        if paths["normals"].exists():
+            normals = _decoded(paths["normals"], lambda data: decode_vectors(data, 128, 127))
+        if SKY in classes and paths["semseg"].exists():
+            sky = _decoded(paths["semseg"], lambda data: decode_labels(data, np.arange(256))) == classes.index(SKY)
+        yield Scan(name, pixels, depth, normals, sky, poses.get(name, IDENTITY))
+
+
+def _factors(results: Path, names: Sequence[str], poses: Mapping[str, Pose]) -> dict[str, float]:
+    """Return the factor of every panorama."""
+    depths = [_decoded(output_paths(results, name, ("depth",))["depth_metres"], decode_npy) for name in names]
+    factors = common_scales(depths, [poses[name] for name in names])
+    return dict(zip(names, factors.tolist(), strict=True))
+
+
+def _decoded(path: Path, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
+    try:
+        return decode(read_file(path))
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error

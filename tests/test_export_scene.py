@@ -1,0 +1,130 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.export_scene import export_scene
+from mtpano_zoo.image_io import decode_normals
+from mtpano_zoo.run import run
+from mtpano_zoo.sphere import erp_rays
+
+
+class Everything(nn.Module):
+    """Depth 1 m + 4 m x brightness, a sky where it is blue, surfaces that face the camera."""
+
+    tasks, classes, input_size = ("semseg", "depth", "normals"), ("ground", "sky"), (16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        normals = -erp_rays(*image.shape[-2:]).permute(2, 0, 1).expand(len(image), -1, -1, -1)
+        depth = 1 + 4 * image.mean(1, keepdim=True)
+        return {"semseg": image[:, 1:] * self.scale, "depth": depth * self.scale, "normals": normals * self.scale}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Results and panoramas."""
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "sub/b c.png")):
+        pixels = np.full((16, 32, 3), 60 * (i + 1), np.uint8)
+        pixels[:4, :, 2] = 250
+        Image.fromarray(pixels).save(photos / name)
+    run([photos], Everything(), tmp_path / "results", progress=False, panel=False)
+    return tmp_path / "results", photos
+
+
+def poses(folder: Path, *names: str) -> Path:
+    lines = [f"{i} 1 0 0 0 {i} 0 0 1 {name}" for i, name in enumerate(names)]
+    (folder / "poses.txt").write_text("\n".join(lines))
+    return folder / "poses.txt"
+
+
+def test_results_become_a_scene(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results, photos = folders
+    given = poses(tmp_path, "a.jpg", "sub/b c.jpg", "other.jpg")
+    assert export_scene(results, photos, tmp_path / "scene", poses=given, nadir=20.0) == 2
+    root = tmp_path / "scene"
+    rows = [row for row in (root / "sparse/0/images.txt").read_text().splitlines() if row and row[0] != "#"]
+    assert rows == ["1 1 0 0 0 0 0 0 1 a.png", "2 1 0 0 0 1 0 0 1 sub/b c.png"]
+    assert np.array_equal(np.load(root / "depth/sub/b c.npy"), np.load(results / "sub/b c_depth.npy"))
+    normals = decode_normals(np.asarray(Image.open(root / "normals/a.png")))
+    np.testing.assert_allclose(normals, -erp_rays(16, 32).numpy(), atol=0.02)
+    sky = np.asarray(Image.open(root / "sky/a.png"))
+    assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
+    assert (root / "masks/sub/b c.png.png").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "poses.txt", "results", "scene"]
+
+
+def test_the_command_writes_views(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, photos = map(str, folders)
+    command = ["export-scene", results, "--to", "colmap", "--images", photos, "--out", str(tmp_path / "scene")]
+    assert main([*command, "--views", "6", "--size", "8"]) == 0
+    assert capsys.readouterr().out == f"2 panoramas are in {tmp_path / 'scene'}, each as 6 views\n"
+    assert len(list((tmp_path / "scene" / "images").rglob("*.png"))) == 12
+    assert main(command) == 1
+    assert capsys.readouterr().err == f"mtpano: {tmp_path / 'scene'} already exists: choose a new folder\n"
+
+
+def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results, photos = folders
+    out = tmp_path / "scene"
+
+    def refused(sentence: str, **options: Path) -> None:
+        with pytest.raises(ValueError, match=sentence):
+            export_scene(**{"results": results, "images": photos, "out": out} | options)
+        assert not any("scene" in path.name for path in tmp_path.iterdir())
+
+    refused("poses.txt has no pose of sub/b c, which is in", poses=poses(tmp_path, "a.jpg"))
+    refused("nowhere is no folder", images=tmp_path / "nowhere")
+    refused("nowhere is no folder", results=tmp_path / "nowhere")
+    refused(r"photos has no distances \(\*_depth.npy\)", results=photos)
+    (results / "a_depth.npy").rename(results / "z_depth.npy")
+    refused("photos has no panorama named z, of which")
+    (results / "z_depth.npy").rename(results / "a_depth.npy")
+    before = (results / "a_depth.npy").read_bytes()
+    for content, sentence in (
+        (np.zeros((16, 32), np.float32), "a has no pixel with a distance"),
+        (np.ones((8, 16), np.float32), r"a_depth.npy is \(8, 16\), but .*a.png is \(16, 32\)"),
+    ):
+        np.save(results / "a_depth.npy", content)
+        refused(sentence)
+    (results / "a_depth.npy").write_bytes(before[:300])
+    refused("a_depth.npy cannot be used: it is truncated")
+    (results / "a_depth.npy").write_bytes(before)
+    shutil.copy(photos / "sub/b c.png", photos / "a.png")
+    refused("a.png is not the image that .*results has results of")
+
+
+def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:
+    """Two panoramas on the axis of a round room, whose networks were off by known factors."""
+    results, photos = tmp_path / "results", tmp_path / "photos"
+    photos.mkdir()
+    results.mkdir()
+    # Inside a sphere of 3 m: |c + d r| = 3 for the camera at c.
+    rays, places = erp_rays(32, 64).double().numpy(), {"a": (0.0, 0.0, 0.5), "b": (0.8, 0.3, -0.6)}
+    true = {}
+    for (name, place), factor in zip(places.items(), (0.8, 1.2), strict=True):
+        along = rays @ place
+        true[name] = -along + np.sqrt(along**2 + 9 - np.dot(place, place))
+        np.save(results / f"{name}_depth.npy", (factor * true[name]).astype(np.float32))
+        Image.new("RGB", (64, 32)).save(photos / f"{name}.png")
+    lines = [f"1 1 0 0 0 {-x} {-y} {-z} 1 {name}.png\n" for name, (x, y, z) in places.items()]
+    (tmp_path / "poses.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match="one scale for all panoramas needs their poses"):
+        export_scene(results, photos, tmp_path / "scene", one_scale=True)
+    export_scene(results, photos, tmp_path / "scene", poses=tmp_path / "poses.txt", one_scale=True)
+    for name, depth in true.items():
+        np.testing.assert_allclose(np.load(tmp_path / "scene" / "depth" / f"{name}.npy"), depth, rtol=0.01)
+    assert list(json.loads((tmp_path / "scene" / "scales.json").read_text())) == ["a", "b"]
