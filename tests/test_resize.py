@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from mtpano_zoo import resize as module
-from mtpano_zoo.resize import resize, resize_argmax, resize_bands
+from mtpano_zoo.resize import resize, resize_argmax, resize_bands, resize_pixels
 
 SIZES = [
     ((40, 80), (16, 32)),  # smaller
@@ -55,6 +55,13 @@ def test_argmax_in_bands_is_the_argmax_of_all(monkeypatch, chunk, old, new):
     # Ties within rounding may fall either way.
     chosen = resized.gather(0, labels[None].long())[0]
     torch.testing.assert_close(chosen, resized.amax(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_pixels_are_resized_as_maps_are(old, new):
+    pixels = torch.randint(0, 256, (*old, 3), dtype=torch.uint8)
+    resized = resize_pixels(pixels, *new)
+    torch.testing.assert_close(resized, resize(pixels.permute(2, 0, 1), *new), atol=1e-4, rtol=0)
 
 
 def test_more_classes_than_a_byte_holds():
