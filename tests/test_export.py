@@ -204,7 +204,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda source: randomise(Small()))
     path = tmp_path / "small.pt2"
-    command = ["export", "small", "--format", "torch-export", "--out", str(path), "--height", "8"]
+    command = ["export", "mtpano-tiny.rooms", "--format", "torch-export", "--out", str(path), "--height", "8"]
     assert main(command) == 0
     assert f"{path}: agrees with PyTorch within 1e-4" in capsys.readouterr().out
     assert torch.export.load(path).module()(torch.rand(2, 3, 8, 16))[1].shape == (2, 1, 8, 16)
