@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.resize import resize, resize_argmax
+from mtpano_zoo.resize import resize_argmax, resize_bands
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 
 __all__ = ("FINISHERS", "check_nadir", "geometric", "seam_blended", "unseen_removed", "without_nadir")
@@ -93,20 +93,29 @@ def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]
 
 def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.float32]:
     """Resize positive numbers (1, h, w); 0 where the network returned no finite one."""
-    values = resize(values, height, width)[0]
-    return torch.where(values.isfinite(), values.clamp_min(MAIN_TASKS[task].minimum), 0).cpu().numpy()
+    finished = torch.empty(height, width)
+    for rows, band in resize_bands(values, height, width):
+        finished[rows] = torch.where(band[0].isfinite(), band[0].clamp_min(MAIN_TASKS[task].minimum), 0)
+    return finished.numpy()
 
 
 def _direction(task: str, vectors: Tensor, height: int, width: int) -> NDArray[np.float32]:
     """Resize vectors (3, h, w) and normalise them; zero where they have no direction."""
-    vectors = resize(nn.functional.normalize(vectors, dim=0), height, width)
-    vectors = nn.functional.normalize(vectors.nan_to_num(), dim=0)
-    return vectors.permute(1, 2, 0).contiguous().cpu().numpy()
+    finished = torch.empty(height, width, 3)
+    for rows, band in resize_bands(nn.functional.normalize(vectors, dim=0), height, width):
+        x, y, z = band.nan_to_num_()
+        # `normalize` takes many times as long for three channels that lie so far apart in memory.
+        length = (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_().clamp_min_(1e-12)
+        finished[rows] = torch.div(band, length, out=band).permute(1, 2, 0)
+    return finished.numpy()
 
 
 def _binary(task: str, logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
     """Resize logits (1, h, w) and return where they are positive."""
-    return (resize(logits, height, width)[0] > 0).cpu().numpy()
+    finished = torch.empty(height, width, dtype=torch.bool)
+    for rows, band in resize_bands(logits, height, width):
+        finished[rows] = band[0] > 0
+    return finished.numpy()
 
 
 # Turn a network output into a map of the panorama's size.

@@ -24,7 +24,7 @@ __all__ = ("FORMATS", "Format", "export")
 Format = Literal["onnx", "torch-export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOLERANCE = 1e-4
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
 
 
 class _Outputs(nn.Module):

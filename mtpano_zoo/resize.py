@@ -5,13 +5,15 @@ over the covered area when shrinking. PyTorch's own resize cannot wrap unless th
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ("resize", "resize_argmax")
+__all__ = ("resize", "resize_argmax", "resize_bands", "resize_pixels")
 
-CHUNK = 1 << 20  # elements per band of `resize_argmax`: larger buffers cost more than the arithmetic
+ROWS = 4  # new rows of `resize_pixels` that are computed by one matrix product
+CHUNK = 1 << 20  # elements per band: larger buffers cost more than the arithmetic
 
 
 def resize(maps: Tensor, height: int, width: int) -> Tensor:
@@ -32,8 +34,49 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
     return _filter(maps, _taps(maps.shape[-1], width, True, dtype, maps.device), -1)
 
 
+def resize_pixels(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Resize an image (H, W, 3) uint8 to (3, height, width) float32, as `resize` does, in one pass over its pixels.
+
+    Example:
+        >>> resize_pixels(torch.zeros(64, 128, 3, dtype=torch.uint8), 16, 32).shape
+        torch.Size([3, 16, 32])
+    """
+    rows, columns, channels = pixels.shape
+    index, weight = _taps(rows, height, False, torch.float32, pixels.device)
+    flat = pixels.reshape(rows, -1)
+    resized = torch.empty(height, columns * channels, device=pixels.device)
+    for top in range(0, height, ROWS):
+        band = slice(top, top + ROWS)
+        first, last = int(index[:, band].min()), int(index[:, band].max()) + 1
+        matrix = torch.zeros(len(resized[band]), last - first, device=pixels.device)
+        matrix.scatter_add_(1, index[:, band].T - first, weight[:, band].T)
+        resized[band] = matrix @ flat[first:last].float()
+    return resize(resized.view(height, columns, channels).permute(2, 0, 1), height, width)
+
+
+def resize_bands(maps: Tensor, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the rows of `resize(maps, height, width)` band by band, each with its place, for maps (C, h, w).
+
+    Three float32 maps of 16384 x 8192 take 1.6 GB, and every step of arithmetic on them as much again.
+
+    Example:
+        >>> [(rows, tuple(band.shape)) for rows, band in resize_bands(torch.zeros(3, 2, 4), 4, 8)]
+        [(slice(0, 4, None), (3, 4, 8))]
+    """
+    dtype = maps.dtype if maps.is_floating_point() else torch.float32
+    index, weight = _taps(maps.shape[-2], height, False, dtype, maps.device)
+    across = _taps(maps.shape[-1], width, True, dtype, maps.device)
+    step = max(1, CHUNK // (width * len(maps)))
+    for top in range(0, height, step):
+        band = slice(top, min(top + step, height))
+        if maps.shape[-2:] == (height, width):
+            yield band, maps[:, band].to(dtype)
+        else:
+            yield band, _filter(_filter(maps, (index[:, band], weight[:, band]), -2), across, -1)
+
+
 def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
-    """Resize logits (C, h, w) and return the index of the largest, int64 (height, width).
+    """Resize logits (C, h, w) and return the index of the largest (height, width), uint8 for up to 256 classes.
 
     Works in bands of rows, because 150 classes at 4096 x 2048 would take 5 GB at once.
 
@@ -43,13 +86,14 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
         [1]
     """
     channels, rows, columns = logits.shape
+    kind = torch.uint8 if channels <= 256 else torch.int64
     if (rows, columns) == (height, width):
-        return logits.argmax(0)
+        return logits.argmax(0).to(kind)
     values = logits.permute(1, 2, 0).contiguous()  # channels last, to gather columns as whole vectors
     index, weight = _taps(rows, height, False, logits.dtype, logits.device)
     across = _taps(columns, width, True, logits.dtype, logits.device)
     step = max(1, CHUNK // (width * channels))
-    labels = torch.empty(height, width, dtype=torch.int64, device=logits.device)
+    labels = torch.empty(height, width, dtype=kind, device=logits.device)
     for top in range(0, height, step):
         band = slice(top, top + step)
         labels[band] = _filter(_filter(values, (index[:, band], weight[:, band]), 0), across, 1).argmax(-1)

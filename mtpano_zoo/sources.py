@@ -13,7 +13,7 @@ from torch import Tensor
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama
-from mtpano_zoo.resize import resize
+from mtpano_zoo.resize import resize, resize_pixels
 from mtpano_zoo.sphere import rotate
 
 __all__ = ("Source", "network_input", "panoramas_of")
@@ -99,4 +99,4 @@ def network_input(
         return resize(image.to(device).float(), height, width)
     # torch warns about a read-only array, although nothing writes to it.
     pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).to(device)
-    return resize(pixels.permute(2, 0, 1), height, width) / 255
+    return resize_pixels(pixels, height, width) / 255

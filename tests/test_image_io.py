@@ -354,6 +354,22 @@ def test_no_normal_is_middle_grey(bits, middle):
     assert image_io.decode_normals(encoded).tolist() == [[[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, -1]]]
 
 
+@pytest.mark.parametrize("band", [1, 40, 1 << 18])
+def test_maps_are_encoded_alike_in_bands_of_any_height(monkeypatch, band):
+    monkeypatch.setattr("mtpano_zoo.image_io.writing.BAND", band)
+    generator = np.random.default_rng(0)
+    normals = generator.normal(size=(7, 14, 3)).astype(np.float32)
+    normals[3, 4, 1] = np.inf
+    expected = [[128 + 127 * max(-1.0, min(1.0, v)) for v in n] if np.isfinite(n).all() else [128] * 3
+                for n in normals.reshape(-1, 3)]  # fmt: skip
+    encoded = image_io.encode_normals(normals)
+    assert encoded.dtype == np.uint8
+    np.testing.assert_allclose(encoded.reshape(-1, 3), expected, atol=0.5001)
+    depth = generator.uniform(-1, 80, (7, 14)).astype(np.float32)
+    millimetres = [round(min(float(d), 65.535) * 1000) if d > 0 else 0 for d in depth.ravel()]
+    assert image_io.encode_depth(depth).ravel().tolist() == millimetres
+
+
 def test_normals_refuse_other_forms():
     with pytest.raises(ValueError, match="8 or 16 bits"):
         image_io.encode_normals(np.zeros((4, 8, 3)), 12)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from mtpano_zoo import resize as module
-from mtpano_zoo.resize import resize, resize_argmax
+from mtpano_zoo.resize import resize, resize_argmax, resize_bands, resize_pixels
 
 SIZES = [
     ((40, 80), (16, 32)),  # smaller
@@ -50,8 +50,29 @@ def test_argmax_in_bands_is_the_argmax_of_all(monkeypatch, chunk, old, new):
     monkeypatch.setattr(module, "CHUNK", chunk)
     logits = torch.randn(5, *old)
     labels = resize_argmax(logits, *new)
-    assert labels.dtype == torch.int64 and labels.shape == new
+    assert labels.dtype == torch.uint8 and labels.shape == new
     resized = resize(logits, *new)
     # Ties within rounding may fall either way.
-    chosen = resized.gather(0, labels[None])[0]
+    chosen = resized.gather(0, labels[None].long())[0]
     torch.testing.assert_close(chosen, resized.amax(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_pixels_are_resized_as_maps_are(old, new):
+    pixels = torch.randint(0, 256, (*old, 3), dtype=torch.uint8)
+    resized = resize_pixels(pixels, *new)
+    torch.testing.assert_close(resized, resize(pixels.permute(2, 0, 1), *new), atol=1e-4, rtol=0)
+
+
+def test_more_classes_than_a_byte_holds():
+    assert int(resize_argmax(torch.arange(300.0).view(-1, 1, 1).expand(-1, 2, 4), 3, 6).min()) == 299
+
+
+@pytest.mark.parametrize("chunk", [1, 500, 1 << 22])
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_bands_are_the_rows_of_the_whole(monkeypatch, chunk, old, new):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    maps = torch.randn(3, *old)
+    places, bands = zip(*resize_bands(maps, *new), strict=True)
+    assert [row for place in places for row in range(new[0])[place]] == list(range(new[0]))
+    torch.testing.assert_close(torch.cat(bands, 1), resize(maps, *new), atol=1e-6, rtol=0)

@@ -12,9 +12,9 @@ import io
 import struct
 import uuid
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -38,15 +38,20 @@ __all__ = (
 )
 
 SATURATED = 65535  # the largest 16-bit number: this distance or any beyond
+BAND = 1 << 18  # numbers that are encoded at once
 MAX_DEPTH = 65.534  # metres, the largest distance below saturation in a 16-bit PNG of millimetres
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file completely or not at all, even if the program is stopped on the way."""
-    path = Path(path)
+    _write(Path(path), lambda file: file.write(data))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # in the same folder: a rename across disks is a copy
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            write(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -110,9 +115,7 @@ def write_npy(path: str | Path, array: NDArray[Any]) -> None:
         ...     np.load(Path(folder, "depth.npy")).shape
         (2, 4)
     """
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
+    _write(Path(path), lambda file: np.save(file, array, allow_pickle=False))
 
 
 def write_ply(
@@ -154,14 +157,15 @@ def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:
         [0, 1500, 1, 65535, 0]
     """
     metres = np.asarray(depth)
-    valid = np.isfinite(metres) & (metres > 0)
-    millimetres = np.array(metres, dtype=np.float64)
-    millimetres[~valid] = 0
-    np.minimum(millimetres, SATURATED / 1000, out=millimetres)
-    millimetres *= 1000
-    np.rint(millimetres, out=millimetres)
-    np.maximum(millimetres, valid, out=millimetres)
-    encoded: NDArray[np.uint16] = millimetres.astype(np.uint16)
+    encoded = np.empty(metres.shape, np.uint16)
+    for rows in _bands(metres):
+        valid = np.isfinite(metres[rows]) & (metres[rows] > 0)
+        millimetres = np.array(metres[rows], dtype=np.float64)
+        millimetres[~valid] = 0
+        np.minimum(millimetres, SATURATED / 1000, out=millimetres)
+        millimetres *= 1000
+        np.rint(millimetres, out=millimetres)
+        encoded[rows] = np.maximum(millimetres, valid)
     return encoded
 
 
@@ -208,8 +212,25 @@ def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]
     if vectors.shape[-1:] != (3,) or bits not in (8, 16):
         raise InputError(f"normals are (..., 3), encoded in 8 or 16 bits, not {vectors.shape} in {bits}")
     middle = 1 << (bits - 1)
-    vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
-    return np.rint(middle + (middle - 1) * np.clip(vectors, -1, 1)).astype(np.uint8 if bits == 8 else np.uint16)
+    encoded = np.empty(vectors.shape, np.uint8 if bits == 8 else np.uint16)
+    for rows in _bands(vectors):
+        finite = np.isfinite(vectors[rows])
+        scaled = vectors[rows] if finite.all() else np.where(finite.all(-1, keepdims=True), vectors[rows], 0)
+        scaled = np.clip(scaled, -1, 1)
+        scaled *= middle - 1
+        scaled += middle
+        encoded[rows] = np.rint(scaled, out=scaled)
+    return encoded
+
+
+def _bands(array: NDArray[Any]) -> Iterator[Any]:
+    """Yield what selects one band of rows after the other: small ones stay in the cache and take little memory."""
+    if array.ndim < 2:
+        yield ...
+        return
+    step = max(1, BAND * len(array) // max(array.size, 1))
+    for top in range(0, len(array), step):
+        yield slice(top, top + step)
 
 
 def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:

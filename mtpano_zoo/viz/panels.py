@@ -83,14 +83,18 @@ def prediction_panel(
     rows = -(-(1 + len(present)) // columns)
     page = _Page(MARGIN // 2 + rows * cell)
     title = f"image, {image.shape[1]} x {image.shape[0]}"
-    page.show(image, title, MARGIN, MARGIN // 2 + TITLE, width, height)
-    for place, (task, values) in enumerate(present.items(), start=1):
+    pick = (slice(None, None, max(1, image.shape[1] // (2 * width))),) * 2  # what is drawn at most twice too large
+    page.show(image[pick], title, MARGIN, MARGIN // 2 + TITLE, width, height)
+    for place, (task, whole) in enumerate(present.items(), start=1):
+        values = whole[pick]
         left, top = MARGIN + place % columns * (width + MARGIN), MARGIN // 2 + place // columns * cell + TITLE
         limits = depth_range(values) if task in SCALES else (0.0, 1.0)
         if task == "depth" and depth_limits is not None:
             limits = depth_limits
         page.show(_coloured(task, values, palette, limits), TITLES[task], left, top, width, height)
-        page.explain(task, [values], classes, palette, limits, (left, top + height, width, LEGEND))
+        # The legend of the classes names the smallest one too.
+        shown = [whole if task == "semseg" else values]
+        page.explain(task, shown, classes, palette, limits, (left, top + height, width, LEGEND))
     return page.figure
 
 
@@ -238,12 +242,14 @@ def _present_classes(
     maps: Sequence[NDArray[Any]], classes: Sequence[str], palette: ArrayLike
 ) -> list[tuple[str, tuple[float, ...]]]:
     """Return name and colour of the classes that occur, the largest first, and at the end what has no label."""
-    labels = np.concatenate([labels.ravel() for labels in maps])
-    known = (labels >= 0) & (labels < len(classes))
-    counts = np.bincount(labels[known].astype(np.int64), minlength=len(classes))
+    counts, unknown = np.zeros(len(classes), np.int64), False
+    for row in (row for labels in maps for row in labels):  # the whole of a large map would be copied as int64
+        known = (row >= 0) & (row < len(classes))
+        counts += np.bincount(row[known], minlength=len(classes))
+        unknown |= not known.all()
     colours = np.asarray(palette, np.float64).reshape(-1, 3) / 255
     present = [(classes[i], tuple(colours[i])) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    return present if known.all() else [*present, ("no label", (0.0, 0.0, 0.0))]
+    return [*present, ("no label", (0.0, 0.0, 0.0))] if unknown else present
 
 
 def _coloured(task: str, values: NDArray[Any], palette: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:

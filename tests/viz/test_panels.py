@@ -81,6 +81,14 @@ def test_legend_names_the_classes_that_occur_the_largest_first():
     assert legend(prediction_panel(image, {"semseg": semseg}, CLASSES, PALETTE)) == ["ceiling", "floor", "no label"]
 
 
+def test_a_large_map_is_thinned_but_its_legend_names_the_smallest_class():
+    labels = np.zeros((1540, 3080), np.uint8)
+    labels[1, 1], labels[3, 3] = 2, 255  # drawn are even rows and columns
+    figure = prediction_panel(np.zeros((*labels.shape, 3), np.uint8), {"semseg": labels}, CLASSES, PALETTE)
+    assert legend(figure) == ["floor", "ceiling", "no label"]
+    assert figure.axes[0].images[1].get_array().shape == (770, 1540, 3)
+
+
 def test_long_and_many_names_do_not_overlap():
     names = tuple(f"class number {i} with a name that does not end" for i in range(150))
     semseg = np.arange(150).repeat(12).reshape(30, 60)

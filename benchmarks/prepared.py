@@ -1,0 +1,59 @@
+"""Processor time of one panorama through every network that is not the large one, plain and prepared for inference.
+
+Random weights where the package brings none: the time does not depend on them. The two ways run in turn, so that
+whatever else the machine does hits both. Run: ``python benchmarks/prepared.py``.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from mtpano_zoo.layers import ViTEncoder
+from mtpano_zoo.models import NETWORKS, prepare_for_inference
+from mtpano_zoo.zoo import load_model
+
+ENCODER = {"name": "vit_small_patch16_dinov3_qkvb"}
+BUILD: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
+    "mtpano-small.rooms": lambda size: load_model("mtpano-small.rooms"),
+    "DAP, ViT-S": lambda size: NETWORKS["DAP"](
+        ViTEncoder(**ENCODER), input_size=size, neck_widths=(48, 96, 192, 384), fusion_width=64
+    ),
+    "UniFuse, ResNet-18": lambda size: NETWORKS["UniFuse"]("resnet18", input_size=size),
+    "BiFuse, ResNet-34": lambda size: NETWORKS["BiFuse"]("resnet34", input_size=size),
+    "HoHoNet, ResNet-50": lambda size: NETWORKS["HoHoNet"]("resnet50", height=size[0], input_size=size),
+    "EGformer": lambda size: NETWORKS["EGformer"](input_size=size),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    size = (options.height, 2 * options.height)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    print("| network | plain, s | prepared, s | plain / prepared |\n|---|--:|--:|--:|", flush=True)
+    for name, build in BUILD.items():
+        network = build(size).eval()
+        ways = (network, prepare_for_inference(network))
+        rounds = [[_seconds(way, image) for way in ways] for _ in range(options.repeats + 1)][1:]
+        plain, prepared = (statistics.median(times) for times in zip(*rounds, strict=True))
+        ratio = statistics.median(first / second for first, second in rounds)
+        print(f"| {name} | {plain:.2f} | {prepared:.2f} | {ratio:.2f} |", flush=True)
+
+
+@torch.inference_mode()
+def _seconds(network: nn.Module, image: torch.Tensor) -> float:
+    begin = time.process_time()
+    network(image)
+    return time.process_time() - begin
+
+
+if __name__ == "__main__":
+    main()
