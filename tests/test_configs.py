@@ -36,6 +36,7 @@ TINY = [
     "--data.init_args.val_count=2",
     "--data.init_args.test_count=2",
     "--data.init_args.batch_size=2",
+    "--trainer.val_check_interval=1.0",  # a checkpoint less for each
 ]
 
 
