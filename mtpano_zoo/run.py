@@ -135,10 +135,10 @@ def run(
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
-        max_distance: give depth only below this, in metres, see there.
+        max_distance: keep only depth below this, in metres, see there.
         level: level tilted panoramas first, see there; the record of each names the direction of up.
         crop: write only the part of the sphere that the file of a crop shows, see there.
-        mask_nadir: give no value to what is less than so many degrees from straight down, see there.
+        mask_nadir: leave out what is less than so many degrees from straight down, see there.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.

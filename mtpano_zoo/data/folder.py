@@ -190,7 +190,7 @@ def _rows_of_folders(root: Path) -> list[dict[str, str]]:
         entries = ", ".join(sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())[:8])
         raise FileNotFoundError(
             f"{root} has no panoramas in images/ ({', '.join(EXTENSIONS['image'])}); it holds {entries or 'nothing'}: "
-            "give the folder in which images/ lies"
+            "pass the folder in which images/ lies"
         )
     for files in found.values():
         if stray := sorted(files.keys() - found["image"].keys()):

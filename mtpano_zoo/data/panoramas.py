@@ -1,4 +1,4 @@
-"""The base of all data sets of files: one reader, to which a data set gives its description."""
+"""The base of all data sets of files: one reader, and a description per data set."""
 
 import itertools
 import warnings

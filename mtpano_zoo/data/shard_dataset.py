@@ -44,7 +44,7 @@ DECODERS: dict[str, Decoder] = {
 
 
 class ShardDataset(IterableDataset[Sample]):
-    """Samples of tar files; every process and worker gives those of its own files.
+    """Samples of tar files; every process and worker yields those of its own files.
 
     With a `limit`, it is for training: files in an order of (`seed`, epoch), drawn through a buffer, `limit` samples.
 

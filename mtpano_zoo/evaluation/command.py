@@ -73,7 +73,7 @@ def judge(
         protocol: a shipped configuration `evaluate-*.yaml` or a file; the metrics' defaults without.
         skip: `yaw`, `tilt`, `cross`.
         force: score predictions in a folder even if they look wrong.
-        report: is told how far it is.
+        report: called with the progress.
 
     Raises:
         InputError: See `mtpano_zoo.evaluation.runner.evaluate`.

@@ -249,7 +249,7 @@ def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: S
 
 
 def boundaries(depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (H, W) of pixels in front of something farther, and of pixels where that can be told.
+    """Mask (H, W) of pixels in front of something farther, and of pixels where that is known.
 
     The inverse distance of a plane is smooth in the angles, however slanted it is; its second difference jumps only at
     boundaries. The pixel on the near side counts.

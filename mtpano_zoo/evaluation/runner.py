@@ -110,7 +110,7 @@ def evaluate(
         protocol: its name, which the folder records.
         skip: measures that run a predictor again: `yaw`, `tilt`, `cross`.
         force: score predictions in a folder even if they look wrong.
-        report: is told how far it is.
+        report: called with the progress.
 
     Raises:
         InputError: If names repeat, a folder holds results of other settings, or predictions in a folder look as if in

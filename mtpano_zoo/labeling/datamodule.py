@@ -92,7 +92,7 @@ def unaugmented_samples(data: lightning.LightningDataModule, split: str) -> Data
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
     samples: Any = getattr(data, f"{split}_dataloader")().dataset
     if isinstance(samples, IterableDataset):
-        raise InputError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: give it files")
+        raise InputError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: pass files")
     augmentations = getattr(samples, "augmentations", {None: getattr(samples, "augmentation", None)})
     if any(augmentation is not None for augmentation in augmentations.values()):
         raise InputError(f"{type(data).__name__} augments its samples, which are then not those of the data set")

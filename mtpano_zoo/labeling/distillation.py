@@ -185,7 +185,7 @@ def z_disparity(labels: ViewLabels, views: Views) -> tuple[Tensor, Tensor]:
         InputError: If it has no depth.
     """
     if labels.depth is None:
-        raise InputError("this teacher gives no depth: take another one for distillation")
+        raise InputError("this teacher predicts no depth: choose another one for distillation")
     depth = labels.depth.float()
     valid = depth.isfinite() & (depth > 0)
     if labels.confidence is not None:

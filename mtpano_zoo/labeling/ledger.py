@@ -10,7 +10,7 @@ from mtpano_zoo.labeling.storage import LabelFolder
 __all__ = ("Ledger",)
 
 OTHER_IMAGE = (
-    "its labels were made from another image, or from another size of it: add --overwrite to replace them, or give "
+    "its labels were made from another image, or from another size of it: add --overwrite to replace them, or choose "
     "another folder as --out"
 )
 SAME_NAME = "two panoramas have this name, of which only the first is labelled"

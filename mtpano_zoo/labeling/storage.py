@@ -279,7 +279,7 @@ def in_use(root: Path) -> bool:
 
 def _link_error(path: Path) -> InputError:
     return InputError(
-        f"{path} is a symbolic link, and labels would be written to where it leads: give the folder itself as --out, "
+        f"{path} is a symbolic link, and labels would be written to where it leads: pass the folder itself as --out, "
         "or put a real folder in its place"
     )
 

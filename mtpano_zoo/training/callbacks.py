@@ -247,7 +247,7 @@ class ProgressBar(RichProgressBar):
 
 
 def _twice(sample_id: str) -> str:
-    return f"Two samples have the id {sample_id!r}, of which only one is written: give them different ids."
+    return f"Two samples have the id {sample_id!r}, of which only one is written: name them differently."
 
 
 def _module(pl_module: pl.LightningModule) -> PanoramaModule:

@@ -143,7 +143,7 @@ class DepthQualityModule(LightningModule):
         """
         described = checkpoint.get(DESCRIPTION)
         if not described:
-            raise InputError("The checkpoint is of no discriminator: give the one that this configuration trained.")
+            raise InputError("The checkpoint is of no discriminator: pass the one that this configuration trained.")
         if described["labeler"] != describe_model(self.labeler)["weights"]:
             raise InputError(
                 "The checkpoint is of a discriminator for another labeler: train one for this labeler from the start."

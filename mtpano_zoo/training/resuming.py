@@ -38,7 +38,7 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> P
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     if _is_network(path) or not {"state_dict", "pytorch-lightning_version"} <= read_checkpoint(file).keys():
         raise InputError(
-            f"{path} is not the checkpoint of a training, which ckpt_path takes: give a network with its weights by "
+            f"{path} is not the checkpoint of a training, which ckpt_path takes: pass a network with its weights by "
             f"--model.network=Pretrained --model.network.init_args.source={path} instead."
         )
     return file

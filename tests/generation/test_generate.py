@@ -189,7 +189,7 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     for arguments, sentence in (
         (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama 32 x 64"),
         (["--mask", str(tmp_path / "grey.png")], "of the mask are grey"),
-        ([], "give --mask for a panorama, or --fov"),
+        ([], "pass --mask for a panorama, or --fov"),
     ):
         assert edit("room", "other.png", *arguments) == 1
         assert sentence in capsys.readouterr().err

@@ -280,8 +280,8 @@ def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "give panoramas"),
-        (["--data.class_path=RoomsDataModule", "."], "give panoramas"),
+        ([], "pass panoramas"),
+        (["--data.class_path=RoomsDataModule", "."], "pass panoramas"),
         (["no_such.jpg"], "labelled"),
         (["."], "holds no image"),
         (["x.jpg", "--out=config.yaml"], "is a file"),
