@@ -284,7 +284,8 @@ class _Output:
         return False
 
     def start(self, writers: Executor, limit: int) -> None:
-        self.writers, self.limit = writers, limit
+        self.writers = writers
+        self.limit = limit
 
     def fail(self, image: Path, sentence: str) -> None:
         self.report.failed[image] = sentence

@@ -107,7 +107,8 @@ class Augmentation:
         if transforms is not None and photometric == 0:
             raise InputError("Augmentation: transforms are never applied as long as photometric is 0, set it to 1")
         self.probabilities = shares
-        self.max_tilt, self.seed = max_tilt, seed
+        self.max_tilt = max_tilt
+        self.seed = seed
         chosen = _builtin_transforms(strength) if transforms is None else transforms
         self._transforms = [_build_transform(entry) for entry in chosen] if photometric else []
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]

@@ -97,7 +97,8 @@ class FolderDataModule(PanoramaDataModule):
         folder = Path(root).expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"the data root {folder} is not a folder")
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
         self._rows = _rows_of_table(folder, table) if table is not None else _rows_of_folders(folder)
         present = [role for role in FOLDERS if any(row[role] for row in self._rows)]
         self.files = {role: (f"{{{role}}}",) for role in present}

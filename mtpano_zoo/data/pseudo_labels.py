@@ -164,7 +164,8 @@ class PseudoLabelDataModule(PanoramaDataModule):
                 f"knows metres: leave it out by the option tasks=[{others}], or label again with a teacher of metric "
                 "depth, or read it as disparity by relative=true"
             )
-        self.view_tasks, self.views_from_step = tuple(view_tasks), views_from_step
+        self.view_tasks = tuple(view_tasks)
+        self.views_from_step = views_from_step
         if (named := self.root / "classes.yaml").is_file():
             self.classes, self.palette = read_classes(named)
         count = len(self.classes)

@@ -62,7 +62,8 @@ class ShardDataset(IterableDataset[Sample]):
     augmentation: Augmentation | None = None
 
     def __init__(self, root: Path, shards: dict[str, int]) -> None:
-        self.root, self.shards = root, shards
+        self.root = root
+        self.shards = shards
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:

@@ -213,12 +213,14 @@ class ShardsDataModule(EvaluationLoaders):
             self.classes = tuple(map(str, contents["classes"]))
             palette = contents["palette"]
             self.palette = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
-            self.height, self.width = int(contents["height"]), int(contents["width"])
+            self.height = int(contents["height"])
+            self.width = int(contents["width"])
             self.shards = {str(split): _counts(shards) for split, shards in contents["shards"].items()}
         except (*UNREADABLE, TypeError, AttributeError) as error:
             message = f"{self.root / CONTENTS} is damaged ({reason_of(error)}): write the shards again"
             raise InputError(message) from error
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
         self.augmentation = augmentation
         self.buffer = buffer
         self.seed = seed
@@ -242,7 +244,9 @@ class ShardsDataModule(EvaluationLoaders):
         # The batches of a loader are those of its workers, who know nothing of each other.
         samples.limit, samples.workers = share // self.batch_size * self.batch_size, workers
         samples.batch_size = self.batch_size
-        samples.augmentation, samples.buffer, samples.seed = self.augmentation, self.buffer, self.seed
+        samples.augmentation = self.augmentation
+        samples.buffer = self.buffer
+        samples.seed = self.seed
         loader = TrainingLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
         setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - where Lightning looks for it
         return loader

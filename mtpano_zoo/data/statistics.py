@@ -58,7 +58,8 @@ class Counter(Dataset[Sums | None]):
     """Sums over the pixels of every sample; None for one that cannot be read."""
 
     def __init__(self, samples: Dataset[Sample], classes: int) -> None:
-        self.samples, self.classes = samples, classes
+        self.samples = samples
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(cast(Any, self.samples))

@@ -101,7 +101,8 @@ class ThreeD60DataModule(PanoramaDataModule):
             if not given or not set(given) <= set(known):
                 raise InputError(f"name one or more of {', '.join(known)}, not {given!r}")
         super().__init__(root, **options)
-        self.parts, self.placements = tuple(dict.fromkeys(parts)), "|".join(sorted(set(placements)))
+        self.parts = tuple(dict.fromkeys(parts))
+        self.placements = "|".join(sorted(set(placements)))
         self.listed = read_lists(self.root, lists, _listed_names)
 
     def find(self) -> Index:

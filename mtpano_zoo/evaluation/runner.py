@@ -45,7 +45,9 @@ class Judged:
     """
 
     def __init__(self, predictor: Predictor, classes: Sequence[str], chosen: Mapping[str, Metric]) -> None:
-        self.predictor, self.classes, self.chosen = predictor, tuple(classes), chosen
+        self.predictor = predictor
+        self.classes = tuple(classes)
+        self.chosen = chosen
         self.rows: list[dict[str, Any]] = []
         self.remarks: list[str] = []
         self.metrics, self.by_solid_angle = (self._fresh(solid_angle) for solid_angle in (False, True))

@@ -138,7 +138,8 @@ class LatentsDataModule(lightning.LightningDataModule):
         super().__init__()
         self.train_set = LatentsDataset(train, turned=True)
         self.val_set = None if val is None else LatentsDataset(val)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled."""

@@ -138,7 +138,8 @@ class LabelingData(lightning.LightningDataModule):
         if max_height < height:
             raise InputError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
         self.items = _Items(samples, height, width, max_height, store_images)
-        self.ledger, self.num_workers = ledger, num_workers
+        self.ledger = ledger
+        self.num_workers = num_workers
 
     def predict_dataloader(self) -> DataLoader[Item]:
         """The share of this process, in order."""

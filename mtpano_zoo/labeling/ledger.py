@@ -25,7 +25,8 @@ class Ledger:
     """
 
     def __init__(self, folder: LabelFolder, overwrite: bool = False) -> None:
-        self.folder, self.overwrite = folder, overwrite
+        self.folder = folder
+        self.overwrite = overwrite
         self.report = LabelReport()
         self._seen: set[str] = set()
         self._replaced: set[str] = set()

@@ -51,7 +51,8 @@ class PanoramaLabeler(lightning.LightningModule):
         super().__init__()
         if height < 8 or width != 2 * height:
             raise InputError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
-        self.height, self.width = height, width
+        self.height = height
+        self.width = width
         self.ledger: Ledger | None = None
         """Knows what is finished; without one, everything is labelled."""
         self.metric: bool | None = None
@@ -150,8 +151,10 @@ class Labeler(PanoramaLabeler):
         if unknown := [name for name in no_depth_classes if name not in self.classes]:
             raise InputError(f"no_depth_classes: no teacher knows {', '.join(unknown)}")
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
-        self.views, self.teachers = views, tuple(teachers)
-        self.masker, self.min_valid = masker, min_valid
+        self.views = views
+        self.teachers = tuple(teachers)
+        self.masker = masker
+        self.min_valid = min_valid
         parts: list[object] = [*teachers, masker]
         self.networks = nn.ModuleList(part for part in parts if isinstance(part, nn.Module)).eval()
         self.keep_views = keep_views

@@ -85,7 +85,8 @@ class LabelFolder:
     """
 
     def __init__(self, root: Path, marker: Marker = PANORAMAS) -> None:
-        self.root, self.marker = root.resolve(), marker
+        self.root = root.resolve()
+        self.marker = marker
         self._temporary: Path | None = None
         self._lock: IO[bytes] | None = None
         self._claims: Claims | None = None

@@ -168,7 +168,8 @@ class PredictionWriter(BasePredictionWriter):
         Raises:
             InputError: If it holds results of other settings, which are not to be replaced.
         """
-        self.failed, self._ids = {}, Counter()
+        self.failed = {}
+        self._ids = Counter()
         name = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         model = describe_model(_module(pl_module).network, name)
         manifest = manifest_of("mtpano predict", model, {"precision": str(trainer.precision)})

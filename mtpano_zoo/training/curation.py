@@ -74,7 +74,8 @@ class DepthQualityModule(LightningModule):
             )
         if unknown := [name for name in failures if name not in FAILURES]:
             raise InputError(f"failures are some of {', '.join(FAILURES)}, not {', '.join(unknown)}")
-        self.discriminator, self.labeler = discriminator, labeler.requires_grad_(False).eval()
+        self.discriminator = discriminator
+        self.labeler = labeler.requires_grad_(False).eval()
         self.targets = targets
         self.tolerance = tolerance
         self.smoothing = smoothing

@@ -28,7 +28,9 @@ class Overflows(OracleTeacher):
 
     def __init__(self, key: str, value: str, views: int = 1) -> None:
         super().__init__()
-        self.key, self.value, self.views = key, float(value), views
+        self.key = key
+        self.value = float(value)
+        self.views = views
 
     def __call__(self, seen: ViewImages) -> ViewLabels:
         labels = super().__call__(seen)

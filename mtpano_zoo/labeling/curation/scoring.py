@@ -146,7 +146,8 @@ class LabelsToScore(Dataset[dict[str, Any]]):
 
     def __init__(self, root: Path, height: int, width: int, split: str = "train") -> None:
         data = PseudoLabelDataModule(root, height=height, width=width, tasks=["semseg", "depth"], confidence=False)
-        self.root, self.samples = data.root, data.dataset(split)
+        self.root = data.root
+        self.samples = data.dataset(split)
         self.classes = tuple(data.classes)
 
     def __len__(self) -> int:
