@@ -254,7 +254,7 @@ def _read_ahead(
 
 
 class _Output:
-    """What is due, what is being written, first in, first out and a limited number, and what became of it."""
+    """Queue of results: which are due, which are being written, first in, first out, and how each ended."""
 
     def __init__(
         self,

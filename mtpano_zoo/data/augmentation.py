@@ -24,7 +24,7 @@ Sample = dict[str, Any]
 
 
 def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
-    """What a camera turned by R (3, 3), camera-to-world, sees instead.
+    """Return the sample that a camera turned by R (3, 3), camera-to-world, sees.
 
     The image is interpolated, classes and depth are taken from the nearest pixel, normals are interpolated and turned
     with the camera; holes (class 255, depth 0, normal 0) stay holes. A yaw by whole columns is exact.
@@ -45,7 +45,7 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
 
 
 def mirror_sample(sample: Sample) -> Sample:
-    """What is seen in a mirrored world: left and right change places, and the x of normals changes its sign.
+    """Return the sample of a mirrored world: left and right change places, and the x of normals changes its sign.
 
     Example:
         >>> mirror_sample({"depth": torch.arange(4.0).expand(2, 4)})["depth"][0].tolist()

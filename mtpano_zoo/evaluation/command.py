@@ -76,7 +76,7 @@ def judge(
         report: called with the progress.
 
     Raises:
-        InputError: See `mtpano_zoo.evaluation.runner.evaluate`.
+        InputError: If a predictor or the data do not fit, see `mtpano_zoo.evaluation.runner.evaluate`.
     """
     folder, name = Path(out), DEFAULTS if protocol is None else Path(protocol).name
     if folder.exists() and not folder.is_dir():

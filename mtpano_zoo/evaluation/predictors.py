@@ -56,7 +56,7 @@ class Predictor:
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """What decides the predictions, as plain data."""
+        """Settings that decide the predictions, as plain data."""
         raise NotImplementedError
 
 

@@ -105,7 +105,7 @@ def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def words(metrics: Mapping[str, Metric]) -> list[str]:
-    """Say in sentences what the metrics count."""
+    """Return sentences about what the metrics count."""
     sentences = ["Scores count pixels; those by solid angle weigh a pixel by the part of the sphere that it covers."]
     for task, metric in metrics.items():
         parts = []

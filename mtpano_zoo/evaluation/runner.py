@@ -34,7 +34,7 @@ SKIPS = ("yaw", "tilt", "cross")
 
 
 class Judged:
-    """What is known of one predictor on one set.
+    """Scores of one predictor on one set.
 
     Attributes:
         predictor: what was judged.

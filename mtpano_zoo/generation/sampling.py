@@ -55,7 +55,7 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """Device of the networks."""
         return torch.device(self.pipeline._execution_device)
 
     @property

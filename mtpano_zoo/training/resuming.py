@@ -45,7 +45,7 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> P
 
 
 def _is_network(path: str | Path) -> bool:
-    """Whether `load_model` reads it, but a trainer cannot."""
+    """Return whether `load_model` reads it but a trainer cannot."""
     source, path = str(path), Path(path)
     named = source.startswith(("hf-hub:", "local-dir:")) or source in entries()
     return named or path.suffix == ".safetensors" or (path / "config.json").is_file()
