@@ -226,7 +226,7 @@ def error_of(task: str, prediction: Tensor, target: Tensor, alignment: Alignment
 def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: Sequence[int]) -> Ratio:
     """Difference of the predictions for rolled panoramas, rolled back, from that of the original.
 
-    Mean of |log ratio|, of the angle in degrees, or share of pixels of another class, where neither lies near a border.
+    Mean of `|log ratio|`, of the angle in degrees, or share of pixels of another class, away from borders.
 
     Args:
         task: `depth`, `normals` or `semseg`.
@@ -360,7 +360,7 @@ def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], 
 
 
 def cross_projection(panorama: Tensor, faces: Tensor) -> Ratio:
-    """Mean |log ratio|, without one common scale, of a panorama's depth (H, W) and that of its cube faces (6, S, S).
+    """Mean `|log ratio|`, without one common scale, of a panorama's depth (H, W) and that of its cube faces (6, S, S).
 
     Both are distances along the ray. Faces in the order front, right, back, left, up, down.
 

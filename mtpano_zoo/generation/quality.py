@@ -105,7 +105,7 @@ def features_of(images: Iterable[Tensor], network: PanoramaNetwork) -> dict[str,
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Return the Frechet distance of the normal distributions with the moments of two samples (N, C) and (M, C).
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), the number that FID is on features of Inception (arXiv 1706.08500).
+    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`, the number that FID is on features of Inception (arXiv 1706.08500).
 
     Raises:
         InputError: If a sample has less than two elements, which have no covariance.
