@@ -76,7 +76,9 @@ class Kept(LightningDataModule):
 
     def __init__(self, samples: Looks) -> None:
         super().__init__()
-        self.samples, self.height, self.width = samples, samples.height, samples.width
+        self.samples = samples
+        self.height = samples.height
+        self.width = samples.width
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """All of them."""

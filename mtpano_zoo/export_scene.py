@@ -67,7 +67,7 @@ def export_scene(
     if known is not None and (missing := [name for name in found if name not in known]):
         raise InputError(f"{poses} has no pose of {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:
-        raise InputError("one scale for all panoramas needs their poses: give an images.txt of COLMAP")
+        raise InputError("one scale for all panoramas needs their poses: pass an images.txt of COLMAP")
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         writer = ColmapWriter(temporary, len(found), views, size, nadir)

@@ -57,7 +57,7 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         OSError: If a list cannot be read.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: give a folder for the results")
+        raise InputError(f"{out} is a file: choose a folder for the results")
     passed_over: dict[Path, str] = {}
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
     for source in _expanded(sources):
@@ -65,7 +65,7 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
             roots.setdefault(source, source.parent)
             continue
         if source.resolve() == out.resolve():
-            raise InputError(f"{out} holds the images: give another folder, so that results are not taken for images")
+            raise InputError(f"{out} holds the images: choose another folder, so that results are not taken for images")
         reasons = dict(_searched(source, out))
         found = [path for path, reason in reasons.items() if reason is None]
         passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}

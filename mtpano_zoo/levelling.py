@@ -35,7 +35,7 @@ MIN_GAIN = 1.5  # agreement of up over that of the average direction, below whic
 
 
 def estimate_up(image: Tensor) -> Tensor | None:
-    """Return the unit vector (3,) that points up, in the frame of the camera, or None if the edges do not tell.
+    """Return the unit vector (3,) that points up, in the frame of the camera, or None if the edges do not show it.
 
     Only tilts up to `MAX_TILT` degrees are looked for.
 

@@ -198,7 +198,7 @@ class Prediction:
     def figure(self, depth_range: tuple[float, float] | None = None) -> "Figure":
         """Draw image and maps, 1600 px wide, with class legend, metre scale and a legend of the normals' colours.
 
-        Colours of depth span its own range, or `depth_range` in metres: give one for the frames of a video.
+        Colours of depth span its own range, or `depth_range` in metres: set one for the frames of a video.
         """
         return viz.prediction_panel(self.image, self.maps, self.classes, self.palette, depth_range)
 
@@ -283,14 +283,14 @@ def predict(
         blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
             and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
             no value get none there. Networks with wrapped convolutions do not need this.
-        max_distance: Give depth only where it is below this, in metres, by the mask that the network has for it; one of
+        max_distance: Keep depth only where it is below this, in metres, by the mask that the network has for it; one of
             the network's `ranges`, by default the last.
         level: Find where up is, from the straight edges in the image, show the network what a level camera would see,
             and turn its maps back, for cameras that are tilted by up to 45 degrees. Nothing is turned by less than one
             degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`. What is found in
             the image counts more than what the tags of a file say.
         crop: Return only the part of the sphere that the file of a crop shows, in the size of the file.
-        mask_nadir: Give no value to what is less than so many degrees from straight down in the image, where a tripod
+        mask_nadir: Leave out what is less than so many degrees from straight down in the image, where a tripod
             or a logo is.
         **reading: How files are read: `fov`, `vertical_offset`, `eye`, `ignore_tags`, `force` and `max_pixels`, see
             `mtpano_zoo.image_io.load_panorama`.

@@ -135,10 +135,10 @@ def run(
         precision: `bfloat16` for autocast.
         mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
         blend_seam: smooth depth and normals across the left and right edge, see there.
-        max_distance: give depth only below this, in metres, see there.
+        max_distance: keep only depth below this, in metres, see there.
         level: level tilted panoramas first, see there; the record of each names the direction of up.
         crop: write only the part of the sphere that the file of a crop shows, see there.
-        mask_nadir: give no value to what is less than so many degrees from straight down, see there.
+        mask_nadir: leave out what is less than so many degrees from straight down, see there.
         device: where the network is moved to; by default it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
         progress: show a bar on the error stream.
@@ -254,7 +254,7 @@ def _read_ahead(
 
 
 class _Output:
-    """What is due, what is being written, first in, first out and a limited number, and what became of it."""
+    """Queue of results: which are due, which are being written, first in, first out, and how each ended."""
 
     def __init__(
         self,
@@ -284,7 +284,8 @@ class _Output:
         return False
 
     def start(self, writers: Executor, limit: int) -> None:
-        self.writers, self.limit = writers, limit
+        self.writers = writers
+        self.limit = limit
 
     def fail(self, image: Path, sentence: str) -> None:
         self.report.failed[image] = sentence

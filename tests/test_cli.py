@@ -162,7 +162,7 @@ def test_the_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: 
 def test_run_with_a_checkpoint_of_training(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a photo to all its files through the real command; a second run touches nothing; a bad image is told."""
+    """From a photo to all its files through the real command; a second run touches nothing; a bad image is reported."""
     photos = tmp_path / "photos"
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (41, 82, 3), dtype=np.uint8)

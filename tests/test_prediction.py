@@ -21,7 +21,9 @@ class Analytic(nn.Module):
 
     def __init__(self, tasks=("semseg", "depth", "normals"), input_size=(32, 64)):
         super().__init__()
-        self.tasks, self.classes, self.input_size = tasks, CLASSES if "semseg" in tasks else (), input_size
+        self.tasks = tasks
+        self.classes = CLASSES if "semseg" in tasks else ()
+        self.input_size = input_size
         self.scale = nn.Parameter(torch.ones(()))
         self.calls = []
 

@@ -32,7 +32,7 @@ def test_trains_scores_and_draws(tiny_config: Path, tmp_path: Path, capsys: pyte
     assert len(scores) == 3
     prior = scores["latitude only"]
     assert all(set(row) == set(METRICS) and all(np.isfinite(list(row.values()))) for row in scores.values())
-    # Four training rooms tell nothing, but floor below and ceiling above are known to whoever knows the latitude.
+    # Four training rooms tell nothing, but floor below and ceiling above are known to anyone who knows the latitude.
     assert prior["mIoU"] > 0.1
     assert prior["normals, mean error in degrees"] < 60
     assert json.loads((out / "metrics.json").read_text()) == scores

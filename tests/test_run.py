@@ -321,7 +321,7 @@ def test_results_inside_the_folder_are_not_taken_for_images(photos):
     report = run([photos], Brightness(), photos / "out", progress=False)
     again = run([photos], Brightness(), photos / "out", progress=False)
     assert len(report.written) == len(again.skipped) == 5 and not again.written
-    with pytest.raises(ValueError, match="holds the images: give another folder"):
+    with pytest.raises(ValueError, match="holds the images: choose another folder"):
         run([photos], Brightness(), photos, progress=False)
 
 
@@ -443,7 +443,7 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"sources": []}, "no image and no folder"),
     ({"batch_size": 0}, "at least 1, not 0"),
-    ({"out": "file"}, "is a file: give a folder"),
+    ({"out": "file"}, "is a file: choose a folder"),
     ({"precision": "int8"}, "float32 or bfloat16"),
     ({"workers": -1}, "processes, or 0 for a thread, not -1"),
 ])  # fmt: skip

@@ -24,7 +24,7 @@ Sample = dict[str, Any]
 
 
 def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
-    """What a camera turned by R (3, 3), camera-to-world, sees instead.
+    """Return the sample that a camera turned by R (3, 3), camera-to-world, sees.
 
     The image is interpolated, classes and depth are taken from the nearest pixel, normals are interpolated and turned
     with the camera; holes (class 255, depth 0, normal 0) stay holes. A yaw by whole columns is exact.
@@ -45,7 +45,7 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
 
 
 def mirror_sample(sample: Sample) -> Sample:
-    """What is seen in a mirrored world: left and right change places, and the x of normals changes its sign.
+    """Return the sample of a mirrored world: left and right change places, and the x of normals changes its sign.
 
     Example:
         >>> mirror_sample({"depth": torch.arange(4.0).expand(2, 4)})["depth"][0].tolist()
@@ -107,7 +107,8 @@ class Augmentation:
         if transforms is not None and photometric == 0:
             raise InputError("Augmentation: transforms are never applied as long as photometric is 0, set it to 1")
         self.probabilities = shares
-        self.max_tilt, self.seed = max_tilt, seed
+        self.max_tilt = max_tilt
+        self.seed = seed
         chosen = _builtin_transforms(strength) if transforms is None else transforms
         self._transforms = [_build_transform(entry) for entry in chosen] if photometric else []
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]

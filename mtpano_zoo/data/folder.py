@@ -97,7 +97,8 @@ class FolderDataModule(PanoramaDataModule):
         folder = Path(root).expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"the data root {folder} is not a folder")
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
         self._rows = _rows_of_table(folder, table) if table is not None else _rows_of_folders(folder)
         present = [role for role in FOLDERS if any(row[role] for row in self._rows)]
         self.files = {role: (f"{{{role}}}",) for role in present}
@@ -190,7 +191,7 @@ def _rows_of_folders(root: Path) -> list[dict[str, str]]:
         entries = ", ".join(sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())[:8])
         raise FileNotFoundError(
             f"{root} has no panoramas in images/ ({', '.join(EXTENSIONS['image'])}); it holds {entries or 'nothing'}: "
-            "give the folder in which images/ lies"
+            "pass the folder in which images/ lies"
         )
     for files in found.values():
         if stray := sorted(files.keys() - found["image"].keys()):

@@ -208,7 +208,7 @@ def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zip
         )
     return (
         f"{root} holds no panorama of the form {expected}, neither unpacked nor in {archives}; it holds "
-        f"{found or 'nothing'}: give the folder in which the first part of that path lies"
+        f"{found or 'nothing'}: pass the folder in which the first part of that path lies"
     )
 
 

@@ -85,7 +85,7 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """1 if there is an error; what is suspicious alone gives 0."""
+        """1 if there is an error; 0 if something is only suspicious."""
         return 1 if self.faulty else 0
 
     def summary(self) -> str:
@@ -214,7 +214,7 @@ def samples_of(
                 empty = error
                 continue
             if isinstance(samples, IterableDataset):
-                raise InputError(f"{type(module).__name__} gives samples in a row only: look at what it was made from")
+                raise InputError(f"{type(module).__name__} yields samples in a row only: look at what it was made from")
             if not augmented and getattr(samples, "augmentation", None) is not None:
                 samples.augmentation = None
             sets[f"{prefix}{split}"] = (samples, module)

@@ -87,7 +87,8 @@ class Matterport3DDataModule(PanoramaDataModule):
             raise InputError(
                 f"labels is nyu40 or mpcat40 and max_depth a positive number, not {labels!r} and {max_depth}"
             )
-        self.classes, self.palette = _CLASSES[labels], _PALETTES[labels]
+        self.classes = _CLASSES[labels]
+        self.palette = _PALETTES[labels]
         unlabelled = [NO_LABEL] if labels == "mpcat40" else []
         self.decoders: Mapping[str, Decoder] = {
             "image": decode_rgb,

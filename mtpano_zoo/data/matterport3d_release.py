@@ -132,14 +132,14 @@ def find_scans(root: Path) -> list[Path]:
     """
     root = root.expanduser().absolute()
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder: give the one that holds v1/scans")
+        raise FileNotFoundError(f"{root} is no folder: pass the one that holds v1/scans")
     if _is_scan(root):
         return [root]
     base = next((path for path in (root / "v1" / "scans", root / "scans") if path.is_dir()), root)
     scans = sorted(path for path in base.iterdir() if path.is_dir() and _is_scan(path))
     if not scans:
         raise FileNotFoundError(
-            f"{base} holds no building of Matterport3D, which has {SKYBOX}.zip or a folder {SKYBOX}: give the folder "
+            f"{base} holds no building of Matterport3D, which has {SKYBOX}.zip or a folder {SKYBOX}: pass the folder "
             "that holds v1/scans"
         )
     return scans

@@ -116,7 +116,8 @@ class MixedDataModule(EvaluationLoaders):
         self.samples_per_epoch = samples_per_epoch
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation = augmentation
+        self.seed = seed
         self.height, self.width = next(iter(sizes.values()))
         own = {name: tuple(getattr(module, "classes", ())) for name, module in modules.items()}
         self.classes, self.lookups = merge_classes(own, class_map or {}, classes)

@@ -1,4 +1,4 @@
-"""The base of all data sets of files: one reader, to which a data set gives its description."""
+"""The base of all data sets of files: one reader, and a description per data set."""
 
 import itertools
 import warnings
@@ -74,7 +74,8 @@ class PanoramaDataset(Dataset[Sample]):
         self.height = height
         self.width = width
         self.labels = tuple(labels)
-        self.augmentation, self.on_error = augmentation, on_error
+        self.augmentation = augmentation
+        self.on_error = on_error
         # Shared with the workers; a flag per sample and role, so that what fails in every epoch is counted once.
         self._failed = torch.zeros(len(index), 1 + len(self.labels), dtype=torch.bool)
         self._failed.share_memory_()  # type: ignore[no-untyped-call]

@@ -115,7 +115,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         view_tasks: Tasks whose training labels are those of one view.
         views_from_step: First batch with views, counted by every process from 0 over whole epochs, however it reads
             ahead and wherever it resumes. With accumulated gradients an optimiser step is several batches.
-        relative: Give depth as `disparity`, inverse distance up to scale, for `DistillationModule`: also where the
+        relative: Return depth as `disparity`, inverse distance up to scale, for `DistillationModule`: also where the
             labels are known only up to scale.
         confidence: Read confidences; those of a task that has a view are left out, as they are those of `merged`.
         options: See `PanoramaDataModule`.
@@ -164,7 +164,8 @@ class PseudoLabelDataModule(PanoramaDataModule):
                 f"knows metres: leave it out by the option tasks=[{others}], or label again with a teacher of metric "
                 "depth, or read it as disparity by relative=true"
             )
-        self.view_tasks, self.views_from_step = tuple(view_tasks), views_from_step
+        self.view_tasks = tuple(view_tasks)
+        self.views_from_step = views_from_step
         if (named := self.root / "classes.yaml").is_file():
             self.classes, self.palette = read_classes(named)
         count = len(self.classes)
@@ -209,7 +210,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         return fields["id"] in self.lists["test" if split == "predict" else split]
 
     def dataset(self, split: str) -> PanoramaDataset:
-        """Return the set ``train``, ``val``, ``test`` or ``predict``; that of training gives labels of views."""
+        """Return the set ``train``, ``val``, ``test`` or ``predict``; that of training returns labels of views."""
         samples = super().dataset(split)
         if split == "train" and self.view_tasks and not isinstance(samples, ViewDataset):
             samples = self._sets[split] = ViewDataset(samples, self.view_tasks, self.seed)
@@ -356,7 +357,7 @@ class ViewSampler(TrainingSampler):
 
 @dataclass
 class ViewIndex(Index):
-    """An index that gives the file of one view in place of some merged maps.
+    """An index that returns the file of one view in place of some merged maps.
 
     Args:
         views: Path pattern with the field ``view`` by pattern of the merged map.

@@ -44,7 +44,7 @@ DECODERS: dict[str, Decoder] = {
 
 
 class ShardDataset(IterableDataset[Sample]):
-    """Samples of tar files; every process and worker gives those of its own files.
+    """Samples of tar files; every process and worker yields those of its own files.
 
     With a `limit`, it is for training: files in an order of (`seed`, epoch), drawn through a buffer, `limit` samples.
 
@@ -62,7 +62,8 @@ class ShardDataset(IterableDataset[Sample]):
     augmentation: Augmentation | None = None
 
     def __init__(self, root: Path, shards: dict[str, int]) -> None:
-        self.root, self.shards = root, shards
+        self.root = root
+        self.shards = shards
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ def write_shards(
     workers: int = 0,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Write the splits of a data module for `ShardsDataModule`, in the size that it gives out, without augmentation.
+    """Write the splits of a data module for `ShardsDataModule`, in its size, without augmentation.
 
     The tar files are of the usual kind of WebDataset, `SPLIT-000000.tar`: members `00000000.image.png` (8-bit RGB),
     `.semseg.png` (class, 255 none), `.depth.png` (16-bit, millimetres along the ray, 0 none; `.depth.npy`, metres, if
@@ -66,7 +66,7 @@ def write_shards(
         raise InputError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty: give a new folder")
+        raise FileExistsError(f"{out} is not empty: choose a new folder")
     out.mkdir(parents=True, exist_ok=True)
     palette = getattr(data, "palette", None)
     contents: dict[str, Any] = {
@@ -169,8 +169,8 @@ class ShardsDataModule(EvaluationLoaders):
 
     Processes and their workers share the shards of a split: each file is read by one of them, from beginning to end. In
     training, the order of the shards depends on (`seed`, epoch), and samples are drawn from a buffer; every process
-    gives the same number of batches: a few samples are left out, and a worker with fewer than others begins again. A
-    training that resumes within an epoch reads over what it has seen. Validation, test and prediction give every sample
+    yields the same number of batches: a few samples are left out, and a worker with fewer than others begins again. A
+    training that resumes within an epoch reads over what it has seen. Validation, test and prediction have every sample
     once; where there are fewer shards than processes, all of them read all shards and each takes samples of its own.
 
     Args:
@@ -213,12 +213,14 @@ class ShardsDataModule(EvaluationLoaders):
             self.classes = tuple(map(str, contents["classes"]))
             palette = contents["palette"]
             self.palette = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
-            self.height, self.width = int(contents["height"]), int(contents["width"])
+            self.height = int(contents["height"])
+            self.width = int(contents["width"])
             self.shards = {str(split): _counts(shards) for split, shards in contents["shards"].items()}
         except (*UNREADABLE, TypeError, AttributeError) as error:
             message = f"{self.root / CONTENTS} is damaged ({reason_of(error)}): write the shards again"
             raise InputError(message) from error
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
         self.augmentation = augmentation
         self.buffer = buffer
         self.seed = seed
@@ -242,7 +244,9 @@ class ShardsDataModule(EvaluationLoaders):
         # The batches of a loader are those of its workers, who know nothing of each other.
         samples.limit, samples.workers = share // self.batch_size * self.batch_size, workers
         samples.batch_size = self.batch_size
-        samples.augmentation, samples.buffer, samples.seed = self.augmentation, self.buffer, self.seed
+        samples.augmentation = self.augmentation
+        samples.buffer = self.buffer
+        samples.seed = self.seed
         loader = TrainingLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
         setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - where Lightning looks for it
         return loader

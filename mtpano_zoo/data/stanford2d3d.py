@@ -214,7 +214,8 @@ class Stanford2D3DDataModule(PanoramaDataModule):
             "normals": decode_normals,
         }
         super().__init__(root, **options)
-        self.fold, self.val_areas = fold, frozenset(val_areas)
+        self.fold = fold
+        self.val_areas = frozenset(val_areas)
 
     def find(self) -> Index:
         """Find the panoramas; say so where they are still packed."""

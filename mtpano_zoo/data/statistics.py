@@ -25,7 +25,7 @@ Sums = dict[str, NDArray[Any]]
 def statistics(
     data: LightningDataModule, splits: Sequence[str] = ("train",), *, workers: int = 0, progress: bool = True
 ) -> dict[str, Any]:
-    """Read every sample, in the size that the data module gives out and without augmentation, and count.
+    """Read every sample, in the size of the data module and without augmentation, and count.
 
     Panoramas that are in no split but read for prediction are counted as ``predict`` if all splits are asked for.
 
@@ -58,7 +58,8 @@ class Counter(Dataset[Sums | None]):
     """Sums over the pixels of every sample; None for one that cannot be read."""
 
     def __init__(self, samples: Dataset[Sample], classes: int) -> None:
-        self.samples, self.classes = samples, classes
+        self.samples = samples
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(cast(Any, self.samples))

@@ -99,9 +99,10 @@ class ThreeD60DataModule(PanoramaDataModule):
     ) -> None:
         for given, known in ((parts, get_args(Part)), (placements, get_args(Placement))):
             if not given or not set(given) <= set(known):
-                raise InputError(f"give one or more of {', '.join(known)}, not {given!r}")
+                raise InputError(f"name one or more of {', '.join(known)}, not {given!r}")
         super().__init__(root, **options)
-        self.parts, self.placements = tuple(dict.fromkeys(parts)), "|".join(sorted(set(placements)))
+        self.parts = tuple(dict.fromkeys(parts))
+        self.placements = "|".join(sorted(set(placements)))
         self.listed = read_lists(self.root, lists, _listed_names)
 
     def find(self) -> Index:

@@ -89,7 +89,7 @@ class ZInDDataModule(UnlabelledDataModule):
             panos = [p for floor in floors for room in floor.values() for part in room.values() for p in part.values()]
             return frozenset(Path(pano["image_path"]).stem for pano in panos if pano["is_primary"])
         except (*UNREADABLE, TypeError, AttributeError) as error:
-            message = f"{self.index.describe('tour', i)} does not tell which panoramas are primary"
+            message = f"{self.index.describe('tour', i)} does not say which panoramas are primary"
             if self.on_error == "raise":
                 raise InputError(f"{message} ({reason_of(error)})") from error
             warnings.warn(f"left out: {message} ({reason_of(error)})", stacklevel=2)
@@ -152,7 +152,7 @@ class GeneratedDataModule(UnlabelledDataModule):
         prompts.jsonl    {"image": "images/000000.png", "caption": "A library with tall windows."}
 
     `caption` may also be called `prompt`; other entries do not matter. Images are 8-bit PNG, JPEG or WebP. `prompts`
-    gives the text of a sample by its id, which is the name of the image without folder and extension.
+    has the text of a sample by its id, which is the name of the image without folder and extension.
 
     Args:
         root: Folder of the images.

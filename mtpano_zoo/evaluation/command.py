@@ -73,10 +73,10 @@ def judge(
         protocol: a shipped configuration `evaluate-*.yaml` or a file; the metrics' defaults without.
         skip: `yaw`, `tilt`, `cross`.
         force: score predictions in a folder even if they look wrong.
-        report: is told how far it is.
+        report: called with the progress.
 
     Raises:
-        InputError: See `mtpano_zoo.evaluation.runner.evaluate`.
+        InputError: If a predictor or the data do not fit, see `mtpano_zoo.evaluation.runner.evaluate`.
     """
     folder, name = Path(out), DEFAULTS if protocol is None else Path(protocol).name
     if folder.exists() and not folder.is_dir():

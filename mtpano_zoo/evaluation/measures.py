@@ -47,7 +47,7 @@ SMALL = 0.005  # share of the pixels below which a class is too rare to be swapp
 
 
 class Alignment(NamedTuple):
-    """What is known to be wrong with a whole prediction, and is taken out before its other measures.
+    """Faults of a whole prediction, which are taken out before its other measures.
 
     Attributes:
         log_scale: logarithm of the factor that the distances are too large by.
@@ -224,9 +224,9 @@ def error_of(task: str, prediction: Tensor, target: Tensor, alignment: Alignment
 
 
 def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: Sequence[int]) -> Ratio:
-    """How far predictions of rolled panoramas differ from that of the original, once they are rolled back.
+    """Difference of the predictions for rolled panoramas, rolled back, from that of the original.
 
-    Mean of |log ratio|, of the angle in degrees, or share of pixels of another class, where neither lies near a border.
+    Mean of `|log ratio|`, of the angle in degrees, or share of pixels of another class, away from borders.
 
     Args:
         task: `depth`, `normals` or `semseg`.
@@ -249,7 +249,7 @@ def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: S
 
 
 def boundaries(depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (H, W) of pixels in front of something farther, and of pixels where that can be told.
+    """Mask (H, W) of pixels in front of something farther, and of pixels where that is known.
 
     The inverse distance of a plane is smooth in the angles, however slanted it is; its second difference jumps only at
     boundaries. The pixel on the near side counts.
@@ -297,7 +297,7 @@ def edges(prediction: Tensor, target: Tensor) -> Ratio:
         1.0
     """
     (mine, told), (true, known) = boundaries(prediction), boundaries(target)
-    # A boundary is looked for one pixel around: that must be told too.
+    # A boundary is looked for one pixel around: that must be known too.
     told = told & known & core(*target.shape)
     told = -F.max_pool2d(-told[None].float(), 3, 1, 1)[0] == 1
     near_mine, near_true = (F.max_pool2d(x[None].float(), 3, 1, 1)[0] > 0 for x in (mine, true))
@@ -360,7 +360,7 @@ def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], 
 
 
 def cross_projection(panorama: Tensor, faces: Tensor) -> Ratio:
-    """Mean |log ratio|, without one common scale, of a panorama's depth (H, W) and that of its cube faces (6, S, S).
+    """Mean `|log ratio|`, without one common scale, of a panorama's depth (H, W) and that of its cube faces (6, S, S).
 
     Both are distances along the ray. Faces in the order front, right, back, left, up, down.
 

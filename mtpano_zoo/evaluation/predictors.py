@@ -56,7 +56,7 @@ class Predictor:
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """What decides the predictions, as plain data."""
+        """Settings that decide the predictions, as plain data."""
         raise NotImplementedError
 
 
@@ -64,7 +64,8 @@ class NetworkPredictor(Predictor):
     """A network of the zoo, as `mtpano run` uses it: at its own size, the maps in that of the panorama."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
-        self.network, self.name = network, name
+        self.network = network
+        self.name = name
         self.classes = tuple(getattr(network, "classes", ()))
         height, width = getattr(network, "input_size", (0, 0))
         self.words = f"a network that looks at {height} x {width} pixels; its maps are resized to those of the panorama"
@@ -104,7 +105,10 @@ class FunctionPredictor(Predictor):
         classes: Sequence[str] = (),
         faces: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.function, self.name, self.classes, self.faces = function, name, tuple(classes), faces
+        self.function = function
+        self.name = name
+        self.classes = tuple(classes)
+        self.faces = faces
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
         """Predict.
@@ -163,12 +167,13 @@ class FolderPredictor(Predictor):
         if kind not in ("ray", "z", "disparity"):
             raise InputError(f"--kind is ray, z or disparity, not {kind!r}")
         try:
-            self.step = None if unit is None else UNITS[unit] if unit in UNITS else float(unit)
+            self.step = None if unit is None else float(UNITS.get(unit, unit))
         except ValueError:
             self.step = 0.0
         if self.step is not None and not 0 < self.step < float("inf"):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
-        self.kind, self.name = kind, self.folder.resolve().name
+        self.kind = kind
+        self.name = self.folder.resolve().name
         self.words = f"predictions that lie in a folder; distances: {kind}, in {unit or 'metres'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.losses.validity import valid_depth
 from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics, SemsegMetrics
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.tasks import MAIN_TASKS
@@ -72,7 +73,7 @@ def labels_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     labels = {key: values for key, values in sample.items() if isinstance(values, Tensor) and key != "image"}
     if "depth" in labels and "disparity" not in labels:
-        known = labels["depth"] > 0
+        known = valid_depth(labels["depth"])
         labels["disparity"] = torch.where(known, 1 / torch.where(known, labels["depth"], 1), 0)
         labels["disparity_valid"] = known
     return labels
@@ -105,7 +106,7 @@ def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def words(metrics: Mapping[str, Metric]) -> list[str]:
-    """Say in sentences what the metrics count."""
+    """Return sentences about what the metrics count."""
     sentences = ["Scores count pixels; those by solid angle weigh a pixel by the part of the sphere that it covers."]
     for task, metric in metrics.items():
         parts = []

@@ -34,7 +34,7 @@ SKIPS = ("yaw", "tilt", "cross")
 
 
 class Judged:
-    """What is known of one predictor on one set.
+    """Scores of one predictor on one set.
 
     Attributes:
         predictor: what was judged.
@@ -45,7 +45,9 @@ class Judged:
     """
 
     def __init__(self, predictor: Predictor, classes: Sequence[str], chosen: Mapping[str, Metric]) -> None:
-        self.predictor, self.classes, self.chosen = predictor, tuple(classes), chosen
+        self.predictor = predictor
+        self.classes = tuple(classes)
+        self.chosen = chosen
         self.rows: list[dict[str, Any]] = []
         self.remarks: list[str] = []
         self.metrics, self.by_solid_angle = (self._fresh(solid_angle) for solid_angle in (False, True))
@@ -110,7 +112,7 @@ def evaluate(
         protocol: its name, which the folder records.
         skip: measures that run a predictor again: `yaw`, `tilt`, `cross`.
         force: score predictions in a folder even if they look wrong.
-        report: is told how far it is.
+        report: called with the progress.
 
     Raises:
         InputError: If names repeat, a folder holds results of other settings, or predictions in a folder look as if in

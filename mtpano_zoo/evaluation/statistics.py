@@ -62,7 +62,7 @@ def value_of(values: Sequence[Value | None]) -> float:
 
 @lru_cache(maxsize=4)
 def _draws(images: int, seed: int) -> NDArray[np.float64]:
-    """How often every draw (S, N) takes an image."""
+    """Return how often each of S draws takes each of N images (S, N)."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     counts: NDArray[np.float64] = generator.multinomial(images, np.full(images, 1 / images), SAMPLES).astype(np.float64)
     return counts

@@ -106,7 +106,10 @@ class ColmapWriter:
             raise InputError(f"size is at least 2 pixels, and goes with views, not {size}")
         if not 0 <= nadir < 180:
             raise InputError(f"nadir is an angle from straight down in degrees, below 180, not {nadir}")
-        self.root, self.views, self.size, self.nadir = root, views, size, nadir
+        self.root = root
+        self.views = views
+        self.size = size
+        self.nadir = nadir
         self.share = POINTS // max(count, 1)
         self.cameras: dict[str, int] = {}
         self.images: list[str] = []

@@ -94,7 +94,7 @@ def _pairs(poses: Sequence[Pose]) -> Iterator[tuple[int, int]]:
     np.fill_diagonal(distances, np.inf)
     if distances.min() < 1e-6:
         first, second = np.unravel_index(distances.argmin(), distances.shape)
-        raise InputError(f"panoramas {first + 1} and {second + 1} are at the same place, so that nothing tells a scale")
+        raise InputError(f"panoramas {first + 1} and {second + 1} are at the same place: there is no scale to find")
     for i, row in enumerate(distances):
         yield from ((i, int(j)) for j in np.argsort(row)[: min(NEIGHBOURS, len(poses) - 1)])
 

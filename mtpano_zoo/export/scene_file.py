@@ -19,7 +19,7 @@ ROWS = 512
 
 
 class Cut(NamedTuple):
-    """What of a panorama is exported.
+    """Part of a panorama that is exported.
 
     Attributes:
         stride: use every so many rows and columns; None for `default_stride`.

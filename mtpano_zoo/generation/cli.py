@@ -196,7 +196,7 @@ def _edit(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.editing import edit_file
 
     if options.out.exists():
-        raise InputError(f"{options.out} is there already: give another name as --out")
+        raise InputError(f"{options.out} is there already: choose another name as --out")
     edit_file(_load(options, options.adapter, options.strength), options)
     print(f"The result is in {options.out}")
     return 0

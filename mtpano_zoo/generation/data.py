@@ -29,7 +29,8 @@ class CaptionedRooms(Dataset[Sample]):
     """
 
     def __init__(self, rooms: RoomsDataset, turned: bool = False) -> None:
-        self.rooms, self.turned = rooms, turned
+        self.rooms = rooms
+        self.turned = turned
 
     def __len__(self) -> int:
         return len(self.rooms)
@@ -72,7 +73,8 @@ class RoomsWithCaptions(lightning.LightningDataModule):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
         self.train_set = CaptionedRooms(RoomsDataset("train", train_count, height, width, seed, cache), turned=True)
         self.val_set = CaptionedRooms(RoomsDataset("val", val_count, height, width, seed, cache))
 
@@ -166,7 +168,8 @@ class PromptsDataModule(lightning.LightningDataModule):
         super().__init__()
         self.train_set = PromptsDataset(train, height, mirror, turns)
         self.val_set = None if val is None else PromptsDataset(val, height, 0.0, None)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled."""

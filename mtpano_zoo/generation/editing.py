@@ -319,7 +319,7 @@ def edit_file(generator: Generator, options: argparse.Namespace) -> None:
 def _image_and_kept(options: argparse.Namespace, multiple: int) -> tuple[Tensor, Tensor]:
     """Return the panorama (3, H, W) and which of its pixels (H, W) stay."""
     if (options.mask is None) == (options.fov is None):
-        raise InputError("give --mask for a panorama, or --fov for a photograph, one of them")
+        raise InputError("pass --mask for a panorama, or --fov for a photograph, one of them")
     pixels = read_photo(options.image) if options.fov else read_panorama(options.image)
     if options.fov:
         height = options.height or 1024

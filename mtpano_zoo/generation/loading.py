@@ -148,7 +148,7 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
     folder = Path(base)
     index = folder / "model_index.json"
     if folder.exists() and not index.is_file():
-        raise InputError(f"{base} has no model_index.json: give a folder in the layout of diffusers as base")
+        raise InputError(f"{base} has no model_index.json: pass a folder in the layout of diffusers as base")
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": not download}
     if quantize != "none":
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -185,7 +185,7 @@ def _fetched(entry: Entry, download: bool) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     if not download and not isinstance(try_to_load_from_cache(entry.repository, entry.file), str):
-        raise InputError(f"the adapter {entry.name} is not at hand: add --download, or give the path of {entry.file}")
+        raise InputError(f"the adapter {entry.name} is not at hand: add --download, or pass the path of {entry.file}")
     return fetch(entry)[0]
 
 

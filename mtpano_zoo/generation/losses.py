@@ -62,7 +62,8 @@ class FlowLoss:
         self.yaw = yaw
         self.cube_sampling = cube_sampling
         self.masking = masking
-        self.first_epoch, self.epochs = first_epoch, epochs
+        self.first_epoch = first_epoch
+        self.epochs = epochs
 
     def __call__(
         self,

@@ -92,7 +92,8 @@ class DiT360Module(LightningModule):
         self.warmup_steps = warmup_steps
         self.schedule: Schedule = schedule
         self.seam: Seam = seam
-        self.padding, self.guidance = padding, guidance
+        self.padding = padding
+        self.guidance = guidance
         self.density: Density = density
         self.weighting: Weighting = weighting
         self.mask_rule: MaskRule = mask_rule

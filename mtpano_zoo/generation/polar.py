@@ -121,7 +121,7 @@ def refine_folder(source: Path, out: Path, inpaint: Inpaint) -> tuple[int, int]:
         OSError: If a file cannot be read or written.
     """
     if out.resolve() == source.resolve():
-        raise InputError(f"{out} is the folder of the panoramas: give another one as --out")
+        raise InputError(f"{out} is the folder of the panoramas: choose another one as --out")
     written = there = 0
     for path, target in find_images([source], out).items():
         target = target.with_name(f"{target.name}.png")

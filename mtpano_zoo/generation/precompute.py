@@ -70,7 +70,7 @@ def precompute(
     manifest = {"format": FORMAT, "model": dict(model), "settings": settings | {"list": digest}}
     root.mkdir(parents=True, exist_ok=True)
     if not write_manifest(root, manifest):
-        check_settings(root, read_manifest(root, FORMAT) or {}, manifest, "or give another folder as --out")
+        check_settings(root, read_manifest(root, FORMAT) or {}, manifest, "or choose another folder as --out")
     written = there = 0
     for number in range(process, shards, processes):
         path = root / _name(number)
@@ -98,7 +98,7 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
         root = Path(root)
         manifest = read_manifest(root, FORMAT)
         if manifest is None:
-            raise InputError(f"{root} has no manifest.json: give a folder that `mtpano generate precompute` wrote")
+            raise InputError(f"{root} has no manifest.json: pass a folder that `mtpano generate precompute` wrote")
         self.turned = turned
         self.paths = [root / _name(number) for number in range(manifest["settings"]["shards"])]
         if missing := [path.name for path in self.paths if not path.is_file()]:
@@ -138,7 +138,8 @@ class LatentsDataModule(lightning.LightningDataModule):
         super().__init__()
         self.train_set = LatentsDataset(train, turned=True)
         self.val_set = None if val is None else LatentsDataset(val)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled."""

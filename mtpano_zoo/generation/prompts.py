@@ -71,7 +71,7 @@ def plan(prompts: Sequence[str], count: int, seed: int) -> list[Wanted]:
     if count < 1:
         raise InputError(f"count is the number of panoramas per prompt, at least 1, not {count}")
     if not prompts:
-        raise InputError("there is nothing to generate: give a prompt, --prompts FILE or --template TEXT")
+        raise InputError("there is nothing to generate: pass a prompt, --prompts FILE or --template TEXT")
     wanted = []
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
@@ -125,7 +125,7 @@ def expand(template: str, words: Mapping[str, Sequence[str]], number: int, seed:
     """
     names = re.findall(r"\{(\w+)\}", template)
     if not names:
-        raise InputError(f"the template {template!r} has no name in braces, such as {{place}}: give it as a prompt")
+        raise InputError(f"the template {template!r} has no name in braces, such as {{place}}: pass it as a prompt")
     if missing := [name for name in names if name not in words]:
         raise InputError(f"the template names {missing[0]}, of which there is no list: there are {', '.join(words)}")
     prompts = []

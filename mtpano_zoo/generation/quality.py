@@ -1,12 +1,11 @@
 """Quality of generated panoramas: jumps at the seam and at the poles, and their distance to real panoramas.
 
-The jumps are geometry and need no network. The Frechet distance needs features: of any network of the zoo that has an
-encoder, so its numbers compare with one another for that network only, not with published FID, which is on Inception.
+The jumps are geometry and need no network. The Frechet distance needs features: of any network of the zoo with an
+`Encoder`, so its numbers compare with one another for that network only, not with published FID, which is on Inception.
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
@@ -80,14 +80,14 @@ def features_of(images: Iterable[Tensor], network: PanoramaNetwork) -> dict[str,
 
     Args:
         images: Panoramas (3, H, W) in [0, 1].
-        network: With an encoder.
+        network: Its `encoder_part` is an `Encoder`.
 
     Raises:
-        InputError: If it has none, or there are no images.
+        InputError: If it is not, or there are no images.
     """
-    encoder: Any = getattr(network, "encoder", None)
-    if encoder is None:
-        raise InputError(f"{type(network).__name__} has no encoder, whose features are compared: name another network")
+    encoder = None if network.encoder_part is None else network.get_submodule(network.encoder_part)
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"{type(network).__name__} has no Encoder, whose features are compared: name another network")
     found: dict[str, list[Tensor]] = {band: [] for band in BANDS}
     for image in images:
         resized = resize(image, *network.input_size)[None]
@@ -105,7 +105,7 @@ def features_of(images: Iterable[Tensor], network: PanoramaNetwork) -> dict[str,
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Return the Frechet distance of the normal distributions with the moments of two samples (N, C) and (M, C).
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), the number that FID is on features of Inception (arXiv 1706.08500).
+    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`, the number that FID is on features of Inception (arXiv 1706.08500).
 
     Raises:
         InputError: If a sample has less than two elements, which have no covariance.

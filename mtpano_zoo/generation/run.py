@@ -54,17 +54,17 @@ def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
         InputError: If it holds something else.
     """
     if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: give a folder for the panoramas")
+        raise InputError(f"{root} is a file: choose a folder for the panoramas")
     filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
     known = read_manifest(root, FORMAT)  # after the look: another process of the same run may have begun just now
     if filled and known is None:
-        raise InputError(f"{root} holds files but no manifest.json: give a new folder")
+        raise InputError(f"{root} holds files but no manifest.json: choose a new folder")
     if known is None:
         root.mkdir(parents=True, exist_ok=True)
         if not write_manifest(root, manifest):
             known = read_manifest(root, FORMAT)
     if known is not None:
-        check_settings(root, known, manifest, "or give another folder as --out")
+        check_settings(root, known, manifest, "or choose another folder as --out")
     check_folders(root)
 
 

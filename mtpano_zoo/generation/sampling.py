@@ -33,7 +33,8 @@ class Generator:
     """
 
     def __init__(self, pipeline: Any, *, prefix: str = "") -> None:
-        self.pipeline, self.prefix = pipeline, prefix
+        self.pipeline = pipeline
+        self.prefix = prefix
         for network in self.networks().values():
             network.eval().requires_grad_(False)
         pipeline.set_progress_bar_config(disable=True)
@@ -54,7 +55,7 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """Device of the networks."""
         return torch.device(self.pipeline._execution_device)
 
     @property

@@ -62,15 +62,15 @@ def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
         return "shows two fisheye circles: stitch it in the program of the camera"
     if margin := _black_margin(grey):
         return (
-            f"has no image in its last {margin:.0%} of columns: cut the black margin off, or give what remains "
-            "its field of view by --fov"
+            f"has no image in its last {margin:.0%} of columns: cut the black margin off, or state the field "
+            "of view of what remains by --fov"
         )
     if layout := _squeezed(grey):
         halves = "upper and lower" if layout == "stacked" else "left and right"
         return f"its {halves} halves are nearly the same, like a stereo pair: take one by --eye left or --eye right"
     if not _is_closed(image):
         return (
-            "its left and right edges do not meet, as in a photograph or a part of a panorama: give its field of view, "
+            "its left and right edges do not meet, as in a photograph or a part of a panorama: state its field of view "
             "as in --fov 180x90"
         )
     return None

@@ -212,7 +212,7 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
     if abs(full_width / (2 * full_height) - 1) > VIEW_TOLERANCE:
         raise InputError(
             f"{name} has {width / across:.3g} pixels per degree across and {height / down:.3g} down, but those of an "
-            f"equirectangular image are the same: give another field of view than {across:g} x {down:g}"
+            f"equirectangular image are the same: choose another field of view than {across:g} x {down:g}"
         )
     top = (90 - vertical_offset - down / 2) / 180 * full_height
     return _inside(top, (full_width - width) / 2, height, width, full_height, full_width)

@@ -92,7 +92,7 @@ def unaugmented_samples(data: lightning.LightningDataModule, split: str) -> Data
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
     samples: Any = getattr(data, f"{split}_dataloader")().dataset
     if isinstance(samples, IterableDataset):
-        raise InputError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: give it files")
+        raise InputError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: pass files")
     augmentations = getattr(samples, "augmentations", {None: getattr(samples, "augmentation", None)})
     if any(augmentation is not None for augmentation in augmentations.values()):
         raise InputError(f"{type(data).__name__} augments its samples, which are then not those of the data set")
@@ -138,7 +138,8 @@ class LabelingData(lightning.LightningDataModule):
         if max_height < height:
             raise InputError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
         self.items = _Items(samples, height, width, max_height, store_images)
-        self.ledger, self.num_workers = ledger, num_workers
+        self.ledger = ledger
+        self.num_workers = num_workers
 
     def predict_dataloader(self) -> DataLoader[Item]:
         """The share of this process, in order."""

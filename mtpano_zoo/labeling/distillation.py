@@ -10,6 +10,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.back_projection import cut
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import CubeViews, Views, ViewStrategy
+from mtpano_zoo.losses import valid_depth
 from mtpano_zoo.reference.depth_anywhere_faces import (
     FACES,
     published_cube,
@@ -185,9 +186,9 @@ def z_disparity(labels: ViewLabels, views: Views) -> tuple[Tensor, Tensor]:
         InputError: If it has no depth.
     """
     if labels.depth is None:
-        raise InputError("this teacher gives no depth: take another one for distillation")
+        raise InputError("this teacher predicts no depth: choose another one for distillation")
     depth = labels.depth.float()
-    valid = depth.isfinite() & (depth > 0)
+    valid = valid_depth(depth)
     if labels.confidence is not None:
         valid = valid & (labels.confidence > 0)
     depth = torch.where(valid, depth, 1)

@@ -48,7 +48,7 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class PanoramaLabels:
-    """The labels of a panorama, on the device of the views' labels; None is what no teacher gave.
+    """The labels of a panorama, on the device of the views' labels; None is what no teacher predicted.
 
     Args:
         semseg: Class, uint8 (H, W); 255 = none.
@@ -86,10 +86,10 @@ def fuse(
     no_depth_classes: Sequence[int] = (),
     keep_views: bool = True,
 ) -> PanoramaLabels:
-    """Merge the labels that teachers give the views of a panorama; views with NaN or infinite values are left out.
+    """Merge the labels of the views of a panorama; views with NaN or infinite values are left out.
 
     Args:
-        labels: Of every teacher; a task is taken from all teachers that give it.
+        labels: Of every teacher; a task is taken from all teachers that have it.
         views: The cameras.
         height: Rows of the panorama.
         width: Columns of the panorama.
@@ -310,7 +310,7 @@ def _tensors(labels: ViewLabels) -> Iterator[Tensor]:
 
 def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, invalid: Tensor | None) -> None:
     if not labels or not len(views):
-        raise InputError("there is nothing to fuse: give the labels of at least one teacher and one view")
+        raise InputError("there is nothing to fuse: pass the labels of at least one teacher and one view")
     for one in labels:
         for key, channels in (("probabilities", None), ("depth", ()), ("normals", (3,)), ("confidence", ())):
             value = getattr(one, key)
@@ -323,6 +323,6 @@ def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, 
                 raise InputError(f"{key} of these views is {wanted}, got {tuple(value.shape)}")
     classes = {one.probabilities.shape[1] for one in labels if one.probabilities is not None}
     if len(classes) > 1 or max(classes, default=0) > NO_LABEL:
-        raise InputError(f"teachers must give the same at most 255 classes, got {sorted(classes)}")
+        raise InputError(f"teachers must predict the same at most 255 classes, got {sorted(classes)}")
     if invalid is not None and (invalid.shape != (height, width) or invalid.dtype != torch.bool):
         raise InputError(f"invalid must be bool {(height, width)}, got {invalid.dtype} {tuple(invalid.shape)}")

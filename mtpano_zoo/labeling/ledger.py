@@ -10,7 +10,7 @@ from mtpano_zoo.labeling.storage import LabelFolder
 __all__ = ("Ledger",)
 
 OTHER_IMAGE = (
-    "its labels were made from another image, or from another size of it: add --overwrite to replace them, or give "
+    "its labels were made from another image, or from another size of it: add --overwrite to replace them, or choose "
     "another folder as --out"
 )
 SAME_NAME = "two panoramas have this name, of which only the first is labelled"
@@ -25,7 +25,8 @@ class Ledger:
     """
 
     def __init__(self, folder: LabelFolder, overwrite: bool = False) -> None:
-        self.folder, self.overwrite = folder, overwrite
+        self.folder = folder
+        self.overwrite = overwrite
         self.report = LabelReport()
         self._seen: set[str] = set()
         self._replaced: set[str] = set()

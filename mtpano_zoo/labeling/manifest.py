@@ -65,23 +65,23 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         InputError: If it holds something else, or labels with other settings that are not to be overwritten.
     """
     if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: give a folder for the labels")
+        raise InputError(f"{root} is a file: choose a folder for the labels")
     check_folders(root)
     path = root / MANIFEST
     if not path.exists():
         filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
         # Another process may have begun here just now; it writes the manifest before anything else.
         if filled and not path.exists():
-            raise InputError(f"{root} holds files but no {MANIFEST}: give a new folder, or one that was labelled here")
+            raise InputError(f"{root} holds files but no {MANIFEST}: choose a new folder, or one labelled here")
         if not filled:
             return
     try:
         known = read_json(path)
         same_format = known["format"] == manifest["format"]
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is not a manifest of labels: give another folder") from error
+        raise InputError(f"{path} is not a manifest of labels: choose another folder") from error
     if not same_format:
-        raise InputError(f"{path} is of another kind or version, {known['format']!r}: give another folder")
+        raise InputError(f"{path} is of another kind or version, {known['format']!r}: choose another folder")
     if overwrite:
         return
     if found := list(differences(known, manifest)):
@@ -89,7 +89,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         setting = key.removeprefix("settings.")
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise InputError(
-            f"{root} was labelled with other settings ({setting} was {before}, is {now}{more}): give another folder, "
+            f"{root} was labelled with other settings ({setting} was {before}, is {now}{more}): choose another folder, "
             "the same settings, or --overwrite to throw those labels away"
         )
 

@@ -65,7 +65,8 @@ class GroundedMasker(nn.Module, Masker):
         self.names = check_names(names)
         if not (0 <= box_threshold <= 1 and 0 <= text_threshold <= 1):
             raise InputError(f"thresholds lie between 0 and 1, got {box_threshold} and {text_threshold}")
-        self.box_threshold, self.text_threshold = box_threshold, text_threshold
+        self.box_threshold = box_threshold
+        self.text_threshold = text_threshold
         self.detector = _Detector(detector, self.names, precision)
         self.segmenter = _BoxSegmenter(segmenter, precision)
         self.provenance: Mapping[str, Any] = {

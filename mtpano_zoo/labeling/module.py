@@ -51,7 +51,8 @@ class PanoramaLabeler(lightning.LightningModule):
         super().__init__()
         if height < 8 or width != 2 * height:
             raise InputError(f"labels are twice as wide as high, and at least 8 rows: got {height} x {width}")
-        self.height, self.width = height, width
+        self.height = height
+        self.width = width
         self.ledger: Ledger | None = None
         """Knows what is finished; without one, everything is labelled."""
         self.metric: bool | None = None
@@ -75,7 +76,7 @@ class PanoramaLabeler(lightning.LightningModule):
         return describe(settings, self.classes)
 
     def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> Any:
-        """Label what a loader of `LabelingData` gives: labels, or a sentence why there are none, or None to skip it."""
+        """Return labels for an item of `LabelingData`, or a sentence why there are none, or None to skip it."""
         if self.ledger is not None and not self.ledger.wants(item):
             return None
         if "failure" in item:
@@ -106,8 +107,8 @@ class Labeler(PanoramaLabeler):
 
     Args:
         views: Chooses the views.
-        teachers: Label them; those that give classes must give the same ones. Modules move to the device with this one.
-            There may be none if there is a masker.
+        teachers: Label them; those that predict classes must predict the same ones. Modules move to the device with
+            this one. There may be none if there is a masker.
         height: Rows of the labels.
         width: Columns, twice the rows.
         invalid_mask: Image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
@@ -145,13 +146,15 @@ class Labeler(PanoramaLabeler):
                 raise InputError(f"{type(one).__name__} is no teacher: it has no `classes` and `provenance`")
         named = {teacher.classes for teacher in teachers if teacher.classes}
         if len(named) > 1:
-            raise InputError("the teachers give different classes, which cannot be averaged: keep one of them")
+            raise InputError("the teachers predict different classes, which cannot be averaged: keep one of them")
         self.classes: tuple[str, ...] = next(iter(named), ())
         if unknown := [name for name in no_depth_classes if name not in self.classes]:
             raise InputError(f"no_depth_classes: no teacher knows {', '.join(unknown)}")
         self.no_depth = tuple(self.classes.index(name) for name in no_depth_classes)
-        self.views, self.teachers = views, tuple(teachers)
-        self.masker, self.min_valid = masker, min_valid
+        self.views = views
+        self.teachers = tuple(teachers)
+        self.masker = masker
+        self.min_valid = min_valid
         parts: list[object] = [*teachers, masker]
         self.networks = nn.ModuleList(part for part in parts if isinstance(part, nn.Module)).eval()
         self.keep_views = keep_views

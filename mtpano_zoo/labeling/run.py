@@ -81,7 +81,7 @@ def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler
         InputError: If no panoramas are named, or in two ways, or the folder holds something else.
     """
     if bool(config.sources) == bool(config.data):
-        raise InputError("give panoramas, as files and folders or as `data:` in the configuration, one of them")
+        raise InputError("pass panoramas, as files and folders or as `data:` in the configuration, one of them")
     out = Path(config.out)
     check_manifest(out, labeler.manifest(settings), config.overwrite)
     samples = ImageFiles(config.sources, out) if config.sources else unaugmented_samples(built.data, config.split)
@@ -252,7 +252,7 @@ def _masker(config: Namespace, built: Namespace) -> Masker | None:
         found: Masker | None = built.masker
         return found
     if config.masker:
-        raise InputError("give the words of mask as `names` of the masker, not besides it")
+        raise InputError("pass the words of mask as `names` of the masker, not besides it")
     return GroundedMasker(config.mask)
 
 

@@ -85,7 +85,8 @@ class LabelFolder:
     """
 
     def __init__(self, root: Path, marker: Marker = PANORAMAS) -> None:
-        self.root, self.marker = root.resolve(), marker
+        self.root = root.resolve()
+        self.marker = marker
         self._temporary: Path | None = None
         self._lock: IO[bytes] | None = None
         self._claims: Claims | None = None
@@ -279,7 +280,7 @@ def in_use(root: Path) -> bool:
 
 def _link_error(path: Path) -> InputError:
     return InputError(
-        f"{path} is a symbolic link, and labels would be written to where it leads: give the folder itself as --out, "
+        f"{path} is a symbolic link, and labels would be written to where it leads: pass the folder itself as --out, "
         "or put a real folder in its place"
     )
 

@@ -47,7 +47,8 @@ class LabelWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         if threads < 1:
             raise InputError(f"at least one thread has to write, got {threads}")
-        self.ledger, self.folder = ledger, ledger.folder
+        self.ledger = ledger
+        self.folder = ledger.folder
         self.manifest = dict(manifest)
         self.split = split
         self.threads = threads
@@ -71,7 +72,8 @@ class LabelWriter(BasePredictionWriter):
         except OSError as error:
             raise OSError(f"{self.folder.root} cannot be written to: {one_sentence(error)}") from error
         self._open = True
-        self._begin, self._started = time.monotonic(), time.time()
+        self._begin = time.monotonic()
+        self._started = time.time()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="label-writer")
 
     def on_predict_batch_start(

@@ -132,7 +132,8 @@ class WrappedConv2d(nn.Conv2d):
             convolution.bias is not None,
             device="meta",
         )
-        self.weight, self.bias = convolution.weight, convolution.bias
+        self.weight = convolution.weight
+        self.bias = convolution.bias
         self.same = isinstance(convolution, Conv2dSame)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.base import Loss
 from mtpano_zoo.losses.dense import affine_invariant_l1
 from mtpano_zoo.losses.means import several_processes
+from mtpano_zoo.losses.validity import valid_depth
 
 __all__ = ("AffineInvariantLoss", "disparity_of")
 
@@ -56,7 +57,7 @@ class AffineInvariantLoss(Loss):
                 f"depth is predicted at {tuple(prediction.shape[-2:])}, its labels are {tuple(depth.shape[-2:])}: "
                 "resize one"
             )
-        valid = depth.isfinite() & (depth > 0)
+        valid = valid_depth(depth)
         if self.max_depth is not None:
             valid = valid & (depth <= self.max_depth)
         target = 1 / torch.where(valid, depth, 1)

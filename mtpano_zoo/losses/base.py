@@ -9,7 +9,7 @@ __all__ = ("Loss", "TaskLoss")
 
 
 class Loss(nn.Module):
-    """What training minimises.
+    """Loss of a whole network, which training minimises.
 
     A subclass returns scalars from `forward`: `total`, which training minimises, and its terms by name, which are
     logged. Every parameter of the network must get a gradient, even if zero, for any batch.

@@ -271,7 +271,7 @@ class DAPLoss(Loss):
     def _of_masks(self, logits: Tensor, batch: Mapping[str, Any], weight: Tensor | None) -> Tensor:
         if logits.shape[1] != len(self.ranges):
             raise InputError(
-                f"DAPLoss has {len(self.ranges)} ranges and the network {logits.shape[1]} masks: give both the same "
+                f"DAPLoss has {len(self.ranges)} ranges and the network {logits.shape[1]} masks: set both to the same "
                 "ranges."
             )
         depth = batch["depth"]

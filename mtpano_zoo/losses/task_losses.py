@@ -101,7 +101,8 @@ class LogDepthLoss(TaskLoss):
 
     def __init__(self, gradient_weight: float = 0.5, max_depth: float | None = None) -> None:
         super().__init__()
-        self.gradient_weight, self.max_depth = gradient_weight, max_depth
+        self.gradient_weight = gradient_weight
+        self.max_depth = max_depth
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
@@ -132,7 +133,8 @@ class NormalsLoss(TaskLoss):
 
     def __init__(self, edge_weight: float = 0.1, frequency_weight: float = 1e-4) -> None:
         super().__init__()
-        self.edge_weight, self.frequency_weight = edge_weight, frequency_weight
+        self.edge_weight = edge_weight
+        self.frequency_weight = frequency_weight
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool

@@ -105,7 +105,7 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         InputError: If a key is missing, left over or of another shape, a mask is not what the network takes it for, or
-            the two copies of a block differ; the sentence gives the published names.
+            the two copies of a block differ; the sentence has the published names.
     """
     arguments = describe(state)["init_args"]
     with torch.device("meta"):

@@ -169,7 +169,7 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
-            says; the sentence gives the published names.
+            says; the sentence has the published names.
     """
     arguments = describe(state)["init_args"]
     with torch.device("meta"):

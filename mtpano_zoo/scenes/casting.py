@@ -84,7 +84,8 @@ class _Columns:
         self._z = (sin * sin_lon).addcmul_(cos, cos_lon).add_(1e-18)
         x1, x2 = (((b[:, :1] - self.origin[:, :1]) / self._x).float() for b in (primitives.lower, primitives.upper))
         z1, z2 = (((b[:, 2:] - self.origin[:, 1:]) / self._z).float() for b in (primitives.lower, primitives.upper))
-        self._enter_x, self._enter_z = torch.minimum(x1, x2), torch.minimum(z1, z2)
+        self._enter_x = torch.minimum(x1, x2)
+        self._enter_z = torch.minimum(z1, z2)
         self.enter = torch.maximum(self._enter_x, self._enter_z)
         self.leave = torch.minimum(torch.maximum(x1, x2), torch.maximum(z1, z2))
 

@@ -196,7 +196,8 @@ class Furnisher:
         self.plan = plan
         self.builder = builder
         self.height = height
-        self.lamp, self.lights = lamp, lights
+        self.lamp = lamp
+        self.lights = lights
         self.crowd = rng.uniform(0.8, 2.1) * min(1.8, plan.free_area() / 20)
 
     def furnish(self) -> None:

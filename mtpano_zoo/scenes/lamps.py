@@ -15,7 +15,8 @@ class Lights:
     """Gathers light sources and balances them, so that rooms are neither black nor burnt out."""
 
     def __init__(self, rng: np.random.Generator, daylight: float) -> None:
-        self._rng, self._daylight = rng, daylight
+        self._rng = rng
+        self._daylight = daylight
         self._on = daylight < 0.3 or rng.random() < 0.7
         self._lamps: list[tuple[float, ...]] = []
         self._windows: list[tuple[float, ...]] = []

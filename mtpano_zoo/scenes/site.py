@@ -30,7 +30,8 @@ class Site:
         self._lamps: list[tuple[float, float, float]] = []
         self._glow = materials.glow((1.0, 0.8, 0.5), 3.0 if self.weather.dark else 0.25)
         self.leaves = [outdoor_materials.leaves(rng) for _ in range(3)]
-        self.asphalt, self.paving = outdoor_materials.asphalt(rng), outdoor_materials.paving(rng)
+        self.asphalt = outdoor_materials.asphalt(rng)
+        self.paving = outdoor_materials.paving(rng)
         self.meadow = outdoor_materials.grass(rng) if rng.random() < 0.75 else outdoor_materials.earth(rng)
         self.style = Style(
             storey=rng.uniform(2.8, 3.8),

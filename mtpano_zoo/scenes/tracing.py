@@ -109,7 +109,7 @@ def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple
 def details(
     primitives: Primitives, prim: Tensor, origin: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What rays (N, 3) see of the primitives `prim` (N,) that they meet; float64.
+    """Surfaces that rays (N, 3) see of the primitives `prim` (N,) that they meet; float64.
 
     Returns distances (N,), normals (N, 3) in the room frame, and texture coordinates u and v (N,).
     """

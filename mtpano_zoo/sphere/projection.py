@@ -306,7 +306,7 @@ def _cameras(
     if fov is not None and intrinsics is None:
         intrinsics = intrinsics_from_fov(fov, height, width, dtype=dtype)
     elif fov is not None or intrinsics is None:
-        raise InputError("give exactly one of fov and intrinsics")
+        raise InputError("pass exactly one of fov and intrinsics")
     if intrinsics.shape[-2:] != (3, 3) or intrinsics.ndim > 4:
         raise InputError(f"intrinsics must be (3, 3), (V, 3, 3) or (B, V, 3, 3), got {tuple(intrinsics.shape)}")
     rotation, intrinsics = (

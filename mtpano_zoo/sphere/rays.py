@@ -169,7 +169,7 @@ def perspective_rays(
         check_floating(dtype)
         intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=_at_least_float32(dtype))
     elif fov is not None or intrinsics is None:
-        raise InputError("give exactly one of fov and intrinsics")
+        raise InputError("pass exactly one of fov and intrinsics")
     else:
         dtype = floating(intrinsics).dtype
     if intrinsics.shape[-2:] != (3, 3):

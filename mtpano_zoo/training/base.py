@@ -317,8 +317,9 @@ class PanoramaModule(LightningModule):
             return None
 
     def _encoder_learns(self) -> bool:
-        parameters = self.encoder.parameters() if hasattr(self.network, "encoder") else ()
-        return any(parameter.requires_grad for parameter in parameters)
+        if self.network.encoder_part is None:
+            return False
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
 
 
 def _delayed_factor(start: int, total: float, schedule: Schedule, power: float, warmup: int, step: int) -> float:

@@ -168,7 +168,8 @@ class PredictionWriter(BasePredictionWriter):
         Raises:
             InputError: If it holds results of other settings, which are not to be replaced.
         """
-        self.failed, self._ids = {}, Counter()
+        self.failed = {}
+        self._ids = Counter()
         name = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         model = describe_model(_module(pl_module).network, name)
         manifest = manifest_of("mtpano predict", model, {"precision": str(trainer.precision)})
@@ -247,7 +248,7 @@ class ProgressBar(RichProgressBar):
 
 
 def _twice(sample_id: str) -> str:
-    return f"Two samples have the id {sample_id!r}, of which only one is written: give them different ids."
+    return f"Two samples have the id {sample_id!r}, of which only one is written: name them differently."
 
 
 def _module(pl_module: pl.LightningModule) -> PanoramaModule:

@@ -43,7 +43,7 @@ LOGGER = {
 
 
 class MultiTaskCLI(LightningCLI):
-    """Command line whose schema is the constructors: a YAML names classes and gives their arguments.
+    """Command line whose schema is the constructors: a YAML names classes and their arguments.
 
     Names and colours of the classes are linked from the data to the network, so they are written once. Every run logs
     to TensorBoard in a new folder ``runs/version_N``, with its configuration and checkpoints.
@@ -82,7 +82,7 @@ class MultiTaskCLI(LightningCLI):
         if path and path not in CHECKPOINTS_OF_THE_RUN:
             options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
         if verb != "fit" and not path and not _starts_trained(options["model"]):
-            rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: give the weights by --ckpt_path.")
+            rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: pass the weights by --ckpt_path.")
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: Lightning would let a file name classes, sources and folders."""
@@ -137,8 +137,8 @@ class ConfigSaver(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
         except RuntimeError as error:
             raise FileExistsError(
-                f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: give "
-                "--trainer.default_root_dir another folder, or leave trainer.logger on: every run has its own then"
+                f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: set "
+                "--trainer.default_root_dir to another folder, or leave trainer.logger on: every run has its own then"
             ) from error
 
 

@@ -74,7 +74,8 @@ class DepthQualityModule(LightningModule):
             )
         if unknown := [name for name in failures if name not in FAILURES]:
             raise InputError(f"failures are some of {', '.join(FAILURES)}, not {', '.join(unknown)}")
-        self.discriminator, self.labeler = discriminator, labeler.requires_grad_(False).eval()
+        self.discriminator = discriminator
+        self.labeler = labeler.requires_grad_(False).eval()
         self.targets = targets
         self.tolerance = tolerance
         self.smoothing = smoothing
@@ -143,7 +144,7 @@ class DepthQualityModule(LightningModule):
         """
         described = checkpoint.get(DESCRIPTION)
         if not described:
-            raise InputError("The checkpoint is of no discriminator: give the one that this configuration trained.")
+            raise InputError("The checkpoint is of no discriminator: pass the one that this configuration trained.")
         if described["labeler"] != describe_model(self.labeler)["weights"]:
             raise InputError(
                 "The checkpoint is of a discriminator for another labeler: train one for this labeler from the start."

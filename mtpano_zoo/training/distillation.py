@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.losses import AffineInvariantLoss, Loss, affine_invariant_l1, disparity_of
+from mtpano_zoo.losses import AffineInvariantLoss, Loss, affine_invariant_l1, disparity_of, valid_depth
 from mtpano_zoo.losses.means import several_processes
 from mtpano_zoo.metrics import DepthAnywhereMetrics, RelativeDepthMetrics
 from mtpano_zoo.models import PanoramaNetwork
@@ -141,7 +141,7 @@ class DistillationModule(PanoramaModule):
         if isinstance(metric, RelativeDepthMetrics | DepthAnywhereMetrics):
             return (batch["depth"],)
         depth = batch["depth"].float()
-        valid = depth.isfinite() & (depth > 0)
+        valid = valid_depth(depth)
         return 1 / torch.where(valid, depth, 1), valid
 
     def face_loss(self, disparity: Tensor, labels: FaceLabels) -> Tensor:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.models import NETWORKS
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 __all__ = ("explain", "nearest_class", "one_sentence", "options_of")
@@ -39,7 +40,7 @@ KINDS = {
 OWNERS = {
     "data": ("mtpano_zoo.data.panoramas.PanoramaDataModule",),
     "model": ("mtpano_zoo.training.base.PanoramaModule",),
-    "model.network": ("mtpano_zoo.models.PDBridgeNet", "mtpano_zoo.zoo.pretrained.Pretrained"),
+    "model.network": (*(f"mtpano_zoo.models.{name}" for name in NETWORKS), "mtpano_zoo.zoo.pretrained.Pretrained"),
 }
 # What jsonargparse takes where arguments of a class are given but no class.
 BASES = ("PanoramaNetwork", "LightningDataModule")

@@ -38,14 +38,14 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> P
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     if _is_network(path) or not {"state_dict", "pytorch-lightning_version"} <= read_checkpoint(file).keys():
         raise InputError(
-            f"{path} is not the checkpoint of a training, which ckpt_path takes: give a network with its weights by "
+            f"{path} is not the checkpoint of a training, which ckpt_path takes: pass a network with its weights by "
             f"--model.network=Pretrained --model.network.init_args.source={path} instead."
         )
     return file
 
 
 def _is_network(path: str | Path) -> bool:
-    """Whether `load_model` reads it, but a trainer cannot."""
+    """Return whether `load_model` reads it but a trainer cannot."""
     source, path = str(path), Path(path)
     named = source.startswith(("hf-hub:", "local-dir:")) or source in entries()
     return named or path.suffix == ".safetensors" or (path / "config.json").is_file()

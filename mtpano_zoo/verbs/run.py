@@ -40,7 +40,7 @@ def add(verbs: Verbs) -> None:
     )
     run.add_argument("--batch-size", type=number_of_images, default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    run.add_argument("--mask-sky", action="store_true", help="give pixels of the class sky no depth and no normal")
+    run.add_argument("--mask-sky", action="store_true", help="leave pixels of the class sky without depth and normal")
     run.add_argument(
         "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
     )

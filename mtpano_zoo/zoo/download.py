@@ -46,7 +46,7 @@ def fetch(entry: Entry) -> tuple[Path, str]:
         InputError: If it has another checksum than it should.
     """
     revision = entry.revision or _record(entry).get("revision")
-    example = f'give its path instead of the name: load_model("/path/to/{Path(entry.file).name}")'
+    example = f'pass its path instead of the name: load_model("/path/to/{Path(entry.file).name}")'
     path = download(entry.repository, entry.file, revision, example)
     found = verify(path, known_checksum(entry))
     if entry.revision is None or entry.sha256 is None:
@@ -101,7 +101,7 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
     for what, name in (("file", file), ("revision", revision)):
         if name is not None and (not NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or ".." in name):
             raise InputError(f"{name!r} is no name of a {what} in {repository} on the Hugging Face Hub.")
-    with _explained(repository, file, revision, by_hand or "give the path of its folder instead of the name"):
+    with _explained(repository, file, revision, by_hand or "pass the path of its folder instead of the name"):
         cached = try_to_load_from_cache(repository, file, revision=revision)
         if isinstance(cached, str) and COMMIT.fullmatch(revision or ""):
             return Path(cached)

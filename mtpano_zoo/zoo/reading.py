@@ -47,7 +47,7 @@ def read(place: Place) -> Contents:
 
 def _repository(place: Repository) -> Contents:
     repository, revision = place
-    by_hand = f'put {CONFIG} and {WEIGHTS} into one folder, whose path you give: load_model("/path/to/folder")'
+    by_hand = f'put {CONFIG} and {WEIGHTS} into one folder, whose path you pass: load_model("/path/to/folder")'
     config = download(repository, CONFIG, revision, by_hand)
     # Of the same commit, whatever is uploaded meanwhile.
     weights = download(repository, WEIGHTS, commit_of(config), by_hand)

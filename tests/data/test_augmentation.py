@@ -62,7 +62,7 @@ def test_yaw_shows_what_the_turned_camera_sees(rooms, columns):
         close = (turned["depth"] - seen["depth"]).abs() < 1e-5 * seen["depth"]
         assert close.float().mean() > 0.999
         assert (turned["normals"] - seen["normals"])[:, close].abs().max() < 2e-4
-        # The shadow map is cast anew in another orientation, so that edges of shadows move a little.
+        # The shadow map is cast again in another orientation, so that edges of shadows move a little.
         assert (turned["image"] - seen["image"]).abs().mean() < 4e-3
 
 

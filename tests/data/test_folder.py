@@ -197,7 +197,7 @@ def test_bad_tables(root, table, message):
 def test_missing_things(root, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         FolderDataModule(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no panoramas in images/ .* it holds own/: give the folder"):
+    with pytest.raises(FileNotFoundError, match=r"no panoramas in images/ .* it holds own/: pass the folder"):
         FolderDataModule(tmp_path)
     with pytest.raises(FileNotFoundError, match="no table at"):
         FolderDataModule(root, table="nothing.csv")

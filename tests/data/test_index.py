@@ -77,7 +77,7 @@ def test_wrong_root(tmp_path):
     with pytest.raises(FileNotFoundError, match=form + "holds nothing"):
         find(tmp_path / "empty")
     write(tmp_path / "other", {f"{i:02d}/x.png": b"" for i in range(9)} | {"a.txt": b""})
-    with pytest.raises(FileNotFoundError, match=form + "holds 00/, 01/, .*, 07/ and 2 more: give the folder"):
+    with pytest.raises(FileNotFoundError, match=form + "holds 00/, 01/, .*, 07/ and 2 more: pass the folder"):
         find(tmp_path / "other")
     write_zip(tmp_path / "deeper.zip", {f"more/{name}": data for name, data in CONTENT.items()})
     with pytest.raises(FileNotFoundError, match=r"first of 14 files in deeper.zip is more/Release/v1/area_1/rgb/hall"):

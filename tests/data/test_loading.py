@@ -1,4 +1,4 @@
-"""The same samples in the same order, whoever loads them and wherever a training was interrupted."""
+"""The same samples in the same order, whichever process loads them and wherever a training was interrupted."""
 
 import lightning
 import pytest

@@ -21,7 +21,7 @@ from mtpano_zoo.resources import shipped
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas have no")
 
 SIZE = {"height": 32, "width": 64}
-DEPTH_STEP, NORMALS_STEP = 0.00051, 0.0072  # half a millimetre; half a step of 127.5, and unit length anew
+DEPTH_STEP, NORMALS_STEP = 0.00051, 0.0072  # half a millimetre; half a step of 127.5, and unit length again
 
 
 @pytest.fixture

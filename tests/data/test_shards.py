@@ -1,4 +1,4 @@
-"""What is read from shards is what was written, once, whoever shares the work."""
+"""What is read from shards is what was written, once, whichever processes share the work."""
 
 import gzip
 import io
@@ -398,7 +398,7 @@ def test_command_packs_and_lightning_trains_from_it(tmp_path, tiny_network, caps
     config = tmp_path / "shards.yaml"
     config.write_text(f"data: {{class_path: ShardsDataModule, init_args: {{root: {out}}}}}")
     assert main(["data", "stats", "--config", str(config), "--workers", "0"]) == 1
-    assert "gives samples in a row only" in capsys.readouterr().err
+    assert "yields samples in a row only" in capsys.readouterr().err
 
 
 def sparse(name, size):

@@ -1,4 +1,4 @@
-"""Files by their place: the same bytes from a tree and from archives, and damage told in one sentence."""
+"""Files by their place: the same bytes from a tree and from archives, and damage reported in one sentence."""
 
 import contextlib
 import pickle

@@ -76,7 +76,7 @@ def test_primary_panoramas_of_zind(kind, tmp_path, zind):
 @pytest.mark.parametrize("text", ["{", "{}", '{"merger": []}', '{"merger": {"floor_01": {"a": {"b": {"c": {}}}}}}'])
 def test_tour_that_tells_nothing(zind, text):
     (zind / "000/zind_data.json").write_text(text)
-    with pytest.raises(ValueError, match=r"000/zind_data\.json does not tell"):
+    with pytest.raises(ValueError, match=r"000/zind_data\.json does not say"):
         ZInDDataModule(zind, primary=True).dataset("predict")
 
 
@@ -169,9 +169,9 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_a_tour_that_cannot_be_read_is_named_or_left_out(zind):
     homes = sorted({home for home, _ in fake_unlabelled.ZIND})
     (zind / homes[0] / "zind_data.json").write_text(DEEP)
-    with pytest.raises(InputError, match=rf"{homes[0]}/zind_data\.json does not tell .* nested more than 64"):
+    with pytest.raises(InputError, match=rf"{homes[0]}/zind_data\.json does not say .* nested more than 64"):
         ZInDDataModule(zind, primary=True).dataset("predict")
-    with pytest.warns(UserWarning, match=rf"left out: .*{homes[0]}/zind_data\.json does not tell"):
+    with pytest.warns(UserWarning, match=rf"left out: .*{homes[0]}/zind_data\.json does not say"):
         left = ids(ZInDDataModule(zind, primary=True, on_error="skip"), "predict")
     primary = {f"{home}_{name}" for (home, name), (_, first) in fake_unlabelled.ZIND.items() if first}
     assert set(left) == {name for name in primary if not name.startswith(f"{homes[0]}_")} != set()

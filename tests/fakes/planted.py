@@ -75,7 +75,9 @@ class PlantedPredictor:
     """
 
     def __init__(self, defect: str | None = None, seed: int = 0, noise: float = 0.01) -> None:
-        self.defect, self.seed, self.noise = defect, seed, noise
+        self.defect = defect
+        self.seed = seed
+        self.noise = noise
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[1:]

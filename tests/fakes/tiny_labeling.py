@@ -57,7 +57,9 @@ class Meets(Grey):
 
     def __init__(self, log: str, processes: int = 1, rounds: int = 1) -> None:
         super().__init__()
-        self.log, self.processes, self.rounds = Path(log), processes, rounds
+        self.log = Path(log)
+        self.processes = processes
+        self.rounds = rounds
 
     def __call__(self, seen: ViewImages) -> ViewLabels:
         with self.log.open("a") as file:

@@ -54,7 +54,10 @@ class TinyDataset(Dataset[dict[str, Any]]):
     """Noise whose labels follow from the image, so that training on it has something to learn."""
 
     def __init__(self, count: int, offset: int = 0, without: Sequence[str] = (), every: int = 1) -> None:
-        self.count, self.offset, self.without, self.every = count, offset, tuple(without), every
+        self.count = count
+        self.offset = offset
+        self.without = tuple(without)
+        self.every = every
 
     def __len__(self) -> int:
         return self.count
@@ -85,7 +88,10 @@ class TinyDataModule(LightningDataModule):
 
     def __init__(self, batch_size: int = 2, train: int = 8, shuffle: bool = True, without: Sequence[str] = ()) -> None:
         super().__init__()
-        self.batch_size, self.train, self.shuffle, self.without = batch_size, train, shuffle, without
+        self.batch_size = batch_size
+        self.train = train
+        self.shuffle = shuffle
+        self.without = without
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         return DataLoader(TinyDataset(self.train, 0, self.without), batch_size=self.batch_size, shuffle=self.shuffle)

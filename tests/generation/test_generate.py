@@ -189,7 +189,7 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     for arguments, sentence in (
         (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama 32 x 64"),
         (["--mask", str(tmp_path / "grey.png")], "of the mask are grey"),
-        ([], "give --mask for a panorama, or --fov"),
+        ([], "pass --mask for a panorama, or --fov"),
     ):
         assert edit("room", "other.png", *arguments) == 1
         assert sentence in capsys.readouterr().err
@@ -257,7 +257,9 @@ class Stub:
 
 
 def in_another_process(stub: Stub, wanted: list[Wanted], root: Path, **options: int) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=make, args=(stub, wanted, root, {}), kwargs=options)
+    process = multiprocessing.get_context("fork").Process(
+        target=make, args=(stub, wanted, root, {}), kwargs=options, daemon=True
+    )
     process.start()
     return process
 
@@ -274,7 +276,7 @@ def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path, monkeypatc
     for name in ("killed", "whole"):
         prepare_folder(tmp_path / name, manifest_of({}, {}))
     killed = in_another_process(Stub(killed_by=5), wanted, tmp_path / "killed", batch_size=2)
-    killed.join()
+    killed.join(100)
     assert killed.exitcode == -signal.SIGKILL
     assert len(images(tmp_path / "killed")) == 4
     assert len(prompts_in(tmp_path / "killed")) == 4
@@ -294,7 +296,7 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     prepare_folder(root, manifest_of({}, {}))
     started = [in_another_process(Stub(calls=calls), wanted, root, process=i, processes=2) for i in range(2)]
     for process in started:
-        process.join()
+        process.join(100)
         assert process.exitcode == 0
     made = [int(line) for line in calls.read_text().split()]
     assert set(made) == set(range(40))

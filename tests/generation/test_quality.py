@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_networks import TINY
 from torchmetrics.image.fid import _compute_fid
 
 from mtpano_zoo import load_model
@@ -79,6 +80,12 @@ def test_features_see_their_part_of_the_sphere() -> None:
     change = {band: (plain[band] - other[band]).norm() for band in BANDS}
     assert change["poles"] > change["whole"] > change["equator"]
     assert (plain["whole"] - turned["whole"]).norm() < 0.2 * plain["whole"].norm()
+
+
+def test_a_network_whose_encoder_has_other_maps_is_refused() -> None:
+    for name in ("HoHoNet", "EGformer"):
+        with pytest.raises(InputError, match=f"{name} has no Encoder, whose features are compared"):
+            features_of([waves(1)], TINY[name].build())
 
 
 def test_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

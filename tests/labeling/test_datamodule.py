@@ -178,7 +178,9 @@ class Named(Dataset):
     """Grey panoramas with these ids; their names are known before they are read, if at all."""
 
     def __init__(self, *ids, shade=0.0, known=True):
-        self.ids, self.shade, self.read = ids, shade, []
+        self.ids = ids
+        self.shade = shade
+        self.read = []
         if known:
             self.name = lambda i: self.ids[i]
 

@@ -28,7 +28,9 @@ class Overflows(OracleTeacher):
 
     def __init__(self, key: str, value: str, views: int = 1) -> None:
         super().__init__()
-        self.key, self.value, self.views = key, float(value), views
+        self.key = key
+        self.value = float(value)
+        self.views = views
 
     def __call__(self, seen: ViewImages) -> ViewLabels:
         labels = super().__call__(seen)
@@ -280,8 +282,8 @@ def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "give panoramas"),
-        (["--data.class_path=RoomsDataModule", "."], "give panoramas"),
+        ([], "pass panoramas"),
+        (["--data.class_path=RoomsDataModule", "."], "pass panoramas"),
         (["no_such.jpg"], "labelled"),
         (["."], "holds no image"),
         (["x.jpg", "--out=config.yaml"], "is a file"),

@@ -215,7 +215,11 @@ class Steps:
     """Looks at the folder before every rename and removal of one process, may let another act, and kills it."""
 
     def __init__(self, root, versions, last, first=None, act=None):
-        self.root, self.versions, self.last, self.first, self.act = root, versions, last, first, act
+        self.root = root
+        self.versions = versions
+        self.last = last
+        self.first = first
+        self.act = act
         self.number = 0
 
     def __call__(self):

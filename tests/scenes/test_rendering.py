@@ -72,7 +72,7 @@ def test_a_turned_camera_sees_the_rolled_maps(rooms, columns):
     close = (turned["depth"] - rolled["depth"]).abs() < 1e-5 * rolled["depth"]
     assert same.float().mean() > 0.9995 and close.float().mean() > 0.9995
     assert (turned["normals"] - rolled["normals"]).abs().amax(1)[close].max() < 2e-4
-    # Shadow maps are cast anew in the new orientation, so that shadow edges move by a fraction of their texels.
+    # Shadow maps are cast again in the new orientation, so that shadow edges move by a fraction of their texels.
     assert (turned["image"] - rolled["image"]).abs().mean() < 4e-3
 
 

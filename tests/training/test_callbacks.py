@@ -44,7 +44,9 @@ class Recorder(Callback):
     """Weights and learning rates after every optimiser step."""
 
     def __init__(self):
-        self.weights, self.rates, self.moments = [], [], []
+        self.weights = []
+        self.rates = []
+        self.moments = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.weights.append(snapshot(pl_module.network))

@@ -145,7 +145,7 @@ def test_the_configuration_of_an_earlier_run_is_kept(folder):
     arguments.append('--trainer.callbacks=[{"class_path": "PanelLogger"}]')
     main(arguments)
     kept = (folder / "config.yaml").read_bytes()
-    with pytest.raises(FileExistsError, match=r"config\.yaml of an earlier run: give --trainer\.default_root_dir"):
+    with pytest.raises(FileExistsError, match=r"config\.yaml of an earlier run: set --trainer\.default_root_dir"):
         main([*arguments, "--model.lr=0.5"])
     assert (folder / "config.yaml").read_bytes() == kept
 

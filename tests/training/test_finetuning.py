@@ -6,12 +6,13 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from tiny_training import TinyDataModule, TinyNetwork
+from tiny_training import HEIGHT, WIDTH, TinyDataModule, TinyNetwork
+from torch import nn
 from torch.testing import assert_close
 
 from mtpano_zoo import load_model
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE
-from mtpano_zoo.models import PDBridgeNet
+from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
 from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import main
 from mtpano_zoo.zoo.pretrained import Pretrained
@@ -100,13 +101,28 @@ def test_another_rank_names_the_option(adapted, tiny_network, quiet, tmp_path):
                 getattr(Trainer(max_epochs=3, **quiet), verb)(modules[rank], TinyDataModule(), ckpt_path=checkpoint)
 
 
+class Backbone(PanoramaNetwork):
+    """Its encoder has another name."""
+
+    encoder_part = "backbone"
+
+    def __init__(self):
+        super().__init__(("normals",), (HEIGHT, WIDTH))
+        self.backbone = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, image):
+        return {"normals": self.head(self.backbone(image))}
+
+
+@pytest.mark.parametrize("network", [TinyNetwork, Backbone])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_training_goes_on_with_the_same_encoder(quiet, frozen):
+def test_a_training_goes_on_with_the_same_encoder(quiet, frozen, network):
     """Scoring does not ask whether the encoder learnt."""
     trainer = Trainer(max_epochs=1, **quiet)
-    trainer.fit(MultiTaskModule(TinyNetwork(), freeze_encoder=frozen), TinyDataModule())
+    trainer.fit(MultiTaskModule(network(), freeze_encoder=frozen), TinyDataModule())
     path = trainer.checkpoint_callback.best_model_path
-    same, other = (MultiTaskModule(TinyNetwork(), freeze_encoder=choice) for choice in (frozen, not frozen))
+    same, other = (MultiTaskModule(network(), freeze_encoder=choice) for choice in (frozen, not frozen))
     with pytest.raises(ValueError, match=rf"to resume it, pass --model\.freeze_encoder={str(frozen).lower()}\.$"):
         Trainer(max_epochs=2, **quiet).fit(other, TinyDataModule(), ckpt_path=path)
     Trainer(**quiet).test(other, TinyDataModule(), ckpt_path=path, verbose=False)

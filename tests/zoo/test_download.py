@@ -210,7 +210,7 @@ def test_without_a_connection_the_answer_comes_at_once(blocked: bool, hub_cache:
         assert time.monotonic() - start < 3
     assert str(told.value) == (
         f"tiny.pth.tar of user/tiny is not in {hub_cache}, and {address} cannot be reached: check the connection and "
-        f"try again, or fetch {address}/user/tiny/resolve/main/tiny.pth.tar by hand and give its path instead of the "
+        f"try again, or fetch {address}/user/tiny/resolve/main/tiny.pth.tar by hand and pass its path instead of the "
         'name: load_model("/path/to/tiny.pth.tar").'
     )
 

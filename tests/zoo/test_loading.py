@@ -101,7 +101,7 @@ def test_weights_in_the_package(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No Hub is there: half precision in the file becomes float32, counters stay integers; damage is told."""
+    """No Hub is there: half precision in the file becomes float32, counters stay integers; damage is reported."""
     stored = {key: x.half() if x.is_floating_point() else x for key, x in converted.items()}
     path = tmp_path / "packaged.safetensors"
     save_file(stored, path)

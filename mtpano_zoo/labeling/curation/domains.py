@@ -100,7 +100,8 @@ class DomainByName(DomainClassifier):
     def __init__(self, patterns: dict[str, str]) -> None:
         if not patterns:
             raise InputError("DomainByName needs a pattern per domain: {indoor: 'room*', outdoor: 'street*'}")
-        self.patterns, self.domains = dict(patterns), tuple(patterns)
+        self.patterns = dict(patterns)
+        self.domains = tuple(patterns)
 
     def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
         """Return the domain.

@@ -66,7 +66,7 @@ class Score:
 
 
 class Scorer(PanoramaLabeler):
-    """Scores the labels of panoramas, as `LabelsToScore` gives them.
+    """Scores the labels of panoramas, as `LabelsToScore` yields them.
 
     The score of a label is the mean of its map over the pixels that have a distance, each weighted by its solid angle.
 
@@ -146,7 +146,8 @@ class LabelsToScore(Dataset[dict[str, Any]]):
 
     def __init__(self, root: Path, height: int, width: int, split: str = "train") -> None:
         data = PseudoLabelDataModule(root, height=height, width=width, tasks=["semseg", "depth"], confidence=False)
-        self.root, self.samples = data.root, data.dataset(split)
+        self.root = data.root
+        self.samples = data.dataset(split)
         self.classes = tuple(data.classes)
 
     def __len__(self) -> int:
@@ -192,7 +193,7 @@ def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, 
     described = checkpoint.get(DESCRIPTION)
     if not isinstance(described, dict) or described.get("class_path") != PatchDiscriminator.__name__:
         raise InputError(
-            f"{path} is no discriminator: train one by `mtpano fit --config curation/discriminator.yaml`, and give its "
+            f"{path} is no discriminator: train one by `mtpano fit --config curation/discriminator.yaml`, and pass its "
             "last.ckpt"
         )
     prefix = "discriminator."
@@ -226,7 +227,7 @@ def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int]
         raise FileNotFoundError(f"there is no folder of labels at {root}")
     manifest = read_manifest(root, LABELS_FORMAT)
     if manifest is None:
-        raise InputError(f"{root} has no manifest of labels: give a folder that `mtpano curate label` has written")
+        raise InputError(f"{root} has no manifest of labels: pass a folder that `mtpano curate label` has written")
     settings: dict[str, Any] = manifest["settings"]
     labelled = (settings.get("height"), settings.get("width"))
     if labelled != size:

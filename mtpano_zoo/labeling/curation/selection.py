@@ -194,13 +194,13 @@ def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
             raise FileNotFoundError(f"there is no folder {root}: write it by `mtpano curate {verb}`")
         manifest = read_manifest(root, form)
         if manifest is None:
-            raise InputError(f"{root} has no manifest: give a folder that `mtpano curate {verb}` has written")
+            raise InputError(f"{root} has no manifest: pass a folder that `mtpano curate {verb}` has written")
         known[verb] = manifest
     if known["score"]["settings"]["labels"] != known["label"]["settings"]:
         key, before, now = next(differences(known["score"]["settings"]["labels"], known["label"]["settings"]))
         raise InputError(
             f"{scores} holds the scores of other labels than {labels} ({key} was {str(before)[:40]}, is "
-            f"{str(now)[:40]}): give the folder that was scored, or score this one"
+            f"{str(now)[:40]}): pass the folder that was scored, or score this one"
         )
     plain = json.loads(json.dumps(asdict(rules)))
     settings = {**known["label"]["settings"], "selection": {**plain, "scores": known["score"]["settings"]}}
@@ -217,13 +217,13 @@ def _finished(out: Path, manifest: Mapping[str, Any], overwrite: bool) -> bool:
         return False
     found = read_manifest(out, LABELS_FORMAT) if out.is_dir() else None
     if found is None or "selection" not in found["settings"]:
-        raise InputError(f"{out} exists and is no selection of labels: give a new folder")
+        raise InputError(f"{out} exists and is no selection of labels: choose a new folder")
     if found == manifest:
         return True
     if not overwrite:
         key, before, now = next(differences(found, manifest))
         raise InputError(
-            f"{out} was selected in another way ({key} was {str(before)[:40]}, is {str(now)[:40]}): give another "
+            f"{out} was selected in another way ({key} was {str(before)[:40]}, is {str(now)[:40]}): choose another "
             "folder, or --overwrite to replace it"
         )
     return False

@@ -33,7 +33,7 @@ class DepthEstimator(PretrainedNetwork):
     - Depth Pro: metres. It predicts inverse depth for a focal length of one image width; with the focal length of
       the view in place of the one that it would guess from the image, which is then not computed.
     - ZoeDepth, GLPN: metres.
-    - DPT: disparity, as MiDaS trained it. Those on DINOv2 were trained for metres, or anything else: give `kind`.
+    - DPT: disparity, as MiDaS trained it. Those on DINOv2 were trained for metres, or anything else: set `kind`.
 
     Args:
         source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
@@ -117,6 +117,6 @@ def _kind(config: Any, source: str) -> DepthKind:
         on = f" on {backbone}" if name in KINDS else ""
         raise InputError(
             f"it is not known what the output of {source} means, a {name}{on}: "
-            f"give kind, one of {', '.join(get_args(DepthKind))}"
+            f"set kind, one of {', '.join(get_args(DepthKind))}"
         )
     return KINDS[name] or TRAINED_FOR[config.depth_estimation_type]

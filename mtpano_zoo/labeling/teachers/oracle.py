@@ -37,7 +37,7 @@ class OracleTeacher(Teacher):
         depth_kind: `scale_invariant` multiplies every view by a factor of its own, and `disparity` inverts the z-depth
             and then gives every view a factor and an offset of its own; the factor is anything from 1/8 to 8, the
             offset up to the view's median disparity.
-        along_ray: Give the distance along the ray, not the z-depth.
+        along_ray: Return the distance along the ray, not the z-depth.
         scale: Standard deviation of the logarithm of a factor on a view's depth: 0.2 is an error of about 20 %.
         shift: Standard deviation of an offset of a view's depth, as a part of its median depth. What becomes negative
             is no depth any more.

@@ -12,7 +12,7 @@ from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork
 
 __all__ = ("Segmenter",)
 
-# These give masks and a class for each of them, the others a class for every pixel.
+# These return masks and a class for each of them, the others a class for every pixel.
 MASK_CLASSIFIERS = ("eomt", "eomt_dinov3", "mask2former", "maskformer", "oneformer")
 NETWORKS = {"": "AutoModelForSemanticSegmentation"} | dict.fromkeys(
     MASK_CLASSIFIERS, "AutoModelForUniversalSegmentation"
@@ -32,7 +32,7 @@ class Segmenter(PretrainedNetwork):
     segmenter with the same 150 classes of ADE20K that needs PyTorch only: Mask2Former on Swin-L
     (`facebook/mask2former-swin-large-ade-semantic`) or EoMT on DINOv2 (`tue-mps/ade20k_semantic_eomt_large_512`). The
     weights of EoMT on DINOv3 are published as differences to Meta's: combine them first as its authors describe, and
-    give the folder. Only weights in safetensors are read.
+    name the folder. Only weights in safetensors are read.
 
     Args:
         source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
