@@ -19,6 +19,7 @@ __all__ = (
     "hyphenated",
     "number_of_images",
     "number_of_processes",
+    "number_of_steps",
     "reading_options",
 )
 
@@ -136,6 +137,19 @@ def number_of_images(text: str) -> int:
         8
     """
     return _counting(text, "images")
+
+
+def number_of_steps(text: str) -> int:
+    """Return a number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> number_of_steps("28")
+        28
+    """
+    return _counting(text, "steps")
 
 
 def number_of_pixels(text: str) -> int:

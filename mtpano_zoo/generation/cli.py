@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser
+from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, number_of_images, number_of_steps
 
 __all__ = ("main",)
 
@@ -46,7 +46,9 @@ def generate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: places, times)"
     )
-    parser.add_argument("--number", type=int, default=100, help="prompts made from the template (default 100)")
+    parser.add_argument(
+        "--number", type=number_of_images, default=100, help="prompts made from the template (default 100)"
+    )
     parser.add_argument("--count", type=int, default=1, help="panoramas per prompt (default 1)")
     parser.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="(default generated)")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
@@ -66,7 +68,7 @@ def edit_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", required=True, help="what the result shows")
     parser.add_argument("--fov", type=float, help="horizontal field of view of a photograph, in degrees, to extend it")
     parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png")
     parser.add_argument("--guidance", type=float, default=3.5, help="(default 3.5)")
     parser.add_argument("--replace-until", type=float, default=0.5, help="noise level to which tokens are copied")
     parser.add_argument("--keep-until", type=float, default=0.5, help="noise level to which latents are copied")
@@ -80,8 +82,8 @@ def refine_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
     parser.add_argument("--prompt", default="", help="what the poles show")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=number_of_steps, default=28, help="(default 28)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     parser.add_argument("--download", action="store_true", help="fetch the model if it is not in the cache")
     return parser
 
@@ -129,9 +131,20 @@ def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
     parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
     parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
-    parser.add_argument("--steps", type=int, default=28, help="calls of the transformer (default 28)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=number_of_steps, default=28, help="calls of the transformer (default 28)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     return parser
+
+
+def seed_of_noise(text: str) -> int:
+    """Return a whole number from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    if not text.isdecimal() or int(text) >= 2**62:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 on, below 2^62, not {text}")
+    return int(text)
 
 
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
@@ -197,7 +210,11 @@ def _edit(options: argparse.Namespace) -> int:
 
     if options.out.exists():
         raise InputError(f"{options.out} is there already: give another name as --out")
-    edit_file(_load(options, options.adapter, options.strength), options)
+    if options.out.suffix.lower() != ".png":
+        raise InputError(f"the result is a PNG: give a name that ends in .png as --out, not {options.out.name}")
+    generator = _load(options, options.adapter, options.strength)
+    with generator.enough_memory():
+        edit_file(generator, options)
     print(f"The result is in {options.out}")
     return 0
 

@@ -24,7 +24,8 @@ from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.generation.schedule import shift_for
 from mtpano_zoo.generation.seams import wrapped_transformer
 from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns
-from mtpano_zoo.image_io import read_panorama, write_png
+from mtpano_zoo.image_io import open_image, read_panorama, write_png
+from mtpano_zoo.limits import read_file
 
 __all__ = ("consistent_edit", "edit_file", "invert", "published_edit", "replaced_tokens", "sigmas_for", "token_mask")
 
@@ -311,17 +312,17 @@ def edit_file(generator: Generator, options: argparse.Namespace) -> None:
         replace_until=options.replace_until,
         keep_until=options.keep_until,
     )
-    made = generator.decode(unpack(tokens[1:], rows, columns))[0]
-    result = torch.where(keep, image.to(made), made)
-    write_png(options.out, (result * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    made = generator.decode(unpack(tokens[1:], rows, columns))[0].cpu()
+    result = torch.where(keep, image, made)
+    write_png(options.out, (result * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def _image_and_kept(options: argparse.Namespace, multiple: int) -> tuple[Tensor, Tensor]:
     """Return the panorama (3, H, W) and which of its pixels (H, W) stay."""
     if (options.mask is None) == (options.fov is None):
         raise InputError("give --mask for a panorama, or --fov for a photograph, one of them")
-    pixels = read_photo(options.image) if options.fov else read_panorama(options.image)
-    if options.fov:
+    pixels = read_panorama(options.image) if options.fov is None else read_photo(options.image)
+    if options.fov is not None:
         height = options.height or 1024
         check_panorama_size(height, 2 * height, multiple)
         photo = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
@@ -350,7 +351,4 @@ def read_photo(path: str | Path) -> Any:
         InputError: If it is no image.
         OSError: If it cannot be read.
     """
-    from mtpano_zoo.image_io import open_image
-    from mtpano_zoo.limits import read_file
-
     return np.array(open_image(read_file(path), str(path)).convert("RGB"))

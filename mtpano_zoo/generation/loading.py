@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
@@ -60,21 +61,27 @@ def load_generator(
 
     Raises:
         FileNotFoundError: If the adapter is not there.
-        InputError: If there is no base, it has another interface, or something does not fit.
+        InputError: If there is no base, it has another interface, something does not fit, or the memory is too small.
     """
     if base is None:
         raise InputError(NO_BASE)
     for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantization)):
         if value not in get_args(known):
             raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
     if adapter is not None:
         load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
+    if prefix is None:
+        prefix = published.prefix if published else ""
+    generator = Generator(pipeline, prefix=prefix)
     if offload == "none":
-        pipeline.to(device)
+        with generator.enough_memory():
+            pipeline.to(device)
     elif device.type == "cpu":
         raise InputError(f"--offload {offload} moves networks to a GPU, and there is none: leave it out")
     elif offload == "model":
@@ -83,9 +90,7 @@ def load_generator(
         pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
-    if prefix is None:
-        prefix = published.prefix if published else ""
-    return Generator(pipeline, prefix=prefix)
+    return generator
 
 
 class PretrainedFlux(Generator):

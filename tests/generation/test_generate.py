@@ -123,6 +123,10 @@ def test_prompts(tmp_path: Path) -> None:
         (["a room", "--base", "BASE", "--batch-size", "0"], "--batch-size is at least 1"),
         (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not at hand"),
         (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
+        (["a room", "--base", "BASE", "--steps", "0"], "a number of steps is 1 or more, not 0"),
+        (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 on"),
+        (["a room", "--base", "BASE", "--device", "warp"], "device 'warp' cannot be used here"),
+        (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "1 or more, not 0"),
     ],
 )
 def test_mistakes(
@@ -195,6 +199,11 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
         assert sentence in capsys.readouterr().err
     assert edit("room", "new.png", "--mask", str(tmp_path / "mask.png")) == 1
     assert "is there already" in capsys.readouterr().err
+    for out, sentence in (("new.jpg", "ends in .png"), ("nowhere/new.png", "there is no folder")):
+        assert edit("room", out, "--mask", str(tmp_path / "mask.png")) == 1
+        assert sentence in capsys.readouterr().err
+    assert edit("photo", "other.png", "--fov", "0") == 1
+    assert "fov" in capsys.readouterr().err.lower()
 
 
 def test_the_weights_are_not_touched(base: Path) -> None:
@@ -236,6 +245,19 @@ def test_templates_over_lists_of_scenes(base: Path, tmp_path: Path) -> None:
         _, style, place = line["caption"].split(" ", 2)
         assert style in SCENES["style"] and place in SCENES["indoor"]
     assert len({line["caption"] for line in made[0]}) > 1
+
+
+def test_too_little_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 24 GB")
+
+    generator = load_generator(base, device="cpu")
+    monkeypatch.setattr(generator.pipeline.transformer, "forward", full)
+    with pytest.raises(InputError, match="the weights alone take .* --offload model needs"):
+        generator.generate("a room", height=32, width=64, steps=1)
+    monkeypatch.setattr(type(generator.pipeline), "to", full)
+    with pytest.raises(InputError, match="the weights alone take"):
+        load_generator(base, device="cpu")
 
 
 class Stub:
