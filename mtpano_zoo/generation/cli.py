@@ -173,7 +173,7 @@ def _load(options: argparse.Namespace, adapter: str | None = None, strength: flo
 def _generate(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.loading import NO_BASE, describe_base
     from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
-    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, processes, summary
+    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, processes
 
     if options.base is None:
         raise InputError(NO_BASE)
@@ -201,7 +201,7 @@ def _generate(options: argparse.Namespace) -> int:
         process=process_number(),
         processes=processes(),
     )
-    print(summary(report, options.out))
+    print(f"{report.summary('generated')}\nThe panoramas are in {options.out}")
     return report.exit_code
 
 
@@ -223,7 +223,8 @@ def _refine(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.polar import load_inpainter, refine_folder
 
     inpaint = load_inpainter(options.model, options.prompt, options.steps, options.seed, options.download)
-    written, there = refine_folder(options.folder, options.out, inpaint)
+    settings = {name: getattr(options, name) for name in ("model", "prompt", "steps", "seed")}
+    written, there = refine_folder(options.folder, options.out, inpaint, settings)
     print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
     return 0
 

@@ -71,7 +71,11 @@ def test_folder_is_a_data_set_and_can_be_continued(base: Path, tmp_path: Path, c
     assert generate(base, out, "a dark room", "--seam", "none") == 1
     assert "settings.seam was 'roll', is 'none'" in capsys.readouterr().err
     assert generate(base, out, "a bright room", "--count", "1") == 1
+    assert "000000_0: it was made from another text or seed" in capsys.readouterr().out
     assert images(out) == more
+    record = json.loads(max((out / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns).read_text())
+    assert record["counts"] == {"labelled": 0, "skipped": 0, "failed": 1}
+    assert record["software"]["diffusers"]
 
 
 def test_a_panorama_depends_on_nothing_else(base: Path) -> None:
@@ -100,6 +104,9 @@ def test_prompts(tmp_path: Path) -> None:
     first, second = plan(["a room", "a hall"], 1, 0)
     assert plan(["a room"], 2, 0)[0] == first
     assert first.seed != second.seed != plan(["a room"], 1, 1)[0].seed
+    repeated = plan(["a room", "a hall", "a room", "a room"], 2, 0)  # as templates of few words give them
+    assert repeated[0] == first and repeated[:6] == plan(["a room", "a hall", "a room"], 2, 0)
+    assert len({wanted.seed for wanted in repeated}) == 8
     words = {"place": ["hall", "attic", "barn"]}
     assert expand("a {place}", words, 8, 0)[:3] == expand("a {place}", words, 3, 0)
     assert len(set(expand("a {place}", words, 30, 0))) == 3
@@ -253,7 +260,7 @@ def test_too_little_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     generator = load_generator(base, device="cpu")
     monkeypatch.setattr(generator.pipeline.transformer, "forward", full)
-    with pytest.raises(InputError, match="the weights alone take .* --offload model needs"):
+    with pytest.raises(InputError, match=r"the weights alone take .* --offload model needs"):
         generator.generate("a room", height=32, width=64, steps=1)
     monkeypatch.setattr(type(generator.pipeline), "to", full)
     with pytest.raises(InputError, match="the weights alone take"):
