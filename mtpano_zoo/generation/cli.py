@@ -206,15 +206,19 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _edit(options: argparse.Namespace) -> int:
-    from mtpano_zoo.generation.editing import edit_file
+    from mtpano_zoo.generation.editing import edit, read_task
+    from mtpano_zoo.image_io import write_png
 
     if options.out.exists():
         raise InputError(f"{options.out} is there already: give another name as --out")
     if options.out.suffix.lower() != ".png":
         raise InputError(f"the result is a PNG: give a name that ends in .png as --out, not {options.out.name}")
+    image, keep = read_task(options.image, options.mask, options.fov, options.height)
     generator = _load(options, options.adapter, options.strength)
+    chosen = {name: getattr(options, name) for name in ("steps", "seed", "guidance", "replace_until", "keep_until")}
     with generator.enough_memory():
-        edit_file(generator, options)
+        result = edit(generator, image, keep, options.prompt, **chosen)
+    write_png(options.out, (result * 255).round().byte().permute(1, 2, 0).numpy())
     print(f"The result is in {options.out}")
     return 0
 

@@ -57,12 +57,6 @@ class Generator:
         """Where the networks compute."""
         return torch.device(self.pipeline._execution_device)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which precision the transformer computes."""
-        dtype: torch.dtype = self.pipeline.transformer.dtype
-        return dtype
-
     @torch.no_grad()
     def generate(
         self,
