@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, number_of_images, number_of_steps
+from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, number_of
 
 __all__ = ("main",)
 
@@ -47,12 +47,14 @@ def generate_parser() -> argparse.ArgumentParser:
         "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: places, times)"
     )
     parser.add_argument(
-        "--number", type=number_of_images, default=100, help="prompts made from the template (default 100)"
+        "--number", type=number_of("prompts"), default=100, help="prompts made from the template (default 100)"
     )
-    parser.add_argument("--count", type=int, default=1, help="panoramas per prompt (default 1)")
+    parser.add_argument("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default 1)")
     parser.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="(default generated)")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument("--batch-size", type=int, default=1, help="panoramas that are made at once (default 1)")
+    parser.add_argument(
+        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas that are made at once (default 1)"
+    )
     parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
     parser.add_argument("--guidance", type=float, default=2.8, help="(default 2.8)")
     return parser
@@ -82,7 +84,7 @@ def refine_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
     parser.add_argument("--prompt", default="", help="what the poles show")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=number_of_steps, default=28, help="(default 28)")
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="(default 28)")
     parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     parser.add_argument("--download", action="store_true", help="fetch the model if it is not in the cache")
     return parser
@@ -107,7 +109,7 @@ def precompute_parser() -> argparse.ArgumentParser:
     parser.add_argument("table", type=Path, metavar="LIST.jsonl", help="images with captions, see PromptsDataModule")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument("--shard-size", type=int, default=32, help="images per file (default 32)")
+    parser.add_argument("--shard-size", type=number_of("images"), default=32, help="images per file (default 32)")
     return parser
 
 
@@ -131,7 +133,7 @@ def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
     parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
     parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
-    parser.add_argument("--steps", type=number_of_steps, default=28, help="calls of the transformer (default 28)")
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="calls of the transformer (default 28)")
     parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     return parser
 
@@ -148,14 +150,14 @@ def seed_of_noise(text: str) -> int:
 
 
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
+    import torch
+
     from mtpano_zoo.generation.loading import load_generator, show_licence
     from mtpano_zoo.generation.run import LOCAL_RANKS, process_number
 
     if options.base is not None:
         show_licence(options.base, adapter)
     device = options.device
-    import torch
-
     if device is None and torch.cuda.device_count() > 1:
         device = f"cuda:{process_number(LOCAL_RANKS) % torch.cuda.device_count()}"
     return load_generator(
@@ -177,8 +179,6 @@ def _generate(options: argparse.Namespace) -> int:
 
     if options.base is None:
         raise InputError(NO_BASE)
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size is at least 1, not {options.batch_size}")
     prompts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
     if options.template:
         words = read_words(options.words) if options.words else SCENES

@@ -125,15 +125,15 @@ def test_prompts(tmp_path: Path) -> None:
         ([" ", "--base", "BASE"], "prompt number 1 is empty"),
         (["--base", "BASE"], "nothing to generate"),
         (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "there is none: leave it out"),
-        (["a room", "--base", "BASE", "--count", "0"], "at least 1"),
+        (["a room", "--base", "BASE", "--count", "0"], "a number of panoramas is 1 or more"),
         (["--template", "a {planet}", "--base", "BASE"], "names planet, of which there is no list: there are indoor"),
-        (["a room", "--base", "BASE", "--batch-size", "0"], "--batch-size is at least 1"),
+        (["a room", "--base", "BASE", "--batch-size", "0"], "a number of panoramas is 1 or more"),
         (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not at hand"),
         (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
         (["a room", "--base", "BASE", "--steps", "0"], "a number of steps is 1 or more, not 0"),
         (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 on"),
         (["a room", "--base", "BASE", "--device", "warp"], "device 'warp' cannot be used here"),
-        (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "1 or more, not 0"),
+        (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "a number of prompts is 1 or more"),
     ],
 )
 def test_mistakes(

@@ -8,6 +8,7 @@ import golden_dit360 as golden
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import FluxPipeline
 from golden_dit360 import filled
 from PIL import Image
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import read_adapter
+from mtpano_zoo.generation.captions import WORDS
 from mtpano_zoo.generation.data import CaptionedRooms, PromptsDataset, RoomsWithCaptions
 from mtpano_zoo.generation.loading import PretrainedFlux, load_generator
 from mtpano_zoo.generation.losses import FlowLoss
@@ -23,6 +25,7 @@ from mtpano_zoo.generation.module import DiT360Module
 from mtpano_zoo.generation.precompute import LatentsDataset
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.generation.tiny import TinyFlux
+from mtpano_zoo.resources import shipped
 
 SHAPE = (2, 16, 8, 16)
 TABLES = json.loads((golden.FOLDER / "training.json").read_text())
@@ -138,6 +141,11 @@ def test_captioned_rooms() -> None:
     turned = CaptionedRooms(data.train_set.rooms, turned=True)
     plain = CaptionedRooms(data.train_set.rooms)
     assert torch.allclose(turned[0]["image"].sum(-1), plain[0]["image"].sum(-1), atol=1e-4)
+
+
+def test_the_small_generator_knows_the_words_of_the_captions() -> None:
+    config = yaml.safe_load(shipped("configs/dit360/rooms-tiny.yaml").read_text())
+    assert sorted(config["model"]["init_args"]["base"]["init_args"]["words"]) == sorted(WORDS)
 
 
 def write_list(folder: Path, masks: bool = False) -> Path:
