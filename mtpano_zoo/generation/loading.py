@@ -24,6 +24,7 @@ LICENCES = {
     "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License; an adapter trained on it inherits it",
     "black-forest-labs/FLUX.1-schnell": "Apache-2.0",
 }
+HASHED = 2**20  # bytes at the end of a file of weights
 NO_BASE = (
     "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
     "a repository such as black-forest-labs/FLUX.1-schnell (Apache-2.0); `mtpano fit --config dit360/rooms-tiny.yaml` "
@@ -130,12 +131,15 @@ def licence_of(base: str | Path) -> str:
 
 
 def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any]:
-    """Return what identifies base and adapter, as plain data: names and sizes of files, hashes of small ones."""
+    """Return what identifies base and adapter, as plain data: names, sizes and hashes of their files.
+
+    Of weights, which are gigabytes, only the end is hashed: training changes it as it changes everything.
+    """
     folder = Path(base)
     files = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.suffix == ".safetensors":
-            files[path.relative_to(folder).as_posix()] = str(path.stat().st_size)
+            files[path.relative_to(folder).as_posix()] = _size_and_end(path)
         elif path.suffix == ".json" and path.is_file():
             files[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     described: dict[str, Any] = {"name": str(base), "files": files or str(base), "adapter": None}
@@ -145,6 +149,13 @@ def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(adapter)
         described["adapter"] = digest
     return described
+
+
+def _size_and_end(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - HASHED))
+        return f"{size} bytes, {hashlib.sha256(file.read()).hexdigest()[:16]}"
 
 
 def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool, transformer_only: bool) -> Any:

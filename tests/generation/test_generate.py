@@ -70,6 +70,11 @@ def test_folder_is_a_data_set_and_can_be_continued(base: Path, tmp_path: Path, c
     # Other settings are not mixed in, and another text under the same name is not taken for the same.
     assert generate(base, out, "a dark room", "--seam", "none") == 1
     assert "settings.seam was 'roll', is 'none'" in capsys.readouterr().err
+    torch.manual_seed(1)
+    trained = TinyFlux(WORDS, width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1)
+    trained.pipeline.save_pretrained(tmp_path / "trained")  # of the same shapes
+    assert generate(tmp_path / "trained", out, "a dark room", "--count", "2") == 1
+    assert "holds results of other settings (model.name" in capsys.readouterr().err
     assert generate(base, out, "a bright room", "--count", "1") == 1
     assert "000000_0: it was made from another text or seed" in capsys.readouterr().out
     assert images(out) == more
