@@ -152,7 +152,7 @@ def facts(entry: Entry) -> Iterator[str]:
         "licence of the weights": entry.license["weights"],
         "licence of the code": entry.license["code"],
         "paper": entry.paper,
-        "from": f"Hugging Face Hub, {entry.repository}" if entry.repository else "the package",
+        "from": entry.origin,
     }
     for title, value in rows.items():
         yield f"| {title} | {value.replace('|', chr(92) + '|')} |"

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -17,7 +17,7 @@ __all__ = (
     "add_reading_options",
     "file_to_write",
     "hyphenated",
-    "number_of_images",
+    "number_of",
     "number_of_processes",
     "reading_options",
 )
@@ -125,36 +125,25 @@ def number_of_processes(text: str) -> int:
     return int(text)
 
 
-def number_of_images(text: str) -> int:
-    """Return a number from 1 on.
+def number_of(what: str) -> Callable[[str], int]:
+    """Return what reads an option that is a number of things, from 1 on.
 
-    Raises:
-        argparse.ArgumentTypeError: If it is something else.
+    What it returns raises `argparse.ArgumentTypeError` for anything else.
+
+    Args:
+        what: The things, for the message.
 
     Example:
-        >>> number_of_images("8")
+        >>> number_of("images")("8")
         8
     """
-    return _counting(text, "images")
 
+    def read(text: str) -> int:
+        if not text.isdecimal() or not int(text):
+            raise argparse.ArgumentTypeError(f"a number of {what} is 1 or more, not {text}")
+        return int(text)
 
-def number_of_pixels(text: str) -> int:
-    """Return a number from 1 on.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is something else.
-
-    Example:
-        >>> number_of_pixels("2000000")
-        2000000
-    """
-    return _counting(text, "pixels")
-
-
-def _counting(text: str, what: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a number of {what} is 1 or more, not {text}")
-    return int(text)
+    return read
 
 
 def field_of_view(text: str) -> tuple[float, float]:
@@ -191,7 +180,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--mask-nadir", type=float, default=0.0, metavar="DEG", help="no values this close to straight down (a tripod)"
     )
     files.add_argument(
-        "--max-pixels", type=number_of_pixels, metavar="N", help="refuse larger images (default 178956970)"
+        "--max-pixels", type=number_of("pixels"), metavar="N", help="refuse larger images (default 178956970)"
     )
 
 

@@ -142,7 +142,7 @@ def code_score(disparity, truth):
         ([], [], paper_score, "AbsRel/median_aligned"),
         (
             ["evaluate-published.yaml"],
-            ["--model.init_args.metrics.disparity.init_args.crop=4"],
+            ["--model.init_args.metrics.disparity.init_args.crop=0.1328125"],
             code_score,
             "AbsRel/affine_and_median_aligned",
         ),

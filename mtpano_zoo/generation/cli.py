@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser
+from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, number_of
 
 __all__ = ("main",)
 
@@ -46,11 +46,15 @@ def generate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: places, times)"
     )
-    parser.add_argument("--number", type=int, default=100, help="prompts made from the template (default 100)")
-    parser.add_argument("--count", type=int, default=1, help="panoramas per prompt (default 1)")
+    parser.add_argument(
+        "--number", type=number_of("prompts"), default=100, help="prompts made from the template (default 100)"
+    )
+    parser.add_argument("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default 1)")
     parser.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="(default generated)")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument("--batch-size", type=int, default=1, help="panoramas that are made at once (default 1)")
+    parser.add_argument(
+        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas that are made at once (default 1)"
+    )
     parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
     parser.add_argument("--guidance", type=float, default=2.8, help="(default 2.8)")
     return parser
@@ -66,7 +70,7 @@ def edit_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", required=True, help="what the result shows")
     parser.add_argument("--fov", type=float, help="horizontal field of view of a photograph, in degrees, to extend it")
     parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png")
     parser.add_argument("--guidance", type=float, default=3.5, help="(default 3.5)")
     parser.add_argument("--replace-until", type=float, default=0.5, help="noise level to which tokens are copied")
     parser.add_argument("--keep-until", type=float, default=0.5, help="noise level to which latents are copied")
@@ -80,8 +84,8 @@ def refine_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
     parser.add_argument("--prompt", default="", help="what the poles show")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="(default 28)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     parser.add_argument("--download", action="store_true", help="fetch the model if it is not in the cache")
     return parser
 
@@ -105,7 +109,7 @@ def precompute_parser() -> argparse.ArgumentParser:
     parser.add_argument("table", type=Path, metavar="LIST.jsonl", help="images with captions, see PromptsDataModule")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument("--shard-size", type=int, default=32, help="images per file (default 32)")
+    parser.add_argument("--shard-size", type=number_of("images"), default=32, help="images per file (default 32)")
     return parser
 
 
@@ -129,20 +133,31 @@ def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
     parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
     parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
-    parser.add_argument("--steps", type=int, default=28, help="calls of the transformer (default 28)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="calls of the transformer (default 28)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     return parser
 
 
+def seed_of_noise(text: str) -> int:
+    """Return a whole number from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    if not text.isdecimal() or int(text) >= 2**62:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 on, below 2^62, not {text}")
+    return int(text)
+
+
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
+    import torch
+
     from mtpano_zoo.generation.loading import load_generator, show_licence
     from mtpano_zoo.generation.run import LOCAL_RANKS, process_number
 
     if options.base is not None:
         show_licence(options.base, adapter)
     device = options.device
-    import torch
-
     if device is None and torch.cuda.device_count() > 1:
         device = f"cuda:{process_number(LOCAL_RANKS) % torch.cuda.device_count()}"
     return load_generator(
@@ -160,12 +175,10 @@ def _load(options: argparse.Namespace, adapter: str | None = None, strength: flo
 def _generate(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.loading import NO_BASE, describe_base
     from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
-    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, processes, summary
+    from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder, process_number, processes
 
     if options.base is None:
         raise InputError(NO_BASE)
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size is at least 1, not {options.batch_size}")
     prompts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
     if options.template:
         words = read_words(options.words) if options.words else SCENES
@@ -188,16 +201,24 @@ def _generate(options: argparse.Namespace) -> int:
         process=process_number(),
         processes=processes(),
     )
-    print(summary(report, options.out))
+    print(f"{report.summary('generated')}\nThe panoramas are in {options.out}")
     return report.exit_code
 
 
 def _edit(options: argparse.Namespace) -> int:
-    from mtpano_zoo.generation.editing import edit_file
+    from mtpano_zoo.generation.editing import edit, read_task
+    from mtpano_zoo.image_io import write_png
 
     if options.out.exists():
         raise InputError(f"{options.out} is there already: choose another name as --out")
-    edit_file(_load(options, options.adapter, options.strength), options)
+    if options.out.suffix.lower() != ".png":
+        raise InputError(f"the result is a PNG: choose a name that ends in .png as --out, not {options.out.name}")
+    image, keep = read_task(options.image, options.mask, options.fov, options.height)
+    generator = _load(options, options.adapter, options.strength)
+    chosen = {name: getattr(options, name) for name in ("steps", "seed", "guidance", "replace_until", "keep_until")}
+    with generator.enough_memory():
+        result = edit(generator, image, keep, options.prompt, **chosen)
+    write_png(options.out, (result * 255).round().byte().permute(1, 2, 0).numpy())
     print(f"The result is in {options.out}")
     return 0
 
@@ -206,7 +227,8 @@ def _refine(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.polar import load_inpainter, refine_folder
 
     inpaint = load_inpainter(options.model, options.prompt, options.steps, options.seed, options.download)
-    written, there = refine_folder(options.folder, options.out, inpaint)
+    settings = {name: getattr(options, name) for name in ("model", "prompt", "steps", "seed")}
+    written, there = refine_folder(options.folder, options.out, inpaint, settings)
     print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
     return 0
 

@@ -6,7 +6,6 @@ takes the latents of the first while there is much noise, and its tokens in ever
 noise.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -24,9 +23,19 @@ from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.generation.schedule import shift_for
 from mtpano_zoo.generation.seams import wrapped_transformer
 from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns
-from mtpano_zoo.image_io import read_panorama, write_png
+from mtpano_zoo.image_io import open_image, read_panorama
+from mtpano_zoo.limits import read_file
 
-__all__ = ("consistent_edit", "edit_file", "invert", "published_edit", "replaced_tokens", "sigmas_for", "token_mask")
+__all__ = (
+    "consistent_edit",
+    "edit",
+    "invert",
+    "published_edit",
+    "read_task",
+    "replaced_tokens",
+    "sigmas_for",
+    "token_mask",
+)
 
 Predict = Callable[[Tensor, float, float], Tensor]
 """Velocity (B, N, C) of tokens (B, N, C) at a time and a guidance."""
@@ -284,51 +293,72 @@ def _as_it_is() -> Iterator[None]:
 
 
 @torch.no_grad()
-def edit_file(generator: Generator, options: argparse.Namespace) -> None:
-    """Carry out `mtpano generate edit`.
+def edit(
+    generator: Generator, image: Tensor, keep: Tensor, prompt: str, *, steps: int = 28, seed: int = 0, **options: Any
+) -> Tensor:
+    """Replace what is not kept of a panorama by what a text says.
+
+    Args:
+        generator: Makes it.
+        image: (3, H, W) in [0, 1].
+        keep: Which pixels (H, W) stay as they are.
+        prompt: What the result shows.
+        steps: Calls of the transformer.
+        seed: Of the noise.
+        options: `guidance`, `replace_until` and `keep_until`, see `run_pair`.
+
+    Returns:
+        The panorama (3, H, W), on the CPU.
 
     Raises:
-        InputError: If image and mask do not fit together, or a size is not one of a panorama.
-        OSError: If a file cannot be read or written.
+        InputError: If the size is not one of a panorama, or the prompt does not fit.
     """
-    image, keep = _image_and_kept(options, 2 * generator.factor)
     height, width = image.shape[1:]
+    check_panorama_size(height, width, 2 * generator.factor)
     kept = latent_mask(keep, 2 * generator.factor, "all")
     latents = generator.encode(image[None]).float()
-    text, pooled = generator.embed([options.prompt, options.prompt])
+    text, pooled = generator.embed([prompt, prompt])
     rows, columns = height // (2 * generator.factor), width // (2 * generator.factor)
-    sigmas = sigmas_for(generator.pipeline.scheduler, options.steps, rows * columns)
+    sigmas = sigmas_for(generator.pipeline.scheduler, steps, rows * columns)
     tokens = consistent_edit(
         generator.pipeline.transformer,
         latents,
-        generator.noise(height, width, options.seed).to(latents),
-        generator.noise(height, width, options.seed + 1).to(latents),
+        generator.noise(height, width, seed).to(latents),
+        generator.noise(height, width, seed + 1).to(latents),
         kept,
         text,
         pooled,
         sigmas,
-        guidance=options.guidance,
-        replace_until=options.replace_until,
-        keep_until=options.keep_until,
+        **options,
     )
-    made = generator.decode(unpack(tokens[1:], rows, columns))[0]
-    result = torch.where(keep, image.to(made), made)
-    write_png(options.out, (result * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    made = generator.decode(unpack(tokens[1:], rows, columns))[0].cpu()
+    return torch.where(keep, image, made)
 
 
-def _image_and_kept(options: argparse.Namespace, multiple: int) -> tuple[Tensor, Tensor]:
-    """Return the panorama (3, H, W) and which of its pixels (H, W) stay."""
-    if (options.mask is None) == (options.fov is None):
+def read_task(
+    image: str | Path, mask: str | Path | None, fov: float | None, height: int | None
+) -> tuple[Tensor, Tensor]:
+    """Read what `edit` takes: the panorama (3, H, W) in [0, 1], and which of its pixels (H, W) stay.
+
+    Args:
+        image: A panorama, or with `fov` a photograph to be extended.
+        mask: Image of the size of the panorama, white where something new is to be.
+        fov: Horizontal field of view of the photograph in degrees.
+        height: Rows of the result; those of the panorama, or 1024, if not given.
+
+    Raises:
+        InputError: If mask and field of view are both given, or none, or the mask does not fit.
+        OSError: If a file cannot be read.
+    """
+    if height is not None and height < 1:
+        raise InputError(f"a panorama has at least one row, not {height}")
+    if mask is None and fov is not None:
+        photo = torch.from_numpy(read_photo(image)).permute(2, 0, 1).float() / 255
+        return place_photo(photo, sphere.rotation_matrix(), fov, height or 1024)
+    if mask is None or fov is not None:
         raise InputError("pass --mask for a panorama, or --fov for a photograph, one of them")
-    pixels = read_photo(options.image) if options.fov else read_panorama(options.image)
-    if options.fov:
-        height = options.height or 1024
-        check_panorama_size(height, 2 * height, multiple)
-        photo = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        return place_photo(photo, sphere.rotation_matrix(), options.fov, height)
-    height = options.height or pixels.shape[0]
-    check_panorama_size(height, 2 * height, multiple)
-    white = read_photo(options.mask)
+    pixels, white = read_panorama(image), read_photo(mask)
+    height = height or pixels.shape[0]
     if white.shape != pixels.shape:
         raise InputError(
             f"the mask is {white.shape[0]} x {white.shape[1]}, but the panorama {pixels.shape[0]} x {pixels.shape[1]}: "
@@ -350,7 +380,4 @@ def read_photo(path: str | Path) -> Any:
         InputError: If it is no image.
         OSError: If it cannot be read.
     """
-    from mtpano_zoo.image_io import open_image
-    from mtpano_zoo.limits import read_file
-
     return np.array(open_image(read_file(path), str(path)).convert("RGB"))

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
@@ -23,6 +24,7 @@ LICENCES = {
     "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License; an adapter trained on it inherits it",
     "black-forest-labs/FLUX.1-schnell": "Apache-2.0",
 }
+HASHED = 2**20  # bytes at the end of a file of weights
 NO_BASE = (
     "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
     "a repository such as black-forest-labs/FLUX.1-schnell (Apache-2.0); `mtpano fit --config dit360/rooms-tiny.yaml` "
@@ -60,21 +62,27 @@ def load_generator(
 
     Raises:
         FileNotFoundError: If the adapter is not there.
-        InputError: If there is no base, it has another interface, or something does not fit.
+        InputError: If there is no base, it has another interface, something does not fit, or the memory is too small.
     """
     if base is None:
         raise InputError(NO_BASE)
     for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantization)):
         if value not in get_args(known):
             raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
     if adapter is not None:
         load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
+    if prefix is None:
+        prefix = published.prefix if published else ""
+    generator = Generator(pipeline, prefix=prefix)
     if offload == "none":
-        pipeline.to(device)
+        with generator.enough_memory():
+            pipeline.to(device)
     elif device.type == "cpu":
         raise InputError(f"--offload {offload} moves networks to a GPU, and there is none: leave it out")
     elif offload == "model":
@@ -83,9 +91,7 @@ def load_generator(
         pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
-    if prefix is None:
-        prefix = published.prefix if published else ""
-    return Generator(pipeline, prefix=prefix)
+    return generator
 
 
 class PretrainedFlux(Generator):
@@ -125,12 +131,15 @@ def licence_of(base: str | Path) -> str:
 
 
 def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any]:
-    """Return what identifies base and adapter, as plain data: names and sizes of files, hashes of small ones."""
+    """Return what identifies base and adapter, as plain data: names, sizes and hashes of their files.
+
+    Of weights, which are gigabytes, only the end is hashed: training changes it as it changes everything.
+    """
     folder = Path(base)
     files = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.suffix == ".safetensors":
-            files[path.relative_to(folder).as_posix()] = str(path.stat().st_size)
+            files[path.relative_to(folder).as_posix()] = _size_and_end(path)
         elif path.suffix == ".json" and path.is_file():
             files[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     described: dict[str, Any] = {"name": str(base), "files": files or str(base), "adapter": None}
@@ -140,6 +149,13 @@ def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(adapter)
         described["adapter"] = digest
     return described
+
+
+def _size_and_end(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - HASHED))
+        return f"{size} bytes, {hashlib.sha256(file.read()).hexdigest()[:16]}"
 
 
 def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool, transformer_only: bool) -> Any:

@@ -31,7 +31,7 @@ class DiT360Module(LightningModule):
 
     A batch has `image` (B, 3, H, W) in [0, 1] or `latents` (B, C, h, w) that were computed before, `caption` or the
     embeddings `text` and `pooled`, and, where not every pixel is supervised, `mask` (B, H, W). Everything is computed
-    on the device of the training, nothing in the workers of the loader.
+    on the device of the training, nothing in the workers of the loader. What learns is float32, whatever the base is.
 
     At the end the adapter is in the folder `adapter` of the run, or the whole generator in the folder `generator`; both
     are what `mtpano generate` and plain diffusers read.
@@ -106,6 +106,9 @@ class DiT360Module(LightningModule):
         else:
             transformer.requires_grad_(True)
             base.pipeline.text_encoder_2.encoder.requires_grad_(True)
+        for parameter in self.networks.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # in 16 bits, small steps would round to nothing
         transformer.train()
         if gradient_checkpointing:
             transformer.enable_gradient_checkpointing()

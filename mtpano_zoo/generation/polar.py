@@ -5,7 +5,7 @@ resample the others too.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.run import manifest_of, prepare_folder
+from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama, write_png
-from mtpano_zoo.run import find_images
 
 __all__ = ("Inpaint", "hole_of_face", "hole_of_panorama", "load_inpainter", "polar_faces", "refine", "refine_folder")
 
 Inpaint = Callable[[Tensor, Tensor, int], Tensor]
 """A face (3, S, S) in [0, 1], its hole (S, S) and a seed in; the filled face out."""
 UP, DOWN = 4, 5
+FORMAT = "mtpano refined panoramas, 1"
 
 
 def hole_of_face(size: int) -> Tensor:
@@ -60,14 +62,15 @@ def refine(panorama: Tensor, inpaint: Inpaint, *, size: int | None = None, seed:
     Args:
         panorama: In [0, 1].
         inpaint: Fills a face.
-        size: Side of a face, a multiple of 4; half of the rows, if not given, which keeps the resolution.
+        size: Side of a face, a multiple of 4; if not given, half of the rows, which keeps the resolution, or a little
+            less: a multiple of 16, which inpainting models work on.
         seed: Of the filling.
 
     Raises:
         InputError: If the size does not fit, or what fills returns another one.
     """
     height, width = panorama.shape[1:]
-    size = height // 2 if size is None else size
+    size = 16 * max(1, height // 32) if size is None else size
     if size < 4 or size % 4:
         raise InputError(f"the side of a face is a multiple of 4, not {size}")
     hole = hole_of_face(size)
@@ -113,17 +116,25 @@ def load_inpainter(source: str, prompt: str, steps: int, seed: int, download: bo
     return inpaint
 
 
-def refine_folder(source: Path, out: Path, inpaint: Inpaint) -> tuple[int, int]:
+def refine_folder(source: Path, out: Path, inpaint: Inpaint, settings: Mapping[str, Any]) -> tuple[int, int]:
     """Refine the panoramas of a folder, and return how many were written and how many were there already.
 
+    Args:
+        source: The folder.
+        out: Folder to write to, a new one or one to continue.
+        inpaint: Fills a face.
+        settings: What decides how it does, as plain data.
+
     Raises:
-        InputError: If there are no panoramas, or one of them cannot be used.
+        InputError: If there are no panoramas, one of them cannot be used, or `out` holds something else.
         OSError: If a file cannot be read or written.
     """
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is the folder of the panoramas: choose another one as --out")
     written = there = 0
-    for path, target in find_images([source], out).items():
+    targets = find_images([source], out)
+    prepare_folder(out, manifest_of({}, settings, FORMAT))
+    for path, target in targets.items():
         target = target.with_name(f"{target.name}.png")
         if target.exists():
             there += 1

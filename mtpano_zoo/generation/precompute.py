@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import latent_mask
 from mtpano_zoo.generation.data import PromptsDataset
+from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.image_io import write_bytes
-from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
+from mtpano_zoo.manifest import read_manifest
 
 __all__ = ("LatentsDataModule", "LatentsDataset", "precompute")
 
@@ -67,10 +68,7 @@ def precompute(
     shards = -(-len(data) // shard_size)
     settings = {"height": height, "prefix": generator.prefix, "shard_size": shard_size, "shards": shards}
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
-    manifest = {"format": FORMAT, "model": dict(model), "settings": settings | {"list": digest}}
-    root.mkdir(parents=True, exist_ok=True)
-    if not write_manifest(root, manifest):
-        check_settings(root, read_manifest(root, FORMAT) or {}, manifest, "or choose another folder as --out")
+    prepare_folder(root, manifest_of(model, settings | {"list": digest}, FORMAT))
     written = there = 0
     for number in range(process, shards, processes):
         path = root / _name(number)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def plan(prompts: Sequence[str], count: int, seed: int) -> list[Wanted]:
     """Return what is to be made: `count` panoramas per prompt.
 
     The seed of each follows from the prompt, its number among those of the prompt, and `seed`, so that more prompts or
-    a larger count leave what is there as it is.
+    a larger count leave what is there as it is. A prompt that comes again has other seeds.
 
     Raises:
         InputError: If there is no prompt, one is empty, or the count is not positive.
@@ -73,11 +74,14 @@ def plan(prompts: Sequence[str], count: int, seed: int) -> list[Wanted]:
     if not prompts:
         raise InputError("there is nothing to generate: pass a prompt, --prompts FILE or --template TEXT")
     wanted = []
+    earlier: Counter[str] = Counter()
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
             raise InputError(f"prompt number {i + 1} is empty: say what the panorama shows")
+        again = f"\n{earlier[prompt]}" if earlier[prompt] else ""
+        earlier[prompt] += 1
         for k in range(count):
-            digest = hashlib.sha256(f"{seed}\n{k}\n{prompt}".encode()).digest()
+            digest = hashlib.sha256(f"{seed}\n{k}\n{prompt}{again}".encode()).digest()
             wanted.append(Wanted(f"{i:06d}_{k}", prompt.strip(), int.from_bytes(digest[:6])))
     return wanted
 

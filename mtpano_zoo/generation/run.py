@@ -7,6 +7,7 @@ left is removed by the next one, and processes share the work by claims::
     prompts.jsonl     its text, seed and file, as `GeneratedDataModule` reads it
     origins/NAME.txt  what it was made from
     manifest.json     settings and base, which are the same for all
+    runs/             a record of every run
 """
 
 import hashlib
@@ -14,6 +15,8 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,13 @@ from mtpano_zoo.generation.prompts import Wanted
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.manifest import software, write_record
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
 from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
 
-__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "processes", "summary")
+__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "processes")
 
 FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
@@ -38,31 +42,36 @@ RANKS = ("RANK", "SLURM_PROCID")
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
 LIST_AFTER = 60.0  # seconds after which the list of finished panoramas and their texts is written again
+OTHER_TEXT = (
+    "it was made from another text or seed: keep --seed and the order of the prompts that are there, or give another "
+    "folder as --out"
+)
 Embeddings = tuple[Tensor, Tensor]
 
 
-def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any], form: str = FORMAT) -> dict[str, Any]:
     """Return the manifest of a folder, as plain data."""
-    plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, "model": model, "settings": settings}))
+    plain: dict[str, Any] = json.loads(json.dumps({"format": form, "model": model, "settings": settings}))
     return plain
 
 
 def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the folder, or see that it holds panoramas of the same settings.
+    """Make the folder, or see that it holds what was made with the same settings.
 
     Raises:
         InputError: If it holds something else.
     """
     if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: choose a folder for the panoramas")
+        raise InputError(f"{root} is a file: choose a folder")
+    form = manifest["format"]
     filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
-    known = read_manifest(root, FORMAT)  # after the look: another process of the same run may have begun just now
+    known = read_manifest(root, form)  # after the look: another process of the same run may have begun just now
     if filled and known is None:
         raise InputError(f"{root} holds files but no manifest.json: choose a new folder")
     if known is None:
         root.mkdir(parents=True, exist_ok=True)
         if not write_manifest(root, manifest):
-            known = read_manifest(root, FORMAT)
+            known = read_manifest(root, form)
     if known is not None:
         check_settings(root, known, manifest, "or choose another folder as --out")
     check_folders(root)
@@ -98,7 +107,8 @@ def generate(
     if batch_size < 1:
         raise InputError(f"batch_size is at least 1, not {batch_size}")
     folder = LabelFolder(root)
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, made_otherwise=OTHER_TEXT)
+    started = datetime.now(UTC)
     begin = listed = time.monotonic()
     with folder:
         batch: list[tuple[Wanted, Embeddings]] = []
@@ -114,16 +124,17 @@ def generate(
                 listed = time.monotonic()
         _make(generator, batch, folder, ledger, options)
         _list(folder, wanted)
-    ledger.report.seconds = time.monotonic() - begin
+        ledger.report.seconds = time.monotonic() - begin
+        record = {
+            "started": started.isoformat(timespec="seconds"),
+            "software": software(),
+            "process": process,
+            "processes": processes,
+            **ledger.report.as_record(),
+        }
+        with suppress(OSError):  # the reason has been reported
+            write_record(folder, started.strftime("%Y%m%dT%H%M%SZ"), record)
     return ledger.report
-
-
-def summary(report: LabelReport, root: Path) -> str:
-    """Return a few lines for the terminal."""
-    text = f"{len(report.labelled)} generated in {report.seconds:.1f} s, {len(report.skipped)} were there already"
-    lines = [f"{text}; they are in {root}"]
-    lines += [f"  {name}: {reason}" for name, reason in report.failed.items()]
-    return "\n".join([*lines, report.stopped] if report.stopped else lines)
 
 
 def process_number(names: Iterable[str] = RANKS) -> int:

@@ -1,7 +1,7 @@
 """From a text to a panorama, by diffusers' own FLUX.1 pipeline and hooks around its networks."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,12 +57,6 @@ class Generator:
     def device(self) -> torch.device:
         """Device of the networks."""
         return torch.device(self.pipeline._execution_device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which precision the transformer computes."""
-        dtype: torch.dtype = self.pipeline.transformer.dtype
-        return dtype
 
     @torch.no_grad()
     def generate(
@@ -201,8 +195,9 @@ class Generator:
         kept = self.pipeline.scheduler
         self.pipeline.scheduler = with_length(kept, rows, columns, padding if padded else 0)
         turns = [torch.Generator().manual_seed(one) for one in (seed if isinstance(seed, Sequence) else [seed])]
+        seamless = wrapped_transformer(self.pipeline.transformer, seam, rows, columns, padding=padding, generator=turns)
         try:
-            with wrapped_transformer(self.pipeline.transformer, seam, rows, columns, padding=padding, generator=turns):
+            with self.enough_memory(), seamless:
                 tokens: Tensor = self.pipeline(
                     prompt_embeds=text,
                     pooled_prompt_embeds=pooled,
@@ -213,8 +208,6 @@ class Generator:
                     guidance_scale=guidance,
                     output_type="latent",
                 ).images
-        except torch.OutOfMemoryError as error:
-            raise InputError(self._too_large(error)) from error
         finally:
             self.pipeline.scheduler = kept
         return unpack(tokens, rows, columns)
@@ -274,12 +267,10 @@ class Generator:
         if tiled_border:
             latents = torch.cat([latents[..., -tiled_border:], latents, latents[..., :tiled_border]], -1)
         with ExitStack() as stack:
+            stack.enter_context(self.enough_memory())
             if wrap and not tiled_border:
                 stack.enter_context(wrapped_autoencoder(vae))
-            try:
-                image: Tensor = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0]
-            except torch.OutOfMemoryError as error:
-                raise InputError(self._too_large(error)) from error
+            image: Tensor = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0]
         if tiled_border:
             image = image[..., tiled_border * self.factor : -tiled_border * self.factor]
         return (image.float() / 2 + 0.5).clamp(0, 1)
@@ -291,13 +282,22 @@ class Generator:
             for name, network in self.networks().items()
         }
 
-    def _too_large(self, error: Exception) -> str:
-        sizes = self.memory()
-        return (
-            f"the memory of the device is too small ({str(error).split('. ')[0]}): the weights alone take "
-            f"{sum(sizes.values()):.1f} GB, the largest network {max(sizes.values()):.1f} GB, which is what "
-            "--offload model needs; --offload group or sequential needs a few GB, --quantize nf4 a quarter of this"
-        )
+    @contextmanager
+    def enough_memory(self) -> Iterator[None]:
+        """Say what would fit where the memory of the device is too small.
+
+        Raises:
+            InputError: If it is.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            sizes = self.memory()
+            raise InputError(
+                f"the memory of the device is too small ({str(error).split('. ')[0]}): the weights alone take "
+                f"{sum(sizes.values()):.1f} GB, the largest network {max(sizes.values()):.1f} GB, which is what "
+                "--offload model needs; --offload group or sequential needs a few GB, --quantize nf4 a quarter of this"
+            ) from error
 
 
 def check_panorama_size(height: int, width: int, multiple: int) -> None:

@@ -127,8 +127,8 @@ class StoredLabels(ViewLabeler):
 class PublishedTeacherLabels(TeacherLabels):
     """The labels and cuts of the published code: one rotation for the batch, its sampling, six faces.
 
-    It is here to reproduce its runs: panoramas are sampled up to half a pixel off, predictions by nearest neighbours
-    and inverted twice, and the smallest one of a batch shifts all others; see
+    It is here to reproduce its runs: panoramas are sampled up to half a pixel off, predictions by nearest neighbours,
+    and the smallest one of a batch shifts all others if it is negative; see
     `mtpano_zoo.reference.depth_anywhere_faces`.
 
     Args:

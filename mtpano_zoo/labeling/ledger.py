@@ -22,11 +22,12 @@ class Ledger:
     Args:
         folder: Where the labels go.
         overwrite: Replace the labels of a panorama that were made from another image.
+        made_otherwise: Said of a panorama that was made from something else, if it is not to be replaced.
     """
 
-    def __init__(self, folder: LabelFolder, overwrite: bool = False) -> None:
-        self.folder = folder
-        self.overwrite = overwrite
+    def __init__(self, folder: LabelFolder, overwrite: bool = False, made_otherwise: str = OTHER_IMAGE) -> None:
+        self.folder, self.overwrite = folder, overwrite
+        self.made_otherwise = made_otherwise
         self.report = LabelReport()
         self._seen: set[str] = set()
         self._replaced: set[str] = set()
@@ -70,7 +71,7 @@ class Ledger:
                 if self.overwrite:
                     self._replaced.add(name)
                     return False
-                self.fail(name, OTHER_IMAGE)
+                self.fail(name, self.made_otherwise)
                 return True
         self.report.skipped.append(name)
         return True

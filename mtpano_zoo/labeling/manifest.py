@@ -46,7 +46,18 @@ ENCODING = {
     "missing file": "no label",
 }
 MASKS = {"file": "8-bit PNG", "unit": "255 = masked: no label counts there", "missing file": "nothing is masked"}
-PACKAGES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy", "opencv-python-headless", "moge")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "transformers",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "moge",
+    "diffusers",
+    "peft",
+)
 
 
 def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, import_transformers
+from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.resize import resize
 
@@ -110,7 +111,7 @@ class ClassMasker(nn.Module, Masker):
         self.numbers = [list(network.classes).index(name) for name in names]
         self.provenance: Mapping[str, Any] = {
             "name": type(self).__name__,
-            "network": network.describe(),
+            "network": describe_model(network),
             "options": {"names": list(names)},
         }
 

@@ -58,15 +58,17 @@ class DepthAnywhereMetrics(PooledMetric):
 
     Args:
         max_depth: labels up to this count, in metres.
-        crop: rows that do not count, at the top and again at the bottom; 68 of 512 on Stanford2D3D.
+        crop: part of the height that does not count, at the top and again at the bottom; 68 / 512 on Stanford2D3D.
 
     Raises:
-        InputError: If the range or the crop is not positive.
+        InputError: If the range or the crop is out of range.
     """
 
-    def __init__(self, max_depth: float = 10.0, crop: int = 0) -> None:
-        if max_depth <= NEAREST or crop < 0:
-            raise InputError(f"max_depth must be above {NEAREST} and crop not negative, got {max_depth} and {crop}.")
+    def __init__(self, max_depth: float = 10.0, crop: float = 0.0) -> None:
+        if max_depth <= NEAREST:
+            raise InputError(f"max_depth must be above {NEAREST}, got {max_depth}.")
+        if not 0 <= crop < 0.5:
+            raise InputError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
         super().__init__(tuple(f"{name}/affine_and_median_aligned" for name in NAMES), len(NAMES), "image", "pixel")
         self.max_depth = max_depth
         self.crop = crop
@@ -80,12 +82,11 @@ class DepthAnywhereMetrics(PooledMetric):
             valid: further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
-            InputError: If shapes do not fit, or nothing is left between the cropped rows.
+            InputError: If shapes do not fit.
         """
         check_maps(prediction, target, valid)
-        if 2 * self.crop >= target.shape[1]:
-            raise InputError(f"crop leaves out {self.crop} rows at either end of {target.shape[1]}: make it smaller.")
-        rows = slice(self.crop, target.shape[1] - self.crop)
+        cropped = round(self.crop * target.shape[1])
+        rows = slice(cropped, target.shape[1] - cropped)
         disparity, target = prediction[:, 0, rows].float(), target[:, rows].float()
         known = (target > 0) & (target <= self.max_depth)
         known = known if valid is None else known & valid[:, rows]

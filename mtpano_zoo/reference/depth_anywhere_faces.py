@@ -46,14 +46,13 @@ def published_face_disparity(disparity: Tensor, rotation: Tensor, size: int) -> 
 
     As published, nearest pixels twice: values below zero lift all panoramas of the batch by the smallest of them, the
     panorama is turned by the transposed rotation (3, 3), and the z-depth of a face's pixel is that of the ray of the
-    panorama's pixel that it was taken from.
+    panorama's pixel that it was taken from. Nothing is inverted on the way, so that a value of zero has a gradient.
     """
     lowest = disparity.min()
     disparity = torch.where(lowest < 0, disparity - lowest, disparity)
     turned = published_rotate(disparity, rotation.mT, "nearest")
+    faces = published_cube(turned, size, "nearest")[:, :, 0]
     rays = erp_rays(*turned.shape[-2:], device=turned.device, dtype=turned.dtype)
-    points = rays.movedim(-1, 0) / turned
-    faces = published_cube(points, size, "nearest")
-    # Selected, not multiplied: a value of zero is a point at infinity, whose inverse is zero again.
-    z = torch.stack([sign * faces[:, face, axis] for face, (axis, sign) in enumerate(AHEAD)], dim=1)
-    return 1 / z
+    seen = published_cube(rays.movedim(-1, 0)[None], size, "nearest")[0]
+    ahead = torch.stack([sign * seen[face, axis] for face, (axis, sign) in enumerate(AHEAD)])
+    return faces / ahead

@@ -11,7 +11,7 @@ from mtpano_zoo.short_verbs import (
     Verbs,
     add_reading_options,
     file_to_write,
-    number_of_images,
+    number_of,
     number_of_processes,
     reading_options,
 )
@@ -38,7 +38,7 @@ def add(verbs: Verbs) -> None:
         metavar="DIR",
         help="folder for the results (default %(default)s)",
     )
-    run.add_argument("--batch-size", type=number_of_images, default=1, help="panoramas per forward pass (default 1)")
+    run.add_argument("--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     run.add_argument("--mask-sky", action="store_true", help="leave pixels of the class sky without depth and normal")
     run.add_argument(

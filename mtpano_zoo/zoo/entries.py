@@ -23,8 +23,8 @@ class Entry:
         name: what `load_model` takes, `arch.tag`.
         description: one line.
         paper: address of the paper.
-        repository: repository on the Hugging Face Hub; empty where the package itself brings the file.
-        file: name of the file there, or its path in the package.
+        repository: repository on the Hugging Face Hub; empty where the package brings the file, or a page links it.
+        file: name of the file there, or its path in the package or in the archive of the page.
         revision: commit of the repository, or None while nobody has pinned it.
         sha256: checksum of the file, or None while nobody has seen it.
         size: size of the file in bytes, or None while nobody has seen it.
@@ -37,6 +37,7 @@ class Entry:
         kind: `network`, which `load_model` loads, or `generator`, which `mtpano generate` and `load_generator` do.
         base: of a generator: the model that it adapts, which the user has to name.
         prefix: of a generator: what its prompts begin with.
+        page: page that links the file where it lies on no Hub, so that it is downloaded by hand.
         license: licence of the code and of the weights (keys `code`, `weights`).
         upstream: models that it builds on (keys `name`, `license`).
         training_data: data sets that it was trained on.
@@ -67,6 +68,19 @@ class Entry:
     kind: str = "network"
     base: str = ""
     prefix: str = ""
+    page: str = ""
+
+    @property
+    def packaged(self) -> bool:
+        """Whether the package brings the file."""
+        return not self.repository and not self.page
+
+    @property
+    def origin(self) -> str:
+        """Where the file is."""
+        if self.page:
+            return f"download by hand, {self.page}"
+        return "the package" if self.packaged else f"Hugging Face Hub, {self.repository}"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,7 +95,7 @@ class Entry:
 
     def card(self) -> dict[str, Any]:
         """Return where the weights come from and what may be done with them, as plain data."""
-        left_out = {"name", "format", "network", "tasks", "frames", "kind", "base", "prefix"}
+        left_out = {"name", "format", "network", "tasks", "frames", "kind", "base", "prefix", "page"}
         if not self.repository:
             left_out |= {"repository", "revision"}
         known = {key: _plain(value) for key, value in asdict(self).items() if key not in left_out}
@@ -198,5 +212,5 @@ def _row(entry: Entry) -> tuple[str, ...]:
         ", ".join(data.partition(" (")[0] for data in entry.training_data),
         "unknown" if entry.size is None else _size(entry.size),
         entry.license["weights"],
-        f"Hugging Face Hub, {entry.repository}" if entry.repository else "the package",
+        entry.origin,
     )

@@ -27,7 +27,7 @@ def locate(source: str | Path) -> Place:
     """Return what a source is, see `mtpano_zoo.zoo.loading.load_model`.
 
     Raises:
-        FileNotFoundError: If there is no file at a path.
+        FileNotFoundError: If there is no file at a path, or that of a name lies on no Hub.
         InputError: If there is no such name.
 
     Example:
@@ -41,6 +41,12 @@ def locate(source: str | Path) -> Place:
     scheme, _, rest = source.partition(":")
     path = Path(rest if scheme == "local-dir" else source).expanduser()
     if source in known:
+        if page := known[source].page:
+            file = known[source].file
+            raise FileNotFoundError(
+                f"The file of {source} lies on no Hub: download the archive that {page} links, and give the path of "
+                f'{Path(file).name} instead of the name: load_model("/path/to/{file}").'
+            )
         return known[source]
     if scheme == "hf-hub":
         name, _, revision = rest.partition("@")

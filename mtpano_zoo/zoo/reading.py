@@ -73,7 +73,7 @@ def _file(path: Path) -> Contents:
 def _published(entry: Entry) -> Contents:
     """Read a published checkpoint from what was converted before, else convert it and keep the result for next time."""
     description = {**entry.network, "card": entry.card()}
-    if not entry.repository:
+    if entry.packaged:
         return description, _packaged(entry)
     checksum = known_checksum(entry)
     if checksum and (weights := _converted(entry, checksum, description)):

@@ -70,8 +70,17 @@ def test_folder_is_a_data_set_and_can_be_continued(base: Path, tmp_path: Path, c
     # Other settings are not mixed in, and another text under the same name is not taken for the same.
     assert generate(base, out, "a dark room", "--seam", "none") == 1
     assert "settings.seam was 'roll', is 'none'" in capsys.readouterr().err
+    torch.manual_seed(1)
+    trained = TinyFlux(WORDS, width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1)
+    trained.pipeline.save_pretrained(tmp_path / "trained")  # of the same shapes
+    assert generate(tmp_path / "trained", out, "a dark room", "--count", "2") == 1
+    assert "holds results of other settings (model.name" in capsys.readouterr().err
     assert generate(base, out, "a bright room", "--count", "1") == 1
+    assert "000000_0: it was made from another text or seed" in capsys.readouterr().out
     assert images(out) == more
+    record = json.loads(max((out / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns).read_text())
+    assert record["counts"] == {"labelled": 0, "skipped": 0, "failed": 1}
+    assert record["software"]["diffusers"]
 
 
 def test_a_panorama_depends_on_nothing_else(base: Path) -> None:
@@ -100,6 +109,9 @@ def test_prompts(tmp_path: Path) -> None:
     first, second = plan(["a room", "a hall"], 1, 0)
     assert plan(["a room"], 2, 0)[0] == first
     assert first.seed != second.seed != plan(["a room"], 1, 1)[0].seed
+    repeated = plan(["a room", "a hall", "a room", "a room"], 2, 0)  # as templates of few words give them
+    assert repeated[0] == first and repeated[:6] == plan(["a room", "a hall", "a room"], 2, 0)
+    assert len({wanted.seed for wanted in repeated}) == 8
     words = {"place": ["hall", "attic", "barn"]}
     assert expand("a {place}", words, 8, 0)[:3] == expand("a {place}", words, 3, 0)
     assert len(set(expand("a {place}", words, 30, 0))) == 3
@@ -118,11 +130,15 @@ def test_prompts(tmp_path: Path) -> None:
         ([" ", "--base", "BASE"], "prompt number 1 is empty"),
         (["--base", "BASE"], "nothing to generate"),
         (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "there is none: leave it out"),
-        (["a room", "--base", "BASE", "--count", "0"], "at least 1"),
+        (["a room", "--base", "BASE", "--count", "0"], "a number of panoramas is 1 or more"),
         (["--template", "a {planet}", "--base", "BASE"], "names planet, of which there is no list: there are indoor"),
-        (["a room", "--base", "BASE", "--batch-size", "0"], "--batch-size is at least 1"),
+        (["a room", "--base", "BASE", "--batch-size", "0"], "a number of panoramas is 1 or more"),
         (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not at hand"),
         (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
+        (["a room", "--base", "BASE", "--steps", "0"], "a number of steps is 1 or more, not 0"),
+        (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 on"),
+        (["a room", "--base", "BASE", "--device", "warp"], "device 'warp' cannot be used here"),
+        (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "a number of prompts is 1 or more"),
     ],
 )
 def test_mistakes(
@@ -195,6 +211,11 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
         assert sentence in capsys.readouterr().err
     assert edit("room", "new.png", "--mask", str(tmp_path / "mask.png")) == 1
     assert "is there already" in capsys.readouterr().err
+    for out, sentence in (("new.jpg", "ends in .png"), ("nowhere/new.png", "there is no folder")):
+        assert edit("room", out, "--mask", str(tmp_path / "mask.png")) == 1
+        assert sentence in capsys.readouterr().err
+    assert edit("photo", "other.png", "--fov", "0") == 1
+    assert "field of view between 0 and 180 degrees" in capsys.readouterr().err
 
 
 def test_the_weights_are_not_touched(base: Path) -> None:
@@ -236,6 +257,19 @@ def test_templates_over_lists_of_scenes(base: Path, tmp_path: Path) -> None:
         _, style, place = line["caption"].split(" ", 2)
         assert style in SCENES["style"] and place in SCENES["indoor"]
     assert len({line["caption"] for line in made[0]}) > 1
+
+
+def test_too_little_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 24 GB")
+
+    generator = load_generator(base, device="cpu")
+    monkeypatch.setattr(generator.pipeline.transformer, "forward", full)
+    with pytest.raises(InputError, match=r"the weights alone take .* --offload model needs"):
+        generator.generate("a room", height=32, width=64, steps=1)
+    monkeypatch.setattr(type(generator.pipeline), "to", full)
+    with pytest.raises(InputError, match="the weights alone take"):
+        load_generator(base, device="cpu")
 
 
 class Stub:

@@ -53,13 +53,28 @@ def test_folder(tmp_path: Path) -> None:
     def inpaint(face: torch.Tensor, hole: torch.Tensor, seed: int) -> torch.Tensor:
         return torch.where(hole, torch.zeros_like(face), face)
 
-    assert refine_folder(source, out, inpaint) == (1, 0)
+    assert refine_folder(source, out, inpaint, {"steps": 28}) == (1, 0)
     (written,) = out.glob("*.png")
     found, hole = np.array(Image.open(written)), hole_of_panorama(32, 64).numpy()
     assert (found[~hole] == pixels[~hole]).all()
     assert found[0].max() == 0
-    assert refine_folder(source, out, inpaint) == (0, 1)
+    assert refine_folder(source, out, inpaint, {"steps": 28}) == (0, 1)
+    with pytest.raises(InputError, match="steps was 28, is 10"):
+        refine_folder(source, out, inpaint, {"steps": 10})
     with pytest.raises(InputError, match="is the folder of the panoramas"):
-        refine_folder(source, source, inpaint)
+        refine_folder(source, source, inpaint, {})
     with pytest.raises(InputError, match="multiple of 4"):
         refine(torch.zeros(3, 16, 32), inpaint, size=6)
+
+
+@pytest.mark.parametrize(("height", "side"), [(16, 16), (90, 32), (100, 48)])
+def test_faces_have_a_side_that_models_take(height: int, side: int) -> None:
+    sides = []
+
+    def inpaint(face: torch.Tensor, hole: torch.Tensor, seed: int) -> torch.Tensor:
+        sides.append(face.shape[1:])
+        return face
+
+    panorama = torch.rand(3, height, 2 * height)
+    assert refine(panorama, inpaint).shape == panorama.shape
+    assert sides == [(side, side)] * 2

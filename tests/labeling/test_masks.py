@@ -111,6 +111,8 @@ def test_classes_of_a_network_of_the_zoo_are_masks():
         classes = network(image[None])["semseg"].argmax(1)[0]
     assert torch.equal(masker(image), torch.stack((classes == 1, classes == 2)))
     assert masker(torch.rand(3, 40, 80)).shape == (2, 40, 80)
+    other = ClassMasker(tiny_bridgenet(tasks=("semseg",)), ["wall", "ceiling"])
+    assert other.provenance != masker.provenance  # other weights, so masks of both do not mix in a folder
     with pytest.raises(InputError, match="no class sky, only floor, wall, ceiling"):
         ClassMasker(network)
 

@@ -47,6 +47,15 @@ def test_disparity_of_faces_is_the_published_one(golden):
     assert_close(published_face_disparity(lowered, golden["euler_matrix_RxRyRz"][0], 16), lifted)
 
 
+def test_the_smallest_value_has_a_gradient(golden):
+    """Values below zero are lifted until the smallest is zero, whose inverse would have none."""
+    predicted = (golden["pred_disparity"] - 1).requires_grad_()
+    published_face_disparity(predicted, golden["euler_matrix_RxRyRz"][0], 64).square().sum().backward()
+    assert predicted.min() < 0
+    assert predicted.grad.isfinite().all()
+    assert predicted.grad.flatten(1).any(1).all()
+
+
 def test_its_angles_are_those_of_our_random_rotations(golden):
     x, y, z = golden["rot_vec_degrees"].double()
     turn = rotation_matrix(pitch=x) @ rotation_matrix(yaw=y) @ rotation_matrix(roll=z)

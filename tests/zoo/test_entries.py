@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,7 @@ VALUES = yaml.safe_load(shipped("checkpoints.yaml").read_text(encoding="utf-8"))
 @pytest.mark.parametrize("name", list_models())
 def test_entries_build_their_networks(name: str) -> None:
     entry = entries()[name]
-    packaged = not entry.repository
-    assert entry.format == "mtpano_zoo" if packaged else entry.format in FORMATS
+    assert entry.format == "mtpano_zoo" if entry.packaged else entry.format in FORMATS
     description = {**entry.network, "card": entry.card()}
     assert json.loads(json.dumps(description)) == description
     network = build_network(entry.network, name)
@@ -37,7 +37,7 @@ def test_entries_build_their_networks(name: str) -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_entries_are_pinned_together_or_not_at_all(name: str) -> None:
     entry = entries()[name]
-    if not entry.repository:  # in the package, whose own revision it has
+    if entry.packaged:  # in the package, whose own revision it has
         assert entry.revision is None and len(entry.sha256 or "") == 64 and entry.size
         return
     assert (entry.sha256 is None) == (entry.size is None)
@@ -45,6 +45,26 @@ def test_entries_are_pinned_together_or_not_at_all(name: str) -> None:
         assert len(entry.sha256) == 64
     if entry.revision:
         assert len(entry.revision) == 40 and entry.sha256
+
+
+BY_HAND = [name for name, entry in entries().items() if entry.page]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_file_on_no_hub_is_downloaded_by_hand(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The names of the files are those of the authors' list, whose folders are those of the students."""
+    entry = entries()[name]
+    folder, file = entry.file.split("/")
+    assert (
+        re.fullmatch(rf"{folder}(_st3d|_SpatialAudioGen)?\.pth", file) and entry.license["weights"] == "none published"
+    )
+    kinds = {"": "matterport3d", "_st3d": "structured3d", "_SpatialAudioGen": "spatialaudiogen"}
+    assert name.split(".")[1] == kinds[file.removeprefix(folder).removesuffix(".pth")]
+    with pytest.raises(FileNotFoundError, match="lies on no Hub") as error:
+        load_model(name)
+    assert entry.page in str(error.value) and f'load_model("/path/to/{entry.file}")' in str(error.value)
+    assert main(["models", name]) == 0
+    assert f"download by hand, {entry.page}" in capsys.readouterr().out
 
 
 def test_the_list_of_classes_is_that_of_ade20k() -> None:

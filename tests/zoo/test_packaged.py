@@ -19,7 +19,7 @@ from mtpano_zoo.resources import shipped
 from mtpano_zoo.zoo import entries
 
 NAME = "mtpano-tiny.rooms"
-PACKAGED = [name for name, entry in entries().items() if not entry.repository]
+PACKAGED = [name for name, entry in entries().items() if entry.packaged]
 
 
 @pytest.fixture(autouse=True)
