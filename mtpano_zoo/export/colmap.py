@@ -45,6 +45,7 @@ class Scan(NamedTuple):
         normals: (H, W, 3), zero = no value.
         sky: bool (H, W).
         pose: world to camera.
+        seen: bool (H, W), false beside a crop and where the image is transparent; None if everything was seen.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Scan(NamedTuple):
     normals: NDArray[np.float32] | None
     sky: NDArray[np.bool_] | None
     pose: Pose
+    seen: NDArray[np.bool_] | None = None
 
 
 class _View(NamedTuple):
@@ -82,7 +84,8 @@ class ColmapWriter:
     - `depth/NAME.npy` float32 metres and `depth/NAME.png` 16-bit millimetres, 0 = no value: the distance along the ray
       in panoramas, the z-coordinate in perspective views
     - `normals/NAME.png`: `128 + 127 n` in the frame of its camera, x right, y down, z forward
-    - `masks/NAME.png.png`: 0 below the camera, where a tripod stands, 255 elsewhere; as COLMAP names masks
+    - `masks/NAME.png.png`: 0 where nothing was seen and below the camera, where a tripod stands, 255 elsewhere; as
+      COLMAP names masks, and of every image, because trainers want one for each or none
     - `sky/NAME.png`: 255 where the sky is
 
     Args:
@@ -91,7 +94,7 @@ class ColmapWriter:
         views: 6 (the faces of a cube) or 12 (towards the corners of an icosahedron) perspective views of 90 degrees in
             place of each panorama.
         size: rows and columns of a view; by default as dense as the panorama, see `default_size`.
-        nadir: degrees from straight down that the mask leaves out; 0 for no mask.
+        nadir: degrees from straight down that the masks leave out.
 
     Raises:
         InputError: If there is no such number of views, or size or nadir is out of range.
@@ -144,8 +147,8 @@ class ColmapWriter:
         maps: dict[str, NDArray[np.generic]] = {"images": scan.image, "depth": scan.depth}
         maps |= {} if scan.normals is None else {"normals": scan.normals}
         maps |= {} if scan.sky is None else {"sky": scan.sky}
-        if self.nadir:
-            maps["masks"] = clean_points(np.ones_like(scan.depth), nadir=self.nadir)
+        mask = clean_points(np.ones_like(scan.depth), nadir=self.nadir)
+        maps["masks"] = mask if scan.seen is None else mask & scan.seen
         return maps
 
     def _whole(self, scan: Scan) -> _View:
