@@ -21,8 +21,9 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.manifest import describe_model, read_manifest
 from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.prediction_folder import FORMAT
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS
 
@@ -141,7 +142,8 @@ class FolderPredictor(Predictor):
 
     Files are `TASK/ID.npy` or `.png`, or `ID_depth.png` and so on as `mtpano run` writes them, or, for distances only,
     `ID.npy` or `ID.png` in the folder itself. Depth is 16-bit grey or floating point; normals are as in
-    `FolderDataModule`; semseg is a PNG of class numbers.
+    `FolderDataModule`; semseg is a PNG of class numbers, of the classes that a manifest of `mtpano run` names, else of
+    those of the labels.
 
     Args:
         folder: the folder.
@@ -168,7 +170,7 @@ class FolderPredictor(Predictor):
             self.step = 0.0
         if self.step is not None and not 0 < self.step < float("inf"):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
-        self.kind, self.name = kind, self.folder.resolve().name
+        self.kind, self.name, self.classes = kind, self.folder.resolve().name, _recorded_classes(self.folder)
         self.words = f"predictions that lie in a folder; distances: {kind}, in {unit or 'metres'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
@@ -244,4 +246,14 @@ class FolderPredictor(Predictor):
                 digest.update(
                     f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode()
                 )
-        return {"name": self.name, "files": digest.hexdigest(), "step": self.step, "kind": self.kind}
+        stated = {"step": self.step, "kind": self.kind, "classes": list(self.classes)}
+        return {"name": self.name, "files": digest.hexdigest(), **stated}
+
+
+def _recorded_classes(folder: Path) -> tuple[str, ...]:
+    """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if it is not known."""
+    try:
+        manifest = read_manifest(folder, FORMAT) or {}
+    except InputError:  # it is the manifest of something else
+        return ()
+    return tuple(manifest.get("model", {}).get("classes") or ())
