@@ -80,7 +80,7 @@ class ColmapWriter:
     """Writes scans into a folder, one after another; `finish` writes the cameras, poses and points.
 
     - `images/NAME.png`
-    - `sparse/0/cameras.txt`, `images.txt`, `points3D.txt`: the points, at most 100,000, cover every panorama evenly
+    - `sparse/0/cameras.txt`, `images.txt`, `points3D.txt`: the points, about 100,000, cover every panorama evenly
     - `depth/NAME.npy` float32 metres and `depth/NAME.png` 16-bit millimetres, 0 = no value: the distance along the ray
       in panoramas, the z-coordinate in perspective views
     - `normals/NAME.png`: `128 + 127 n` in the frame of its camera, x right, y down, z forward
