@@ -11,14 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
-from mtpano_zoo.data.reading import (
-    decode_array,
-    decode_wide_rgb,
-    open_image,
-    stored_numbers,
-    stored_steps,
-    unit_or_zero,
-)
+from mtpano_zoo.data.folder import decode_png_or_npy_normals
+from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, stored_steps
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import describe_model, read_manifest
@@ -216,10 +210,7 @@ class FolderPredictor(Predictor):
         if task == "semseg":
             return torch.from_numpy(stored_numbers(data, open_image(data)).astype(np.int64))
         if task == "normals":
-            vectors = decode_array(data) if path.suffix == ".npy" else image_io.decode_normals(decode_wide_rgb(data))
-            if vectors.ndim != 3 or vectors.shape[2] != 3:
-                raise InputError(f"normals are (H, W, 3), not {vectors.shape}")
-            return torch.from_numpy(unit_or_zero(vectors.astype(np.float32))).movedim(-1, 0)
+            return torch.from_numpy(decode_png_or_npy_normals(data)).movedim(-1, 0)
         values, step = self._distances(data, path)
         depth = torch.from_numpy(np.where(np.isfinite(values) & (values > 0), values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":

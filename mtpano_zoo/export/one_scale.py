@@ -24,11 +24,16 @@ Float64 = NDArray[np.float64]
 
 
 class _Surface(NamedTuple):
-    """Points (H, W, 3) and normals (H, W, 3) of a panorama, in its own frame; where both are known (H, W)."""
+    """Points (H, W, 3) and normals (H, W, 3) of a panorama, in its own frame; where both are known (H, W).
+
+    They are those of every `stride`-th row and column of a panorama of this `size`, from number `stride // 2` on.
+    """
 
     points: Float64
     normals: Float64
     known: NDArray[np.bool_]
+    size: tuple[int, int]
+    stride: int
 
 
 class _Equations(NamedTuple):
@@ -84,7 +89,8 @@ def _surface(depth: NDArray[np.float32]) -> _Surface:
     normals = points_to_normals(points)
     pick = (0, slice(None), slice(stride // 2, None, stride), slice(stride // 2, None, stride))
     small_points, small_normals = (values[pick].permute(1, 2, 0).numpy() for values in (points, normals))
-    return _Surface(small_points, small_normals, (small_normals != 0).any(-1))
+    size = (depth.shape[0], depth.shape[1])
+    return _Surface(small_points, small_normals, (small_normals != 0).any(-1), size, stride)
 
 
 def _pairs(poses: Sequence[Pose]) -> Iterator[tuple[int, int]]:
@@ -106,9 +112,9 @@ def _equations(first: _Surface, second: _Surface, pose: Pose, other: Pose, log_i
     turn = other.rotation @ pose.rotation.T
     arm = scaled @ turn.T
     moved = arm + (other.translation - turn @ pose.translation)
-    height, width = second.known.shape
-    column, row = rays_to_pixels(torch.from_numpy(moved), height, width).round().long().T.numpy()
-    row, column = row.clip(0, height - 1), column % width
+    places = rays_to_pixels(torch.from_numpy(moved), *second.size)
+    column, row = ((places - second.stride // 2) / second.stride).round().long().T.numpy()
+    row, column = row.clip(0, len(second.known) - 1), column % second.known.shape[1]
     normals, points = second.normals[row, column], second.points[row, column] * np.exp(log_j)
     level = -(normals * points).sum(1)  # distance of the plane from the camera
     # Two surfaces that face away from one another are two sides of a thing, and a grazing one is no measurement.
