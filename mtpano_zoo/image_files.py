@@ -35,8 +35,8 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     and `a.jpg`, keep their suffix.
 
     Raises:
-        InputError: If a folder has no images, a pattern matches nothing, a list is empty, there is no source at all, or
-            `out` is a file or holds the images.
+        InputError: If a folder has no images, a pattern matches nothing, a list is empty or names a list, there is no
+            source at all, or `out` is a file or holds the images.
         OSError: If a list cannot be read.
 
     Example:
@@ -104,7 +104,9 @@ def _expanded(sources: Sequence[str | Path]) -> Iterator[Path]:
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
                 raise InputError(f"{text[1:]} names no image: write a path into each line")
-            yield from _expanded([line for line in named if not line.startswith("@")])
+            if inner := next((line for line in named if line.startswith("@") and not Path(line).exists()), None):
+                raise InputError(f"{text[1:]} names the list {inner}: write the images of that list into this one")
+            yield from _expanded(named)
         elif glob.has_magic(text) and not _exists(path):
             matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute ones too
             if not matches:

@@ -357,7 +357,9 @@ def test_patterns_lists_and_links(tmp_path, monkeypatch):
     Path("list.txt").write_text("# two\ntour/a.jpg\n\nother/*.jpg\n")
     assert found("@list.txt") == ["tour/a.jpg", "other/[1].jpg"]
     Path("empty.txt").write_text("\n")
-    for source, said in (("no/*.jpg", "nothing matches"), ("@empty.txt", "names no image")):
+    Path("outer.txt").write_text("tour/a.jpg\n@list.txt\n")
+    refused = {"no/*.jpg": "nothing matches", "@empty.txt": "names no image", "@outer.txt": "names the list @list.txt"}
+    for source, said in refused.items():
         with pytest.raises(InputError, match=said):
             found(source)
 
