@@ -111,10 +111,14 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
     reading = cast("Reading", {key: options[key] for key in Reading.__annotations__ if key in options})
     reading["force"] = True  # the run has asked whether it is a panorama
     for name, image in found.items():
-        recorded = records.get(name)
-        if recorded is not None and recorded != hashlib.sha256(read_file(image)).hexdigest():
-            raise InputError(f"{image} is not the image that {results} has results of: it has changed since")
         paths = output_paths(results, name, ("semseg", "depth", "normals"))
+        if name in records and records[name] is None:
+            raise InputError(
+                f"{results} has unfinished results of {image}: finish them by `mtpano run`, or remove "
+                f"{paths['depth_metres']}"
+            )
+        if name in records and records[name] != hashlib.sha256(read_file(image)).hexdigest():
+            raise InputError(f"{image} is not the image that {results} has results of: it has changed since")
         panorama, depth = load_panorama(image, **reading), _decoded(paths["depth_metres"], decode_npy)
         normals = sky = None
         if paths["normals"].exists():

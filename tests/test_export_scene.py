@@ -105,6 +105,9 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     (results / "a_depth.npy").write_bytes(before)
     shutil.copy(photos / "sub/b c.png", photos / "a.png")
     refused("a.png is not the image that .*results has results of")
+    with (results / "manifest.images.jsonl").open("a") as file:
+        file.write('\n{"name": "a", "sha256": null}')
+    refused("results has unfinished results of .*a.png: finish them by `mtpano run`, or remove .*a_depth.npy")
 
 
 @pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])
