@@ -136,7 +136,7 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
 def _factors(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> dict[str, float]:
     """Return the factor of every panorama."""
     depths = [scan.depth for scan in _scans(results, found, poses)]
-    factors = common_scales(depths, [poses[name] for name in found])
+    factors = common_scales(depths, [poses[name] for name in found], list(found))
     return dict(zip(found, factors.tolist(), strict=True))
 
 

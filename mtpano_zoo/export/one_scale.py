@@ -45,7 +45,9 @@ class _Equations(NamedTuple):
     weights: Float64  # solid angles, which sum to 1
 
 
-def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) -> Float64:
+def common_scales(
+    depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose], names: Sequence[str] | None = None
+) -> Float64:
     """Return the factors (N,) that bring the distances of panoramas to the unit of their poses.
 
     Points of every panorama are moved into its nearest neighbours, where they should lie in the surface that these see
@@ -56,6 +58,7 @@ def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) 
     Args:
         depths: metres up to a factor (H, W), 0 = no value.
         poses: of these panoramas, world to camera.
+        names: of these panoramas, for messages; by default their numbers.
 
     Raises:
         InputError: If there are fewer than two panoramas, two are at the same place, or the surfaces of one agree with
@@ -64,7 +67,8 @@ def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) 
     if len(depths) != len(poses) or len(depths) < 2:
         raise InputError(f"one scale needs two panoramas or more, each with a pose, not {len(depths)}")
     surfaces = [_surface(depth) for depth in depths]
-    pairs = list(_pairs(poses))
+    names = names or [f"panorama {i + 1}" for i in range(len(depths))]
+    pairs = list(_pairs(poses, names))
     guesses = [np.full(len(depths), np.log(guess)) for guess in GUESSES]
     logarithms = min(guesses, key=lambda guess: _cost(surfaces, poses, pairs, guess, WIDEST / 5))
     for width in np.geomspace(WIDEST, NARROWEST, STEPS):
@@ -75,8 +79,8 @@ def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) 
         agreement[i] = max(agreement[i], (np.abs(gaps) < 2 * NARROWEST).sum() / max(surfaces[i].known.sum(), 1))
     if agreement.min() < MIN_OVERLAP:
         raise InputError(
-            f"the surfaces of panorama {int(agreement.argmin()) + 1} of {len(depths)} agree with those of no other at "
-            "any scale: check its pose, or leave it out"
+            f"the surfaces of {names[int(agreement.argmin())]} agree with those of no other panorama at any scale: "
+            "check its pose, or leave it out"
         )
     scales: Float64 = np.exp(logarithms)
     return scales
@@ -93,14 +97,14 @@ def _surface(depth: NDArray[np.float32]) -> _Surface:
     return _Surface(small_points, small_normals, (small_normals != 0).any(-1), size, stride)
 
 
-def _pairs(poses: Sequence[Pose]) -> Iterator[tuple[int, int]]:
+def _pairs(poses: Sequence[Pose], names: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield every panorama with each of its nearest neighbours."""
     places = np.concatenate([pose.to_world(np.zeros((1, 3))) for pose in poses])
     distances = np.linalg.norm(places[:, None] - places, axis=-1)
     np.fill_diagonal(distances, np.inf)
     if distances.min() < 1e-6:
         first, second = np.unravel_index(distances.argmin(), distances.shape)
-        raise InputError(f"panoramas {first + 1} and {second + 1} are at the same place, so that nothing tells a scale")
+        raise InputError(f"{names[first]} and {names[second]} are at the same place, so that nothing tells a scale")
     for i, row in enumerate(distances):
         yield from ((i, int(j)) for j in np.argsort(row)[: min(NEIGHBOURS, len(poses) - 1)])
 
