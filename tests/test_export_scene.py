@@ -130,6 +130,9 @@ def test_a_crop_lies_where_it_belongs(how: dict[str, object], tmp_path: Path) ->
     assert not (np.asarray(Image.open(tmp_path / "scene/sky/part.png")) > 0)[~inside].any()
     normals = decode_normals(np.asarray(Image.open(tmp_path / "scene/normals/part.png")))
     np.testing.assert_allclose(normals, -erp_rays(16, 32).numpy() * inside[..., None], atol=0.02)
+    export_scene(tmp_path / "results", tmp_path / "photos", tmp_path / "views", views=6, size=8)
+    views = sorted(path.name for path in (tmp_path / "views/images").iterdir())
+    assert views == ["part_00.png", "part_01.png", "part_03.png", "part_04.png", "part_05.png"]  # not the one behind
 
 
 def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:

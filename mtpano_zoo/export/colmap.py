@@ -58,7 +58,7 @@ class Scan(NamedTuple):
 
 
 class _View(NamedTuple):
-    """An image as it is written: maps as in `Scan`, where `mask` is false at what is to be ignored."""
+    """An image as it is written: maps by folder, where `masks` is false at what is to be ignored."""
 
     name: str
     maps: dict[str, NDArray[np.generic]]
@@ -92,7 +92,7 @@ class ColmapWriter:
         root: an empty folder.
         count: how many scans there will be.
         views: 6 (the faces of a cube) or 12 (towards the corners of an icosahedron) perspective views of 90 degrees in
-            place of each panorama.
+            place of each panorama; those that show nothing of a crop are left out.
         size: rows and columns of a view; by default as dense as the panorama, see `default_size`.
         nadir: degrees from straight down that the masks leave out.
 
@@ -125,6 +125,8 @@ class ColmapWriter:
         if not clean_points(scan.depth).any():
             raise InputError(f"{scan.name} has no pixel with a distance: depth is 0 everywhere; leave it out")
         for view in self._cut(scan) if self.views else [self._whole(scan)]:
+            if not view.maps["masks"].any():  # it looks beside a crop: there is nothing to learn from
+                continue
             camera = self.cameras.setdefault(view.camera, len(self.cameras) + 1)
             numbers = " ".join(f"{number:.9g}" for number in (*quaternion(view.pose.rotation), *view.pose.translation))
             self.images.append(f"{len(self.images) + 1} {numbers} {camera} {view.name}.png\n")
