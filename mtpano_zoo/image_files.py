@@ -121,8 +121,9 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
             if not found:
                 raise InputError(f"nothing matches {text}: check the pattern, or put it into quotes")
             images = [match for match in found if match.suffix.lower() in IMAGE_SUFFIXES]
-            others = {match: _reason_against(match) for match in found if images and not _is_folder(match)}
-            passed_over |= {match: reason for match, reason in others.items() if reason is not None}
+            others = sorted(set(found) - set(images)) if images else ()
+            reasons = {match: _reason_against(match) for match in others if not _is_folder(match)}
+            passed_over |= {match: reason for match, reason in reasons.items() if reason is not None}
             yield from images or found
         else:
             yield path
