@@ -188,6 +188,12 @@ def test_a_folder_that_is_not_as_stated_is_refused(change, sentence, homes, tmp_
     assert any(sentence in remark for remark in scored.remarks)
 
 
+def test_classes_that_a_network_does_not_know_are_named(tmp_path):
+    mine = FunctionPredictor(PlantedPredictor(), "mine", ("floor", "roof", "wall", "ball"))
+    (found,) = evaluate([mine], planted(1), tmp_path, skip=LIGHT)
+    assert found.remarks == ["it does not know these classes of the data, which count as wrong: ceiling"]
+
+
 def test_a_network_that_errs_is_not_accused():
     rooms = PlantedRooms(3)
     noisy = PlantedPredictor(noise=0.3)
