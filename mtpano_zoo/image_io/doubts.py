@@ -88,7 +88,7 @@ def _is_fisheye_pair(grey: Array) -> bool:
 
 def _black_margin(grey: Array) -> float:
     """Return the share of black columns at the right edge, if there is none at the left one: street-view tiles."""
-    black: NDArray[np.bool_] = (grey < BLACK).all(0)
+    black = np.asarray((grey < BLACK).all(0))
     if black.all() or black[0]:
         return 0.0
     return float(np.argmin(black[::-1])) / len(black)
