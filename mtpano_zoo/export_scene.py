@@ -4,9 +4,9 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from mtpano_zoo.export.colmap import ColmapWriter, Scan
 from mtpano_zoo.export.one_scale import common_scales
 from mtpano_zoo.export.poses import IDENTITY, Pose, read_poses
 from mtpano_zoo.image_files import find_images
-from mtpano_zoo.image_io import read_panorama, write_bytes
+from mtpano_zoo.image_io import Reading, load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import read_manifest
 from mtpano_zoo.prediction import SKY, output_paths
@@ -38,6 +38,8 @@ def export_scene(
     one_scale: bool = False,
 ) -> int:
     """Write a folder of results as a scene of COLMAP, see `mtpano_zoo.export.colmap.ColmapWriter`.
+
+    Panoramas are read with the options that `mtpano run` was given, and results of crops are placed on the sphere.
 
     Args:
         results: a folder that `mtpano run` has written.
@@ -71,7 +73,7 @@ def export_scene(
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         writer = ColmapWriter(temporary, len(found), views, size, nadir)
-        factors = _factors(results, list(found), known) if one_scale and known is not None else {}
+        factors = _factors(results, found, known) if one_scale and known is not None else {}
         for scan in _scans(results, found, known or {}):
             writer.write(scan._replace(depth=scan.depth * np.float32(factors.get(scan.name, 1.0))))
         writer.finish()
@@ -103,29 +105,39 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
 
 def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
     records = read_records(results / RECORDS)
-    model = (read_manifest(results, FORMAT) or {}).get("model", {})
-    classes = model.get("classes") or []
+    manifest = read_manifest(results, FORMAT) or {}
+    classes = manifest.get("model", {}).get("classes") or []
+    options = manifest.get("options", {})
+    reading = cast("Reading", {key: options[key] for key in Reading.__annotations__ if key in options})
+    reading["force"] = True  # the run has asked whether it is a panorama
     for name, image in found.items():
-        recorded = records.get(name)
-        if recorded is not None and recorded != hashlib.sha256(read_file(image)).hexdigest():
-            raise InputError(f"{image} is not the image that {results} has results of: it has changed since")
         paths = output_paths(results, name, ("semseg", "depth", "normals"))
-        pixels, depth = read_panorama(image), _decoded(paths["depth_metres"], decode_npy)
-        if depth.shape != pixels.shape[:2]:
-            raise InputError(f"{paths['depth_metres']} is {depth.shape}, but {image} is {pixels.shape[:2]}")
+        if name in records and records[name] is None:
+            raise InputError(
+                f"{results} has unfinished results of {image}: finish them by `mtpano run`, or remove "
+                f"{paths['depth_metres']}"
+            )
+        if name in records and records[name] != hashlib.sha256(read_file(image)).hexdigest():
+            raise InputError(f"{image} is not the image that {results} has results of: it has changed since")
+        panorama, depth = load_panorama(image, **reading), _decoded(paths["depth_metres"], decode_npy)
         normals = sky = None
         if paths["normals"].exists():
             normals = _decoded(paths["normals"], lambda data: decode_vectors(data, 128, 127))
         if SKY in classes and paths["semseg"].exists():
             sky = _decoded(paths["semseg"], lambda data: decode_labels(data, np.arange(256))) == classes.index(SKY)
-        yield Scan(name, pixels, depth, normals, sky, poses.get(name, IDENTITY))
+        if (window := panorama.window) is not None and depth.shape == (window.height, window.width):
+            depth = placed(depth, window)
+            normals, sky = (None if x is None else placed(x, window) for x in (normals, sky))
+        if depth.shape != panorama.pixels.shape[:2]:
+            raise InputError(f"{paths['depth_metres']} is {depth.shape}, but {image} is {panorama.pixels.shape[:2]}")
+        yield Scan(name, panorama.pixels, depth, normals, sky, poses.get(name, IDENTITY), panorama.seen)
 
 
-def _factors(results: Path, names: Sequence[str], poses: Mapping[str, Pose]) -> dict[str, float]:
+def _factors(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> dict[str, float]:
     """Return the factor of every panorama."""
-    depths = [_decoded(output_paths(results, name, ("depth",))["depth_metres"], decode_npy) for name in names]
-    factors = common_scales(depths, [poses[name] for name in names])
-    return dict(zip(names, factors.tolist(), strict=True))
+    depths = [scan.depth for scan in _scans(results, found, poses)]
+    factors = common_scales(depths, [poses[name] for name in found], list(found))
+    return dict(zip(found, factors.tolist(), strict=True))
 
 
 def _decoded(path: Path, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.point_cloud import beyond_nadir
 from mtpano_zoo.resize import resize_argmax, resize_bands
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 
@@ -68,12 +69,11 @@ def without_nadir(seen: NDArray[np.bool_] | None, height: int, width: int, degre
         >>> without_nadir(None, 4, 1, 50).tolist()  # the lowest row is 22.5 degrees off
         [[True], [True], [True], [False]]
     """
-    below = (height - np.arange(height) - 0.5) / height * 180
     if seen is not None and seen.all():
         seen = None
     if degrees == 0:
         return seen
-    kept = np.broadcast_to((below >= degrees)[:, None], (height, width))
+    kept = np.broadcast_to(beyond_nadir(height, degrees)[:, None], (height, width))
     return np.array(kept) if seen is None else seen & kept
 
 

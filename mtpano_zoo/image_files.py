@@ -1,6 +1,7 @@
 """Find the images that a user names by files and folders, and name their results."""
 
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,8 +36,8 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     and `a.jpg`, keep their suffix.
 
     Raises:
-        InputError: If a folder has no images, a pattern matches nothing, a list is empty, there is no source at all, or
-            `out` is a file or holds the images.
+        InputError: If a folder has no images, a pattern matches nothing, a list is empty or names a list, there is no
+            source at all, or `out` is a file or holds the images.
         OSError: If a list cannot be read.
 
     Example:
@@ -48,7 +49,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
 
 
 def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
-    """Do what `find_images` does, and also return the files in the folders that are no images, and why.
+    """Do what `find_images` does, and also return the files in folders and patterns that are no images, and why.
 
     Hidden files, and results in `out`, are not listed.
 
@@ -60,7 +61,7 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         raise InputError(f"{out} is a file: choose a folder for the results")
     passed_over: dict[Path, str] = {}
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
-    for source in _expanded(sources):
+    for source in _expanded(sources, out, passed_over):
         if not _is_folder(source):
             roots.setdefault(source, source.parent)
             continue
@@ -95,8 +96,11 @@ def check_present(images: Iterable[Path]) -> None:
         raise FileNotFoundError(f"There is no image at {images[0]}.")
 
 
-def _expanded(sources: Sequence[str | Path]) -> Iterator[Path]:
-    """Yield images and folders, instead of the patterns and lists that name them."""
+def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, str]) -> Iterator[Path]:
+    """Yield images and folders, instead of the patterns and lists that name them.
+
+    Files that a pattern matches beside images are added to `passed_over`, with the reason.
+    """
     for source in sources:
         text, path = str(source), Path(source)
         if text.startswith("@") and not path.exists():
@@ -104,24 +108,30 @@ def _expanded(sources: Sequence[str | Path]) -> Iterator[Path]:
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
                 raise InputError(f"{text[1:]} names no image: write a path into each line")
-            yield from _expanded([line for line in named if not line.startswith("@")])
+            if inner := next((line for line in named if line.startswith("@") and not Path(line).exists()), None):
+                raise InputError(f"{text[1:]} names the list {inner}: write the images of that list into this one")
+            yield from _expanded(named, out, passed_over)
         elif glob.has_magic(text) and not _exists(path):
+            results = _results_below(Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)), out)
             matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute ones too
-            if not matches:
-                raise InputError(f"nothing matches {text}: check the pattern, or put it into quotes")
             # `**` follows a link to a folder above it again and again: the shortest way to a file counts.
             matches.sort(key=lambda match: -len(match.parts))
-            once = {os.path.realpath(match): match for match in matches}
-            images = sorted(match for match in once.values() if match.suffix.lower() in IMAGE_SUFFIXES)
-            yield from images or sorted(once.values())
+            once = {Path(os.path.realpath(match)): match for match in matches}
+            found = sorted(match for real, match in once.items() if results not in (real, *real.parents))
+            if not found:
+                raise InputError(f"nothing matches {text}: check the pattern, or put it into quotes")
+            images = [match for match in found if match.suffix.lower() in IMAGE_SUFFIXES]
+            others = sorted(set(found) - set(images)) if images else ()
+            reasons = {match: _reason_against(match) for match in others if not _is_folder(match)}
+            passed_over |= {match: reason for match, reason in reasons.items() if reason is not None}
+            yield from images or found
         else:
             yield path
 
 
 def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
     """Yield the files of a folder and its sub-folders in order, and why they are no images, or None."""
-    # Skip results of an earlier run in a folder below this one.
-    results = out.resolve() if folder.resolve() in out.resolve().parents else None
+    results = _results_below(folder, out)
     entered: set[str] = set()
     files: list[Path] = []
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -134,6 +144,11 @@ def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     for path in sorted(files):
         yield path, _reason_against(path)
+
+
+def _results_below(folder: Path, out: Path) -> Path | None:
+    """Return the folder of results if it is below a folder that is searched: it holds what earlier runs wrote."""
+    return out.resolve() if folder.resolve() in out.resolve().parents else None
 
 
 def _reason_against(path: Path) -> str | None:

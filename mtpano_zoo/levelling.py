@@ -22,6 +22,7 @@ __all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
 LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
 EDGE_ROWS = 256  # rows in which edges are looked for
+MARGIN = 2  # pixels around what was not seen that its darkness reaches
 WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
 EDGES = 12000  # the strongest pixels; most rooms have fewer that are edges
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
@@ -34,13 +35,14 @@ PEAKS = 12  # candidates whose horizontal partners are looked for
 MIN_GAIN = 1.5  # agreement of up over that of the average direction, below which nothing is said
 
 
-def estimate_up(image: Tensor) -> Tensor | None:
+def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
     """Return the unit vector (3,) that points up, in the frame of the camera, or None if the edges do not show it.
 
     Only tilts up to `MAX_TILT` degrees are looked for.
 
     Args:
         image: RGB (3, H, W) in [0, 1], equirectangular.
+        seen: False (H, W), of any size, where no camera looked: the borders of a crop are no edges of the world.
 
     Raises:
         InputError: If the image is not (3, H, W).
@@ -52,6 +54,10 @@ def estimate_up(image: Tensor) -> Tensor | None:
     if image.ndim != 3 or image.shape[0] != 3:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
     tensor = _structure_tensor(image.detach().float().cpu())
+    if seen is not None:
+        unseen = resize((~seen).byte()[None], EDGE_ROWS, 2 * EDGE_ROWS)
+        beside = F.max_pool2d(pad(unseen[None], (MARGIN,) * 4), 2 * MARGIN + 1, 1)[0]
+        tensor = torch.where(beside > 0, 0, tensor)
     found = [_lines(*_edges(tensor, window)) for window in WINDOWS]
     circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
     if weights.sum() < 1e-3 * image[0].numel():  # roundings of an image without edges

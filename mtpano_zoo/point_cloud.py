@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
 
-__all__ = ("Cloud", "clean_points", "cloud")
+__all__ = ("Cloud", "beyond_nadir", "clean_points", "cloud")
 
 
 class Cloud(NamedTuple):
@@ -90,5 +90,15 @@ def clean_points(depth: NDArray[np.float32], edge: float | None = None, nadir: f
             if axis == 0:
                 steep[-1] = False  # the lowest row is no neighbour of the highest
             kept &= ~(steep | np.roll(steep, 1, axis))
-    below = (len(depth) - np.arange(len(depth)) - 0.5) / len(depth) * 180
-    return kept & (below >= nadir)[:, None]
+    return kept & beyond_nadir(len(depth), nadir)[:, None]
+
+
+def beyond_nadir(height: int, degrees: float) -> NDArray[np.bool_]:
+    """Return the rows (H,) of a panorama that are at least so many degrees from straight down.
+
+    Example:
+        >>> beyond_nadir(4, 50).tolist()  # the lowest row is 22.5 degrees off
+        [True, True, True, False]
+    """
+    rows: NDArray[np.bool_] = (height - np.arange(height) - 0.5) / height * 180 >= degrees
+    return rows

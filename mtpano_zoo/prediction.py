@@ -358,8 +358,11 @@ def predict(
 
 def _up(panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: bool) -> Tensor | None:
     """Return where up is: by the edges of the image if `level` asks for it, else by the pose in its file."""
-    found = estimate_up(network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, torch.device("cpu"))) if level else None
-    pose = None if isinstance(panorama, Tensor) else panorama.pose
+    pose, seen = (None, None) if isinstance(panorama, Tensor) else (panorama.pose, panorama.seen)
+    found = None
+    if level:
+        small = network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, torch.device("cpu"))
+        found = estimate_up(small, None if seen is None else torch.from_numpy(seen))
     return torch.tensor(pose.up) if found is None and pose is not None else found
 
 

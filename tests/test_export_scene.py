@@ -10,7 +10,7 @@ from torch import nn
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.export_scene import export_scene
-from mtpano_zoo.image_io import decode_normals
+from mtpano_zoo.image_io import Window, decode_normals, gpano_xmp, write_png
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 
@@ -105,10 +105,38 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     (results / "a_depth.npy").write_bytes(before)
     shutil.copy(photos / "sub/b c.png", photos / "a.png")
     refused("a.png is not the image that .*results has results of")
+    with (results / "manifest.images.jsonl").open("a") as file:
+        file.write('\n{"name": "a", "sha256": null}')
+    refused("results has unfinished results of .*a.png: finish them by `mtpano run`, or remove .*a_depth.npy")
+
+
+@pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])
+def test_a_crop_lies_where_it_belongs(how: dict[str, object], tmp_path: Path) -> None:
+    """A crop is 2:1 too: squeezed onto the whole sphere, its points would lie in wrong directions."""
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(1, 256, (8, 16, 3), np.uint8)
+    window = Window(4, 8, 8, 16, 16, 32)
+    write_png(tmp_path / "photos/part.png", pixels, "" if "fov" in how else gpano_xmp(8, 16, window, None))
+    run([tmp_path / "photos"], Everything(), tmp_path / "results", progress=False, panel=False, **how)
+    assert np.load(tmp_path / "results/part_depth.npy").shape == ((8, 16) if how else (16, 32))
+    export_scene(tmp_path / "results", tmp_path / "photos", tmp_path / "scene")
+    true = np.zeros((16, 32), np.float32)
+    true[window.slices] = 1 + 4 / 255 * pixels.mean(2)
+    np.testing.assert_allclose(np.load(tmp_path / "scene/depth/part.npy"), true, rtol=1e-5)
+    inside = true > 0
+    for kind, name in (("masks", "part.png.png"), ("images", "part.png")):
+        found = np.asarray(Image.open(tmp_path / "scene" / kind / name)).reshape(16, 32, -1)
+        assert np.array_equal(found.any(-1), inside)
+    assert not (np.asarray(Image.open(tmp_path / "scene/sky/part.png")) > 0)[~inside].any()
+    normals = decode_normals(np.asarray(Image.open(tmp_path / "scene/normals/part.png")))
+    np.testing.assert_allclose(normals, -erp_rays(16, 32).numpy() * inside[..., None], atol=0.02)
+    export_scene(tmp_path / "results", tmp_path / "photos", tmp_path / "views", views=6, size=8)
+    views = sorted(path.name for path in (tmp_path / "views/images").iterdir())
+    assert views == ["part_00.png", "part_01.png", "part_03.png", "part_04.png", "part_05.png"]  # not the one behind
 
 
 def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:
-    """Two panoramas on the axis of a round room, whose networks were off by known factors."""
+    """Two panoramas on the axis of a round room, whose networks were off by known factors; one is a crop."""
     results, photos = tmp_path / "results", tmp_path / "photos"
     photos.mkdir()
     results.mkdir()
@@ -118,13 +146,17 @@ def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:
     for (name, place), factor in zip(places.items(), (0.8, 1.2), strict=True):
         along = rays @ place
         true[name] = -along + np.sqrt(along**2 + 9 - np.dot(place, place))
-        np.save(results / f"{name}_depth.npy", (factor * true[name]).astype(np.float32))
-        Image.new("RGB", (64, 32)).save(photos / f"{name}.png")
+        window = Window(8, 0, 22, 64, 32, 64) if name == "b" else Window(0, 0, 32, 64, 32, 64)
+        seen = true[name][window.slices]
+        np.save(results / f"{name}_depth.npy", (factor * seen).astype(np.float32))
+        write_png(photos / f"{name}.png", np.zeros((*seen.shape, 3), np.uint8), gpano_xmp(*seen.shape, window, None))
     lines = [f"1 1 0 0 0 {-x} {-y} {-z} 1 {name}.png\n" for name, (x, y, z) in places.items()]
     (tmp_path / "poses.txt").write_text("".join(lines))
     with pytest.raises(ValueError, match="one scale for all panoramas needs their poses"):
         export_scene(results, photos, tmp_path / "scene", one_scale=True)
     export_scene(results, photos, tmp_path / "scene", poses=tmp_path / "poses.txt", one_scale=True)
     for name, depth in true.items():
-        np.testing.assert_allclose(np.load(tmp_path / "scene" / "depth" / f"{name}.npy"), depth, rtol=0.01)
+        found = np.load(tmp_path / "scene" / "depth" / f"{name}.npy")
+        np.testing.assert_allclose(found[8:30], depth[8:30], rtol=0.01)
+        assert (found > 0).any(1).sum() == {"a": 32, "b": 22}[name]
     assert list(json.loads((tmp_path / "scene" / "scales.json").read_text())) == ["a", "b"]

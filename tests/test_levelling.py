@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.data import RoomsDataset
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import Panorama
 from mtpano_zoo.levelling import estimate_up, levelling_rotation
 from mtpano_zoo.prediction import predict
 from mtpano_zoo.run import run
@@ -37,6 +38,20 @@ def test_up_of_a_tilted_room(room: Tensor, heading: float, tilt: float) -> None:
     assert up is not None
     assert float(up.norm()) == pytest.approx(1, abs=1e-5)
     assert degrees_between(up, rotation.T @ UP) < 1.5
+
+
+def test_the_border_of_a_crop_is_no_edge() -> None:
+    image = RoomsDataset("test", 4, 256, 512)[1]["image"]
+    rotation = rotation_matrix(pitch=15.0, roll=-10.0)
+    seen = torch.zeros(256, 512, dtype=torch.bool)
+    seen[64:192, 128:384] = True
+    part = rotate(image[None], rotation)[0] * seen
+    mistaken, up = estimate_up(part), estimate_up(part, seen)
+    assert mistaken is not None and degrees_between(mistaken, rotation.T @ UP) > 10
+    assert up is not None and degrees_between(up, rotation.T @ UP) < 1.5
+    pixels = (part.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+    prediction = predict(Flat(), Panorama(pixels, seen.numpy()), level=True)
+    assert degrees_between(torch.tensor(prediction.up), rotation.T @ UP) < 1.5
 
 
 def test_an_image_without_edges_is_not_turned() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import search_images
 from mtpano_zoo.image_io import Panorama, Pose, Window, gpano_xmp, load_panorama
 from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
 from mtpano_zoo.image_io.floating import tone_mapped
@@ -354,10 +355,17 @@ def test_patterns_lists_and_links(tmp_path, monkeypatch):
     assert found("tour") == ["tour/a.jpg", "tour/deep/b.PNG", "tour/linked/[1].jpg"]
     assert found("tour/*") == ["tour/a.jpg"] and found("other/[1].jpg") == ["other/[1].jpg"]
     assert found("tour/**/*.PNG") == ["tour/deep/b.PNG"]
+    assert list(search_images(["tour/**"], Path("out")).passed_over) == [Path("tour/deep/notes.txt")]
+    Path("tour/deep/out").mkdir()
+    Path("tour/deep/out/b_normals.PNG").touch()  # of an earlier run
+    assert list(find_images(["tour/**/*.PNG"], Path("tour/deep/out"))) == [Path("tour/deep/b.PNG")]
+    assert len(find_images(["tour/**/*.PNG"], Path())) == 2
     Path("list.txt").write_text("# two\ntour/a.jpg\n\nother/*.jpg\n")
     assert found("@list.txt") == ["tour/a.jpg", "other/[1].jpg"]
     Path("empty.txt").write_text("\n")
-    for source, said in (("no/*.jpg", "nothing matches"), ("@empty.txt", "names no image")):
+    Path("outer.txt").write_text("tour/a.jpg\n@list.txt\n")
+    refused = {"no/*.jpg": "nothing matches", "@empty.txt": "names no image", "@outer.txt": "names the list @list.txt"}
+    for source, said in refused.items():
         with pytest.raises(InputError, match=said):
             found(source)
 

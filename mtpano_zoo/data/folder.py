@@ -108,7 +108,7 @@ class FolderDataModule(PanoramaDataModule):
             "image": partial(decode_panorama, name="it"),
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
             "depth": _decode_png_or_npy_depth,
-            "normals": _decode_normals,
+            "normals": decode_png_or_npy_normals,
         }
         self.decoders = {role: decoders[role] for role in present}
         super().__init__(root, **options)
@@ -324,7 +324,12 @@ def _decode_png_or_npy_depth(data: bytes) -> NDArray[np.float32]:
     return depth
 
 
-def _decode_normals(data: bytes) -> NDArray[np.float32]:
+def decode_png_or_npy_normals(data: bytes) -> NDArray[np.float32]:
+    """Decode normals as `FolderDataModule` describes them; what is no direction becomes the zero vector.
+
+    Raises:
+        InputError: If it is neither RGB nor floating point (H, W, 3).
+    """
     if data.startswith(b"\x93NUMPY"):
         return unit_or_zero(_load_array(data, 3))
     stored = decode_wide_rgb(data)

@@ -1,7 +1,7 @@
 """`mtpano eval`, and the same from code: predictors by name, data, scores, and the report."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def judge(
     protocol: str | Path | None = None,
     skip: Sequence[str] = (),
     force: bool = False,
-    report: Any = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Score predictors on a set, write `OUT/report.json` and `OUT/report.html`, and return the report.
 

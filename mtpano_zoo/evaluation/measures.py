@@ -16,19 +16,23 @@ from torch import Tensor
 from mtpano_zoo.evaluation.regions import away_from_border, between_poles, core
 from mtpano_zoo.losses.validity import valid_depth, valid_normals
 from mtpano_zoo.metrics import angular_error
-from mtpano_zoo.sphere import depth_to_points, pad, solid_angles, to_cubemap
+from mtpano_zoo.metrics.pooling import pixel_weights
+from mtpano_zoo.sphere import depth_to_points, pad, to_cubemap
 from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = (
     "Alignment",
     "Ratio",
     "align",
+    "away_from_boundaries",
     "border_step",
+    "boundaries",
     "class_swaps",
     "cross_projection",
     "edges",
     "error_of",
     "frame_gain",
+    "frames",
     "holes",
     "log_ratio",
     "mean_over",
@@ -36,6 +40,7 @@ __all__ = (
     "polar_excess",
     "roll_spread",
     "scale",
+    "seam_ratio",
 )
 
 Ratio = tuple[float, float]
@@ -68,8 +73,7 @@ def mean_over(values: Tensor, where: Tensor) -> Ratio:
         >>> total / weight
         2.0
     """
-    angles = solid_angles(*values.shape, dtype=torch.float64)
-    weights = torch.where(where, angles / angles.sum() / values.shape[1], 0)
+    weights = pixel_weights(where[None], "solid_angle")[0] / where.numel()
     return float((torch.where(where, values, 0).double() * weights).sum()), float(weights.sum())
 
 
@@ -95,7 +99,7 @@ def scale(prediction: Tensor, target: Tensor) -> Ratio:
     """
     ratio, known = log_ratio(prediction, target)
     inside = ratio[known & core(*ratio.shape)]
-    return (float(inside.double().quantile(0.5).exp()), 1.0) if inside.numel() else (0.0, 0.0)
+    return (float(inside.double().median().exp()), 1.0) if inside.numel() else (0.0, 0.0)
 
 
 def holes(has_value: Tensor, labelled: Tensor) -> Ratio:
@@ -171,11 +175,13 @@ def frame_gain(prediction: Tensor, target: Tensor) -> tuple[Ratio, Tensor]:
         >>> frame_gain(mirrored, target)[1].diagonal().tolist()
         [-1.0, 1.0, 1.0]
     """
+    prediction, target = prediction.float(), target.float()
     known = valid_normals(prediction) & valid_normals(target)
     if not known.any():
         return (0.0, 0.0), torch.eye(3)
-    weights = torch.where(known, solid_angles(*known.shape), 0)
-    products = torch.einsum("ihw,jhw,hw->ij", target, prediction, weights)
+    weights = pixel_weights(known[None], "solid_angle")[0].float()
+    there = [torch.where(known, x, 0) for x in (target, prediction)]  # NaN times 0 would be NaN
+    products = torch.einsum("ihw,jhw,hw->ij", *there, weights)
     best = frames()[int((frames() * products).sum((1, 2)).argmax())]
     turned = torch.einsum("ij,jhw->ihw", best, prediction)
     (given, weight), (found, _) = (
@@ -373,4 +379,4 @@ def cross_projection(panorama: Tensor, faces: Tensor) -> Ratio:
     if not known.any():
         return 0.0, 0.0
     inside = ratio[known].double()
-    return float((inside - inside.quantile(0.5)).abs().mean()), 1.0
+    return float((inside - inside.median()).abs().mean()), 1.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from mtpano_zoo.evaluation.measures import Alignment, error_of
@@ -97,6 +98,9 @@ def measures_plot(report: Mapping[str, Any]) -> bytes | None:
         axes.errorbar(middle, np.array(places) + 0.15 * number, xerr=ends, fmt="o", capsize=3, label=model)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("1 is right")
@@ -116,7 +120,7 @@ def maps_plot(
     tasks = [task for task in ("depth", "normals", "semseg") if task in maps and task in labels]
     figure = Figure(figsize=(12, 1.7 * len(tasks) + 0.2))
     grid = figure.subplots(max(1, len(tasks)), 4, squeeze=False)
-    figure.subplots_adjust(0.005, 0.01, 0.965, 0.94, wspace=0.02, hspace=0.12)
+    figure.subplots_adjust(0.005, 0.01, 0.95, 0.94, wspace=0.02, hspace=0.12)
     image = sample["image"].movedim(0, -1).numpy()
     for row, task in zip(grid, tasks, strict=False):
         _, size, known = error_of(task, maps[task], labels[task], alignment)
@@ -126,7 +130,7 @@ def maps_plot(
             axes.imshow(picture)
             axes.set_title(title, fontsize=9)
         size = size.masked_fill(~known, float("nan"))
-        top = float(size[known].quantile(0.99)) if known.any() and size.numel() < 2**24 else 1.0
+        top = float(np.quantile(size[known].numpy(), 0.99)) if known.any() else 1.0
         shown = row[3].imshow(size.numpy(), cmap="magma", vmin=0, vmax=max(top, 1e-3))
         row[3].set_title("error", fontsize=9)
         box = row[3].get_position()

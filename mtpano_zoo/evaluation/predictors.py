@@ -11,18 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtpano_zoo import image_io
-from mtpano_zoo.data.reading import (
-    decode_array,
-    decode_wide_rgb,
-    open_image,
-    stored_numbers,
-    stored_steps,
-    unit_or_zero,
-)
+from mtpano_zoo.data.folder import decode_png_or_npy_normals
+from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, stored_steps
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.manifest import describe_model, read_manifest
 from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.prediction_folder import FORMAT
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.tasks import MAIN_TASKS
 
@@ -145,7 +140,8 @@ class FolderPredictor(Predictor):
 
     Files are `TASK/ID.npy` or `.png`, or `ID_depth.png` and so on as `mtpano run` writes them, or, for distances only,
     `ID.npy` or `ID.png` in the folder itself. Depth is 16-bit grey or floating point; normals are as in
-    `FolderDataModule`; semseg is a PNG of class numbers.
+    `FolderDataModule`; semseg is a PNG of class numbers, of the classes that a manifest of `mtpano run` names, else of
+    those of the labels.
 
     Args:
         folder: the folder.
@@ -174,6 +170,7 @@ class FolderPredictor(Predictor):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
         self.kind = kind
         self.name = self.folder.resolve().name
+        self.classes = _recorded_classes(self.folder)
         self.words = f"predictions that lie in a folder; distances: {kind}, in {unit or 'metres'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
@@ -219,10 +216,7 @@ class FolderPredictor(Predictor):
         if task == "semseg":
             return torch.from_numpy(stored_numbers(data, open_image(data)).astype(np.int64))
         if task == "normals":
-            vectors = decode_array(data) if path.suffix == ".npy" else image_io.decode_normals(decode_wide_rgb(data))
-            if vectors.ndim != 3 or vectors.shape[2] != 3:
-                raise InputError(f"normals are (H, W, 3), not {vectors.shape}")
-            return torch.from_numpy(unit_or_zero(vectors.astype(np.float32))).movedim(-1, 0)
+            return torch.from_numpy(decode_png_or_npy_normals(data)).movedim(-1, 0)
         values, step = self._distances(data, path)
         depth = torch.from_numpy(np.where(np.isfinite(values) & (values > 0), values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":
@@ -249,4 +243,14 @@ class FolderPredictor(Predictor):
                 digest.update(
                     f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode()
                 )
-        return {"name": self.name, "files": digest.hexdigest(), "step": self.step, "kind": self.kind}
+        stated = {"step": self.step, "kind": self.kind, "classes": list(self.classes)}
+        return {"name": self.name, "files": digest.hexdigest(), **stated}
+
+
+def _recorded_classes(folder: Path) -> tuple[str, ...]:
+    """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if it is not known."""
+    try:
+        manifest = read_manifest(folder, FORMAT) or {}
+    except InputError:  # it is the manifest of something else
+        return ()
+    return tuple(manifest.get("model", {}).get("classes") or ())

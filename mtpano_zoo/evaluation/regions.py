@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtpano_zoo.sphere import erp_angles
 
-__all__ = ("BANDS", "away_from_border", "band_names", "between_poles", "border_columns", "core", "in_band")
+__all__ = ("BANDS", "away_from_border", "band_names", "between_poles", "core", "in_band")
 
 POLE = 60.0  # degrees of latitude where the polar caps begin
 BORDER = 16  # a sixteenth of the columns at either edge belongs to the seam
@@ -33,14 +33,9 @@ def away_from_border(height: int, width: int) -> Tensor:
         >>> away_from_border(1, 8).tolist()
         [[False, False, True, True, True, True, False, False]]
     """
-    edge = border_columns(width)
+    edge = max(2, math.ceil(width / BORDER))
     column = torch.arange(width)
     return ((column >= edge) & (column < width - edge)).expand(height, width)
-
-
-def border_columns(width: int) -> int:
-    """Return how many columns at either edge belong to the seam."""
-    return max(2, math.ceil(width / BORDER))
 
 
 def core(height: int, width: int) -> Tensor:

@@ -147,6 +147,8 @@ def _judge(
     judged = Judged(predictor, data.classes, chosen)
     if matched_classes(predictor.classes, data.classes) is None and data.classes:
         judged.remarks.append("its classes and those of the data share no name: semseg is left out")
+    elif predictor.classes and (unknown := [name for name in data.classes if name not in predictor.classes]):
+        judged.remarks.append(f"it does not know these classes of the data, which count as wrong: {', '.join(unknown)}")
     samples = data.samples
     judged.remarks += _checked(predictor, data, force)
     settings = {"data": data.facts, "protocol": protocol, "skip": sorted(skip)}

@@ -39,19 +39,21 @@ def with_depth(maps: Maps, labels: Mapping[str, Tensor]) -> Maps:
         return maps
     inverse, known = labels["disparity"][None], labels["disparity_valid"][None] & (maps["disparity"] > 0)[None]
     fitted = align_affine(maps["disparity"][None].float(), inverse, known.double())[0]
-    nearest = labels["depth"].max().clamp(min=1e-3) * 10
-    return maps | {"depth": torch.where(known[0], 1 / fitted.clamp(min=1 / nearest), 0).float()}
+    farthest = labels["depth"].max().clamp(min=1e-3) * 10
+    return maps | {"depth": torch.where(known[0], 1 / fitted.clamp(min=1 / farthest), 0).float()}
 
 
 def matched_classes(classes: Sequence[str], wanted: Sequence[str]) -> Tensor | None:
     """Number among the wanted classes of every class, by name; one that is not wanted gets a number beyond them.
 
-    None if no name is shared. Classes without names are taken as those wanted.
+    None if none is wanted or no name is shared. Classes without names are taken as those wanted.
 
     Example:
         >>> matched_classes(["wall", "sky"], ["floor", "wall"]).tolist()
         [1, 2]
     """
+    if not wanted:
+        return None
     if not classes:
         return torch.arange(len(wanted))
     if not set(classes) & set(wanted):

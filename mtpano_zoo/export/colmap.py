@@ -45,6 +45,7 @@ class Scan(NamedTuple):
         normals: (H, W, 3), zero = no value.
         sky: bool (H, W).
         pose: world to camera.
+        seen: bool (H, W), false beside a crop and where the image is transparent; None if everything was seen.
     """
 
     name: str
@@ -53,10 +54,11 @@ class Scan(NamedTuple):
     normals: NDArray[np.float32] | None
     sky: NDArray[np.bool_] | None
     pose: Pose
+    seen: NDArray[np.bool_] | None = None
 
 
 class _View(NamedTuple):
-    """An image as it is written: maps as in `Scan`, where `mask` is false at what is to be ignored."""
+    """An image as it is written: maps by folder, where `masks` is false at what is to be ignored."""
 
     name: str
     maps: dict[str, NDArray[np.generic]]
@@ -78,20 +80,21 @@ class ColmapWriter:
     """Writes scans into a folder, one after another; `finish` writes the cameras, poses and points.
 
     - `images/NAME.png`
-    - `sparse/0/cameras.txt`, `images.txt`, `points3D.txt`: the points, at most 100,000, cover every panorama evenly
+    - `sparse/0/cameras.txt`, `images.txt`, `points3D.txt`: the points, about 100,000, cover every panorama evenly
     - `depth/NAME.npy` float32 metres and `depth/NAME.png` 16-bit millimetres, 0 = no value: the distance along the ray
       in panoramas, the z-coordinate in perspective views
     - `normals/NAME.png`: `128 + 127 n` in the frame of its camera, x right, y down, z forward
-    - `masks/NAME.png.png`: 0 below the camera, where a tripod stands, 255 elsewhere; as COLMAP names masks
+    - `masks/NAME.png.png`: 0 where nothing was seen and below the camera, where a tripod stands, 255 elsewhere; as
+      COLMAP names masks, and of every image, because trainers want one for each or none
     - `sky/NAME.png`: 255 where the sky is
 
     Args:
         root: an empty folder.
         count: how many scans there will be.
         views: 6 (the faces of a cube) or 12 (towards the corners of an icosahedron) perspective views of 90 degrees in
-            place of each panorama.
+            place of each panorama; those that show nothing of a crop are left out.
         size: rows and columns of a view; by default as dense as the panorama, see `default_size`.
-        nadir: degrees from straight down that the mask leaves out; 0 for no mask.
+        nadir: degrees from straight down that the masks leave out.
 
     Raises:
         InputError: If there is no such number of views, or size or nadir is out of range.
@@ -125,6 +128,8 @@ class ColmapWriter:
         if not clean_points(scan.depth).any():
             raise InputError(f"{scan.name} has no pixel with a distance: depth is 0 everywhere; leave it out")
         for view in self._cut(scan) if self.views else [self._whole(scan)]:
+            if not view.maps["masks"].any():  # it looks beside a crop: there is nothing to learn from
+                continue
             camera = self.cameras.setdefault(view.camera, len(self.cameras) + 1)
             numbers = " ".join(f"{number:.9g}" for number in (*quaternion(view.pose.rotation), *view.pose.translation))
             self.images.append(f"{len(self.images) + 1} {numbers} {camera} {view.name}.png\n")
@@ -147,8 +152,8 @@ class ColmapWriter:
         maps: dict[str, NDArray[np.generic]] = {"images": scan.image, "depth": scan.depth}
         maps |= {} if scan.normals is None else {"normals": scan.normals}
         maps |= {} if scan.sky is None else {"sky": scan.sky}
-        if self.nadir:
-            maps["masks"] = clean_points(np.ones_like(scan.depth), nadir=self.nadir)
+        mask = clean_points(np.ones_like(scan.depth), nadir=self.nadir)
+        maps["masks"] = mask if scan.seen is None else mask & scan.seen
         return maps
 
     def _whole(self, scan: Scan) -> _View:

@@ -24,11 +24,16 @@ Float64 = NDArray[np.float64]
 
 
 class _Surface(NamedTuple):
-    """Points (H, W, 3) and normals (H, W, 3) of a panorama, in its own frame; where both are known (H, W)."""
+    """Points (H, W, 3) and normals (H, W, 3) of a panorama, in its own frame; where both are known (H, W).
+
+    They are those of every `stride`-th row and column of a panorama of this `size`, from number `stride // 2` on.
+    """
 
     points: Float64
     normals: Float64
     known: NDArray[np.bool_]
+    size: tuple[int, int]
+    stride: int
 
 
 class _Equations(NamedTuple):
@@ -40,7 +45,9 @@ class _Equations(NamedTuple):
     weights: Float64  # solid angles, which sum to 1
 
 
-def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) -> Float64:
+def common_scales(
+    depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose], names: Sequence[str] | None = None
+) -> Float64:
     """Return the factors (N,) that bring the distances of panoramas to the unit of their poses.
 
     Points of every panorama are moved into its nearest neighbours, where they should lie in the surface that these see
@@ -51,6 +58,7 @@ def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) 
     Args:
         depths: metres up to a factor (H, W), 0 = no value.
         poses: of these panoramas, world to camera.
+        names: of these panoramas, for messages; by default their numbers.
 
     Raises:
         InputError: If there are fewer than two panoramas, two are at the same place, or the surfaces of one agree with
@@ -59,7 +67,8 @@ def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) 
     if len(depths) != len(poses) or len(depths) < 2:
         raise InputError(f"one scale needs two panoramas or more, each with a pose, not {len(depths)}")
     surfaces = [_surface(depth) for depth in depths]
-    pairs = list(_pairs(poses))
+    names = names or [f"panorama {i + 1}" for i in range(len(depths))]
+    pairs = list(_pairs(poses, names))
     guesses = [np.full(len(depths), np.log(guess)) for guess in GUESSES]
     logarithms = min(guesses, key=lambda guess: _cost(surfaces, poses, pairs, guess, WIDEST / 5))
     for width in np.geomspace(WIDEST, NARROWEST, STEPS):
@@ -70,8 +79,8 @@ def common_scales(depths: Sequence[NDArray[np.float32]], poses: Sequence[Pose]) 
         agreement[i] = max(agreement[i], (np.abs(gaps) < 2 * NARROWEST).sum() / max(surfaces[i].known.sum(), 1))
     if agreement.min() < MIN_OVERLAP:
         raise InputError(
-            f"the surfaces of panorama {int(agreement.argmin()) + 1} of {len(depths)} agree with those of no other at "
-            "any scale: check its pose, or leave it out"
+            f"the surfaces of {names[int(agreement.argmin())]} agree with those of no other panorama at any scale: "
+            "check its pose, or leave it out"
         )
     scales: Float64 = np.exp(logarithms)
     return scales
@@ -84,17 +93,18 @@ def _surface(depth: NDArray[np.float32]) -> _Surface:
     normals = points_to_normals(points)
     pick = (0, slice(None), slice(stride // 2, None, stride), slice(stride // 2, None, stride))
     small_points, small_normals = (values[pick].permute(1, 2, 0).numpy() for values in (points, normals))
-    return _Surface(small_points, small_normals, (small_normals != 0).any(-1))
+    size = (depth.shape[0], depth.shape[1])
+    return _Surface(small_points, small_normals, (small_normals != 0).any(-1), size, stride)
 
 
-def _pairs(poses: Sequence[Pose]) -> Iterator[tuple[int, int]]:
+def _pairs(poses: Sequence[Pose], names: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield every panorama with each of its nearest neighbours."""
     places = np.concatenate([pose.to_world(np.zeros((1, 3))) for pose in poses])
     distances = np.linalg.norm(places[:, None] - places, axis=-1)
     np.fill_diagonal(distances, np.inf)
     if distances.min() < 1e-6:
         first, second = np.unravel_index(distances.argmin(), distances.shape)
-        raise InputError(f"panoramas {first + 1} and {second + 1} are at the same place: there is no scale to find")
+        raise InputError(f"{names[first]} and {names[second]} are at the same place, so there is no scale to find")
     for i, row in enumerate(distances):
         yield from ((i, int(j)) for j in np.argsort(row)[: min(NEIGHBOURS, len(poses) - 1)])
 
@@ -106,9 +116,9 @@ def _equations(first: _Surface, second: _Surface, pose: Pose, other: Pose, log_i
     turn = other.rotation @ pose.rotation.T
     arm = scaled @ turn.T
     moved = arm + (other.translation - turn @ pose.translation)
-    height, width = second.known.shape
-    column, row = rays_to_pixels(torch.from_numpy(moved), height, width).round().long().T.numpy()
-    row, column = row.clip(0, height - 1), column % width
+    places = rays_to_pixels(torch.from_numpy(moved), *second.size)
+    column, row = ((places - second.stride // 2) / second.stride).round().long().T.numpy()
+    row, column = row.clip(0, len(second.known) - 1), column % second.known.shape[1]
     normals, points = second.normals[row, column], second.points[row, column] * np.exp(log_j)
     level = -(normals * points).sum(1)  # distance of the plane from the camera
     # Two surfaces that face away from one another are two sides of a thing, and a grazing one is no measurement.

@@ -17,10 +17,8 @@ ROWS = 128  # at this size sensor noise and compression are averaged away
 SMALLEST = 64  # rows below which nothing is said
 BLACK = 12  # of 255: darker pixels are no image, even after JPEG
 SHIFTS = 4  # of ROWS: largest disparity of a stereo pair, at half the size
-ALIKE, ALIKE_EDGES = (
-    0.8,
-    0.35,
-)  # correlation of halves, and of their edges; panoramas reach 0.61 and 0.24, pairs 0.88 and 0.42
+ALIKE = 0.8  # correlation of halves; panoramas reach 0.61, pairs 0.88
+ALIKE_EDGES = 0.35  # correlation of their edges; panoramas reach 0.24, pairs 0.42
 JUMP = 1.5  # step across the seam over the largest step inside; 160 panoramas reach 1.01
 BROKEN_ROWS = 0.6  # share of rows with a step that is not in their surroundings; panoramas reach 0.38
 VISIBLE = 8  # of 255: smaller steps are differences of exposure
@@ -90,7 +88,7 @@ def _is_fisheye_pair(grey: Array) -> bool:
 
 def _black_margin(grey: Array) -> float:
     """Return the share of black columns at the right edge, if there is none at the left one: street-view tiles."""
-    black: NDArray[np.bool_] = np.all(grey < BLACK, axis=0, keepdims=True)[0]
+    black = np.asarray((grey < BLACK).all(0))
     if black.all() or black[0]:
         return 0.0
     return float(np.argmin(black[::-1])) / len(black)

@@ -99,6 +99,13 @@ def test_every_frame_of_axes_is_found(number):
     assert (value(gain) > 10) == (number > 0)
 
 
+def test_a_frame_is_found_beside_a_vector_that_is_not_finite():
+    target, mirror = directions(), torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
+    theirs = torch.einsum("ij,jhw->ihw", mirror, target)
+    theirs[:, 3, 5] = torch.nan
+    assert torch.equal(measures.frame_gain(theirs, target)[1], mirror)
+
+
 def test_frames_are_48_different_ones():
     assert len(measures.frames().flatten(1).unique(dim=0)) == 48
 
@@ -188,6 +195,7 @@ def test_classes_are_matched_by_name():
     assert matched_classes([], ["a", "b"]).tolist() == [0, 1]
     assert matched_classes(["b", "a", "c"], ["a", "b"]).tolist() == [1, 0, 2]
     assert matched_classes(["c"], ["a", "b"]) is None
+    assert matched_classes([], []) is None  # labels without classes
 
 
 def test_normals_of_a_ball_agree_with_the_labels_of_its_points():

@@ -20,7 +20,9 @@ from mtpano_zoo.evaluation.protocol import read_protocol
 from mtpano_zoo.evaluation.report import build_report
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_png
+from mtpano_zoo.manifest import write_manifest
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.prediction_folder import manifest_of
 from mtpano_zoo.sphere import erp_rays, to_cubemap
 
 H, W = 16, 32
@@ -186,6 +188,12 @@ def test_a_folder_that_is_not_as_stated_is_refused(change, sentence, homes, tmp_
     assert any(sentence in remark for remark in scored.remarks)
 
 
+def test_classes_that_a_network_does_not_know_are_named(tmp_path):
+    mine = FunctionPredictor(PlantedPredictor(), "mine", ("floor", "roof", "wall", "ball"))
+    (found,) = evaluate([mine], planted(1), tmp_path, skip=LIGHT)
+    assert found.remarks == ["it does not know these classes of the data, which count as wrong: ceiling"]
+
+
 def test_a_network_that_errs_is_not_accused():
     rooms = PlantedRooms(3)
     noisy = PlantedPredictor(noise=0.3)
@@ -197,12 +205,15 @@ def test_a_network_that_errs_is_not_accused():
 
 def test_what_mtpano_run_writes_is_read(homes, tmp_path):
     data = open_data(homes)
+    write_manifest(tmp_path, manifest_of("mtpano run", {"classes": ["wall", "floor"]}, {}))
     for i in range(3):
         sample = data.samples[i]
         write_png(tmp_path / f"{sample['id']}_depth.png", encode_depth(sample["depth"].numpy()))
         write_png(tmp_path / f"{sample['id']}_normals.png", encode_normals(sample["normals"].movedim(0, -1).numpy()))
         Image.fromarray(sample["semseg"].numpy().astype(np.uint8)).save(tmp_path / f"{sample['id']}_semseg.png")
-    maps = FolderPredictor(tmp_path)(data.samples[0]["image"], data.samples.name(0))
+    folder = FolderPredictor(tmp_path)
+    assert folder.classes == ("wall", "floor")  # the numbers are theirs, not those of the labels
+    maps = folder(data.samples[0]["image"], data.samples.name(0))
     assert (maps["depth"] - data.samples[0]["depth"]).abs().max() < 1e-3
     assert (maps["normals"] - data.samples[0]["normals"]).abs().max() < 0.02
     assert torch.equal(maps["semseg"], data.samples[0]["semseg"])

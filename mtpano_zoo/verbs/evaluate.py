@@ -28,6 +28,10 @@ def add(verbs: Verbs) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    from mtpano_zoo.evaluation.command import main
+    from mtpano_zoo.zoo.places import locate
+
+    for name in options.models:
+        locate(name)
+    from mtpano_zoo.evaluation.command import main  # PyTorch takes seconds to import: mistakes are reported before that
 
     return main(options)
