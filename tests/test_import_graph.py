@@ -47,6 +47,8 @@ ROOMS = (
     "prediction_folder",
     "training",
     "image_files",
+    "run_output",
+    "run_video",
     "run",
     "labeling",
     "generation",
