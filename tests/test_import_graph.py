@@ -53,6 +53,7 @@ ROOMS = (
     "labeling",
     "generation",
     "export_scene",
+    "convert_fisheye",
     "network_export",
     "quickstart",
     "verbs",

@@ -105,7 +105,7 @@ def test_every_frame_has_its_maps_and_every_map_its_video(tmp_path, batch_size):
     report = run([make(tmp_path / "tour.mp4")], network, out, progress=False, batch_size=batch_size)
     assert report.written == [tmp_path / "tour.mp4"] and report.exit_code == 0
     assert max(network.batches) == batch_size and sum(network.batches) == len(LEVELS)
-    np.testing.assert_allclose(depths(out), [1 + 4 * level / 255 for level in LEVELS], atol=0.05)
+    np.testing.assert_allclose(depths(out), [1 + 4 * level / 255 for level in LEVELS], atol=0.1)
     assert sorted(path.name for path in (out / "tour").iterdir()) == sorted(
         f"{n:06d}_{kind}" for n in range(len(LEVELS)) for kind in ("depth.npy", "depth.png", "normals.png")
     )
@@ -136,7 +136,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path):
     after = files(out)
     maps = [name for name in before if name.endswith(("npy", "png"))]
     assert len(maps) == 18 and all(before[name] == after[name] for name in maps)
-    with pytest.raises(InputError, match="other settings.*smooth"):
+    with pytest.raises(InputError, match=r"other settings.*smooth"):
         run([tour], network, out, progress=False)
 
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_decoded_is_called_what_it_is(tmp_path, capfd):
         report = run([path], Brightness(), tmp_path / "out", progress=False)
         assert sentence in report.failed[path] and "\n" not in report.failed[path], report.failed
     assert capfd.readouterr().err == ""
-    with pytest.raises(InputError, match="2048 pixels|more than 1,000"):
+    with pytest.raises(InputError, match=r"is 64 x 32 pixels, more than 1,000"):
         Video(tour, max_pixels=1000)
     with pytest.raises(InputError, match="smooth is a time"):
         run([tour], Brightness(), tmp_path / "out", progress=False, smooth=-1)
