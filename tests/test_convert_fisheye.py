@@ -1,4 +1,4 @@
-"""A room is rendered, shown to two lenses by an equidistant model that is written here once more, and converted back."""
+"""A room is rendered, shown to two lenses by an equidistant model that is written here again, and converted back."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,6 @@ def test_a_room_comes_back(tmp_path, room, calibration, capsys):
         found = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
     assert found.shape == room.shape
     error = (found - room).abs().mean(0)
-    print(error.mean(), error[:, [0, -1]].mean(), error[:, 60:68].mean(), error[:, 188:196].mean())
     assert error.mean() < 1.5  # of 255: bilinear twice
     # The seam of the panorama lies on the axis of one lens; the lenses meet at longitudes of 90 degrees.
     for columns in ([0, -1], range(60, 68), range(188, 196)):
