@@ -111,7 +111,8 @@ def run(
     check_options(model, precision, mask_sky, blend_seam, max_distance)
     check_nadir(mask_nadir)
     check_smooth(smooth)
-    _check_scenes(scenes, stride, tasks := cast("Sequence[str]", model.tasks))
+    tasks = cast("Sequence[str]", model.tasks)
+    _check_scenes(scenes, stride, tasks)
     if device is not None:
         check_device(device)
     out = Path(out)
@@ -134,6 +135,8 @@ def run(
                 files[job] = output_paths(out, job.name, tasks, scenes=tuple(SCENES))
         except InputError as error:
             report.failed[image] = f"{image} is left out: {error}"
+    if smooth and not videos:
+        raise InputError("smooth is for videos, and there is none: leave it out")
     effective = options | decisive | {"precision": getattr(model, "precision", precision)}
     effective |= ({} if stride is None else {"stride": stride}) | ({"smooth": smooth} if smooth else {})
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), effective), overwrite)
@@ -149,9 +152,9 @@ def run(
         read = partial(_read, reading=reading)
         predict_all = partial(predict, model, **options)
         _process(todo, batch_size, read, predict_all, output, workers)
-        film = VideoRun(output, bar, cast("Any", predict_all), tasks, reading, batch_size, workers, smooth)
+        video_run = VideoRun(output, bar, cast("Any", predict_all), tasks, reading, batch_size, workers, smooth)
         for job in videos:
-            film.run(job)
+            video_run.run(job)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
 

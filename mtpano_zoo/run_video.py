@@ -174,10 +174,11 @@ class VideoRun:
         self, job: Job, number: int, times: Sequence[float], last: tuple[int, Maps] | None, prediction: Prediction
     ) -> Prediction:
         if self.smooth == 0 or number == 0:
-            return prediction if self.smooth == 0 else replace(prediction, maps=_as_stored(prediction.maps))
-        before = last[1] if last is not None and last[0] == number - 1 else self._stored(job, number - 1)
+            return prediction
+        # What the file of the frame before holds counts, so that a run that goes on ends like one that never stopped.
+        before = _as_stored(last[1]) if last is not None and last[0] == number - 1 else self._stored(job, number - 1)
         weight = math.exp((times[number - 1] - times[number]) / self.smooth)
-        return replace(prediction, maps=_as_stored(smoothed(before, prediction.maps, weight)))
+        return replace(prediction, maps=smoothed(before, prediction.maps, weight))
 
     def _stored(self, job: Job, number: int) -> Maps:
         files = self._files(job.name, number)
@@ -244,8 +245,8 @@ def smoothed(before: Maps, now: Any, weight: float) -> Maps:
     return maps
 
 
-def _as_stored(maps: Any) -> Maps:
-    """Return maps as their files hold them, so that a run that goes on from files ends like one that never stopped."""
+def _as_stored(maps: Maps) -> Maps:
+    """Return maps as their files hold them."""
     stored = dict(maps)
     if "normals" in stored:
         stored["normals"] = decode_normals(encode_normals(stored["normals"]))

@@ -190,6 +190,9 @@ def test_what_cannot_be_decoded_is_called_what_it_is(tmp_path, capfd):
         Video(tour, max_pixels=1000)
     with pytest.raises(InputError, match="smooth is a time"):
         run([tour], Brightness(), tmp_path / "out", progress=False, smooth=-1)
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="smooth is for videos"):
+        run([tmp_path / "a.png"], Brightness(), tmp_path / "out", progress=False, smooth=1)
 
 
 def test_the_rotation_tag_is_followed(tmp_path):
