@@ -6,8 +6,9 @@ OpenCV is a dependency already, and the FFmpeg in its wheels is LGPL; those of P
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from mtpano_zoo.limits import check_pixels
 __all__ = ("Frame", "Video", "constant_rate", "write_video")
 
 CODECS = ("vp09", "mp4v")  # VP9 plays in browsers too; MPEG-4 where OpenCV was built without libvpx
-MISSING = 0.02  # share of the frames that the header may count in vain: durations are rounded, edit lists skip some
+MISSING = 0.02  # share of the frames that the header may count in vain: durations are rounded
 MAX_RATE = 120.0  # frames a second
 
 
@@ -57,12 +58,13 @@ class Video:
         self.path = Path(path)
         if not self.path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # we say in one sentence what is wrong
-        self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        with _quiet():
+            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise InputError(f"{path} {_why_not(self.path)}")
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         self.count = max(0, int(self._get(cv2.CAP_PROP_FRAME_COUNT)))
+        self._boxes = _boxes(self.path)
         self._rate = self._get(cv2.CAP_PROP_FPS)
         self.read = 0
         check_pixels(*(int(self._get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)),
@@ -74,7 +76,9 @@ class Video:
 
     @property
     def cut_short(self) -> bool:
-        """Whether `frames` has come to an end well before the number of frames that the file says it has."""
+        """Whether `frames` has come to an end before the video did."""
+        if self._boxes is not None:  # frames that are cut away by an edit list are still counted
+            return not all(self._boxes.get(kind, True) for kind in (b"moov", b"mdat"))
         return self.count - self.read > max(1, MISSING * self.count)
 
     def frames(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[Frame]:
@@ -111,27 +115,41 @@ class Video:
         self._capture.release()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let OpenCV and FFmpeg print nothing: we say in one sentence what is wrong."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # counts when the first video of the process is opened
+    log: Any = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
+
+
 def _why_not(path: Path) -> str:
     """Return why a file cannot be opened as a video: cameras write the index of an MP4 file last."""
-    with path.open("rb") as file:
-        boxes = list(_boxes(file))
-    if boxes and boxes[0] == b"ftyp" and b"moov" not in boxes:
+    boxes = _boxes(path)
+    if boxes is not None and not boxes.get(b"moov", False):
         return "is cut short, and its index, which comes last, is missing: copy it again, or repair it"
     return "is damaged, or no video that OpenCV can decode: convert it to H.264 in MP4"
 
 
-def _boxes(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the kinds of the boxes at the top of an MP4 file."""
-    end = file.seek(0, os.SEEK_END)
-    position = 0
-    while position + 8 <= end:
-        file.seek(position)
-        size, kind = int.from_bytes(file.read(4)), file.read(4)
-        size = int.from_bytes(file.read(8)) if size == 1 else size
-        yield kind
-        if size < 8:  # 0: up to the end of the file
-            return
-        position += size
+def _boxes(path: Path) -> dict[bytes, bool] | None:
+    """Return whether the boxes at the top of an MP4 file, by kind, are all there; None of another file."""
+    boxes: dict[bytes, bool] = {}
+    with path.open("rb") as file:
+        end, position = file.seek(0, os.SEEK_END), 0
+        while position + 8 <= end:
+            file.seek(position)
+            size, kind = int.from_bytes(file.read(4)), file.read(4)
+            size = int.from_bytes(file.read(8)) if size == 1 else size
+            if not boxes and kind not in (b"ftyp", b"moov", b"mdat", b"wide"):
+                return None
+            position = end if size == 0 else position + max(size, 8)  # 0: up to the end
+            boxes[kind] = boxes.get(kind, True) and position <= end
+    return boxes or None
 
 
 def constant_rate(seconds: Sequence[float]) -> tuple[float, list[int]]:
@@ -185,7 +203,8 @@ def write_video(path: str | Path, frames: Iterable[NDArray[np.uint8]], rate: flo
 
 def _encoder(path: Path, rate: float, width: int, height: int) -> Any:
     for codec in CODECS:
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, (width, height))
+        with _quiet():
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, (width, height))
         if writer.isOpened():
             return writer
     raise InputError("this build of OpenCV cannot write videos: install opencv-python-headless from its wheel")
