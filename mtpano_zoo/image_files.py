@@ -71,7 +71,9 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         found = [path for path, reason in reasons.items() if reason is None]
         passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}
         if not found:
-            raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            videos = [path for path in reasons if path.suffix.lower() in VIDEO_SUFFIXES]
+            hint = f"; videos have to be named, as in {videos[0]}" if videos else ""
+            raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
         for path in found:
             roots.setdefault(path, source)
     if not roots:

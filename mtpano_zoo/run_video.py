@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.markup import escape
 from rich.progress import Progress
 
 from mtpano_zoo import viz
@@ -93,8 +95,8 @@ class VideoRun:
                 output.report.skipped.append(job.image)
                 output.advance(1)
                 return
-            video = Video(job.image, self.reading.get("max_pixels"))
-            times = self._predict(job, digest, video)
+            with closing(Video(job.image, self.reading.get("max_pixels"))) as video:
+                times = self._predict(job, digest, video)
             folder.begin(job.name)
             self._write_videos(job, files, times)
             if video.cut_short:
@@ -123,7 +125,7 @@ class VideoRun:
 
     def _predict(self, job: Job, digest: str, video: Video) -> list[float]:
         """Predict for the frames that lack results, and return the times of all in seconds."""
-        shown = self.bar.add_task(job.image.name, total=video.count or None)
+        shown = self.bar.add_task(escape(job.image.name), total=video.count or None)
         report = RunReport()  # of the frames
         how = (False, *self.output.how[1:])
         frames = Output(self.output.folder, how, report, partial(self.bar.advance, shown))
@@ -159,7 +161,6 @@ class VideoRun:
                 raise
             finally:
                 ahead.cancel()
-        video.close()
         if report.failed:
             raise InputError(next(iter(report.failed.values())))
         return times
@@ -205,11 +206,13 @@ def _frame(name: str, number: int) -> str:
 def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
     """Yield frames in groups of which `size` have pixels; those without come along."""
     batch: list[Frame] = []
+    count = 0
     for frame in frames:
         batch.append(frame)
-        if sum(one.pixels is not None for one in batch[-size:]) == size:
+        count += frame.pixels is not None
+        if count == size:
             yield batch
-            batch = []
+            batch, count = [], 0
     if batch:
         yield batch
 
