@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_normals
 from mtpano_zoo.image_io.video import Video, constant_rate, write_video
@@ -275,6 +276,36 @@ def test_a_video_is_written_completely_or_not_at_all(tmp_path):
     with pytest.raises(OSError, match="could not be written"):
         write_video(tmp_path / "a.mp4", iter(()), 10)
     assert not list(tmp_path.iterdir())
+
+
+class AllTasks(Brightness):
+    tasks, classes = ("semseg", "depth", "normals", "valid", "disparity"), ("dark", "bright")
+    palette = ((0, 0, 200), (200, 0, 0))
+
+    def forward(self, image):
+        grey = image.mean(1, keepdim=True)
+        others = {"semseg": torch.cat((0.5 - grey, grey - 0.5), 1), "valid": grey - 0.2, "disparity": grey}
+        return super().forward(image) | others
+
+
+def test_the_command_takes_videos_beside_images(tmp_path, monkeypatch, capsys):
+    make(tmp_path / "tour.mp4")
+    Image.new("RGB", (64, 32), (90,) * 3).save(tmp_path / "room.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda *_: AllTasks())
+    monkeypatch.setattr("mtpano_zoo.models.prepare_for_inference", lambda model, *_, **__: model)
+    command = ["run", "tour.mp4", "room.png", "--out", "out", "--workers", "0", "--device", "cpu", "--no-panel"]
+    assert main([*command, "--smooth", "0.2", "--json", "report.json"]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["written"] == ["room.png", "tour.mp4"]
+    videos = {path.name: pictures(path) for path in (tmp_path / "out").glob("*.mp4")}
+    assert {name: len(frames) for name, frames in videos.items()} == {
+        f"tour_{task}.mp4": len(LEVELS) for task in ("semseg", "depth", "normals", "disparity")
+    }
+    blue, red = videos["tour_semseg.mp4"][0].mean((0, 1)), videos["tour_semseg.mp4"][-1].mean((0, 1))
+    assert blue.argmax() == 2 and red.argmax() == 0
+    assert not np.load(tmp_path / "out" / "tour" / "000000_depth.npy").any()  # not valid
+    assert videos["tour_depth.mp4"][0].max() < 30
+    assert "2 written" in capsys.readouterr().out
 
 
 KILLED = """
