@@ -46,7 +46,7 @@ def read_calibration(path: str | Path) -> Calibration:
         InputError: If a key is missing, unknown, or has a value of another kind or beyond its limits.
         OSError: If the file cannot be read.
     """
-    found = read_yaml(path, plain=True)
+    found = read_yaml(path)
     if not isinstance(found, dict) or found.keys() != {"size", "lenses"}:
         raise InputError(f"{path} has to name `size` and `lenses`, and nothing else")
     width, height = (int(side) for side in _numbers(found["size"], 2, f"{path}: size", "width and height"))

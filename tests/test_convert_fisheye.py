@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.nn.functional import avg_pool2d
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.convert_fisheye import read_calibration
@@ -47,7 +48,7 @@ def photographed(panorama):
 
 @pytest.fixture(scope="module")
 def room():
-    return render([sample_room(0, "test", 1)], 128, 256)["image"][0] * 255
+    return avg_pool2d(render([sample_room(0, "test", 1)], 256, 512)["image"][0] * 255, 2)  # with less noise
 
 
 @pytest.fixture
@@ -89,9 +90,8 @@ def test_a_smooth_panorama_comes_back_exactly_at_every_size(tmp_path, calibratio
     lenses = read_calibration(calibration).lenses
     found, seen = from_fisheyes(photographed(directions), lenses, 64, 128)
     assert seen.all()
-    angle = torch.rad2deg(torch.arccos((found * erp_rays(64, 128).permute(2, 0, 1)).sum(0).clamp(-1, 1)))
-    assert angle.max() < 1.5  # rims beside black pixels included
-    assert angle.mean() < 0.2
+    error = torch.rad2deg((found - erp_rays(64, 128).permute(2, 0, 1)).norm(dim=0))
+    assert error.max() < 0.5 and error.mean() < 0.1  # degrees, a fifth of a pixel; rims beside black pixels included
 
 
 def test_points_and_rays_are_inverse_and_follow_the_model(calibration):
