@@ -141,7 +141,8 @@ def _write(out: Path, rgb: Any, seen: Any) -> None:
     kind = OUTPUTS[out.suffix.lower()]
     data = io.BytesIO()
     if kind == "JPEG":
-        xmp = gpano_xmp(*rgb.shape[:2], None, None).encode()
+        height, width = rgb.shape[:2]
+        xmp = gpano_xmp(height, width, None, None).encode()
         Image.fromarray(rgb).save(data, kind, quality=QUALITY, subsampling=0, xmp=xmp)
     else:
         shown = rgb if seen.all() else np.dstack((rgb, np.where(seen, np.uint8(255), np.uint8(0))))

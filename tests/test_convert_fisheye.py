@@ -11,7 +11,7 @@ from mtpano_zoo.cli import main
 from mtpano_zoo.convert_fisheye import read_calibration
 from mtpano_zoo.image_io import load_panorama
 from mtpano_zoo.scenes import render, sample_room
-from mtpano_zoo.sphere import erp_rays, fisheye_points, fisheye_rays, from_fisheyes, sample
+from mtpano_zoo.sphere import Lens, erp_rays, fisheye_points, fisheye_rays, from_fisheyes, rotation_matrix, sample
 
 RADIUS, FOV = 150, 200
 SIZE = (640, 320)
@@ -92,6 +92,15 @@ def test_a_smooth_panorama_comes_back_exactly_at_every_size(tmp_path, calibratio
     assert seen.all()
     error = torch.rad2deg((found - erp_rays(64, 128).permute(2, 0, 1)).norm(dim=0))
     assert error.max() < 0.5 and error.mean() < 0.1  # degrees, a fifth of a pixel; rims beside black pixels included
+
+
+def test_lenses_that_only_touch_leave_no_dark_line():
+    lenses = [Lens((centre, 63.5), 64.0, 180.0, rotation_matrix(yaw)) for centre, yaw in ((63.5, 0), (191.5, 180))]
+    image = torch.zeros(1, 128, 256)
+    for lens in lenses:
+        image[:, fisheye_rays(128, 256, lens)[1]] = 200
+    found, seen = from_fisheyes(image, lenses, 64, 128)
+    assert seen.all() and found.min() > 199
 
 
 def test_points_and_rays_are_inverse_and_follow_the_model(calibration):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import cv2
 import numpy as np
@@ -129,19 +129,19 @@ def panorama_of_pixels(pixels: NDArray[np.uint8], name: str, **reading: Unpack[R
         >>> panorama_of_pixels(np.zeros((32, 64, 3), np.uint8), "a frame").window is None
         True
     """
-    options: dict[str, Any] = {"fov": None, "vertical_offset": 0.0, "eye": None, "force": False, "max_pixels": None}
-    return _placed_on_sphere(Decoded(pixels, None, ""), name, **(options | reading | {"ignore_tags": True}))
+    reading["ignore_tags"] = True
+    return _placed_on_sphere(Decoded(pixels, None, ""), name, **reading)
 
 
 def _placed_on_sphere(
     decoded: Decoded,
     name: str,
-    fov: tuple[float, float] | None,
-    vertical_offset: float,
-    eye: Eye | None,
-    ignore_tags: bool,
-    force: bool,
-    max_pixels: int | None,
+    fov: tuple[float, float] | None = None,
+    vertical_offset: float = 0.0,
+    eye: Eye | None = None,
+    ignore_tags: bool = False,
+    force: bool = False,
+    max_pixels: int | None = None,
 ) -> Panorama:
     if vertical_offset and fov is None:
         raise InputError("a vertical offset needs the field of view, as in --fov 360x122")

@@ -67,8 +67,8 @@ class Video:
         self._boxes = _boxes(self.path)
         self._rate = self._get(cv2.CAP_PROP_FPS)
         self.read = 0
-        check_pixels(*(int(self._get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)),
-                     name=str(path), limit=max_pixels)  # fmt: skip
+        height, width = self._get(cv2.CAP_PROP_FRAME_HEIGHT), self._get(cv2.CAP_PROP_FRAME_WIDTH)
+        check_pixels(int(height), int(width), str(path), max_pixels)
 
     def _get(self, what: int) -> float:
         value = float(self._capture.get(what))

@@ -13,6 +13,8 @@ from mtpano_zoo.sphere.rays import erp_rays, rotate_rays
 
 __all__ = ("Lens", "fisheye_points", "fisheye_rays", "from_fisheyes")
 
+RIM = 1.5  # pixels at the rim that are not sampled: interpolation would mix them with the black beside the circle
+
 
 class Lens(NamedTuple):
     """An equidistant fisheye lens: the distance from the centre of its circle grows with the angle off its axis.
@@ -81,6 +83,11 @@ def from_fisheyes(image: Tensor, lenses: Sequence[Lens], height: int, width: int
     sums, weights = image.new_zeros(image.shape[0], height, width), image.new_zeros(height, width)
     for lens in lenses:
         points, angle = fisheye_points(rays, lens)
+        centre = points.new_tensor(lens.centre)
+        inside = (max(lens.radius - RIM, 0) / (points - centre).norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(
+            1
+        )
+        points = torch.lerp(centre, points, inside)
         weight = (math.radians(lens.fov / 2) - angle).clamp_min(0)
         grid = (2 * points + 1) / points.new_tensor((columns, rows)) - 1
         values = F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
