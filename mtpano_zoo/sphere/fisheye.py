@@ -55,7 +55,7 @@ def fisheye_rays(height: int, width: int, lens: Lens, *, dtype: torch.dtype = to
 
     Example:
         >>> rays, inside = fisheye_rays(3, 3, Lens((1.0, 1.0), 1.0, 180.0, torch.eye(3)))
-        >>> (rays[1, 2] + 0.0).round().tolist(), inside.sum().item()
+        >>> (rays[1, 2].round() + 0.0).tolist(), inside.sum().item()
         ([1.0, 0.0, 0.0], 5)
     """
     u = (torch.arange(width, dtype=dtype) - lens.centre[0]).expand(height, width)
