@@ -334,7 +334,9 @@ def test_a_killed_run_loses_only_the_frame_that_was_being_written(tmp_path):
     assert done.returncode == -signal.SIGKILL
     out, network = tmp_path / "out", Brightness()
     assert len(depths(out)) == 3 and not (out / "tour_depth.mp4").exists()
+    (out / ".tour_depth.part.mp4").write_bytes(b"what a run leaves that is killed later")
     assert run([tour], network, out, progress=False, smooth=0.2).written == [tour]
     assert sum(network.batches) == 4  # two were complete
+    assert not [*out.glob(".*")]
     run([tour], Brightness(), tmp_path / "whole", progress=False, smooth=0.2)
     assert depths(out) == depths(tmp_path / "whole")

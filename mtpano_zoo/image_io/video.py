@@ -4,7 +4,6 @@ OpenCV is a dependency already, and the FFmpeg in its wheels is LGPL; those of P
 """
 
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,7 +177,7 @@ def write_video(path: str | Path, frames: Iterable[NDArray[np.uint8]], rate: flo
         OSError: If it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.mp4")
+    temporary = path.with_name(f".{path.stem}.part.mp4")  # one name, so that the rest of a killed run is replaced
     writer: Any = None
     count = 0
     try:
