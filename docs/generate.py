@@ -82,6 +82,7 @@ REFERENCE = {
         "mtpano_zoo.sphere.padding",
         "mtpano_zoo.sphere.sampling",
         "mtpano_zoo.sphere.projection",
+        "mtpano_zoo.sphere.fisheye",
         "mtpano_zoo.sphere.surface",
     ),
     "files": (
@@ -96,6 +97,8 @@ REFERENCE = {
         "mtpano_zoo.export.colmap",
         "mtpano_zoo.export.one_scale",
         "mtpano_zoo.export_scene",
+        "mtpano_zoo.run_video",
+        "mtpano_zoo.convert_fisheye",
     ),
 }
 

@@ -8,7 +8,7 @@ import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser
-from mtpano_zoo.verbs import data, evaluate, export, export_scene, models, quickstart, rooms, run
+from mtpano_zoo.verbs import convert, data, evaluate, export, export_scene, models, quickstart, rooms, run
 
 __all__ = ("main",)
 
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
     verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
     verbs.add_parser("generate", help="make panoramas from texts, edit them, refine their poles", add_help=False)
-    for module in (models, rooms, data, quickstart):
+    for module in (models, rooms, convert, data, quickstart):
         module.add(verbs)
     return parser
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import formats
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
 
-__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "find_images", "search_images")
+__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "find_images", "is_video", "search_images")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
@@ -71,7 +72,9 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         found = [path for path, reason in reasons.items() if reason is None]
         passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}
         if not found:
-            raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            videos = [path for path in reasons if path.suffix.lower() in VIDEO_SUFFIXES]
+            hint = f"; videos have to be named, as in {videos[0]}" if videos else ""
+            raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
         for path in found:
             roots.setdefault(path, source)
     if not roots:
@@ -94,6 +97,15 @@ def check_present(images: Iterable[Path]) -> None:
     images = list(images)
     if not any(map(_exists, images)):
         raise FileNotFoundError(f"There is no image at {images[0]}.")
+
+
+def is_video(path: Path) -> bool:
+    """Whether the content of a file is that of a video; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return formats.is_video(file.read(12))
+    except OSError:
+        return False
 
 
 def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, str]) -> Iterator[Path]:
@@ -159,7 +171,7 @@ def _reason_against(path: Path) -> str | None:
     if suffix in IMAGE_SUFFIXES:
         return None
     if suffix in VIDEO_SUFFIXES:
-        return "a video: extract its frames first"
+        return "a video: name the file itself, which takes longer than an image, or extract its frames"
     if suffix in RAW_SUFFIXES:
         return "a raw image: develop it first"
     return f"{suffix or 'no suffix'} is not the suffix of an image; name the file itself if it is one"

@@ -1,10 +1,8 @@
 """`mtpano run`: predict for many images and write the results, one image after another, whatever happens to one."""
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Unpack, cast
@@ -17,26 +15,19 @@ from torch import nn
 from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.finishing import check_nadir
-from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
+from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images, is_video
 from mtpano_zoo.image_io import Panorama, Reading, load_panorama
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.prediction import SCENES, Prediction, check_options, output_paths, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
-from mtpano_zoo.workers import asked_to_stop, stoppable
+from mtpano_zoo.run_output import Job, Output, RunReport, digest_of
+from mtpano_zoo.run_video import VideoRun, check_smooth, video_paths
+from mtpano_zoo.workers import stoppable
 
 __all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
 
 READERS = 2
 BATCHES_AHEAD = 2
-SHOWN = 10  # files that were passed over
-WRITTEN_BEHIND = 2  # predictions that wait for each process that writes: every one is megabytes
-
-
-class _Job(NamedTuple):
-    """An image, and the name of its results below the folder: sub-folders, and the stem of the files."""
-
-    image: Path
-    name: str
 
 
 class _Input(NamedTuple):
@@ -44,57 +35,6 @@ class _Input(NamedTuple):
 
     panorama: Panorama
     digest: str
-
-
-@dataclass
-class RunReport:
-    """Outcome of every image.
-
-    Args:
-        written: images whose results have been written.
-        skipped: images whose results were there already.
-        failed: why an image has no results, one sentence each.
-        passed_over: why a file in a folder was not taken for an image.
-    """
-
-    written: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)
-    failed: dict[Path, str] = field(default_factory=dict)
-    passed_over: dict[Path, str] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0 if every image has its results, else 1."""
-        return 1 if self.failed else 0
-
-    def summary(self) -> str:
-        """Return a few lines for the terminal: the counts, then every failure and the first files passed over."""
-        counts = [f"{len(self.written)} written"]
-        if self.skipped:
-            counts.append(f"{len(self.skipped)} skipped because their results exist (overwrite to redo them)")
-        if self.failed:
-            counts.append(f"{len(self.failed)} failed")
-        sentences = [*self.failed.values()]
-        if self.passed_over:
-            counts.append(f"{len(self.passed_over)} other files")
-            others = [f"{path}: {reason}" for path, reason in self.passed_over.items()]
-            sentences += others[:SHOWN] + ([f"and {len(others) - SHOWN} more"] if len(others) > SHOWN else [])
-        lines = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)])
-        return lines.encode(errors="backslashreplace").decode()  # a file name need not be text
-
-    def as_plain_data(self) -> dict[str, Any]:
-        """Return everything as lists and dictionaries of text, for JSON.
-
-        Example:
-            >>> RunReport(failed={Path("a.jpg"): "a.jpg is truncated"}).as_plain_data()["failed"]
-            {'a.jpg': 'a.jpg is truncated'}
-        """
-        return {
-            "written": [str(path) for path in self.written],
-            "skipped": [str(path) for path in self.skipped],
-            "failed": {str(path): reason for path, reason in self.failed.items()},
-            "passed_over": {str(path): reason for path, reason in self.passed_over.items()},
-        }
 
 
 def run(
@@ -119,14 +59,17 @@ def run(
     described: Mapping[str, Any] | None = None,
     scenes: Sequence[str] = (),
     stride: int | None = None,
+    smooth: float = 0.0,
     **reading: Unpack[Reading],
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
 
-    While the network works on some images, the next ones are read and the results of those before are written.
+    While the network works on some images, the next ones are read and the results of those before are written. Videos
+    come last, see `mtpano_zoo.run_video`.
 
     Args:
-        sources: images and folders, which are searched with their sub-folders; or what `find_images` returned for them.
+        sources: images, videos, and folders, which are searched for images with their sub-folders; or what
+            `find_images` returned for them.
         model: the network, see `mtpano_zoo.prediction.predict`.
         out: folder for the results; it may exist, see `mtpano_zoo.prediction_folder`. Images whose results are complete
             are skipped, so that a run that was stopped goes on where it was; what is missing is made again. Files that
@@ -145,11 +88,14 @@ def run(
         workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
         panel: draw the picture of all maps, which takes longer than everything else that is written.
-        depth_range: metres that the colours of depth span in all pictures, for a video; by default each has its own.
+        depth_range: metres that the colours of depth span in all pictures; by default each picture has its own range,
+            and each video one for all its frames.
         described: what `describe_model` returns for the network that `model` was prepared from, for the manifest; by
             default of `model` itself.
         scenes: `ply`, `glb` or both: write each panorama as a point cloud and as a textured mesh too.
         stride: rows and columns that these use, see `mtpano_zoo.prediction.Prediction.export`.
+        smooth: time constant in seconds over which depth and normals of a video are smoothed; 0 for none. See
+            `mtpano_zoo.run_video.smoothed`.
         **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 
     Raises:
@@ -164,7 +110,9 @@ def run(
         raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
     check_options(model, precision, mask_sky, blend_seam, max_distance)
     check_nadir(mask_nadir)
-    _check_scenes(scenes, stride, cast("Sequence[str]", model.tasks))
+    check_smooth(smooth)
+    tasks = cast("Sequence[str]", model.tasks)
+    _check_scenes(scenes, stride, tasks)
     if device is not None:
         check_device(device)
     out = Path(out)
@@ -176,27 +124,37 @@ def run(
     options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})
     decisive = {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
     report = RunReport()
-    files: dict[_Job, dict[str, Path]] = {}
+    files: dict[Job, dict[str, Path]] = {}
+    videos: dict[Job, dict[str, Path]] = {}
     for image, target in images.items():
-        job = _Job(image, target.relative_to(out).as_posix())
+        job = Job(image, target.relative_to(out).as_posix())
         try:
-            files[job] = output_paths(out, job.name, cast("Sequence[str]", model.tasks), scenes=tuple(SCENES))
+            if is_video(image):
+                videos[job] = video_paths(out, job.name, tasks)
+            else:
+                files[job] = output_paths(out, job.name, tasks, scenes=tuple(SCENES))
         except InputError as error:
             report.failed[image] = f"{image} is left out: {error}"
+    if smooth and not videos:
+        raise InputError("smooth is for videos, and there is none: leave it out")
     effective = options | decisive | {"precision": getattr(model, "precision", precision)}
-    effective |= {} if stride is None else {"stride": stride}
+    effective |= ({} if stride is None else {"stride": stride}) | ({"smooth": smooth} if smooth else {})
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), effective), overwrite)
-    folder.claim(path for paths in files.values() for path in paths.values())
+    folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
     if device is not None:
         model.to(device)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         advance = partial(bar.advance, bar.add_task("panoramas", total=len(images)))
         advance(len(report.failed))
-        output = _Output(folder, (panel, depth_range, tuple(scenes), stride), report, advance)
+        output = Output(folder, (panel, depth_range, tuple(scenes), stride), report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
         read = partial(_read, reading=reading)
-        _process(todo, batch_size, read, partial(predict, model, **options), output, workers)
+        predict_all = partial(predict, model, **options)
+        _process(todo, batch_size, read, predict_all, output, workers)
+        video_run = VideoRun(output, bar, cast("Any", predict_all), tasks, reading, batch_size, workers, smooth)
+        for job in videos:
+            video_run.run(job)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
 
@@ -213,16 +171,16 @@ def _check_scenes(scenes: Sequence[str], stride: int | None, tasks: Sequence[str
 
 
 def _process(
-    todo: Sequence[_Job],
+    todo: Sequence[Job],
     batch_size: int,
     read: partial[_Input],
     predict_all: partial[Any],
-    output: "_Output",
+    output: Output,
     workers: int,
 ) -> None:
     """Read, predict and write; Ctrl-C drops what waits and ends what is being written, see `stoppable`."""
     with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
-        output.start(writers, WRITTEN_BEHIND * max(workers, 1))
+        output.start(writers, workers)
         try:
             for batch in _read_ahead(todo, batch_size, read, readers):
                 _predict_batch(batch, predict_all, output)
@@ -233,19 +191,14 @@ def _process(
 
 
 def _read(image: Path, reading: Reading) -> _Input:
-    return _Input(load_panorama(image, **reading), _digest(image))
-
-
-def _digest(image: Path) -> str:
-    with image.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _Input(load_panorama(image, **reading), digest_of(image))
 
 
 def _read_ahead(
-    todo: Sequence[_Job], batch_size: int, read: partial[_Input], readers: Executor
-) -> Iterator[list[tuple[_Job, Future[_Input]]]]:
+    todo: Sequence[Job], batch_size: int, read: partial[_Input], readers: Executor
+) -> Iterator[list[tuple[Job, Future[_Input]]]]:
     """Yield batches of images that are being read, with a few batches read ahead."""
-    ahead: deque[list[tuple[_Job, Future[_Input]]]] = deque()
+    ahead: deque[list[tuple[Job, Future[_Input]]]] = deque()
     for first in range(0, len(todo), batch_size):
         ahead.append([(job, readers.submit(read, job.image)) for job in todo[first : first + batch_size]])
         if len(ahead) > BATCHES_AHEAD:
@@ -253,91 +206,8 @@ def _read_ahead(
     yield from ahead
 
 
-class _Output:
-    """Queue of results: which are due, which are being written, first in, first out, and how each ended."""
-
-    def __init__(
-        self,
-        folder: PredictionFolder,
-        how: tuple[bool, tuple[float, float] | None, tuple[str, ...], int | None],
-        report: RunReport,
-        advance: partial[None],
-    ) -> None:
-        self.folder = folder
-        self.report = report
-        self.advance = advance
-        self.how = how
-        self.pending: deque[tuple[_Job, str, dict[str, Any], Future[None]]] = deque()
-
-    def is_due(self, job: _Job, files: Mapping[str, Path]) -> bool:
-        """Whether an image has to be predicted; if not, the report says why."""
-        panel, _, scenes, _ = self.how
-        wanted = files.keys() - SCENES.keys() - ({"panel"} if not panel else set()) | set(scenes)
-        try:
-            if not self.folder.finished(job.name, files, wanted, partial(_digest, job.image)):
-                return True
-        except (OSError, ValueError) as error:
-            self.fail(job.image, f"{job.image} is left out: {error}")
-            return False
-        self.report.skipped.append(job.image)
-        self.advance(1)
-        return False
-
-    def start(self, writers: Executor, limit: int) -> None:
-        self.writers = writers
-        self.limit = limit
-
-    def fail(self, image: Path, sentence: str) -> None:
-        self.report.failed[image] = sentence
-        self.advance(1)
-
-    def write(self, job: _Job, digest: str, panorama: Panorama, prediction: Prediction) -> None:
-        try:
-            self.folder.begin(job.name)
-        except OSError as error:
-            self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
-            return
-        future = self.writers.submit(_save, prediction, self.folder.root, job.name, *self.how)
-        found = {"up": prediction.up, "heading": prediction.heading}
-        facts: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
-        facts |= {} if panorama.window is None else {"window": panorama.window._asdict()}
-        self.pending.append((job, digest, facts, future))
-        while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
-            self._take()
-
-    def finish(self) -> None:
-        while self.pending:
-            self._take()
-
-    def _take(self) -> None:
-        job, digest, facts, future = self.pending.popleft()
-        try:
-            future.result()
-            self.folder.complete(job.name, digest, **facts)
-        except (OSError, ValueError, BrokenExecutor) as error:
-            self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
-        else:
-            self.report.written.append(job.image)
-            self.advance(1)
-
-
-def _save(
-    prediction: Prediction,
-    out: Path,
-    name: str,
-    panel: bool,
-    depth_range: tuple[float, float] | None = None,
-    scenes: Sequence[str] = (),
-    stride: int | None = None,
-) -> None:
-    # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
-    files = prediction.save_each(out, name, True, panel, depth_range, scenes, stride)
-    while not asked_to_stop() and next(files, None) is not None:
-        pass
-
-
-def _predict_batch(batch: Sequence[tuple[_Job, Future[_Input]]], predict_all: partial[Any], output: _Output) -> None:
-    read: list[tuple[_Job, _Input]] = []
+def _predict_batch(batch: Sequence[tuple[Job, Future[_Input]]], predict_all: partial[Any], output: Output) -> None:
+    read: list[tuple[Job, _Input]] = []
     for job, future in batch:
         try:
             read.append((job, future.result()))

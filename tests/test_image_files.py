@@ -66,6 +66,12 @@ def test_places_that_cannot_be(tmp_path):
             find_images(sources, Path(out))
 
 
+def test_a_folder_of_videos_is_refused_with_a_hint(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(InputError, match=r"holds no image .*; videos have to be named, as in .*clip\.mp4"):
+        find_images([tmp_path], tmp_path / "out")
+
+
 @pytest.mark.usefixtures("images")
 def test_other_files_are_returned_with_the_reason_but_not_hidden_ones():
     for name in ("a/clip.mp4", "a/notes.txt", "a/.hidden", "a/out/x_depth.npy"):

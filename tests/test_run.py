@@ -19,6 +19,7 @@ from torch import nn
 from waiting import until
 
 from mtpano_zoo import run as module
+from mtpano_zoo import run_output as writing
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.manifest import MANIFEST, describe_model
 from mtpano_zoo.models import prepare_for_inference
@@ -244,7 +245,7 @@ def test_results_that_are_replaced_in_part_are_made_again(tmp_path, monkeypatch,
                 raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save", fail)
+        patch.setattr(writing, "_save", fail)
         assert run([image], Brightness(), out, progress=False, overwrite=True).exit_code == 1
     assert run([image], Brightness(), out, progress=False).written == [image]
     assert depth_of(out, "a") == pytest.approx(5)
@@ -501,16 +502,16 @@ def test_reading_is_ahead_of_the_network_by_a_few_images_only(tmp_path, monkeypa
 def test_the_network_is_not_ahead_of_the_writing_by_many(tmp_path, monkeypatch):
     images = [save(tmp_path / f"{i:02d}.png") for i in range(12)]
     network, behind, network_waits = Brightness(), [], threading.Event()
-    take = module._Output._take
-    monkeypatch.setattr(module._Output, "_take", lambda output: network_waits.set() or take(output))
+    take = writing.Output._take
+    monkeypatch.setattr(writing.Output, "_take", lambda output: network_waits.set() or take(output))
 
     def save_late(prediction, out, name, *how):
         until(lambda: network_waits.is_set() or sum(network.batches) == len(images))
         behind.append(sum(network.batches) - len(behind))
 
-    monkeypatch.setattr(module, "_save", save_late)
+    monkeypatch.setattr(writing, "_save", save_late)
     assert run(images, network, tmp_path / "out", progress=False).written == images
-    assert max(behind) == module.WRITTEN_BEHIND + 1  # what is being written, and what waits for it
+    assert max(behind) == writing.WRITTEN_BEHIND + 1  # what is being written, and what waits for it
 
 
 def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
@@ -523,7 +524,7 @@ def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
         if name in "03":
             raise OSError("the disk is full")
 
-    monkeypatch.setattr(module, "_save", fail_late)
+    monkeypatch.setattr(writing, "_save", fail_late)
     report = run(images, network, tmp_path / "out", progress=False)
     assert list(report.failed) == [images[i] for i in (0, 2, 3, 4)] and report.written == [images[1], images[5]]
     assert "the results of" in report.failed[images[3]] and "the disk is full" in report.failed[images[3]]

@@ -57,7 +57,7 @@ def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
     image = _small(pixels)
     grey = image.mean(2)
     if _is_fisheye_pair(grey):
-        return "shows two fisheye circles: stitch it in the program of the camera"
+        return "shows two fisheye circles: stitch it in the program of the camera or by `mtpano convert fisheye`"
     if margin := _black_margin(grey):
         return (
             f"has no image in its last {margin:.0%} of columns: cut the black margin off, or state the field "

@@ -13,6 +13,7 @@ __all__ = (
     "is_float_tiff",
     "is_hdr",
     "is_heic",
+    "is_video",
     "kind_of_other_file",
     "tiff_tags",
 )
@@ -33,7 +34,6 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\x0a", "a JPEG XL image, which is not supported: convert it to JPEG or PNG"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image, which is not supported: convert it to JPEG or PNG"),
     (b"PK\x03\x04", "a ZIP archive: unpack it first"),
-    (b"\x1aE\xdf\xa3", "a video: extract its frames first"),
     (b"<svg", "an SVG drawing: export it as PNG"),
     (b"<Error", "an error message of a server (XML): download the image again"),
 )
@@ -65,9 +65,21 @@ def kind_of_other_file(data: bytes) -> str | None:
     for signature, sentence in _SIGNATURES:
         if start.startswith(signature):
             return sentence
-    if data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis"):
-        return "a video: extract its frames first"
-    return None
+    return "a video: name it in `mtpano run`, or extract its frames first" if is_video(data) else None
+
+
+def is_video(data: bytes) -> bool:
+    r"""Whether these are the first bytes of a video: MP4, QuickTime, Matroska, WebM or AVI.
+
+    Example:
+        >>> is_video(b"\0\0\0\x18ftypmp42"), is_video(b"RIFF\0\0\0\0WEBP")
+        (True, False)
+    """
+    if data.startswith(b"\x1aE\xdf\xa3") or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
+        return True
+    if data[4:8] in (b"moov", b"mdat", b"wide"):  # QuickTime of old
+        return True
+    return data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis")
 
 
 def is_heic(data: bytes) -> bool:

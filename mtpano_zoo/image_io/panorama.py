@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, Unpack
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = (
     "decode_panorama",
     "load_panorama",
     "panorama_from_pil",
+    "panorama_of_pixels",
     "read_panorama",
 )
 
@@ -110,11 +111,40 @@ def load_panorama(
         raise InputError(f"{path} is a folder, not an image")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if vertical_offset and fov is None:
-        raise InputError("a vertical offset needs the field of view, as in --fov 360x122")
     name = str(path)
     limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
     decoded = decode_image(read_file(path, limit), name, max_pixels)
+    return _placed_on_sphere(decoded, name, fov, vertical_offset, eye, ignore_tags, force, max_pixels)
+
+
+def panorama_of_pixels(pixels: NDArray[np.uint8], name: str, **reading: Unpack[Reading]) -> Panorama:
+    """Place an image without tags, RGB (H, W, 3), on the sphere; `name` opens error messages.
+
+    The options are those of `load_panorama`.
+
+    Raises:
+        InputError: If it is not a panorama, or too large on the sphere.
+
+    Example:
+        >>> panorama_of_pixels(np.zeros((32, 64, 3), np.uint8), "a frame").window is None
+        True
+    """
+    reading["ignore_tags"] = True
+    return _placed_on_sphere(Decoded(pixels, None, ""), name, **reading)
+
+
+def _placed_on_sphere(
+    decoded: Decoded,
+    name: str,
+    fov: tuple[float, float] | None = None,
+    vertical_offset: float = 0.0,
+    eye: Eye | None = None,
+    ignore_tags: bool = False,
+    force: bool = False,
+    max_pixels: int | None = None,
+) -> Panorama:
+    if vertical_offset and fov is None:
+        raise InputError("a vertical offset needs the field of view, as in --fov 360x122")
     if eye is not None:
         decoded = decoded._replace(pixels=_one_eye(decoded.pixels, eye, name), seen=None, xmp="")
     height, width = decoded.pixels.shape[:2]

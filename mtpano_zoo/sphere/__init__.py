@@ -4,6 +4,7 @@ Right-handed frame, x right, y down, z forward; pixel centres; depth is the dist
 """
 
 from mtpano_zoo.sphere.cube import CubeSampling, face_neighbours, pixels_of_erp, pixels_of_faces
+from mtpano_zoo.sphere.fisheye import Lens, fisheye_points, fisheye_rays, from_fisheyes
 from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.projection import (
     distance_to_z,
@@ -35,6 +36,7 @@ from mtpano_zoo.sphere.surface import depth_to_points, latitude_weights, points_
 
 __all__ = (
     "CubeSampling",
+    "Lens",
     "Mode",
     "cube_rays",
     "cube_rotations",
@@ -43,7 +45,10 @@ __all__ = (
     "erp_angles",
     "erp_rays",
     "face_neighbours",
+    "fisheye_points",
+    "fisheye_rays",
     "from_cubemap",
+    "from_fisheyes",
     "from_perspective",
     "icosahedron_rotations",
     "intrinsics_from_fov",

@@ -18,12 +18,17 @@ from mtpano_zoo.short_verbs import (
 
 __all__ = ("add",)
 
+FRAMES = 100  # a video counts as so many panoramas
+
 
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano run`."""
-    run = verbs.add_parser("run", help="predict for panoramas: files or folders")
+    run = verbs.add_parser("run", help="predict for panoramas: files, folders, videos")
     run.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="an image, a folder, a pattern in quotes, or @list.txt of these"
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="an image, a video, a folder of images, a pattern in quotes, or @list.txt of these",
     )
     run.add_argument(
         "--model",
@@ -52,7 +57,14 @@ def add(verbs: Verbs) -> None:
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="metres that the colours of depth span in all pictures, for a video (default: each its own)",
+        help="metres that the colours of depth span (default: the range of each picture, or of all frames of a video)",
+    )
+    run.add_argument(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="videos: time constant over which depth and normals are smoothed, e.g. 0.2 (default: not at all)",
     )
     run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     add_reading_options(run)
@@ -75,7 +87,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mtpano_zoo.image_files import check_present, search_images
+    from mtpano_zoo.image_files import check_present, is_video, search_images
     from mtpano_zoo.zoo import load_model
     from mtpano_zoo.zoo.places import locate
 
@@ -98,8 +110,9 @@ def _run(options: argparse.Namespace) -> int:
     prepared = prepare_for_inference(model, options.precision, winograd=False if options.compile else None)
     if options.compile:
         prepared.compile(fullgraph=True)
-    # A process takes seconds to start, which does not pay off for a few panoramas.
-    workers = min(cores - 1, len(found.images) // 16) if options.workers is None else options.workers
+    # A process takes seconds to start, which does not pay off for a few panoramas; it does for a video.
+    expected = sum(FRAMES if is_video(path) else 1 for path in found.images)
+    workers = min(cores - 1, expected // 16) if options.workers is None else options.workers
     report = run(
         found.images,
         prepared,
@@ -117,6 +130,7 @@ def _run(options: argparse.Namespace) -> int:
         described=describe_model(model, options.model),
         scenes=[kind for kind in ("ply", "glb") if getattr(options, kind)],
         stride=options.stride,
+        smooth=options.smooth,
         **reading_options(options),
     )
     report.passed_over = found.passed_over

@@ -1,0 +1,150 @@
+"""`mtpano convert fisheye`: the image of a camera with fisheye lenses becomes a panorama, by a calibration."""
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import gpano_xmp, write_bytes
+from mtpano_zoo.image_io.decoding import decode_image
+from mtpano_zoo.limits import check_pixels, read_file
+from mtpano_zoo.sphere import Lens, from_fisheyes, rotation_matrix
+from mtpano_zoo.text_files import read_yaml
+
+__all__ = ("OUTPUTS", "Calibration", "convert_fisheye", "read_calibration")
+
+OUTPUTS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+QUALITY = 95
+KEYS = ("centre", "radius", "fov", "rotation")
+
+
+class Calibration(NamedTuple):
+    """The lenses of a camera, in pixels of an image of width x height."""
+
+    width: int
+    height: int
+    lenses: tuple[Lens, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a panorama that is as dense as the sharpest lens, a multiple of 16."""
+        return max(16, 16 * round(max(180 * lens.radius / (lens.fov / 2) for lens in self.lenses) / 16))
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """Read `size` (width, height) and `lenses`, each with `centre`, `radius`, `fov` and `rotation`, from YAML.
+
+    Centre and radius are in pixels, field of view and rotation (yaw, pitch, roll) in degrees.
+
+    Raises:
+        InputError: If a key is missing, unknown, or has a value of another kind or beyond its limits.
+        OSError: If the file cannot be read.
+    """
+    found = read_yaml(path)
+    if not isinstance(found, dict) or found.keys() != {"size", "lenses"}:
+        raise InputError(f"{path} has to name `size` and `lenses`, and nothing else")
+    width, height = (int(side) for side in _numbers(found["size"], 2, f"{path}: size", "width and height"))
+    if width < 1 or height < 1:
+        raise InputError(f"{path}: size is the width and height of the image in pixels, not {width}, {height}")
+    if not isinstance(found["lenses"], list) or not found["lenses"]:
+        raise InputError(f"{path}: lenses is a list with an entry for each lens")
+    lenses = (_lens(entry, f"{path}: lens {i}", width, height) for i, entry in enumerate(found["lenses"], start=1))
+    return Calibration(width, height, tuple(lenses))
+
+
+def _lens(entry: Any, name: str, width: int, height: int) -> Lens:
+    if not isinstance(entry, Mapping) or set(entry) != set(KEYS):
+        raise InputError(f"{name} has to name {', '.join(KEYS)}, and nothing else")
+    column, row = _numbers(entry["centre"], 2, f"{name}: centre", "column and row")
+    (radius,) = _numbers([entry["radius"]], 1, f"{name}: radius", "pixels")
+    (fov,) = _numbers([entry["fov"]], 1, f"{name}: fov", "degrees")
+    yaw, pitch, roll = _numbers(entry["rotation"], 3, f"{name}: rotation", "yaw, pitch and roll in degrees")
+    if not (-0.5 <= column <= width - 0.5 and -0.5 <= row <= height - 0.5):
+        raise InputError(f"{name}: centre {column:g}, {row:g} is outside an image of {width} x {height} pixels")
+    if radius <= 0:
+        raise InputError(f"{name}: radius is a number of pixels above 0, not {radius:g}")
+    if not 0 < fov <= 360:
+        raise InputError(f"{name}: fov is the field of view across the circle, above 0 and up to 360, not {fov:g}")
+    return Lens((column, row), radius, fov, rotation_matrix(yaw, pitch, roll))
+
+
+def _numbers(values: Any, count: int, name: str, what: str) -> list[float]:
+    kinds = isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    if not kinds or len(values) != count:
+        raise InputError(f"{name} is {count} number{'s' * (count > 1)} ({what}), not {values!r}")
+    return [float(value) for value in values]
+
+
+def convert_fisheye(
+    image: str | Path,
+    calibration: Calibration,
+    out: str | Path,
+    *,
+    rows: int | None = None,
+    overwrite: bool = False,
+    max_pixels: int | None = None,
+) -> float:
+    """Write the panorama that a fisheye image shows, and return the share of the sphere that no lens sees.
+
+    An image of another size than the calibration's is taken for a scaled one. What no lens sees is transparent in PNG,
+    WebP and TIFF, and black in JPEG, whose tags say that it is a panorama.
+
+    Args:
+        image: Every lens in one file.
+        calibration: See `read_calibration`.
+        out: A new file; its suffix says its format.
+        rows: Rows of the panorama; by default it is as dense as the image.
+        overwrite: Replace the file if it exists.
+        max_pixels: The most that image and panorama may have; `limits.max_pixels()` by default.
+
+    Raises:
+        FileExistsError: If the file exists and `overwrite` is false.
+        InputError: If the image has another shape than the calibration, the suffix is unknown, or `rows` is below 2.
+        OSError: If a file cannot be read or written.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in OUTPUTS:
+        raise InputError(f"{out} has to end in {', '.join(OUTPUTS)}")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} already exists: choose another name, or overwrite it")
+    pixels = decode_image(read_file(image), str(image), max_pixels).pixels
+    height, width = pixels.shape[:2]
+    scale = width / calibration.width
+    if abs(height - scale * calibration.height) > 1:
+        wanted = f"{calibration.width} x {calibration.height}"
+        raise InputError(f"{image} is {width} x {height} pixels, but its calibration is for {wanted} or the same shape")
+    lenses = [_scaled(lens, scale) for lens in calibration.lenses]
+    rows = Calibration(width, height, tuple(lenses)).rows if rows is None else rows
+    if rows < 2:
+        raise InputError(f"a panorama has at least 2 rows, not {rows}")
+    check_pixels(rows, 2 * rows, str(out), max_pixels)
+    values = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float()
+    panorama, seen = from_fisheyes(values, lenses, rows, 2 * rows)
+    rgb = panorama.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    _write(out, rgb, seen.numpy())
+    weight = torch.cos((torch.arange(rows) + 0.5) / rows * math.pi - math.pi / 2)[:, None].expand(rows, 2 * rows)
+    return float((weight * ~seen).sum() / weight.sum())
+
+
+def _scaled(lens: Lens, scale: float) -> Lens:
+    column, row = ((place + 0.5) * scale - 0.5 for place in lens.centre)  # the corner of the image stays in place
+    return lens._replace(centre=(column, row), radius=lens.radius * scale)
+
+
+def _write(out: Path, rgb: Any, seen: Any) -> None:
+    kind = OUTPUTS[out.suffix.lower()]
+    data = io.BytesIO()
+    if kind == "JPEG":
+        height, width = rgb.shape[:2]
+        xmp = gpano_xmp(height, width, None, None).encode()
+        Image.fromarray(rgb).save(data, kind, quality=QUALITY, subsampling=0, xmp=xmp)
+    else:
+        shown = rgb if seen.all() else np.dstack((rgb, np.where(seen, np.uint8(255), np.uint8(0))))
+        Image.fromarray(shown).save(data, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    write_bytes(out, data.getvalue())

@@ -1,0 +1,96 @@
+"""Fisheye images: where a lens shows a direction, and a panorama from the images of several lenses."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.sphere.rays import erp_rays, rotate_rays
+
+__all__ = ("Lens", "fisheye_points", "fisheye_rays", "from_fisheyes")
+
+RIM = 1.5  # pixels at the rim that are not sampled: interpolation would mix them with the black beside the circle
+
+
+class Lens(NamedTuple):
+    """An equidistant fisheye lens: the distance from the centre of its circle grows with the angle off its axis.
+
+    Attributes:
+        centre: column and row of the optical axis, in pixels; integers are pixel centres.
+        radius: distance in pixels from there to the rim of the field of view.
+        fov: field of view across the circle in degrees.
+        rotation: camera-to-world (3, 3): from the frame of the lens, which looks along +z, to that of the panorama.
+    """
+
+    centre: tuple[float, float]
+    radius: float
+    fov: float
+    rotation: Tensor
+
+
+def fisheye_points(rays: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:
+    """Return where a lens shows rays (H, W, 3) of the panorama, (u, v) (H, W, 2), and their angles off its axis (H, W).
+
+    The angles are in radians; beyond half the field of view, a lens shows nothing.
+
+    Example:
+        >>> lens = Lens((50.0, 40.0), 30.0, 180.0, torch.eye(3))
+        >>> points, angle = fisheye_points(torch.tensor([[[1.0, 0.0, 0.0]]]), lens)  # to the right, at the rim
+        >>> points.flatten().tolist(), round(angle.item(), 3)
+        ([80.0, 40.0], 1.571)
+    """
+    x, y, z = rotate_rays(rays, lens.rotation.mT).unbind(-1)
+    off = torch.hypot(x, y)
+    angle = torch.atan2(off, z)
+    scale = lens.radius / math.radians(lens.fov / 2) * angle / off.clamp_min(1e-12)
+    return torch.stack((lens.centre[0] + scale * x, lens.centre[1] + scale * y), -1), angle
+
+
+def fisheye_rays(height: int, width: int, lens: Lens, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Return the unit rays (H, W, 3) through the pixels of a fisheye image, and which of them (H, W) are in its circle.
+
+    Example:
+        >>> rays, inside = fisheye_rays(3, 3, Lens((1.0, 1.0), 1.0, 180.0, torch.eye(3)))
+        >>> (rays[1, 2].round() + 0.0).tolist(), inside.sum().item()
+        ([1.0, 0.0, 0.0], 5)
+    """
+    u = (torch.arange(width, dtype=dtype) - lens.centre[0]).expand(height, width)
+    v = (torch.arange(height, dtype=dtype) - lens.centre[1])[:, None].expand(height, width)
+    radius = torch.hypot(u, v)
+    angle = radius * (math.radians(lens.fov / 2) / lens.radius)
+    side = angle.sin() / radius.clamp_min(1e-12)
+    rays = torch.stack((u * side, v * side, angle.cos()), -1)
+    return rotate_rays(rays, lens.rotation), radius <= lens.radius
+
+
+def from_fisheyes(image: Tensor, lenses: Sequence[Lens], height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the panorama (C, H, W) that lenses show in one image (C, h, w), and what they see of it (H, W).
+
+    The image is sampled bilinearly. Where lenses overlap, they are mixed by how far a direction is from the rim of
+    each, so that none of the rims is visible. What no lens sees is zero.
+
+    Raises:
+        InputError: If the image is not (C, h, w) of a floating-point type, or there is no lens.
+    """
+    if image.ndim != 3 or not image.is_floating_point() or not lenses:
+        raise InputError(f"expected an image (C, h, w) of numbers and at least one lens, got {tuple(image.shape)}")
+    rays = erp_rays(height, width, device=image.device, dtype=image.dtype)
+    rows, columns = image.shape[1:]
+    sums, weights = image.new_zeros(image.shape[0], height, width), image.new_zeros(height, width)
+    for lens in lenses:
+        points, angle = fisheye_points(rays, lens)
+        centre = points.new_tensor(lens.centre)
+        inside = (max(lens.radius - RIM, 0) / (points - centre).norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(
+            1
+        )
+        points = torch.lerp(centre, points, inside)
+        weight = (math.radians(lens.fov / 2) - angle).clamp_min(0)
+        grid = (2 * points + 1) / points.new_tensor((columns, rows)) - 1
+        values = F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
+        sums += weight * values
+        weights += weight
+    return sums / weights.clamp_min(1e-12), weights > 0

@@ -1,0 +1,46 @@
+"""`mtpano convert`: make panoramas of what cameras write."""
+
+import argparse
+from pathlib import Path
+
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_pixels
+
+__all__ = ("add",)
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano convert` and those of its own verbs."""
+    convert: argparse.ArgumentParser = verbs.add_parser("convert", help="make a panorama of fisheye images")
+    inner = convert.add_subparsers(title="verbs", metavar="VERB", required=True)
+    fisheye = inner.add_parser("fisheye", help="from all lenses in one image, by a calibration")
+    fisheye.add_argument("image", type=Path, metavar="PAIR.jpg", help="the image with the circles of all lenses")
+    fisheye.add_argument(
+        "--calibration", required=True, type=Path, metavar="FILE.yaml", help="its lenses, see docs/files.md"
+    )
+    fisheye.add_argument("--out", required=True, type=file_to_write, metavar="PANO.jpg")
+    fisheye.add_argument("--height", type=int, help="rows (default: as dense as the image)")
+    fisheye.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
+    fisheye.add_argument(
+        "--max-pixels", type=number_of_pixels, metavar="N", help="refuse larger images (default 178956970)"
+    )
+    fisheye.set_defaults(execute=_fisheye)
+
+
+def _fisheye(options: argparse.Namespace) -> int:
+    for path in (options.image, options.calibration):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+    from mtpano_zoo.convert_fisheye import convert_fisheye, read_calibration  # PyTorch takes seconds to import
+
+    calibration = read_calibration(options.calibration)
+    unseen = convert_fisheye(
+        options.image,
+        calibration,
+        options.out,
+        rows=options.height,
+        overwrite=options.overwrite,
+        max_pixels=options.max_pixels,
+    )
+    rest = f"; no lens sees {100 * unseen:.1f} % of the sphere" if unseen else ""
+    print(f"The panorama is {options.out}{rest}")
+    return 0
