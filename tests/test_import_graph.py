@@ -51,6 +51,7 @@ ROOMS = (
     "labeling",
     "generation",
     "export_scene",
+    "viewer",
     "network_export",
     "quickstart",
     "verbs",
