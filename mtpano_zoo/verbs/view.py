@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
+from mtpano_zoo.viewer.server import PORT, Server
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
@@ -22,7 +23,7 @@ def add(verbs: Verbs) -> None:
     )
     view.add_argument("--html", type=file_to_write, metavar="FILE", help="write one page that needs no server")
     view.add_argument("--overwrite", action="store_true", help="replace a page that is already there")
-    view.add_argument("--port", type=int, default=8360, help="of this machine (default %(default)s; 0: any)")
+    view.add_argument("--port", type=int, default=PORT, help="of this machine (default %(default)s; 0: any)")
     view.add_argument("--image", type=Path, metavar="PATH", help="the panorama of a result, or the folder with it")
     view.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME_OR_PATH", help="what predicts for an image (default %(default)s)"
@@ -35,7 +36,6 @@ def add(verbs: Verbs) -> None:
 def _view(options: argparse.Namespace) -> int:
     from mtpano_zoo.viewer.page import page, write_page
     from mtpano_zoo.viewer.results import find_results, read_result
-    from mtpano_zoo.viewer.server import Server
 
     if options.html and options.html.exists() and not options.overwrite:
         raise FileExistsError(f"{options.html} already exists: choose another name, or replace it by --overwrite")

@@ -22,6 +22,7 @@ from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = ("TRIANGLES", "mesh_stride", "packed", "page", "write_page")
 
+SCRIPTS = ("three.min.js", "geometry.js", "drawing.js", "viewer.js")
 TRIANGLES = 300_000  # of the mesh: more make a page slow on a telephone
 MAP_ROWS = 1024
 IMAGE_COLUMNS = 4096
@@ -59,9 +60,6 @@ def page(prediction: Prediction, title: str) -> str:
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-SCRIPTS = ("three.min.js", "geometry.js", "drawing.js", "viewer.js")
-
-
 def mesh_stride(height: int, width: int) -> int:
     """Return the smallest stride that leaves at most `TRIANGLES`.
 
@@ -97,7 +95,7 @@ def _scene(prediction: Prediction, title: str) -> dict[str, Any]:
     scene |= {"maps": {}, "notes": [], "mesh": None, "up": prediction.up or (0.0, -1.0, 0.0)}
     if "semseg" in maps:
         scene["maps"]["semseg"] = packed(maps["semseg"][taken].astype(np.uint16))
-        scene |= {"classes": prediction.classes, "palette": prediction.palette.tolist(), "none": NO_LABEL}
+        scene |= {"classes": prediction.classes, "palette": prediction.palette.tolist()}
         scene["none"] = NO_LABEL if len(prediction.classes) <= NO_LABEL else len(prediction.classes)
     if "normals" in maps:
         scene["maps"]["normals"] = packed(encode_normals(maps["normals"][taken]).transpose(2, 0, 1))
@@ -134,7 +132,7 @@ def _distances(depth: NDArray[np.float32], maps: dict[str, str]) -> dict[str, An
     return {"range": [near, far], "shown": viz.depth_range(depth), "ramp": ramp.tolist()}
 
 
-def _mesh(depth: NDArray[np.float32]) -> tuple[dict[str, str] | None, str]:
+def _mesh(depth: NDArray[np.float32]) -> tuple[dict[str, Any] | None, str]:
     """Return the mesh as the page reads it, and a sentence about it."""
     height, width = depth.shape
     stride = mesh_stride(height, width)
@@ -144,9 +142,10 @@ def _mesh(depth: NDArray[np.float32]) -> tuple[dict[str, str] | None, str]:
         reason = str(error).partition(":")[0].replace("to export", "to walk through")
         return None, f"there is no scene: {reason}"
     arrays = {"positions": mesh.positions.T, "coordinates": mesh.coordinates.T}
-    content = {name: packed(np.ascontiguousarray(values).view(np.uint32)) for name, values in arrays.items()}
-    content["triangles"] = packed(mesh.triangles.reshape(1, -1))
-    words = f"the scene takes every {stride}th row and column, {len(mesh.triangles):,} triangles"
+    numbers = {name: np.ascontiguousarray(values).view(np.uint32) for name, values in arrays.items()}
+    numbers["triangles"] = mesh.triangles.reshape(1, -1)
+    content = {name: {"width": values.shape[1], "data": packed(values)} for name, values in numbers.items()}
+    words = f"the scene has one row and column in {stride}, {len(mesh.triangles):,} triangles"
     return content, words if stride > 1 else ""
 
 
