@@ -7,26 +7,33 @@ from typing import TYPE_CHECKING
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
-from mtpano_zoo.viewer.server import PORT, Server
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
 __all__ = ("add",)
 
+PORT = 8360
+
 
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano view`."""
     view = verbs.add_parser("view", help="look around in a panorama and its maps, walk through the scene, measure")
     view.add_argument(
-        "source", type=Path, metavar="RESULT_OR_IMAGE", help="a folder of results, one of them (results/room), or an image"
+        "source",
+        type=Path,
+        metavar="RESULT_OR_IMAGE",
+        help="results, one of them (results/room), or an image",
     )
     view.add_argument("--html", type=file_to_write, metavar="FILE", help="write one page that needs no server")
     view.add_argument("--overwrite", action="store_true", help="replace a page that is already there")
     view.add_argument("--port", type=int, default=PORT, help="of this machine (default %(default)s; 0: any)")
     view.add_argument("--image", type=Path, metavar="PATH", help="the panorama of a result, or the folder with it")
     view.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME_OR_PATH", help="what predicts for an image (default %(default)s)"
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help="what predicts for an image (%(default)s)",
     )
     view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     add_reading_options(view)
@@ -36,13 +43,14 @@ def add(verbs: Verbs) -> None:
 def _view(options: argparse.Namespace) -> int:
     from mtpano_zoo.viewer.page import page, write_page
     from mtpano_zoo.viewer.results import find_results, read_result
+    from mtpano_zoo.viewer.server import Server
 
     if options.html and options.html.exists() and not options.overwrite:
         raise FileExistsError(f"{options.html} already exists: choose another name, or replace it by --overwrite")
     results = find_results(options.source)
     names = (options.source.name,) if results is None else results.names
     if options.html and len(names) > 1:
-        raise InputError(f"{options.source} has {len(names)} results: name one for --html, as {options.source / names[0]}")
+        raise InputError(f"{options.source} has {len(names)} results: name one, as {options.source / names[0]}")
 
     def read(name: str) -> "Prediction":
         return _predicted(options) if results is None else read_result(results.folder, name, options.image)

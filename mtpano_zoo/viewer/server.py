@@ -10,10 +10,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("PORT", "Server")
+__all__ = ("Server",)
 
 HOST = "127.0.0.1"
-PORT = 8360
 KEPT = 4  # pages in memory
 
 LIST = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Results</title>
@@ -37,7 +36,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = os.name != "nt"  # Windows would let two servers share a port
 
-    def __init__(self, names: Sequence[str], make: Callable[[str], str], port: int = PORT) -> None:
+    def __init__(self, names: Sequence[str], make: Callable[[str], str], port: int) -> None:
         if not 0 <= port <= 65535:
             raise InputError(f"a port is a number from 0 to 65535, not {port}")
         self.names = tuple(names)
@@ -49,7 +48,9 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 word = "taken" if error.errno == errno.EADDRINUSE else "not allowed"
-                raise InputError(f"port {port} is {word}: choose another by --port, or 0 for any that is free") from error
+                raise InputError(
+                    f"port {port} is {word}: choose another by --port, or 0 for any that is free"
+                ) from error
             raise
 
     @property
@@ -80,7 +81,7 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         # Another site could let its name stand for this machine and read the page.
         known = {f"{host}:{self.server.server_port}" for host in (HOST, "localhost")}
         status, content = 403, b"Ask for 127.0.0.1."
