@@ -30,6 +30,8 @@ const colours = (place) => `
 const AROUND = "vec2(atan(direction.x, direction.z) / 6.283185307 + 0.5, "
   + "0.5 + atan(direction.y, length(direction.xz)) / 3.141592654)";
 
+const PARTS = 64; // of a line
+
 class Drawing {
   // Raises an error if the browser has no WebGL.
   constructor(canvas, image, mesh) {
@@ -85,14 +87,15 @@ class Drawing {
   }
 
   addMarks() {
-    const geometry = new THREE.BufferGeometry();
-    geometry.setAttribute("position", new THREE.BufferAttribute(new Float32Array(6), 3));
+    const of = (count) => {
+      const geometry = new THREE.BufferGeometry();
+      geometry.setAttribute("position", new THREE.BufferAttribute(new Float32Array(3 * count), 3));
+      return geometry;
+    };
     const always = { color: 0xffe14d, depthTest: false, transparent: true };
-    this.marks = [
-      new THREE.Line(geometry, new THREE.LineBasicMaterial(always)),
-      new THREE.Points(geometry, new THREE.PointsMaterial({ ...always, size: 9, sizeAttenuation: false })),
-    ];
-    for (const mark of this.marks) {
+    this.line = new THREE.Line(of(PARTS + 1), new THREE.LineBasicMaterial(always));
+    this.ends = new THREE.Points(of(2), new THREE.PointsMaterial({ ...always, size: 9, sizeAttenuation: false }));
+    for (const mark of [this.line, this.ends]) {
       mark.frustumCulled = false;
       mark.renderOrder = 1;
       this.scene.add(mark);
@@ -102,10 +105,18 @@ class Drawing {
 
   // Mark one point, or two and the line between them.
   setMarks(points) {
-    const { geometry } = this.marks[0];
-    points.forEach((point, i) => geometry.attributes.position.array.set(turned(point), 3 * i));
-    geometry.attributes.position.needsUpdate = true;
-    geometry.setDrawRange(0, points.length);
+    const ends = points.map(turned);
+    const parts = [];
+    // Of a line with an end behind the camera, some drivers draw nothing: its parts are drawn.
+    for (let i = 0; i <= PARTS && ends.length === 2; i++) {
+      parts.push([0, 1, 2].map((axis) => ends[0][axis] + (i / PARTS) * (ends[1][axis] - ends[0][axis])));
+    }
+    for (const [mark, places] of [[this.ends, ends], [this.line, parts]]) {
+      const { position } = mark.geometry.attributes;
+      position.array.set(places.flat());
+      position.needsUpdate = true;
+      mark.geometry.setDrawRange(0, places.length);
+    }
   }
 
   // Colours (rows x columns x 4) of a layer, or null for the image itself.
