@@ -27,6 +27,9 @@ class Parsed(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))
 
+    def handle_endtag(self, tag: str) -> None:
+        self.elements.append((f"after {tag}", {}))
+
     def handle_data(self, data: str) -> None:
         self.texts.setdefault(self.elements[-1][0] if self.elements else "", []).append(data)
 
