@@ -134,13 +134,13 @@ def _distances(depth: NDArray[np.float32], maps: dict[str, str]) -> dict[str, An
 
 def _mesh(depth: NDArray[np.float32]) -> tuple[dict[str, Any] | None, str]:
     """Return the mesh as the page reads it, and a sentence about it."""
-    height, width = depth.shape
-    stride = mesh_stride(height, width)
+    if not depth.any():
+        return None, "there is no scene, because no pixel has a distance"
+    stride = mesh_stride(*depth.shape)
     try:
         mesh: Mesh = sphere_mesh(depth, stride)
-    except InputError as error:
-        reason = str(error).partition(":")[0].replace("to export", "to walk through")
-        return None, f"there is no scene: {reason}"
+    except InputError:
+        return None, "there is no scene, because too few neighbouring pixels have a distance"
     arrays = {"positions": mesh.positions.T, "coordinates": mesh.coordinates.T}
     numbers = {name: np.ascontiguousarray(values).view(np.uint32) for name, values in arrays.items()}
     numbers["triangles"] = mesh.triangles.reshape(1, -1)

@@ -130,8 +130,12 @@ class Drawing {
 
   draw(view) {
     const { clientWidth: width, clientHeight: height } = this.renderer.domElement;
-    this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
-    this.renderer.setSize(width, height, false);
+    const size = [width, height, Math.min(window.devicePixelRatio, 2)];
+    if (String(size) !== this.size) {
+      this.size = String(size);
+      this.renderer.setPixelRatio(size[2]);
+      this.renderer.setSize(width, height, false);
+    }
     const inside = view.mode === "panorama";
     this.sphere.visible = inside;
     if (this.mesh) this.mesh.visible = !inside;

@@ -217,7 +217,11 @@ const actions = {
   },
   async link() {
     history.replaceState(null, "", address());
-    await navigator.clipboard.writeText(location.href).catch(() => prompt("The link to this view:", location.href));
+    try {
+      await navigator.clipboard.writeText(location.href);
+    } catch {
+      prompt("The link to this view:", location.href); // some browsers forbid it to files
+    }
   },
   help() {
     element("keys").showModal();
@@ -252,9 +256,9 @@ function zoom(steps) {
 }
 
 function click(x, y) {
+  pointer = [x, y]; // a finger does not hover
   const at = measuring && drawing && drawing.pixelAt(x, y, view, scene.size);
-  if (!at) return;
-  view.marks = view.marks.length < 2 ? [...view.marks, at] : [at];
+  if (at) view.marks = view.marks.length < 2 ? [...view.marks, at] : [at];
   changed();
 }
 
@@ -314,12 +318,13 @@ function connectPointers() {
     moved = down.size > 1 ? Infinity : 0;
   });
   canvas.addEventListener("pointermove", (event) => {
-    pointer = [event.offsetX, event.offsetY];
+    const place = [event.offsetX, event.offsetY];
     const last = down.get(event.pointerId);
+    pointer = last ? null : place;
     if (last) {
       const gap = down.size === 2 ? spread() : 0;
-      down.set(event.pointerId, pointer);
-      const [right, below] = [pointer[0] - last[0], pointer[1] - last[1]];
+      down.set(event.pointerId, place);
+      const [right, below] = [place[0] - last[0], place[1] - last[1]];
       moved += Math.hypot(right, below);
       const degrees = view.fov / canvas.clientHeight;
       if (down.size === 1) turn(-right * degrees, below * degrees);
