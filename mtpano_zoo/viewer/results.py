@@ -85,7 +85,7 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     names = tuple(manifest.get("model", {}).get("classes") or ())
     labels = maps.get("semseg", np.zeros((0, 0), np.uint8))
     labels = labels[labels != NO_LABEL]
-    names += tuple(f"class {i}" for i in range(len(names), int(labels.max(initial=-1)) + 1))
+    names += tuple(f"class {i}" for i in range(len(names), (int(labels.max()) + 1) if labels.size else 0))
     colours = default_palette(len(names))
     colours[: len(palette)] = palette[: len(names)]
     return Prediction(panorama.pixels, maps, names, colours, _up(folder, name))
