@@ -8,7 +8,7 @@ import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser
-from mtpano_zoo.verbs import convert, data, evaluate, export, export_scene, models, quickstart, rooms, run
+from mtpano_zoo.verbs import convert, data, evaluate, export, export_scene, models, quickstart, rooms, run, view
 
 __all__ = ("main",)
 
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, text in LIGHTNING_VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
 
-    for module in (run, evaluate, export, export_scene):
+    for module in (run, view, evaluate, export, export_scene):
         module.add(verbs)
     # Parsed by mtpano_zoo.labeling, whose options are constructor arguments, and by mtpano_zoo.generation.cli.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)

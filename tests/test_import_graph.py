@@ -54,6 +54,7 @@ ROOMS = (
     "generation",
     "export_scene",
     "convert_fisheye",
+    "viewer",
     "network_export",
     "quickstart",
     "verbs",

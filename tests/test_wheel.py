@@ -38,6 +38,7 @@ def test_it_holds_everything_and_nothing_else(unpacked: Path) -> None:
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert {"mtpano_zoo/checkpoints.yaml", "mtpano_zoo/configs/quickstart.yaml", "mtpano_zoo/py.typed"} <= names
     packaged = [entry.name for entry in entries().values() if entry.packaged]
+    assert {f"mtpano_zoo/viewer/app/{name}" for name in ("page.html", "three.min.js", "three.LICENSE")} <= names
     assert packaged and {f"mtpano_zoo/weights/{name}.{kind}" for name in packaged for kind in KINDS} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mtpano_zoo"}
 

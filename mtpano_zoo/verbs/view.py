@@ -1,0 +1,85 @@
+"""`mtpano view`: look around in a panorama and its maps, walk through the scene, and measure."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.resources import DEFAULT_MODEL
+from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
+
+if TYPE_CHECKING:
+    from mtpano_zoo.prediction import Prediction
+
+__all__ = ("add",)
+
+PORT = 8360
+
+
+def add(verbs: Verbs) -> None:
+    """Add the parser of `mtpano view`."""
+    view = verbs.add_parser("view", help="look around in a panorama and its maps, walk through the scene, measure")
+    view.add_argument(
+        "source",
+        type=Path,
+        metavar="RESULT_OR_IMAGE",
+        help="results, one of them (results/room), or an image",
+    )
+    view.add_argument("--html", type=file_to_write, metavar="FILE", help="write one page that needs no server")
+    view.add_argument("--overwrite", action="store_true", help="replace a page that is already there")
+    view.add_argument("--port", type=int, default=PORT, help="of this machine (default %(default)s; 0: any)")
+    view.add_argument("--image", type=Path, metavar="PATH", help="the panorama of a result, or the folder with it")
+    view.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help="what predicts for an image (%(default)s)",
+    )
+    view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    add_reading_options(view)
+    view.set_defaults(execute=_view)
+
+
+def _view(options: argparse.Namespace) -> int:
+    from mtpano_zoo.viewer.page import page, write_page
+    from mtpano_zoo.viewer.results import find_results, read_result
+    from mtpano_zoo.viewer.server import Server
+
+    if options.html and options.html.exists() and not options.overwrite:
+        raise FileExistsError(f"{options.html} already exists: choose another name, or replace it by --overwrite")
+    results = find_results(options.source)
+    names = (options.source.name,) if results is None else results.names
+    if options.html and len(names) > 1:
+        raise InputError(f"{options.source} has {len(names)} results: name one, as {options.source / names[0]}")
+
+    def read(name: str) -> "Prediction":
+        return _predicted(options) if results is None else read_result(results.folder, name, options.image)
+
+    if options.html:
+        write_page(options.html, read(names[0]), names[0], options.overwrite)
+        print(f"The page is {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)")
+        return 0
+    with Server(names, lambda name: page(read(name), name), options.port) as server:
+        if len(names) == 1:
+            status, content = server.content("/")  # mistakes are reported before anyone looks
+            if status != 200:
+                raise InputError(content.decode())
+        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return 0
+
+
+def _predicted(options: argparse.Namespace) -> "Prediction":
+    import torch
+
+    from mtpano_zoo.prediction import Prediction, predict
+    from mtpano_zoo.zoo import load_model
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    prediction = predict(load_model(options.model, device), options.source, **reading_options(options))
+    if not isinstance(prediction, Prediction):
+        raise InputError(f"{options.source} holds several panoramas")
+    return prediction

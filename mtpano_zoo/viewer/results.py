@@ -1,0 +1,179 @@
+"""What a page shows: the results of `mtpano run`, read again with their panorama."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
+from mtpano_zoo.image_io import Panorama, load_panorama, placed
+from mtpano_zoo.limits import read_file
+from mtpano_zoo.manifest import MANIFEST, read_manifest
+from mtpano_zoo.prediction import Prediction, output_paths
+from mtpano_zoo.prediction_folder import FORMAT, RECORDS, read_records
+from mtpano_zoo.tasks import NO_LABEL
+from mtpano_zoo.viz import default_palette
+
+__all__ = ("Results", "find_results", "read_result")
+
+SHOWN = ("semseg", "depth", "normals")
+KINDS = ("semseg", "depth_metres", "normals")  # the files that are read
+READING = ("fov", "vertical_offset", "eye", "ignore_tags")  # options of a run that say how its images were read
+
+
+class Results(NamedTuple):
+    """A folder that `mtpano run` has written, and the names of the results in it that are meant."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+
+def find_results(source: Path) -> Results | None:
+    """Return the results that a path names; None if it is another file, which has to be an image.
+
+    A path names all results of a folder, or one: by `results/room`, or by one of its files, `results/room_depth.npy`.
+
+    Raises:
+        InputError: If it is a folder without results.
+        FileNotFoundError: If nothing is there.
+    """
+    if source.is_dir():
+        names = sorted({name for path in source.rglob("*") if (name := _stem(path.relative_to(source).as_posix()))})
+        if not names:
+            raise InputError(f"{source} has no results: name a folder that `mtpano run` has written, or an image")
+        return Results(source, tuple(names))
+    folder = next((parent for parent in source.parents if (parent / MANIFEST).is_file()), source.parent)
+    name = source.relative_to(folder).as_posix()
+    if source.exists() and _stem(name) is None:
+        return None
+    name = _stem(name) or name
+    if not any(path.exists() for path in _files(folder, name).values()):
+        raise FileNotFoundError(f"There is no image and no result at {source}.")
+    return Results(folder, (name,))
+
+
+def read_result(folder: Path, name: str, image: Path | None = None) -> Prediction:
+    """Read a result with its panorama.
+
+    Args:
+        folder: where `mtpano run` has written it.
+        name: its name below the folder, such as `sub/room`.
+        image: the panorama, or a folder with it; by default it is looked for beside the results, in the working folder
+            and in the folders there.
+
+    Raises:
+        InputError: If the panorama is missing or another one, or a file is damaged or of another size.
+        OSError: If a file cannot be read.
+    """
+    recorded = read_records(folder / RECORDS).get(name)
+    found = _find_image(folder, name, image, recorded)
+    if recorded is not None and recorded != _digest(found):
+        raise InputError(f"{found} is not the image that {folder / name} is the result of: name another by --image")
+    manifest = read_manifest(folder, FORMAT) or {}
+    options = manifest.get("options", {})
+    reading: dict[str, Any] = {key: options[key] for key in READING if options.get(key)}
+    reading |= {"fov": tuple(reading["fov"])} if "fov" in reading else {}
+    panorama = load_panorama(found, force=True, **reading)
+    maps, palette = _maps(folder, name, panorama)
+    names = tuple(manifest.get("model", {}).get("classes") or ())
+    labels = maps.get("semseg", np.zeros((0, 0), np.uint8))
+    labels = labels[labels != NO_LABEL]
+    names += tuple(f"class {i}" for i in range(len(names), (int(labels.max()) + 1) if labels.size else 0))
+    colours = default_palette(len(names))
+    colours[: len(palette)] = palette[: len(names)]
+    return Prediction(panorama.pixels, maps, names, colours, _up(folder, name))
+
+
+def _maps(folder: Path, name: str, panorama: Panorama) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
+    """Return the maps on the whole sphere, and the colours of the classes."""
+    maps: dict[str, NDArray[Any]] = {}
+    palette = np.zeros((0, 3), np.uint8)
+    size = panorama.pixels.shape[:2]
+    for task, path in zip(SHOWN, _files(folder, name).values(), strict=True):
+        if not path.exists():
+            continue
+        data = read_file(path)
+        try:
+            if task == "depth":
+                values: NDArray[Any] = decode_npy(data)
+            elif task == "normals":
+                values = decode_vectors(data, 128, 127)
+            else:
+                values = decode_labels(data, np.arange(256))
+                palette = _palette(path)
+        except InputError as error:
+            raise InputError(f"{path} cannot be used: {error}") from error
+        window = panorama.window
+        if window is not None and values.shape[:2] == (window.height, window.width):
+            full = placed(values, window)
+            if task == "semseg":
+                full[~placed(np.ones(values.shape, np.bool_), window)] = NO_LABEL
+            values = full
+        if values.shape[:2] != size:
+            raise InputError(f"{path} is {values.shape[:2]}, but its panorama is {size}: name another by --image")
+        maps[task] = values
+    return maps, palette
+
+
+def _palette(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.array(image.getpalette("RGB") or (), np.uint8).reshape(-1, 3)
+
+
+def _files(folder: Path, name: str) -> dict[str, Path]:
+    paths = output_paths(folder, name, SHOWN)
+    return {kind: paths[kind] for kind in KINDS}
+
+
+def _stem(name: str) -> str | None:
+    """Return what a name starts with if it is that of a result."""
+    endings = [path.name.removeprefix("x") for path in _files(Path(), "x").values()]
+    return next((name.removesuffix(ending) for ending in endings if name.endswith(ending)), None)
+
+
+def _find_image(folder: Path, name: str, given: Path | None, recorded: str | None) -> Path:
+    if given is not None and not given.is_dir():
+        return given
+    if given is not None:
+        named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
+        if name not in named:
+            raise InputError(f"{given} has no panorama named {name}, of which {folder} has results")
+        return named[name]
+    for path in _candidates(folder, name):
+        if path.is_file() and (recorded is None or _digest(path) == recorded):
+            return path
+    raise InputError(f"the panorama of {folder / name} is not beside its results: name it, or its folder, by --image")
+
+
+def _candidates(folder: Path, name: str) -> Iterator[Path]:
+    """Yield paths where the panorama may be."""
+    for place in dict.fromkeys((folder.resolve().parent, Path.cwd())):
+        for parent in (place, *sorted(path for path in place.iterdir() if path.is_dir())):
+            for suffix in ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)):
+                yield parent / f"{name}{suffix}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
+
+
+def _up(folder: Path, name: str) -> tuple[float, float, float] | None:
+    """Return where up is in the frame of the camera, if the record of a result says it."""
+    up: tuple[float, float, float] | None = None
+    path = folder / RECORDS
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+            if record["name"] == name and "up" in record:
+                x, y, z = map(float, record["up"])
+                up = (x, y, z)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return up

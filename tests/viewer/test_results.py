@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mtpano_zoo.cli import main
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.run import run
+from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.viewer.results import find_results, read_result
+
+
+class Everything(nn.Module):
+    """Depth 1 m + 4 m x brightness, a sky where it is blue, surfaces that face the camera."""
+
+    tasks, classes, input_size = ("semseg", "depth", "normals"), ("ground", "sky"), (16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        normals = -erp_rays(*image.shape[-2:]).permute(2, 0, 1).expand(len(image), -1, -1, -1)
+        depth = 1 + 4 * image.mean(1, keepdim=True)
+        return {"semseg": image[:, 1:] * self.scale, "depth": depth * self.scale, "normals": normals * self.scale}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Results of two panoramas, which are in the folder `photos` beside them."""
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "sub/b c.png")):
+        pixels = np.full((16, 32, 3), 60 * (i + 1), np.uint8)
+        pixels[:4, :, 2] = 250
+        Image.fromarray(pixels).save(photos / name)
+    run([photos], Everything(), tmp_path / "results", progress=False, panel=False)
+    return tmp_path / "results"
+
+
+def test_a_path_names_all_results_or_one(results: Path) -> None:
+    assert find_results(results) == (results, ("a", "sub/b c"))
+    for name in ("a", "sub/b c"):
+        for ending in ("", "_depth.npy", "_semseg.png", "_normals.png"):
+            assert find_results(results / f"{name}{ending}") == (results, (name,))
+    assert find_results(results.parent / "photos" / "a.png") is None
+    with pytest.raises(FileNotFoundError, match="no image and no result"):
+        find_results(results / "c")
+    with pytest.raises(InputError, match="photos has no results"):
+        find_results(results.parent / "photos")
+
+
+@pytest.mark.parametrize("name", ["a", "sub/b c"])
+@pytest.mark.parametrize("given", [None, "photos"])
+def test_a_result_is_read_as_it_was_written(results: Path, name: str, given: str | None) -> None:
+    found = read_result(results, name, given and results.parent / given)
+    assert np.array_equal(found.depth, np.load(results / f"{name}_depth.npy"))
+    assert np.array_equal(found.image, np.asarray(Image.open(results.parent / "photos" / f"{name}.png")))
+    assert found.classes == ("ground", "sky") and set(np.unique(found.semseg)) == {0, 1}
+    assert (found.semseg[:4] == 1).all()
+    np.testing.assert_allclose(found.normals, -erp_rays(16, 32).numpy(), atol=0.01)
+    assert found.up is None
+
+
+def test_another_or_no_panorama_is_refused(results: Path, tmp_path: Path) -> None:
+    photos = results.parent / "photos"
+    with pytest.raises(InputError, match="is not the image that"):
+        read_result(results, "a", photos / "sub" / "b c.png")
+    with pytest.raises(InputError, match="has no panorama named a"):
+        read_result(results, "a", photos / "sub")
+    Image.new("RGB", (32, 16)).save(photos / "a.png")
+    with pytest.raises(InputError, match="not beside its results: name it"):
+        read_result(results, "a")
+    (results / "sub" / "b c_depth.npy").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"b c_depth.npy cannot be used"):
+        read_result(results, "sub/b c")
+
+
+def test_the_command_writes_a_page(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["view", str(results / "a"), "--html", str(tmp_path / "a.html")]
+    assert main(command) == 0
+    assert "a.html (0." in capsys.readouterr().out
+    written = (tmp_path / "a.html").read_bytes()
+    assert b"<title>a</title>" in written
+    assert main(command) == 1
+    assert "already exists" in capsys.readouterr().err
+    assert main(["view", str(results), "--html", str(tmp_path / "b.html")]) == 1
+    assert "has 2 results: name one, as " in capsys.readouterr().err and not (tmp_path / "b.html").exists()
+
+
+def test_an_image_runs_a_network_first(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda *_: Everything())
+    image = str(results.parent / "photos" / "a.png")
+    assert main(["view", image, "--force", "--html", str(tmp_path / "a.html")]) == 0
+    assert "<title>a.png</title>" in (tmp_path / "a.html").read_text(encoding="utf-8")
