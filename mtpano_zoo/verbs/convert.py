@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_pixels
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of
 
 __all__ = ("add",)
 
@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
     fisheye.add_argument("--height", type=int, help="rows (default: as dense as the image)")
     fisheye.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     fisheye.add_argument(
-        "--max-pixels", type=number_of_pixels, metavar="N", help="refuse larger images (default 178956970)"
+        "--max-pixels", type=number_of("pixels"), metavar="N", help="refuse larger images (default 178956970)"
     )
     fisheye.set_defaults(execute=_fisheye)
 

@@ -91,7 +91,8 @@ def test_a_user_looks_switches_and_measures(room: Prediction, tmp_path: Path) ->
       say(text("measure"));
       await key("v"); await point("move", x, y); say(text("hover")); say(document.documentElement.dataset.shown);
       await key("Escape"); say("cleared " + text("measure"));
-      await key("w"); await frame(); window.dispatchEvent(new Event("blur")); say(view.position[2] > 0 ? "walked" : "stood");
+      await key("w"); await frame(); window.dispatchEvent(new Event("blur"));
+      say(view.position[2] > 0 ? "walked" : "stood");
     """
     _, said = visit(tmp_path, page(room, "box"), "yaw=0&pitch=0", acts)
     assert said[0].startswith("front · 3.00") and "normal 0.00 0.00 -1.00" in said[0]
