@@ -7,7 +7,7 @@ import torch
 from waiting import until
 
 from mtpano_zoo import workers
-from mtpano_zoo.run import _save
+from mtpano_zoo.run_output import _save
 from mtpano_zoo.workers import asked_to_stop, stoppable
 
 
