@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.errors import InputError
 
 
 class EvaluationLoaders(LightningDataModule):
@@ -28,6 +29,16 @@ class EvaluationLoaders(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The samples to predict, the test set by default, in order."""
         return self._loader("predict")
+
+
+def check_batches(batch_size: int, num_workers: int) -> None:
+    """Refuse what no loader can do.
+
+    Raises:
+        InputError: If the batch size is not positive, or the number of workers is negative.
+    """
+    if batch_size < 1 or num_workers < 0:
+        raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
 
 
 def training_loader(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.loading import check_batches, training_loader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
@@ -175,8 +175,7 @@ class SceneDataModule(lightning.LightningDataModule):
         tilt: float = 0.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
+        check_batches(batch_size, num_workers)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed

@@ -8,6 +8,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mtpano_zoo.data.loading import check_batches
 from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import Turns, draw_turn, prepare_panorama
@@ -71,8 +72,7 @@ class RoomsWithCaptions(lightning.LightningDataModule):
         cache: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
+        check_batches(batch_size, num_workers)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.train_set = CaptionedRooms(RoomsDataset("train", train_count, height, width, seed, cache), turned=True)

@@ -3,7 +3,6 @@
 import inspect
 import pydoc
 import re
-import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -195,11 +194,6 @@ def _subclasses(base: type) -> Iterator[type]:
     for child in children:
         yield child
         yield from _subclasses(child)
-
-
-def _is_from_parser(error: BaseException) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("jsonargparse.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
