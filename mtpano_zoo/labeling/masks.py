@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
-from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, import_transformers
+from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, read_tokenizer
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.resize import resize
@@ -150,9 +150,7 @@ class _Detector(PretrainedNetwork):
 
     def __init__(self, source: str, names: Sequence[str], precision: Precision) -> None:
         super().__init__(source, None, 1, None, precision, {"": "AutoModelForZeroShotObjectDetection"})
-        tokenizer = import_transformers().AutoTokenizer.from_pretrained(
-            self.folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = read_tokenizer(self.folder, source)
         text = " ".join(f"{name.lower()}." for name in names)
         read = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
         first, last = read["offset_mapping"][0].unbind(-1)

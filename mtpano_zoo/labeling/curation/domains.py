@@ -3,6 +3,7 @@
 import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ class DomainClassifier(ABC):
 
     Attributes:
         domains: All that it can name.
+        provenance: Its description in a manifest, as that of a teacher, if it has weights.
     """
 
     domains: tuple[str, ...]
+    provenance: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:

@@ -123,6 +123,7 @@ def _score(config: Namespace, built: Namespace) -> int:
         "labels": labels,
         "discriminator": describe_model(discriminator)["weights"],
         "domains": json.loads(json.dumps(config.domains.as_dict(), default=str)),
+        "domain_network": dict(built.domains.provenance),
         "split": config.split,
         "precision": str(config.trainer.precision or "32-true"),
     }

@@ -16,15 +16,16 @@ from mtpano_zoo.labeling.teachers.base import Teacher
 from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.download import commit_of, download, verify
 
-__all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of")
+__all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of", "read_tokenizer")
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 # What a repository may have besides. The second line is for networks that read words.
 BESIDES = ("preprocessor_config.json", "processor_config.json")
-READERS = ("oneformer", "grounding-dino")
+READERS = ("oneformer", "grounding-dino", "clip", "siglip", "siglip2")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 # timm's prefixes for a repository or a folder in place of an architecture's name.
 ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
@@ -128,6 +129,23 @@ def import_transformers() -> ModuleType:
         raise InputError("this teacher needs the package transformers: pip install 'mtpano_zoo[teachers]'") from error
     package: ModuleType = transformers
     return package
+
+
+def read_tokenizer(folder: Path, source: str) -> Any:
+    """Return the tokenizer of a network that reads words.
+
+    Raises:
+        InputError: If the folder has none.
+    """
+    # Without these files the package makes up a tokenizer that knows no words, and does not say so.
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise InputError(f"{source} has no tokenizer: it needs one of the files {', '.join(VOCABULARIES)}")
+    try:
+        return import_transformers().AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source} has no tokenizer that can be read: {_first_line(error)}") from error
 
 
 def provenance_of(

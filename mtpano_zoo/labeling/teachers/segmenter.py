@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
-from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, import_transformers
+from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork
 
 __all__ = ("Segmenter",)
 
@@ -110,9 +110,7 @@ class Segmenter(PretrainedNetwork):
 
 def _task(folder: Path, length: int) -> Tensor:
     """Tokens (1, length) that make OneFormer segment by class; padding is zero."""
-    tokenizer = import_transformers().AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = read_tokenizer(folder, str(folder))
     words = tokenizer(
         ["the task is semantic"], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
