@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
-from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork
+from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, read_tokenizer
 
 __all__ = ("Segmenter",)
 
