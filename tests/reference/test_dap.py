@@ -17,6 +17,7 @@ from tiny_networks import published_dap
 from torch import Tensor
 
 from mtpano_zoo import load_model
+from mtpano_zoo.data import HomesDataset
 from mtpano_zoo.models import DAP
 from mtpano_zoo.reference.dap import convert_state_dict, describe
 from mtpano_zoo.zoo import entries
@@ -188,3 +189,24 @@ def test_the_entry_describes_the_network_of_the_published_file() -> None:
     assert used + unused == 365_050_242
     assert 0 < entry.size - 4 * (used + unused) < 1e6
     assert network.encoder.taps == [4, 11, 17, 23]
+
+
+def seam_step(depth: Tensor) -> float:
+    """Step of log-distance (B, 1, H, W) across the border over that between other neighbours."""
+    logarithm = depth[:, 0].clamp(min=1e-3).log()
+    steps = (logarithm - logarithm.roll(1, -1)).abs().mean((0, 1))
+    return float(steps[0] / steps[1:].mean())
+
+
+def test_the_published_convention_has_a_seam_and_ours_has_none(network: DAP, published: dict[str, Tensor]) -> None:
+    description = describe(published)
+    description["init_args"] |= {"input_size": [64, 128], "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    description["init_args"]["convention"] = "sphere"
+    ours = build_network(description, "golden")
+    converted = convert_state_dict(published)
+    ours.load_state_dict({name: converted[name] for name in ours.state_dict()}, assign=True)
+    homes = HomesDataset("test", 4, 64, 128)
+    images = (torch.stack([homes[i]["image"] for i in range(4)]) - 0.45) / 0.22
+    with torch.no_grad():
+        assert seam_step(network(images)["depth"]) > 2.5
+        assert seam_step(ours.eval()(images)["depth"]) < 1.25
