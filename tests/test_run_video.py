@@ -1,10 +1,9 @@
 """Videos are made here, frame by frame in known grey levels, and their MP4 boxes are changed by hand where needed."""
 
 import json
+import os
 import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import begin
 from torch import nn
+from waiting import until
 
+from mtpano_zoo import prediction
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_normals
@@ -309,39 +311,34 @@ def test_the_command_takes_videos_beside_images(tmp_path, monkeypatch, capsys):
     assert "2 written" in capsys.readouterr().out
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = {paths!r}
-from test_run_video import Brightness, completed
-from waiting import until
-from mtpano_zoo import prediction
-from mtpano_zoo.run import run
-count = 0
-def write(path, array, *xmp, write=prediction.image_io.write_png):
-    global count
-    count += 1
-    if count == 6:  # the second of the third frame; what is complete is recorded beside this thread
-        until(lambda: len(completed("out")) == 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(path, array, *xmp)
-prediction.image_io.write_png = write
-run(["tour.mp4"], Brightness(), "out", progress=False, smooth=0.2)
-"""
-
-
 def completed(out):
     """The names of the results in a folder that are recorded as complete."""
     return {name for name, digest in read_records(Path(out) / RECORDS).items() if digest is not None}
 
 
+def _killed(folder):
+    """Predict for a video, until the second file of the third frame is about to be written."""
+    os.chdir(folder)
+    count = 0
+
+    def write(path, array, *xmp, write=prediction.image_io.write_png):
+        nonlocal count
+        count += 1
+        if count == 6:
+            until(lambda: len(completed("out")) == 2)  # what is complete is recorded beside this thread
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, array, *xmp)
+
+    prediction.image_io.write_png = write
+    run(["tour.mp4"], Brightness(), "out", progress=False, smooth=0.2)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows")
 def test_a_killed_run_loses_only_the_frame_that_was_being_written(tmp_path):
     tour = make(tmp_path / "tour.mp4")
-    here = Path(__file__).parent
-    code = KILLED.format(paths=[str(here), str(here / "fakes")])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, timeout=200)
-    assert done.returncode == -signal.SIGKILL
+    process = begin(_killed, tmp_path, log=tmp_path / "log")
+    until(lambda: not process.is_alive())
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
     out, network = tmp_path / "out", Brightness()
     assert completed(out) == {"tour/000000", "tour/000001"}
     assert len(depths(out)) == 3 and not (out / "tour_depth.mp4").exists()
