@@ -273,21 +273,13 @@ def test_label_free_training_is_the_published_one(capsys: pytest.CaptureFixture[
     assert (data["height"], data["width"]) == tuple(network["input_size"]) == (512, 1024)
 
 
-@pytest.mark.parametrize("config", ROOMS)
 @pytest.mark.slow
-def test_fit_test_predict(
-    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """From an empty folder, by the name of the configuration: train, score, predict, load."""
+def test_the_quickstart_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an empty folder, by the name of the configuration; its scores are those of `test_quickstart.py`."""
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "--config", config, *TINY]) == 0
+    assert main(["fit", "--config", "quickstart.yaml", *TINY]) == 0
     (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
-    assert main(["test", "--config", config, *TINY, "--ckpt_path", str(checkpoint)]) == 0
-    assert "test/semseg/mIoU" in capsys.readouterr().out
-    assert main(["predict", "--config", config, *TINY, "--ckpt_path", str(checkpoint)]) == 0
-    assert len(list(Path("runs").glob("*/predictions/*_depth.npy"))) == 2
-    network = load_model(checkpoint)
-    assert network(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
+    assert load_model(checkpoint)(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
 
 
 # A small encoder with weights of nothing, where the recipe has ImageNet's.
@@ -345,25 +337,34 @@ def test_homes_and_streets_train_together(
 
 
 @pytest.mark.slow
-def test_the_second_half_of_the_training_starts_from_the_first(
+def test_rooms_are_trained_in_two_halves_scored_and_predicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """From an empty folder, by the names of the configurations; the second half starts from the first."""
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "--config", "rooms-tiny.yaml", *TINY]) == 0
-    both = ["fit", "--config", "rooms-tiny.yaml", "--config", "rooms-tiny-larger.yaml"]
+    once = ["--config", "rooms-tiny.yaml", *TINY]
+    assert main(["fit", *once]) == 0
     (first,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
+    assert main(["test", *once, "--ckpt_path", str(first)]) == 0
+    assert "test/semseg/mIoU" in capsys.readouterr().out
+    assert main(["predict", *once, "--ckpt_path", str(first)]) == 0
+    assert len(list(Path("runs").glob("*/predictions/*_depth.npy"))) == 2
+
+    both = ["fit", "--config", "rooms-tiny.yaml", "--config", "rooms-tiny-larger.yaml"]
     source = f"--model.network.init_args.source={first}"
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*both, source, "--print_config"])
     data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
     assert (data["height"], data["train_count"], data["black_poles"]) == (96, 2192, 0.15)
+    before = set(Path("runs").glob("*"))
     assert main([*both, source, *TINY, "--model.lr=0"]) == 0
-    (second,) = Path("runs").glob("version_1/checkpoints/last.ckpt")
-    before, after = load_model(first), load_model(second)
+    (folder,) = set(Path("runs").glob("*")) - before
+    initial, after = load_model(first), load_model(folder / "checkpoints" / "last.ckpt")
     assert after.input_size == (96, 192)
     weights = after.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in before.named_parameters())
+    assert all(torch.equal(weights[name], value) for name, value in initial.named_parameters())
+    assert initial(torch.rand(1, 3, 32, 64))["depth"].isfinite().all()
 
 
 @pytest.mark.parametrize("config", ROOMS)

@@ -5,9 +5,6 @@ network, loss and tasks: one configuration stands for those that share all three
 """
 
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,11 @@ import pytest
 import torch
 import yaml
 from fake_files import write
+from processes import side_by_side
 
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.resources import shipped
+from mtpano_zoo.training.cli import main
 
 FINETUNED = {
     "structured3d.yaml": fake_structured3d,  # so do Stanford2D3D and Matterport3D
@@ -61,17 +60,6 @@ TRAINER = {
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True}},
     ],
 }
-SCRIPT = """
-import os, sys
-import yaml
-from mtpano_zoo.cli import main
-
-for run in yaml.safe_load(open("runs.yaml")):
-    print("begins", run, flush=True)
-    assert main(["fit", *run]) == 0
-print("all done in rank", os.environ["RANK"], flush=True)
-os._exit(0)  # no waiting for the other
-"""
 
 
 def rooms(name: str) -> bool:
@@ -89,25 +77,12 @@ def tiny(name: str) -> dict[str, Any]:
     return {"trainer": TRAINER, "model": {"network": network}, "data": {"init_args": data}}
 
 
-def run(folder: Path) -> tuple[list[int], list[str]]:
-    """Run the script in two processes; return their statuses and what they wrote."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    common |= {"TORCHELASTIC_RUN_ID": "tests", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "0"}
-    processes = []
-    for rank in ("0", "1"):
-        environment = os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0"}
-        with (folder / f"rank{rank}.txt").open("w") as output:
-            command = [sys.executable, "train.py"]
-            processes.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output))
-    try:
-        statuses = [process.wait(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return statuses, [(folder / f"rank{rank}.txt").read_text() for rank in "01"]
+def train(rank: int, folder: Path, runs: list[list[str]]) -> None:
+    """One of the two processes."""
+    os.chdir(folder)
+    for run in runs:
+        print("begins", run)
+        assert main(["fit", *run]) == 0
 
 
 @pytest.mark.slow
@@ -122,10 +97,7 @@ def test_shipped_trainings_in_two_processes(tmp_path: Path, tiny_network: Callab
         (tmp_path / f"tiny_{len(runs)}.yaml").write_text(yaml.safe_dump(tiny(name)))
         base = [] if rooms(name) else ["--config", "base.yaml"]
         runs.append([*base, "--config", name, "--config", f"tiny_{len(runs)}.yaml"])
-    (tmp_path / "runs.yaml").write_text(yaml.safe_dump(runs))
-    (tmp_path / "train.py").write_text(SCRIPT)
-    statuses, written = run(tmp_path)
-    assert statuses == [0, 0], "\n".join(text[-3000:] for text in written)
+    side_by_side(train, tmp_path, runs, folder=tmp_path, seconds=600)
     for version, _ in enumerate(runs):
         checkpoint = torch.load(tmp_path / f"runs/version_{version}/checkpoints/last.ckpt", weights_only=True)
         assert checkpoint["global_step"] == STEPS

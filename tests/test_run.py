@@ -1,12 +1,9 @@
 import hashlib
-import inspect
 import json
 import os
 import re
 import signal
 import struct
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +12,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import begin
 from torch import nn
 from waiting import until
 
+from mtpano_zoo import prediction, zoo
 from mtpano_zoo import run as module
 from mtpano_zoo import run_output as writing
+from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.manifest import MANIFEST, describe_model
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.prediction import output_paths
 from mtpano_zoo.prediction_folder import RECORDS
 from mtpano_zoo.run import RunReport, find_images, run
+from mtpano_zoo.workers import asked_to_stop
 
 KINDS = ("depth.npy", "depth.png", "panel.png")
 
@@ -396,44 +397,33 @@ class Quick(nn.Module):
         return {"depth": 1 + image[:, :1], "normals": image}
 
 
-SLOW = f"""
-import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
-import mtpano_zoo.prediction as prediction, mtpano_zoo.zoo as zoo
-from mtpano_zoo.cli import main
-from mtpano_zoo.workers import asked_to_stop
-from torch import nn
+def _slow_command(folder):
+    """The command; an image is being written until the interrupt is known."""
 
-{inspect.getsource(until)}
+    def slowly(path, array, *xmp, write=prediction.image_io.write_png):
+        Path("began").touch()
+        until(asked_to_stop)
+        write(path, array, *xmp)
 
-{inspect.getsource(Quick)}
-
-def slowly(path, array, *xmp, write=prediction.image_io.write_png):
-    Path("began").touch()
-    until(asked_to_stop)
-    write(path, array, *xmp)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
-prediction.image_io.write_png = slowly
-zoo.load_model = lambda *_: Quick()
-raise SystemExit(main(["run", "in", "--out", "out", "--device", "cpu", "--workers", "0"]))
-"""
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
+    prediction.image_io.write_png = slowly
+    zoo.load_model = lambda *_: Quick()
+    raise SystemExit(main(["run", "in", "--out", "out", "--device", "cpu", "--workers", "0"]))
 
 
 def test_an_interrupt_is_answered_at_once(tmp_path):
     """An image is being written until the interrupt is known: it is finished, and those that wait are dropped."""
     images = [save(tmp_path / "in" / f"{i}.png", 20 * i) for i in range(8)]
-    pipes = {"stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
-    with subprocess.Popen([sys.executable, "-c", SLOW], **pipes) as process:
-        deadline = threading.Timer(200, process.kill)
-        deadline.start()
-        until(lambda: (tmp_path / "began").exists() or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        told = [line.strip() for line in process.stderr]
-        deadline.cancel()
-    assert process.returncode == 130, told
+    process = begin(_slow_command, tmp_path, log=tmp_path / "log")
+    try:
+        until(lambda: (tmp_path / "began").exists() or not process.is_alive())
+        os.kill(process.pid, signal.SIGINT)
+        until(lambda: not process.is_alive())
+    finally:
+        process.kill()
+    told = [line.strip() for line in (tmp_path / "log").read_text().splitlines()]
+    assert process.exitcode == 130, told
     assert told[-1] == "mtpano: interrupted; finished results are kept."
     assert any(line.startswith("stopping: what") for line in told)
     assert not any("Traceback" in line for line in told)

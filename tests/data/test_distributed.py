@@ -1,70 +1,69 @@
 """Two real processes share mixtures and shards: who sees what in an epoch, after a resumption and in a test."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from processes import side_by_side
+from tiny_training import TinyNetwork
 
-from mtpano_zoo.data import RoomsDataModule, write_shards
+from mtpano_zoo.data import MixedDataModule, RoomsDataModule, ShardsDataModule, write_shards
+from mtpano_zoo.training import MultiTaskModule
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = """
-import json
-import sys
-from pathlib import Path
-import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
-from tiny_training import TinyNetwork
-from mtpano_zoo.data import MixedDataModule, RoomsDataModule, ShardsDataModule
-from mtpano_zoo.training import MultiTaskModule
 
-ROOT = Path(sys.argv[1])
-
-def mixture():
+def mixture(root):
     a, b = RoomsDataModule(16, 32, 5, 2, 1), RoomsDataModule(16, 32, 4, 1, 1, seed=1)
     return MixedDataModule({"a": a, "b": b}, batch_size=1)
 
-def shards():
-    return ShardsDataModule(ROOT / "shards", batch_size=1, buffer=3)
+
+def shards(root):
+    return ShardsDataModule(root / "shards", batch_size=1, buffer=3)
+
 
 class Record(Callback):
-    def __init__(self):
-        self.seen = {}
+    def __init__(self, root):
+        self.root, self.seen = root, {}
+
     def see(self, key, batch):
         self.seen.setdefault(key, []).extend(batch["id"])
+
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         self.see(f"train {trainer.current_epoch}", batch)
         if trainer.global_step == 7:
-            trainer.save_checkpoint(ROOT / "step-7.ckpt")
+            trainer.save_checkpoint(self.root / "step-7.ckpt")
+
     def on_validation_batch_end(self, trainer, module, outputs, batch, index):
         self.see(f"val {trainer.current_epoch}", batch)
+
     def on_test_batch_end(self, trainer, module, outputs, batch, index):
         self.see("test", batch)
 
-def run(verb, module, data, **options):
-    record = Record()
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, num_sanity_val_steps=0,
-                      callbacks=[record], **quiet)
-    getattr(trainer, verb)(module, data, **options)
-    return record.seen, trainer
 
-told = {}
-for make in (mixture, shards):
-    data = make()
-    seed_everything(0, verbose=False)
-    whole, resumed = (MultiTaskModule(TinyNetwork(classes=data.classes, dropout=0.0)) for _ in range(2))
-    told[make.__name__], _ = run("fit", whole, data)
-    told[make.__name__ + " resumed"], _ = run("fit", resumed, make(), ckpt_path=ROOT / "step-7.ckpt", weights_only=True)
-    assert all(torch.equal(x, y) for x, y in zip(whole.parameters(), resumed.parameters())), "not the same weights"
-told["test"], trainer = run("test", whole, data, verbose=False)
-(ROOT / f"rank-{trainer.global_rank}.json").write_text(json.dumps(told))
-"""
+def run(root, verb, module, data, **options):
+    record = Record(root)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    options_of_all = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "max_epochs": 2, "num_sanity_val_steps": 0}
+    getattr(Trainer(callbacks=[record], **options_of_all, **quiet), verb)(module, data, **options)
+    return record.seen
+
+
+def train(rank, root):
+    """One of the two processes."""
+    told = {}
+    resume = {"ckpt_path": root / "step-7.ckpt", "weights_only": True}
+    for make in (mixture, shards):
+        data = make(root)
+        seed_everything(0, verbose=False)
+        whole, resumed = (MultiTaskModule(TinyNetwork(classes=data.classes, dropout=0.0)) for _ in range(2))
+        told[make.__name__] = run(root, "fit", whole, data)
+        told[make.__name__ + " resumed"] = run(root, "fit", resumed, make(root), **resume)
+        assert all(torch.equal(x, y) for x, y in zip(whole.parameters(), resumed.parameters(), strict=True))
+    told["test"] = run(root, "test", whole, data, verbose=False)
+    (root / f"rank-{rank}.json").write_text(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +72,7 @@ def told(tmp_path_factory):
     root = tmp_path_factory.mktemp("distributed")
     # Of 11 samples in 6 files, 5 go to one process and 6 to the other; one has no file for the test.
     write_shards(RoomsDataModule(16, 32, 11, 3, 2), root / "shards", shard_size=2, progress=False)
-    script = root / "train.py"
-    script.write_text(SCRIPT)
-    tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests / "fakes"), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, script, root],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    side_by_side(train, root, folder=root)
     return [json.loads((root / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -1,18 +1,14 @@
 """Means over several processes: the gradients are those of one process with the joined batch."""
 
-import os
-import sys
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-import waiting
+from processes import side_by_side
 from torch import nn
 
-import mtpano_zoo
 from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss
 from mtpano_zoo.losses.means import mean, several_processes, weighted_mean
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS
@@ -124,10 +120,7 @@ def _worker(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    paths = os.pathsep.join([str(Path(mtpano_zoo.__file__).parents[1]), str(Path(waiting.__file__).parent)])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(2)]
-    assert waiting.exit_codes(commands, environment) == [0, 0]
+    side_by_side(_worker, folder, folder=folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -181,7 +174,3 @@ def test_means_of_nothing_are_zero():
     assert weighted_mean(values, nothing) == weighted_mean(values, nothing, values) == 0
     assert mean(torch.tensor(0.0), torch.tensor(0)) == 0
     assert not several_processes()
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[1]), sys.argv[2])

@@ -1,13 +1,9 @@
-import os
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-import waiting
+from processes import side_by_side
 
-import mtpano_zoo
 from mtpano_zoo.metrics import (
     DepthMetrics,
     DisparityMetrics,
@@ -162,10 +158,7 @@ def _worker(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_score_like_one(tmp_path):
-    paths = os.pathsep.join([str(Path(mtpano_zoo.__file__).parents[1]), str(Path(waiting.__file__).parent)])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
-    assert waiting.exit_codes(commands, environment) == [0, 0]
+    side_by_side(_worker, tmp_path, folder=tmp_path)
     for rank in range(2):
         scores = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, make in METRICS.items():
@@ -199,7 +192,3 @@ def test_maps_that_do_not_fit_are_refused():
         check_maps(target, target, torch.ones(2, 4, 8))
     with pytest.raises(ValueError, match="boolean mask"):
         check_maps(target, target, torch.ones(1, 4, 8, dtype=torch.bool))
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[1]), sys.argv[2])

@@ -1,14 +1,11 @@
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from processes import side_by_side
 from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -17,7 +14,7 @@ from torch.utils.data import DataLoader
 from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
-from mtpano_zoo.training import MultiTaskModule, learning_rate_factor
+from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, learning_rate_factor
 from mtpano_zoo.zoo import load_model
 
 
@@ -330,46 +327,29 @@ def test_the_loss_is_the_users_to_choose():
     assert MultiTaskModule(TinyNetwork(), loss).loss is loss
 
 
-DDP_SCRIPT = """
-import sys
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
-from torch.utils.data import DataLoader
-from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule
-
 class HalfLabelled(TinyDataModule):
-    # Rank 0 gets the even samples, which have no depth.
+    """Rank 0 gets the even samples, which have no depth."""
+
     def train_dataloader(self):
         return DataLoader(TinyDataset(4, 0, ["depth"], every=2), batch_size=1)
+
     def val_dataloader(self):
         return DataLoader(TinyDataset(4, 100, ["depth"], every=2), batch_size=1)
 
-seed_everything(0, verbose=False)
-module = MultiTaskModule(TinyNetwork(), lr=1e-2)
-trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, enable_checkpointing=False,
-                  enable_progress_bar=False, enable_model_summary=False, callbacks=[AuxiliaryWarmup(steps=2)])
-assert not trainer.strategy._ddp_kwargs.get("find_unused_parameters")
-trainer.fit(module, HalfLabelled())
-weights = torch.cat([p.detach().flatten() for p in module.parameters()])
-gathered = trainer.strategy.all_gather(weights)
-assert torch.equal(gathered[0], gathered[1]), "ranks have drifted apart"
-metrics = trainer.strategy.all_gather(torch.tensor([float(trainer.callback_metrics["val/depth/AbsRel"])]))
-assert metrics[0] == metrics[1]
-sys.stdout.write(f"rank {trainer.global_rank} done\\n")
-"""
+
+def _train(rank):
+    seed_everything(0, verbose=False)
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2)
+    both = trainer(None, devices=2, strategy="ddp", max_epochs=2, callbacks=[AuxiliaryWarmup(steps=2)])
+    assert not both.strategy._ddp_kwargs.get("find_unused_parameters")
+    both.fit(module, HalfLabelled())
+    weights = torch.cat([p.detach().flatten() for p in module.parameters()])
+    gathered = both.strategy.all_gather(weights)
+    assert torch.equal(gathered[0], gathered[1]), "ranks have drifted apart"
+    metrics = both.strategy.all_gather(torch.tensor([float(both.callback_metrics["val/depth/AbsRel"])]))
+    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.slow
 def test_ranks_stay_together_when_one_lacks_labels(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(DDP_SCRIPT)
-    tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests / "fakes"), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "rank 0 done" in done.stdout
-    assert "rank 1 done" in done.stdout
+    side_by_side(_train, folder=tmp_path)

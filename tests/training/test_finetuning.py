@@ -17,24 +17,21 @@ from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import main
 from mtpano_zoo.zoo.pretrained import Pretrained
 
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
 
 @pytest.fixture
 def quiet(tmp_path):
-    return {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": tmp_path,
-    }
+    return QUIET | {"default_root_dir": tmp_path}
 
 
-@pytest.fixture
-def adapted(tiny_network, quiet):
+@pytest.fixture(scope="module")
+def adapted(tiny_network, tmp_path_factory):
     """A module after two epochs with low-rank updates, its checkpoint, and the weights that it started from."""
+    torch.manual_seed(0)
     module = MultiTaskModule(tiny_network(encoder={"layer_scale": 1.0}), lr=1e-2, lora_rank=2)
     before = {name: value.clone() for name, value in module.network.state_dict().items()}
-    trainer = Trainer(max_epochs=2, **quiet)
+    trainer = Trainer(max_epochs=2, default_root_dir=tmp_path_factory.mktemp("adapted"), **QUIET)
     trainer.fit(module, TinyDataModule())
     return module.eval(), trainer.checkpoint_callback.best_model_path, before
 

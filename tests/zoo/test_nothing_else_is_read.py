@@ -101,9 +101,11 @@ def test_a_description_that_names_something_else_is_refused(
     watched: Callable[[], list[str]], hub, trap: Path, tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]
 ) -> None:
     network = tiny_network(tasks=["depth"], bridge=False)
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    # A few weights, since it is refused before they are read: what is not refused would lack the others.
+    few = dict([*network.state_dict().items()][:3])
+    weights = {f"network.{name}": value for name, value in few.items()}
     for description in hostile(network, trap):
-        write_weights(tmp_path / "folder", network.state_dict(), description)
+        write_weights(tmp_path / "folder", few, description)
         torch.save({"network": description, "state_dict": weights}, tmp_path / "training.ckpt")
         hub.commit("user/tiny", {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()})
         watched()
