@@ -18,6 +18,7 @@ OPTIONS = (
     "--headless --no-sandbox --remote-debugging-pipe --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
     "--disable-dev-shm-usage --disable-background-networking --no-first-run --hide-scrollbars --mute-audio"
 ).split()
+READY = "document.documentElement.dataset.ready || document.documentElement.dataset.error"
 SECONDS = 60  # for anything: a deadline, never a wait
 
 
@@ -93,8 +94,8 @@ class Browser:
         """Wait until the page has drawn what it was told."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
-    def open(self, address: str, width: int = 600, height: int = 400, phone: bool = False) -> None:
-        """Load a page of the viewer in a window of a size, and wait until it is ready."""
+    def open(self, address: str, width: int, height: int, phone: bool = False, ready: str = READY) -> None:
+        """Load a page in a window of a size, and wait until it is ready."""
         self.complaints.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
@@ -103,7 +104,7 @@ class Browser:
             self.call("Page.navigate", url=place)
             while self._loaded == before:
                 self._next()
-        self.until("document.documentElement.dataset.ready || document.documentElement.dataset.error")
+        self.until(ready)
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
         """Move, press or release the mouse."""

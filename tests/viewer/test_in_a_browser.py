@@ -5,8 +5,7 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser, chromium
 from PIL import Image
+from waiting import until
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.prediction import Prediction
@@ -43,7 +43,11 @@ def rendered(scene: Room) -> Prediction:
     """All maps of a rendered room, 64 x 128."""
     maps = {key: value[0].numpy() for key, value in render([scene], 64, 128).items() if key != "id"}
     image = np.rint(maps["image"].transpose(1, 2, 0) * 255).astype(np.uint8)
-    maps = {"semseg": maps["semseg"].astype(np.uint8), "depth": maps["depth"], "normals": maps["normals"].transpose(1, 2, 0)}
+    maps = {
+        "semseg": maps["semseg"].astype(np.uint8),
+        "depth": maps["depth"],
+        "normals": maps["normals"].transpose(1, 2, 0),
+    }
     return Prediction(image, maps, scene.classes, default_palette(len(scene.classes)))
 
 
@@ -190,7 +194,9 @@ def test_a_link_and_the_pages_own_measures(browser: Browser, room: Prediction, t
     assert again[:3] == left[:3] == ["scene", "distance", [[66, 35], [72, 30]]]
     np.testing.assert_allclose(again[3], left[3], atol=5.1e-4)
     assert metres(browser.text("measure"))[:4] == [length, level, rise, wall]
-    first, second = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[:, 430:] for png in (picture, browser.screenshot()))
+    first, second = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[:, 430:] for png in (picture, browser.screenshot())
+    )
     assert (np.abs(first.astype(int) - second).max(-1) > 8).mean() < 0.01
     browser.key("r")
     assert browser.run("view.position") == [0, 0, 0]
@@ -246,7 +252,9 @@ def test_fingers(browser: Browser, address: str, rendered: Prediction) -> None:
         browser.touch("Start", (200, y))
         browser.touch("End")
     assert browser.run("view.marks.length") == 2 and metres(browser.text("measure"))
-    box = browser.run("(({right, bottom}) => [right, bottom])(document.getElementById('controls').getBoundingClientRect())")
+    box = browser.run(
+        "(({right, bottom}) => [right, bottom])(document.getElementById('controls').getBoundingClientRect())"
+    )
     assert box[0] <= width and box[1] < height / 2 and browser.complaints == []
 
 
@@ -257,3 +265,40 @@ def test_without_distances_the_page_says_so(browser: Browser, room: Prediction, 
     assert browser.run("document.documentElement.dataset.shown") == "panorama image"
     assert "no pixel has a distance" in browser.text("notes") and "no distance" in browser.text("measure")
     assert browser.run("document.querySelector('[data-mode=scene]').disabled") and browser.complaints == []
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_folder_is_served_until_ctrl_c(
+    browser: Browser, rendered: Prediction, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b c"):
+        rendered.save(tmp_path / "results", name, panel=False)
+        Image.fromarray(rendered.image).save(tmp_path / f"{name}.png")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["view", str(tmp_path / "results"), "--port", str(port)]
+    seen: list[object] = []
+
+    def user() -> None:
+        try:
+            until(lambda: answers(port))
+            browser.open(f"http://127.0.0.1:{port}/", WIDTH, HEIGHT, ready="document.links.length")
+            seen.append(browser.run("[...document.links].map((link) => link.textContent)"))
+            browser.press("li:last-child a")
+            browser.until("document.documentElement.dataset.ready")
+            seen.extend((browser.run("document.title"), main(command)))
+        finally:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C; the main thread serves
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    assert main(command) == 0
+    thread.join()
+    assert seen == [["a", "b c"], "b c", 1] and browser.complaints == []
+    said = capsys.readouterr()
+    assert said.out == f"http://127.0.0.1:{port}/ (Ctrl-C ends it)\n\n"
+    assert f"port {port} is taken: choose another by --port" in said.err
