@@ -15,10 +15,17 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
-    "--headless --no-sandbox --remote-debugging-pipe --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
-    "--disable-dev-shm-usage --disable-background-networking --no-first-run --hide-scrollbars --mute-audio"
-).split()
-READY = "document.documentElement.dataset.ready || document.documentElement.dataset.error"
+    "--headless",
+    "--no-sandbox",
+    "--remote-debugging-pipe",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+)
+READY = "document.documentElement?.dataset.ready || document.documentElement?.dataset.error"
 SECONDS = 60  # for anything: a deadline, never a wait
 
 
@@ -84,7 +91,7 @@ class Browser:
     def until(self, script: str) -> Any:
         """Wait for an expression to be true, frame by frame, and return its value."""
         end = time.monotonic() + SECONDS
-        while not (value := self.run(script)):
+        while not (value := self._run_unless_left(script)):
             if time.monotonic() > end:
                 raise TimeoutError(f"never true: {script}")
             self.frame()
@@ -92,7 +99,18 @@ class Browser:
 
     def frame(self) -> None:
         """Wait until the page has drawn what it was told."""
-        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+        self._run_unless_left(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+        )
+
+    def _run_unless_left(self, script: str) -> Any:
+        """Return what `run` does, or nothing if another page is on its way, as after a click on a link."""
+        try:
+            return self.run(script)
+        except RuntimeError as error:
+            if "navigated" in str(error) or "context" in str(error):
+                return None
+            raise
 
     def open(self, address: str, width: int, height: int, phone: bool = False, ready: str = READY) -> None:
         """Load a page in a window of a size, and wait until it is ready."""
@@ -119,8 +137,13 @@ class Browser:
 
     def press(self, selector: str) -> None:
         """Click the middle of an element."""
-        where = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])(document.querySelector('{selector}').getBoundingClientRect())"
-        self.click(*self.run(where))
+        x, y, width, height = self.box(selector)
+        self.click(x + width / 2, y + height / 2)
+
+    def box(self, selector: str) -> list[float]:
+        """Return where an element is: left, top, width and height."""
+        place = f"document.querySelector('{selector}').getBoundingClientRect()"
+        return self.run(f"(({{x, y, width, height}}) => [x, y, width, height])({place})")
 
     def key(self, name: str, frames: int = 1) -> None:
         """Press a key and hold it for some frames."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser, chromium
+from browser import CHROMIUM, READY, Browser, chromium
 from PIL import Image
 from waiting import until
 
@@ -85,6 +85,11 @@ def metres(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"([\d.]+) m", text)]
 
 
+def colours(browser: Browser) -> np.ndarray:
+    """What is seen, (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
+
+
 def hovered(browser: Browser, at: tuple[float, float]) -> dict[str, str]:
     """What the page says about a place."""
     browser.mouse("move", *at)
@@ -103,7 +108,7 @@ def test_hover_says_what_the_maps_hold(browser: Browser, address: str, rendered:
         said = hovered(browser, place(rays[v, u], 70))
         assert said["pixel"] == f"pixel {u}, {v}" and said["class"] == rendered.classes[rendered.semseg[v, u]]
         assert metres(said["distance"]) == [pytest.approx(float(rendered.depth[v, u]), abs=6e-4)]
-        lon, lat = (float(part.replace("−", "-")) for part in re.findall(r"([+−][\d.]+)°", said["direction"]))
+        lon, lat = map(float, re.findall(r"([+-][\d.]+)°", said["direction"].replace("\N{MINUS SIGN}", "-")))
         assert lon == pytest.approx((u + 0.5) / 128 * 360 - 180, abs=0.051)
         assert lat == pytest.approx(90 - (v + 0.5) / 64 * 180, abs=0.051)
         normal = [float(part) for part in said["normal"].split()[1:]]
@@ -126,7 +131,7 @@ def test_layers_are_drawn_by_key_and_by_mouse(browser: Browser, address: str, re
             assert browser.run("document.documentElement.dataset.shown") == "panorama image"
             _ = browser.key(way) if len(way) == 1 else browser.press(way)
             browser.mouse("move", 1, 1)
-            drawn = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
+            drawn = colours(browser)
             for v, u in places:
                 x, y = place(rays[v, u], 70)
                 assert np.abs(drawn[int(y), int(x)] - expected[layer][v, u]).max() <= 6, (layer, way, v, u)
@@ -187,17 +192,15 @@ def test_a_link_and_the_pages_own_measures(browser: Browser, room: Prediction, t
     browser.press("#link")
     state = "JSON.stringify([view.mode, view.layer, view.marks, [view.yaw, view.pitch, view.fov, ...view.position]])"
     left, link = json.loads(browser.run(state)), browser.run("location.href")
-    picture = browser.screenshot()
+    picture = colours(browser)
     assert left[3][5] > 0.05  # walked ahead
     browser.open(link, WIDTH, HEIGHT)
     again = json.loads(browser.run(state))
     assert again[:3] == left[:3] == ["scene", "distance", [[66, 35], [72, 30]]]
     np.testing.assert_allclose(again[3], left[3], atol=5.1e-4)
     assert metres(browser.text("measure"))[:4] == [length, level, rise, wall]
-    first, second = (
-        np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[:, 430:] for png in (picture, browser.screenshot())
-    )
-    assert (np.abs(first.astype(int) - second).max(-1) > 8).mean() < 0.01
+    difference = np.abs(picture - colours(browser))[:, 430:]  # beside the controls
+    assert (difference.max(-1) > 8).mean() < 0.01
     browser.key("r")
     assert browser.run("view.position") == [0, 0, 0]
     browser.run("location.hash = '#layer=normals&yaw=20'")
@@ -282,6 +285,7 @@ def test_a_folder_is_served_until_ctrl_c(
         port = free.getsockname()[1]
     command = ["view", str(tmp_path / "results"), "--port", str(port)]
     seen: list[object] = []
+    ended = threading.Event()
 
     def user() -> None:
         try:
@@ -289,15 +293,18 @@ def test_a_folder_is_served_until_ctrl_c(
             browser.open(f"http://127.0.0.1:{port}/", WIDTH, HEIGHT, ready="document.links.length")
             seen.append(browser.run("[...document.links].map((link) => link.textContent)"))
             browser.press("li:last-child a")
-            browser.until("document.documentElement.dataset.ready")
+            browser.until(READY)
             seen.extend((browser.run("document.title"), main(command)))
         finally:
-            signal.raise_signal(signal.SIGINT)  # Ctrl-C; the main thread serves
+            if not ended.is_set():
+                signal.raise_signal(signal.SIGINT)  # Ctrl-C; the main thread serves
 
     thread = threading.Thread(target=user)
     thread.start()
-    assert main(command) == 0
+    code = main(command)
+    ended.set()
     thread.join()
+    assert code == 0
     assert seen == [["a", "b c"], "b c", 1] and browser.complaints == []
     said = capsys.readouterr()
     assert said.out == f"http://127.0.0.1:{port}/ (Ctrl-C ends it)\n\n"
