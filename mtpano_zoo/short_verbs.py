@@ -166,7 +166,10 @@ def field_of_view(text: str) -> tuple[float, float]:
 
 
 def _angle_or_auto(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"an angle in degrees, or auto, not {text}") from error
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

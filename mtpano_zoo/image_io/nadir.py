@@ -15,8 +15,8 @@ STEP = 8  # of 255, above twice that of the rows around; 120 rendered and 6 real
 def nadir_disc(pixels: NDArray[np.uint8]) -> float | None:
     """Return how many degrees from straight down a disc ends that covers the nadir of a panorama (H, W, 3).
 
-    Its border is a sharp step at one latitude in nearly all columns, which nothing else in a scene makes. A tripod has no
-    such border, and what is smoothed into the floor has none either. None if there is no disc.
+    Its border is a sharp step at one latitude in nearly all columns, which nothing else in a scene makes. A tripod has
+    no such border, and what is smoothed into the floor has none either. None if there is no disc.
 
     Example:
         >>> panorama = np.full((256, 512, 3), 200, np.uint8)
