@@ -82,7 +82,7 @@ function layerColours(layer) {
     if (layer === "classes") colour = scene.palette[maps.semseg[i]] || colour;
     else if (layer === "normals") colour = [maps.normals[i], maps.normals[count + i], maps.normals[2 * count + i]];
     else if (maps.depth[i]) colour = scene.ramp[Math.round(clamp((maps.depth[i] - low) / (high - low), 0, 1) * 255)];
-    pixels.set(colour, 4 * i);
+    for (let part = 0; part < 3; part++) pixels[4 * i + part] = colour[part];
   }
   return pixels;
 }
