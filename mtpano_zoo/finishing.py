@@ -1,7 +1,7 @@
 """From the maps that a network returns, at its own size, to those of a prediction, at the size of the panorama."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -9,11 +9,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.nadir import nadir_disc
 from mtpano_zoo.point_cloud import beyond_nadir
 from mtpano_zoo.resize import resize_argmax, resize_bands
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL, Kind
 
-__all__ = ("FINISHERS", "check_nadir", "geometric", "seam_blended", "unseen_removed", "without_nadir")
+__all__ = (
+    "FINISHERS",
+    "NadirMask",
+    "check_nadir",
+    "geometric",
+    "nadir_angle",
+    "seam_blended",
+    "unseen_removed",
+    "without_nadir",
+)
+
+NadirMask: TypeAlias = float | Literal["auto"]
+
+DISC_MARGIN = 1.0  # degrees; where a disc's border was found, it was 0.8 off at most
 
 
 def geometric(maps: Mapping[str, Any]) -> list[str]:
@@ -52,14 +66,30 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
     return blended
 
 
-def check_nadir(degrees: float) -> None:
+def check_nadir(mask_nadir: NadirMask) -> None:
     """Refuse an angle around the nadir that is none.
 
     Raises:
-        InputError: If it is not from 0 to 90.
+        InputError: If it is neither "auto" nor from 0 to 90.
     """
-    if not 0 <= degrees <= 90:
-        raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {degrees:g}")
+    if isinstance(mask_nadir, str):
+        if mask_nadir != "auto":
+            raise InputError(f'mask_nadir is an angle in degrees or "auto", not {mask_nadir}')
+    elif not 0 <= mask_nadir <= 90:
+        raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {mask_nadir:g}")
+
+
+def nadir_angle(mask_nadir: NadirMask, image: NDArray[np.uint8]) -> float:
+    """Return how many degrees from straight down have no value in the maps of a panorama (H, W, 3).
+
+    Example:
+        >>> nadir_angle(20, np.zeros((256, 512, 3), np.uint8)), nadir_angle("auto", np.zeros((256, 512, 3), np.uint8))
+        (20, 0.0)
+    """
+    if mask_nadir != "auto":
+        return mask_nadir
+    found = nadir_disc(image)
+    return 0.0 if found is None else found + DISC_MARGIN
 
 
 def without_nadir(seen: NDArray[np.bool_] | None, height: int, width: int, degrees: float) -> NDArray[np.bool_] | None:

@@ -15,7 +15,16 @@ from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.mesh import MAX_ANGLE
 from mtpano_zoo.export.scene_file import Cut, write_scene
-from mtpano_zoo.finishing import FINISHERS, check_nadir, geometric, seam_blended, unseen_removed, without_nadir
+from mtpano_zoo.finishing import (
+    FINISHERS,
+    NadirMask,
+    check_nadir,
+    geometric,
+    nadir_angle,
+    seam_blended,
+    unseen_removed,
+    without_nadir,
+)
 from mtpano_zoo.image_io import Panorama, Reading, Window, placed
 from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.output_paths import path_below
@@ -263,7 +272,7 @@ def predict(
     max_distance: float | None = None,
     level: bool = False,
     crop: bool = False,
-    mask_nadir: float = 0.0,
+    mask_nadir: NadirMask = 0.0,
     **reading: Unpack[Reading],
 ) -> Prediction | list[Prediction]:
     """Run a network on a panorama and return its maps in the panorama's own size and in our frame.
@@ -291,7 +300,7 @@ def predict(
             the image counts more than what the tags of a file say.
         crop: Return only the part of the sphere that the file of a crop shows, in the size of the file.
         mask_nadir: Leave out what is less than so many degrees from straight down in the image, where a tripod
-            or a logo is.
+            or a logo is. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but no tripod.
         **reading: How files are read: `fov`, `vertical_offset`, `eye`, `ignore_tags`, `force` and `max_pixels`, see
             `mtpano_zoo.image_io.load_panorama`.
 
@@ -406,7 +415,7 @@ def _prediction(
     up: Tensor | None,
     turn: Tensor | None,
     crop: bool,
-    mask_nadir: float,
+    mask_nadir: NadirMask,
 ) -> Prediction:
     if isinstance(panorama, Tensor):
         pixels = (panorama.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
@@ -427,7 +436,8 @@ def _prediction(
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     if "valid" in finished and "depth" in finished:
         finished["depth"][~finished["valid"]] = 0
-    if (seen := without_nadir(panorama.seen, height, width, mask_nadir)) is not None:
+    below = nadir_angle(mask_nadir, panorama.pixels)
+    if (seen := without_nadir(panorama.seen, height, width, below)) is not None:
         finished = {task: unseen_removed(task, values, seen, len(classes)) for task, values in finished.items()}
     if window is not None:
         image = image[window.slices]

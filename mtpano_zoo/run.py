@@ -14,7 +14,7 @@ from torch import nn
 
 from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.finishing import check_nadir
+from mtpano_zoo.finishing import NadirMask, check_nadir
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images, is_video
 from mtpano_zoo.image_io import Panorama, Reading, load_panorama
 from mtpano_zoo.manifest import describe_model
@@ -49,7 +49,7 @@ def run(
     max_distance: float | None = None,
     level: bool = False,
     crop: bool = False,
-    mask_nadir: float = 0.0,
+    mask_nadir: NadirMask = 0.0,
     device: str | torch.device | None = None,
     overwrite: bool = False,
     progress: bool = True,

@@ -165,6 +165,13 @@ def field_of_view(text: str) -> tuple[float, float]:
     return across, down
 
 
+def _angle_or_auto(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"an angle in degrees, or auto, not {text}") from error
+
+
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the files of a camera show; see `reading_options`."""
     files = parser.add_argument_group("files of cameras")
@@ -177,7 +184,11 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--ignore-tags", action="store_true", help="do not look at the GPano tags of the files")
     files.add_argument("--force", action="store_true", help="take images that do not look like panoramas")
     files.add_argument(
-        "--mask-nadir", type=float, default=0.0, metavar="DEG", help="no values this close to straight down (a tripod)"
+        "--mask-nadir",
+        type=_angle_or_auto,
+        default=0.0,
+        metavar="DEG",
+        help="no values this close to straight down (a tripod); auto: where a disc is found there (a logo)",
     )
     files.add_argument(
         "--max-pixels", type=number_of("pixels"), metavar="N", help="refuse larger images (default 178956970)"

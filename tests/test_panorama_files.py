@@ -337,8 +337,18 @@ def test_nothing_has_a_value_near_the_nadir(room):
     below = (128 - np.arange(128) - 0.5) / 128 * 180 < 20
     assert np.array_equal((result.depth == 0).all(1), below) and np.array_equal((result.semseg == 255).all(1), below)
     assert predict(Height(), Panorama(room)).depth.all()
-    with pytest.raises(InputError, match="mask_nadir"):
-        predict(Height(), room, mask_nadir=100)
+    for wrong in (100, "none"):
+        with pytest.raises(InputError, match="mask_nadir"):
+            predict(Height(), room, mask_nadir=wrong)
+
+
+def test_a_disc_below_the_camera_has_no_values(room):
+    """Its border is found within a row, and one degree more is left out; without a disc, nothing is."""
+    covered = room.copy()
+    covered[112:] = (250, 0, 250)  # 22.5 degrees
+    seen = (predict(Height(), Panorama(covered), mask_nadir="auto").depth > 0).all(1)
+    assert seen[:110].all() and not seen[112:].any()
+    assert predict(Height(), Panorama(room), mask_nadir="auto").depth.all()
 
 
 def test_patterns_lists_and_links(tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ class Drawing {
   constructor(canvas, image, mesh) {
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
     this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace; // colours go through as they are
+    this.renderer.setClearColor(0x8a9099); // drawn darker; holes of the scene: black would look like a surface
     this.scene = new THREE.Scene();
     this.camera = new THREE.PerspectiveCamera(80, 1, 0.02, 20000);
     this.camera.rotation.order = "YXZ";

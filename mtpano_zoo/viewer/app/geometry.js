@@ -42,12 +42,23 @@ const Geometry = (() => {
 
   const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 
-  // Metres from point to point: straight, level and upwards.
-  function between(a, b, up) {
+  const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+
+  // Metres from point to point: straight, level, upwards; and along the wall if both points lie on one, within a tenth of
+  // the way and 15 degrees, else null.
+  function between(a, b, up, normals) {
     const way = [b[0] - a[0], b[1] - a[1], b[2] - a[2]];
     const length = Math.hypot(...way);
     const rise = dot(way, up);
-    return { length, level: Math.sqrt(Math.max(0, length * length - rise * rise)), rise };
+    const found = { length, level: Math.sqrt(Math.max(0, length * length - rise * rise)), rise, wall: null };
+    const [one, other] = normals;
+    const near = 15 * DEGREE;
+    if (one && other && dot(one, other) > Math.cos(near) && normals.every((n) => Math.abs(dot(n, up)) < Math.sin(near))) {
+      const along = cross(up, [one[0] + other[0], one[1] + other[1], one[2] + other[2]]);
+      const wall = Math.abs(dot(way, along)) / Math.hypot(...along);
+      if (found.level ** 2 - wall ** 2 < (0.1 * length) ** 2) found.wall = wall;
+    }
+    return found;
   }
 
   // Maps may have fewer rows and columns than the panorama: one in `stride`.
@@ -104,10 +115,32 @@ const Geometry = (() => {
       return distance ? ray(at, this.size).map((value) => value * distance) : null;
     }
 
-    // Metres between the points of two pixels; null where one has no distance.
+    // Metres between the points of two pixels, see `between`; null where one has no distance.
     measure(a, b) {
       const [from, to] = [this.point(a), this.point(b)];
-      return from && to ? between(from, to, this.up) : null;
+      return from && to ? between(from, to, this.up, [this.normal(a), this.normal(b)]) : null;
+    }
+
+    // Metres from the floor to the ceiling, each at the median of its points; null if one of them is not seen.
+    roomHeight() {
+      if (this.height !== undefined) return this.height;
+      const known = this.semseg && this.depth;
+      const [floor, ceiling] = ["floor", "ceiling"].map((name) => known ? this.level(this.classes.indexOf(name)) : null);
+      this.height = floor === null || ceiling === null ? null : ceiling - floor;
+      return this.height;
+    }
+
+    // How far the points of a class lie above the camera: their median.
+    level(number) {
+      const levels = [];
+      const step = Math.max(1, Math.round(this.rows / 200)) * this.stride;
+      for (let v = step >> 1; v < this.size[1]; v += step) {
+        for (let u = step >> 1; u < this.size[0]; u += step) {
+          const point = this.semseg[this.place([u, v])] === number && this.point([u, v]);
+          if (point) levels.push(dot(point, this.up));
+        }
+      }
+      return levels.length ? levels.sort((a, b) => a - b)[levels.length >> 1] : null;
     }
 
     // Share of the sphere that every class takes, by number, the largest first.

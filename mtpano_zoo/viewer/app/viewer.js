@@ -82,7 +82,7 @@ function layerColours(layer) {
     if (layer === "classes") colour = scene.palette[maps.semseg[i]] || colour;
     else if (layer === "normals") colour = [maps.normals[i], maps.normals[count + i], maps.normals[2 * count + i]];
     else if (maps.depth[i]) colour = scene.ramp[Math.round(clamp((maps.depth[i] - low) / (high - low), 0, 1) * 255)];
-    pixels.set(colour, 4 * i);
+    for (let part = 0; part < 3; part++) pixels[4 * i + part] = colour[part];
   }
   return pixels;
 }
@@ -129,17 +129,24 @@ function showLayer() {
 
 // What is said
 
+const metres = (value) => `${value.toFixed(3)} m`;
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}°`;
 
 function describe(at) {
   const [lon, lat] = Geometry.angles(at, scene.size);
   const distance = maps.distance(at);
   const normal = maps.normal(at);
-  const parts = [maps.className(at), maps.depth && (distance ? `${distance.toFixed(3)} m` : "no distance")];
+  const parts = [maps.className(at), maps.depth && (distance ? metres(distance) : "no distance")];
   parts.push(`${signed(lon)} right, ${signed(lat)} up`);
   if (normal) parts.push(`normal ${normal.map((value) => value.toFixed(2)).join(" ")}`);
   parts.push(`pixel ${at.join(", ")}`);
   return parts.filter(Boolean).join(" · ");
+}
+
+function small(text) {
+  const part = document.createElement("small");
+  part.textContent = text;
+  return part;
 }
 
 function showMeasure() {
@@ -149,13 +156,14 @@ function showMeasure() {
   if (a && b) {
     const found = maps.measure(a, b);
     if (!found) return output.append("one of the points has no distance");
-    const parts = document.createElement("small");
-    const way = found.rise < 0 ? "down" : "up";
-    parts.textContent = ` (level ${found.level.toFixed(3)} m, ${way} ${Math.abs(found.rise).toFixed(3)} m)`;
-    output.append(`${found.length.toFixed(3)} m`, parts);
+    output.append(metres(found.length), small(` level ${metres(found.level)}`));
+    output.append(small(`, ${found.rise < 0 ? "down" : "up"} ${metres(Math.abs(found.rise))}`));
+    if (found.wall !== null) output.append(small(`, along the wall ${metres(found.wall)}`));
   } else if (measuring) {
     output.append(a ? "click the second point" : "click the first point");
   }
+  const height = measuring && maps.roomHeight();
+  if (height) output.append(document.createElement("br"), small(`ceiling height ${metres(height)}`));
 }
 
 // Drawing
@@ -185,10 +193,8 @@ function show() {
   if (drawing) {
     drawing.setMarks(view.marks.map((mark) => maps.point(mark)).filter(Boolean));
     drawing.draw(view);
-    if (pointer && !held.size) {
-      const at = drawing.pixelAt(...pointer, view, scene.size);
-      element("hover").textContent = at ? describe(at) : "";
-    }
+    const at = pointer && !held.size && drawing.pixelAt(...pointer, view, scene.size);
+    element("hover").textContent = at ? describe(at) : "";
   }
   document.documentElement.dataset.shown = `${view.mode} ${view.layer}`;
   keepAddress();
@@ -219,6 +225,8 @@ const actions = {
     history.replaceState(null, "", address());
     try {
       await navigator.clipboard.writeText(location.href);
+      element("link").textContent = "Copied";
+      setTimeout(() => (element("link").textContent = "Copy link"), 1500);
     } catch {
       prompt("The link to this view:", location.href); // some browsers forbid it to files
     }
@@ -287,8 +295,9 @@ function move(now) {
 
 function connectKeys() {
   window.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open || event.target.tagName === "INPUT") return;
     const key = event.key.toLowerCase();
+    const slides = event.target.tagName === "INPUT" && TURNS[key];
+    if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open || slides) return;
     if (ONCE[key] && !event.repeat) ONCE[key]();
     if (!TURNS[key] && !STEPS[key] && key !== "shift") return;
     event.preventDefault();
@@ -298,7 +307,10 @@ function connectKeys() {
     }
     held.add(key);
   });
-  window.addEventListener("keyup", (event) => held.delete(event.key.toLowerCase()));
+  window.addEventListener("keyup", (event) => {
+    held.delete(event.key.toLowerCase());
+    changed(); // something else may be below the pointer
+  });
   window.addEventListener("blur", () => held.clear());
 }
 
@@ -333,13 +345,15 @@ function connectPointers() {
     changed();
   });
   const released = (event) => {
-    if (down.delete(event.pointerId) && event.type === "pointerup" && moved < 5) click(event.offsetX, event.offsetY);
+    const clicked = down.delete(event.pointerId) && event.type === "pointerup" && moved < 5;
+    if (clicked) click(event.offsetX, event.offsetY);
   };
   canvas.addEventListener("pointerup", released);
   canvas.addEventListener("pointercancel", released);
-  canvas.addEventListener("pointerleave", () => {
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "mouse") return; // what a finger has tapped stays described
     pointer = null;
-    element("hover").textContent = "";
+    changed();
   });
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
