@@ -18,7 +18,7 @@ from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import describe_model, read_manifest
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.prediction_folder import FORMAT
-from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("UNITS", "FolderPredictor", "FunctionPredictor", "Kind", "NetworkPredictor", "Predictor")
@@ -64,6 +64,7 @@ class NetworkPredictor(Predictor):
         self.classes = tuple(getattr(network, "classes", ()))
         height, width = getattr(network, "input_size", (0, 0))
         self.words = f"a network that looks at {height} x {width} pixels; its maps are resized to those of the panorama"
+        self.faces = self._faces if "depth" in getattr(network, "tasks", ()) else None
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
         """Predict."""
@@ -74,6 +75,17 @@ class NetworkPredictor(Predictor):
         if "normals" in maps:
             maps["normals"] = maps["normals"].movedim(-1, 0)
         return maps
+
+    def _faces(self, images: Tensor) -> Tensor:
+        """Predict for each cube face alone, on a sphere that is black elsewhere, as `mtpano run` takes a crop."""
+        side = images.shape[-1]
+        depths = []
+        for number, image in enumerate(images):
+            alone = torch.zeros(1, *images.shape)
+            alone[0, number] = image
+            depth = self(from_cubemap(alone, 2 * side, 4 * side)[0], "")["depth"]
+            depths.append(to_cubemap(depth[None, None], side, "depth")[0, number, 0])
+        return torch.stack(depths)
 
     def facts(self) -> dict[str, Any]:
         """Its weights and configuration."""

@@ -24,7 +24,7 @@ CURVES = ("bands", "turned")  # several values each, shown as curves
 HARDNESS = {"depth/AbsRel": 1, "normals/mean": 1, "semseg/pixel_accuracy": -1, "disparity/AbsRel/affine_aligned": 1}
 WHY = {
     "turns": "yaw and tilt: predictions in a folder are of the panoramas as they are",
-    "faces": "cross-projection: it takes panoramas only, no perspective views",
+    "faces": "cross-projection: it does not predict distances for perspective views",
 }
 
 

@@ -1,7 +1,10 @@
 """Scores agree with the metrics themselves, a stopped call goes on, and wrong input is one sentence."""
 
 import json
+import multiprocessing
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,24 +99,56 @@ def test_a_stopped_call_goes_on_and_gives_the_same(tmp_path):
     whole = scored([predictor()], planted(), tmp_path / "whole", skip=LIGHT)
 
     def stop(text):
-        if "2 of" in text:
+        if "panorama 2" in text:
             raise Stopped
 
     with pytest.raises(Stopped):
         evaluate([predictor()], planted(), tmp_path / "parts", skip=LIGHT, report=stop)
-    rows = tmp_path / "parts" / "mine" / "images.jsonl"
-    assert len(rows.read_text().splitlines()) == 2
-    with rows.open("a") as file:  # cut off while it was written
-        file.write('{"id": "room-2", "sco')
+    there = sorted((tmp_path / "parts" / "mine" / "images").iterdir())
+    assert [path.name for path in there] == ["room-0.safetensors", "room-1.safetensors"]
+    there[0].write_bytes(there[0].read_bytes()[:-9])  # damaged
     seen = []
     parts = scored([predictor()], planted(), tmp_path / "parts", skip=LIGHT, report=seen.append)
-    assert seen == ["mine: 3 of 3 panoramas"]
+    assert seen == [f"mine: panorama {i} of 3 is scored" for i in (1, 3)]
     assert parts == whole
-    assert rows.read_bytes() == (tmp_path / "whole" / "mine" / "images.jsonl").read_bytes()
-    with pytest.raises(InputError, match="more than the 2 asked for"):
-        evaluate([predictor()], planted(2), tmp_path / "parts", skip=LIGHT)
+    rows = Path("mine", "images.jsonl")
+    assert (tmp_path / "parts" / rows).read_bytes() == (tmp_path / "whole" / rows).read_bytes()
+    fewer = scored([predictor()], planted(2), tmp_path / "parts", skip=LIGHT, report=seen.append)
+    assert fewer["data"]["panoramas"] == fewer["models"]["mine"]["measures"]["scale/depth"]["images"] == 2
+    assert len(seen) == 2
     with pytest.raises(InputError, match="other settings"):
         evaluate([predictor()], planted(), tmp_path / "parts", skip=("yaw",))
+
+
+def test_processes_share_the_panoramas_and_give_the_same(tmp_path):
+    """As torchrun starts them: each has a number; all wait for one another before they score and do not afterwards."""
+    context = multiprocessing.get_context("fork")
+    start, queue = context.Barrier(2), context.Queue()
+
+    def work(rank):
+        torch.set_num_threads(1)
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+        seen = []
+
+        def scored_one(text):
+            if not seen:
+                start.wait(60)  # one alone cannot have scored them all
+            seen.append(text)
+
+        content = judge([predictor()], planted(5), tmp_path / "shared", skip=LIGHT, report=scored_one)
+        queue.put((rank, len(seen), json.dumps(content)))
+
+    workers = [context.Process(target=work, args=(rank,)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    (_, first, report), (_, second, other) = sorted(queue.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join(60)
+    assert first >= 1 and second >= 1 and first + second < 2 * 5
+    assert report == other == json.dumps(scored([predictor()], planted(5), tmp_path / "alone", skip=LIGHT))
+    rows = Path("mine", "images.jsonl")
+    assert (tmp_path / "shared" / rows).read_bytes() == (tmp_path / "alone" / rows).read_bytes()
+    assert (tmp_path / "shared" / "report.html").exists()
 
 
 def test_the_page_needs_nothing_else_and_compares(tmp_path):
@@ -137,9 +172,10 @@ def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
 
     first = predictor("views", faces=faces)
     report = scored([first, predictor("none")], planted(1), tmp_path, skip=LIGHT)
-    assert report["models"]["views"]["measures"]["cross/depth"]["value"] < 0.03
-    assert "cross/depth" not in report["models"]["none"]["measures"]
-    assert any("panoramas only" in sentence for sentence in report["models"]["none"]["left_out"])
+    assert report["models"]["views"]["measures"]["cross/faces"]["value"] < 0.03
+    assert report["models"]["views"]["measures"]["cross/panorama"]["value"] < 0.03
+    assert "cross/faces" not in report["models"]["none"]["measures"]
+    assert any("perspective views" in sentence for sentence in report["models"]["none"]["left_out"])
 
 
 @pytest.mark.parametrize(
