@@ -221,7 +221,8 @@ def _checked(predictor: Predictor, data: EvaluationSet, force: bool) -> list[str
     for i in range(min(LOOKED_AT, len(data.samples))):
         sample = data.samples[i]
         labels = labels_of(sample)
-        found.append(mistakes(with_depth(predictor(sample["image"], sample["id"]), labels), labels))
+        maps = prepare(predictor(sample["image"], sample["id"]), predictor, data.classes)
+        found.append(mistakes(with_depth(maps, labels), labels))
     sentences = common_mistakes(found)
     if sentences and isinstance(predictor, FolderPredictor) and not force:
         raise InputError(f"{predictor.folder}: {'; '.join(sentences)}; correct it, or score it all the same by --force")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_exr import exr
 from PIL import Image
 from planted import CLASSES, PlantedPredictor, PlantedRooms
 
@@ -53,13 +54,17 @@ def homes(tmp_path_factory):
     return folder
 
 
+def write_exr(path, values):
+    path.write_bytes(exr(Z=values.astype(np.float32)))
+
+
 def depths(data, folder, change=lambda x: x, ending=".npy"):
     """Write labels of depth as somebody's predictions."""
     folder.mkdir(exist_ok=True)
     for i in range(len(data.samples)):
         values = change(data.samples[i]["depth"].numpy())
         path = folder / f"{data.samples.name(i)}{ending}"
-        write_npy(path, values) if ending == ".npy" else write_png(path, values)
+        {".npy": write_npy, ".png": write_png, ".exr": write_exr}[ending](path, values)
     return folder
 
 
@@ -187,6 +192,7 @@ def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
         (lambda x: (x * 4000).round().astype(np.uint16), ".png", "0.00025", "ray"),
         (lambda x: x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".npy", None, "z"),
         (lambda x: 3 / x + 0.2, ".npy", None, "disparity"),
+        (lambda x: 100 * x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".exr", "cm", "z"),
     ],
 )
 def test_a_folder_in_any_stated_unit_is_right(change, ending, unit, kind, homes, tmp_path):
@@ -235,6 +241,8 @@ def test_a_network_that_errs_is_not_accused():
     noisy = PlantedPredictor(noise=0.3)
     found = [mistakes(noisy(rooms[i]["image"]), rooms[i]) for i in range(3)]
     assert common_mistakes(found) == []
+    turned = [mistakes({"semseg": rooms[i]["semseg"].flip(-2)}, rooms[i]) for i in range(3)]
+    assert common_mistakes(turned) == ["classes look upside down"]
     flat = [mistakes({"depth": torch.full_like(rooms[i]["depth"], 2.0)}, rooms[i]) for i in range(3)]
     assert common_mistakes(flat) == []
 
@@ -253,6 +261,32 @@ def test_what_mtpano_run_writes_is_read(homes, tmp_path):
     assert (maps["depth"] - data.samples[0]["depth"]).abs().max() < 1e-3
     assert (maps["normals"] - data.samples[0]["normals"]).abs().max() < 0.02
     assert torch.equal(maps["semseg"], data.samples[0]["semseg"])
+
+
+def test_an_exr_of_normals_and_an_npy_of_classes(homes, tmp_path):
+    data = open_data(homes)
+    sample, name = data.samples[0], data.samples.name(0)
+    for task in ("depth", "normals", "semseg"):
+        (tmp_path / task).mkdir()
+    far = np.where(sample["depth"].numpy() > 3, 1e10, sample["depth"].numpy()).astype(np.float32)
+    (tmp_path / "depth" / f"{name}.exr").write_bytes(exr(R=far, G=far, B=far))
+    (tmp_path / "normals" / f"{name}.exr").write_bytes(exr(**dict(zip("RGB", sample["normals"].numpy(), strict=True))))
+    write_npy(tmp_path / "semseg" / f"{name}.npy", sample["semseg"].numpy().astype(np.int32))
+    maps = FolderPredictor(tmp_path)(sample["image"], name)
+    assert torch.equal(maps["depth"], torch.where(sample["depth"] > 3, 0, sample["depth"]))
+    assert (maps["normals"] - sample["normals"]).abs().max() < 1e-6
+    assert torch.equal(maps["semseg"], sample["semseg"])
+    for task, values, sentence in (
+        ("semseg", {"Y": far}, "write a PNG or NPY"),
+        ("normals", {"Y": far}, "normals need three"),
+        ("depth", {"R": far, "G": far, "B": -far}, "its channels differ"),
+    ):
+        for path in (tmp_path / task).iterdir():
+            path.unlink()
+        (tmp_path / task / f"{name}.exr").write_bytes(exr(**values))
+        with pytest.raises(InputError, match=sentence):
+            FolderPredictor(tmp_path)(sample["image"], name)
+        (tmp_path / task / f"{name}.exr").unlink()
 
 
 def test_files_that_do_not_fit_are_named(homes, tmp_path):
