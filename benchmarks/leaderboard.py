@@ -118,9 +118,13 @@ def section(title: str, report: Mapping[str, Any]) -> list[str]:
     """Return the part of the page about one set."""
     data = report["data"]
     size = f"{data['height']} x {2 * data['height']}"
-    lines = [f"## {title}", "", f"{data['panoramas']} panoramas of {size} pixels: {data['words']}.", ""]
+    lines = [f"## {title}", "", f"Panoramas: {data['panoramas']} of {size} pixels: {data['words']}.", ""]
     lines += [*table(report, SCORES), "", *table(report, PANORAMIC), "", *paired(report), ""]
-    remarks = [f"- {name}: {remark}." for name, model in report["models"].items() for remark in model["remarks"]]
+    of_remark: dict[str, list[str]] = {}
+    for name, model in report["models"].items():
+        for remark in model["remarks"]:
+            of_remark.setdefault(remark, []).append(name)
+    remarks = [f"- {', '.join(names)}: {remark}." for remark, names in of_remark.items()]
     return lines + (["Remarks:", "", *remarks, ""] if remarks else [])
 
 
@@ -153,7 +157,10 @@ def main() -> None:
         torch=torch.__version__.partition("+")[0],
         version=report["version"],
     )
-    meaning = "Columns are explained in [Judge](judge.md); `right classes` is the share of pixels."
+    meaning = (
+        "[Judge](judge.md) explains the columns; `right classes` is the share of pixels. What does not look at the "
+        "panorama does not change with it: the prior's yaw and cross are no merit."
+    )
     page = [head, *lines, "## Protocol", "", *words, "", meaning, ""]
     if process_number() == 0:
         write_bytes(options.page, "\n".join(page).encode())

@@ -30,6 +30,7 @@ SHOWN = {  # measures and scores that are printed
     "poles/normals": "measures",
     "yaw/depth": "measures",
     "tilt/depth": "measures",
+    "cross/faces": "measures",
     "edges/depth": "measures",
     "planes/depth": "measures",
     "frame/normals": "measures",
