@@ -26,7 +26,7 @@ from mtpano_zoo.models.latitude import LatitudePrior
 PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
 NETWORKS = ("mtpano-small.rooms", "mtpano-tiny.rooms")
 PRIOR, PRIOR_ROOMS = "latitude prior", 200
-SCENES, HEIGHT = 12, 128
+ROOMS, STREETS, HEIGHT = 8, 4, 128
 REAL_HEIGHT = 256
 # Columns: title, where in the report, and digits after the point.
 SCORES = {
@@ -54,12 +54,16 @@ interval that holds 95 of 100 draws of the panoramas. {date}, {machine}, PyTorch
 
 `python benchmarks/leaderboard.py --real FOLDER` writes this page; the folder holds 3D60, which is not ours to pass on.
 """
+MEANING = (
+    "[Judge](judge.md) explains the columns; `right classes` is the share of pixels. What does not look at the "
+    "panorama does not change with it: the prior's yaw and cross are no merit."
+)
 
 
-def data_sets(count: int, real: Path | None) -> Iterator[tuple[str, EvaluationSet]]:
+def data_sets(rooms: int, streets: int, real: Path | None) -> Iterator[tuple[str, EvaluationSet]]:
     """Yield what is scored on, by title."""
-    yield "Rooms", open_data("rooms", HEIGHT, count)
-    yield "Streets", open_data("streets", HEIGHT, count)
+    yield "Rooms", open_data("rooms", HEIGHT, rooms)
+    yield "Streets", open_data("streets", HEIGHT, streets)
     if real is not None:
         samples = ThreeD60DataModule(real, height=REAL_HEIGHT, width=2 * REAL_HEIGHT).dataset("test")
         words = "scanned buildings of 3D60, its split test; distances and normals only"
@@ -128,42 +132,43 @@ def section(title: str, report: Mapping[str, Any]) -> list[str]:
     return lines + (["Remarks:", "", *remarks, ""] if remarks else [])
 
 
-def main() -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="3D60, or a part of it")
-    parser.add_argument("--scenes", type=int, default=SCENES, help="rooms, and streets (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"), help="(default %(default)s)")
-    parser.add_argument("--page", type=Path, default=PAGE, help="(default %(default)s)")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    try:
-        judged = list(data_sets(options.scenes, options.real))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    models = predictors()
-    lines: list[str] = []
-    report: dict[str, Any] = {}
-    for title, data in judged:
-        begin = time.process_time()
-        report = judge(models, data, options.out / title.lower().replace(" ", "-"), report=print)
-        print(f"{title}: {time.process_time() - begin:.0f} s of processor time in this call")
-        lines += section(title, report)
-    words = [f"- {sentence}" for sentence in report["protocol"]["words"][1:]]
+def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the page of reports by title."""
+    first = next(iter(reports.values()))
     head = HEAD.format(
         prior=PRIOR_ROOMS,
         date=datetime.now(UTC).date(),
         machine=machine(),
         torch=torch.__version__.partition("+")[0],
-        version=report["version"],
+        version=first["version"],
     )
-    meaning = (
-        "[Judge](judge.md) explains the columns; `right classes` is the share of pixels. What does not look at the "
-        "panorama does not change with it: the prior's yaw and cross are no merit."
-    )
-    page = [head, *lines, "## Protocol", "", *words, "", meaning, ""]
+    lines = [line for title, report in reports.items() for line in section(title, report)]
+    words = [f"- {sentence}" for sentence in first["protocol"]["words"][1:]]
+    return "\n".join([head, *lines, "## Protocol", "", *words, "", MEANING, ""])
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="3D60, or a part of it")
+    parser.add_argument("--rooms", type=int, default=ROOMS, help="(default %(default)s)")
+    parser.add_argument("--streets", type=int, default=STREETS, help="(default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"), help="(default %(default)s)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="(default %(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        judged = list(data_sets(options.rooms, options.streets, options.real))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    models = predictors()
+    reports: dict[str, dict[str, Any]] = {}
+    for title, data in judged:
+        begin = time.process_time()
+        reports[title] = judge(models, data, options.out / title.lower().replace(" ", "-"), report=print)
+        print(f"{title}: {time.process_time() - begin:.0f} s of processor time in this call", flush=True)
     if process_number() == 0:
-        write_bytes(options.page, "\n".join(page).encode())
+        write_bytes(options.page, page(reports).encode())
 
 
 if __name__ == "__main__":
