@@ -14,7 +14,15 @@ from torch import nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
 
-__all__ = ("MANIFEST", "check_settings", "describe_model", "differences", "read_manifest", "write_manifest")
+__all__ = (
+    "MANIFEST",
+    "check_settings",
+    "claim_folder",
+    "describe_model",
+    "differences",
+    "read_manifest",
+    "write_manifest",
+)
 
 MANIFEST = "manifest.json"
 
@@ -61,6 +69,32 @@ def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
     if found != form:
         raise InputError(f"{path} is of the format {found!r}, not {form!r}: choose another folder.")
     return dict(manifest)
+
+
+def claim_folder(root: Path, manifest: Mapping[str, Any], advice: str) -> None:
+    """Make a folder with a manifest, or see that it has the same one; several processes may do so at once.
+
+    Args:
+        root: The folder.
+        manifest: Plain data with the key `format`.
+        advice: See `check_settings`.
+
+    Raises:
+        InputError: If it holds something else.
+    """
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: choose a folder")
+    form, wanted = manifest["format"], json.loads(json.dumps(manifest))
+    filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
+    known = read_manifest(root, form)  # after the look: another process of the same run may have begun just now
+    if filled and known is None:
+        raise InputError(f"{root} holds files but no manifest.json: choose a new folder")
+    if known is None:
+        root.mkdir(parents=True, exist_ok=True)
+        if not write_manifest(root, wanted):
+            known = read_manifest(root, form)
+    if known is not None:
+        check_settings(root, known, wanted, advice)
 
 
 def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:

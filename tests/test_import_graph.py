@@ -25,6 +25,7 @@ ROOMS = (
     "resize",
     "image_io",
     "manifest",
+    "claims",
     "layers",
     "outputs",
     "viz",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtpano_zoo.claims import LOCAL_RANKS, process_number
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
 from mtpano_zoo.evaluation.page import worst_maps, write_page
@@ -29,6 +30,7 @@ SHOWN = {  # measures and scores that are printed
     "poles/normals": "measures",
     "yaw/depth": "measures",
     "tilt/depth": "measures",
+    "cross/faces": "measures",
     "edges/depth": "measures",
     "planes/depth": "measures",
     "frame/normals": "measures",
@@ -69,7 +71,7 @@ def judge(
     Args:
         predictors: networks, folders or callables.
         data: from `open_data`.
-        out: folder; a second call goes on where the first was stopped.
+        out: folder; a second call goes on where the first was stopped, and several at once share the panoramas.
         protocol: a shipped configuration `evaluate-*.yaml` or a file; the metrics' defaults without.
         skip: `yaw`, `tilt`, `cross`.
         force: score predictions in a folder even if they look wrong.
@@ -84,11 +86,12 @@ def judge(
     chosen = read_protocol(protocol)
     judged = evaluate(predictors, data, folder, chosen=chosen, protocol=name, skip=skip, force=force, report=report)
     content = build_report(judged, data, name, skip)
-    pictures = {
-        one.predictor.name: worst_maps(one, data, content["models"][one.predictor.name]["worst"]) for one in judged
-    }
-    write_json(folder / "report.json", content)
-    write_page(folder / "report.html", content, pictures)
+    if process_number() == 0:  # the others have shared the work
+        pictures = {
+            one.predictor.name: worst_maps(one, data, content["models"][one.predictor.name]["worst"]) for one in judged
+        }
+        write_json(folder / "report.json", content)
+        write_page(folder / "report.html", content, pictures)
     return content
 
 
@@ -109,7 +112,8 @@ def main(options: Any) -> int:
     import torch
 
     data = open_data(options.data, options.height, options.limit, options.seed)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
+    device = options.device or (f"cuda:{process_number(LOCAL_RANKS) % count}" if count else "cpu")
     predictors = open_predictors(options.models, options.unit, options.kind, device)
     content = judge(
         predictors,
@@ -120,6 +124,8 @@ def main(options: Any) -> int:
         force=options.force,
         report=lambda text: print(text, file=sys.stderr),
     )
+    if process_number() > 0:
+        return 0
     print(summary(content))
     print(f"The report is {options.out / 'report.html'}, its numbers are in {options.out / 'report.json'}")
     return 0

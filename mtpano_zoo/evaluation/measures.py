@@ -16,8 +16,8 @@ from torch import Tensor
 from mtpano_zoo.evaluation.regions import away_from_border, between_poles, core
 from mtpano_zoo.losses.validity import valid_depth, valid_normals
 from mtpano_zoo.metrics import angular_error
-from mtpano_zoo.metrics.pooling import pixel_weights
-from mtpano_zoo.sphere import depth_to_points, pad, to_cubemap
+from mtpano_zoo.metrics.pooling import Weighting, pixel_weights
+from mtpano_zoo.sphere import depth_to_points, from_cubemap, pad, to_cubemap
 from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = (
@@ -28,7 +28,8 @@ __all__ = (
     "border_step",
     "boundaries",
     "class_swaps",
-    "cross_projection",
+    "cross_on_faces",
+    "cross_on_panorama",
     "edges",
     "error_of",
     "frame_gain",
@@ -40,7 +41,7 @@ __all__ = (
     "polar_excess",
     "roll_spread",
     "scale",
-    "seam_ratio",
+    "seam_jump",
 )
 
 Ratio = tuple[float, float]
@@ -133,8 +134,11 @@ def border_step(values: Tensor, known: Tensor) -> tuple[Ratio, Ratio]:
     return one, other
 
 
-def seam_ratio(values: Tensor, known: Tensor) -> Ratio:
-    """`border_step` as one ratio: the step across the border over that between neighbouring columns."""
+def seam_jump(values: Tensor, known: Tensor) -> Ratio:
+    """`border_step` as one ratio: the step across the border over that between neighbouring columns; 1 = no seam.
+
+    `mtpano_zoo.generation.quality.seam_jump` says the same of pictures: it has no mask, and counts the polar caps too.
+    """
     (border, there), (inside, here) = border_step(values, known)
     return (border + STEP, inside + STEP) if there and here else (0.0, 0.0)
 
@@ -365,18 +369,34 @@ def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], 
     return {(i, j): min(taken[i, j], taken[j, i]) for i, j in itertools.combinations(present, 2)}
 
 
-def cross_projection(panorama: Tensor, faces: Tensor) -> Ratio:
-    """Mean `|log ratio|`, without one common scale, of a panorama's depth (H, W) and that of its cube faces (6, S, S).
+def cross_on_faces(panorama: Tensor, faces: Tensor) -> Ratio:
+    """Mean `|log ratio|`, without one common scale, of cube faces (6, S, S) and of those cut from a panorama (H, W).
 
     Both are distances along the ray. Faces in the order front, right, back, left, up, down.
 
     Example:
-        >>> cross_projection(torch.full((16, 32), 2.0), torch.full((6, 8, 8), 3.0))[0] < 1e-6
+        >>> cross_on_faces(torch.full((16, 32), 2.0), torch.full((6, 8, 8), 3.0))[0] < 1e-6
         True
     """
     cut = to_cubemap(panorama[None, None], faces.shape[-1], "depth")[0, :, 0]
-    ratio, known = log_ratio(faces.flatten(0, 1), cut.flatten(0, 1))
+    return _disagreement(faces.flatten(0, 1), cut.flatten(0, 1), "pixel")
+
+
+def cross_on_panorama(panorama: Tensor, faces: Tensor) -> Ratio:
+    """Return the same as `cross_on_faces`, of a panorama that is put together from the faces; by solid angle.
+
+    Example:
+        >>> cross_on_panorama(torch.full((16, 32), 2.0), torch.full((6, 8, 8), 3.0))[0] < 1e-6
+        True
+    """
+    joined = from_cubemap(faces[None, :, None].to(panorama.dtype), *panorama.shape, "depth")[0, 0]
+    return _disagreement(joined, panorama, "solid_angle")
+
+
+def _disagreement(one: Tensor, other: Tensor, weighting: Weighting) -> Ratio:
+    ratio, known = log_ratio(one, other)
     if not known.any():
         return 0.0, 0.0
-    inside = ratio[known].double()
-    return float((inside - inside.median()).abs().mean()), 1.0
+    weights = pixel_weights(known[None], weighting)[0].double()
+    distance = (ratio.double() - ratio[known].double().median()).abs()
+    return float((torch.where(known, distance, 0) * weights).sum() / weights.sum()), 1.0

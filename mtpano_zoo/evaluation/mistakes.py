@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtpano_zoo.evaluation.measures import frame_gain, log_ratio
 from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = ("common_mistakes", "mistakes")
 
@@ -21,16 +22,20 @@ UNITS = {
     0.01: "metres that were taken for centimetres",
 }
 FACTOR = 20.0  # a network may be wrong by less
-LOOKS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+Change = Callable[[Tensor], Tensor]
+TURNS: dict[str, tuple[str, Change]] = {
     "mirrored": ("mirrored left to right", lambda x: x.flip(-1)),
     "upside down": ("upside down", lambda x: x.flip(-2)),
     "half a turn": ("turned by half a turn: their centre looks backwards", lambda x: x.roll(x.shape[-1] // 2, -1)),
     "quarter left": ("turned by a quarter to the left", lambda x: x.roll(x.shape[-1] // 4, -1)),
     "quarter right": ("turned by a quarter to the right", lambda x: x.roll(-(x.shape[-1] // 4), -1)),
+}
+LOOKS: dict[str, tuple[str, Change]] = TURNS | {
     "inverse": ("inverse distances: state --kind disparity", lambda x: torch.where(x > 0, 1 / x.clamp(min=1e-9), 0)),
     "z": ("z along the axes of a cube: state --kind z", lambda x: x / erp_rays(*x.shape).abs().amax(-1)),
     "ray": ("distances along the ray that were taken for z", lambda x: x * erp_rays(*x.shape).abs().amax(-1)),
 }
+WRONG = 0.05  # share of wrong classes from which on, likewise
 PLAIN = 0.05  # mean |log ratio| from which on another reading is looked for
 BETTER = 0.5  # which must have less than half of it
 
@@ -67,6 +72,13 @@ def mistakes(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
         best = min(readings, key=lambda kind: readings[kind])
         if PLAIN < given < math.inf and readings[best] < BETTER * given:
             found["reading"] = f"distances look {'like ' if best in ('inverse', 'z', 'ray') else ''}{LOOKS[best][0]}"
+    if "semseg" in prediction and "semseg" in target:
+        p, t = prediction["semseg"], target["semseg"]
+        shares = {kind: float((change(p) != t)[t != NO_LABEL].double().mean()) for kind, (_, change) in TURNS.items()}
+        wrong = float((p != t)[t != NO_LABEL].double().mean())
+        best = min(shares, key=lambda kind: shares[kind])
+        if wrong > WRONG and shares[best] < BETTER * wrong:
+            found["classes"] = f"classes look {TURNS[best][0]}"
     if "normals" in prediction and "normals" in target:
         (gain, _), frame = frame_gain(prediction["normals"], target["normals"])
         if gain:

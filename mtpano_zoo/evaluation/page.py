@@ -22,7 +22,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bott
 table { border-collapse: collapse; margin: .6rem 0 }
 td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4 }
 td:first-child, th:first-child, .words td:last-child, .words th:last-child { text-align: left }
-th { background: #f5f5f5 } small { color: #777 }
+th { background: #f5f5f5 } small { color: #777; display: block; white-space: nowrap }
 img { max-width: 100%; display: block; margin: .5rem 0 } .remark { background: #fff3d6; padding: .4rem .8rem }
 .separated { font-weight: 600 }
 """

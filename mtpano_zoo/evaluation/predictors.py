@@ -12,21 +12,22 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io
 from mtpano_zoo.data.folder import decode_png_or_npy_normals
-from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, stored_steps
+from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, stored_steps, unit_or_zero
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import describe_model, read_manifest
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.prediction_folder import FORMAT
-from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("UNITS", "FolderPredictor", "FunctionPredictor", "Kind", "NetworkPredictor", "Predictor")
 
 Kind = Literal["ray", "z", "disparity"]
 Maps = dict[str, Tensor]
+NOTHING = 1e9  # 3D60 stores 1e10 where a ray meets nothing, whatever the unit
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
-ENDINGS = (".npy", ".png")
+ENDINGS = (".npy", ".exr", ".png")
 
 
 class Predictor:
@@ -64,6 +65,7 @@ class NetworkPredictor(Predictor):
         self.classes = tuple(getattr(network, "classes", ()))
         height, width = getattr(network, "input_size", (0, 0))
         self.words = f"a network that looks at {height} x {width} pixels; its maps are resized to those of the panorama"
+        self.faces = self._faces if "depth" in getattr(network, "tasks", ()) else None
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
         """Predict."""
@@ -74,6 +76,17 @@ class NetworkPredictor(Predictor):
         if "normals" in maps:
             maps["normals"] = maps["normals"].movedim(-1, 0)
         return maps
+
+    def _faces(self, images: Tensor) -> Tensor:
+        """Predict for each cube face alone, on a sphere that is black elsewhere, as `mtpano run` takes a crop."""
+        side = images.shape[-1]
+        depths = []
+        for number, image in enumerate(images):
+            alone = torch.zeros(1, *images.shape)
+            alone[0, number] = image
+            depth = self(from_cubemap(alone, 2 * side, 4 * side)[0], "")["depth"]
+            depths.append(to_cubemap(depth[None, None], side, "depth")[0, number, 0])
+        return torch.stack(depths)
 
     def facts(self) -> dict[str, Any]:
         """Its weights and configuration."""
@@ -138,14 +151,14 @@ class FunctionPredictor(Predictor):
 class FolderPredictor(Predictor):
     """Predictions that lie in a folder, by the ids of the panoramas.
 
-    Files are `TASK/ID.npy` or `.png`, or `ID_depth.png` and so on as `mtpano run` writes them, or, for distances only,
-    `ID.npy` or `ID.png` in the folder itself. Depth is 16-bit grey or floating point; normals are as in
-    `FolderDataModule`; semseg is a PNG of class numbers, of the classes that a manifest of `mtpano run` names, else of
-    those of the labels.
+    Files are `TASK/ID.npy`, `.exr` or `.png`, or `ID_depth.png` and so on as `mtpano run` writes them, or, for
+    distances only, `ID.npy`, `.exr` or `.png` in the folder itself. Depth is 16-bit grey or floating point; normals are
+    as in `FolderDataModule`, or an EXR of (x, y, z); semseg is a PNG or NPY of class numbers, of the classes that a
+    manifest of `mtpano run` names, else of those of the labels.
 
     Args:
         folder: the folder.
-        unit: of distances: `m`, `cm`, `mm`, or metres per step. By default NPY holds metres; a PNG needs it.
+        unit: of distances: `m`, `cm`, `mm`, or metres per step. By default NPY and EXR hold metres; a PNG needs it.
         kind: what a distance is: along the `ray`, `z` along the axis of the cube face that the pixel lies on, or
             `disparity`, the inverse distance up to scale and shift.
 
@@ -198,7 +211,7 @@ class FolderPredictor(Predictor):
             maps["disparity" if task == "depth" and self.kind == "disparity" else task] = values
         if not maps:
             raise FileNotFoundError(
-                f"{self.folder} has no prediction for {sample_id}: looked for depth/{sample_id}.npy, "
+                f"{self.folder} has no prediction for {sample_id}: looked for depth/{sample_id}.npy (.exr, .png), "
                 f"{sample_id}_depth.png, {sample_id}.png and the like"
             )
         return maps
@@ -214,9 +227,10 @@ class FolderPredictor(Predictor):
     def _read(self, task: str, path: Path) -> Tensor:
         data = read_file(path)
         if task == "semseg":
-            return torch.from_numpy(stored_numbers(data, open_image(data)).astype(np.int64))
+            return torch.from_numpy(_class_numbers(data, path.suffix))
         if task == "normals":
-            return torch.from_numpy(decode_png_or_npy_normals(data)).movedim(-1, 0)
+            normals = _exr_normals(data) if path.suffix == ".exr" else decode_png_or_npy_normals(data)
+            return torch.from_numpy(normals).movedim(-1, 0)
         values, step = self._distances(data, path)
         depth = torch.from_numpy(np.where(np.isfinite(values) & (values > 0), values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":
@@ -229,6 +243,11 @@ class FolderPredictor(Predictor):
             if values.ndim != 2:
                 raise InputError(f"a map of distances is (H, W), not {values.shape}")
             return values.astype(np.float32), self.step or 1.0
+        if path.suffix == ".exr":
+            first, *others = np.moveaxis(image_io.decode_exr(data), -1, 0)
+            if not all(np.array_equal(first, other, equal_nan=True) for other in others):
+                raise InputError("its channels differ from one another, but those of distances are all the same")
+            return np.where(first < NOTHING, first, 0), self.step or 1.0
         own = path.name.endswith("_depth.png")
         if self.step is None and not own and self.kind != "disparity":
             raise InputError("a PNG does not say its unit: state it by --unit mm, or metres per step")
@@ -245,6 +264,24 @@ class FolderPredictor(Predictor):
                 )
         stated = {"step": self.step, "kind": self.kind, "classes": list(self.classes)}
         return {"name": self.name, "files": digest.hexdigest(), **stated}
+
+
+def _class_numbers(data: bytes, suffix: str) -> NDArray[np.int64]:
+    if suffix == ".exr":
+        raise InputError("an EXR image holds no class numbers: write a PNG or NPY")
+    if suffix == ".png":
+        return stored_numbers(data, open_image(data)).astype(np.int64)
+    numbers = np.squeeze(decode_array(data))
+    if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
+        raise InputError(f"a map of classes is whole numbers (H, W), not {numbers.dtype} {numbers.shape}")
+    return numbers.astype(np.int64)
+
+
+def _exr_normals(data: bytes) -> NDArray[np.float32]:
+    stored = image_io.decode_exr(data)
+    if stored.shape[-1] != 3:
+        raise InputError(f"it has {stored.shape[-1]} channels, but normals need three")
+    return unit_or_zero(stored)
 
 
 def _recorded_classes(folder: Path) -> tuple[str, ...]:

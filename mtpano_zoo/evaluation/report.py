@@ -24,7 +24,7 @@ CURVES = ("bands", "turned")  # several values each, shown as curves
 HARDNESS = {"depth/AbsRel": 1, "normals/mean": 1, "semseg/pixel_accuracy": -1, "disparity/AbsRel/affine_aligned": 1}
 WHY = {
     "turns": "yaw and tilt: predictions in a folder are of the panoramas as they are",
-    "faces": "cross-projection: it takes panoramas only, no perspective views",
+    "faces": "cross-projection: it does not predict distances for perspective views",
 }
 
 
@@ -64,7 +64,11 @@ def _protocol_words(judged: Judged, data: EvaluationSet) -> list[str]:
         "the same reason scale, yaw, tilt, edges and planes look at latitudes up to 60 degrees and leave out a "
         "sixteenth of the columns at either edge, and poles and seam leave out what belongs to the other."
     )
-    turned = "Tilted labels are resampled, and pixels beside a boundary do not count there."
+    turned = (
+        "For yaw the panorama is rolled by a quarter, a half and 0.71 of its columns; for tilt the camera pitches and "
+        "rolls by 10, 20 and 30 degrees: tilted labels are resampled, and pixels beside a boundary do not count there. "
+        "For the cross-projection a network sees each cube face alone, on a sphere that is black elsewhere."
+    )
     return [f"Scored on {len(data.samples)} panoramas: {data.words}.", *words(scored), intervals, own, turned]
 
 

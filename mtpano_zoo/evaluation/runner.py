@@ -1,8 +1,17 @@
-"""`evaluate` scores predictors on a set, image by image, and goes on where it was stopped."""
+"""`evaluate` scores predictors on a set, image by image, by any number of processes, and goes on where it was stopped.
+
+`OUT/NAME/` holds::
+
+    manifest.json               what decides the numbers: predictor, data, protocol
+    images/ID.safetensors       the row of one panorama, and what it adds to the sums of the metrics
+    images.jsonl                all rows, when all are there
+
+A panorama is there completely or not at all. Processes share the panoramas by claims; sums are added up in the order of
+the panoramas, so that the numbers are the same whoever scored what.
+"""
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchmetrics import Metric
 
+from mtpano_zoo.claims import Claims, in_turn, process_number, processes
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import EvaluationSet
 from mtpano_zoo.evaluation.mistakes import common_mistakes, mistakes
@@ -21,14 +31,15 @@ from mtpano_zoo.evaluation.predictors import FolderPredictor, Predictor
 from mtpano_zoo.evaluation.protocol import add, build_metrics, labels_of, scores_of
 from mtpano_zoo.evaluation.scoring import matched_classes, measure, prepare, with_depth
 from mtpano_zoo.image_io import write_bytes
-from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
+from mtpano_zoo.manifest import claim_folder
+from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("Judged", "evaluate", "plain")
 
-FORMAT = "mtpano evaluation, 1"
+FORMAT = "mtpano evaluation, 2"
 ADVICE = "choose another folder by --out, or remove this one"
-ROWS, STATE = "images.jsonl", "state.safetensors"
+IMAGES, ROWS, CLAIMS = "images", "images.jsonl", ".claims"
 LOOKED_AT = 3  # images that must show a mistake before it is one
 SKIPS = ("yaw", "tilt", "cross")
 
@@ -56,39 +67,39 @@ class Judged:
         tasks = [task for task in MAIN_TASKS if task != "semseg" or self.classes]
         return build_metrics(tasks, self.classes, self.chosen, solid_angle)
 
-    def add(self, sample: Mapping[str, Any], maps: dict[str, Tensor], skip: Collection[str]) -> dict[str, Any]:
-        """Score one image and return its row."""
+    def score(
+        self, sample: Mapping[str, Any], maps: dict[str, Tensor], skip: Collection[str]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the row of one image, and the states of the metrics of it alone by name."""
         labels = labels_of(sample)
-        own = self._fresh(False)
-        for metrics in (own, self.metrics, self.by_solid_angle):
+        own, weighted = (self._fresh(solid_angle) for solid_angle in (False, True))
+        for metrics in (own, weighted):
             add(metrics, maps, labels)
         row = {
             "id": sample["id"],
             "scores": scores_of(own),
             "measures": measure(self.predictor, sample, self.classes, maps, skip),
         }
-        self.rows.append(row)
-        return row
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums of all metrics by name."""
-        groups = {"pixel": self.metrics, "solid_angle": self.by_solid_angle}
-        return {
+        states = {
             f"{group}/{task}/{name}": torch.as_tensor(value).contiguous()
-            for group, metrics in groups.items()
+            for group, metrics in (("pixel", own), ("solid_angle", weighted))
             for task, metric in metrics.items()
             if metric.update_called
             for name, value in metric.metric_state.items()
         }
+        return row, states
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
-        groups = {"pixel": self.metrics, "solid_angle": self.by_solid_angle}
-        for key, value in state.items():
+    def take(self, row: dict[str, Any], states: Mapping[str, Tensor]) -> None:
+        """Add an image, of which `score` returned this, to the rows and sums."""
+        self.rows.append(row)
+        of_metric: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for key, value in states.items():
             group, task, name = key.split("/")
-            metric = groups[group][task]
-            setattr(metric, name, value)
-            metric._update_count = 1  # `compute` warns, and `update_called` is false, without
+            of_metric.setdefault((group, task), {})[name] = value
+        for (group, task), state in of_metric.items():
+            metric = (self.metrics if group == "pixel" else self.by_solid_angle)[task]
+            metric.merge_state(state)
+            metric._update_count = len(self.rows)  # `compute` warns, and `update_called` is false, without
 
 
 def evaluate(
@@ -102,7 +113,10 @@ def evaluate(
     force: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Judged]:
-    """Score predictors on a set. `OUT/NAME/` keeps one row per image, so that a second call goes on.
+    """Score predictors on a set; what is scored in `OUT/NAME/` already is not scored again.
+
+    Every process of torchrun or SLURM, and every one that is started by hand with the same folder, scores what no other
+    one has begun, and returns when all is there.
 
     Args:
         predictors: with different names.
@@ -152,18 +166,54 @@ def _judge(
     samples = data.samples
     judged.remarks += _checked(predictor, data, force)
     settings = {"data": data.facts, "protocol": protocol, "skip": sorted(skip)}
-    _claim(folder, {"format": FORMAT, "model": predictor.facts(), "settings": settings})
-    _resume(judged, folder, [samples.name(i) for i in range(len(samples))])
-    for i in range(len(judged.rows), len(samples)):
-        sample = samples[i]
-        maps = prepare(predictor(sample["image"], sample["id"]), predictor, data.classes)
-        row = judged.add(sample, maps, skip)
-        # The row comes first: a state that counts fewer images than there are rows drops the rows beyond.
-        _append(folder / ROWS, row)
-        content = safetensors.torch.save(judged.state(), {"images": str(i + 1)})
-        write_bytes(folder / STATE, content)
-        report(f"{predictor.name}: {i + 1} of {len(samples)} panoramas")
+    manifest = {"format": FORMAT, "model": predictor.facts(), "settings": settings}
+    claim_folder(folder, manifest, ADVICE)
+    _score_missing(judged, data, folder, skip, report)
+    for i in range(len(samples)):
+        path = _path(folder, samples.name(i))
+        content = _read(path)
+        if content is None:
+            raise InputError(f"{path} was removed or damaged while others were scored: call this again")
+        judged.take(*content)
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in judged.rows)
+    write_bytes(folder / ROWS, rows)
     return judged
+
+
+def _score_missing(
+    judged: Judged, data: EvaluationSet, folder: Path, skip: Collection[str], report: Callable[[str], None]
+) -> None:
+    """Score the panoramas that no process has scored, or is at work on; at last also the latter."""
+    samples, predictor = data.samples, judged.predictor
+    claims = Claims(folder / CLAIMS)
+    start = len(samples) * process_number() // processes()
+    try:
+        for i in in_turn(range(len(samples)), lambda i: claims.take(samples.name(i)), start):
+            path = _path(folder, samples.name(i))
+            if _read(path) is None:
+                sample = samples[i]
+                maps = prepare(predictor(sample["image"], sample["id"]), predictor, data.classes)
+                row, states = judged.score(sample, maps, skip)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, safetensors.torch.save(states, {"row": json.dumps(plain(row))}))
+                report(f"{predictor.name}: panorama {i + 1} of {len(samples)} is scored")
+            claims.release(samples.name(i))
+    finally:
+        claims.close()
+
+
+def _path(folder: Path, sample_id: str) -> Path:
+    return path_below(folder / IMAGES, sample_id, ".safetensors")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Return the row and states of a panorama; None if they are not there or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            row: dict[str, Any] = json.loads((file.metadata() or {})["row"])
+            return row, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def _checked(predictor: Predictor, data: EvaluationSet, force: bool) -> list[str]:
@@ -171,57 +221,12 @@ def _checked(predictor: Predictor, data: EvaluationSet, force: bool) -> list[str
     for i in range(min(LOOKED_AT, len(data.samples))):
         sample = data.samples[i]
         labels = labels_of(sample)
-        found.append(mistakes(with_depth(predictor(sample["image"], sample["id"]), labels), labels))
+        maps = prepare(predictor(sample["image"], sample["id"]), predictor, data.classes)
+        found.append(mistakes(with_depth(maps, labels), labels))
     sentences = common_mistakes(found)
     if sentences and isinstance(predictor, FolderPredictor) and not force:
         raise InputError(f"{predictor.folder}: {'; '.join(sentences)}; correct it, or score it all the same by --force")
     return sentences
-
-
-def _claim(folder: Path, manifest: Mapping[str, Any]) -> None:
-    known = read_manifest(folder, FORMAT)
-    if known is not None:
-        check_settings(folder, known, json.loads(json.dumps(manifest)), ADVICE)
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds something else than an evaluation: {ADVICE}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(folder, manifest)
-
-
-def _resume(judged: Judged, folder: Path, ids: Sequence[str]) -> None:
-    """Take over the rows that are there, up to the first that the state does not count or that is cut off.
-
-    Raises:
-        InputError: If there are more than wanted: the sums over all of them cannot be taken apart.
-    """
-    rows = []
-    written = (folder / ROWS).read_bytes() if (folder / ROWS).is_file() else b""
-    for line in written.splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    try:
-        with safe_open(folder / STATE, framework="pt") as file:
-            counted = int((file.metadata() or {}).get("images", 0))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
-    except (OSError, SafetensorError):
-        counted, state = 0, {}
-    if len(ids) < counted <= len(rows):
-        raise InputError(f"{folder} holds {counted} panoramas, more than the {len(ids)} asked for: {ADVICE}")
-    usable = 0 < counted <= len(rows) and [row.get("id") for row in rows[:counted]] == list(ids[:counted])
-    kept = rows[:counted] if usable else []
-    if usable:
-        judged.restore(state)
-        judged.rows = kept
-    lines = b"".join(_line(row) for row in kept)
-    if lines != written:
-        write_bytes(folder / ROWS, lines)
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(plain(row)).encode() + b"\n"
 
 
 def plain(value: Any) -> Any:
@@ -236,11 +241,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        os.write(descriptor, _line(row))
-    finally:
-        os.close(descriptor)

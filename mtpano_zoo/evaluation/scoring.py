@@ -1,6 +1,7 @@
 """Everything that is measured on one panorama, as a row of plain numbers."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -74,13 +75,46 @@ def prepare(maps: Maps, predictor: Predictor, classes: Sequence[str]) -> Maps:
     return maps | {"semseg": torch.where(known, numbers[torch.where(known, semseg, 0)], len(classes))}
 
 
+@dataclass(frozen=True)
+class _Case:
+    """One panorama with its labels, and what a predictor says of it.
+
+    Attributes:
+        predictor: is asked for turned panoramas.
+        sample: with its labels.
+        classes: of the labels.
+        maps: what it predicts for the sample as it is.
+        alignment: faults of the whole prediction.
+    """
+
+    predictor: Predictor
+    sample: Mapping[str, Any]
+    classes: Sequence[str]
+    maps: Maps
+    alignment: Alignment
+
+    @property
+    def labels(self) -> dict[str, Tensor]:
+        return labels_of(self.sample)
+
+    @property
+    def shared(self) -> list[str]:
+        """Tasks that are both predicted and labelled."""
+        return [task for task in MEASURED if task in self.maps and task in self.sample]
+
+    def predicted(self, image: Tensor, labels: Mapping[str, Tensor]) -> Maps:
+        """Predict for the panorama as a turned camera sees it."""
+        maps = prepare(self.predictor(image, self.sample["id"]), self.predictor, self.classes)
+        return with_depth(maps, labels)
+
+
 def measure(
     predictor: Predictor, sample: Mapping[str, Any], classes: Sequence[str], maps: Maps, skip: Collection[str] = ()
 ) -> dict[str, Any]:
     """All measures of one sample by name; each a `Ratio`, or several by name.
 
     Args:
-        predictor: is asked for turned panoramas.
+        predictor: is asked for turned panoramas, and for cube faces.
         sample: with its labels.
         classes: of the labels.
         maps: what it predicts for the sample, from `prepare`.
@@ -88,25 +122,24 @@ def measure(
     """
     labels = labels_of(sample)
     maps = with_depth(maps, labels)
-    shared = [task for task in MEASURED if task in maps and task in labels]
-    alignment = measures.align(maps, labels)
+    case = _Case(predictor, sample, classes, maps, measures.align(maps, labels))
     values: dict[str, Any] = {}
-    for task in shared:
-        values |= _of_task(task, maps[task], labels[task], alignment)
-    if "semseg" in shared:
+    for task in case.shared:
+        values |= _of_task(task, maps[task], labels[task], case.alignment)
+    if "semseg" in case.shared:
         values["swap/semseg"] = measures.class_swaps(maps["semseg"], labels["semseg"], classes)
-    if "depth" in shared:
+    if "depth" in case.shared:
         values |= _of_depth(maps["depth"], labels, classes)
     if predictor.turns and "yaw" not in skip:
-        values |= _yaw(predictor, sample, classes, maps, shared, alignment)
+        values |= _yaw(case)
     if predictor.turns and "tilt" not in skip:
-        values |= _tilt(predictor, sample, classes, maps, shared, alignment)
+        values |= _tilt(case)
     if predictor.faces is not None and "depth" in maps and "cross" not in skip:
         image: Tensor = sample["image"]
         size = max(8, round(FACE * image.shape[1]))
-        values["cross/depth"] = measures.cross_projection(
-            maps["depth"], predictor.faces(to_cubemap(image[None], size)[0])
-        )
+        faces = predictor.faces(to_cubemap(image[None], size)[0])
+        values["cross/faces"] = measures.cross_on_faces(maps["depth"], faces)
+        values["cross/panorama"] = measures.cross_on_panorama(maps["depth"], faces)
     return {name: value for name, value in values.items() if _known(value)}
 
 
@@ -118,7 +151,7 @@ def _of_task(task: str, prediction: Tensor, target: Tensor, alignment: Alignment
     values: dict[str, Any] = {}
     error, size, known = error_of(task, prediction, target, alignment)
     if task != "semseg":
-        values[f"seam/{task}"] = measures.seam_ratio(error, known)
+        values[f"seam/{task}"] = measures.seam_jump(error, known)
         values[f"poles/{task}"] = measures.polar_excess(size, known)
         valid = valid_depth if task == "depth" else valid_normals
         values[f"holes/{task}"] = measures.holes(valid(prediction), valid(target))
@@ -138,7 +171,7 @@ def _of_depth(depth: Tensor, labels: Mapping[str, Tensor], classes: Sequence[str
     values: dict[str, Any] = {
         "scale/depth": measures.scale(depth, labels["depth"]),
         "edges/depth": measures.edges(depth, labels["depth"]),
-        "seam/prediction": measures.seam_ratio(torch.where(known, depth, 1).log()[None], known),
+        "seam/prediction": measures.seam_jump(torch.where(known, depth, 1).log()[None], known),
     }
     walls = [i for i, name in enumerate(classes) if name == WALLS]
     if walls and "normals" in labels and "semseg" in labels:
@@ -147,51 +180,37 @@ def _of_depth(depth: Tensor, labels: Mapping[str, Tensor], classes: Sequence[str
     return values
 
 
-def _yaw(
-    predictor: Predictor,
-    sample: Mapping[str, Any],
-    classes: Sequence[str],
-    maps: Maps,
-    shared: Sequence[str],
-    alignment: Alignment,
-) -> dict[str, Any]:
-    image: Tensor = sample["image"]
+def _yaw(case: _Case) -> dict[str, Any]:
+    image: Tensor = case.sample["image"]
+    maps, frame = case.maps, case.alignment.frame
     if "normals" in maps:  # vectors of another frame would not turn with the camera
-        maps = maps | {"normals": turn_vectors(maps["normals"].float(), alignment.frame)}
+        maps = maps | {"normals": turn_vectors(maps["normals"].float(), frame)}
     width = image.shape[2]
     columns = [round(part * width) for part in ROLLS]
     rolled = []
     for count in columns:  # the camera turns right by so many columns
-        turned = prepare(predictor(image.roll(-count, -1), sample["id"]), predictor, classes)
-        turned = with_depth(turned, {k: v.roll(-count, -1) for k, v in labels_of(sample).items()})
+        turned = case.predicted(image.roll(-count, -1), {k: v.roll(-count, -1) for k, v in case.labels.items()})
         rolled.append({task: values.roll(count, -1) for task, values in turned.items()})
         if "normals" in turned:
             turn = rotation_matrix(yaw=360.0 * count / width)
-            rolled[-1]["normals"] = turn_vectors(rolled[-1]["normals"].float(), turn @ alignment.frame)
+            rolled[-1]["normals"] = turn_vectors(rolled[-1]["normals"].float(), turn @ frame)
     return {
         f"yaw/{task}": measures.roll_spread(task, maps[task], [other[task] for other in rolled], columns)
-        for task in shared
+        for task in case.shared
     }
 
 
-def _tilt(
-    predictor: Predictor,
-    sample: Mapping[str, Any],
-    classes: Sequence[str],
-    maps: Maps,
-    shared: Sequence[str],
-    alignment: Alignment,
-) -> dict[str, Any]:
-    labels = labels_of(sample)
-    smooth = {task: measures.away_from_boundaries(task, labels[task]) for task in shared}
+def _tilt(case: _Case) -> dict[str, Any]:
+    labels, alignment = case.labels, case.alignment
+    smooth = {task: measures.away_from_boundaries(task, labels[task]) for task in case.shared}
     errors = {
-        task: {"upright": _core_error(task, maps[task], labels[task], smooth[task], alignment)} for task in shared
+        task: {"upright": _core_error(task, case.maps[task], labels[task], where, alignment)}
+        for task, where in smooth.items()
     }
     for name, rotation in tilts().items():
-        image = rotate(sample["image"][None], rotation)[0].clamp(0, 1)
-        seen = {task: _turned(task, labels[task], smooth[task], rotation) for task in shared}
-        leaning = prepare(predictor(image, sample["id"]), predictor, classes)
-        leaning = with_depth(leaning, labels_of({task: label for task, (label, _) in seen.items()}))
+        image = rotate(case.sample["image"][None], rotation)[0].clamp(0, 1)
+        seen = {task: _turned(task, labels[task], where, rotation) for task, where in smooth.items()}
+        leaning = case.predicted(image, labels_of({task: label for task, (label, _) in seen.items()}))
         for task, (label, where) in seen.items():
             errors[task][name] = _core_error(task, leaning[task], label, where, alignment)
     values: dict[str, Any] = {}
@@ -235,7 +254,8 @@ MEANING: dict[str, str] = {
     "yaw": "mean difference of predictions for rolled panoramas, rolled back, from that of the original",
     "tilt": "how much larger the error is with the camera tilted by 10, 20 or 30 degrees, in the worst of six ways",
     "turned": "error at every tilt: |log ratio| without the common scale, degrees, share of wrong pixels",
-    "cross": "mean |log ratio| of the distances of cube faces, cut from the panorama and predicted as pictures",
+    "cross/faces": "mean |log ratio| of distances predicted for cube faces alone, and of those cut from the panorama",
+    "cross/panorama": "the same with the predictions for the faces put together as a panorama",
     "edges": "agreement of depth boundaries within one pixel, from 0 to 1",
     "planes": "deviation of walls from planes, as a share of their distance",
     "frame": "degrees that normals gain in another frame of axes; 0 is right",

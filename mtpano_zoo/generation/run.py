@@ -12,9 +12,8 @@ left is removed by the next one, and processes share the work by claims::
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtpano_zoo.claims import in_turn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.prompts import Wanted
 from mtpano_zoo.generation.sampling import Generator
@@ -32,15 +32,12 @@ from mtpano_zoo.labeling.manifest import software, write_record
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
-from mtpano_zoo.manifest import check_settings, read_manifest, write_manifest
+from mtpano_zoo.manifest import claim_folder
 
-__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder", "process_number", "processes")
+__all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder")
 
 FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
-RANKS = ("RANK", "SLURM_PROCID")
-LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
-WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
 LIST_AFTER = 60.0  # seconds after which the list of finished panoramas and their texts is written again
 OTHER_TEXT = (
     "it was made from another text or seed: keep --seed and the order of the prompts that are there, or give another "
@@ -61,19 +58,7 @@ def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         InputError: If it holds something else.
     """
-    if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: choose a folder")
-    form = manifest["format"]
-    filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
-    known = read_manifest(root, form)  # after the look: another process of the same run may have begun just now
-    if filled and known is None:
-        raise InputError(f"{root} holds files but no manifest.json: choose a new folder")
-    if known is None:
-        root.mkdir(parents=True, exist_ok=True)
-        if not write_manifest(root, manifest):
-            known = read_manifest(root, form)
-    if known is not None:
-        check_settings(root, known, manifest, "or choose another folder as --out")
+    claim_folder(root, manifest, "or choose another folder as --out")
     check_folders(root)
 
 
@@ -112,7 +97,7 @@ def generate(
     begin = listed = time.monotonic()
     with folder:
         batch: list[tuple[Wanted, Embeddings]] = []
-        for one in _in_turn(wanted, folder, len(wanted) * process // processes):
+        for one in in_turn(wanted, lambda one: folder.claim(one.name), len(wanted) * process // processes):
             batch += _embedded(generator, one, folder, ledger)
             if len(batch) == batch_size:
                 _make(generator, batch, folder, ledger, options)
@@ -135,20 +120,6 @@ def generate(
         with suppress(OSError):  # the reason has been reported
             write_record(folder, started.strftime("%Y%m%dT%H%M%SZ"), record)
     return ledger.report
-
-
-def process_number(names: Iterable[str] = RANKS) -> int:
-    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
-    return _from_environment(names, 0)
-
-
-def processes() -> int:
-    """Return how many processes torchrun or SLURM started."""
-    return max(_from_environment(WORLD_SIZES, 1), process_number() + 1)
-
-
-def _from_environment(names: Iterable[str], alone: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), alone)
 
 
 def _embedded(
@@ -189,19 +160,6 @@ def _make(
     finally:
         for one in wanted:
             folder.release(one.name)
-
-
-def _in_turn(wanted: Sequence[Wanted], folder: LabelFolder, start: int) -> Iterator[Wanted]:
-    """Yield what no other process is at work on, and at last what others have begun, in case they have died."""
-    later = []
-    for one in (*wanted[start:], *wanted[:start]):
-        if folder.claim(one.name):
-            yield one
-        else:
-            later.append(one)
-    for one in reversed(later):
-        folder.claim(one.name)
-        yield one
 
 
 def _origin(one: Wanted) -> Origin:

@@ -1,11 +1,15 @@
 """Scores agree with the metrics themselves, a stopped call goes on, and wrong input is one sentence."""
 
 import json
+import multiprocessing
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fake_exr import exr
 from PIL import Image
 from planted import CLASSES, PlantedPredictor, PlantedRooms
 
@@ -50,13 +54,17 @@ def homes(tmp_path_factory):
     return folder
 
 
+def write_exr(path, values):
+    path.write_bytes(exr(Z=values.astype(np.float32)))
+
+
 def depths(data, folder, change=lambda x: x, ending=".npy"):
     """Write labels of depth as somebody's predictions."""
     folder.mkdir(exist_ok=True)
     for i in range(len(data.samples)):
         values = change(data.samples[i]["depth"].numpy())
         path = folder / f"{data.samples.name(i)}{ending}"
-        write_npy(path, values) if ending == ".npy" else write_png(path, values)
+        {".npy": write_npy, ".png": write_png, ".exr": write_exr}[ending](path, values)
     return folder
 
 
@@ -96,24 +104,56 @@ def test_a_stopped_call_goes_on_and_gives_the_same(tmp_path):
     whole = scored([predictor()], planted(), tmp_path / "whole", skip=LIGHT)
 
     def stop(text):
-        if "2 of" in text:
+        if "panorama 2" in text:
             raise Stopped
 
     with pytest.raises(Stopped):
         evaluate([predictor()], planted(), tmp_path / "parts", skip=LIGHT, report=stop)
-    rows = tmp_path / "parts" / "mine" / "images.jsonl"
-    assert len(rows.read_text().splitlines()) == 2
-    with rows.open("a") as file:  # cut off while it was written
-        file.write('{"id": "room-2", "sco')
+    there = sorted((tmp_path / "parts" / "mine" / "images").iterdir())
+    assert [path.name for path in there] == ["room-0.safetensors", "room-1.safetensors"]
+    there[0].write_bytes(there[0].read_bytes()[:-9])  # damaged
     seen = []
     parts = scored([predictor()], planted(), tmp_path / "parts", skip=LIGHT, report=seen.append)
-    assert seen == ["mine: 3 of 3 panoramas"]
+    assert seen == [f"mine: panorama {i} of 3 is scored" for i in (1, 3)]
     assert parts == whole
-    assert rows.read_bytes() == (tmp_path / "whole" / "mine" / "images.jsonl").read_bytes()
-    with pytest.raises(InputError, match="more than the 2 asked for"):
-        evaluate([predictor()], planted(2), tmp_path / "parts", skip=LIGHT)
+    rows = Path("mine", "images.jsonl")
+    assert (tmp_path / "parts" / rows).read_bytes() == (tmp_path / "whole" / rows).read_bytes()
+    fewer = scored([predictor()], planted(2), tmp_path / "parts", skip=LIGHT, report=seen.append)
+    assert fewer["data"]["panoramas"] == fewer["models"]["mine"]["measures"]["scale/depth"]["images"] == 2
+    assert len(seen) == 2
     with pytest.raises(InputError, match="other settings"):
         evaluate([predictor()], planted(), tmp_path / "parts", skip=("yaw",))
+
+
+def test_processes_share_the_panoramas_and_give_the_same(tmp_path):
+    """As torchrun starts them: each has a number; all wait for one another before they score and do not afterwards."""
+    context = multiprocessing.get_context("fork")
+    start, queue = context.Barrier(2), context.Queue()
+
+    def work(rank):
+        torch.set_num_threads(1)
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+        seen = []
+
+        def scored_one(text):
+            if not seen:
+                start.wait(60)  # one alone cannot have scored them all
+            seen.append(text)
+
+        content = judge([predictor()], planted(5), tmp_path / "shared", skip=LIGHT, report=scored_one)
+        queue.put((rank, len(seen), json.dumps(content)))
+
+    workers = [context.Process(target=work, args=(rank,)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    (_, first, report), (_, second, other) = sorted(queue.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join(60)
+    assert first >= 1 and second >= 1 and first + second < 2 * 5
+    assert report == other == json.dumps(scored([predictor()], planted(5), tmp_path / "alone", skip=LIGHT))
+    rows = Path("mine", "images.jsonl")
+    assert (tmp_path / "shared" / rows).read_bytes() == (tmp_path / "alone" / rows).read_bytes()
+    assert (tmp_path / "shared" / "report.html").exists()
 
 
 def test_the_page_needs_nothing_else_and_compares(tmp_path):
@@ -137,9 +177,10 @@ def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
 
     first = predictor("views", faces=faces)
     report = scored([first, predictor("none")], planted(1), tmp_path, skip=LIGHT)
-    assert report["models"]["views"]["measures"]["cross/depth"]["value"] < 0.03
-    assert "cross/depth" not in report["models"]["none"]["measures"]
-    assert any("panoramas only" in sentence for sentence in report["models"]["none"]["left_out"])
+    assert report["models"]["views"]["measures"]["cross/faces"]["value"] < 0.03
+    assert report["models"]["views"]["measures"]["cross/panorama"]["value"] < 0.03
+    assert "cross/faces" not in report["models"]["none"]["measures"]
+    assert any("perspective views" in sentence for sentence in report["models"]["none"]["left_out"])
 
 
 @pytest.mark.parametrize(
@@ -151,6 +192,7 @@ def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
         (lambda x: (x * 4000).round().astype(np.uint16), ".png", "0.00025", "ray"),
         (lambda x: x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".npy", None, "z"),
         (lambda x: 3 / x + 0.2, ".npy", None, "disparity"),
+        (lambda x: 100 * x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".exr", "cm", "z"),
     ],
 )
 def test_a_folder_in_any_stated_unit_is_right(change, ending, unit, kind, homes, tmp_path):
@@ -199,6 +241,8 @@ def test_a_network_that_errs_is_not_accused():
     noisy = PlantedPredictor(noise=0.3)
     found = [mistakes(noisy(rooms[i]["image"]), rooms[i]) for i in range(3)]
     assert common_mistakes(found) == []
+    turned = [mistakes({"semseg": rooms[i]["semseg"].flip(-2)}, rooms[i]) for i in range(3)]
+    assert common_mistakes(turned) == ["classes look upside down"]
     flat = [mistakes({"depth": torch.full_like(rooms[i]["depth"], 2.0)}, rooms[i]) for i in range(3)]
     assert common_mistakes(flat) == []
 
@@ -217,6 +261,32 @@ def test_what_mtpano_run_writes_is_read(homes, tmp_path):
     assert (maps["depth"] - data.samples[0]["depth"]).abs().max() < 1e-3
     assert (maps["normals"] - data.samples[0]["normals"]).abs().max() < 0.02
     assert torch.equal(maps["semseg"], data.samples[0]["semseg"])
+
+
+def test_an_exr_of_normals_and_an_npy_of_classes(homes, tmp_path):
+    data = open_data(homes)
+    sample, name = data.samples[0], data.samples.name(0)
+    for task in ("depth", "normals", "semseg"):
+        (tmp_path / task).mkdir()
+    far = np.where(sample["depth"].numpy() > 3, 1e10, sample["depth"].numpy()).astype(np.float32)
+    (tmp_path / "depth" / f"{name}.exr").write_bytes(exr(R=far, G=far, B=far))
+    (tmp_path / "normals" / f"{name}.exr").write_bytes(exr(**dict(zip("RGB", sample["normals"].numpy(), strict=True))))
+    write_npy(tmp_path / "semseg" / f"{name}.npy", sample["semseg"].numpy().astype(np.int32))
+    maps = FolderPredictor(tmp_path)(sample["image"], name)
+    assert torch.equal(maps["depth"], torch.where(sample["depth"] > 3, 0, sample["depth"]))
+    assert (maps["normals"] - sample["normals"]).abs().max() < 1e-6
+    assert torch.equal(maps["semseg"], sample["semseg"])
+    for task, values, sentence in (
+        ("semseg", {"Y": far}, "write a PNG or NPY"),
+        ("normals", {"Y": far}, "normals need three"),
+        ("depth", {"R": far, "G": far, "B": -far}, "its channels differ"),
+    ):
+        for path in (tmp_path / task).iterdir():
+            path.unlink()
+        (tmp_path / task / f"{name}.exr").write_bytes(exr(**values))
+        with pytest.raises(InputError, match=sentence):
+            FolderPredictor(tmp_path)(sample["image"], name)
+        (tmp_path / task / f"{name}.exr").unlink()
 
 
 def test_files_that_do_not_fit_are_named(homes, tmp_path):

@@ -10,10 +10,16 @@ import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-__all__ = ("Claims",)
+__all__ = ("LOCAL_RANKS", "Claims", "in_turn", "process_number", "processes")
+
+T = TypeVar("T")
+RANKS = ("RANK", "SLURM_PROCID")
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
 
 HELD = (errno.EACCES, errno.EAGAIN)
 PLACES = 2**40  # far more than panoramas that are worked on at once: two that share a place only wait for each other
@@ -51,6 +57,43 @@ class Claims:
         if _lock(self._file, fcntl.LOCK_EX, 0):
             self.path.unlink(missing_ok=True)
         self._file.close()
+
+
+def in_turn(items: Sequence[T], claim: Callable[[T], bool], start: int = 0) -> Iterator[T]:
+    """Yield what no other process is at work on, and at last what others have begun, in case they have died.
+
+    Args:
+        items: all of them, the same in every process.
+        claim: claims one; False if another process has it.
+        start: where to begin, another place for every process.
+
+    Example:
+        >>> list(in_turn("abcd", lambda item: item != "d", start=2))
+        ['c', 'a', 'b', 'd']
+    """
+    later = []
+    for item in (*items[start:], *items[:start]):
+        if claim(item):
+            yield item
+        else:
+            later.append(item)
+    for item in reversed(later):
+        claim(item)
+        yield item
+
+
+def process_number(names: Iterable[str] = RANKS) -> int:
+    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
+    return _from_environment(names, 0)
+
+
+def processes() -> int:
+    """Return how many processes torchrun or SLURM started."""
+    return max(_from_environment(WORLD_SIZES, 1), process_number() + 1)
+
+
+def _from_environment(names: Iterable[str], alone: int) -> int:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), alone)
 
 
 def _place(name: str) -> int:

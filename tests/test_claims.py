@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from mtpano_zoo.labeling.claims import Claims
+from mtpano_zoo.claims import Claims
 from mtpano_zoo.labeling.storage import LabelFolder
 
 SECONDS = 60
