@@ -31,13 +31,14 @@ from mtpano_zoo.labeling.distillation import PublishedTeacherLabels, TeacherLabe
 from mtpano_zoo.labeling.teachers import OracleTeacher, Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import CubeViews
 from mtpano_zoo.layers import ViTEncoder
-from mtpano_zoo.losses import disparity_of
+from mtpano_zoo.losses import affine_invariant_l1, disparity_of
 from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
 from mtpano_zoo.sphere import erp_rays, to_perspective
 from mtpano_zoo.training import DistillationModule
 
 RUNS = ("labelled only", "no rotation", "rotation", "rotation + masks", "as published")
 FACE = 32
+FREE = "free maps"
 SHOWN = 2  # rooms in the figure
 Sample = dict[str, Any]
 
@@ -162,6 +163,35 @@ def unifuse(height: int) -> PanoramaNetwork:
     return NETWORKS["UniFuse"](input_size=(height, 2 * height), pretrained=False)
 
 
+class FreeMaps(nn.Module):
+    """A student without weights in common: every pixel of every test room is free, and there are no labels."""
+
+    def __init__(self, count: int, height: int) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(0.3 + 0.01 * torch.rand(count, 1, height, 2 * height))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the maps, whatever the images are."""
+        return {"disparity": self.maps}
+
+
+def fit_maps(options: argparse.Namespace, run: str, seed: int, rooms: Looks) -> nn.Module:
+    """Fit free maps to the pseudo-labels of rooms."""
+    seed_everything(seed, verbose=False)
+    network, labels = FreeMaps(len(rooms), options.height), labels_of(run, seed, options.tilt)
+    labels.masks = True
+    batch = collate([rooms[i] for i in range(len(rooms))])
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for step in range(options.steps):
+        found = labels(batch, step)
+        faces = labels.cut(network.maps, found)
+        flat = (one.flatten(0, 1) for one in (faces, found.disparity, found.valid))
+        optimizer.zero_grad()
+        affine_invariant_l1(*flat).backward()
+        optimizer.step()
+    return network.eval()
+
+
 STUDENTS = {"mtpano-tiny.rooms": trained, "PD-BridgeNet": bridgenet, "UniFuse": unifuse}
 
 
@@ -272,11 +302,21 @@ def draw(folder: Path, target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
+def compare_maps(options: argparse.Namespace, rooms: Looks) -> None:
+    """Fit free maps without and with rotation."""
+    for seed in options.seeds:
+        for run in ("no rotation", "rotation"):
+            network = fit_maps(options, run, seed, rooms)
+            if options.keep:
+                keep(options, run, seed, network, rooms)
+            print(json.dumps({"student": FREE, "run": run, "seed": seed, "test": score(network, rooms)}), flush=True)
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("distillation.jsonl"))
-    parser.add_argument("--student", choices=STUDENTS, default="mtpano-tiny.rooms")
+    parser.add_argument("--student", choices=(*STUDENTS, FREE), default="mtpano-tiny.rooms")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=120)
@@ -284,13 +324,16 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--rooms", type=int, default=96)
+    parser.add_argument("--test", type=int, default=32)
     parser.add_argument("--tilt", type=float, default=0.0)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     if options.figure:
         return draw(options.keep, options.figure)
-    test = Looks("test", 32, options.height, 0, second=True)
+    test = Looks("test", options.test, options.height, 0, second=True)
+    if options.student == FREE:
+        return compare_maps(options, test)
     same = Looks("val", 32, options.height, 0, second=False)
     for seed in options.seeds:
         sets = (
