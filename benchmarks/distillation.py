@@ -273,13 +273,17 @@ def keep(options: argparse.Namespace, run: str, seed: int, network: nn.Module, r
     np.savez_compressed(options.keep / f"{name}, seed {seed}.npz", found=[one for one, *_ in found], **shown)
 
 
+def _place(path: Path) -> int:
+    """Where a run stands in the figure."""
+    return ("untrained", *RUNS).index(path.stem.split(", ")[1])
+
+
 def draw(folder: Path, target: Path) -> None:
     """Draw every run that a folder holds: distances, and their log-error, for every kept room."""
     import matplotlib.pyplot as plt
 
-    runs = {
-        path.stem: dict(np.load(path)) for path in sorted(folder.glob("*.npz"), key=lambda one: one.stat().st_mtime)
-    }
+    paths = sorted(folder.glob("*.npz"), key=lambda path: (path.stem.split(",")[0], _place(path)))
+    runs = {path.stem: dict(np.load(path)) for path in paths}
     rooms = next(iter(runs.values()))
     lines = 1 + len(runs)
     figure, axes = plt.subplots(lines, 2 * SHOWN, figsize=(3.2 * 2 * SHOWN, 1.85 * lines), squeeze=False)
@@ -299,7 +303,7 @@ def draw(folder: Path, target: Path) -> None:
     for one in axes.flat:
         one.axis("off")
     figure.tight_layout()
-    figure.savefig(target, dpi=110)
+    figure.savefig(target, dpi=75)
 
 
 def compare_maps(options: argparse.Namespace, rooms: Looks) -> None:
