@@ -7,7 +7,8 @@ after scale and shift of the inverse distances were fitted to the truth, image b
 step of the log-distance error between neighbouring pixels on two faces of the unturned cube, over that of pixels on one
 face.
 
-Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file.
+Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file. With
+``--keep FOLDER`` some of its distances are kept, and ``--keep FOLDER --figure FILE`` draws what a folder holds.
 """
 
 import argparse
@@ -30,13 +31,15 @@ from mtpano_zoo.labeling.distillation import PublishedTeacherLabels, TeacherLabe
 from mtpano_zoo.labeling.teachers import OracleTeacher, Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import CubeViews
 from mtpano_zoo.layers import ViTEncoder
-from mtpano_zoo.losses import disparity_of
+from mtpano_zoo.losses import affine_invariant_l1, disparity_of
 from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
 from mtpano_zoo.sphere import erp_rays, to_perspective
 from mtpano_zoo.training import DistillationModule
 
 RUNS = ("labelled only", "no rotation", "rotation", "rotation + masks", "as published")
 FACE = 32
+FREE = "free maps"
+SHOWN = 2  # rooms in the figure
 Sample = dict[str, Any]
 
 
@@ -86,11 +89,17 @@ class Kept(LightningDataModule):
 
 
 class Misled(Teacher):
-    """An oracle that takes watermarks for something near."""
+    """An oracle that takes watermarks for something near.
+
+    With a `tilt` it also believes that what is low in a view is near and what is high far, as networks do that were
+    trained on level photographs: its inverse distances grow by this share from the middle of a view to its lower edge.
+    Views that look up or down are wrong by this in a direction that changes at every border of the cube.
+    """
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tilt: float = 0.0) -> None:
+        self.tilt = tilt
         self.oracle = OracleTeacher(tasks=["depth"], depth_kind="disparity", noise=0.05, bleed=1, seed=seed)
         self.provenance = {"name": "misled", "oracle": dict(self.oracle.provenance)}
 
@@ -102,7 +111,9 @@ class Misled(Teacher):
         cameras = {"intrinsics": views.intrinsics, "mode": "label"}
         there = to_perspective(stamp, views.rotations, views.height, views.width, **cameras)[0, :, 0] > 0
         near = 1.5 * labels.depth.flatten(1).amax(1)[:, None, None]
-        return ViewLabels(depth=torch.where(there, near, labels.depth), depth_kind="disparity")
+        height = torch.linspace(-1, 1, views.height)[:, None]
+        depth = labels.depth * (1 + self.tilt * height)
+        return ViewLabels(depth=torch.where(there, near, depth), depth_kind="disparity")
 
 
 class Labels(TeacherLabels):
@@ -122,9 +133,9 @@ class PublishedLabels(Labels, PublishedTeacherLabels):
     """The published sampling, one rotation for the batch; its masks are never used."""
 
 
-def labels_of(run: str, seed: int) -> TeacherLabels:
+def labels_of(run: str, seed: int, tilt: float) -> TeacherLabels:
     """The pseudo-labels of a run."""
-    teacher = Misled(seed)
+    teacher = Misled(seed, tilt)
     if run == "as published":
         return PublishedLabels(teacher, size=FACE, turn=45)
     labels = Labels(teacher, CubeViews(fov=90, size=FACE, turn=0 if run == "no rotation" else 45))
@@ -152,6 +163,35 @@ def unifuse(height: int) -> PanoramaNetwork:
     return NETWORKS["UniFuse"](input_size=(height, 2 * height), pretrained=False)
 
 
+class FreeMaps(nn.Module):
+    """A student without weights in common: every pixel of every test room is free, and there are no labels."""
+
+    def __init__(self, count: int, height: int) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(0.3 + 0.01 * torch.rand(count, 1, height, 2 * height))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the maps, whatever the images are."""
+        return {"disparity": self.maps}
+
+
+def fit_maps(options: argparse.Namespace, run: str, seed: int, rooms: Looks) -> nn.Module:
+    """Fit free maps to the pseudo-labels of rooms."""
+    seed_everything(seed, verbose=False)
+    network, labels = FreeMaps(len(rooms), options.height), labels_of(run, seed, options.tilt)
+    labels.masks = True
+    batch = collate([rooms[i] for i in range(len(rooms))])
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for step in range(options.steps):
+        found = labels(batch, step)
+        faces = labels.cut(network.maps, found)
+        flat = (one.flatten(0, 1) for one in (faces, found.disparity, found.valid))
+        optimizer.zero_grad()
+        affine_invariant_l1(*flat).backward()
+        optimizer.step()
+    return network.eval()
+
+
 STUDENTS = {"mtpano-tiny.rooms": trained, "PD-BridgeNet": bridgenet, "UniFuse": unifuse}
 
 
@@ -164,17 +204,18 @@ class OnlyLabelled(DistillationModule):
         return super().training_step({key: batch[key][:count] for key in ("image", "depth", "id")}, batch_idx)
 
 
-def train(student: str, run: str, seed: int, sets: tuple[Looks, Looks], steps: int, batch: int, lr: float) -> nn.Module:
-    """Train from nothing."""
+def train(options: argparse.Namespace, run: str, seed: int, sets: tuple[Looks, Looks]) -> nn.Module:
+    """Train a student."""
     seed_everything(seed, verbose=False)
-    network = STUDENTS[student](sets[0].height)
+    network = STUDENTS[options.student](options.height)
     kind = OnlyLabelled if run == "labelled only" else DistillationModule
-    module = kind(network, labels_of(run, seed), lr=lr, weight_decay=0.01, schedule="polynomial", warmup_steps=10)
+    labels = labels_of(run, seed, options.tilt)
+    module = kind(network, labels, lr=options.lr, weight_decay=0.01, schedule="polynomial", warmup_steps=10)
     data = SemiSupervisedDataModule(
-        *(Kept(one) for one in sets), batch_size=batch, augmentation=Augmentation(), seed=seed
+        *(Kept(one) for one in sets), batch_size=options.batch, augmentation=Augmentation(), seed=seed
     )
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    Trainer(accelerator="cpu", max_steps=steps, gradient_clip_val=1.0, **quiet).fit(
+    Trainer(accelerator="cpu", max_steps=options.steps, gradient_clip_val=1.0, **quiet).fit(
         module, train_dataloaders=data.train_dataloader()
     )
     return network.eval()
@@ -188,35 +229,98 @@ def borders(height: int) -> Iterator[tuple[int, Tensor]]:
         yield axis, face.diff(dim=axis) != 0
 
 
+def fitted(inverse: np.ndarray, depth: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Distances, with the scale and the shift of the inverse that fit the truth best outside the watermarks."""
+    line = np.stack((inverse[~hidden], np.ones((~hidden).sum())), -1)
+    scale, shift = np.linalg.lstsq(line, 1 / depth[~hidden], rcond=None)[0]
+    return 1 / (scale * inverse + shift).clip(1 / 20, 10)
+
+
 @torch.no_grad()
-def score(network: nn.Module, rooms: Looks) -> dict[str, float]:
-    """AbsRel and delta1 outside the watermarks, and the step at face borders, means over images."""
-    rows = []
+def distances(network: nn.Module, rooms: Looks) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of every room: fitted distances, the true ones, and the watermarks."""
     for first in range(0, len(rooms), 8):
         batch = collate([rooms[i] for i in range(first, min(first + 8, len(rooms)))])
         found = disparity_of(network(batch["image"]))[:, 0].double().numpy()
         truth, stamp = batch["depth"].double().numpy(), batch["ignored"].numpy()
         for one, depth, hidden in zip(found, truth, stamp, strict=True):
-            line = np.stack((one[~hidden], np.ones((~hidden).sum())), -1)
-            scale, shift = np.linalg.lstsq(line, 1 / depth[~hidden], rcond=None)[0]
-            ratio = (1 / (scale * one + shift).clip(1 / 20, 10)) / depth
-            error = torch.from_numpy(np.log(ratio))
-            steps: list[list[Tensor]] = [[], []]
-            for axis, border in borders(rooms.height):
-                step = error.diff(dim=axis).abs()
-                steps[0].append(step[border])
-                steps[1].append(step[~border])
-            across, inside = (torch.cat(part).mean().item() for part in steps)
-            good = np.maximum(ratio, 1 / ratio)[~hidden] < 1.25
-            rows.append((np.abs(ratio - 1)[~hidden].mean(), good.mean(), across / inside))
+            yield fitted(one, depth, hidden), depth, hidden
+
+
+def score(network: nn.Module, rooms: Looks) -> dict[str, float]:
+    """AbsRel and delta1 outside the watermarks, and the step at face borders, means over images."""
+    rows = []
+    for distance, depth, hidden in distances(network, rooms):
+        ratio = distance / depth
+        error = torch.from_numpy(np.log(ratio))
+        steps: list[list[Tensor]] = [[], []]
+        for axis, border in borders(rooms.height):
+            step = error.diff(dim=axis).abs()
+            steps[0].append(step[border])
+            steps[1].append(step[~border])
+        across, inside = (torch.cat(part).mean().item() for part in steps)
+        good = np.maximum(ratio, 1 / ratio)[~hidden] < 1.25
+        rows.append((np.abs(ratio - 1)[~hidden].mean(), good.mean(), across / inside))
     return dict(zip(("AbsRel", "delta1", "border step"), np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def keep(options: argparse.Namespace, run: str, seed: int, network: nn.Module, rooms: Looks) -> None:
+    """Write image, truth and distances of the first rooms."""
+    found = [one for one, _ in zip(distances(network, rooms), range(SHOWN), strict=False)]
+    shown = {"image": [rooms[i]["image"].numpy() for i in range(SHOWN)], "truth": [depth for _, depth, _ in found]}
+    options.keep.mkdir(parents=True, exist_ok=True)
+    name = f"{options.student}, {run}" + (f", tilt {options.tilt}" if options.tilt else "")
+    np.savez_compressed(options.keep / f"{name}, seed {seed}.npz", found=[one for one, *_ in found], **shown)
+
+
+def _place(path: Path) -> int:
+    """Where a run stands in the figure."""
+    return ("untrained", *RUNS).index(path.stem.split(", ")[1])
+
+
+def draw(folder: Path, target: Path) -> None:
+    """Draw every run that a folder holds: distances, and their log-error, for every kept room."""
+    import matplotlib.pyplot as plt
+
+    paths = sorted(folder.glob("*.npz"), key=lambda path: (path.stem.split(",")[0], _place(path)))
+    runs = {path.stem: dict(np.load(path)) for path in paths}
+    rooms = next(iter(runs.values()))
+    lines = 1 + len(runs)
+    figure, axes = plt.subplots(lines, 2 * SHOWN, figsize=(3.2 * 2 * SHOWN, 1.85 * lines), squeeze=False)
+    for room in range(SHOWN):
+        near, far = rooms["truth"][room].min(), rooms["truth"][room].max()
+        left, right = axes[:, 2 * room], axes[:, 2 * room + 1]
+        left[0].imshow(rooms["image"][room].transpose(1, 2, 0))
+        right[0].imshow(rooms["truth"][room], vmin=near, vmax=far, cmap="turbo")
+        left[0].set_title("image", fontsize=7)
+        right[0].set_title("true distance", fontsize=7)
+        for line, (name, run) in enumerate(runs.items(), 1):
+            error = np.log(run["found"][room] / run["truth"][room])
+            left[line].imshow(run["found"][room], vmin=near, vmax=far, cmap="turbo")
+            right[line].imshow(error, vmin=-0.4, vmax=0.4, cmap="RdBu")
+            left[line].set_title(name, fontsize=7)
+            right[line].set_title("log-error, red nearer, blue farther", fontsize=7)
+    for one in axes.flat:
+        one.axis("off")
+    figure.tight_layout()
+    figure.savefig(target, dpi=75)
+
+
+def compare_maps(options: argparse.Namespace, rooms: Looks) -> None:
+    """Fit free maps without and with rotation."""
+    for seed in options.seeds:
+        for run in ("no rotation", "rotation"):
+            network = fit_maps(options, run, seed, rooms)
+            if options.keep:
+                keep(options, run, seed, network, rooms)
+            print(json.dumps({"student": FREE, "run": run, "seed": seed, "test": score(network, rooms)}), flush=True)
 
 
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--student", choices=STUDENTS, default="mtpano-tiny.rooms")
+    parser.add_argument("--out", type=Path, default=Path("distillation.jsonl"))
+    parser.add_argument("--student", choices=(*STUDENTS, FREE), default="mtpano-tiny.rooms")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=120)
@@ -224,8 +328,16 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--rooms", type=int, default=96)
+    parser.add_argument("--test", type=int, default=32)
+    parser.add_argument("--tilt", type=float, default=0.0)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    test = Looks("test", 32, options.height, 0, second=True)
+    if options.figure:
+        return draw(options.keep, options.figure)
+    test = Looks("test", options.test, options.height, 0, second=True)
+    if options.student == FREE:
+        return compare_maps(options, test)
     same = Looks("val", 32, options.height, 0, second=False)
     for seed in options.seeds:
         sets = (
@@ -237,10 +349,12 @@ def main() -> None:
             if run == "untrained":
                 network: nn.Module = STUDENTS[options.student](options.height).eval()
             else:
-                network = train(options.student, run, seed, sets, options.steps, options.batch, options.lr)
-            line = {"student": options.student, "run": run, "seed": seed, "steps": options.steps}
+                network = train(options, run, seed, sets)
+            line = {"student": options.student, "run": run, "seed": seed, "steps": options.steps, "tilt": options.tilt}
             line |= {"other look": score(network, test), "own look": score(network, same)}
             line |= {"seconds": time.time() - start, "processor seconds": time.process_time() - cpu}
+            if options.keep:
+                keep(options, run, seed, network, test)
             with options.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)

@@ -39,9 +39,15 @@ NETWORKS = {
     "egformer.yaml": SMALL | {"width": 8},
 }
 ROWS = {
-    "matterport3d.yaml": ([], []),
-    "tangent.yaml": (["structured3d.yaml", "tangent.yaml"], ["--data.init_args.ratio=2"]),
-    "spatialaudiogen.yaml": (["spatialaudiogen.yaml"], []),
+    "matterport3d.yaml": ([], ["--data.init_args.train_on_all=true"]),
+    "tangent.yaml": (
+        ["structured3d.yaml", "tangent.yaml"],
+        ["--data.init_args.ratio=2", "--data.init_args.unlabelled.init_args.train_on_all=true"],
+    ),
+    "spatialaudiogen.yaml": (
+        ["spatialaudiogen.yaml"],
+        ["--data.init_args.ratio=4", "--data.init_args.labelled.init_args.train_on_all=true"],
+    ),
 }
 
 

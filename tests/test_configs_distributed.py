@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_deep360
+import fake_matterport3d
 import fake_pseudo_labels
 import fake_structured3d
 import fake_synpass
@@ -29,6 +30,7 @@ FINETUNED = {
     "deep360.yaml": fake_deep360,
 }
 FROM_THE_START = ("label_free/pretrain.yaml", "rooms-tiny.yaml")
+DISTILLED = ("depth_anywhere/base.yaml", "depth_anywhere/structured3d.yaml", "depth_anywhere/unifuse.yaml")
 SIZES = {
     "encoder": {
         "class_path": "ViTEncoder",
@@ -66,6 +68,32 @@ def rooms(name: str) -> bool:
     return name.startswith("rooms")
 
 
+def distilled() -> dict[str, Any]:
+    """What makes the recipe of Depth Anywhere small; one of three unlabelled panoramas cannot be read.
+
+    Of the six of three steps it is two: in these steps one of the processes has labelled panoramas only.
+    """
+    size = {"height": 32, "width": 64}
+    teacher = {"class_path": "mtpano_zoo.labeling.teachers.OracleTeacher", "init_args": {"tasks": ["depth"]}}
+    network = {"encoder": "test_resnet", "pretrained": False, "input_size": [32, 64]}
+    unlabelled = size | {"root": "data/unlabelled", "tasks": ["depth"], "on_error": "skip"}
+    sets = {"labelled": {"init_args": size | {"root": "data/labelled"}}, "unlabelled": {"init_args": unlabelled}}
+    labels = {"teacher": teacher, "views": {"init_args": {"size": 16}}}
+    return {
+        "trainer": {key: value for key, value in TRAINER.items() if key != "callbacks"},
+        "model": {"init_args": {"network": {"init_args": network}, "labels": {"init_args": labels}}},
+        "data": {"init_args": {"batch_size": 1, "num_workers": 0} | sets},
+    }
+
+
+def write_distilled(folder: Path) -> None:
+    """Write the data of `distilled`."""
+    write(folder / "data" / "labelled", fake_matterport3d.files())
+    write(folder / "data" / "unlabelled", fake_structured3d.files())
+    (lost,) = (folder / "data" / "unlabelled").rglob("scene_00001/**/full/rgb_rawlight.png")
+    lost.write_bytes(b"")
+
+
 def tiny(name: str) -> dict[str, Any]:
     """What a configuration is made small by."""
     size = {"height": 32, "width": 64, "batch_size": 1, "num_workers": 0}
@@ -97,6 +125,9 @@ def test_shipped_trainings_in_two_processes(tmp_path: Path, tiny_network: Callab
         (tmp_path / f"tiny_{len(runs)}.yaml").write_text(yaml.safe_dump(tiny(name)))
         base = [] if rooms(name) else ["--config", "base.yaml"]
         runs.append([*base, "--config", name, "--config", f"tiny_{len(runs)}.yaml"])
+    write_distilled(tmp_path)
+    (tmp_path / "distilled.yaml").write_text(yaml.safe_dump(distilled()))
+    runs.append([f"--config={name}" for name in (*DISTILLED, "distilled.yaml")])
     side_by_side(train, tmp_path, runs, folder=tmp_path, seconds=600)
     for version, _ in enumerate(runs):
         checkpoint = torch.load(tmp_path / f"runs/version_{version}/checkpoints/last.ckpt", weights_only=True)

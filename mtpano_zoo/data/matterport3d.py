@@ -23,6 +23,14 @@ from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines
 
 Labels = Literal["nyu40", "mpcat40"]
+Layout = Literal["mtpano", "unifuse"]
+
+# Of the list files of UniFuse, whose images were stitched by its own script; Depth Anywhere reads them too.
+UNIFUSE_FILES: Mapping[str, tuple[str, ...]] = {
+    "image": ("{scan}/pano_skybox_color/{name}.jpg",),
+    "depth": ("{scan}/pano_depth/{name}.png",),
+}
+UNIFUSE_COMPLETE = 10800  # without the panoramas that have no depth
 
 _CLASSES = {"nyu40": NYU40_CLASSES, "mpcat40": MPCAT40_CLASSES}
 _PALETTES = {"nyu40": NYU40_PALETTE, "mpcat40": MPCAT40_PALETTE}
@@ -48,6 +56,12 @@ class Matterport3DDataModule(PanoramaDataModule):
                                         depth/<uuid>_depth.png          16-bit, millimetres along the ray, 0 none
                                         normal/<uuid>_normal.png        127.5 (1 + n), towards the camera, 128 grey none
 
+    or, with ``layout: unifuse``, what UniFuse's script stitches and Depth Anywhere reads: image and depth only, 7,829,
+    957 and 2,014 panoramas::
+
+        17DRP5sb8fy/pano_skybox_color/<uuid>.jpg    8-bit colour
+                    pano_depth/<uuid>.png           16-bit, 1/4000 m along the ray, 0 none
+
     What is inferred: MTPano prints the names of NYUv2-40 for its labels, but nothing published proves that they are
     not mpcat40, which also has 40 classes: look at one image and set `labels`. The frame of its normals, (R, G, B) =
     (forward, up, left), is that of Structured3D, because its code turns and mirrors both alike.
@@ -57,6 +71,7 @@ class Matterport3DDataModule(PanoramaDataModule):
         labels: What the numbers in the semantic images are: NYUv2-40 or the owner's mpcat40.
         max_depth: Metres beyond which depth counts as not measured; MTPano and other readers take 10.
         train_on_all: Train on all buildings, those of validation and test too, to test on another data set.
+        layout: Which of the two folders.
         options: See `PanoramaDataModule`.
 
     Cite: A. Chang, A. Dai, T. Funkhouser, M. Halber, M. Niessner, M. Savva, S. Song, A. Zeng, Y. Zhang, "Matterport3D:
@@ -81,19 +96,24 @@ class Matterport3DDataModule(PanoramaDataModule):
         labels: Labels = "nyu40",
         max_depth: float = 10.0,
         train_on_all: bool = False,
+        layout: Layout = "mtpano",
         **options: Any,
     ) -> None:
+        if layout not in get_args(Layout):
+            raise InputError(f"layout is mtpano or unifuse, not {layout!r}")
         if labels not in get_args(Labels) or not max_depth > 0:
             raise InputError(
                 f"labels is nyu40 or mpcat40 and max_depth a positive number, not {labels!r} and {max_depth}"
             )
-        self.classes = _CLASSES[labels]
-        self.palette = _PALETTES[labels]
+        if layout == "mtpano":
+            self.classes, self.palette = _CLASSES[labels], _PALETTES[labels]
+        else:
+            self.files, self.prefix, self.complete = UNIFUSE_FILES, "", UNIFUSE_COMPLETE
         unlabelled = [NO_LABEL] if labels == "mpcat40" else []
         self.decoders: Mapping[str, Decoder] = {
             "image": decode_rgb,
             "semseg": functools.partial(decode_labels, lookup=[NO_LABEL, *range(40), *unlabelled]),
-            "depth": functools.partial(_decode_near, limit=max_depth),
+            "depth": functools.partial(_decode_near, unit=0.001 if layout == "mtpano" else 1 / 4000, limit=max_depth),
             "normals": functools.partial(decode_vectors, middle=127.5, scale=127.5, to_camera=FORWARD_UP_LEFT),
         }
         super().__init__(root, **options)
@@ -123,7 +143,7 @@ def scan_splits() -> dict[str, Split]:
     return {scan: splits[split] for scan, split in map(str.split, lines)}
 
 
-def _decode_near(data: bytes, limit: float) -> NDArray[np.float32]:
-    depth = decode_depth(data, unit=0.001)
+def _decode_near(data: bytes, unit: float, limit: float) -> NDArray[np.float32]:
+    depth = decode_depth(data, unit=unit)
     depth[depth > limit] = 0
     return depth

@@ -221,14 +221,20 @@ class MixedDataset(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Read the samples of a batch; unreadable ones are left out if their set skips them."""
         samples = []
+        black: dict[str, Sample] = {}
         for index in indices:
             name, i, turn = self._place(index)
             read = getattr(self.parts[name], "__getitems__", None)
             sample = self.parts[name][i] if read is None else read([i])[0]
-            samples.append(self._finish(name, sample, turn))
-        # What cannot be read comes as a black panorama without labels: a batch of nothing else needs one of them.
-        sound = [sample for sample in samples if sample.keys() != {"image", "id"} or sample["image"].any()]
-        return sound or samples[:1]
+            if sample.keys() == {"image", "id"} and not sample["image"].any():  # it could not be read
+                black[name] = sample | {"id": f"{name}/{sample['id']}"}
+            else:
+                samples.append(self._finish(name, sample, turn))
+        return self._complete(samples, black)
+
+    def _complete(self, samples: list[Sample], black: Mapping[str, Sample]) -> list[Sample]:
+        """Return the samples of a batch; if there are none, a black panorama of those that could not be read."""
+        return samples or list(black.values())[:1]
 
     def _place(self, index: int) -> tuple[str, int, int]:
         turn, index = divmod(index, len(self))

@@ -1,9 +1,10 @@
 """Two data sets in one training: labelled panoramas, and unlabelled ones, of which only the image is used."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -83,13 +84,21 @@ class SemiSupervisedDataModule(MixedDataModule):
 
 
 class SemiSupervisedDataset(MixedDataset):
-    """Keeps the image of an unlabelled sample as it is before an augmentation changes its colours."""
+    """Keeps the image of an unlabelled sample as it is before an augmentation changes its colours.
+
+    A batch always has samples of both sets. Where none of a set could be read, a black panorama of which nothing counts
+    stands for them: a process whose batch lacked one of the losses would leave the others waiting for it.
+    """
 
     def _finish(self, name: str, sample: Sample, turn: int) -> Sample:
         augmentation = self.augmentations.get(name)
         if name == UNLABELLED and augmentation is not None and augmentation.probabilities["photometric"] > 0:
             sample = sample | {"clean": sample["image"]}
         return super()._finish(name, sample, turn)
+
+    def _complete(self, samples: list[Sample], black: Mapping[str, Sample]) -> list[Sample]:
+        missing = [sample for name, sample in black.items() if not any(_is_of(name, one) for one in samples)]
+        return samples + [sample | _nothing_counts(*sample["image"].shape[-2:]) for sample in missing]
 
 
 class SemiSupervisedSampler(MixedSampler):
@@ -127,9 +136,19 @@ class SemiSupervisedSampler(MixedSampler):
         return order
 
 
+def _nothing_counts(height: int, width: int) -> Sample:
+    """Return labels of which no pixel counts, whether a teacher is asked or labels are stored."""
+    never = torch.zeros(height, width, dtype=torch.bool)
+    return {"ignored": ~never, "disparity": torch.zeros(height, width), "disparity_valid": never}
+
+
+def _is_of(name: str, sample: Sample) -> bool:
+    return cast(str, sample["id"]).startswith(f"{name}/")
+
+
 def collate_in_order(samples: Sequence[Sample]) -> Sample:
     """Make a batch with the labelled samples first, also where some could not be read."""
-    labelled = [sample for sample in samples if cast(str, sample["id"]).startswith(f"{LABELLED}/")]
-    others = [sample for sample in samples if not cast(str, sample["id"]).startswith(f"{LABELLED}/")]
+    labelled = [sample for sample in samples if _is_of(LABELLED, sample)]
+    others = [sample for sample in samples if not _is_of(LABELLED, sample)]
     batch: dict[str, Any] = collate([*labelled, *others])
     return batch | {"labelled": len(labelled)}

@@ -25,8 +25,15 @@ from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import parse_json
 
 ClassOrder = Literal["s3dis", "alphabetical"]
+Layout = Literal["release", "unifuse"]
 
 AREAS = ("1", "2", "3", "4", "5a", "5b", "6")
+
+# Of the list files of UniFuse; Depth Anywhere reads them too.
+UNIFUSE_FILES: Mapping[str, tuple[str, ...]] = {
+    "image": ("area_{area}/rgb_/camera_{camera}_{room}_frame_equirectangular_domain_rgb.png",),
+    "depth": ("area_{area}/depth/camera_{camera}_{room}_frame_equirectangular_domain_depth.png",),
+}
 
 TEST_AREAS = {1: ("5a", "5b"), 2: ("2", "4"), 3: ("1", "3", "6")}
 
@@ -149,6 +156,9 @@ class Stanford2D3DDataModule(PanoramaDataModule):
                     normal/..._normals.png       127.5 (1 + n) in the frame of the world; #808080 none
                     pose/..._pose.json           camera_rt_matrix, from the world (z up) to x right, y down, z forward
 
+    or, with ``layout: unifuse``, without the folder `pano`: images in `rgb_`, where UniFuse's authors filled in what is
+    black, and depth; nothing else is read then.
+
     The images are black above and below, where the camera saw nothing, though depth and classes were rendered there:
     black pixels have no labels. The table of instances (`assets/semantic_labels.json` of the owner's repository) is
     sorted by class, and its numbers per class are built in.
@@ -167,6 +177,7 @@ class Stanford2D3DDataModule(PanoramaDataModule):
         class_order: ``s3dis`` (ceiling, floor, wall, ...), as MTPano counts, or ``alphabetical`` (beam, board,
             bookcase, ...), as HoHoNet and Trans4PASS do.
         val_areas: Training areas to validate on, among 1, 2, 3, 4, 5a, 5b and 6.
+        layout: Which of the two folders.
         options: See `PanoramaDataModule`.
 
     Cite: I. Armeni, S. Sax, A. R. Zamir, S. Savarese, "Joint 2D-3D-Semantic Data for Indoor Scene Understanding",
@@ -195,21 +206,27 @@ class Stanford2D3DDataModule(PanoramaDataModule):
         fold: Literal[1, 2, 3] = 1,
         class_order: ClassOrder = "s3dis",
         val_areas: Sequence[str] = (),
+        layout: Layout = "release",
         **options: Any,
     ) -> None:
         if fold not in TEST_AREAS or class_order not in get_args(ClassOrder):
             raise InputError(
                 f"fold is 1, 2 or 3 and class_order s3dis or alphabetical, not {fold!r} and {class_order!r}"
             )
+        if layout not in get_args(Layout):
+            raise InputError(f"layout is release or unifuse, not {layout!r}")
         training = sorted(set(AREAS) - set(TEST_AREAS[fold]))
         if not set(val_areas) < set(training):
             raise InputError(f"val_areas are some, but not all, of {', '.join(training)} in fold {fold}: {val_areas!r}")
         order = np.arange(13) if class_order == "s3dis" else np.argsort(S3DIS_CLASSES)
-        self.classes = tuple(S3DIS_CLASSES[i] for i in order)
-        self.palette = S3DIS_PALETTE[order]
+        classes = tuple(S3DIS_CLASSES[i] for i in order)
+        if layout == "release":
+            self.classes, self.palette = classes, S3DIS_PALETTE[order]
+        else:
+            self.files = UNIFUSE_FILES
         self.decoders: Mapping[str, Decoder] = {
             "image": decode_rgb,
-            "semseg": partial(decode_semantic, classes=self.classes),
+            "semseg": partial(decode_semantic, classes=classes),
             "depth": partial(decode_depth, unit=1 / 512, missing=(65535,)),
             "normals": decode_normals,
         }

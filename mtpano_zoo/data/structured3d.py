@@ -56,6 +56,8 @@ class Structured3DDataModule(PanoramaDataModule):
         furnishing: Which of the three furnishings.
         lights: Which lights; each room is there once for each of them.
         exclude_errata: Leave out the invalid scenes; other published lists keep them.
+        train_on_all: Train on all scenes, those of validation and test too: as unlabelled panoramas, or to test on
+            another data set.
         options: See `PanoramaDataModule`.
 
     Cite: J. Zheng, J. Zhang, J. Li, R. Tang, S. Gao, Z. Zhou, "Structured3D: A Large Photo-realistic Dataset for
@@ -87,6 +89,7 @@ class Structured3DDataModule(PanoramaDataModule):
         furnishing: Literal["full", "simple", "empty"] = "full",
         lights: Sequence[Literal["raw", "cold", "warm"]] = ("raw",),
         exclude_errata: bool = True,
+        train_on_all: bool = False,
         **options: Any,
     ) -> None:
         if not lights or not set(lights) <= {"raw", "cold", "warm"} or furnishing not in ("full", "simple", "empty"):
@@ -96,6 +99,7 @@ class Structured3DDataModule(PanoramaDataModule):
             )
         super().__init__(root, **options)
         self.exclude_errata = exclude_errata
+        self.train_on_all = train_on_all
         self.complete = 21_835 * len(set(lights))
         self.expressions = {
             "scene": r"\d{5}",
@@ -110,3 +114,9 @@ class Structured3DDataModule(PanoramaDataModule):
             return None
         scene = int(fields["scene"])
         return "train" if scene < 3000 else "val" if scene < 3250 else "test"
+
+    def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
+        """By the scene; training may be on all of them."""
+        if split == "train" and self.train_on_all:
+            return self.split_of(fields) is not None
+        return super().belongs(i, fields, split)

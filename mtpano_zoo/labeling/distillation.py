@@ -78,14 +78,24 @@ class TeacherLabels(ViewLabeler):
         found = []
         for i, views in enumerate(self.cameras(batch, step)):
             with torch.autocast(clean.device.type, enabled=False):
-                seen = ViewImages(cut(clean[i], views), views, {**sample_of(batch, i), "image": clean[i]})
-            labels = self.teacher(seen)
-            with torch.autocast(clean.device.type, enabled=False):
-                disparity, valid = z_disparity(labels, views)
-                if "ignored" in batch:
-                    valid = valid & ~_seen(batch["ignored"][i], views)
-            found.append((disparity, valid, views.rotations.to(clean), views.intrinsics.to(clean)))
+                images = cut(clean[i], views)
+            asked = self.ask(images, views, {**sample_of(batch, i), "image": clean[i]})
+            found.append((*asked, views.rotations.to(clean), views.intrinsics.to(clean)))
         return FaceLabels(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+    def ask(self, images: Tensor, views: Views, sample: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return inverse z-depth (V, h, w) of the views (V, 3, h, w) of a sample, and where it counts.
+
+        Where nothing of a panorama counts, the teacher is not asked.
+        """
+        ignored: Tensor | None = sample.get("ignored")
+        if ignored is not None and bool(ignored.all()):
+            nothing = torch.zeros_like(images[:, 0])
+            return nothing, nothing.bool()
+        labels = self.teacher(ViewImages(images, views, dict(sample)))
+        with torch.autocast(images.device.type, enabled=False):
+            disparity, valid = z_disparity(labels, views)
+            return disparity, valid if ignored is None else valid & ~_seen(ignored, views)
 
 
 class StoredLabels(ViewLabeler):
@@ -154,11 +164,8 @@ class PublishedTeacherLabels(TeacherLabels):
             faces = published_cube(published_rotate(clean, turn.mT), views.height)
         found = []
         for i, images in enumerate(faces):
-            sample = {**sample_of(batch, i), "image": clean[i]}
-            disparity, valid = z_disparity(self.teacher(ViewImages(images, published, sample)), published)
-            if "ignored" in batch:
-                valid = valid & ~_seen(batch["ignored"][i], published)
-            found.append((disparity, valid, published.rotations.to(clean), published.intrinsics.to(clean)))
+            asked = self.ask(images, published, {**sample_of(batch, i), "image": clean[i]})
+            found.append((*asked, published.rotations.to(clean), published.intrinsics.to(clean)))
         disparity, valid, turned, intrinsics = (torch.stack(parts) for parts in zip(*found, strict=True))
         return FaceLabels(disparity, valid, turned, intrinsics, turn)
 

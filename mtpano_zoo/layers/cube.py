@@ -14,25 +14,34 @@ __all__ = ("FromCube", "ToCube")
 
 
 class _Sampler(nn.Module):
-    """Bilinear sampling of maps at stored places; `grid` holds them from -1 to 1, the centres of the outer pixels."""
+    """Bilinear sampling of maps at stored places, from -1 to 1, the centres of the outer pixels.
+
+    `grid` holds them in float64, and `grid32` in the precision that nearly every map is sampled in.
+    """
 
     grid: Tensor
+    grid32: Tensor
 
-    def __init__(self, sampling: CubeSampling) -> None:
+    def __init__(self, sampling: CubeSampling, grid: Tensor) -> None:
         super().__init__()
         self.sampling: CubeSampling = sampling
+        self.register_buffer("grid", grid, persistent=False)
+        self.register_buffer("grid32", grid.float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow the network to its device, but not to its precision: coordinates in bfloat16 miss by pixels."""
-        before = self.grid
+        before = {"grid": self.grid, "grid32": self.grid32}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.grid.dtype != before.dtype:
-            self.grid = before.to(self.grid.device)
+        for name, grid in before.items():
+            if getattr(self, name).dtype != grid.dtype:
+                setattr(self, name, grid.to(getattr(self, name).device))
         return self
 
-    def _sample(self, maps: Tensor, grid: Tensor) -> Tensor:
-        """Sample (N, C, h, w) at (H, W, 2): (N, C, H, W) of the same type."""
+    def _sample(self, maps: Tensor, grid: Tensor | None) -> Tensor:
+        """Sample (N, C, h, w) at (H, W, 2), or at the stored places: (N, C, H, W) of the same type."""
         dtype = torch.promote_types(maps.dtype, torch.float32)
+        if grid is None:
+            grid = self.grid32 if dtype == torch.float32 else self.grid
         grid = grid.to(maps.device, dtype).expand(maps.shape[0], -1, -1, -1)
         sampled = F.grid_sample(maps.to(dtype), grid, padding_mode="border", align_corners=True)
         return sampled.to(maps.dtype)
@@ -57,24 +66,15 @@ class ToCube(_Sampler):
     """
 
     def __init__(self, sampling: CubeSampling, size: int, height: int, width: int) -> None:
-        super().__init__(sampling)
+        super().__init__(sampling, _grid_of_faces(sampling, size, height, width))
         self.kept = (size, height, width)
-        self.register_buffer("grid", self._grid(*self.kept), persistent=False)
-
-    def _grid(self, size: int, height: int, width: int) -> Tensor:
-        pixels = sphere.pixels_of_faces(size, height, width, self.sampling).reshape(6 * size, size, 2)
-        if self.sampling == "sphere":
-            pixels, height, width = pixels + 1, height + 2, width + 2
-        elif self.sampling == "unifuse":
-            height += 2
-        return _normalised(pixels, height, width)
 
     def forward(self, erp: Tensor, size: int | None = None) -> Tensor:
         """Cut faces of the kept size, or of another one."""
         size = size or self.kept[0]
         batch, channels, height, width = erp.shape
         wanted = (size, height, width)
-        grid = self.grid if wanted == self.kept else self._grid(*wanted)
+        grid = None if wanted == self.kept else _grid_of_faces(self.sampling, *wanted)
         if self.sampling == "sphere":
             erp = sphere.pad(erp, (1, 1, 1, 1))
         elif self.sampling == "unifuse":
@@ -100,24 +100,16 @@ class FromCube(_Sampler):
     neighbours: Tensor
 
     def __init__(self, sampling: CubeSampling, size: int, height: int, width: int) -> None:
-        super().__init__(sampling)
+        super().__init__(sampling, _grid_of_erp(sampling, size, height, width))
         self.kept = (size, height, width)
-        self.register_buffer("grid", self._grid(*self.kept), persistent=False)
         ring = sphere.face_neighbours(size).flatten() if sampling == "sphere" else torch.empty(0, dtype=torch.long)
         self.register_buffer("neighbours", ring, persistent=False)
-
-    def _grid(self, size: int, height: int, width: int) -> Tensor:
-        face, pixels = sphere.pixels_of_erp(height, width, size, self.sampling)
-        if self.sampling == "sphere":
-            pixels, size = pixels + 1, size + 2
-        column, row = pixels.unbind(-1)
-        return _normalised(torch.stack((column, row + face * size), dim=-1), 6 * size, size)
 
     def forward(self, faces: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """Assemble panoramas of the kept height and width, or of other ones."""
         count, channels, size = faces.shape[:3]
         wanted = (size, height or self.kept[1], width or self.kept[2])
-        grid = self.grid if wanted == self.kept else self._grid(*wanted)
+        grid = None if wanted == self.kept else _grid_of_erp(self.sampling, *wanted)
         # Faces below one another, channels last: of maps that already are channels last this is a view.
         stacked = faces.permute(0, 2, 3, 1).reshape(count // 6, 6 * size * size, channels)
         if self.sampling == "sphere":
@@ -125,6 +117,23 @@ class FromCube(_Sampler):
             stacked = stacked.index_select(1, ring.to(faces.device))
             size += 2
         return self._sample(stacked.view(-1, 6 * size, size, channels).permute(0, 3, 1, 2), grid)
+
+
+def _grid_of_faces(sampling: CubeSampling, size: int, height: int, width: int) -> Tensor:
+    pixels = sphere.pixels_of_faces(size, height, width, sampling).reshape(6 * size, size, 2)
+    if sampling == "sphere":
+        pixels, height, width = pixels + 1, height + 2, width + 2
+    elif sampling == "unifuse":
+        height += 2
+    return _normalised(pixels, height, width)
+
+
+def _grid_of_erp(sampling: CubeSampling, size: int, height: int, width: int) -> Tensor:
+    face, pixels = sphere.pixels_of_erp(height, width, size, sampling)
+    if sampling == "sphere":
+        pixels, size = pixels + 1, size + 2
+    column, row = pixels.unbind(-1)
+    return _normalised(torch.stack((column, row + face * size), dim=-1), 6 * size, size)
 
 
 def _normalised(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -96,7 +96,7 @@ class UniFuse(PanoramaNetwork):
         self.check_size(height, width)
         faces = self.to_cube(image, height // 2)
         if self.convention == "paper":
-            faces = (faces * 255).round() / 255  # the published code samples 8-bit images
+            faces = faces.mul(255).round_().div_(255)  # the published code samples 8-bit images
         return {self.tasks[0]: self._decode(self.normalize(image), self.normalize(faces))}
 
     def fuse(self, equirectangular: Tensor, cube: Tensor) -> Tensor:

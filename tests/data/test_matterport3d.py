@@ -42,6 +42,19 @@ def test_samples_are_the_rooms(tmp_path, labels, check_sample):
                 assert samples[i]["id"] == f"{scan}_{name}"
 
 
+def test_the_layout_of_unifuse_has_quarters_of_millimetres(tmp_path, check_sample):
+    write(tmp_path, fake.unifuse_files())
+    data = module(tmp_path, layout="unifuse")
+    assert data.tasks == ("depth",) and not data.classes
+    for split, scans in SPLITS.items():
+        numbers = [n for scan in scans for name, n in fake.PANORAMAS[scan].items() if name != fake.WITHOUT_VIEWS]
+        for sample, number in zip(data.dataset(split), numbers, strict=True):
+            truth = fake.ground_truth(number)
+            check_sample(sample, {key: truth[key] for key in ("image", "depth")}, DEPTH_STEP / 4, None, IMAGE_STEP)
+    with pytest.raises(ValueError, match="layout is mtpano or unifuse, not 'bifuse'"):
+        module(tmp_path, layout="bifuse")
+
+
 @pytest.mark.parametrize("labels", ["nyu40", "mpcat40"])
 def test_training(tmp_path, labels, fit):
     write(tmp_path / "data", fake.files(labels))

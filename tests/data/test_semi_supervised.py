@@ -7,6 +7,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data import Augmentation, SemiSupervisedDataModule
+from mtpano_zoo.data.semi_supervised import SemiSupervisedDataset, collate_in_order
 from mtpano_zoo.errors import InputError
 
 
@@ -108,3 +109,24 @@ def test_what_cannot_be_is_said():
         SemiSupervisedDataModule(Numbers(4), Numbers(4), ratio=0)
     with pytest.raises(InputError, match="make batch_size smaller"):
         SemiSupervisedDataModule(Numbers(4), Numbers(4), batch_size=5).train_dataloader()
+
+
+@pytest.mark.parametrize("lost", ["labelled", "unlabelled"])
+def test_a_batch_has_both_parts_even_if_none_of_one_can_be_read(lost):
+    """Else this process would skip a loss that the others wait for; what stands for them counts nowhere."""
+    augmentation = Augmentation(photometric=1, strength=2)
+    data = SemiSupervisedDataModule(Numbers(4, augmentation), Numbers(4, augmentation), batch_size=2)
+    samples = data.training_set(["labelled", "unlabelled"], SemiSupervisedDataset)
+    part = samples.parts[lost]
+    part.__class__ = type("Lost", (Numbered,), {"__getitems__": lambda self, rows: [black(row) for row in rows]})
+    batch = collate_in_order(samples.__getitems__([0, 1, 4, 5]))
+    there = slice(0, 1) if lost == "labelled" else slice(2, 3)
+    assert batch["labelled"] == (1 if lost == "labelled" else 2) and len(batch["image"]) == 3
+    assert not batch["image"][there].any() and not batch["depth"][there].any()
+    assert batch["ignored"].flatten(1).all(1).tolist() == [(i == there.start) for i in range(3)]
+    assert not batch["disparity_valid"].any()
+    assert batch["image"].flatten(1).any(1).sum() == 2
+
+
+def black(i):
+    return {"image": torch.zeros(3, 8, 16), "id": str(i)}

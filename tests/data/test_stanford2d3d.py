@@ -66,6 +66,18 @@ def test_folds_are_areas(fold, test, train, root):
     assert areas("val")[0] not in areas("train")
 
 
+def test_the_layout_of_unifuse_has_images_and_depth(tmp_path, content, check_sample):
+    write(tmp_path, fake_stanford2d3d.unifuse_files(content))
+    data = Stanford2D3DDataModule(tmp_path, height=32, width=64, layout="unifuse")
+    assert data.tasks == ("depth",) and not data.classes
+    for split, numbers in {"train": [0, 1, 2, 3, 6], "test": [4, 5]}.items():
+        for sample, number in zip(data.dataset(split), numbers, strict=True):
+            truth = fake_stanford2d3d.ground_truth(number)
+            check_sample(sample, {key: truth[key] for key in ("image", "depth")}, DEPTH_STEP, None)
+    with pytest.raises(ValueError, match="layout is release or unifuse"):
+        Stanford2D3DDataModule(tmp_path, layout="pano")
+
+
 def test_alphabetical_order_has_the_same_names_and_colours(root):
     ours = Stanford2D3DDataModule(root, height=32, width=64)
     theirs = Stanford2D3DDataModule(root, height=32, width=64, class_order="alphabetical")

@@ -46,6 +46,11 @@ def names(data, split):
     return [data.dataset(split).name(i) for i in range(len(data.dataset(split)))]
 
 
+def test_training_on_all_scenes_without_labels(tree):
+    samples = module(tree, train_on_all=True, tasks=[]).dataset("train")
+    assert len(samples) == 5 and set(samples[4]) == {"image", "id"}  # the sixth scene is invalid
+
+
 def test_samples_are_the_rooms(root, check_sample):
     data = module(root)
     splits = {"train": [0, 1, 2], "val": [3], "test": [4]}

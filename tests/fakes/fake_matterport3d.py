@@ -180,3 +180,15 @@ def files(labels="nyu40"):
             content[f"{here}/depth/{panorama}_depth.png"] = png(np.rint(maps["depth"] * 1000).astype(np.uint16))
             content[f"{here}/normal/{panorama}_normal.png"] = png(normals)
     return {f"Matterport3D_Processed/{name}": data for name, data in content.items()}
+
+
+def unifuse_files():
+    """Contents by name in the layout of UniFuse, which has no panoramas without depth."""
+    content = {}
+    for scan, panoramas in PANORAMAS.items():
+        for panorama, number in panoramas.items():
+            if panorama != WITHOUT_VIEWS:
+                maps = ground_truth(number)
+                content[f"{scan}/pano_skybox_color/{panorama}.jpg"] = jpeg(maps["image"])
+                content[f"{scan}/pano_depth/{panorama}.png"] = png(np.rint(maps["depth"] * 4000).astype(np.uint16))
+    return content

@@ -97,6 +97,17 @@ def files(blue=1):
     return content
 
 
+def unifuse_files(release):
+    """Contents by name in the layout of UniFuse, images and depth only, of what `files` gave."""
+    folders = {"pano/rgb/": "rgb_/", "pano/depth/": "depth/"}
+    content = {}
+    for name, data in release.items():
+        for folder, other in folders.items():
+            if folder in name:
+                content[name.replace(folder, other)] = data
+    return content
+
+
 def _turned(yaw, tilt):
     """Forward and right of a camera in a world with z up, turned to the left by `yaw` from y and upwards by `tilt`."""
     level = np.array([-np.sin(yaw), np.cos(yaw), 0])

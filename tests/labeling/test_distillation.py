@@ -100,6 +100,15 @@ def test_the_mask_means_what_it_says():
     assert 5 * loss_of(labels, batch, wrong) < loss_of(labels, batch_of(depth), wrong)
 
 
+@pytest.mark.parametrize("kind", [TeacherLabels, PublishedTeacherLabels])
+def test_of_a_panorama_of_which_nothing_counts_no_teacher_is_asked(kind):
+    teacher = Watching()
+    batch = batch_of(torch.stack([floor(32)] * 2), ignored=torch.stack([torch.zeros(32, 64), torch.ones(32, 64)]) > 0)
+    found = kind(teacher)(batch, 0)
+    assert len(teacher.seen) == 1
+    assert found.valid.flatten(1).any(1).tolist() == [True, False] and found.disparity.isfinite().all()
+
+
 class Watching(nn.Module, Teacher):
     """Remembers what it saw."""
 

@@ -55,11 +55,12 @@ def test_a_file_on_no_hub_is_downloaded_by_hand(name: str, capsys: pytest.Captur
     """The names of the files are those of the authors' list, whose folders are those of the students."""
     entry = entries()[name]
     folder, file = entry.file.split("/")
+    listed = "HoHoNet" if folder == "EGFormer" else folder  # the list repeats the names
     assert (
-        re.fullmatch(rf"{folder}(_st3d|_SpatialAudioGen)?\.pth", file) and entry.license["weights"] == "none published"
+        re.fullmatch(rf"{listed}(_st3d|_SpatialAudioGen)?\.pth", file) and entry.license["weights"] == "none published"
     )
     kinds = {"": "matterport3d", "_st3d": "structured3d", "_SpatialAudioGen": "spatialaudiogen"}
-    assert name.split(".")[1] == kinds[file.removeprefix(folder).removesuffix(".pth")]
+    assert name.split(".")[1] == kinds[file.removeprefix(listed).removesuffix(".pth")]
     with pytest.raises(FileNotFoundError, match="lies on no Hub") as error:
         load_model(name)
     assert entry.page in str(error.value) and f'load_model("/path/to/{entry.file}")' in str(error.value)
