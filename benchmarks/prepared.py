@@ -34,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=tuple(BUILD), default=list(BUILD), metavar="NAME")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     size = (options.height, 2 * options.height)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     print("| network | plain, s | prepared, s | plain / prepared |\n|---|--:|--:|--:|", flush=True)
-    for name, build in BUILD.items():
-        network = build(size).eval()
+    for name in options.networks:
+        network = BUILD[name](size).eval()
         ways = (network, prepare_for_inference(network))
         rounds = [[_seconds(way, image) for way in ways] for _ in range(options.repeats + 1)][1:]
         plain, prepared = (statistics.median(times) for times in zip(*rounds, strict=True))
