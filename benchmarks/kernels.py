@@ -1,8 +1,8 @@
 """Where the time goes by family of kernels, for inference and for a training step: python benchmarks/kernels.py.
 
 Families are told by the names of kernels on a GPU and of operators on a CPU. A GPU runs the published large network; a
-CPU a small one, unless ``--large`` asks for more. Shares are of the time of the kernels, not of the clock: on a GPU that
-waits for the host, the clock says more.
+CPU a small one, unless ``--large`` asks for more. Shares are of the time of the kernels, not of the clock: on a GPU
+that waits for the host, the clock says more.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 
-# Operators that compute nothing; on a CPU what passes a call on, such as `aten::conv2d`, has hardly any time of its own.
-VIEWS = """alias as_strided chunk contiguous detach detach_ empty empty_like empty_strided expand expand_as narrow new_empty
-permute reshape result_type select slice split split_with_sizes squeeze t to transpose unbind unflatten unsafe_chunk
+# Operators that compute nothing, or pass a call on: they have hardly any time of their own.
+VIEWS = """alias as_strided chunk contiguous detach detach_ empty empty_like empty_strided expand expand_as narrow
+new_empty permute reshape result_type select slice split split_with_sizes squeeze t to transpose unbind unflatten unsafe_chunk
 unsafe_split unsqueeze view view_as _reshape_alias _unsafe_view conv2d convolution _convolution linear matmul pad roll_
 scaled_dot_product_attention layer_norm batch_norm _batch_norm_impl_index zeros zeros_like ones new_zeros _to_copy"""
 # The first family that has a part of the name; names of kernels only up to their template arguments.

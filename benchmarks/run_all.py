@@ -2,8 +2,7 @@
 
 Every benchmark is a script of this folder in a process of its own. Their tables go to
 ``benchmarks/results/<date>-<machine>.json`` and, as Markdown, between two marks of ``benchmarks/README.md``; all are
-printed once more at the end. A machine is called by its processor and cores, or its GPU, never by its name in a network.
-What would begin after the time is up is left out and named.
+printed once more at the end. A machine is called by its processor and cores, or its GPU, never by its host name. What would begin after the time is up is left out and named.
 """
 
 import argparse
@@ -63,7 +62,7 @@ GPU: list[Benchmark] = [
     ("Rendering", "rendering.py --repeats 1 --gpu-only", "--heights 16"),
     (
         "Compiled, batch 1",
-        "inference.py --repeats 10 --ways 'plain, bf16 autocast' 'compiled, bf16'",
+        "inference.py --repeats 10 --ways 'plain, bf16 autocast' 'graphs, compiled, bf16'",
         "--small --height 32 --repeats 1 --ways plain",
     ),
 ]

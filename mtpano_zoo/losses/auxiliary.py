@@ -11,9 +11,6 @@ from torch import Tensor
 from mtpano_zoo.sphere import erp_rays, pad
 
 
-SHIFTS = 16  # shifts of a distance transform that are computed at once, each a copy of the map
-
-
 def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
     """Horizontal and vertical Sobel responses (..., H, W), un-normalised, of maps already padded by one pixel.
 
@@ -88,10 +85,10 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
     reach = min(limit, width // 2 if wrap else width - 1)
     padded = pad(squared, (reach, reach, 0, 0)) if wrap else F.pad(squared, (reach, reach), value=float(limit) ** 2)
     nearest = squared
-    windows = padded.unfold(-1, width, 1)
-    shifts = torch.arange(-reach, reach + 1, device=mask.device, dtype=torch.float32).square()[:, None]
-    for some in zip(windows.split(SHIFTS, -2), shifts.split(SHIFTS), strict=True):
-        nearest = torch.minimum(nearest, torch.add(*some).amin(-2))
+    for shift in range(1, reach + 1):
+        left = padded[..., reach - shift : reach - shift + width]
+        right = padded[..., reach + shift : reach + shift + width]
+        nearest = torch.minimum(nearest, torch.minimum(left, right) + shift * shift)
     return nearest.sqrt().clamp(max=limit)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ("Loss", "TaskLoss")
@@ -30,7 +29,8 @@ class BatchLabels(dict[str, Tensor]):
     """The labels of a task in a batch, and what its loss derived from them for its first prediction.
 
     Example:
-        >>> labels = BatchLabels(depth=torch.zeros(1, 2, 4))
+        >>> from torch import zeros
+        >>> labels = BatchLabels(depth=zeros(1, 2, 4))
         >>> list(labels), labels.derived
         (['depth'], {})
     """

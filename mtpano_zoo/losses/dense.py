@@ -95,8 +95,8 @@ def frequency_l1(
     Frequencies up to ``radius`` (cycles per image at 512 rows) are left out. Invalid pixels of both maps hold the mean
     of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024 map.
     The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target: this
-    is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient. ``spectrum`` is what
-    `target_spectrum` returned for the same target, if that is known.
+    is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient. ``spectrum`` is
+    what `target_spectrum` returned for the same target, if that is known.
 
     Example:
         >>> target = torch.rand(1, 1, 8, 16)
