@@ -20,10 +20,13 @@ from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 
 # Operators that compute nothing, or pass a call on: they have hardly any time of their own.
-VIEWS = """alias as_strided chunk contiguous detach detach_ empty empty_like empty_strided expand expand_as narrow
-new_empty permute reshape result_type select slice split split_with_sizes squeeze t to transpose unbind unflatten unsafe_chunk
-unsafe_split unsqueeze view view_as _reshape_alias _unsafe_view conv2d convolution _convolution linear matmul pad roll_
-scaled_dot_product_attention layer_norm batch_norm _batch_norm_impl_index zeros zeros_like ones new_zeros _to_copy"""
+VIEWS = """
+alias as_strided chunk contiguous detach detach_ empty empty_like empty_strided expand expand_as narrow
+new_empty permute reshape result_type select slice split split_with_sizes squeeze t to transpose unbind
+unflatten unsafe_chunk unsafe_split unsqueeze view view_as _reshape_alias _unsafe_view conv2d convolution
+_convolution linear matmul pad roll_ scaled_dot_product_attention layer_norm batch_norm _batch_norm_impl_index
+zeros zeros_like ones new_zeros _to_copy
+"""
 # The first family that has a part of the name; names of kernels only up to their template arguments.
 FAMILIES = {
     "attention": ("scaled_dot_product", "flash", "fmha", "attention"),

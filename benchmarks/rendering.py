@@ -77,7 +77,7 @@ def main() -> None:
         columns += ["GPU", "GPU, rooms drawn before"]
     print("| panorama | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
     for height in arguments.heights:
-        count = min(128, max(32, 2**20 // height**2 // 16 * 16))
+        count = min(64, max(32, 2**20 // height**2 // 16 * 16))
         runs = []
         if columns[0] == "core-ms":
             runs = [one_process(height, count, "cpu"), workers(height, count, 1), workers(height, count, 2)]

@@ -2,7 +2,8 @@
 
 Every benchmark is a script of this folder in a process of its own. Their tables go to
 ``benchmarks/results/<date>-<machine>.json`` and, as Markdown, between two marks of ``benchmarks/README.md``; all are
-printed once more at the end. A machine is called by its processor and cores, or its GPU, never by its host name. What would begin after the time is up is left out and named.
+printed once more at the end. A machine is called by its processor and cores, or its GPU, never by its host name. What
+would begin after the time is up is left out and named.
 """
 
 import argparse
@@ -31,7 +32,7 @@ CPU: list[Benchmark] = [
     ("Prepared networks", "prepared.py --repeats 3", "--height 64 --repeats 1 --networks mtpano-small.rooms"),
     ("Large network", "inference.py --threads 1 --height 256 --repeats 1 --ways plain prepared", "--small --height 32"),
     ("Labelling", "labeling.py speed --threads 1 --repeats 2 --no-plain", "--classes 4 --repeats 1"),
-    ("Rendering", "rendering.py --repeats 1", ""),
+    ("Rendering", "rendering.py --repeats 1 --heights 128 512", "--heights 16"),
     ("Folders", "run_folder.py --count 16 --height 256 --workers 0 1", "--count 2 --height 32 --workers 0"),
     ("Parts of the large network", "limits.py --count-only", "--small --height 32"),
 ]
