@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 IMAGES ?=
 JOBS ?= 2
 
-.PHONY: quickstart curation test test-lowest test-newest lint docs clean
+.PHONY: quickstart curation benchmarks benchmarks-gpu test test-lowest test-newest lint docs clean
 
 quickstart: $(BIN)/.installed
 	$(BIN)/mtpano quickstart $(IMAGES)
@@ -14,6 +14,13 @@ quickstart: $(BIN)/.installed
 # Label, score and select on rendered rooms, and what that is worth: docs/curation.md.
 curation: $(BIN)/.installed
 	$(BIN)/python benchmarks/curation.py --out runs/curation
+
+# Where the time goes: benchmarks/README.md. A CPU takes under 20 minutes, a GPU under 8.
+benchmarks: $(BIN)/.installed-test
+	$(BIN)/python benchmarks/run_all.py cpu
+
+benchmarks-gpu: $(BIN)/.installed-test
+	$(BIN)/python benchmarks/run_all.py gpu
 
 test: $(BIN)/.installed-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -91,9 +91,10 @@ def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Callable[[], Way]]:
     def prepared(precision: Precision = "float32", winograd: bool | None = None) -> Callable[[], Way]:
         return lambda: prepare_for_inference(network, precision, winograd=winograd)
 
-    def compiled(precision: Precision = "float32") -> Way:
-        module = prepare_for_inference(network, precision, winograd=False)
-        module.compile(fullgraph=True, mode="max-autotune-no-cudagraphs" if cuda else None)
+    def compiled(precision: Precision = "float32", graphs: bool = False) -> Way:
+        module = prepare_for_inference(network, precision, winograd=False, graphs=graphs)
+        # Inside of what is recorded, if anything is.
+        (module.network if graphs else module).compile(fullgraph=True)
         return module
 
     common: dict[str, Callable[[], Way]] = {
@@ -111,6 +112,8 @@ def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Callable[[], Way]]:
             "prepared": prepared(winograd=True),
         }
     return common | {
+        "graphs, bf16": lambda: prepare_for_inference(network, "bfloat16", graphs=True),
+        "graphs, compiled, bf16": lambda: compiled("bfloat16", graphs=True),
         "plain, tf32": lambda: under(tf32, network),
         "prepared, tf32": lambda: under(tf32, prepared()()),
         "compiled, tf32": lambda: under(tf32, compiled()),

@@ -1,15 +1,18 @@
 """Processor time of one panorama through every network that is not the large one, plain and prepared for inference.
 
 Random weights where the package brings none: the time does not depend on them. The two ways run in turn, so that
-whatever else the machine does hits both. Run: ``python benchmarks/prepared.py``.
+whatever else the machine does hits both. What preparing cannot take away are matrix products (Winograd's too),
+convolutions and attention. Run: ``python benchmarks/prepared.py``.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from kernels import by_family
 from torch import nn
 
 from mtpano_zoo.layers import ViTEncoder
@@ -34,18 +37,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=tuple(BUILD), default=list(BUILD), metavar="NAME")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     size = (options.height, 2 * options.height)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    print("| network | plain, s | prepared, s | plain / prepared |\n|---|--:|--:|--:|", flush=True)
-    for name, build in BUILD.items():
-        network = build(size).eval()
+    print("| network | plain, s | prepared, s | plain / prepared | products and convolutions, of the prepared |")
+    print("|---|--:|--:|--:|--:|", flush=True)
+    for name in options.networks:
+        network = BUILD[name](size).eval()
         ways = (network, prepare_for_inference(network))
         rounds = [[_seconds(way, image) for way in ways] for _ in range(options.repeats + 1)][1:]
         plain, prepared = (statistics.median(times) for times in zip(*rounds, strict=True))
         ratio = statistics.median(first / second for first, second in rounds)
-        print(f"| {name} | {plain:.2f} | {prepared:.2f} | {ratio:.2f} |", flush=True)
+        spent, _ = by_family(partial(_seconds, ways[1], image), cuda=False)
+        products = sum(spent[kind] for kind in ("matrix", "convolution", "attention")) / spent.total()
+        print(f"| {name} | {plain:.2f} | {prepared:.2f} | {ratio:.2f} | {products:.0%} |", flush=True)
 
 
 @torch.inference_mode()

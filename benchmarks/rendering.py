@@ -67,20 +67,25 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts")
+    parser.add_argument("--heights", type=int, nargs="+", default=HEIGHTS, help="rows of the panoramas")
+    parser.add_argument("--gpu-only", action="store_true", help="only what a GPU does, if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    columns = ["core-ms", "one process", "1 worker", "2 workers"]
     gpu = torch.cuda.is_available()
+    columns = [] if gpu and arguments.gpu_only else ["core-ms", "one process", "1 worker", "2 workers"]
     if gpu:
         columns += ["GPU", "GPU, rooms drawn before"]
     print("| panorama | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
-    for height in HEIGHTS:
-        count = max(32, 2**20 // height**2 // 16 * 16)
-        runs = [one_process(height, count, "cpu"), workers(height, count, 1), workers(height, count, 2)]
+    for height in arguments.heights:
+        count = min(64, max(32, 2**20 // height**2 // 16 * 16))
+        runs = []
+        if columns[0] == "core-ms":
+            runs = [one_process(height, count, "cpu"), workers(height, count, 1), workers(height, count, 2)]
         if gpu:
             runs += [one_process(height, 64, "cuda"), rendered_only(height, "cuda")]
         results = [measure(run, arguments.repeats) for run in runs]
-        values = [f"{results[0][1]:.1f}", *(f"{rate:.0f}" for rate, _ in results)]
+        values = [f"{results[0][1]:.1f}"] if columns[0] == "core-ms" else []
+        values += [f"{rate:.0f}" for rate, _ in results]
         print(f"| {height} x {2 * height} | " + " | ".join(values) + " |", flush=True)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from inference import LARGE_ENCODER, SMALL
+from inference import LARGE_ENCODER, SMALL, random_network
 
 from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
     parser.add_argument("--width", type=int, default=384, help="width of the encoder")
+    parser.add_argument("--large", action="store_true", help="the published large network, in bf16 on a GPU")
+    parser.add_argument("--no-panel", action="store_true", help="write maps only")
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -51,7 +53,11 @@ def main() -> None:
     encoder = ViTEncoder(**LARGE_ENCODER | {"depth": arguments.depth, "width": arguments.width, "heads": 6})
     size = (arguments.height, 2 * arguments.height)
     names = [f"class {i}" for i in range(arguments.classes)]
-    network = prepare_for_inference(PDBridgeNet(encoder, names, input_size=size, **SMALL).to(device))
+    if arguments.large:
+        large = random_network(arguments.height, small=device == "cpu").to(device)
+        network = prepare_for_inference(large, "bfloat16" if device == "cuda" else "float32")
+    else:
+        network = prepare_for_inference(PDBridgeNet(encoder, names, input_size=size, **SMALL).to(device))
     image = torch.rand(arguments.batch_size, 3, *size, device=device)
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -69,7 +75,8 @@ def main() -> None:
             for workers in arguments.workers:
                 start = time.perf_counter()
                 out = Path(temporary) / f"out{repeat}.{workers}"
-                report = run([photos], network, out, batch_size=arguments.batch_size, workers=workers, progress=False)
+                options = {"batch_size": arguments.batch_size, "workers": workers, "panel": not arguments.no_panel}
+                report = run([photos], network, out, progress=False, **options)
                 assert len(report.written) == arguments.count, report.summary()
                 seconds.setdefault(f"run, {workers} processes", []).append(time.perf_counter() - start)
     print(f"{arguments.count} files of {arguments.photo_height} rows, network {size}, {device}, ", end="")

@@ -32,12 +32,12 @@ WAYS = {
 }
 
 
-def batch_of(size: int, height: int, device: str) -> dict[str, Tensor]:
+def batch_of(size: int, height: int, device: str, classes: int = 150) -> dict[str, Tensor]:
     """A batch with all labels."""
     shape = (size, height, 2 * height)
     return {
         "image": torch.rand(size, 3, *shape[1:], device=device),
-        "semseg": torch.randint(0, 150, shape, device=device),
+        "semseg": torch.randint(0, classes, shape, device=device),
         "depth": torch.rand(shape, device=device) * 5 + 0.5,
         "normals": nn.functional.normalize(torch.randn(size, 3, *shape[1:], device=device), dim=1),
     }

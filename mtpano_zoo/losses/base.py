@@ -25,11 +25,29 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
+class BatchLabels(dict[str, Tensor]):
+    """The labels of a task in a batch, and what its loss derived from them for its first prediction.
+
+    Example:
+        >>> from torch import zeros
+        >>> labels = BatchLabels(depth=zeros(1, 2, 4))
+        >>> list(labels), labels.derived
+        (['depth'], {})
+    """
+
+    def __init__(self, *labels: Any, **more: Tensor) -> None:
+        super().__init__(*labels, **more)
+        self.derived: dict[str, Any] = {}
+
+
 class TaskLoss(nn.Module):
     """Loss of one prediction of one task.
 
     Pixels without a label change neither loss nor gradient, whatever they hold.
     """
+
+    takes_any_precision = False
+    """Whether predictions may come in half precision, to be read in float32 a part at a time."""
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
@@ -37,7 +55,7 @@ class TaskLoss(nn.Module):
         """Return a scalar.
 
         Args:
-            prediction: float32 (B, C, H, W).
+            prediction: float32 (B, C, H, W), or as the network gives it for a loss that `takes_any_precision`.
             labels: the maps of a batch that `mtpano_zoo.tasks.Task.labels` lists for the task.
             weight: confidence of the label of each pixel (B, H, W), in [0, 1]; None trusts all.
             across_ranks: take means over all processes, see `mtpano_zoo.losses.means.mean`.

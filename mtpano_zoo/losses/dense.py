@@ -40,12 +40,14 @@ def edge_weighted_l1(
     share: float = 0.95,
     weight: Tensor | None = None,
     across_ranks: bool = False,
+    near: Tensor | None = None,
 ) -> Tensor:
     """Absolute error with ``share`` of its weight on the surroundings of the target's edges.
 
     An edge is where the Sobel magnitude over all channels reaches ``threshold``; its surroundings reach ``radius``
     pixels further. Filter and surroundings wrap at the seam and continue over the poles, and a filter that touches an
-    invalid pixel finds no edge. The error is the mean over channels.
+    invalid pixel finds no edge. The error is the mean over channels. ``near`` is what `edge_surroundings` returned for
+    the same target, if that is known.
 
     Example:
         >>> target = torch.ones(1, 1, 4, 8)
@@ -56,14 +58,27 @@ def edge_weighted_l1(
     mask = valid[:, None]
     prediction = torch.where(mask, prediction, 0)
     target = torch.where(mask, target, 0)
-    gx, gy = sobel(pad(target, (1, 1, 1, 1)))
-    edges = (gx.square() + gy.square()).sum(1, keepdim=True) >= threshold**2
-    edges = edges & ~any_around(pad((~mask).float(), (1, 1, 1, 1)), 3)
-    near = any_around(pad(edges.float(), (radius, radius, radius, radius)), 2 * radius + 1)
+    near = edge_surroundings(target, valid, threshold, radius) if near is None else near
     error = (prediction - target).abs().mean(1, keepdim=True)
     weights = None if weight is None else weight[:, None]
     inner = weighted_mean(error, near & mask, weights, across_ranks)
     return share * inner + (1 - share) * weighted_mean(error, ~near & mask, weights, across_ranks)
+
+
+def edge_surroundings(target: Tensor, valid: Tensor, threshold: float = 0.55, radius: int = 3) -> Tensor:
+    """Mask (B, 1, H, W) of the surroundings of the edges of a map (B, C, H, W), see `edge_weighted_l1`.
+
+    Example:
+        >>> wall = torch.zeros(1, 1, 16, 32)
+        >>> wall[..., 8:24] = 1.0
+        >>> edge_surroundings(wall, wall[:, 0] >= 0)[0, 0, 8].nonzero().flatten().tolist()[:8]
+        [4, 5, 6, 7, 8, 9, 10, 11]
+    """
+    mask = valid[:, None]
+    gx, gy = sobel(pad(torch.where(mask, target, 0), (1, 1, 1, 1)))
+    edges = (gx.square() + gy.square()).sum(1, keepdim=True) >= threshold**2
+    edges = edges & ~any_around(pad((~mask).float(), (1, 1, 1, 1)), 3)
+    return any_around(pad(edges.float(), (radius, radius, radius, radius)), 2 * radius + 1)
 
 
 def frequency_l1(
@@ -73,13 +88,15 @@ def frequency_l1(
     radius: float = 64,
     amplitude_weight: float = 0.2,
     across_ranks: bool = False,
+    spectrum: tuple[Tensor, ...] | None = None,
 ) -> Tensor:
     """Distance between the high frequencies of two maps: of their amplitudes, and of their phases.
 
     Frequencies up to ``radius`` (cycles per image at 512 rows) are left out. Invalid pixels of both maps hold the mean
     of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024 map.
     The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target: this
-    is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient.
+    is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient. ``spectrum`` is
+    what `target_spectrum` returned for the same target, if that is known.
 
     Example:
         >>> target = torch.rand(1, 1, 8, 16)
@@ -87,22 +104,38 @@ def frequency_l1(
         >>> frequency_l1(target, target, valid).item() < 1e-5
         True
     """
+    height, width = target.shape[-2:]
+    known = valid.flatten(1).any(1)
+    t, amplitudes, power, weight, hole = spectrum or target_spectrum(target, valid, radius)
+    p = torch.fft.rfft2(torch.where(valid[:, None], prediction, hole))
+    phase = _power(p - t) / (_power(p) + power)
+    scale = (_REFERENCE_HEIGHT * _REFERENCE_WIDTH / (height * width)) ** 0.5
+    amplitude = (p.abs() - amplitudes).abs()
+    per_image = ((amplitude_weight * scale * amplitude + phase) * weight).mean(dim=(1, 2, 3))
+    return mean(torch.where(known, per_image, 0).sum(), known.sum(), across_ranks=across_ranks)
+
+
+def target_spectrum(target: Tensor, valid: Tensor, radius: float = 64) -> tuple[Tensor, ...]:
+    """Return what `frequency_l1` needs of a target: once for all predictions of it.
+
+    Returns:
+        The spectrum and its amplitudes (B, C, H, W // 2 + 1), its power plus the constant c, the weights
+        (H, W // 2 + 1) of the frequencies, and the value (B, C, 1, 1) of invalid pixels.
+
+    Example:
+        >>> target = torch.full((1, 1, 4, 8), 3.0)
+        >>> target_spectrum(target, target[:, 0] > 0)[-1].item()
+        3.0
+    """
     mask = valid[:, None]
     height, width = target.shape[-2:]
-    count = valid.sum(dim=(1, 2))[:, None, None, None]
     target = torch.where(mask, target, 0)
-    hole = target.sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
-    p = torch.fft.rfft2(torch.where(mask, prediction, hole))
+    hole = target.sum(dim=(2, 3), keepdim=True) / mask.sum(dim=(2, 3), keepdim=True).clamp(min=1)
     t = torch.fft.rfft2(torch.where(mask, target, hole))
     weight = high_frequencies(height, width, radius * height / _REFERENCE_HEIGHT, valid.device)
     power = _power(t)
-    floor = 1e-2 * (power * weight).mean(dim=(2, 3), keepdim=True) + 1e-6
-    phase = _power(p - t) / (_power(p) + power + floor)
-    scale = (_REFERENCE_HEIGHT * _REFERENCE_WIDTH / (height * width)) ** 0.5
-    amplitude = scale * (p.abs() - t.abs()).abs()
-    per_image = ((amplitude_weight * amplitude + phase) * weight).mean(dim=(1, 2, 3))
-    known = count.flatten() > 0
-    return mean(torch.where(known, per_image, 0).sum(), known.sum(), across_ranks=across_ranks)
+    power = power + (1e-2 * (power * weight).mean(dim=(2, 3), keepdim=True) + 1e-6)
+    return t, t.abs(), power, weight, hole
 
 
 def affine_invariant_l1(

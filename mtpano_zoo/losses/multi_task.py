@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
-from mtpano_zoo.losses.base import Loss, TaskLoss
+from mtpano_zoo.losses.base import BatchLabels, Loss, TaskLoss
 from mtpano_zoo.losses.dense import masked_l1
 from mtpano_zoo.losses.means import several_processes
 from mtpano_zoo.losses.task_losses import TASK_LOSSES, DepthLoss
@@ -88,29 +88,42 @@ class MultiTaskLoss(Loss):
             InputError: If a prediction and its label differ in size, or an extended task is unknown.
         """
         losses: dict[str, Tensor] = {}
+        known: dict[str, BatchLabels | None] = {}
         across = self.joins_processes and self.training and torch.is_grad_enabled() and several_processes()
         total = batch["image"].new_zeros((), dtype=torch.float32)
         # Autocast would compute the label filters and the sums in half precision.
         with torch.autocast(device_type=batch["image"].device.type, enabled=False):
             for task in MAIN_TASKS:
                 if task in outputs:
-                    losses[task] = self._task(task, outputs[task], batch, across)
+                    losses[task] = self._task(task, outputs[task], batch, across, known)
                     total = total + self.weights[task] * losses[task]
             for task, prediction in outputs.get("aux", {}).items():
-                losses[f"aux_{task}"] = self._task(task, prediction, batch, across)
+                losses[f"aux_{task}"] = self._task(task, prediction, batch, across, known)
                 total = total + self.auxiliary_weight * self.weights[task] * losses[f"aux_{task}"]
             for task, prediction in outputs.get("ext", {}).items():
                 losses[f"ext_{task}"] = self.extended(task, prediction, batch, across)
                 total = total + self.extended_weight * losses[f"ext_{task}"]
         return {"total": total, **losses}
 
-    def _task(self, task: str, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> Tensor:
-        labels = self.labels(MAIN_TASKS[task].labels, prediction, batch, across)
+    def _task(
+        self,
+        task: str,
+        prediction: Tensor,
+        batch: Mapping[str, Any],
+        across: bool,
+        known: dict[str, BatchLabels | None],
+    ) -> Tensor:
+        if task not in known:
+            found = self.labels(MAIN_TASKS[task].labels, prediction, batch, across)
+            known[task] = None if found is None else BatchLabels(found)
+        labels = known[task]
         if labels is None:
             return connected_zero(prediction)
         for key, label in labels.items():
             _check_size(task, prediction, key, label)
-        return self.limited(task, self.losses[task](prediction.float(), labels, self.confidence(task, batch), across))
+        loss = self.losses[task]
+        prediction = prediction if getattr(loss, "takes_any_precision", False) else prediction.float()
+        return self.limited(task, loss(prediction, labels, self.confidence(task, batch), across))
 
     def limited(self, task: str, loss: Tensor) -> Tensor:
         """Return the loss of a main or auxiliary task as it is: gradient clipping is enough."""

@@ -16,7 +16,7 @@ from mtpano_zoo.losses.auxiliary import distance_transform, sobel
 from mtpano_zoo.losses.dense import any_around, high_frequencies, masked_l1
 from mtpano_zoo.losses.means import mean, weighted_mean
 from mtpano_zoo.losses.multi_task import MultiTaskLoss
-from mtpano_zoo.losses.semseg import cross_entropy
+from mtpano_zoo.losses.semseg import class_statistics
 from mtpano_zoo.losses.task_losses import DepthLoss, NormalsLoss, SemsegLoss, unit
 from mtpano_zoo.losses.validity import valid_depth, valid_normals, valid_semseg
 
@@ -121,11 +121,19 @@ def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Te
         >>> round(dice(logits, labels, labels < 2).item(), 4), round(dice(-logits, labels, labels < 2).item(), 4)
         (0.0, 1.0)
     """
-    mask = valid[:, None]
-    probabilities = torch.where(mask, torch.where(mask, logits, 0).softmax(dim=1), 0)
-    one_hot = (labels[:, None] == torch.arange(logits.shape[1], device=logits.device)[:, None, None]) & mask
-    overlap = torch.where(one_hot, probabilities, 0).sum(dim=(2, 3))
-    return (1 - (2 * overlap + eps) / (probabilities.sum(dim=(2, 3)) + one_hot.sum(dim=(2, 3)) + eps)).mean()
+    _, *counts = class_statistics(logits, labels, valid)
+    return mean_of_all_classes(*counts, eps)
+
+
+def mean_of_all_classes(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return `dice` of what `mtpano_zoo.losses.semseg.class_statistics` counts.
+
+    Example:
+        >>> count = torch.tensor([[2.0, 0.0]])
+        >>> round(mean_of_all_classes(count, count, count).item(), 4)
+        0.0
+    """
+    return (1 - (2 * overlap + eps) / (mass + count + eps)).mean()
 
 
 class PublishedSemsegLoss(SemsegLoss):
@@ -137,7 +145,8 @@ class PublishedSemsegLoss(SemsegLoss):
         """Compare logits (B, C, H, W) with classes (B, H, W)."""
         classes = labels["semseg"]
         valid = valid_semseg(classes, prediction.shape[1])
-        return cross_entropy(prediction, classes, valid) + self.dice_weight * dice(prediction, classes, valid)
+        entropy, *counts = class_statistics(prediction, classes, valid)
+        return weighted_mean(entropy, valid) + self.dice_weight * mean_of_all_classes(*counts)
 
 
 class PublishedDepthLoss(DepthLoss):

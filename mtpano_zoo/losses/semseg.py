@@ -2,14 +2,20 @@
 
 Values outside the mask, even NaN, change neither loss nor gradient. A weight (B, H, W) in [0, 1] turns means over
 pixels into weighted means. With ``across_ranks``, means are over all processes (see
-`mtpano_zoo.losses.means.mean`).
+`mtpano_zoo.losses.means.mean`). Logits may be of half precision: they are read in float32, a band of rows at a time.
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mtpano_zoo.losses.means import mean, weighted_mean
+
+# Logits of a band: what a CPU keeps in its cache, and what makes a GPU forget how long it takes to start a kernel.
+BAND = {"cpu": 1 << 20}
+LARGE_BAND = 1 << 26
 
 
 def cross_entropy(
@@ -22,9 +28,7 @@ def cross_entropy(
         >>> round(cross_entropy(logits, labels, labels != 255).exp().item(), 4)
         4.0
     """
-    logits = torch.where(valid[:, None], logits, 0)
-    per_pixel = F.cross_entropy(logits, torch.where(valid, labels.long(), 0), reduction="none")
-    return weighted_mean(per_pixel, valid, weight, across_ranks)
+    return weighted_mean(class_statistics(logits, labels, valid, weight)[0], valid, weight, across_ranks)
 
 
 def dice(
@@ -45,13 +49,100 @@ def dice(
         >>> round(dice(logits, labels, labels >= 0).item(), 4)
         0.0
     """
-    mask = valid[:, None]
-    weights = mask.to(logits.dtype) if weight is None else torch.where(mask, weight[:, None], 0)
-    probabilities = torch.where(mask, logits, 0).softmax(dim=1) * weights
-    classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-    one_hot = (labels[:, None] == classes) & mask
-    overlap = torch.where(one_hot, probabilities, 0).sum(dim=(2, 3))
-    count = torch.where(one_hot, weights, 0).sum(dim=(2, 3))
-    losses = 1 - (2 * overlap + eps) / (probabilities.sum(dim=(2, 3)) + count + eps)
+    return mean_dice(*class_statistics(logits, labels, valid, weight)[1:], eps, across_ranks)
+
+
+def mean_dice(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6, across_ranks: bool = False) -> Tensor:
+    """Return `dice` of what `class_statistics` counts.
+
+    Example:
+        >>> count = torch.tensor([[2.0, 0.0]])
+        >>> mean_dice(count, count, count).item(), mean_dice(0 * count, count, count).item()
+        (0.0, 1.0)
+    """
+    losses = 1 - (2 * overlap + eps) / (mass + count + eps)
     present = count > 0
     return mean(torch.where(present, losses, 0).sum(), present.sum(), across_ranks=across_ranks)
+
+
+def class_statistics(
+    logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all that cross-entropy and Dice need of the logits, without a copy of them in float32.
+
+    Returns:
+        The cross-entropy of every pixel (B, H, W), zero where it is not valid; and by image and class (B, C), weighted:
+        the probability of the class where it is the label, its probability everywhere, and the number of its labels.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 1, 255]]])
+        >>> entropy, overlap, mass, count = class_statistics(torch.zeros(1, 2, 1, 3), labels, labels < 2)
+        >>> overlap.tolist(), mass.tolist(), count.tolist()
+        ([[0.5, 0.5]], [[1.0, 1.0]], [[1.0, 1.0]])
+    """
+    labels = torch.where(valid, labels.long(), 0)
+    weights = valid.float() if weight is None else torch.where(valid, weight.float(), 0)
+    statistics: tuple[Tensor, Tensor, Tensor] = _ClassStatistics.apply(logits, labels, valid, weights)
+    return *statistics, _by_class(weights, labels, logits.shape[1])
+
+
+class _ClassStatistics(torch.autograd.Function):
+    """The first three of `class_statistics`; backward computes the probabilities again, band by band."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, valid: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Add up the bands."""
+        entropy = weights.new_empty(labels.shape)
+        normaliser = weights.new_empty(labels.shape)
+        overlap = weights.new_zeros(logits.shape[:2])
+        mass = torch.zeros_like(overlap)
+        for band in _bands(logits):
+            logarithms = _finite(logits, valid, band)
+            of_label = labels[:, None, band]
+            chosen = logarithms.gather(1, of_label)[:, 0]
+            logarithms = torch.log_softmax(logarithms, dim=1)
+            entropy[:, band] = -logarithms.gather(1, of_label)[:, 0]
+            normaliser[:, band] = chosen + entropy[:, band]
+            probabilities = logarithms.exp_().mul_(weights[:, None, band])
+            mass += probabilities.sum(dim=(2, 3))
+            overlap += _by_class(probabilities.gather(1, of_label)[:, 0], labels[:, band], logits.shape[1])
+        ctx.save_for_backward(logits, labels, valid, weights, normaliser)
+        return torch.where(valid, entropy, 0), overlap, mass
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the logits, in their precision."""
+        logits, labels, valid, weights, normaliser = ctx.saved_tensors
+        of_entropy = torch.where(valid, gradients[0], 0)
+        of_overlap = gradients[1].gather(1, labels.flatten(1)).view(labels.shape) * weights
+        of_mass = gradients[2][:, :, None, None]
+        gradient = torch.empty_like(logits)
+        for band in _bands(logits):
+            of_label, weight = labels[:, None, band], weights[:, band]
+            p = _finite(logits, valid, band).sub_(normaliser[:, None, band]).exp_()
+            chosen = p.gather(1, of_label)[:, 0] * of_overlap[:, band]
+            inner = chosen + weight * (p * of_mass).sum(1)
+            p *= torch.addcmul((of_entropy[:, band] - inner)[:, None], weight[:, None], of_mass)
+            p.scatter_add_(1, of_label, (chosen - of_entropy[:, band])[:, None])
+            gradient[:, :, band] = p
+        return gradient, None, None, None
+
+
+def _bands(logits: Tensor) -> list[slice]:
+    batch, channels, height, width = logits.shape
+    step = max(1, BAND.get(logits.device.type, LARGE_BAND) // max(1, batch * channels * width))
+    return [slice(top, top + step) for top in range(0, height, step)]
+
+
+def _finite(logits: Tensor, valid: Tensor, band: slice) -> Tensor:
+    """Return a new float32 band of the logits, zero where they are not valid."""
+    # A tensor of one dimension decides the type of the result, a number would not.
+    return torch.where(valid[:, None, band], logits[:, :, band], logits.new_zeros(1, dtype=torch.float32))
+
+
+def _by_class(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the sums (B, C) of values (B, H, W) by their labels."""
+    # By column first: on a GPU, sums of all pixels into a few numbers would wait for one another.
+    sums = values.new_zeros(len(values), classes, values.shape[-1])
+    return sums.scatter_add_(1, labels, values).sum(-1)

@@ -1,15 +1,23 @@
 """The loss of each main task; `TASK_LOSSES` is the list of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtpano_zoo.losses.base import TaskLoss
-from mtpano_zoo.losses.dense import affine_invariant_l1, edge_weighted_l1, frequency_l1, masked_l1
+from mtpano_zoo.losses.base import BatchLabels, TaskLoss
+from mtpano_zoo.losses.dense import (
+    affine_invariant_l1,
+    edge_surroundings,
+    edge_weighted_l1,
+    frequency_l1,
+    masked_l1,
+    target_spectrum,
+)
 from mtpano_zoo.losses.means import weighted_mean
-from mtpano_zoo.losses.semseg import cross_entropy, dice
+from mtpano_zoo.losses.semseg import class_statistics, mean_dice
 from mtpano_zoo.losses.validity import known_range, trusted, valid_depth, valid_disparity, valid_normals, valid_semseg
 
 __all__ = (
@@ -31,6 +39,8 @@ class SemsegLoss(TaskLoss):
         dice_weight: weight of Dice beside the cross-entropy.
     """
 
+    takes_any_precision = True
+
     def __init__(self, dice_weight: float = 1.0) -> None:
         super().__init__()
         self.dice_weight = dice_weight
@@ -41,8 +51,9 @@ class SemsegLoss(TaskLoss):
         """Compare logits (B, C, H, W) with classes (B, H, W)."""
         classes = labels["semseg"]
         valid = trusted(valid_semseg(classes, prediction.shape[1]), weight)
-        overlap = dice(prediction, classes, valid, weight, across_ranks=across_ranks)
-        return cross_entropy(prediction, classes, valid, weight, across_ranks) + self.dice_weight * overlap
+        entropy, *counts = class_statistics(prediction, classes, valid, weight)
+        overlap = mean_dice(*counts, across_ranks=across_ranks)
+        return weighted_mean(entropy, valid, weight, across_ranks) + self.dice_weight * overlap
 
 
 class DepthLoss(TaskLoss):
@@ -71,16 +82,16 @@ class DepthLoss(TaskLoss):
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
     ) -> Tensor:
         """Compare metres (B, 1, H, W) with metres (B, H, W)."""
-        target = labels["depth"].float()
+        target, valid, largest, shape = _once(labels, "depth", lambda: self._known(labels["depth"].float(), weight))
+        relative = (prediction / largest, target / largest, valid)
+        error = masked_l1(prediction, target, valid, weight, across_ranks)
+        return error + _shape_terms(self, relative, shape, weight, across_ranks)
+
+    def _known(self, target: Tensor, weight: Tensor | None) -> tuple[Any, ...]:
         valid = trusted(valid_depth(target, max_depth=self.max_depth), weight)
         target = torch.where(valid, target, 0)[:, None]
         largest = target.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-        relative = (prediction / largest, target / largest, valid)
-        return (
-            masked_l1(prediction, target, valid, weight, across_ranks)
-            + self.edge_weight * edge_weighted_l1(*relative, weight=weight, across_ranks=across_ranks)
-            + self.frequency_weight * frequency_l1(*relative, across_ranks=across_ranks)
-        )
+        return target, valid, largest, _shape_of(target / largest, valid)
 
 
 class LogDepthLoss(TaskLoss):
@@ -140,14 +151,44 @@ class NormalsLoss(TaskLoss):
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
     ) -> Tensor:
         """Compare vectors (B, 3, H, W) of any length with normals (B, 3, H, W)."""
-        target = labels["normals"].float()
+        target, valid, shape = _once(labels, "normals", lambda: self._known(labels["normals"].float(), weight))
+        maps = (unit(torch.where(valid[:, None], prediction, 0)), target, valid)
+        return masked_l1(*maps, weight, across_ranks) + _shape_terms(self, maps, shape, weight, across_ranks)
+
+    def _known(self, target: Tensor, weight: Tensor | None) -> tuple[Any, ...]:
         valid = trusted(valid_normals(target), weight)
-        maps = (unit(torch.where(valid[:, None], prediction, 0)), unit(torch.where(valid[:, None], target, 0)), valid)
-        return (
-            masked_l1(*maps, weight, across_ranks)
-            + self.edge_weight * edge_weighted_l1(*maps, weight=weight, across_ranks=across_ranks)
-            + self.frequency_weight * frequency_l1(*maps, across_ranks=across_ranks)
-        )
+        target = unit(torch.where(valid[:, None], target, 0))
+        return target, valid, _shape_of(target, valid)
+
+
+@torch.no_grad()
+def _shape_of(target: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Edges and spectrum of a target, once for the main and the intermediate prediction."""
+    return edge_surroundings(target, valid), target_spectrum(target, valid)
+
+
+def _shape_terms(
+    loss: "DepthLoss | NormalsLoss",
+    maps: tuple[Tensor, Tensor, Tensor],
+    shape: tuple[Tensor, tuple[Tensor, ...]],
+    weight: Tensor | None,
+    across_ranks: bool,
+) -> Tensor:
+    """Return the weighted edge and frequency terms of prediction, target and valid pixels."""
+    near, spectrum = shape
+    edges = edge_weighted_l1(*maps, weight=weight, across_ranks=across_ranks, near=near)
+    return loss.edge_weight * edges + loss.frequency_weight * frequency_l1(
+        *maps, across_ranks=across_ranks, spectrum=spectrum
+    )
+
+
+def _once(labels: Mapping[str, Any], task: str, make: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Return what a loss derives from labels; what `MultiTaskLoss` passes keeps it for the next prediction."""
+    if not isinstance(labels, BatchLabels):
+        return make()
+    if task not in labels.derived:
+        labels.derived[task] = make()
+    return labels.derived[task]
 
 
 class ValidLoss(TaskLoss):

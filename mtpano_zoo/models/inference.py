@@ -1,6 +1,7 @@
 """A trained network prepared for fast prediction: only main outputs, folded norms, faster layers."""
 
 import copy
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ Precision = Literal["float32", "bfloat16"]
 # Below this width, and on smaller images, what surrounds the products of Winograd costs more than it saves.
 WINOGRAD_CHANNELS = 128
 WINOGRAD_ROWS = 256
+GRAPHS = 4  # sizes of images that are kept recorded
 
 
 class InferenceNetwork(nn.Module):
@@ -33,18 +35,31 @@ class InferenceNetwork(nn.Module):
     Args:
         network: the network to run, whose layers fit the precision.
         precision: `bfloat16` runs it under autocast.
+        graphs: on a GPU, record what it does once per size of the images, and repeat that.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision) -> None:
+    def __init__(self, network: nn.Module, precision: Precision, graphs: bool = False) -> None:
         super().__init__()
         self.network = network
         self.precision = precision
+        self.graphs = graphs
+        self._recorded: dict[Any, _Recorded] = {}
         for name in ("tasks", "classes", "palette", "input_size", "multiple", "ranges"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 
     def forward(self, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
         """Predict the main tasks; `valid` up to `max_distance` if the network has such a mask."""
+        if not self.graphs or not image.is_cuda:
+            return self._run(image, max_distance)
+        key = (image.shape, image.dtype, image.device, max_distance)
+        if key not in self._recorded:
+            if len(self._recorded) == GRAPHS:
+                del self._recorded[next(iter(self._recorded))]
+            self._recorded[key] = _Recorded(lambda x: self._run(x, max_distance), image)
+        return self._recorded[key](image)
+
+    def _run(self, image: Tensor, max_distance: float | None) -> dict[str, Tensor]:
         if self.precision == "float32":
             return main_outputs(self.network, image, max_distance)
         with torch.autocast(image.device.type, torch.bfloat16):
@@ -57,8 +72,34 @@ class InferenceNetwork(nn.Module):
         return predict(self, source, **options)
 
 
+class _Recorded:
+    """The kernels of a function of one tensor on a GPU, started by one call instead of one by one.
+
+    What it reads and writes stays at the same place in memory, hence the copies.
+    """
+
+    def __init__(self, function: Callable[[Tensor], dict[str, Tensor]], example: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            self.image = torch.empty_like(example).copy_(example)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):  # libraries choose their algorithms, compilers compile
+                    function(self.image)
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = function(self.image)
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():
+            self.image.copy_(image)
+            self.graph.replay()
+            return {task: output.clone() for task, output in self.outputs.items()}
+
+
 def prepare_for_inference(
-    network: nn.Module, precision: Precision = "float32", *, winograd: bool | None = None
+    network: nn.Module, precision: Precision = "float32", *, winograd: bool | None = None, graphs: bool = False
 ) -> InferenceNetwork:
     """Return a copy of a network that predicts faster; the network itself does not change.
 
@@ -72,6 +113,9 @@ def prepare_for_inference(
         precision: of convolutions and matrix products; outputs are float32.
         winograd: compute wide 3 x 3 convolutions by `WinogradConv2d`, in four times the memory of their weights: by
             default on a CPU, in float32 and for images of at least 256 rows. Leave it out to compile.
+        graphs: on a GPU, record the kernels once per size of the images and start them together from then on, since a
+            single image takes less time than Python needs to start them. Each size keeps its memory. Without effect on
+            a CPU.
 
     Raises:
         InputError: If the precision is unknown, does not go with the weights, or asks for what `WinogradConv2d` cannot
@@ -97,7 +141,7 @@ def prepare_for_inference(
         for module in copied.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 module.to(torch.bfloat16)
-    return InferenceNetwork(copied.to(memory_format=torch.channels_last), precision).eval()
+    return InferenceNetwork(copied.to(memory_format=torch.channels_last), precision, graphs).eval()
 
 
 def _merge_updates(network: nn.Module) -> None:

@@ -57,16 +57,16 @@ def stack_primitives(rooms: Sequence[Room], device: torch.device) -> Primitives:
         return torch.from_numpy(np.concatenate([getattr(room, name) for room in rooms])).to(device)
 
     counts = [len(room.kinds) for room in rooms]
+    frames = np.concatenate([room.frames for room in rooms])
+    yaws, which = np.unique(frames[:, 2], return_inverse=True)
+    # One by one: vectorised cosines may differ in the last bit with the position in the vector, and a room must not
+    # depend on which others it is rendered with.
+    turns = np.array([(math.cos(yaw), math.sin(yaw)) for yaw in yaws.tolist()])
     return Primitives(
         room=torch.from_numpy(np.repeat(np.arange(len(rooms)), counts)).to(device),
         kind=join("kinds"),
         label=join("labels").long(),
-        frame=torch.tensor(
-            # One by one: vectorised cosines may differ in the last bit with the position in the vector, and a room
-            # must not depend on which others it is rendered with.
-            [(x, z, math.cos(yaw), math.sin(yaw)) for room in rooms for x, z, yaw in room.frames.tolist()],
-            dtype=torch.float64,
-        ).to(device),
+        frame=torch.from_numpy(np.concatenate((frames[:, :2], turns[which]), axis=1)).to(device),
         lower=join("lower"),
         upper=join("upper"),
         material=join("materials").t().contiguous(),
@@ -79,6 +79,10 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
     def stack(arrays: list[np.ndarray], dtype: type[np.generic] = np.float32) -> Tensor:
         return torch.from_numpy(np.stack(arrays).astype(dtype)).to(device)
 
+    # Most cameras are level, and a matrix takes as long as all that is stacked.
+    tilts = {
+        tilt: rotation_matrix(pitch=tilt[0], roll=tilt[1], dtype=torch.float64) for tilt in {r.tilt for r in rooms}
+    }
     return Views(
         camera=stack([room.camera for room in rooms], np.float64),
         turn=stack([np.array((math.cos(room.yaw), math.sin(room.yaw))) for room in rooms], np.float64),
@@ -89,9 +93,7 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
         salt=stack([np.asarray(room.salt) for room in rooms], np.int32),
         occupancy=stack([room.occupancy for room in rooms]),
         sky=stack([np.array(room.sky.row() if room.sky else [0.0] * 18) for room in rooms]),
-        tilt=torch.stack(
-            [rotation_matrix(pitch=pitch, roll=roll, dtype=torch.float64) for pitch, roll in (r.tilt for r in rooms)]
-        ).to(device),
+        tilt=torch.stack([tilts[room.tilt] for room in rooms]).to(device),
     )
 
 

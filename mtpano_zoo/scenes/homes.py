@@ -6,6 +6,7 @@ import numpy as np
 
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 from mtpano_zoo.scenes import furniture, home_things, materials, street_things
+from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.furnishing import anywhere, at_wall, count, table_group
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
 from mtpano_zoo.scenes.materials import CHANNEL, Material
@@ -34,7 +35,7 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         'train-000003'
     """
     key = room_key(seed, split, index, SPACE)
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = Draws(key)
     height, daylight = rng.uniform(2.3, 3.8), float(rng.random() < 0.78) * rng.uniform(0.3, 1.2)
     plan, builder = sample_plan(rng), Builder(SCENE_CLASSES)
     x, z = camera_place(rng, plan)

@@ -71,13 +71,19 @@ class Plan:
             reach_x <= frame.x <= self.width - reach_x + 1e-6 and reach_z <= frame.z <= self.depth - reach_z + 1e-6
         ):
             return None
-        across, along = self._distances(frame)
+        # Further cells than these need not be looked at; one more on each side for the rounding.
+        rows = slice(max(0, int((frame.z - reach_z) / CELL) - 2), int((frame.z + reach_z) / CELL) + 3)
+        columns = slice(max(0, int((frame.x - reach_x) / CELL) - 2), int((frame.x + reach_x) / CELL) + 3)
+        across, along = self._distances(frame, rows, columns)
         # Half a cell more on each side, so that no thin object slips between two cell centres.
-        under = (across < (width + CELL) / 2) & (along < (depth + CELL) / 2)
-        if (under & self._taken).any():
+        near = (across < (width + CELL) / 2) & (along < (depth + CELL) / 2)
+        if (near & self._taken[rows, columns]).any():
             return None
-        if self.cuts and ((across < width / 2 - 0.02) & (along < depth / 2 - 0.02) & ~self.inside).any():
+        inside = self.inside[rows, columns]
+        if self.cuts and ((across < width / 2 - 0.02) & (along < depth / 2 - 0.02) & ~inside).any():
             return None
+        under = np.zeros_like(self.inside)
+        under[rows, columns] = near
         return under
 
     def occupy(self, frame: Frame, width: float, depth: float) -> bool:
@@ -102,10 +108,12 @@ class Plan:
         """Square metres on which nothing stands."""
         return float((self.inside & ~self._taken).sum()) * CELL * CELL
 
-    def _distances(self, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Distance of every cell from the two axes of a frame."""
+    def _distances(
+        self, frame: Frame, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Distance of cells, by default of all, from the two axes of a frame."""
         cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
-        dx, dz = self._x - frame.x, self._z - frame.z
+        dx, dz = self._x[columns] - frame.x, self._z[rows] - frame.z
         return np.abs(dx * cos - dz * sin), np.abs(dx * sin + dz * cos)
 
     def occupancy(self) -> NDArray[np.float32]:

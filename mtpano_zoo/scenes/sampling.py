@@ -6,6 +6,7 @@ import numpy as np
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes import materials
+from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.furnishing import furnish
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
 from mtpano_zoo.scenes.plan import Plan, sample_plan
@@ -34,7 +35,7 @@ def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         'train-000003'
     """
     key = room_key(seed, split, index)
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = Draws(key)
     height, daylight = rng.uniform(2.4, 3.6), float(rng.random() < 0.75) * rng.uniform(0.3, 1.0)
     plan, builder = sample_plan(rng), Builder()
     x, z = camera_place(rng, plan)

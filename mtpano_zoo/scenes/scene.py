@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +80,18 @@ class Room:
         return dataclasses.replace(self, tilt=(pitch, roll))
 
 
+@lru_cache(4096)
+def _rounded_turn(yaw: float) -> tuple[float, float]:
+    """Cosine and sine; without the rounding, right angles leave 6e-17 metres of gap between things that touch."""
+    return round(math.cos(yaw), 15), round(math.sin(yaw), 15)
+
+
+def _span(start: float, ends: tuple[float, float], back: bool) -> tuple[float, float]:
+    """The range that two places in a frame span along an axis of the room, which points back or not."""
+    first, second = (start - ends[0], start - ends[1]) if back else (start + ends[0], start + ends[1])
+    return (first, second) if first <= second else (second, first)
+
+
 class Frame(NamedTuple):
     """A place on the floor: position in plan and a yaw; its own z axis points at that yaw, its x axis to the right.
 
@@ -93,8 +106,7 @@ class Frame(NamedTuple):
 
     def at(self, x: float, z: float, yaw: float = 0.0) -> "Frame":
         """The frame at a position (and turned by a yaw) given in this frame."""
-        # Without the rounding, right angles leave 6e-17 metres of gap between things that touch.
-        cos, sin = round(math.cos(self.yaw), 15), round(math.sin(self.yaw), 15)
+        cos, sin = _rounded_turn(self.yaw)
         return Frame(self.x + x * cos + z * sin, self.z - x * sin + z * cos, self.yaw + yaw)
 
 
@@ -129,10 +141,11 @@ class Builder:
         quarters = round(frame.yaw / (math.pi / 2))
         if not own and abs(frame.yaw - quarters * (math.pi / 2)) < 1e-9:
             # Boxes along the axes share the room frame: walls then meet at bit-equal coordinates, without cracks.
-            cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
-            xs = [frame.x + a * cos + b * sin for a in x for b in z]
-            zs = [frame.z - a * sin + b * cos for a in x for b in z]
-            x, z, frame = (min(xs), max(xs)), (min(zs), max(zs)), ORIGIN
+            turned = quarters % 4
+            across, along = (z, x) if turned % 2 else (x, z)
+            x = _span(frame.x, across, turned >= 2)
+            z = _span(frame.z, along, turned in (1, 2))
+            frame = ORIGIN
         self._add(BOX, label, look, frame, (x[0], -height[1], z[0]), (x[1], -height[0], z[1]))
 
     def cylinder(self, label: str, look: Material, radius: float, height: tuple[float, float], frame: Frame) -> None:

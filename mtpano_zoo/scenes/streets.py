@@ -6,6 +6,7 @@ import numpy as np
 
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 from mtpano_zoo.scenes import buildings, materials, outdoor_materials, street_things
+from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.plan import GRID
 from mtpano_zoo.scenes.sampling import random_tilt, room_key
 from mtpano_zoo.scenes.scene import Frame, Room
@@ -31,7 +32,7 @@ def sample_street(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         'train-000003'
     """
     key = room_key(seed, split, index, SPACE)
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = Draws(key)
     place = Place(rng)
     kind = rng.random()
     if kind < 0.5:

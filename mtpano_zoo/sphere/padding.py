@@ -29,6 +29,9 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
     height, width = x.shape[-2:]
     if top > height or bottom > height:
         raise InputError(f"cannot pad {height} rows by {top} above and {bottom} below: pad by at most the height")
+    recorded = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
+    if x.ndim == 4 and max(left, right) <= width and max(padding) and not recorded:
+        return _pad_once(x, padding, nearest)
     if top or bottom:
         parts = [x]
         if top:
@@ -45,6 +48,27 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
             parts.append(x[..., : right % width])
         x = torch.cat(parts, dim=-1)
     return x
+
+
+def _pad_once(x: Tensor, padding: tuple[int, int, int, int], nearest: bool) -> Tensor:
+    """Return `pad` of a map (B, C, H, W), copied once instead of for every axis, where nothing records it."""
+    left, right, top, bottom = padding
+    height, width = x.shape[-2:]
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (*x.shape[:2], top + height + bottom, left + width + right)
+    padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    middle = padded[..., left : left + width]
+    middle[..., top : top + height, :] = x
+    if top:
+        middle[..., :top, :] = _opposite(x[..., :top, :], nearest)
+    if bottom:
+        middle[..., top + height :, :] = _opposite(x[..., height - bottom :, :], nearest)
+    if left:
+        padded[..., :left] = middle[..., width - left :]
+    if right:
+        padded[..., left + width :] = middle[..., :right]
+    return padded
 
 
 def _opposite(rows: Tensor, nearest: bool) -> Tensor:

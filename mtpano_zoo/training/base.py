@@ -277,10 +277,27 @@ class PanoramaModule(LightningModule):
                 "constant schedule."
             )
         groups = parameter_groups(self, lr=self.lr, encoder_lr=self.encoder_lr, weight_decay=self.weight_decay)
-        optimizer = OPTIMIZERS[self.optimizer](groups, lr=self.lr)
+        # One kernel for all parameters; a scaler of gradients would have to clip them inside it.
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        optimizer = OPTIMIZERS[self.optimizer](groups, lr=self.lr, fused=fused)
         factor = partial(_delayed_factor, self.schedule_start, total, self.schedule, self.power, self.warmup_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer does, which refuses to beside a fused optimiser although nothing scales its gradients."""
+        if gradient_clip_val and optimizer.defaults.get("fused"):
+            precision = self.trainer.precision_plugin
+            by_value = gradient_clip_algorithm == "value"
+            clip = precision.clip_grad_by_value if by_value else precision.clip_grad_by_norm
+            clip(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description of the network, the position in the epoch and the state of the random generators."""

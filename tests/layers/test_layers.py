@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mtpano_zoo import sphere
 from mtpano_zoo.layers import BridgeBlock, ERPTokenMixer, InvariantBlock, Upsample, VariantBlock, ViTEncoder, conv2d
+from mtpano_zoo.layers.convolution import BilinearByProducts
 from mtpano_zoo.layers.geometry import geometry_encoding, pole_weights
 
 
@@ -139,3 +141,17 @@ def test_weights_that_cannot_be_downloaded(error: Exception, reason: str, monkey
     said = rf"^timm's weights for 'vit_tiny_patch16_224' cannot be downloaded \({reason}\): .*, or leave pretrained"
     with pytest.raises(OSError, match=said):
         ViTEncoder("vit_tiny_patch16_224", pretrained=True)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(12, 24), (6, 30), (5, 7), (1, 1)])
+def test_gradient_of_resizing_by_products_is_that_of_pytorch(size, align_corners):
+    x = torch.rand(2, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(2, 3, *size, dtype=torch.float64)
+    gradients = []
+    for resized in (
+        BilinearByProducts.apply(x, size, align_corners),
+        F.interpolate(x, size, mode="bilinear", align_corners=align_corners),
+    ):
+        gradients.append(torch.autograd.grad((resized * weight).sum(), x)[0])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-6)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtpano_zoo.losses import cross_entropy, dice, published
+from mtpano_zoo.losses import cross_entropy, dice, published, semseg
 
 CLASSES = 5
 
@@ -117,3 +117,27 @@ def test_weights_make_weighted_means():
         torch.testing.assert_close(
             loss(logits, labels, valid, weight=torch.ones(2, 6, 12)), loss(logits, labels, valid)
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("band", [1, 1 << 20])
+def test_bands_give_what_whole_maps_give(dtype, weighted, band, monkeypatch):
+    monkeypatch.setitem(semseg.BAND, "cpu", band)
+    logits, labels, valid = _case()
+    weight = 0.1 + torch.rand(valid.shape, generator=torch.Generator().manual_seed(1)) if weighted else None
+    weights = valid.double() if weight is None else weight.double() * valid
+    ours = logits.to(dtype, copy=True).requires_grad_()
+    plain = ours.detach().double().requires_grad_()
+    total = cross_entropy(ours, labels, valid, weight) + 2 * dice(ours, labels, valid, weight)
+    one_hot = F.one_hot(labels, CLASSES).permute(0, 3, 1, 2) * weights[:, None]
+    overlap = (plain.softmax(1) * one_hot).sum((2, 3))
+    mass, count = (plain.softmax(1) * weights[:, None]).sum((2, 3)), one_hot.sum((2, 3))
+    per_class = 1 - (2 * overlap + 1e-6) / (mass + count + 1e-6)
+    entropy = (F.cross_entropy(plain, labels, reduction="none") * weights).sum() / weights.sum()
+    expected = entropy + 2 * per_class[count > 0].mean()
+    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
+    total.backward()
+    expected.backward()
+    half = dtype == torch.bfloat16  # each of the two gradients is rounded to it, and so is their sum
+    torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-2 if half else 1e-5, atol=2e-4 if half else 1e-7)

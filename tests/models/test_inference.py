@@ -1,6 +1,7 @@
 import copy
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mtpano_zoo.layers import CNNEncoder
 from mtpano_zoo.layers.lora import add_lora
@@ -217,3 +220,52 @@ def test_precisions_that_do_not_fit(tiny_network: Build) -> None:
             prepare_for_inference(halved, "bfloat16")
         found, expected = prepare_for_inference(halved).predict(image), halved.predict(image)
         np.testing.assert_allclose(found.depth, expected.depth, rtol=0.01)
+
+
+class _HostWork(TorchDispatchMode):
+    """Notes operations that move data between the host and a device, or read it there."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, output)) if isinstance(x, torch.Tensor) and x.ndim]
+        name = func._overloadpacket.__name__
+        if len({x.device for x in tensors}) > 1 or name in ("_local_scalar_dense", "nonzero"):
+            self.found.append(name)
+        return output
+
+
+@pytest.mark.parametrize("convention", ["sphere", "paper"])
+def test_nothing_moves_to_the_device_while_it_is_recorded(tiny_network, convention):
+    with torch.device("meta"):
+        prepared = prepare_for_inference(tiny_network(convention=convention), winograd=False)
+        image = torch.empty(2, 3, 64, 128)
+    with torch.no_grad():
+        prepared._run(image, None)  # tables that are made once are made before
+        with _HostWork() as work:
+            prepared._run(image, None)
+        with _HostWork() as control:
+            (torch.zeros(2).to("meta"), torch.zeros(1).nonzero())
+    assert work.found == []
+    assert len(control.found) == 2
+
+
+def test_a_recorded_network_copies_in_and_out(monkeypatch):
+    calls = []
+
+    class Graph:
+        def replay(self):
+            calls.append("replay")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", mock.MagicMock())
+    for name in ("current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    with torch.inference_mode():
+        recorded = inference._Recorded(lambda x: {"depth": x}, torch.zeros(3))
+    found = recorded(torch.ones(3))["depth"]
+    again = recorded(torch.full((3,), 2.0))["depth"]
+    assert (found.tolist(), again.tolist(), calls) == ([1.0] * 3, [2.0] * 3, ["replay"] * 2)

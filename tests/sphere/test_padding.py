@@ -80,3 +80,19 @@ def test_compiles_in_one_graph_and_exports():
 def test_bad_padding(padding):
     with pytest.raises(ValueError, match="pad"):
         pad(torch.rand(1, 1, 4, 8), padding)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sides=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    ends=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    width=st.integers(5, 8),
+    channels_last=st.booleans(),
+)
+def test_one_copy_gives_what_a_recorded_padding_gives(sides, ends, width, channels_last):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.rand(2, 3, 4, width).to(memory_format=layout)
+    recorded = pad(x.clone().requires_grad_(), (*sides, *ends))
+    once = pad(x, (*sides, *ends))
+    assert torch.equal(once, recorded)
+    assert once.stride() == recorded.stride()

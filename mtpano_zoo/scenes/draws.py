@@ -1,0 +1,28 @@
+"""The random numbers that scenes are drawn with."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ("Draws",)
+
+
+class Draws(np.random.Generator):
+    """NumPy's generator by a key, with the same numbers; single ones of `uniform` take a tenth of the time.
+
+    A room asks for 500 of them, and NumPy checks each time whether it is given arrays.
+
+    Example:
+        >>> numpys = np.random.Generator(np.random.Philox(key=3))
+        >>> Draws(3).uniform(2.0, 5.0) == numpys.uniform(2.0, 5.0)
+        True
+    """
+
+    def __init__(self, key: int) -> None:
+        super().__init__(np.random.Philox(key=key))
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:  # type: ignore[override]
+        """Draw from [low, high)."""
+        if size is None and type(low) in (float, int) and type(high) in (float, int):
+            return low + (high - low) * self.random()
+        return super().uniform(low, high, size)
