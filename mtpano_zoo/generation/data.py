@@ -1,4 +1,4 @@
-"""Panoramas with texts to train a generator on: rendered rooms, and files that a list names."""
+"""Panoramas with texts to train a generator on: rendered scenes, and files that a list names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,58 +6,64 @@ from typing import Any
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from mtpano_zoo.data.loading import check_batches
 from mtpano_zoo.data.rooms import RoomsDataset
+from mtpano_zoo.data.scenes import SceneDataset
+from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import Turns, draw_turn, prepare_panorama
-from mtpano_zoo.generation.captions import describe_room
+from mtpano_zoo.generation.captions import describe
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.text_files import read_json_lines
 
-__all__ = ("CaptionedRooms", "PromptsDataModule", "PromptsDataset", "RoomsWithCaptions")
+__all__ = ("CaptionedScenes", "PromptsDataModule", "PromptsDataset", "ScenesWithCaptions")
 
 Sample = dict[str, Any]
 
 
-class CaptionedRooms(Dataset[Sample]):
-    """Rendered rooms with a text: `image` (3, H, W), `caption` and `id`; in training, turned and mirrored at random.
+class CaptionedScenes(Dataset[Sample]):
+    """Rendered scenes with a text: `image` (3, H, W), `caption` and `id`; in training, turned and mirrored at random.
 
     Args:
-        rooms: The rooms.
-        turned: Whether every look at a room is from another side.
+        scenes: Such as `RoomsDataset`.
+        turned: Whether every look at a scene is from another side.
     """
 
-    def __init__(self, rooms: RoomsDataset, turned: bool = False) -> None:
-        self.rooms = rooms
+    def __init__(self, scenes: SceneDataset, turned: bool = False) -> None:
+        self.scenes = scenes
         self.turned = turned
 
     def __len__(self) -> int:
-        return len(self.rooms)
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> Sample:
-        """Render or recall one room."""
-        room = self.rooms[index]
-        image = room["image"]
+        """Render or recall one scene."""
+        scene = self.scenes[index]
+        image, caption = scene["image"], describe(scene["image"], scene["semseg"], self.scenes.classes)
         if self.turned:
             image = image.flip(-1) if torch.rand(()) < 0.5 else image
             image = image.roll(draw_turn(image.shape[-1]), -1)
-        return {"image": image, "caption": describe_room(image, room["semseg"], self.rooms.classes), "id": room["id"]}
+        return {"image": image, "caption": caption, "id": f"{self.scenes.noun}-{scene['id']}"}
 
 
-class RoomsWithCaptions(lightning.LightningDataModule):
-    """Rendered rooms with texts that say what they show.
+class ScenesWithCaptions(lightning.LightningDataModule):
+    """Rendered rooms and streets with texts that say what they show.
 
     Args:
         height: Rows of the panoramas.
         width: Columns, twice the rows.
-        train_count: Rooms to train on.
-        val_count: Rooms for validation.
-        batch_size: Rooms per batch.
+        train_count: Scenes to train on.
+        val_count: Scenes for validation.
+        streets: Share of the scenes that are streets, squares and meadows.
+        batch_size: Scenes per batch.
         num_workers: Processes that render.
-        seed: Another seed gives other rooms.
-        cache: Keep rendered rooms in memory.
+        seed: Another seed gives other scenes.
+        cache: Keep rendered scenes in memory.
+
+    Raises:
+        InputError: If the share is not between 0 and 1, or a number does not fit.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class RoomsWithCaptions(lightning.LightningDataModule):
         width: int = 64,
         train_count: int = 4000,
         val_count: int = 128,
+        streets: float = 0.5,
         batch_size: int = 16,
         num_workers: int = 0,
         seed: int = 0,
@@ -73,10 +80,19 @@ class RoomsWithCaptions(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         check_batches(batch_size, num_workers)
+        if not 0 <= streets <= 1:
+            raise InputError(f"streets is the share of scenes outdoors, from 0 to 1, not {streets}")
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.train_set = CaptionedRooms(RoomsDataset("train", train_count, height, width, seed, cache), turned=True)
-        self.val_set = CaptionedRooms(RoomsDataset("val", val_count, height, width, seed, cache))
+
+        def scenes(split: str, count: int) -> ConcatDataset[Sample]:
+            outside = round(streets * count)
+            kinds = ((RoomsDataset, count - outside), (StreetsDataset, outside))
+            sets = [kind(split, some, height, width, seed, cache) for kind, some in kinds if some]
+            return ConcatDataset([CaptionedScenes(one, turned=split == "train") for one in sets])
+
+        self.train_set = scenes("train", train_count)
+        self.val_set = scenes("val", val_count)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled."""
