@@ -1,12 +1,13 @@
 """Panoramas with texts to train a generator on: rendered scenes, and files that a list names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from lightning import Trainer
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from mtpano_zoo.data.loading import check_batches
 from mtpano_zoo.data.rooms import RoomsDataset
@@ -18,9 +19,60 @@ from mtpano_zoo.generation.captions import describe
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.text_files import read_json_lines
 
-__all__ = ("CaptionedScenes", "PromptsDataModule", "PromptsDataset", "ScenesWithCaptions")
+__all__ = (
+    "CaptionedScenes",
+    "Photos",
+    "PromptsDataModule",
+    "PromptsDataset",
+    "ScenesWithCaptions",
+    "check_photos",
+    "in_epoch",
+)
 
 Sample = dict[str, Any]
+Photos = Literal["all", "published"]
+"""Which photographs are in an epoch: all of them, or as published none in the first two, then a share that halves."""
+
+
+def in_epoch(photographs: Sequence[bool], photos: Photos, epoch: int) -> list[int]:
+    """Return the indices of the samples of an epoch: all panoramas, and the photographs that take part.
+
+    As published, from epoch 2 on (the first is 0) a share of 1/2, 1/4, ... of the photographs takes part, at least one,
+    and others every time. Every process draws the same.
+
+    Args:
+        photographs: Which samples are photographs.
+        photos: The rule.
+        epoch: From 0.
+
+    Example:
+        >>> [len(in_epoch([False, True, True, True, True], "published", epoch)) for epoch in range(6)]
+        [1, 1, 3, 2, 2, 2]
+    """
+    panoramas = [i for i, photograph in enumerate(photographs) if not photograph]
+    others = [i for i, photograph in enumerate(photographs) if photograph]
+    if photos == "published" and panoramas and others:
+        count = max(1, int(len(others) * 0.5 ** (epoch - 1))) if epoch >= 2 else 0
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(epoch))
+        others = sorted(others[i] for i in order[:count])
+    return panoramas + others
+
+
+def check_photos(photos: str, trainer: Trainer | None) -> int:
+    """Return the epoch of a training, after a look at the rule of photographs.
+
+    Raises:
+        InputError: If the rule is unknown, or the trainer would keep the samples of the first epoch.
+    """
+    if photos not in get_args(Photos):
+        raise InputError(f"photos is one of {', '.join(get_args(Photos))}, not {photos!r}")
+    if trainer is None:
+        return 0
+    if photos == "published" and trainer.reload_dataloaders_every_n_epochs != 1:
+        raise InputError(
+            "`photos: published` changes the samples every epoch: set trainer.reload_dataloaders_every_n_epochs to 1"
+        )
+    return trainer.current_epoch
 
 
 class CaptionedScenes(Dataset[Sample]):
@@ -132,6 +184,7 @@ class PromptsDataset(Dataset[Sample]):
         self.rows = [_checked(entry, self.table, number) for number, entry in read_json_lines(self.table)]
         if not self.rows:
             raise InputError(f"{table} names no image")
+        self.photographs = ["mask" in row for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -169,6 +222,7 @@ class PromptsDataModule(lightning.LightningDataModule):
         num_workers: Processes that read.
         mirror: Share of the panoramas that are mirrored in training.
         turns: By how many columns panoramas are turned in training.
+        photos: Which photographs are in an epoch.
     """
 
     def __init__(
@@ -180,16 +234,25 @@ class PromptsDataModule(lightning.LightningDataModule):
         num_workers: int = 4,
         mirror: float = 0.5,
         turns: Turns = "uniform",
+        photos: Photos = "all",
     ) -> None:
         super().__init__()
+        check_photos(photos, None)
+        self.photos: Photos = photos
         self.train_set = PromptsDataset(train, height, mirror, turns)
         self.val_set = None if val is None else PromptsDataset(val, height, 0.0, None)
         self.batch_size = batch_size
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled."""
-        return DataLoader(self.train_set, self.batch_size, shuffle=True, num_workers=self.num_workers)
+        """Shuffled.
+
+        Raises:
+            InputError: If `check_photos` would raise it.
+        """
+        epoch = check_photos(self.photos, self.trainer)
+        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
+        return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """In order; nothing without a list."""
