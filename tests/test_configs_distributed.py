@@ -4,6 +4,7 @@ Distributed training fails in the second step if a parameter takes no part in th
 network, loss and tasks: one configuration stands for those that share all three.
 """
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ import fake_matterport3d
 import fake_pseudo_labels
 import fake_structured3d
 import fake_synpass
+import numpy as np
 import pytest
 import torch
 import yaml
 from fake_files import write
+from PIL import Image
 from processes import side_by_side
 
 from mtpano_zoo.models import PDBridgeNet
@@ -132,3 +135,42 @@ def test_shipped_trainings_in_two_processes(tmp_path: Path, tiny_network: Callab
     for version, _ in enumerate(runs):
         checkpoint = torch.load(tmp_path / f"runs/version_{version}/checkpoints/last.ckpt", weights_only=True)
         assert checkpoint["global_step"] == STEPS
+
+
+@pytest.mark.slow
+def test_adapter_in_two_processes(tmp_path: Path) -> None:
+    """The adapter is whole and the same, whether every process has all weights or a part of them."""
+    pytest.importorskip("diffusers")
+    from safetensors.torch import load_file
+
+    from mtpano_zoo.generation.tiny import TinyFlux
+
+    torch.manual_seed(0)
+    sizes = {"width": 32, "double_blocks": 1, "single_blocks": 1, "text_width": 16, "text_layers": 1}
+    TinyFlux(["a", "room"], **sizes).pipeline.save_pretrained(tmp_path / "base")
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 64, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    lines = [json.dumps({"image": f"{i}.png", "caption": "a room"}) for i in range(4)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    cut_up = {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False},
+    }
+    runs = []
+    for strategy in ("ddp", cut_up):
+        trainer = {
+            "strategy": strategy,
+            "max_steps": 2,
+            "accumulate_grad_batches": 1,
+            "callbacks": TRAINER["callbacks"][1:],
+        }
+        model = {"base": {"init_args": {"source": "base", "prefix": ""}}, "rank": 2, "dropout": 0.0, "lr": 0.01}
+        data = {"height": 32, "num_workers": 0, "mirror": 0.0}
+        values = {"trainer": TRAINER | trainer, "model": {"init_args": model}, "data": {"init_args": data}}
+        (tmp_path / f"tiny_{len(runs)}.yaml").write_text(yaml.safe_dump(values))
+        runs.append(["--config", "dit360/train.yaml", "--config", f"tiny_{len(runs)}.yaml"])
+    side_by_side(train, tmp_path, runs, folder=tmp_path, seconds=600)
+    whole, gathered = (load_file(tmp_path / f"runs/version_{i}/adapter/adapter_model.safetensors") for i in range(2))
+    assert any(value.any() for name, value in whole.items() if "lora_B" in name)
+    torch.testing.assert_close(gathered, whole, atol=1e-4, rtol=0)  # steps of 0.01

@@ -116,10 +116,15 @@ def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float 
     return len(names)
 
 
-def save_adapter(transformer: nn.Module, folder: str | Path) -> Path:
+def save_adapter(transformer: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
     """Write the adapter of a transformer as plain diffusers reads it, with rank and alpha in its header.
 
     Dropout is written as 0: diffusers would switch it on for sampling.
+
+    Args:
+        transformer: With an adapter.
+        folder: A new one, or one to replace the adapter of.
+        state: Its weights by name; needed where those of this process are a part only.
 
     Raises:
         OSError: If it cannot be written.
@@ -132,7 +137,7 @@ def save_adapter(transformer: nn.Module, folder: str | Path) -> Path:
     described = _collate_lora_metadata({"transformer": transformer})
     (metadata,) = described.values()
     metadata["lora_dropout"] = 0.0
-    weights = {key: value.float() for key, value in get_peft_model_state_dict(transformer).items()}
+    weights = {key: value.float() for key, value in get_peft_model_state_dict(transformer, state).items()}
     temporary = folder.with_name(f".{folder.name}.tmp")
     FluxPipeline.save_lora_weights(
         temporary, transformer_lora_layers=weights, weight_name=FILE, transformer_lora_adapter_metadata=metadata

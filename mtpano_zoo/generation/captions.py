@@ -1,21 +1,27 @@
-"""Captions of rendered rooms: how bright it is, its windows and doors, and its furniture."""
+"""Captions of rendered scenes: how bright it is, windows, doors and furniture of a room, what stands on a street."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ("DARK", "LIGHT", "WORDS", "count_regions", "describe_room")
+__all__ = ("DARK", "LIGHT", "WORDS", "brightness_of", "count_regions", "describe")
 
 NUMBERS = ("", "a", "two", "three", "four", "five", "six")
 FURNITURE = ("sofa", "bookcase", "table", "chair", "board")
+OUTDOORS = {"building": ("buildings", 0.05), "vegetation": ("trees", 0.02), "vehicle": ("cars", 0.002)}
+"""Word and least share of the image of what a street is said to have."""
+NARROW, WIDE = 0.3, 0.42  # share of the sky; about a third of the streets is on either side
 DARK, LIGHT = 0.46, 0.52  # mean of the image; about a third of the rooms is on either side
 WORDS = (
     "dark",
     "bright",
     "room",
+    "street",
+    "square",
+    "meadow",
     "with",
     "and",
     "many",
@@ -25,38 +31,65 @@ WORDS = (
     "doors",
     *NUMBERS[1:],
     *FURNITURE,
+    *(word for word, _ in OUTDOORS.values()),
+    "under",
+    "narrow",
+    "wide",
+    "sky",
 )
 SMALLEST = 0.002  # of the image; smaller regions are not spoken of
 
 
-def describe_room(image: Tensor, semseg: Tensor, classes: Sequence[str]) -> str:
-    """Describe what a room shows: "a dark room with two windows, a door, a sofa and a table".
+def describe(image: Tensor, semseg: Tensor, classes: Sequence[str]) -> str:
+    """Describe what a scene shows: "a dark room with two windows and a table", "a street with cars under a wide sky".
 
     Args:
         image: (3, H, W) in [0, 1].
         semseg: Classes (H, W).
-        classes: Their names, those of S3DIS.
+        classes: Their names, those of S3DIS or `SCENE_CLASSES`.
 
     Example:
         >>> semseg = torch.zeros(8, 16, dtype=torch.int64)
         >>> semseg[2:4, 1:3], semseg[2:4, 6:8], semseg[5:8, 15], semseg[5:8, 0] = 1, 1, 2, 2
-        >>> describe_room(torch.full((3, 8, 16), 0.2), semseg, ["wall", "window", "sofa"])
+        >>> describe(torch.full((3, 8, 16), 0.2), semseg, ["wall", "window", "sofa"])
         'a dark room with two windows and a sofa'
+        >>> describe(torch.full((3, 8, 16), 0.6), semseg, ["sky", "vehicle", "road"])
+        'a bright street with cars under a wide sky'
     """
-    brightness = float(image.mean())
-    kind = "dark room" if brightness < DARK else "bright room" if brightness > LIGHT else "room"
+    share = {name: float((semseg == number).float().mean()) for number, name in enumerate(classes)}
+    outdoors = share.get("sky", 0.0) > SMALLEST
+    things = _outdoors(share) if outdoors else _indoors(semseg, classes, share)
+    text = f"a {brightness_of(image)} {_place(share) if outdoors else 'room'}".replace("  ", " ")
+    if things:
+        text += f" with {' and '.join([', '.join(things[:-1]), things[-1]] if things[1:] else things)}"
+    if outdoors and not NARROW <= share["sky"] <= WIDE:
+        text += f" under a {'wide' if share['sky'] > WIDE else 'narrow'} sky"
+    return text
+
+
+def brightness_of(image: Tensor) -> str:
+    """Return "dark", "bright", or nothing for what lies between, of an image (3, H, W) in [0, 1]."""
+    mean = float(image.mean())
+    return "dark" if mean < DARK else "bright" if mean > LIGHT else ""
+
+
+def _place(share: Mapping[str, float]) -> str:
+    ground = {"street": "road", "square": "pavement", "meadow": "ground"}
+    return "street" if share.get("road", 0) > SMALLEST else max(ground, key=lambda word: share.get(ground[word], 0))
+
+
+def _outdoors(share: Mapping[str, float]) -> list[str]:
+    return [word for name, (word, least) in OUTDOORS.items() if share.get(name, 0) > least]
+
+
+def _indoors(semseg: Tensor, classes: Sequence[str], share: Mapping[str, float]) -> list[str]:
     things = []
     for name in ("window", "door"):
         count = count_regions(semseg == classes.index(name)) if name in classes else 0
         if count:
             number = NUMBERS[count] if count < len(NUMBERS) else "many"
             things.append(f"{number} {name}{'s' * (count > 1)}")
-    for name in FURNITURE:
-        if name in classes and float((semseg == classes.index(name)).float().mean()) > SMALLEST:
-            things.append(f"a {name}")
-    if not things:
-        return f"a {kind}"
-    return f"a {kind} with {' and '.join([', '.join(things[:-1]), things[-1]] if things[1:] else things)}"
+    return things + [f"a {name}" for name in FURNITURE if share.get(name, 0) > SMALLEST]
 
 
 def count_regions(mask: Tensor) -> int:

@@ -96,6 +96,12 @@ def score_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="folder of panoramas")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="other panoramas: a Frechet distance to them")
     parser.add_argument("--network", default=DEFAULT_MODEL, help="whose features are compared (default %(default)s)")
+    parser.add_argument(
+        "--fid", metavar="FILE", help='weights of Inception for FID to the reference; "cache": those that torch keeps'
+    )
+    parser.add_argument(
+        "--clip", metavar="DIR_OR_NAME", help="a CLIP model, for the CLIP score and FID on its features; never fetched"
+    )
     return parser
 
 
@@ -235,11 +241,18 @@ def _refine(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from mtpano_zoo.generation.quality import report
+    from mtpano_zoo.generation import published_scores, quality
     from mtpano_zoo.zoo import load_model
 
+    if options.clip is not None and importlib.util.find_spec("transformers") is None:
+        raise InputError("a CLIP score needs transformers: pip install 'mtpano_zoo[generation]'")
+    published = None
+    if options.fid is not None or options.clip is not None:  # first, as weights may be missing
+        published = published_scores.report(options.folder, options.reference, options.fid, options.clip)
     network = None if options.reference is None else load_model(options.network)
-    print(report(options.folder, options.reference, network))
+    print(quality.report(options.folder, options.reference, network))
+    if published is not None:
+        print(published)
     return 0
 
 

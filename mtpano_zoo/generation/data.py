@@ -1,63 +1,121 @@
-"""Panoramas with texts to train a generator on: rendered rooms, and files that a list names."""
+"""Panoramas with texts to train a generator on: rendered scenes, and files that a list names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, Dataset
+from lightning import Trainer
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from mtpano_zoo.data.loading import check_batches
 from mtpano_zoo.data.rooms import RoomsDataset
+from mtpano_zoo.data.scenes import SceneDataset
+from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import Turns, draw_turn, prepare_panorama
-from mtpano_zoo.generation.captions import describe_room
+from mtpano_zoo.generation.captions import describe
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.text_files import read_json_lines
 
-__all__ = ("CaptionedRooms", "PromptsDataModule", "PromptsDataset", "RoomsWithCaptions")
+__all__ = (
+    "CaptionedScenes",
+    "Photos",
+    "PromptsDataModule",
+    "PromptsDataset",
+    "ScenesWithCaptions",
+    "check_photos",
+    "in_epoch",
+)
 
 Sample = dict[str, Any]
+Photos = Literal["all", "published"]
+"""Which photographs are in an epoch: all of them, or as published none in the first two, then a share that halves."""
 
 
-class CaptionedRooms(Dataset[Sample]):
-    """Rendered rooms with a text: `image` (3, H, W), `caption` and `id`; in training, turned and mirrored at random.
+def in_epoch(photographs: Sequence[bool], photos: Photos, epoch: int) -> list[int]:
+    """Return the indices of the samples of an epoch: all panoramas, and the photographs that take part.
+
+    As published, from epoch 2 on (the first is 0) a share of 1/2, 1/4, ... of the photographs takes part, at least one,
+    and others every time. Every process draws the same.
 
     Args:
-        rooms: The rooms.
-        turned: Whether every look at a room is from another side.
+        photographs: Which samples are photographs.
+        photos: The rule.
+        epoch: From 0.
+
+    Example:
+        >>> [len(in_epoch([False, True, True, True, True], "published", epoch)) for epoch in range(6)]
+        [1, 1, 3, 2, 2, 2]
+    """
+    panoramas = [i for i, photograph in enumerate(photographs) if not photograph]
+    others = [i for i, photograph in enumerate(photographs) if photograph]
+    if photos == "published" and panoramas and others:
+        count = max(1, int(len(others) * 0.5 ** (epoch - 1))) if epoch >= 2 else 0
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(epoch))
+        others = sorted(others[i] for i in order[:count])
+    return panoramas + others
+
+
+def check_photos(photos: str, trainer: Trainer | None) -> int:
+    """Return the epoch of a training, after a look at the rule of photographs.
+
+    Raises:
+        InputError: If the rule is unknown, or the trainer would keep the samples of the first epoch.
+    """
+    if photos not in get_args(Photos):
+        raise InputError(f"photos is one of {', '.join(get_args(Photos))}, not {photos!r}")
+    if trainer is None:
+        return 0
+    if photos == "published" and trainer.reload_dataloaders_every_n_epochs != 1:
+        raise InputError(
+            "`photos: published` changes the samples every epoch: set trainer.reload_dataloaders_every_n_epochs to 1"
+        )
+    return trainer.current_epoch
+
+
+class CaptionedScenes(Dataset[Sample]):
+    """Rendered scenes with a text: `image` (3, H, W), `caption` and `id`; in training, turned and mirrored at random.
+
+    Args:
+        scenes: Such as `RoomsDataset`.
+        turned: Whether every look at a scene is from another side.
     """
 
-    def __init__(self, rooms: RoomsDataset, turned: bool = False) -> None:
-        self.rooms = rooms
+    def __init__(self, scenes: SceneDataset, turned: bool = False) -> None:
+        self.scenes = scenes
         self.turned = turned
 
     def __len__(self) -> int:
-        return len(self.rooms)
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> Sample:
-        """Render or recall one room."""
-        room = self.rooms[index]
-        image = room["image"]
+        """Render or recall one scene."""
+        scene = self.scenes[index]
+        image, caption = scene["image"], describe(scene["image"], scene["semseg"], self.scenes.classes)
         if self.turned:
             image = image.flip(-1) if torch.rand(()) < 0.5 else image
             image = image.roll(draw_turn(image.shape[-1]), -1)
-        return {"image": image, "caption": describe_room(image, room["semseg"], self.rooms.classes), "id": room["id"]}
+        return {"image": image, "caption": caption, "id": f"{self.scenes.noun}-{scene['id']}"}
 
 
-class RoomsWithCaptions(lightning.LightningDataModule):
-    """Rendered rooms with texts that say what they show.
+class ScenesWithCaptions(lightning.LightningDataModule):
+    """Rendered rooms and streets with texts that say what they show.
 
     Args:
         height: Rows of the panoramas.
         width: Columns, twice the rows.
-        train_count: Rooms to train on.
-        val_count: Rooms for validation.
-        batch_size: Rooms per batch.
+        train_count: Scenes to train on.
+        val_count: Scenes for validation.
+        streets: Share of the scenes that are streets, squares and meadows.
+        batch_size: Scenes per batch.
         num_workers: Processes that render.
-        seed: Another seed gives other rooms.
-        cache: Keep rendered rooms in memory.
+        seed: Another seed gives other scenes.
+        cache: Keep rendered scenes in memory.
+
+    Raises:
+        InputError: If the share is not between 0 and 1, or a number does not fit.
     """
 
     def __init__(
@@ -66,6 +124,7 @@ class RoomsWithCaptions(lightning.LightningDataModule):
         width: int = 64,
         train_count: int = 4000,
         val_count: int = 128,
+        streets: float = 0.5,
         batch_size: int = 16,
         num_workers: int = 0,
         seed: int = 0,
@@ -73,10 +132,19 @@ class RoomsWithCaptions(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         check_batches(batch_size, num_workers)
+        if not 0 <= streets <= 1:
+            raise InputError(f"streets is the share of scenes outdoors, from 0 to 1, not {streets}")
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.train_set = CaptionedRooms(RoomsDataset("train", train_count, height, width, seed, cache), turned=True)
-        self.val_set = CaptionedRooms(RoomsDataset("val", val_count, height, width, seed, cache))
+
+        def scenes(split: str, count: int) -> ConcatDataset[Sample]:
+            outside = round(streets * count)
+            kinds = ((RoomsDataset, count - outside), (StreetsDataset, outside))
+            sets = [kind(split, some, height, width, seed, cache) for kind, some in kinds if some]
+            return ConcatDataset([CaptionedScenes(one, turned=split == "train") for one in sets])
+
+        self.train_set = scenes("train", train_count)
+        self.val_set = scenes("val", val_count)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled."""
@@ -116,6 +184,7 @@ class PromptsDataset(Dataset[Sample]):
         self.rows = [_checked(entry, self.table, number) for number, entry in read_json_lines(self.table)]
         if not self.rows:
             raise InputError(f"{table} names no image")
+        self.photographs = ["mask" in row for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -153,6 +222,7 @@ class PromptsDataModule(lightning.LightningDataModule):
         num_workers: Processes that read.
         mirror: Share of the panoramas that are mirrored in training.
         turns: By how many columns panoramas are turned in training.
+        photos: Which photographs are in an epoch.
     """
 
     def __init__(
@@ -164,16 +234,25 @@ class PromptsDataModule(lightning.LightningDataModule):
         num_workers: int = 4,
         mirror: float = 0.5,
         turns: Turns = "uniform",
+        photos: Photos = "all",
     ) -> None:
         super().__init__()
+        check_photos(photos, None)
+        self.photos: Photos = photos
         self.train_set = PromptsDataset(train, height, mirror, turns)
         self.val_set = None if val is None else PromptsDataset(val, height, 0.0, None)
         self.batch_size = batch_size
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled."""
-        return DataLoader(self.train_set, self.batch_size, shuffle=True, num_workers=self.num_workers)
+        """Shuffled.
+
+        Raises:
+            InputError: If `check_photos` would raise it.
+        """
+        epoch = check_photos(self.photos, self.trainer)
+        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
+        return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """In order; nothing without a list."""

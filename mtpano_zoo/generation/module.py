@@ -6,9 +6,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import add_adapter, save_adapter
@@ -116,8 +118,34 @@ class DiT360Module(LightningModule):
         self.written: Path | None = None
 
     def setup(self, stage: str) -> None:
-        """Let the trainer read checkpoints as plain data only."""
-        read_plain_data_only(self.trainer.strategy)
+        """Let the trainer read checkpoints as plain data only.
+
+        Raises:
+            InputError: If the strategy cuts up weights in a way in which the result cannot be written.
+        """
+        strategy = self.trainer.strategy
+        read_plain_data_only(strategy)
+        name = type(strategy).__name__
+        if isinstance(strategy, FSDPStrategy) or getattr(strategy, "zero_stage_3", False):
+            raise InputError(
+                f"{name} cuts up weights in a way in which an adapter cannot be written: take ddp, deepspeed_stage_2, "
+                "or ModelParallelStrategy, which cuts them up too"
+            )
+        if isinstance(strategy, ModelParallelStrategy):
+            if self.learns == "everything":
+                raise InputError(f"{name} cuts up the weights; with `learns: everything`, take ddp")
+            if strategy._save_distributed_checkpoint:
+                raise InputError(f"{name} would write checkpoints in pieces: set save_distributed_checkpoint to false")
+
+    def configure_model(self) -> None:
+        """Cut up the transformer over the processes, block by block, where the strategy is `ModelParallelStrategy`."""
+        mesh = self.device_mesh
+        if mesh is None:
+            return
+        transformer = self.base.pipeline.transformer
+        for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks, transformer):
+            if not isinstance(block, FSDPModule):
+                fully_shard(block, mesh=mesh["data_parallel"])
 
     def velocity(
         self, noisy: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, generator: torch.Generator | None = None
@@ -213,10 +241,13 @@ class DiT360Module(LightningModule):
     def on_fit_end(self) -> None:
         """Write the trained weights, for generating with them."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        state = self.trainer.strategy.lightning_module_state_dict()  # all processes gather what is cut up
         if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         if self.learns == "adapter":
-            self.written = save_adapter(self.base.pipeline.transformer, folder / "adapter")
+            prefix = "networks.transformer."
+            weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            self.written = save_adapter(self.base.pipeline.transformer, folder / "adapter", weights)
         else:
             self.written = folder / "generator"
             self.base.pipeline.save_pretrained(self.written)

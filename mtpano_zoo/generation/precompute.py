@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import latent_mask
-from mtpano_zoo.generation.data import PromptsDataset
+from mtpano_zoo.generation.data import Photos, PromptsDataset, check_photos, in_epoch
 from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.image_io import write_bytes
@@ -106,9 +106,20 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
         self.places: list[tuple[int, int]] = []
         for number, path in enumerate(self.paths):
             self.places += [(number, i) for i in range(_length(path))]
+        self._photographs: list[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def photographs(self) -> list[bool]:
+        """Which samples are photographs: those that are not supervised everywhere."""
+        if self._photographs is None:
+            self._photographs = []
+            for path in self.paths:
+                with safe_open(path, "pt") as file:
+                    self._photographs += (~file.get_tensor("mask").flatten(1).all(1)).tolist()
+        return self._photographs
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Read one image's."""
@@ -130,18 +141,34 @@ class LatentsDataModule(lightning.LightningDataModule):
         val: Folder of those for validation, if there are any.
         batch_size: Images per batch.
         num_workers: Processes that read.
+        photos: Which photographs are in an epoch.
     """
 
-    def __init__(self, train: str, val: str | None = None, batch_size: int = 1, num_workers: int = 2) -> None:
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        batch_size: int = 1,
+        num_workers: int = 2,
+        photos: Photos = "all",
+    ) -> None:
         super().__init__()
+        check_photos(photos, None)
+        self.photos: Photos = photos
         self.train_set = LatentsDataset(train, turned=True)
         self.val_set = None if val is None else LatentsDataset(val)
         self.batch_size = batch_size
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Shuffled."""
-        return DataLoader(self.train_set, self.batch_size, shuffle=True, num_workers=self.num_workers)
+        """Shuffled.
+
+        Raises:
+            InputError: If `check_photos` would raise it.
+        """
+        epoch = check_photos(self.photos, self.trainer)
+        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
+        return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
         """In order; nothing without a folder."""

@@ -18,7 +18,17 @@ from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
 
-__all__ = ("BANDS", "features_of", "frechet_distance", "jumps", "report", "seam_jump", "zenith_jump")
+__all__ = (
+    "BANDS",
+    "features_of",
+    "find_panoramas",
+    "frechet_distance",
+    "jumps",
+    "panoramas_of",
+    "report",
+    "seam_jump",
+    "zenith_jump",
+)
 
 CAP = 30.0  # degrees around a pole in which rows are compared with one another
 BANDS = {"whole": (0.0, 90.0), "poles": (45.0, 90.0), "equator": (0.0, 45.0)}
@@ -136,7 +146,7 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
         OSError: If a file cannot be read.
     """
     values: dict[str, list[float]] = {}
-    for image in _images(folder):
+    for image in panoramas_of(folder):
         for name, value in jumps(image).items():
             values.setdefault(name, []).append(value)
     lines = [f"{len(values['seam'])} panoramas in {folder}; jump against that between neighbours, 1 = none to be seen"]
@@ -144,7 +154,7 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
         mean, deviation = torch.tensor(numbers).mean(), torch.tensor(numbers).std(correction=0)
         lines.append(f"  {name:<8}{mean:8.2f} ± {deviation / len(numbers) ** 0.5:.2f}")
     if reference is not None and network is not None:
-        made, real = features_of(_images(folder), network), features_of(_images(reference), network)
+        made, real = features_of(panoramas_of(folder), network), features_of(panoramas_of(reference), network)
         lines.append(f"Frechet distance to {len(real['whole'])} panoramas in {reference}; between two halves of these")
         for band in BANDS:
             halves = frechet_distance(real[band][::2], real[band][1::2])
@@ -152,6 +162,21 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
     return "\n".join(lines)
 
 
-def _images(folder: Path) -> Iterator[Tensor]:
-    for path in find_images([folder], folder / "scores"):
+def find_panoramas(folder: Path) -> list[Path]:
+    """Return the images in a folder.
+
+    Raises:
+        InputError: If there are none.
+    """
+    return list(find_images([folder], folder / "scores"))
+
+
+def panoramas_of(folder: Path) -> Iterator[Tensor]:
+    """Yield the panoramas (3, H, W) in [0, 1] of a folder, in the order of `find_panoramas`.
+
+    Raises:
+        InputError: If there are none, or one cannot be used.
+        OSError: If a file cannot be read.
+    """
+    for path in find_panoramas(folder):
         yield torch.from_numpy(read_panorama(path)).permute(2, 0, 1).float() / 255
