@@ -23,9 +23,9 @@ from fake_files import write
 from PIL import Image
 from processes import side_by_side
 
+from mtpano_zoo.cli import main
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.resources import shipped
-from mtpano_zoo.training.cli import main
 
 FINETUNED = {
     "structured3d.yaml": fake_structured3d,  # so do Stanford2D3D and Matterport3D
