@@ -50,9 +50,11 @@ HEAD = """# Leaderboard
 
 The networks that come with the package, and the best prediction that knows the latitude alone (fitted to {prior} rooms
 for training), by the [judge](judge.md). The networks have seen rendered rooms only. In brackets stand the ends of the
-interval that holds 95 of 100 draws of the panoramas. {date}, {machine}, PyTorch {torch}, mtpano_zoo {version}.
+interval that holds 95 of 100 draws of the panoramas.
 
-`python benchmarks/leaderboard.py --real FOLDER` writes this page; the folder holds 3D60, which is not ours to pass on.
+{date}, {machine}, PyTorch {torch}, mtpano_zoo {version}.
+
+`python benchmarks/leaderboard.py{options}` writes this page. FOLDER holds 3D60, which is not ours to pass on.
 """
 MEANING = (
     "[Judge](judge.md) explains the columns; `right classes` is the share of pixels. What does not look at the "
@@ -135,7 +137,10 @@ def section(title: str, report: Mapping[str, Any]) -> list[str]:
 def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the page of reports by title."""
     first = next(iter(reports.values()))
+    counts = {title: report["data"]["panoramas"] for title, report in reports.items()}
+    options = f" --rooms {counts['Rooms']} --streets {counts['Streets']}"
     head = HEAD.format(
+        options=f"{options} --real FOLDER" if "Real scenes" in counts else options,
         prior=PRIOR_ROOMS,
         date=datetime.now(UTC).date(),
         machine=machine(),

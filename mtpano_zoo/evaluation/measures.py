@@ -389,7 +389,8 @@ def cross_on_panorama(panorama: Tensor, faces: Tensor) -> Ratio:
         >>> cross_on_panorama(torch.full((16, 32), 2.0), torch.full((6, 8, 8), 3.0))[0] < 1e-6
         True
     """
-    joined = from_cubemap(faces[None, :, None].to(panorama.dtype), *panorama.shape, "depth")[0, 0]
+    height, width = panorama.shape
+    joined = from_cubemap(faces[None, :, None].to(panorama.dtype), height, width, "depth")[0, 0]
     return _disagreement(joined, panorama, "solid_angle")
 
 
