@@ -53,11 +53,12 @@ def run_onnx(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("arguments", [
     {"convention": "sphere", "tasks": ("normals",), "bridge": False},
-    {"convention": "paper", "tasks": ("semseg",)},
+    {"convention": "paper", "tasks": ("semseg", "depth")},
 ], ids=["sphere", "paper"])  # fmt: skip
 @pytest.mark.slow
 def test_onnx_of_the_networks(tiny_network: Build, arguments: dict[str, Any], tmp_path: Path) -> None:
-    # The time grows with the number of nodes, so one stream is written at a time.
+    # The time grows with the number of nodes, so one stream is written at a time: either convention, with and without
+    # bridges, and every task once.
     network = randomise(tiny_network(**arguments))
     path = tmp_path / "made" / "network.onnx"
     assert export(network, path, "onnx", (40, 80)) == [path]
@@ -70,6 +71,8 @@ def test_onnx_of_the_networks(tiny_network: Build, arguments: dict[str, Any], tm
     if "semseg" in network.tasks:
         limit = 1e-4 * float(expected["semseg"].abs().max())
         np.testing.assert_allclose(found["semseg"], expected["semseg"], atol=limit)
+    if "depth" in network.tasks:
+        np.testing.assert_allclose(found["depth"], expected["depth"].clamp_min(0.001), rtol=1e-3)
     if "normals" in network.tasks:
         normals = nn.functional.normalize(expected["normals"], dim=1)
         np.testing.assert_allclose(found["normals"], normals, atol=1e-4)

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -115,7 +116,8 @@ def test_processes_that_are_started_independently_share_the_work(photos, tmp_pat
     notes = noted(tmp_path / "log")
     counts = [sum(process == str(one.pid) for process, _ in notes) for one in started]
     assert {name for _, name in notes} == {f"p{i}" for i in range(16)}
-    assert min(counts) >= 4 and sum(counts) <= 16 + 3
+    # At the end, each may do again what the other holds then: 3 that are read ahead, 1 at work and 2 to be written.
+    assert min(counts) >= 4 and sum(counts) <= 16 + 2 * 6 and max(Counter(name for _, name in notes).values()) <= 2
     records = [json.loads(path.read_text())["counts"] for path in (tmp_path / "both" / "runs").iterdir()]
     assert sum(record["labelled"] for record in records) == 16
     assert all(record["labelled"] + record["skipped"] == 16 and not record["failed"] for record in records)

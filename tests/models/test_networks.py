@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo import load_model
 from mtpano_zoo.files.card import TEXTS, model_card
-from mtpano_zoo.models import NETWORKS, PanoramaNetwork, prepare_for_inference
+from mtpano_zoo.models import NETWORKS, PanoramaNetwork, PDBridgeNet, prepare_for_inference
 from mtpano_zoo.prediction import Prediction, output_paths
 from mtpano_zoo.reference import FORMATS, recognize
 from mtpano_zoo.sphere import erp_rays
@@ -199,8 +199,8 @@ def test_it_compiles_into_one_graph(network: PanoramaNetwork, tiny: Tiny, image:
 
 @pytest.mark.slow
 def test_it_is_exported_for_any_number_of_images(network: PanoramaNetwork, tiny: Tiny, image: Tensor) -> None:
-    if not tiny.traced:
-        pytest.skip("another network of the class is")
+    if not tiny.traced or isinstance(network, PDBridgeNet):
+        pytest.skip("another network of the class is, or test_network_export.py does it")
     prepared = prepare_for_inference(network, winograd=False)
     program = torch.export.export(prepared, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for images in (torch.rand(3, 3, HEIGHT, WIDTH), image[:1]):

@@ -53,8 +53,7 @@ def test_the_watch_sees_what_waits() -> None:
         assert waits.seen
 
 
-@pytest.mark.parametrize("published", [False, True])
-@pytest.mark.parametrize("convention", ["sphere", "paper"])
+@pytest.mark.parametrize(("convention", "published"), [("sphere", False), ("paper", True)])
 def test_forward_loss_and_metrics_on_a_gpu(
     tiny_network: Callable[..., PDBridgeNet], convention: str, published: bool
 ) -> None:
