@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 Benchmark = tuple[str, str, str]
 CPU: list[Benchmark] = [
     ("First second", "start.py", "--programs python 'import torch' --height 32"),
-    ("Loss", "losses.py --repeats 2", "--height 16 --classes 3 --repeats 1 --parts distance"),
+    ("Loss", "losses.py --repeats 1", "--height 16 --classes 3 --repeats 1 --parts distance"),
     ("Kernels by family", "kernels.py", "--height 32 --classes 3 --calls inference"),
     ("Prepared networks", "prepared.py --repeats 3", "--height 64 --repeats 1 --networks mtpano-small.rooms"),
     ("Large network", "inference.py --threads 1 --height 256 --repeats 1 --ways plain prepared", "--small --height 32"),

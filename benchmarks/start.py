@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 COMMAND = "import sys; from mtpano_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
-RUN = ["run", "--model", "mtpano-tiny.rooms", "--workers", "0", "--overwrite"]
+RUN = ["run", "--model", "mtpano-tiny.rooms", "--workers", "0", "--overwrite", "--force"]
 PROGRAMS: dict[str, list[str]] = {
     "python": ["-c", ""],
     "import torch": ["-c", "import torch"],

@@ -21,7 +21,7 @@ class Draws(np.random.Generator):
     def __init__(self, key: int) -> None:
         super().__init__(np.random.Philox(key=key))
 
-    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:  # type: ignore[override]
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
         """Draw from [low, high)."""
         if size is None and type(low) in (float, int) and type(high) in (float, int):
             return low + (high - low) * self.random()

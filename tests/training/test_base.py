@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
-from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, learning_rate_factor
+from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, base, learning_rate_factor
 from mtpano_zoo.zoo import load_model
 
 
@@ -286,6 +286,31 @@ def test_bf16_trains_close_to_float32(tmp_path):
         losses[precision] = t.validate(module, TinyDataModule(), verbose=False)[0]
         assert all(p.dtype == torch.float32 for p in module.parameters())
     assert losses["bf16-mixed"]["val/loss"] == pytest.approx(losses["32-true"]["val/loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_a_fused_optimiser_in_bf16_has_its_gradients_clipped(algorithm, tmp_path, monkeypatch):
+    seen = []
+
+    class Fused(torch.optim.AdamW):
+        def __init__(self, groups, lr, fused):
+            super().__init__(groups, lr=lr, fused=True)  # as on a GPU
+
+        def step(self, closure=None):
+            loss = closure()
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            seen.append(
+                max(g.abs().max() for g in gradients) if algorithm == "value" else nn.utils.get_total_norm(gradients)
+            )
+            super().step()
+            return loss
+
+    monkeypatch.setitem(base.OPTIMIZERS, "adamw", Fused)
+    module = MultiTaskModule(TinyNetwork(dropout=0.0))
+    options = {"precision": "bf16-mixed", "gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+    trainer(tmp_path, max_steps=2, **options).fit(module, TinyDataModule())
+    assert len(seen) == 2
+    assert all(value == pytest.approx(1e-3, rel=1e-3) for value in seen)
 
 
 def test_compiling_changes_neither_names_nor_numbers(tmp_path, monkeypatch):
