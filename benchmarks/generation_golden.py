@@ -29,7 +29,7 @@ from mtpano_zoo.generation.polar import hole_of_face, hole_of_panorama, polar_fa
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.generation.schedule import draw_levels
 from mtpano_zoo.generation.seams import wrapped_transformer
-from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns
+from mtpano_zoo.generation.tokens import pack, position_ids, unpack, wrap_columns
 
 Stored = dict[str, Tensor]
 Found = Iterator[tuple[str, Tensor]]
@@ -48,6 +48,7 @@ TOLERANCES = {  # relative for losses
 
 
 def generator() -> Generator:
+    """Return the networks of the published numbers."""
     parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
     return Generator(
         FluxPipeline(**parts, **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")))
@@ -55,6 +56,7 @@ def generator() -> Generator:
 
 
 def call(network: Any, stored: Stored, guidance: float, dtype: torch.dtype) -> Tensor:
+    """Return what a transformer makes of the stored tokens."""
     inputs = {
         "hidden_states": stored["packed"],
         "encoder_hidden_states": stored["in/prompt_embeds"],
@@ -68,6 +70,7 @@ def call(network: Any, stored: Stored, guidance: float, dtype: torch.dtype) -> T
 
 
 def tokens(stored: Stored, folder: Path) -> Found:
+    """Yield packing, positions, velocities with each padding, and the autoencoder."""
     network, double = golden.transformer(), golden.transformer().double()
     yield "packed", pack(stored["in/latents"])
     yield "ids", position_ids(4, 8)
@@ -93,6 +96,7 @@ def tokens(stored: Stored, folder: Path) -> Found:
 
 
 def training(stored: Stored, folder: Path) -> Found:
+    """Yield what one step of the published trainers computes."""
     network, latents, noise, sigma = golden.transformer(), stored["in/latents"], stored["in/noise"], stored["sigmas"]
     yield "sigmas", draw_levels(2, uniform=stored["in/u"])
     share = sigma.view(-1, 1, 1, 1)
@@ -139,6 +143,7 @@ def losses(stored: Stored, folder: Path) -> Found:
 
 
 def sampling(stored: Stored, folder: Path) -> Found:
+    """Yield whole runs."""
     made = generator()
     noise, embeddings = stored["in/noise"], (stored["in/prompt_embeds"], stored["in/pooled_prompt_embeds"])
     seen: dict[str, list[Tensor]] = {"velocity": [], "latents_after_step": []}
@@ -172,6 +177,7 @@ def sampling(stored: Stored, folder: Path) -> Found:
 
 
 def editing_(stored: Stored, folder: Path) -> Found:
+    """Yield inversions, edits and one attention layer."""
     network, latents, keep = golden.transformer(), stored["in/image_latents"], stored["in/mask"]
     levels = editing.sigmas_for(golden.scheduler(), 6, 32)
     padded, ids = wrap_columns(pack(latents), 8, 1), wrap_columns(position_ids(4, 8), 8, 1)
@@ -215,6 +221,7 @@ def editing_(stored: Stored, folder: Path) -> Found:
 
 
 def lora(stored: Stored, folder: Path) -> Found:
+    """Yield velocities with an adapter."""
     from tempfile import TemporaryDirectory
 
     from safetensors.torch import save_file
@@ -236,6 +243,7 @@ def lora(stored: Stored, folder: Path) -> Found:
 
 
 def geometry(stored: Stored, folder: Path) -> Found:
+    """Yield turned panoramas, cubes, photographs and poles."""
     erp = stored["in/erp"].float()[None]
     for angle in (60, 180, 300):
         yield f"yaw{angle}/published", published_yaw(erp, angle)[0]
@@ -264,6 +272,7 @@ def geometry(stored: Stored, folder: Path) -> Found:
 
 
 def augment(stored: Stored, folder: Path) -> Found:
+    """Yield prepared panoramas."""
     for case in json.loads((folder / "augment.json").read_text())["cases"]:
         name = case["name"] if "name" in case else f"seed{case['seed']}"
         pixels = stored["in/image_u8"].numpy()
@@ -294,6 +303,7 @@ def expected_of(stored: Stored, name: str, found: Tensor) -> Tensor | None:
 
 @torch.no_grad()
 def main(folder: Path) -> None:
+    """Print the table."""
     print("| file | compared | not compared | largest difference | where | tolerance |\n|---|--:|--:|--:|---|--:|")
     for name, compute in FILES.items():
         path = folder / f"{name}.safetensors"

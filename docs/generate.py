@@ -75,6 +75,7 @@ REFERENCE = {
         "mtpano_zoo.generation.augment",
         "mtpano_zoo.generation.polar",
         "mtpano_zoo.generation.quality",
+        "mtpano_zoo.generation.published_scores",
         "mtpano_zoo.generation.module",
     ),
     "sphere": (

@@ -68,7 +68,7 @@ def check_photos(photos: str, trainer: Trainer | None) -> int:
         raise InputError(f"photos is one of {', '.join(get_args(Photos))}, not {photos!r}")
     if trainer is None:
         return 0
-    if photos == "published" and trainer.reload_dataloaders_every_n_epochs != 1:
+    if photos == "published" and getattr(trainer, "reload_dataloaders_every_n_epochs", 0) != 1:
         raise InputError(
             "`photos: published` changes the samples every epoch: set trainer.reload_dataloaders_every_n_epochs to 1"
         )

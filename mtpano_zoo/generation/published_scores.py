@@ -53,7 +53,7 @@ class InceptionFeatures(nn.Module):
             raise InputError(
                 f"{weights} is not the Inception network of FID ({reason}): take {INCEPTION[0]}"
             ) from error
-        self.network.fc = nn.Identity()  # type: ignore[assignment]
+        self.network.fc = nn.Identity()
         for name, block in self.network.named_children():
             if hasattr(block, "branch_pool"):
                 pool_as_tensorflow(block, largest=name == "Mixed_7c")
@@ -108,8 +108,9 @@ class ClipFeatures(nn.Module):
                 f"{source} is no CLIP model that is at hand ({reason}): pass a folder with the files of a repository "
                 "such as openai/clip-vit-large-patch14, or its name if it is in the cache"
             ) from error
-        self.config = self.model.config
-        self.num_features = int(self.config.projection_dim)
+        config: Any = self.model.config
+        self.config = config
+        self.num_features = int(config.projection_dim)
         self.eval().requires_grad_(False)
 
     def get_image_features(self, pixels: Tensor) -> Tensor:
@@ -166,7 +167,8 @@ def clip_score(images: Iterable[Tensor], captions: Iterable[str], clip: ClipFeat
         captions: A text for each; longer ones than CLIP reads are cut.
         clip: The network.
     """
-    metric = CLIPScore(lambda: (clip, clip.processor))
+    parts: Any = (clip, clip.processor)
+    metric = CLIPScore(lambda: parts)
     for image, caption in zip(images, captions, strict=True):
         metric.update((image * 255).round().byte(), caption)
     return float(metric.compute())
@@ -198,9 +200,9 @@ def report(folder: Path, reference: Path | None, inception: str | None, clip: st
         for name, network in networks.items():
             values = fid(panoramas_of(folder), panoramas_of(reference), network)
             lines.append(f"  {name:<8}" + "".join(f"{value:8.2f}" for value in values.values()))
-    if isinstance(network := networks.get("FIDclip"), ClipFeatures):
+    if isinstance(model := networks.get("FIDclip"), ClipFeatures):
         captions = captions_of(find_panoramas(folder), folder)
-        lines.append(f"CLIP score {clip_score(panoramas_of(folder), captions, network):.2f}")
+        lines.append(f"CLIP score {clip_score(panoramas_of(folder), captions, model):.2f}")
     return "\n".join(lines)
 
 
