@@ -7,6 +7,7 @@ names are translated into the published ones.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -175,8 +176,10 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     with torch.device("meta"):
         encoder = ViTEncoder(**arguments["encoder"]["init_args"])
         own = PDBridgeNet(**arguments | {"encoder": encoder}).state_dict()
-        everything = {"encoder": encoder, "tasks": list(PUBLISHED_TASKS), "classes": arguments["classes"] or ["any"]}
-        whole = PDBridgeNet(**arguments | everything).state_dict()
+        whole = own
+        if arguments["tasks"] != list(PUBLISHED_TASKS):
+            everything = {"tasks": list(PUBLISHED_TASKS), "classes": arguments["classes"] or ["any"]}
+            whole = PDBridgeNet(**arguments | everything | {"encoder": encoder}).state_dict()
     parts = {name: _published_names(name) for name in own}
     check_keys(TITLE, state, dict(_expected_shapes(own | _of_both_streams(whole, own))), ("RayDir", "PE"))
     _check_positions(state["RayDir"], state["PE"])
@@ -196,10 +199,11 @@ def _tasks(state: Mapping[str, Tensor]) -> list[str]:
     return [task for task in PUBLISHED_TASKS if any(name.startswith(f"heads.{task}.") for name in state)]
 
 
-def _published_names(own: str) -> list[str]:
+@cache  # every key is asked for twice, and all networks have the same ones
+def _published_names(own: str) -> tuple[str, ...]:
     """Return the published name of one of our keys, or the three that it joins."""
     own = renamed(own, RENAMES)
-    return [own.replace("qkv_proj", f"{part}_proj") for part in "qkv"] if "qkv_proj" in own else [own]
+    return tuple(own.replace("qkv_proj", f"{part}_proj") for part in "qkv") if "qkv_proj" in own else (own,)
 
 
 def _of_both_streams(whole: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
