@@ -57,7 +57,7 @@ def mean_dice(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6, a
 
     Example:
         >>> count = torch.tensor([[2.0, 0.0]])
-        >>> mean_dice(count, count, count).item(), mean_dice(0 * count, count, count).item()
+        >>> mean_dice(count, count, count).item(), round(mean_dice(0 * count, count, count).item(), 4)
         (0.0, 1.0)
     """
     losses = 1 - (2 * overlap + eps) / (mass + count + eps)
