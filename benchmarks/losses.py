@@ -109,7 +109,8 @@ def main() -> None:
     print(f"{arguments.precision}, {'GPU' if torch.cuda.is_available() else 'processor time'}\n")
     print("| terms | forward, s | backward, s | peak memory, GiB | kernels |\n|---|--:|--:|--:|--:|", flush=True)
     for part in arguments.parts:
-        subprocess.run([sys.executable, *sys.argv, "--row", part], check=True)
+        row = subprocess.run([sys.executable, *sys.argv, "--row", part], check=True, stdout=subprocess.PIPE, text=True)
+        print(row.stdout, end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def _pad_once(x: Tensor, padding: tuple[int, int, int, int], nearest: bool) -> T
     """Return `pad` of a map (B, C, H, W), copied once instead of for every axis, where nothing records it."""
     left, right, top, bottom = padding
     height, width = x.shape[-2:]
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    last = x.shape[1] > 1 and x.stride(1) == 1  # a part of a map too, which is contiguous in no format
     layout = torch.channels_last if last else torch.contiguous_format
     shape = (*x.shape[:2], top + height + bottom, left + width + right)
     padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)

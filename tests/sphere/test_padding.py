@@ -96,3 +96,5 @@ def test_one_copy_gives_what_a_recorded_padding_gives(sides, ends, width, channe
     once = pad(x, (*sides, *ends))
     assert torch.equal(once, recorded)
     assert once.stride() == recorded.stride()
+    part = (slice(None), slice(None), slice(1, None), slice(1, None))  # a part is contiguous in no format
+    assert pad(x[part], (1, 1, 1, 1)).stride() == pad(x[part].detach().requires_grad_(), (1, 1, 1, 1)).stride()
