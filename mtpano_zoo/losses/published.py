@@ -121,8 +121,8 @@ def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Te
         >>> round(dice(logits, labels, labels < 2).item(), 4), round(dice(-logits, labels, labels < 2).item(), 4)
         (0.0, 1.0)
     """
-    _, *counts = class_statistics(logits, labels, valid)
-    return mean_of_all_classes(*counts, eps)
+    _, overlap, mass, count = class_statistics(logits, labels, valid)
+    return mean_of_all_classes(overlap, mass, count, eps)
 
 
 def mean_of_all_classes(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6) -> Tensor:
@@ -145,8 +145,8 @@ class PublishedSemsegLoss(SemsegLoss):
         """Compare logits (B, C, H, W) with classes (B, H, W)."""
         classes = labels["semseg"]
         valid = valid_semseg(classes, prediction.shape[1])
-        entropy, *counts = class_statistics(prediction, classes, valid)
-        return weighted_mean(entropy, valid) + self.dice_weight * mean_of_all_classes(*counts)
+        entropy, overlap, mass, count = class_statistics(prediction, classes, valid)
+        return weighted_mean(entropy, valid) + self.dice_weight * mean_of_all_classes(overlap, mass, count)
 
 
 class PublishedDepthLoss(DepthLoss):

@@ -51,9 +51,9 @@ class SemsegLoss(TaskLoss):
         """Compare logits (B, C, H, W) with classes (B, H, W)."""
         classes = labels["semseg"]
         valid = trusted(valid_semseg(classes, prediction.shape[1]), weight)
-        entropy, *counts = class_statistics(prediction, classes, valid, weight)
-        overlap = mean_dice(*counts, across_ranks=across_ranks)
-        return weighted_mean(entropy, valid, weight, across_ranks) + self.dice_weight * overlap
+        entropy, overlap, mass, count = class_statistics(prediction, classes, valid, weight)
+        by_class = mean_dice(overlap, mass, count, across_ranks=across_ranks)
+        return weighted_mean(entropy, valid, weight, across_ranks) + self.dice_weight * by_class
 
 
 class DepthLoss(TaskLoss):
@@ -188,7 +188,8 @@ def _once(labels: Mapping[str, Any], task: str, make: Callable[[], tuple[Any, ..
         return make()
     if task not in labels.derived:
         labels.derived[task] = make()
-    return labels.derived[task]
+    derived: tuple[Any, ...] = labels.derived[task]
+    return derived
 
 
 class ValidLoss(TaskLoss):

@@ -81,7 +81,7 @@ class _Recorded:
     def __init__(self, function: Callable[[Tensor], dict[str, Tensor]], example: Tensor) -> None:
         with torch.inference_mode(False), torch.no_grad():
             self.image = torch.empty_like(example).copy_(example)
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # libraries choose their algorithms, compilers compile
