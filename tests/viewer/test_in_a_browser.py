@@ -299,11 +299,15 @@ def test_a_folder_is_served_until_ctrl_c(
             if not ended.is_set():
                 signal.raise_signal(signal.SIGINT)  # Ctrl-C; the main thread serves
 
-    thread = threading.Thread(target=user)
-    thread.start()
-    code = main(command)
-    ended.set()
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        thread = threading.Thread(target=user)
+        thread.start()
+        code = main(command)
+        ended.set()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 0
     assert seen == [["a", "b c"], "b c", 1] and browser.complaints == []
     said = capsys.readouterr()
