@@ -76,6 +76,7 @@ def main() -> None:
                 start = time.perf_counter()
                 out = Path(temporary) / f"out{repeat}.{workers}"
                 options = {"batch_size": arguments.batch_size, "workers": workers, "panel": not arguments.no_panel}
+                options |= {"force": True}  # noise has no edges that meet
                 report = run([photos], network, out, progress=False, **options)
                 assert len(report.written) == arguments.count, report.summary()
                 seconds.setdefault(f"run, {workers} processes", []).append(time.perf_counter() - start)
