@@ -57,7 +57,11 @@ class HubServer:
         self.status: int | None = None  # with which everything is answered
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-        self.address, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        # Two names: some releases of the client take addresses of one host for the Hub's own, whatever their ports are.
+        hosts = ("127.0.0.1", "localhost")
+        self.address, self.cdn = (
+            f"http://{host}:{server.server_port}" for host, server in zip(hosts, self._servers, strict=True)
+        )
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
