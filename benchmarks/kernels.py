@@ -1,6 +1,6 @@
 """Where the time goes by family of kernels, for inference and for a training step: python benchmarks/kernels.py.
 
-Families are told by the names of kernels on a GPU and of operators on a CPU. A GPU runs the published large network; a
+The name of a kernel on a GPU, or of an operator on a CPU, decides its family. A GPU runs the published large network; a
 CPU a small one, unless ``--large`` asks for more. Shares are of the time of the kernels, not of the clock: on a GPU
 that waits for the host, the clock says more.
 """

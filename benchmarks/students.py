@@ -1,7 +1,7 @@
 """What the students of Depth Anywhere spend their time on: sampling of cubes, families of operators, a training step.
 
 - ``cube``: panorama to cube and back as UniFuse and BiFuse++ were published (SciPy's `map_coordinates` on 8-bit pixels,
-  a volume of faces, faces one by one), written anew here, against coordinates that are kept.
+  a volume of faces, faces one by one), in our own version, against coordinates that are kept.
 - ``profile``: which operators a prediction consists of, plain and prepared for inference.
 - ``step``: one step of the recipe: student forwards and backwards, teacher, and everything else.
 

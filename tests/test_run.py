@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from brightness import Brightness
 from PIL import Image
 from processes import begin
 from torch import nn
@@ -29,21 +30,6 @@ from mtpano_zoo.run import RunReport, find_images, run
 from mtpano_zoo.workers import asked_to_stop
 
 KINDS = ("depth.npy", "depth.png", "panel.png")
-
-
-class Brightness(nn.Module):
-    """Depth is 1 m + 4 m x brightness."""
-
-    tasks, classes, input_size = ("depth",), (), (16, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.batches = []
-
-    def forward(self, image):
-        self.batches.append(len(image))
-        return {"depth": self.scale * (1 + 4 * image.mean(1, keepdim=True))}
 
 
 def save(path, level=128, size=(32, 16)):

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from brightness import Brightness
 from PIL import Image
 from processes import begin
-from torch import nn
 from waiting import until
 
 from mtpano_zoo import prediction
@@ -29,20 +29,14 @@ LEVELS = (20, 60, 100, 140, 180, 220)
 HEIGHT, WIDTH = 32, 64
 
 
-class Brightness(nn.Module):
-    """Depth is 1 m + 4 m x brightness; normals lean to the right by brightness."""
+class WithNormals(Brightness):
+    """Normals lean to the right by brightness."""
 
-    tasks, classes, input_size = ("depth", "normals"), (), (16, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.batches = []
+    tasks = ("depth", "normals")
 
     def forward(self, image):
-        self.batches.append(len(image))
         grey = image.mean(1, keepdim=True)
-        return {"depth": self.scale * (1 + 4 * grey), "normals": torch.cat((grey, 0 * grey, -torch.ones_like(grey)), 1)}
+        return super().forward(image) | {"normals": torch.cat((grey, 0 * grey, -torch.ones_like(grey)), 1)}
 
 
 def frame(level):
@@ -117,7 +111,7 @@ def files(out):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_every_frame_has_its_maps_and_every_map_its_video(tmp_path, batch_size):
-    network, out = Brightness(), tmp_path / "out"
+    network, out = WithNormals(), tmp_path / "out"
     report = run([make(tmp_path / "tour.mp4")], network, out, progress=False, batch_size=batch_size)
     assert report.written == [tmp_path / "tour.mp4"] and report.exit_code == 0
     assert max(network.batches) == batch_size and sum(network.batches) == len(LEVELS)
@@ -139,8 +133,8 @@ def test_every_frame_has_its_maps_and_every_map_its_video(tmp_path, batch_size):
 
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path):
     tour = make(tmp_path / "tour.mp4")
-    run([tour], Brightness(), tmp_path / "whole", progress=False, smooth=0.2)
-    out, network = tmp_path / "out", Brightness()
+    run([tour], WithNormals(), tmp_path / "whole", progress=False, smooth=0.2)
+    out, network = tmp_path / "out", WithNormals()
     run([tour], network, out, progress=False, smooth=0.2)
     before = files(tmp_path / "whole")
     assert run([tour], network, out, progress=False, smooth=0.2).skipped == [tour]
@@ -158,13 +152,13 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path):
 
 def test_another_video_of_the_same_name_is_refused(tmp_path):
     out = tmp_path / "out"
-    run([make(tmp_path / "tour.mp4")], Brightness(), out, progress=False)
+    run([make(tmp_path / "tour.mp4")], WithNormals(), out, progress=False)
     make(tmp_path / "tour.mp4", LEVELS[::-1])
     before = files(out)
-    report = run([tmp_path / "tour.mp4"], Brightness(), out, progress=False)
+    report = run([tmp_path / "tour.mp4"], WithNormals(), out, progress=False)
     assert "another image with the same name" in report.failed[tmp_path / "tour.mp4"]
     assert files(out) == before
-    run([tmp_path / "tour.mp4"], Brightness(), out, progress=False, overwrite=True)
+    run([tmp_path / "tour.mp4"], WithNormals(), out, progress=False, overwrite=True)
     assert depths(out)[0] > depths(out)[-1]
 
 
@@ -178,12 +172,12 @@ def test_of_a_video_that_is_cut_short_the_rest_is_kept(tmp_path, name, codec):
     video = Video(tour)
     assert len(list(video.frames())) == 20 and not video.cut_short
     tour.write_bytes(tour.read_bytes()[: tour.stat().st_size // 2])
-    report = run([tour], Brightness(), out, progress=False)
+    report = run([tour], WithNormals(), out, progress=False)
     assert report.exit_code == 1 and "\n" not in report.failed[tour]
     assert "cut short or damaged" in report.failed[tour] and "of 20 frames" in report.failed[tour]
     kept = len(depths(out))
     assert 3 <= kept <= 12 and len(pictures(out / "tour_depth.mp4")) == kept
-    network = Brightness()
+    network = WithNormals()
     assert run([tour], network, out, progress=False).failed == report.failed and not network.batches
 
 
@@ -203,15 +197,15 @@ def test_what_cannot_be_decoded_is_called_what_it_is(tmp_path):
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        report = run([path], Brightness(), tmp_path / "out", progress=False)
+        report = run([path], WithNormals(), tmp_path / "out", progress=False)
         assert sentence in report.failed[path] and "\n" not in report.failed[path], report.failed
     with pytest.raises(InputError, match=r"is 64 x 32 pixels, more than 1,000"):
         Video(tour, max_pixels=1000)
     with pytest.raises(InputError, match="smooth is a time"):
-        run([tour], Brightness(), tmp_path / "out", progress=False, smooth=-1)
+        run([tour], WithNormals(), tmp_path / "out", progress=False, smooth=-1)
     Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="smooth is for videos"):
-        run([tmp_path / "a.png"], Brightness(), tmp_path / "out", progress=False, smooth=1)
+        run([tmp_path / "a.png"], WithNormals(), tmp_path / "out", progress=False, smooth=1)
 
 
 def test_the_rotation_tag_is_followed(tmp_path):
@@ -220,7 +214,7 @@ def test_the_rotation_tag_is_followed(tmp_path):
     for name in ("upright.mp4", "turned.mp4"):
         make(tmp_path / name, [picture] * 3)
     upside_down(tmp_path / "turned.mp4")
-    run([tmp_path / "upright.mp4", tmp_path / "turned.mp4"], Brightness(), tmp_path / "out", progress=False)
+    run([tmp_path / "upright.mp4", tmp_path / "turned.mp4"], WithNormals(), tmp_path / "out", progress=False)
     above = {}
     for name in ("upright", "turned"):
         depth = np.load(tmp_path / "out" / name / "000001_depth.npy")
@@ -232,7 +226,7 @@ def test_a_variable_frame_rate_is_kept(tmp_path):
     tour, out = make(tmp_path / "tour.mp4"), tmp_path / "out"
     variable(tour, 1, 3)
     assert [round(one.seconds, 3) for one in Video(tour).frames()] == [0, 0.1, 0.2, 0.3, 0.6, 0.9]
-    run([tour], Brightness(), out, progress=False, depth_range=(1, 5))
+    run([tour], WithNormals(), out, progress=False, depth_range=(1, 5))
     shown = pictures(out / "tour_depth.mp4")
     expected = [0, 1, 2, 3, 3, 3, 4, 4, 4, 5]  # a tenth of a second each
     colours = [colour_depth(np.full((1, 1), depth), 1, 5)[0, 0].astype(int) for depth in depths(out)]
@@ -252,7 +246,13 @@ def test_constant_rate_shows_every_frame_when_it_was():
 def test_smoothing_is_the_exponential_filter_but_not_across_surfaces(tmp_path):
     levels = [100, 120, 120, 120, 120]
     for smooth, name in ((0.0, "raw"), (0.2, "smooth")):
-        run([make(tmp_path / "tour.mp4", levels)], Brightness(), tmp_path / name, progress=False, smooth=smooth)
+        run(
+            [make(tmp_path / "tour.mp4", levels)],
+            WithNormals(),
+            tmp_path / name,
+            progress=False,
+            smooth=smooth,
+        )
     raw, found = depths(tmp_path / "raw"), depths(tmp_path / "smooth")
     weight, expected = np.exp(-0.1 / 0.2), raw[:1]
     for depth in raw[1:]:
@@ -281,7 +281,7 @@ def test_a_video_is_written_completely_or_not_at_all(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class AllTasks(Brightness):
+class AllTasks(WithNormals):
     tasks, classes = ("semseg", "depth", "normals", "valid", "disparity"), ("dark", "bright")
     palette = ((0, 0, 200), (200, 0, 0))
 
@@ -330,7 +330,7 @@ def _killed(folder):
         write(path, array, *xmp)
 
     prediction.image_io.write_png = write
-    run(["tour.mp4"], Brightness(), "out", progress=False, smooth=0.2)
+    run(["tour.mp4"], WithNormals(), "out", progress=False, smooth=0.2)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows")
@@ -339,12 +339,12 @@ def test_a_killed_run_loses_only_the_frame_that_was_being_written(tmp_path):
     process = begin(_killed, tmp_path, log=tmp_path / "log")
     until(lambda: not process.is_alive())
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
-    out, network = tmp_path / "out", Brightness()
+    out, network = tmp_path / "out", WithNormals()
     assert completed(out) == {"tour/000000", "tour/000001"}
     assert len(depths(out)) == 3 and not (out / "tour_depth.mp4").exists()
     (out / ".tour_depth.part.mp4").write_bytes(b"what a run leaves that is killed later")
     assert run([tour], network, out, progress=False, smooth=0.2).written == [tour]
     assert sum(network.batches) == len(LEVELS) - 2
     assert not [*out.glob(".*")]
-    run([tour], Brightness(), tmp_path / "whole", progress=False, smooth=0.2)
+    run([tour], WithNormals(), tmp_path / "whole", progress=False, smooth=0.2)
     assert depths(out) == depths(tmp_path / "whole")

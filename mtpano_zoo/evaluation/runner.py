@@ -7,7 +7,7 @@
     images.jsonl                all rows, when all are there
 
 A panorama is there completely or not at all. Processes share the panoramas by claims; sums are added up in the order of
-the panoramas, so that the numbers are the same whoever scored what.
+the panoramas, so that the numbers do not depend on which process scored which panorama.
 """
 
 import json

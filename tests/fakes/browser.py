@@ -98,7 +98,7 @@ class Browser:
         return value
 
     def frame(self) -> None:
-        """Wait until the page has drawn what it was told."""
+        """Wait until the page has drawn everything so far."""
         self._run_unless_left(
             "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
         )
