@@ -15,6 +15,7 @@ from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.mesh import MAX_ANGLE
 from mtpano_zoo.export.scene_file import Cut, write_scene
+from mtpano_zoo.familiarity import doubts
 from mtpano_zoo.finishing import (
     FINISHERS,
     NadirMask,
@@ -84,6 +85,7 @@ class Prediction:
             panorama and found a clear direction, or if its file says how the camera was tilted.
         heading: Compass heading of the centre of the image, in degrees clockwise from north, if its file says it.
         window: Where the image lies on the sphere, if it is a part of it only.
+        doubts: What speaks against trusting the maps, in sentences, see `mtpano_zoo.familiarity`.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -107,6 +109,7 @@ class Prediction:
     up: tuple[float, float, float] | None = None
     heading: float | None = None
     window: Window | None = None
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
@@ -342,6 +345,8 @@ def predict(
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = main_outputs(network, batch.to(kind), max_distance)
+            whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
+            doubted = doubts(network, batch, whole)
             results = [
                 _prediction(
                     network,
@@ -353,6 +358,7 @@ def predict(
                     turns[i],
                     crop,
                     mask_nadir,
+                    doubted[i],
                 )
                 for i, panorama in enumerate(panoramas)
             ]
@@ -416,6 +422,7 @@ def _prediction(
     turn: Tensor | None,
     crop: bool,
     mask_nadir: NadirMask,
+    doubted: tuple[str, ...],
 ) -> Prediction:
     if isinstance(panorama, Tensor):
         pixels = (panorama.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
@@ -445,7 +452,7 @@ def _prediction(
     colours = viz.default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
     direction = None if up is None else tuple(up.tolist())
     heading = None if panorama.pose is None else panorama.pose.heading
-    return Prediction(image, finished, classes, colours, direction, heading, window)
+    return Prediction(image, finished, classes, colours, direction, heading, window, doubted)
 
 
 # Write a map to a file, with XMP metadata where its format has them.

@@ -36,12 +36,14 @@ class RunReport:
         skipped: images whose results were there already.
         failed: why an image has no results, one sentence each.
         passed_over: why a file in a folder was not taken for an image.
+        doubted: what speaks against trusting the results of an image, see `mtpano_zoo.familiarity`.
     """
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
     passed_over: dict[Path, str] = field(default_factory=dict)
+    doubted: dict[Path, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -49,19 +51,20 @@ class RunReport:
         return 1 if self.failed else 0
 
     def summary(self) -> str:
-        """Return a few lines for the terminal: the counts, then every failure and the first files passed over."""
+        """Return a few lines for the terminal: the counts, then every failure and the first other remarks."""
         counts = [f"{len(self.written)} written"]
         if self.skipped:
             counts.append(f"{len(self.skipped)} skipped because their results exist (overwrite to redo them)")
         if self.failed:
             counts.append(f"{len(self.failed)} failed")
         sentences = [*self.failed.values()]
-        if self.passed_over:
-            counts.append(f"{len(self.passed_over)} other files")
-            others = [f"{path}: {reason}" for path, reason in self.passed_over.items()]
-            sentences += others[:SHOWN] + ([f"and {len(others) - SHOWN} more"] if len(others) > SHOWN else [])
-        lines = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)])
-        return lines.encode(errors="backslashreplace").decode()  # a file name need not be text
+        for what, remarks in (("doubtful", self.doubted), ("other files", self.passed_over)):
+            if remarks:
+                counts.append(f"{len(remarks)} {what}")
+                lines = [f"{path}: {reason}" for path, reason in remarks.items()]
+                sentences += lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
+        text = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)])
+        return text.encode(errors="backslashreplace").decode()  # a file name need not be text
 
     def as_plain_data(self) -> dict[str, Any]:
         """Return everything as lists and dictionaries of text, for JSON.
@@ -75,6 +78,7 @@ class RunReport:
             "skipped": [str(path) for path in self.skipped],
             "failed": {str(path): reason for path, reason in self.failed.items()},
             "passed_over": {str(path): reason for path, reason in self.passed_over.items()},
+            "doubted": {str(path): reason for path, reason in self.doubted.items()},
         }
 
 
@@ -131,6 +135,9 @@ class Output:
         found = {"up": prediction.up, "heading": prediction.heading}
         facts: dict[str, Any] = more | {key: value for key, value in found.items() if value is not None}
         facts |= {} if panorama.window is None else {"window": panorama.window._asdict()}
+        if prediction.doubts:
+            facts["doubts"] = list(prediction.doubts)
+            self.report.doubted[job.image] = "; ".join(prediction.doubts)
         self.pending.append((job, digest, facts, future))
         while len(self.pending) > self.limit or (self.pending and self.pending[0][-1].done()):
             self._take()

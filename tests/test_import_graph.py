@@ -31,6 +31,7 @@ ROOMS = (
     "viz",
     "levelling",
     "point_cloud",
+    "familiarity",
     "finishing",
     "sources",
     "export",

@@ -7,7 +7,7 @@ from mtpano_zoo.training.schedules import learning_rate_factor
 
 if TYPE_CHECKING:
     from mtpano_zoo.training.base import PanoramaModule
-    from mtpano_zoo.training.callbacks import AuxiliaryWarmup, PanelLogger, PredictionWriter, ProgressBar
+    from mtpano_zoo.training.callbacks import AuxiliaryWarmup, FrozenNorms, PanelLogger, PredictionWriter, ProgressBar
     from mtpano_zoo.training.curation import DepthQualityModule
     from mtpano_zoo.training.distillation import DistillationModule
     from mtpano_zoo.training.metrics_per_set import MetricsPerSet
@@ -17,6 +17,7 @@ __all__ = (
     "AuxiliaryWarmup",
     "DepthQualityModule",
     "DistillationModule",
+    "FrozenNorms",
     "MetricsPerSet",
     "MultiTaskModule",
     "PanelLogger",
@@ -30,6 +31,7 @@ _NEEDS_LIGHTNING = {
     "AuxiliaryWarmup": "callbacks",
     "DepthQualityModule": "curation",
     "DistillationModule": "distillation",
+    "FrozenNorms": "callbacks",
     "MetricsPerSet": "metrics_per_set",
     "MultiTaskModule": "multi_task",
     "PanelLogger": "callbacks",

@@ -93,6 +93,22 @@ class AuxiliaryWarmup(Callback):
                     parameter.grad = None
 
 
+class FrozenNorms(Callback):
+    """Hold the running statistics of every norm while its scale and shift train on.
+
+    For fine-tuning with few images per step: the statistics of a batch of two say little, and where a batch holds rooms
+    or streets they would be those of neither at inference. The network must have statistics already.
+    """
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set norms with running statistics to evaluation mode; validation may have changed it."""
+        for norm in pl_module.modules():
+            if isinstance(norm, _NormBase):
+                norm.eval()
+
+
 class PanelLogger(Callback):
     """Draw the first validation samples with their predictions into TensorBoard.
 

@@ -15,6 +15,7 @@ from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction_folder import RECORDS
 from mtpano_zoo.training import (
     AuxiliaryWarmup,
+    FrozenNorms,
     MultiTaskModule,
     PanelLogger,
     PredictionWriter,
@@ -69,6 +70,15 @@ def test_frozen_parts_stand_still_in_the_warmup_and_train_after_it(tmp_path, opt
     auxiliary = {name for name in start if name.startswith(AUXILIARY)}
     assert changed(start, recorder.weights[2]) == auxiliary  # batch-norm statistics included on both sides
     assert changed(recorder.weights[2], recorder.weights[3]) == set(start)
+
+
+def test_frozen_norms_keep_their_statistics_and_train_all_the_rest(tmp_path):
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2)
+    start = snapshot(module.network)
+    trainer(tmp_path, [FrozenNorms()], max_epochs=2, limit_val_batches=1).fit(module, TinyDataModule())
+    parameters = {name for name, _ in module.network.named_parameters()}
+    assert parameters < set(start)  # there are statistics
+    assert changed(start, snapshot(module.network)) == parameters
 
 
 def test_the_warmup_learns_what_adam_on_the_auxiliary_parts_learns(tmp_path):

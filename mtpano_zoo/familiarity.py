@@ -1,0 +1,126 @@
+"""Whether a picture looks like what a network was trained on, and like a full panorama at all.
+
+Outputs do not tell: a network that only knows rooms is as sure of a street as of a room. The deepest features of its
+encoder do, to a degree: their means over the sphere are compared, channel by channel, with those of training images.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.resize import resize
+from mtpano_zoo.sphere import solid_angles
+
+__all__ = ("doubts", "fit_familiarity", "mean_features", "seam_jump", "strangeness")
+
+SIZE = (128, 256)  # what is strange in a picture is seen in a small one, for a tenth of the time
+SEAM_LIMIT = 5.0  # stitched panoramas stay below 2, views of a part of the sphere are at 8 and more
+FLAT = 1e-3  # a quarter of a grey level: an image of one colour has no jumps
+MARGIN = 1.05  # between the strangest of the held-out images and the limit
+
+
+def seam_jump(image: Tensor) -> float:
+    """Return the difference of the columns that meet at the seam over that of neighbours elsewhere: 1 = no seam.
+
+    Rows count by their solid angle.
+
+    Args:
+        image: Panorama (3, H, W) in [0, 1].
+
+    Example:
+        >>> ramp = torch.arange(8.0).expand(3, 4, 8) / 8
+        >>> round(seam_jump(ramp), 3)
+        6.952
+    """
+    weight = solid_angles(image.shape[-2], image.shape[-1]).to(image)
+    steps = ((image.roll(-1, -1) - image).abs() * weight).mean((0, 1)) / weight.mean()
+    return float((steps[-1] + FLAT) / (steps[:-1].mean() + FLAT))
+
+
+@torch.no_grad()
+def mean_features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the means over the sphere (B, C) of the deepest features of panoramas (B, 3, H, W) in [0, 1].
+
+    Raises:
+        InputError: If the network has no `Encoder`.
+    """
+    from mtpano_zoo.layers import Encoder  # with timm, which takes a second to import
+
+    part = getattr(network, "encoder_part", None)
+    encoder = None if part is None else network.get_submodule(part)
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"{type(network).__name__} has no Encoder, whose features are compared: name another network")
+    small = torch.stack([resize(image, *SIZE) for image in images])
+    weight = next(encoder.parameters())
+    normalize: Any = network.normalize
+    with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
+        deepest = encoder(normalize(small).to(weight.dtype))[0][-1].float()
+    area = solid_angles(*deepest.shape[-2:]).to(deepest)
+    return (deepest * area).sum((2, 3)) / (area.sum() * deepest.shape[-1])
+
+
+def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:
+    """Return how far features (B, C) are from those of training images: root mean square of standard deviations (B,).
+
+    Example:
+        >>> strangeness(torch.tensor([[1.0, 5.0]]), {"mean": [1.0, 1.0], "spread": [2.0, 2.0]}).round(decimals=3)
+        tensor([1.4140])
+    """
+    mean, spread = features.new_tensor(known["mean"]), features.new_tensor(known["spread"])
+    return ((features - mean) / spread).square().mean(1).sqrt()
+
+
+def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, Any]:
+    """Return what `card["familiarity"]` of a network holds.
+
+    Args:
+        network: Has an `Encoder`, in evaluation mode.
+        images: Panoramas (3, H, W) in [0, 1] as it was trained on.
+        held_out: Others of the kind, none of which is to be called strange.
+
+    Returns:
+        `mean` and `spread` of each channel, and `limit`, the strangeness from which on a picture is doubted.
+
+    Raises:
+        InputError: If the network has no encoder, or there are fewer than two images of a set.
+    """
+    seen, others = ([mean_features(network, image[None]) for image in some] for some in (images, held_out))
+    if min(len(seen), len(others)) < 2:
+        raise InputError("familiarity needs two images to learn from and two held-out ones at least")
+    features = torch.cat(seen)
+    known = {"mean": features.mean(0), "spread": features.std(0).clamp(min=1e-6)}
+    rounded = {key: [float(f"{value:.4g}") for value in values.tolist()] for key, values in known.items()}
+    limit = MARGIN * strangeness(torch.cat(others), rounded).max().item()
+    return rounded | {"limit": round(limit, 2)}
+
+
+def doubts(network: nn.Module, images: Tensor, whole: Sequence[bool]) -> list[tuple[str, ...]]:
+    """Return what speaks against trusting the maps of panoramas, in sentences; mostly nothing.
+
+    Args:
+        network: Of the zoo; without `card["familiarity"]`, only the border is looked at.
+        images: As the network sees them (B, 3, H, W), in [0, 1].
+        whole: Whether an image shows all of the sphere; those that do not are not judged.
+    """
+    network = getattr(network, "network", network)  # what was prepared for inference holds it
+    known = (getattr(network, "card", None) or {}).get("familiarity")
+    found: list[tuple[str, ...]] = []
+    for image, complete in zip(images, whole, strict=True):
+        sentences = []
+        if complete and (jump := seam_jump(image.float())) > SEAM_LIMIT:
+            sentences.append(
+                f"its left and right edges do not meet (a jump {jump:.0f} times that between neighbouring columns): "
+                "if it is not a full panorama, its maps mean nothing"
+            )
+        if complete and known:
+            far = float(strangeness(mean_features(network, image[None]), known))
+            if far > known["limit"]:
+                sentences.append(
+                    f"it looks like nothing that the network was trained on (strangeness {far:.1f}, limit "
+                    f"{known['limit']:g}): do not trust its maps"
+                )
+        found.append(tuple(sentences))
+    return found
