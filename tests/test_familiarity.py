@@ -1,0 +1,119 @@
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mtpano_zoo import load_model
+from mtpano_zoo.cli import main
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.familiarity import doubts, fit_familiarity, mean_features, strangeness
+from mtpano_zoo.image_io import write_png
+from mtpano_zoo.layers import Encoder
+from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
+from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.sphere import erp_angles
+
+
+class Colours(Encoder):
+    """Its deepest map is the image itself."""
+
+    channels, stride, multiple = 3, 1, 1
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        return [torch.zeros_like(image)] * 3 + [self.scale * image], []
+
+
+class Metre(PanoramaNetwork):
+    """One metre everywhere."""
+
+    encoder_part = "encoder"
+
+    def __init__(self):
+        super().__init__(("depth",), (16, 32), image_mean=(0, 0, 0), image_std=(1, 1, 1))
+        self.encoder = Colours()
+
+    def forward(self, image):
+        return {"depth": torch.ones_like(image[:, :1])}
+
+
+def flat(red, green, blue):
+    return torch.tensor([red, green, blue]).view(3, 1, 1).expand(3, 16, 32)
+
+
+@pytest.fixture
+def network():
+    """It was trained on pictures whose colours have means (0.5, 0.3, 0.1) and standard deviations 0.1."""
+    network = Metre().eval()
+    known = [flat(0.5 + a, 0.3 + a, 0.1 + a) for a in (-math.sqrt(0.005), math.sqrt(0.005))]
+    held_out = [flat(0.5 + a, 0.3, 0.1) for a in (0.1, 0.2)]
+    network.card = {"familiarity": fit_familiarity(network, known, held_out)}
+    return network
+
+
+def test_features_are_means_over_the_sphere():
+    """The mean of sin^2 of the latitude over a sphere is 1/3; over the rows of the picture it is 1/2."""
+    _, latitude = erp_angles(64, 128)
+    image = latitude.sin().square().view(1, 1, 64, 1).expand(1, 3, 64, 128)
+    assert mean_features(Metre(), image).flatten().tolist() == pytest.approx([1 / 3] * 3, abs=1e-3)
+
+
+def test_what_was_fitted(network):
+    known = network.card["familiarity"]
+    assert known["mean"] == pytest.approx([0.5, 0.3, 0.1], abs=1e-4)
+    assert known["spread"] == pytest.approx([0.1] * 3, abs=1e-4)
+    # The strangest held-out picture differs by two deviations in one of three channels; the limit is 5 % above.
+    assert known["limit"] == pytest.approx(1.05 * 2 / math.sqrt(3), abs=0.01)
+    json.dumps(known)
+
+
+def test_only_strange_pictures_are_doubted(network):
+    pictures = torch.stack([flat(0.5, 0.3, 0.1), flat(0.1, 0.3, 0.5)])
+    features = mean_features(network, pictures)
+    assert strangeness(features, network.card["familiarity"]).tolist() == pytest.approx(
+        [0, 4 * math.sqrt(2 / 3)], abs=0.01
+    )
+    for form in (network, prepare_for_inference(network)):
+        familiar, strange = doubts(form, pictures, [True, True])
+        assert familiar == ()
+        assert len(strange) == 1 and "nothing that the network was trained on" in strange[0]
+    assert doubts(network, pictures, [True, False])[1] == ()
+    assert network.predict(pictures[1]).doubts == strange
+
+
+def test_edges_that_do_not_meet_are_doubted_whatever_the_network_is():
+    ramp = torch.linspace(0, 1, 32).expand(3, 16, 32)
+    wave = (torch.linspace(0, 2 * math.pi, 33)[:-1].sin() / 2 + 0.5).expand(3, 16, 32)
+    cut, closed = doubts(Metre(), torch.stack([ramp, wave]), [True, True])
+    assert closed == () and len(cut) == 1
+    assert "a jump 31 times" in cut[0] or "a jump 30 times" in cut[0]
+
+
+def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
+    with pytest.raises(InputError, match="has no Encoder"):
+        mean_features(nn.Conv2d(3, 3, 1), torch.rand(1, 3, 16, 32))
+    with pytest.raises(InputError, match="two images"):
+        fit_familiarity(network, [flat(0, 0, 0)], [flat(0, 0, 0)])
+
+
+def test_run_reports_what_it_doubts(tmp_path, capsys):
+    ramp = torch.linspace(0, 255, 64).expand(32, 64).to(torch.uint8)
+    write_png(tmp_path / "view.png", torch.stack([ramp] * 3, -1).numpy(), "")
+    report, out = tmp_path / "report.json", tmp_path / "out"
+    options = ["--model", "mtpano-tiny.rooms", "--out", str(out), "--json", str(report), "--no-panel"]
+    assert main(["run", str(tmp_path / "view.png"), *options]) == 0
+    assert "left and right edges do not meet" in capsys.readouterr().out
+    assert "edges do not meet" in json.loads(report.read_text())["doubted"][str(tmp_path / "view.png")]
+    record = json.loads((out / RECORDS).read_text().splitlines()[-1])
+    assert record["doubts"][0].startswith("its left and right edges")
+
+
+def test_the_default_network_knows_rooms_and_doubts_noise():
+    network = load_model("mtpano-small.photos")
+    noise = torch.rand(3, 256, 512, generator=torch.Generator().manual_seed(0))
+    assert any("trained on" in doubt for doubt in network.predict(noise).doubts)
