@@ -4,6 +4,7 @@ Outputs do not tell: a network that only knows rooms is as sure of a street as o
 encoder do, to a degree: their means over the sphere are compared, channel by channel, with those of training images.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
 
-__all__ = ("doubts", "fit_familiarity", "mean_features", "seam_jump", "strangeness")
+__all__ = ("check_familiarity", "doubts", "fit_familiarity", "mean_features", "seam_jump", "strangeness")
 
 SIZE = (128, 256)  # what is strange in a picture is seen in a small one, for a tenth of the time
 SEAM_LIMIT = 5.0  # stitched panoramas stay below 2, views of a part of the sphere are at 8 and more
@@ -65,11 +66,19 @@ def mean_features(network: nn.Module, images: Tensor) -> Tensor:
 def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:
     """Return how far features (B, C) are from those of training images: root mean square of standard deviations (B,).
 
+    Raises:
+        InputError: If these have another number of channels.
+
     Example:
         >>> strangeness(torch.tensor([[1.0, 5.0]]), {"mean": [1.0, 1.0], "spread": [2.0, 2.0]}).round(decimals=3)
         tensor([1.4140])
     """
     mean, spread = features.new_tensor(known["mean"]), features.new_tensor(known["spread"])
+    if len(mean) != features.shape[1]:
+        raise InputError(
+            f"the familiarity of the card is of {len(mean)} channels, but the encoder has {features.shape[1]}: fit it "
+            "for this network"
+        )
     return ((features - mean) / spread).square().mean(1).sqrt()
 
 
@@ -95,6 +104,29 @@ def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iter
     rounded = {key: [float(f"{value:.4g}") for value in values.tolist()] for key, values in known.items()}
     limit = MARGIN * strangeness(torch.cat(others), rounded).max().item()
     return rounded | {"limit": round(limit, 2)}
+
+
+def check_familiarity(known: Any, source: object) -> None:
+    """Refuse what a card says about familiarity if it is not what `fit_familiarity` returns.
+
+    Raises:
+        InputError: If it is not.
+
+    Example:
+        >>> check_familiarity({"mean": [0.5], "spread": [0.1], "limit": 2.0}, "config.json")
+    """
+    fits = isinstance(known, Mapping) and {"mean", "spread", "limit"} <= known.keys()
+    if fits:
+        lists = [known["mean"], known["spread"]]
+        fits = all(isinstance(values, list) and values for values in lists) and len(lists[0]) == len(lists[1])
+        numbers = [*(value for values in lists for value in values), known["limit"]] if fits else []
+        fits = fits and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        fits = fits and min(lists[1]) > 0
+    if not fits:
+        raise InputError(
+            f"{source} has a card whose familiarity is not `mean` and `spread`, lists of equally many numbers, and "
+            "`limit`: leave it out or fit it again"
+        )
 
 
 def doubts(network: nn.Module, images: Tensor, whole: Sequence[bool]) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from torch import nn
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.familiarity import doubts, fit_familiarity, mean_features, strangeness
+from mtpano_zoo.familiarity import check_familiarity, doubts, fit_familiarity, mean_features, strangeness
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
@@ -99,6 +99,21 @@ def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
         mean_features(nn.Conv2d(3, 3, 1), torch.rand(1, 3, 16, 32))
     with pytest.raises(InputError, match="two images"):
         fit_familiarity(network, [flat(0, 0, 0)], [flat(0, 0, 0)])
+
+
+@pytest.mark.parametrize(
+    "known",
+    [[], {"mean": [1.0]}, {"mean": [], "spread": [], "limit": 1}, {"mean": [1], "spread": [0], "limit": 1}]
+    + [{"mean": [1, 2], "spread": [1], "limit": 1}, {"mean": ["a"], "spread": [1], "limit": 1}],
+)
+def test_a_card_that_is_no_measure_is_refused(known):
+    with pytest.raises(InputError, match="config.json has a card whose familiarity"):
+        check_familiarity(known, "config.json")
+
+
+def test_a_measure_of_another_encoder_is_refused():
+    with pytest.raises(InputError, match="of 1 channels, but the encoder has 3"):
+        strangeness(torch.zeros(2, 3), {"mean": [0.0], "spread": [1.0]})
 
 
 def test_run_reports_what_it_doubts(tmp_path, capsys):

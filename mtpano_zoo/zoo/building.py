@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.familiarity import check_familiarity
 from mtpano_zoo.files.checkpoint import check_weights
 from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
 from mtpano_zoo.image_io import check_panorama_size
@@ -74,6 +75,8 @@ def assemble(
         raise InputError(f"{source} does not describe a network: its init_args and its card must be dictionaries.")
     arguments = dict(description["init_args"])
     card = dict(description.get("card") or {})
+    if card.get("familiarity"):
+        check_familiarity(card["familiarity"], source)
     if input_size is not None:
         if len(tuple(input_size)) != 2 or not all(isinstance(side, int) and side > 0 for side in input_size):
             raise InputError(f"input_size is height and width in pixels, such as (512, 1024), not {input_size!r}.")

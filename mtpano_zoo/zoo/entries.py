@@ -44,6 +44,7 @@ class Entry:
         recipe: shipped configuration that trained it, or None.
         results: published scores, each with its `dataset` and `protocol`.
         limitations: what was seen not to work, one sentence each.
+        familiarity: what pictures like those of its training look like to it, see `mtpano_zoo.familiarity`.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Entry:
     base: str = ""
     prefix: str = ""
     page: str = ""
+    familiarity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def packaged(self) -> bool:
@@ -98,6 +100,8 @@ class Entry:
         left_out = {"name", "format", "network", "tasks", "frames", "kind", "base", "prefix", "page"}
         if not self.repository:
             left_out |= {"repository", "revision"}
+        if not self.familiarity:
+            left_out |= {"familiarity"}
         known = {key: _plain(value) for key, value in asdict(self).items() if key not in left_out}
         return {"source": self.name, **known}
 
