@@ -103,12 +103,18 @@ def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
 
 @pytest.mark.parametrize(
     "known",
-    [[], {"mean": [1.0]}, {"mean": [], "spread": [], "limit": 1}, {"mean": [1], "spread": [0], "limit": 1}]
-    + [{"mean": [1, 2], "spread": [1], "limit": 1}, {"mean": ["a"], "spread": [1], "limit": 1}],
+    [
+        [],
+        {"mean": [1.0]},
+        {"mean": [], "spread": [], "limit": 1},
+        {"mean": [1], "spread": [0], "limit": 1},
+        {"mean": [1, 2], "spread": [1], "limit": 1},
+        {"mean": ["a"], "spread": [1], "limit": 1},
+    ],
 )
 def test_a_card_that_is_no_measure_is_refused(known):
-    with pytest.raises(InputError, match="config.json has a card whose familiarity"):
-        check_familiarity(known, "config.json")
+    with pytest.raises(InputError, match="config has a card whose familiarity"):
+        check_familiarity(known, "config")
 
 
 def test_a_measure_of_another_encoder_is_refused():
