@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from mtpano_zoo import load_model
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.scenes import render, sample_room
+from mtpano_zoo.scenes import Room, render, sample_home, sample_room, sample_street
 from mtpano_zoo.viz import colour_depth, colour_normals
 
 HERE = Path(__file__).parent
 ROOM = 3
-PREDICTED_ROOM = 27
+HOME, STREET = 5, 6
 SHADE = {"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0}
 
 
@@ -40,10 +40,9 @@ def conventions() -> Figure:
     return figure
 
 
-def prediction() -> Figure:
-    """What the network that comes along predicts for a rendered room that it has never seen."""
-    image = render([sample_room(0, "test", PREDICTED_ROOM)], 512, 1024)["image"][0]
-    return load_model(DEFAULT_MODEL).predict(image).figure()
+def prediction(scene: Room) -> Figure:
+    """What the network that comes along predicts for a rendered scene that it has never seen."""
+    return load_model(DEFAULT_MODEL).predict(render([scene], 512, 1024)["image"][0]).figure()
 
 
 def _panel(axes: Axes, rgb: np.ndarray, title: str) -> None:
@@ -71,4 +70,5 @@ def _angles(axes: Axes, image: np.ndarray) -> None:
 
 if __name__ == "__main__":
     conventions().savefig(HERE / "conventions.png")
-    prediction().savefig(HERE / "prediction.png")
+    prediction(sample_home(0, "test", HOME)).savefig(HERE / "prediction.png")
+    prediction(sample_street(0, "test", STREET)).savefig(HERE / "prediction-street.png")

@@ -25,6 +25,8 @@ from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import PseudoLabelDataModule
 from mtpano_zoo.data.structured3d import SCORED_CLASSES
+from mtpano_zoo.layers import CNNEncoder
+from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 
@@ -125,6 +127,7 @@ def test_every_configuration_is_tried_here() -> None:
         "rooms-tiny-larger.yaml",
         "streets.yaml",
         "photos-small.yaml",
+        "photos-small-cpu.yaml",
         "base.yaml",
         *LABELING,
         *DAP_CONFIGS,
@@ -312,17 +315,30 @@ TINY_PHOTOS = {
 
 
 @pytest.mark.parametrize(
-    ("config", "changes"), [("streets.yaml", []), ("photos-small.yaml", [TINY_PHOTOS])], ids=["streets", "photos"]
+    ("configs", "changes"),
+    [
+        (["streets.yaml"], []),
+        (["photos-small.yaml"], [TINY_PHOTOS]),
+        (["photos-small.yaml", "photos-small-cpu.yaml"], [{"data": TINY_PHOTOS["data"]}]),
+    ],
+    ids=["streets", "photos", "photos on a CPU"],
 )
 def test_homes_and_streets_train_together(
-    config: str,
+    configs: list[str],
     changes: list[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["--config", config]
+    arguments = [word for config in configs for word in ("--config", config)]
+    if "photos-small-cpu.yaml" in configs:  # which starts from a network that is there
+        described = dict(TINY_PHOTOS["model"]["network"]["init_args"])
+        encoder = CNNEncoder(**described.pop("encoder")["init_args"])
+        tasks = ("semseg", "depth", "normals", "valid")
+        PDBridgeNet(encoder, SCENE_CLASSES, tasks, **described).save_pretrained("photos-start")
+        changes = [*changes, {"trainer": {"devices": 1, "strategy": "auto"}}]
+        changes.append({"model": {"network": {"init_args": {"input_size": [32, 64]}}}})
     for number, change in enumerate([TINY_MIXTURE, *changes]):
         (tmp_path / f"tiny{number}.yaml").write_text(yaml.safe_dump(change))
         arguments += ["--config", f"tiny{number}.yaml"]

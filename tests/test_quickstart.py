@@ -43,7 +43,7 @@ def test_trains_scores_and_draws(tiny_config: Path, tmp_path: Path, capsys: pyte
     assert (out / "images" / "photo_panel.png").is_file()
     networks = [next((out / name).glob("version_0/checkpoints/last.ckpt")) for name in ("pd_bridgenet", "one_stream")]
     assert networks[0].stat().st_size > networks[1].stat().st_size
-    first = out / "mtpano-small.rooms" / "photo_panel.png"  # by the network that comes along, before any training
+    first = out / "mtpano-small.photos" / "photo_panel.png"  # by the network that comes along, before any training
     assert first.stat().st_mtime < networks[0].stat().st_mtime
     printed = capsys.readouterr().out
     assert "latitude only" in printed

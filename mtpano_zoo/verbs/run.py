@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a name of `mtpano models` or a checkpoint (default %(default)s, trained on rendered rooms)",
+        help="a name of `mtpano models` or a checkpoint (default %(default)s, trained on rendered homes and streets)",
     )
     run.add_argument(
         "--out",
