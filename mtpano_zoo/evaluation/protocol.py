@@ -44,7 +44,7 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(Metric, "metric", required=True)
         try:
-            metrics[task] = parser.instantiate_classes(parser.parse_object({"metric": described})).metric
+            metrics[task] = parser.instantiate(parser.parse_object({"metric": described})).metric
         except Exception as error:  # jsonargparse raises its own, argparse's and those of the constructor
             raise InputError(f"{path}: the metric of {task} cannot be built ({str(error).splitlines()[0]})") from error
     return metrics

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     options = options_of(parser)
     with one_sentence(options, COMPLETE):
         config = parser.parse_args(hyphenated(arguments, options))
-        built = parser.instantiate_classes(config)
+        built = parser.instantiate(config)
     names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views", "min_valid")
     masker = _masker(config, built)
     labeler = Labeler(built.views, built.teachers, masker=masker, **{name: config[name] for name in names})

@@ -50,7 +50,7 @@ def build_data(
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     with one_sentence(complete=_ARGUMENTS):
         parsed = parser.parse_object({"data": {"class_path": section["class_path"], "init_args": arguments}})
-        data: LightningDataModule = parser.instantiate_classes(parsed).data
+        data: LightningDataModule = parser.instantiate(parsed).data
     return data
 
 

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     options = options_of(parser)
     with one_sentence(options, COMPLETE[stage]):
         config = parser.parse_args(hyphenated(arguments[1:], options))
-        built = parser.instantiate_classes(config)
+        built = parser.instantiate(config)
     return run(config, built)
 
 
