@@ -283,7 +283,7 @@ def test_its_signature_is_its_configuration():
     parser.add_class_arguments(MultiTaskLoss, "loss")
     depth = '{"depth": {"class_path": "DepthLoss", "init_args": {"max_depth": 10}}}'
     config = parser.parse_args(['--loss.weights={"depth": 2}', f"--loss.losses={depth}"])
-    loss = parser.instantiate_classes(config).loss
+    loss = parser.instantiate(config).loss
     assert loss.weights == {"semseg": 1.0, "depth": 2.0, "normals": 1.0, "valid": 1.0, "disparity": 1.0}
     assert isinstance(loss.losses["depth"], DepthLoss) and loss.losses["depth"].max_depth == 10.0
     assert {task: type(kind) for task, kind in loss.losses.items()} == TASK_LOSSES

@@ -167,7 +167,7 @@ def test_only_what_was_raised_on_purpose_becomes_a_sentence(kind, expected, text
     parser.add_argument("--it", type=Faulty | None)
     parsed = parser.parse_args([f"--it={__name__}.Faulty", f"--it.kind={kind}"])
     with pytest.raises(expected) as error, one_sentence():
-        parser.instantiate_classes(parsed)
+        parser.instantiate(parsed)
     assert text is None or str(error.value) == text
     assert (kind == "fault") == (not isinstance(error.value, InputError | OSError))
 
