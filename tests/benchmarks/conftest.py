@@ -1,6 +1,7 @@
 """Scripts of `benchmarks/` as modules, although they are no package."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -10,10 +11,12 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def benchmark(request: pytest.FixtureRequest) -> ModuleType:
-    """The script that a module of tests is named after."""
+def benchmark(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The script that a module of tests is named after; it may import others beside it."""
     name = Path(request.module.__file__).stem.removeprefix("test_")
     specification = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        specification.loader.exec_module(module)
+        yield module

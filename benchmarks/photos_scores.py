@@ -1,0 +1,119 @@
+"""Scores of networks on held-out homes and streets and on real scenes, upright and tilted, as they are and levelled.
+
+These are the figures of the card of `mtpano-small.photos`. Everything goes through `predict`; labels are 256 x 512,
+pixels of all images are pooled, and a network scores only what it has. Classes are compared for networks that have all
+of the scenes' classes. Homes and streets have cameras that lean by up to ten degrees. Run:
+``python benchmarks/photos_scores.py mtpano-small.photos mtpano-small.rooms --threed60 FOLDER``.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
+
+import torch
+from accuracy import threed60
+from torch import Tensor, nn
+
+from mtpano_zoo import load_model
+from mtpano_zoo.data import HomesDataset, StreetsDataset
+from mtpano_zoo.data.augmentation import rotate_sample
+from mtpano_zoo.data.threed60 import Part
+from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, ValidMetrics
+from mtpano_zoo.prediction import Prediction, predict
+from mtpano_zoo.scene_classes import SCENE_CLASSES
+from mtpano_zoo.sphere import rotation_matrix
+
+TILTS = (0, 5, 10, 20, 30)  # degrees
+COLUMNS = {
+    "AbsRel": "depth/AbsRel",
+    "aligned": "aligned/AbsRel/median_aligned",
+    "delta1": "depth/delta1",
+    "aligned delta1": "aligned/delta1/median_aligned",
+    "normals, mean": "normals/mean",
+    "median": "normals/median",
+    "mIoU": "semseg/mIoU",
+    "sky IoU": "semseg/IoU/sky",
+    "far IoU": "valid/IoU/far",
+}
+Sample = dict[str, Any]
+
+
+def scenes(kind: type[HomesDataset | StreetsDataset], count: int) -> Callable[[], Iterable[Sample]]:
+    """Held-out scenes, one at a time."""
+
+    def generate() -> Iterable[Sample]:
+        data = kind("test", count, 256, 512, tilt=10.0)
+        return (data[i] for i in range(count))
+
+    return generate
+
+
+def real(root: str, parts: Sequence[Part], tilt: float) -> Callable[[], Iterable[Sample]]:
+    """Real scenes of 3D60, seen by a camera that looks up by so many degrees."""
+
+    def generate() -> Iterable[Sample]:
+        for batch in threed60(root, parts, 256):
+            sample = {key: value[0] for key, value in batch.items() if isinstance(value, Tensor)}
+            yield rotate_sample(sample, rotation_matrix(pitch=tilt)) if tilt else sample
+
+    return generate
+
+
+def score(network: nn.Module, samples: Iterable[Sample], level: bool) -> dict[str, float]:
+    """All columns of the table that the labels and the network allow."""
+    metrics: dict[str, Any] = {
+        "depth": DepthMetrics(max_depth=1e4),
+        "aligned": DepthMetrics(max_depth=1e4, alignment="median"),
+        "normals": NormalsMetrics(),
+        "semseg": SemsegMetrics(SCENE_CLASSES),
+        "valid": ValidMetrics(),
+    }
+    for sample in samples:
+        prediction = predict(network, sample["image"], level=level)
+        if not isinstance(prediction, Prediction):
+            raise TypeError("one image has one prediction")
+        depth = torch.from_numpy(prediction.depth).masked_fill(torch.from_numpy(prediction.depth) == 0, torch.nan)
+        for name in ("depth", "aligned"):
+            metrics[name].update(depth[None, None], sample["depth"][None])
+        normals = torch.from_numpy(prediction.normals).permute(2, 0, 1)
+        metrics["normals"].update(normals[None], sample["normals"][None])
+        if "semseg" in sample and prediction.classes == SCENE_CLASSES:
+            metrics["semseg"].update(torch.from_numpy(prediction.semseg)[None].long(), sample["semseg"][None])
+        if "far" in sample and prediction.valid is not None:
+            valid = torch.from_numpy(prediction.valid).float()[None, None] - 0.5
+            metrics["valid"].update(valid, sample["depth"][None], sample["far"][None])
+    found = {
+        f"{name}/{key}": value for name, m in metrics.items() if m.update_called for key, value in m.compute().items()
+    }
+    return {column: float(found[key]) for column, key in COLUMNS.items() if key in found}
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("networks", nargs="+", help="names of `mtpano models`, or checkpoints")
+    parser.add_argument("--count", type=int, default=64, help="homes, and as many streets")
+    parser.add_argument("--threed60", metavar="FOLDER", help="real scenes of 3D60")
+    parser.add_argument("--parts", nargs="+", default=get_args(Part), choices=get_args(Part), help="those of 3D60")
+    parser.add_argument("--height", type=int, help="rows that the networks see, instead of their own")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    size = None if options.height is None else (options.height, 2 * options.height)
+    networks = {name: load_model(name, input_size=size) for name in options.networks}
+    data = {"homes": scenes(HomesDataset, options.count), "streets": scenes(StreetsDataset, options.count)}
+    rows = [(name, samples, False) for name, samples in data.items() if options.count]
+    if options.threed60:
+        for tilt in TILTS:
+            samples = real(options.threed60, options.parts, tilt)
+            rows += [(f"3D60, tilted by {tilt}{', levelled' * level}", samples, level) for level in (False, True)]
+    print(f"| data, network | {' | '.join(COLUMNS)} |\n|---|{'--:|' * len(COLUMNS)}")
+    for name, samples, level in rows:
+        for label, network in networks.items():
+            scores = score(network, samples(), level)
+            cells = [f"{scores[column]:.3f}" if column in scores else "" for column in COLUMNS]
+            print(f"| {name}, {label} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
