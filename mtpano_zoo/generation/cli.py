@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, number_of
+from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
 
 __all__ = ("main",)
 
@@ -65,10 +65,15 @@ def edit_parser() -> argparse.ArgumentParser:
     parser = ShortVerbParser(
         "mtpano generate edit", description="Replace what a mask covers by a text's.", parents=[_common()]
     )
-    parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph")
+    parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph or a part of a panorama")
     parser.add_argument("--mask", type=Path, help="image of the same size, white where something new is to be")
     parser.add_argument("--prompt", required=True, help="what the result shows")
-    parser.add_argument("--fov", type=float, help="horizontal field of view of a photograph, in degrees, to extend it")
+    parser.add_argument(
+        "--fov",
+        type=view_to_extend,
+        metavar="W or WxH",
+        help="degrees across of a photograph, or across and down of a part of a panorama, to extend it",
+    )
     parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
     parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png")
     parser.add_argument("--guidance", type=float, default=3.5, help="(default 3.5)")
@@ -144,6 +149,23 @@ def _common() -> argparse.ArgumentParser:
     return parser
 
 
+def view_to_extend(text: str) -> float | tuple[float, float]:
+    """Return degrees across, or degrees across and down.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    if "x" in text.lower():
+        return field_of_view(text)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"degrees across of a photograph, such as 75, or across and down of a part of a panorama, such as 360x122, "
+            f"not {text}"
+        ) from error
+
+
 def seed_of_noise(text: str) -> int:
     """Return a whole number from 0 on.
 
@@ -213,7 +235,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _edit(options: argparse.Namespace) -> int:
-    from mtpano_zoo.generation.editing import edit, read_task
+    from mtpano_zoo.generation.edit_input import read_task
+    from mtpano_zoo.generation.editing import edit
     from mtpano_zoo.image_io import write_png
 
     if options.out.exists():

@@ -74,8 +74,15 @@ def check_panorama_size(height: int, width: int, name: str) -> None:
     if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
         raise InputError(
             f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
-            "export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov 360x122"
+            f"export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov "
+            f"{_example_view(height, width)}"
         )
+
+
+def _example_view(height: int, width: int) -> str:
+    """Return degrees across and down that fit the shape of an image; wide ones are taken to go all the way round."""
+    degrees = (360 if width >= 2 * height else 120) / max(height, width, 1)  # per pixel
+    return f"{width * degrees:.3g}x{height * degrees:.3g}"
 
 
 def load_panorama(
@@ -144,7 +151,8 @@ def _placed_on_sphere(
     max_pixels: int | None = None,
 ) -> Panorama:
     if vertical_offset and fov is None:
-        raise InputError("a vertical offset needs the field of view, as in --fov 360x122")
+        example = _example_view(*decoded.pixels.shape[:2])
+        raise InputError(f"a vertical offset needs the field of view, as in --fov {example}")
     if eye is not None:
         decoded = decoded._replace(pixels=_one_eye(decoded.pixels, eye, name), seen=None, xmp="")
     height, width = decoded.pixels.shape[:2]
@@ -163,7 +171,8 @@ def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
         side = "one above the other" if width == height else "side by side"
         raise InputError(
             f"{name} is {width} x {height} pixels, but a panorama is twice as wide as high: of a stereo pair, {side}, "
-            "take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov 360x122"
+            "take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov "
+            f"{_example_view(height, width)}"
         )
     check_panorama_size(height, width, name)
     if not force and (doubt := doubt_about(pixels)):

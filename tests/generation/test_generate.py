@@ -177,6 +177,7 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
         ("mask", mask),
         ("small", mask[:16]),
         ("grey", mask // 2),
+        ("black", 0 * mask),
         ("photo", pixels[:, :32]),
     ):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
@@ -205,7 +206,11 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     for arguments, sentence in (
         (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama 32 x 64"),
         (["--mask", str(tmp_path / "grey.png")], "of the mask are grey"),
-        ([], "pass --mask for a panorama, or --fov"),
+        (["--mask", str(tmp_path / "black.png")], "is black, so nothing would change"),
+        (["--mask", str(tmp_path / "mask.png"), "--fov", "90"], "not both"),
+        ([], "pass --mask with an image of the size of"),
+        (["--fov", "wide"], "degrees across of a photograph, such as 75"),
+        (["--fov", "60x60"], "choose another field of view"),
     ):
         assert edit("room", "other.png", *arguments) == 1
         assert sentence in capsys.readouterr().err
