@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -56,7 +57,7 @@ def generate_parser() -> argparse.ArgumentParser:
         "--batch-size", type=number_of("panoramas"), default=1, help="panoramas that are made at once (default 1)"
     )
     parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
-    parser.add_argument("--guidance", type=float, default=2.8, help="(default 2.8)")
+    parser.add_argument("--guidance", type=finite_number, default=2.8, help="(default 2.8)")
     return parser
 
 
@@ -76,9 +77,11 @@ def edit_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
     parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png")
-    parser.add_argument("--guidance", type=float, default=3.5, help="(default 3.5)")
-    parser.add_argument("--replace-until", type=float, default=0.5, help="noise level to which tokens are copied")
-    parser.add_argument("--keep-until", type=float, default=0.5, help="noise level to which latents are copied")
+    parser.add_argument("--guidance", type=finite_number, default=3.5, help="(default 3.5)")
+    parser.add_argument(
+        "--replace-until", type=finite_number, default=0.5, help="noise level to which tokens are copied"
+    )
+    parser.add_argument("--keep-until", type=finite_number, default=0.5, help="noise level to which latents are copied")
     return parser
 
 
@@ -143,10 +146,25 @@ def _base() -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
     parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
+    parser.add_argument("--strength", type=finite_number, default=1.0, help="of the adapter (default 1)")
     parser.add_argument("--steps", type=number_of("steps"), default=28, help="calls of the transformer (default 28)")
     parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     return parser
+
+
+def finite_number(text: str) -> float:
+    """Return a number.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else, or not finite.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"a number such as 0.5, not {text}")
+    return number
 
 
 def view_to_extend(text: str) -> float | tuple[float, float]:

@@ -197,6 +197,7 @@ class PromptsDataset(Dataset[Sample]):
         if not self.rows:
             raise InputError(f"{table} names no image")
         self.photographs = ["mask" in row for row in self.rows]
+        self.captions = [row["caption"] for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -217,7 +218,10 @@ class PromptsDataset(Dataset[Sample]):
         if photograph:
             white = read_panorama(folder / row["mask"])
             if white.shape != pixels.shape:
-                raise InputError(f"{row['mask']} is {white.shape[:2]}, but {row['image']} is {pixels.shape[:2]}")
+                (h, w), (rows, columns) = white.shape[:2], pixels.shape[:2]
+                raise InputError(
+                    f"the mask {row['mask']} is {h} x {w}, but {row['image']} {rows} x {columns}: paint it on the image"
+                )
             mask = prepare_panorama(white, self.height).amin(0) > 0.99
         image = prepare_panorama(pixels, self.height, mirror=mirror, turn=turn).clamp(0, 1)
         return {"image": image, "caption": row["caption"], "mask": mask, "id": Path(row["image"]).stem}

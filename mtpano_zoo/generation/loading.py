@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.util
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +26,9 @@ LICENCES = {
     "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License; an adapter trained on it inherits it",
     "black-forest-labs/FLUX.1-schnell": "Apache-2.0",
 }
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+TEXTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+LARGE = ("transformer", "text_encoder", "text_encoder_2", "vae")
 HASHED = 2**20  # bytes at the end of a file of weights
 NO_BASE = (
     "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
@@ -161,10 +166,7 @@ def _size_and_end(path: Path) -> str:
 def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool, transformer_only: bool) -> Any:
     from diffusers import FluxPipeline, PipelineQuantizationConfig
 
-    folder = Path(base)
-    index = folder / "model_index.json"
-    if folder.exists() and not index.is_file():
-        raise InputError(f"{base} has no model_index.json: pass a folder in the layout of diffusers as base")
+    index = _index_of(base, download)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": not download}
     if quantize != "none":
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -175,26 +177,94 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
             quant_backend=backend, quant_kwargs=bits, components_to_quantize=["transformer", "text_encoder_2"]
         )
     if transformer_only:
-        options |= dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+        options |= dict.fromkeys(("vae", *TEXTS))
     pixels = False
-    if index.is_file():
-        parts = read_json(index)
-        kind = parts.get("_class_name") if isinstance(parts, dict) else None
-        if kind != "FluxPipeline":
-            raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
-        pixels = (parts.get("vae") or [None, None])[1] == "PixelCodec" and not transformer_only
+    if index is not None:
+        pixels = _check_index(base, index, transformer_only) == "PixelCodec" and not transformer_only
+        if quantize == "none":
+            _check_memory(base, index.parent, dtype, ("transformer",) if transformer_only else LARGE)
     try:
         if not pixels:
-            return FluxPipeline.from_pretrained(base, **options)
-        from mtpano_zoo.generation.tiny import PixelCodec
+            pipeline = FluxPipeline.from_pretrained(base, **options)
+        else:
+            from mtpano_zoo.generation.tiny import PixelCodec
 
-        parts = dict(FluxPipeline.from_pretrained(base, vae=None, **options).components)
-        codec = PixelCodec.from_pretrained(folder / "vae", dtype=dtype)
-        return FluxPipeline(**parts | {"vae": codec, "image_encoder": None, "feature_extractor": None})
+            parts = dict(FluxPipeline.from_pretrained(base, vae=None, **options).components)
+            codec = PixelCodec.from_pretrained(Path(base) / "vae", dtype=dtype)
+            pipeline = FluxPipeline(**parts | {"vae": codec, "image_encoder": None, "feature_extractor": None})
     except (OSError, ValueError) as error:
         first = " ".join(str(error).split())[:200]
-        advice = "" if download or folder.exists() else "; --download fetches it, if you have accepted its licence"
-        raise InputError(f"the base {base} cannot be loaded: {first}{advice}") from error
+        raise InputError(f"the base {base} cannot be loaded: {first}") from error
+    missing = [name for name, value in pipeline.transformer.named_parameters() if value.is_meta]
+    if missing:  # diffusers leaves them without values, and says nothing
+        raise InputError(
+            f"the base {base} cannot be loaded: its transformer lacks the weights {missing[0]} and "
+            f"{len(missing) - 1} more: copy the folder again"
+        )
+    return pipeline
+
+
+def _index_of(base: str, download: bool) -> Path | None:
+    """Return the list of what a base consists of; none for a repository that is yet to be downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    index = Path(base) / "model_index.json"
+    if index.is_file():
+        return index
+    if Path(base).exists():
+        raise InputError(f"{base} has no model_index.json: pass a folder in the layout of diffusers as base")
+    try:
+        cached = try_to_load_from_cache(base, "model_index.json")
+    except HFValidationError as error:
+        raise InputError(f"there is no base at {base}: pass a folder in the layout of diffusers") from error
+    if isinstance(cached, str):
+        return Path(cached)
+    if not download:
+        raise InputError(
+            f"the base {base} cannot be loaded: it is no folder, and no repository in the cache of the Hugging Face "
+            "Hub; `mtpano generate --download` fetches one, if you have accepted its licence"
+        )
+    return None
+
+
+def _check_index(base: str, index: Path, transformer_only: bool) -> Any:
+    """Return the class of the autoencoder, after a look at the interface and at what is there."""
+    parts = read_json(index)
+    kind = parts.get("_class_name") if isinstance(parts, dict) else None
+    if kind != "FluxPipeline":
+        raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
+    classes = {name: (parts.get(name) or [None, None])[1] for name in ("transformer", "vae", *TEXTS)}
+    if classes["transformer"] != "FluxTransformer2DModel":
+        raise InputError(f"{base} has a {classes['transformer']}, not the transformer of FLUX.1: take another base")
+    for name in () if transformer_only else ("vae", *TEXTS):
+        # Without a vocabulary, transformers makes up a tokenizer that knows no words, and does not say so.
+        words = not name.startswith("tokenizer") or any((index.parent / name / file).is_file() for file in VOCABULARIES)
+        if classes[name] is None or not words:
+            raise InputError(f"{base} has no {name}: copy the whole folder, or take another base")
+    return classes["vae"]
+
+
+def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[str]) -> None:
+    """See that the weights fit into main memory, through which they go to a GPU too."""
+    import psutil
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    for path in (path for part in parts for path in (folder / part).glob("*.safetensors")):
+        if "." in path.stem:  # another precision of the same
+            continue
+        try:
+            with safe_open(path, "pt") as file:
+                count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except SafetensorError:
+            continue  # diffusers will say so
+    needed, free = count * dtype.itemsize, psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > free:
+        raise InputError(
+            f"the weights of {base} take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB of main memory are "
+            f"free: in 4 bits, by --quantize nf4 on a GPU, they take {count / 2e9:.1f} GB; or take a smaller base"
+        )
 
 
 def _fetched(entry: Entry, download: bool) -> Path:

@@ -16,7 +16,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import add_adapter, save_adapter
 from mtpano_zoo.generation.augment import MaskRule, latent_mask
 from mtpano_zoo.generation.losses import YAWS, FlowLoss
-from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, level_weight
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
@@ -137,6 +137,17 @@ class DiT360Module(LightningModule):
             if strategy._save_distributed_checkpoint:
                 raise InputError(f"{name} would write checkpoints in pieces: set save_distributed_checkpoint to false")
 
+    def on_fit_start(self) -> None:
+        """Look at all texts first: one that is too long would end the training when its turn comes.
+
+        Raises:
+            InputError: If a text is too long.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("train_set", "val_set"):
+            if captions := getattr(getattr(data, name, None), "captions", None):
+                self.base.check_prompts(captions)
+
     def configure_model(self) -> None:
         """Cut up the transformer over the processes, block by block, where the strategy is `ModelParallelStrategy`."""
         mesh = self.device_mesh
@@ -195,7 +206,12 @@ class DiT360Module(LightningModule):
             sigma: Noise levels (B,); drawn, if not given.
             generator: On the CPU, draws both.
         """
-        latents = batch["latents"] if "latents" in batch else self.base.encode(batch["image"], generator=generator)
+        if "latents" in batch:
+            latents = batch["latents"]
+        else:
+            height, width = batch["image"].shape[2:]
+            check_panorama_size(height, width, 2 * self.base.factor)
+            latents = self.base.encode(batch["image"], generator=generator)
         text, pooled = (batch["text"], batch["pooled"]) if "text" in batch else self._embedded(batch["caption"])
         if noise is None:
             noise = torch.randn(latents.shape, generator=generator).to(latents)

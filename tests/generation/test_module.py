@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import golden_dit360 as golden
 import numpy as np
@@ -16,11 +17,17 @@ from safetensors.torch import load_file
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import read_adapter
-from mtpano_zoo.generation.data import CaptionedScenes, PromptsDataset, ScenesWithCaptions, in_epoch
+from mtpano_zoo.generation.data import (
+    CaptionedScenes,
+    PromptsDataModule,
+    PromptsDataset,
+    ScenesWithCaptions,
+    in_epoch,
+)
 from mtpano_zoo.generation.loading import PretrainedFlux, load_generator
 from mtpano_zoo.generation.losses import FlowLoss
 from mtpano_zoo.generation.module import DiT360Module
-from mtpano_zoo.generation.precompute import LatentsDataset
+from mtpano_zoo.generation.precompute import LatentsDataset, precompute
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.generation.tiny import TinyFlux
 
@@ -128,6 +135,23 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         module.terms(batch, epoch=0, angle=60)["total"].backward()
         found.append(module.base.pipeline.transformer.x_embedder.weight.grad)
     torch.testing.assert_close(*found)
+
+
+def test_sizes_and_texts_are_looked_at_before_the_training(tmp_path: Path) -> None:
+    module = DiT360Module(tiny(), rank=2, alpha=2, seam="none")
+    with pytest.raises(InputError, match="not 30 x 60: the nearest is 32 x 64"):
+        module.terms({"image": torch.rand(1, 3, 30, 60), "caption": ["a room"]}, epoch=0, angle=60)
+    path = write_list(tmp_path)
+    path.write_text(path.read_text().replace("a room", "a room " * 2000))
+    module.trainer = SimpleNamespace(datamodule=PromptsDataModule(str(path), height=32))
+    with pytest.raises(InputError, match="has 4001 tokens, of which 32 would be read: shorten it"):
+        module.on_fit_start()
+    with pytest.raises(InputError, match="4001 tokens"):
+        precompute(module.base, path, tmp_path / "latents", height=32, model={})
+    assert not (tmp_path / "latents").exists()
+    module.base.pipeline.tokenizer_2 = None
+    with pytest.raises(InputError, match="take data of LatentsDataModule"):
+        module.on_fit_start()
 
 
 def test_captioned_scenes() -> None:
