@@ -87,7 +87,9 @@ def edit_parser() -> argparse.ArgumentParser:
 
 def refine_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate refine`."""
-    parser = ShortVerbParser("mtpano generate refine", description="Repaint the poles of panoramas.")
+    parser = ShortVerbParser(
+        "mtpano generate refine", description="Repaint the poles of panoramas.", parents=[_placing()]
+    )
     parser.add_argument("folder", type=Path, help="folder of panoramas")
     parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
     parser.add_argument("--prompt", default="", help="what the poles show")
@@ -127,11 +129,8 @@ def precompute_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _base() -> argparse.ArgumentParser:
+def _placing() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
-    parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
-    parser.add_argument("--prefix", help="put before every prompt")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument(
         "--offload",
@@ -139,6 +138,14 @@ def _base() -> argparse.ArgumentParser:
         default="none",
         help="what stays in main memory until it is needed: networks, groups of layers, or single layers",
     )
+    return parser
+
+
+def _base() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, parents=[_placing()])
+    parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
+    parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
+    parser.add_argument("--prefix", help="put before every prompt")
     parser.add_argument("--quantize", choices=("none", "int8", "nf4"), default="none")
     return parser
 
@@ -272,10 +279,15 @@ def _edit(options: argparse.Namespace) -> int:
 
 
 def _refine(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.loading import show_licence
     from mtpano_zoo.generation.polar import load_inpainter, refine_folder
 
-    inpaint = load_inpainter(options.model, options.prompt, options.steps, options.seed, options.download)
-    settings = {name: getattr(options, name) for name in ("model", "prompt", "steps", "seed")}
+    show_licence(options.model)
+    settings = {name: getattr(options, name) for name in ("prompt", "steps", "seed")}
+    inpaint = load_inpainter(
+        options.model, **settings, download=options.download, device=options.device, offload=options.offload
+    )
+    settings["model"] = options.model
     written, there = refine_folder(options.folder, options.out, inpaint, settings)
     print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
     return 0

@@ -18,7 +18,7 @@ from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.download import fetch
 from mtpano_zoo.zoo.entries import Entry, generators
 
-__all__ = ("PretrainedFlux", "describe_base", "licence_of", "load_generator")
+__all__ = ("Offload", "PretrainedFlux", "describe_base", "device_for", "licence_of", "load_generator", "place")
 
 Offload = Literal["none", "model", "group", "sequential"]
 Quantization = Literal["none", "int8", "nf4"]
@@ -71,12 +71,9 @@ def load_generator(
     """
     if base is None:
         raise InputError(NO_BASE)
-    for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantization)):
-        if value not in get_args(known):
-            raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
-    device = torch.device(device)
+    if quantize not in get_args(Quantization):
+        raise InputError(f"quantize is one of {', '.join(get_args(Quantization))}, not {quantize!r}")
+    device = device_for(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
@@ -85,6 +82,35 @@ def load_generator(
     if prefix is None:
         prefix = published.prefix if published else ""
     generator = Generator(pipeline, prefix=prefix)
+    place(generator, device, offload)
+    return generator
+
+
+def device_for(device: str | torch.device | None) -> torch.device:
+    """Return a device that can be used: a GPU where there is one, if none is named.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return torch.device(device)
+
+
+def place(generator: Generator, device: torch.device, offload: Offload) -> None:
+    """Bring the networks of a pipeline to a device, all at once or when they are needed.
+
+    Args:
+        generator: Has the pipeline.
+        device: Where they compute.
+        offload: See `load_generator`.
+
+    Raises:
+        InputError: If the name is unknown, there is nothing to offload from, or the memory is too small.
+    """
+    pipeline = generator.pipeline
+    if offload not in get_args(Offload):
+        raise InputError(f"offload is one of {', '.join(get_args(Offload))}, not {offload!r}")
     if offload == "none":
         with generator.enough_memory():
             pipeline.to(device)
@@ -96,7 +122,6 @@ def load_generator(
         pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
-    return generator
 
 
 class PretrainedFlux(Generator):
@@ -121,6 +146,7 @@ class PretrainedFlux(Generator):
         known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in known:
             raise InputError(f"dtype is one of {', '.join(known)}, not {dtype!r}")
+        show_licence(source, adapter)
         loaded = load_generator(
             source, adapter, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
         )

@@ -317,7 +317,8 @@ class Generator:
             raise InputError(
                 f"the memory of the device is too small ({str(error).split('. ')[0]}): the weights alone take "
                 f"{sum(sizes.values()):.1f} GB, the largest network {max(sizes.values()):.1f} GB, which is what "
-                "--offload model needs; --offload group or sequential needs a few GB, --quantize nf4 a quarter of this"
+                "--offload model needs; --offload group or sequential needs a few GB, and generating "
+                "with --quantize nf4 a quarter of this"
             ) from error
 
 
