@@ -14,7 +14,7 @@ from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
-from mtpano_zoo.text_files import read_json
+from mtpano_zoo.text_files import read_json, read_text
 from mtpano_zoo.zoo.download import fetch
 from mtpano_zoo.zoo.entries import Entry, generators
 
@@ -29,6 +29,7 @@ LICENCES = {
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 TEXTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 LARGE = ("transformer", "text_encoder", "text_encoder_2", "vae")
+PREFIX_FILE = "prompt_prefix.txt"  # beside what was trained
 HASHED = 2**20  # bytes at the end of a file of weights
 NO_BASE = (
     "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
@@ -62,7 +63,7 @@ def load_generator(
             ``sequential`` one layer.
         quantize: Weights of transformer and text encoder in 8 or 4 bits, by bitsandbytes.
         download: Fetch what is not in the cache.
-        prefix: Put before every prompt; that of DiT360 with its published adapter, if not given.
+        prefix: Put before every prompt; that with which the adapter or base was trained, if not given.
         transformer_only: Load neither text encoders nor autoencoder: for training on what was computed before.
 
     Raises:
@@ -80,10 +81,16 @@ def load_generator(
     if adapter is not None:
         load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
     if prefix is None:
-        prefix = published.prefix if published else ""
+        prefix = published.prefix if published else trained_prefix(adapter or base)
     generator = Generator(pipeline, prefix=prefix)
     place(generator, device, offload)
     return generator
+
+
+def trained_prefix(path: str | Path) -> str:
+    """Return what was put before every prompt when an adapter or a base was trained here, by the file beside it."""
+    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / PREFIX_FILE
+    return read_text(file) if file.is_file() else ""
 
 
 def device_for(device: str | torch.device | None) -> torch.device:
@@ -179,6 +186,8 @@ def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any
         path = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(adapter)
         described["adapter"] = digest
+    if prefix := trained_prefix(adapter or base):
+        described["prefix"] = prefix
     return described
 
 

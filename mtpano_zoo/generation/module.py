@@ -15,11 +15,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import add_adapter, save_adapter
 from mtpano_zoo.generation.augment import MaskRule, latent_mask
+from mtpano_zoo.generation.loading import PREFIX_FILE
 from mtpano_zoo.generation.losses import YAWS, FlowLoss
 from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, level_weight
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
+from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 
@@ -267,6 +269,9 @@ class DiT360Module(LightningModule):
         else:
             self.written = folder / "generator"
             self.base.pipeline.save_pretrained(self.written)
+        if self.base.prefix:
+            beside = self.written.parent if self.written.is_file() else self.written
+            write_bytes(beside / PREFIX_FILE, self.base.prefix.encode())
         rank_zero_info(f"What was trained is in {self.written}")
 
     def usage(self, checkpoint: str, config: str) -> str:

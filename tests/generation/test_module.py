@@ -24,7 +24,7 @@ from mtpano_zoo.generation.data import (
     ScenesWithCaptions,
     in_epoch,
 )
-from mtpano_zoo.generation.loading import PretrainedFlux, load_generator
+from mtpano_zoo.generation.loading import PretrainedFlux, describe_base, load_generator
 from mtpano_zoo.generation.losses import FlowLoss
 from mtpano_zoo.generation.module import DiT360Module
 from mtpano_zoo.generation.precompute import LatentsDataset, precompute
@@ -224,7 +224,7 @@ def test_adapter_is_trained_and_used(folder: Path, capsys: pytest.CaptureFixture
     smaller = [
         "--model.base.source=base",
         "--model.base.dtype=float32",
-        "--model.base.prefix=",
+        "--model.base.prefix=a ",
         "--model.rank=2",
         "--model.lr=0.01",
         "--trainer.precision=32-true",
@@ -242,7 +242,10 @@ def test_adapter_is_trained_and_used(folder: Path, capsys: pytest.CaptureFixture
     saved = torch.load("runs/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert saved and all("lora_" in name for name in saved)
     options = {"height": 32, "width": 64, "steps": 1}
-    changed = load_generator("base", adapter, device="cpu").generate("a room", **options)
+    trained = load_generator("base", adapter, device="cpu")
+    assert trained.prefix == "a " and load_generator("base", adapter, device="cpu", prefix="").prefix == ""
+    assert describe_base("base", adapter)["prefix"] == "a " and "prefix" not in describe_base("base", None)
+    changed = trained.generate("a room", **options)
     assert (changed != load_generator("base", device="cpu").generate("a room", **options)).any()
 
 
