@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import latent_mask
 from mtpano_zoo.generation.sampling import Generator, check_panorama_size
-from mtpano_zoo.generation.schedule import shift_for
+from mtpano_zoo.generation.schedule import TRAINED_TOKENS, shift_for
 from mtpano_zoo.generation.seams import wrapped_transformer
 from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns
 
@@ -37,11 +37,11 @@ Predict = Callable[[Tensor, float, float], Tensor]
 
 
 def sigmas_for(scheduler: Any, steps: int, tokens: int) -> Tensor:
-    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens."""
+    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens, at most those of 1024 x 2048."""
     levels = np.linspace(1.0, 1 / steps, steps)
     fresh = type(scheduler).from_config(scheduler.config)
     dynamic = fresh.config.get("use_dynamic_shifting")
-    fresh.set_timesteps(sigmas=levels, mu=shift_for(tokens, fresh.config) if dynamic else None)
+    fresh.set_timesteps(sigmas=levels, mu=shift_for(min(tokens, TRAINED_TOKENS), fresh.config) if dynamic else None)
     sigmas: Tensor = fresh.sigmas
     return sigmas
 

@@ -20,7 +20,7 @@ __all__ = ("Generator", "Length", "check_panorama_size")
 Length = Literal["unpadded", "padded"]
 """Which number of tokens decides the noise levels: that of the panorama, or with the columns that are padded."""
 
-MAX_TOKENS = 512  # that FLUX.1 was trained with
+MAX_TOKENS, MAX_TOKENS_DISTILLED = 512, 256  # that FLUX.1-dev and FLUX.1-schnell were trained with
 
 
 class Generator:
@@ -52,7 +52,8 @@ class Generator:
     @property
     def max_tokens(self) -> int:
         """Tokens of the second text encoder (T5) that a prompt is padded to; longer ones are refused."""
-        return min(MAX_TOKENS, int(self.pipeline.tokenizer_2.model_max_length))
+        guided = self.pipeline.transformer.config.guidance_embeds  # schnell has no guidance
+        return min(MAX_TOKENS if guided else MAX_TOKENS_DISTILLED, int(self.pipeline.tokenizer_2.model_max_length))
 
     @property
     def device(self) -> torch.device:

@@ -168,6 +168,13 @@ def test_without_the_extra(capsys: pytest.CaptureFixture, monkeypatch: pytest.Mo
     assert "needs no_such_package: pip install 'mtpano_zoo[generation]'" in capsys.readouterr().err
 
 
+def test_tokens_that_are_read() -> None:
+    small = TinyFlux(width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1, max_tokens=600)
+    assert small.max_tokens == 256  # as FLUX.1-schnell, it knows no guidance
+    small.pipeline.transformer.register_to_config(guidance_embeds=True)
+    assert small.max_tokens == 512
+
+
 def test_long_prompts_and_other_bases(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(base, tmp_path / "out", "room " * 2000) == 1
     assert "tokens, of which 32 would be read" in capsys.readouterr().out
