@@ -71,6 +71,8 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     if "\nOriginal Traceback" in text:  # torch puts a data worker's traceback into the message
         return text.strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, OSError) and error.strerror and error.filename:  # without its number
+        return f"{error.filename}: {error.strerror}"
     return text
 
 

@@ -230,11 +230,21 @@ def test_tags_that_contradict_each_other_say_so(tmp_path, room, changes):
 @pytest.mark.parametrize(("fov", "offset", "top"), [((360, 90), 0, 32), ((360, 90), 22.5, 16), ((360, 90), -45, 64)])
 def test_without_tags_the_field_of_view_places_a_crop(tmp_path, room, fov, offset, top):
     Image.fromarray(room[top : top + 64]).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="--fov 360x122"):
+    with pytest.raises(InputError, match="--fov 360x90$"):
         load_panorama(tmp_path / "a.png")
     assert load_panorama(tmp_path / "a.png", fov=fov, vertical_offset=offset).window == Window(
         top, 0, 64, 256, 128, 256
     )
+
+
+@pytest.mark.parametrize(("height", "width"), [(45, 80), (64, 64), (80, 60), (9, 640), (63, 120)])
+def test_the_field_of_view_that_is_named_fits_the_image(tmp_path, height, width):
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="--fov ") as caught:
+        load_panorama(tmp_path / "a.png")
+    across, down = map(float, str(caught.value).split("--fov ")[1].split("x"))
+    window = load_panorama(tmp_path / "a.png", fov=(across, down)).window
+    assert window is not None and window.full_width == 2 * window.full_height
 
 
 @pytest.mark.parametrize(("fov", "offset"), [((180, 90), 0), ((400, 90), 0), ((360, 90), 60), ((0, 0), 0)])

@@ -1,4 +1,7 @@
-"""Captions of rendered scenes: how bright it is, windows, doors and furniture of a room, what stands on a street."""
+"""Captions of rendered scenes: how bright it is, windows, doors and furniture of a room, what stands on a street.
+
+If asked for, also the light: it is read from the scene, as an image does not tell evening from a dark room.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ("DARK", "LIGHT", "WORDS", "brightness_of", "count_regions", "describe")
+from mtpano_zoo.scenes import Room
+from mtpano_zoo.scenes.materials import CHANNEL
+
+__all__ = ("DARK", "LIGHT", "LIGHTS", "WORDS", "brightness_of", "count_regions", "describe", "light_of")
 
 NUMBERS = ("", "a", "two", "three", "four", "five", "six")
 FURNITURE = ("sofa", "bookcase", "table", "chair", "board")
@@ -37,22 +43,27 @@ WORDS = (
     "wide",
     "sky",
 )
+LIGHTS = ("daylight", "lamplight", "sunset", "evening", "sunny", "overcast")
+"""What `light_of` says."""
+LOW_SUN = 12.0  # degrees; the sun of an evening is below, that of a day above
+DARK_SKY = 0.3  # emission of what windows show; by day it is twice as much at least
 SMALLEST = 0.002  # of the image; smaller regions are not spoken of
 
 
-def describe(image: Tensor, semseg: Tensor, classes: Sequence[str]) -> str:
+def describe(image: Tensor, semseg: Tensor, classes: Sequence[str], light: str = "") -> str:
     """Describe what a scene shows: "a dark room with two windows and a table", "a street with cars under a wide sky".
 
     Args:
         image: (3, H, W) in [0, 1].
         semseg: Classes (H, W).
         classes: Their names, those of S3DIS or `SCENE_CLASSES`.
+        light: See `light_of`; said at the end.
 
     Example:
         >>> semseg = torch.zeros(8, 16, dtype=torch.int64)
         >>> semseg[2:4, 1:3], semseg[2:4, 6:8], semseg[5:8, 15], semseg[5:8, 0] = 1, 1, 2, 2
-        >>> describe(torch.full((3, 8, 16), 0.2), semseg, ["wall", "window", "sofa"])
-        'a dark room with two windows and a sofa'
+        >>> describe(torch.full((3, 8, 16), 0.2), semseg, ["wall", "window", "sofa"], "evening")
+        'a dark room with two windows and a sofa, evening'
         >>> describe(torch.full((3, 8, 16), 0.6), semseg, ["sky", "vehicle", "road"])
         'a bright street with cars under a wide sky'
     """
@@ -64,7 +75,34 @@ def describe(image: Tensor, semseg: Tensor, classes: Sequence[str]) -> str:
         text += f" with {' and '.join([', '.join(things[:-1]), things[-1]] if things[1:] else things)}"
     if outdoors and not NARROW <= share["sky"] <= WIDE:
         text += f" under a {'wide' if share['sky'] > WIDE else 'narrow'} sky"
-    return text
+    return f"{text}, {light}" if light else text
+
+
+def light_of(scene: Room) -> str:
+    """Return the light of a scene by its own numbers, one of `LIGHTS`, or nothing where it does not follow from them.
+
+    Outdoors it is "evening" under a low sun or none, "overcast" where clouds hide the sun, and else "sunny". Indoors,
+    windows show a dark sky ("evening"), a red horizon ("sunset") or neither ("daylight"). Without windows to look out
+    of, the time is not known, only that lamps are on ("lamplight").
+
+    Example:
+        >>> from mtpano_zoo.scenes import sample_room, sample_street
+        >>> [light_of(sample_room(0, "val", i)) for i in (0, 1, 4)]
+        ['evening', 'daylight', 'sunset']
+        >>> [light_of(sample_street(0, "val", i)) for i in (0, 4, 7)]
+        ['sunny', 'evening', 'overcast']
+    """
+    if scene.sky is not None:
+        if scene.sky.sun[1] > -np.sin(np.radians(LOW_SUN)):  # y points down
+            return "evening"
+        return "sunny" if any(scene.sky.sunlight) else "overcast"
+    panes = scene.materials[scene.materials[:, CHANNEL["sky"]] == 1]
+    if not len(panes):
+        return "lamplight" if len(scene.lights) else ""
+    red, blue, emission = (float(panes[0, CHANNEL[name]]) for name in ("red", "blue", "emission"))
+    if emission < DARK_SKY:
+        return "evening"
+    return "sunset" if red > blue else "daylight"
 
 
 def brightness_of(image: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -9,7 +10,7 @@ from typing import Any, get_args
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, number_of
+from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
 
 __all__ = ("main",)
 
@@ -56,7 +57,7 @@ def generate_parser() -> argparse.ArgumentParser:
         "--batch-size", type=number_of("panoramas"), default=1, help="panoramas that are made at once (default 1)"
     )
     parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
-    parser.add_argument("--guidance", type=float, default=2.8, help="(default 2.8)")
+    parser.add_argument("--guidance", type=finite_number, default=2.8, help="(default 2.8)")
     return parser
 
 
@@ -65,21 +66,30 @@ def edit_parser() -> argparse.ArgumentParser:
     parser = ShortVerbParser(
         "mtpano generate edit", description="Replace what a mask covers by a text's.", parents=[_common()]
     )
-    parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph")
+    parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph or a part of a panorama")
     parser.add_argument("--mask", type=Path, help="image of the same size, white where something new is to be")
     parser.add_argument("--prompt", required=True, help="what the result shows")
-    parser.add_argument("--fov", type=float, help="horizontal field of view of a photograph, in degrees, to extend it")
+    parser.add_argument(
+        "--fov",
+        type=view_to_extend,
+        metavar="W or WxH",
+        help="degrees across of a photograph, or across and down of a part of a panorama, to extend it",
+    )
     parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
     parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png")
-    parser.add_argument("--guidance", type=float, default=3.5, help="(default 3.5)")
-    parser.add_argument("--replace-until", type=float, default=0.5, help="noise level to which tokens are copied")
-    parser.add_argument("--keep-until", type=float, default=0.5, help="noise level to which latents are copied")
+    parser.add_argument("--guidance", type=finite_number, default=3.5, help="(default 3.5)")
+    parser.add_argument(
+        "--replace-until", type=finite_number, default=0.5, help="noise level to which tokens are copied"
+    )
+    parser.add_argument("--keep-until", type=finite_number, default=0.5, help="noise level to which latents are copied")
     return parser
 
 
 def refine_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate refine`."""
-    parser = ShortVerbParser("mtpano generate refine", description="Repaint the poles of panoramas.")
+    parser = ShortVerbParser(
+        "mtpano generate refine", description="Repaint the poles of panoramas.", parents=[_placing()]
+    )
     parser.add_argument("folder", type=Path, help="folder of panoramas")
     parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
     parser.add_argument("--prompt", default="", help="what the poles show")
@@ -119,11 +129,8 @@ def precompute_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _base() -> argparse.ArgumentParser:
+def _placing() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
-    parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
-    parser.add_argument("--prefix", help="put before every prompt")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument(
         "--offload",
@@ -131,6 +138,14 @@ def _base() -> argparse.ArgumentParser:
         default="none",
         help="what stays in main memory until it is needed: networks, groups of layers, or single layers",
     )
+    return parser
+
+
+def _base() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, parents=[_placing()])
+    parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
+    parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
+    parser.add_argument("--prefix", help="put before every prompt")
     parser.add_argument("--quantize", choices=("none", "int8", "nf4"), default="none")
     return parser
 
@@ -138,10 +153,42 @@ def _base() -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
     parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default 1)")
+    parser.add_argument("--strength", type=finite_number, default=1.0, help="of the adapter (default 1)")
     parser.add_argument("--steps", type=number_of("steps"), default=28, help="calls of the transformer (default 28)")
     parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
     return parser
+
+
+def finite_number(text: str) -> float:
+    """Return a number.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else, or not finite.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"a number such as 0.5, not {text}")
+    return number
+
+
+def view_to_extend(text: str) -> float | tuple[float, float]:
+    """Return degrees across, or degrees across and down.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    if "x" in text.lower():
+        return field_of_view(text)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"degrees across of a photograph, such as 75, or across and down of a part of a panorama, such as 360x122, "
+            f"not {text}"
+        ) from error
 
 
 def seed_of_noise(text: str) -> int:
@@ -213,7 +260,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _edit(options: argparse.Namespace) -> int:
-    from mtpano_zoo.generation.editing import edit, read_task
+    from mtpano_zoo.generation.edit_input import read_task
+    from mtpano_zoo.generation.editing import edit
     from mtpano_zoo.image_io import write_png
 
     if options.out.exists():
@@ -231,10 +279,15 @@ def _edit(options: argparse.Namespace) -> int:
 
 
 def _refine(options: argparse.Namespace) -> int:
+    from mtpano_zoo.generation.loading import show_licence
     from mtpano_zoo.generation.polar import load_inpainter, refine_folder
 
-    inpaint = load_inpainter(options.model, options.prompt, options.steps, options.seed, options.download)
-    settings = {name: getattr(options, name) for name in ("model", "prompt", "steps", "seed")}
+    show_licence(options.model)
+    settings = {name: getattr(options, name) for name in ("prompt", "steps", "seed")}
+    inpaint = load_inpainter(
+        options.model, **settings, download=options.download, device=options.device, offload=options.offload
+    )
+    settings["model"] = options.model
     written, there = refine_folder(options.folder, options.out, inpaint, settings)
     print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
     return 0

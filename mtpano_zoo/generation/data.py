@@ -15,7 +15,7 @@ from mtpano_zoo.data.scenes import SceneDataset
 from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import Turns, draw_turn, prepare_panorama
-from mtpano_zoo.generation.captions import describe
+from mtpano_zoo.generation.captions import describe, light_of
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.text_files import read_json_lines
 
@@ -81,11 +81,14 @@ class CaptionedScenes(Dataset[Sample]):
     Args:
         scenes: Such as `RoomsDataset`.
         turned: Whether every look at a scene is from another side.
+        light: Whether texts say the light too, see `light_of`.
     """
 
-    def __init__(self, scenes: SceneDataset, turned: bool = False) -> None:
+    def __init__(self, scenes: SceneDataset, turned: bool = False, light: bool = False) -> None:
         self.scenes = scenes
         self.turned = turned
+        self.light = light
+        self._known: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -93,11 +96,18 @@ class CaptionedScenes(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Render or recall one scene."""
         scene = self.scenes[index]
-        image, caption = scene["image"], describe(scene["image"], scene["semseg"], self.scenes.classes)
+        image = scene["image"]
+        caption = describe(image, scene["semseg"], self.scenes.classes, self._light(index) if self.light else "")
         if self.turned:
             image = image.flip(-1) if torch.rand(()) < 0.5 else image
             image = image.roll(draw_turn(image.shape[-1]), -1)
         return {"image": image, "caption": caption, "id": f"{self.scenes.noun}-{scene['id']}"}
+
+    def _light(self, index: int) -> str:
+        """The light of a scene, which is drawn once for it: that takes longer than to recall what was rendered."""
+        if index not in self._known:
+            self._known[index] = light_of(self.scenes.draw(index % len(self.scenes)))
+        return self._known[index]
 
 
 class ScenesWithCaptions(lightning.LightningDataModule):
@@ -113,6 +123,7 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         num_workers: Processes that render.
         seed: Another seed gives other scenes.
         cache: Keep rendered scenes in memory.
+        light: Texts end with the light: "a room with two windows, evening".
 
     Raises:
         InputError: If the share is not between 0 and 1, or a number does not fit.
@@ -129,6 +140,7 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache: bool = True,
+        light: bool = False,
     ) -> None:
         super().__init__()
         check_batches(batch_size, num_workers)
@@ -141,7 +153,7 @@ class ScenesWithCaptions(lightning.LightningDataModule):
             outside = round(streets * count)
             kinds = ((RoomsDataset, count - outside), (StreetsDataset, outside))
             sets = [kind(split, some, height, width, seed, cache) for kind, some in kinds if some]
-            return ConcatDataset([CaptionedScenes(one, turned=split == "train") for one in sets])
+            return ConcatDataset([CaptionedScenes(one, split == "train", light) for one in sets])
 
         self.train_set = scenes("train", train_count)
         self.val_set = scenes("val", val_count)
@@ -185,6 +197,7 @@ class PromptsDataset(Dataset[Sample]):
         if not self.rows:
             raise InputError(f"{table} names no image")
         self.photographs = ["mask" in row for row in self.rows]
+        self.captions = [row["caption"] for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -205,7 +218,10 @@ class PromptsDataset(Dataset[Sample]):
         if photograph:
             white = read_panorama(folder / row["mask"])
             if white.shape != pixels.shape:
-                raise InputError(f"{row['mask']} is {white.shape[:2]}, but {row['image']} is {pixels.shape[:2]}")
+                (h, w), (rows, columns) = white.shape[:2], pixels.shape[:2]
+                raise InputError(
+                    f"the mask {row['mask']} is {h} x {w}, but {row['image']} {rows} x {columns}: paint it on the image"
+                )
             mask = prepare_panorama(white, self.height).amin(0) > 0.99
         image = prepare_panorama(pixels, self.height, mirror=mirror, turn=turn).clamp(0, 1)
         return {"image": image, "caption": row["caption"], "mask": mask, "id": Path(row["image"]).stem}

@@ -9,29 +9,24 @@ noise.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.augment import latent_mask, place_photo, prepare_panorama
+from mtpano_zoo.generation.augment import latent_mask
 from mtpano_zoo.generation.sampling import Generator, check_panorama_size
-from mtpano_zoo.generation.schedule import shift_for
+from mtpano_zoo.generation.schedule import TRAINED_TOKENS, shift_for
 from mtpano_zoo.generation.seams import wrapped_transformer
 from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns
-from mtpano_zoo.image_io import open_image, read_panorama
-from mtpano_zoo.limits import read_file
 
 __all__ = (
     "consistent_edit",
     "edit",
     "invert",
     "published_edit",
-    "read_task",
     "replaced_tokens",
     "sigmas_for",
     "token_mask",
@@ -42,11 +37,11 @@ Predict = Callable[[Tensor, float, float], Tensor]
 
 
 def sigmas_for(scheduler: Any, steps: int, tokens: int) -> Tensor:
-    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens."""
+    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens, at most those of 1024 x 2048."""
     levels = np.linspace(1.0, 1 / steps, steps)
     fresh = type(scheduler).from_config(scheduler.config)
     dynamic = fresh.config.get("use_dynamic_shifting")
-    fresh.set_timesteps(sigmas=levels, mu=shift_for(tokens, fresh.config) if dynamic else None)
+    fresh.set_timesteps(sigmas=levels, mu=shift_for(min(tokens, TRAINED_TOKENS), fresh.config) if dynamic else None)
     sigmas: Tensor = fresh.sigmas
     return sigmas
 
@@ -333,51 +328,3 @@ def edit(
     )
     made = generator.decode(unpack(tokens[1:], rows, columns))[0].cpu()
     return torch.where(keep, image, made)
-
-
-def read_task(
-    image: str | Path, mask: str | Path | None, fov: float | None, height: int | None
-) -> tuple[Tensor, Tensor]:
-    """Read what `edit` takes: the panorama (3, H, W) in [0, 1], and which of its pixels (H, W) stay.
-
-    Args:
-        image: A panorama, or with `fov` a photograph to be extended.
-        mask: Image of the size of the panorama, white where something new is to be.
-        fov: Horizontal field of view of the photograph in degrees.
-        height: Rows of the result; those of the panorama, or 1024, if not given.
-
-    Raises:
-        InputError: If mask and field of view are both given, or none, or the mask does not fit.
-        OSError: If a file cannot be read.
-    """
-    if height is not None and height < 1:
-        raise InputError(f"a panorama has at least one row, not {height}")
-    if mask is None and fov is not None:
-        photo = torch.from_numpy(read_photo(image)).permute(2, 0, 1).float() / 255
-        return place_photo(photo, sphere.rotation_matrix(), fov, height or 1024)
-    if mask is None or fov is not None:
-        raise InputError("pass --mask for a panorama, or --fov for a photograph, one of them")
-    pixels, white = read_panorama(image), read_photo(mask)
-    height = height or pixels.shape[0]
-    if white.shape != pixels.shape:
-        raise InputError(
-            f"the mask is {white.shape[0]} x {white.shape[1]}, but the panorama {pixels.shape[0]} x {pixels.shape[1]}: "
-            "paint the mask on the panorama"
-        )
-    grey = ((white > 5) & (white < 250)).any(-1)
-    if grey.any():
-        raise InputError(
-            f"{int(grey.sum())} pixels of the mask are grey: it is white where something new is to be, else black"
-        )
-    new = prepare_panorama(white, height).amax(0) > 0.5
-    return prepare_panorama(pixels, height).clamp(0, 1), ~new
-
-
-def read_photo(path: str | Path) -> Any:
-    """Read an image of any shape as (H, W, 3) uint8.
-
-    Raises:
-        InputError: If it is no image.
-        OSError: If it cannot be read.
-    """
-    return np.array(open_image(read_file(path), str(path)).convert("RGB"))

@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.util
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,11 +14,11 @@ from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
-from mtpano_zoo.text_files import read_json
+from mtpano_zoo.text_files import read_json, read_text
 from mtpano_zoo.zoo.download import fetch
 from mtpano_zoo.zoo.entries import Entry, generators
 
-__all__ = ("PretrainedFlux", "describe_base", "licence_of", "load_generator")
+__all__ = ("Offload", "PretrainedFlux", "describe_base", "device_for", "licence_of", "load_generator", "place")
 
 Offload = Literal["none", "model", "group", "sequential"]
 Quantization = Literal["none", "int8", "nf4"]
@@ -24,6 +26,10 @@ LICENCES = {
     "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License; an adapter trained on it inherits it",
     "black-forest-labs/FLUX.1-schnell": "Apache-2.0",
 }
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+TEXTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+LARGE = ("transformer", "text_encoder", "text_encoder_2", "vae")
+PREFIX_FILE = "prompt_prefix.txt"  # beside what was trained
 HASHED = 2**20  # bytes at the end of a file of weights
 NO_BASE = (
     "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
@@ -57,7 +63,7 @@ def load_generator(
             ``sequential`` one layer.
         quantize: Weights of transformer and text encoder in 8 or 4 bits, by bitsandbytes.
         download: Fetch what is not in the cache.
-        prefix: Put before every prompt; that of DiT360 with its published adapter, if not given.
+        prefix: Put before every prompt; that with which the adapter or base was trained, if not given.
         transformer_only: Load neither text encoders nor autoencoder: for training on what was computed before.
 
     Raises:
@@ -66,20 +72,52 @@ def load_generator(
     """
     if base is None:
         raise InputError(NO_BASE)
-    for name, value, known in (("offload", offload, Offload), ("quantize", quantize, Quantization)):
-        if value not in get_args(known):
-            raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
-    device = torch.device(device)
+    if quantize not in get_args(Quantization):
+        raise InputError(f"quantize is one of {', '.join(get_args(Quantization))}, not {quantize!r}")
+    device = device_for(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
     if adapter is not None:
         load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
     if prefix is None:
-        prefix = published.prefix if published else ""
+        prefix = published.prefix if published else trained_prefix(adapter or base)
     generator = Generator(pipeline, prefix=prefix)
+    place(generator, device, offload)
+    return generator
+
+
+def trained_prefix(path: str | Path) -> str:
+    """Return what was put before every prompt when an adapter or a base was trained here, by the file beside it."""
+    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / PREFIX_FILE
+    return read_text(file) if file.is_file() else ""
+
+
+def device_for(device: str | torch.device | None) -> torch.device:
+    """Return a device that can be used: a GPU where there is one, if none is named.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return torch.device(device)
+
+
+def place(generator: Generator, device: torch.device, offload: Offload) -> None:
+    """Bring the networks of a pipeline to a device, all at once or when they are needed.
+
+    Args:
+        generator: Has the pipeline.
+        device: Where they compute.
+        offload: See `load_generator`.
+
+    Raises:
+        InputError: If the name is unknown, there is nothing to offload from, or the memory is too small.
+    """
+    pipeline = generator.pipeline
+    if offload not in get_args(Offload):
+        raise InputError(f"offload is one of {', '.join(get_args(Offload))}, not {offload!r}")
     if offload == "none":
         with generator.enough_memory():
             pipeline.to(device)
@@ -91,7 +129,6 @@ def load_generator(
         pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
-    return generator
 
 
 class PretrainedFlux(Generator):
@@ -116,6 +153,7 @@ class PretrainedFlux(Generator):
         known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in known:
             raise InputError(f"dtype is one of {', '.join(known)}, not {dtype!r}")
+        show_licence(source, adapter)
         loaded = load_generator(
             source, adapter, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
         )
@@ -148,6 +186,8 @@ def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any
         path = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(adapter)
         described["adapter"] = digest
+    if prefix := trained_prefix(adapter or base):
+        described["prefix"] = prefix
     return described
 
 
@@ -161,10 +201,7 @@ def _size_and_end(path: Path) -> str:
 def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool, transformer_only: bool) -> Any:
     from diffusers import FluxPipeline, PipelineQuantizationConfig
 
-    folder = Path(base)
-    index = folder / "model_index.json"
-    if folder.exists() and not index.is_file():
-        raise InputError(f"{base} has no model_index.json: pass a folder in the layout of diffusers as base")
+    index = _index_of(base, download)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": not download}
     if quantize != "none":
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -175,26 +212,94 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
             quant_backend=backend, quant_kwargs=bits, components_to_quantize=["transformer", "text_encoder_2"]
         )
     if transformer_only:
-        options |= dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+        options |= dict.fromkeys(("vae", *TEXTS))
     pixels = False
-    if index.is_file():
-        parts = read_json(index)
-        kind = parts.get("_class_name") if isinstance(parts, dict) else None
-        if kind != "FluxPipeline":
-            raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
-        pixels = (parts.get("vae") or [None, None])[1] == "PixelCodec" and not transformer_only
+    if index is not None:
+        pixels = _check_index(base, index, transformer_only) == "PixelCodec" and not transformer_only
+        if quantize == "none":
+            _check_memory(base, index.parent, dtype, ("transformer",) if transformer_only else LARGE)
     try:
         if not pixels:
-            return FluxPipeline.from_pretrained(base, **options)
-        from mtpano_zoo.generation.tiny import PixelCodec
+            pipeline = FluxPipeline.from_pretrained(base, **options)
+        else:
+            from mtpano_zoo.generation.tiny import PixelCodec
 
-        parts = dict(FluxPipeline.from_pretrained(base, vae=None, **options).components)
-        codec = PixelCodec.from_pretrained(folder / "vae", dtype=dtype)
-        return FluxPipeline(**parts | {"vae": codec, "image_encoder": None, "feature_extractor": None})
+            parts = dict(FluxPipeline.from_pretrained(base, vae=None, **options).components)
+            codec = PixelCodec.from_pretrained(Path(base) / "vae", dtype=dtype)
+            pipeline = FluxPipeline(**parts | {"vae": codec, "image_encoder": None, "feature_extractor": None})
     except (OSError, ValueError) as error:
         first = " ".join(str(error).split())[:200]
-        advice = "" if download or folder.exists() else "; --download fetches it, if you have accepted its licence"
-        raise InputError(f"the base {base} cannot be loaded: {first}{advice}") from error
+        raise InputError(f"the base {base} cannot be loaded: {first}") from error
+    missing = [name for name, value in pipeline.transformer.named_parameters() if value.is_meta]
+    if missing:  # diffusers leaves them without values, and says nothing
+        raise InputError(
+            f"the base {base} cannot be loaded: its transformer lacks the weights {missing[0]} and "
+            f"{len(missing) - 1} more: copy the folder again"
+        )
+    return pipeline
+
+
+def _index_of(base: str, download: bool) -> Path | None:
+    """Return the list of what a base consists of; none for a repository that is yet to be downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    index = Path(base) / "model_index.json"
+    if index.is_file():
+        return index
+    if Path(base).exists():
+        raise InputError(f"{base} has no model_index.json: pass a folder in the layout of diffusers as base")
+    try:
+        cached = try_to_load_from_cache(base, "model_index.json")
+    except HFValidationError as error:
+        raise InputError(f"there is no base at {base}: pass a folder in the layout of diffusers") from error
+    if isinstance(cached, str):
+        return Path(cached)
+    if not download:
+        raise InputError(
+            f"the base {base} cannot be loaded: it is no folder, and no repository in the cache of the Hugging Face "
+            "Hub; `mtpano generate --download` fetches one, if you have accepted its licence"
+        )
+    return None
+
+
+def _check_index(base: str, index: Path, transformer_only: bool) -> Any:
+    """Return the class of the autoencoder, after a look at the interface and at what is there."""
+    parts = read_json(index)
+    kind = parts.get("_class_name") if isinstance(parts, dict) else None
+    if kind != "FluxPipeline":
+        raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
+    classes = {name: (parts.get(name) or [None, None])[1] for name in ("transformer", "vae", *TEXTS)}
+    if classes["transformer"] != "FluxTransformer2DModel":
+        raise InputError(f"{base} has a {classes['transformer']}, not the transformer of FLUX.1: take another base")
+    for name in () if transformer_only else ("vae", *TEXTS):
+        # Without a vocabulary, transformers makes up a tokenizer that knows no words, and does not say so.
+        words = not name.startswith("tokenizer") or any((index.parent / name / file).is_file() for file in VOCABULARIES)
+        if classes[name] is None or not words:
+            raise InputError(f"{base} has no {name}: copy the whole folder, or take another base")
+    return classes["vae"]
+
+
+def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[str]) -> None:
+    """See that the weights fit into main memory, through which they go to a GPU too."""
+    import psutil
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    for path in (path for part in parts for path in (folder / part).glob("*.safetensors")):
+        if "." in path.stem:  # another precision of the same
+            continue
+        try:
+            with safe_open(path, "pt") as file:
+                count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except SafetensorError:
+            continue  # diffusers will say so
+    needed, free = count * dtype.itemsize, psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > free:
+        raise InputError(
+            f"the weights of {base} take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB of main memory are "
+            f"free: in 4 bits, by --quantize nf4 on a GPU, they take {count / 2e9:.1f} GB; or take a smaller base"
+        )
 
 
 def _fetched(entry: Entry, download: bool) -> Path:

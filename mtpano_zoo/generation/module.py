@@ -15,11 +15,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import add_adapter, save_adapter
 from mtpano_zoo.generation.augment import MaskRule, latent_mask
+from mtpano_zoo.generation.loading import PREFIX_FILE
 from mtpano_zoo.generation.losses import YAWS, FlowLoss
-from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, level_weight
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
+from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
 
@@ -137,6 +139,17 @@ class DiT360Module(LightningModule):
             if strategy._save_distributed_checkpoint:
                 raise InputError(f"{name} would write checkpoints in pieces: set save_distributed_checkpoint to false")
 
+    def on_fit_start(self) -> None:
+        """Look at all texts first: one that is too long would end the training when its turn comes.
+
+        Raises:
+            InputError: If a text is too long.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("train_set", "val_set"):
+            if captions := getattr(getattr(data, name, None), "captions", None):
+                self.base.check_prompts(captions)
+
     def configure_model(self) -> None:
         """Cut up the transformer over the processes, block by block, where the strategy is `ModelParallelStrategy`."""
         mesh = self.device_mesh
@@ -195,7 +208,12 @@ class DiT360Module(LightningModule):
             sigma: Noise levels (B,); drawn, if not given.
             generator: On the CPU, draws both.
         """
-        latents = batch["latents"] if "latents" in batch else self.base.encode(batch["image"], generator=generator)
+        if "latents" in batch:
+            latents = batch["latents"]
+        else:
+            height, width = batch["image"].shape[2:]
+            check_panorama_size(height, width, 2 * self.base.factor)
+            latents = self.base.encode(batch["image"], generator=generator)
         text, pooled = (batch["text"], batch["pooled"]) if "text" in batch else self._embedded(batch["caption"])
         if noise is None:
             noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -251,6 +269,9 @@ class DiT360Module(LightningModule):
         else:
             self.written = folder / "generator"
             self.base.pipeline.save_pretrained(self.written)
+        if self.base.prefix:
+            beside = self.written.parent if self.written.is_file() else self.written
+            write_bytes(beside / PREFIX_FILE, self.base.prefix.encode())
         rank_zero_info(f"What was trained is in {self.written}")
 
     def usage(self, checkpoint: str, config: str) -> str:

@@ -5,6 +5,7 @@ resample the others too.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.loading import Offload, device_for, place
 from mtpano_zoo.generation.run import manifest_of, prepare_folder
+from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama, write_png
 
@@ -85,32 +88,55 @@ def refine(panorama: Tensor, inpaint: Inpaint, *, size: int | None = None, seed:
     return torch.where(hole_of_panorama(height, width), back, panorama)
 
 
-def load_inpainter(source: str, prompt: str, steps: int, seed: int, download: bool = False) -> Inpaint:
+def load_inpainter(
+    source: str,
+    prompt: str,
+    steps: int,
+    seed: int,
+    download: bool = False,
+    device: str | None = None,
+    offload: Offload = "none",
+) -> Inpaint:
     """Return an inpainting pipeline of diffusers, by folder or name, as a function of face, hole and seed.
 
-    Raises:
-        InputError: If there is none.
-    """
-    from diffusers import AutoPipelineForInpainting
+    Args:
+        source: A pipeline that takes a mask, such as FLUX.1-Fill, or one that diffusers has an inpainting pipeline for.
+        prompt: What the poles show.
+        steps: Calls of its network.
+        seed: Of the noise.
+        download: Fetch what is not in the cache.
+        device: See `mtpano_zoo.generation.loading.load_generator`.
+        offload: See there.
 
+    Raises:
+        InputError: If there is none, or the memory is too small.
+    """
+    from diffusers import AutoPipelineForInpainting, DiffusionPipeline
+
+    where = device_for(device)
+    dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
     try:
-        pipeline = AutoPipelineForInpainting.from_pretrained(source, local_files_only=not download)
+        pipeline: Any = DiffusionPipeline.from_pretrained(source, local_files_only=not download, dtype=dtype)
+        if "mask_image" not in inspect.signature(type(pipeline).__call__).parameters:
+            pipeline = AutoPipelineForInpainting.from_pipe(pipeline)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source} is no inpainting pipeline of diffusers that is at hand: {reason}") from error
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    painter = Generator(pipeline)
+    place(painter, where, offload)
 
     def inpaint(face: Tensor, hole: Tensor, number: int) -> Tensor:
         side = face.shape[-1]
-        result: Any = pipeline(
-            prompt=prompt,
-            image=Image.fromarray((face * 255).round().byte().permute(1, 2, 0).cpu().numpy()),
-            mask_image=Image.fromarray(hole.byte().mul(255).numpy()),
-            height=side,
-            width=side,
-            num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed + number),
-        ).images[0]
+        with painter.enough_memory():
+            result: Any = pipeline(
+                prompt=prompt,
+                image=Image.fromarray((face * 255).round().byte().permute(1, 2, 0).cpu().numpy()),
+                mask_image=Image.fromarray(hole.byte().mul(255).numpy()),
+                height=side,
+                width=side,
+                num_inference_steps=steps,
+                generator=torch.Generator().manual_seed(seed + number),
+            ).images[0]
         return torch.from_numpy(np.array(result.convert("RGB"))).permute(2, 0, 1).float() / 255
 
     return inpaint

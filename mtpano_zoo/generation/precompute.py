@@ -65,6 +65,7 @@ def precompute(
     if shard_size < 1:
         raise InputError(f"the images per file are at least 1, not {shard_size}")
     data = PromptsDataset(table, height, mirror=0.0, turns=None)
+    generator.check_prompts(data.captions)  # first, as another list needs another folder
     shards = -(-len(data) // shard_size)
     settings = {"height": height, "prefix": generator.prefix, "shard_size": shard_size, "shards": shards}
     digest = hashlib.sha256(table.read_bytes()).hexdigest()

@@ -90,10 +90,14 @@ def read_prompts(path: str | Path) -> list[str]:
     """Read a file with one prompt per line.
 
     Raises:
-        InputError: If a line is empty, or it is no text.
+        InputError: If a line is empty, there is none, or it is no text.
         OSError: If it cannot be read.
     """
     lines = read_lines(path)
+    if not lines[-1]:  # the end of the line before
+        del lines[-1]
+    if not lines:
+        raise InputError(f"{path} is empty: write a prompt per line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise InputError(f"{path}, line {number}: the prompt is empty; remove the line")

@@ -13,13 +13,14 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.schedule import with_length
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_autoencoder, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, unpack
+from mtpano_zoo.limits import check_pixels
 
 __all__ = ("Generator", "Length", "check_panorama_size")
 
 Length = Literal["unpadded", "padded"]
 """Which number of tokens decides the noise levels: that of the panorama, or with the columns that are padded."""
 
-MAX_TOKENS = 512  # that FLUX.1 was trained with
+MAX_TOKENS, MAX_TOKENS_DISTILLED = 512, 256  # that FLUX.1-dev and FLUX.1-schnell were trained with
 
 
 class Generator:
@@ -51,7 +52,8 @@ class Generator:
     @property
     def max_tokens(self) -> int:
         """Tokens of the second text encoder (T5) that a prompt is padded to; longer ones are refused."""
-        return min(MAX_TOKENS, int(self.pipeline.tokenizer_2.model_max_length))
+        guided = self.pipeline.transformer.config.guidance_embeds  # schnell has no guidance
+        return min(MAX_TOKENS if guided else MAX_TOKENS_DISTILLED, int(self.pipeline.tokenizer_2.model_max_length))
 
     @property
     def device(self) -> torch.device:
@@ -212,12 +214,16 @@ class Generator:
             self.pipeline.scheduler = kept
         return unpack(tokens, rows, columns)
 
-    def embed(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Return the text embeddings (B, max_tokens, D) and the pooled ones (B, P) of prompts.
+    def check_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Return prompts behind the prefix, after a look at each: it is not empty, and would be read to its end.
 
         Raises:
-            InputError: If a prompt is empty or too long.
+            InputError: If one is empty or too long, or there is no text encoder.
         """
+        if self.pipeline.tokenizer_2 is None:
+            raise InputError(
+                "the base has been loaded without its text encoders (transformer_only): take data of LatentsDataModule"
+            )
         whole = [self.prefix + prompt.strip() for prompt in prompts]
         for prompt, text in zip(prompts, whole, strict=True):
             if not prompt.strip():
@@ -228,6 +234,15 @@ class Generator:
                     f"the prompt that begins with {text[:40]!r} has {count} tokens, of which {self.max_tokens} "
                     "would be read: shorten it"
                 )
+        return whole
+
+    def embed(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the text embeddings (B, max_tokens, D) and the pooled ones (B, P) of prompts.
+
+        Raises:
+            InputError: If `check_prompts` would raise it.
+        """
+        whole = self.check_prompts(prompts)
         text, pooled, _ = self.pipeline.encode_prompt(whole, None, max_sequence_length=self.max_tokens)
         return text, pooled
 
@@ -260,7 +275,7 @@ class Generator:
                 and cut off the image, in place of wrapping each convolution.
 
         Raises:
-            InputError: If the memory is too small.
+            InputError: If the memory is too small, or a value is not finite.
         """
         vae = self.pipeline.vae
         latents = latents / vae.config.scaling_factor + vae.config.shift_factor
@@ -273,6 +288,11 @@ class Generator:
             image: Tensor = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0]
         if tiled_border:
             image = image[..., tiled_border * self.factor : -tiled_border * self.factor]
+        if not image.isfinite().all():
+            raise InputError(
+                "the panorama has values that are not finite: the weights of base or adapter are damaged, or a number "
+                "such as --strength or --guidance is too large"
+            )
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     def memory(self) -> dict[str, float]:
@@ -291,12 +311,15 @@ class Generator:
         """
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # main memory has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             sizes = self.memory()
             raise InputError(
                 f"the memory of the device is too small ({str(error).split('. ')[0]}): the weights alone take "
                 f"{sum(sizes.values()):.1f} GB, the largest network {max(sizes.values()):.1f} GB, which is what "
-                "--offload model needs; --offload group or sequential needs a few GB, --quantize nf4 a quarter of this"
+                "--offload model needs; --offload group or sequential needs a few GB, and generating "
+                "with --quantize nf4 a quarter of this"
             ) from error
 
 
@@ -309,4 +332,9 @@ def check_panorama_size(height: int, width: int, multiple: int) -> None:
     if width != 2 * height:
         raise InputError(f"a panorama is twice as wide as high, not {height} x {width}")
     if height < multiple or height % multiple:
-        raise InputError(f"height and width are multiples of {multiple}, not {height} x {width}")
+        nearest = max(1, round(height / multiple)) * multiple
+        raise InputError(
+            f"height and width are multiples of {multiple}, not {height} x {width}: the nearest is {nearest} x "
+            f"{2 * nearest}"
+        )
+    check_pixels(height, width, "the panorama")

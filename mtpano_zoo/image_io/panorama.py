@@ -59,11 +59,11 @@ class Panorama:
     pose: Pose | None = None
 
 
-def check_panorama_size(height: int, width: int, name: str) -> None:
+def check_panorama_size(height: int, width: int, name: str, advice: str = "export it as equirectangular 2:1") -> None:
     """Accept sizes that are 2:1 within 1 %.
 
     Raises:
-        InputError: If the size is not that of a full panorama; `name` opens the message.
+        InputError: If the size is not that of a full panorama; `name` opens the message, and `advice` ends it.
 
     Example:
         >>> check_panorama_size(512, 1024, "room.jpg")
@@ -74,8 +74,14 @@ def check_panorama_size(height: int, width: int, name: str) -> None:
     if height < 1 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
         raise InputError(
             f"{name} is {width} x {height} pixels, but a full 360 x 180 degree panorama is twice as wide as high: "
-            "export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov 360x122"
+            f"{advice}"
         )
+
+
+def _example_view(height: int, width: int) -> str:
+    """Return degrees across and down that fit the shape of an image; wide ones are taken to go all the way round."""
+    degrees = (360 if width >= 2 * height else 120) / max(height, width, 1)  # per pixel
+    return f"{width * degrees:.3g}x{height * degrees:.3g}"
 
 
 def load_panorama(
@@ -106,15 +112,17 @@ def load_panorama(
         FileNotFoundError: If there is no such file.
         InputError: If it is not an image, truncated, too large, not a panorama, or its tags contradict each other.
     """
-    path = Path(path)
+    decoded = _read(Path(path), max_pixels)
+    return _placed_on_sphere(decoded, str(path), fov, vertical_offset, eye, ignore_tags, force, max_pixels)
+
+
+def _read(path: Path, max_pixels: int | None) -> Decoded:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not an image")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    name = str(path)
     limit = max(max_bytes(BYTES_ON_DISK), BYTES_ON_DISK * (max_pixels or 0))
-    decoded = decode_image(read_file(path, limit), name, max_pixels)
-    return _placed_on_sphere(decoded, name, fov, vertical_offset, eye, ignore_tags, force, max_pixels)
+    return decode_image(read_file(path, limit), str(path), max_pixels)
 
 
 def panorama_of_pixels(pixels: NDArray[np.uint8], name: str, **reading: Unpack[Reading]) -> Panorama:
@@ -144,7 +152,8 @@ def _placed_on_sphere(
     max_pixels: int | None = None,
 ) -> Panorama:
     if vertical_offset and fov is None:
-        raise InputError("a vertical offset needs the field of view, as in --fov 360x122")
+        example = _example_view(*decoded.pixels.shape[:2])
+        raise InputError(f"a vertical offset needs the field of view, as in --fov {example}")
     if eye is not None:
         decoded = decoded._replace(pixels=_one_eye(decoded.pixels, eye, name), seen=None, xmp="")
     height, width = decoded.pixels.shape[:2]
@@ -159,13 +168,15 @@ def _placed_on_sphere(
 
 def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
     height, width = pixels.shape[:2]
+    view = _example_view(height, width)
     if height > 1 and width in (height, 4 * height):
         side = "one above the other" if width == height else "side by side"
         raise InputError(
             f"{name} is {width} x {height} pixels, but a panorama is twice as wide as high: of a stereo pair, {side}, "
-            "take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov 360x122"
+            f"take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov {view}"
         )
-    check_panorama_size(height, width, name)
+    advice = f"export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov {view}"
+    check_panorama_size(height, width, name, advice)
     if not force and (doubt := doubt_about(pixels)):
         raise InputError(f"{name} is 2:1 but {doubt}, or use it as it is with --force")
 
@@ -198,13 +209,13 @@ def _on_sphere(decoded: Decoded, tags: GPano, name: str, max_pixels: int | None)
 def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Read an image file as `load_panorama` does, and return its pixels on the full sphere, RGB (H, W, 3).
 
-    Nothing is asked about what a 2:1 image shows: this is for data sets.
+    Nothing is asked about what a 2:1 image shows, and nothing can be said about others: this is for data sets.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If `load_panorama` would raise it.
+        InputError: If it is not an image, truncated, too large, not 2:1, or its tags contradict each other.
     """
-    return load_panorama(path, force=True, max_pixels=max_pixels).pixels
+    return _whole(_read(Path(path), max_pixels), str(path), max_pixels).pixels
 
 
 def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
@@ -232,8 +243,12 @@ def panorama_from_pil(image: Image.Image) -> Panorama:
         decoded = decode_pil(image)
     except InputError as error:
         raise InputError(f"the image {error}") from error
+    return _whole(decoded, "the image", None)
+
+
+def _whole(decoded: Decoded, name: str, max_pixels: int | None) -> Panorama:
     height, width = decoded.pixels.shape[:2]
-    tags = read_gpano(decoded.xmp, height, width, "the image") or GPano(None, None)
+    tags = read_gpano(decoded.xmp, height, width, name) or GPano(None, None)
     if tags.window is None:
-        check_panorama_size(height, width, "the image")
-    return _on_sphere(decoded, tags, "the image", None)
+        check_panorama_size(height, width, name)
+    return _on_sphere(decoded, tags, name, max_pixels)

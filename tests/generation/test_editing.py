@@ -56,6 +56,8 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 def test_levels_masks_and_padding(stored: dict[str, torch.Tensor], sigmas: torch.Tensor) -> None:
     torch.testing.assert_close(sigmas, stored["sigmas"], atol=1e-6, rtol=0)
     assert torch.equal(padded_image(), stored["image_latents_padded"])
+    large = [sigmas_for(golden.scheduler(), 6, tokens) for tokens in (64 * 128, 128 * 256)]
+    assert torch.equal(*large) and large[0][1] > sigmas[1]
     for name, wrap in (("mask_replicate", False), ("mask_circular", True)):
         assert torch.equal(token_mask(stored["in/mask"], COLUMNS, 1, wrap), stored[name])
 

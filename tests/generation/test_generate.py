@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,9 +118,12 @@ def test_prompts(tmp_path: Path) -> None:
     assert expand("a {place}", words, 8, 0)[:3] == expand("a {place}", words, 3, 0)
     assert len(set(expand("a {place}", words, 30, 0))) == 3
     path = tmp_path / "prompts.txt"
-    path.write_text("a room\n\na hall\n")
-    with pytest.raises(InputError, match="line 2: the prompt is empty"):
-        read_prompts(path)
+    path.write_text("a room\na hall\n")
+    assert read_prompts(path) == ["a room", "a hall"]
+    for content, sentence in (("a room\n\na hall\n", "line 2: the prompt is empty"), ("", "is empty: write a prompt")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=sentence):
+            read_prompts(path)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,13 @@ def test_prompts(tmp_path: Path) -> None:
     [
         (["a room"], "no base is given"),
         (["a room", "--base", "nowhere/at-all"], "cannot be loaded"),
-        (["a room", "--base", "BASE", "--height", "30"], "multiples of 4"),
+        (["a room", "--base", "BASE", "--height", "30"], "multiples of 4, not 30 x 60: the nearest is 32 x 64"),
+        (
+            ["a room", "--base", "BASE", "--height", "100000000"],
+            "the panorama is 200000000 x 100000000 pixels, more than",
+        ),
+        (["a room", "--base", "BASE", "--guidance", "nan"], "a number such as 0.5, not nan"),
+        (["--prompts", "nowhere.txt", "--base", "BASE"], "nowhere.txt: No such file"),
         ([" ", "--base", "BASE"], "prompt number 1 is empty"),
         (["--base", "BASE"], "nothing to generate"),
         (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "there is none: leave it out"),
@@ -157,6 +168,13 @@ def test_without_the_extra(capsys: pytest.CaptureFixture, monkeypatch: pytest.Mo
     assert "needs no_such_package: pip install 'mtpano_zoo[generation]'" in capsys.readouterr().err
 
 
+def test_tokens_that_are_read() -> None:
+    small = TinyFlux(width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1, max_tokens=600)
+    assert small.max_tokens == 256  # as FLUX.1-schnell, it knows no guidance
+    small.pipeline.transformer.register_to_config(guidance_embeds=True)
+    assert small.max_tokens == 512
+
+
 def test_long_prompts_and_other_bases(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(base, tmp_path / "out", "room " * 2000) == 1
     assert "tokens, of which 32 would be read" in capsys.readouterr().out
@@ -168,6 +186,32 @@ def test_long_prompts_and_other_bases(base: Path, tmp_path: Path, capsys: pytest
     assert "is a Flux2Pipeline, not a FluxPipeline" in capsys.readouterr().err
 
 
+def deeper(folder: Path) -> None:
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 2}))
+
+
+def renamed(folder: Path) -> None:
+    path = folder / "model_index.json"
+    path.write_text(path.read_text().replace("FluxTransformer2DModel", "Flux2Transformer2DModel"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda folder: shutil.rmtree(folder / "tokenizer_2"), "has no tokenizer_2: copy the whole folder"),
+        (deeper, r"lacks the weights transformer_blocks\.1.* and \d+ more: copy the folder again"),
+        (renamed, r"has a Flux2Transformer2DModel, not the transformer of FLUX\.1"),
+        (lambda folder: (folder / "model_index.json").unlink(), "has no model_index.json"),
+    ],
+)
+def test_bases_that_are_not_whole(base: Path, tmp_path: Path, change: Callable[[Path], None], sentence: str) -> None:
+    shutil.copytree(base, tmp_path / "other")
+    change(tmp_path / "other")
+    with pytest.raises(InputError, match=sentence):
+        load_generator(tmp_path / "other", device="cpu")
+
+
 def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), np.uint8)
     mask = np.zeros((32, 64, 3), np.uint8)
@@ -177,6 +221,7 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
         ("mask", mask),
         ("small", mask[:16]),
         ("grey", mask // 2),
+        ("black", 0 * mask),
         ("photo", pixels[:, :32]),
     ):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
@@ -205,7 +250,11 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     for arguments, sentence in (
         (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama 32 x 64"),
         (["--mask", str(tmp_path / "grey.png")], "of the mask are grey"),
-        ([], "pass --mask for a panorama, or --fov"),
+        (["--mask", str(tmp_path / "black.png")], "is black, so nothing would change"),
+        (["--mask", str(tmp_path / "mask.png"), "--fov", "90"], "not both"),
+        ([], "pass --mask with an image of the size of"),
+        (["--fov", "wide"], "degrees across of a photograph, such as 75"),
+        (["--fov", "60x60"], "choose another field of view"),
     ):
         assert edit("room", "other.png", *arguments) == 1
         assert sentence in capsys.readouterr().err
@@ -267,9 +316,27 @@ def test_too_little_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator.pipeline.transformer, "forward", full)
     with pytest.raises(InputError, match=r"the weights alone take .* --offload model needs"):
         generator.generate("a room", height=32, width=64, steps=1)
+    for text, error in (("DefaultCPUAllocator: can't allocate memory", InputError), ("another bug", RuntimeError)):
+        with pytest.raises(error), generator.enough_memory():
+            raise RuntimeError(text)
     monkeypatch.setattr(type(generator.pipeline), "to", full)
     with pytest.raises(InputError, match="the weights alone take"):
         load_generator(base, device="cpu")
+    count = sum(value.numel() for path in base.rglob("*.safetensors") for value in load_file(path).values())
+    monkeypatch.setattr("psutil.swap_memory", lambda: SimpleNamespace(free=0))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=4 * count - 1))
+    with pytest.raises(InputError, match=r"take .* GB in torch.float32, and .* GB of main memory are free: in 4 bits"):
+        load_generator(base, device="cpu")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=4 * count))
+    with pytest.raises(InputError, match="the weights alone take"):  # they are read
+        load_generator(base, device="cpu")
+
+
+def test_damaged_weights_make_no_panorama(base: Path, tmp_path: Path) -> None:
+    generator = load_generator(base, device="cpu")
+    generator.pipeline.transformer.x_embedder.weight.requires_grad_(False)[0, 0] = torch.nan
+    with pytest.raises(InputError, match="values that are not finite"):
+        generator.generate("a room", height=32, width=64, steps=1)
 
 
 class Stub:

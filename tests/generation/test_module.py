@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import golden_dit360 as golden
 import numpy as np
 import pytest
 import torch
-import yaml
 from diffusers import FluxPipeline
 from golden_dit360 import filled
 from PIL import Image
@@ -17,15 +17,19 @@ from safetensors.torch import load_file
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import read_adapter
-from mtpano_zoo.generation.captions import WORDS
-from mtpano_zoo.generation.data import CaptionedScenes, PromptsDataset, ScenesWithCaptions, in_epoch
-from mtpano_zoo.generation.loading import PretrainedFlux, load_generator
+from mtpano_zoo.generation.data import (
+    CaptionedScenes,
+    PromptsDataModule,
+    PromptsDataset,
+    ScenesWithCaptions,
+    in_epoch,
+)
+from mtpano_zoo.generation.loading import PretrainedFlux, describe_base, load_generator
 from mtpano_zoo.generation.losses import FlowLoss
 from mtpano_zoo.generation.module import DiT360Module
-from mtpano_zoo.generation.precompute import LatentsDataset
+from mtpano_zoo.generation.precompute import LatentsDataset, precompute
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.generation.tiny import TinyFlux
-from mtpano_zoo.resources import shipped
 
 SHAPE = (2, 16, 8, 16)
 TABLES = json.loads((golden.FOLDER / "training.json").read_text())
@@ -133,6 +137,23 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     torch.testing.assert_close(*found)
 
 
+def test_sizes_and_texts_are_looked_at_before_the_training(tmp_path: Path) -> None:
+    module = DiT360Module(tiny(), rank=2, alpha=2, seam="none")
+    with pytest.raises(InputError, match="not 30 x 60: the nearest is 32 x 64"):
+        module.terms({"image": torch.rand(1, 3, 30, 60), "caption": ["a room"]}, epoch=0, angle=60)
+    path = write_list(tmp_path)
+    path.write_text(path.read_text().replace("a room", "a room " * 2000))
+    module.trainer = SimpleNamespace(datamodule=PromptsDataModule(str(path), height=32))
+    with pytest.raises(InputError, match="has 4001 tokens, of which 32 would be read: shorten it"):
+        module.on_fit_start()
+    with pytest.raises(InputError, match="4001 tokens"):
+        precompute(module.base, path, tmp_path / "latents", height=32, model={})
+    assert not (tmp_path / "latents").exists()
+    module.base.pipeline.tokenizer_2 = None
+    with pytest.raises(InputError, match="take data of LatentsDataModule"):
+        module.on_fit_start()
+
+
 def test_captioned_scenes() -> None:
     data = ScenesWithCaptions(height=16, width=32, train_count=4, val_count=1, streets=0.5, batch_size=2)
     batch = next(iter(data.train_dataloader()))
@@ -154,11 +175,6 @@ def test_photographs_join_as_published() -> None:
     assert in_epoch(photographs, "all", 0) == list(range(19))
     assert in_epoch([True, True], "published", 0) == [0, 1]  # no panoramas to begin with
     assert len({tuple(in_epoch(photographs, "published", epoch)) for epoch in range(5, 15)}) > 3  # drawn anew
-
-
-def test_the_small_generator_knows_the_words_of_the_captions() -> None:
-    config = yaml.safe_load(shipped("configs/dit360/rooms-tiny.yaml").read_text())
-    assert sorted(config["model"]["init_args"]["base"]["init_args"]["words"]) == sorted(WORDS)
 
 
 def write_list(folder: Path, masks: bool = False) -> Path:
@@ -208,7 +224,7 @@ def test_adapter_is_trained_and_used(folder: Path, capsys: pytest.CaptureFixture
     smaller = [
         "--model.base.source=base",
         "--model.base.dtype=float32",
-        "--model.base.prefix=",
+        "--model.base.prefix=a ",
         "--model.rank=2",
         "--model.lr=0.01",
         "--trainer.precision=32-true",
@@ -226,7 +242,10 @@ def test_adapter_is_trained_and_used(folder: Path, capsys: pytest.CaptureFixture
     saved = torch.load("runs/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert saved and all("lora_" in name for name in saved)
     options = {"height": 32, "width": 64, "steps": 1}
-    changed = load_generator("base", adapter, device="cpu").generate("a room", **options)
+    trained = load_generator("base", adapter, device="cpu")
+    assert trained.prefix == "a " and load_generator("base", adapter, device="cpu", prefix="").prefix == ""
+    assert describe_base("base", adapter)["prefix"] == "a " and "prefix" not in describe_base("base", None)
+    changed = trained.generate("a room", **options)
     assert (changed != load_generator("base", device="cpu").generate("a room", **options)).any()
 
 
@@ -274,7 +293,8 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
     assert Path("runs/version_0/adapter/adapter_model.safetensors").is_file()
 
 
-def test_small_generator_is_trained_and_used(folder: Path) -> None:
+@pytest.mark.parametrize("configs", [["rooms-tiny.yaml"], ["rooms-tiny.yaml", "rooms-tiny-light.yaml"]])
+def test_small_generator_is_trained_and_used(folder: Path, configs: list[str]) -> None:
     smaller = [
         "--trainer.max_steps=2",
         "--trainer.val_check_interval=1",
@@ -287,7 +307,8 @@ def test_small_generator_is_trained_and_used(folder: Path) -> None:
         "--data.val_count=2",
         "--data.batch_size=2",
     ]
-    assert main(["fit", "--config", "dit360/rooms-tiny.yaml", *smaller, *FAST]) == 0
+    named = [argument for config in configs for argument in ("--config", f"dit360/{config}")]
+    assert main(["fit", *named, *smaller, *FAST]) == 0
     base = Path("runs/version_0/generator")
     assert load_file(base / "transformer" / "diffusion_pytorch_model.safetensors")
     assert main(["generate", "a room", "--base", str(base), "--height", "32", "--steps", "1", "--out", "made"]) == 0

@@ -6,11 +6,14 @@ import golden_dit360 as golden
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxFillPipeline, FluxTransformer2DModel
 from golden_dit360 import filled
 from PIL import Image
 
+from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.polar import hole_of_face, hole_of_panorama, polar_faces, refine, refine_folder
+from mtpano_zoo.generation.tiny import TinyFlux
 
 SIZE = 16
 
@@ -78,3 +81,25 @@ def test_faces_have_a_side_that_models_take(height: int, side: int) -> None:
     panorama = torch.rand(3, height, 2 * height)
     assert refine(panorama, inpaint).shape == panorama.shape
     assert sides == [(side, side)] * 2
+
+
+def test_the_pipeline_that_fills_faces_as_published(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """FLUX.1-Fill: its transformer sees noise, the rest of the image, and the mask; `AutoPipeline` does not know it."""
+    small = TinyFlux(width=32, double_blocks=1, single_blocks=1, text_width=32, text_layers=1, max_tokens=8).pipeline
+    texts = {name: small.components[name] for name in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")}
+    sizes = golden.FLUX | {"in_channels": 384, "out_channels": 64, "num_layers": 1, "num_single_layers": 1}
+    torch.manual_seed(0)
+    parts = {"transformer": FluxTransformer2DModel(**sizes), "vae": golden.autoencoder()}
+    FluxFillPipeline(**parts, **texts, scheduler=golden.scheduler()).save_pretrained(tmp_path / "fill")
+    (tmp_path / "made").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "made" / "a.png")
+    out = tmp_path / "refined"
+    arguments = ["generate", "refine", str(tmp_path / "made"), "--model", str(tmp_path / "fill"), "--steps", "1"]
+    assert main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
+    found, hole = np.array(Image.open(next(out.glob("*.png")))), hole_of_panorama(64, 128).numpy()
+    assert (found[~hole] == pixels[~hole]).all()
+    assert (found[hole] != pixels[hole]).any(-1).mean() > 0.9
+    assert "licence unknown" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(out), "--device", "cpu", "--offload", "model"]) == 1
+    assert "there is none: leave it out" in capsys.readouterr().err
