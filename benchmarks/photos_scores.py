@@ -1,8 +1,9 @@
 """Scores of networks on held-out homes and streets and on real scenes, upright and tilted, as they are and levelled.
 
 These are the figures of the card of `mtpano-small.photos`. Everything goes through `predict`; labels are 256 x 512,
-pixels of all images are pooled, and a network scores only what it has. Classes are compared for networks that have all
-of the scenes' classes. Homes and streets have cameras that lean by up to ten degrees. Run:
+pixels of all images are pooled, and a network scores only what it has. Distances are compared where the network gives
+one; "no depth" is the share of the labelled pixels where it calls them far. Classes are compared for networks that have
+all of the scenes' classes. Homes and streets have cameras that lean by up to ten degrees. Run:
 ``python benchmarks/photos_scores.py mtpano-small.photos mtpano-small.rooms --threed60 FOLDER``.
 """
 
@@ -18,17 +19,20 @@ from mtpano_zoo import load_model
 from mtpano_zoo.data import HomesDataset, StreetsDataset
 from mtpano_zoo.data.augmentation import rotate_sample
 from mtpano_zoo.data.threed60 import Part
+from mtpano_zoo.losses.validity import valid_depth
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics, ValidMetrics
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 from mtpano_zoo.sphere import rotation_matrix
 
 TILTS = (0, 5, 10, 20, 30)  # degrees
+MAX_DEPTH = 1e4  # metres
 COLUMNS = {
     "AbsRel": "depth/AbsRel",
     "aligned": "aligned/AbsRel/median_aligned",
     "delta1": "depth/delta1",
     "aligned delta1": "aligned/delta1/median_aligned",
+    "no depth": "no depth",
     "normals, mean": "normals/mean",
     "median": "normals/median",
     "mIoU": "semseg/mIoU",
@@ -62,21 +66,26 @@ def real(root: str, parts: Sequence[Part], tilt: float) -> Callable[[], Iterable
 def score(network: nn.Module, samples: Iterable[Sample], level: bool) -> dict[str, float]:
     """All columns of the table that the labels and the network allow."""
     metrics: dict[str, Any] = {
-        "depth": DepthMetrics(max_depth=1e4),
-        "aligned": DepthMetrics(max_depth=1e4, alignment="median"),
+        "depth": DepthMetrics(max_depth=MAX_DEPTH),
+        "aligned": DepthMetrics(max_depth=MAX_DEPTH, alignment="median"),
         "normals": NormalsMetrics(),
         "semseg": SemsegMetrics(SCENE_CLASSES),
         "valid": ValidMetrics(),
     }
+    silent = total = 0
     for sample in samples:
         prediction = predict(network, sample["image"], level=level)
         if not isinstance(prediction, Prediction):
             raise TypeError("one image has one prediction")
-        depth = torch.from_numpy(prediction.depth).masked_fill(torch.from_numpy(prediction.depth) == 0, torch.nan)
-        for name in ("depth", "aligned"):
-            metrics[name].update(depth[None, None], sample["depth"][None])
-        normals = torch.from_numpy(prediction.normals).permute(2, 0, 1)
-        metrics["normals"].update(normals[None], sample["normals"][None])
+        if prediction.depth is not None:
+            depth, target = torch.from_numpy(prediction.depth)[None], sample["depth"][None]
+            for name in ("depth", "aligned"):
+                metrics[name].update(depth, target, depth > 0)
+            labelled = valid_depth(target, 1e-3, MAX_DEPTH)
+            silent, total = silent + int((labelled & (depth == 0)).sum()), total + int(labelled.sum())
+        if prediction.normals is not None:
+            normals = torch.from_numpy(prediction.normals).permute(2, 0, 1)
+            metrics["normals"].update(normals[None], sample["normals"][None])
         if "semseg" in sample and prediction.classes == SCENE_CLASSES:
             metrics["semseg"].update(torch.from_numpy(prediction.semseg)[None].long(), sample["semseg"][None])
         if "far" in sample and prediction.valid is not None:
@@ -85,6 +94,7 @@ def score(network: nn.Module, samples: Iterable[Sample], level: bool) -> dict[st
     found = {
         f"{name}/{key}": value for name, m in metrics.items() if m.update_called for key, value in m.compute().items()
     }
+    found |= {"no depth": torch.tensor(silent / total)} if total else {}
     return {column: float(found[key]) for column, key in COLUMNS.items() if key in found}
 
 

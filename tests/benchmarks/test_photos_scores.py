@@ -33,8 +33,20 @@ def test_who_knows_the_truth_has_the_scores_of_the_truth(benchmark):
     assert found["AbsRel"] == pytest.approx(0.1, abs=1e-4)
     assert found["aligned"] == pytest.approx(0, abs=1e-4)
     assert found["normals, mean"] == pytest.approx(0, abs=0.1)
+    assert found["no depth"] == 0
     for column in ("delta1", "mIoU", "sky IoU", "far IoU"):
         assert found[column] == 1, column
+
+
+def test_distances_count_where_they_are_given_and_the_others_are_counted(benchmark):
+    sample = StreetsDataset("test", 1, 32, 64)[0]
+    oracle = Oracle(sample)
+    known = int((sample["depth"] > 0).sum())
+    sample["far"] = sample["far"].clone()
+    sample["far"][-1] = True  # it calls the lowest row, which is ground, far
+    found = benchmark.score(oracle, [sample | {"far": torch.zeros_like(sample["far"])}], level=False)
+    assert found["AbsRel"] == pytest.approx(0.1, abs=1e-4) and found["delta1"] == 1
+    assert found["no depth"] == pytest.approx(64 / known)
 
 
 def test_a_tilt_turns_image_and_labels_alike(benchmark, tmp_path, monkeypatch):
