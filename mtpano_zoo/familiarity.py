@@ -4,7 +4,6 @@ Outputs do not tell: a network that only knows rooms is as sure of a street as o
 encoder do, to a degree: their means over the sphere are compared, channel by channel, with those of training images.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,15 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
 
-__all__ = ("check_familiarity", "doubts", "fit_familiarity", "mean_features", "seam_jump", "strangeness")
+__all__ = ("SEAM_SIZE", "check_familiarity", "doubts", "fit_familiarity", "mean_features", "seam_jump", "strangeness")
 
 SIZE = (128, 256)  # what is strange in a picture is seen in a small one, for a tenth of the time
-SEAM_LIMIT = 5.0  # stitched panoramas stay below 2, views of a part of the sphere are at 8 and more
+SEAM_SIZE = (256, 512)  # at which jumps are compared with the limit: the larger a picture, the larger they are
+SEAM_LIMIT = 5.0  # stitched panoramas stay below 4, most views of a part of the sphere are at 8 and more
 FLAT = 1e-3  # a quarter of a grey level: an image of one colour has no jumps
 MARGIN = 1.05  # between the strangest of the held-out images and the limit
+LARGEST = 1e9  # of a number in a card: float32 computes with it
+SMALLEST = 1e-6  # spread of a channel, of which the network makes nothing
 
 
 def seam_jump(image: Tensor) -> float:
@@ -54,8 +56,9 @@ def mean_features(network: nn.Module, images: Tensor) -> Tensor:
     encoder = None if part is None else network.get_submodule(part)
     if not isinstance(encoder, Encoder):
         raise InputError(f"{type(network).__name__} has no Encoder, whose features are compared: name another network")
-    small = torch.stack([resize(image, *SIZE) for image in images])
     weight = next(encoder.parameters())
+    height, width = (max(1, round(side / encoder.multiple)) * encoder.multiple for side in SIZE)
+    small = resize(images.to(weight.device), height, width)
     normalize: Any = network.normalize
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
         deepest = encoder(normalize(small).to(weight.dtype))[0][-1].float()
@@ -100,7 +103,7 @@ def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iter
     if min(len(seen), len(others)) < 2:
         raise InputError("familiarity needs two images to learn from and two held-out ones at least")
     features = torch.cat(seen)
-    known = {"mean": features.mean(0), "spread": features.std(0).clamp(min=1e-6)}
+    known = {"mean": features.mean(0), "spread": features.std(0).clamp(min=SMALLEST)}
     rounded = {key: [float(f"{value:.4g}") for value in values.tolist()] for key, values in known.items()}
     limit = MARGIN * strangeness(torch.cat(others), rounded).max().item()
     return rounded | {"limit": round(limit, 2)}
@@ -120,39 +123,45 @@ def check_familiarity(known: Any, source: object) -> None:
         lists = [known["mean"], known["spread"]]
         fits = all(isinstance(values, list) and values for values in lists) and len(lists[0]) == len(lists[1])
         numbers = [*(value for values in lists for value in values), known["limit"]] if fits else []
-        fits = fits and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
-        fits = fits and min(lists[1]) > 0
+        fits = fits and all(isinstance(n, int | float) and abs(n) < LARGEST for n in numbers)
+        fits = fits and min(lists[1]) >= SMALLEST and known["limit"] > 0
     if not fits:
         raise InputError(
             f"{source} has a card whose familiarity is not `mean` and `spread`, lists of equally many numbers, and "
-            "`limit`: leave it out or fit it again"
+            "`limit`, of which spread and limit are positive: leave it out or fit it again"
         )
 
 
-def doubts(network: nn.Module, images: Tensor, whole: Sequence[bool]) -> list[tuple[str, ...]]:
+def doubts(
+    network: nn.Module, images: Tensor, untouched: Sequence[Tensor], whole: Sequence[bool]
+) -> list[tuple[str, ...]]:
     """Return what speaks against trusting the maps of panoramas, in sentences; mostly nothing.
 
     Args:
         network: Of the zoo; without `card["familiarity"]`, only the border is looked at.
         images: As the network sees them (B, 3, H, W), in [0, 1].
+        untouched: The same (3, 256, 512) as they came: levelling would move the border away from the edges.
         whole: Whether an image shows all of the sphere; those that do not are not judged.
+
+    Raises:
+        InputError: If the card does not fit the network.
     """
     network = getattr(network, "network", network)  # what was prepared for inference holds it
     known = (getattr(network, "card", None) or {}).get("familiarity")
+    judged = known and any(whole)
+    distances = strangeness(mean_features(network, images), known).tolist() if judged else [0.0] * len(images)
     found: list[tuple[str, ...]] = []
-    for image, complete in zip(images, whole, strict=True):
+    for image, far, complete in zip(untouched, distances, whole, strict=True):
         sentences = []
         if complete and (jump := seam_jump(image.float())) > SEAM_LIMIT:
             sentences.append(
                 f"its left and right edges do not meet (a jump {jump:.0f} times that between neighbouring columns): "
                 "if it is not a full panorama, its maps mean nothing"
             )
-        if complete and known:
-            far = float(strangeness(mean_features(network, image[None]), known))
-            if far > known["limit"]:
-                sentences.append(
-                    f"it looks like nothing that the network was trained on (strangeness {far:.1f}, limit "
-                    f"{known['limit']:g}): do not trust its maps"
-                )
+        if complete and known and far > known["limit"]:
+            sentences.append(
+                f"it looks like nothing that the network was trained on (strangeness {far:.1f}, limit "
+                f"{known['limit']:g}): do not trust its maps"
+            )
         found.append(tuple(sentences))
     return found

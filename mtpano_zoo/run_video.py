@@ -161,6 +161,8 @@ class VideoRun:
                 raise
             finally:
                 ahead.cancel()
+        for image, doubt in report.doubted.items():
+            self.output.report.doubted[image] = f"in some frames, {doubt}"
         if report.failed:
             raise InputError(next(iter(report.failed.values())))
         return times

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtpano_zoo import load_model
+from mtpano_zoo import load_model, prediction
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.familiarity import check_familiarity, doubts, fit_familiarity, mean_features, strangeness
@@ -13,6 +13,7 @@ from mtpano_zoo.image_io import write_png
 from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import erp_angles
 
 
@@ -79,19 +80,30 @@ def test_only_strange_pictures_are_doubted(network):
         [0, 4 * math.sqrt(2 / 3)], abs=0.01
     )
     for form in (network, prepare_for_inference(network)):
-        familiar, strange = doubts(form, pictures, [True, True])
+        familiar, strange = doubts(form, pictures, pictures, [True, True])
         assert familiar == ()
         assert len(strange) == 1 and "nothing that the network was trained on" in strange[0]
-    assert doubts(network, pictures, [True, False])[1] == ()
+    assert doubts(network, pictures, pictures, [True, False])[1] == ()
     assert network.predict(pictures[1]).doubts == strange
 
 
 def test_edges_that_do_not_meet_are_doubted_whatever_the_network_is():
     ramp = torch.linspace(0, 1, 32).expand(3, 16, 32)
     wave = (torch.linspace(0, 2 * math.pi, 33)[:-1].sin() / 2 + 0.5).expand(3, 16, 32)
-    cut, closed = doubts(Metre(), torch.stack([ramp, wave]), [True, True])
+    pictures = torch.stack([ramp, wave])
+    cut, closed = doubts(Metre(), pictures, pictures, [True, True])
     assert closed == () and len(cut) == 1
     assert "a jump 31 times" in cut[0] or "a jump 30 times" in cut[0]
+
+
+@pytest.mark.parametrize("size", [(16, 32), (256, 512)])
+def test_neither_levelling_nor_the_size_of_the_network_hides_the_edges(size, monkeypatch):
+    """To a camera that is rolled by 20 degrees the edges are a slanted line. They jump by 1.001 / (1 / 511 + 0.001)."""
+    ramp = torch.linspace(0, 1, 512).expand(3, 256, 512)
+    assert "a jump 339 times" in Metre().predict(ramp, size=size).doubts[0]
+    monkeypatch.setattr(prediction, "estimate_up", lambda *_: torch.tensor([math.sin(0.35), -math.cos(0.35), 0.0]))
+    levelled = Metre().predict(ramp, size=size, level=True)
+    assert levelled.up is not None and "a jump 339 times" in levelled.doubts[0]
 
 
 def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
@@ -110,6 +122,10 @@ def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
         {"mean": [1], "spread": [0], "limit": 1},
         {"mean": [1, 2], "spread": [1], "limit": 1},
         {"mean": ["a"], "spread": [1], "limit": 1},
+        {"mean": [1], "spread": [1], "limit": math.nan},
+        {"mean": [1], "spread": [1], "limit": -1},
+        {"mean": [10**400], "spread": [1], "limit": 1},
+        {"mean": [1], "spread": [1e-300], "limit": 1},
     ],
 )
 def test_a_card_that_is_no_measure_is_refused(known):
@@ -136,5 +152,9 @@ def test_run_reports_what_it_doubts(tmp_path, capsys):
 
 def test_the_default_network_knows_rooms_and_doubts_noise():
     network = load_model("mtpano-small.photos")
-    noise = torch.rand(3, 256, 512, generator=torch.Generator().manual_seed(0))
-    assert any("trained on" in doubt for doubt in network.predict(noise).doubts)
+    (room,) = render([sample_room(0, "test", 0)], 128, 256)["image"]
+    noise = torch.rand(3, 128, 256, generator=torch.Generator().manual_seed(0))
+    pictures = torch.stack([room, noise])
+    familiar, strange = doubts(network, pictures, pictures, [True, True])
+    assert familiar == ()
+    assert any("trained on" in doubt for doubt in strange)

@@ -297,9 +297,12 @@ def test_the_command_takes_videos_beside_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda *_: AllTasks())
     monkeypatch.setattr("mtpano_zoo.models.prepare_for_inference", lambda model, *_, **__: model)
+    monkeypatch.setattr(prediction, "doubts", lambda *_: [("it is odd",)])
     command = ["run", "tour.mp4", "room.png", "--out", "out", "--workers", "0", "--device", "cpu", "--no-panel"]
     assert main([*command, "--smooth", "0.2", "--json", "report.json"]) == 0
-    assert json.loads((tmp_path / "report.json").read_text())["written"] == ["room.png", "tour.mp4"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["written"] == ["room.png", "tour.mp4"]
+    assert report["doubted"] == {"room.png": "it is odd", "tour.mp4": "in some frames, it is odd"}
     videos = {path.name: pictures(path) for path in (tmp_path / "out").glob("*.mp4")}
     assert {name: len(frames) for name, frames in videos.items()} == {
         f"tour_{task}.mp4": len(LEVELS) for task in ("semseg", "depth", "normals", "disparity")

@@ -1,6 +1,7 @@
 """`mtpano view`: look around in a panorama and its maps, walk through the scene, and measure."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,4 +83,6 @@ def _predicted(options: argparse.Namespace) -> "Prediction":
     prediction = predict(load_model(options.model, device), options.source, **reading_options(options))
     if not isinstance(prediction, Prediction):
         raise InputError(f"{options.source} holds several panoramas")
+    for doubt in prediction.doubts:
+        print(f"{options.source}: {doubt}", file=sys.stderr)
     return prediction
