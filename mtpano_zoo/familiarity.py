@@ -61,7 +61,7 @@ def mean_features(network: nn.Module, images: Tensor) -> Tensor:
     small = resize(images.to(weight.device), height, width)
     normalize: Any = network.normalize
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
-        deepest = encoder(normalize(small).to(weight.dtype))[0][-1].float()
+        deepest: Tensor = encoder(normalize(small).to(weight.dtype))[0][-1].float()
     area = solid_angles(*deepest.shape[-2:]).to(deepest)
     return (deepest * area).sum((2, 3)) / (area.sum() * deepest.shape[-1])
 
@@ -148,8 +148,9 @@ def doubts(
     """
     network = getattr(network, "network", network)  # what was prepared for inference holds it
     known = (getattr(network, "card", None) or {}).get("familiarity")
-    judged = known and any(whole)
-    distances = strangeness(mean_features(network, images), known).tolist() if judged else [0.0] * len(images)
+    distances = [0.0] * len(images)
+    if known and any(whole):
+        distances = strangeness(mean_features(network, images), known).tolist()
     found: list[tuple[str, ...]] = []
     for image, far, complete in zip(untouched, distances, whole, strict=True):
         sentences = []
