@@ -89,8 +89,9 @@ def load_generator(
 
 def trained_prefix(path: str | Path) -> str:
     """Return what was put before every prompt when an adapter or a base was trained here, by the file beside it."""
-    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / PREFIX_FILE
-    return read_text(file) if file.is_file() else ""
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / PREFIX_FILE
+    return read_text(file) if path.exists() and file.is_file() else ""  # the name of a repository has nothing beside it
 
 
 def device_for(device: str | torch.device | None) -> torch.device:
@@ -215,7 +216,8 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
         options |= dict.fromkeys(("vae", *TEXTS))
     pixels = False
     if index is not None:
-        pixels = _check_index(base, index, transformer_only) == "PixelCodec" and not transformer_only
+        incomplete = download and not Path(base).exists()  # a download that was stopped goes on
+        pixels = _check_index(base, index, transformer_only, incomplete) == "PixelCodec" and not transformer_only
         if quantize == "none":
             _check_memory(base, index.parent, dtype, ("transformer",) if transformer_only else LARGE)
     try:
@@ -263,8 +265,8 @@ def _index_of(base: str, download: bool) -> Path | None:
     return None
 
 
-def _check_index(base: str, index: Path, transformer_only: bool) -> Any:
-    """Return the class of the autoencoder, after a look at the interface and at what is there."""
+def _check_index(base: str, index: Path, transformer_only: bool, incomplete: bool) -> Any:
+    """Return the class of the autoencoder, after a look at the interface and, unless files are yet to come, at files."""
     parts = read_json(index)
     kind = parts.get("_class_name") if isinstance(parts, dict) else None
     if kind != "FluxPipeline":
@@ -275,7 +277,7 @@ def _check_index(base: str, index: Path, transformer_only: bool) -> Any:
     for name in () if transformer_only else ("vae", *TEXTS):
         # Without a vocabulary, transformers makes up a tokenizer that knows no words, and does not say so.
         words = not name.startswith("tokenizer") or any((index.parent / name / file).is_file() for file in VOCABULARIES)
-        if classes[name] is None or not words:
+        if classes[name] is None or not (words or incomplete):
             raise InputError(f"{base} has no {name}: copy the whole folder, or take another base")
     return classes["vae"]
 

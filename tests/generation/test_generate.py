@@ -212,6 +212,21 @@ def test_bases_that_are_not_whole(base: Path, tmp_path: Path, change: Callable[[
         load_generator(tmp_path / "other", device="cpu")
 
 
+def test_a_download_that_was_stopped_goes_on(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(base, tmp_path / "cached", ignore=shutil.ignore_patterns("tokenizer_2"))
+    index = str(tmp_path / "cached" / "model_index.json")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: index)
+
+    def offline(*_: object, **options: object) -> None:
+        raise OSError("there is no network")
+
+    monkeypatch.setattr("diffusers.FluxPipeline.from_pretrained", offline)
+    with pytest.raises(InputError, match="has no tokenizer_2"):
+        load_generator("some/base", device="cpu")
+    with pytest.raises(InputError, match="there is no network"):
+        load_generator("some/base", device="cpu", download=True)
+
+
 def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (32, 64, 3), np.uint8)
     mask = np.zeros((32, 64, 3), np.uint8)
