@@ -266,7 +266,7 @@ def _index_of(base: str, download: bool) -> Path | None:
 
 
 def _check_index(base: str, index: Path, transformer_only: bool, incomplete: bool) -> Any:
-    """Return the class of the autoencoder, after a look at the interface and, unless files are yet to come, at files."""
+    """Return the class of the autoencoder; `incomplete` says that files are yet to be downloaded."""
     parts = read_json(index)
     kind = parts.get("_class_name") if isinstance(parts, dict) else None
     if kind != "FluxPipeline":
