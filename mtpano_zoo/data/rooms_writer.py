@@ -26,6 +26,7 @@ def write_rooms(
     seed: int = 0,
     kind: str = "rooms",
     tilt: float = 0.0,
+    version: int = 1,
 ) -> int:
     """Write the first `count` rooms of a split, or scenes of another kind, and return how many were not there yet.
 
@@ -52,14 +53,18 @@ def write_rooms(
         seed: Another seed gives other scenes.
         kind: "rooms", "homes" or "streets".
         tilt: The camera leans by up to so many degrees.
+        version: Of the homes.
 
     Raises:
-        InputError: If split, count, size, seed, kind or tilt are out of range.
+        InputError: If split, count, size, seed, kind, tilt or version are out of range.
         FileExistsError: If the folder holds something else, or rooms of another seed or size.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt)
+    own = {"version": version} if version != 1 else {}
+    if own and kind != "homes":
+        raise InputError(f"{kind} have no {' or '.join(own)}: leave it out, or choose homes")
+    rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt, **own)
     out = Path(out)
     description = "\n".join(_describe(rooms)) + "\n"
     _claim(out, description)
@@ -87,8 +92,7 @@ def _describe(rooms: SceneDataset) -> Iterator[str]:
     unit = "metres" if rooms.outdoors else "millimetres"
     yield f"# Procedural {rooms.noun}s of mtpano_zoo; depth in {unit} along the ray, classes by index"
     yield f"seed: {rooms.seed}"
-    if rooms.tilt:
-        yield f"tilt: {rooms.tilt:g}"
+    yield from (f"{name}: {value}" for name, value in rooms.choices().items())
     yield f"height: {rooms.height}"
     yield f"width: {rooms.width}"
     yield "classes:"

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 from mtpano_zoo.scenes import furniture, home_things, materials, street_things
 from mtpano_zoo.scenes.draws import Draws
@@ -15,10 +16,10 @@ from mtpano_zoo.scenes.sampling import camera_place, random_tilt, room_key
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
 from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
-SPACE = 1  # of keys, see `room_key`
+SPACES = {1: 1, 2: 3}  # of keys by version, see `room_key`
 
 
-def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
+def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1) -> Room:
     """Draw the home of a split and an index; the same arguments always give the same home.
 
     Args:
@@ -26,15 +27,17 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         split: "train", "val" or "test".
         index: Of the home.
         tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home stays.
+        version: 1, or 2 for other homes, some of which have stairs and mirrors. Versions share no home.
 
     Raises:
-        InputError: If the split is unknown, or seed, index or tilt are out of range.
+        InputError: If the split or version is unknown, or seed, index or tilt are out of range.
 
     Example:
         >>> sample_home(0, "train", 3).id
         'train-000003'
     """
-    key = room_key(seed, split, index, SPACE)
+    check_version(version)
+    key = room_key(seed, split, index, SPACES[version])
     rng = Draws(key)
     height, daylight = rng.uniform(2.3, 3.8), float(rng.random() < 0.78) * rng.uniform(0.3, 1.2)
     plan, builder = sample_plan(rng), Builder(SCENE_CLASSES)
@@ -68,6 +71,22 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         classes=SCENE_CLASSES,
     )
     return random_tilt(room, key, tilt)
+
+
+def check_version(version: int) -> None:
+    """Refuse versions of homes that do not exist.
+
+    Raises:
+        InputError: If there is no such version.
+
+    Example:
+        >>> check_version(9)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
+    """
+    if version not in SPACES:
+        raise InputError(f"homes have the versions {' and '.join(map(str, SPACES))}, got {version!r}")
 
 
 class HomeShell(Shell):
