@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def write_rooms(
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    own = {"version": version} if version != 1 else {}
+    own: dict[str, Any] = {"version": version} if version != 1 else {}
     if own and kind != "homes":
         raise InputError(f"{kind} have no {' or '.join(own)}: leave it out, or choose homes")
     rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt, **own)

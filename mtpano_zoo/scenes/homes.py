@@ -11,12 +11,14 @@ from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.furnishing import anywhere, at_wall, count, table_group
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
 from mtpano_zoo.scenes.materials import CHANNEL, Material
-from mtpano_zoo.scenes.plan import CELL, GRID_ORIGIN, Plan, sample_plan
+from mtpano_zoo.scenes.plan import CELL, GRID_ORIGIN, Plan, Rect, sample_plan
 from mtpano_zoo.scenes.sampling import camera_place, random_tilt, room_key
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
+from mtpano_zoo.scenes.stairs import SLAB, Stairs, build_stairs, place_stairs
 from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
 SPACES = {1: 1, 2: 3}  # of keys by version, see `room_key`
+STAIRS = 0.15  # share of the homes of version 2 that look for a place for stairs; nearly all find one
 
 
 def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1) -> Room:
@@ -47,14 +49,18 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: i
     shell = HomeShell(builder, plan, rng, height, daylight)
     lamp = materials.glow(lamp_color(rng), rng.uniform(1.5, 5.0))
     lights = Lights(rng, daylight)
+    stairs = place_stairs(rng, plan, height) if version > 1 and rng.random() < STAIRS else None
+    if stairs is not None:
+        shell.stairs(stairs, lamp, lights)
     shell.openings(lamp, lights)
     Furnisher(rng, plan, builder, height, lamp, lights).furnish()
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 and shell.well is None:
         shell.beams()
     shell.close()
     for window in shell.windows:
         lights.window(window)
-    ceiling_lamps(rng, plan, builder, height, lamp, (x, z), lights)
+    above = stairs.rect(0.0, stairs.length) if stairs else None
+    ceiling_lamps(rng, plan, builder, height, lamp, (x, z), lights, above)
     warm = rng.uniform(-0.2, 0.2)
     room = Room(
         id=f"{split}-{index:06d}",
@@ -175,6 +181,40 @@ class HomeShell(Shell):
         if depth > 2.5 and width > 1.6 and rng.random() < 0.5:
             spot = frame.at((x0 + x1) / 2, (near + back) / 2)
             furniture.table(rng, self.builder, spot, (min(width - 0.9, 1.2), 0.7), 0.75)
+
+    def stairs(self, stairs: Stairs, lamp: Material, lights: Lights) -> None:
+        """A flight of stairs; above it an opening in the ceiling, or on its landing mostly a door."""
+        rng = self.rng
+        build_stairs(rng, self.builder, stairs, self.height, self.wall_look())
+        self.well = stairs.well(self.height)
+        if self.well is not None:
+            self._upper_floor(self.well, lamp, lights)
+        elif rng.random() < 0.75:
+            x0, x1 = stairs.along(stairs.length - 0.84, stairs.length - 0.06)
+            bottom, top = stairs.steps * stairs.rise, stairs.steps * stairs.rise + 1.95
+            frame = stairs.wall.frame
+            self.builder.box("door", self.door_look, (x0, x1), (bottom, top), (0.0, 0.03), frame)
+            self._frame("door", stairs.wall, x0, x1, bottom, top, 0.05, 0.04)
+            handle = (bottom + 1.0, bottom + 1.03)
+            self.builder.box("door", materials.gray(rng), (x0 + 0.06, x0 + 0.18), handle, (0.06, 0.09), frame)
+
+    def _upper_floor(self, well: Rect, lamp: Material, lights: Lights) -> None:
+        """Walls around an opening in the ceiling, a ceiling of their own, and mostly a lamp."""
+        rng, add, paint = self.rng, self.builder.box, home_wall(self.rng)
+        low, top = self.height + SLAB - 0.05, self.height + SLAB + rng.uniform(2.2, 2.6)
+        x, z = (well.x0 - 0.2, well.x1 + 0.2), (well.z0 - 0.2, well.z1 + 0.2)
+        for side in ((x[0], well.x0), (well.x1, x[1])):
+            add("wall", paint, side, (low, top + 0.1), z)
+        for side in ((z[0], well.z0), (well.z1, z[1])):
+            add("wall", paint, x, (low, top + 0.1), side)
+        add("ceiling", materials.pick(rng, "ceiling"), x, (top, top + 0.2), z)
+        at = Frame((well.x0 + well.x1) / 2, (well.z0 + well.z1) / 2, 0.0)
+        glow, bright = lamp.copy(), rng.random() < 0.75
+        glow[:3] = lamp_color(rng)
+        glow[CHANNEL["emission"]] = rng.uniform(1.0, 4.0) if bright else 0.2
+        self.builder.cylinder("lamp", glow, 0.15, (top - 0.07, top), at)
+        if bright:
+            lights.beyond(at, top - 0.15, glow, rng.uniform(0.8, 1.6))
 
     def occupancy(self) -> Float32:
         """Seen from above; further rooms are free."""

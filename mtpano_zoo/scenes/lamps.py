@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mtpano_zoo.scenes import materials
-from mtpano_zoo.scenes.plan import Plan
+from mtpano_zoo.scenes.plan import Plan, Rect
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame
 
 MAX_LIGHTS = 6
@@ -68,8 +68,9 @@ def ceiling_lamps(
     lamp: materials.Material,
     camera: tuple[float, float],
     lights: Lights,
+    clear: Rect | None = None,
 ) -> None:
-    """Panels, round lamps or pendants on a regular grid."""
+    """Panels, round lamps or pendants on a regular grid, none over `clear`."""
     kind = rng.random()
     nx, nz = max(1, round(plan.width / 3)), max(1, round(plan.depth / 3))
     size = (rng.uniform(0.15, 0.6), rng.uniform(0.4, 1.3))
@@ -78,7 +79,7 @@ def ceiling_lamps(
         for j in range(nz):
             at = Frame(plan.width * (i + 0.5) / nx, plan.depth * (j + 0.5) / nz, 0.0)
             near = math.hypot(at.x - camera[0], at.z - camera[1]) < 0.6
-            if not plan.contains(at.x, at.z, 0.35):
+            if not plan.contains(at.x, at.z, 0.35) or (clear and _over(clear, at.x, at.z)):
                 continue
             hanging = kind > 0.75 and not near
             if kind < 0.5:
@@ -90,3 +91,9 @@ def ceiling_lamps(
                 builder.cylinder("lamp", materials.gray(rng), 0.01, (height - drop, height), at)
                 builder.sphere("lamp", lamp, 0.16, height - drop - 0.14, at)
             lights.lamp(at, height - 0.1 - (drop + 0.1) * hanging, lamp)
+
+
+def _over(rect: Rect, x: float, z: float) -> bool:
+    """Whether a lamp at a place would reach over a rectangle."""
+    reach = 0.65  # metres, half of the longest lamp
+    return rect.x0 - reach < x < rect.x1 + reach and rect.z0 - reach < z < rect.z1 + reach
