@@ -19,6 +19,7 @@ from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
 SPACES = {1: 1, 2: 3}  # of keys by version, see `room_key`
 STAIRS = 0.15  # share of the homes of version 2 that look for a place for stairs; nearly all find one
+MIRRORS = 0.22  # share of those that hang up a mirror, if there is wall for it
 
 
 def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1) -> Room:
@@ -52,8 +53,10 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: i
     stairs = place_stairs(rng, plan, height) if version > 1 and rng.random() < STAIRS else None
     if stairs is not None:
         shell.stairs(stairs, lamp, lights)
+    if version > 1 and rng.random() < MIRRORS:
+        shell.mirror()
     shell.openings(lamp, lights)
-    Furnisher(rng, plan, builder, height, lamp, lights).furnish()
+    Furnisher(rng, plan, builder, height, lamp, lights, version > 1).furnish()
     if rng.random() < 0.3 and shell.well is None:
         shell.beams()
     shell.close()
@@ -198,6 +201,15 @@ class HomeShell(Shell):
             handle = (bottom + 1.0, bottom + 1.03)
             self.builder.box("door", materials.gray(rng), (x0 + 0.06, x0 + 0.18), handle, (0.06, 0.09), frame)
 
+    def mirror(self) -> None:
+        """A framed mirror: to look at one's face, or from head to foot."""
+        rng = self.rng
+        tall = rng.random() < 0.45
+        size = (
+            (rng.uniform(0.45, 0.9), rng.uniform(1.4, 1.8)) if tall else (rng.uniform(0.5, 1.6), rng.uniform(0.5, 1.0))
+        )
+        self.hang("clutter", materials.mirror(rng), size, rng.uniform(0.08, 0.3) if tall else rng.uniform(0.9, 1.2))
+
     def _upper_floor(self, well: Rect, lamp: Material, lights: Lights) -> None:
         """Walls around an opening in the ceiling, a ceiling of their own, and mostly a lamp."""
         rng, add, paint = self.rng, self.builder.box, home_wall(self.rng)
@@ -251,8 +263,10 @@ class Furnisher:
         height: float,
         lamp: Material,
         lights: Lights,
+        mirrors: bool = False,
     ) -> None:
         self.rng = rng
+        self.mirrors = mirrors  # wardrobes may have them on their doors
         self.plan = plan
         self.builder = builder
         self.height = height
@@ -361,7 +375,9 @@ class Furnisher:
 
     def _cabinet(self, size: tuple[float, float], tall: float) -> None:
         if at := at_wall(self.rng, self.plan, size, tall):
-            furniture.cabinet(self.rng, self.builder, at, size, tall)
+            mirrored = self.mirrors and tall > 1.75 and self.rng.random() < 0.25
+            glass = materials.mirror(self.rng) if mirrored else None
+            furniture.cabinet(self.rng, self.builder, at, size, tall, glass)
             if tall < 1.2:
                 furniture.tabletop(self.rng, self.builder, at, size, tall)
 

@@ -11,8 +11,8 @@ from mtpano_zoo.scenes.stairs import HEADROOM, SLAB, place_stairs
 FLOOR, WALL, FENCE = (SCENE_CLASSES.index(name) for name in ("floor", "wall", "fence"))
 
 
-@pytest.fixture
-def built(monkeypatch):
+@pytest.fixture(scope="module")
+def built():
     """Homes that all look for a place for stairs, and the stairs that they found."""
     found = []
 
@@ -20,9 +20,10 @@ def built(monkeypatch):
         found.append((place_stairs(rng, plan, height), height))
         return found[-1][0]
 
-    monkeypatch.setattr(homes, "STAIRS", 1.0)
-    monkeypatch.setattr(homes, "place_stairs", place)
-    scenes = [sample_home(2, "val", index, version=2) for index in range(30)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(homes, "STAIRS", 1.0)
+        patch.setattr(homes, "place_stairs", place)
+        scenes = [sample_home(2, "val", index, version=2) for index in range(30)]
     return [(scene, *pair) for scene, pair in zip(scenes, found, strict=True) if pair[0] is not None]
 
 
@@ -75,8 +76,3 @@ def test_every_ray_meets_what_brute_force_meets(built):
         same = (semseg.numpy() == scene.labels[primitive]) & (np.abs(depth.numpy() - distance) < 1e-5 * distance)
         assert same.mean() > 0.998 and depth.max() < 30
     assert (batch["semseg"] == FENCE).any()
-
-
-def test_about_one_home_in_seven_has_stairs():
-    scenes = [sample_home(3, "train", index, version=2) for index in range(60)]
-    assert 0.04 < np.mean([(scene.labels == FENCE).any() for scene in scenes]) < 0.28
