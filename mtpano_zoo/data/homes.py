@@ -2,8 +2,11 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from mtpano_zoo.data.augmentation import Augmentation
+from mtpano_zoo.data.backdrops import folder_digest, read_backdrops
 from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
 from mtpano_zoo.scenes import Room, sample_home
@@ -24,9 +27,11 @@ class HomesDataset(SceneDataset):
         black_poles: See `SceneDataset`.
         tilt: See `SceneDataset`.
         version: 1, or 2 for other homes, some of which have stairs and mirrors.
+        views: Folder with panoramas (HDR, EXR or ordinary images). Windows show one of them, chosen and turned by the
+            home's own numbers, and their light takes its mean colour; otherwise they show a drawn horizon.
 
     Raises:
-        InputError: If an argument is out of range.
+        InputError: If an argument is out of range, or the folder of views has no panorama, or a file there is none.
     """
 
     classes = SCENE_CLASSES
@@ -45,19 +50,32 @@ class HomesDataset(SceneDataset):
         black_poles: float = 0.0,
         tilt: float = 0.0,
         version: int = 1,
+        views: str | Path | None = None,
     ) -> None:
         super().__init__(split, count, height, width, seed, cache, augmentation, black_poles, tilt)
         check_version(version)
         self.version = version
         self.space = SPACES[version]
+        self.views = views
+        self._backdrops = read_backdrops(views) if views is not None else ()
+        self._digest = folder_digest(views) if views is not None else ""
 
     def draw(self, index: int) -> Room:
         """Draw a home without rendering it."""
-        return sample_home(self.seed, self.split, index, self.tilt, self.version)
+        return sample_home(self.seed, self.split, index, self.tilt, self.version, self._backdrops)
 
     def choices(self) -> dict[str, str]:
-        """The version too, where it is not the first."""
-        return super().choices() | ({"version": str(self.version)} if self.version > 1 else {})
+        """The version too, where it is not the first, and what the windows show."""
+        version = {"version": str(self.version)} if self.version > 1 else {}
+        return super().choices() | version | ({"views": self._digest} if self._digest else {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy for another process reads the panoramas again: they are larger than all else."""
+        return self.__dict__ | {"_backdrops": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._backdrops = read_backdrops(self.views) if self.views is not None else ()
 
 
 class HomesDataModule(SceneDataModule):
@@ -80,6 +98,7 @@ class HomesDataModule(SceneDataModule):
         black_poles: See `SceneDataModule`.
         tilt: See `SceneDataModule`.
         version: 1, or 2 for other homes, some of which have stairs and mirrors.
+        views: Folder with panoramas that windows show, see `HomesDataset`.
     """
 
     dataset = HomesDataset
@@ -101,11 +120,13 @@ class HomesDataModule(SceneDataModule):
         black_poles: float = 0.0,
         tilt: float = 0.0,
         version: int = 1,
+        views: str | Path | None = None,
     ) -> None:
         self.version = version
+        self.views = views
         counts = (train_count, val_count, test_count)
         super().__init__(height, width, *counts, batch_size, num_workers, seed, cache, augmentation, black_poles, tilt)
 
     def kind(self) -> Callable[..., SceneDataset]:
-        """Homes of the version."""
-        return functools.partial(HomesDataset, version=self.version)
+        """Homes of the version, with the views."""
+        return functools.partial(HomesDataset, version=self.version, views=self.views)

@@ -28,6 +28,7 @@ def write_rooms(
     kind: str = "rooms",
     tilt: float = 0.0,
     version: int = 1,
+    views: str | Path | None = None,
 ) -> int:
     """Write the first `count` rooms of a split, or scenes of another kind, and return how many were not there yet.
 
@@ -55,14 +56,18 @@ def write_rooms(
         kind: "rooms", "homes" or "streets".
         tilt: The camera leans by up to so many degrees.
         version: Of the homes.
+        views: Folder with panoramas that the windows of homes show.
 
     Raises:
         InputError: If split, count, size, seed, kind, tilt or version are out of range.
+        InputError: If `views` holds no panorama, or a file there is none.
         FileExistsError: If the folder holds something else, or rooms of another seed or size.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    own: dict[str, Any] = {"version": version} if version != 1 else {}
+    own: dict[str, Any] = ({"version": version} if version != 1 else {}) | (
+        {"views": views} if views is not None else {}
+    )
     if own and kind != "homes":
         raise InputError(f"{kind} have no {' or '.join(own)}: leave it out, or choose homes")
     rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt, **own)

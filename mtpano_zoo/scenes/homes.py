@@ -1,6 +1,7 @@
 """Draws lived-in rooms: bedrooms, kitchens, living rooms, offices, with views into further rooms."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.furnishing import anywhere, at_wall, count, table_group
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
 from mtpano_zoo.scenes.materials import CHANNEL, Material
+from mtpano_zoo.scenes.outside import Backdrop, choose
 from mtpano_zoo.scenes.plan import CELL, GRID_ORIGIN, Plan, Rect, sample_plan
 from mtpano_zoo.scenes.sampling import camera_place, random_tilt, room_key
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
@@ -22,7 +24,9 @@ STAIRS = 0.15  # share of the homes of version 2 that look for a place for stair
 MIRRORS = 0.22  # share of those that hang up a mirror, if there is wall for it
 
 
-def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1) -> Room:
+def sample_home(
+    seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1, backdrops: Sequence[Backdrop] = ()
+) -> Room:
     """Draw the home of a split and an index; the same arguments always give the same home.
 
     Args:
@@ -31,6 +35,7 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: i
         index: Of the home.
         tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home stays.
         version: 1, or 2 for other homes, some of which have stairs and mirrors. Versions share no home.
+        backdrops: Panoramas, of which the windows show one and take its colour; a drawn horizon where there is none.
 
     Raises:
         InputError: If the split or version is unknown, or seed, index or tilt are out of range.
@@ -49,7 +54,8 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: i
     plan.block_disc(x, z, 0.7)
     shell = HomeShell(builder, plan, rng, height, daylight)
     lamp = materials.glow(lamp_color(rng), rng.uniform(1.5, 5.0))
-    lights = Lights(rng, daylight)
+    sky, outside = choose(backdrops, key) if backdrops else (None, None)
+    lights = Lights(rng, daylight, sky.light) if sky else Lights(rng, daylight)
     stairs = place_stairs(rng, plan, height) if version > 1 and rng.random() < STAIRS else None
     if stairs is not None:
         shell.stairs(stairs, lamp, lights)
@@ -78,6 +84,7 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0, version: i
         noise=rng.uniform(0.0, 0.016),
         salt=int(rng.integers(2**31)),
         classes=SCENE_CLASSES,
+        outside=outside,
     )
     return random_tilt(room, key, tilt)
 

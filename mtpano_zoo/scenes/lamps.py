@@ -14,9 +14,10 @@ MAX_LIGHTS = 6
 class Lights:
     """Gathers light sources and balances them, so that rooms are neither black nor burnt out."""
 
-    def __init__(self, rng: np.random.Generator, daylight: float) -> None:
+    def __init__(self, rng: np.random.Generator, daylight: float, sky: materials.Color = (0.85, 0.95, 1.1)) -> None:
         self._rng = rng
         self._daylight = daylight
+        self._sky = sky
         self._on = daylight < 0.3 or rng.random() < 0.7
         self._lamps: list[tuple[float, ...]] = []
         self._windows: list[tuple[float, ...]] = []
@@ -28,7 +29,7 @@ class Lights:
 
     def window(self, at: Frame) -> None:
         """Add the light that comes in at a window."""
-        self._windows.append((at.x, -1.5, at.z, 0.85, 0.95, 1.1))
+        self._windows.append((at.x, -1.5, at.z, *self._sky))
 
     def beyond(self, at: Frame, height: float, look: materials.Material, power: float) -> None:
         """Add a lamp of another room, which is lit whether this room is or not."""

@@ -10,6 +10,7 @@ from mtpano_zoo.scenes.batching import Primitives, Views
 from mtpano_zoo.scenes.casting import distances
 from mtpano_zoo.scenes.daylight import SUNLIGHT, SunMap, haze, sky_colors, sun_map, sunlit
 from mtpano_zoo.scenes.materials import CHANNEL
+from mtpano_zoo.scenes.outside import look_out
 from mtpano_zoo.scenes.plan import GRID_METRES, GRID_ORIGIN
 from mtpano_zoo.scenes.shading import Surface, albedo, hashed, panes, take, texture_noise, unit_interval
 from mtpano_zoo.scenes.tracing import STEEP
@@ -160,7 +161,7 @@ def _occlusion(seen: Surface, views: Views) -> Tensor:
 
 
 def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) -> list[Tensor]:
-    """What windows show at some pixels: sky that pales towards the horizon, buildings and trees, ground."""
+    """What windows show at some pixels: a panorama, or sky that pales towards the horizon, buildings, trees, ground."""
     x, y, z = (take(plane, at) for plane in seen.sight())
     primitive = take(seen.primitive, at)
     room = at // seen.depth[0].numel()
@@ -192,7 +193,15 @@ def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) ->
         meadow = torch.lerp((0.08, 0.1, 0.05)[c] * noise, material[0] * 0.4, haze)
         return torch.lerp(color, meadow, ground) * material[2]
 
-    return [channel(c, name) for c, name in enumerate(("red", "green", "blue"))]
+    colors = [channel(c, name) for c, name in enumerate(("red", "green", "blue"))]
+    for number, outside in enumerate(views.outside):
+        if outside is not None:
+            own = (room == number).nonzero()[:, 0]
+            shown = look_out(*outside, east[own], y[own], north[own])
+            bright = take(primitives.material[CHANNEL["emission"]], primitive[own])
+            for color, plane in zip(colors, shown.unbind(1), strict=True):
+                color.index_copy_(0, own, plane * bright)
+    return colors
 
 
 def _sensor_noise(width: int, rows: slice, salt: Tensor) -> list[Tensor]:

@@ -214,7 +214,8 @@ def touched_by_cones(primitives: Primitives, rays: Rays) -> Tensor:
     distance = way.norm(dim=2).clamp(min=1e-12)
     angle = ((way * axis).sum(2) / distance).clamp(-1, 1).acos()
     slack = 1e-6
-    return (distance <= ball) | (angle <= opening + (ball / distance).clamp(max=1).asin() + slack)
+    touched: Tensor = (distance <= ball) | (angle <= opening + (ball / distance).clamp(max=1).asin() + slack)
+    return touched
 
 
 def _wrapped(angle: Tensor) -> Tensor:
