@@ -74,5 +74,5 @@ def _linear(path: Path) -> NDArray[np.float32]:
         except Exception as error:  # broken data raises cv2.error and others
             reason = str(error).splitlines()[0].removeprefix("it ") if isinstance(error, InputError) else "is damaged"
             raise InputError(f"{path} {reason}") from error
-    pixels = decode_image(data, str(path)).pixels
-    return np.power(pixels.astype(np.float32) / 255, np.float32(GAMMA))
+    curve: NDArray[np.float32] = ((np.arange(256) / 255) ** GAMMA).astype(np.float32)
+    return curve[decode_image(data, str(path)).pixels]
