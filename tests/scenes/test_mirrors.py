@@ -8,7 +8,7 @@ import torch
 from ray_caster import rays, reference, turned
 
 from mtpano_zoo.scene_classes import SCENE_CLASSES
-from mtpano_zoo.scenes import Room, materials, render, sample_home
+from mtpano_zoo.scenes import Room, materials, render, rendering, sample_home
 from mtpano_zoo.scenes.scene import Builder, Frame
 from mtpano_zoo.sphere import rotation_matrix
 
@@ -133,10 +133,12 @@ def test_only_the_image_shows_the_reflection(homes):
         assert changed.any() and (batch["semseg"][changed] == CLUTTER).all()
 
 
-def test_neither_the_batch_nor_a_turn_changes_it(homes):
+def test_neither_the_batch_nor_bands_nor_a_turn_change_it(homes, monkeypatch):
     batch = render([*homes, sample_home(0, "val", 0)], 32, 64)
+    monkeypatch.setattr(rendering, "_BAND", 5 * 64)
     for i, scene in enumerate(homes):
         assert torch.equal(render([scene], 32, 64)["image"][0], batch["image"][i])
+    monkeypatch.undo()
     quiet = dataclasses.replace(homes[0], noise=0.0)
     plain, turned_ = render([quiet], 64, 128), render([quiet.turned(-30 * 360 / 128)], 64, 128)
     difference = (turned_["image"] - plain["image"].roll(30, -1)).abs().amax(1)
