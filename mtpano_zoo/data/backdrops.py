@@ -45,7 +45,9 @@ def _files(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: name one with panoramas for the windows")
     files = sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
     if not files:
         raise InputError(f"{folder} holds no panorama for the windows (.hdr, .exr, .jpg, ...): put one there")
@@ -67,7 +69,10 @@ def _read(path: Path, size: int, changed: int) -> Backdrop:
 
 def _linear(path: Path) -> NDArray[np.float32]:
     """Linear RGB (H, W, 3)."""
-    data = read_file(path)
+    try:
+        data = read_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if is_exr(data) or is_hdr(data) or is_float_tiff(data):
         try:
             return decode_floating(data, max_pixels())[..., :3]

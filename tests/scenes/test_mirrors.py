@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from bare_room import bare_room
 from ray_caster import rays, reference, turned
 
 from mtpano_zoo.scene_classes import SCENE_CLASSES
-from mtpano_zoo.scenes import Room, materials, render, rendering, sample_home
+from mtpano_zoo.scenes import materials, render, rendering, sample_home
 from mtpano_zoo.scenes.scene import Builder, Frame
 from mtpano_zoo.sphere import rotation_matrix
 
@@ -32,21 +33,7 @@ def room(walls, things, **changes):
     if "mirrored" in walls:
         builder.box("wall", walls["mirrored"], (-0.3, 0.0), (0.0, 2.6), z)
     things(builder)
-    scene = Room(
-        id="test",
-        **builder.arrays(),
-        camera=np.array([1.7, -1.4, 2.2]),
-        yaw=0.0,
-        lights=np.zeros((0, 6), dtype=np.float32),
-        ambient=np.zeros(3, dtype=np.float32),
-        occupancy=np.zeros((2, 128, 128), dtype=np.float32),
-        exposure=1.0,
-        white_balance=np.ones(3, dtype=np.float32),
-        noise=0.0,
-        salt=3,
-        classes=SCENE_CLASSES,
-    )
-    return dataclasses.replace(scene, **changes)
+    return bare_room(builder, **changes)
 
 
 def glowing(builder):
