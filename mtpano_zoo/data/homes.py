@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mtpano_zoo.data.augmentation import Augmentation
+import torch
+
+from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.backdrops import folder_digest, read_backdrops
 from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
@@ -59,6 +61,11 @@ class HomesDataset(SceneDataset):
         self.views = views
         self._backdrops = read_backdrops(views) if views is not None else ()
         self._digest = folder_digest(views) if views is not None else ""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Render or recall one sample. Nothing in a closed room is `far`, which a batch without streets says too."""
+        sample = super().__getitem__(index)
+        return sample | {"far": torch.zeros_like(sample["depth"], dtype=torch.bool)}
 
     def draw(self, index: int) -> Room:
         """Draw a home without rendering it."""

@@ -27,8 +27,8 @@ class SceneDataset(Dataset[Sample]):
 
     A sample depends on (seed, split, index, height, width, tilt) only: neither on the worker, nor on the order, nor on
     `count`. It has `image` float32 (3, H, W) in [0, 1], `semseg` int64 (H, W) of `classes`, `depth` float32 (H, W) in
-    metres along the ray, `normals` float32 (3, H, W), and `id` such as "train-000123"; outdoors also `far` bool (H, W),
-    true in the sky, where depth is 0 and normals are zero. Every pixel is labelled.
+    metres along the ray, `normals` float32 (3, H, W), and `id` such as "train-000123"; homes and streets also `far`,
+    bool (H, W), true in the sky, where depth is 0 and normals are zero. Every pixel is labelled.
 
     Args:
         split: "train", "val" or "test"; they share no scene.
