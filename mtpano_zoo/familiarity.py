@@ -63,7 +63,8 @@ def mean_features(network: nn.Module, images: Tensor) -> Tensor:
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
         deepest: Tensor = encoder(normalize(small).to(weight.dtype))[0][-1].float()
     area = solid_angles(*deepest.shape[-2:]).to(deepest)
-    return (deepest * area).sum((2, 3)) / (area.sum() * deepest.shape[-1])
+    means: Tensor = (deepest * area).sum((2, 3)) / (area.sum() * deepest.shape[-1])
+    return means
 
 
 def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:

@@ -230,7 +230,7 @@ def test_tags_that_contradict_each_other_say_so(tmp_path, room, changes):
 @pytest.mark.parametrize(("fov", "offset", "top"), [((360, 90), 0, 32), ((360, 90), 22.5, 16), ((360, 90), -45, 64)])
 def test_without_tags_the_field_of_view_places_a_crop(tmp_path, room, fov, offset, top):
     Image.fromarray(room[top : top + 64]).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="--fov 360x90$"):
+    with pytest.raises(InputError, match=r"--fov 360x90$"):
         load_panorama(tmp_path / "a.png")
     assert load_panorama(tmp_path / "a.png", fov=fov, vertical_offset=offset).window == Window(
         top, 0, 64, 256, 128, 256

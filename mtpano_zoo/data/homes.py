@@ -1,31 +1,139 @@
 """Procedural homes as a data set and as a LightningDataModule."""
 
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.backdrops import folder_digest, read_backdrops
 from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
 from mtpano_zoo.scenes import Room, sample_home
-from mtpano_zoo.scenes.homes import SPACE
+from mtpano_zoo.scenes.homes import SPACES, check_version
 
 
 class HomesDataset(SceneDataset):
-    """Panoramas of lived-in rooms with exact ground truth, in `SCENE_CLASSES`. See `SceneDataset`."""
+    """Panoramas of lived-in rooms with exact ground truth, in `SCENE_CLASSES`. See `SceneDataset`.
+
+    Args:
+        split: "train", "val" or "test"; they share no home.
+        count: Number of homes.
+        height: Rows of the panorama, at least 8.
+        width: Columns, twice the rows.
+        seed: Another seed gives other homes.
+        cache: See `SceneDataset`.
+        augmentation: See `SceneDataset`.
+        black_poles: See `SceneDataset`.
+        tilt: See `SceneDataset`.
+        version: 1, or 2 for other homes, some of which have stairs and mirrors.
+        views: Folder with panoramas (HDR, EXR or ordinary images). Windows show one of them, chosen and turned by the
+            home's own numbers, and their light takes its mean colour; otherwise they show a drawn horizon.
+
+    Raises:
+        InputError: If an argument is out of range, or the folder of views has no panorama, or a file there is none.
+    """
 
     classes = SCENE_CLASSES
     palette = SCENE_PALETTE
     noun = "home"
-    space = SPACE
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        height: int,
+        width: int,
+        seed: int = 0,
+        cache: bool = False,
+        augmentation: Augmentation | None = None,
+        black_poles: float = 0.0,
+        tilt: float = 0.0,
+        version: int = 1,
+        views: str | Path | None = None,
+    ) -> None:
+        super().__init__(split, count, height, width, seed, cache, augmentation, black_poles, tilt)
+        check_version(version)
+        self.version = version
+        self.space = SPACES[version]
+        self.views = views
+        self._backdrops = read_backdrops(views) if views is not None else ()
+        self._digest = folder_digest(views) if views is not None else ""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Render or recall one sample. Nothing in a closed room is `far`, which a batch without streets says too."""
+        sample = super().__getitem__(index)
+        return sample | {"far": torch.zeros_like(sample["depth"], dtype=torch.bool)}
 
     def draw(self, index: int) -> Room:
         """Draw a home without rendering it."""
-        return sample_home(self.seed, self.split, index, self.tilt)
+        return sample_home(self.seed, self.split, index, self.tilt, self.version, self._backdrops)
+
+    def choices(self) -> dict[str, str]:
+        """The version too, where it is not the first, and what the windows show."""
+        version = {"version": str(self.version)} if self.version > 1 else {}
+        return super().choices() | version | ({"views": self._digest} if self._digest else {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy for another process reads the panoramas again: they are larger than all else."""
+        return self.__dict__ | {"_backdrops": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._backdrops = read_backdrops(self.views) if self.views is not None else ()
 
 
 class HomesDataModule(SceneDataModule):
     """Training, validation and test sets of procedural lived-in rooms; prediction runs over the test set.
 
     Richer than `RoomsDataModule`: bedrooms, kitchens, living rooms and offices, with views into further rooms, people,
-    and all kinds of light. See `SceneDataModule` for the arguments.
+    and all kinds of light.
+
+    Args:
+        height: Rows of the panoramas.
+        width: Columns, twice the rows.
+        train_count: Homes per epoch of training.
+        val_count: Homes for validation.
+        test_count: Homes for test and prediction.
+        batch_size: Panoramas per batch.
+        num_workers: Processes that render beside the training.
+        seed: Another seed gives other homes.
+        cache: See `SceneDataModule`.
+        augmentation: See `SceneDataModule`.
+        black_poles: See `SceneDataModule`.
+        tilt: See `SceneDataModule`.
+        version: 1, or 2 for other homes, some of which have stairs and mirrors.
+        views: Folder with panoramas that windows show, see `HomesDataset`.
     """
 
     dataset = HomesDataset
     classes = SCENE_CLASSES
     palette = SCENE_PALETTE
+
+    def __init__(
+        self,
+        height: int = 256,
+        width: int = 512,
+        train_count: int = 2000,
+        val_count: int = 100,
+        test_count: int = 100,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache: bool = False,
+        augmentation: Augmentation | None = None,
+        black_poles: float = 0.0,
+        tilt: float = 0.0,
+        version: int = 1,
+        views: str | Path | None = None,
+    ) -> None:
+        self.version = version
+        self.views = views
+        counts = (train_count, val_count, test_count)
+        super().__init__(height, width, *counts, batch_size, num_workers, seed, cache, augmentation, black_poles, tilt)
+
+    def kind(self) -> Callable[..., SceneDataset]:
+        """Homes of the version, with the views."""
+        return functools.partial(HomesDataset, version=self.version, views=self.views)

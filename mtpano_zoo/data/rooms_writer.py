@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ def write_rooms(
     seed: int = 0,
     kind: str = "rooms",
     tilt: float = 0.0,
+    version: int = 1,
+    views: str | Path | None = None,
 ) -> int:
     """Write the first `count` rooms of a split, or scenes of another kind, and return how many were not there yet.
 
@@ -52,14 +55,22 @@ def write_rooms(
         seed: Another seed gives other scenes.
         kind: "rooms", "homes" or "streets".
         tilt: The camera leans by up to so many degrees.
+        version: Of the homes.
+        views: Folder with panoramas that the windows of homes show.
 
     Raises:
-        InputError: If split, count, size, seed, kind or tilt are out of range.
+        InputError: If split, count, size, seed, kind, tilt or version are out of range.
+        InputError: If `views` holds no panorama, or a file there is none.
         FileExistsError: If the folder holds something else, or rooms of another seed or size.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt)
+    own: dict[str, Any] = ({"version": version} if version != 1 else {}) | (
+        {"views": views} if views is not None else {}
+    )
+    if own and kind != "homes":
+        raise InputError(f"{kind} have no {' or '.join(own)}: leave it out, or choose homes")
+    rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt, **own)
     out = Path(out)
     description = "\n".join(_describe(rooms)) + "\n"
     _claim(out, description)
@@ -87,8 +98,7 @@ def _describe(rooms: SceneDataset) -> Iterator[str]:
     unit = "metres" if rooms.outdoors else "millimetres"
     yield f"# Procedural {rooms.noun}s of mtpano_zoo; depth in {unit} along the ray, classes by index"
     yield f"seed: {rooms.seed}"
-    if rooms.tilt:
-        yield f"tilt: {rooms.tilt:g}"
+    yield from (f"{name}: {value}" for name, value in rooms.choices().items())
     yield f"height: {rooms.height}"
     yield f"width: {rooms.width}"
     yield "classes:"

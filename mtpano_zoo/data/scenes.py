@@ -2,6 +2,7 @@
 
 import mmap
 import multiprocessing
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lightning
@@ -26,8 +27,8 @@ class SceneDataset(Dataset[Sample]):
 
     A sample depends on (seed, split, index, height, width, tilt) only: neither on the worker, nor on the order, nor on
     `count`. It has `image` float32 (3, H, W) in [0, 1], `semseg` int64 (H, W) of `classes`, `depth` float32 (H, W) in
-    metres along the ray, `normals` float32 (3, H, W), and `id` such as "train-000123"; outdoors also `far` bool (H, W),
-    true in the sky, where depth is 0 and normals are zero. Every pixel is labelled.
+    metres along the ray, `normals` float32 (3, H, W), and `id` such as "train-000123"; homes and streets also `far`,
+    bool (H, W), true in the sky, where depth is 0 and normals are zero. Every pixel is labelled.
 
     Args:
         split: "train", "val" or "test"; they share no scene.
@@ -49,7 +50,7 @@ class SceneDataset(Dataset[Sample]):
     classes: ClassVar[tuple[str, ...]]
     palette: ClassVar[NDArray[np.uint8]]
     noun: ClassVar[str]  # what one of them is
-    space: ClassVar[int] = 0  # of keys, see `room_key`
+    space: int = 0  # of keys, see `room_key`
     outdoors: ClassVar[bool] = False
 
     def __init__(
@@ -100,8 +101,12 @@ class SceneDataset(Dataset[Sample]):
     def fingerprint(self, index: int) -> str:
         """Return what decides a panorama, without rendering it."""
         size = f"{self.height} x {self.width}"
-        tilt = f", tilt {self.tilt:g}" if self.tilt else ""
-        return f"{self.noun} {index} of {self.split}, seed {self.seed}, {size}, black poles {self.black_poles:g}{tilt}"
+        rest = "".join(f", {name} {value}" for name, value in self.choices().items())
+        return f"{self.noun} {index} of {self.split}, seed {self.seed}, {size}, black poles {self.black_poles:g}{rest}"
+
+    def choices(self) -> dict[str, str]:
+        """What else decides the scenes, by name; only what is not as usual."""
+        return {"tilt": f"{self.tilt:g}"} if self.tilt else {}
 
     def __getitem__(self, index: int) -> Sample:
         """Render or recall one sample, and augment it.
@@ -179,10 +184,14 @@ class SceneDataModule(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
-        kind = self.dataset
+        kind = self.kind()
         self.train_set = kind("train", train_count, height, width, seed, cache, augmentation, black_poles, tilt)
         self.val_set = kind("val", val_count, height, width, seed, cache, tilt=tilt)
         self.test_set = kind("test", test_count, height, width, seed, tilt=tilt)
+
+    def kind(self) -> Callable[..., SceneDataset]:
+        """What builds a set; a subclass binds arguments of its own."""
+        return self.dataset
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, without an incomplete last batch if there is a complete one."""

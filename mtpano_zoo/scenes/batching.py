@@ -44,6 +44,7 @@ class Views:
     occupancy: Tensor  # (B, 2, G, G)
     sky: Tensor  # (B, 18) the numbers of `Sky`, zeros indoors
     tilt: Tensor  # (B, 3, 3) float64, from the camera to the level frame of the same heading
+    outside: tuple[tuple[Tensor, float] | None, ...]  # B panoramas for windows, (H, W, 3), and their turns
 
     def slice(self, start: int, stop: int) -> "Views":
         """Some of the rooms."""
@@ -94,6 +95,10 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
         occupancy=stack([room.occupancy for room in rooms]),
         sky=stack([np.array(room.sky.row() if room.sky else [0.0] * 18) for room in rooms]),
         tilt=torch.stack([tilts[room.tilt] for room in rooms]).to(device),
+        outside=tuple(
+            (torch.from_numpy(room.outside.pixels).to(device), room.outside.turn) if room.outside else None
+            for room in rooms
+        ),
     )
 
 

@@ -108,7 +108,7 @@ def haze(energy: Tensor, seen: Surface, views: Views, channel: int) -> Tensor:
 
 def sky_colors(seen: Surface, views: Views, at: Tensor) -> list[Tensor]:
     """The sky at some pixels: it pales towards the horizon and around the sun, and clouds drift over it."""
-    x, y, z = (take(plane, at) for plane in seen.point)
+    x, y, z = (take(plane, at) for plane in seen.sight())
     room = at // seen.depth[0].numel()
     (cos, sin), row, salt = views.turn.float()[room].unbind(1), views.sky[room], views.salt[room]
     length = (x * x + y * y + z * z).sqrt()

@@ -141,8 +141,15 @@ def _fill_shelf(
         x += run + (rng.uniform(0.02, 0.3) if rng.random() < 0.5 else 0.003)
 
 
-def cabinet(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
-    """A closed cabinet with doors and knobs."""
+def cabinet(
+    rng: np.random.Generator,
+    builder: Builder,
+    at: Frame,
+    size: tuple[float, float],
+    height: float,
+    glass: Material | None = None,
+) -> None:
+    """A closed cabinet with doors and knobs, and panes of glass on the doors."""
     look = materials.pick(rng, "furniture")
     front, knob = size[1] / 2, materials.gray(rng)
     builder.box("cabinet", look, _centred(size[0]), (0.0, height), _centred(size[1]), at)
@@ -151,6 +158,9 @@ def cabinet(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[f
         x0 = -size[0] / 2 + size[0] * i / count
         x = (x0 + 0.01, x0 + size[0] / count - 0.01)
         builder.box("cabinet", look, x, (0.06, height - 0.02), (front, front + 0.018), at)
+        if glass is not None:
+            pane = (x[0] + 0.02, x[1] - 0.02)
+            builder.box("clutter", glass, pane, (0.1, height - 0.06), (front + 0.018, front + 0.022), at)
         handle = x[1] - 0.05 if i % 2 == 0 else x[0] + 0.03
         grip = (height * 0.5, height * 0.5 + 0.12)
         builder.box("cabinet", knob, (handle, handle + 0.02), grip, (front + 0.018, front + 0.04), at)

@@ -1,24 +1,32 @@
 """Draws lived-in rooms: bedrooms, kitchens, living rooms, offices, with views into further rooms."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 from mtpano_zoo.scenes import furniture, home_things, materials, street_things
 from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.furnishing import anywhere, at_wall, count, table_group
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
 from mtpano_zoo.scenes.materials import CHANNEL, Material
-from mtpano_zoo.scenes.plan import CELL, GRID_ORIGIN, Plan, sample_plan
+from mtpano_zoo.scenes.outside import Backdrop, choose
+from mtpano_zoo.scenes.plan import CELL, GRID_ORIGIN, Plan, Rect, sample_plan
 from mtpano_zoo.scenes.sampling import camera_place, random_tilt, room_key
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
+from mtpano_zoo.scenes.stairs import SLAB, Stairs, build_stairs, place_stairs
 from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
-SPACE = 1  # of keys, see `room_key`
+SPACES = {1: 1, 2: 3}  # of keys by version, see `room_key`
+STAIRS = 0.15  # share of the homes of version 2 that look for a place for stairs; nearly all find one
+MIRRORS = 0.22  # share of those that hang up a mirror, if there is wall for it
 
 
-def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
+def sample_home(
+    seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1, backdrops: Sequence[Backdrop] = ()
+) -> Room:
     """Draw the home of a split and an index; the same arguments always give the same home.
 
     Args:
@@ -26,15 +34,18 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         split: "train", "val" or "test".
         index: Of the home.
         tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home stays.
+        version: 1, or 2 for other homes, some of which have stairs and mirrors. Versions share no home.
+        backdrops: Panoramas, of which the windows show one and take its colour; a drawn horizon where there is none.
 
     Raises:
-        InputError: If the split is unknown, or seed, index or tilt are out of range.
+        InputError: If the split or version is unknown, or seed, index or tilt are out of range.
 
     Example:
         >>> sample_home(0, "train", 3).id
         'train-000003'
     """
-    key = room_key(seed, split, index, SPACE)
+    check_version(version)
+    key = room_key(seed, split, index, SPACES[version])
     rng = Draws(key)
     height, daylight = rng.uniform(2.3, 3.8), float(rng.random() < 0.78) * rng.uniform(0.3, 1.2)
     plan, builder = sample_plan(rng), Builder(SCENE_CLASSES)
@@ -43,15 +54,22 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
     plan.block_disc(x, z, 0.7)
     shell = HomeShell(builder, plan, rng, height, daylight)
     lamp = materials.glow(lamp_color(rng), rng.uniform(1.5, 5.0))
-    lights = Lights(rng, daylight)
+    sky, outside = choose(backdrops, key) if backdrops else (None, None)
+    lights = Lights(rng, daylight, sky.light) if sky else Lights(rng, daylight)
+    stairs = place_stairs(rng, plan, height) if version > 1 and rng.random() < STAIRS else None
+    if stairs is not None:
+        shell.stairs(stairs, lamp, lights)
+    if version > 1 and rng.random() < MIRRORS:
+        shell.mirror()
     shell.openings(lamp, lights)
-    Furnisher(rng, plan, builder, height, lamp, lights).furnish()
-    if rng.random() < 0.3:
+    Furnisher(rng, plan, builder, height, lamp, lights, version > 1).furnish()
+    if rng.random() < 0.3 and shell.well is None:
         shell.beams()
     shell.close()
     for window in shell.windows:
         lights.window(window)
-    ceiling_lamps(rng, plan, builder, height, lamp, (x, z), lights)
+    above = stairs.rect(0.0, stairs.length) if stairs else None
+    ceiling_lamps(rng, plan, builder, height, lamp, (x, z), lights, above)
     warm = rng.uniform(-0.2, 0.2)
     room = Room(
         id=f"{split}-{index:06d}",
@@ -66,8 +84,25 @@ def sample_home(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         noise=rng.uniform(0.0, 0.016),
         salt=int(rng.integers(2**31)),
         classes=SCENE_CLASSES,
+        outside=outside,
     )
     return random_tilt(room, key, tilt)
+
+
+def check_version(version: int) -> None:
+    """Refuse versions of homes that do not exist.
+
+    Raises:
+        InputError: If there is no such version.
+
+    Example:
+        >>> check_version(9)
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
+    """
+    if version not in SPACES:
+        raise InputError(f"homes have the versions {' and '.join(map(str, SPACES))}, got {version!r}")
 
 
 class HomeShell(Shell):
@@ -157,6 +192,49 @@ class HomeShell(Shell):
             spot = frame.at((x0 + x1) / 2, (near + back) / 2)
             furniture.table(rng, self.builder, spot, (min(width - 0.9, 1.2), 0.7), 0.75)
 
+    def stairs(self, stairs: Stairs, lamp: Material, lights: Lights) -> None:
+        """A flight of stairs; above it an opening in the ceiling, or on its landing mostly a door."""
+        rng = self.rng
+        build_stairs(rng, self.builder, stairs, self.height, self.wall_look())
+        self.well = stairs.well(self.height)
+        if self.well is not None:
+            self._upper_floor(self.well, lamp, lights)
+        elif rng.random() < 0.75:
+            x0, x1 = stairs.along(stairs.length - 0.84, stairs.length - 0.06)
+            bottom, top = stairs.steps * stairs.rise, stairs.steps * stairs.rise + 1.95
+            frame = stairs.wall.frame
+            self.builder.box("door", self.door_look, (x0, x1), (bottom, top), (0.0, 0.03), frame)
+            self._frame("door", stairs.wall, x0, x1, bottom, top, 0.05, 0.04)
+            handle = (bottom + 1.0, bottom + 1.03)
+            self.builder.box("door", materials.gray(rng), (x0 + 0.06, x0 + 0.18), handle, (0.06, 0.09), frame)
+
+    def mirror(self) -> None:
+        """A framed mirror: to look at one's face, or from head to foot."""
+        rng = self.rng
+        tall = rng.random() < 0.45
+        size = (
+            (rng.uniform(0.45, 0.9), rng.uniform(1.4, 1.8)) if tall else (rng.uniform(0.5, 1.6), rng.uniform(0.5, 1.0))
+        )
+        self.hang("clutter", materials.mirror(rng), size, rng.uniform(0.08, 0.3) if tall else rng.uniform(0.9, 1.2))
+
+    def _upper_floor(self, well: Rect, lamp: Material, lights: Lights) -> None:
+        """Walls around an opening in the ceiling, a ceiling of their own, and mostly a lamp."""
+        rng, add, paint = self.rng, self.builder.box, home_wall(self.rng)
+        low, top = self.height + SLAB - 0.05, self.height + SLAB + rng.uniform(2.2, 2.6)
+        x, z = (well.x0 - 0.2, well.x1 + 0.2), (well.z0 - 0.2, well.z1 + 0.2)
+        for side in ((x[0], well.x0), (well.x1, x[1])):
+            add("wall", paint, side, (low, top + 0.1), z)
+        for side in ((z[0], well.z0), (well.z1, z[1])):
+            add("wall", paint, x, (low, top + 0.1), side)
+        add("ceiling", materials.pick(rng, "ceiling"), x, (top, top + 0.2), z)
+        at = Frame((well.x0 + well.x1) / 2, (well.z0 + well.z1) / 2, 0.0)
+        glow, bright = lamp.copy(), rng.random() < 0.75
+        glow[:3] = lamp_color(rng)
+        glow[CHANNEL["emission"]] = rng.uniform(1.0, 4.0) if bright else 0.2
+        self.builder.cylinder("lamp", glow, 0.15, (top - 0.07, top), at)
+        if bright:
+            lights.beyond(at, top - 0.15, glow, rng.uniform(0.8, 1.6))
+
     def occupancy(self) -> Float32:
         """Seen from above; further rooms are free."""
         cells = self.plan.occupancy()
@@ -192,8 +270,10 @@ class Furnisher:
         height: float,
         lamp: Material,
         lights: Lights,
+        mirrors: bool = False,
     ) -> None:
         self.rng = rng
+        self.mirrors = mirrors  # wardrobes may have them on their doors
         self.plan = plan
         self.builder = builder
         self.height = height
@@ -302,7 +382,9 @@ class Furnisher:
 
     def _cabinet(self, size: tuple[float, float], tall: float) -> None:
         if at := at_wall(self.rng, self.plan, size, tall):
-            furniture.cabinet(self.rng, self.builder, at, size, tall)
+            mirrored = self.mirrors and tall > 1.75 and self.rng.random() < 0.25
+            glass = materials.mirror(self.rng) if mirrored else None
+            furniture.cabinet(self.rng, self.builder, at, size, tall, glass)
             if tall < 1.2:
                 furniture.tabletop(self.rng, self.builder, at, size, tall)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mtpano_zoo.scenes import materials
-from mtpano_zoo.scenes.plan import Plan
+from mtpano_zoo.scenes.plan import Plan, Rect
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame
 
 MAX_LIGHTS = 6
@@ -14,9 +14,10 @@ MAX_LIGHTS = 6
 class Lights:
     """Gathers light sources and balances them, so that rooms are neither black nor burnt out."""
 
-    def __init__(self, rng: np.random.Generator, daylight: float) -> None:
+    def __init__(self, rng: np.random.Generator, daylight: float, sky: materials.Color = (0.85, 0.95, 1.1)) -> None:
         self._rng = rng
         self._daylight = daylight
+        self._sky = sky
         self._on = daylight < 0.3 or rng.random() < 0.7
         self._lamps: list[tuple[float, ...]] = []
         self._windows: list[tuple[float, ...]] = []
@@ -28,7 +29,7 @@ class Lights:
 
     def window(self, at: Frame) -> None:
         """Add the light that comes in at a window."""
-        self._windows.append((at.x, -1.5, at.z, 0.85, 0.95, 1.1))
+        self._windows.append((at.x, -1.5, at.z, *self._sky))
 
     def beyond(self, at: Frame, height: float, look: materials.Material, power: float) -> None:
         """Add a lamp of another room, which is lit whether this room is or not."""
@@ -68,8 +69,9 @@ def ceiling_lamps(
     lamp: materials.Material,
     camera: tuple[float, float],
     lights: Lights,
+    clear: Rect | None = None,
 ) -> None:
-    """Panels, round lamps or pendants on a regular grid."""
+    """Panels, round lamps or pendants on a regular grid, none over `clear`."""
     kind = rng.random()
     nx, nz = max(1, round(plan.width / 3)), max(1, round(plan.depth / 3))
     size = (rng.uniform(0.15, 0.6), rng.uniform(0.4, 1.3))
@@ -78,7 +80,7 @@ def ceiling_lamps(
         for j in range(nz):
             at = Frame(plan.width * (i + 0.5) / nx, plan.depth * (j + 0.5) / nz, 0.0)
             near = math.hypot(at.x - camera[0], at.z - camera[1]) < 0.6
-            if not plan.contains(at.x, at.z, 0.35):
+            if not plan.contains(at.x, at.z, 0.35) or (clear and _over(clear, at.x, at.z)):
                 continue
             hanging = kind > 0.75 and not near
             if kind < 0.5:
@@ -90,3 +92,9 @@ def ceiling_lamps(
                 builder.cylinder("lamp", materials.gray(rng), 0.01, (height - drop, height), at)
                 builder.sphere("lamp", lamp, 0.16, height - drop - 0.14, at)
             lights.lamp(at, height - 0.1 - (drop + 0.1) * hanging, lamp)
+
+
+def _over(rect: Rect, x: float, z: float) -> bool:
+    """Whether a lamp at a place would reach over a rectangle."""
+    reach = 0.65  # metres, half of the longest lamp
+    return rect.x0 - reach < x < rect.x1 + reach and rect.z0 - reach < z < rect.z1 + reach

@@ -10,6 +10,7 @@ from mtpano_zoo.scenes.batching import Primitives, Views
 from mtpano_zoo.scenes.casting import distances
 from mtpano_zoo.scenes.daylight import SUNLIGHT, SunMap, haze, sky_colors, sun_map, sunlit
 from mtpano_zoo.scenes.materials import CHANNEL
+from mtpano_zoo.scenes.outside import look_out
 from mtpano_zoo.scenes.plan import GRID_METRES, GRID_ORIGIN
 from mtpano_zoo.scenes.shading import Surface, albedo, hashed, panes, take, texture_noise, unit_interval
 from mtpano_zoo.scenes.tracing import STEEP
@@ -46,8 +47,8 @@ def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
     return Shadows(distance * (1 / latitude.cos()).float()[:, None], sun)
 
 
-def develop(primitives: Primitives, seen: Surface, views: Views, shadows: Shadows, rows: slice) -> Tensor:
-    """The image (B, 3, rows, W) in [0, 1], a multiple of 1/255 everywhere."""
+def radiance(primitives: Primitives, seen: Surface, views: Views, shadows: Shadows) -> list[Tensor]:
+    """The light that comes from what is seen, linear RGB: three times (B, rows, W)."""
     salt = views.salt[:, None, None]
     colors = albedo(primitives, seen, salt)
     dark = _occlusion(seen, views)
@@ -56,7 +57,6 @@ def develop(primitives: Primitives, seen: Surface, views: Views, shadows: Shadow
     polish = take(primitives.material[CHANNEL["gloss"]], seen.primitive).mul_(0.25)
     sky = take(primitives.material[CHANNEL["sky"]], seen.primitive).flatten().nonzero()[:, 0]
     outside = _outside(primitives, seen, views, sky)
-    noise = _sensor_noise(seen, rows, salt)
     if shadows.sun is not None:
         sun = sunlit(seen, views, shadows.sun)
         for c in range(3):
@@ -64,12 +64,21 @@ def develop(primitives: Primitives, seen: Surface, views: Views, shadows: Shadow
     panes(primitives, seen, salt, colors, emission)
     above = seen.sky.flatten().nonzero()[:, 0] if seen.sky is not None else sky[:0]
     heaven = sky_colors(seen, views, above)
-    planes = []
+    light = []
     for c in range(3):
         energy = diffuse[c].mul_(dark).add_(emission).mul_(colors[c]).addcmul_(polish, gloss[c])
         energy.view(-1).index_copy_(0, sky, outside[c])
         if seen.sky is not None:
             haze(energy, seen, views, c).view(-1).index_copy_(0, above, heaven[c])
+        light.append(energy)
+    return light
+
+
+def develop(light: list[Tensor], views: Views, rows: slice) -> Tensor:
+    """Exposure, tone curve and sensor noise: the image (B, 3, rows, W) in [0, 1], a multiple of 1/255 everywhere."""
+    noise = _sensor_noise(light[0].shape[-1], rows, views.salt[:, None, None])
+    planes = []
+    for c, energy in enumerate(light):
         energy.mul_(views.gain[:, c, None, None])
         # A shoulder instead of a hard clip, then gamma 2.
         shoulder = energy.mul(0.3).add_(1).mul_(energy).div_(energy.add_(1)).sqrt_()
@@ -85,9 +94,10 @@ def _light(seen: Surface, views: Views, shadows: Shadows) -> tuple[list[Tensor],
     diffuse = [views.ambient[:, c, None, None] * soft for c in range(3)]
     gloss = [torch.zeros_like(x) for _ in range(3)]
     # The viewing ray, mirrored at the surface.
-    toward = (x * nx).addcmul_(y, ny).addcmul_(z, nz).mul_(2)
+    rx, ry, rz = seen.sight()
+    toward = (rx * nx).addcmul_(ry, ny).addcmul_(rz, nz).mul_(2)
     mx, my, mz = (
-        torch.addcmul(p, toward, n, value=-1).div_(seen.depth) for p, n in zip(seen.point, seen.normal, strict=True)
+        torch.addcmul(p, toward, n, value=-1).div_(seen.depth) for p, n in zip((rx, ry, rz), seen.normal, strict=True)
     )
     for index, light in enumerate(views.lights.unbind(1)):
         px, py, pz, *color = light[:, :, None, None].unbind(1)
@@ -151,8 +161,8 @@ def _occlusion(seen: Surface, views: Views) -> Tensor:
 
 
 def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) -> list[Tensor]:
-    """What windows show at some pixels: sky that pales towards the horizon, buildings and trees, ground."""
-    x, y, z = (take(plane, at) for plane in seen.point)
+    """What windows show at some pixels: a panorama, or sky that pales towards the horizon, buildings, trees, ground."""
+    x, y, z = (take(plane, at) for plane in seen.sight())
     primitive = take(seen.primitive, at)
     room = at // seen.depth[0].numel()
     (cos, sin), salt = views.turn.float()[room].unbind(1), views.salt[room]
@@ -183,12 +193,19 @@ def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) ->
         meadow = torch.lerp((0.08, 0.1, 0.05)[c] * noise, material[0] * 0.4, haze)
         return torch.lerp(color, meadow, ground) * material[2]
 
-    return [channel(c, name) for c, name in enumerate(("red", "green", "blue"))]
+    colors = [channel(c, name) for c, name in enumerate(("red", "green", "blue"))]
+    for number, outside in enumerate(views.outside):
+        if outside is not None:
+            own = (room == number).nonzero()[:, 0]
+            shown = look_out(*outside, east[own], y[own], north[own])
+            bright = take(primitives.material[CHANNEL["emission"]], primitive[own])
+            for color, plane in zip(colors, shown.unbind(1), strict=True):
+                color.index_copy_(0, own, plane * bright)
+    return colors
 
 
-def _sensor_noise(seen: Surface, rows: slice, salt: Tensor) -> list[Tensor]:
+def _sensor_noise(width: int, rows: slice, salt: Tensor) -> list[Tensor]:
     """Zero mean, unit variance, bell-shaped (sum of three uniforms) noise for three channels."""
-    width = seen.depth.shape[-1]
     pixel = torch.arange(rows.start * width, rows.stop * width, dtype=torch.int32, device=salt.device).view(-1, width)
     noise = []
     for channel in range(3):

@@ -39,6 +39,7 @@ FIELDS = (
     "pane_u",  # share of a cell that a window of the second colour fills, across; 0: no windows
     "pane_v",
     "lit",  # share of the windows with light behind them
+    "mirror",  # share of the light that comes by reflection, on flat faces
 )
 CHANNEL = {name: i for i, name in enumerate(FIELDS)}
 
@@ -285,6 +286,11 @@ def board(rng: np.random.Generator) -> Material:
     if kind < 0.88:
         return material(hsv(rng.uniform(0.35, 0.45), rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.4)), noise=0.3)
     return material(hsv(0.08, 0.5, rng.uniform(0.55, 0.75)), noise=0.5, noise_u=3.0, noise_v=3.0)
+
+
+def mirror(rng: np.random.Generator) -> Material:
+    """Silvered glass; seen in another mirror it is plain grey."""
+    return material(hsv(0.5, 0.02, rng.uniform(0.6, 0.75)), noise=0.0, mirror=rng.uniform(0.85, 0.96))
 
 
 def glow(color: Color, strength: float) -> Material:

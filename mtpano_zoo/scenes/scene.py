@@ -39,6 +39,14 @@ class Sky:
 
 
 @dataclasses.dataclass(frozen=True)
+class Outside:
+    """A panorama that windows show instead of what is drawn for them."""
+
+    pixels: NDArray[np.float16]  # (H, W, 3) linear RGB, equirectangular
+    turn: float  # radians; what lies ahead in the room shows what lies so far to the right in the panorama
+
+
+@dataclasses.dataclass(frozen=True)
 class Room:
     """A scene, indoors or outdoors, independent of any resolution.
 
@@ -66,6 +74,7 @@ class Room:
     classes: tuple[str, ...] = S3DIS_CLASSES
     sky: Sky | None = None  # None: a closed room, where every ray meets something
     tilt: tuple[float, float] = (0.0, 0.0)  # pitch and roll of the camera in degrees, as in `sphere.rotation_matrix`
+    outside: Outside | None = None  # None: windows show a drawn horizon
 
     def turned(self, degrees: float) -> "Room":
         """The same room seen by a camera that was turned to the right by so many degrees."""

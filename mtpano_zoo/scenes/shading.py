@@ -40,6 +40,11 @@ class Surface:
     v: Tensor
     angle: float  # radians that a pixel spans
     sky: Tensor | None = None  # bool; None: everywhere something is met
+    ray: Planes | None = None  # as long as `depth`, along the last stretch of light that mirrors have turned
+
+    def sight(self) -> Planes:
+        """In which direction the surface is looked at: as long as `depth`."""
+        return self.point if self.ray is None else self.ray
 
     def part(self, rooms: slice, rows: slice) -> "Surface":
         """Some rows of some of the panoramas."""
@@ -117,8 +122,8 @@ def _solve_singly(
     level = torch.stack((lat.cos() * lon.sin(), -lat.sin(), lat.cos() * lon.cos()), dim=1)
     room = at // seen.depth[0].numel() + rooms.start
     prim = take(seen.primitive, at)
-    distance, normal, u, v = details(primitives, prim, views.camera[room], _to_room(level, views.turn[room]))
-    normal = _to_level(normal, views.turn[room])
+    distance, normal, u, v = details(primitives, prim, views.camera[room], to_room(level, views.turn[room]))
+    normal = to_level(normal, views.turn[room])
     planes = (*seen.point, *seen.normal, seen.depth, seen.u, seen.v, seen.level)
     point = level * distance[:, None]
     steep = normal[:, 1].abs() < 0.9
@@ -133,7 +138,7 @@ def traced_surface(primitives: Primitives, views: Views, height: int, width: int
     own = erp_rays(height, width, device=views.camera.device, dtype=torch.float64)
     level = torch.einsum("bij,hwj->bihw", views.tilt, own)
     turn = views.turn[:, :, None, None]
-    direction = _to_room(level.movedim(1, -1), turn.movedim(1, -1)).movedim(-1, 1)
+    direction = to_room(level.movedim(1, -1), turn.movedim(1, -1)).movedim(-1, 1)
     tiles = into_tiles(direction)
     rays = Rays(views.camera[:, None, :, None].expand(-1, tiles.shape[1], -1, -1), tiles)
     distance, winner = trace(primitives, rays, touched_by_camera(primitives, rays))
@@ -144,7 +149,7 @@ def traced_surface(primitives: Primitives, views: Views, height: int, width: int
     room = at // (height * width)
     flat = direction.movedim(1, -1).reshape(-1, 3)[at]
     t, normal, u, v = details(primitives, take(primitive, at), views.camera[room], flat)
-    normal = _to_level(normal, views.turn[room])
+    normal = to_level(normal, views.turn[room])
 
     def plane(values: Tensor, empty: float) -> Tensor:
         full = torch.full(sky.shape, empty, device=values.device)
@@ -168,13 +173,13 @@ def traced_surface(primitives: Primitives, views: Views, height: int, width: int
     )
 
 
-def _to_room(vectors: Tensor, turn: Tensor) -> Tensor:
+def to_room(vectors: Tensor, turn: Tensor) -> Tensor:
     """Vectors (..., 3) of the level frame in the frame of the room; `turn` (..., 2)."""
     (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
     return torch.stack((x * cos - z * sin, y, x * sin + z * cos), dim=-1)
 
 
-def _to_level(vectors: Tensor, turn: Tensor) -> Tensor:
+def to_level(vectors: Tensor, turn: Tensor) -> Tensor:
     """The other way round."""
     (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
     return torch.stack((x * cos + z * sin, y, z * cos - x * sin), dim=-1)
@@ -312,6 +317,6 @@ def panes(primitives: Primitives, seen: Surface, salt: Tensor, colors: Planes, e
 
 def footprint(seen: Surface) -> Tensor:
     """Metres of surface that a pixel covers across its longer side."""
-    (x, y, z), (nx, ny, nz) = seen.point, seen.normal
+    (x, y, z), (nx, ny, nz) = seen.sight(), seen.normal
     facing = (x * nx).addcmul_(y, ny).addcmul_(z, nz).abs_().div_(seen.depth).add_(0.1)
     return seen.depth.mul(seen.angle).div_(facing).add_(1e-4)

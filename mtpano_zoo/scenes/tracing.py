@@ -198,6 +198,26 @@ def touched_by_camera(primitives: Primitives, rays: Rays) -> Tensor:
     return over & (latitude.amax(2)[room] >= lowest[:, None] - slack)
 
 
+def touched_by_cones(primitives: Primitives, rays: Rays) -> Tensor:
+    """(P, T) of the tiles of one image that a primitive may be met in, wherever their rays start.
+
+    The ball around a primitive is held against the cone around the rays of a tile, from the middle of their starts.
+    """
+    points = corners(primitives)
+    centre = points.mean(1)
+    start = rays.origin[0].mean(2)
+    axis = torch.nn.functional.normalize(rays.direction[0].mean(2), dim=1)
+    opening = (rays.direction[0] * axis[..., None]).sum(1).amin(1).clamp(-1, 1).acos()
+    # Rays that start beside the middle meet a ball that is larger by as much.
+    ball = (points[:, 0] - centre).norm(dim=1)[:, None] + (rays.origin[0] - start[..., None]).norm(dim=1).amax(1)
+    way = centre[:, None] - start
+    distance = way.norm(dim=2).clamp(min=1e-12)
+    angle = ((way * axis).sum(2) / distance).clamp(-1, 1).acos()
+    slack = 1e-6
+    touched: Tensor = (distance <= ball) | (angle <= opening + (ball / distance).clamp(max=1).asin() + slack)
+    return touched
+
+
 def _wrapped(angle: Tensor) -> Tensor:
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 

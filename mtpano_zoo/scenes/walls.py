@@ -4,7 +4,7 @@ import numpy as np
 
 from mtpano_zoo.scenes import furniture, materials
 from mtpano_zoo.scenes.materials import Material
-from mtpano_zoo.scenes.plan import Plan, Wall
+from mtpano_zoo.scenes.plan import Plan, Rect, Wall
 from mtpano_zoo.scenes.scene import Builder, Frame
 
 THICKNESS = 0.3  # metres of wall behind its visible face
@@ -28,6 +28,18 @@ def free_stretch(
     return None
 
 
+def _around(whole: Rect, hole: Rect | None) -> list[Rect]:
+    """Rectangles that fill another one but for a hole in it."""
+    if hole is None:
+        return [whole]
+    return [
+        whole._replace(x1=hole.x0),
+        whole._replace(x0=hole.x1),
+        Rect(hole.x0, hole.x1, whole.z0, hole.z0),
+        Rect(hole.x0, hole.x1, hole.z1, whole.z1),
+    ]
+
+
 class Shell:
     """Builds what does not move. Openings are gathered first; `close` then builds the walls around them."""
 
@@ -40,6 +52,7 @@ class Shell:
         self.frame_look = materials.pick(rng, "frame")
         self.door_look = materials.pick(rng, "door")
         self.windows: list[Frame] = []  # centres of the panes
+        self.well: Rect | None = None  # an opening in the ceiling
         self._holes: list[tuple[Wall, float, float, float, float]] = []
         self._sky = self._sample_sky()
 
@@ -157,7 +170,9 @@ class Shell:
         rng, plan, height, add = self.rng, self.plan, self.height, self.builder.box
         x, z = (-THICKNESS, plan.width + THICKNESS), (-THICKNESS, plan.depth + THICKNESS)
         add("floor", materials.pick(rng, "floor"), x, (-THICKNESS, 0.0), z)
-        add("ceiling", materials.pick(rng, "ceiling"), x, (height, height + THICKNESS), z)
+        ceiling = materials.pick(rng, "ceiling")
+        for part in _around(Rect(*x, *z), self.well):
+            add("ceiling", ceiling, (part.x0, part.x1), (height, height + THICKNESS), (part.z0, part.z1))
         main, accent = self.wall_look(), self.wall_look()
         skirting = materials.pick(rng, "frame") if rng.random() < 0.6 else None
         skirting_height = rng.uniform(0.05, 0.14)

@@ -15,6 +15,8 @@ def add(verbs: Verbs) -> None:
         "--kind", choices=("rooms", "homes", "streets"), default="rooms", help="homes are richer (default %(default)s)"
     )
     rooms.add_argument("--tilt", type=float, default=0.0, help="the camera leans by up to so many degrees (default 0)")
+    rooms.add_argument("--version", type=int, default=1, help="of homes: 2 has stairs and mirrors (default 1)")
+    rooms.add_argument("--views", type=Path, metavar="DIR", help="folder of panoramas that windows of homes show")
     rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)
     rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
@@ -27,6 +29,7 @@ def _rooms(options: argparse.Namespace) -> int:
     from mtpano_zoo.data.rooms_writer import write_rooms
 
     size = (options.height, 2 * options.height)
-    write_rooms(options.out, options.split, options.count, *size, options.seed, options.kind, options.tilt)
+    own = (options.seed, options.kind, options.tilt, options.version, options.views)
+    write_rooms(options.out, options.split, options.count, *size, *own)
     print(f"{options.count} {options.kind} are in {options.out}")
     return 0

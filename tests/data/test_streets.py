@@ -31,9 +31,11 @@ def same(a, b):
 def test_a_sample_is_the_rendered_scene(kind, sampler):
     scenes = kind("test", 3, 24, 48, seed=9, tilt=12.0)
     sample, batch = scenes[2], render([sampler(9, "test", 2, 12.0)], 24, 48)
+    if kind is HomesDataset:
+        batch["far"] = torch.zeros(1, 24, 48, dtype=torch.bool)  # known of a closed room without looking
     assert sample["id"] == "test-000002" and set(sample) == set(batch)
     assert all(torch.equal(sample[key], batch[key][0]) for key in sample if key != "id")
-    assert ("far" in sample) == (kind is StreetsDataset)
+    assert ("far" in sample) == (kind is not RoomsDataset)
     assert same(pickle.loads(pickle.dumps(scenes))[2], sample)  # noqa: S301
 
 
@@ -101,3 +103,20 @@ def test_files_of_streets_come_back(tmp_path, capsys):
         write_rooms(tmp_path / "streets", "val", 1, 24, 48)
     with pytest.raises(ValueError, match="kind must be one of rooms, homes, streets"):
         write_rooms(tmp_path / "new", "val", 1, 24, 48, kind="cellars")
+
+
+def test_a_version_of_homes_is_one_of_its_own(tmp_path, capsys):
+    first, second = HomesDataset("val", 2, 24, 48), HomesDataset("val", 2, 24, 48, version=2)
+    assert same(HomesDataset("val", 2, 24, 48, version=1)[1], first[1])
+    assert second[1]["id"] == first[1]["id"] and not torch.equal(second[1]["depth"], first[1]["depth"])
+    assert second.fingerprint(1) == first.fingerprint(1) + ", version 2"
+    data = HomesDataModule(**SIZE, train_count=2, val_count=1, test_count=1, version=2)
+    assert same(data.test_set[0], HomesDataset("test", 1, 24, 48, version=2)[0])
+    command = ["rooms", "--kind", "homes", "--count", "1", "--height", "24", "--split", "val", "--out", str(tmp_path)]
+    assert main([*command, "--version", "2"]) == 0
+    assert "version: 2" in (tmp_path / "classes.yaml").read_text()
+    assert main(command) != 0 and "choose another folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="homes have the versions 1 and 2"):
+        HomesDataset("val", 1, 24, 48, version=3)
+    with pytest.raises(ValueError, match="streets have no version"):
+        write_rooms(tmp_path / "new", "val", 1, 24, 48, kind="streets", version=2)

@@ -10,6 +10,7 @@ import torch
 
 from mtpano_zoo.scene_classes import SCENE_CLASSES
 from mtpano_zoo.scenes import render, sample_home, sample_room, sample_street
+from mtpano_zoo.scenes.materials import FIELDS
 from mtpano_zoo.scenes.sampling import room_key
 
 GOLDEN = Path(__file__).parent / "golden" / "rooms.npz"
@@ -64,7 +65,7 @@ def test_same_arguments_same_scene_and_no_two_alike(kind):
 
 def test_kinds_of_scenes_share_no_key():
     arguments = [
-        (s, p, i, k) for s in (0, 2**63 - 1) for p in ("train", "val", "test") for i in (0, 2**56 - 1) for k in range(3)
+        (s, p, i, k) for s in (0, 2**63 - 1) for p in ("train", "val", "test") for i in (0, 2**56 - 1) for k in range(4)
     ]
     assert len({room_key(*a) for a in arguments}) == len(arguments)
 
@@ -143,6 +144,15 @@ def test_homes_show_what_people_live_with(homes):
     assert mean.min() > 0.1 and mean.max() < 0.95
 
 
+def test_homes_of_the_second_version_have_stairs_and_mirrors(homes):
+    scenes = [sample_home(0, "val", index, version=2) for index in range(48)]
+    stairs = np.mean([(scene.labels == SCENE_CLASSES.index("fence")).any() for scene in scenes])
+    mirrors = np.mean([scene.materials[:, FIELDS.index("mirror")].any() for scene in scenes])
+    assert 0.04 < stairs < 0.3 and 0.1 < mirrors < 0.45
+    assert not any(scene.materials[:, FIELDS.index("mirror")].any() for scene in homes[0])
+    assert not {scene.camera.tobytes() for scene in scenes} & {scene.camera.tobytes() for scene in homes[0]}
+
+
 @pytest.mark.parametrize("sample", [sample_home, sample_street])
 def test_nothing_contains_the_camera(sample):
     for index in range(40):
@@ -179,7 +189,7 @@ def test_the_sun_casts_shadows():
         frames=frames,
         lower=np.array([[-500.0, -0.01, -500.0], [-0.4, -3.0, -0.4]]),
         upper=np.array([[500.0, 1.0, 500.0], [0.4, 0.0, 0.4]]),
-        materials=np.tile(np.array([0.5] * 6 + [1e3, 1e3] + [0.0] * 16, dtype=np.float32), (2, 1)),
+        materials=np.tile(np.array([0.5] * 6 + [1e3, 1e3] + [0.0] * (len(FIELDS) - 8), dtype=np.float32), (2, 1)),
         camera=np.array([0.0, -1.6, 0.0]),
         yaw=0.0,
         lights=np.zeros((0, 6), dtype=np.float32),
