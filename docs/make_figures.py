@@ -13,7 +13,7 @@ from mtpano_zoo.viz import colour_depth, colour_normals
 
 HERE = Path(__file__).parent
 ROOM = 3
-HOME, STREET = 5, 8
+HOME, STREET = 1, 8
 SHADE = {"boxstyle": "round,pad=0.15", "facecolor": "black", "alpha": 0.6, "linewidth": 0}
 
 
