@@ -1,4 +1,4 @@
-"""Whether a picture looks like what a network was trained on, and like a full panorama at all.
+"""Whether a picture looks like what a network was trained on.
 
 Outputs do not tell: a network that only knows rooms is as sure of a street as of a room. The deepest features of its
 encoder do, to a degree: their means over the sphere are compared, channel by channel, with those of training images.
@@ -14,33 +14,12 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
 
-__all__ = ("SEAM_SIZE", "check_familiarity", "doubts", "fit_familiarity", "mean_features", "seam_jump", "strangeness")
+__all__ = ("check_familiarity", "doubts", "fit_familiarity", "mean_features", "strangeness")
 
 SIZE = (128, 256)  # what is strange in a picture is seen in a small one, for a tenth of the time
-SEAM_SIZE = (256, 512)  # at which jumps are compared with the limit: the larger a picture, the larger they are
-SEAM_LIMIT = 5.0  # stitched panoramas stay below 4, most views of a part of the sphere are at 8 and more
-FLAT = 1e-3  # a quarter of a grey level: an image of one colour has no jumps
 MARGIN = 1.05  # between the strangest of the held-out images and the limit
 LARGEST = 1e9  # of a number in a card: float32 computes with it
 SMALLEST = 1e-6  # spread of a channel, of which the network makes nothing
-
-
-def seam_jump(image: Tensor) -> float:
-    """Return the difference of the columns that meet at the seam over that of neighbours elsewhere: 1 = no seam.
-
-    Rows count by their solid angle.
-
-    Args:
-        image: Panorama (3, H, W) in [0, 1].
-
-    Example:
-        >>> ramp = torch.arange(8.0).expand(3, 4, 8) / 8
-        >>> round(seam_jump(ramp), 3)
-        6.952
-    """
-    weight = solid_angles(image.shape[-2], image.shape[-1]).to(image)
-    steps = ((image.roll(-1, -1) - image).abs() * weight).mean((0, 1)) / weight.mean()
-    return float((steps[-1] + FLAT) / (steps[:-1].mean() + FLAT))
 
 
 @torch.no_grad()
@@ -133,15 +112,14 @@ def check_familiarity(known: Any, source: object) -> None:
         )
 
 
-def doubts(
-    network: nn.Module, images: Tensor, untouched: Sequence[Tensor], whole: Sequence[bool]
-) -> list[tuple[str, ...]]:
+def doubts(network: nn.Module, images: Tensor, whole: Sequence[bool]) -> list[tuple[str, ...]]:
     """Return what speaks against trusting the maps of panoramas, in sentences; mostly nothing.
 
+    Whether an image is a panorama at all is asked when its file is read: see `mtpano_zoo.image_io.doubts`.
+
     Args:
-        network: Of the zoo; without `card["familiarity"]`, only the border is looked at.
+        network: Of the zoo; without `card["familiarity"]`, nothing is doubted.
         images: As the network sees them (B, 3, H, W), in [0, 1].
-        untouched: The same (3, 256, 512) as they came: levelling would move the border away from the edges.
         whole: Whether an image shows all of the sphere; those that do not are not judged.
 
     Raises:
@@ -149,21 +127,13 @@ def doubts(
     """
     network = getattr(network, "network", network)  # what was prepared for inference holds it
     known = (getattr(network, "card", None) or {}).get("familiarity")
-    distances = [0.0] * len(images)
-    if known and any(whole):
-        distances = strangeness(mean_features(network, images), known).tolist()
+    if not known or not any(whole):
+        return [()] * len(images)
     found: list[tuple[str, ...]] = []
-    for image, far, complete in zip(untouched, distances, whole, strict=True):
-        sentences = []
-        if complete and (jump := seam_jump(image.float())) > SEAM_LIMIT:
-            sentences.append(
-                f"its left and right edges do not meet (a jump {jump:.0f} times that between neighbouring columns): "
-                "if it is not a full panorama, its maps mean nothing"
-            )
-        if complete and known and far > known["limit"]:
-            sentences.append(
-                f"it looks like nothing that the network was trained on (strangeness {far:.1f}, limit "
-                f"{known['limit']:g}): do not trust its maps"
-            )
-        found.append(tuple(sentences))
+    for far, complete in zip(strangeness(mean_features(network, images), known).tolist(), whole, strict=True):
+        sentence = (
+            f"it looks like nothing that the network was trained on (strangeness {far:.1f}, limit {known['limit']:g}): "
+            "do not trust its maps"
+        )
+        found.append((sentence,) if complete and far > known["limit"] else ())
     return found

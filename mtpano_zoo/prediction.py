@@ -15,7 +15,7 @@ from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.mesh import MAX_ANGLE
 from mtpano_zoo.export.scene_file import Cut, write_scene
-from mtpano_zoo.familiarity import SEAM_SIZE, doubts
+from mtpano_zoo.familiarity import doubts
 from mtpano_zoo.finishing import (
     FINISHERS,
     NadirMask,
@@ -346,11 +346,7 @@ def predict(
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = main_outputs(network, batch.to(kind), max_distance)
             whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
-            untouched = [
-                seen if turn is None and (height, width) == SEAM_SIZE else network_input(image, *SEAM_SIZE, device)
-                for seen, image, turn in zip(batch, images, turns, strict=True)
-            ]
-            doubted = doubts(network, batch, untouched, whole)
+            doubted = doubts(network, batch, whole)
             results = [
                 _prediction(
                     network,

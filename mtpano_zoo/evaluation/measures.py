@@ -137,7 +137,7 @@ def border_step(values: Tensor, known: Tensor) -> tuple[Ratio, Ratio]:
 def seam_jump(values: Tensor, known: Tensor) -> Ratio:
     """`border_step` as one ratio: the step across the border over that between neighbouring columns; 1 = no seam.
 
-    `mtpano_zoo.familiarity.seam_jump` says the same of pictures: it has no mask, and counts the polar caps too.
+    `mtpano_zoo.generation.quality.seam_jump` says the same of pictures: it has no mask, and counts the polar caps too.
     """
     (border, there), (inside, here) = border_step(values, known)
     return (border + STEP, inside + STEP) if there and here else (0.0, 0.0)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.familiarity import FLAT, seam_jump
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.layers import Encoder
@@ -27,12 +26,32 @@ __all__ = (
     "jumps",
     "panoramas_of",
     "report",
+    "seam_jump",
     "zenith_jump",
 )
 
 CAP = 30.0  # degrees around a pole in which rows are compared with one another
 BANDS = {"whole": (0.0, 90.0), "poles": (45.0, 90.0), "equator": (0.0, 45.0)}
 """Parts of the sphere by the least and the greatest distance from the horizon, in degrees."""
+_FLAT = 1e-3  # a quarter of a grey level: an image of one colour has no jumps
+
+
+def seam_jump(image: Tensor) -> float:
+    """Return the difference of the columns that meet at the seam over that of neighbours elsewhere: 1 = no seam.
+
+    Rows count by their solid angle.
+
+    Args:
+        image: Panorama (3, H, W) in [0, 1].
+
+    Example:
+        >>> ramp = torch.arange(8.0).expand(3, 4, 8) / 8
+        >>> round(seam_jump(ramp), 3)
+        6.952
+    """
+    weight = solid_angles(image.shape[-2], image.shape[-1]).to(image)
+    steps = ((image.roll(-1, -1) - image).abs() * weight).mean((0, 1)) / weight.mean()
+    return float((steps[-1] + _FLAT) / (steps[:-1].mean() + _FLAT))
 
 
 def zenith_jump(image: Tensor) -> float:
@@ -52,7 +71,7 @@ def zenith_jump(image: Tensor) -> float:
     rows = max(2, round(image.shape[-2] * CAP / 180))
     across = (image[:, 0] - image[:, 0].roll(image.shape[-1] // 2, -1)).abs().mean()
     around = (image[:, 1 : rows + 1] - image[:, :rows]).abs().mean()
-    return float((across + FLAT) / (around + FLAT))
+    return float((across + _FLAT) / (around + _FLAT))
 
 
 def jumps(image: Tensor) -> dict[str, float]:

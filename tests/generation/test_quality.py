@@ -13,8 +13,7 @@ from torchmetrics.image.fid import _compute_fid
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.familiarity import seam_jump
-from mtpano_zoo.generation.quality import BANDS, features_of, frechet_distance, jumps, zenith_jump
+from mtpano_zoo.generation.quality import BANDS, features_of, frechet_distance, jumps, seam_jump, zenith_jump
 from mtpano_zoo.sphere import erp_rays
 
 HEIGHT, WIDTH = 64, 128
