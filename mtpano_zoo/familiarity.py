@@ -5,7 +5,7 @@ encoder do, to a degree: their means over the sphere are compared, channel by ch
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
 
-__all__ = ("check_familiarity", "doubts", "fit_familiarity", "mean_features", "strangeness")
+if TYPE_CHECKING:
+    from mtpano_zoo.layers import Encoder
+
+__all__ = ("check_familiarity", "doubts", "encoder_of", "fit_familiarity", "mean_features", "strangeness")
 
 SIZE = (128, 256)  # what is strange in a picture is seen in a small one, for a tenth of the time
 MARGIN = 1.05  # between the strangest of the held-out images and the limit
@@ -22,9 +25,8 @@ LARGEST = 1e9  # of a number in a card: float32 computes with it
 SMALLEST = 1e-6  # spread of a channel, of which the network makes nothing
 
 
-@torch.no_grad()
-def mean_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the means over the sphere (B, C) of the deepest features of panoramas (B, 3, H, W) in [0, 1].
+def encoder_of(network: nn.Module) -> "Encoder":
+    """Return the encoder of a network, whose features stand for what it sees.
 
     Raises:
         InputError: If the network has no `Encoder`.
@@ -35,6 +37,17 @@ def mean_features(network: nn.Module, images: Tensor) -> Tensor:
     encoder = None if part is None else network.get_submodule(part)
     if not isinstance(encoder, Encoder):
         raise InputError(f"{type(network).__name__} has no Encoder, whose features are compared: name another network")
+    return encoder
+
+
+@torch.no_grad()
+def mean_features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the means over the sphere (B, C) of the deepest features of panoramas (B, 3, H, W) in [0, 1].
+
+    Raises:
+        InputError: If the network has no `Encoder`.
+    """
+    encoder = encoder_of(network)
     weight = next(encoder.parameters())
     height, width = (max(1, round(side / encoder.multiple)) * encoder.multiple for side in SIZE)
     small = resize(images.to(weight.device), height, width)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.familiarity import encoder_of
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama
-from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
@@ -95,9 +95,7 @@ def features_of(images: Iterable[Tensor], network: PanoramaNetwork) -> dict[str,
     Raises:
         InputError: If it is not, or there are no images.
     """
-    encoder = None if network.encoder_part is None else network.get_submodule(network.encoder_part)
-    if not isinstance(encoder, Encoder):
-        raise InputError(f"{type(network).__name__} has no Encoder, whose features are compared: name another network")
+    encoder = encoder_of(network)
     found: dict[str, list[Tensor]] = {band: [] for band in BANDS}
     for image in images:
         resized = resize(image, *network.input_size)[None]
