@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from bare_room import bare_room
 from ray_caster import rays, reference
 
 from mtpano_zoo.scene_classes import SCENE_CLASSES
@@ -45,22 +46,8 @@ def solids(seed: int, **changes: object) -> Room:
                 builder.roof("sofa", GRAY, (-a / 2, a / 2), (low, low + b), (-c / 2, c / 2), at, HIP)
             case _:
                 builder.roof("bookcase", GRAY, (-a / 2, a / 2), (low, low + b), (-c / 2, c / 2), at, CABIN)
-    scene = Room(
-        id="test",
-        **builder.arrays(),  # type: ignore[arg-type]
-        camera=np.array([0.1, -1.6, -0.2]),
-        yaw=0.4,
-        lights=np.zeros((0, 6), dtype=np.float32),
-        ambient=np.full(3, 0.5, dtype=np.float32),
-        occupancy=np.zeros((2, 128, 128), dtype=np.float32),
-        exposure=1.0,
-        white_balance=np.ones(3, dtype=np.float32),
-        noise=0.0,
-        salt=3,
-        classes=SCENE_CLASSES,
-        sky=SKY,
-    )
-    return dataclasses.replace(scene, **changes)
+    look = {"camera": np.array([0.1, -1.6, -0.2]), "yaw": 0.4, "ambient": np.full(3, 0.5, dtype=np.float32), "sky": SKY}
+    return bare_room(builder, **look | changes)
 
 
 def check(room: Room, height: int, tilt: tuple[float, float] = (0.0, 0.0)) -> None:
