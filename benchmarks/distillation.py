@@ -9,6 +9,8 @@ face.
 
 Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file. With
 ``--keep FOLDER`` some of its distances are kept, and ``--keep FOLDER --figure FILE`` draws what a folder holds.
+A student can begin from rooms of the first look: ``--student UniFuse --runs "labelled only" --seeds 0 --save FOLDER``,
+then ``--student FOLDER``.
 """
 
 import argparse
@@ -150,10 +152,11 @@ def bridgenet(height: int) -> PanoramaNetwork:
     return PDBridgeNet(encoder, tasks=("disparity",), input_size=(height, 2 * height), **sizes)
 
 
-def trained(height: int) -> PanoramaNetwork:
-    """The small PD-BridgeNet of the zoo that was trained on rooms of the first look."""
-    network = load_model("mtpano-tiny.rooms", input_size=(height, 2 * height))
-    return network.requires_grad_(True)
+def student_of(name: str, height: int) -> PanoramaNetwork:
+    """Return a new student by its name, or one that was trained on rooms of the first look."""
+    if name in STUDENTS:
+        return STUDENTS[name](height)
+    return load_model(name, input_size=(height, 2 * height)).requires_grad_(True)
 
 
 def unifuse(height: int) -> PanoramaNetwork:
@@ -192,7 +195,7 @@ def fit_maps(options: argparse.Namespace, run: str, seed: int, rooms: Looks) -> 
     return network.eval()
 
 
-STUDENTS = {"mtpano-tiny.rooms": trained, "PD-BridgeNet": bridgenet, "UniFuse": unifuse}
+STUDENTS = {"PD-BridgeNet": bridgenet, "UniFuse": unifuse}
 
 
 class OnlyLabelled(DistillationModule):
@@ -204,10 +207,10 @@ class OnlyLabelled(DistillationModule):
         return super().training_step({key: batch[key][:count] for key in ("image", "depth", "id")}, batch_idx)
 
 
-def train(options: argparse.Namespace, run: str, seed: int, sets: tuple[Looks, Looks]) -> nn.Module:
+def train(options: argparse.Namespace, run: str, seed: int, sets: tuple[Looks, Looks]) -> PanoramaNetwork:
     """Train a student."""
     seed_everything(seed, verbose=False)
-    network = STUDENTS[options.student](options.height)
+    network = student_of(options.student, options.height)
     kind = OnlyLabelled if run == "labelled only" else DistillationModule
     labels = labels_of(run, seed, options.tilt)
     module = kind(network, labels, lr=options.lr, weight_decay=0.01, schedule="polynomial", warmup_steps=10)
@@ -269,7 +272,7 @@ def keep(options: argparse.Namespace, run: str, seed: int, network: nn.Module, r
     found = [one for one, _ in zip(distances(network, rooms), range(SHOWN), strict=False)]
     shown = {"image": [rooms[i]["image"].numpy() for i in range(SHOWN)], "truth": [depth for _, depth, _ in found]}
     options.keep.mkdir(parents=True, exist_ok=True)
-    name = f"{options.student}, {run}" + (f", tilt {options.tilt}" if options.tilt else "")
+    name = f"{Path(options.student).name}, {run}" + (f", tilt {options.tilt}" if options.tilt else "")
     np.savez_compressed(options.keep / f"{name}, seed {seed}.npz", found=[one for one, *_ in found], **shown)
 
 
@@ -320,7 +323,11 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("distillation.jsonl"))
-    parser.add_argument("--student", choices=(*STUDENTS, FREE), default="mtpano-tiny.rooms")
+    parser.add_argument(
+        "--student",
+        default="mtpano-tiny.rooms",
+        help=f"{', '.join((*STUDENTS, FREE))}, or a trained network: a name of `mtpano models`, a folder of --save",
+    )
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=120)
@@ -332,6 +339,7 @@ def main() -> None:
     parser.add_argument("--tilt", type=float, default=0.0)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--save", type=Path, help="folder for the network of the last run")
     options = parser.parse_args()
     if options.figure:
         return draw(options.keep, options.figure)
@@ -347,7 +355,7 @@ def main() -> None:
         for run in options.runs if seed != options.seeds[0] else ("untrained", *options.runs):
             start, cpu = time.time(), time.process_time()
             if run == "untrained":
-                network: nn.Module = STUDENTS[options.student](options.height).eval()
+                network = student_of(options.student, options.height).eval()
             else:
                 network = train(options, run, seed, sets)
             line = {"student": options.student, "run": run, "seed": seed, "steps": options.steps, "tilt": options.tilt}
@@ -358,6 +366,8 @@ def main() -> None:
             with options.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
+    if options.save:
+        network.save_pretrained(options.save)
 
 
 if __name__ == "__main__":
