@@ -127,17 +127,19 @@ class Plan:
         for radius in (2, 2):
             for axis in (1, 2):
                 cells = _box_blur(cells, radius, axis)
-        return cells
+        return np.ascontiguousarray(cells)
 
 
 def _box_blur(cells: NDArray[np.float32], radius: int, axis: int) -> NDArray[np.float32]:
     """Mean over 2 radius + 1 cells along an axis; the border is repeated."""
-    padding = [(0, 0)] * cells.ndim
-    padding[axis] = (radius, radius)
-    wide = np.moveaxis(np.pad(cells, padding, mode="edge"), axis, 0)
-    length, width = cells.shape[axis], 2 * radius + 1
-    total = sum((wide[i : i + length] for i in range(1, width)), wide[:length])
-    return np.ascontiguousarray(np.moveaxis(total / np.float32(width), 0, axis))
+    cells = np.moveaxis(cells, axis, 0)
+    length, width = len(cells), 2 * radius + 1
+    wide = np.concatenate((*[cells[:1]] * radius, cells, *[cells[-1:]] * radius))
+    total = wide[:length] + wide[1 : 1 + length]
+    for i in range(2, width):
+        total += wide[i : i + length]
+    total /= width
+    return np.moveaxis(total, 0, axis)
 
 
 def sample_plan(rng: np.random.Generator) -> Plan:
