@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from published_students import CONSTANTS, published_student
+from published_students import CONSTANTS, drawn_student
 from splitmix import filled
 from torch import Tensor, nn
 
@@ -133,7 +133,7 @@ def published_dap(seed: int = 101) -> dict[str, Tensor]:
 PUBLISHED: dict[str, Callable[[], dict[str, Tensor]]] = {
     "dap": published_dap,
     "mtpano": published_mtpano,
-    **{name: partial(published_student, name) for name in CONSTANTS},
+    **{name: partial(drawn_student, name) for name in CONSTANTS},
 }
 
 

@@ -202,10 +202,10 @@ def test_it_is_exported_for_any_number_of_images(network: PanoramaNetwork, tiny:
     if not tiny.traced or isinstance(network, PDBridgeNet):
         pytest.skip("another network of the class is, or test_network_export.py does it")
     prepared = prepare_for_inference(network, winograd=False)
-    program = torch.export.export(prepared, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(prepared, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     for images in (torch.rand(3, 3, HEIGHT, WIDTH), image[:1]):
         with torch.no_grad():
-            assert largest_error(program.module()(images), prepared(images)) < 1e-5
+            assert largest_error(program(images), prepared(images)) < 1e-5
 
 
 # Files
