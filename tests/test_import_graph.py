@@ -10,7 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "mtpano_zoo"
 # Rooms from the ground up. A room imports only those before it; the command line imports everything.
 ROOMS = (
     "errors",
+    "control_groups",
     "cores",
+    "memory",
     "device",
     "spelling",
     "short_verbs",
