@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def imports_of(tree: ast.AST, name: str, modules: set[str]) -> Iterator[str]:
             yield from imports_of(node, name, modules)
 
 
+@cache
 def import_graph(package: Path) -> dict[str, set[str]]:
     paths = {module_name(path, package): path for path in package.rglob("*.py")}
     return {
