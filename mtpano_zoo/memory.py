@@ -23,7 +23,7 @@ def available_memory(root: Path = Path("/")) -> int:
     """
     import psutil  # of the extra `generation`
 
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    free: int = psutil.virtual_memory().available + psutil.swap_memory().free
     return max(0, min([free, *_left(root)]))
 
 
