@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mtpano_zoo.control_groups import folders, word
+
 __all__ = ("available_cores",)
 
 
@@ -27,31 +29,11 @@ def available_cores(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the quota of every control group that this process is in, in cores; both versions of the interface."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in groups:
-        _, controllers, group = line.split(":", 2)
-        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
-            continue
-        mount = root / "sys/fs/cgroup" / controllers
-        path = mount / group.lstrip("/")
-        # A group shares what its parents have. In a container the path may be the host's, and only `mount` is there.
-        for folder in (path, *path.parents):
-            if controllers:
-                yield from _ratio(_word(folder / "cpu.cfs_quota_us", 0), _word(folder / "cpu.cfs_period_us", 0))
-            else:
-                yield from _ratio(_word(folder / "cpu.max", 0), _word(folder / "cpu.max", 1))
-            if folder == mount:
-                break
-
-
-def _word(path: Path, number: int) -> str:
-    try:
-        return path.read_text().split()[number]
-    except (OSError, IndexError):
-        return ""
+    for version, folder in folders(root, "cpu"):
+        if version == 1:
+            yield from _ratio(word(folder / "cpu.cfs_quota_us"), word(folder / "cpu.cfs_period_us"))
+        else:
+            yield from _ratio(word(folder / "cpu.max"), word(folder / "cpu.max", 1))
 
 
 def _ratio(quota: str, period: str) -> Iterator[float]:

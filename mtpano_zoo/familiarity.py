@@ -102,14 +102,11 @@ def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iter
     return rounded | {"limit": round(limit, 2)}
 
 
-def check_familiarity(known: Any, source: object) -> None:
-    """Refuse what a card says about familiarity if it is not what `fit_familiarity` returns.
+def check_familiarity(known: Any, network: nn.Module, source: object) -> None:
+    """Refuse what the card of a network says about familiarity if it is not what `fit_familiarity` returns for it.
 
     Raises:
-        InputError: If it is not.
-
-    Example:
-        >>> check_familiarity({"mean": [0.5], "spread": [0.1], "limit": 2.0}, "config.json")
+        InputError: If it is not, or the network has no encoder or one with another number of channels.
     """
     fits = isinstance(known, Mapping) and {"mean", "spread", "limit"} <= known.keys()
     if fits:
@@ -122,6 +119,18 @@ def check_familiarity(known: Any, source: object) -> None:
         raise InputError(
             f"{source} has a card whose familiarity is not `mean` and `spread`, lists of equally many numbers, and "
             "`limit`, of which spread and limit are positive: leave it out or fit it again"
+        )
+    try:
+        channels = encoder_of(network).channels
+    except InputError as error:
+        raise InputError(
+            f"{source} has a card with familiarity, but {type(network).__name__} has no Encoder, of whose features it "
+            "would be: leave it out"
+        ) from error
+    if len(known["mean"]) != channels:
+        raise InputError(
+            f"{source} has a card whose familiarity is of {len(known['mean'])} channels, but the encoder has "
+            f"{channels}: leave it out or fit it again"
         )
 
 

@@ -72,7 +72,8 @@ class Prediction:
 
     - `semseg`: class index (H, W); 255 = no label.
     - `depth`: distance along the ray in metres (H, W) float32; 0 = no value, and where `valid` is false.
-    - `normals`: unit vectors (H, W, 3) float32, x right, y down, z forward, towards the camera; zero = no value.
+    - `normals`: unit vectors (H, W, 3) float32, x right, y down, z forward, towards the camera; zero = no value, and
+      where `valid` is false, unless the network has `ranges`: what is only too far has a normal.
     - `valid`: whether the distance is defined and within the range of the network (H, W) bool.
     - `disparity`: inverse distance up to an unknown scale and shift (H, W) float32; 0 = no value.
 
@@ -441,8 +442,10 @@ def _prediction(
     if mask_sky:
         for task in geometric(finished):
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
-    if "valid" in finished and "depth" in finished:
-        finished["depth"][~finished["valid"]] = 0
+    if "valid" in finished:
+        without = ["depth", *(() if getattr(network, "ranges", ()) else ("normals",))]  # what is too far has a normal
+        for task in finished.keys() & without:
+            finished[task][~finished["valid"]] = 0
     below = nadir_angle(mask_nadir, panorama.pixels)
     if (seen := without_nadir(panorama.seen, height, width, below)) is not None:
         finished = {task: unseen_removed(task, values, seen, len(classes)) for task, values in finished.items()}

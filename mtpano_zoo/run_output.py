@@ -120,8 +120,9 @@ class Output:
         self.writers, self.limit = writers, WRITTEN_BEHIND * max(workers, 1)
 
     def fail(self, image: Path, sentence: str) -> None:
-        """Report why an image has no results."""
+        """Report why an image has no results, of which there is nothing to doubt then."""
         self.report.failed[image] = sentence
+        self.report.doubted.pop(image, None)
         self.advance(1)
 
     def write(self, job: Job, digest: str, panorama: Panorama, prediction: Prediction, **more: Any) -> None:

@@ -38,6 +38,7 @@ TINY = [
     "--data.init_args.val_count=2",
     "--data.init_args.test_count=2",
     "--data.init_args.batch_size=2",
+    "--data.init_args.num_workers=0",  # a process forked off this one takes longer than four samples
     "--trainer.val_check_interval=1.0",  # a checkpoint less for each
 ]
 

@@ -110,8 +110,19 @@ def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
     ],
 )
 def test_a_card_that_is_no_measure_is_refused(known):
-    with pytest.raises(InputError, match="config has a card whose familiarity"):
-        check_familiarity(known, "config")
+    with pytest.raises(InputError, match="config has a card whose familiarity is not"):
+        check_familiarity(known, Metre(), "config")
+
+
+def test_a_card_of_another_encoder_is_refused_when_it_is_loaded(network, tiny_network, tmp_path):
+    check_familiarity(network.card["familiarity"], network, "config")
+    other = tiny_network()
+    other.card = network.card
+    other.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has a card whose familiarity is of 3 channels, but the encoder has 32"):
+        load_model(tmp_path)
+    with pytest.raises(InputError, match="config has a card with familiarity, but Linear has no Encoder"):
+        check_familiarity(network.card["familiarity"], nn.Linear(1, 1), "config")
 
 
 def test_a_measure_of_another_encoder_is_refused():

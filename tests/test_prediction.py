@@ -103,6 +103,27 @@ def test_a_distance_that_is_not_valid_is_none():
     assert prediction.tasks == ("depth", "valid", "disparity") and prediction.semseg is None
 
 
+@pytest.mark.parametrize("level", [False, True])
+def test_what_is_not_valid_has_no_normal_unless_it_may_be_only_too_far(level, tmp_path, monkeypatch):
+    class WithSky(Analytic):
+        def forward(self, image):
+            return super().forward(image) | {"valid": 0.5 - image.mean(1, keepdim=True)}
+
+    monkeypatch.setattr("mtpano_zoo.prediction.estimate_up", lambda *_: torch.tensor([0.3, -0.9, 0.3]))
+    network = WithSky(("depth", "normals", "valid"))
+    prediction = predict(network, photo(), level=level)
+    lengths = np.linalg.norm(prediction.normals, axis=-1)
+    assert 0.2 < prediction.valid.mean() < 0.8
+    np.testing.assert_allclose(lengths, prediction.valid, atol=1e-5)
+    assert prediction.point_cloud()[0].shape == (prediction.valid.sum(), 3)
+    files = prediction.save(tmp_path, "a")
+    stored = np.asarray(Image.open(files["normals"]))
+    assert ((stored == 128).all(-1) == ~prediction.valid).all()
+    prediction.export(tmp_path / "a.ply")
+    network.ranges = (10.0,)
+    assert np.linalg.norm(predict(network, photo()).normals, axis=-1).min() > 0.99
+
+
 def test_disparity_is_never_written_as_metres(tmp_path):
     class Relative(Analytic):
         def forward(self, image):

@@ -274,13 +274,15 @@ def test_a_bad_image_does_not_stop_the_others(tmp_path):
         assert sentence in line
 
 
-def test_results_that_cannot_be_written_are_reported(tmp_path):
+def test_results_that_cannot_be_written_are_reported_and_not_doubted(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "doubts", lambda network, images, whole: [("it is odd",)] * len(images))
     images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "b.png")]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a").write_text("a file where a folder is needed")
     report = run([tmp_path], Brightness(), tmp_path / "out", progress=False)
     assert report.written == images[1:]
     assert "cannot be written" in report.failed[images[0]] and "is a file" in report.failed[images[0]]
+    assert report.doubted == {images[1]: "it is odd"}
 
 
 def test_no_memory_is_reported(tmp_path):

@@ -36,6 +36,9 @@ class MixedDataModule(EvaluationLoaders):
             weights: {structured3d: 3, rooms: 1}
             class_map: {rooms: {bookcase: bookshelf, board: whiteboard, beam: null}}
 
+    On the command line, ``--data.modules.rooms.height 256`` changes one argument of a set and keeps the others. Another
+    configuration file that names `modules` replaces all sets by those that it names.
+
     An epoch holds the same number of every set each time, and goes on where the last one stopped: no sample of a set
     comes again before all others have, over as many epochs as that takes. Which samples, in which order and how
     augmented depends on (`seed`, epoch) only. A sample that comes twice in an epoch is augmented differently.

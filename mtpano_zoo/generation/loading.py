@@ -14,11 +14,21 @@ from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
+from mtpano_zoo.memory import available_memory
 from mtpano_zoo.text_files import read_json, read_text
 from mtpano_zoo.zoo.download import fetch
 from mtpano_zoo.zoo.entries import Entry, generators
 
-__all__ = ("Offload", "PretrainedFlux", "describe_base", "device_for", "licence_of", "load_generator", "place")
+__all__ = (
+    "Offload",
+    "PretrainedFlux",
+    "describe_base",
+    "device_for",
+    "licence_of",
+    "load_generator",
+    "place",
+    "precision_of",
+)
 
 Offload = Literal["none", "model", "group", "sequential"]
 Quantization = Literal["none", "int8", "nf4"]
@@ -75,7 +85,7 @@ def load_generator(
     if quantize not in get_args(Quantization):
         raise InputError(f"quantize is one of {', '.join(get_args(Quantization))}, not {quantize!r}")
     device = device_for(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or precision_of(device)
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
     if adapter is not None:
@@ -103,6 +113,16 @@ def device_for(device: str | torch.device | None) -> torch.device:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     return torch.device(device)
+
+
+def precision_of(device: torch.device) -> torch.dtype:
+    """Return the precision that networks get on a device, if none is asked for.
+
+    Example:
+        >>> precision_of(torch.device("cpu"))
+        torch.float32
+    """
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def place(generator: Generator, device: torch.device, offload: Offload) -> None:
@@ -284,7 +304,6 @@ def _check_index(base: str, index: Path, transformer_only: bool, incomplete: boo
 
 def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[str]) -> None:
     """See that the weights fit into main memory, through which they go to a GPU too."""
-    import psutil
     from safetensors import SafetensorError, safe_open
 
     count = 0
@@ -296,7 +315,7 @@ def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[s
                 count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
         except SafetensorError:
             continue  # diffusers will say so
-    needed, free = count * dtype.itemsize, psutil.virtual_memory().available + psutil.swap_memory().free
+    needed, free = count * dtype.itemsize, available_memory()
     if needed > free:
         raise InputError(
             f"the weights of {base} take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB of main memory are "

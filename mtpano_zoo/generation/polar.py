@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.loading import Offload, device_for, place
+from mtpano_zoo.generation.loading import Offload, device_for, place, precision_of
 from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.image_files import find_images
@@ -114,9 +114,9 @@ def load_inpainter(
     from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 
     where = device_for(device)
-    dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
+    options: dict[str, Any] = {"local_files_only": not download, "dtype": precision_of(where)}
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(source, local_files_only=not download, dtype=dtype)
+        pipeline: Any = DiffusionPipeline.from_pretrained(source, **options)
         if "mask_image" not in inspect.signature(type(pipeline).__call__).parameters:
             pipeline = AutoPipelineForInpainting.from_pipe(pipeline)
     except (OSError, ValueError) as error:

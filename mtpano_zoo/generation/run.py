@@ -32,13 +32,14 @@ from mtpano_zoo.labeling.manifest import software, write_record
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
-from mtpano_zoo.manifest import claim_folder
+from mtpano_zoo.manifest import claim_folder, read_manifest
 
 __all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder")
 
 FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
 LIST_AFTER = 60.0  # seconds after which the list of finished panoramas and their texts is written again
+LATE = ("precision", "files")  # settings that earlier releases did not record
 OTHER_TEXT = (
     "it was made from another text or seed: keep --seed and the order of the prompts that are there, or give another "
     "folder as --out"
@@ -53,11 +54,16 @@ def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any], form: str
 
 
 def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the folder, or see that it holds what was made with the same settings.
+    """Make the folder, or see that it holds what was made with the same settings, as far as its manifest names them.
 
     Raises:
         InputError: If it holds something else.
     """
+    known = read_manifest(root, manifest["format"])
+    if known is not None and isinstance(known.get("settings"), dict):
+        unknown = [name for name in LATE if name not in known["settings"]]
+        settings = {name: value for name, value in manifest["settings"].items() if name not in unknown}
+        manifest = {**manifest, "settings": settings}
     claim_folder(root, manifest, "or choose another folder as --out")
     check_folders(root)
 

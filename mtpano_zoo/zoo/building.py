@@ -75,8 +75,6 @@ def assemble(
         raise InputError(f"{source} does not describe a network: its init_args and its card must be dictionaries.")
     arguments = dict(description["init_args"])
     card = dict(description.get("card") or {})
-    if card.get("familiarity"):
-        check_familiarity(card["familiarity"], source)
     if input_size is not None:
         if len(tuple(input_size)) != 2 or not all(isinstance(side, int) and side > 0 for side in input_size):
             raise InputError(f"input_size is height and width in pixels, such as (512, 1024), not {input_size!r}.")
@@ -90,6 +88,8 @@ def assemble(
     if palette is not None:
         arguments["palette"] = [[int(value) for value in colour] for colour in palette]
     network = build_network({"class_path": description["class_path"], "init_args": arguments}, source)
+    if card.get("familiarity"):
+        check_familiarity(card["familiarity"], network, source)
     if renewed:
         weights, new = transfer(weights, network, source)
         warnings.warn(

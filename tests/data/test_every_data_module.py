@@ -33,11 +33,11 @@ Build = Callable[[Path], LightningDataModule]
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
 
 
-def of_files(kind: type[Any], files: Mapping[str, bytes], **options: Any) -> Build:
+def of_files(kind: type[Any], files: Callable[[], Mapping[str, bytes]], **options: Any) -> Build:
     """Write a miniature of the release and read it."""
 
     def build(root: Path) -> LightningDataModule:
-        write(root, files)
+        write(root, files())
         return kind(root, **SIZE, **options)
 
     return build
@@ -68,25 +68,25 @@ def two_of_rooms() -> tuple[LightningDataModule, LightningDataModule]:
 
 
 MODULES: dict[str, Build] = {
-    "Deep360DataModule": of_files(data.Deep360DataModule, fake_deep360.files(), max_depth=50.0),
+    "Deep360DataModule": of_files(data.Deep360DataModule, fake_deep360.files, max_depth=50.0),
     "FolderDataModule": folder,
-    "GeneratedDataModule": of_files(data.GeneratedDataModule, fake_unlabelled.generated()),
+    "GeneratedDataModule": of_files(data.GeneratedDataModule, fake_unlabelled.generated),
     "HomesDataModule": lambda _: data.HomesDataModule(**ROOMS, batch_size=1),
-    "Matterport3DDataModule": of_files(data.Matterport3DDataModule, fake_matterport3d.files()),
+    "Matterport3DDataModule": of_files(data.Matterport3DDataModule, fake_matterport3d.files),
     "MixedDataModule": lambda _: data.MixedDataModule(dict(zip(("a", "b"), two_of_rooms(), strict=True)), batch_size=1),
-    "Pano3DDataModule": of_files(data.Pano3DDataModule, fake_pano3d.files(), max_depth=8.0),
-    "PseudoLabelDataModule": of_files(data.PseudoLabelDataModule, fake_pseudo_labels.files()),
+    "Pano3DDataModule": of_files(data.Pano3DDataModule, fake_pano3d.files, max_depth=8.0),
+    "PseudoLabelDataModule": of_files(data.PseudoLabelDataModule, fake_pseudo_labels.files),
     "RoomsDataModule": lambda _: data.RoomsDataModule(**ROOMS, batch_size=1),
-    "SUN360DataModule": of_files(data.SUN360DataModule, fake_unlabelled.sun360()),
+    "SUN360DataModule": of_files(data.SUN360DataModule, fake_unlabelled.sun360),
     "SemiSupervisedDataModule": lambda _: data.SemiSupervisedDataModule(*two_of_rooms(), batch_size=1),
     "ShardsDataModule": shards,
     "SpatialAudioGenDataModule": video,
-    "Stanford2D3DDataModule": of_files(data.Stanford2D3DDataModule, fake_stanford2d3d.files(), fold=2),
+    "Stanford2D3DDataModule": of_files(data.Stanford2D3DDataModule, fake_stanford2d3d.files, fold=2),
     "StreetsDataModule": lambda _: data.StreetsDataModule(**ROOMS, batch_size=1),
-    "Structured3DDataModule": of_files(data.Structured3DDataModule, fake_structured3d.files(), lights=["raw", "warm"]),
-    "SynPASSDataModule": of_files(data.SynPASSDataModule, fake_synpass.files(), weathers=["cloud", "sun"]),
-    "ThreeD60DataModule": of_files(data.ThreeD60DataModule, fake_threed60.files(), placements=["Left_Down"]),
-    "ZInDDataModule": of_files(data.ZInDDataModule, fake_unlabelled.zind()),
+    "Structured3DDataModule": of_files(data.Structured3DDataModule, fake_structured3d.files, lights=["raw", "warm"]),
+    "SynPASSDataModule": of_files(data.SynPASSDataModule, fake_synpass.files, weathers=["cloud", "sun"]),
+    "ThreeD60DataModule": of_files(data.ThreeD60DataModule, fake_threed60.files, placements=["Left_Down"]),
+    "ZInDDataModule": of_files(data.ZInDDataModule, fake_unlabelled.zind),
 }
 # Files of the sets that have labels, and options of their own: a network trains on each by its short name.
 TRAINED: dict[str, tuple[Callable[[], Mapping[str, bytes]], dict[str, Any]]] = {

@@ -6,7 +6,10 @@ import fake_structured3d
 import numpy as np
 import pytest
 import torch
+import yaml
 from fake_files import write
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import (
@@ -35,7 +38,7 @@ def root(tmp_path_factory):
 
 
 def sets(root, augmentation=None, **options):
-    rooms = RoomsDataModule(**SIZE, train_count=5, val_count=2, test_count=1, augmentation=augmentation)
+    rooms = RoomsDataModule(**SIZE, train_count=5, val_count=2, test_count=1, augmentation=augmentation, cache=True)
     return {"s3d": Structured3DDataModule(root, **SIZE, **options), "rooms": rooms}
 
 
@@ -249,6 +252,25 @@ data:
     weights: {s3d: 2, rooms: 1}
     class_map: {rooms: {bookcase: bookshelf, beam: null}}
 """
+
+
+@pytest.mark.parametrize("option", ["data.modules.rooms.train_count", "data.modules.rooms.init_args.train_count"])
+def test_an_option_changes_one_argument_of_a_set_and_a_second_file_all_sets(option, tmp_path):
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({"data": yaml.safe_load(CONFIG)["data"]}))
+    other = {"rooms": {"init_args": {"train_count": 9}}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"modules": other}}}))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(LightningDataModule, "data")
+
+    def modules(*arguments):
+        found = parser.parse_args(["--config", str(tmp_path / "mixed.yaml"), *arguments])
+        return yaml.safe_load(parser.dump(found))["data"]["init_args"]["modules"]
+
+    changed = modules(f"--{option}=9")
+    assert changed["s3d"] == modules()["s3d"]
+    assert changed["rooms"]["init_args"] == modules()["rooms"]["init_args"] | {"train_count": 9}
+    assert modules("--config", str(tmp_path / "other.yaml")) == {"rooms": changed["rooms"]}
 
 
 def test_from_a_configuration(root, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from fake_files import png
+from fake_files import made_once, png
 from ray_caster import reference
 
 from mtpano_zoo.scenes import sample_room
@@ -39,6 +39,7 @@ def seen(number, rays):
     return {"image": colours(rays), "depth": np.where(rays[..., 1] < -0.9, SKY, depth).astype(np.float32)}
 
 
+@made_once
 def ground_truth(number, limit=100.0):
     """What a reader must give: the colours of the panorama's rays, and the depth of the Cassini pixels around them."""
     height = WIDTH
@@ -65,6 +66,7 @@ def npz(array, name="arr_0"):
     return buffer.getvalue()
 
 
+@made_once
 def files(prefix="Deep360/"):
     """Contents by name."""
     content = {"README.txt": b""}

@@ -1,5 +1,7 @@
 """What all miniatures share: rooms as numpy maps, encoders of releases, trees that become zip files."""
 
+import copy
+import functools
 import io
 import zipfile
 import zlib
@@ -13,6 +15,18 @@ from mtpano_zoo.scenes import render, sample_room
 HEIGHT, WIDTH = 32, 64
 
 
+def made_once(make):
+    """Let a function of hashable arguments that returns a dictionary work once; every caller gets copies of its own."""
+    made = functools.cache(make)
+
+    @functools.wraps(make)
+    def copies(*arguments, **named):
+        return {name: copy.copy(value) for name, value in made(*arguments, **named).items()}
+
+    return copies
+
+
+@made_once
 def room_maps(number, height=HEIGHT, width=WIDTH):
     """Image uint8 (H, W, 3), semseg (H, W), depth (H, W) and normals (H, W, 3) of a room, in the frame of samples."""
     batch = render([sample_room(0, "test", number)], height, width)

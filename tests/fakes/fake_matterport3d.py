@@ -4,7 +4,7 @@ import dataclasses
 import io
 
 import numpy as np
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 from PIL import Image
 from ray_caster import reference, turned
 
@@ -109,6 +109,7 @@ def holes():
     return mask
 
 
+@made_once
 def release(scan, normals=True):
     """Contents by name, below the folder of a building, as its zip files hold them."""
     content, cameras, (intrinsics, poses) = {}, {}, views()
@@ -151,6 +152,7 @@ def release(scan, normals=True):
 # --- The layout of MTPano ------------------------------------------------------------------------------------------
 
 
+@made_once
 def ground_truth(number, labels="nyu40"):
     """What a reader must give for a room: two holes in every label."""
     maps = room_maps(number)
@@ -161,6 +163,7 @@ def ground_truth(number, labels="nyu40"):
     return maps
 
 
+@made_once
 def files(labels="nyu40"):
     """Contents by name, below `Matterport3D_Processed/`."""
     content = {}
@@ -182,6 +185,7 @@ def files(labels="nyu40"):
     return {f"Matterport3D_Processed/{name}": data for name, data in content.items()}
 
 
+@made_once
 def unifuse_files():
     """Contents by name in the layout of UniFuse, which has no panoramas without depth."""
     content = {}

@@ -2,7 +2,7 @@
 
 import numpy as np
 from fake_exr import exr
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 
 # Building and number of a panorama: Matterport3D's training, validation and test, and two buildings of GibsonV2.
 ROOMS = {
@@ -18,6 +18,7 @@ POSITIONS = ("center", "up")
 LIST = "Allensville:\n  - 3_spherical_1_emission_center_0.png\nBeechwood:\n  - 3_spherical_1_emission_center_0.png\n"
 
 
+@made_once
 def ground_truth(number, position="center", max_depth=1000):
     """What a reader must give: holes in each label, and a row of known distances."""
     maps = room_maps(number + 10 * POSITIONS.index(position))
@@ -29,6 +30,7 @@ def ground_truth(number, position="center", max_depth=1000):
     return maps
 
 
+@made_once
 def files():
     """Contents by name, below the root."""
     content = {"readme.txt": b"", "Allensville_filmic/3_spherical_1_emission_center_0.txt": b""}

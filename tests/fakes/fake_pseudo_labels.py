@@ -4,7 +4,7 @@ import io
 import json
 
 import numpy as np
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 from PIL import Image
 
 VIEWS = 4
@@ -21,6 +21,7 @@ def jpeg(pixels):
     return buffer.getvalue()
 
 
+@made_once
 def ground_truth(name):
     """What a reader must give for a panorama; the image as JPEG has made it."""
     maps = room_maps(NUMBERS[name])
@@ -34,6 +35,7 @@ def ground_truth(name):
     return maps
 
 
+@made_once
 def view_truth(name, view):
     """The maps of a view: a quarter of the columns; views 0 and 2 overlap with their neighbours."""
     maps = ground_truth(name)
@@ -58,6 +60,7 @@ def encode(maps):
     }
 
 
+@made_once
 def files():
     """Contents by name; room_b has no confidence, room_c neither normals nor the depth of view 1."""
     content = {}

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 
 # Area, room and number of the rendered room; the camera's id is made from the number.
 ROOMS = {
@@ -27,6 +27,7 @@ def camera(number):
     return f"{0x4591BFDC749A88DB196A5D8B345CB + number:032x}"
 
 
+@made_once
 def ground_truth(number):
     """What a reader must give for a room: black bands, and two holes in every label."""
     maps = room_maps(number)
@@ -43,6 +44,7 @@ def ground_truth(number):
     return maps
 
 
+@made_once
 def files(blue=1):
     """Contents by name, below the root; `blue` is the direction, along the world's y, of the third channel."""
     content = {}

@@ -1,7 +1,7 @@
 """Structured3D in miniature: rooms in the encodings, frames and quirks of the release."""
 
 import numpy as np
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 
 from mtpano_zoo.classes import NYU40_PALETTE
 
@@ -15,6 +15,7 @@ NYU_OF_S3DIS = np.array([22, 2, 1, 38, 38, 9, 8, 7, 5, 6, 10, 30, 40], np.uint8)
 PALETTE = np.vstack((np.zeros((1, 3), np.uint8), NYU40_PALETTE))
 
 
+@made_once
 def ground_truth(number):
     """What a reader must give for a room: two holes in every label; class 0 to 39 or 255."""
     maps = room_maps(number)
@@ -25,6 +26,7 @@ def ground_truth(number):
     return maps
 
 
+@made_once
 def files(furnishings=("full", "empty"), lights=("raw", "warm")):
     """Contents by name, below `Structured3D/`."""
     content = {}

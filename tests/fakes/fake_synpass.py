@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 from PIL import Image
 
 FRAMES = {
@@ -21,6 +21,7 @@ def jpeg(pixels):
     return buffer.getvalue()
 
 
+@made_once
 def ground_truth(number):
     """What a reader must give: the image as JPEG has made it, classes 0 to 21, two holes."""
     maps = room_maps(number)
@@ -30,6 +31,7 @@ def ground_truth(number):
     return {"image": np.array(Image.open(io.BytesIO(jpeg(maps["image"])))), "semseg": numbers.astype(np.uint8)}
 
 
+@made_once
 def files():
     """Contents by name, below `SynPASS/`."""
     content = {}

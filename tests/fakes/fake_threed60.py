@@ -2,7 +2,7 @@
 
 import numpy as np
 from fake_exr import exr
-from fake_files import png, room_maps
+from fake_files import made_once, png, room_maps
 
 # Path up to "color", "depth" or "normal": two buildings and an area per split, beside the lists' rotated panorama.
 ROOMS = {
@@ -35,6 +35,7 @@ VAL_LIST = (
 )
 
 
+@made_once
 def ground_truth(number, placement="Left_Down"):
     """What a reader must give: two holes in each label."""
     maps = room_maps(number + 10 * PLACEMENTS.index(placement))
@@ -44,6 +45,7 @@ def ground_truth(number, placement="Left_Down"):
     return maps
 
 
+@made_once
 def files(placements=PLACEMENTS):
     """Contents by name, below the root."""
     content = {SUN_CG.format("color", "Left_Down") + ".png": b"withdrawn"}

@@ -72,6 +72,14 @@ def test_folder_is_a_data_set_and_can_be_continued(base: Path, tmp_path: Path, c
     # Other settings are not mixed in, and another text under the same name is not taken for the same.
     assert generate(base, out, "a dark room", "--seam", "none") == 1
     assert "settings.seam was 'roll', is 'none'" in capsys.readouterr().err
+    # Nor is another precision, unless the manifest is of a release that did not record it.
+    manifest = json.loads((out / "manifest.json").read_text())
+    for settings, status in (({"precision": "bfloat16"}, 1), ({}, 0)):
+        others = {name: value for name, value in manifest["settings"].items() if name != "precision"}
+        (out / "manifest.json").write_text(json.dumps({**manifest, "settings": others | settings}))
+        assert generate(base, out, "a dark room", "--count", "2") == status
+        assert ("settings.precision was 'bfloat16', is 'float32'" in capsys.readouterr().err) == bool(status)
+    (out / "manifest.json").write_text(json.dumps(manifest))
     torch.manual_seed(1)
     trained = TinyFlux(WORDS, width=32, double_blocks=1, single_blocks=1, text_width=16, text_layers=1)
     trained.pipeline.save_pretrained(tmp_path / "trained")  # of the same shapes

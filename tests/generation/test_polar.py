@@ -1,5 +1,6 @@
 """Against an independent calculation in float64, and against what must be so."""
 
+import json
 from pathlib import Path
 
 import golden_dit360 as golden
@@ -62,6 +63,8 @@ def test_folder(tmp_path: Path) -> None:
     assert (found[~hole] == pixels[~hole]).all()
     assert found[0].max() == 0
     assert refine_folder(source, out, inpaint, {"steps": 28}) == (0, 1)
+    now = {"steps": 28, "precision": "bfloat16", "files": {}}  # not in the manifest, as of earlier releases
+    assert refine_folder(source, out, inpaint, now) == (0, 1)
     with pytest.raises(InputError, match="steps was 28, is 10"):
         refine_folder(source, out, inpaint, {"steps": 10})
     with pytest.raises(InputError, match="is the folder of the panoramas"):
@@ -101,5 +104,11 @@ def test_the_pipeline_that_fills_faces_as_published(tmp_path: Path, capsys: pyte
     assert (found[~hole] == pixels[~hole]).all()
     assert (found[hole] != pixels[hole]).any(-1).mean() > 0.9
     assert "licence unknown" in capsys.readouterr().err
+    settings = json.loads((out / "manifest.json").read_text())["settings"]
+    assert settings["precision"] == "float32" and "transformer/config.json" in settings["files"]
+    path = next((tmp_path / "fill" / "transformer").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))  # as if it had been trained
+    assert main([*arguments, "--out", str(out), "--device", "cpu"]) == 1
+    assert f"settings.files.transformer/{path.name} was" in capsys.readouterr().err
     assert main([*arguments, "--out", str(out), "--device", "cpu", "--offload", "model"]) == 1
     assert "there is none: leave it out" in capsys.readouterr().err

@@ -38,6 +38,14 @@ def labels(sample, views):
     }
 
 
+@pytest.fixture(scope="module")
+def alone(labels, views):
+    """What fusion makes of the other 15 views."""
+    others = [i for i in range(16) if i != BROKEN]
+    fewer = Views(views.rotations[others], views.intrinsics[others], views.height, views.width)
+    return fuse([ViewLabels(**{name: one[others] for name, one in labels.items()})], fewer, HEIGHT, WIDTH)
+
+
 def spoiled(labels, key, value, views=(BROKEN,), part=...):
     changed = labels[key].clone()
     for view in views:
@@ -59,16 +67,13 @@ def scores(merged, sample):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("part", [..., (..., 3, 7)], ids=["everywhere", "one pixel"])
 @pytest.mark.parametrize("key", ["probabilities", "depth", "normals", "confidence"])
-def test_a_broken_view_does_not_touch_what_the_others_say(key, part, value, labels, views, sample):
+def test_a_broken_view_does_not_touch_what_the_others_say(key, part, value, labels, views, sample, alone):
     """The right labels are those that fusion makes of the other 15 views alone."""
     merged = fuse([spoiled(labels, key, value, part=part)], views, HEIGHT, WIDTH)
     if key == "depth" and math.isinf(value) and part is not ...:
         assert merged.broken_views == 0  # one far pixel
         return
     assert merged.broken_views == 1
-    others = [i for i in range(16) if i != BROKEN]
-    fewer = Views(views.rotations[others], views.intrinsics[others], views.height, views.width)
-    alone = fuse([ViewLabels(**{name: one[others] for name, one in labels.items()})], fewer, HEIGHT, WIDTH)
     assert (merged.semseg == alone.semseg).float().mean() > 0.999
     assert torch.allclose(merged.depth, alone.depth, rtol=1e-3)
     assert torch.allclose(merged.normals, alone.normals, atol=1e-4)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -186,26 +187,40 @@ def test_prepared_for_inference_it_computes_the_same(network: PanoramaNetwork, t
     assert largest_error(rough, expected) < tiny.rough
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-@pytest.mark.slow
-def test_it_compiles_into_one_graph(network: PanoramaNetwork, tiny: Tiny, image: Tensor) -> None:
+@pytest.fixture
+def traced(tiny: Tiny, network: PanoramaNetwork, monkeypatch: pytest.MonkeyPatch) -> PanoramaNetwork:
+    """The network, or one with fewer blocks of the same kinds."""
     if not tiny.traced:
         pytest.skip("another network of the class is")
-    compiled = torch.compile(copy.deepcopy(network), fullgraph=True, backend="eager")
+    if not tiny.fewer:
+        return network
+    for name, value in tiny.fewer.items():
+        monkeypatch.setattr(sys.modules[type(network).__module__], name, value)
+    smaller = randomised(tiny.build()).eval()
+    kinds = [{type(module) for module in one.modules()} for one in (network, smaller)]
+    assert kinds[0] == kinds[1]
+    return smaller
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.slow
+def test_it_compiles_into_one_graph(traced: PanoramaNetwork, image: Tensor) -> None:
+    compiled = torch.compile(copy.deepcopy(traced), fullgraph=True, backend="eager")
     with torch.no_grad():
+        expected = flat(traced(image))
         for name, x in flat(compiled(image)).items():
-            torch.testing.assert_close(x, flat(network(image))[name], msg=name)
+            torch.testing.assert_close(x, expected[name], msg=name)
 
 
 @pytest.mark.slow
-def test_it_is_exported_for_any_number_of_images(network: PanoramaNetwork, tiny: Tiny, image: Tensor) -> None:
-    if not tiny.traced or isinstance(network, PDBridgeNet):
-        pytest.skip("another network of the class is, or test_network_export.py does it")
-    prepared = prepare_for_inference(network, winograd=False)
-    program = torch.export.export(prepared, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def test_it_is_exported_for_any_number_of_images(traced: PanoramaNetwork, image: Tensor) -> None:
+    if isinstance(traced, PDBridgeNet):
+        pytest.skip("test_network_export.py does it")
+    prepared = prepare_for_inference(traced, winograd=False)
+    program = torch.export.export(prepared, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     for images in (torch.rand(3, 3, HEIGHT, WIDTH), image[:1]):
         with torch.no_grad():
-            assert largest_error(program.module()(images), prepared(images)) < 1e-5
+            assert largest_error(program(images), prepared(images)) < 1e-5
 
 
 # Files

@@ -122,6 +122,14 @@ def test_a_description_that_names_something_else_is_refused(
         assert watched() == [], description
 
 
+@pytest.fixture(scope="module")
+def sound(tiny_network: Callable[..., PDBridgeNet]) -> dict[str, Any]:
+    """What a checkpoint holds; no test may change it."""
+    network = tiny_network(tasks=["depth"], bridge=False)
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    return {"network": describe_network(network) | {"card": {}}, "state_dict": weights}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -134,16 +142,10 @@ def test_a_description_that_names_something_else_is_refused(
     ids=str,
 )
 def test_a_checkpoint_that_makes_no_sense_is_told_in_one_line(
-    change: dict[str, Any], tmp_path: Path, tiny_network: Callable[..., PDBridgeNet]
+    change: dict[str, Any], tmp_path: Path, sound: dict[str, Any]
 ) -> None:
-    network = tiny_network(tasks=["depth"], bridge=False)
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    content = {"network": describe_network(network) | {"card": {}}, "state_dict": weights}
-    if change.keys() <= content.keys():
-        content |= change
-    else:
-        content["network"] |= change
-    torch.save(content, tmp_path / "odd.ckpt")
+    odd = change if change.keys() <= sound.keys() else {"network": sound["network"] | change}
+    torch.save(sound | odd, tmp_path / "odd.ckpt")
     try:
         load_model(tmp_path / "odd.ckpt")
     except ValueError as error:
