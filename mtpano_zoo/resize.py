@@ -118,7 +118,7 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
 def _clear_classes(logits: Tensor) -> Tensor:
     """Return the class (h, w) int16 whose logit (h, w, C) is the largest by more than rounding, -1 where none is."""
     best, labels = logits.topk(min(2, logits.shape[-1]), dim=-1)
-    rounding = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax()
+    rounding = 100 * torch.finfo(logits.dtype).eps * logits.abs().amax()
     return torch.where(best[..., 0] - best[..., -1] > rounding, labels[..., 0], -1).to(torch.int16)
 
 
