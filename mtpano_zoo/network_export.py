@@ -1,11 +1,9 @@
 """`mtpano export`: write a network as one file that runs without this package, and check it."""
 
-import gc
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -14,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpano_zoo.collection import no_collection
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
@@ -103,7 +102,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
         try:
-            with _no_collection():
+            with no_collection():
                 write(_trace(outputs, images[:2]), temporary, outputs.tasks, metadata)
         except OSError:
             raise
@@ -116,18 +115,6 @@ def export(
         del run  # it may hold the file open
         files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is useless without them
         return [file.replace(path.parent / file.name) for file in files][::-1]
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Let no garbage be collected: it looks at millions of parts of graphs, all in use, again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _trace(outputs: _Outputs, images: Tensor) -> torch.export.ExportedProgram:
