@@ -12,6 +12,7 @@ ROOMS = (
     "errors",
     "cores",
     "device",
+    "collection",
     "spelling",
     "short_verbs",
     "resources",
