@@ -14,12 +14,23 @@ import cv2
 import numpy as np
 
 COMMAND = "import sys; from mtpano_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
-RUN = ["run", "--model", "mtpano-tiny.rooms", "--workers", "0", "--overwrite", "--force"]
+RUN = ["run", "--workers", "0", "--overwrite", "--force"]  # the default network
+NETWORK = """import torch
+from mtpano_zoo import load_model
+from mtpano_zoo.models import prepare_for_inference
+from mtpano_zoo.resources import DEFAULT_MODEL
+network = prepare_for_inference(load_model(DEFAULT_MODEL))
+with torch.inference_mode():
+    for _ in range({times}):
+        network(torch.zeros(1, 3, *network.input_size))
+"""
 PROGRAMS: dict[str, list[str]] = {
     "python": ["-c", ""],
     "import torch": ["-c", "import torch"],
     "from mtpano_zoo import load_model": ["-c", "from mtpano_zoo import load_model"],
     "load_model(tiny)": ["-c", "from mtpano_zoo import load_model; load_model('mtpano-tiny.rooms')"],
+    "the default network, prepared": ["-c", NETWORK.format(times=0)],
+    "the default network, run once": ["-c", NETWORK.format(times=1)],
     "mtpano --help": ["-c", COMMAND, "--help"],
     "mtpano models": ["-c", COMMAND, "models"],
     "mtpano run, one photograph": ["-c", COMMAND, *RUN, "photo.jpg"],

@@ -3,15 +3,16 @@
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtpano_zoo.collection import no_collection
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
@@ -22,6 +23,7 @@ from mtpano_zoo.tasks import MAIN_TASKS, Task
 __all__ = ("FORMATS", "Format", "export")
 
 Format = Literal["onnx", "torch-export"]
+Run: TypeAlias = Callable[[Tensor], dict[str, Tensor]]  # a written network: images to maps by task
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOLERANCE = 1e-4
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
@@ -94,20 +96,23 @@ def export(
         expected = dict(zip(outputs.tasks, outputs(images), strict=True))
     facts = {"height": height, "width": width, "classes": list(getattr(network, "classes", ()))}
     metadata = {key: json.dumps(value) for key, value in facts.items()}
-    write, run = (_write_onnx, _run_onnx) if format == "onnx" else (_write_program, _run_program)
+    write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_program, _load_program)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary folder uses the final names, because an ONNX file names its weight file.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
         try:
-            write(_trace(outputs, images[:2]), temporary, outputs.tasks, metadata)
+            with no_collection():
+                write(_trace(outputs, images[:2]), temporary, outputs.tasks, metadata)
         except OSError:
             raise
         except Exception as error:  # exporters raise anything
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{type(network).__name__} cannot be written as {format}: {reason}") from error
+        run = load(temporary, outputs.tasks)
         for batch in (images, images[:1]):
-            _compare(run(temporary, batch, outputs.tasks), expected, path)
+            _compare(run(batch), expected, path)
+        del run  # it may hold the file open
         files = sorted(Path(folder).iterdir(), reverse=True)  # weights first: the graph is useless without them
         return [file.replace(path.parent / file.name) for file in files][::-1]
 
@@ -126,9 +131,14 @@ def _write_program(
         torch.export.save(program, path, extra_files={"tasks": json.dumps(list(tasks)), **metadata})
 
 
-def _run_program(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-    with torch.no_grad():
-        return dict(zip(tasks, torch.export.load(path).module()(images), strict=True))
+def _load_program(path: Path, tasks: Sequence[str]) -> Run:
+    program = torch.export.load(path).module()
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return dict(zip(tasks, program(images), strict=True))
+
+    return run
 
 
 def _write_onnx(
@@ -161,14 +171,19 @@ def _simplify(model: Any) -> None:
     common.RemoveUnusedNodesPass()(model)
 
 
-def _run_onnx(path: Path, images: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+def _load_onnx(path: Path, tasks: Sequence[str]) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    outputs: list[Any] = session.run(list(tasks), {"image": images.numpy()})
-    return {task: torch.from_numpy(output) for task, output in zip(tasks, outputs, strict=True)}
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        outputs: list[Any] = session.run(list(tasks), {"image": images.numpy()})
+        return {task: torch.from_numpy(output) for task, output in zip(tasks, outputs, strict=True)}
+
+    return run
 
 
 def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

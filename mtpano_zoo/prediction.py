@@ -123,9 +123,12 @@ class Prediction:
         if len(self.palette) != len(self.classes):
             raise InputError(f"{len(self.classes)} classes need as many colours, not {len(self.palette)}")
         if self.semseg is not None:
-            labelled = self.semseg[self.semseg != NO_LABEL] if len(self.classes) <= NO_LABEL else self.semseg
-            low, high = (labelled.min(), labelled.max()) if labelled.size else (0, 0)
-            if low < 0 or (labelled.size and high >= len(self.classes)):
+            labels: list[int] = []
+            for row in self.semseg:  # the labelled pixels of a whole map would be a copy of it
+                labelled = row[row != NO_LABEL] if len(self.classes) <= NO_LABEL else row
+                labels += [int(labelled.min()), int(labelled.max())] if labelled.size else []
+            low, high = min(labels, default=0), max(labels, default=-1)
+            if low < 0 or high >= len(self.classes):
                 raise InputError(
                     f"semseg holds classes {low} to {high}, but there are {len(self.classes)} classes, counted from 0, "
                     f"and {NO_LABEL} for no label"
@@ -461,7 +464,7 @@ def _prediction(
 # Write a map to a file, with XMP metadata where its format has them.
 WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8], str], None]] = {
     "palette": image_io.write_palette_png,
-    "millimetres": lambda path, depth, _, xmp: image_io.write_png(path, image_io.encode_depth(depth), xmp),
+    "millimetres": lambda path, depth, _, xmp: image_io.write_png(path, depth, xmp, image_io.encode_depth),
     "float32": lambda path, values, *_: image_io.write_npy(path, values),
-    "unit_vectors": lambda path, normals, _, xmp: image_io.write_png(path, image_io.encode_normals(normals), xmp),
+    "unit_vectors": lambda path, normals, _, xmp: image_io.write_png(path, normals, xmp, image_io.encode_normals),
 }

@@ -67,12 +67,17 @@ def resize_bands(maps: Tensor, height: int, width: int) -> Iterator[tuple[slice,
     index, weight = _taps(maps.shape[-2], height, False, dtype, maps.device)
     across = _taps(maps.shape[-1], width, True, dtype, maps.device)
     step = max(1, CHUNK // (width * len(maps)))
+    turned = maps.transpose(-2, -1).contiguous()  # to gather columns as whole vectors
     for top in range(0, height, step):
         band = slice(top, min(top + step, height))
         if maps.shape[-2:] == (height, width):
             yield band, maps[:, band].to(dtype)
-        else:
-            yield band, _filter(_filter(maps, (index[:, band], weight[:, band]), -2), across, -1)
+            continue
+        columns = _filter(_filter(turned, (index[:, band], weight[:, band]), -1), across, -2)
+        resized = columns.new_empty(len(maps), band.stop - band.start, width)
+        for rows, values in zip(resized, columns, strict=True):  # PyTorch turns one matrix many times as fast as three
+            rows.copy_(values.T)
+        yield band, resized
 
 
 def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
@@ -91,13 +96,41 @@ def resize_argmax(logits: Tensor, height: int, width: int) -> Tensor:
         return logits.argmax(0).to(kind)
     values = logits.permute(1, 2, 0).contiguous()  # channels last, to gather columns as whole vectors
     index, weight = _taps(rows, height, False, logits.dtype, logits.device)
-    across = _taps(columns, width, True, logits.dtype, logits.device)
-    step = max(1, CHUNK // (width * channels))
+    across, shares = _taps(columns, width, True, logits.dtype, logits.device)
+    clear = _clear_classes(values)
+    step = max(1, CHUNK // max(width, columns * channels))
     labels = torch.empty(height, width, dtype=kind, device=logits.device)
     for top in range(0, height, step):
-        band = slice(top, top + step)
-        labels[band] = _filter(_filter(values, (index[:, band], weight[:, band]), 0), across, 1).argmax(-1)
+        band = slice(top, min(top + step, height))
+        found = _unanimous(_unanimous(clear, index[:, band], 0), across, 1)
+        labels[band] = found.to(kind)
+        # Only the other pixels, near borders, are computed.
+        resized = _filter(values, (index[:, band], weight[:, band]), 0).flatten(0, 1)
+        open_rows, open_columns = (found < 0).nonzero(as_tuple=True)
+        for first in range(0, len(open_rows), CHUNK // channels + 1):
+            part = slice(first, first + CHUNK // channels + 1)
+            row, column = open_rows[part], open_columns[part]
+            taps = (across[:, column] + row * columns, shares[:, column])
+            labels[top + row, column] = _filter(resized, taps, 0).argmax(-1).to(kind)
     return labels
+
+
+def _clear_classes(logits: Tensor) -> Tensor:
+    """Return the class (h, w) int16 whose logit (h, w, C) is the largest by more than rounding, -1 where none is."""
+    best, labels = logits.topk(min(2, logits.shape[-1]), dim=-1)
+    rounding = 100 * torch.finfo(logits.dtype).eps * logits.abs().amax()
+    return torch.where(best[..., 0] - best[..., -1] > rounding, labels[..., 0], -1).to(torch.int16)
+
+
+def _unanimous(labels: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Return the label of all samples (T, n) along one axis that make up a new one, -1 where they differ.
+
+    The largest of several weighted sums is that of the class which is the largest everywhere.
+    """
+    first, *others = (labels.index_select(dim, positions) for positions in index)
+    for other in others:
+        first = torch.where(first == other, first, -1)
+    return first
 
 
 def _filter(maps: Tensor, taps: tuple[Tensor, Tensor], dim: int) -> Tensor:

@@ -13,6 +13,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import writing
 from mtpano_zoo.limits import VARIABLE
 
 
@@ -224,13 +225,16 @@ def test_large_panoramas_give_no_warning_and_bombs_a_sentence(tmp_path, monkeypa
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("grey", [False, True])
-def test_png_round_trip(tmp_path, dtype, grey):
+def test_png_round_trip(tmp_path, dtype, grey, monkeypatch):
+    monkeypatch.setattr(writing, "BAND", 300)  # numbers: several bands
     array = random_rgb(dtype)[..., 0] if grey else random_rgb(dtype)
     image_io.write_png(tmp_path / "a.png", array)
-    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
-    assert read.dtype == dtype
-    assert np.array_equal(read if grey else read[..., ::-1], array)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    image_io.write_png(tmp_path / "encoded.png", array.astype(np.float64), "", lambda rows: rows.astype(dtype))
+    for name in ("a.png", "encoded.png"):
+        read = cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED)
+        assert read.dtype == dtype
+        assert np.array_equal(read if grey else read[..., ::-1], array)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "encoded.png"]
 
 
 def test_png_of_views_and_read_only_arrays(tmp_path):

@@ -15,6 +15,7 @@ ROOMS = (
     "cores",
     "memory",
     "device",
+    "collection",
     "spelling",
     "short_verbs",
     "resources",

@@ -146,7 +146,6 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    # On a copy without metadata: the caller's image keeps its own.
     pixels = np.asarray(_as_srgb(image, profile))
     seen = None if alpha is None or (alpha >= OPAQUE).all() else alpha >= OPAQUE
     return Decoded(_upright(pixels, orientation), None if seen is None else _upright(seen, orientation), xmp)
@@ -179,7 +178,7 @@ def _as_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or of another kind of image
             return image.convert("RGB")
         return image.convert("RGB") if turned is None else turned
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -13,10 +13,10 @@ import struct
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -58,30 +58,56 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _with_xmp(png: bytes, xmp: str) -> bytes:
-    """Return a PNG file with XMP metadata, as a text chunk after its header."""
+    """Return a PNG file, or its beginning, with XMP metadata, as a text chunk after its header."""
     if not xmp:
         return png
-    chunk = b"iTXt" + b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()
     end = 33  # of the signature and the header, which is always the first chunk
-    return png[:end] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[end:]
+    return png[:end] + _png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()) + png[end:]
 
 
-def write_png(path: str | Path, array: NDArray[Any], xmp: str = "") -> None:
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def write_png(
+    path: str | Path, array: NDArray[Any], xmp: str = "", encode: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+) -> None:
     """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, with XMP metadata if it is given, atomically.
+
+    `encode` makes such pixels of the rows of any other array, band by band: large maps take no memory a second time.
 
     Raises:
         InputError: If the shape or type is another one.
     """
-    colour = array.ndim == 3 and array.shape[2] == 3
-    if array.dtype not in (np.uint8, np.uint16) or not (colour or array.ndim == 2) or array.size == 0:
+    bands = (array[rows] if encode is None else encode(array[rows]) for rows in _bands(array))
+    first = next(bands, array)
+    colour = first.ndim == 3 and first.shape[2] == 3
+    if first.dtype not in (np.uint8, np.uint16) or not (colour or first.ndim == 2) or first.size == 0:
         raise InputError(
             f"a PNG takes (H, W) or (H, W, 3) of uint8 or uint16, but {path} got {array.shape} of {array.dtype}"
         )
-    pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(array)
-    written, data = cv2.imencode(".png", pixels)
-    if not written:
-        raise InputError(f"{path} could not be encoded as PNG")
-    write_bytes(path, _with_xmp(data.tobytes(), xmp))
+    header = struct.pack(">IIBBBBB", array.shape[1], len(array), 8 * first.itemsize, 2 if colour else 0, 0, 0, 0)
+
+    def write(file: BinaryIO) -> None:
+        file.write(_with_xmp(b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header), xmp))
+        packer = zlib.compressobj(1)  # higher levels take twice as long for a tenth of the size
+        for band in chain((first,), bands):
+            file.write(_png_chunk(b"IDAT", packer.compress(_differences(band).data)))
+        file.write(_png_chunk(b"IDAT", packer.flush()) + _png_chunk(b"IEND", b""))
+
+    _write(Path(path), write)
+
+
+def _differences(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return rows of pixels as PNG packs them best: the number of this filter, 1, then every byte less that before."""
+    values = pixels.astype(pixels.dtype.newbyteorder(">"), order="C", copy=False).view(np.uint8)
+    values = values.reshape(len(pixels), -1)
+    step = values.shape[1] // pixels.shape[1]
+    rows = np.empty((len(values), 1 + values.shape[1]), np.uint8)
+    rows[:, 0] = 1
+    rows[:, 1 : 1 + step] = values[:, :step]
+    np.subtract(values[:, step:], values[:, :-step], out=rows[:, 1 + step :])
+    return rows
 
 
 def write_palette_png(path: str | Path, indices: NDArray[Any], palette: ArrayLike, xmp: str = "") -> None:

@@ -50,9 +50,9 @@ def pole_weights(convention: Convention, like: Tensor) -> Tensor:
         >>> [round(weight, 2) for weight in pole_weights("sphere", like=torch.zeros(1, 8, 3, 6)).flatten().tolist()]
         [0.87, 0.0, 0.87]
     """
-    height, width = like.shape[-2:]
+    height = like.shape[-2]
     if convention == "sphere":
-        _, latitude = sphere.erp_angles(height, width, device=like.device, dtype=torch.float32)
+        latitude = sphere.erp_latitudes(height, device=like.device, dtype=torch.float32)
         return latitude.sin().abs()[:, None].to(like.dtype)
     colatitude = torch.linspace(0, 1, height, device=like.device) * math.pi
     return colatitude.cos().abs()[:, None].to(like.dtype)

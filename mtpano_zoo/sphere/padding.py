@@ -74,7 +74,7 @@ def _pad_once(x: Tensor, padding: tuple[int, int, int, int], nearest: bool) -> T
 def _opposite(rows: Tensor, nearest: bool) -> Tensor:
     """Return rows next to a pole as they continue on its other side."""
     width = rows.shape[-1]
-    rows = rows.flip(-2)
+    rows = rows.flip(-2) if rows.shape[-2] > 1 else rows
     turned = rows.roll(width // 2, -1)
     if width % 2 and rows.is_floating_point() and not nearest:
         return (turned + rows.roll(width // 2 + 1, -1)) / 2

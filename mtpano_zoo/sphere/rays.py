@@ -55,12 +55,22 @@ def erp_angles(
     """
     _check_size(height, width)
     check_floating(dtype)
-    wide = _widest(device)
-    columns = torch.arange(width, dtype=wide, device=device)
-    rows = torch.arange(height, dtype=wide, device=device)
+    columns = torch.arange(width, dtype=_widest(device), device=device)
     longitude = ((columns + 0.5) / width - 0.5) * (2 * math.pi)
-    latitude = (0.5 - (rows + 0.5) / height) * math.pi
-    return longitude.to(dtype), latitude.to(dtype)
+    return longitude.to(dtype), erp_latitudes(height, device=device, dtype=dtype)
+
+
+def erp_latitudes(
+    height: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return the latitude of every row (H,) in radians, positive up.
+
+    Example:
+        >>> erp_latitudes(2).rad2deg().tolist()
+        [45.0, -45.0]
+    """
+    rows = torch.arange(height, dtype=_widest(device), device=device)
+    return ((0.5 - (rows + 0.5) / height) * math.pi).to(dtype)
 
 
 def erp_rays(

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from mtpano_zoo.collection import no_collection
 from mtpano_zoo.cores import available_cores
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import (
@@ -98,11 +99,12 @@ def _run(options: argparse.Namespace) -> int:
     found = search_images(options.sources, options.out)
     locate(options.model)
     check_present(found.images)
-    import torch  # it takes seconds to import: mistakes are reported before that
+    with no_collection():
+        import torch  # it takes seconds to import: mistakes are reported before that
 
-    from mtpano_zoo.manifest import describe_model
-    from mtpano_zoo.models import prepare_for_inference
-    from mtpano_zoo.run import run
+        from mtpano_zoo.manifest import describe_model
+        from mtpano_zoo.models import prepare_for_inference
+        from mtpano_zoo.run import run
 
     cores = available_cores()
     if "OMP_NUM_THREADS" not in os.environ:
