@@ -6,6 +6,9 @@ pixel, whose classes err and bleed, and whose normals are noisy; the merged maps
 
 ``python benchmarks/labeling.py speed --threads 2``: everything that is not the teacher for one panorama of 512 x 1024
 and 32 views of 512 x 512, by stage, beside the same plain average.
+
+``python benchmarks/labeling.py share``: what part of the time a teacher takes, ViT-L/14 at 518 x 518, random weights,
+in bfloat16, on a GPU if there is one, as are views and fusion.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -274,10 +278,47 @@ def print_speed(classes: int, stride: int, repeats: int, plain: bool) -> None:
         print(f"| all of it in a row, {processes} processes | {throughput(processes, classes, stride):.3f} | | |")
 
 
+@torch.inference_mode()
+def print_share(name: str, height: int, size: int, classes: int, stride: int, repeats: int) -> None:
+    """Print the seconds per panorama of a teacher that looks at 32 views, and of everything else."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = timm.create_model(name, num_classes=0).to(device).eval()
+    side, strategy = network.default_cfg["input_size"][-1], RandomViews(32, size=size)
+    image, labels = torch.rand(3, height, 2 * height, device=device), teacher_labels(32, size, classes, stride)
+    labels = ViewLabels(labels.probabilities.to(device), labels.depth.to(device), normals=labels.normals.to(device))
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    times = []
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "manifest.json").write_text("{}")
+        with LabelFolder(Path(root)) as folder:
+            for number in range(repeats + 1):
+                begin = clock()
+                views = strategy(f"panorama-{number}")
+                seen = F.interpolate(cut(image, views), (side, side), mode="bilinear")
+                ready = clock()
+                with torch.autocast(device.type, torch.bfloat16):
+                    for part in seen.split(8):
+                        network(part)
+                looked = clock()
+                merged = fuse([labels], views, height, 2 * height)
+                pixels = (255 * image).byte().movedim(0, -1).contiguous().cpu().numpy()
+                files = encode_labels(merged).files
+                folder.write(f"panorama-{number}", encode_image(pixels, height, 2 * height), files)
+                times.append((looked - ready, clock() - looked + ready - begin))
+    teacher, rest = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    print("| teacher | device | teacher, s | everything else, s | teacher's share |\n|---|---|--:|--:|--:|")
+    print(f"| {name} | {device.type} | {teacher:.3f} | {rest:.3f} | {teacher / (teacher + rest):.0%} |")
+
+
 def main() -> None:
     """Print one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("table", choices=("quality", "speed"))
+    parser.add_argument("table", choices=("quality", "speed", "share"))
     parser.add_argument("--rooms", type=int, default=10)
     parser.add_argument("--height", type=int, default=256, help="rows of the rooms")
     parser.add_argument("--size", type=int, default=256, help="rows and columns of their views")
@@ -286,9 +327,14 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave out the plain average, which takes longest")
+    parser.add_argument("--teacher", default="vit_large_patch14_dinov2", help="network of timm whose share is asked")
+    parser.add_argument("--panorama", type=int, default=512, help="rows of the panorama for share; views are as high")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.table == "quality":
+    if arguments.table == "share":
+        rows = arguments.panorama
+        print_share(arguments.teacher, rows, rows, arguments.classes, arguments.stride, arguments.repeats)
+    elif arguments.table == "quality":
         print_quality(arguments.rooms, arguments.height, arguments.size)
     else:
         print_speed(arguments.classes, arguments.stride, arguments.repeats, not arguments.no_plain)

@@ -61,6 +61,7 @@ GPU: list[Benchmark] = [
         "--count 2 --height 32 --photo-height 32 --batch-size 1 --workers 0",
     ),
     ("Rendering", "rendering.py --repeats 1 --gpu-only", "--heights 16"),
+    ("Labelling", "labeling.py share", "--teacher test_vit --panorama 16 --classes 3 --repeats 1"),
     (
         "Compiled, batch 1",
         "inference.py --repeats 10 --ways 'plain, bf16 autocast' 'graphs, compiled, bf16'",
