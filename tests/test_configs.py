@@ -129,6 +129,7 @@ def test_every_configuration_is_tried_here() -> None:
         "streets.yaml",
         "photos-small.yaml",
         "photos-small-cpu.yaml",
+        "photos-small-cpu-larger.yaml",
         "base.yaml",
         *LABELING,
         *DAP_CONFIGS,
@@ -320,7 +321,13 @@ TINY_PHOTOS = {
     [
         (["streets.yaml"], []),
         (["photos-small.yaml"], [TINY_PHOTOS]),
-        (["photos-small.yaml", "photos-small-cpu.yaml"], [{"data": TINY_PHOTOS["data"]}]),
+        (
+            ["photos-small.yaml", "photos-small-cpu.yaml", "photos-small-cpu-larger.yaml"],
+            [
+                {"data": TINY_PHOTOS["data"]},
+                {"data": {"init_args": {"weights": {"homes": 1, "streets": 1, "any_attitude": 1}}}},
+            ],
+        ),
     ],
     ids=["streets", "photos", "photos on a CPU"],
 )
@@ -337,7 +344,7 @@ def test_homes_and_streets_train_together(
         described = dict(TINY_PHOTOS["model"]["network"]["init_args"])
         encoder = CNNEncoder(**described.pop("encoder")["init_args"])
         tasks = ("semseg", "depth", "normals", "valid")
-        PDBridgeNet(encoder, SCENE_CLASSES, tasks, **described).save_pretrained("photos-start")
+        PDBridgeNet(encoder, SCENE_CLASSES, tasks, **described).save_pretrained("begin")
         changes = [*changes, {"trainer": {"devices": 1, "strategy": "auto"}}]
         changes.append({"model": {"network": {"init_args": {"input_size": [32, 64]}}}})
     for number, change in enumerate([TINY_MIXTURE, *changes]):

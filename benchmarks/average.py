@@ -1,0 +1,46 @@
+"""Write the weighted average of networks of one kind: ``python benchmarks/average.py FOLDER 0.7:a.ckpt 0.3:folder``.
+
+Networks that were trained from the same start often average well: what each has learned stays, and their noise goes.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtpano_zoo import load_model
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.models import PanoramaNetwork
+
+
+def average(networks: Sequence[tuple[float, PanoramaNetwork]]) -> PanoramaNetwork:
+    """Return the first network with the average of all weights; integers such as counts of batches stay its own.
+
+    Raises:
+        InputError: If the networks have other tensors.
+    """
+    states = [network.state_dict() for _, network in networks]
+    shapes = [{key: value.shape for key, value in state.items()} for state in states]
+    if any(other != shapes[0] for other in shapes[1:]):
+        raise InputError("networks whose tensors have other names or shapes have no average")
+    total = sum(weight for weight, _ in networks)
+    for key, value in states[0].items():
+        if value.is_floating_point():
+            parts = (weight / total * state[key] for (weight, _), state in zip(networks, states, strict=True))
+            states[0][key] = sum(parts)
+    first = networks[0][1]
+    first.load_state_dict(states[0])
+    return first
+
+
+def main() -> None:
+    """Read the networks and write the average."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("networks", nargs="+", metavar="WEIGHT:NETWORK")
+    options = parser.parse_args()
+    pairs = [one.split(":", 1) for one in options.networks]
+    average([(float(weight), load_model(source)) for weight, source in pairs]).save_pretrained(options.folder)
+
+
+if __name__ == "__main__":
+    main()
