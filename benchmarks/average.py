@@ -13,22 +13,25 @@ from mtpano_zoo.models import PanoramaNetwork
 
 
 def average(networks: Sequence[tuple[float, PanoramaNetwork]]) -> PanoramaNetwork:
-    """Return the first network with the average of all weights; integers such as counts of batches stay its own.
+    """Return the first network with the average of all weights; integers stay its own, and what its card measured goes.
 
     Raises:
-        InputError: If the networks have other tensors.
+        InputError: If the networks have other tensors, or the weights no positive sum.
     """
     states = [network.state_dict() for _, network in networks]
     shapes = [{key: value.shape for key, value in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes[1:]):
         raise InputError("networks whose tensors have other names or shapes have no average")
     total = sum(weight for weight, _ in networks)
+    if not total > 0:
+        raise InputError(f"the weights of an average have a positive sum, not {total}")
     for key, value in states[0].items():
         if value.is_floating_point():
             parts = (weight / total * state[key] for (weight, _), state in zip(networks, states, strict=True))
             states[0][key] = sum(parts)
     first = networks[0][1]
     first.load_state_dict(states[0])
+    first.card = {"description": f"weighted average of {len(networks)} networks"}
     return first
 
 

@@ -358,7 +358,13 @@ def main() -> None:
                 network = student_of(options.student, options.height).eval()
             else:
                 network = train(options, run, seed, sets)
-            line = {"student": options.student, "run": run, "seed": seed, "steps": options.steps, "tilt": options.tilt}
+            line = {
+                "student": Path(options.student).name,
+                "run": run,
+                "seed": seed,
+                "steps": options.steps,
+                "tilt": options.tilt,
+            }
             line |= {"other look": score(network, test), "own look": score(network, same)}
             line |= {"seconds": time.time() - start, "processor seconds": time.process_time() - cpu}
             if options.keep:

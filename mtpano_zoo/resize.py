@@ -67,12 +67,12 @@ def resize_bands(maps: Tensor, height: int, width: int) -> Iterator[tuple[slice,
     index, weight = _taps(maps.shape[-2], height, False, dtype, maps.device)
     across = _taps(maps.shape[-1], width, True, dtype, maps.device)
     step = max(1, CHUNK // (width * len(maps)))
+    bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
+    if maps.shape[-2:] == (height, width):
+        yield from ((band, maps[:, band].to(dtype)) for band in bands)
+        return
     turned = maps.transpose(-2, -1).contiguous()  # to gather columns as whole vectors
-    for top in range(0, height, step):
-        band = slice(top, min(top + step, height))
-        if maps.shape[-2:] == (height, width):
-            yield band, maps[:, band].to(dtype)
-            continue
+    for band in bands:
         columns = _filter(_filter(turned, (index[:, band], weight[:, band]), -1), across, -2)
         resized = columns.new_empty(len(maps), band.stop - band.start, width)
         for rows, values in zip(resized, columns, strict=True):  # PyTorch turns one matrix many times as fast as three

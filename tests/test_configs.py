@@ -316,20 +316,27 @@ TINY_PHOTOS = {
 }
 
 
+TINY_ROOMS_TOO = {
+    "modules": {
+        **TINY_PHOTOS["data"]["init_args"]["modules"],
+        "rooms": {"class_path": "RoomsDataModule", "init_args": _TINY_SCENES},
+    },
+    "samples_per_epoch": 20,
+}
+
+
 @pytest.mark.parametrize(
     ("configs", "changes"),
     [
         (["streets.yaml"], []),
         (["photos-small.yaml"], [TINY_PHOTOS]),
+        (["photos-small.yaml", "photos-small-cpu.yaml"], [{"data": TINY_PHOTOS["data"]}]),
         (
             ["photos-small.yaml", "photos-small-cpu.yaml", "photos-small-cpu-larger.yaml"],
-            [
-                {"data": TINY_PHOTOS["data"]},
-                {"data": {"init_args": {"weights": {"homes": 1, "streets": 1, "any_attitude": 1}}}},
-            ],
+            [{"data": TINY_PHOTOS["data"]}, {"data": {"init_args": TINY_ROOMS_TOO}}],
         ),
     ],
-    ids=["streets", "photos", "photos on a CPU"],
+    ids=["streets", "photos", "photos on a CPU", "photos on a CPU, larger"],
 )
 def test_homes_and_streets_train_together(
     configs: list[str],
@@ -344,7 +351,9 @@ def test_homes_and_streets_train_together(
         described = dict(TINY_PHOTOS["model"]["network"]["init_args"])
         encoder = CNNEncoder(**described.pop("encoder")["init_args"])
         tasks = ("semseg", "depth", "normals", "valid")
-        PDBridgeNet(encoder, SCENE_CLASSES, tasks, **described).save_pretrained("begin")
+        PDBridgeNet(encoder, SCENE_CLASSES, tasks, **described).save_pretrained(
+            "photos-start" if len(configs) == 2 else "begin"
+        )
         changes = [*changes, {"trainer": {"devices": 1, "strategy": "auto"}}]
         changes.append({"model": {"network": {"init_args": {"input_size": [32, 64]}}}})
     for number, change in enumerate([TINY_MIXTURE, *changes]):

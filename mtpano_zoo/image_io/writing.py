@@ -90,7 +90,7 @@ def write_png(
 
     def write(file: BinaryIO) -> None:
         file.write(_with_xmp(b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header), xmp))
-        packer = zlib.compressobj(1)  # higher levels take twice as long for a tenth of the size
+        packer = zlib.compressobj(1)  # higher levels take twice as long to save a tenth
         for band in chain((first,), bands):
             file.write(_png_chunk(b"IDAT", packer.compress(_differences(band).data)))
         file.write(_png_chunk(b"IDAT", packer.flush()) + _png_chunk(b"IEND", b""))
@@ -99,7 +99,7 @@ def write_png(
 
 
 def _differences(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return rows of pixels as PNG packs them best: the number of this filter, 1, then every byte less that before."""
+    """Return rows as PNG packs them best: the number of the filter, 1, then bytes less those of the pixel before."""
     values = pixels.astype(pixels.dtype.newbyteorder(">"), order="C", copy=False).view(np.uint8)
     values = values.reshape(len(pixels), -1)
     step = values.shape[1] // pixels.shape[1]

@@ -15,7 +15,10 @@ def tiny(seed: int, width: int = 8) -> PDBridgeNet:
 def test_every_weight_is_the_weighted_mean(benchmark):
     first, second = tiny(0), tiny(1)
     expected = {key: (3 * value + second.state_dict()[key]) / 4 for key, value in first.state_dict().items()}
-    averaged = benchmark.average([(3, first), (1, second)]).state_dict()
+    first.card = {"results": [{"AbsRel": 0.1}]}
+    network = benchmark.average([(3, first), (1, second)])
+    assert "results" not in network.card
+    averaged = network.state_dict()
     for key, value in averaged.items():
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[key])
@@ -24,3 +27,5 @@ def test_every_weight_is_the_weighted_mean(benchmark):
 def test_other_networks_are_refused(benchmark):
     with pytest.raises(InputError, match="no average"):
         benchmark.average([(1, tiny(0)), (1, tiny(0, width=16))])
+    with pytest.raises(InputError, match="positive sum"):
+        benchmark.average([(0, tiny(0))])
