@@ -2,21 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+from fake_control_groups import machine
 
 from mtpano_zoo.cores import available_cores
 
-V2 = {"cpu.max": "{quota} 100000\n"}
-V1 = {"cpu.cfs_quota_us": "{quota}\n", "cpu.cfs_period_us": "100000\n"}
-
-
-def machine(root: Path, cgroup: str, folder: str, files: dict[str, str], quota: object) -> Path:
-    """Write what the kernel shows of one control group."""
-    (root / "proc/self").mkdir(parents=True, exist_ok=True)
-    (root / "proc/self/cgroup").write_text(cgroup)
-    (root / "sys/fs/cgroup" / folder).mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (root / "sys/fs/cgroup" / folder / name).write_text(text.format(quota=quota))
-    return root
+V2 = {"cpu.max": "{limit} 100000\n"}
+V1 = {"cpu.cfs_quota_us": "{limit}\n", "cpu.cfs_period_us": "100000\n"}
 
 
 @pytest.fixture(autouse=True)

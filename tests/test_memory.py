@@ -2,6 +2,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fake_control_groups import machine
 
 from mtpano_zoo.memory import available_memory
 
@@ -18,16 +19,6 @@ COPIES_V1 = {"memory.stat": "inactive_file 1\ntotal_inactive_file 2000000000\n"}
 def ten_gigabytes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=9 * GB))
     monkeypatch.setattr("psutil.swap_memory", lambda: SimpleNamespace(free=GB))
-
-
-def machine(root: Path, cgroup: str, folder: str, files: dict[str, str], limit: object) -> Path:
-    """Write what the kernel shows of one control group."""
-    (root / "proc/self").mkdir(parents=True, exist_ok=True)
-    (root / "proc/self/cgroup").write_text(cgroup)
-    (root / "sys/fs/cgroup" / folder).mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (root / "sys/fs/cgroup" / folder / name).write_text(text.format(limit=limit))
-    return root
 
 
 @pytest.mark.parametrize(("limit", "free"), [(8 * GB, 5), (2 * GB, 0), (64 * GB, 10), ("max", 10)])
