@@ -32,6 +32,7 @@ def stoppable(workers: int, threads: int | None = None) -> Iterator[Executor]:
     executor: Executor
     if workers == 0:
         executor = ThreadPoolExecutor(1, initializer=_start_thread, initargs=(stop,))
+        executor.submit(int).result()  # starts the thread: nothing waits for one whose start was interrupted
     else:
         # Not forked: a process with a GPU and threads cannot be.
         executor = _Processes(workers, get_context("spawn"), initializer=_start_process, initargs=(threads,))

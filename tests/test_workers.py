@@ -18,6 +18,13 @@ def count(request, monkeypatch):
     return request.param
 
 
+def test_the_thread_has_started_before_it_is_given_work():
+    """Nobody waits for a thread if Ctrl-C comes while it starts."""
+    threads = threading.active_count()
+    with stoppable(0):
+        assert threading.active_count() == threads + 1
+
+
 def work(folder, name, steps=100):
     unfinished = folder / f"{name}-unfinished"
     unfinished.touch()
