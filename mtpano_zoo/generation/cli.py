@@ -227,7 +227,7 @@ def _load(options: argparse.Namespace, adapter: str | None = None, strength: flo
 
 def _generate(options: argparse.Namespace) -> int:
     from mtpano_zoo.claims import process_number, processes
-    from mtpano_zoo.generation.loading import NO_BASE, describe_base, device_for, precision_of
+    from mtpano_zoo.generation.loading import NO_BASE, describe_base, precision_name
     from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
     from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder
 
@@ -242,7 +242,7 @@ def _generate(options: argparse.Namespace) -> int:
     shared["width"] = 2 * options.height
     loaded = ("strength", "quantize", "prefix")
     settings = shared | {name: getattr(options, name) for name in loaded}
-    settings["precision"] = str(precision_of(device_for(options.device))).removeprefix("torch.")
+    settings["precision"] = precision_name(options.device)
     manifest = manifest_of(describe_base(options.base, options.adapter), settings)
     generator = _load(options, options.adapter, options.strength)
     generator.noise(options.height, 2 * options.height, 0)  # refuses a wrong size before anything is written
@@ -280,7 +280,7 @@ def _edit(options: argparse.Namespace) -> int:
 
 
 def _refine(options: argparse.Namespace) -> int:
-    from mtpano_zoo.generation.loading import describe_base, device_for, precision_of, show_licence
+    from mtpano_zoo.generation.loading import describe_base, precision_name, show_licence
     from mtpano_zoo.generation.polar import load_inpainter, refine_folder
 
     show_licence(options.model)
@@ -289,7 +289,7 @@ def _refine(options: argparse.Namespace) -> int:
         options.model, **settings, download=options.download, device=options.device, offload=options.offload
     )
     settings |= {"model": options.model, "files": describe_base(options.model, None)["files"]}
-    settings["precision"] = str(precision_of(device_for(options.device))).removeprefix("torch.")
+    settings["precision"] = precision_name(options.device)
     written, there = refine_folder(options.folder, options.out, inpaint, settings)
     print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
     return 0
@@ -313,7 +313,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _precompute(options: argparse.Namespace) -> int:
     from mtpano_zoo.claims import process_number, processes
-    from mtpano_zoo.generation.loading import NO_BASE, describe_base
+    from mtpano_zoo.generation.loading import NO_BASE, describe_base, precision_name
     from mtpano_zoo.generation.precompute import precompute
 
     if options.base is None:
@@ -324,6 +324,7 @@ def _precompute(options: argparse.Namespace) -> int:
         options.out,
         height=options.height,
         model=describe_base(options.base, None),
+        precision=precision_name(options.device),
         shard_size=options.shard_size,
         process=process_number(),
         processes=processes(),

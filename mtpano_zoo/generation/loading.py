@@ -27,6 +27,7 @@ __all__ = (
     "licence_of",
     "load_generator",
     "place",
+    "precision_name",
     "precision_of",
 )
 
@@ -123,6 +124,19 @@ def precision_of(device: torch.device) -> torch.dtype:
         torch.float32
     """
     return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def precision_name(device: str | None) -> str:
+    """Return the name of that precision, for a manifest.
+
+    Raises:
+        InputError: If the device cannot be used.
+
+    Example:
+        >>> precision_name("cpu")
+        'float32'
+    """
+    return str(precision_of(device_for(device))).removeprefix("torch.")
 
 
 def place(generator: Generator, device: torch.device, offload: Offload) -> None:
