@@ -14,7 +14,7 @@ from torch import nn
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import search_images
-from mtpano_zoo.image_io import Panorama, Pose, Window, gpano_xmp, load_panorama
+from mtpano_zoo.image_io import Panorama, PoseAngles, Window, gpano_xmp, load_panorama
 from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
 from mtpano_zoo.image_io.floating import tone_mapped
 from mtpano_zoo.image_io.gpano import read_gpano
@@ -179,7 +179,7 @@ def test_heic_is_read_with_its_extra(tmp_path, room):
 
 def test_a_crop_lies_where_its_tags_say(tmp_path, room):
     window = Window(40, 60, 64, 128, 128, 256)
-    path = tagged(tmp_path / "a.png", room[window.slices], window, Pose(75.5, 0, 0))
+    path = tagged(tmp_path / "a.png", room[window.slices], window, PoseAngles(75.5, 0, 0))
     panorama = load_panorama(path)
     expected = np.zeros_like(room)
     expected[40:104, 60:188] = room[40:104, 60:188]
@@ -198,7 +198,7 @@ def test_a_crop_lies_where_its_tags_say(tmp_path, room):
     for kind in ("semseg", "depth", "normals"):
         with Image.open(saved[kind]) as image:
             tags = read_gpano(image.info["XML:com.adobe.xmp"], 64, 128, "a")
-            assert tags == (window, Pose(75.5, 0, 0))
+            assert tags == (window, PoseAngles(75.5, 0, 0))
     plain = predict(network, room).save(tmp_path / "plain", panel=False)
     assert "xmp" not in Image.open(plain["depth"]).info and b"GPano" not in plain["depth"].read_bytes()
 
@@ -264,7 +264,7 @@ def test_the_pose_levels_the_image_and_the_maps_come_back(tmp_path, room, pitch,
     seen = (
         rotate(torch.from_numpy(room).permute(2, 0, 1)[None].float(), turn)[0].permute(1, 2, 0).round().byte().numpy()
     )
-    path = tagged(tmp_path / "a.png", seen, pose=Pose(90, pitch, roll))
+    path = tagged(tmp_path / "a.png", seen, pose=PoseAngles(90, pitch, roll))
     network = Height()
     result = predict(network, path)
     # World up in the frame of the camera; every floor faces it.
@@ -394,7 +394,7 @@ def test_the_command_writes_what_became_of_every_file(tmp_path, monkeypatch, cap
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     window = Window(40, 60, 64, 128, 128, 256)
-    tagged(photos / "crop.jpg", room[window.slices], window, Pose(30, 0, 0))
+    tagged(photos / "crop.jpg", room[window.slices], window, PoseAngles(30, 0, 0))
     Image.fromarray(fisheyes(room)).save(photos / "pair.insp", "JPEG")
     (photos / "clip.mp4").touch()
     monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda *_: Height())

@@ -3,7 +3,7 @@
 from mtpano_zoo.image_io.decoding import open_image
 from mtpano_zoo.image_io.floating import decode_exr
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
-from mtpano_zoo.image_io.gpano import Pose, Window, gpano_xmp, placed, pose_of
+from mtpano_zoo.image_io.gpano import PoseAngles, Window, gpano_xmp, placed, pose_of
 from mtpano_zoo.image_io.panorama import (
     RATIO_TOLERANCE,
     Panorama,
@@ -34,7 +34,7 @@ __all__ = (
     "RATIO_TOLERANCE",
     "SATURATED",
     "Panorama",
-    "Pose",
+    "PoseAngles",
     "Reading",
     "Window",
     "check_panorama_size",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("GPano", "Pose", "Window", "gpano_xmp", "placed", "pose_of", "read_gpano", "window_of_view")
+__all__ = ("GPano", "PoseAngles", "Window", "gpano_xmp", "placed", "pose_of", "read_gpano", "window_of_view")
 
 NAMESPACE = "http://ns.google.com/photos/1.0/panorama/"
 SIZES = (
@@ -48,8 +48,8 @@ class Window(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-class Pose(NamedTuple):
-    """Orientation of the camera, in degrees.
+class PoseAngles(NamedTuple):
+    """How a camera is turned, in degrees, as GPano tags give it: they do not say where it is.
 
     Attributes:
         heading: of the centre of the image, clockwise from north; None if it is unknown.
@@ -66,25 +66,25 @@ class Pose(NamedTuple):
         """Unit vector that points up, in the frame of the camera: x right, y down, z forward.
 
         Example:
-            >>> [round(x, 3) for x in Pose(None, 30, 0).up]  # the camera looks up, so up is before it
+            >>> [round(x, 3) for x in PoseAngles(None, 30, 0).up]  # the camera looks up, so up is before it
             [0.0, -0.866, 0.5]
         """
         pitch, roll = math.radians(self.pitch), math.radians(self.roll)
         return 0.0 - math.sin(roll) * math.cos(pitch), -math.cos(roll) * math.cos(pitch), math.sin(pitch)
 
 
-def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> Pose | None:
+def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> PoseAngles | None:
     """Return the pose of a camera by where up is in its frame; None if neither this nor the heading is known.
 
     Example:
-        >>> pose_of(Pose(None, 30, -100).up, 90)
-        Pose(heading=90, pitch=30.0, roll=-100.0)
+        >>> pose_of(PoseAngles(None, 30, -100).up, 90)
+        PoseAngles(heading=90, pitch=30.0, roll=-100.0)
     """
     if up is None and heading is None:
         return None
     x, y, z = up or (0.0, -1.0, 0.0)
     pitch, roll = math.asin(max(-1.0, min(1.0, z))), math.atan2(-x, -y)
-    return Pose(heading, round(math.degrees(pitch), 4) + 0.0, round(math.degrees(roll), 4) + 0.0)
+    return PoseAngles(heading, round(math.degrees(pitch), 4) + 0.0, round(math.degrees(roll), 4) + 0.0)
 
 
 class GPano(NamedTuple):
@@ -96,7 +96,7 @@ class GPano(NamedTuple):
     """
 
     window: Window | None
-    pose: Pose | None
+    pose: PoseAngles | None
 
 
 def read_gpano(xmp: str, height: int, width: int, name: str) -> GPano | None:
@@ -124,7 +124,7 @@ def read_gpano(xmp: str, height: int, width: int, name: str) -> GPano | None:
     if projection != "equirectangular":
         raise InputError(f"{name} is a panorama in {projection} projection: export it as equirectangular")
     degrees = {tag: _number(tags, tag, name) for tag in DEGREES if tag in tags}
-    pose = Pose(degrees.get(DEGREES[0]), degrees.get(DEGREES[1], 0.0), degrees.get(DEGREES[2], 0.0))
+    pose = PoseAngles(degrees.get(DEGREES[0]), degrees.get(DEGREES[1], 0.0), degrees.get(DEGREES[2], 0.0))
     if abs(pose.pitch) > 90 or abs(pose.roll) > 360:
         raise _contradiction(name, f"a pitch of {pose.pitch:g} and a roll of {pose.roll:g} degrees are no directions")
     window = _window(tags, height, width, name) if all(tag in tags for tag in SIZES) else None
@@ -230,11 +230,11 @@ def placed(values: NDArray[Any], window: Window) -> NDArray[Any]:
     return full
 
 
-def gpano_xmp(height: int, width: int, window: Window | None, pose: Pose | None) -> str:
+def gpano_xmp(height: int, width: int, window: Window | None, pose: PoseAngles | None) -> str:
     """Return XMP metadata that says where an image of height x width pixels lies, and how its camera was held.
 
     Example:
-        >>> 'GPano:PoseHeadingDegrees="90"' in gpano_xmp(512, 1024, None, Pose(90, 0, 0))
+        >>> 'GPano:PoseHeadingDegrees="90"' in gpano_xmp(512, 1024, None, PoseAngles(90, 0, 0))
         True
     """
     view = window or Window(0, 0, height, width, height, width)

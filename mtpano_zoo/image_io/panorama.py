@@ -12,7 +12,7 @@ from PIL import Image
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.decoding import Decoded, decode_image, decode_pil
 from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
-from mtpano_zoo.image_io.gpano import GPano, Pose, Window, placed, read_gpano, window_of_view
+from mtpano_zoo.image_io.gpano import GPano, PoseAngles, Window, placed, read_gpano, window_of_view
 from mtpano_zoo.limits import BYTES_ON_DISK, check_pixels, max_bytes, read_file
 
 __all__ = (
@@ -56,7 +56,7 @@ class Panorama:
     pixels: NDArray[np.uint8]
     seen: NDArray[np.bool_] | None = None
     window: Window | None = None
-    pose: Pose | None = None
+    pose: PoseAngles | None = None
 
 
 def check_panorama_size(height: int, width: int, name: str, advice: str = "export it as equirectangular 2:1") -> None:
