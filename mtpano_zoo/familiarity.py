@@ -69,12 +69,8 @@ def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:
         >>> strangeness(torch.tensor([[1.0, 5.0]]), {"mean": [1.0, 1.0], "spread": [2.0, 2.0]}).round(decimals=3)
         tensor([1.4140])
     """
+    _check_channels(known, features.shape[1], "the network")
     mean, spread = features.new_tensor(known["mean"]), features.new_tensor(known["spread"])
-    if len(mean) != features.shape[1]:
-        raise InputError(
-            f"the familiarity of the card is of {len(mean)} channels, but the encoder has {features.shape[1]}: fit it "
-            "for this network"
-        )
     return ((features - mean) / spread).square().mean(1).sqrt()
 
 
@@ -127,6 +123,10 @@ def check_familiarity(known: Any, network: nn.Module, source: object) -> None:
             f"{source} has a card with familiarity, but {type(network).__name__} has no Encoder, of whose features it "
             "would be: leave it out"
         ) from error
+    _check_channels(known, channels, source)
+
+
+def _check_channels(known: Mapping[str, Any], channels: int, source: object) -> None:
     if len(known["mean"]) != channels:
         raise InputError(
             f"{source} has a card whose familiarity is of {len(known['mean'])} channels, but the encoder has "
