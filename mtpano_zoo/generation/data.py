@@ -22,6 +22,7 @@ from mtpano_zoo.text_files import read_json_lines
 __all__ = (
     "CaptionedScenes",
     "Photos",
+    "PhotosDataModule",
     "PromptsDataModule",
     "PromptsDataset",
     "ScenesWithCaptions",
@@ -227,7 +228,44 @@ class PromptsDataset(Dataset[Sample]):
         return {"image": image, "caption": row["caption"], "mask": mask, "id": Path(row["image"]).stem}
 
 
-class PromptsDataModule(lightning.LightningDataModule):
+class PhotosDataModule(lightning.LightningDataModule):
+    """Panoramas and photographs to train on: subclasses set `train_set`, which has `photographs`, and `val_set`.
+
+    Args:
+        batch_size: Images per batch.
+        num_workers: Processes that read.
+        photos: Which photographs are in an epoch.
+
+    Raises:
+        InputError: If the rule of photographs is unknown.
+    """
+
+    train_set: Any
+    val_set: Dataset[Sample] | None
+
+    def __init__(self, batch_size: int, num_workers: int, photos: Photos) -> None:
+        super().__init__()
+        check_photos(photos, None)
+        self.photos: Photos = photos
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled.
+
+        Raises:
+            InputError: If `check_photos` would raise it.
+        """
+        epoch = check_photos(self.photos, self.trainer)
+        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
+        return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
+        """In order; nothing without a validation set."""
+        return [] if self.val_set is None else DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
+
+
+class PromptsDataModule(PhotosDataModule):
     """Panoramas and photographs with texts, see `PromptsDataset`.
 
     Args:
@@ -252,27 +290,9 @@ class PromptsDataModule(lightning.LightningDataModule):
         turns: Turns = "uniform",
         photos: Photos = "all",
     ) -> None:
-        super().__init__()
-        check_photos(photos, None)
-        self.photos: Photos = photos
+        super().__init__(batch_size, num_workers, photos)
         self.train_set = PromptsDataset(train, height, mirror, turns)
         self.val_set = None if val is None else PromptsDataset(val, height, 0.0, None)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled.
-
-        Raises:
-            InputError: If `check_photos` would raise it.
-        """
-        epoch = check_photos(self.photos, self.trainer)
-        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
-        return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
-        """In order; nothing without a list."""
-        return [] if self.val_set is None else DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
 
 
 def _checked(entry: Any, table: Path, number: int) -> Mapping[str, str]:

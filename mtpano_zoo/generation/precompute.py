@@ -13,16 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import latent_mask
-from mtpano_zoo.generation.data import Photos, PromptsDataset, check_photos, in_epoch
+from mtpano_zoo.generation.data import Photos, PhotosDataModule, PromptsDataset
 from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.image_io import write_bytes
@@ -136,7 +135,7 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
         return sample
 
 
-class LatentsDataModule(lightning.LightningDataModule):
+class LatentsDataModule(PhotosDataModule):
     """Latents and embeddings that `mtpano generate precompute` wrote.
 
     Args:
@@ -155,27 +154,9 @@ class LatentsDataModule(lightning.LightningDataModule):
         num_workers: int = 2,
         photos: Photos = "all",
     ) -> None:
-        super().__init__()
-        check_photos(photos, None)
-        self.photos: Photos = photos
+        super().__init__(batch_size, num_workers, photos)
         self.train_set = LatentsDataset(train, turned=True)
         self.val_set = None if val is None else LatentsDataset(val)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Shuffled.
-
-        Raises:
-            InputError: If `check_photos` would raise it.
-        """
-        epoch = check_photos(self.photos, self.trainer)
-        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
-        return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
-        """In order; nothing without a folder."""
-        return [] if self.val_set is None else DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
 
 
 @torch.no_grad()
