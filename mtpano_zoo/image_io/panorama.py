@@ -84,16 +84,7 @@ def _example_view(height: int, width: int) -> str:
     return f"{width * degrees:.3g}x{height * degrees:.3g}"
 
 
-def load_panorama(
-    path: str | Path,
-    *,
-    fov: tuple[float, float] | None = None,
-    vertical_offset: float = 0.0,
-    eye: Eye | None = None,
-    ignore_tags: bool = False,
-    force: bool = False,
-    max_pixels: int | None = None,
-) -> Panorama:
+def load_panorama(path: str | Path, **reading: Unpack[Reading]) -> Panorama:
     """Read an image file of any common format and place it on the sphere.
 
     A crop is placed by its GPano tags. Sizes that are 2:1 within 1 % are kept.
@@ -112,8 +103,7 @@ def load_panorama(
         FileNotFoundError: If there is no such file.
         InputError: If it is not an image, truncated, too large, not a panorama, or its tags contradict each other.
     """
-    decoded = _read(Path(path), max_pixels)
-    return _placed_on_sphere(decoded, str(path), fov, vertical_offset, eye, ignore_tags, force, max_pixels)
+    return _placed_on_sphere(_read(Path(path), reading.get("max_pixels")), str(path), **reading)
 
 
 def _read(path: Path, max_pixels: int | None) -> Decoded:
