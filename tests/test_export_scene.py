@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from everything import Everything
+from everything import results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
@@ -17,14 +17,7 @@ from mtpano_zoo.sphere import erp_rays
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     """Results and panoramas."""
-    photos = tmp_path / "photos"
-    (photos / "sub").mkdir(parents=True)
-    for i, name in enumerate(("a.png", "sub/b c.png")):
-        pixels = np.full((16, 32, 3), 60 * (i + 1), np.uint8)
-        pixels[:4, :, 2] = 250
-        Image.fromarray(pixels).save(photos / name)
-    run([photos], Everything(), tmp_path / "results", progress=False, panel=False)
-    return tmp_path / "results", photos
+    return results_of_two(tmp_path), tmp_path / "photos"
 
 
 def poses(folder: Path, *names: str) -> Path:

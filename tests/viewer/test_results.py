@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from everything import Everything
+from everything import results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
@@ -15,14 +15,7 @@ from mtpano_zoo.viewer.results import find_results, read_result
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Results of two panoramas, which are in the folder `photos` beside them."""
-    photos = tmp_path / "photos"
-    (photos / "sub").mkdir(parents=True)
-    for i, name in enumerate(("a.png", "sub/b c.png")):
-        pixels = np.full((16, 32, 3), 60 * (i + 1), np.uint8)
-        pixels[:4, :, 2] = 250
-        Image.fromarray(pixels).save(photos / name)
-    run([photos], Everything(), tmp_path / "results", progress=False, panel=False)
-    return tmp_path / "results"
+    return results_of_two(tmp_path)
 
 
 def test_a_path_names_all_results_or_one(results: Path) -> None:
