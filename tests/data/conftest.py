@@ -1,9 +1,12 @@
+import fake_pseudo_labels
 import numpy as np
 import pytest
 import yaml
+from fake_files import write
 
 import mtpano_zoo.data
 from mtpano_zoo.cli import main
+from mtpano_zoo.data import RoomsDataModule, write_shards
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +90,24 @@ def fit(tmp_path_factory, monkeypatch):
         assert main(["fit", "--config", "fit.yaml"]) == 0
 
     return run
+
+
+@pytest.fixture
+def pseudo_labels(tmp_path):
+    """A folder of pseudo-labels in miniature."""
+    write(tmp_path / "data", fake_pseudo_labels.files())
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def small_rooms():
+    return RoomsDataModule(32, 64, train_count=11, val_count=3, test_count=2)
+
+
+@pytest.fixture(scope="session")
+def room_shards(small_rooms, tmp_path_factory):
+    """A folder of shards with two rooms each."""
+    root = tmp_path_factory.mktemp("shards") / "out"
+    counts = write_shards(small_rooms, root, shard_size=2, workers=0, progress=False)
+    assert counts == {"train": 11, "val": 3, "test": 2}
+    return root

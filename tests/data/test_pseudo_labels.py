@@ -24,13 +24,6 @@ SIZE = {"height": 32, "width": 64}
 DEPTH_STEP, NORMALS_STEP = 0.00051, 0.0072  # half a millimetre; half a step of 127.5, and unit length again
 
 
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "data"
-    write(folder, fake_pseudo_labels.files())
-    return folder
-
-
 def check(sample, truth, keys):
     assert set(sample) == {"id", "image", *keys}
     assert np.array_equal((sample["image"] * 255).round().byte().permute(1, 2, 0).numpy(), truth["image"])
@@ -53,8 +46,8 @@ KEYS = {
 }
 
 
-def test_samples_are_the_merged_maps(root):
-    data = PseudoLabelDataModule(root, **SIZE)
+def test_samples_are_the_merged_maps(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE)
     for split, names in fake_pseudo_labels.SPLITS.items():
         samples = data.dataset(split)
         assert [samples[i]["id"] for i in range(len(samples))] == names
@@ -69,16 +62,16 @@ def test_the_classes_are_those_of_the_published_checkpoints():
     assert list(ADE20K_CLASSES) == published["mtpano-large.408k"]["network"]["init_args"]["classes"]
 
 
-def test_a_batch_trusts_fully_what_has_no_confidence(root):
-    (batch,) = PseudoLabelDataModule(root, **SIZE, batch_size=3).train_dataloader()
+def test_a_batch_trusts_fully_what_has_no_confidence(pseudo_labels):
+    (batch,) = PseudoLabelDataModule(pseudo_labels, **SIZE, batch_size=3).train_dataloader()
     for name, confidence in zip(batch["id"], batch["confidence"], strict=True):
         truth = fake_pseudo_labels.ground_truth(name)["confidence"]
         assert np.array_equal(confidence.numpy(), np.ones_like(truth) if name == "room_b" else truth)
 
 
-def test_confidence_can_be_left_out_and_needs_classes(root):
+def test_confidence_can_be_left_out_and_needs_classes(pseudo_labels):
     for options in ({"confidence": False}, {"tasks": ["depth"]}):
-        sample = PseudoLabelDataModule(root, **SIZE, **options).dataset("train")[0]
+        sample = PseudoLabelDataModule(pseudo_labels, **SIZE, **options).dataset("train")[0]
         assert "confidence" not in sample
 
 
@@ -105,9 +98,9 @@ def views_of(loader, epochs):
     return chosen
 
 
-def test_training_takes_one_view_per_panorama_and_epoch(root):
+def test_training_takes_one_view_per_panorama_and_epoch(pseudo_labels):
     options = SIZE | {"view_tasks": ["depth"], "batch_size": 3}
-    loader = PseudoLabelDataModule(root, **options).train_dataloader()
+    loader = PseudoLabelDataModule(pseudo_labels, **options).train_dataloader()
     chosen = views_of(loader, range(12))
     assert views_of(loader, [7, 2]) == [chosen[7], chosen[2]]
     for name in ("room_a", "room_b"):
@@ -116,9 +109,9 @@ def test_training_takes_one_view_per_panorama_and_epoch(root):
     assert [epoch["room_c"] for epoch in chosen].count(None) == 3
     orders = {tuple(epoch[name] for epoch in chosen[i : i + 4]) for i in (0, 4, 8) for name in chosen[0]}
     assert len(orders) > 4
-    other = PseudoLabelDataModule(root, **options, seed=1).train_dataloader()
+    other = PseudoLabelDataModule(pseudo_labels, **options, seed=1).train_dataloader()
     assert views_of(other, range(12)) != chosen
-    beside = PseudoLabelDataModule(root, **options, num_workers=2).train_dataloader()
+    beside = PseudoLabelDataModule(pseudo_labels, **options, num_workers=2).train_dataloader()
     assert views_of(beside, [0, 7, 2]) == [chosen[0], chosen[7], chosen[2]]
 
 
@@ -140,10 +133,10 @@ def batches_of(loader, epochs):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("first", [0, 3, 4])
-def test_views_begin_exactly_at_their_step_also_after_a_resumption(root, first, workers):
+def test_views_begin_exactly_at_their_step_also_after_a_resumption(pseudo_labels, first, workers):
     def loader():
         options = {"view_tasks": ["depth"], "views_from_step": first, "batch_size": 1, "num_workers": workers}
-        return PseudoLabelDataModule(root, **SIZE, **options).train_dataloader()
+        return PseudoLabelDataModule(pseudo_labels, **SIZE, **options).train_dataloader()
 
     expected = [{"merged"}] * first + [{"view"}] * (6 - first)  # three batches are an epoch
     assert kinds_of(batches_of(loader(), [0, 1])) == expected
@@ -157,19 +150,19 @@ def test_views_begin_exactly_at_their_step_also_after_a_resumption(root, first, 
     assert kinds_of(batches_of(resumed, [0, 1])) == expected[2:]
 
 
-def test_views_begin_at_the_same_step_in_every_process(root, monkeypatch):
+def test_views_begin_at_the_same_step_in_every_process(pseudo_labels, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        data = PseudoLabelDataModule(root, **SIZE, batch_size=1, view_tasks=["depth"], views_from_step=3)
+        data = PseudoLabelDataModule(pseudo_labels, **SIZE, batch_size=1, view_tasks=["depth"], views_from_step=3)
         kinds = kinds_of(batches_of(data.train_dataloader(), range(3)))  # two batches are an epoch of a process
         assert kinds == [{"merged"}] * 3 + [{"view"}] * 3
 
 
-def test_an_incomplete_batch_that_is_dropped_is_no_step(root):
+def test_an_incomplete_batch_that_is_dropped_is_no_step(pseudo_labels):
     options = {"view_tasks": ["depth"], "views_from_step": 2, "batch_size": 2}
-    loader = PseudoLabelDataModule(root, **SIZE, **options).train_dataloader()
+    loader = PseudoLabelDataModule(pseudo_labels, **SIZE, **options).train_dataloader()
     assert kinds_of(batches_of(loader, range(4))) == [{"merged"}, {"merged"}, {"view"}, {"view"}]
 
 
@@ -189,9 +182,9 @@ class Seen(BoringModel):
 
 
 @pytest.mark.parametrize("stopped", [2, 3, 5])
-def test_the_steps_are_those_of_lightning(root, tmp_path, stopped):
+def test_the_steps_are_those_of_lightning(pseudo_labels, tmp_path, stopped):
     def fit(steps, **options):
-        data = PseudoLabelDataModule(root, **SIZE, batch_size=1, view_tasks=["depth"], views_from_step=4)
+        data = PseudoLabelDataModule(pseudo_labels, **SIZE, batch_size=1, view_tasks=["depth"], views_from_step=4)
         trainer = Trainer(
             accelerator="cpu",
             max_steps=steps,
@@ -208,8 +201,8 @@ def test_the_steps_are_those_of_lightning(root, tmp_path, stopped):
     assert kinds == [{"merged"}] * 4 + [{"view"}] * 3
 
 
-def test_other_labels_and_validation_stay_merged(root):
-    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"])
+def test_other_labels_and_validation_stay_merged(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE, view_tasks=["depth"])
     truth = fake_pseudo_labels.ground_truth("room_a")
     sample = data.dataset("train")[0]
     assert np.array_equal(sample["semseg"].numpy(), truth["semseg"])
@@ -217,8 +210,8 @@ def test_other_labels_and_validation_stay_merged(root):
     check(data.dataset("val")[0], fake_pseudo_labels.ground_truth("room_d"), KEYS["room_d"])
 
 
-def test_views_of_all_tasks_are_the_same_view_and_have_no_confidence(root):
-    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["semseg", "depth", "normals"])
+def test_views_of_all_tasks_are_the_same_view_and_have_no_confidence(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE, view_tasks=["semseg", "depth", "normals"])
     samples = data.dataset("train")
     for epoch in range(3):
         samples.set_epoch(epoch)
@@ -229,11 +222,11 @@ def test_views_of_all_tasks_are_the_same_view_and_have_no_confidence(root):
         )
 
 
-def test_confidences_of_depth_and_normals_follow_their_task(root):
+def test_confidences_of_depth_and_normals_follow_their_task(pseudo_labels):
     grey = np.full((32, 64), 51, np.uint8)
     for task in ("depth", "normals"):
-        (root / f"{task}/room_a/merged_confidence.png").write_bytes(png(grey))
-    data = PseudoLabelDataModule(root, **SIZE, batch_size=3, view_tasks=["depth"], views_from_step=1)
+        (pseudo_labels / f"{task}/room_a/merged_confidence.png").write_bytes(png(grey))
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE, batch_size=3, view_tasks=["depth"], views_from_step=1)
     loader = data.train_dataloader()
     merged, view = batches_of(loader, [0, 1])
     assert "depth_confidence" not in view
@@ -242,38 +235,40 @@ def test_confidences_of_depth_and_normals_follow_their_task(root):
             assert torch.equal(confidence, torch.full((32, 64), 0.2 if name == "room_a" else 1.0))
 
 
-def test_labels_may_be_of_other_classes(root):
-    write(root, {"classes.yaml": b"classes: [{name: wall, color: [9, 8, 7]}, {name: floor, color: [1, 2, 3]}]"})
-    data = PseudoLabelDataModule(root, **SIZE)
+def test_labels_may_be_of_other_classes(pseudo_labels):
+    write(
+        pseudo_labels, {"classes.yaml": b"classes: [{name: wall, color: [9, 8, 7]}, {name: floor, color: [1, 2, 3]}]"}
+    )
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE)
     assert tuple(data.classes) == ("wall", "floor")
     assert data.palette.tolist() == [[9, 8, 7], [1, 2, 3]]
     with pytest.raises(ValueError, match=r"semseg/room_d/merged.png cannot be used: it holds the labels"):
         data.dataset("val")[0]
-    (root / "semseg/room_d/merged.png").write_bytes(png(np.full((32, 64), 1, np.uint8)))
+    (pseudo_labels / "semseg/room_d/merged.png").write_bytes(png(np.full((32, 64), 1, np.uint8)))
     assert (data.dataset("val")[0]["semseg"] == 1).all()
 
 
-def test_views_are_counted_and_their_absence_is_told(root):
+def test_views_are_counted_and_their_absence_is_told(pseudo_labels):
     options = {"view_tasks": ["normals", "depth"], "views_from_step": 3}
-    assert PseudoLabelDataModule(root, **options).dataset("train").index.count == fake_pseudo_labels.VIEWS
-    for path in root.glob("depth/*/label_*.png"):
+    assert PseudoLabelDataModule(pseudo_labels, **options).dataset("train").index.count == fake_pseudo_labels.VIEWS
+    for path in pseudo_labels.glob("depth/*/label_*.png"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"depth/room_a has no labels of views, .*take depth out of view_tasks"):
-        PseudoLabelDataModule(root, **options).dataset("train")
+        PseudoLabelDataModule(pseudo_labels, **options).dataset("train")
 
 
-def test_views_are_drawn_in_a_mixture_too(root):
-    data = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"])
+def test_views_are_drawn_in_a_mixture_too(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE, view_tasks=["depth"])
     mixed = MixedDataModule({"pseudo": data, "rooms": RoomsDataModule(**SIZE)}, weights={"pseudo": 1, "rooms": 0})
-    alone = PseudoLabelDataModule(root, **SIZE, view_tasks=["depth"])
+    alone = PseudoLabelDataModule(pseudo_labels, **SIZE, view_tasks=["depth"])
     assert views_of(mixed.train_dataloader(), range(4)) == views_of(alone.train_dataloader(), range(4))
 
 
-def test_augmentation_turns_the_confidence_with_its_classes(root):
-    data = PseudoLabelDataModule(root, **SIZE, augmentation=Augmentation(mirror=0), view_tasks=["depth"])
+def test_augmentation_turns_the_confidence_with_its_classes(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE, augmentation=Augmentation(mirror=0), view_tasks=["depth"])
     loader = data.train_dataloader()
     loader.sampler.set_epoch(5)
-    plain = {sample["id"]: sample for sample in PseudoLabelDataModule(root, **SIZE).dataset("train")}
+    plain = {sample["id"]: sample for sample in PseudoLabelDataModule(pseudo_labels, **SIZE).dataset("train")}
     turned = 0
     for batch in loader:
         for i, name in enumerate(batch["id"]):
@@ -287,146 +282,46 @@ def test_augmentation_turns_the_confidence_with_its_classes(root):
     assert turned
 
 
-def test_verification_finds_a_damaged_confidence_but_misses_none(root):
-    data = PseudoLabelDataModule(root, **SIZE)
+def test_verification_finds_a_damaged_confidence_but_misses_none(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE)
     assert [(one.sample, one.kind, one.sentence) for one in verify(data, progress=False).findings] == [
         ("room_c", "missing", "it has no normals")
     ]
-    name = root / "semseg/room_a/merged_confidence.png"
+    name = pseudo_labels / "semseg/room_a/merged_confidence.png"
     name.write_bytes(png(np.zeros((32, 64, 3), np.uint8)))
     found = verify(data, progress=False).findings
     assert [(one.sample, one.kind) for one in found] == [("room_a", "unreadable"), ("room_c", "missing")]
 
 
-def test_depth_that_was_too_far_for_its_file_is_not_measured(root):
+def test_depth_that_was_too_far_for_its_file_is_not_measured(pseudo_labels):
     steps = np.full((32, 64), 2500, np.uint16)
     steps[:, :5] = 65535
     for file in ("merged", *(f"label_{view}" for view in range(4))):
-        (root / f"depth/room_a/{file}.png").write_bytes(png(steps))
+        (pseudo_labels / f"depth/room_a/{file}.png").write_bytes(png(steps))
     expected = np.where(steps == 65535, 0, np.float32(2.5))
     for options in ({}, {"view_tasks": ["depth"]}):
-        assert np.array_equal(PseudoLabelDataModule(root, **SIZE, **options).dataset("train")[0]["depth"], expected)
+        assert np.array_equal(
+            PseudoLabelDataModule(pseudo_labels, **SIZE, **options).dataset("train")[0]["depth"], expected
+        )
 
 
-def test_confidences_are_no_tasks(root):
-    data = PseudoLabelDataModule(root, **SIZE)
+def test_confidences_are_no_tasks(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE)
     assert data.tasks == ("semseg", "depth", "normals")
     assert data.labels == (*data.tasks, "confidence", "depth_confidence", "normals_confidence", "far", "ignored")
-    assert PseudoLabelDataModule(root, **SIZE, confidence=False).labels == (*data.tasks, "far", "ignored")
-    assert PseudoLabelDataModule(root, **SIZE, tasks=["semseg"]).labels == ("semseg", "confidence", "ignored")
+    assert PseudoLabelDataModule(pseudo_labels, **SIZE, confidence=False).labels == (*data.tasks, "far", "ignored")
+    assert PseudoLabelDataModule(pseudo_labels, **SIZE, tasks=["semseg"]).labels == ("semseg", "confidence", "ignored")
 
 
-def test_relative_depth_is_disparity(root):
-    depth = next(iter(PseudoLabelDataModule(root, **SIZE, tasks=["depth"]).train_dataloader()))
-    data = PseudoLabelDataModule(root, **SIZE, relative=True)
-    assert data.tasks == ("semseg", "normals", "disparity")
-    assert data.labels == (*data.tasks, "disparity_valid", "confidence", "normals_confidence", "ignored")
-    batch = next(iter(data.train_dataloader()))
-    assert "depth" not in batch and batch["id"] == depth["id"]
-    assert torch.equal(batch["disparity_valid"], depth["depth"] > 0)
-    known = batch["disparity_valid"]
-    torch.testing.assert_close(batch["disparity"][known], 1 / depth["depth"][known])
-    assert (batch["disparity"][~known] == 0).all()
-
-
-ORACLE = {"name": "oracle", "options": {"tasks": ["semseg", "depth", "normals"], "depth_kind": "metric"}}
-CLASSES_ONLY = {"name": "oracle", "options": {"tasks": ["semseg"], "depth_kind": "metric"}}
-SEGMENTER = {"name": "Segmenter", "options": {"size": None}}
-MOGE = {"name": "MoGe", "options": {"resolution_level": 9}}
-
-
-def estimator(kind):
-    return {"name": "DepthEstimator", "options": {"size": None, "kind": kind}}
-
-
-def manifest_of(*teachers):
-    content = {"format": "mtpano pseudo-labels, 1", "settings": {"teachers": [{"provenance": one} for one in teachers]}}
-    return json.dumps(content).encode()
-
-
-@pytest.mark.parametrize(
-    ("teachers", "metric"),
-    [
-        ([ORACLE], True),
-        ([SEGMENTER, estimator("metric")], True),
-        ([SEGMENTER, estimator("disparity")], False),
-        ([SEGMENTER, {"name": "NormalsFromDepth", "teacher": estimator("scale_invariant")}], False),
-        ([CLASSES_ONLY, estimator("disparity")], False),
-        ([MOGE, estimator("disparity")], True),
-        ([SEGMENTER, {"name": "my own"}], True),
-    ],
-)
-def test_depth_is_in_metres_if_a_teacher_knows_them(root, teachers, metric):
-    write(root, {"manifest.json": manifest_of(*teachers)})
-    if metric:
-        assert PseudoLabelDataModule(root, **SIZE).dataset("train")[0]["depth"].any()
-        return
-    with pytest.raises(ValueError, match=rf"{root} .* only up to scale.* option tasks=\[semseg, normals\], or label"):
-        PseudoLabelDataModule(root, **SIZE)
-    assert "depth" not in PseudoLabelDataModule(root, **SIZE, tasks=["semseg", "normals"]).dataset("train")[0]
-
-
-@pytest.mark.parametrize("recorded", [True, False])
-def test_what_a_run_has_recorded_of_its_depth_decides(root, recorded):
-    """Teachers of one's own may give anything, and a run without depth records nothing."""
-    write(
-        root,
-        {
-            "manifest.json": manifest_of({"name": "my own"} if not recorded else estimator("disparity")),
-            "runs/1.json": json.dumps({"metric_depth": None}).encode(),
-            "runs/2.json": json.dumps({"metric_depth": recorded}).encode(),
-        },
-    )
-    if recorded:
-        assert PseudoLabelDataModule(root, **SIZE).tasks == ("semseg", "depth", "normals")
-    else:
-        with pytest.raises(ValueError, match="only up to scale"):
-            PseudoLabelDataModule(root, **SIZE)
-
-
-def test_manifests_of_others_and_damaged_ones(root):
-    ours = b'{"format": "mtpano pseudo-labels, 1", "settings": {"labels": "truth"}}'
-    for foreign in (b'{"name": "a web page"}', ours):
-        write(root, {"manifest.json": foreign})
-        assert PseudoLabelDataModule(root, **SIZE).tasks == ("semseg", "depth", "normals")
-    write(root, {"manifest.json": b'{"format": "mtpano pseudo-labels, 1", "settings": []}'})
-    with pytest.raises(ValueError, match=r"manifest\.json or a record in .*runs is damaged"):
-        PseudoLabelDataModule(root, **SIZE)
-
-
-LABEL = """
-views: {class_path: RandomViews, init_args: {count: 5, size: 32}}
-teachers: [{class_path: OracleTeacher, init_args: {depth_kind: DEPTH_KIND}}]
-data: {class_path: RoomsDataModule, init_args: {height: 32, width: 64, train_count: 1}}
-split: train
-height: 32
-width: 64
-num_workers: 0
-trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false}
-"""
-
-
-@pytest.mark.parametrize("kind", ["metric", "disparity"])
-def test_labels_of_a_relative_teacher_are_never_trained_on_as_metres(kind, tmp_path, capsys):
-    (tmp_path / "label.yaml").write_text(LABEL.replace("DEPTH_KIND", kind))
-    out = tmp_path / "labels"
-    assert main(["label", "--config", str(tmp_path / "label.yaml"), "--out", str(out)]) == 0
-    verification = ["data", "verify", "--data", "pseudolabel", "--root", str(out), "--workers", "0"]
-    options = ["height=32", "width=64"]
-    assert main([*verification, *options]) == (kind == "disparity")
-    assert ("known only up to scale" in capsys.readouterr().err) == (kind == "disparity")
-    assert main([*verification, *options, "tasks=[semseg,normals]"]) == 0
-
-
-def test_refuses_in_one_sentence(root):
+def test_refuses_in_one_sentence(pseudo_labels):
     with pytest.raises(ValueError, match="view_tasks are some of the tasks semseg, depth, normals, not colour"):
-        PseudoLabelDataModule(root, view_tasks=["colour"])
+        PseudoLabelDataModule(pseudo_labels, view_tasks=["colour"])
     with pytest.raises(ValueError, match="views_from_step counts batches from 0, got -1"):
-        PseudoLabelDataModule(root, views_from_step=-1)
-    counting = PseudoLabelDataModule(root, view_tasks=["depth"], views_from_step=2)
+        PseudoLabelDataModule(pseudo_labels, views_from_step=-1)
+    counting = PseudoLabelDataModule(pseudo_labels, view_tasks=["depth"], views_from_step=2)
     with pytest.raises(ValueError, match="pseudo counts batches of its own"):
         MixedDataModule({"pseudo": counting})
-    path = root / "db_info/panomtdu_train.json"
+    path = pseudo_labels / "db_info/panomtdu_train.json"
     for content, sentence in (
         (b"{", "is not JSON"),
         (b"[1]", "is not a list of ids"),
@@ -435,14 +330,14 @@ def test_refuses_in_one_sentence(root):
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=sentence):
-            PseudoLabelDataModule(root).dataset("val")
+            PseudoLabelDataModule(pseudo_labels).dataset("val")
     path.write_text(json.dumps(["room_a", "room_x"]))
     with pytest.warns(UserWarning, match="1 ids of the lists have no image: room_x"):
-        assert len(PseudoLabelDataModule(root).dataset("train")) == 1
-    for list_of_ids in (root / "db_info").iterdir():
+        assert len(PseudoLabelDataModule(pseudo_labels).dataset("train")) == 1
+    for list_of_ids in (pseudo_labels / "db_info").iterdir():
         list_of_ids.unlink()
     with pytest.raises(FileNotFoundError, match="has no list of ids"):
-        PseudoLabelDataModule(root).dataset("val")
+        PseudoLabelDataModule(pseudo_labels).dataset("val")
 
 
 CONFIG = """
@@ -461,8 +356,8 @@ data:
 """
 
 
-def test_training_from_a_configuration(root, tmp_path, monkeypatch):
+def test_training_from_a_configuration(pseudo_labels, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pseudo.yaml").write_text(CONFIG.replace("ROOT", str(root)))
+    (tmp_path / "pseudo.yaml").write_text(CONFIG.replace("ROOT", str(pseudo_labels)))
     assert main(["fit", "--config", "pseudo.yaml"]) == 0
     assert main(["data", "plot", "--config", "pseudo.yaml", "--out", "views.png", "--count", "2"]) == 0
