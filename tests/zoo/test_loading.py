@@ -1,7 +1,5 @@
 import hashlib
 import inspect
-import json
-import pickle
 import shutil
 import sys
 import warnings
@@ -11,9 +9,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from loaded import assert_holds, files_below
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,32 +19,11 @@ import mtpano_zoo
 from mtpano_zoo import load_model
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.files.weights import write_weights
-from mtpano_zoo.layers import add_lora
 from mtpano_zoo.reference import FORMATS, mtpano
-from mtpano_zoo.reference.mtpano import convert_state_dict, describe
+from mtpano_zoo.reference.mtpano import describe
 from mtpano_zoo.zoo.entries import Entry, entries
 
-SHAPES = Path(__file__).parents[1] / "reference" / "golden" / "keys.json"
-CLASSIFIERS = ("heads.semseg.head.4.", "aux_heads.semseg.classifier.")
 NAMES = [f"kind {i}" for i in range(13)]
-
-
-@pytest.fixture(scope="session")
-def published() -> dict[str, Tensor]:
-    """A state dict with the names of the published checkpoint, 4 M parameters and 13 classes."""
-    draw = torch.Generator().manual_seed(0)
-    state = {key: torch.randn(shape, generator=draw) for key, shape in json.loads(SHAPES.read_text()).items()}
-    state |= {key: torch.tensor(7) for key in state if key.endswith("num_batches_tracked")}
-    height, width = state["RayDir"].shape[-2:]
-    down, around = torch.linspace(0, np.pi, height)[:, None], torch.linspace(0, 2 * np.pi, width)[None]
-    rays = [down.sin() * around.cos(), down.cos().expand(height, width), down.sin() * around.sin()]
-    angles = [down.expand(height, width), around.expand(height, width)]
-    return state | {"RayDir": torch.stack(rays)[None], "PE": torch.stack(angles)[None]}
-
-
-@pytest.fixture(scope="session")
-def converted(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    return convert_state_dict(published)
 
 
 def tiny_entry(published: dict[str, Tensor], name: str, **origin: Any) -> Entry:
@@ -64,16 +41,6 @@ def entry(hub, published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest
     entry = tiny_entry(published, "tiny.test", repository="user/tiny", file="tiny.pth.tar")
     monkeypatch.setattr("mtpano_zoo.zoo.places.entries", lambda: entries() | {entry.name: entry})
     return entry
-
-
-def assert_holds(network, weights: dict[str, Tensor]) -> None:
-    own = network.state_dict()
-    assert own.keys() == weights.keys()
-    assert [key for key in own if not torch.equal(own[key], weights[key])] == []
-
-
-def files_below(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 # Names
@@ -258,133 +225,6 @@ def test_weights_of_a_repository_are_verified(hub, tmp_path: Path, tiny_network)
     hub.spoilt[weights] = weights[:-1] + bytes([weights[-1] ^ 1])
     with pytest.raises(ValueError, match=r"model\.safetensors has the SHA-256 [0-9a-f]{64} instead of [0-9a-f]{64}"):
         load_model("hf-hub:user/tiny")
-
-
-# Files
-
-
-def test_a_checkpoint_of_training(tiny_checkpoint: Path) -> None:
-    stored = torch.load(tiny_checkpoint, weights_only=True)["state_dict"]
-    network = load_model(tiny_checkpoint)
-    assert_holds(network, {key.removeprefix("network."): value for key, value in stored.items()})
-    assert not network.training and all(parameter.requires_grad for parameter in network.parameters())
-
-
-def test_low_rank_updates_are_merged(tiny_network, tmp_path: Path) -> None:
-    network = tiny_network()
-    description, plain = describe_network(network), network.state_dict().keys()
-    add_lora(network.encoder, 2)
-    adapted = {
-        f"network.{key}": torch.randn_like(x) for key, x in network.state_dict().items() if x.is_floating_point()
-    }
-    weights = {f"network.{key}": x for key, x in network.state_dict().items()} | adapted
-    torch.save({"network": description, "state_dict": weights}, tmp_path / "adapted.ckpt")
-    network.load_state_dict({key.removeprefix("network."): x for key, x in weights.items()})
-    loaded = load_model(tmp_path / "adapted.ckpt")
-    assert loaded.state_dict().keys() == plain
-    tokens = torch.randn(1, 3, 32, 64)
-    with torch.no_grad():
-        expected, _ = network.eval().encoder(tokens)
-        given, _ = loaded.encoder(tokens)
-    torch.testing.assert_close(given, expected)
-
-
-@pytest.mark.parametrize(("suffix", "zipped"), [(".pth", False), (".pth.tar", True)])
-def test_a_published_file_by_its_path(
-    suffix: str, zipped: bool, published, converted, tmp_path: Path, monkeypatch
-) -> None:
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
-    file = tmp_path / f"found{suffix}"
-    state = {f"module.{key}": value for key, value in published.items()}
-    torch.save({"model": state}, file, _use_new_zipfile_serialization=zipped)
-    network = load_model(file)
-    assert_holds(network, converted)
-    assert network.classes[0] == "class_0" and network.card == {}
-    assert network.input_size == (512, 1024) and network.convention == "paper"
-    assert files_below(tmp_path) == [file.name]
-
-
-def test_half_precision_becomes_single(published, tmp_path: Path) -> None:
-    half = {key: value.half() if value.is_floating_point() else value for key, value in published.items()}
-    torch.save({"model": half | {key: published[key] for key in ("RayDir", "PE")}}, tmp_path / "half.pth")
-    network = load_model(tmp_path / "half.pth")
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-    assert_holds(network, convert_state_dict(half | {key: published[key] for key in ("RayDir", "PE")}))
-
-
-def test_a_published_file_with_150_classes_has_those_of_ade20k(published, tmp_path: Path) -> None:
-    state = {key: x[:1].expand(150, *x.shape[1:]) if key.startswith(CLASSIFIERS) else x for key, x in published.items()}
-    torch.save({"model": state}, tmp_path / "ade.pth")
-    assert load_model(tmp_path / "ade.pth").classes == entries()["mtpano-large.408k"].classes
-
-
-class Surprise:
-    def __init__(self, run: Callable[..., object], *arguments: object) -> None:
-        self.call = run, arguments
-
-    def __reduce__(self) -> tuple:
-        return self.call
-
-
-def test_a_file_with_code_is_refused_and_not_run(published, tmp_path: Path) -> None:
-    ran = tmp_path / "ran"
-    for zipped in (True, False):
-        surprise = Surprise(shutil.copy, str(SHAPES), str(ran))
-        torch.save({"model": published, "x": surprise}, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ValueError, match=r"bad\.pth holds more than tensors and plain data.*none of it was run"):
-            load_model(tmp_path / "bad.pth")
-    assert not ran.exists()
-
-
-def test_a_truncated_file(published, tmp_path: Path) -> None:
-    for zipped in (True, False):
-        torch.save({"model": published}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
-        content = (tmp_path / "whole.pth").read_bytes()
-        for size in (0, 1000, len(content) // 2, len(content) - 1000):
-            (tmp_path / "part.pth").write_bytes(content[:size])
-            with pytest.raises(ValueError, match=r"part\.pth cannot be read as a checkpoint: it is .*truncated"):
-                load_model(tmp_path / "part.pth")
-
-
-@pytest.mark.parametrize("content", [b"hello", b"\x80\x02}", b"PK\x03\x04", pickle.dumps({"model": Path("x")})])
-def test_a_file_that_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "text.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"text\.pth (cannot be read as a checkpoint|holds more than tensors).* run"):
-        load_model(tmp_path / "text.pth")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"classes": "sky"}, "classes are names in a list"),
-        ({"classes": [1, 2]}, "classes are names in a list"),
-        ({"input_size": (0, 0)}, "input_size is height and width"),
-        ({"input_size": (64,)}, "input_size is height and width"),
-        ({"input_size": (63, 126)}, "input_size is 63 x 126, but both must be multiples of 16"),
-        ({"input_size": (64, 96)}, "input_size"),
-        ({"device": "nonsense"}, "The device 'nonsense' cannot be used here"),
-    ],
-)
-def test_arguments_that_cannot_be(options, message: str, published, tmp_path: Path) -> None:
-    torch.save({"model": published}, tmp_path / "own.pth")
-    with pytest.raises(ValueError, match=message):
-        load_model(tmp_path / "own.pth", **options)
-
-
-def test_weights_of_an_unknown_network(tmp_path: Path) -> None:
-    torch.save({"model": {"stem.weight": torch.zeros(1)}}, tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: No published format has its keys"):
-        load_model(tmp_path / "other.pth.tar")
-    torch.save({"epoch": 3}, tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match=r"other\.pth\.tar cannot be loaded: The checkpoint holds no weights"):
-        load_model(tmp_path / "other.pth.tar")
-
-
-def test_a_path_without_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*best\.ckpt"):
-        load_model(tmp_path / "best.ckpt")
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at best\.safetensors"):
-        load_model("best.safetensors")
 
 
 # What can be changed
