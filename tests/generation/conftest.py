@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 MISSING = [name for name in ("diffusers", "peft", "accelerate", "transformers") if find_spec(name) is None]
 
@@ -17,3 +18,14 @@ class SkippedModule(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of diffusers."""
+    from tiny_flux import tiny_flux
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    tiny_flux().pipeline.save_pretrained(folder)
+    return folder
