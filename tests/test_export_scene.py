@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from everything import results_of_two
+from everything import Everything, results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main

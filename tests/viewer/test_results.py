@@ -2,12 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from everything import results_of_two
+from everything import Everything, results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import find_results, read_result
 
