@@ -18,7 +18,8 @@ from mtpano_zoo.finishing import NadirMask, check_nadir
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images, is_video
 from mtpano_zoo.image_io import Panorama, Reading, load_panorama
 from mtpano_zoo.manifest import describe_model
-from mtpano_zoo.prediction import SCENES, Prediction, check_options, output_paths, predict
+from mtpano_zoo.predicted_maps import SCENES, Prediction, output_paths
+from mtpano_zoo.prediction import check_options, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
 from mtpano_zoo.run_output import Job, Output, RunReport, digest_of
 from mtpano_zoo.run_video import VideoRun, check_smooth, video_paths

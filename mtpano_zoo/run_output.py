@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtpano_zoo.image_io import Panorama
-from mtpano_zoo.prediction import SCENES, Prediction
+from mtpano_zoo.predicted_maps import SCENES, Prediction
 from mtpano_zoo.prediction_folder import PredictionFolder
 from mtpano_zoo.workers import asked_to_stop
 

@@ -23,7 +23,7 @@ from mtpano_zoo.image_io import Panorama, Reading, decode_normals, encode_normal
 from mtpano_zoo.image_io.panorama import panorama_of_pixels
 from mtpano_zoo.image_io.video import Frame, Video, constant_rate, write_video
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.prediction import SCENES, Prediction, output_paths
+from mtpano_zoo.predicted_maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run_output import Job, Output, RunReport, digest_of
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.workers import stoppable

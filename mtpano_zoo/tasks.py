@@ -39,7 +39,7 @@ class Stored:
     Attributes:
         name: what the file holds, the key under which `save` returns its path.
         suffix: end of the file's name, behind the stem and an underscore.
-        codec: how the values are encoded, one of `mtpano_zoo.prediction.WRITERS`.
+        codec: how the values are encoded, one of `mtpano_zoo.predicted_maps.WRITERS`.
 
     Example:
         >>> [file.suffix for file in MAIN_TASKS["depth"].stored]

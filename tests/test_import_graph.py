@@ -39,6 +39,7 @@ ROOMS = (
     "finishing",
     "sources",
     "export",
+    "predicted_maps",
     "prediction",
     "files",
     "models",

@@ -15,7 +15,7 @@ from mtpano_zoo.finishing import FINISHERS
 from mtpano_zoo.losses import TASK_LOSSES, TaskLoss
 from mtpano_zoo.metrics import TASK_METRICS, defined_scores
 from mtpano_zoo.metrics.pooling import PanoramaMetric
-from mtpano_zoo.prediction import WRITERS, Prediction, output_paths
+from mtpano_zoo.predicted_maps import WRITERS, Prediction, output_paths
 from mtpano_zoo.sphere import Mode
 from mtpano_zoo.tasks import AUXILIARY_TASKS, CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS, auxiliary_tasks_of, check_tasks
 from mtpano_zoo.training import MultiTaskModule
