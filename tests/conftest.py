@@ -21,6 +21,19 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five images in a folder and its folders, beside what is none."""
+    from run_files import save
+
+    for level, name in enumerate(("b.jpg", "A.PNG", "sub/b.webp", "sub/deep/c.tif", "d.v2.bmp")):
+        save(tmp_path / "photos" / name, 40 * level)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    save(tmp_path / "photos" / ".hidden" / "x.png")
+    save(tmp_path / "photos" / "._b.jpg")
+    return tmp_path / "photos"
+
+
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., PDBridgeNet]:
     """Build a PD-BridgeNet of 0.3 M parameters with all its parts; keyword arguments override them.
