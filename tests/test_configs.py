@@ -6,24 +6,20 @@ from typing import Any
 
 import fake_deep360
 import fake_matterport3d
-import fake_pano3d
 import fake_pseudo_labels
 import fake_stanford2d3d
 import fake_structured3d
 import fake_synpass
-import numpy as np
 import pytest
 import timm
 import torch
-import transformers
 import yaml
 from fake_files import write
-from PIL import Image
+from tiny_experiment import TINY_EXPERIMENT, TINY_SIZES
 
 from mtpano_zoo import load_model
-from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES
+from mtpano_zoo.classes import NYU40_CLASSES
 from mtpano_zoo.cli import main
-from mtpano_zoo.data import PseudoLabelDataModule
 from mtpano_zoo.data.structured3d import SCORED_CLASSES
 from mtpano_zoo.layers import CNNEncoder
 from mtpano_zoo.models import PDBridgeNet
@@ -56,10 +52,8 @@ EXPERIMENTS = {
 # `benchmarks/curation.py` runs them all, one after the other: see tests/benchmarks/test_curation.py.
 CURATION = [f"curation/{name}.yaml" for name in ("labeler", "label", "discriminator", "student")]
 PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
-LABELING: dict[str, list[str]] = {
-    "label_free/label-oracle-rooms.yaml": [],
-    "label_free/label.yaml": ["photos"],
-}
+# Tried in test_configs_labeling.py.
+LABELING = ["label_free/label-oracle-rooms.yaml", "label_free/label.yaml"]
 # Tried in tests/generation/test_module.py.
 GENERATION = ["dit360/rooms-tiny-light.yaml", "dit360/rooms-tiny.yaml", "dit360/train.yaml"]
 
@@ -78,50 +72,6 @@ TINY_MIXTURE = {
     },
 }
 
-# Of DAP: the training and the evaluations, with the miniatures of their data sets by folder.
-DAP_CONFIGS = {
-    "dap/tiny.yaml": {},
-    "dap/train.yaml": {"Structured3D": fake_structured3d},
-    "dap/stanford2d3d.yaml": {"Stanford2D3D": fake_stanford2d3d},
-    "dap/matterport3d.yaml": {"Pano3D": fake_pano3d},
-    "dap/deep360.yaml": {"Deep360": fake_deep360},
-}
-
-# In place of the published network, its size and the length of its training.
-TINY_EXPERIMENT = {
-    "trainer": {
-        "accelerator": "cpu",
-        "max_steps": 2,
-        "val_check_interval": 1,
-        "limit_test_batches": 1,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    },
-    "model": {
-        "network": {
-            "class_path": "PDBridgeNet",
-            "init_args": {
-                "input_size": [32, 64],
-                "encoder": {
-                    "class_path": "ViTEncoder",
-                    "init_args": {
-                        "name": "vit_small_patch16_dinov3_qkvb",
-                        "width": 32,
-                        "depth": 4,
-                        "heads": 2,
-                        "patch_size": 8,
-                        "pretrained": False,
-                    },
-                },
-                "bridge_width": 16,
-                "neck_widths": [8, 8, 16, 16],
-                "fusion_width": 8,
-            },
-        }
-    },
-    "data": {"init_args": {"root": "data", "height": 32, "width": 64, "batch_size": 2, "num_workers": 0}},
-}
-
 
 def test_every_configuration_is_tried_here() -> None:
     others = [
@@ -131,10 +81,10 @@ def test_every_configuration_is_tried_here() -> None:
         "photos-small-cpu.yaml",
         "photos-small-cpu-larger.yaml",
         "base.yaml",
-        *LABELING,
-        *DAP_CONFIGS,
         *CURATION,
         *GENERATION,
+        *LABELING,
+        *(name for name in CONFIGS if name.startswith("dap/")),  # test_configs_dap.py
         *(name for name in CONFIGS if name.startswith("depth_anywhere/")),  # test_configs_depth_anywhere.py
     ]
     assert sorted([*ROOMS, *EXPERIMENTS, *PROTOCOLS, *others]) == CONFIGS
@@ -294,13 +244,11 @@ TINY_PHOTOS = {
             "class_path": "PDBridgeNet",
             "init_args": {
                 "input_size": [32, 64],
+                **TINY_SIZES,
                 "encoder": {
                     "class_path": "CNNEncoder",
                     "init_args": {"name": "test_efficientnet", "width": 16, "stride": 8, "pretrained": False},
                 },
-                "bridge_width": 16,
-                "neck_widths": [8, 8, 16, 16],
-                "fusion_width": 8,
             },
         }
     },
@@ -407,128 +355,3 @@ def test_print_config_names_every_argument(config: str, capsys: pytest.CaptureFi
     assert end.value.code == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("layer_scale", "weight_decay", "gradient_clip_val", "train_count"))
-
-
-@pytest.mark.parametrize("name", LABELING)
-def test_labels_are_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the shipped choice of teachers, with networks of the same kind in miniature in place of the published ones."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
-    arguments = ["label", *LABELING[name], "--config", name, "--config", "tiny.yaml", "--out", "labels"]
-    tiny: dict[str, Any] = {"height": 32, "width": 64, "num_workers": 0, "trainer": {"accelerator": "cpu"}}
-    tiny["views"] = {"init_args": {"count": 4, "size": 56}}
-    if name == "label_free/label.yaml":
-        tiny["teachers"] = _tiny_teachers(yaml.safe_load((shipped("configs") / name).read_text())["teachers"])
-        Path("photos").mkdir()
-        pixels = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
-        Image.fromarray(pixels).save("photos/street.jpg")
-    else:
-        tiny["data"] = {"init_args": {"height": 32, "width": 64, "train_count": 2}}
-    Path("tiny.yaml").write_text(yaml.safe_dump(tiny))
-    assert main(arguments) == 0
-    data = PseudoLabelDataModule("labels", height=32, width=64)
-    batch = next(iter(data.train_dataloader()))
-    assert len(batch["id"]) == (1 if name == "label_free/label.yaml" else 2)
-    assert (batch["depth"] > 0).float().mean() > 0.5
-    assert (batch["normals"].norm(dim=1) > 0.9).float().mean() > 0.5
-    assert (batch["semseg"] != 255).float().mean() > 0.5
-
-
-def _tiny_teachers(teachers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same teachers on networks with random weights, which are written to the current folder."""
-    classes = {"id2label": dict(enumerate(ADE20K_CLASSES)), "label2id": {c: i for i, c in enumerate(ADE20K_CLASSES)}}
-    small = {"embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4}
-    swin = transformers.SwinConfig(image_size=64, out_features=["stage1", "stage2", "stage3", "stage4"], **small)
-    sizes = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_layers": 1, "decoder_layers": 2}
-    segmenter = transformers.Mask2FormerConfig(
-        backbone_config=swin, num_queries=6, num_attention_heads=2, encoder_feedforward_dim=16, **sizes, **classes
-    )
-    transformers.Mask2FormerForUniversalSegmentation(segmenter).save_pretrained("segmenter")
-    transformers.Mask2FormerImageProcessor(size={"height": 64, "width": 64}).save_pretrained("segmenter")
-    encoder = transformers.Dinov2Config(
-        **{"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56, "patch_size": 14},
-        **{"out_indices": [1, 2, 3, 4], "apply_layernorm": True, "reshape_hidden_states": False},
-    )
-    estimator = transformers.DepthAnythingConfig(
-        **{"backbone_config": encoder, "reassemble_hidden_size": 16, "neck_hidden_sizes": [8] * 4},
-        **{"fusion_hidden_size": 8, "head_hidden_size": 4, "depth_estimation_type": "metric", "max_depth": 20},
-    )
-    transformers.DepthAnythingForDepthEstimation(estimator).save_pretrained("estimator")
-    transformers.DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14).save_pretrained("estimator")
-    segments, normals = teachers
-    segments["init_args"]["source"] = "segmenter"
-    normals["init_args"]["teacher"]["init_args"]["source"] = "estimator"
-    return [segments, normals]
-
-
-@pytest.fixture
-def dap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run a verb on a configuration of DAP at tiny size."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
-
-    def run(verb: str, name: str, *arguments: str) -> int:
-        for folder, miniature in DAP_CONFIGS[name].items():
-            if not Path("data", folder).exists():
-                write(tmp_path / "data" / folder, miniature.files())
-        config = yaml.safe_load((shipped("configs") / name).read_text())
-        size = {"height": 32, "width": 64}
-        sizes: dict[str, Any] = {"neck_widths": [8, 8, 16, 16], "fusion_width": 8, "input_size": [32, 64]}
-        vit = TINY_EXPERIMENT["model"]["network"]["init_args"]["encoder"]["init_args"] | {"taps": None}
-        if "network" in config["model"] and config["model"]["network"]["class_path"] == "Pretrained":
-            sizes["tasks"] = ["depth"]
-        encoder = {"class_path": "ViTEncoder", "init_args": vit}
-        network = {"class_path": "DAP", "init_args": sizes | {"encoder": encoder}}
-        ranges = config["model"]["network"]["init_args"].get("ranges")
-        network["init_args"] |= {"ranges": ranges} if ranges else {}
-        tiny = {
-            "trainer": TINY_EXPERIMENT["trainer"] | {"check_val_every_n_epoch": None},
-            "model": {"network": network},
-        }
-        modules = config["data"]["init_args"].get("modules", {})
-        for module in modules.values():
-            module["init_args"] |= size
-            if "train_count" in module["init_args"]:
-                module["init_args"] |= {"train_count": 4, "val_count": 1, "test_count": 1}
-        data = {"modules": modules, "batch_size": 2, "num_workers": 0} if modules else size | {"num_workers": 0}
-        tiny["data"] = {"init_args": data}
-        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-        return main([verb, "--config", name, *arguments, "--config", "tiny.yaml"])
-
-    for number in range(4):
-        for folder in ("images", "depth"):
-            (tmp_path / "data" / "outdoor" / folder).mkdir(parents=True, exist_ok=True)
-        pixels = np.full((32, 64, 3), 20 * number, np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "data" / "outdoor" / "images" / f"{number}.png")
-        np.save(tmp_path / "data" / "outdoor" / "depth" / f"{number}.npy", np.full((32, 64), 80.0, np.float32))
-    return run
-
-
-@pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
-@pytest.mark.parametrize("name", ["dap/tiny.yaml", "dap/train.yaml"])
-def test_dap_is_trained(name: str, dap: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert dap("fit", name) == 0
-    (checkpoint,) = Path("runs").glob("version_0/checkpoints/last.ckpt")
-    network = load_model(checkpoint)
-    assert (network.ranges, network.tasks) == ((10.0, 20.0, 50.0, 100.0), ("depth", "valid"))
-    assert dap("validate", name, "--ckpt_path", str(checkpoint)) == 0
-    assert "val/depth/AbsRel" in capsys.readouterr().out
-
-
-@pytest.mark.filterwarnings(
-    "ignore:.*panoramas of the release", "ignore:.*panoramas have no", "ignore:`test` takes the network"
-)
-@pytest.mark.parametrize("name", ["dap/stanford2d3d.yaml", "dap/matterport3d.yaml", "dap/deep360.yaml"])
-def test_dap_is_scored(name: str, dap: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    protocol = "evaluate-unaligned-100m-per-image.yaml"
-    assert dap("test", name, "--config", protocol) == 0
-    assert "test/depth/AbsRel" in capsys.readouterr().out
-
-
-def test_dap_is_trained_as_its_paper_says(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", "dap/train.yaml", "--print_config"])
-    assert end.value.code == 0
-    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
-    assert (model["lr"], model["encoder_lr"], model["optimizer"]) == (5e-5, 5e-6, "adam")
-    assert model["loss"]["init_args"]["ranges"] == model["network"]["init_args"]["ranges"] == [10, 20, 50, 100]

@@ -22,6 +22,7 @@ import yaml
 from fake_files import write
 from PIL import Image
 from processes import side_by_side
+from tiny_experiment import TINY_SIZES
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.models import PDBridgeNet
@@ -34,22 +35,6 @@ FINETUNED = {
 }
 FROM_THE_START = ("label_free/pretrain.yaml", "rooms-tiny.yaml")
 DISTILLED = ("depth_anywhere/base.yaml", "depth_anywhere/structured3d.yaml", "depth_anywhere/unifuse.yaml")
-SIZES = {
-    "encoder": {
-        "class_path": "ViTEncoder",
-        "init_args": {
-            "name": "vit_small_patch16_dinov3_qkvb",
-            "width": 32,
-            "depth": 4,
-            "heads": 2,
-            "patch_size": 8,
-            "pretrained": False,
-        },
-    },
-    "bridge_width": 16,
-    "neck_widths": [8, 8, 16, 16],
-    "fusion_width": 8,
-}
 STEPS = 3  # the first one warms up, and the last one would notice what the second left out
 TRAINER = {
     "accelerator": "cpu",
@@ -103,7 +88,7 @@ def tiny(name: str) -> dict[str, Any]:
     data = size | ({"train_count": 8} if rooms(name) else {"root": f"data/{name}"})
     network: dict[str, Any] = {"class_path": "Pretrained", "init_args": {"source": "published", "input_size": [32, 64]}}
     if name not in FINETUNED:
-        chosen = {} if rooms(name) else SIZES
+        chosen = {} if rooms(name) else TINY_SIZES
         network = {"class_path": "PDBridgeNet", "init_args": chosen | {"input_size": [32, 64]}}
     return {"trainer": TRAINER, "model": {"network": network}, "data": {"init_args": data}}
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_files import write
+from tiny_experiment import TINY_SIZES
 
 import mtpano_zoo.data
 from mtpano_zoo.cli import main
@@ -54,19 +55,7 @@ def fit(tmp_path_factory, monkeypatch):
         network = {
             "tasks": ["semseg", "depth", "normals"] if data.classes else ["depth", "normals"],
             "input_size": [32, 64],
-            "encoder": {
-                "class_path": "ViTEncoder",
-                "init_args": {
-                    "name": "vit_small_patch16_dinov3_qkvb",
-                    "width": 32,
-                    "depth": 4,
-                    "heads": 2,
-                    "patch_size": 8,
-                },
-            },
-            "bridge_width": 16,
-            "neck_widths": [8, 8, 16, 16],
-            "fusion_width": 8,
+            **TINY_SIZES,
         }
         trainer = {
             "accelerator": "cpu",
