@@ -324,7 +324,7 @@ def _precompute(options: argparse.Namespace) -> int:
         options.out,
         height=options.height,
         model=describe_base(options.base, None),
-        precision=precision_name(options.device),
+        loaded={"precision": precision_name(options.device), "quantize": options.quantize},
         shard_size=options.shard_size,
         process=process_number(),
         processes=processes(),

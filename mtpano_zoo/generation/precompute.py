@@ -3,7 +3,7 @@
 A folder of them is written by any number of processes, and a killed run is continued by the same command::
 
     000000.safetensors   latents (N, C, h, w), text (N, T, D), pooled (N, P) in bfloat16, mask (N, h, w) of N images
-    manifest.json        list of images, base, size, precision; how many files there are
+    manifest.json        list of images, base, size, precision, quantization; how many files there are
 
 Turning a panorama by whole latents turns its latents, as the autoencoder wraps, so that is still drawn in training.
 """
@@ -40,7 +40,7 @@ def precompute(
     *,
     height: int,
     model: Mapping[str, Any],
-    precision: str,
+    loaded: Mapping[str, str],
     shard_size: int = 32,
     process: int = 0,
     processes: int = 1,
@@ -53,7 +53,7 @@ def precompute(
         root: Folder to write to, a new one or one to continue.
         height: Rows that the images get.
         model: What identifies the base, for the manifest.
-        precision: That of its networks, for the manifest.
+        loaded: Precision and quantization of its networks, for the manifest.
         shard_size: Images per file.
         process: Number of this process; each takes files of its own.
         processes: How many there are.
@@ -70,7 +70,7 @@ def precompute(
     shards = -(-len(data) // shard_size)
     settings = {"height": height, "prefix": generator.prefix, "shard_size": shard_size, "shards": shards}
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
-    prepare_folder(root, manifest_of(model, settings | {"list": digest, "precision": precision}, FORMAT))
+    prepare_folder(root, manifest_of(model, settings | {"list": digest, **loaded}, FORMAT))
     written = there = 0
     for number in range(process, shards, processes):
         path = root / _name(number)

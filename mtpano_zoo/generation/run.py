@@ -39,7 +39,7 @@ __all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder")
 FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
 LIST_AFTER = 60.0  # seconds after which the list of finished panoramas and their texts is written again
-LATE = ("precision", "files")  # settings that earlier releases did not record
+LATE = ("precision", "files", "quantize")  # settings that earlier releases did not record
 OTHER_TEXT = (
     "it was made from another text or seed: keep --seed and the order of the prompts that are there, or give another "
     "folder as --out"

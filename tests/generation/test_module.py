@@ -147,7 +147,7 @@ def test_sizes_and_texts_are_looked_at_before_the_training(tmp_path: Path) -> No
     with pytest.raises(InputError, match="has 4001 tokens, of which 32 would be read: shorten it"):
         module.on_fit_start()
     with pytest.raises(InputError, match="4001 tokens"):
-        precompute(module.base, path, tmp_path / "latents", height=32, model={}, precision="float32")
+        precompute(module.base, path, tmp_path / "latents", height=32, model={}, loaded={"precision": "float32"})
     assert not (tmp_path / "latents").exists()
     module.base.pipeline.tokenizer_2 = None
     with pytest.raises(InputError, match="take data of LatentsDataModule"):
@@ -261,14 +261,19 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
     assert "1 files were written, 1 were there already" in capsys.readouterr().out
     assert main([*precompute, "--out", "latents", "--prefix", "A panorama: "]) == 1
     assert "settings.prefix was '', is 'A panorama: '" in capsys.readouterr().err
-    # Nor are precisions mixed, unless the manifest is of a release that did not record it.
+    # Nor are precisions and quantizations mixed, unless the manifest is of a release that did not record them.
     path = Path("latents/manifest.json")
     manifest = json.loads(path.read_text())
     assert manifest["settings"].pop("precision") == "float32"
-    for precision, status in (({"precision": "bfloat16"}, 1), ({}, 0)):
-        path.write_text(json.dumps({**manifest, "settings": manifest["settings"] | precision}))
-        assert main([*precompute, "--out", "latents", "--device", "cpu"]) == status
-        assert ("settings.precision was 'bfloat16', is 'float32'" in capsys.readouterr().err) == bool(status)
+    assert manifest["settings"].pop("quantize") == "none"
+    for other, sentence in (
+        ({"precision": "bfloat16"}, "settings.precision was 'bfloat16', is 'float32'"),
+        ({"quantize": "nf4"}, "settings.quantize was 'nf4', is 'none'"),
+        ({}, ""),
+    ):
+        path.write_text(json.dumps({**manifest, "settings": manifest["settings"] | other}))
+        assert main([*precompute, "--out", "latents", "--device", "cpu"]) == bool(sentence)
+        assert sentence in capsys.readouterr().err
 
     images = PromptsDataset("train.jsonl", 32, mirror=0.0, turns=None)
     computed = LatentsDataset("latents")
