@@ -84,6 +84,12 @@ class Points:
         index = self.corner + right * (self.right > 0.5).int() + below * (self.down > 0.5).int()
         return maps.flatten(-2).index_select(-1, index)
 
+    def nearest_of(self, four: Sequence[Tensor]) -> Tensor:
+        """Of the four pixels around every point the nearest one."""
+        a, b, c, d = four
+        right = self.right > 0.5
+        return torch.where(self.down > 0.5, torch.where(right, d, c), torch.where(right, b, a))
+
     def mixed(self, four: Sequence[Tensor]) -> Tensor:
         """The bilinear mixture of the four pixels."""
         a, b, c, d = four
@@ -91,10 +97,20 @@ class Points:
 
     def weights(self, total: Tensor | float = 1.0) -> Tensor:
         """Of the four pixels in the mixture, (n, 4), which add up to the total (n,)."""
+        found = self.right.new_empty(len(self.right), 4)
         below = total * self.down
         above = total - below
         right, right_below = above * self.right, below * self.right
-        return torch.stack((above - right, right, below - right_below, right_below), 1)
+        for column, weight in enumerate((above - right, right, below - right_below, right_below)):
+            found[:, column] = weight
+        return found
+
+    def rows(self, first: int = 0) -> Tensor:
+        """The indices of the four pixels, int32 (n, 4), if the map's first pixel has this one."""
+        found = self.corner.new_empty(len(self.corner), 4)
+        for column, offset in enumerate(self.offsets):
+            found[:, column] = self.corner + (first + offset)
+        return found
 
 
 @dataclass(frozen=True)
@@ -187,23 +203,25 @@ def sample_inverse(inverse: Tensor, points: Points) -> Tensor:
     a, b, c, d = four
     least = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
     most = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest(inverse))
+    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest_of(four))
 
 
 def sample_normals(normals: Tensor, points: Points, rotation: Tensor) -> Tensor:
     """Unit normals (3, n) in the frame of the panorama, of a view (3, h, w): interpolated, or nearest at edges."""
-    mixed, nearest = points.mixed(points.four(normals)), points.nearest(normals)
-    x, y, z = mixed.unbind(0)
+    fours = [points.four(axis) for axis in normals]
+    mixed, nearest = [points.mixed(four) for four in fours], [points.nearest_of(four) for four in fours]
+    x, y, z = mixed
     square = x * x + y * y + z * z
-    known = (nearest != 0).any(0)
-    x, y, z = torch.where((square >= SAME_NORMAL**2) & known, mixed * square.rsqrt(), nearest).unbind(0)
+    known = (nearest[0] != 0) | (nearest[1] != 0) | (nearest[2] != 0)
+    smooth, inverse = (square >= SAME_NORMAL**2) & known, square.rsqrt()
+    x, y, z = (torch.where(smooth, one * inverse, near) for one, near in zip(mixed, nearest, strict=True))
     # Written out, because a matrix product may run in reduced precision on a GPU.
     return torch.stack([row[0] * x + row[1] * y + row[2] * z for row in rotation.tolist()])
 
 
 def inverse_depth(depth: Tensor, views: Views, index: int, along_ray: bool) -> Tensor:
     """Inverse z-depth (h, w) of one view from its z-depth or distance; 0 where there is none."""
-    known = (depth > 0) & depth.isfinite()
+    known = (depth > 0) & (depth < math.inf)
     inverse = torch.where(known, 1 / torch.where(known, depth, 1), 0).float()
     if along_ray:
         intrinsics = views.intrinsics[index].to(depth.device)

@@ -110,11 +110,14 @@ def fuse(
     weights = [_weights(one, feet) for one in labels]
     merged: dict[str, Any] = {"confidence": {}, "broken_views": broken_views}
     own: dict[str, list[Tensor]] = {}
+    means: dict[tuple[bool, ...], tuple[Tensor, Tensor]] = {}  # of the confidence, by which teachers have a task
     hidden = None
 
     def keep(task: str, values: Tensor, agreement: Callable[[Tensor], Tensor], given: Sequence[bool]) -> None:
         merged[task] = values.view(*values.shape[:-1], height, width)
-        confidence, count = _mean_confidence(list(compress(weights, given)), feet, pixels)
+        if (which := tuple(given)) not in means:
+            means[which] = _mean_confidence(list(compress(weights, given)), feet, pixels)
+        confidence, count = means[which]
         merged["confidence"][task] = (confidence * agreement(count)).clamp(0, 1).view(height, width)
 
     if any(given := [one.probabilities is not None for one in labels]):

@@ -126,8 +126,11 @@ def prepare_for_inference(
     if winograd and precision != "float32":
         raise InputError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
     check_precision(network, precision)
-    parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
-    copied = copy.deepcopy(network, parameters).eval()
+    made: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
+    for module in network.modules():
+        # Every module has a dozen dictionaries of hooks, empty ones, for which `deepcopy` needs most of its time.
+        made |= {id(empty): empty.copy() for empty in vars(module).values() if isinstance(empty, dict) and not empty}
+    copied = copy.deepcopy(network, made).eval()
     _merge_updates(copied)
     device = next((p.device.type for p in copied.parameters()), "cpu")
     for module in list(copied.modules()):

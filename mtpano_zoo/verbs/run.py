@@ -1,9 +1,12 @@
 """`mtpano run`: predict for files and folders."""
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtpano_zoo.collection import no_collection
 from mtpano_zoo.cores import available_cores
@@ -16,6 +19,9 @@ from mtpano_zoo.short_verbs import (
     number_of_processes,
     reading_options,
 )
+
+if TYPE_CHECKING:
+    from mtpano_zoo.image_files import FoundFiles
 
 __all__ = ("add",)
 
@@ -92,25 +98,35 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mtpano_zoo.image_files import check_present, is_video, search_images
-    from mtpano_zoo.zoo import load_model
+    from mtpano_zoo.image_files import check_present, search_images
     from mtpano_zoo.zoo.places import locate
 
     found = search_images(options.sources, options.out)
     locate(options.model)
     check_present(found.images)
+    try:
+        return _predict(options, found)
+    finally:
+        gc.unfreeze()
+        atexit.register(gc.freeze)  # all memory goes back then: a last search would take most of a second
+
+
+def _predict(options: argparse.Namespace, found: "FoundFiles") -> int:
     with no_collection():
         import torch  # it takes seconds to import: mistakes are reported before that
 
+        from mtpano_zoo.image_files import is_video
         from mtpano_zoo.manifest import describe_model
         from mtpano_zoo.models import prepare_for_inference
         from mtpano_zoo.run import run
+        from mtpano_zoo.zoo import load_model
 
-    cores = available_cores()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(cores)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(options.model, device)
+        cores = available_cores()
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(cores)
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(options.model, device)
+        gc.freeze()  # a million objects that stay: no search looks at them
     if device == "cpu":
         print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
     if options.tf32:

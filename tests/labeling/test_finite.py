@@ -8,6 +8,7 @@ import torch
 from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.back_projection import cut
+from mtpano_zoo.labeling.finite import leave_out_broken_views
 from mtpano_zoo.labeling.fusion import fuse
 from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.oracle import OracleTeacher
@@ -125,3 +126,13 @@ def test_sound_labels_are_as_before(labels, views):
     assert fuse([ViewLabels(**labels)], views, HEIGHT, WIDTH).broken_views == 0
     nothing = fuse([ViewLabels(depth=torch.zeros_like(labels["depth"]))], views, HEIGHT, WIDTH)
     assert nothing.broken_views == 0 and not nothing.depth.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_finite_values_whose_sum_overflows_are_not_broken(dtype):
+    maps = torch.full((2, 3, 8, 8), torch.finfo(dtype).max, dtype=dtype)
+    kept, broken = leave_out_broken_views([ViewLabels(probabilities=maps, depth=maps[:, 0])], 8, 8)
+    assert broken == 0 and kept[0].probabilities is maps
+    maps = maps.clone()
+    maps[1, 2, 3, 4] = -math.inf
+    assert leave_out_broken_views([ViewLabels(probabilities=maps)], 8, 8)[1] == 1

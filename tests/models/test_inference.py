@@ -113,6 +113,11 @@ def test_the_network_itself_stays_as_it_is(build: Build) -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(p.requires_grad for p in prepared.parameters())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+    # A hook of one is none of the other's.
+    one, other = (
+        {id(x) for m in net.modules() for x in vars(m).values() if isinstance(x, dict)} for net in (network, prepared)
+    )
+    assert not one & other
     shared = network.encoder.vit.blocks[0].mlp.fc1.weight.data_ptr()
     assert prepared.network.encoder.vit.blocks[0].mlp.fc1.weight.data_ptr() == shared
 

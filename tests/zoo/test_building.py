@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo import load_model
 from mtpano_zoo.errors import InputError
@@ -68,6 +69,25 @@ def test_reading_neither_draws_random_numbers_nor_leaves_anything_behind(tmp_pat
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+class Starts(TorchFunctionMode):
+    """Counts the functions that give parameters without memory what they start from."""
+
+    count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.__name__ in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_")
+        return func(*args, **(kwargs or {}))
+
+
+def test_parameters_without_memory_are_not_given_numbers(tiny_network: Callable[..., Any]) -> None:
+    description = describe_network(tiny_network())
+    with Starts() as starts:
+        build_network(description, "a test")
+        assert starts.count == 0
+        torch.nn.Linear(2, 2, device="meta")
+    assert starts.count == 2
 
 
 def test_weights_are_mapped_from_the_file_and_take_no_memory_of_their_own(tmp_path: Path, tiny_network) -> None:
