@@ -15,7 +15,8 @@ import platform
 import shlex
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,23 +226,32 @@ def auc(good: Tensor, bad: Tensor) -> float:
     return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
 
 
-def examine(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor, truth: Tensor) -> dict[str, float]:
-    """Return how well scores find planted failures and large errors, and what the best third is worth."""
-    scores, error = scores_of(discriminator, image, depth), error_of(depth, truth)
+def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return how well scores of labels find planted failures and large errors, and what the best third is worth."""
+    scores, error = score(depth), error_of(depth, truth)
     chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
-    found = {
-        name: auc(scores, scores_of(discriminator, image, plant(depth, chance))) for name, plant in FAILURES.items()
-    }
-    middle = error.median()
-    best = scores.argsort(descending=True)[: max(1, len(scores) // 3)]
+    some_planted, found = depth.clone(), {}
+    for number, (name, plant) in enumerate(FAILURES.items()):
+        planted = plant(depth, chance)
+        found[name] = auc(scores, score(planted))
+        chosen = slice(3 * number, None, 3 * len(FAILURES))
+        some_planted[chosen] = planted[chosen]
+    middle, error_with_planted = error.median(), error_of(some_planted, truth)
     ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()
     return {
         **found,
         "large own errors": auc(scores[error < middle], scores[error >= middle]),
         "rank correlation with the error": float(torch.corrcoef(ranks)[0, 1]),
         "error of all": float(error.mean()),
-        "error of the best third": float(error[best].mean()),
+        "error of the best third": float(error[best_third(scores)].mean()),
+        "error of all, a third of them planted failures": float(error_with_planted.mean()),
+        "error of the best third of these": float(error_with_planted[best_third(score(some_planted))].mean()),
     }
+
+
+def best_third(scores: Tensor) -> Tensor:
+    """Return the indices of the third of the labels that scores best."""
+    return scores.argsort(descending=True)[: max(1, len(scores) // 3)]
 
 
 def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth: Tensor, truth: Tensor) -> None:
@@ -352,9 +362,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     names, image, depth, truth = read_labels(options.out, labels, pipeline.size)
     ways = DISCRIMINATORS if options.all_discriminators else {USED: DISCRIMINATORS[USED]}
-    examined = {
-        name: examine(load_discriminator(pipeline.discriminator(first, name))[0], image, depth, truth) for name in ways
-    }
+    examined = {}
+    for name in ways:
+        judge, _ = load_discriminator(pipeline.discriminator(first, name))
+        examined[name] = examine(partial(scores_of, judge, image), depth, truth)
+    examined["the true error, the limit"] = examine(lambda labels: -error_of(labels, truth), depth, truth)
     score = {one.name: one.score for one in read_scores(scores)}
     values = torch.tensor([score[name] for name in names])
     order = values.argsort(descending=True)

@@ -22,6 +22,7 @@ __all__ = ("DepthQualityModule",)
 Targets = Literal["graded", "binary"]
 DESCRIPTION = "discriminator"
 """Key of the description inside a checkpoint."""
+NOTICEABLE = 0.05  # of the log-distance: what is changed by less is not damaged
 
 
 class DepthQualityModule(LightningModule):
@@ -32,7 +33,8 @@ class DepthQualityModule(LightningModule):
     real, and the labeler's output is fake. Then sharp edges are enough to tell them apart, and labels of the same
     labeler get nearly the same score. `graded` asks for more: the target of a patch is the mean of exp(-e / tolerance)
     over its pixels, e being the error of the log-distance, so that a score says how large the errors are. A distance
-    where the truth is `far`, such as the sky, counts 0.
+    where the truth is `far`, such as the sky, counts 0; so does a pixel that was damaged, however close to the truth it
+    happens to be: a blurred label hardly has larger errors than the labeler's own, and is a failure nevertheless.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, that of the score of a patch with its target
     over predictions alone.
@@ -104,9 +106,8 @@ class DepthQualityModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         said = self._predict(batch["image"])
-        if self.failures:
-            said = self._damage(said)
-        loss = (self._judge(batch, batch["depth"])[0] + self._judge(batch, said)[0]) / 2
+        label = self._damage(said) if self.failures else said
+        loss = (self._judge(batch, batch["depth"])[0] + self._judge(batch, label, said)[0]) / 2
         self.log("train/loss", loss, prog_bar=True, batch_size=len(said))
         return loss
 
@@ -168,22 +169,31 @@ class DepthQualityModule(LightningModule):
             damaged[chosen] = FAILURES[name](depth, chances[2])[chosen]
         return damaged
 
-    def _judge(self, batch: dict[str, Any], label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of labels (B, H, W), and the scores (B, h, w) of their patches."""
+    def _judge(self, batch: dict[str, Any], label: Tensor, intact: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the loss of labels (B, H, W), and the scores (B, h, w) of their patches; `intact` is before damage."""
         logits = self.discriminator(batch["image"], label[:, None])[:, 0]
-        quality, share = self._quality(batch, label, logits.shape[-2:])
+        quality, share = self._quality(batch, label, logits.shape[-2:], intact)
         if self.targets == "binary":
             quality = torch.full_like(quality, float(label is batch["depth"]))
         target = self.smoothing + (1 - 2 * self.smoothing) * quality
         errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (share * errors).sum() / share.sum().clamp_min(1e-6), logits.sigmoid()
 
-    def _quality(self, batch: dict[str, Any], label: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+    def _quality(
+        self, batch: dict[str, Any], label: Tensor, size: torch.Size, intact: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return how right labels are, and the share of the pixels where that is known, by patch (B, h, w)."""
         truth = batch["depth"]
         both = (label > 0) & (truth > 0)
         known = both | ((label > 0) & batch["far"]) if "far" in batch else both
-        error = (torch.where(both, label, 1).log() - torch.where(both, truth, 1).log()).abs()
-        right = (-error / self.tolerance).exp() * both
+        right = (-_log_error(label, truth) / self.tolerance).exp() * both
+        if intact is not None:
+            right = right * (_log_error(label, intact) < NOTICEABLE) * ((label > 0) == (intact > 0))
         share = F.adaptive_avg_pool2d(known.to(label.dtype), (size[0], size[1]))
         return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share
+
+
+def _log_error(depth: Tensor, other: Tensor) -> Tensor:
+    """Return the difference of log-distances, 0 where one of them has none."""
+    both = (depth > 0) & (other > 0)
+    return (torch.where(both, depth, 1).log() - torch.where(both, other, 1).log()).abs()

@@ -113,6 +113,18 @@ def test_damage_is_done_to_a_share_of_the_labels():
     assert torch.equal(module(failures=["scaled"], failure_share=0.0)._damage(depth), depth)
 
 
+def test_what_was_damaged_counts_as_wrong_even_close_to_the_truth():
+    truth = torch.full((1, 16, 32), 2.0)
+    intact = truth.clone()
+    intact[..., :8] = 0
+    damaged = intact.clone()
+    damaged[..., :8] = 2.0  # filled in, by chance with the truth
+    damaged[..., 8:16] = 2.2
+    damaged[..., 16:24] = 2.04  # not noticeable
+    quality, _ = module(tolerance=0.2)._quality({"depth": truth}, damaged, torch.Size((1, 4)), intact)
+    assert quality[0, 0].tolist() == pytest.approx([0, 0, 1.02**-5, 1])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
