@@ -80,6 +80,7 @@ def test_every_configuration_is_tried_here() -> None:
         "photos-small.yaml",
         "photos-small-cpu.yaml",
         "photos-small-cpu-larger.yaml",
+        "photos-small-cpu-slow.yaml",
         "base.yaml",
         *CURATION,
         *GENERATION,
@@ -271,6 +272,7 @@ TINY_ROOMS_TOO = {
     },
     "samples_per_epoch": 20,
 }
+ON_A_CPU = ["photos-small.yaml", "photos-small-cpu.yaml", "photos-small-cpu-larger.yaml", "photos-small-cpu-slow.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -278,13 +280,11 @@ TINY_ROOMS_TOO = {
     [
         (["streets.yaml"], []),
         (["photos-small.yaml"], [TINY_PHOTOS]),
-        (["photos-small.yaml", "photos-small-cpu.yaml"], [{"data": TINY_PHOTOS["data"]}]),
-        (
-            ["photos-small.yaml", "photos-small-cpu.yaml", "photos-small-cpu-larger.yaml"],
-            [{"data": TINY_PHOTOS["data"]}, {"data": {"init_args": TINY_ROOMS_TOO}}],
-        ),
+        (ON_A_CPU[:2], [{"data": TINY_PHOTOS["data"]}]),
+        (ON_A_CPU[:3], [{"data": TINY_PHOTOS["data"]}, {"data": {"init_args": TINY_ROOMS_TOO}}]),
+        (ON_A_CPU, [{"data": TINY_PHOTOS["data"]}, {"data": {"init_args": TINY_ROOMS_TOO}}]),
     ],
-    ids=["streets", "photos", "photos on a CPU", "photos on a CPU, larger"],
+    ids=["streets", "photos", "photos on a CPU", "photos on a CPU, larger", "photos on a CPU, slow encoder"],
 )
 def test_homes_and_streets_train_together(
     configs: list[str],
@@ -300,7 +300,7 @@ def test_homes_and_streets_train_together(
         encoder = CNNEncoder(**described.pop("encoder")["init_args"])
         tasks = ("semseg", "depth", "normals", "valid")
         PDBridgeNet(encoder, SCENE_CLASSES, tasks, **described).save_pretrained(
-            "photos-start" if len(configs) == 2 else "begin"
+            {2: "photos-start", 3: "begin", 4: "slow-begin"}[len(configs)]
         )
         changes = [*changes, {"trainer": {"devices": 1, "strategy": "auto"}}]
         changes.append({"model": {"network": {"init_args": {"input_size": [32, 64]}}}})
