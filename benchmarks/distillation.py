@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="folder for the network of the last run")
     options = parser.parse_args()
     if options.save and options.student == FREE:
-        parser.error("--save keeps a network, and free maps are none: leave it out")
+        parser.error("--save keeps a network, and free maps are no network: leave it out")
     if options.figure:
         return draw(options.keep, options.figure)
     test = Looks("test", options.test, options.height, 0, second=True)

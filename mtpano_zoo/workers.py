@@ -32,7 +32,8 @@ def stoppable(workers: int, threads: int | None = None) -> Iterator[Executor]:
     executor: Executor
     if workers == 0:
         executor = ThreadPoolExecutor(1, initializer=_start_thread, initargs=(stop,))
-        executor.submit(int).result()  # starts the thread: nothing waits for one whose start was interrupted
+        # Started now: the executor would not wait for the work of a thread whose start Ctrl-C interrupted.
+        executor.submit(int).result()
     else:
         # Not forked: a process with a GPU and threads cannot be.
         executor = _Processes(workers, get_context("spawn"), initializer=_start_process, initargs=(threads,))

@@ -106,7 +106,7 @@ class Points:
         return found
 
     def rows(self, first: int = 0) -> Tensor:
-        """The indices of the four pixels, int32 (n, 4), if the map's first pixel has this one."""
+        """The indices of the four pixels, int32 (n, 4), where `first` is that of the map's first pixel."""
         found = self.corner.new_empty(len(self.corner), 4)
         for column, offset in enumerate(self.offsets):
             found[:, column] = self.corner + (first + offset)

@@ -1,6 +1,7 @@
 """A trained network prepared for fast prediction: only main outputs, folded norms, faster layers."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,7 +130,7 @@ def prepare_for_inference(
     made: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
     for module in network.modules():
         # Every module has a dozen dictionaries of hooks, empty ones, for which `deepcopy` needs most of its time.
-        made |= {id(empty): empty.copy() for empty in vars(module).values() if isinstance(empty, dict) and not empty}
+        made |= {id(one): one.copy() for one in vars(module).values() if type(one) in (dict, OrderedDict) and not one}
     copied = copy.deepcopy(network, made).eval()
     _merge_updates(copied)
     device = next((p.device.type for p in copied.parameters()), "cpu")

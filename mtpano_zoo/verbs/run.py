@@ -1,7 +1,6 @@
 """`mtpano run`: predict for files and folders."""
 
 import argparse
-import atexit
 import gc
 import os
 import sys
@@ -104,11 +103,7 @@ def _run(options: argparse.Namespace) -> int:
     found = search_images(options.sources, options.out)
     locate(options.model)
     check_present(found.images)
-    try:
-        return _predict(options, found)
-    finally:
-        gc.unfreeze()
-        atexit.register(gc.freeze)  # all memory goes back then: a last search would take most of a second
+    return _predict(options, found)
 
 
 def _predict(options: argparse.Namespace, found: "FoundFiles") -> int:
@@ -126,7 +121,7 @@ def _predict(options: argparse.Namespace, found: "FoundFiles") -> int:
             torch.set_num_threads(cores)
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(options.model, device)
-        gc.freeze()  # a million objects that stay: no search looks at them
+        gc.freeze()  # no search for garbage looks at these million objects, nor the one at the end of the process
     if device == "cpu":
         print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
     if options.tf32:

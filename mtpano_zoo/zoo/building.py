@@ -22,8 +22,7 @@ from mtpano_zoo.tasks import check_tasks
 
 __all__ = ("assemble", "build_network", "read_network", "transfer", "transferred_card")
 
-# Methods by which parameters get what they start from, beside functions of `torch.nn.init`.
-STARTS = frozenset(("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_"))
+INITIALISERS = frozenset(("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_"))
 
 
 def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> PanoramaNetwork:
@@ -231,19 +230,20 @@ def _parameters_on_meta() -> Iterator[None]:
     hook: Callable[..., Any] = to_meta  # torch's annotation forgets that the hook may return a parameter
     handle = register_module_parameter_registration_hook(hook)
     try:
-        with _NoStart():
+        with _SkipInitialisation():
             yield
     finally:
         handle.remove()
 
 
-class _NoStart(TorchFunctionMode):
-    """Leave out the numbers that parameters without memory would start from: PyTorch takes long to write none."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Leave meta parameters as they are: initialising them takes long and changes nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensor = args[0] if args else kwargs.get("tensor")
-        starts = getattr(func, "__module__", "") == "torch.nn.init" or getattr(func, "__name__", "") in STARTS
-        if starts and isinstance(tensor, Tensor) and tensor.is_meta:
+        name, module = getattr(func, "__name__", ""), getattr(func, "__module__", "")
+        initialises = name in INITIALISERS or (module == "torch.nn.init" and name.endswith("_"))
+        if initialises and isinstance(tensor, Tensor) and tensor.is_meta:
             return tensor
         return func(*args, **kwargs)
