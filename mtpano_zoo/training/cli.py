@@ -201,8 +201,8 @@ def complete_command(arguments: Sequence[str]) -> str:
     names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths]
     for path, name in zip(paths, names, strict=True):
         comment = path.read_text(encoding="utf-8").replace("\n# ", " ")
-        if found := re.search(r"Use it after (\S+\.yaml(?: and \S+\.yaml)*)", comment):
-            before = [other for other in found[1].split(" and ") if other not in names]
+        if found := re.search(r"Use it after (\S+\.yaml(?:(?:,| and) \S+\.yaml)*)", comment):
+            before = [other for other in re.split(", | and ", found[1]) if other not in names]
             if before:
                 command = " ".join(f"--config {other}" for other in (*before, *names))
                 return f"{name} goes after {' and '.join(before)}: `mtpano {verb} {command}`."

@@ -38,6 +38,11 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
             ["--config", "rooms-tiny-larger.yaml"],
             "The class of data (class_path) is missing. rooms-tiny-larger.yaml goes after rooms-tiny.yaml: ",
         ),
+        (
+            ["--config", "photos-small-cpu-slow.yaml"],
+            "goes after photos-small.yaml and photos-small-cpu.yaml and photos-small-cpu-larger.yaml: `mtpano fit "
+            "--config photos-small.yaml --config photos-small-cpu.yaml --config photos-small-cpu-larger.yaml --config ",
+        ),
         ([*QUICK, "--model.learning_rate=1"], "model: MultiTaskModule has no argument learning_rate; did you mean lr?"),
         ([*QUICK, "--lr=1"], "There is no option --lr; did you mean --model.lr?"),
         ([*QUICK, "--max_epochs=1"], "did you mean --trainer.max_epochs?"),
