@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -185,8 +186,14 @@ def next_commands(trainer: Trainer) -> str:
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
         return ""
+    path = next(filter(None, paths))
     usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
-    text: str = usage(shlex.quote(next(filter(None, paths))), shlex.quote(str(folder / "config.yaml")))
+    text: str = usage(shlex.quote(path), shlex.quote(str(folder / "config.yaml")))
+    if any(c.monitor for c in checkpoints) or not Path(path).is_file():  # the best one, or a folder of shards
+        return text
+    step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    if step < trainer.global_step:
+        text += f"\nIt was saved after step {step} of {trainer.global_step}: what it learned later is in no checkpoint."
     return text
 
 

@@ -109,6 +109,9 @@ def test_every_run_leaves_last_ckpt_and_says_how_to_use_it(folder, capsys):
     assert "test/semseg/mIoU" in capsys.readouterr().out
     assert mtpano(["fit", "--config", "tiny.yaml"]) == 0  # which monitors mIoU
     assert "The network is in runs/version_2/checkpoints/best.ckpt" in capsys.readouterr().out
+    by_steps = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {save_last: true, every_n_train_steps: 3}}"
+    assert mtpano(["fit", "--config", "tiny.yaml", by_steps]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("It was saved after step 6 of 8")
     assert mtpano(["fit", "--config", "tiny.yaml", none, "--trainer.fast_dev_run=true"]) == 0
     assert "The network is" not in capsys.readouterr().out
     assert mtpano(["fit", "--config", "tiny.yaml", none, "--trainer.enable_checkpointing=false"]) == 0
