@@ -115,7 +115,7 @@ class Pipeline:
             f"{init}labeler.init_args.source={labeler}",
             f"{init}discriminator.init_args.input_size={list(self.size)}",
             f"{init}discriminator.init_args.width={self.options.width}",
-            f"{init}discriminator.init_args.levels=2",
+            f"{init}discriminator.init_args.levels={self.options.levels}",
             f"{init}lr=1e-3",
             *options,
             *self.rooms(),
@@ -338,9 +338,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--panoramas", type=int, default=240, help="panoramas of the web")
     parser.add_argument("--test-panoramas", type=int, default=64, help="others, for students")
     parser.add_argument("--labeler-steps", type=int, default=500)
-    parser.add_argument("--discriminator-steps", type=int, default=400)
+    parser.add_argument("--discriminator-steps", type=int, default=1500)
     parser.add_argument("--student-steps", type=int, default=200)
     parser.add_argument("--width", type=int, default=24, help="channels of the discriminator's first layer")
+    parser.add_argument("--levels", type=int, default=4, help="layers of the discriminator that halve the size")
     parser.add_argument("--all-discriminators", action="store_true", help="compare ways of training it")
     parser.add_argument("--students", type=int, nargs="*", default=[], metavar="SEED", help="compare students too")
     parser.add_argument("--threads", type=int, default=1)
