@@ -65,7 +65,7 @@ def _broken_views(labels: ViewLabels) -> dict[str, Tensor]:
         if value is not None and value.is_floating_point():
             found[key] = _not_finite(value)
     if labels.depth is not None:
-        found["depth"] = _not_finite(labels.depth)
+        found["depth"] = _may_be_broken(labels.depth)
         if found["depth"].any():
             flat = labels.depth.flatten(1)
             low, high = flat.aminmax(dim=1)
@@ -75,13 +75,19 @@ def _broken_views(labels: ViewLabels) -> dict[str, Tensor]:
 
 def _not_finite(maps: Tensor) -> Tensor:
     """Return which of the maps (V, ...) hold a value that is not finite, bool (V,)."""
-    flat = maps.flatten(1)
-    # A sum is ten times as fast as a search, and finite only if all values are. It may overflow, hence the search.
-    found = ~flat.sum(1, dtype=torch.promote_types(flat.dtype, torch.float32)).isfinite()
+    found = _may_be_broken(maps)
     if found.any():
-        low, high = flat.aminmax(dim=1)  # both are NaN if any value is
+        low, high = maps.flatten(1).aminmax(dim=1)  # both are NaN if any value is
         found = ~(low.isfinite() & high.isfinite())
     return found
+
+
+def _may_be_broken(maps: Tensor) -> Tensor:
+    """Return which of the maps (V, ...) have a sum that is not finite, bool (V,): it may only have overflowed.
+
+    A sum is ten times as fast as a search, and finite only if all values are.
+    """
+    return ~maps.flatten(1).sum(1, dtype=torch.promote_types(maps.dtype, torch.float32)).isfinite()
 
 
 def _without(labels: ViewLabels, broken: Tensor, height: int, width: int) -> ViewLabels:

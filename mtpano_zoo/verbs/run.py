@@ -5,7 +5,6 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mtpano_zoo.collection import no_collection
 from mtpano_zoo.cores import available_cores
@@ -18,9 +17,6 @@ from mtpano_zoo.short_verbs import (
     number_of_processes,
     reading_options,
 )
-
-if TYPE_CHECKING:
-    from mtpano_zoo.image_files import FoundFiles
 
 __all__ = ("add",)
 
@@ -97,20 +93,15 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mtpano_zoo.image_files import check_present, search_images
+    from mtpano_zoo.image_files import check_present, is_video, search_images
     from mtpano_zoo.zoo.places import locate
 
     found = search_images(options.sources, options.out)
     locate(options.model)
     check_present(found.images)
-    return _predict(options, found)
-
-
-def _predict(options: argparse.Namespace, found: "FoundFiles") -> int:
     with no_collection():
         import torch  # it takes seconds to import: mistakes are reported before that
 
-        from mtpano_zoo.image_files import is_video
         from mtpano_zoo.manifest import describe_model
         from mtpano_zoo.models import prepare_for_inference
         from mtpano_zoo.run import run
