@@ -1,8 +1,9 @@
 """Claims of panoramas by processes, so that processes started independently share the work.
 
-A claim is a lock on one byte of a file, at a place that follows from the name of the panorama. The system takes it away
-with the process, whatever ends it, and on all machines that share the folder, so no claim is ever left behind. Claims
-save time only; the labels are right without them. Where a file system has no locks, every process gets every claim.
+A claim is a lock on one byte of a file, at an offset derived from the panorama's name. The operating system releases it
+when the process ends, for whatever reason and on every machine that shares the folder, so no claim is left behind.
+Claims only save time; the labels are right without them. Without locks in the file system, every process gets every
+claim.
 """
 
 import contextlib
@@ -22,16 +23,16 @@ LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 WORLD_SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
 
 HELD = (errno.EACCES, errno.EAGAIN)
-PLACES = 2**40  # far more than panoramas that are worked on at once: two that share a place only wait for each other
+PLACES = 2**40  # far more than the panoramas in progress at once; two that share a place are merely done in turn
 
 
 class Claims:
     """The claims of one process.
 
-    The process must not open the file in any other way: the system would drop all its locks when that is closed.
+    The process must not open the file any other way: closing that handle would drop all its locks.
 
     Args:
-        path: The file, which need not exist.
+        path: The lock file; created if missing.
 
     Raises:
         OSError: If it cannot be opened, or is a symbolic link.
@@ -41,31 +42,31 @@ class Claims:
         self.path = path
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         self._file: IO[bytes] = os.fdopen(descriptor, "r+b")
-        _lock(self._file, fcntl.LOCK_SH, 0)  # says that the file is in use
+        _lock(self._file, fcntl.LOCK_SH, 0)  # marks the file as in use
 
     def take(self, name: str) -> bool:
-        """Claim a panorama; False if another process has it."""
+        """Claim a panorama; return False if another process has it."""
         return _lock(self._file, fcntl.LOCK_EX, _place(name))
 
     def release(self, name: str) -> None:
-        """Let others have a panorama."""
-        with contextlib.suppress(OSError, ValueError):  # without locks, or after the end
+        """Release the claim of a panorama."""
+        with contextlib.suppress(OSError, ValueError):  # no locks, or already closed
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(name))
 
     def close(self) -> None:
-        """Let others have everything; the last process removes the file. None may begin meanwhile."""
+        """Release all claims; the last process removes the file. No other process may start meanwhile."""
         if _lock(self._file, fcntl.LOCK_EX, 0):
             self.path.unlink(missing_ok=True)
         self._file.close()
 
 
 def in_turn(items: Sequence[T], claim: Callable[[T], bool], start: int = 0) -> Iterator[T]:
-    """Yield what no other process is at work on, and at last what others have begun, in case they have died.
+    """Yield the items that no other process works on, then those that others have claimed, in case they have died.
 
     Args:
-        items: all of them, the same in every process.
-        claim: claims one; False if another process has it.
-        start: where to begin, another place for every process.
+        items: all items, in the same order in every process.
+        claim: claims an item; returns False if another process has it.
+        start: index to start at, different in every process.
 
     Example:
         >>> list(in_turn("abcd", lambda item: item != "d", start=2))
@@ -83,7 +84,7 @@ def in_turn(items: Sequence[T], claim: Callable[[T], bool], start: int = 0) -> I
 
 
 def process_number(names: Iterable[str] = RANKS) -> int:
-    """Return the number of this process among those that torchrun or SLURM started; 0 for one alone."""
+    """Return the rank of this process under torchrun or SLURM; 0 if neither started it."""
     return _from_environment(names, 0)
 
 

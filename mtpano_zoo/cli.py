@@ -71,7 +71,7 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     if "\nOriginal Traceback" in text:  # torch puts a data worker's traceback into the message
         return text.strip().splitlines()[-1].partition(": ")[2]
-    if isinstance(error, OSError) and error.strerror and error.filename:  # without its number
+    if isinstance(error, OSError) and error.strerror and error.filename:  # leave out the error number
         return f"{error.filename}: {error.strerror}"
     return text
 
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     # Parsed by mtpano_zoo.labeling, whose options are constructor arguments, and by mtpano_zoo.generation.cli.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
     verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
-    verbs.add_parser("generate", help="make panoramas from texts, edit them, refine their poles", add_help=False)
+    verbs.add_parser("generate", help="generate panoramas from text, edit them, refine their poles", add_help=False)
     for module in (models, rooms, convert, data, quickstart):
         module.add(verbs)
     return parser

@@ -1,4 +1,4 @@
-"""Python's search for garbage, put off while there is none."""
+"""Suspend Python's garbage collector while there is no garbage to find."""
 
 import gc
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ __all__ = ("no_collection",)
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Let no garbage be collected: imports and graphs make millions of objects, all in use, that it looks at each time.
+    """Suspend garbage collection: imports and graphs create millions of live objects that every pass would scan.
 
     Example:
         >>> with no_collection():

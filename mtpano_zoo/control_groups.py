@@ -1,4 +1,4 @@
-"""The control groups of Linux that this process is in, which is how containers are limited."""
+"""The Linux control groups of this process, which limit what a container may use."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ __all__ = ("folders", "word")
 
 
 def folders(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
-    """Yield the version of the interface, 1 or 2, and the folder of every group that counts for a controller.
+    """Yield the interface version, 1 or 2, and the folder of every group that limits a controller.
 
     Args:
         root: folder that holds `proc` and `sys`.
@@ -23,7 +23,7 @@ def folders(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
             continue
         mount = root / "sys/fs/cgroup" / controllers
         path = mount / group.lstrip("/")
-        # A group shares what its parents have. In a container the path may be the host's, and only `mount` is there.
+        # The limits of the parents apply too. In a container the path may be the host's, and only `mount` exists.
         for folder in (path, *path.parents):
             yield (1 if controllers else 2), folder
             if folder == mount:
@@ -31,7 +31,7 @@ def folders(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
 
 
 def word(path: Path, number: int = 0) -> str:
-    """Return a word of a file; empty if there is none."""
+    """Return the word at an index in a file; empty if there is none."""
     try:
         return path.read_text().split()[number]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""`mtpano convert fisheye`: the image of a camera with fisheye lenses becomes a panorama, by a calibration."""
+"""`mtpano convert fisheye`: turn the image of a calibrated fisheye camera into a panorama."""
 
 import io
 import math
@@ -43,12 +43,12 @@ def read_calibration(path: str | Path) -> Calibration:
     Centre and radius are in pixels, field of view and rotation (yaw, pitch, roll) in degrees.
 
     Raises:
-        InputError: If a key is missing, unknown, or has a value of another kind or beyond its limits.
+        InputError: If a key is missing or unknown, or a value has the wrong type or is out of range.
         OSError: If the file cannot be read.
     """
     found = read_yaml(path)
     if not isinstance(found, dict) or found.keys() != {"size", "lenses"}:
-        raise InputError(f"{path} has to name `size` and `lenses`, and nothing else")
+        raise InputError(f"{path} must have the keys `size` and `lenses`, and no others")
     width, height = (int(side) for side in _numbers(found["size"], 2, f"{path}: size", "width and height"))
     if width < 1 or height < 1:
         raise InputError(f"{path}: size is the width and height of the image in pixels, not {width}, {height}")
@@ -60,7 +60,7 @@ def read_calibration(path: str | Path) -> Calibration:
 
 def _lens(entry: Any, name: str, width: int, height: int) -> Lens:
     if not isinstance(entry, Mapping) or set(entry) != set(KEYS):
-        raise InputError(f"{name} has to name {', '.join(KEYS)}, and nothing else")
+        raise InputError(f"{name} must have the keys {', '.join(KEYS)}, and no others")
     column, row = _numbers(entry["centre"], 2, f"{name}: centre", "column and row")
     (radius,) = _numbers([entry["radius"]], 1, f"{name}: radius", "pixels")
     (fov,) = _numbers([entry["fov"]], 1, f"{name}: fov", "degrees")
@@ -90,27 +90,28 @@ def convert_fisheye(
     overwrite: bool = False,
     max_pixels: int | None = None,
 ) -> float:
-    """Write the panorama that a fisheye image shows, and return the share of the sphere that no lens sees.
+    """Convert a fisheye image to a panorama, and return the share of the sphere that no lens sees.
 
-    An image of another size than the calibration's is taken for a scaled one. What no lens sees is transparent in PNG,
-    WebP and TIFF, and black in JPEG, whose tags say that it is a panorama.
+    An image whose size differs from the calibration's is assumed to be scaled. Areas that no lens sees are transparent
+    in PNG, WebP and TIFF, and black in JPEG. Only JPEG files get GPano tags that mark them as panoramas.
 
     Args:
-        image: Every lens in one file.
+        image: Image file that shows all lenses.
         calibration: See `read_calibration`.
-        out: A new file; its suffix says its format.
-        rows: Rows of the panorama; by default it is as dense as the image.
+        out: File to write; its suffix sets the format.
+        rows: Rows of the panorama. If omitted, it is as dense as the image.
         overwrite: Replace the file if it exists.
-        max_pixels: The most that image and panorama may have; `limits.max_pixels()` by default.
+        max_pixels: Largest allowed number of pixels of image and panorama; `limits.max_pixels()` by default.
 
     Raises:
         FileExistsError: If the file exists and `overwrite` is false.
-        InputError: If the image has another shape than the calibration, the suffix is unknown, or `rows` is below 2.
+        InputError: If the image has another aspect ratio than the calibration, the suffix is unknown, or `rows` is
+            below 2.
         OSError: If a file cannot be read or written.
     """
     out = Path(out)
     if out.suffix.lower() not in OUTPUTS:
-        raise InputError(f"{out} has to end in {', '.join(OUTPUTS)}")
+        raise InputError(f"{out} must end in one of {', '.join(OUTPUTS)}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} already exists: choose another name, or overwrite it")
     pixels = decode_image(read_file(image), str(image), max_pixels).pixels

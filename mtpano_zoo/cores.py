@@ -10,10 +10,10 @@ __all__ = ("available_cores",)
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Return the number of cores that the affinity of this process and the quotas of its control groups leave, >= 1.
+    """Return the number of cores, at least 1, that the CPU affinity and the control-group quotas of this process allow.
 
-    A container with a quota of two cores on a machine of 64 sees 64: that many threads wait for one another most of
-    the time. A quota of 1.5 cores counts as one.
+    A container with a quota of two cores on a 64-core machine sees all 64, and that many threads would mostly wait for
+    one another. A quota of 1.5 cores counts as one.
 
     Args:
         root: folder that holds `proc` and `sys`.
@@ -22,13 +22,13 @@ def available_cores(root: Path = Path("/")) -> int:
         >>> 1 <= available_cores() <= os.cpu_count()
         True
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, int(min([cores, *_quotas(root)])))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the quota of every control group that this process is in, in cores; both versions of the interface."""
+    """Yield the quota, in cores, of every control group of this process, in either version of the interface."""
     for version, folder in folders(root, "cpu"):
         if version == 1:
             yield from _ratio(word(folder / "cpu.cfs_quota_us"), word(folder / "cpu.cfs_period_us"))

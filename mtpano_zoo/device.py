@@ -8,16 +8,16 @@ __all__ = ("check_device",)
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse a device that is not there before gigabytes are loaded.
+    """Refuse an unavailable device before gigabytes are loaded.
 
     Raises:
-        InputError: If it is no device, or cannot be used here.
+        InputError: If it is not a device, or cannot be used here.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
-        if isinstance(error, NotImplementedError | ImportError):  # whose text is a page about operators
+        if isinstance(error, NotImplementedError | ImportError):  # their text is a page about operators
             reason = "this PyTorch was built without it"
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         usable = "cpu" if found is None else f"cpu or {found.type}"

@@ -37,18 +37,19 @@ def export_scene(
     nadir: float = 0.0,
     one_scale: bool = False,
 ) -> int:
-    """Write a folder of results as a scene of COLMAP, see `mtpano_zoo.export.colmap.ColmapWriter`.
+    """Write a folder of results as a COLMAP scene, see `mtpano_zoo.export.colmap.ColmapWriter`.
 
-    Panoramas are read with the options that `mtpano run` was given, and results of crops are placed on the sphere.
+    Panoramas are read with the options of the `mtpano run` that made the results. Results of crops are placed on the
+    sphere.
 
     Args:
-        results: a folder that `mtpano run` has written.
+        results: a folder written by `mtpano run`.
         images: the folder of its panoramas.
-        out: a new folder. It appears when it is complete.
-        poses: an `images.txt` of COLMAP with a pose for every panorama; without it, all are at the origin.
-        views: 6 or 12 perspective views in place of every panorama.
-        size: rows and columns of a view.
-        nadir: degrees from straight down that the mask leaves out.
+        out: a new folder. It appears only when it is complete.
+        poses: a COLMAP `images.txt` with a pose for every panorama. If omitted, all are at the origin.
+        views: write 6 or 12 perspective views in place of every panorama. If omitted, write the panoramas.
+        size: rows and columns of a view, see `mtpano_zoo.export.colmap.default_size`.
+        nadir: degrees from straight down within which the masks leave everything out.
         one_scale: multiply the distances of each panorama by a factor, so that they agree with one another and with the
             unit of the poses, see `mtpano_zoo.export.one_scale`; `scales.json` keeps the factors.
 
@@ -57,8 +58,8 @@ def export_scene(
 
     Raises:
         FileExistsError: If `out` exists and is not empty.
-        InputError: If there is no result, a panorama or a pose is missing, a file is damaged or of another image, no
-            pixel has a distance, or an option is out of range.
+        InputError: If there is no result, a panorama or a pose is missing, a file is damaged or belongs to another
+            image, no pixel has a distance, or an option is out of range.
         OSError: If a file cannot be read or written.
     """
     results, out = Path(results), Path(out)
@@ -67,9 +68,9 @@ def export_scene(
     known = None if poses is None else read_poses(poses)
     found = _matched(results, Path(images))
     if known is not None and (missing := [name for name in found if name not in known]):
-        raise InputError(f"{poses} has no pose of {missing[0]}, which is in {results}: add it, or leave the poses out")
+        raise InputError(f"{poses} has no pose for {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:
-        raise InputError("one scale for all panoramas needs their poses: pass an images.txt of COLMAP")
+        raise InputError("one scale for all panoramas needs their poses: pass a COLMAP images.txt")
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         writer = ColmapWriter(temporary, len(found), views, size, nadir)
@@ -90,16 +91,16 @@ def export_scene(
 def _matched(results: Path, images: Path) -> dict[str, Path]:
     """Return the panorama of every result, by the name of the result."""
     if not results.is_dir():
-        raise InputError(f"{results} is no folder: name one that `mtpano run` has written")
+        raise InputError(f"{results} is not a folder: name one that `mtpano run` has written")
     if not images.is_dir():
-        raise InputError(f"{images} is no folder: name the one with the panoramas of the results")
+        raise InputError(f"{images} is not a folder: name the one with the panoramas of the results")
     ending = output_paths(results, "x", ("depth",))["depth_metres"].name.removeprefix("x")
     stems = {path.relative_to(results).as_posix().removesuffix(ending) for path in sorted(results.rglob(f"*{ending}"))}
     if not stems:
         raise InputError(f"{results} has no distances (*{ending}): name a folder that `mtpano run` has written")
     named = {target.relative_to(results).as_posix(): image for image, target in find_images([images], results).items()}
     if missing := sorted(stems - named.keys()):
-        raise InputError(f"{images} has no panorama named {missing[0]}, of which {results} has results")
+        raise InputError(f"{images} has no panorama named {missing[0]}, but {results} has results for it")
     return {name: named[name] for name in sorted(stems)}
 
 
@@ -109,16 +110,16 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
     classes = manifest.get("model", {}).get("classes") or []
     options = manifest.get("options", {})
     reading = cast("Reading", {key: options[key] for key in Reading.__annotations__ if key in options})
-    reading["force"] = True  # the run has asked whether it is a panorama
+    reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
         paths = output_paths(results, name, ("semseg", "depth", "normals"))
         if name in records and records[name] is None:
             raise InputError(
-                f"{results} has unfinished results of {image}: finish them by `mtpano run`, or remove "
+                f"{results} has unfinished results for {image}: finish them with `mtpano run`, or remove "
                 f"{paths['depth_metres']}"
             )
         if name in records and records[name] != hashlib.sha256(read_file(image)).hexdigest():
-            raise InputError(f"{image} is not the image that {results} has results of: it has changed since")
+            raise InputError(f"{image} has changed since the results in {results} were made")
         panorama, depth = load_panorama(image, **reading), _decoded(paths["depth_metres"], decode_npy)
         normals = sky = None
         if paths["normals"].exists():

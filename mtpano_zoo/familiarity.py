@@ -1,7 +1,8 @@
 """Whether a picture looks like what a network was trained on.
 
-Outputs do not tell: a network that only knows rooms is as sure of a street as of a room. The deepest features of its
-encoder do, to a degree: their means over the sphere are compared, channel by channel, with those of training images.
+The outputs do not show it: a network that only knows rooms is as confident about a street as about a room. The deepest
+features of its encoder show it to some degree, so their means over the sphere are compared, channel by channel, with
+those of training images.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ("check_familiarity", "doubts", "encoder_of", "fit_familiarity", "mean_features", "strangeness")
 
-SIZE = (128, 256)  # what is strange in a picture is seen in a small one, for a tenth of the time
-MARGIN = 1.05  # between the strangest of the held-out images and the limit
-LARGEST = 1e9  # of a number in a card: float32 computes with it
-SMALLEST = 1e-6  # spread of a channel, of which the network makes nothing
+SIZE = (128, 256)  # a small image shows what is strange just as well, in a tenth of the time
+MARGIN = 1.05  # factor between the strangest held-out image and the limit
+LARGEST = 1e9  # bound on the numbers in a card, safe in float32
+SMALLEST = 1e-6  # lower bound on the spread of a channel, which may be constant
 
 
 def encoder_of(network: nn.Module) -> "Encoder":
-    """Return the encoder of a network, whose features stand for what it sees.
+    """Return the encoder of a network, whose features are compared.
 
     Raises:
         InputError: If the network has no `Encoder`.
@@ -36,7 +37,9 @@ def encoder_of(network: nn.Module) -> "Encoder":
     part = getattr(network, "encoder_part", None)
     encoder = None if part is None else network.get_submodule(part)
     if not isinstance(encoder, Encoder):
-        raise InputError(f"{type(network).__name__} has no Encoder, whose features are compared: name another network")
+        raise InputError(
+            f"{type(network).__name__} has no Encoder whose features could be compared: choose another network"
+        )
     return encoder
 
 
@@ -60,10 +63,10 @@ def mean_features(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:
-    """Return how far features (B, C) are from those of training images: root mean square of standard deviations (B,).
+    """Return how far features (B, C) are from those of training images (B,): the root mean square of their z-scores.
 
     Raises:
-        InputError: If these have another number of channels.
+        InputError: If the training images' features have another number of channels.
 
     Example:
         >>> strangeness(torch.tensor([[1.0, 5.0]]), {"mean": [1.0, 1.0], "spread": [2.0, 2.0]}).round(decimals=3)
@@ -75,22 +78,22 @@ def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:
 
 
 def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, Any]:
-    """Return what `card["familiarity"]` of a network holds.
+    """Return the value of `card["familiarity"]` for a network.
 
     Args:
-        network: Has an `Encoder`, in evaluation mode.
-        images: Panoramas (3, H, W) in [0, 1] as it was trained on.
-        held_out: Others of the kind, none of which is to be called strange.
+        network: A network with an `Encoder`, in evaluation mode.
+        images: Panoramas (3, H, W) in [0, 1] like those it was trained on.
+        held_out: Other panoramas of the same kind, none of which may count as strange.
 
     Returns:
-        `mean` and `spread` of each channel, and `limit`, the strangeness from which on a picture is doubted.
+        `mean` and `spread` of each channel, and `limit`, the strangeness above which an image is doubted.
 
     Raises:
-        InputError: If the network has no encoder, or there are fewer than two images of a set.
+        InputError: If the network has no encoder, or a set has fewer than two images.
     """
     seen, others = ([mean_features(network, image[None]) for image in some] for some in (images, held_out))
     if min(len(seen), len(others)) < 2:
-        raise InputError("familiarity needs two images to learn from and two held-out ones at least")
+        raise InputError("familiarity needs at least two images to learn from and two held-out ones")
     features = torch.cat(seen)
     known = {"mean": features.mean(0), "spread": features.std(0).clamp(min=SMALLEST)}
     rounded = {key: [float(f"{value:.4g}") for value in values.tolist()] for key, values in known.items()}
@@ -99,10 +102,10 @@ def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iter
 
 
 def check_familiarity(known: Any, network: nn.Module, source: object) -> None:
-    """Refuse what the card of a network says about familiarity if it is not what `fit_familiarity` returns for it.
+    """Refuse a familiarity entry of a network's card that does not have the form that `fit_familiarity` returns.
 
     Raises:
-        InputError: If it is not, or the network has no encoder or one with another number of channels.
+        InputError: If it has another form, or the network has no encoder or one with another number of channels.
     """
     fits = isinstance(known, Mapping) and {"mean", "spread", "limit"} <= known.keys()
     if fits:
@@ -113,15 +116,15 @@ def check_familiarity(known: Any, network: nn.Module, source: object) -> None:
         fits = fits and min(lists[1]) >= SMALLEST and known["limit"] > 0
     if not fits:
         raise InputError(
-            f"{source} has a card whose familiarity is not `mean` and `spread`, lists of equally many numbers, and "
-            "`limit`, of which spread and limit are positive: leave it out or fit it again"
+            f"{source} has a card whose familiarity does not hold `mean` and `spread`, two lists of equal length, and "
+            "`limit`, a number, with positive spread and limit: leave it out or fit it again"
         )
     try:
         channels = encoder_of(network).channels
     except InputError as error:
         raise InputError(
-            f"{source} has a card with familiarity, but {type(network).__name__} has no Encoder, of whose features it "
-            "would be: leave it out"
+            f"{source} has a card with familiarity, but {type(network).__name__} has no Encoder whose features it "
+            "could describe: leave it out"
         ) from error
     _check_channels(known, channels, source)
 
@@ -129,25 +132,25 @@ def check_familiarity(known: Any, network: nn.Module, source: object) -> None:
 def _check_channels(known: Mapping[str, Any], channels: int, source: object) -> None:
     if len(known["mean"]) != channels:
         raise InputError(
-            f"{source} has a card whose familiarity is of {len(known['mean'])} channels, but the encoder has "
+            f"{source} has a card whose familiarity has {len(known['mean'])} channels, but the encoder has "
             f"{channels}: leave it out or fit it again"
         )
 
 
 def doubts(network: nn.Module, images: Tensor, whole: Sequence[bool]) -> list[tuple[str, ...]]:
-    """Return what speaks against trusting the maps of panoramas, in sentences; mostly nothing.
+    """Return reasons not to trust the maps of each panorama, as sentences; usually none.
 
-    Whether an image is a panorama at all is asked when its file is read: see `mtpano_zoo.image_io.doubts`.
+    Whether an image is a panorama at all is checked when its file is read: see `mtpano_zoo.image_io.doubts`.
 
     Args:
-        network: Of the zoo; without `card["familiarity"]`, nothing is doubted.
-        images: As the network sees them (B, 3, H, W), in [0, 1].
-        whole: Whether an image shows all of the sphere; those that do not are not judged.
+        network: A network of the zoo; without `card["familiarity"]`, nothing is doubted.
+        images: Panoramas (B, 3, H, W) in [0, 1], as the network sees them.
+        whole: Whether each image shows the whole sphere; those that do not are not judged.
 
     Raises:
         InputError: If the card does not fit the network.
     """
-    network = getattr(network, "network", network)  # what was prepared for inference holds it
+    network = getattr(network, "network", network)  # one prepared for inference wraps the original
     known = (getattr(network, "card", None) or {}).get("familiarity")
     if not known or not any(whole):
         return [()] * len(images)

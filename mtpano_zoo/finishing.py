@@ -1,4 +1,4 @@
-"""From the maps that a network returns, at its own size, to those of a prediction, at the size of the panorama."""
+"""Turn the maps that a network returns, at its own size, into those of a prediction, at the size of the panorama."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
@@ -27,7 +27,7 @@ __all__ = (
 
 NadirMask: TypeAlias = float | Literal["auto"]
 
-DISC_MARGIN = 1.0  # degrees; where a disc's border was found, it was 0.8 off at most
+DISC_MARGIN = 1.0  # degrees; detected borders of discs were off by 0.8 at most
 
 
 def geometric(maps: Mapping[str, Any]) -> list[str]:
@@ -41,7 +41,7 @@ def geometric(maps: Mapping[str, Any]) -> list[str]:
 
 
 def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
-    """Replace the two columns on either side of the seam by the straight line between the third ones, row by row.
+    """Replace the two columns on either side of the seam by linear interpolation between the third ones, row by row.
 
     Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
     are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
@@ -56,7 +56,7 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
         directions = MAIN_TASKS[task].kind == "direction"
         values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
         ends = values[..., [-3, 2]]
-        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # values that are not finite stay so in the line
+        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # non-finite ends keep the line non-finite
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
         for step, column in enumerate((-2, -1, 0, 1), start=1):
@@ -67,7 +67,7 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
 
 
 def check_nadir(mask_nadir: NadirMask) -> None:
-    """Refuse an angle around the nadir that is none.
+    """Refuse an invalid angle around the nadir.
 
     Raises:
         InputError: If it is neither "auto" nor from 0 to 90.
@@ -80,7 +80,7 @@ def check_nadir(mask_nadir: NadirMask) -> None:
 
 
 def nadir_angle(mask_nadir: NadirMask, image: NDArray[np.uint8]) -> float:
-    """Return how many degrees from straight down have no value in the maps of a panorama (H, W, 3).
+    """Return the angle from straight down, in degrees, within which the maps of a panorama (H, W, 3) have no value.
 
     Example:
         >>> nadir_angle(20, np.zeros((256, 512, 3), np.uint8)), nadir_angle("auto", np.zeros((256, 512, 3), np.uint8))
@@ -111,7 +111,7 @@ def unseen_removed(task: str, values: NDArray[Any], seen: NDArray[np.bool_], cla
     """Return a finished map (H, W, ...) with no value where nothing was seen (H, W); `classes` is their number."""
     if MAIN_TASKS[task].kind != "classes":
         values[~seen] = 0
-    elif classes <= NO_LABEL:  # more classes leave no number for no label
+    elif classes <= NO_LABEL:  # with more classes, 255 is a class
         values[~seen] = NO_LABEL
     return values
 

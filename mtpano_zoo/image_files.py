@@ -19,7 +19,7 @@ RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 
 
 class FoundFiles(NamedTuple):
-    """Result of a search: every image with the path of its results, and why other files are no images."""
+    """Result of a search: every image with the path of its results, and why other files are not images."""
 
     images: dict[Path, Path]
     passed_over: dict[Path, str]
@@ -50,7 +50,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
 
 
 def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
-    """Do what `find_images` does, and also return the files in folders and patterns that are no images, and why.
+    """Do what `find_images` does, and also return which files in folders and patterns are not images, and why.
 
     Hidden files, and results in `out`, are not listed.
 
@@ -73,7 +73,7 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}
         if not found:
             videos = [path for path in reasons if path.suffix.lower() in VIDEO_SUFFIXES]
-            hint = f"; videos have to be named, as in {videos[0]}" if videos else ""
+            hint = f"; name videos themselves, as in {videos[0]}" if videos else ""
             raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
         for path in found:
             roots.setdefault(path, source)
@@ -82,14 +82,14 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
     jobs: dict[Path, Path] = {}
     taken: set[str] = set()
     for image, name in _names(roots).items():
-        if name not in taken:  # a name that is taken is the same image under another path
+        if name not in taken:  # a taken name belongs to the same image under another path
             taken.add(name)
             jobs[image] = out / name
     return FoundFiles(jobs, passed_over)
 
 
 def check_present(images: Iterable[Path]) -> None:
-    """Refuse images of which none is there; one among others is reported when its turn comes.
+    """Refuse images if none of them exists; a single missing one is reported when its turn comes.
 
     Raises:
         FileNotFoundError: If none of them exists.
@@ -100,7 +100,7 @@ def check_present(images: Iterable[Path]) -> None:
 
 
 def is_video(path: Path) -> bool:
-    """Whether the content of a file is that of a video; False if it cannot be read."""
+    """Return whether a file holds a video, judged by its content; False if it cannot be read."""
     try:
         with path.open("rb") as file:
             return formats.is_video(file.read(12))
@@ -109,9 +109,9 @@ def is_video(path: Path) -> bool:
 
 
 def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, str]) -> Iterator[Path]:
-    """Yield images and folders, instead of the patterns and lists that name them.
+    """Yield images and folders in place of the patterns and lists that name them.
 
-    Files that a pattern matches beside images are added to `passed_over`, with the reason.
+    Other files that a pattern matches besides images are added to `passed_over`, with the reason.
     """
     for source in sources:
         text, path = str(source), Path(source)
@@ -119,19 +119,19 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
             lines = Path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
-                raise InputError(f"{text[1:]} names no image: write a path into each line")
+                raise InputError(f"{text[1:]} names no image: write one path per line")
             if inner := next((line for line in named if line.startswith("@") and not Path(line).exists()), None):
                 raise InputError(f"{text[1:]} names the list {inner}: write the images of that list into this one")
             yield from _expanded(named, out, passed_over)
         elif glob.has_magic(text) and not _exists(path):
             results = _results_below(Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)), out)
             matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute ones too
-            # `**` follows a link to a folder above it again and again: the shortest way to a file counts.
+            # `**` follows a link to a parent folder again and again, so only the shortest path to a file is kept.
             matches.sort(key=lambda match: -len(match.parts))
             once = {Path(os.path.realpath(match)): match for match in matches}
             found = sorted(match for real, match in once.items() if results not in (real, *real.parents))
             if not found:
-                raise InputError(f"nothing matches {text}: check the pattern, or put it into quotes")
+                raise InputError(f"nothing matches {text}: check the pattern, or put it in quotes")
             images = [match for match in found if match.suffix.lower() in IMAGE_SUFFIXES]
             others = sorted(set(found) - set(images)) if images else ()
             reasons = {match: _reason_against(match) for match in others if not _is_folder(match)}
@@ -142,7 +142,7 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
 
 
 def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield the files of a folder and its sub-folders in order, and why they are no images, or None."""
+    """Yield the files of a folder and its sub-folders in order, each with the reason why it is no image, or None."""
     results = _results_below(folder, out)
     entered: set[str] = set()
     files: list[Path] = []
@@ -159,15 +159,15 @@ def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
 
 
 def _results_below(folder: Path, out: Path) -> Path | None:
-    """Return the folder of results if it is below a folder that is searched: it holds what earlier runs wrote."""
+    """Return the folder of results if it is below a searched folder, since it holds what earlier runs wrote."""
     return out.resolve() if folder.resolve() in out.resolve().parents else None
 
 
 def _reason_against(path: Path) -> str | None:
-    """Return why a file in a folder is not taken for an image."""
+    """Return why a file in a folder is not treated as an image; None if it is one."""
     suffix = path.suffix.lower()
     if not path.is_file():
-        return "a link to nothing" if path.is_symlink() else "not a file"
+        return "a broken link" if path.is_symlink() else "not a file"
     if suffix in IMAGE_SUFFIXES:
         return None
     if suffix in VIDEO_SUFFIXES:

@@ -3,7 +3,7 @@
 A straight edge of the world lies on a great circle of the panorama. The normal of that circle is orthogonal to the
 direction of the edge, so the normals of all vertical edges are orthogonal to up. The search is for the direction that
 most edges agree with, in a world of three orthogonal directions (J. Coughlan and A. Yuille, "Manhattan World", ICCV
-1999). It needs no network: one that was trained with upright cameras says upright whatever it sees.
+1999). No network is used: one trained on upright cameras answers "upright" whatever it sees.
 """
 
 import math
@@ -22,17 +22,17 @@ __all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
 LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
 EDGE_ROWS = 256  # rows in which edges are looked for
-MARGIN = 2  # pixels around what was not seen that its darkness reaches
+MARGIN = 2  # pixels around unseen areas that their darkness affects
 WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
 EDGES = 12000  # the strongest pixels; most rooms have fewer that are edges
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
-BIN = 2.0  # degrees: circles this close are one line, which counts with the root of its pixels
+BIN = 2.0  # degrees: circles this close are one line, weighted by the square root of its pixels' weights
 TOLERANCE = 2.0  # degrees between an edge and the direction that it agrees with
 FINE_TOLERANCES = (3.0, 2.0, 1.5, 1.0, 1.0, 1.0)
 STEP = 2.0  # degrees between directions that are tried
 APART = 6.0  # degrees within which only the best direction is a candidate
 PEAKS = 12  # candidates whose horizontal partners are looked for
-MIN_GAIN = 1.5  # agreement of up over that of the average direction, below which nothing is said
+MIN_GAIN = 1.5  # ratio of up's agreement to the average direction's, below which up is unknown
 
 
 def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
@@ -42,7 +42,7 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
 
     Args:
         image: RGB (3, H, W) in [0, 1], equirectangular.
-        seen: False (H, W), of any size, where no camera looked: the borders of a crop are no edges of the world.
+        seen: Mask (H, W) of any size, false where no camera looked: borders of a crop are not edges of the world.
 
     Raises:
         InputError: If the image is not (3, H, W).
@@ -60,7 +60,7 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
         tensor = torch.where(beside > 0, 0, tensor)
     found = [_lines(*_edges(tensor, window)) for window in WINDOWS]
     circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
-    if weights.sum() < 1e-3 * image[0].numel():  # roundings of an image without edges
+    if weights.sum() < 1e-3 * image[0].numel():  # rounding errors of an image without edges
         return None
     directions = _cone()
     agreement = _agreement(directions, circles, weights)
@@ -91,7 +91,7 @@ def levelling_rotation(up: Tensor | None) -> Tensor | None:
     x, y, z = up.tolist()
     if y > 1 - 1e-6:  # upside down: any axis will do
         return torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
-    cross = torch.tensor([[0.0, x, 0.0], [-x, 0.0, -z], [0.0, z, 0.0]])  # of the axis between both directions
+    cross = torch.tensor([[0.0, x, 0.0], [-x, 0.0, -z], [0.0, z, 0.0]])  # cross-product matrix of the rotation axis
     turn: Tensor = torch.eye(3) + cross.T + cross @ cross / (1 - y)
     return turn
 
@@ -166,7 +166,7 @@ def _cone() -> Tensor:
 
 
 def _agreement(directions: Tensor, circles: Tensor, weights: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Return which share (...) of the lines may run in directions (..., 3): those whose circles pass through them."""
+    """Return the share (...) of lines that may run in directions (..., 3): those whose circles pass through them."""
     width = math.sin(math.radians(tolerance))
     return torch.exp(-((directions @ circles.T / width) ** 2) / 2) @ weights / weights.sum()
 

@@ -1,7 +1,7 @@
 """Limits on what a file may unpack to, all derived from one number of pixels.
 
 A few kilobytes can claim to be gigabytes, and unpack to them. The claimed size is therefore checked before anything
-is decoded. The limit is `DEFAULT_MAX_PIXELS`, which the environment variable `MTPANO_MAX_PIXELS` replaces.
+is decoded. The limit is `DEFAULT_MAX_PIXELS`, unless the environment variable `MTPANO_MAX_PIXELS` sets another.
 """
 
 import os
@@ -49,9 +49,9 @@ def max_pixels() -> int:
 
 
 def max_bytes(per_pixel: float) -> int:
-    """Return how many bytes a file may have, given its bytes per pixel of the largest image.
+    """Return how many bytes a file may have, given the bytes allowed per pixel of the largest image.
 
-    `MTPANO_MAX_PIXELS` raises this limit but does not lower it: a file of few pixels also holds other things.
+    `MTPANO_MAX_PIXELS` raises this limit but does not lower it: a file with few pixels also holds other things.
 
     Example:
         >>> max_bytes(3) == 3 * max_pixels()
@@ -70,7 +70,7 @@ def check_pixels(height: int, width: int, name: str, limit: int | None = None) -
         limit: Pixels; `max_pixels()` by default.
 
     Raises:
-        InputError: If it has more pixels than that.
+        InputError: If it has more pixels.
 
     Example:
         >>> check_pixels(512, 1024, "room.jpg")
@@ -95,7 +95,7 @@ def check_bytes(size: int, limit: int, name: str) -> None:
         name: Opens the error message.
 
     Raises:
-        InputError: If it has more bytes than that.
+        InputError: If it has more bytes.
 
     Example:
         >>> check_bytes(300, 200, "a.png")

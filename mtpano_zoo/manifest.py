@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 
 
 def describe_model(network: nn.Module, name: str | None = None) -> dict[str, Any]:
-    """Return everything that decides a network's predictions as plain data, plus `name` for people to read.
+    """Return everything that determines a network's predictions as plain data, plus `name` for people to read.
 
     The weights are identified by a SHA-256 hash over names, shapes, types and values, which does not depend on the
     device.
@@ -67,12 +67,12 @@ def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is not a manifest of this package: choose another folder.") from error
     if found != form:
-        raise InputError(f"{path} is of the format {found!r}, not {form!r}: choose another folder.")
+        raise InputError(f"{path} has the format {found!r}, not {form!r}: choose another folder.")
     return dict(manifest)
 
 
 def claim_folder(root: Path, manifest: Mapping[str, Any], advice: str) -> None:
-    """Make a folder with a manifest, or see that it has the same one; several processes may do so at once.
+    """Create a folder with a manifest, or check that it has the same one; several processes may do so at once.
 
     Args:
         root: The folder.
@@ -80,13 +80,13 @@ def claim_folder(root: Path, manifest: Mapping[str, Any], advice: str) -> None:
         advice: See `check_settings`.
 
     Raises:
-        InputError: If it holds something else.
+        InputError: If it holds something else, or is a file.
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file: choose a folder")
     form, wanted = manifest["format"], json.loads(json.dumps(manifest))
     filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
-    known = read_manifest(root, form)  # after the look: another process of the same run may have begun just now
+    known = read_manifest(root, form)  # read after listing: another process of the same run may have just begun
     if filled and known is None:
         raise InputError(f"{root} holds files but no manifest.json: choose a new folder")
     if known is None:
@@ -160,6 +160,6 @@ def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any
 
 
 def _short(value: Any) -> str:
-    """Return a value as text for a message, long ones cut."""
+    """Return a value as text for a message, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]}..."

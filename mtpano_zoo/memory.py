@@ -1,4 +1,4 @@
-"""The main memory that this process may still take."""
+"""The main memory that is still available to this process."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,32 +7,32 @@ from mtpano_zoo.control_groups import folders, word
 
 __all__ = ("available_memory",)
 
-FILES = {  # of a control group, by version: what it may take, what it takes, and what of that are copies of files
+FILES = {  # of a control group, by version: its limit, its usage, and which parts of the usage are cached files
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
 }
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Return the bytes that the machine has free, with swap, or fewer if the control groups of this process leave less.
+    """Return the free bytes of the machine, swap included, or fewer if the control groups of this process leave less.
 
-    A container with a limit of 8 GB on a machine of 64 sees 64, and is ended when it takes more than 8.
+    A container with a limit of 8 GB on a machine with 64 GB sees 64, and is killed when it uses more than 8.
 
     Args:
         root: folder that holds `proc` and `sys`.
     """
-    import psutil  # of the extra `generation`
+    import psutil  # from the extra `generation`
 
     free: int = psutil.virtual_memory().available + psutil.swap_memory().free
     return max(0, min([free, *_left(root)]))
 
 
 def _left(root: Path) -> Iterator[int]:
-    """Yield what every control group has left; copies of files give way when memory is needed."""
+    """Yield the bytes that every control group has left; cached files give way when memory is needed."""
     for version, folder in folders(root, "memory"):
         limit, usage, copies = FILES[version]
         most, taken = word(folder / limit), word(folder / usage)
-        if most.isdecimal() and taken.isdecimal():  # without a limit it is `max`, or in version 1 beyond any machine
+        if most.isdecimal() and taken.isdecimal():  # "no limit" is `max`, or in version 1 a number beyond any machine
             yield int(most) - int(taken) + sum(_copies(folder / "memory.stat", copies))
 
 

@@ -74,10 +74,10 @@ def check_destination(path: Path, format: str, overwrite: bool) -> None:
 
 
 def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputError:
-    """Return the error that ends a command which wrote all but some samples.
+    """Return the error of a command that wrote all but some samples.
 
     Args:
-        sentences: Why each of them was left out; the first ten are shown.
+        sentences: Why each sample was left out; the first ten are shown.
         total: Number of samples.
         folder: Where the other results are.
 

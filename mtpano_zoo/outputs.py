@@ -14,7 +14,7 @@ __all__ = ("check_precision", "check_range", "main_outputs", "weight_type")
 def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
     """Run a network on images (B, 3, H, W) in [0, 1] and return only the maps of its tasks, in float32.
 
-    Where the network has masks of several ranges, `valid` is that of `max_distance`.
+    If the network has masks for several ranges, `valid` is the mask for `max_distance` metres.
     """
     options: dict[str, object] = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
     if max_distance is not None:
@@ -24,11 +24,11 @@ def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None =
 
 
 def check_range(ranges: Sequence[float], max_distance: float | None) -> int:
-    """Return the number of the mask with a range, the last one by default.
+    """Return the index of the mask for a range.
 
     Args:
-        ranges: those that the network has, in metres; none without masks.
-        max_distance: the range that is asked for.
+        ranges: ranges of the network's masks in metres; empty if it has none.
+        max_distance: the wanted range in metres. If omitted, the last one.
 
     Raises:
         InputError: If no mask has this range.
@@ -47,7 +47,7 @@ def check_range(ranges: Sequence[float], max_distance: float | None) -> int:
 
 
 def weight_type(network: nn.Module) -> torch.dtype:
-    """Return the type of images that a network takes: that of its weights, unless it converts them itself.
+    """Return the dtype of the images that a network takes: that of its weights, unless it converts the images itself.
 
     Example:
         >>> weight_type(nn.Conv2d(3, 8, 3).half())
@@ -59,7 +59,7 @@ def weight_type(network: nn.Module) -> torch.dtype:
 
 
 def check_precision(network: nn.Module, precision: str) -> None:
-    """Refuse bfloat16 for a network in a precision of its own, as after `network.half()`.
+    """Refuse bfloat16 for a network whose weights have another precision, as after `network.half()`.
 
     Raises:
         InputError: If its weights are neither float32 nor bfloat16.

@@ -33,8 +33,8 @@ def cloud(
     Args:
         image: RGB (H, W, 3).
         depth: metres (H, W), 0 = no value.
-        normals: (H, W, 3); by default those of the surface through the points, towards the camera.
-        stride: use every so many rows and columns.
+        normals: (H, W, 3). If omitted, they are those of the surface through the points, towards the camera.
+        stride: use every `stride`-th row and column.
         edge: see `clean_points`.
         nadir: see `clean_points`.
 
@@ -59,13 +59,13 @@ def cloud(
 
 
 def clean_points(depth: NDArray[np.float32], edge: float | None = None, nadir: float = 0.0) -> NDArray[np.bool_]:
-    """Return the pixels (H, W) of a panorama that have a distance, without edges and the place below the camera.
+    """Return which pixels (H, W) of a panorama have a distance, without edges and the area below the camera.
 
     Args:
         depth: metres (H, W), 0 = no value.
-        edge: leave out pixels beside which the distance is this many times larger or smaller, left and right across the
-            seam and above and below: there it is a mixture of two surfaces, and its points float between them.
-        nadir: leave out what is less than so many degrees from straight down, where a tripod stands.
+        edge: leave out pixels where the distance differs from a neighbour's by more than this factor, above and below
+            or left and right, across the seam too: they mix two surfaces, and their points float between them.
+        nadir: leave out pixels less than this many degrees from straight down, where a tripod stands.
 
     Raises:
         InputError: If the ratio is not above 1, or the angle not from 0 to 180.
@@ -88,13 +88,13 @@ def clean_points(depth: NDArray[np.float32], edge: float | None = None, nadir: f
             steep = np.abs(np.roll(logarithm, -1, axis) - logarithm) > np.log(edge)
             steep &= valid & np.roll(valid, -1, axis)
             if axis == 0:
-                steep[-1] = False  # the lowest row is no neighbour of the highest
+                steep[-1] = False  # the lowest row does not touch the highest
             kept &= ~(steep | np.roll(steep, 1, axis))
     return kept & beyond_nadir(len(depth), nadir)[:, None]
 
 
 def beyond_nadir(height: int, degrees: float) -> NDArray[np.bool_]:
-    """Return the rows (H,) of a panorama that are at least so many degrees from straight down.
+    """Return which rows (H,) of a panorama are at least `degrees` from straight down.
 
     Example:
         >>> beyond_nadir(4, 50).tolist()  # the lowest row is 22.5 degrees off

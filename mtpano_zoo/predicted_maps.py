@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ("SCENES", "WRITERS", "Prediction", "output_paths")
 
-SCENES = {"ply": "points.ply", "glb": "mesh.glb"}  # ends of the names of files with three dimensions
+SCENES = {"ply": "points.ply", "glb": "mesh.glb"}  # file name endings of 3D files
 
 
 def output_paths(
@@ -66,9 +66,9 @@ class Prediction:
         palette: Class colours (N, 3) uint8.
         up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` was asked to level the
             panorama and found a clear direction, or if its file says how the camera was tilted.
-        heading: Compass heading of the centre of the image, in degrees clockwise from north, if its file says it.
-        window: Where the image lies on the sphere, if it is a part of it only.
-        doubts: What speaks against trusting the maps, in sentences, see `mtpano_zoo.familiarity`.
+        heading: Compass heading of the image centre, in degrees clockwise from north, if its file states it.
+        window: Where the image lies on the sphere, if it covers only part of it.
+        doubts: Reasons not to trust the maps, as sentences, see `mtpano_zoo.familiarity`.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
@@ -106,7 +106,7 @@ class Prediction:
             raise InputError(f"{len(self.classes)} classes need as many colours, not {len(self.palette)}")
         if self.semseg is not None:
             labels: list[int] = []
-            for row in self.semseg:  # the labelled pixels of a whole map would be a copy of it
+            for row in self.semseg:  # row by row, because selecting from the whole map would copy it
                 labelled = row[row != NO_LABEL] if len(self.classes) <= NO_LABEL else row
                 labels += [int(labelled.min()), int(labelled.max())] if labelled.size else []
             low, high = min(labels, default=0), max(labels, default=-1)
@@ -162,7 +162,7 @@ class Prediction:
     ) -> Iterator[Path]:
         """Do the work of `save` file by file, and yield the path of each when it is complete.
 
-        `depth_range` is that of `figure`. `scenes` are keys of `SCENES`: what `export` writes, with its `stride`.
+        `depth_range` is as in `figure`. `scenes`, keys of `SCENES`, are written by `export` with `stride`.
         """
         paths = output_paths(folder, stem, self.tasks, panel, scenes)
         parent = path_below(folder, stem).parent
@@ -237,8 +237,8 @@ class Prediction:
     ) -> Path:
         """Write the scene as `room.ply`, points with colours and normals, or `room.glb`, a textured mesh.
 
-        Points are in metres, x right, y down, z forward; meshes in metres too, y up, -z forward, as glTF wants it. By
-        default, the smallest stride is taken that leaves at most 512 rows; see `mtpano_zoo.export.scene_file.Cut`.
+        Points are in metres, x right, y down, z forward; meshes in metres too, y up, -z forward, as glTF requires. By
+        default, the stride is the smallest that leaves at most 512 rows; see `mtpano_zoo.export.scene_file.Cut`.
 
         Raises:
             FileExistsError: If the file exists and `overwrite` is false.
@@ -250,7 +250,7 @@ class Prediction:
         return write_scene(path, image, depth, normals, cut, overwrite)
 
 
-# Write a map to a file, with XMP metadata where its format has them.
+# Write a map to a file, with XMP metadata if the format supports it.
 WRITERS: dict[str, Callable[[Path, NDArray[Any], NDArray[np.uint8], str], None]] = {
     "palette": image_io.write_palette_png,
     "millimetres": lambda path, depth, _, xmp: image_io.write_png(path, depth, xmp, image_io.encode_depth),

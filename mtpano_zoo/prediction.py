@@ -56,25 +56,26 @@ def predict(
             `input_size`, and optionally `classes` and `palette`. It runs on the device of its parameters.
         source: A path, a PIL image, an array (H, W, 3) uint8, or a tensor in [0, 1] of shape (3, H, W) or (B, 3, H, W).
             A batch returns a list. So does a sequence of sources, which go through the network together. Files are
-            placed on the sphere by their GPano tags, and levelled if these say how the camera was tilted; what no
-            camera has seen has no value in any map.
+            placed on the sphere by their GPano tags, and levelled if these say how the camera was tilted; areas that
+            no camera has seen have no value in any map.
         size: Height and width of the network's input; its own `input_size` by default.
         precision: `bfloat16` runs the network under autocast; everything after it stays float32. This does not apply
             to a network with a precision of its own: one from `prepare_for_inference`, or one whose weights are not
             float32, as after `network.half()`.
         mask_sky: Remove depth and normal (set to 0) from pixels of the class `sky`, as MTPano's published script does.
         blend_seam: In depth and normals, at the network's own size, replace the two columns on either side of the left
-            and right edge by the line between the third ones, as MTPano's published script does. Rows where those have
-            no value get none there. Networks with wrapped convolutions do not need this.
-        max_distance: Keep depth only where it is below this, in metres, by the mask that the network has for it; one of
-            the network's `ranges`, by default the last.
-        level: Find where up is, from the straight edges in the image, show the network what a level camera would see,
-            and turn its maps back, for cameras that are tilted by up to 45 degrees. Nothing is turned by less than one
-            degree, or if up is not clear: `Prediction.up` is None then. See `mtpano_zoo.levelling`. What is found in
-            the image counts more than what the tags of a file say.
-        crop: Return only the part of the sphere that the file of a crop shows, in the size of the file.
-        mask_nadir: Leave out what is less than so many degrees from straight down in the image, where a tripod
-            or a logo is. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but no tripod.
+            and right edge by linear interpolation between the third ones, as MTPano's published script does. In rows
+            where those have no value, the replaced ones have none either. Networks with wrapped convolutions do not
+            need this.
+        max_distance: Keep depth only below this distance in metres, by the mask that the network predicts for it. It
+            must be one of the network's `ranges`; the last by default.
+        level: Find the up direction from the straight edges in the image, show the network what a level camera would
+            see, and rotate its maps back. This works for tilts of up to 45 degrees; tilts below one degree are left
+            alone. If the edges show no clear direction, the tags of the file decide; without these, nothing is
+            rotated, and `Prediction.up` is None. See `mtpano_zoo.levelling`.
+        crop: For a crop, return only the part of the sphere that its file shows, at the size of the file.
+        mask_nadir: Angle from straight down in degrees within which the maps have no value, to leave out a tripod or a
+            logo. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but not a tripod.
         **reading: How files are read: `fov`, `vertical_offset`, `eye`, `ignore_tags`, `force` and `max_pixels`, see
             `mtpano_zoo.image_io.load_panorama`.
 
@@ -143,7 +144,7 @@ def predict(
 
 
 def _up(panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: bool) -> Tensor | None:
-    """Return where up is: by the edges of the image if `level` asks for it, else by the pose in its file."""
+    """Return where up is: by the image's edges if `level` is set and they show it, else by the pose in its file."""
     pose, seen = (None, None) if isinstance(panorama, Tensor) else (panorama.pose, panorama.seen)
     found = None
     if level:

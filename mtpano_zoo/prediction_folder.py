@@ -14,7 +14,7 @@ __all__ = ("FORMAT", "RECORDS", "PredictionFolder", "manifest_of", "read_records
 
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
-ADVICE = "choose another folder by --out, or replace the results by --overwrite"
+ADVICE = "choose another folder with --out, or replace the results with --overwrite"
 
 
 def manifest_of(command: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,8 +34,8 @@ class PredictionFolder:
 
     `manifest.json` holds the settings. `manifest.images.jsonl` holds the names of the results, each with the hash of
     its image. A name is recorded without a hash before its first file is written, and with it after the last one. This
-    separates the rest of a stopped run, which is made again, from the user's own files, which are never replaced
-    unasked. When `overwrite` changes the settings of the folder, all names lose their hash.
+    tells leftovers of a stopped run, which are redone, from the user's own files, which are never replaced unasked.
+    When `overwrite` changes the settings of the folder, all names lose their hash.
 
     Several processes may write to the folder.
 

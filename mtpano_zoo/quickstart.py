@@ -1,4 +1,4 @@
-"""`make quickstart`: run the network that comes along, then train, score and picture one from nothing."""
+"""`make quickstart`: run the included network, then train one from scratch, score it and draw its predictions."""
 
 import io
 import json
@@ -41,20 +41,20 @@ METRICS = {
 
 
 def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ()) -> dict[str, dict[str, float]]:
-    """Predict by the network that comes along; then train one, score it beside two baselines, and draw pictures.
+    """Predict with the included network; then train one, compare it with two baselines, and draw pictures.
 
     Args:
-        config: Name of a shipped configuration, or a path. It trains a `PDBridgeNet`, of which one baseline is a part,
-            on rooms with labels of all tasks.
+        config: Name of a shipped configuration, or a path. It must train a `PDBridgeNet`, a part of which is one of
+            the baselines, on rooms with labels of all tasks.
         out: Folder for all results. If it exists, the next free name is used, see `free_folder`.
-        images: Panoramas to predict for, before the training and, by the trained network, after it.
+        images: Panoramas to predict for: with the included network before the training, and with the trained one after.
 
     Returns:
         Metrics on the test set, by the name of the network or baseline.
 
     Raises:
         FileNotFoundError: If an image or the configuration is missing; nothing is trained then.
-        InputError: If one of the images is not a panorama, or the configuration is of another network; nothing is
+        InputError: If one of the images is not a panorama, or the configuration is for another network; nothing is
             trained then.
     """
     console = Console()
@@ -68,18 +68,18 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     console.print(f"Everything is written to [bold]{out}[/bold].")
 
     if images:
-        console.rule(f"your panoramas, by {DEFAULT_MODEL}")
+        console.rule(f"your panoramas, predicted by {DEFAULT_MODEL}")
         folder = out / DEFAULT_MODEL
         named = {path: folder / name for path, name in names.items()}
         report = run(named, prepare_for_inference(load_model(DEFAULT_MODEL)), folder)
         console.print(report.summary())
-        console.print(f"Pictures are in [bold]{folder}[/bold]; a network is trained next, for minutes.")
+        console.print(f"Pictures are in [bold]{folder}[/bold]. Next, a network is trained, which takes minutes.")
     scores: dict[str, dict[str, float]] = {}
     console.rule("training PD-BridgeNet on rendered rooms")
     network, cli, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'pd_bridgenet'}"])
     data = cli.datamodule
     scores[f"PD-BridgeNet ({minutes:.1f} min)"] = _score(network, data)
-    console.rule("the same network with one shared stream and no bridge, trained equally long")
+    console.rule("the same network with one shared stream and no bridge, trained for as long")
     single, _, minutes = _train([*arguments, f"--trainer.logger.init_args.save_dir={out / 'one_stream'}", *ONE_STREAM])
     scores[f"one stream, no bridge ({minutes:.1f} min)"] = _score(single, data)
     console.rule("a baseline that knows only the latitude")
@@ -96,7 +96,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
 
 
 def check_network(config: str | Path) -> None:
-    """Refuse a configuration whose network is not the one that the quickstart compares with a part of itself.
+    """Refuse a configuration for another network: the quickstart compares a `PDBridgeNet` with a part of it.
 
     Raises:
         InputError: If the network of the configuration is not a `PDBridgeNet`.
@@ -107,7 +107,7 @@ def check_network(config: str | Path) -> None:
     if str(found).rpartition(".")[2] != "PDBridgeNet":
         raise InputError(
             f"{config} trains {found or 'no network that it names'}, but the quickstart compares a PDBridgeNet with a "
-            f"part of it: train others by `mtpano fit --config {config}`"
+            f"part of it: train others with `mtpano fit --config {config}`"
         )
 
 
@@ -129,7 +129,7 @@ def free_folder(wanted: Path) -> Path:
 
 
 def _train(arguments: Sequence[str]) -> tuple[PanoramaNetwork, MultiTaskCLI, float]:
-    """Train by the command line; return the network of its last checkpoint, the command line object and the minutes."""
+    """Train through the command line; return the network of its last checkpoint, the CLI object and the minutes."""
     start = time.monotonic()
     cli = train(list(arguments))
     minutes = (time.monotonic() - start) / 60

@@ -12,7 +12,7 @@ from mtpano_zoo.spelling import nearest
 __all__ = ("DEFAULT_MODEL", "shipped", "with_shipped_configs", "yaml_problem")
 
 PACKAGE = Path(__file__).parent
-DEFAULT_MODEL = "mtpano-small.photos"  # what `mtpano run` takes: its weights come with the package
+DEFAULT_MODEL = "mtpano-small.photos"  # what `mtpano run` uses by default: its weights come with the package
 
 
 def shipped(name: str) -> Path:

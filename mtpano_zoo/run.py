@@ -1,4 +1,4 @@
-"""`mtpano run`: predict for many images and write the results, one image after another, whatever happens to one."""
+"""`mtpano run`: predict for many images and write the results, one image after another, even if some fail."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ def run(
 ) -> RunReport:
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
 
-    While the network works on some images, the next ones are read and the results of those before are written. Videos
+    While the network works on some images, the next ones are read and the results of earlier ones are written. Videos
     come last, see `mtpano_zoo.run_video`.
 
     Args:
@@ -73,26 +73,26 @@ def run(
             `find_images` returned for them.
         model: the network, see `mtpano_zoo.prediction.predict`.
         out: folder for the results; it may exist, see `mtpano_zoo.prediction_folder`. Images whose results are complete
-            are skipped, so that a run that was stopped goes on where it was; what is missing is made again. Files that
-            are not results of the same image are kept, and their images are reported as failed.
+            are skipped, so a stopped run resumes where it was; missing files are made again. Files that are not results
+            of the same image are kept, and their images are reported as failed.
         batch_size: images that go through the network together, whatever their sizes.
-        precision: `bfloat16` for autocast.
-        mask_sky: the sky has no depth and no normal, see `mtpano_zoo.prediction.predict`.
-        blend_seam: smooth depth and normals across the left and right edge, see there.
-        max_distance: keep only depth below this, in metres, see there.
-        level: level tilted panoramas first, see there; the record of each names the direction of up.
-        crop: write only the part of the sphere that the file of a crop shows, see there.
-        mask_nadir: leave out what is less than so many degrees from straight down, see there.
-        device: where the network is moved to; by default it stays where it is.
+        precision: `bfloat16` for autocast; this and the next six are explained in `mtpano_zoo.prediction.predict`.
+        mask_sky: remove depth and normals from the sky.
+        blend_seam: smooth depth and normals across the left and right edge.
+        max_distance: keep only depth below this distance in metres.
+        level: level tilted panoramas first; the record of each image states the up direction.
+        crop: write only the part of the sphere that the file of a crop shows.
+        mask_nadir: leave out everything within this angle from straight down, in degrees.
+        device: device to move the network to. If omitted, it stays where it is.
         overwrite: redo images whose results exist, and replace results of other settings.
-        progress: show a bar on the error stream.
+        progress: show a progress bar on standard error.
         workers: processes that encode and write; 0 for a thread, which draws the panels slowly because Python lets it
             work only while nothing else does. A script that asks for processes needs `if __name__ == "__main__":`.
-        panel: draw the picture of all maps, which takes longer than everything else that is written.
+        panel: draw the picture of all maps, which takes longer than writing everything else.
         depth_range: metres that the colours of depth span in all pictures; by default each picture has its own range,
             and each video one for all its frames.
-        described: what `describe_model` returns for the network that `model` was prepared from, for the manifest; by
-            default of `model` itself.
+        described: what `describe_model` returns for the network that `model` was prepared from, for the manifest. If
+            omitted, `model` itself is described.
         scenes: `ply`, `glb` or both: write each panorama as a point cloud and as a textured mesh too.
         stride: rows and columns that these use, see `mtpano_zoo.prediction.Prediction.export`.
         smooth: time constant in seconds over which depth and normals of a video are smoothed; 0 for none. See
@@ -119,7 +119,7 @@ def run(
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
-    # Named only when they are used, so that folders that were begun before they existed can be continued.
+    # Recorded only when used, so that folders from before these options existed can be continued.
     options |= {"level": True} if level else {}
     options |= {} if max_distance is None else {"max_distance": max_distance}
     options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})
@@ -166,7 +166,7 @@ def _check_scenes(scenes: Sequence[str], stride: int | None, tasks: Sequence[str
     if scenes and "depth" not in tasks:
         raise InputError(f"{' and '.join(scenes)} need depth, which this network does not predict: leave them out")
     if stride is not None and not scenes:
-        raise InputError("stride is that of ply and glb: ask for one of them, or leave it out")
+        raise InputError("stride applies only to ply and glb: ask for one of them, or leave it out")
     if stride is not None and stride < 1:
         raise InputError(f"stride is a positive number of pixels, not {stride}")
 
@@ -179,7 +179,7 @@ def _process(
     output: Output,
     workers: int,
 ) -> None:
-    """Read, predict and write; Ctrl-C drops what waits and ends what is being written, see `stoppable`."""
+    """Read, predict and write; Ctrl-C drops waiting work and ends what is being written, see `stoppable`."""
     with ThreadPoolExecutor(READERS) as readers, stoppable(workers) as writers:
         output.start(writers, workers)
         try:

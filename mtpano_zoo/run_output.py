@@ -1,4 +1,4 @@
-"""What `mtpano run` writes: the results of each image or frame, and what became of it."""
+"""Write the results of each image or frame in `mtpano run`, and report what became of it."""
 
 import hashlib
 from collections import deque
@@ -16,8 +16,8 @@ from mtpano_zoo.workers import asked_to_stop
 
 __all__ = ("Job", "Output", "RunReport", "digest_of")
 
-SHOWN = 10  # files that were passed over
-WRITTEN_BEHIND = 2  # predictions that wait for each process that writes: every one is megabytes
+SHOWN = 10  # remarks of each kind in a summary
+WRITTEN_BEHIND = 2  # predictions that wait for each writing process: each takes megabytes
 
 
 class Job(NamedTuple):
@@ -35,8 +35,8 @@ class RunReport:
         written: images whose results have been written.
         skipped: images whose results were there already.
         failed: why an image has no results, one sentence each.
-        passed_over: why a file in a folder was not taken for an image.
-        doubted: what speaks against trusting the results of an image, see `mtpano_zoo.familiarity`.
+        passed_over: why a file in a folder was not treated as an image.
+        doubted: why not to trust the results of an image, see `mtpano_zoo.familiarity`.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -64,7 +64,7 @@ class RunReport:
                 lines = [f"{path}: {reason}" for path, reason in remarks.items()]
                 sentences += lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
         text = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)])
-        return text.encode(errors="backslashreplace").decode()  # a file name need not be text
+        return text.encode(errors="backslashreplace").decode()  # a file name may hold undecodable bytes
 
     def as_plain_data(self) -> dict[str, Any]:
         """Return everything as lists and dictionaries of text, for JSON.
@@ -83,7 +83,7 @@ class RunReport:
 
 
 class Output:
-    """What is due, what is being written, first in, first out and a limited number, and what became of it."""
+    """Decide which images are due, write their results through a bounded queue, and report what became of them."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class Output:
         self.pending: deque[tuple[Job, str, dict[str, Any], Future[None]]] = deque()
 
     def is_due(self, job: Job, files: Mapping[str, Path], digest: str | None = None) -> bool:
-        """Whether an image has to be predicted; if not, the report says why.
+        """Return whether an image has to be predicted; if not, the report says why.
 
-        `digest` is the hash of its file, if it is known.
+        `digest` is the hash of its file, if known.
         """
         panel, _, scenes, _ = self.how
         wanted = files.keys() - SCENES.keys() - ({"panel"} if not panel else set()) | set(scenes)
@@ -116,17 +116,17 @@ class Output:
         return False
 
     def start(self, writers: Executor, workers: int) -> None:
-        """Write by these processes, or by one thread for 0."""
+        """Write with this many processes, or with one thread for 0."""
         self.writers, self.limit = writers, WRITTEN_BEHIND * max(workers, 1)
 
     def fail(self, image: Path, sentence: str) -> None:
-        """Report why an image has no results, of which there is nothing to doubt then."""
+        """Report why an image has no results, and drop any doubts about them."""
         self.report.failed[image] = sentence
         self.report.doubted.pop(image, None)
         self.advance(1)
 
     def write(self, job: Job, digest: str, panorama: Panorama, prediction: Prediction, **more: Any) -> None:
-        """Write a prediction behind the scenes, and record the hash of its file and facts about it as plain data."""
+        """Write a prediction in the background, and record the hash of its file and facts about it as plain data."""
         try:
             self.folder.begin(job.name)
         except OSError as error:
@@ -169,7 +169,7 @@ def _save(
     scenes: Sequence[str] = (),
     stride: int | None = None,
 ) -> None:
-    # What is there is either to be replaced, or the incomplete rest of a run that was stopped.
+    # Existing files are either to be replaced, or incomplete leftovers of a stopped run.
     files = prediction.save_each(out, name, True, panel, depth_range, scenes, stride)
     while not asked_to_stop() and next(files, None) is not None:
         pass

@@ -30,16 +30,16 @@ from mtpano_zoo.workers import stoppable
 
 __all__ = ("VideoRun", "check_smooth", "smoothed", "video_paths")
 
-WIDTH = 1024  # columns of a video of maps, at most: it is there to be watched
-SAMPLED = 2000  # pixels of every frame that the range of colours comes from
-NEARER, FARTHER = 0.8, 1.25  # distances that change more than this are another surface
-TURNED = math.cos(math.radians(30))  # and so are normals
+WIDTH = 1024  # most columns of a video of maps, which is only for viewing
+SAMPLED = 2000  # pixels of every frame, about, that set the range of colours
+NEARER, FARTHER = 0.8, 1.25  # a distance that changes by more than this belongs to another surface
+TURNED = math.cos(math.radians(30))  # and so does a normal
 
 Maps = dict[str, NDArray[Any]]
 
 
 def check_smooth(seconds: float) -> None:
-    """Refuse a time that is none.
+    """Refuse an invalid smoothing time.
 
     Raises:
         InputError: If it is negative or not finite.
@@ -60,16 +60,17 @@ def video_paths(folder: Path, name: str, tasks: Sequence[str]) -> dict[str, Path
 
 @dataclass
 class VideoRun:
-    """Predicts for one video after the other.
+    """Predict for videos, one after another.
 
-    A frame is a result like an image, `NAME/000000` and so on, so a run that was stopped goes on at the first frame
-    that is missing. The videos of maps are made of these files, in the end, and the video is recorded as complete.
+    The results of a frame are stored like those of an image, as `NAME/000000` and so on, so a stopped run resumes at
+    the first missing frame. At the end, the videos of maps are made from these files, and the video is recorded as
+    complete.
 
     Args:
-        output: what becomes of the videos.
-        bar: shows the frames.
-        predict_all: from panoramas to predictions.
-        tasks: those of the network.
+        output: collects what became of the videos.
+        bar: shows the progress in frames.
+        predict_all: turns panoramas into predictions.
+        tasks: tasks of the network.
         reading: how frames are read.
         batch_size: frames that go through the network together.
         workers: processes that write, or 0 for a thread.
@@ -117,7 +118,7 @@ class VideoRun:
         return output_paths(self.output.folder.root, _frame(name, number), self.tasks, False, tuple(SCENES))
 
     def _has_all_frames(self, job: Job) -> bool:
-        """Whether every frame that was ever written has its files, but for scenes that nobody wants."""
+        """Return whether every recorded frame has its files, except scenes that were not asked for."""
         root, wanted = self.output.folder.root, self.output.how[2]
         names = [name for name in self.output.folder.records if name.startswith(f"{job.name}/")]
         paths = (output_paths(root, name, self.tasks, False, wanted) for name in names)
@@ -169,7 +170,7 @@ class VideoRun:
 
     def _panorama(self, job: Job, number: int, pixels: NDArray[np.uint8]) -> Panorama:
         reading = self.reading.copy()
-        if number:  # only the first is asked whether it looks like a panorama: a later one may be dark, or a title
+        if number:  # only the first must look like a panorama: a later one may be dark, or a title
             reading["force"] = True
         return panorama_of_pixels(pixels, str(job.image), **reading)
 
@@ -178,7 +179,7 @@ class VideoRun:
     ) -> Prediction:
         if self.smooth == 0 or number == 0:
             return prediction
-        # What the file of the frame before holds counts, so that a run that goes on ends like one that never stopped.
+        # Use the previous frame as its file holds it, so that a resumed run ends like one that never stopped.
         before = _as_stored(last[1]) if last is not None and last[0] == number - 1 else self._stored(job, number - 1)
         weight = math.exp((times[number - 1] - times[number]) / self.smooth)
         return replace(prediction, maps=smoothed(before, prediction.maps, weight))
@@ -206,7 +207,7 @@ def _frame(name: str, number: int) -> str:
 
 
 def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
-    """Yield frames in groups of which `size` have pixels; those without come along."""
+    """Yield frames in groups with `size` frames that have pixels; frames without pixels are included as they come."""
     batch: list[Frame] = []
     count = 0
     for frame in frames:
@@ -220,16 +221,16 @@ def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
 
 
 def smoothed(before: Maps, now: Any, weight: float) -> Maps:
-    """Return the maps of a frame, depth and normals as the mean of what they were, by `weight`, and what they are.
+    """Return the maps of a frame with depth and normals averaged with those of the previous frame.
 
-    This is exponential smoothing; `mtpano run --smooth SECONDS` takes exp(-step / SECONDS) as weight. A pixel takes the
-    new value alone where one of the two has none, or they differ so much that they show different surfaces: distances
+    This is exponential smoothing; `mtpano run --smooth SECONDS` uses exp(-step / SECONDS) as weight. A pixel keeps its
+    new value if either frame has none there, or if the two differ so much that they show different surfaces: distances
     by more than a quarter, normals by more than 30 degrees.
 
     Args:
-        before: the smoothed maps of the frame before: `depth` (H, W) and `normals` (H, W, 3), as far as they exist.
+        before: the smoothed maps of the previous frame: `depth` (H, W) and `normals` (H, W, 3), as far as they exist.
         now: all maps of this frame, by task.
-        weight: of the frame before, from 0 to 1.
+        weight: weight of the previous frame, from 0 to 1.
 
     Example:
         >>> before, now = np.array([[2.0, 2.0, 0.0]], np.float32), np.array([[2.4, 4.0, 4.0]], np.float32)
@@ -272,7 +273,7 @@ def _sampled(path: Path) -> NDArray[Any]:
 def _pictures(
     sources: Sequence[Path], numbers: Sequence[int], limits: tuple[float, float] | None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the coloured maps of these frames, at most `WIDTH` columns wide, and even in both directions."""
+    """Yield the coloured maps of these frames, at most `WIDTH` columns wide, with even width and height."""
     last, picture = -1, np.zeros((0, 0, 3), np.uint8)
     for number in numbers:
         if number != last:

@@ -1,9 +1,9 @@
-"""One list of classes for indoors and outdoors, and what they are called in other lists.
+"""One list of classes for indoors and outdoors, and the names of these classes in other lists.
 
-The first 13 are those of S3DIS, in its order, so that a network of rooms can grow into the longer list. The tables name
-every class of the other list, or say `None`: nothing that we name, or too much at once (a class may be finer than ours,
-never coarser). X_TO_SCENE reads labels and SCENE_TO_X states
-predictions in the other list.
+The first 13 are those of S3DIS, in its order, so that a network for rooms can be extended to the longer list. The
+tables cover every class of a list. They say `None` if the other list has no such class, or only a finer one: a class
+may become a coarser one, never a finer. X_TO_SCENE translates labels, and SCENE_TO_X translates predictions into the
+other list.
 """
 
 from types import MappingProxyType
@@ -73,7 +73,7 @@ SCENE_PALETTE: NDArray[np.uint8] = np.concatenate(
 )
 SCENE_PALETTE.flags.writeable = False
 
-# Named otherwise in S3DIS, or part of one of its classes.
+# Classes that S3DIS knows under this or another name, or as part of one of its classes.
 _OURS_IN_S3DIS: dict[str, str | None] = {
     **{name: name for name in S3DIS_CLASSES},
     "cabinet": "clutter",
@@ -88,10 +88,10 @@ _OURS_IN_S3DIS: dict[str, str | None] = {
     "rug": "floor",
 }
 SCENE_TO_S3DIS: Table = MappingProxyType({name: _OURS_IN_S3DIS.get(name) for name in SCENE_CLASSES})
-"""What S3DIS calls our classes: what it has no name for is clutter indoors and nothing outdoors."""
+"""What S3DIS calls our classes: without a name of its own, a class is clutter indoors and `None` outdoors."""
 
 S3DIS_TO_SCENE: Table = MappingProxyType({name: name if name != "clutter" else None for name in S3DIS_CLASSES})
-"""Clutter of S3DIS holds half of our list, and so is no label."""
+"""S3DIS's clutter covers half of our list, so it becomes no label."""
 
 _NYU40: dict[str, str] = {
     "wall": "wall",
@@ -172,7 +172,7 @@ _ADE20K: dict[str, str] = {
 ADE20K_TO_SCENE: Table = MappingProxyType({name: _ADE20K.get(name) for name in ADE20K_CLASSES})
 """Water, stairs, bathrooms, animals and others have no class of ours."""
 
-# Where several classes of the other list are one of ours, the one that it is called there.
+# If several classes of the other list are one of ours, the one that we translate back to.
 SCENE_TO_NYU40: Table = MappingProxyType(
     {name: next((other for other, ours in NYU40_TO_SCENE.items() if ours == name), None) for name in SCENE_CLASSES}
     | {"bookcase": "bookshelf", "clutter": "otherprop", "plant": "otherprop", "beam": "otherstructure"}

@@ -1,4 +1,4 @@
-"""The parser of the short verbs: one sentence for a mistake, with the nearest right name."""
+"""The parser of the short verbs: it reports a mistake in one sentence, with the nearest valid name."""
 
 import argparse
 import sys
@@ -27,15 +27,15 @@ TRACEBACK_HELP = "show where an error comes from"
 
 
 class ShortVerbParser(argparse.ArgumentParser):
-    """Parser that raises its complaints, and takes `--batch_size` for `--batch-size`."""
+    """Parser that raises errors instead of exiting, and accepts `--batch_size` for `--batch-size`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # `mtpano_zoo.cli.main` takes it out of any command line; here it is for the help.
+        # `mtpano_zoo.cli.main` removes it from the command line; it is added here only for the help.
         self.add_argument(TRACEBACK, action="store_true", help=TRACEBACK_HELP)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse; nothing may be left over.
+        """Parse arguments, and refuse what is left over.
 
         Raises:
             InputError: If an option or an argument is unknown, or a value does not fit.
@@ -54,7 +54,7 @@ class ShortVerbParser(argparse.ArgumentParser):
         return options, rest
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuse what is no choice; this is what argparse calls for verbs and for options."""
+        """Refuse a value that is not a choice; argparse calls this for verbs and for options."""
         if action.choices is None or value in action.choices:
             return
         suggestion = did_you_mean(nearest(str(value), map(str, action.choices)))
@@ -69,18 +69,18 @@ class ShortVerbParser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`.")
 
 
-# Where a verb adds its parser.
+# The object that a verb adds its parser to.
 Verbs: TypeAlias = "argparse._SubParsersAction[ShortVerbParser]"
 
 
 def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]:
     """Spell options with hyphens: `--batch_size=4` becomes `--batch-size=4`.
 
-    What has a dot is left alone, since it names an argument in Python; so is everything after a lone `--`.
+    Options with a dot are left alone, since they name arguments in Python; so is everything after a lone `--`.
 
     Args:
         arguments: Command line.
-        kept: Names of options, without dashes, that are spelt with an underscore.
+        kept: Names of options, without dashes, that keep their underscores.
 
     Example:
         >>> hyphenated(["--batch_size=4", "my_photo.jpg"])
@@ -97,7 +97,7 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
 
 
 def file_to_write(text: str) -> Path:
-    """Return the path of a file that can be written, before any work is done for it.
+    """Return the path of a file to write, checked before any work is done for it.
 
     Raises:
         argparse.ArgumentTypeError: If it is a folder, or its folder is missing.
@@ -111,7 +111,7 @@ def file_to_write(text: str) -> Path:
 
 
 def number_of_processes(text: str) -> int:
-    """Return a number from 0 on.
+    """Return a whole number of at least 0.
 
     Raises:
         argparse.ArgumentTypeError: If it is something else.
@@ -126,9 +126,9 @@ def number_of_processes(text: str) -> int:
 
 
 def number_of(what: str) -> Callable[[str], int]:
-    """Return what reads an option that is a number of things, from 1 on.
+    """Return a function that reads an option that counts things, at least 1.
 
-    What it returns raises `argparse.ArgumentTypeError` for anything else.
+    The function raises `argparse.ArgumentTypeError` for anything else.
 
     Args:
         what: The things, for the message.
@@ -177,12 +177,12 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files of cameras")
     files.add_argument("--fov", type=field_of_view, metavar="WxH", help="degrees that the images cover, e.g. 360x122")
     files.add_argument(
-        "--vertical-offset", type=float, default=0.0, metavar="DEG", help="their middle is so far above the horizon"
+        "--vertical-offset", type=float, default=0.0, metavar="DEG", help="how far their middle is above the horizon"
     )
-    files.add_argument("--eye", choices=("left", "right"), help="which panorama of stereo pairs to take")
+    files.add_argument("--eye", choices=("left", "right"), help="which panorama of a stereo pair to use")
     files.add_argument("--crop", action="store_true", help="write only the part of the sphere that a crop shows")
-    files.add_argument("--ignore-tags", action="store_true", help="do not look at the GPano tags of the files")
-    files.add_argument("--force", action="store_true", help="take images that do not look like panoramas")
+    files.add_argument("--ignore-tags", action="store_true", help="ignore the GPano tags of the files")
+    files.add_argument("--force", action="store_true", help="accept images that do not look like panoramas")
     files.add_argument(
         "--mask-nadir",
         type=_angle_or_auto,

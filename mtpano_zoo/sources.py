@@ -1,4 +1,4 @@
-"""The sources that `predict` takes, and their way into a network."""
+"""Turn the sources that `predict` accepts into panoramas, and these into a network's input."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +84,7 @@ def network_input(
 ) -> Tensor:
     """Resize an image to the network's input (3, height, width), float32 in [0, 1], on a device.
 
-    With `turn` (3, 3), it is what a camera turned by it sees.
+    With `turn` (3, 3), return what a camera rotated by it sees.
 
     Example:
         >>> white = np.full((32, 64, 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""The right name for a misspelt one."""
+"""Suggest the right name for a misspelt one."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ __all__ = ("did_you_mean", "nearest")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is spelt most like this one, None if none is close. Case does not matter.
+    """Return the known name spelt most like this one, or None if none is close; case does not matter.
 
     Example:
         >>> nearest("PDBridgNet", ["PDBridgeNet", "ToyNet"])
@@ -19,7 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(suggestion: str | None) -> str:
-    """Return the end of a sentence that reports a wrong name: a question where there is a suggestion, else a stop.
+    """Return the end of a sentence that reports a wrong name: a question if there is a suggestion, else a full stop.
 
     Example:
         >>> did_you_mean("depth"), did_you_mean(None)

@@ -38,7 +38,7 @@ class Stored:
 
     Attributes:
         name: what the file holds, the key under which `save` returns its path.
-        suffix: end of the file's name, behind the stem and an underscore.
+        suffix: end of the file's name, after the stem and an underscore.
         codec: how the values are encoded, one of `mtpano_zoo.predicted_maps.WRITERS`.
 
     Example:
@@ -92,7 +92,7 @@ MAIN_TASKS: dict[str, Task] = {
     "normals": Task(
         3, "variant", "direction", labels=("normals",), stored=(Stored("normals", "normals.png", "unit_vectors"),)
     ),
-    # That the distance is defined and within the range of the network. A prediction has no distance where it is not.
+    # Whether the distance is defined and within the range of the network; elsewhere a prediction has no distance.
     "valid": Task(1, "invariant", "binary", labels=("depth", "far")),
     # Inverse distance up to an unknown scale and shift: never written as metres.
     "disparity": Task(
@@ -104,7 +104,7 @@ MAIN_TASKS: dict[str, Task] = {
         stored=(Stored("disparity", "relative_disparity.npy", "float32"),),
     ),
 }
-# Their labels are derived from the image and the depth: nobody annotates them.
+# Their labels are derived from the image and the depth, and need no annotation.
 AUXILIARY_TASKS: dict[str, Task] = {
     "gradient": Task(2, "invariant", "real"),
     "edge_distance": Task(1, "invariant", "real"),
@@ -136,7 +136,7 @@ class SampleMap:
     empty: float
 
 
-# Keys under which a sample says how far the label of a task can be trusted, if it does; without one, fully.
+# Keys under which a sample holds the confidence in its labels of a task; labels without one are trusted fully.
 CONFIDENCES = {"semseg": "confidence", "depth": "depth_confidence", "normals": "normals_confidence"}
 
 SAMPLE_MAPS: dict[str, SampleMap] = {
@@ -147,7 +147,7 @@ SAMPLE_MAPS: dict[str, SampleMap] = {
     "normals": SampleMap(3, "float32", "vectors", 0.0),
     "disparity": SampleMap(0, "float32", "depth", 0.0),
     "disparity_valid": SampleMap(0, "bool", "label", False),
-    # Of an unlabelled panorama: what a teacher sees where `image` has other colours, and where no label counts.
+    # For an unlabelled panorama: what a teacher sees while `image` has its colours changed, and where no label counts.
     "clean": SampleMap(3, "float32", "image", 0.0),
     "ignored": SampleMap(0, "bool", "label", False),
     # From the nearest pixel: a confidence belongs to the class of that pixel.
@@ -159,7 +159,7 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """Return the main tasks in their standard order.
 
     Raises:
-        InputError: If there is none, one is unknown, or one is named twice.
+        InputError: If there are none, or one is unknown or named twice.
 
     Example:
         >>> check_tasks(("normals", "semseg"))
@@ -167,7 +167,9 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """
     unknown = [task for task in tasks if task not in MAIN_TASKS]
     if unknown or not tasks or len(set(tasks)) != len(tasks):
-        raise InputError(f"tasks must be different ones of {', '.join(MAIN_TASKS)}; got {', '.join(tasks) or 'none'}.")
+        raise InputError(
+            f"tasks must be one or more of {', '.join(MAIN_TASKS)}, each once; got {', '.join(tasks) or 'none'}."
+        )
     return tuple(task for task in MAIN_TASKS if task in tasks)
 
 

@@ -1,7 +1,7 @@
-"""Reads text, lines, tables, JSON and YAML that others wrote: in UTF-8, of limited size and depth, nothing executed.
+"""Read text, lines, tables, JSON and YAML that others wrote: UTF-8 only, limited in size and depth, never executed.
 
-Whatever is wrong becomes one `InputError` that names the file. A byte order mark is no part of the text, and only a
-line feed ends a line: captions may hold the other characters at which `str.splitlines` splits.
+Any fault becomes one `InputError` that names the file. A byte order mark is not part of the text, and only a line feed
+ends a line: captions may hold the other characters at which `str.splitlines` splits.
 """
 
 import csv
@@ -32,16 +32,16 @@ __all__ = (
     "read_yaml",
 )
 
-MAX_DEPTH = 64  # lists in lists: nothing that we read has ten
-# Bytes for every pixel that an image may have; less where every few bytes become an object in memory.
+MAX_DEPTH = 64  # levels of nesting; nothing that we read has ten
+# Bytes per pixel of the largest allowed image; fewer where every few bytes become an object in memory.
 _BYTES_OF_TEXT, _BYTES_OF_JSON, _BYTES_OF_YAML = 1.0, 1 / 4, 1 / 32
-_NODES_OF_YAML = 1 / 1024  # they are large, and made slowly
+_NODES_OF_YAML = 1 / 1024  # per such pixel: nodes are large and slow to create
 _REPETITION = 10  # how often aliases may repeat a YAML file
 _SMALL = 10_000  # nodes that a file of any length may have
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """Turn the content of a file into text; `name` opens the sentence of an error.
+    """Turn the content of a file into text; `name` starts the error message.
 
     Raises:
         InputError: If it is not UTF-8.
@@ -67,7 +67,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""Read the lines of a text file without their ends; empty ones too, so that they count.
+    r"""Read the lines of a text file without their line ends; empty ones are kept, so that line numbers stay right.
 
     Raises:
         InputError: If it is not UTF-8, or too large.
@@ -85,7 +85,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def parse_json(data: bytes | str, name: str) -> Any:
-    """Parse JSON; `name` opens the sentence of an error.
+    """Parse JSON; `name` starts the error message.
 
     Raises:
         InputError: If it is not JSON, not UTF-8, too large, or nested too deeply.
@@ -144,8 +144,8 @@ def parse_yaml(text: str, name: str, *, plain: bool = False) -> Any:
 
     Args:
         text: One document.
-        name: What opens the sentence of an error.
-        plain: Keep every scalar as the text that stands there, so that a class may be called `true`, `null` or `1`.
+        name: Start of the error message.
+        plain: Keep every scalar as text, so that a class may be called `true`, `null` or `1`.
 
     Raises:
         InputError: If it is not YAML, too large, nested too deeply, or aliases repeat its parts too often.
@@ -186,14 +186,14 @@ def read_yaml(path: str | Path, *, plain: bool = False) -> Any:
 
 
 def check_yaml(text: str, name: str) -> None:
-    """Refuse what is too large, nested too deeply, or grows when its aliases are followed, before it becomes objects.
+    """Refuse YAML that is too large, nested too deeply, or repeated too often by aliases, before it is loaded.
 
-    The length of a node is that of its text plus one for every node below it, counted where it stands and once more
-    for every alias.
+    The length of a node is one plus the length of its text or of the nodes in it; an alias has the length of the node
+    that it stands for.
 
     Args:
-        text: YAML, that any loader is about to load.
-        name: What opens the sentence of an error.
+        text: YAML that any loader is about to load.
+        name: Start of the error message.
 
     Raises:
         InputError: If it is too large, nested too deeply, or aliases repeat its parts too often.
@@ -231,7 +231,9 @@ def check_yaml(text: str, name: str) -> None:
             lengths[anchor] = length
         open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + length)
         if open_nodes[-1][1] > most:
-            raise InputError(f"{name} repeats itself more than {_REPETITION} times by aliases: write out what is meant")
+            raise InputError(
+                f"{name} repeats itself more than {_REPETITION} times through aliases: write out what is meant"
+            )
 
 
 def _check_file(path: Path) -> None:
@@ -242,11 +244,11 @@ def _check_file(path: Path) -> None:
 
 
 def limit_configurations(arguments: Sequence[str]) -> None:
-    """Let jsonargparse, which reads configurations and options, refuse the YAML that `check_yaml` does.
+    """Make jsonargparse, which reads configurations and options, refuse the YAML that `check_yaml` refuses.
 
     Args:
-        arguments: Of a command line. What is wrong with a configuration after `--config` is said here, since
-            jsonargparse does not name the file.
+        arguments: The command line. Faults of a configuration after `--config` are reported here, because jsonargparse
+            does not name the file.
 
     Raises:
         InputError: If a configuration is not UTF-8 or not YAML, or `check_yaml` refuses it.
@@ -305,7 +307,7 @@ def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, s
     return columns, rows
 
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is 20 times as fast
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is 20 times as fast
 
 
 class _PlainLoader(_SafeLoader):  # type: ignore[misc]
@@ -320,7 +322,7 @@ class _Loader(_PlainLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
-# The first that matches counts; what begins with a zero is a name rather than a number.
+# The first match counts; a whole number with a leading zero is a name.
 for _tag, _expression, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),

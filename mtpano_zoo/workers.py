@@ -1,4 +1,4 @@
-"""A thread or processes that work beside a command, and end early when the command is interrupted."""
+"""A thread or processes that work in the background of a command, and stop early when the command is interrupted."""
 
 import os
 import signal
@@ -19,14 +19,14 @@ _worker = threading.local()  # of a thread: `stop`, the event that ends its work
 
 @contextmanager
 def stoppable(workers: int, threads: int | None = None) -> Iterator[Executor]:
-    """Start processes, or one thread for 0; leaving the block by Ctrl-C drops what waits and ends what runs early.
+    """Start processes, or one thread for 0; Ctrl-C in the block drops waiting work and ends running work early.
 
-    A process ends at once, but cleans up what it has begun; a thread has to look at `asked_to_stop` between its steps.
-    Any other way out of the block waits for all work.
+    A process ends at once, but cleans up what it has begun; a thread has to check `asked_to_stop` between its steps.
+    Leaving the block in any other way waits for all work.
 
     Args:
         workers: number of processes; a script that asks for them needs `if __name__ == "__main__":`.
-        threads: for `torch`, in each process.
+        threads: PyTorch threads in each process. If omitted, PyTorch chooses.
     """
     stop, others = threading.Event(), set(active_children())
     executor: Executor
@@ -35,14 +35,14 @@ def stoppable(workers: int, threads: int | None = None) -> Iterator[Executor]:
         # Started now: the executor would not wait for the work of a thread whose start Ctrl-C interrupted.
         executor.submit(int).result()
     else:
-        # Not forked: a process with a GPU and threads cannot be.
+        # Spawned, because a process with a GPU and threads cannot be forked.
         executor = _Processes(workers, get_context("spawn"), initializer=_start_process, initargs=(threads,))
     with executor:
         try:
             yield executor
         except (KeyboardInterrupt, GeneratorExit) as end:
             if isinstance(end, KeyboardInterrupt):  # a thread may need a moment
-                print("stopping: what is not written yet is left", file=sys.stderr)
+                print("stopping: what is not written yet is dropped", file=sys.stderr)
             stop.set()
             for process in set(active_children()) - others if workers else ():
                 process.terminate()
@@ -51,7 +51,7 @@ def stoppable(workers: int, threads: int | None = None) -> Iterator[Executor]:
 
 
 def asked_to_stop() -> bool:
-    """Whether this thread works for a command that was interrupted."""
+    """Return whether this thread works for a command that was interrupted."""
     stop = getattr(_worker, "stop", None)
     return stop is not None and bool(stop.is_set())
 
@@ -60,7 +60,7 @@ class _Processes(ProcessPoolExecutor):
     """Processes that leave Ctrl-C, which reaches all processes of a terminal, to the one that started them."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a process if none is idle; the interrupt is blocked, since it takes seconds until it can be ignored."""
+        """Start a process if none is idle, with Ctrl-C blocked, since it takes seconds until it can be ignored."""
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             return super().submit(_work, fn, *args, **kwargs)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -85,14 +85,14 @@ def _work(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     _worker.busy = True
     try:
         return fn(*args, **kwargs)
-    except SystemExit:  # the pool would take it for a result, and go on with the next piece of work
+    except SystemExit:  # the pool would treat it as a result, and go on with the next task
         os._exit(1)
     finally:
         _worker.busy = False
 
 
 def _leave(*_: Any) -> None:
-    """End this process; what is at work is ended by an exception, so that it removes its temporary files."""
+    """End this process; running work is ended by an exception, so that it removes its temporary files."""
     if getattr(_worker, "busy", False):
         raise SystemExit
     os._exit(1)

@@ -137,8 +137,8 @@ def test_what_no_lens_sees_has_no_value(tmp_path, room, calibration, capsys):
     ({"size": [640]}, "size is 2 numbers"),
     ({"size": [0, 320]}, "size is the width and height"),
     ({"lenses": []}, "lenses is a list"),
-    ({"lens": []}, "has to name `size` and `lenses`"),
-    ({"lenses": [{"centre": [1, 1]}]}, "lens 1 has to name centre, radius, fov, rotation"),
+    ({"lens": []}, "must have the keys `size` and `lenses`"),
+    ({"lenses": [{"centre": [1, 1]}]}, "lens 1 must have the keys centre, radius, fov, rotation"),
     ({"radius": -3}, "lens 2: radius is a number of pixels above 0"),
     ({"radius": "wide"}, "lens 2: radius is 1 number"),
     ({"radius": float("nan")}, "lens 2: radius is 1 number"),
@@ -167,7 +167,7 @@ def test_wrong_files_are_refused(tmp_path, calibration, capsys):
         (square, calibration, out, "is 64 x 64 pixels, but its calibration is for 640 x 320"),
         (tmp_path / "none.png", calibration, out, "none.png does not exist"),
         (square, tmp_path / "none.yaml", out, "none.yaml does not exist"),
-        (square, calibration, str(tmp_path / "a.gif"), "has to end in"),
+        (square, calibration, str(tmp_path / "a.gif"), "must end in one of"),
         (calibration, calibration, out, "camera.yaml is truncated or not an image"),
     ):
         command = ["convert", "fisheye", str(image), "--calibration", str(yaml_file), "--out", target]

@@ -63,12 +63,12 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
             export_scene(**{"results": results, "images": photos, "out": out} | options)
         assert not any("scene" in path.name for path in tmp_path.iterdir())
 
-    refused("poses.txt has no pose of sub/b c, which is in", poses=poses(tmp_path, "a.jpg"))
-    refused("nowhere is no folder", images=tmp_path / "nowhere")
-    refused("nowhere is no folder", results=tmp_path / "nowhere")
+    refused("poses.txt has no pose for sub/b c, which is in", poses=poses(tmp_path, "a.jpg"))
+    refused("nowhere is not a folder", images=tmp_path / "nowhere")
+    refused("nowhere is not a folder", results=tmp_path / "nowhere")
     refused(r"photos has no distances \(\*_depth.npy\)", results=photos)
     (results / "a_depth.npy").rename(results / "z_depth.npy")
-    refused("photos has no panorama named z, of which")
+    refused("photos has no panorama named z, but .*results has results for it")
     (results / "z_depth.npy").rename(results / "a_depth.npy")
     before = (results / "a_depth.npy").read_bytes()
     for content, sentence in (
@@ -81,10 +81,10 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     refused("a_depth.npy cannot be used: it is truncated")
     (results / "a_depth.npy").write_bytes(before)
     shutil.copy(photos / "sub/b c.png", photos / "a.png")
-    refused("a.png is not the image that .*results has results of")
+    refused("a.png has changed since the results in .*results were made")
     with (results / "manifest.images.jsonl").open("a") as file:
         file.write('\n{"name": "a", "sha256": null}')
-    refused("results has unfinished results of .*a.png: finish them by `mtpano run`, or remove .*a_depth.npy")
+    refused("results has unfinished results for .*a.png: finish them with `mtpano run`, or remove .*a_depth.npy")
 
 
 @pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])

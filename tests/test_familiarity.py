@@ -110,7 +110,7 @@ def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
     ],
 )
 def test_a_card_that_is_no_measure_is_refused(known):
-    with pytest.raises(InputError, match="config has a card whose familiarity is not"):
+    with pytest.raises(InputError, match="config has a card whose familiarity does not hold"):
         check_familiarity(known, Metre(), "config")
 
 
@@ -119,14 +119,14 @@ def test_a_card_of_another_encoder_is_refused_when_it_is_loaded(network, tiny_ne
     other = tiny_network()
     other.card = network.card
     other.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="has a card whose familiarity is of 3 channels, but the encoder has 32"):
+    with pytest.raises(InputError, match="has a card whose familiarity has 3 channels, but the encoder has 32"):
         load_model(tmp_path)
     with pytest.raises(InputError, match="config has a card with familiarity, but Linear has no Encoder"):
         check_familiarity(network.card["familiarity"], nn.Linear(1, 1), "config")
 
 
 def test_a_measure_of_another_encoder_is_refused():
-    with pytest.raises(InputError, match="of 1 channels, but the encoder has 3"):
+    with pytest.raises(InputError, match="has 1 channels, but the encoder has 3"):
         strangeness(torch.zeros(2, 3), {"mean": [0.0], "spread": [1.0]})
 
 

@@ -68,7 +68,7 @@ def test_places_that_cannot_be(tmp_path):
 
 def test_a_folder_of_videos_is_refused_with_a_hint(tmp_path):
     (tmp_path / "clip.mp4").touch()
-    with pytest.raises(InputError, match=r"holds no image .*; videos have to be named, as in .*clip\.mp4"):
+    with pytest.raises(InputError, match=r"holds no image .*; name videos themselves, as in .*clip\.mp4"):
         find_images([tmp_path], tmp_path / "out")
 
 

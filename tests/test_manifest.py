@@ -90,7 +90,7 @@ def test_a_manifest_is_written_once(tmp_path, monkeypatch, links):
 def test_what_is_no_manifest_is_refused(tmp_path, content):
     (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(
-        InputError, match=r"manifest\.json is (not a manifest|of the format 'other', not 'f').*folder\.$"
+        InputError, match=r"manifest\.json (is not a manifest|has the format 'other', not 'f').*folder\.$"
     ):
         read_manifest(tmp_path, "f")
 

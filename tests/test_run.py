@@ -305,7 +305,7 @@ def test_a_panorama_without_distances_has_no_mesh(tmp_path):
     [
         ({"scenes": ["obj"]}, "a scene is written as ply or glb, not obj"),
         ({"scenes": ["glb"], "stride": 0}, "stride is a positive number of pixels"),
-        ({"stride": 2}, "stride is that of ply and glb: ask for one of them"),
+        ({"stride": 2}, "stride applies only to ply and glb: ask for one of them"),
     ],
 )
 def test_scenes_that_cannot_be_written_are_refused_at_once(options, sentence, tmp_path):

@@ -152,7 +152,7 @@ def test_a_manifest_of_something_else_is_kept(tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / MANIFEST).write_text(content)
     for overwrite in (False, True):
-        with pytest.raises(InputError, match=r"manifest\.json is (not a manifest|of the format).*another folder"):
+        with pytest.raises(InputError, match=r"manifest\.json (is not a manifest|has the format).*another folder"):
             run([image], Brightness(), tmp_path / "out", progress=False, overwrite=overwrite)
     assert (tmp_path / "out" / MANIFEST).read_text() == content
 

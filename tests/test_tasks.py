@@ -66,7 +66,7 @@ def test_tasks_are_put_in_order_and_wrong_ones_refused():
     assert check_tasks(("normals", "semseg")) == ("semseg", "normals")
     assert check_tasks(ALL[::-1]) == ALL
     for wrong in ((), ("depth", "depth"), ("depth", "layout"), ("gradient",)):
-        with pytest.raises(ValueError, match=r"different ones of semseg, depth, normals, valid, disparity; got"):
+        with pytest.raises(ValueError, match=r"one or more of semseg, depth, normals, valid, disparity, each"):
             check_tasks(wrong)
     assert auxiliary_tasks_of(("depth",)) == ("gradient", "edge_distance", "point_map")
     assert auxiliary_tasks_of(("normals", "valid")) == ("gradient", "edge_distance")

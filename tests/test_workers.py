@@ -46,7 +46,7 @@ def test_an_interrupt_drops_what_waits_and_ends_what_runs(count, tmp_path, capsy
         raise KeyboardInterrupt
     done = {path.name for path in tmp_path.iterdir()}
     assert {name[0] for name in done} <= set("abcd") and not any(name.endswith(("-99", "-unfinished")) for name in done)
-    assert capsys.readouterr().err == "stopping: what is not written yet is left\n"
+    assert capsys.readouterr().err == "stopping: what is not written yet is dropped\n"
     assert not multiprocessing.active_children()  # nothing goes on behind our back
 
 

@@ -134,7 +134,7 @@ def test_scores_of_other_labels_are_refused(folders):
     write_manifest(labels, "mtpano pseudo-labels, 1", SETTINGS | {"labeler": {"weights": "3"}})
     with pytest.raises(InputError, match=r"scores of other labels than .* \(labeler.weights was 1, is 3\)"):
         select(labels, scores, out, Rules({"indoor": 2}))
-    with pytest.raises(InputError, match="is of the format 'mtpano pseudo-labels, 1'"):
+    with pytest.raises(InputError, match="has the format 'mtpano pseudo-labels, 1'"):
         select(labels, labels, out, Rules({"indoor": 2}))
     with pytest.raises(FileNotFoundError, match="write it by `mtpano curate score`"):
         select(labels, scores / "not", out, Rules({"indoor": 2}))
