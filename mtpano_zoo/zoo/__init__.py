@@ -1,4 +1,4 @@
-"""From a name, a repository or a path to a network with its weights, and back."""
+"""List published networks, and load a network with its weights by a name, a repository or a path."""
 
 from mtpano_zoo.zoo.entries import entries, list_models
 from mtpano_zoo.zoo.loading import load_model

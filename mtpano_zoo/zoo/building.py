@@ -1,4 +1,4 @@
-"""From a description and weights to a network: built by name, with fewer tasks or other classes where asked."""
+"""Build a network from a description and weights, with fewer tasks or other classes if asked for."""
 
 import threading
 import warnings
@@ -28,12 +28,12 @@ INITIALISERS = frozenset(("normal_", "uniform_", "fill_", "zero_", "mul_", "add_
 def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> PanoramaNetwork:
     """Read a network that `write_weights` wrote, in evaluation mode and in the precision that it was written in.
 
-    Its weights are mapped from the file: they take memory when they are used, and only once for all processes. The file
-    is never changed by what becomes of the network.
+    Its weights are mapped from the file: they take memory when they are used, and only once for all processes. Changes
+    to the network never change the file.
 
     Args:
         folder: a folder with `model.safetensors` and `config.json`.
-        classes: names of classes instead of its own.
+        classes: class names to use instead of its own.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -53,22 +53,22 @@ def assemble(
     palette: Sequence[Sequence[int]] | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> PanoramaNetwork:
-    """Put a network together from what describes it and its weights, which it takes over without copying them.
+    """Assemble a network from its description and its weights, which it uses without copying them.
 
     Args:
-        description: `class_path`, `init_args` and, if something is known, `card`.
+        description: `class_path`, `init_args` and optionally `card`.
         weights: the whole state dict.
         source: where they come from, for messages.
-        tasks: those of its tasks that are kept; what only the others have is left out.
-        classes: names of classes instead of its own; their classifiers are re-initialised.
-        palette: colours of the classes, instead of its own or, for other classes, the default ones.
-        input_size: height and width instead of its own.
+        tasks: tasks of the network to keep; parts that only the others use are left out.
+        classes: class names to use instead of its own; their classifiers are re-initialised.
+        palette: colours of the classes. If omitted, its own, or the default ones for other classes.
+        input_size: height and width to use instead of its own.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        InputError: If the description is of no known network, or the weights do not fit it.
+        InputError: If the description is not that of a known network, or the weights do not fit it.
     """
     if not {"class_path", "init_args"} <= description.keys():
         raise InputError(
@@ -96,7 +96,7 @@ def assemble(
     if renewed:
         weights, new = transfer(weights, network, source)
         warnings.warn(
-            f"{source} for your {len(network.classes)} classes: all is kept but {', '.join(new)}, new and untrained.",
+            f"{source} for your {len(network.classes)} classes: all is kept except {', '.join(new)}, now untrained.",
             stacklevel=3,
         )
         card = transferred_card(card, source, network.classes)
@@ -109,7 +109,7 @@ def assemble(
 def _of_tasks(
     name: str, arguments: Mapping[str, Any], weights: Mapping[str, Tensor], source: str | Path, tasks: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and weights of the same network with a part of its tasks."""
+    """Return arguments and weights of the same network with only some of its tasks."""
     network = build_network({"class_path": name, "init_args": arguments}, source)
     if absent := [task for task in tasks if task not in network.tasks]:
         raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
@@ -127,23 +127,23 @@ def transfer(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Fit the weights of a network to one with other classes.
 
-    Everything is kept but the classifiers of the semantic classes, in the main and the auxiliary head: they keep the
-    start that the new network gave them, all rows of them. A class that both sets call `wall` starts afresh like any
-    other, since data sets draw their classes differently under the same name, and a score of a softmax means something
-    only beside those of the classes that it was trained with.
+    Everything is kept except the classifiers of the semantic classes, in the main and the auxiliary head. All their
+    rows keep the initial values of the new network. A class that both sets call `wall` starts afresh like any other,
+    since data sets define classes of the same name differently, and a softmax score means something only next to the
+    scores of the classes that it was trained with.
 
     Args:
         weights: state dict of the trained network.
-        network: a network built with the new classes, and with everything else as it was; classifiers without memory
-            (on the meta device) are given theirs.
+        network: a network built with the new classes and everything else unchanged; classifiers on the meta device are
+            given memory and initialised.
         source: where the weights come from, for the message.
 
     Returns:
         The whole state dict of the new network, and the names in it that are new.
 
     Raises:
-        InputError: If the network has no semantic classes, or anything but the classifiers does not fit; the sentence
-            lists which.
+        InputError: If the network has no semantic classes, or anything but the classifiers does not fit; the message
+            lists what.
     """
     if "semseg" not in network.tasks:
         raise InputError(f"{source} predicts {', '.join(network.tasks)} and no classes: leave `classes` out.")
@@ -163,9 +163,9 @@ def transfer(
 
 
 def transferred_card(card: Mapping[str, Any], source: str | Path, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the card of a network with new classes: what still holds of its origin; scores do not."""
+    """Return the card of a network with new classes: it keeps what is still true, which the scores are not."""
     path = Path(str(source).removeprefix("local-dir:"))
-    name = path.name if path.exists() else str(source)  # in which folder it lay is nobody's business
+    name = path.name if path.exists() else str(source)  # the folder it was in is private
     upstream = {"name": name, "license": (card.get("license") or {}).get("weights") or "unknown"}
     return {
         **{key: card[key] for key in ("paper", "depth_unit", "license", "training_data") if key in card},
@@ -178,23 +178,25 @@ def build_network(description: Mapping[str, Any], source: str | Path) -> Panoram
     """Build a network whose parameters have no memory yet.
 
     Args:
-        description: `class_path`, one of `NETWORKS`, and `init_args`. Among those, an encoder is described likewise by
-            one of `ENCODERS`. Nothing else is ever imported or read because a file names it.
+        description: `class_path`, one of `NETWORKS`, and `init_args`. An encoder among these is described in the same
+            way, by one of `ENCODERS`. Nothing else that a file names is ever imported or read.
         source: where it comes from, for the message.
 
     Raises:
-        InputError: If the class is none of ours, or does not take the arguments.
+        InputError: If the class is not one of ours, or does not take the arguments.
     """
     name = description.get("class_path")
     if not isinstance(name, str) or name not in NETWORKS:
-        raise InputError(f"{source} describes a network of the class {name!r}, which is none of {', '.join(NETWORKS)}.")
+        raise InputError(
+            f"{source} describes a network of the class {name!r}, which is not one of {', '.join(NETWORKS)}."
+        )
     with _parameters_on_meta():
         network: PanoramaNetwork = _build(NETWORKS[name], description.get("init_args"), source)
     return network
 
 
 def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
-    """Build a part of a network from arguments that a file states; parts among them are built first."""
+    """Build a part of a network from the arguments in a file; parts among these are built first."""
     if not isinstance(arguments, Mapping):
         raise InputError(f"{source} describes {part.__name__} without its arguments: init_args must be a dictionary.")
     if foreign := sorted(part.start_arguments & arguments.keys()):
@@ -204,7 +206,7 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
         if isinstance(value, Mapping) and "class_path" in value:
             name = value["class_path"]
             if not isinstance(name, str) or name not in ENCODERS:
-                raise InputError(f"{source} describes a part {name!r}, which is none of {', '.join(ENCODERS)}.")
+                raise InputError(f"{source} describes a part {name!r}, which is not one of {', '.join(ENCODERS)}.")
             value = _build(ENCODERS[name], value.get("init_args"), source)
         built[key] = value
     try:
@@ -218,7 +220,7 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
 def _parameters_on_meta() -> Iterator[None]:
     """Move parameters to the meta device as modules register them; buffers are computed, since no file holds them all.
 
-    `torch.device("meta")` would leave buffers without values that the state dict does not contain.
+    `torch.device("meta")` would leave those buffers without values that the state dict does not contain.
     """
     thread = threading.get_ident()
 

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, verified; where they came from is remembered."""
+"""Download files from the Hugging Face Hub, verify them, and record where they came from."""
 
 import errno
 import hashlib
@@ -21,15 +21,15 @@ from mtpano_zoo.zoo.entries import Entry
 __all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
 
 COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
-# What the client makes folders and files of: nothing that leaves its cache.
+# The client makes folders and files of such names; none of them leads out of its cache.
 NAME = re.compile(r"[\w.+@=-]+(/[\w.+@=-]+)*")
-KNOCKING = 5  # seconds that the Hub may take for a sign of life
+KNOCKING = 5  # seconds to wait for any answer from the Hub
 
 
 def cache_folder() -> Path:
-    """Return the folder for what is made of downloads: `MTPANO_CACHE`, else `mtpano_zoo` beside the Hub's own folder.
+    """Return the folder for what is made from downloads: `MTPANO_CACHE`, else `mtpano_zoo` next to the Hub's folder.
 
-    It can be deleted at any time: what is missing is made again.
+    It can be deleted at any time: missing files are made again.
     """
     given = os.environ.get("MTPANO_CACHE")
     return Path(given).expanduser() if given else Path(constants.HF_HOME).parent / "mtpano_zoo"
@@ -38,12 +38,12 @@ def cache_folder() -> Path:
 def fetch(entry: Entry) -> tuple[Path, str]:
     """Return the file of an entry and its SHA-256, from the cache of the Hub's client or from the Hub.
 
-    Where `checkpoints.yaml` names no revision or checksum, those of the first download are recorded and kept to:
-    neither a new commit nor another content takes the place of what was loaded once.
+    If `checkpoints.yaml` names no revision or checksum, those of the first download are recorded and required from then
+    on: neither a new commit nor other content can replace what was loaded once.
 
     Raises:
-        OSError: If the file is not there and cannot be downloaded; the sentence says what to do.
-        InputError: If it has another checksum than it should.
+        OSError: If the file is not there and cannot be downloaded; the message says what to do.
+        InputError: If its checksum is wrong.
     """
     revision = entry.revision or _record(entry).get("revision")
     example = f'pass its path instead of the name: load_model("/path/to/{Path(entry.file).name}")'
@@ -57,7 +57,7 @@ def fetch(entry: Entry) -> tuple[Path, str]:
 
 
 def known_checksum(entry: Entry) -> str | None:
-    """Return the SHA-256 that the file of an entry should have, or None if it was never seen."""
+    """Return the SHA-256 that the file of an entry should have, or None if it is not known yet."""
     return entry.sha256 or _record(entry).get("sha256")
 
 
@@ -66,7 +66,7 @@ def _record_path(entry: Entry) -> Path:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    """Return what was noted at the first download, if it is what `fetch` writes."""
+    """Return the record of the first download, if it has the form that `fetch` writes; else an empty one."""
     try:
         record = read_json(_record_path(entry))
         if COMMIT.fullmatch(record["revision"]) and SHA256.fullmatch(record["sha256"]):
@@ -77,7 +77,7 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _keep(path: Path, text: str) -> None:
-    """Write a note to the cache; without it, work is repeated, which is no reason to fail."""
+    """Write a note to the cache; a failure is ignored, because it only means that work is repeated."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode())
@@ -91,16 +91,16 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
     Args:
         repository: `user/name`.
         file: its path in the repository.
-        revision: commit, tag or branch; by default the newest commit. A commit that is in the cache needs no request.
-        by_hand: what to do with the file where it has to be fetched in another way, for the message.
+        revision: commit, tag or branch. If omitted, the newest commit. A commit that is in the cache needs no request.
+        by_hand: what to do with the file if it has to be fetched in another way, for the message.
 
     Raises:
-        OSError: If the file is neither in the cache nor can be downloaded; the sentence says what to do.
-        InputError: If `repository`, `file` or `revision` is no such name.
+        OSError: If the file is not in the cache and cannot be downloaded; the message says what to do.
+        InputError: If `repository`, `file` or `revision` is not a valid name.
     """
     for what, name in (("file", file), ("revision", revision)):
         if name is not None and (not NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or ".." in name):
-            raise InputError(f"{name!r} is no name of a {what} in {repository} on the Hugging Face Hub.")
+            raise InputError(f"{name!r} is not a valid {what} name in {repository} on the Hugging Face Hub.")
     with _explained(repository, file, revision, by_hand or "pass the path of its folder instead of the name"):
         cached = try_to_load_from_cache(repository, file, revision=revision)
         if isinstance(cached, str) and COMMIT.fullmatch(revision or ""):
@@ -110,13 +110,13 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
 
 
 def _reachable() -> bool:
-    """Whether the Hub answers at all, which its client, if nothing does, would try again and again to find out."""
+    """Return whether the Hub answers at all; if it does not, its client would retry again and again."""
     if constants.HF_HUB_OFFLINE:
-        return True  # the client looks at this itself
+        return True  # the client checks this itself
     session = get_session()
     try:
         session.head(constants.ENDPOINT, timeout=KNOCKING, follow_redirects=False)
-    except Exception:  # of whichever HTTP client the Hub's own uses
+    except Exception:  # the type depends on the HTTP client that the Hub's client uses
         return False
     return True
 
@@ -129,7 +129,7 @@ def commit_of(path: Path) -> str:
 
 @contextmanager
 def _explained(repository: str, file: str, revision: str | None, by_hand: str) -> Iterator[None]:
-    """Turn what the client of the Hub raises into one sentence that says what to do."""
+    """Turn errors of the Hub's client into one sentence that says what to do."""
     at = f" at {revision}" if revision else ""
     checked = " and ".join(filter(None, ["the connection", set_variables(("HF_ENDPOINT", *PROXIES))]))
     address = f"{constants.ENDPOINT}/{repository}"
@@ -138,7 +138,7 @@ def _explained(repository: str, file: str, revision: str | None, by_hand: str) -
         yield
     except errors.HFValidationError as error:
         raise InputError(
-            f"{repository!r} is no name of a repository on the Hugging Face Hub: write user/name."
+            f"{repository!r} is not the name of a repository on the Hugging Face Hub: write user/name."
         ) from error
     except errors.GatedRepoError as error:
         do = "log in with `hf auth login` or set HF_TOKEN" if get_token() is None else "your token has no access yet"
@@ -163,7 +163,7 @@ def _explained(repository: str, file: str, revision: str | None, by_hand: str) -
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository}{at} has no file {file}: see {address}/tree/main.") from error
-    # HTTPError is that of whichever HTTP client the Hub's own uses.
+    # HTTPError belongs to whichever HTTP client the Hub's client uses.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise OSError(f"{file} of {repository}{at} could not be downloaded ({_reason(error)}.") from error
     except (ImportError, ValueError) as error:
@@ -177,18 +177,18 @@ def _reason(error: Exception) -> str:
     cause = " ".join(str(error).split()).rstrip(".")
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{cause}): {constants.HF_HUB_CACHE} cannot be written, so name another folder by HF_HOME"
+        return f"{cause}): {constants.HF_HUB_CACHE} cannot be written, so name another folder with HF_HOME"
     if number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"{cause}): make room in {constants.HF_HUB_CACHE}, or name another folder by HF_HOME"
+        return f"{cause}): make room in {constants.HF_HUB_CACHE}, or name another folder with HF_HOME"
     if (status := _status(error)) in (401, 403):
         return f"the server refused it with status {status}): log in with `hf auth login`, or check your HF_TOKEN"
     if number == errno.ENOENT and (names := set_variables(("SSL_CERT_FILE",))):
-        return f"{cause}): {names} has to name a file of certificates"
+        return f"{cause}): {names} must name a file of certificates"
     return f"the server answered with status {status}): try again later" if status else f"{cause}): try again"
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Return the HTTP status that an error, or what caused it, is about; None if no server answered."""
+    """Return the HTTP status of an error or of its causes; None if no server answered."""
     while error is not None:
         if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
             return int(status)
@@ -197,16 +197,16 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def verify(path: Path, expected: str | None = None) -> str:
-    """Check that a file of the client's cache has its SHA-256, and return it.
+    """Verify the SHA-256 of a file in the client's cache, and return it.
 
-    A file is read once: as long as size and time of it stay, it is taken for verified.
+    A verified file is not read again as long as its size and modification time stay the same.
 
     Args:
         path: the file.
-        expected: its checksum; by default the one that the Hub named when it was downloaded, if it did.
+        expected: its checksum. If omitted, the one that the Hub named at the download, if it did.
 
     Raises:
-        InputError: If it has another; the file is then moved aside, so that it will be downloaded again.
+        InputError: If the checksum differs; the file is then moved aside, so that it will be downloaded again.
     """
     # One step only: the blob, which is named by its checksum, may itself be a link.
     blob = Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path

@@ -23,28 +23,28 @@ class Entry:
         name: what `load_model` takes, `arch.tag`.
         description: one line.
         paper: address of the paper.
-        repository: repository on the Hugging Face Hub; empty where the package brings the file, or a page links it.
+        repository: repository on the Hugging Face Hub; empty if the file comes with the package, or a page links it.
         file: name of the file there, or its path in the package or in the archive of the page.
-        revision: commit of the repository, or None while nobody has pinned it.
-        sha256: checksum of the file, or None while nobody has seen it.
-        size: size of the file in bytes, or None while nobody has seen it.
+        revision: commit of the repository, or None if it is not pinned.
+        sha256: checksum of the file, or None if it is not known.
+        size: size of the file in bytes, or None if it is not known.
         format: which of `mtpano_zoo.reference.FORMATS` the file has, or `mtpano_zoo` for our own: safetensors, in any
             precision.
         tasks: what it predicts.
         network: `class_path` and `init_args` that build its network.
-        frames: frames of the vectors in the file, where they differ from ours; converting turns them.
+        frames: frames of the vectors in the file, if they differ from ours; the conversion rotates these vectors.
         depth_unit: unit of its depth; empty for a network without depth.
-        kind: `network`, which `load_model` loads, or `generator`, which `mtpano generate` and `load_generator` do.
-        base: of a generator: the model that it adapts, which the user has to name.
-        prefix: of a generator: what its prompts begin with.
-        page: page that links the file where it lies on no Hub, so that it is downloaded by hand.
+        kind: `network`, which `load_model` loads, or `generator`, which `mtpano generate` and `load_generator` load.
+        base: for a generator, the model that it adapts, which the user has to name.
+        prefix: for a generator, the text that its prompts begin with.
+        page: page that links the file, if it is not on the Hub and has to be downloaded by hand; else empty.
         license: licence of the code and of the weights (keys `code`, `weights`).
         upstream: models that it builds on (keys `name`, `license`).
         training_data: data sets that it was trained on.
         recipe: shipped configuration that trained it, or None.
         results: published scores, each with its `dataset` and `protocol`.
-        limitations: what was seen not to work, one sentence each.
-        familiarity: what pictures like those of its training look like to it, see `mtpano_zoo.familiarity`.
+        limitations: known failures, one sentence each.
+        familiarity: statistics of its features for images like those of its training, see `mtpano_zoo.familiarity`.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def packaged(self) -> bool:
-        """Whether the package brings the file."""
+        """Whether the file comes with the package."""
         return not self.repository and not self.page
 
     @property
@@ -107,7 +107,7 @@ class Entry:
 
 
 def entries() -> dict[str, Entry]:
-    """Read `checkpoints.yaml`: what is known of every published network, by name (`arch.tag`).
+    """Read what `checkpoints.yaml` states about every published network, by name (`arch.tag`).
 
     Raises:
         InputError: If an entry has an unknown key, or lacks one.
@@ -120,7 +120,7 @@ def entries() -> dict[str, Entry]:
 
 
 def generators() -> dict[str, Entry]:
-    """Read what is known of every published generator of panoramas, by name.
+    """Read what `checkpoints.yaml` states about every published generator of panoramas, by name.
 
     Raises:
         InputError: If an entry has an unknown key, or lacks one.
@@ -142,12 +142,12 @@ def parse_entry(name: str, values: Mapping[str, Any]) -> Entry:
     """Turn one entry of `checkpoints.yaml` into an `Entry`.
 
     Raises:
-        InputError: If it has an unknown key, or lacks one; the sentence names entry and key.
+        InputError: If it has an unknown key, or lacks one; the message names entry and key.
     """
     required = {x.name for x in fields(Entry) if x.default is MISSING and x.default_factory is MISSING} - {"name"}
     kind = values.get("kind", "network")
     if kind not in KINDS:
-        raise InputError(f"The entry {name} of checkpoints.yaml is of the kind {kind!r}, which is none of {KINDS}.")
+        raise InputError(f"The entry {name} of checkpoints.yaml has the kind {kind!r}, which is not one of {KINDS}.")
     required |= {"network"} if kind == "network" else {"base"}
     _check_keys(name, "", values, required, {x.name for x in fields(Entry)} - {"name"})
     if kind == "network":

@@ -1,4 +1,4 @@
-"""From a name in `checkpoints.yaml`, a repository or a path to a network with its weights."""
+"""Load a network with its weights by a name in `checkpoints.yaml`, a repository or a path."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +27,9 @@ def load_model(
 ) -> "PanoramaNetwork":
     """Load a network with its weights, ready to predict.
 
-    Loading is strict: what does not match is listed key by key. Files are read as tensors and plain data only: nothing
-    in them is executed. Weights are mapped from their file, so they take memory when they are used; do not write into
-    that file while the network lives (replacing it is fine).
+    Loading is strict: mismatches are listed key by key. Files are read as tensors and plain data only: nothing in them
+    is executed. Weights are mapped from their file, so they take memory only when they are used; do not write into that
+    file while the network is in use (replacing it is fine).
 
     Args:
         source: what to load:
@@ -39,16 +39,16 @@ def load_model(
             `local-dir:path`, a folder that `save_pretrained` wrote;
             the path of such a folder, of the `.safetensors` in it, of a checkpoint that training wrote (`.ckpt`), or of
             a published one (`.pth`, `.pth.tar`), recognised by its keys and converted in memory each time.
-        device: where the network should live.
-        tasks: those of its tasks to train on, such as `["depth"]`; what only the others have is left out. What the kept
-            ones predict changes, since they no longer see the features of the others.
+        device: device to put the network on.
+        tasks: tasks of the network to keep for training, such as `["depth"]`; parts that only the others use are left
+            out. The predictions of the kept tasks change, since they no longer see the features of the others.
         classes: names of semantic classes to train it for instead of its own; their classifiers are re-initialised.
-        palette: colours (R, G, B) of the classes, instead of its own or, for other classes, the default ones.
-        input_size: height and width that `predict` resizes to instead of its own.
-        **others: nothing else of a trained network can be changed.
+        palette: colours (R, G, B) of the classes. If omitted, its own, or the default ones for other classes.
+        input_size: height and width that `predict` resizes to, instead of its own.
+        **others: refused, because nothing else of a trained network can be changed.
 
     Raises:
-        OSError: If nothing is there, or it cannot be downloaded; the sentence says what to do.
+        OSError: If nothing is there, or it cannot be downloaded; the message says what to do.
         InputError: If there is no such name, an argument cannot be changed, or a file does not hold what it should.
     """
     if others:

@@ -27,7 +27,7 @@ def locate(source: str | Path) -> Place:
     """Return what a source is, see `mtpano_zoo.zoo.loading.load_model`.
 
     Raises:
-        FileNotFoundError: If there is no file at a path, or that of a name lies on no Hub.
+        FileNotFoundError: If there is no file at a path, or the file of a name is not on the Hub.
         InputError: If there is no such name.
 
     Example:
@@ -44,7 +44,7 @@ def locate(source: str | Path) -> Place:
         if page := known[source].page:
             file = known[source].file
             raise FileNotFoundError(
-                f"The file of {source} lies on no Hub: download the archive that {page} links, and give the path of "
+                f"The file of {source} is not on the Hub: download the archive that {page} links, and pass the path of "
                 f'{Path(file).name} instead of the name: load_model("/path/to/{file}").'
             )
         return known[source]
@@ -62,5 +62,5 @@ def locate(source: str | Path) -> Place:
     nearest = difflib.get_close_matches(source, known, n=1, cutoff=0.0)[0]
     raise InputError(
         f"There is no model {source!r} in the zoo; did you mean {nearest!r}? "
-        "`mtpano models` lists all names; a checkpoint of your own is given by its path."
+        "`mtpano models` lists all names; for a checkpoint of your own, pass its path."
     )

@@ -1,4 +1,4 @@
-"""A trained network where a configuration names a class."""
+"""Load a trained network where a configuration names a class."""
 
 from collections.abc import Sequence
 
@@ -19,18 +19,19 @@ def load_pretrained(
     input_size: tuple[int, int] | None = None,
     tasks: Sequence[str] | None = None,
 ) -> PanoramaNetwork:
-    """Load a network to train it further: what `class_path: Pretrained` in a configuration stands for.
+    """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
     Args:
         source: see `load_model`.
-        classes: names of the classes to train for; the classifiers start again unless these are the network's own.
-        palette: their colours (R, G, B) instead of the network's own.
-        input_size: height and width that it is trained and predicts at, instead of its own.
-        tasks: those of its tasks that are trained, all by default; the others are left out.
+        classes: names of the classes to train for; the classifiers are re-initialised unless these are the network's
+            own.
+        palette: colours (R, G, B) of the classes, instead of the network's own.
+        input_size: height and width to train and predict at, instead of its own.
+        tasks: tasks of the network to train; the others are left out. If omitted, all are trained.
 
     Raises:
         OSError: If nothing is there, or it cannot be downloaded.
-        InputError: If the source cannot be loaded so, see `load_model`.
+        InputError: If the source cannot be loaded in this way, see `load_model`.
     """
     network = load_model(source, input_size=input_size, tasks=tasks)
     if "semseg" not in network.tasks:
@@ -47,19 +48,19 @@ Pretrained = class_from_function(load_pretrained, PanoramaNetwork, "Pretrained")
 
 
 def load_in_metres(source: str, input_size: tuple[int, int] | None = None) -> PanoramaNetwork:
-    """Load a network of inverse distances, to train it further for distances in metres.
+    """Load a network that predicts inverse distances, to train it further for distances in metres.
 
     Args:
-        source: of a network with the task `disparity` only, see `load_model`.
-        input_size: height and width that it is trained and predicts at, instead of its own.
+        source: a network with the task `disparity` only, see `load_model`.
+        input_size: height and width to train and predict at, instead of its own.
 
     Raises:
         OSError: If nothing is there, or it cannot be downloaded.
-        InputError: If the network has other tasks, or has another form for `depth`.
+        InputError: If the network has other tasks, or its weights do not fit the same network for `depth`.
     """
     trained = load_model(source, input_size=input_size)
     if trained.tasks != ("disparity",):
-        raise InputError(f"{source} has the tasks {', '.join(trained.tasks)}, not disparity alone: take Pretrained")
+        raise InputError(f"{source} has the tasks {', '.join(trained.tasks)}, not disparity alone: use Pretrained")
     description = {"class_path": type(trained).__name__, "init_args": {**trained.config, "tasks": ["depth"]}}
     return assemble(description, trained.state_dict(), source)
 

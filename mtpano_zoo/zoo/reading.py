@@ -1,4 +1,4 @@
-"""From a published checkpoint, a repository or a path to a description and the weights of a network."""
+"""Read the description and the weights of a network from a published checkpoint, a repository or a path."""
 
 import hashlib
 import inspect
@@ -47,9 +47,9 @@ def read(place: Place) -> Contents:
 
 def _repository(place: Repository) -> Contents:
     repository, revision = place
-    by_hand = f'put {CONFIG} and {WEIGHTS} into one folder, whose path you pass: load_model("/path/to/folder")'
+    by_hand = f'put {CONFIG} and {WEIGHTS} into one folder, and pass its path: load_model("/path/to/folder")'
     config = download(repository, CONFIG, revision, by_hand)
-    # Of the same commit, whatever is uploaded meanwhile.
+    # From the same commit, whatever is uploaded meanwhile.
     weights = download(repository, WEIGHTS, commit_of(config), by_hand)
     verify(weights)
     return read_description(config.parent), read_tensors(weights)
@@ -64,14 +64,14 @@ def _file(path: Path) -> Contents:
     try:
         state = unwrap(checkpoint)
         format = FORMATS[identify(state)]
-        # Not the card of an entry: this file need not be the one that the entry states.
+        # Without the card of an entry: this file need not be the one that the entry describes.
         return format.describe(state), format.convert(state)
     except ValueError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from error
 
 
 def _published(entry: Entry) -> Contents:
-    """Read a published checkpoint from what was converted before, else convert it and keep the result for next time."""
+    """Read a published checkpoint from an earlier conversion, or convert it and keep the result for next time."""
     description = {**entry.network, "card": entry.card()}
     if entry.packaged:
         return description, _packaged(entry)
@@ -89,18 +89,18 @@ def _published(entry: Entry) -> Contents:
     try:
         write_weights(folder, weights, description)
         write_bytes(folder / CHECKSUM, verify(folder / WEIGHTS).encode())
-        weights = read_tensors(folder / WEIGHTS)  # mapped, instead of the memory that converting took
+        weights = read_tensors(folder / WEIGHTS)  # mapped, which frees the memory that converting took
     except OSError as error:
         warnings.warn(
             f"{entry.name} is loaded, but could not be kept in {folder} and will be converted again next time: "
-            f"{error.strerror or error} (MTPANO_CACHE names another folder).",
+            f"{error.strerror or error} (set MTPANO_CACHE to another folder).",
             stacklevel=4,
         )
     return description, weights
 
 
 def _packaged(entry: Entry) -> dict[str, Tensor]:
-    """Read weights that the package brings: float32 in memory, whatever they are in the file."""
+    """Read weights that come with the package, as float32 whatever their type in the file."""
     content = shipped(entry.file).read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise InputError(f"{entry.file} is not the file that {entry.name} stands for: install mtpano_zoo again.")
@@ -108,7 +108,7 @@ def _packaged(entry: Entry) -> dict[str, Tensor]:
 
 
 def _conversion_folder(entry: Entry, checksum: str) -> Path:
-    """Name the folder for a conversion by the content that is converted and by the code that converts it."""
+    """Return the folder of a conversion, named after the content that is converted and the code that converts it."""
     code = inspect.getsource(sys.modules[FORMATS[entry.format].convert.__module__]).encode()
     return cache_folder() / entry.name / f"{checksum[:16]}-{hashlib.sha256(code).hexdigest()[:8]}"
 

@@ -135,7 +135,7 @@ def test_files_without_description_or_of_unknown_class(tmp_path, checkpoint):
     content = read_checkpoint(checkpoint[0])
     content["network"]["class_path"] = "os.system"
     torch.save(content, tmp_path / "unknown.ckpt")
-    with pytest.raises(ValueError, match=r"class 'os\.system', which is none of .*PDBridgeNet"):
+    with pytest.raises(ValueError, match=r"class 'os\.system', which is not one of .*PDBridgeNet"):
         load_model(tmp_path / "unknown.ckpt")
 
 

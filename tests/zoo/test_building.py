@@ -146,11 +146,11 @@ def descriptions(description: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     def encoded(**changes: Any) -> dict[str, Any]:
         return described(encoder=encoder | {"init_args": encoder["init_args"] | changes})
 
-    none_of_ours = "which is none of CNNEncoder, ViTEncoder"
+    none_of_ours = "which is not one of CNNEncoder, ViTEncoder"
     return {
         "nothing": ({}, "needs the keys class_path and init_args"),
-        "class": (description | {"class_path": "os.system"}, "class 'os.system', which is none of .*PDBridgeNet"),
-        "list": (description | {"class_path": ["PDBridgeNet"]}, "which is none of .*PDBridgeNet"),
+        "class": (description | {"class_path": "os.system"}, "class 'os.system', which is not one of .*PDBridgeNet"),
+        "list": (description | {"class_path": ["PDBridgeNet"]}, "which is not one of .*PDBridgeNet"),
         "arguments": (description | {"init_args": [1, 2]}, "must be dictionaries"),
         "card": (description | {"card": "abc"}, "must be dictionaries"),
         "unknown": (described(depht=3), "arguments that PDBridgeNet does not take: .*depht"),

@@ -142,7 +142,7 @@ def test_a_missing_repository(hub) -> None:
 
 @pytest.mark.parametrize("name", ["user/tiny/large", "user tiny", "-user/tiny"])
 def test_what_is_no_name_of_a_repository(hub_cache: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no name of a repository on the Hugging Face Hub"):
+    with pytest.raises(ValueError, match=f"'{name}' is not the name of a repository on the Hugging Face Hub"):
         download(name, "tiny.pth.tar")
 
 
@@ -280,19 +280,19 @@ NO_NAMES = [
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_no_name_leads_out_of_the_cache(name: str, hub, commit, tmp_path: Path, entry) -> None:
     """Of a revision, a file or a repository; nothing is asked, and no file is written anywhere."""
-    with pytest.raises(ValueError, match="is no name of a revision in user/tiny"):
+    with pytest.raises(ValueError, match="is not a valid revision name in user/tiny"):
         download("user/tiny", "tiny.pth.tar", name)
-    with pytest.raises(ValueError, match="is no name of a file in user/tiny"):
+    with pytest.raises(ValueError, match="is not a valid file name in user/tiny"):
         download("user/tiny", name)
     for repository in (name, f"user/{name}", f"{name}/tiny"):
-        with pytest.raises(ValueError, match="is no name of a repository"):
+        with pytest.raises(ValueError, match="is not the name of a repository"):
             download(repository, "tiny.pth.tar")
     if name:
-        with pytest.raises(ValueError, match="is no name of a revision in user/tiny"):
+        with pytest.raises(ValueError, match="is not a valid revision name in user/tiny"):
             load_model(f"hf-hub:user/tiny@{name}")
-        with pytest.raises(ValueError, match="is no name of a"):
+        with pytest.raises(ValueError, match=r"is not (the name of a repository|a valid revision name)"):
             load_model(f"hf-hub:{name}")
-        with pytest.raises(ValueError, match="is no name of a revision"):
+        with pytest.raises(ValueError, match="is not a valid revision name"):
             fetch(replace(entry, revision=name))
     assert hub.requests == [] and not list(tmp_path.rglob("*"))
 
@@ -350,7 +350,7 @@ def test_a_server_that_refuses(status: int, advice: str, hub, commit) -> None:
 
 @pytest.mark.parametrize(
     ("number", "advice"),
-    [(errno.EACCES, "cannot be written, so name another folder by HF_HOME"), (errno.ENOSPC, "make room in")],
+    [(errno.EACCES, "cannot be written, so name another folder with HF_HOME"), (errno.ENOSPC, "make room in")],
 )
 def test_a_cache_of_the_hub_that_cannot_be_written(number: int, advice: str, monkeypatch) -> None:
     def fail(*arguments: object, **options: object) -> None:

@@ -61,7 +61,7 @@ def test_a_file_on_no_hub_is_downloaded_by_hand(name: str, capsys: pytest.Captur
     )
     kinds = {"": "matterport3d", "_st3d": "structured3d", "_SpatialAudioGen": "spatialaudiogen"}
     assert name.split(".")[1] == kinds[file.removeprefix(listed).removesuffix(".pth")]
-    with pytest.raises(FileNotFoundError, match="lies on no Hub") as error:
+    with pytest.raises(FileNotFoundError, match="is not on the Hub") as error:
         load_model(name)
     assert entry.page in str(error.value) and f'load_model("/path/to/{entry.file}")' in str(error.value)
     assert main(["models", name]) == 0
@@ -90,7 +90,7 @@ def test_a_generator_is_listed_and_is_no_network(capsys: pytest.CaptureFixture[s
     ("change", "message"),
     [
         ({"paper": ...}, "The entry tiny of checkpoints.yaml lacks paper"),
-        ({"kind": "painter"}, "The entry tiny of checkpoints.yaml is of the kind 'painter'"),
+        ({"kind": "painter"}, "The entry tiny of checkpoints.yaml has the kind 'painter'"),
         ({"kind": "generator"}, "The entry tiny of checkpoints.yaml lacks base"),
         ({"colour": "red"}, "The entry tiny of checkpoints.yaml has the unknown key colour"),
         ({"license": {"code": "MIT"}}, r"lacks license\.weights"),
