@@ -1,1 +1,1 @@
-"""What a panorama's maps become in three dimensions: meshes, and scenes for other programs."""
+"""Turn a panorama's maps into three dimensions: meshes, and scenes for other programs."""

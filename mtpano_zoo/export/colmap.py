@@ -1,4 +1,4 @@
-"""Panoramas with their distances as a scene in COLMAP's text format, which splat trainers read.
+"""Write panoramas with their distances as a scene in COLMAP's text format, which splat trainers read.
 
 Format: https://colmap.github.io/format.html. COLMAP counts pixels from the upper left corner of the image, so that the
 centre of the first one is 0.5; its cameras look along +z with y down, as ours do. Its model EQUIRECTANGULAR has width
@@ -31,7 +31,7 @@ __all__ = ("FOV", "VIEWS", "ColmapWriter", "Scan", "default_size")
 
 FOV = 90.0  # degrees, of a perspective view
 VIEWS = {6: cube_rotations, 12: icosahedron_rotations}
-EDGE = 1.2  # ratio of distances beside which a point of the cloud would float
+EDGE = 1.2  # ratio of neighbouring distances above which points of the cloud would float
 POINTS = 100_000
 
 
@@ -39,7 +39,7 @@ class Scan(NamedTuple):
     """A panorama of a scene, and what is known about it.
 
     Attributes:
-        name: of its files, without a suffix; slashes are folders.
+        name: name of its files, without a suffix; slashes separate folders.
         image: RGB (H, W, 3).
         depth: metres along the ray (H, W), 0 = no value.
         normals: (H, W, 3), zero = no value.
@@ -58,7 +58,7 @@ class Scan(NamedTuple):
 
 
 class _View(NamedTuple):
-    """An image as it is written: maps by folder, where `masks` is false at what is to be ignored."""
+    """An image to write: its maps by folder; `masks` is false where pixels are to be ignored."""
 
     name: str
     maps: dict[str, NDArray[np.generic]]
@@ -77,27 +77,27 @@ def default_size(height: int) -> int:
 
 
 class ColmapWriter:
-    """Writes scans into a folder, one after another; `finish` writes the cameras, poses and points.
+    """Write scans into a folder, one after another; `finish` writes the cameras, poses and points.
 
     - `images/NAME.png`
     - `sparse/0/cameras.txt`, `images.txt`, `points3D.txt`: the points, about 100,000, cover every panorama evenly
     - `depth/NAME.npy` float32 metres and `depth/NAME.png` 16-bit millimetres, 0 = no value: the distance along the ray
       in panoramas, the z-coordinate in perspective views
     - `normals/NAME.png`: `128 + 127 n` in the frame of its camera, x right, y down, z forward
-    - `masks/NAME.png.png`: 0 where nothing was seen and below the camera, where a tripod stands, 255 elsewhere; as
-      COLMAP names masks, and of every image, because trainers want one for each or none
+    - `masks/NAME.png.png`: 0 where nothing was seen and below the camera, where a tripod stands, 255 elsewhere; COLMAP
+      names masks like this, and every image has one, because trainers expect all masks or none
     - `sky/NAME.png`: 255 where the sky is
 
     Args:
         root: an empty folder.
-        count: how many scans there will be.
+        count: number of scans that will be written.
         views: 6 (the faces of a cube) or 12 (towards the corners of an icosahedron) perspective views of 90 degrees in
             place of each panorama; those that show nothing of a crop are left out.
         size: rows and columns of a view; by default as dense as the panorama, see `default_size`.
-        nadir: degrees from straight down that the masks leave out.
+        nadir: degrees from straight down within which the masks are 0.
 
     Raises:
-        InputError: If there is no such number of views, or size or nadir is out of range.
+        InputError: If views is neither 6 nor 12, or size or nadir is out of range.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ColmapWriter:
         if not clean_points(scan.depth).any():
             raise InputError(f"{scan.name} has no pixel with a distance: depth is 0 everywhere; leave it out")
         for view in self._cut(scan) if self.views else [self._whole(scan)]:
-            if not view.maps["masks"].any():  # it looks beside a crop: there is nothing to learn from
+            if not view.maps["masks"].any():  # it shows nothing of a crop
                 continue
             camera = self.cameras.setdefault(view.camera, len(self.cameras) + 1)
             numbers = " ".join(f"{number:.9g}" for number in (*quaternion(view.pose.rotation), *view.pose.translation))
@@ -203,7 +203,7 @@ class ColmapWriter:
                 write_png(path, np.where(values, np.uint8(255), np.uint8(0)))
 
     def _remember_points(self, scan: Scan) -> None:
-        """Draw points by solid angle, so that the poles have no more than their part."""
+        """Sample points in proportion to solid angle, so that the poles get no more than their share."""
         height, width = scan.depth.shape
         kept = clean_points(scan.depth, EDGE, self.nadir)
         kept &= ~scan.sky if scan.sky is not None else True

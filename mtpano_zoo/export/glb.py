@@ -23,20 +23,20 @@ MAX_TEXTURE = 8192  # pixels; wider images are refused by many graphics cards
 MAX_BYTES = 2**32 - 1  # lengths have 32 bits
 
 FLOAT, UNSIGNED_INT = 5126, 5125
-VERTICES, INDICES = 34962, 34963  # what a graphics card keeps a part of the buffer for
+VERTICES, INDICES = 34962, 34963  # what the graphics card uses a part of the buffer for
 LINEAR, LINEAR_MIPMAP_LINEAR, REPEAT, CLAMP_TO_EDGE = 9729, 9987, 10497, 33071
 
 
 def write_glb(path: str | Path, mesh: Mesh, image: NDArray[np.uint8]) -> None:
     """Write a mesh with its panorama (H, W, 3) as the texture, atomically.
 
-    glTF is right-handed with y up, in metres; -z is ahead, as for its cameras. A point (x, y, z) of ours becomes
-    (x, -y, -z), which is a rotation. The texture is a JPEG of at most 8192 columns. It is shown as it is, without
-    lamps, because a photograph has its light in it. Faces are seen from the side of the camera only, so that one can
-    look into a room from outside.
+    glTF is right-handed with y up, in metres; -z is forward, as for its cameras. A point (x, y, z) of ours becomes
+    (x, -y, -z), which is a rotation. The texture is a JPEG of at most 8192 columns. It is shown unlit, because a
+    photograph already contains its light. Faces are visible only from the side of the camera, so that one can look into
+    a room from outside.
 
     Raises:
-        InputError: If the file would be larger than 4 GB.
+        InputError: If the file would be larger than 4.3 GB.
         OSError: If the file cannot be written.
     """
     turned = mesh.positions * np.array([1, -1, -1], np.float32)
@@ -59,7 +59,7 @@ def write_glb(path: str | Path, mesh: Mesh, image: NDArray[np.uint8]) -> None:
     text += b" " * (-len(text) % 4)
     total = 12 + 8 + len(text) + 8 + len(buffer)
     if total > MAX_BYTES:
-        raise InputError(f"{path} would have {total / 1e9:.1f} GB, but GLB ends at 4.3 GB: use a larger stride")
+        raise InputError(f"{path} would have {total / 1e9:.1f} GB, but GLB allows at most 4.3 GB: use a larger stride")
     head = struct.pack("<4sII", b"glTF", 2, total) + struct.pack("<I4s", len(text), b"JSON")
     write_bytes(path, head + text + struct.pack("<I4s", len(buffer), b"BIN\0") + buffer)
 
@@ -78,7 +78,7 @@ def _scene() -> dict[str, Any]:
         "meshes": [{"primitives": [primitive], "name": "panorama"}],
         "materials": [{"pbrMetallicRoughness": surface, "extensions": {unlit: {}}}],
         "textures": [{"sampler": 0, "source": 0}],
-        # Columns repeat, because the mesh goes on behind the seam; rows end at the poles.
+        # Columns repeat, because the mesh continues beyond the seam; rows end at the poles.
         "samplers": [{"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": REPEAT, "wrapT": CLAMP_TO_EDGE}],
         "images": [{"mimeType": "image/jpeg", "bufferView": 3}],
     }

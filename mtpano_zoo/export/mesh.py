@@ -16,12 +16,12 @@ MAX_ANGLE = 85.0  # degrees
 
 
 class Mesh(NamedTuple):
-    """Triangles with a place in the panorama for every corner.
+    """Triangles, with the place in the panorama of every corner.
 
     Attributes:
         positions: (N, 3) float32 in metres, x right, y down, z forward, camera at 0.
-        coordinates: (N, 2) float32, place in the image from its upper left corner, both sides 1 long. Behind the seam
-            it goes on above 1: the image repeats.
+        coordinates: (N, 2) float32, place in the image from its upper left corner, where both sides have length 1.
+            Beyond the seam it exceeds 1, because the image repeats.
         triangles: (M, 3) uint32, counter-clockwise as the camera sees them.
     """
 
@@ -39,17 +39,17 @@ def sphere_mesh(
 ) -> Mesh:
     """Join the pixels of a panorama to a surface that closes at the seam and at the poles.
 
-    Neighbouring pixels are joined by two triangles. The last column is joined to the first, and a corner on the axis
-    joins the highest row, as high as the middle of its points; so does one below the lowest row. Triangles at pixels
-    without a distance are left out, and so are those that the camera sees at a grazing angle, because most of them
-    join two surfaces of which one is in front of the other.
+    Neighbouring pixels are joined by two triangles. The last column is joined to the first. The highest row is joined
+    to a corner on the vertical axis, at the median height of the row's points, and so is the lowest row. Triangles at
+    pixels without a distance are left out, and so are those that the camera sees at a grazing angle, because most of
+    them join a surface to another one behind it.
 
     Args:
         depth: metres (H, W), 0 = no value.
-        stride: use every so many rows and columns.
+        stride: use every `stride`-th row and column.
         edge: leave out pixels at edges, see `mtpano_zoo.point_cloud.clean_points`.
-        nadir: leave out what is less than so many degrees from straight down, see there.
-        max_angle: leave out triangles whose normal is more than so many degrees off the direction to the camera. The
+        nadir: leave out pixels less than this many degrees from straight down, see the same.
+        max_angle: leave out triangles whose normal is more than this many degrees off the direction to the camera. The
             denser the grid, the smaller the steps that remain: at 512 rows, 85 degrees allow neighbours to differ by
             7 % of their distance, at 256 rows by 14 %.
 
@@ -103,7 +103,7 @@ def sphere_mesh(
 
 
 def _rays(height: int, width: int, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the rays (R, C, 3) of some rows (R, 1) and columns (1, C): all of a large panorama take gigabytes."""
+    """Return the rays (R, C, 3) of some rows (R, 1) and columns (1, C): all rays of a large panorama take gigabytes."""
     longitude, latitude = (angles.numpy() for angles in erp_angles(height, width, dtype=torch.float64))
     lon, lat = longitude[columns], latitude[rows]
     down = np.broadcast_to(-np.sin(lat), (len(lat), lon.shape[1]))
@@ -126,7 +126,7 @@ def _grid_triangles(rows: int, columns: int) -> NDArray[np.intp]:
 
 
 def _faces_camera(corners: NDArray[np.float64], triangles: NDArray[np.intp], max_angle: float) -> NDArray[np.bool_]:
-    """Return which triangles are at most so many degrees off the direction to the camera."""
+    """Return which triangles have a normal at most `max_angle` degrees off the direction to the camera."""
     first, second, third = (corners[triangles[:, i]] for i in range(3))
     normal, middle = np.cross(second - first, third - first), first + second + third
     length = np.linalg.norm(normal, axis=1) * np.linalg.norm(middle, axis=1)

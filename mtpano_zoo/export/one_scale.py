@@ -1,4 +1,4 @@
-"""One scale for panoramas of a place whose poses are known: distances that a network got right only up to a factor."""
+"""Find one scale for panoramas with known poses: a network may get distances right only up to a factor."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,20 +13,20 @@ from mtpano_zoo.sphere import depth_to_points, points_to_normals, rays_to_pixels
 
 __all__ = ("common_scales",)
 
-ROWS = 48  # of the distances that are compared
+ROWS = 48  # rows of the distances that are compared
 NEIGHBOURS = 8
 STEPS = 20
-WIDEST, NARROWEST = 0.5, 0.02  # relative errors that are taken for agreement, in the first steps and in the last
+WIDEST, NARROWEST = 0.5, 0.02  # relative errors that count as agreement, in the first step and in the last
 GUESSES = (0.5, 0.7, 1.0, 1.4, 2.0)
-MIN_OVERLAP = 0.1  # of a panorama's points have to agree with another panorama in the end
+MIN_OVERLAP = 0.1  # share of a panorama's points that must agree with another panorama in the end
 
 Float64 = NDArray[np.float64]
 
 
 class _Surface(NamedTuple):
-    """Points (H, W, 3) and normals (H, W, 3) of a panorama, in its own frame; where both are known (H, W).
+    """Points (H, W, 3) and normals (H, W, 3) of a panorama, in its own frame, and where both are known (H, W).
 
-    They are those of every `stride`-th row and column of a panorama of this `size`, from number `stride // 2` on.
+    They sample every `stride`-th row and column of a panorama of this `size`, starting at number `stride // 2`.
     """
 
     points: Float64
@@ -50,15 +50,15 @@ def common_scales(
 ) -> Float64:
     """Return the factors (N,) that bring the distances of panoramas to the unit of their poses.
 
-    Points of every panorama are moved into its nearest neighbours, where they should lie in the surface that these see
-    in the same direction. The gaps along its normals, relative to the distance, are minimised over all factors
-    (Gauss-Newton, with weights 1 / (1 + (gap / width)^2)^2 whose width shrinks, so that what is hidden from a neighbour
-    does not count). It needs a displacement between the cameras and surfaces that both see.
+    Points of every panorama are moved into the frames of its nearest neighbours, where they should lie on the surface
+    that these see in the same direction. The gaps along the surface's normals, relative to the distance, are minimised
+    over all factors (Gauss-Newton, with weights 1 / (1 + (gap / width)^2)^2 whose width shrinks, so that points hidden
+    from a neighbour do not count). This needs cameras at different places and surfaces that both see.
 
     Args:
         depths: metres up to a factor (H, W), 0 = no value.
-        poses: of these panoramas, world to camera.
-        names: of these panoramas, for messages; by default their numbers.
+        poses: poses of these panoramas, world to camera.
+        names: names of these panoramas, for messages. If omitted, their numbers.
 
     Raises:
         InputError: If there are fewer than two panoramas, two are at the same place, or the surfaces of one agree with
@@ -121,7 +121,7 @@ def _equations(first: _Surface, second: _Surface, pose: Pose, other: Pose, log_i
     row, column = row.clip(0, len(second.known) - 1), column % second.known.shape[1]
     normals, points = second.normals[row, column], second.points[row, column] * np.exp(log_j)
     level = -(normals * points).sum(1)  # distance of the plane from the camera
-    # Two surfaces that face away from one another are two sides of a thing, and a grazing one is no measurement.
+    # Surfaces that face away from one another are two sides of an object, and a grazing one measures nothing.
     seen = second.known[row, column] & (level > 0.1 * np.linalg.norm(points, axis=1))
     seen &= ((first.normals[first.known] @ turn.T) * normals).sum(1) > 0.5
     normals, points, level = normals[seen], points[seen], level[seen]

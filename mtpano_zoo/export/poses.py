@@ -1,4 +1,4 @@
-"""Where cameras are: rotations, positions, and the text file in which COLMAP keeps them.
+"""Camera poses: rotations, positions, and the text file in which COLMAP keeps them.
 
 Format: https://colmap.github.io/format.html
 """
@@ -30,7 +30,7 @@ class Pose(NamedTuple):
     translation: Float64
 
     def to_world(self, points: NDArray[np.floating]) -> Float64:
-        """Return points (N, 3) of the camera's frame in that of the world.
+        """Transform points (N, 3) from the frame of the camera to the frame of the world.
 
         Example:
             >>> Pose(np.eye(3), np.array([0.0, 0.0, 2.0])).to_world(np.zeros((1, 3))).tolist()
@@ -40,7 +40,7 @@ class Pose(NamedTuple):
         return moved
 
     def seen_by(self, rotation: Float64) -> "Pose":
-        """Return the pose of a view whose camera is turned by `rotation`, view to panorama, on the spot."""
+        """Return the pose of a view at the same place whose camera is rotated by `rotation`, view to panorama."""
         return Pose(rotation.T @ self.rotation, rotation.T @ self.translation)
 
 
@@ -51,7 +51,7 @@ def quaternion(rotation: Float64) -> Float64:
     """Return the unit quaternion (w, x, y, z) of a rotation (3, 3), w not negative.
 
     It is the eigenvector of the largest eigenvalue of a symmetric matrix (Bar-Itzhack, 2000), which has no special
-    cases and forgives rounding in the rotation.
+    cases and tolerates rounding errors in the rotation.
 
     Example:
         >>> quaternion(np.diag([1.0, -1.0, -1.0])).round(6).tolist()  # half a turn about x
@@ -89,14 +89,14 @@ def rotation_of(quaternion: Float64) -> Float64:
 
 
 def read_poses(path: str | Path) -> dict[str, Pose]:
-    """Read the poses in an `images.txt` of COLMAP, by the name of the image without its suffix.
+    """Read the poses in a COLMAP `images.txt`, by the name of the image without its suffix.
 
     An image has the line IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME. The line of its key points, which comes next in
     files that COLMAP wrote, may be missing.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is no text, a line is not understood, or two images have one name.
+        InputError: If it is not text, a line is malformed, or two images have the same name.
     """
     path = Path(path)
     poses: dict[str, Pose] = {}
@@ -108,7 +108,7 @@ def read_poses(path: str | Path) -> dict[str, Pose]:
             numbers = np.array([float(word) for word in words[1:8]])
             name = words[9]
         except (ValueError, IndexError) as error:
-            raise InputError(f"{path} has the line {line[:80]!r}, but that of an image is {FIELDS}") from error
+            raise InputError(f"{path} has the line {line[:80]!r}, but the line of an image is {FIELDS}") from error
         if not np.isfinite(numbers).all() or np.linalg.norm(numbers[:4]) < 1e-6:
             raise InputError(f"{path} gives {name} a pose that is not finite, or a quaternion of length 0")
         stem = name.removesuffix(Path(name).suffix)
@@ -121,7 +121,7 @@ def read_poses(path: str | Path) -> dict[str, Pose]:
 
 
 def _is_key_points(line: str) -> bool:
-    """Whether a line consists of X Y POINT3D_ID, repeated; the line of an image has a name at its end."""
+    """Return whether a line consists of X Y POINT3D_ID, repeated; the line of an image ends in a name."""
     words = line.split()
     try:
         return len(words) % 3 == 0 and bool(np.asarray(words, np.float64).size)

@@ -1,4 +1,4 @@
-"""One panorama as one file with its three dimensions: a point cloud or a mesh."""
+"""Write one panorama as one file in three dimensions: a point cloud or a mesh."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +19,13 @@ ROWS = 512
 
 
 class Cut(NamedTuple):
-    """Part of a panorama that is exported.
+    """Which part of a panorama is exported.
 
     Attributes:
-        stride: use every so many rows and columns; None for `default_stride`.
+        stride: use every `stride`-th row and column; None for `default_stride`.
         edge: leave out pixels at edges, see `mtpano_zoo.point_cloud.clean_points`.
-        nadir: leave out what is less than so many degrees from straight down, see there.
-        max_angle: of a mesh, leave out triangles that are seen at a more grazing angle, in degrees, see
+        nadir: leave out pixels less than this many degrees from straight down, see the same.
+        max_angle: for a mesh, leave out triangles that are seen at a more grazing angle, in degrees, see
             `mtpano_zoo.export.mesh.sphere_mesh`.
     """
 
@@ -56,15 +56,15 @@ def write_scene(
     cut: Cut | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a panorama as the kind of file that the name ends in, `.ply` or `.glb`; return its path.
+    """Write a panorama as a `.ply` or `.glb` file, as the suffix says, and return its path.
 
     Args:
         path: the file; its folder is created.
         image: RGB (H, W, 3).
         depth: metres (H, W), 0 = no value.
-        normals: (H, W, 3), zero = no value; a cloud takes those of the surface through its points by default.
-        cut: what is exported.
-        overwrite: replace a file.
+        normals: (H, W, 3), zero = no value. If omitted, a cloud uses those of the surface through its points.
+        cut: which part is exported.
+        overwrite: replace an existing file.
 
     Raises:
         FileExistsError: If the file exists and `overwrite` is false.
