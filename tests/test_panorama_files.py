@@ -335,7 +335,7 @@ def test_one_eye_of_a_stereo_pair(tmp_path, room, axis, squeezed):
         expected = cv2.resize(expected, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
         assert np.abs(pixels.astype(int) - expected).mean() < (4 if squeezed else 1e-9)
     Image.fromarray(room).save(tmp_path / "b.png")
-    with pytest.raises(InputError, match="is no stereo pair"):
+    with pytest.raises(InputError, match="is not a stereo pair"):
         load_panorama(tmp_path / "b.png", eye="left")
 
 

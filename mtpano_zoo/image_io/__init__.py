@@ -1,4 +1,4 @@
-"""Panoramas of any kind to arrays, and maps to files."""
+"""Read panoramas of any kind into arrays, and write maps to files."""
 
 from mtpano_zoo.image_io.decoding import open_image
 from mtpano_zoo.image_io.floating import decode_exr

@@ -1,4 +1,4 @@
-"""From the bytes of an image file of any common format to 8-bit RGB, what is transparent, and its XMP metadata."""
+"""Decode an image file of any common format to 8-bit RGB, a mask of transparent pixels, and its XMP metadata."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ from mtpano_zoo.limits import max_pixels as default_max_pixels
 __all__ = ("Decoded", "decode_image", "decode_pil", "open_image")
 
 OPAQUE = 128  # alpha from which a pixel counts as seen
-XMP_KEYS = ("xmp", "XML:com.adobe.xmp")  # where Pillow keeps it; the second is that of PNG
+XMP_KEYS = ("xmp", "XML:com.adobe.xmp")  # where Pillow keeps it; the second is for PNG
 XMP_TAG = 700  # of TIFF
 
 
@@ -27,8 +27,8 @@ class Decoded(NamedTuple):
     """An image as a camera or a program wrote it.
 
     Attributes:
-        pixels: RGB (H, W, 3) uint8, upright; transparent pixels are over black.
-        seen: False (H, W) where the image is transparent; None if it is nowhere.
+        pixels: RGB (H, W, 3) uint8, upright; transparent pixels are shown over black.
+        seen: mask (H, W), false where the image is transparent; None if it is transparent nowhere.
         xmp: its XMP metadata; empty if it has none.
     """
 
@@ -38,14 +38,14 @@ class Decoded(NamedTuple):
 
 
 def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decoded:
-    """Decode the content of an image file; `name` opens error messages.
+    """Decode the content of an image file; `name` starts error messages.
 
     The EXIF orientation is applied, and colours of another profile, such as Display P3, become sRGB. Grey, palette and
     CMYK images become RGB. 16 bits per channel are scaled, not cut, to 8; floating-point light is tone-mapped, see
-    `mtpano_zoo.image_io.floating`. Of several frames or pages the first is read.
+    `mtpano_zoo.image_io.floating`. Only the first of several frames or pages is read.
 
     Raises:
-        InputError: If it is truncated, not an image, of 32-bit integers, or too large.
+        InputError: If it is truncated, not an image, holds 32-bit integers, or is too large.
     """
     try:
         if is_exr(data) or is_hdr(data) or is_float_tiff(data):
@@ -74,7 +74,7 @@ def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.I
 
     Args:
         data: Content of the file.
-        name: Opens error messages.
+        name: Start of error messages.
         max_pixels: The largest number of pixels to accept; `limits.max_pixels()` by default.
 
     Raises:
@@ -87,7 +87,7 @@ def open_image(data: bytes, name: str, max_pixels: int | None = None) -> Image.I
         limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of half of Pillow's limit, and of damage that becomes an error
+            warnings.simplefilter("ignore")  # about half of Pillow's limit, and about damage that becomes an error
             image = Image.open(io.BytesIO(data), formats=_formats(is_heic(data)))
     except Image.DecompressionBombError as error:
         raise _NamedError(f"{name} has more than {limit:,} pixels: scale it down first, or set {VARIABLE}") from error
@@ -122,10 +122,10 @@ def _formats(heif: bool) -> list[str]:
 
 
 def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None) -> Decoded:
-    """Decode an open image; `sixteen_bit` are its pixels (H, W) or (H, W, C) where Pillow would drop bits.
+    """Decode an open image; `sixteen_bit` holds its pixels (H, W) or (H, W, C) if Pillow would drop bits.
 
     Raises:
-        InputError: If it holds 32-bit integers, whose white is defined nowhere.
+        InputError: If it holds 32-bit integers, which have no defined white.
 
     Example:
         >>> decode_pil(Image.new("L", (64, 32), 255)).pixels.shape
@@ -153,7 +153,7 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
 
 def _decoded_light(light: NDArray[np.float32]) -> Decoded:
     alpha = light[..., 3] if light.shape[2] > 3 else np.ones(light.shape[:2], np.float32)
-    # EXR multiplies colours by alpha already, as over black.
+    # EXR colours are already multiplied by alpha, which is the same as showing them over black.
     seen: NDArray[np.bool_] = np.isfinite(light).all(-1) & (alpha >= OPAQUE / 255)
     return Decoded(tone_mapped(light[..., :3]), None if seen.all() else seen, "")
 
@@ -168,21 +168,21 @@ def _xmp(image: Image.Image) -> str:
 
 
 def _as_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to RGB, by the colour profile if it is one of another space than sRGB and fits the image."""
+    """Convert to RGB, using the colour profile if it is for another space than sRGB and fits the image."""
     if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile and image.mode in ("RGB", "CMYK", "L"):
         from PIL import ImageCms
 
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             turned = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or of another kind of image
+        except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or for another kind of image
             return image.convert("RGB")
         return image.convert("RGB") if turned is None else turned
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn pixels as the EXIF orientation says, on a copy."""
+    """Return a copy of pixels, turned as the EXIF orientation says."""
     if orientation == 1:
         return np.array(values)
     upright = Image.fromarray(values)

@@ -1,6 +1,6 @@
-"""Images that are twice as wide as high, but no panoramas: fisheye pairs, stereo pairs, black margins, photographs.
+"""Detect images that are 2:1 but not panoramas: fisheye pairs, stereo pairs, black margins, photographs.
 
-Every threshold lies between what rendered and real panoramas show and what the wrong images show.
+Every threshold lies between the values of rendered and real panoramas and those of the wrong images.
 """
 
 from typing import Literal, TypeAlias
@@ -14,13 +14,13 @@ __all__ = ("doubt_about", "stereo_layout")
 Array: TypeAlias = NDArray[np.float32]
 
 ROWS = 128  # at this size sensor noise and compression are averaged away
-SMALLEST = 64  # rows below which nothing is said
-BLACK = 12  # of 255: darker pixels are no image, even after JPEG
-SHIFTS = 4  # of ROWS: largest disparity of a stereo pair, at half the size
+SMALLEST = 64  # images with fewer rows are not judged
+BLACK = 12  # of 255: darker pixels show nothing, even after JPEG
+SHIFTS = 4  # pixels: largest disparity of a stereo pair, at half the size
 ALIKE = 0.8  # correlation of halves; panoramas reach 0.61, pairs 0.88
 ALIKE_EDGES = 0.35  # correlation of their edges; panoramas reach 0.24, pairs 0.42
 JUMP = 1.5  # step across the seam over the largest step inside; 160 panoramas reach 1.01
-BROKEN_ROWS = 0.6  # share of rows with a step that is not in their surroundings; panoramas reach 0.38
+BROKEN_ROWS = 0.6  # share of rows whose step at the seam stands out from its surroundings; panoramas reach 0.38
 VISIBLE = 8  # of 255: smaller steps are differences of exposure
 
 Layout = Literal["stacked", "beside"]
@@ -29,7 +29,7 @@ Layout = Literal["stacked", "beside"]
 def stereo_layout(pixels: NDArray[np.uint8]) -> Layout | None:
     """Return how the two panoramas of a stereo pair (H, W, 3) are arranged: one above the other, or side by side.
 
-    Squeezed pairs of 2:1 are recognised by their halves, which are nearly the same.
+    Pairs that are squeezed to 2:1 are recognised by their halves, which are nearly the same.
 
     Example:
         >>> stereo_layout(np.zeros((64, 64, 3), np.uint8))
@@ -46,7 +46,7 @@ def stereo_layout(pixels: NDArray[np.uint8]) -> Layout | None:
 
 
 def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
-    """Return what a 2:1 image (H, W, 3) looks like, and what to do, if it does not look like a panorama.
+    """Return what a 2:1 image (H, W, 3) looks like, and what to do; None if it looks like a panorama.
 
     Example:
         >>> doubt_about(np.zeros((64, 128, 3), np.uint8)) is None  # nothing to see
@@ -57,15 +57,15 @@ def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
     image = _small(pixels)
     grey = image.mean(2)
     if _is_fisheye_pair(grey):
-        return "shows two fisheye circles: stitch it in the program of the camera or by `mtpano convert fisheye`"
+        return "shows two fisheye circles: stitch it with the camera's program or with `mtpano convert fisheye`"
     if margin := _black_margin(grey):
         return (
             f"has no image in its last {margin:.0%} of columns: cut the black margin off, or state the field "
-            "of view of what remains by --fov"
+            "of view of what remains with --fov"
         )
     if layout := _squeezed(grey):
         halves = "upper and lower" if layout == "stacked" else "left and right"
-        return f"its {halves} halves are nearly the same, like a stereo pair: take one by --eye left or --eye right"
+        return f"its {halves} halves are nearly the same, like a stereo pair: take one with --eye left or --eye right"
     if not _is_closed(image):
         return (
             "its left and right edges do not meet, as in a photograph or a part of a panorama: state its field of view "
@@ -87,7 +87,7 @@ def _is_fisheye_pair(grey: Array) -> bool:
 
 
 def _black_margin(grey: Array) -> float:
-    """Return the share of black columns at the right edge, if there is none at the left one: street-view tiles."""
+    """Return the share of black columns at the right edge, as in street-view tiles; 0 if the left edge is black too."""
     black = np.asarray((grey < BLACK).all(0))
     if black.all() or black[0]:
         return 0.0
@@ -111,7 +111,7 @@ def _squeezed(grey: Array) -> Layout | None:
 
 
 def _alike(first: Array, second: Array) -> float:
-    """Return the largest correlation of two images over small shifts; 0 if one of them is even."""
+    """Return the largest correlation of two images over small shifts; 0 if one of them is uniform."""
     first, second = first - first.mean(), second - second.mean()
     size = float(np.linalg.norm(first) * np.linalg.norm(second))
     if size < first.size:  # less than one level of 255
@@ -120,7 +120,7 @@ def _alike(first: Array, second: Array) -> float:
 
 
 def _is_closed(image: Array) -> bool:
-    """Whether the left and the right edge (of H, W, 3) meet as neighbouring columns do."""
+    """Return whether the left and right edges of an image (H, W, 3) meet as neighbouring columns do."""
     steps = np.abs(np.roll(image, -1, 1) - image).mean(2)
     seam, beside = steps[:, -1], (steps[:, 0] + steps[:, -2]) / 2
     if seam.mean() < VISIBLE:

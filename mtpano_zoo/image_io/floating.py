@@ -1,8 +1,8 @@
-"""Images of scene-linear light (Radiance HDR, EXR, floating-point TIFF), and their way to 8 bits.
+"""Decode images of scene-linear light (Radiance HDR, EXR, floating-point TIFF), and tone-map them to 8 bits.
 
 The tone curve is the photographic one (E. Reinhard et al., "Photographic Tone Reproduction for Digital Images",
 SIGGRAPH 2002, equation 4) with the key 0.18, followed by the sRGB transfer curve. It has no parameter to set: the same
-file always gives the same image.
+file always yields the same image.
 """
 
 import io
@@ -19,7 +19,7 @@ from mtpano_zoo.limits import check_pixels
 
 __all__ = ("decode_exr", "decode_floating", "tone_mapped")
 
-KEY = 0.18  # brightness that the average becomes, linear
+KEY = 0.18  # linear brightness to which the average is mapped
 WHITE = 99.5  # per cent of the pixels that are below white
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
@@ -32,7 +32,7 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
         limit: The largest number of pixels to accept.
 
     Raises:
-        InputError: If it is damaged or too large, or EXR without the package that reads it.
+        InputError: If it is damaged or too large, or it is EXR and the package that reads it is not installed.
     """
     if is_exr(data):
         pixels = decode_exr(data, limit)
@@ -59,15 +59,15 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
-    """Decode an EXR image as (H, W, C), in the order R, G, B where those are its channels.
+    """Decode an EXR image as (H, W, C), in the order R, G, B if these are its channels.
 
     Args:
         data: Content of the file.
         limit: The largest number of pixels to accept; `limits.max_pixels()` by default.
 
     Raises:
-        InputError: If the package OpenEXR is not installed, the image is damaged or none, or it has other channels.
-        InputError: If its numbers are integers, whose unit is stated nowhere.
+        InputError: If the package OpenEXR is not installed, the file is damaged or not an EXR image, it has other
+            channels, or it holds integers, whose unit is not known.
     """
     try:
         import OpenEXR
@@ -77,7 +77,7 @@ def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
         parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
         headers = [part.header for part in parts]
         windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
-    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, as the damage has it
+    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, depending on the damage
         raise InputError("it is truncated, damaged or not an EXR image") from error
     for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
         check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it", limit)
@@ -99,7 +99,7 @@ def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
 
 
 def tone_mapped(light: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Turn scene-linear light (..., 3) into 8-bit sRGB. What is not finite or negative is black.
+    """Turn scene-linear light (..., 3) into 8-bit sRGB; non-finite and negative values become black.
 
     Example:
         >>> tone_mapped(np.full((1, 1, 3), 5, np.float32)).tolist()  # an even wall is mid-grey at any exposure

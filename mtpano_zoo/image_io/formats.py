@@ -1,4 +1,4 @@
-"""The image formats that are read, and names for files of others."""
+"""The image formats that are read, and what files of other formats are."""
 
 import io
 import re
@@ -18,7 +18,7 @@ __all__ = (
     "tiff_tags",
 )
 
-# What a folder is searched for. A file that is named is read by its content, whatever its suffix.
+# The suffixes that a folder is searched for. A file that is named itself is read whatever its suffix.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".insp", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".avif", ".jp2", ".j2k", ".heic", ".heif", ".hif", ".hdr", ".exr"),
@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (
 # Pillow reads more, but EPS starts Ghostscript and some scientific formats unpack anything.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "DIB", "MPO", "HEIF")
 
-# What the first bytes of a file say, and what to do about it.
+# What the first bytes of a file mean, and what to do about it.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF document: export the panorama as JPEG or PNG"),
     (b"8BPS", "a Photoshop document: export it as PNG or TIFF"),
@@ -39,11 +39,11 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 _POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_FLOATING = 3  # of the TIFF tag SampleFormat
+_FLOATING = 3  # value of the TIFF tag SampleFormat
 
 
 def kind_of_other_file(data: bytes) -> str | None:
-    """Return what a file is that cannot be read as an image, and what to do; None if that is not known.
+    """Return what kind of file cannot be read as an image, and what to do; None if the kind is not known.
 
     Args:
         data: Content of the file.
@@ -69,7 +69,7 @@ def kind_of_other_file(data: bytes) -> str | None:
 
 
 def is_video(data: bytes) -> bool:
-    r"""Whether these are the first bytes of a video: MP4, QuickTime, Matroska, WebM or AVI.
+    r"""Return whether these are the first bytes of a video: MP4, QuickTime, Matroska, WebM or AVI.
 
     Example:
         >>> is_video(b"\0\0\0\x18ftypmp42"), is_video(b"RIFF\0\0\0\0WEBP")
@@ -77,13 +77,13 @@ def is_video(data: bytes) -> bool:
     """
     if data.startswith(b"\x1aE\xdf\xa3") or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
         return True
-    if data[4:8] in (b"moov", b"mdat", b"wide"):  # QuickTime of old
+    if data[4:8] in (b"moov", b"mdat", b"wide"):  # old QuickTime
         return True
     return data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis")
 
 
 def is_heic(data: bytes) -> bool:
-    r"""Whether this is an image in the container of HEIC or HEIF, which is read by an extra.
+    r"""Return whether this is an image in a HEIC or HEIF container, which needs an extra package.
 
     Example:
         >>> is_heic(b"\0\0\0\x18ftypheic")
@@ -93,7 +93,7 @@ def is_heic(data: bytes) -> bool:
 
 
 def is_hdr(data: bytes) -> bool:
-    """Whether this is a Radiance HDR image.
+    """Return whether this is a Radiance HDR image.
 
     Example:
         >>> is_hdr(b"#?RADIANCE"), is_hdr(b"GIF89a")
@@ -103,7 +103,7 @@ def is_hdr(data: bytes) -> bool:
 
 
 def is_exr(data: bytes) -> bool:
-    r"""Whether this is an OpenEXR image.
+    r"""Return whether this is an OpenEXR image.
 
     Example:
         >>> is_exr(b"\x76\x2f\x31\x01"), is_exr(b"GIF89a")
@@ -113,14 +113,14 @@ def is_exr(data: bytes) -> bool:
 
 
 def is_float_tiff(data: bytes) -> bool:
-    """Whether this is a TIFF image of floating-point numbers."""
+    """Return whether this is a TIFF image of floating-point numbers."""
     if not data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return False
     return _FLOATING in tiff_tags(data).get(339, ())
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, where given.
+    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, if present.
 
     Pillow refuses floating-point colours before it reports their size.
     """
@@ -131,7 +131,7 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     )
     file.seek(directory.next)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of truncated files: the error is raised later
+        warnings.simplefilter("ignore")  # about truncated files: the error is raised later
         directory.load(file)
     found = {tag: directory.get(tag) for tag in (256, 257, 339)}
     return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}

@@ -24,7 +24,7 @@ SIZES = (
 )
 DEGREES = ("PoseHeadingDegrees", "PosePitchDegrees", "PoseRollDegrees")
 SCALE_TOLERANCE = 0.01  # relative, between the width and the height of an image that was scaled after it was tagged
-VIEW_TOLERANCE = 0.05  # the same between degrees per pixel across and down, where people round their lenses
+VIEW_TOLERANCE = 0.05  # the same between degrees per pixel across and down: people round fields of view
 
 
 class Window(NamedTuple):
@@ -49,12 +49,12 @@ class Window(NamedTuple):
 
 
 class PoseAngles(NamedTuple):
-    """How a camera is turned, in degrees, as GPano tags give it: they do not say where it is.
+    """Orientation of a camera in degrees, as in GPano tags, which do not say where the camera is.
 
     Attributes:
         heading: of the centre of the image, clockwise from north; None if it is unknown.
         pitch: of the centre of the image, above the horizon.
-        roll: clockwise turn of the camera: the horizon turns counter-clockwise in the image.
+        roll: clockwise rotation of the camera: the horizon turns counter-clockwise in the image.
     """
 
     heading: float | None
@@ -74,7 +74,7 @@ class PoseAngles(NamedTuple):
 
 
 def pose_of(up: tuple[float, float, float] | None, heading: float | None) -> PoseAngles | None:
-    """Return the pose of a camera by where up is in its frame; None if neither this nor the heading is known.
+    """Return the pose of a camera from the up direction in its frame; None if neither this nor the heading is known.
 
     Example:
         >>> pose_of(PoseAngles(None, 30, -100).up, 90)
@@ -91,7 +91,7 @@ class GPano(NamedTuple):
     """The GPano tags of an image.
 
     Attributes:
-        window: where it lies in the full panorama; None if it is one.
+        window: where it lies in the full panorama; None if it is a full panorama itself.
         pose: None if the tags have no angle.
     """
 
@@ -106,7 +106,7 @@ def read_gpano(xmp: str, height: int, width: int, name: str) -> GPano | None:
         xmp: the XMP metadata.
         height: rows of the image, which may have been scaled since it was tagged.
         width: columns.
-        name: opens error messages.
+        name: start of error messages.
 
     Raises:
         InputError: If the tags contradict each other or the image, or the projection is not equirectangular.
@@ -126,13 +126,13 @@ def read_gpano(xmp: str, height: int, width: int, name: str) -> GPano | None:
     degrees = {tag: _number(tags, tag, name) for tag in DEGREES if tag in tags}
     pose = PoseAngles(degrees.get(DEGREES[0]), degrees.get(DEGREES[1], 0.0), degrees.get(DEGREES[2], 0.0))
     if abs(pose.pitch) > 90 or abs(pose.roll) > 360:
-        raise _contradiction(name, f"a pitch of {pose.pitch:g} and a roll of {pose.roll:g} degrees are no directions")
+        raise _contradiction(name, f"a pitch of {pose.pitch:g} and a roll of {pose.roll:g} degrees are not valid")
     window = _window(tags, height, width, name) if all(tag in tags for tag in SIZES) else None
     return GPano(window, pose if degrees else None)
 
 
 def _tags(xmp: str) -> dict[str, str]:
-    """Return the GPano tags, written as attributes or as elements. No XML parser sees what strangers wrote."""
+    """Return the GPano tags, written as attributes or as elements; no XML parser sees text from strangers."""
     declared = re.search(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(NAMESPACE)}[\"']", xmp)
     prefix = re.escape(declared[1]) if declared else "GPano"
     attributes = re.findall(rf"\b{prefix}:(\w+)\s*=\s*[\"']([^\"']*)[\"']", xmp)
@@ -141,7 +141,7 @@ def _tags(xmp: str) -> dict[str, str]:
 
 
 def _contradiction(name: str, what: str) -> InputError:
-    return InputError(f"the GPano tags of {name} cannot be right: {what}; mend them, or pass --ignore-tags")
+    return InputError(f"the GPano tags of {name} cannot be right: {what}; correct them, or pass --ignore-tags")
 
 
 def _number(tags: Mapping[str, str], tag: str, name: str) -> float:
@@ -180,7 +180,7 @@ def _window(tags: Mapping[str, str], height: int, width: int, name: str) -> Wind
 
 
 def _inside(top: float, left: float, height: int, width: int, full_height: float, full_width: float) -> Window:
-    """Round to whole pixels, so that the part stays inside."""
+    """Return a window rounded to whole pixels, so that it stays inside the full panorama."""
     rows, columns = max(round(full_height), height), max(round(full_width), width)
     return Window(min(round(top), rows - height), min(round(left), columns - width), height, width, rows, columns)
 
@@ -193,10 +193,10 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
         vertical_offset: degrees by which its middle row is above the horizon.
         height: rows of the image.
         width: columns.
-        name: opens error messages.
+        name: start of error messages.
 
     Raises:
-        InputError: If the angles are none of a sphere, or do not fit the size of the image.
+        InputError: If the angles are impossible on a sphere, or do not fit the size of the image.
 
     Example:
         >>> window_of_view((360, 90), 0, 100, 400, "a.jpg")
@@ -205,21 +205,21 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
     across, down = fov
     if not (0 < across <= 360 and 0 < down <= 180 and abs(vertical_offset) + down / 2 <= 90 + 1e-6):
         raise InputError(
-            f"a field of view is at most 360 x 180 degrees, and the image must end at the poles, not at "
-            f"{across:g} x {down:g} around {vertical_offset:g}"
+            f"a field of view is at most 360 x 180 degrees, and the image must not reach beyond a pole, as "
+            f"{across:g} x {down:g} around {vertical_offset:g} does"
         )
     full_height, full_width = height * 180 / down, width * 360 / across
     if abs(full_width / (2 * full_height) - 1) > VIEW_TOLERANCE:
         raise InputError(
-            f"{name} has {width / across:.3g} pixels per degree across and {height / down:.3g} down, but those of an "
-            f"equirectangular image are the same: choose another field of view than {across:g} x {down:g}"
+            f"{name} has {width / across:.3g} pixels per degree across and {height / down:.3g} down, but in an "
+            f"equirectangular image these are the same: choose another field of view than {across:g} x {down:g}"
         )
     top = (90 - vertical_offset - down / 2) / 180 * full_height
     return _inside(top, (full_width - width) / 2, height, width, full_height, full_width)
 
 
 def placed(values: NDArray[Any], window: Window) -> NDArray[Any]:
-    """Return a full panorama (H, W, ...) of zeros around what a window shows.
+    """Return a full panorama (H, W, ...) with values inside a window and zeros around it.
 
     Example:
         >>> placed(np.ones((1, 2)), Window(1, 1, 1, 2, 2, 4)).tolist()

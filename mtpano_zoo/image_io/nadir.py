@@ -9,14 +9,14 @@ __all__ = ("nadir_disc",)
 ROWS = 256
 NEAREST, FARTHEST = 5, 45  # degrees from straight down between which the border is looked for
 COLUMNS = 0.8  # share of the columns that show the border
-STEP = 8  # of 255, above twice that of the rows around; 120 rendered and 6 real panoramas reach 4
+STEP = 8  # of 255, beyond twice the step of the rows around; 120 rendered and 6 real panoramas reach 4
 
 
 def nadir_disc(pixels: NDArray[np.uint8]) -> float | None:
-    """Return how many degrees from straight down a disc ends that covers the nadir of a panorama (H, W, 3).
+    """Return the radius, in degrees, of a disc that covers the nadir of a panorama (H, W, 3); None if there is none.
 
     Its border is a sharp step at one latitude in nearly all columns, which nothing else in a scene makes. A tripod has
-    no such border, and what is smoothed into the floor has none either. None if there is no disc.
+    no such border, and neither has a patch that was blended into the floor.
 
     Example:
         >>> panorama = np.full((256, 512, 3), 200, np.uint8)

@@ -48,9 +48,9 @@ class Panorama:
 
     Attributes:
         pixels: RGB (H, W, 3) uint8; black where nothing was seen.
-        seen: False (H, W) where nothing was seen: beside a crop, or transparent. None if everything was.
+        seen: mask (H, W), false where nothing was seen: beside a crop, or transparent. None if everything was seen.
         window: the crop that was placed in it; None if the file was a full panorama.
-        pose: how the camera was held; None if the file does not say it.
+        pose: how the camera was held; None if the file does not state it.
     """
 
     pixels: NDArray[np.uint8]
@@ -63,7 +63,7 @@ def check_panorama_size(height: int, width: int, name: str, advice: str = "expor
     """Accept sizes that are 2:1 within 1 %.
 
     Raises:
-        InputError: If the size is not that of a full panorama; `name` opens the message, and `advice` ends it.
+        InputError: If the size is not that of a full panorama; `name` starts the message, and `advice` ends it.
 
     Example:
         >>> check_panorama_size(512, 1024, "room.jpg")
@@ -79,7 +79,7 @@ def check_panorama_size(height: int, width: int, name: str, advice: str = "expor
 
 
 def _example_view(height: int, width: int) -> str:
-    """Return degrees across and down that fit the shape of an image; wide ones are taken to go all the way round."""
+    """Return degrees across and down that fit the shape of an image; wide ones are assumed to go all the way round."""
     degrees = (360 if width >= 2 * height else 120) / max(height, width, 1)  # per pixel
     return f"{width * degrees:.3g}x{height * degrees:.3g}"
 
@@ -91,11 +91,11 @@ def load_panorama(path: str | Path, **reading: Unpack[Reading]) -> Panorama:
 
     Args:
         path: the file.
-        fov: degrees across and down that the image covers, around the direction that is forward; instead of its tags.
+        fov: degrees across and down that the image covers, centred on the forward direction; overrides its tags.
         vertical_offset: degrees by which the middle row of such an image is above the horizon.
-        eye: which half of a stereo pair to take. The left eye is the upper half of a pair that is stacked.
-        ignore_tags: take the image for a full panorama of a level camera, whatever its GPano tags say.
-        force: take an image that is 2:1 but does not look like a panorama.
+        eye: which half of a stereo pair to use. The left eye is the upper half of a stacked pair.
+        ignore_tags: treat the image as a full panorama of a level camera, whatever its GPano tags say.
+        force: accept a 2:1 image that does not look like a panorama.
         max_pixels: the largest number of pixels to accept, in the file and on the sphere; `limits.max_pixels()` by
             default.
 
@@ -116,7 +116,7 @@ def _read(path: Path, max_pixels: int | None) -> Decoded:
 
 
 def panorama_of_pixels(pixels: NDArray[np.uint8], name: str, **reading: Unpack[Reading]) -> Panorama:
-    """Place an image without tags, RGB (H, W, 3), on the sphere; `name` opens error messages.
+    """Place an image without tags, RGB (H, W, 3), on the sphere; `name` starts error messages.
 
     The options are those of `load_panorama`.
 
@@ -162,8 +162,8 @@ def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
     if height > 1 and width in (height, 4 * height):
         side = "one above the other" if width == height else "side by side"
         raise InputError(
-            f"{name} is {width} x {height} pixels, but a panorama is twice as wide as high: of a stereo pair, {side}, "
-            f"take one by --eye left or --eye right; of a part of the sphere, say which, as in --fov {view}"
+            f"{name} is {width} x {height} pixels, but a panorama is twice as wide as high: for a stereo pair, {side}, "
+            f"choose one with --eye left or --eye right; for a part of the sphere, say which, as in --fov {view}"
         )
     advice = f"export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov {view}"
     check_panorama_size(height, width, name, advice)
@@ -177,7 +177,7 @@ def _one_eye(pixels: NDArray[np.uint8], eye: Eye, name: str) -> NDArray[np.uint8
     layout = stereo_layout(pixels)
     if layout is None:
         raise InputError(
-            f"{name} is no stereo pair: such a pair is square, 4:1, or 2:1 of two equal halves; leave out --eye"
+            f"{name} is not a stereo pair: a pair is square, 4:1, or 2:1 with two equal halves; leave out --eye"
         )
     rows, columns = (height // 2, width) if layout == "stacked" else (height, width // 2)
     half = pixels[:rows, :columns] if eye == "left" else pixels[height - rows :, width - columns :]
@@ -199,7 +199,7 @@ def _on_sphere(decoded: Decoded, tags: GPano, name: str, max_pixels: int | None)
 def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Read an image file as `load_panorama` does, and return its pixels on the full sphere, RGB (H, W, 3).
 
-    Nothing is asked about what a 2:1 image shows, and nothing can be said about others: this is for data sets.
+    What a 2:1 image shows is not checked, and there are no options for other shapes: this is for data sets.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -209,7 +209,7 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
 
 
 def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """Decode the content of a file that holds a full panorama, RGB (H, W, 3); `name` opens error messages.
+    """Decode the content of a file that holds a full panorama, RGB (H, W, 3); `name` starts error messages.
 
     Raises:
         InputError: If it is truncated, not an image, too large, or not 2:1.

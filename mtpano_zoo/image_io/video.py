@@ -1,4 +1,4 @@
-"""Read the frames of videos one after the other, and write videos, by OpenCV.
+"""Read the frames of videos one after the other, and write videos, with OpenCV.
 
 OpenCV is a dependency already, and the FFmpeg in its wheels is LGPL; those of PyAV hold x264 and x265, which are GPL.
 """
@@ -19,8 +19,8 @@ from mtpano_zoo.limits import check_pixels
 __all__ = ("Frame", "Video", "constant_rate", "write_video")
 
 CODECS = ("vp09", "mp4v")  # VP9 plays in browsers too; MPEG-4 where OpenCV was built without libvpx
-MISSING = 0.02  # share of the frames that the header may count in vain: durations are rounded
-MAX_RATE = 120.0  # frames a second
+MISSING = 0.02  # share of the frames in the header that may be missing, because durations are rounded
+MAX_RATE = 120.0  # frames per second
 
 
 class Frame(NamedTuple):
@@ -28,8 +28,8 @@ class Frame(NamedTuple):
 
     Attributes:
         number: counted from 0.
-        seconds: when it is shown, from the first frame on.
-        pixels: RGB (H, W, 3) uint8, upright; None if nobody wanted them.
+        seconds: when it is shown, counted from the first frame.
+        pixels: RGB (H, W, 3) uint8, upright; None if they were not wanted.
     """
 
     number: int
@@ -42,11 +42,11 @@ class Video:
 
     Args:
         path: the file.
-        max_pixels: the most that a frame may have; `limits.max_pixels()` by default.
+        max_pixels: largest allowed number of pixels in a frame; `limits.max_pixels()` by default.
 
     Attributes:
-        count: how many frames the file says it has; 0 if it does not.
-        read: how many `frames` has read.
+        count: number of frames that the file says it has; 0 if it does not say.
+        read: number of frames that `frames` has read.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -75,7 +75,7 @@ class Video:
 
     @property
     def cut_short(self) -> bool:
-        """Whether `frames` has come to an end before the video did."""
+        """Whether `frames` came to an end before the video did."""
         if self._boxes is not None:  # frames that are cut away by an edit list are still counted
             return not all(self._boxes.get(kind, True) for kind in (b"moov", b"mdat"))
         return self.count - self.read > max(1, MISSING * self.count)
@@ -87,7 +87,7 @@ class Video:
         pixels. Call it once.
 
         Raises:
-            InputError: If there is not one frame.
+            InputError: If not a single frame can be decoded.
         """
         first, seconds = 0.0, 0.0
         while self._capture.grab():
@@ -96,7 +96,7 @@ class Video:
                 first = given
             elif given - first > seconds:
                 seconds = given - first
-            else:  # the file has no time for it
+            else:  # the file states no time for it
                 seconds += 1 / self._rate if self._rate > 0 else 0.04
             pixels = None
             if wanted(self.read):
@@ -116,8 +116,8 @@ class Video:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let OpenCV and FFmpeg print nothing: we say in one sentence what is wrong."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # counts when the first video of the process is opened
+    """Keep OpenCV and FFmpeg from printing: we say in one sentence what is wrong."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video of the process is opened
     log: Any = cv2.utils.logging
     level = log.getLogLevel()
     log.setLogLevel(log.LOG_LEVEL_SILENT)
@@ -132,11 +132,11 @@ def _why_not(path: Path) -> str:
     boxes = _boxes(path)
     if boxes is not None and not boxes.get(b"moov", False):
         return "is cut short, and its index, which comes last, is missing: copy it again, or repair it"
-    return "is damaged, or no video that OpenCV can decode: convert it to H.264 in MP4"
+    return "is damaged, or not a video that OpenCV can decode: convert it to H.264 in MP4"
 
 
 def _boxes(path: Path) -> dict[bytes, bool] | None:
-    """Return whether the boxes at the top of an MP4 file, by kind, are all there; None of another file."""
+    """Return whether the top-level boxes of an MP4 file are complete, by kind; None for another kind of file."""
     boxes: dict[bytes, bool] = {}
     with path.open("rb") as file:
         end, position = file.seek(0, os.SEEK_END), 0
@@ -152,9 +152,10 @@ def _boxes(path: Path) -> dict[bytes, bool] | None:
 
 
 def constant_rate(seconds: Sequence[float]) -> tuple[float, list[int]]:
-    """Return frames a second, and the frame to show in each of them, for frames of these times, ascending from 0.
+    """Return a constant rate in frames per second, and the number of the frame to show at each step.
 
-    The rate is that of the fastest tenth, so that slower parts repeat frames and every frame is shown when it was.
+    `seconds` are the times of the frames, ascending from 0. The rate is that of the fastest tenth, so that slower parts
+    repeat frames and every frame is shown at its own time.
 
     Example:
         >>> constant_rate([0.0, 0.1, 0.2, 0.4])
@@ -170,14 +171,14 @@ def constant_rate(seconds: Sequence[float]) -> tuple[float, list[int]]:
 
 
 def write_video(path: str | Path, frames: Iterable[NDArray[np.uint8]], rate: float) -> None:
-    """Write RGB frames (H, W, 3) of one size, even in both directions, as MP4, completely or not at all.
+    """Write RGB frames (H, W, 3) of one size, with even width and height, as MP4, completely or not at all.
 
     Raises:
         InputError: If OpenCV was built without an encoder.
         OSError: If it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part.mp4")  # one name, so that the rest of a killed run is replaced
+    temporary = path.with_name(f".{path.stem}.part.mp4")  # a fixed name, so that leftovers of a killed run are replaced
     writer: Any = None
     count = 0
     try:
@@ -187,7 +188,7 @@ def write_video(path: str | Path, frames: Iterable[NDArray[np.uint8]], rate: flo
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             count += 1
         if writer is not None:
-            writer.release()  # it says nothing if the disk is full
+            writer.release()  # it does not report a full disk
         found = cv2.VideoCapture(str(temporary), cv2.CAP_FFMPEG)
         written = int(found.get(cv2.CAP_PROP_FRAME_COUNT)) if found.isOpened() else 0
         found.release()

@@ -43,7 +43,7 @@ MAX_DEPTH = 65.534  # metres, the largest distance below saturation in a 16-bit 
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file completely or not at all, even if the program is stopped on the way."""
+    """Write a file completely or not at all, even if the program is stopped midway."""
     _write(Path(path), lambda file: file.write(data))
 
 
@@ -72,12 +72,12 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 def write_png(
     path: str | Path, array: NDArray[Any], xmp: str = "", encode: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> None:
-    """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, with XMP metadata if it is given, atomically.
+    """Write (H, W) grey or (H, W, 3) RGB of type uint8 or uint16, with optional XMP metadata, atomically.
 
-    `encode` makes such pixels of the rows of any other array, band by band: large maps take no memory a second time.
+    `encode` turns the rows of any other array into such pixels, band by band, so that large maps are not held twice.
 
     Raises:
-        InputError: If the shape or type is another one.
+        InputError: If the pixels have another shape or type.
     """
     bands = (array[rows] if encode is None else encode(array[rows]) for rows in _bands(array))
     first = next(bands, array)
@@ -99,7 +99,7 @@ def write_png(
 
 
 def _differences(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return rows as PNG packs them best: the number of the filter, 1, then bytes less those of the pixel before."""
+    """Return rows as PNG compresses them best: the filter number, 1, then the differences to the previous pixel."""
     values = pixels.astype(pixels.dtype.newbyteorder(">"), order="C", copy=False).view(np.uint8)
     values = values.reshape(len(pixels), -1)
     step = values.shape[1] // pixels.shape[1]
@@ -202,8 +202,8 @@ def depth_from_steps(
 
     Args:
         encoded: Depth in whole steps of `unit`.
-        unit: A step in metres; a metre has a whole number of them.
-        missing: Numbers that become 0, as 0 does; by default 65535, which only gives a lower bound on the distance.
+        unit: A step in metres; a metre must be a whole number of steps.
+        missing: Numbers that, like 0, mean no value and become 0; by default 65535, only a lower bound on the distance.
 
     Raises:
         InputError: If the array is not uint16.
@@ -250,7 +250,7 @@ def encode_normals(normals: ArrayLike, bits: Literal[8, 16] = 8) -> NDArray[Any]
 
 
 def _bands(array: NDArray[Any]) -> Iterator[Any]:
-    """Yield what selects one band of rows after the other: small ones stay in the cache and take little memory."""
+    """Yield the indices of one band of rows after the other: small bands stay in the cache and take little memory."""
     if array.ndim < 2:
         yield ...
         return
@@ -263,7 +263,7 @@ def decode_normals(encoded: NDArray[Any]) -> NDArray[np.float32]:
     """Decode the uint8 or uint16 result of `encode_normals` to unit vectors; the middle grey is the zero vector.
 
     Raises:
-        InputError: If the type is another one, or the last axis is not 3.
+        InputError: If it has another type, or the last axis is not 3.
 
     Example:
         >>> decode_normals(np.array([[128, 128, 1], [128, 128, 128]], np.uint8)).tolist()
