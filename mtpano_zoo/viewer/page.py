@@ -1,4 +1,4 @@
-"""A panorama, its maps and its scene as one HTML file that needs nothing else, no network either."""
+"""Turn a panorama, its maps and its scene into one HTML file that needs no other file and no network."""
 
 import base64
 import json
@@ -23,11 +23,11 @@ from mtpano_zoo.tasks import NO_LABEL
 __all__ = ("TRIANGLES", "mesh_stride", "packed", "page", "write_page")
 
 SCRIPTS = ("three.min.js", "geometry.js", "drawing.js", "viewer.js")
-TRIANGLES = 300_000  # of the mesh: more make a page slow on a telephone
+TRIANGLES = 300_000  # of the mesh: more make a page slow on a phone
 MAP_ROWS = 1024
 IMAGE_COLUMNS = 4096
 QUALITY = 88  # of the JPEG
-STEPS = 65534  # of a distance in 16 bits; 0 is no value
+STEPS = 65534  # steps of a distance in 16 bits; 0 is no value
 
 
 def write_page(path: Path, prediction: Prediction, title: str, overwrite: bool = False) -> None:
@@ -38,20 +38,20 @@ def write_page(path: Path, prediction: Prediction, title: str, overwrite: bool =
         OSError: If it cannot be written.
     """
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} already exists: choose another name, or replace it by --overwrite")
+        raise FileExistsError(f"{path} already exists: choose another name, or replace it with --overwrite")
     write_bytes(path, page(prediction, title).encode())
 
 
 def page(prediction: Prediction, title: str) -> str:
     """Return the page: the panorama, its maps, and the scene as a textured mesh.
 
-    Maps of more than 1024 rows, and the mesh, if it would have more than 300,000 triangles, take every so many rows and
-    columns. Distances are exact to 0.01 % if the farthest is a thousand times the nearest. Without a distance there is
-    no scene; the page says so.
+    Maps of more than 1024 rows are subsampled, and so is the mesh if it would have more than 300,000 triangles.
+    Distances are exact to 0.01 % if the farthest is a thousand times the nearest. Without any distance there is no
+    scene, and the page says so.
     """
     app = files("mtpano_zoo.viewer") / "app"
     text = (app / "page.html").read_text(encoding="utf-8")
-    # "<" may not stand in a script: a class could be named "</script>".
+    # "<" must not appear in a script: a class could be named "</script>".
     scene = json.dumps(_scene(prediction, title)).replace("<", "\\u003c")
     licence = (app / "three.LICENSE").read_text(encoding="utf-8")
     parts = {"TITLE": escape(title), "SCENE": scene, "LICENCE": escape(licence)}
@@ -105,7 +105,7 @@ def _scene(prediction: Prediction, title: str) -> dict[str, Any]:
         scene["mesh"], note = _mesh(depth)
         scene["notes"] += [note] if note else []
     else:
-        scene["notes"] += ["there is no map of distances: no scene, and nothing to measure"]
+        scene["notes"] += ["there is no map of distances, so there is no scene and nothing to measure"]
     return scene
 
 

@@ -1,4 +1,4 @@
-"""What a page shows: the results of `mtpano run`, read again with their panorama."""
+"""Read the results of `mtpano run` with their panorama, for a page to show."""
 
 import hashlib
 import json
@@ -29,16 +29,16 @@ READING = ("fov", "vertical_offset", "eye", "ignore_tags")  # options of a run t
 
 
 class Results(NamedTuple):
-    """A folder that `mtpano run` has written, and the names of the results in it that are meant."""
+    """A folder that `mtpano run` has written, and the names of the selected results in it."""
 
     folder: Path
     names: tuple[str, ...]
 
 
 def find_results(source: Path) -> Results | None:
-    """Return the results that a path names; None if it is another file, which has to be an image.
+    """Return the results that a path names; None if it names another file, which then has to be an image.
 
-    A path names all results of a folder, or one: by `results/room`, or by one of its files, `results/room_depth.npy`.
+    A path names all results of a folder, or one: as `results/room`, or by one of its files, `results/room_depth.npy`.
 
     Raises:
         InputError: If it is a folder without results.
@@ -65,17 +65,17 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     Args:
         folder: where `mtpano run` has written it.
         name: its name below the folder, such as `sub/room`.
-        image: the panorama, or a folder with it; by default it is looked for beside the results, in the working folder
-            and in the folders there.
+        image: the panorama, or a folder with it. If omitted, it is looked for beside the folder, in the working folder,
+            and in the folders in these two places.
 
     Raises:
-        InputError: If the panorama is missing or another one, or a file is damaged or of another size.
+        InputError: If the panorama is missing or the wrong one, or a file is damaged or has another size.
         OSError: If a file cannot be read.
     """
     recorded = read_records(folder / RECORDS).get(name)
     found = _find_image(folder, name, image, recorded)
     if recorded is not None and recorded != _digest(found):
-        raise InputError(f"{found} is not the image that {folder / name} is the result of: name another by --image")
+        raise InputError(f"{found} is not the image that {folder / name} is the result of: name another with --image")
     manifest = read_manifest(folder, FORMAT) or {}
     options = manifest.get("options", {})
     reading: dict[str, Any] = {key: options[key] for key in READING if options.get(key)}
@@ -117,7 +117,7 @@ def _maps(folder: Path, name: str, panorama: Panorama) -> tuple[dict[str, NDArra
                 full[~placed(np.ones(values.shape, np.bool_), window)] = NO_LABEL
             values = full
         if values.shape[:2] != size:
-            raise InputError(f"{path} is {values.shape[:2]}, but its panorama is {size}: name another by --image")
+            raise InputError(f"{path} is {values.shape[:2]}, but its panorama is {size}: name another with --image")
         maps[task] = values
     return maps, palette
 
@@ -133,7 +133,7 @@ def _files(folder: Path, name: str) -> dict[str, Path]:
 
 
 def _stem(name: str) -> str | None:
-    """Return what a name starts with if it is that of a result."""
+    """Return the name of the result that a file belongs to; None if it belongs to none."""
     endings = [path.name.removeprefix("x") for path in _files(Path(), "x").values()]
     return next((name.removesuffix(ending) for ending in endings if name.endswith(ending)), None)
 
@@ -144,12 +144,12 @@ def _find_image(folder: Path, name: str, given: Path | None, recorded: str | Non
     if given is not None:
         named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
         if name not in named:
-            raise InputError(f"{given} has no panorama named {name}, of which {folder} has results")
+            raise InputError(f"{given} has no panorama named {name}, but {folder} has results for it")
         return named[name]
     for path in _candidates(folder, name):
         if path.is_file() and (recorded is None or _digest(path) == recorded):
             return path
-    raise InputError(f"the panorama of {folder / name} is not beside its results: name it, or its folder, by --image")
+    raise InputError(f"the panorama of {folder / name} is not beside its results: name it, or its folder, with --image")
 
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:
@@ -165,7 +165,7 @@ def _digest(path: Path) -> str:
 
 
 def _up(folder: Path, name: str) -> tuple[float, float, float] | None:
-    """Return where up is in the frame of the camera, if the record of a result says it."""
+    """Return where up is in the frame of the camera, if the record of a result states it."""
     up: tuple[float, float, float] | None = None
     path = folder / RECORDS
     for line in path.read_bytes().splitlines() if path.is_file() else ():

@@ -1,4 +1,4 @@
-"""Pages of results, served to this machine alone."""
+"""Serve pages of results to this machine only."""
 
 import errno
 import os
@@ -23,15 +23,15 @@ LIST = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Resu
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one page at `/`, or a list of pages there and each at its name.
+    """Serve one page at `/`, or a list of pages at `/` and each page at its name.
 
     Args:
-        names: those of the pages.
-        make: returns the page of a name. It is called when the page is asked for.
-        port: 0 for any that is free.
+        names: names of the pages.
+        make: returns the page of a name. It is called when the page is requested.
+        port: port to listen on; 0 for any that is free.
 
     Raises:
-        InputError: If the port is taken, forbidden or none.
+        InputError: If the port is taken, not allowed or out of range.
     """
 
     daemon_threads = True
@@ -50,18 +50,18 @@ class Server(ThreadingHTTPServer):
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 word = "taken" if error.errno == errno.EADDRINUSE else "not allowed"
                 raise InputError(
-                    f"port {port} is {word}: choose another by --port, or 0 for any that is free"
+                    f"port {port} is {word}: choose another with --port, or 0 for any that is free"
                 ) from error
             raise
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a browser that left before it had everything."""
+        """Ignore a browser that left before it had received everything."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
     def content(self, path: str) -> tuple[int, bytes]:
@@ -74,7 +74,7 @@ class Server(ThreadingHTTPServer):
         if name not in self.names:
             return 404, f"There is no result named {name}.".encode(errors="replace")
         try:
-            with self._lock:  # one page at a time: every one takes memory
+            with self._lock:  # one page at a time: each takes much memory
                 if name not in self._pages:
                     while len(self._pages) >= KEPT:
                         self._pages.pop(next(iter(self._pages)))
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        # Another site could let its name stand for this machine and read the page.
+        # Another site could make its name resolve to this machine and read the page (DNS rebinding).
         known = {f"{host}:{self.server.server_port}" for host in (HOST, "localhost")}
         status, content = 403, b"Ask for 127.0.0.1."
         if self.headers.get("Host") in known:
@@ -101,4 +101,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -55,7 +55,7 @@ def test_it_answers_to_its_own_name_only() -> None:
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    taken = "is taken: choose another by --port, or 0"
+    taken = "is taken: choose another with --port, or 0"
     with Server(("a",), make, 0) as server, pytest.raises(InputError, match=f"{server.server_port} {taken}"):
         Server(("a",), make, server.server_port)
     with pytest.raises(InputError, match="from 0 to 65535, not 70000"):
