@@ -1,4 +1,4 @@
-"""Network blocks for the sphere; they import nothing of this package above `sphere`."""
+"""Network blocks for the sphere; they import nothing from this package above `sphere`."""
 
 from mtpano_zoo.layers.bridge import BridgeBlock
 from mtpano_zoo.layers.checkpointing import checkpointed

@@ -23,7 +23,7 @@ class BridgeBlock(nn.Module):
     Args:
         channels: width C of the aggregated map and of the task features.
         tasks: names of all tasks to attend to.
-        foreign_tasks: those of the other stream.
+        foreign_tasks: tasks of the other stream.
         convention: padding of the projections.
         heads: number of attention heads.
     """

@@ -14,7 +14,7 @@ __all__ = ("checkpointed",)
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> Any:
-    """Apply a module without keeping its intermediate results; gradients are those of a plain call.
+    """Apply a module without keeping its intermediate results; gradients are the same as in a plain call.
 
     Batch norms update their running statistics once, as in a plain call, although they run twice.
 
@@ -30,7 +30,7 @@ def checkpointed(module: nn.Module, *inputs: Any) -> Any:
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of the first computation and of the recomputation."""
+    """Return the contexts for the first computation and for the recomputation."""
     return nullcontext(), _statistics_held(module)
 
 

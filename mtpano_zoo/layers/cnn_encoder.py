@@ -31,14 +31,14 @@ class CNNEncoder(Encoder):
             loads them by timm's names or, if the names differ, in timm's order.
         width: channels of the maps.
         stride: image pixels per map pixel.
-        taps: four indices into timm's feature maps, shallowest first; 1 to 4 mostly have strides 4, 8, 16, 32 (0 to 3
+        taps: four indices into timm's feature maps, shallowest first; 1 to 4 usually have strides 4, 8, 16, 32 (0 to 3
             if the first stage has stride 4, as in ConvNeXt).
         freeze_norms: keep batch-norm statistics fixed during training.
 
     Raises:
         FileNotFoundError: If the file of pretrained weights does not exist.
-        InputError: If timm has no such network, its taps differ, one of its layers cannot be wrapped, strides do not
-            fit one another, or the file of weights does not fit it.
+        InputError: If timm has no such network, it lacks one of the taps, one of its layers cannot be wrapped, strides
+            do not fit one another, or the file of weights does not fit it.
 
     Example:
         >>> encoder = CNNEncoder("test_efficientnet", width=8)  # timm's miniature
@@ -69,7 +69,9 @@ class CNNEncoder(Encoder):
         _wrap(self.cnn, name)
         self.reductions: list[int] = self.cnn.feature_info.reduction()
         if stride < 1 or any(reduction % stride and stride % reduction for reduction in self.reductions):
-            raise InputError(f"stride must divide the taps' own, {self.reductions}, or be a multiple, not {stride}.")
+            raise InputError(
+                f"stride must divide the taps' strides, {self.reductions}, or be a multiple, not {stride}."
+            )
         self.project = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in self.cnn.feature_info.channels())
         self.channels = width
         self.stride = stride

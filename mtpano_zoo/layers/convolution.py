@@ -17,10 +17,10 @@ Convention = Literal["sphere", "paper"]
 
 
 def check_convention(convention: Convention) -> Convention:
-    """Return a convention that is known.
+    """Return a convention if it is known.
 
     Raises:
-        InputError: If it is not.
+        InputError: If it is not known.
 
     Example:
         >>> check_convention("paper")
@@ -112,8 +112,8 @@ class Upsample(nn.Module):
 def bilinear(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Resize (B, C, h, w) to (B, C, *size), in the precision of `x`.
 
-    Where the gradient would be added up by atomic operations in half precision, which a GPU does slowly, it is computed
-    by two matrix products.
+    Where a GPU would sum the gradient with atomic operations in half precision, which is slow, it is computed with two
+    matrix products.
 
     Example:
         >>> bilinear(torch.rand(1, 1, 2, 4), (4, 8), align_corners=False).shape
@@ -126,7 +126,7 @@ def bilinear(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
 
 
 class BilinearByProducts(torch.autograd.Function):
-    """Bilinear resizing whose gradient is that of two matrix products, one by axis.
+    """Bilinear resizing whose gradient is computed with two matrix products, one per axis.
 
     Example:
         >>> x = torch.ones(1, 1, 2, 4, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Feature maps from a panorama to the faces of a cube and back, at coordinates that are computed once."""
+"""Resample feature maps from a panorama to the faces of a cube and back, at coordinates that are computed once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ __all__ = ("FromCube", "ToCube")
 
 
 class _Sampler(nn.Module):
-    """Bilinear sampling of maps at stored places, from -1 to 1, the centres of the outer pixels.
+    """Bilinear sampling of maps at stored coordinates, where -1 and 1 are the centres of the outer pixels.
 
-    `grid` holds them in float64, and `grid32` in the precision that nearly every map is sampled in.
+    `grid` holds them in float64, and `grid32` in float32, in which nearly every map is sampled.
     """
 
     grid: Tensor
@@ -29,7 +29,7 @@ class _Sampler(nn.Module):
         self.register_buffer("grid32", grid.float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Follow the network to its device, but not to its precision: coordinates in bfloat16 miss by pixels."""
+        """Follow the network to its device, but not to its precision: coordinates in bfloat16 are off by pixels."""
         before = {"grid": self.grid, "grid32": self.grid32}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, grid in before.items():
@@ -55,9 +55,9 @@ class ToCube(_Sampler):
     """Cut a panorama (B, C, H, W) into cube faces (6 B, C, S, S): the six of the first image, then of the second.
 
     Args:
-        sampling: whose pixels and order of faces.
+        sampling: where pixels lie, and the order of the faces, see `mtpano_zoo.sphere.CubeSampling`.
         size: columns S of a face.
-        height: rows of the panoramas that the coordinates are kept for; for others they are computed at every call.
+        height: rows of the panoramas whose coordinates are kept; for others they are computed at every call.
         width: columns of these panoramas.
 
     Example:
@@ -87,8 +87,8 @@ class FromCube(_Sampler):
     """Assemble panoramas (B, C, H, W) from cube faces (6 B, C, S, S) in the order of `ToCube`.
 
     Args:
-        sampling: whose pixels and order of faces. With `sphere`, interpolation goes on across the edges of the cube.
-        size: columns S of a face that the coordinates are kept for; for others they are computed at every call.
+        sampling: see `ToCube`. With `sphere`, interpolation continues across the edges of the cube.
+        size: columns S of the faces whose coordinates are kept; for others they are computed at every call.
         height: rows of the panorama.
         width: columns of the panorama.
 
@@ -110,7 +110,7 @@ class FromCube(_Sampler):
         count, channels, size = faces.shape[:3]
         wanted = (size, height or self.kept[1], width or self.kept[2])
         grid = None if wanted == self.kept else _grid_of_erp(self.sampling, *wanted)
-        # Faces below one another, channels last: of maps that already are channels last this is a view.
+        # Faces below one another, channels last: a view if the maps are channels last already.
         stacked = faces.permute(0, 2, 3, 1).reshape(count // 6, 6 * size * size, channels)
         if self.sampling == "sphere":
             ring = self.neighbours if size == self.kept[0] else sphere.face_neighbours(size).flatten()

@@ -15,7 +15,7 @@ class RecordedModule(nn.Module):
     """A module that records its constructor's arguments as plain data.
 
     Attributes:
-        config: arguments that rebuild the module, defaults included: numbers, texts, lists and dictionaries. A
+        config: arguments that rebuild the module, defaults included: numbers, strings, lists and dictionaries. A
             `RecordedModule` among them is recorded as its `describe()`.
         start_arguments: names of arguments that choose initial weights. They are not recorded: a rebuilt module gets
             its weights from the file, and a file must not cause another read or download.

@@ -65,7 +65,7 @@ class InvariantBlock(nn.Module):
         return expanded
 
     def forward(self, x: Tensor, geometry: Tensor) -> Tensor:
-        """Refine (B, C, H, W); `geometry` is ignored, so that both streams are called alike."""
+        """Refine (B, C, H, W); `geometry` is ignored, so that both streams are called in the same way."""
         return x + self.content(x)
 
 

@@ -24,14 +24,14 @@ class ResNetStages(nn.Module):
 
     Args:
         name: timm name, e.g. `resnet18`.
-        padding: `sphere` pads with neighbours on the sphere, `columns` the convolutions across the seam and everything
-            else with zeros, `zeros` everything with zeros, which suits a cube face too.
+        padding: `sphere` pads with neighbours on the sphere; `columns` pads convolutions across the seam and everything
+            else with zeros; `zeros` pads everything with zeros, which suits a cube face too.
         pretrained: start from ImageNet: true downloads timm's weights; the path of a `.safetensors` or `.pth` file
             loads them.
 
     Raises:
         FileNotFoundError: If the file of pretrained weights does not exist.
-        InputError: If timm has no such network, it is no ResNet, or the file of weights does not fit it.
+        InputError: If timm has no such network, it is not a ResNet, or the file of weights does not fit it.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class ResNetStages(nn.Module):
         super().__init__()
         network = create_timm(name, pretrained is True, num_classes=0)
         if not isinstance(network, ResNet):
-            raise InputError(f"{name!r} is no ResNet: use resnet18, resnet34, resnet50 or another of that family.")
+            raise InputError(f"{name!r} is not a ResNet: use resnet18, resnet34, resnet50 or another of that family.")
         self.channels: list[int] = [int(stage["num_chs"]) for stage in cast("Any", network).feature_info]
         self.conv1: nn.Module = network.conv1
         self.bn1: nn.Module = network.bn1
@@ -71,7 +71,7 @@ class ResNetStages(nn.Module):
         return features
 
     def stage(self, number: int, features: Tensor) -> Tensor:
-        """Apply the stage of a number from 1 to 4; the first one begins with the max-pool."""
+        """Apply a stage, numbered from 1 to 4; the first one begins with the max-pool."""
         if number == 1:
             features = self.maxpool(features)
         result: Tensor = self.get_submodule(f"layer{number}")(features)

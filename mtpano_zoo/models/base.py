@@ -44,10 +44,10 @@ class PanoramaNetwork(RecordedModule):
         classifier_parts: convolutions that score the semantic classes, one output channel each: they are
             re-initialised for other classes.
         auxiliary_parts: parts that a warm-up trains alone.
-        ranges: distances in metres, ascending, for each of which it predicts what is nearer; `valid` is about the last
-            one, and about `max_distance` if `forward` gets one of them. Empty without such masks.
+        ranges: distances in metres, ascending, for each of which it predicts a mask of what is nearer; `valid` is the
+            mask of the last one, or of `max_distance` if `forward` gets one of them. Empty without such masks.
         takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out `aux` and `ext`.
-        rolls: whether turning the panorama by whole columns, multiples of `multiple`, turns the outputs likewise.
+        rolls: whether rolling the panorama by a multiple of `multiple` columns rolls the outputs by as much.
 
     Args:
         tasks: main tasks.

@@ -22,10 +22,10 @@ class BiFuse(PanoramaNetwork):
     """Inverse distance up to scale and shift, or distance in metres, by BiFuse++.
 
     One ResNet reads the panorama, the other six cube faces of half its height. After each of the four stages the
-    features of the faces are projected into the panorama and joined with its own; both branches go on with what they
-    learn from this, and a third map goes to the decoder, which enlarges by pixel shuffle.
+    features of the faces are projected into the panorama and joined with its own. Both branches continue with features
+    updated by this, and a third map goes to the decoder, which enlarges by pixel shuffle.
 
-    Turning the panorama turns the output only nearly: the faces see other parts of the scene.
+    Rotating the panorama rotates the output only approximately: the faces then see other parts of the scene.
 
     Args:
         encoder: timm name of the ResNet.
@@ -35,7 +35,7 @@ class BiFuse(PanoramaNetwork):
         convention: `sphere` (wrapped padding, pixel-centre faces without edges, a positive output) or `paper` (what the
             published weights expect: zero padding, end-inclusive panoramas, an output of any sign).
         input_size: height and width that `predict` resizes to; the network itself takes any multiples of 32. The
-            published code takes multiples of 64 from 128 on.
+            published code takes multiples of 64, at least 128.
         image_mean: mean that images are normalised with.
         image_std: standard deviation that images are normalised with.
 
@@ -66,7 +66,7 @@ class BiFuse(PanoramaNetwork):
         sampling: CubeSampling = "sphere" if convention == "sphere" else "bifuse"
         self.to_cube = ToCube(sampling, height // 2, height, width)
         sizes, faces = halved(self.input_size, 5)[1:], halved((height // 2,), 5)[1:]
-        # The last level gives nothing back to the faces.
+        # The last level returns nothing to the faces.
         self.from_cubes = nn.ModuleList(FromCube(sampling, faces[i][0], *sizes[i]) for i in range(LEVELS))
         self.to_cubes = nn.ModuleList(ToCube(sampling, faces[i][0], *sizes[i]) for i in range(LEVELS - 1))
         widths = panorama.channels[1:]

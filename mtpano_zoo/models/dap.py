@@ -24,11 +24,11 @@ class DAP(PanoramaNetwork):
     """Distance along the ray in metres, and where it is defined and below a range.
 
     An image (B, 3, H, W) in [0, 1] goes through an encoder that is tapped at four depths. All taps share layer norms.
-    One DPT decoder makes the distance of them, `max_distance` times a sigmoid; another one makes the masks, with one
-    small head for every range on its fused map, so that a range costs little.
+    One DPT decoder turns them into the distance, `max_distance` times a sigmoid. Another one turns them into the masks,
+    with one small head for every range on its fused map, so that a range costs little.
 
     Args:
-        encoder: what reads the image: a DINOv3 `ViTEncoder` of any size, or another encoder.
+        encoder: encoder of the image: a DINOv3 `ViTEncoder` of any size, or another encoder.
         tasks: `depth` and `valid`, or one of them; without `valid` there are no masks.
         convention: `sphere` (padding with neighbours on the sphere, pixel centres, every token at its place) or `paper`
             (what the published weights expect: zero padding, aligned corners, a second layer norm, and the first token
@@ -43,7 +43,7 @@ class DAP(PanoramaNetwork):
         image_std: standard deviation that the encoder's images are normalised with.
 
     Raises:
-        InputError: If it has another task, ranges do not ascend or exceed the largest distance, or sizes do not fit.
+        InputError: If there is another task, ranges do not ascend or exceed the largest distance, or sizes do not fit.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ class DAP(PanoramaNetwork):
         self.range_heads = nn.ModuleList(RegressionHead(fusion_width, 1, convention) for _ in self.ranges)
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
-        """Train in less memory and more time: backward computes the blocks of the encoder again."""
+        """Train with less memory but more time: the backward pass recomputes the blocks of the encoder."""
         self.encoder.set_gradient_checkpointing(enabled)
 
     def forward(self, image: Tensor, auxiliary: bool = True, max_distance: float | None = None) -> dict[str, Any]:
@@ -108,15 +108,15 @@ class DAP(PanoramaNetwork):
 
         Args:
             image: the images.
-            auxiliary: return `ext` too, if there are several ranges.
-            max_distance: which of the ranges `valid` is about, in metres; the last one by default.
+            auxiliary: also return `ext` if there are several ranges.
+            max_distance: the range, in metres, that `valid` is for; the last one by default.
 
         Returns:
             `depth` (B, 1, H, W) in metres, `valid` logits (B, 1, H, W), and in `ext` the logits `range_masks`
             (B, R, H, W) of all ranges.
 
         Raises:
-            InputError: If the size is no multiple of what the encoder asks for, or no mask has the range.
+            InputError: If the size is not a multiple of what the encoder asks for, or no mask has the range.
         """
         size = (image.shape[-2], image.shape[-1])
         self.check_size(*size)

@@ -1,4 +1,4 @@
-"""EGformer (arXiv 2304.07803): attention along rows and columns whose scores know where on the sphere they are."""
+"""EGformer (arXiv 2304.07803): attention along rows and columns whose scores depend on distances on the sphere."""
 
 import math
 from collections.abc import Sequence
@@ -31,19 +31,20 @@ QUARTER = torch.acos(torch.zeros(())).item()  # pi / 2 in float32, as published
 class EGformer(PanoramaNetwork):
     """Inverse distance up to scale and shift, or distance in metres, from a transformer.
 
-    Five levels down and up again, with two blocks each. A block attends along every row or every column: scores are
-    products and a term of the distance on the sphere, normalised to length one and bent by a cosine instead of a
-    softmax. What a row or column counts less, its input counts more. At the two finest levels, blocks that sample nine
-    points around every pixel stand in for the attention along rows.
+    It goes down five levels and up again, with attention along rows and along columns at each. Scores are dot products
+    plus a term for the distance on the sphere; they are normalised to length one and bent by a cosine instead of a
+    softmax. The less a row or column counts, the more its input counts. At the two finest levels, two blocks that
+    sample nine points around every pixel replace the attention along rows.
 
     Args:
         tasks: `disparity`, or `depth` to train in metres.
-        convention: `sphere` (wrapped padding and sampling, distances along a row that know no border, so that there is
-            no seam; a positive output) or `paper` (what the published weights expect, with its slips).
+        convention: `sphere` (wrapped padding and sampling, cyclic distances along a row, so that there is no seam; a
+            positive output) or `paper` (what the published weights expect, including its mistakes).
         input_size: height and width that `predict` resizes to; the network itself takes any multiples of 32.
         width: channels of the finest level, a multiple of 2; every level below has twice as many.
-        importance: relative to what a row or column counts: to the most important one of its `sample`, or of the
-            `batch`, as published, where an output depends on the other images. By default by convention.
+        importance: rows and columns are weighted relative to the most important one of their `sample`, or of the
+            `batch`, as published, where an output depends on the other images. If omitted, `sample` for the convention
+            `sphere` and `batch` for `paper`.
         image_mean: mean that images are normalised with.
         image_std: standard deviation that images are normalised with.
 
@@ -161,7 +162,7 @@ class _AxisBlock(nn.Module):
         self.reduce = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The bent scores amplify roundings: 16 bits are left to the feed-forward part.
+        # The bent scores amplify rounding errors: only the feed-forward part uses 16 bits.
         with torch.autocast(x.device.type, enabled=False):
             x = x + self._attend(x.to(torch.promote_types(x.dtype, torch.float32)))
         mixed: Tensor = self.reduce(F.gelu(self.expand(self.norm2(x))))
@@ -184,13 +185,13 @@ class _AxisBlock(nn.Module):
         return _linear(self.project, attended + self._rest(x, 1 - count))
 
     def _count(self, scores: Tensor) -> Tensor:
-        """Return what every line counts, (B, lines), from scores (B, lines, heads, N, N)."""
+        """Return the weight of every line (B, lines) from scores (B, lines, heads, N, N)."""
         mean = scores.abs().mean(dim=(2, 3, 4))
         most = mean.max() if self.importance == "batch" else mean.amax(dim=1, keepdim=True)
         return (mean / most).clamp(min=LEAST_IMPORTANCE)
 
     def _rest(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Weigh the tokens of every line (B, lines) of the input."""
+        """Multiply the tokens of the input by weights (B, lines), one for every line."""
         if self.axis == "row":
             return x * weights[:, :, None, None]
         if self.convention == "sphere":
@@ -262,7 +263,7 @@ class _DeformableBlock(nn.Module):
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a layer in the type of its input: prepared for inference, weights may have 16 bits."""
+    """Apply a layer in the type of its input; weights that were prepared for inference may have 16 bits."""
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     return F.linear(x, layer.weight.to(x.dtype), bias)
 
@@ -284,7 +285,7 @@ def column_distances(height: int, convention: Convention) -> Tensor:
 
 
 def row_distances(height: int, width: int, convention: Convention) -> Tensor:
-    """Return the distances (H, W, W) on the unit sphere between the places of every row; published ones have a sign."""
+    """Return the distances (H, W, W) on the unit sphere between the places of every row; signed if published."""
     if convention == "paper":
         angle = torch.linspace(0, width, width) * 2 * (2 * QUARTER) / width
         radius = torch.sin(torch.arange(height) * (2 * QUARTER) / height)
@@ -310,7 +311,7 @@ def tangent_points(height: int, width: int, convention: Convention, device: torc
     down = torch.tan(along) / torch.cos(across)
     down, right = (x.flatten() for x in torch.meshgrid(down, torch.tan(across), indexing="ij"))
     radius = torch.hypot(right, down)
-    radius[POINTS // 2] = 1e-8  # no point of the plane has none
+    radius[POINTS // 2] = 1e-8  # avoids a division by zero at the centre
     angle = radius.atan()
     sine = angle.cos() * latitude.sin() + down * angle.sin() * latitude.cos() / radius
     rows = (sine.clamp(-1, 1).asin() / math.pi + 0.5) * height - half

@@ -26,7 +26,7 @@ class HoHoNet(PanoramaNetwork):
     """Inverse distance up to scale and shift, or distance in metres, through one vector per four columns.
 
     The four stages of a ResNet are compressed to a height of one, joined, and refined by self-attention along the
-    horizon. Every column of the output is a sum of cosines with the coefficients that its vector gives.
+    horizon. Every column of the output is a sum of cosines whose coefficients are computed from its vector.
 
     The kernels that compress have a fixed height. Images of another size are resized to `height` x 2 `height`, and the
     output is resized back.
@@ -75,7 +75,7 @@ class HoHoNet(PanoramaNetwork):
         self.convention = check_convention(convention)
         self.rolls = convention == "sphere"
         self.check_size(*self.input_size, "input_size")
-        self.check_size(height, 2 * height, "height and its double")
+        self.check_size(height, 2 * height, "The working size, set by height,")
         if width < 1 or width % heads or width % 2:
             raise InputError(f"width must be an even multiple of heads, {heads}, not {width}.")
         if not 1 <= components <= height:
@@ -205,12 +205,12 @@ def cosines(count: int, height: int) -> Tensor:
         >>> cosines(2, 2).double().round(decimals=3).tolist()
         [[1.0, 1.0], [0.707, -0.707]]
     """
-    rows = (torch.arange(height).float() + 0.5) / height * math.pi  # in the order of the published roundings
+    rows = (torch.arange(height).float() + 0.5) / height * math.pi  # in the published order: same rounding
     return (torch.arange(count).float()[:, None] * rows).cos()
 
 
 def sinusoids(channels: int, count: int) -> Tensor:
-    """Return sines and cosines (channels, count) of the position, of ever longer periods.
+    """Return sines and cosines (channels, count) of the position, with increasing periods.
 
     Example:
         >>> sinusoids(4, 3)[:, 0].tolist()

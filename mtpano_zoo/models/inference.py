@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 __all__ = ("InferenceNetwork", "Precision", "prepare_for_inference")
 
 Precision = Literal["float32", "bfloat16"]
-# Below this width, and on smaller images, what surrounds the products of Winograd costs more than it saves.
+# Below this width, and on smaller images, the transforms of Winograd's algorithm cost more than its products save.
 WINOGRAD_CHANNELS = 128
 WINOGRAD_ROWS = 256
-GRAPHS = 4  # sizes of images that are kept recorded
+GRAPHS = 4  # image sizes whose recordings are kept
 
 
 class InferenceNetwork(nn.Module):
     """Network that `prepare_for_inference` returns: images (B, 3, H, W) in [0, 1] to float32 maps by main task.
 
-    It works with `predict` and `mtpano run`, and can be compiled (`.compile(fullgraph=True)`) and
-    exported; it can neither be trained nor saved.
+    It works with `predict` and `mtpano run`, and can be compiled (`.compile(fullgraph=True)`) and exported; it can
+    neither be trained nor saved.
 
     Args:
         network: the network to run, whose layers fit the precision.
         precision: `bfloat16` runs it under autocast.
-        graphs: on a GPU, record what it does once per size of the images, and repeat that.
+        graphs: on a GPU, record its kernels once per image size, and replay them.
     """
 
     def __init__(self, network: nn.Module, precision: Precision, graphs: bool = False) -> None:
@@ -104,32 +104,31 @@ def prepare_for_inference(
 ) -> InferenceNetwork:
     """Return a copy of a network that predicts faster; the network itself does not change.
 
-    Auxiliary predictions are left out, batch norms are folded into the convolutions before them, weights lie in memory
+    Auxiliary predictions are left out, batch norms are folded into the convolutions before them, and weights are stored
     with channels last. With `bfloat16` the weights of convolutions and linear layers are kept in that type, so that
     autocast need not convert them at every pass. Low-rank updates are merged. Parameters that do not change are shared
     with the network: prepare it again once it has been trained further.
 
     Args:
         network: any network of the zoo, on the device where it will run.
-        precision: of convolutions and matrix products; outputs are float32.
+        precision: precision of convolutions and matrix products; outputs are float32.
         winograd: compute wide 3 x 3 convolutions by `WinogradConv2d`, in four times the memory of their weights: by
-            default on a CPU, in float32 and for images of at least 256 rows. Leave it out to compile.
+            default on a CPU, in float32 and for images of at least 256 rows. Pass False to compile the network.
         graphs: on a GPU, record the kernels once per size of the images and start them together from then on, since a
             single image takes less time than Python needs to start them. Each size keeps its memory. Without effect on
             a CPU.
 
     Raises:
-        InputError: If the precision is unknown, does not go with the weights, or asks for what `WinogradConv2d` cannot
-            compute.
+        InputError: If the precision is unknown, does not fit the weights, or is bfloat16 with `winograd`.
     """
     if precision not in ("float32", "bfloat16"):
         raise InputError(f"precision is float32 or bfloat16, not {precision}")
     if winograd and precision != "float32":
-        raise InputError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or take float32")
+        raise InputError("Winograd's convolutions lose too much in bfloat16: leave winograd out, or use float32")
     check_precision(network, precision)
     made: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
     for module in network.modules():
-        # Every module has a dozen dictionaries of hooks, empty ones, for which `deepcopy` needs most of its time.
+        # Every module has a dozen empty dictionaries of hooks, on which `deepcopy` spends most of its time.
         made |= {id(one): one.copy() for one in vars(module).values() if type(one) in (dict, OrderedDict) and not one}
     copied = copy.deepcopy(network, made).eval()
     _merge_updates(copied)
@@ -149,7 +148,7 @@ def prepare_for_inference(
 
 
 def _merge_updates(network: nn.Module) -> None:
-    """Replace linear layers that have low-rank updates by plain ones.
+    """Replace linear layers that have low-rank updates with plain ones.
 
     `remove_parametrizations` would take the weight from their class, which copies share with their originals.
     """

@@ -19,8 +19,8 @@ MIN_DEPTH, MAX_DEPTH, DEPTH_BINS = 0.05, 100.0, 760
 class LatitudePrior(PanoramaNetwork):
     """One class, one depth and one normal per row, whatever the image shows.
 
-    `fit` takes from labelled rooms the commonest class, the depth of the smallest mean relative error (a median
-    weighted with the inverse depth) and the direction of the smallest mean angle (among straight up, straight down and
+    From labelled rooms, `fit` takes the most common class, the depth with the smallest mean relative error (a median
+    weighted by the inverse depth) and the direction with the smallest mean angle (among straight up, straight down and
     a grid of 5 degrees).
 
     Args:
@@ -65,7 +65,7 @@ class LatitudePrior(PanoramaNetwork):
         self.directions.copy_(candidates[angles.argmin(1)])
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        """Predict for images (B, 3, H, W), H being the height it was fitted to."""
+        """Predict for images (B, 3, H, W), where H is the height that it was fitted to."""
         batch, _, height, width = image.shape
         if height != len(self.depths):
             raise InputError(f"The image has {height} rows, but the prior was fitted to {len(self.depths)}.")

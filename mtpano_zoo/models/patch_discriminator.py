@@ -29,10 +29,10 @@ class PatchDiscriminator(RecordedModule):
         width: Channels of the first layer; every level doubles them, up to eight times.
         levels: Layers that halve the size. A patch is one pixel of the result.
         spectral_norm: Divide every layer by its largest singular value (Miyato et al., ICLR 2018), which keeps the
-            scores of what it has never seen moderate.
+            scores of unfamiliar labels moderate.
 
     Raises:
-        InputError: If the size cannot be halved so often, or a number is not positive.
+        InputError: If the size cannot be halved that often, or a number is not positive.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class PatchDiscriminator(RecordedModule):
             Logits (B, 1, h, w) of every patch being right; h and w are H and W halved `levels` times.
 
         Raises:
-            InputError: If the images are of another size than it was made for.
+            InputError: If the images have another size than it was made for.
         """
         if image.shape[-2:] != self.input_size:
             (height, width), (rows, columns) = image.shape[-2:], self.input_size

@@ -38,8 +38,8 @@ class PDBridgeNet(PanoramaNetwork):
 
     An image (B, 3, H, W) in [0, 1] goes through an encoder that is tapped at four depths. Every tap is refined
     twice: for the rotation-invariant tasks (semseg, depth) and, modulated by ray direction and position, for the
-    rotation-variant ones (normals). Per stream the levels are aggregated; auxiliary heads on the aggregate predict
-    every task once and give its task feature; a bridge lets the aggregate attend to the features of all tasks without
+    rotation-variant ones (normals). The levels of each stream are aggregated; auxiliary heads on the aggregate predict
+    every task once and yield its task feature; a bridge lets the aggregate attend to the features of all tasks without
     sending gradients to those of the other stream. The bridge's output and the task's own feature are added to
     the levels, which a DPT decoder per task turns into the prediction.
 
@@ -55,10 +55,10 @@ class PDBridgeNet(PanoramaNetwork):
         neck_widths: channels of the four decoder levels, finest first.
         fusion_width: channels of the decoder's fused map.
         shared_stream: refine and aggregate once for all tasks, without geometry; the baseline without two streams.
-        bridge: let the streams attend to one another's tasks. By default the published network has bridges and `sphere`
-            does not: trained from scratch on rooms, they did not help (benchmarks/README.md).
-        token_mixer: refine levels by a kernel that widens towards the poles instead of a 3 x 3 convolution; the default
-            is chosen likewise.
+        bridge: let the streams attend to one another's tasks. By default, only `paper` has bridges: trained from
+            scratch on rooms, they did not help (benchmarks/README.md).
+        token_mixer: refine levels with a kernel that widens towards the poles instead of a 3 x 3 convolution. By
+            default, only `paper` does so, for the same reason.
         palette: colour (R, G, B) of every class.
         image_mean: mean that the encoder's images are normalised with.
         image_std: standard deviation that the encoder's images are normalised with.
@@ -151,7 +151,7 @@ class PDBridgeNet(PanoramaNetwork):
         return RegressionHead(width, self._channels(task), self.convention, bias=2.0 if task == "depth" else 0.0)
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
-        """Train in less memory and more time: backward computes encoder blocks, refiners and decoders again."""
+        """Train with less memory but more time: the backward pass recomputes encoder blocks, refiners and decoders."""
         self.gradient_checkpointing = enabled
         self.encoder.set_gradient_checkpointing(enabled)
 
@@ -160,13 +160,13 @@ class PDBridgeNet(PanoramaNetwork):
 
         Args:
             image: the images.
-            auxiliary: return `aux` and `ext` too; without them, what no main task needs is not computed.
+            auxiliary: also return `aux` and `ext`; if false, features that no main task needs are not computed.
 
         Returns:
             `semseg` logits (B, C, H, W), `depth` (B, 1, H, W) in metres, `normals` (B, 3, H, W) not yet normalised,
-            `aux` (the same tasks, predicted before the decoders) and `ext` (`gradient` (B, 2, H, W), `edge_distance`
-            (B, 1, H, W), `point_map` (B, 3, H, W) in metres, x right, y down, z forward), each as far as the network
-            has the task.
+            `valid` logits (B, 1, H, W), `disparity` (B, 1, H, W), `aux` (the same tasks, predicted before the decoders)
+            and `ext` (`gradient` (B, 2, H, W), `edge_distance` (B, 1, H, W), `point_map` (B, 3, H, W) in metres, x
+            right, y down, z forward), each only if the network has the task.
 
         Raises:
             InputError: If the size is not a multiple of what the encoder asks for.

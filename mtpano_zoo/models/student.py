@@ -1,4 +1,4 @@
-"""Shared by networks that predict one distance: inverse up to scale and shift, or in metres."""
+"""What networks share that predict one distance: inverse up to scale and shift, or in metres."""
 
 import torch.nn.functional as F
 from torch import Tensor

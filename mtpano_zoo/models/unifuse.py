@@ -1,4 +1,4 @@
-"""UniFuse (arXiv 2102.03550): cube faces and the panorama are encoded apart and fused in one decoder."""
+"""UniFuse (arXiv 2102.03550): cube faces and the panorama are encoded separately and fused in one decoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ class UniFuse(PanoramaNetwork):
     """Inverse distance up to scale and shift, or distance in metres, from two ResNets.
 
     One ResNet reads the panorama, the other six cube faces of half its height. At each of five levels the features of
-    the faces are projected into the panorama and fused with its own: they correct it where it is distorted. The decoder
-    enlarges and adds level by level; a sigmoid scales the result to `maximum`.
+    the faces are projected into the panorama, corrected with the help of its own features, and joined with these. The
+    decoder enlarges and joins level by level; a sigmoid scales the result to `maximum`.
 
-    Turning the panorama turns the output only nearly: the faces see other parts of the scene.
+    Rotating the panorama rotates the output only approximately: the faces then see other parts of the scene.
 
     Args:
         encoder: timm name of the ResNet.
@@ -72,7 +72,7 @@ class UniFuse(PanoramaNetwork):
         self.from_cube = nn.ModuleList(FromCube(sampling, face[0], *size) for size, face in levels)
         widths = panorama.channels
         self.fusions = nn.ModuleList(_Fusion(channels, convention) for channels in widths)
-        # Of the levels below the coarsest one: what joins the enlarged map with that of the level.
+        # For every level but the coarsest: joins the enlarged map with the map of the level.
         self.merges = nn.ModuleList(
             _convolution(DECODER_WIDTHS[i + 1] + widths[i], DECODER_WIDTHS[i + 1], convention) for i in range(4)
         )
@@ -104,7 +104,7 @@ class UniFuse(PanoramaNetwork):
 
         Args:
             equirectangular: the panorama (B, 3, H, W).
-            cube: faces (B, 3, S, 6 S) beside one another: front, right, back, left, up, down.
+            cube: faces (B, 3, S, 6 S) side by side: front, right, back, left, up, down.
         """
         batch, channels, size, _ = cube.shape
         faces = cube.view(batch, channels, size, 6, size).permute(0, 3, 1, 2, 4)
@@ -126,7 +126,7 @@ class UniFuse(PanoramaNetwork):
 
 
 class _Fusion(nn.Module):
-    """Correct the features of the cube by those of the panorama, then weigh the channels of both and join them."""
+    """Correct the features of the cube with the help of the panorama's, then weight the channels of both and join."""
 
     folds = (("conv1", "norm1"), ("conv2", "norm2"))
 

@@ -259,7 +259,7 @@ def test_names_that_are_addresses_are_refused_without_looking(
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
-    ({"stride": 12}, r"^stride must divide the taps' own, \[4, 8, 16, 32\], or be a multiple, not 12\.$"),
+    ({"stride": 12}, r"^stride must divide the taps' strides, \[4, 8, 16, 32\], or be a multiple, not 12\.$"),
     ({"stride": 0}, r"or be a multiple, not 0\.$"),
     ({"taps": (1, 2, 3)}, r"^taps must be four indices, not \[1, 2, 3\]\.$"),
     ({"taps": (1, 2, 3, 9)}, r"^timm cannot build 'resnet18' with features_only=True, out_indices=\(1, 2, 3, 9\): .*"),
