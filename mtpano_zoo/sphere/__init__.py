@@ -1,4 +1,4 @@
-"""Geometry of the equirectangular image: pure functions on tensors, batched and differentiable, no state and no files.
+"""Geometry of the equirectangular image: pure functions on tensors, batched and differentiable, without state or files.
 
 Right-handed frame, x right, y down, z forward; pixel centres; depth is the distance along the ray.
 """

@@ -1,7 +1,7 @@
-"""Where the pixels of a panorama and of its six cube faces meet, by our sampling or by that of a published network.
+"""Where the pixels of a panorama lie on its six cube faces and vice versa, in our sampling or a published network's.
 
-:func:`mtpano_zoo.sphere.to_cubemap` samples one map at once. A network samples maps of the same size again and again:
-it takes the coordinates from here and keeps them.
+:func:`mtpano_zoo.sphere.to_cubemap` samples one map at once. A network samples maps of the same size again and again,
+so it takes the coordinates from here and keeps them.
 """
 
 import math
@@ -17,7 +17,7 @@ from mtpano_zoo.sphere.rays import cube_rays, cube_rotations, erp_rays, rays_to_
 __all__ = ("CubeSampling", "face_neighbours", "pixels_of_erp", "pixels_of_faces")
 
 CubeSampling = Literal["sphere", "unifuse", "bifuse"]
-"""Whose pixels meet:
+"""Where the pixels lie, and the order of the faces:
 
 - ``sphere``: pixel centres in both, faces front, right, back, left, up, down.
 - ``unifuse``: the same faces; the outer pixels of a face lie on its edges.
@@ -32,8 +32,8 @@ BIFUSE_NORMALS = ((0, 0, -1), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (1, 0, 0), (0, -
 def pixels_of_faces(size: int, height: int, width: int, sampling: CubeSampling) -> Tensor:
     """Return where the pixels of six faces lie in a panorama: (6, S, S, 2), float64, column and row.
 
-    Integers are pixel centres. With ``unifuse`` the rows are those of the panorama and of two more below it, the
-    lowest row and then the topmost one, both turned by half the width.
+    Integers are pixel centres. With ``unifuse``, the rows are those of the panorama followed by two more, the lowest
+    row and then the topmost one, both rolled by half the width.
 
     Raises:
         InputError: If the sampling is unknown or a side is not positive.
@@ -71,7 +71,7 @@ def pixels_of_erp(height: int, width: int, size: int, sampling: CubeSampling) ->
 
 
 def face_neighbours(size: int) -> Tensor:
-    """Return which pixel of six faces (``sphere``) stands in every place of faces with a ring: (6, S + 2, S + 2).
+    """Return which pixel fills every place of six faces (``sphere``) with a ring around each: (6, S + 2, S + 2).
 
     Pixels are counted face by face, row by row. The ring around a face holds the nearest pixels of its neighbours.
 
@@ -126,7 +126,7 @@ def _scipy_wrap(x: Tensor, length: int) -> Tensor:
 
 def _unifuse_erp(height: int, width: int, size: int) -> tuple[Tensor, Tensor]:
     face = _unifuse_face_of_erp(height, width)
-    # Published in float32, each step of it.
+    # The published code computes every step in float32.
     column, row = torch.arange(width).float(), torch.arange(height).float()
     longitude = (((column + 0.5) / width - 0.5) * 2 * math.pi).expand(height, width)
     latitude = (-((row + 0.5) / height - 0.5) * math.pi)[:, None].expand(height, width)
@@ -143,7 +143,7 @@ def _unifuse_erp(height: int, width: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _numpy(function: np.ufunc, x: Tensor) -> Tensor:
-    """Apply one of NumPy's functions, whose last bits in float32 the published maps have and torch's do not."""
+    """Apply one of NumPy's functions: in float32, the last bits of the published maps are NumPy's, not torch's."""
     return torch.from_numpy(function(x.numpy()))
 
 
@@ -175,7 +175,7 @@ def _bifuse_faces(size: int, height: int, width: int) -> Tensor:
     rows, columns = torch.meshgrid(steps, steps, indexing="ij")
     rays = torch.stack((columns, rows, torch.ones_like(rows)), dim=-1)
     rays = rays / rays.norm(dim=-1, keepdim=True)
-    # The published rotations are float32: their quarter turns miss by some 1e-8.
+    # The published rotations are float32: their quarter turns are off by about 1e-8.
     turns = torch.stack([_quarter_turn(axis, n, torch.float32) for axis, n in BIFUSE_AXES])
     x, y, z = (rays @ turns[:, None]).unbind(-1)
     angles = torch.stack((torch.atan2(x, z) / math.pi, torch.asin(y.clamp(-1, 1)) / (math.pi / 2)), dim=-1)

@@ -1,4 +1,4 @@
-"""Fisheye images: where a lens shows a direction, and a panorama from the images of several lenses."""
+"""Fisheye images: where a lens shows a direction, and how the images of several lenses become a panorama."""
 
 import math
 from collections.abc import Sequence
@@ -68,10 +68,10 @@ def fisheye_rays(height: int, width: int, lens: Lens, *, dtype: torch.dtype = to
 
 
 def from_fisheyes(image: Tensor, lenses: Sequence[Lens], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the panorama (C, H, W) that lenses show in one image (C, h, w), and what they see of it (H, W).
+    """Return the panorama (C, H, W) that lenses show in one image (C, h, w), and a mask of what they see (H, W).
 
-    The image is sampled bilinearly. Where lenses overlap, they are mixed by how far a direction is from the rim of
-    each, so that none of the rims is visible. What no lens sees is zero.
+    The image is sampled bilinearly. Where lenses overlap, they are blended by how far a direction is from the rim of
+    each, so that no rim is visible. Pixels that no lens sees are zero.
 
     Raises:
         InputError: If the image is not (C, h, w) of a floating-point type, or there is no lens.

@@ -51,10 +51,10 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
 
 
 def _pad_once(x: Tensor, padding: tuple[int, int, int, int], nearest: bool) -> Tensor:
-    """Return `pad` of a map (B, C, H, W), copied once instead of for every axis, where nothing records it."""
+    """Do what `pad` does for a map (B, C, H, W), copied once instead of once per axis, if no gradient is recorded."""
     left, right, top, bottom = padding
     height, width = x.shape[-2:]
-    last = x.shape[1] > 1 and x.stride(1) == 1  # a part of a map too, which is contiguous in no format
+    last = x.shape[1] > 1 and x.stride(1) == 1  # true also for a slice, which is contiguous in no format
     layout = torch.channels_last if last else torch.contiguous_format
     shape = (*x.shape[:2], top + height + bottom, left + width + right)
     padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)

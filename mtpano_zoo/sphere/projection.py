@@ -1,8 +1,8 @@
-"""Rotating a panorama, cutting it into cube faces or perspective views, and projecting those back.
+"""Rotate a panorama, cut it into cube faces or perspective views, and project those back.
 
-Every rotation here is camera-to-world: it maps directions of the new camera to the frame of the panorama. In its
-direction r, the new camera sees what the panorama shows in direction R r, and a vector v of the panorama becomes R^T v
-for the new camera. Modes are those of :func:`mtpano_zoo.sphere.sample`.
+Every rotation here is camera-to-world: it maps directions of the new camera to the frame of the panorama. In direction
+r, the new camera sees what the panorama shows in direction R r, and a vector v of the panorama becomes R^T v for the
+new camera. Modes are those of :func:`mtpano_zoo.sphere.sample`.
 """
 
 import math
@@ -33,7 +33,7 @@ def rotate(erp: Tensor, rotation: Tensor, mode: Mode = "image") -> Tensor:
     """Return a panorama (B, C, H, W) as a camera turned by R, (3, 3) or (B, 3, 3), sees it; vectors turn with it.
 
     A yaw by whole columns is exactly a roll of the map, except under ``torch.compile`` or for a rotation that requires
-    a gradient: the matrix is not inspected there.
+    a gradient, because the matrix is not inspected then.
 
     Raises:
         InputError: If a shape does not fit, the mode is unknown, or vectors do not have three components.
@@ -137,12 +137,12 @@ def to_perspective(
         width: Columns of a view.
         fov: Horizontal field of view in degrees: a number, (V,) or (B, V).
         intrinsics: Pinhole matrix in pixels in place of ``fov``: (3, 3), (V, 3, 3) or (B, V, 3, 3).
-        mode: What may be blended.
+        mode: See :func:`mtpano_zoo.sphere.sample`.
         out: Contiguous memory (B, V, C, h, w) for the views, of the map's type. Reuse it from one panorama to the
             next: allocating it takes about a fifth of the time that the views need.
 
     Raises:
-        InputError: If a shape, a type or the mode does not fit, or not exactly one of fov and intrinsics is given.
+        InputError: If a shape, a type or the mode does not fit, or not exactly one of fov and intrinsics is passed.
 
     Example:
         >>> directions = erp_rays(32, 64).movedim(-1, 0)[None]  # every pixel holds the direction it shows
@@ -188,7 +188,7 @@ def from_perspective(
     outermost values.
 
     Raises:
-        InputError: If a shape or the mode does not fit, or not exactly one of fov and intrinsics is given.
+        InputError: If a shape or the mode does not fit, or not exactly one of fov and intrinsics is passed.
 
     Example:
         >>> maps, valid = from_perspective(torch.ones(1, 1, 3, 32, 32), torch.eye(3), 32, 64, fov=90.0)
@@ -282,7 +282,7 @@ def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def _coordinate_type(maps: Tensor) -> torch.dtype:
-    """Return the type for coordinates: in half precision they would be off by pixels."""
+    """Return the type for coordinates; in half precision they would be off by pixels."""
     return torch.float64 if maps.dtype == torch.float64 else torch.float32
 
 

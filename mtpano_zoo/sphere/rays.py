@@ -96,7 +96,7 @@ def erp_rays(
 
 
 def _widest(device: torch.device | str | None) -> torch.dtype:
-    """Return the type to compute angles in, on the device: a copy from the host would stall it. MPS has no float64."""
+    """Return the type to compute angles in on the device, which a copy from the host would stall; MPS lacks float64."""
     return torch.float32 if device is not None and torch.device(device).type == "mps" else torch.float64
 
 
@@ -151,7 +151,7 @@ def perspective_rays(
 ) -> Tensor:
     """Return the rays (..., H, W, 3) of a pinhole camera through its pixel centres.
 
-    They are in the camera's frame or, if its camera-to-world rotation (..., 3, 3) is given, in that of the panorama.
+    They are in the camera's frame or, with its camera-to-world rotation (..., 3, 3), in the frame of the panorama.
     Leading dimensions of camera and rotation broadcast.
 
     Args:
@@ -162,11 +162,11 @@ def perspective_rays(
             (float32 if it holds integers).
         rotation: See above.
         normalize: Return unit rays; otherwise z = 1 in the camera frame, so that z-depth times ray is the point.
-        device: Device of the rays if ``fov`` is given; by default that of the rotation.
-        dtype: Type of the rays if ``fov`` is given.
+        device: Device of the rays with ``fov``; by default that of the rotation.
+        dtype: Type of the rays with ``fov``.
 
     Raises:
-        InputError: If not exactly one of fov and intrinsics is given, or one argument has a wrong value or shape.
+        InputError: If not exactly one of fov and intrinsics is passed, or an argument has a wrong value or shape.
 
     Example:
         >>> perspective_rays(1, 2, fov=90.0, normalize=False).round(decimals=3).tolist()
@@ -291,7 +291,7 @@ def rotation_matrix(
     if dtype is None:
         dtype = tensors[0].dtype if tensors and tensors[0].is_floating_point() else torch.float32
     check_floating(dtype)
-    # Sines and cosines are computed in double precision, and on the device only if an angle is there.
+    # Sines and cosines are computed in double precision, and on the device only if an angle is already there.
     place = device if tensors else None
     angles = [torch.as_tensor(a, dtype=_widest(place), device=place).deg2rad() for a in (yaw, pitch, roll)]
     shape = (angles[0] + angles[1] + angles[2]).shape
@@ -306,7 +306,7 @@ def rotation_matrix(
 
 
 def rotate_rays(rays: Tensor, rotation: Tensor) -> Tensor:
-    """Turn rays (..., H, W, 3) by rotations (..., 3, 3) from the frame of a camera to that of the panorama.
+    """Rotate rays (..., H, W, 3) by rotations (..., 3, 3) from the frame of a camera to that of the panorama.
 
     Leading dimensions broadcast: one image of rays and N rotations become (N, H, W, 3).
 

@@ -28,8 +28,8 @@ def sample(erp: Tensor, rays: Tensor, mode: Mode = "image") -> Tensor:
 
     - ``image``: bilinear, across the seam and over the poles. Integer maps are rounded back to their type.
     - ``label`` and ``depth``: the nearest pixel, unchanged, in any type.
-    - ``vectors``: bilinear, then scaled to length one. A zero vector is a hole: it stays one where it is the nearest
-      pixel, and has no weight elsewhere. The vectors keep the frame of the map.
+    - ``vectors``: bilinear, then scaled to length one. A zero vector is a hole: the result is zero where it is the
+      nearest pixel, and it has no weight elsewhere. The vectors keep the frame of the map.
 
     Rays may have any length. Gradients reach the map and, in the bilinear modes, the rays.
 
@@ -72,7 +72,7 @@ def interpolate(maps: Tensor, points: Tensor, mode: Mode, out: Tensor | None = N
     """Return the values (B, C, ...) of maps (B, C, H, W) at points (x, y), (B or 1, ..., 2), from -1 to 1.
 
     -1 and 1 are the outer borders of the image; beyond the centres of the outermost pixels, their values are repeated.
-    The modes are those of :func:`sample`. If ``out`` is given, the values are written there.
+    The modes are those of :func:`sample`. The values are written to ``out`` if it is passed.
 
     Raises:
         InputError: If the mode is unknown, or vectors do not have three components.
