@@ -32,7 +32,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what draws on first use, so that a prediction without a picture does not wait for matplotlib."""
+    """Import drawing functions on first use, so that a prediction without a picture does not wait for matplotlib."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

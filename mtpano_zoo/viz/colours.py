@@ -1,4 +1,4 @@
-"""From maps to RGB: arrays (H, W) or (H, W, 3) in, uint8 (H, W, 3) out."""
+"""Colour maps as RGB: arrays (H, W) or (H, W, 3) in, uint8 (H, W, 3) out."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def colour_semseg(labels: NDArray[Any], palette: ArrayLike) -> NDArray[np.uint8]
 
 
 def depth_range(depth: NDArray[Any]) -> tuple[float, float]:
-    """Return the range in metres worth showing: the 1st to the 99th percentile of what is valid (finite, above 0).
+    """Return the range in metres worth showing: the 1st to the 99th percentile of valid depth (finite, above 0).
 
     Example:
         >>> depth_range(np.array([0.0, 2.0, 2.0, np.nan]))

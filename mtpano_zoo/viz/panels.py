@@ -31,7 +31,7 @@ WIDTH = 1600  # pixels of every figure
 DPI = 100
 MARGIN = 20
 TITLE = 30  # height of a line of title
-LEGEND = 92  # height of what stands below a map
+LEGEND = 92  # height of the legend below a map
 ROW = 21  # height of a line of a class legend
 DIRECTIONS = {  # the way that a surface faces
     "right (+x)": (1, 0, 0),
@@ -51,7 +51,7 @@ TITLES = {
     "valid": "distance defined",
     "disparity": "inverse distance, relative",
 }
-# What the bar below a map of numbers says.
+# Labels of the bar below a map of numbers.
 SCALES = {"depth": "distance along the ray in metres", "disparity": "inverse distance, no unit"}
 VALID_LEGEND = {"yes": True, "no": False}
 
@@ -72,8 +72,8 @@ def prediction_panel(
 ) -> Figure:
     """Draw an image (H, W, 3) and its maps by task, (H, W) or normals (H, W, 3), in two columns.
 
-    Below the classes stands a legend of those that occur, below the depth a bar in metres, below the normals what
-    their colours mean. The colours of depth span `depth_limits` in metres, by default the range of the map.
+    Below the classes is a legend of those that occur, below the depth a bar in metres, below the normals the meaning of
+    their colours. The colours of depth span `depth_limits` in metres, by default the range of the map.
     """
     present = {task: maps[task] for task in TITLES if task in maps}
     columns = 2 if present else 1
@@ -83,7 +83,7 @@ def prediction_panel(
     rows = -(-(1 + len(present)) // columns)
     page = _Page(MARGIN // 2 + rows * cell)
     title = f"image, {image.shape[1]} x {image.shape[0]}"
-    pick = (slice(None, None, max(1, image.shape[1] // (2 * width))),) * 2  # what is drawn at most twice too large
+    pick = (slice(None, None, max(1, image.shape[1] // (2 * width))),) * 2  # at least as fine as drawn
     page.show(image[pick], title, MARGIN, MARGIN // 2 + TITLE, width, height)
     for place, (task, whole) in enumerate(present.items(), start=1):
         values = whole[pick]
@@ -92,7 +92,7 @@ def prediction_panel(
         if task == "depth" and depth_limits is not None:
             limits = depth_limits
         page.show(_coloured(task, values, palette, limits), TITLES[task], left, top, width, height)
-        # The legend of the classes names the smallest one too.
+        # The whole map, because the legend lists even the smallest class.
         shown = [whole if task == "semseg" else values]
         page.explain(task, shown, classes, palette, limits, (left, top + height, width, LEGEND))
     return page.figure
@@ -104,14 +104,14 @@ def sample_panel(
     classes: Sequence[str],
     palette: ArrayLike | None = None,
 ) -> Figure:
-    """Draw a sample and, in the row below, what a network says about it, in the same colours and the same depth range.
+    """Draw a sample and, in the row below, a network's prediction for it, in the same colours and depth range.
 
     Args:
         sample: `image` (3, H, W) in [0, 1] and any of `semseg` (H, W), `depth` (H, W), `normals` (3, H, W).
         prediction: any of `semseg` as logits (C, H, W) or labels (H, W), `depth` (1, H, W) or (H, W), `normals`
             (3, H, W) of any length; None draws the sample alone.
         classes: names of the classes.
-        palette: their colours (N, 3) in 0..255; by default `default_palette`.
+        palette: colours of the classes (N, 3) in 0..255; by default `default_palette`.
     """
     palette = default_palette(len(classes)) if palette is None else palette
     truth = {task: _as_map(task, sample[task]) for task in TITLES if task in sample}
@@ -134,7 +134,7 @@ def sample_panel(
                 rgb = _coloured(task, maps[task], palette, limits)
                 title = f"{TITLES[task]}, {origin}"
                 page.show(rgb, title, left, MARGIN // 2 + row * cell + TITLE, width, height)
-        # The classes have the free space below the image, the rest stands below its own column.
+        # The legend of the classes takes the free space below the image; the others go below their own column.
         top = MARGIN // 2 + cell if task == "semseg" else bottom
         box = (MARGIN if task == "semseg" else left, top, width, page.height - top)
         page.explain(task, shown, classes, palette, limits, box)
@@ -142,7 +142,7 @@ def sample_panel(
 
 
 class _Picture(AxesImage):
-    """An image that is averaged where it is shrunk, and several times faster than by matplotlib."""
+    """An image that is averaged when it is shrunk, and drawn several times faster than by matplotlib."""
 
     def make_image(
         self, renderer: Any, magnification: float = 1.0, unsampled: bool = False
@@ -159,7 +159,7 @@ class _Picture(AxesImage):
 
 
 class _Page:
-    """A figure that is laid out in pixels from the upper left corner: one pair of axes, since each more is slow."""
+    """A figure laid out in pixels from the upper left corner, with a single pair of axes, since every other is slow."""
 
     def __init__(self, height: int) -> None:
         self.height = height
@@ -182,7 +182,7 @@ class _Page:
         limits: tuple[float, float],
         box: tuple[int, int, int, int],
     ) -> None:
-        """Put into the box (left, top, width, height) what makes the colours readable."""
+        """Draw the legend of the colours into the box (left, top, width, height)."""
         left, top, width, height = box
         if task in SCALES:
             self._scale_bar(SCALES[task], maps, limits, left, top + 10, width, 14)
@@ -241,9 +241,9 @@ class _Page:
 def _present_classes(
     maps: Sequence[NDArray[Any]], classes: Sequence[str], palette: ArrayLike
 ) -> list[tuple[str, tuple[float, ...]]]:
-    """Return name and colour of the classes that occur, the largest first, and at the end what has no label."""
+    """Return name and colour of the classes that occur, the largest first, and "no label" at the end if it occurs."""
     counts, unknown = np.zeros(len(classes), np.int64), False
-    for row in (row for labels in maps for row in labels):  # the whole of a large map would be copied as int64
+    for row in (row for labels in maps for row in labels):  # a whole large map would be copied as int64
         known = (row >= 0) & (row < len(classes))
         counts += np.bincount(row[known], minlength=len(classes))
         unknown |= not known.all()
@@ -266,7 +266,7 @@ def _numpy(values: Any) -> NDArray[Any]:
 
 
 def _as_map(task: str, values: Any) -> NDArray[Any]:
-    """Bring a channels-first tensor, label or network output, into the form that the colours take."""
+    """Convert a channels-first tensor, label or network output, to the form that the colour functions take."""
     array = _numpy(values)
     if task == "semseg":
         return (array.argmax(0) if array.ndim == 3 else array).astype(np.int64)
