@@ -1,4 +1,4 @@
-"""Published checkpoint formats, one per file: their names, sizes and frames to ours; `FORMATS` is the list of them."""
+"""Convert published checkpoints, one format per file: their names, sizes and frames to ours; `FORMATS` lists them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ def identify(state: Mapping[str, Tensor]) -> str:
     """Return the name of the format of `FORMATS` that a published state dict has.
 
     Raises:
-        InputError: If it has none of them; the sentence lists what can be loaded.
+        InputError: If it has none of them; the message lists what can be loaded.
     """
     name = recognize(state)
     if name is None:
@@ -46,7 +46,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     A leading `module.`, which data-parallel training leaves, is removed.
 
     Raises:
-        InputError: If there is none, or two of its keys differ by `module.` alone.
+        InputError: If there is none, or two of its keys differ only by `module.`.
 
     Example:
         >>> import torch
@@ -61,5 +61,5 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         )
     state = {str(name).removeprefix("module."): tensor for name, tensor in inner.items()}
     if len(state) < len(inner):
-        raise InputError("Some keys of the checkpoint are there twice, with and without `module.`.")
+        raise InputError("Some keys of the checkpoint occur twice, with and without `module.`.")
     return state

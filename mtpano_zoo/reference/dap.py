@@ -1,6 +1,6 @@
-"""The published DAP checkpoint (`model.pth`): its state dict to `DAP(convention="paper")`.
+"""Convert the state dict of the published DAP checkpoint (`model.pth`) to that of `DAP(convention="paper")`.
 
-Which keys a published state dict must have, and in which shapes, follows from our own network of the same sizes, whose
+The keys and shapes that a published state dict must have are derived from our own network of the same sizes, whose
 names are translated into the published ones.
 """
 
@@ -21,10 +21,10 @@ __all__ = ("FORMAT", "convert_state_dict", "describe")
 
 TITLE = "DAP checkpoint"
 MODULES = ("core.pretrained.model.blocks.", "core.depth_head.scratch.", "core.mask_head.scratch.")
-"""Prefixes that the keys of every DAP checkpoint have between them."""
+"""Prefixes of which each begins at least one key of every DAP checkpoint."""
 
 MAX_DISTANCE = 100.0  # metres that an output of 1 stands for
-TAPS = {24: [4, 11, 17, 23]}  # blocks that are read, by their number, where it is not every quarter
+TAPS = {24: [4, 11, 17, 23]}  # blocks that are tapped, by the number of blocks, where it is not every quarter
 
 RENAMES: Renames = (
     # encoder
@@ -57,14 +57,14 @@ UNUSED: tuple[tuple[str, str], ...] = (
     (r"(refinenet4)\.resConfUnit2\.", r"\1.resConfUnit1."),
     (r"(\.attn\.qkv)\.bias$", r"\1.bias_mask"),
 )
-"""What the published network carries but never uses, or only as a constant, after what has the same shape."""
+"""Parameters that the published network never uses, or only as a constant, each after one of the same shape."""
 
 # Every block is in the published state dict a second time.
 TWICE, BLOCKS = "core.pretrained.blocks.", "core.pretrained.model.blocks."
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read off the shapes of a published state dict which `DAP` it belongs to.
+    """Describe the `DAP` of a published state dict, read from its shapes.
 
     Raises:
         InputError: If it is not a state dict of DAP, or its shapes belong to no such network.
@@ -73,7 +73,9 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     width = _size(state, f"{BLOCKS}*.norm1.weight")
     head_width = 4 * _size(state, "core.pretrained.model.rope_embed.periods")
     if width % head_width:
-        raise InputError(f"The blocks of this DAP checkpoint are {width} wide, no multiple of a head's {head_width}.")
+        raise InputError(
+            f"The blocks of this DAP checkpoint are {width} wide, not a multiple of a head's {head_width}."
+        )
     depth = 1 + max(int(name.split(".")[4]) for name in state if name.startswith(BLOCKS))
     encoder = {
         "name": "vit_large_patch16_dinov3_qkvb",
@@ -98,14 +100,14 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a published state dict into that of the network that `describe` returns.
 
-    The bias of query, key and value is split, and its third of the keys left out, which the published network masks.
-    What it never uses is left out too: the mask token, the first residual unit of the coarsest level of every decoder,
-    and the second copy of every block, after a check that it is one. The published mask says what is out of range; ours
-    is of the opposite sign. Weights of another floating-point type become float32.
+    The bias of query, key and value is split, and the third for the keys is left out, because the published network
+    masks it. Parameters that it never uses are left out too: the mask token, the first residual unit of the coarsest
+    level of every decoder, and the second copy of every block, after a check that it equals the first. The published
+    mask marks what is out of range; ours has the opposite sign. Weights of another floating-point type become float32.
 
     Raises:
-        InputError: If a key is missing, left over or of another shape, a mask is not what the network takes it for, or
-            the two copies of a block differ; the sentence has the published names.
+        InputError: If a key is missing, unexpected or of another shape, a mask is not what our network assumes, or the
+            two copies of a block differ; the message has the published names.
     """
     arguments = describe(state)["init_args"]
     with torch.device("meta"):
@@ -131,13 +133,13 @@ def _size(state: Mapping[str, Tensor], pattern: str, dimension: int = 0) -> int:
 
 
 def _part(own: str, tensor: Tensor) -> Tensor:
-    """Take the third of a bias of query, key and value that our name is about; of other tensors everything."""
+    """Return the third of a query, key and value bias that our name stands for; other tensors are returned whole."""
     query, _, value = tensor.chunk(3) if own.endswith(("q_bias", "v_bias")) else (tensor, None, tensor)
     return value if own.endswith("v_bias") else query
 
 
 def _expected_shapes(own: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of every published key but the second copies of blocks."""
+    """Yield name and shape of every published key except the second copies of blocks."""
     for name, tensor in own.items():
         published, shape = renamed(name, RENAMES), tuple(tensor.shape)
         if name.endswith(("q_bias", "v_bias")):

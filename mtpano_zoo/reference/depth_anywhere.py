@@ -1,8 +1,8 @@
-"""The students of Depth Anywhere (arXiv 2406.12849): plain state dicts to our networks with `convention="paper"`.
+"""Convert the students of Depth Anywhere (arXiv 2406.12849) to our networks with `convention="paper"`.
 
-Which keys a published state dict must have, and in which shapes, follows from our own network of the same sizes, whose
-names are translated into the published ones. What the published files store of the geometry is compared with ours and
-left out.
+The keys and shapes that a published state dict must have are derived from our own network of the same sizes, whose
+names are translated into the published ones. The geometry that the published files store is compared with ours and left
+out.
 """
 
 import re
@@ -23,7 +23,7 @@ from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, renam
 __all__ = ("FORMATS",)
 
 State = Mapping[str, Tensor]
-TOLERANCE = 1e-5  # of stored coordinates, which go up to the width of a face
+TOLERANCE = 1e-5  # for stored coordinates, relative to the largest if that exceeds 1
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
@@ -31,7 +31,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
-"""ResNets by the blocks of their stages and whether these have three convolutions."""
+"""ResNets by the number of blocks in their stages and whether a block has three convolutions."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,15 @@ class _Student:
     """One network as it was published.
 
     Attributes:
-        name: what messages call it.
-        network: our class of it.
-        prefixes: beginnings of keys that every such state dict has between them.
+        name: its name in messages.
+        network: our class for it.
+        prefixes: prefixes of which each begins at least one key of every such state dict.
         renames: our names to the published ones, applied one after the other.
-        arguments: published state dict to the arguments of our network.
-        constants: network and published state dict to what the file must hold beside the weights, by published name.
-        unused: published names of weights that the published network never uses, each with that of another of its
-            shape.
+        arguments: returns the arguments of our network from a published state dict.
+        constants: returns, from our network and a published state dict, what the file must hold besides the weights, by
+            published name.
+        unused: published names of weights that the published network never uses, each with the name of another weight
+            of the same shape.
     """
 
     name: str
@@ -63,7 +64,7 @@ class _Student:
         return f"{self.name} checkpoint"
 
     def describe(self, state: State) -> dict[str, Any]:
-        """Read off a published state dict which network it belongs to."""
+        """Describe the network that a published state dict belongs to."""
         check_prefixes(self.title, state, self.prefixes)
         return {
             "class_path": self.network.__name__,
@@ -92,17 +93,17 @@ class _Student:
         return {key: value.float() if value.is_floating_point() else value for key, value in converted.items()}
 
     def format(self) -> Format:
-        """Return it as one of the formats of the zoo."""
+        """Return this student as one of the formats of the zoo."""
         return Format(self.title, self.prefixes, self.describe, self.convert)
 
 
 def _resnet(state: State, prefix: str, name: str) -> str:
-    """Read off the keys that start with `prefix` which ResNet they are of."""
+    """Return which ResNet the keys that start with `prefix` belong to."""
     blocks = [{key.split(".")[0] for key in _after(state, f"{prefix}layer{stage}.")} for stage in range(1, 5)]
     three = f"{prefix}layer1.0.conv3.weight" in state or f"{prefix}layer1.0.conv3.1.weight" in state
     counts = tuple(len(found) for found in blocks)
     if (counts, three) not in RESNETS:
-        raise InputError(f"The stages of {prefix} have {counts} blocks, which is no ResNet that {name} was built of.")
+        raise InputError(f"The stages of {prefix} have {counts} blocks, but no ResNet of {name} has these.")
     return RESNETS[counts, three]
 
 
@@ -111,9 +112,9 @@ def _after(state: State, prefix: str) -> list[str]:
 
 
 def _shape(state: State, key: str, dimensions: int, name: str) -> tuple[int, ...]:
-    """Return the shape of a tensor that a size is read off."""
+    """Return the shape of a tensor from which a size is read."""
     if key not in state or state[key].ndim != dimensions:
-        raise InputError(f"This {name} checkpoint lacks {key}, which a size of its network is read off.")
+        raise InputError(f"This {name} checkpoint lacks {key}, from which a size of its network is read.")
     return tuple(state[key].shape)
 
 
@@ -128,7 +129,7 @@ def _unifuse_arguments(state: State) -> dict[str, Any]:
 
 
 def _unifuse_constants(network: PanoramaNetwork, state: State) -> dict[str, Tensor]:
-    """Sampling grids, coarsest first: column and row from -1 to 1, and the face likewise."""
+    """Return the sampling grids, coarsest first: column, row and face, each from -1 to 1."""
     height, width = network.input_size
     grids = {"max_depth": state["max_depth"]}
     for i in range(5):
@@ -173,7 +174,7 @@ BIFUSE_STORES = ("dnet.ce.", *(f"dnet.f{i}.CE." for i in range(1, 5)))
 def _bifuse_arguments(state: State) -> dict[str, Any]:
     heights = [int(key.split("(")[1].split(",")[0]) for key in _after(state, "dnet.ce.e2c.") if "(" in key]
     if not heights:
-        raise InputError("This BiFuse++ checkpoint lacks dnet.ce.e2c, which the size of its network is read off.")
+        raise InputError("This BiFuse++ checkpoint lacks dnet.ce.e2c, from which the size of its network is read.")
     return {
         "encoder": _resnet(state, "dnet.resnet_equi.", "BiFuse++"),
         "input_size": [max(heights), 2 * max(heights)],
@@ -181,7 +182,7 @@ def _bifuse_arguments(state: State) -> dict[str, Any]:
 
 
 def _bifuse_constants(network: PanoramaNetwork, state: State) -> dict[str, Tensor]:
-    """For every height down to the coarsest level: grids of the faces, and masks and coordinates of the panorama."""
+    """Return, for every height down to the coarsest, grids of the faces and masks and coordinates of the panorama."""
     del state
     constants = {}
     for height in (network.input_size[0] // 2**i for i in range(7)):
@@ -214,7 +215,7 @@ BIFUSE = _Student(
     ),
     _bifuse_arguments,
     _bifuse_constants,
-    # What the last fusion would give back to branches that end there.
+    # What the last fusion would return to branches that end there.
     tuple(
         (f"dnet.f4.{branch}.{rest}", f"dnet.f4.conv_cat.{rest}")
         for branch in ("conv_equi_cat", "conv_cube_cat")
@@ -282,7 +283,7 @@ def _egformer_arguments(state: State) -> dict[str, Any]:
 
 
 def _egformer_stages() -> dict[str, str]:
-    """Our stages to the published ones; the coarsest is one of our encoders."""
+    """Map our stages to the published ones; the coarsest is one of our encoders."""
     encoders = {f"encoders.{i}": f"stage{i + 1}" for i in range(4)} | {"encoders.4": "bottleneck"}
     return encoders | {f"decoders.{i}": f"dec_stage{8 - i}" for i in range(4)}
 

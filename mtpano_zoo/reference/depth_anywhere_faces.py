@@ -1,8 +1,8 @@
-"""Rotations and cube faces of the published code of Depth Anywhere.
+"""Rotations and cube faces as in the published code of Depth Anywhere.
 
 Pixel centres are where ours are, but maps are sampled as if the first and the last column were the same meridian and
-the first and the last row the poles: up to half a pixel off, with a seam, and a turn by nothing is no identity. Faces
-are in the order back, down, front, left, right, up.
+the first and the last row the poles. Samples are up to half a pixel off, there is a seam, and even a rotation by zero
+changes a map. Faces are in the order back, down, front, left, right, up.
 """
 
 import math
@@ -21,14 +21,14 @@ AHEAD = ((2, -1), (1, 1), (2, 1), (0, -1), (0, 1), (1, -1))  # axis and sign of 
 
 
 def published_sample(maps: Tensor, rays: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample maps (B, C, H, W) in the directions of rays (B or 1, h, w, 3) by `bilinear` or `nearest`."""
+    """Sample maps (B, C, H, W) in the directions of rays (B or 1, h, w, 3), `bilinear` or `nearest`."""
     longitude, latitude = rays_to_angles(rays)
     grid = torch.stack((longitude / math.pi, latitude / (-math.pi / 2)), dim=-1).to(maps.dtype)
     return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), mode=mode, padding_mode="border", align_corners=True)
 
 
 def published_rotate(maps: Tensor, rotation: Tensor, mode: str = "bilinear") -> Tensor:
-    """Turn maps (B, C, H, W) by camera-to-world rotations (3, 3) or (B, 3, 3)."""
+    """Rotate maps (B, C, H, W) by camera-to-world rotations (3, 3) or (B, 3, 3)."""
     rays = erp_rays(*maps.shape[-2:], device=maps.device, dtype=torch.float64)
     return published_sample(maps, rotate_rays(rays, rotation.reshape(-1, 3, 3)), mode)
 
@@ -44,9 +44,10 @@ def published_cube(maps: Tensor, size: int, mode: str = "bilinear", fov: float =
 def published_face_disparity(disparity: Tensor, rotation: Tensor, size: int) -> Tensor:
     """Return the inverse z-depth (B, 6, size, size) of faces from inverse distances (B, 1, H, W) of a network.
 
-    As published, nearest pixels twice: values below zero lift all panoramas of the batch by the smallest of them, the
-    panorama is turned by the transposed rotation (3, 3), and the z-depth of a face's pixel is that of the ray of the
-    panorama's pixel that it was taken from. Nothing is inverted on the way, so that a value of zero has a gradient.
+    As published, it takes nearest pixels twice. If a value is below zero, all panoramas of the batch are shifted so
+    that the smallest value is zero. The panorama is rotated by the transposed rotation (3, 3), and the z-depth of a
+    face's pixel uses the ray of the panorama's pixel that it was taken from. Nothing is inverted on the way, so a value
+    of zero has a gradient.
     """
     lowest = disparity.min()
     disparity = torch.where(lowest < 0, disparity - lowest, disparity)

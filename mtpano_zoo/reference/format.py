@@ -13,17 +13,17 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """A family of published checkpoints: how to recognise one, which network it is for, and how it becomes ours.
+    """A family of published checkpoints: how to recognise one, which network it is for, and how to convert it.
 
     All functions take the published state dict, without a leading `module.`.
 
     Attributes:
-        title: what a message calls such a file, e.g. `MTPano checkpoint`.
-        prefixes: beginnings of keys that every such state dict has between them.
-        describe: sizes read off the shapes to the description of the network, `class_path` and `init_args`. It raises
-            `InputError` if the shapes belong to no such network.
-        convert: published names, types and frames to the state dict of that network. It raises `InputError` if a key is
-            missing, left over or of another shape.
+        title: name of such a file in messages, e.g. `MTPano checkpoint`.
+        prefixes: prefixes of which each begins at least one key of every such state dict.
+        describe: returns the description of the network, `class_path` and `init_args`, with sizes read from the shapes.
+            It raises `InputError` if the shapes belong to no such network.
+        convert: returns the state dict of that network, with our names, types and frames. It raises `InputError` if a
+            key is missing, unexpected or of another shape.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Keys and shapes of published state dicts: what is read off them, and what does not fit."""
+"""Read the keys and shapes of published state dicts, and report what does not fit."""
 
 import re
 from collections import Counter
@@ -12,19 +12,19 @@ from mtpano_zoo.errors import InputError
 __all__ = ("Renames", "check_keys", "check_prefixes", "common_size", "listed", "renamed")
 
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""Patterns of our names and what replaces them, applied one after the other."""
+"""Patterns in our names and their replacements, applied one after the other."""
 
 LISTED = 8  # keys that a message names before it counts the rest
 
 
 def check_prefixes(title: str, state: Mapping[str, Tensor], prefixes: Sequence[str]) -> None:
-    """Refuse a state dict that lacks the beginnings that the keys of every such file have between them.
+    """Refuse a state dict without a key for each of the prefixes that every such file has.
 
     Raises:
-        InputError: If no key starts with one of them.
+        InputError: If no key starts with one of the prefixes.
     """
     if missing := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in state)]:
-        raise InputError(f"This is no {title}: it lacks keys that start with {', '.join(missing)}.")
+        raise InputError(f"This is not a {title}: it lacks keys that start with {', '.join(missing)}.")
 
 
 def renamed(own: str, renames: Renames) -> str:
@@ -40,10 +40,10 @@ def renamed(own: str, renames: Renames) -> str:
 
 
 def common_size(title: str, state: Mapping[str, Tensor], *sources: tuple[str, int]) -> int:
-    """Read the length of a dimension of all keys that match: what most of them say, so that one wrong stands out.
+    """Return the most common length of a dimension of all keys that match, so that a single wrong one stands out.
 
     Args:
-        title: what a message calls the file.
+        title: name of the file in messages.
         state: the published state dict.
         sources: patterns of keys, each with the number of the dimension.
 
@@ -57,7 +57,7 @@ def common_size(title: str, state: Mapping[str, Tensor], *sources: tuple[str, in
         if fnmatchcase(name, pattern) and tensor.ndim > dimension
     )
     if not lengths:
-        raise InputError(f"This {title} lacks {sources[0][0]}, which a size of its network is read off.")
+        raise InputError(f"This {title} lacks {sources[0][0]}, from which a size of its network is read.")
     return lengths.most_common(1)[0][0]
 
 
@@ -68,17 +68,17 @@ def check_keys(
     unshaped: Collection[str] = (),
     constants: Collection[str] = (),
 ) -> None:
-    """Refuse a state dict that is not exactly what a network consists of.
+    """Refuse a state dict whose keys and shapes are not exactly those of a network.
 
     Args:
-        title: what a message calls the file.
+        title: name of the file in messages.
         state: the published state dict.
         expected: the shape of every key.
-        unshaped: further keys, whose shapes are looked at elsewhere.
+        unshaped: further keys, whose shapes are checked elsewhere.
         constants: expected keys that may hold numbers of any type.
 
     Raises:
-        InputError: If a key is missing, left over, of another shape, or holds no floating-point numbers.
+        InputError: If a key is missing, unexpected, of another shape, or does not hold floating-point numbers.
     """
     names = {*expected, *unshaped}
     reshaped = [
@@ -106,7 +106,7 @@ def check_keys(
 
 
 def listed(names: list[str]) -> str:
-    """Name the first of many and count the rest.
+    """List the first of many names and count the rest.
 
     Example:
         >>> listed(["a", "b"])

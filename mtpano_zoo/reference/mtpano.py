@@ -1,6 +1,6 @@
-"""The published MTPano checkpoints (`mtpano_model_*.pth.tar`): their state dict to `PDBridgeNet(convention="paper")`.
+"""Convert published MTPano checkpoints (`mtpano_model_*.pth.tar`) to `PDBridgeNet(convention="paper")`.
 
-Which keys a published state dict must have, and in which shapes, follows from our own network of the same sizes, whose
+The keys and shapes that a published state dict must have are derived from our own network of the same sizes, whose
 names are translated into the published ones.
 """
 
@@ -27,10 +27,10 @@ HEAD_WIDTH = 64
 PUBLISHED_TASKS = ("semseg", "depth", "normals")
 POSITION_TOLERANCE = 1e-5
 MODULES = ("backbone.embeddings.", "feature_grouping.", "bfe_invariant.")
-"""Prefixes that the keys of every MTPano checkpoint have between them, whatever its tasks."""
+"""Prefixes of which each begins at least one key of every MTPano checkpoint, whatever its tasks."""
 
 STREAMS = ("refiners.", "aggregators.", "bridges.", "stream_injectors.")
-"""Prefixes of our names for what a published network has twice, once for each stream."""
+"""Prefixes of our names for parts that a published network has twice, once for each stream."""
 
 RENAMES: Renames = (
     # encoder
@@ -101,12 +101,12 @@ UNUSED: tuple[tuple[str, str], ...] = (
     (r"^backbone\.layer\.0\.norm1\.", "backbone.norm."),
     (r"^(necks\.\w+\.fusion_stage\.layers\.0)\.residual_layer2\.", r"\1.residual_layer1."),
 )
-"""What the published network carries but never uses, each after the parameter that has the same shape."""
+"""Parameters that the published network carries but never uses, each after one of the same shape."""
 
 
-# The last layers of what is a vector in the camera's frame. The published normals are forward, up, left and the
-# published points right, down, back; per axis of ours, the published channel and its sign. Turning the weights turns
-# what they compute, exactly.
+# The last layers of outputs that are vectors in the camera's frame: for each of our axes, the published channel and its
+# sign. The published normals are (forward, up, left), the published points (right, down, back). Permuting the weights
+# permutes the outputs, exactly.
 OUTPUT_FRAMES: dict[str, tuple[tuple[int, float], ...]] = {
     "heads.normals.predict": ((2, -1.0), (1, -1.0), (0, 1.0)),
     "auxiliary_heads.normals.predictor": ((2, -1.0), (1, -1.0), (0, 1.0)),
@@ -124,7 +124,7 @@ def class_count(state: Mapping[str, Tensor]) -> int:
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Describe the `PDBridgeNet` of a published state dict, read from its shapes.
 
-    Attention heads are 64 wide. 150 classes are those of ADE20K; any other number gets names by number.
+    Attention heads are 64 wide. 150 classes are those of ADE20K; for any other number, classes are named by number.
 
     Raises:
         InputError: If it is not a state dict of MTPano, or its shapes belong to no such network.
@@ -132,7 +132,9 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     check_prefixes(TITLE, state, MODULES)
     width = common_size(TITLE, state, ("backbone.layer.*.norm1.weight", 0))
     if width % HEAD_WIDTH:
-        raise InputError(f"backbone.layer.0.norm1.weight has the width {width}, no multiple of a head's {HEAD_WIDTH}.")
+        raise InputError(
+            f"backbone.layer.0.norm1.weight has the width {width}, not a multiple of a head's {HEAD_WIDTH}."
+        )
     blocks = Counter(re.sub(r"\d+", "", name, count=1) for name in state if name.startswith("backbone.layer."))
     encoder = {
         "name": "vit_large_patch16_dinov3_qkvb",
@@ -163,14 +165,14 @@ def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a published state dict into that of the network that `describe` returns.
 
     Query, key and value are joined as timm keeps them. The two position buffers are left out after a check that they
-    hold what our network computes, and so are the weights that the published network never uses (final norm and mask
-    token of the encoder, first residual unit of every neck, and of a network with a part of the tasks, the stream or
-    bridge that only the others need). Weights of another floating-point type, float16 and bfloat16 among them, become
-    float32. Normals and points come out in our frame.
+    hold what our network computes. Weights that the published network never uses are left out too: the encoder's final
+    norm and mask token, the first residual unit of every neck and, for a network with only some of the tasks, the
+    stream or bridge that only the others need. Weights of another floating-point type, such as float16 and bfloat16,
+    become float32. Normals and points come out in our frame.
 
     Raises:
-        InputError: If a key is missing, left over or of another shape, or a position buffer is not what the geometry
-            says; the sentence has the published names.
+        InputError: If a key is missing, unexpected or of another shape, or a position buffer differs from our geometry;
+            the message has the published names.
     """
     arguments = describe(state)["init_args"]
     with torch.device("meta"):
@@ -207,7 +209,7 @@ def _published_names(own: str) -> tuple[str, ...]:
 
 
 def _of_both_streams(whole: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the network with all tasks has of its streams and bridges, as far as it fits the tasks of our own."""
+    """Return the stream and bridge parameters of the network with all tasks that also fit the tasks of our own."""
     tasks = {name.split(".")[1] for name in own if name.startswith("auxiliary_heads.")}
     return {
         name: tensor

@@ -157,7 +157,7 @@ BLOCK = "core.pretrained.model.blocks.0"
         ),
         ({"core.pretrained.blocks.0.norm1.bias": None}, r"missing core\.pretrained\.blocks\.0\.norm1\.bias"),
         ({"core.pretrained.model.rope_embed.periods": None}, r"lacks core\.pretrained\.model\.rope_embed\.periods"),
-        ({"core.pretrained.model.rope_embed.periods": torch.ones(12)}, "128 wide, no multiple of a head's 48"),
+        ({"core.pretrained.model.rope_embed.periods": torch.ones(12)}, "128 wide, not a multiple of a head's 48"),
     ],
 )
 def test_a_state_dict_that_does_not_fit_is_refused(

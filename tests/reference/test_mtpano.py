@@ -386,5 +386,5 @@ def test_positions_of_another_geometry_are_refused(name: str, dtype: torch.dtype
 
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     state = {key: torch.zeros([n + (n == 128) for n in shape]) for key, shape in shapes_of("keys.json").items()}
-    with pytest.raises(ValueError, match=r"width 129, no multiple of a head's 64"):
+    with pytest.raises(ValueError, match=r"width 129, not a multiple of a head's 64"):
         describe(state)

@@ -63,5 +63,5 @@ def test_a_checkpoint_without_weights_is_refused(checkpoint: dict, keys: str) ->
 
 
 def test_keys_that_are_there_twice_are_refused() -> None:
-    with pytest.raises(ValueError, match="there twice"):
+    with pytest.raises(ValueError, match="occur twice"):
         unwrap({"model": {"a": ONE, "module.a": ONE}})
