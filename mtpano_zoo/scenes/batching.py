@@ -1,4 +1,4 @@
-"""Several rooms as tensors on one device: what the ray caster and the shading work on."""
+"""Stack several rooms as tensors on one device, for the ray caster and the shading."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from mtpano_zoo.sphere import rotation_matrix
 
 @dataclasses.dataclass
 class Primitives:
-    """The primitives of several rooms in a row; geometry in float64."""
+    """The primitives of several rooms, concatenated; geometry in float64."""
 
     room: Tensor  # (P,) index of the room
     kind: Tensor  # (P,)
@@ -25,7 +25,7 @@ class Primitives:
     material: Tensor  # (fields, P) float32
 
     def select(self, mask: Tensor) -> "Primitives":
-        """The primitives where `mask` (P,) is true."""
+        """Return the primitives where `mask` (P,) is true."""
         rows = {name: getattr(self, name)[mask] for name in ("room", "kind", "label", "frame", "lower", "upper")}
         return Primitives(**rows, material=self.material[:, mask])
 
@@ -44,10 +44,10 @@ class Views:
     occupancy: Tensor  # (B, 2, G, G)
     sky: Tensor  # (B, 18) the numbers of `Sky`, zeros indoors
     tilt: Tensor  # (B, 3, 3) float64, from the camera to the level frame of the same heading
-    outside: tuple[tuple[Tensor, float] | None, ...]  # B panoramas for windows, (H, W, 3), and their turns
+    outside: tuple[tuple[Tensor, float] | None, ...]  # B panoramas for windows, (H, W, 3), and their yaws
 
     def slice(self, start: int, stop: int) -> "Views":
-        """Some of the rooms."""
+        """Return the views of some of the rooms."""
         return Views(*(getattr(self, field.name)[start:stop] for field in dataclasses.fields(self)))
 
 
@@ -60,7 +60,7 @@ def stack_primitives(rooms: Sequence[Room], device: torch.device) -> Primitives:
     counts = [len(room.kinds) for room in rooms]
     frames = np.concatenate([room.frames for room in rooms])
     yaws, which = np.unique(frames[:, 2], return_inverse=True)
-    # One by one: vectorised cosines may differ in the last bit with the position in the vector, and a room must not
+    # One by one: the last bit of a vectorised cosine may depend on its position in the vector, but a room must not
     # depend on which others it is rendered with.
     turns = np.array([(math.cos(yaw), math.sin(yaw)) for yaw in yaws.tolist()])
     return Primitives(
@@ -80,7 +80,7 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
     def stack(arrays: list[np.ndarray], dtype: type[np.generic] = np.float32) -> Tensor:
         return torch.from_numpy(np.stack(arrays).astype(dtype)).to(device)
 
-    # Most cameras are level, and a matrix takes as long as all that is stacked.
+    # Computed once per tilt: most cameras are level, and a matrix takes as long as everything that is stacked.
     tilts = {
         tilt: rotation_matrix(pitch=tilt[0], roll=tilt[1], dtype=torch.float64) for tilt in {r.tilt for r in rooms}
     }
@@ -103,7 +103,7 @@ def stack_views(rooms: Sequence[Room], device: torch.device) -> Views:
 
 
 def _camera_lights(rooms: Sequence[Room]) -> list[np.ndarray]:
-    """Lights with positions in the camera frame, padded with dark ones to the largest number in any room."""
+    """Return lights with positions in the camera frame, padded with dark ones to the largest number in any room."""
     most = max(1, max(len(room.lights) for room in rooms))
     tables = []
     for room in rooms:

@@ -17,7 +17,7 @@ LABEL = "building"
 
 @dataclasses.dataclass
 class Style:
-    """What the buildings of a street share, more or less."""
+    """What the buildings of a street roughly share."""
 
     storey: float  # metres
     floors: tuple[int, int]
@@ -29,7 +29,7 @@ class Style:
 def block(
     rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float, style: Style, fine: bool
 ) -> float:
-    """A building in a row: front at z = 0 of `at`, from x = 0 to `width`, `depth` behind. Returns its height."""
+    """Add a building of a row, with its front at z = 0 of `at`, from x = 0 to `width`; return its height."""
     floors, storey = int(rng.integers(style.floors[0], style.floors[1] + 1)), style.storey * rng.uniform(0.92, 1.1)
     wall = outdoor_materials.plaster(rng)
     columns = max(1, round(width / rng.uniform(1.8, 3.4)))
@@ -170,7 +170,7 @@ def balcony(
     fine: bool,
     reach: float = 1.1,
 ) -> None:
-    """A slab with a railing; bars for `fine` ones, otherwise a closed parapet or a few rails."""
+    """Add a slab with a railing: of bars if `fine`, otherwise a closed parapet."""
     label = LABEL if not fine else "fence"
     builder.box(LABEL, slab, x, (floor - 0.15, floor), (0.0, reach), at)
     top = floor + 1.0
@@ -187,7 +187,7 @@ def balcony(
 
 
 def house(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float, lit: float) -> None:
-    """A detached house around `at`, one or two storeys under a roof, front towards +z."""
+    """Add a detached house around `at`, one or two storeys under a roof, front towards +z."""
     storey, floors = rng.uniform(2.6, 3.1), int(rng.integers(1, 3))
     wall, height = outdoor_materials.plaster(rng), storey * floors
     columns = max(2, round(width / 2.6))
@@ -217,7 +217,7 @@ def house(rng: np.random.Generator, builder: Builder, at: Frame, width: float, d
 
 
 def arcade(rng: np.random.Generator, builder: Builder, at: Frame, width: float, height: float, reach: float) -> None:
-    """A covered walk in front of a facade: columns, a beam over them and a ceiling, along x of `at`."""
+    """Add a covered walk in front of a facade: columns, a beam over them and a ceiling, along x of `at`."""
     look = outdoor_materials.plaster(rng)
     look[materials.CHANNEL["line"]] = 0.0
     builder.box("ceiling", materials.paint(rng), (0.0, width), (height, height + 0.2), (0.0, reach), at)

@@ -3,9 +3,9 @@
 Rays of one column share their heading and rays of one row their slope. With r the horizontal distance from the
 camera, every upright side of a primitive is met at an r that depends on the column only, and every level face at an r
 that depends on the row only. Entry and exit of all boxes and cylinders are therefore small tables over columns and
-over rows, worked out in float64; a pixel needs only max(column entry, row entry) <= min(column exit, row exit).
+over rows, computed in float64; a pixel needs only max(column entry, row entry) <= min(column exit, row exit).
 Spheres and slanted solids lack this property and are solved per pixel. Tiles of pixels that a primitive cannot touch,
-or that lie wholly behind another one, are never looked at. A camera that is not level is a matter for `tracing`.
+or where it lies wholly behind another one, are skipped. `tracing` handles cameras that are not level.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Hits:
 
 
 def cast(primitives: Primitives, camera: Tensor, turn: Tensor, height: int, width: int) -> Hits:
-    """Cast all rays of panoramas at `camera` (B, 3) in rooms turned by an angle, `turn` its cosine and sine (B, 2)."""
+    """Cast all rays of panoramas at `camera` (B, 3) in rooms with a yaw, whose cosine and sine are `turn` (B, 2)."""
     longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
     columns = _Columns(primitives, camera, turn, longitude)
     row_enter, row_leave = _rows(primitives, camera, latitude)
@@ -54,7 +54,7 @@ def cast(primitives: Primitives, camera: Tensor, turn: Tensor, height: int, widt
 
 
 def distances(primitives: Primitives, camera: Tensor, turn: Tensor, height: int, width: int) -> Tensor:
-    """Only the horizontal distances (B, H, W) of `cast`."""
+    """Return only the horizontal distances (B, H, W) of `cast`."""
     longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
     columns = _Columns(primitives, camera, turn, longitude)
     rows = _rows(primitives, camera, latitude)
@@ -68,7 +68,7 @@ def distances(primitives: Primitives, camera: Tensor, turn: Tensor, height: int,
 class _Columns:
     """Where each column of pixels enters and leaves the upright sides of each primitive: `enter`, `leave` (P, W).
 
-    Divisions are float64; whatever only compares their results may as well be float32.
+    Divisions are in float64; comparing their results only needs float32.
     """
 
     def __init__(self, primitives: Primitives, camera: Tensor, turn: Tensor, longitude: Tensor) -> None:
@@ -102,7 +102,7 @@ class _Columns:
         _drop_behind(self.enter, self.leave)
 
     def sides(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Normal x and z in the camera frame and the horizontal texture coordinate where the columns enter."""
+        """Return normal x and z in the camera frame and the horizontal texture coordinate where the columns enter."""
         x, z, heading = self._x.float(), self._z.float(), self.heading.float()
         cos, sin = heading[:, :1], heading[:, 1:]
         on_x = (self._enter_x - self._enter_z).mul_(STEEP).clamp_(0, 1)
@@ -120,7 +120,7 @@ class _Columns:
 
 
 def _rows(primitives: Primitives, camera: Tensor, latitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row of pixels enters and leaves the level faces of each primitive, (P, H)."""
+    """Return where each row of pixels enters and leaves the level faces of each primitive, (P, H)."""
     # y = camera height + r * slope. An odd height has a level row, where the slope must not be zero.
     slope = -latitude.tan() + 1e-18
     height = camera[primitives.room, 1]
@@ -138,7 +138,7 @@ def _drop_behind(enter: Tensor, leave: Tensor) -> None:
 
 
 def _tiled(table: Tensor, fill: float) -> Tensor:
-    """Cut (P, N) into (P, tiles, TILE), filled up at the end."""
+    """Cut (P, N) into (P, tiles, TILE), padded at the end."""
     table = torch.nn.functional.pad(table, (0, -table.shape[1] % TILE), value=fill)
     return table.view(len(table), -1, TILE)
 
@@ -146,7 +146,7 @@ def _tiled(table: Tensor, fill: float) -> Tensor:
 def _resolve(
     primitives: Primitives, tables: list[Tensor], camera: Tensor, turn: Tensor, longitude: Tensor, latitude: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Nearest distance and its primitive (as float32, exact up to 2^24) for all pixels, in whole tiles."""
+    """Return the nearest distance and its primitive (as float32, exact up to 2^24) for all pixels, in whole tiles."""
     rooms, columns, rows = len(camera), tables[0].shape[1], tables[2].shape[1]
     touched = _touched_tiles(primitives, tables, rooms)
     best = torch.full((rooms * rows * columns, TILE, TILE), FAR, device=touched.device)
@@ -175,12 +175,12 @@ def _resolve(
 
 
 def in_tables(kind: Tensor) -> Tensor:
-    """Return the kinds that the tables describe completely."""
+    """Return which kinds the tables describe completely."""
     return (kind == BOX) | (kind == CYLINDER)
 
 
 def _entry(tables: list[Tensor], prim: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Distance (N, TILE, TILE) at which the pixels of some tiles enter a box or cylinder, or more than FAR."""
+    """Return the distance (N, TILE, TILE) at which pixels of tiles enter a box or cylinder; above FAR for a miss."""
     enter, leave, row_enter, row_leave = (table.flatten(0, 1) for table in tables)
     column, row = prim * tables[0].shape[1] + column, prim * tables[2].shape[1] + row
     near = torch.maximum(enter.index_select(0, column)[:, None, :], row_enter.index_select(0, row)[:, :, None])
@@ -190,7 +190,7 @@ def _entry(tables: list[Tensor], prim: Tensor, row: Tensor, column: Tensor) -> T
 
 
 def _touched_tiles(primitives: Primitives, tables: list[Tensor], rooms: int) -> Tensor:
-    """(P, rows, columns) of tiles that a primitive may be visible in."""
+    """Return the tiles that a primitive may be visible in, (P, rows, columns)."""
     enter, leave, row_enter, row_leave = tables
     near = torch.maximum(row_enter.amin(2)[:, :, None], enter.amin(2)[:, None, :])
     touched = near <= torch.minimum(row_leave.amax(2)[:, :, None], leave.amax(2)[:, None, :])
@@ -215,7 +215,7 @@ def _sphere_distance(
     row: Tensor,
     column: Tensor,
 ) -> Tensor:
-    """Horizontal distance (N, TILE, TILE) to spheres; float64, because b^2 - c cancels for small ones far away."""
+    """Return the horizontal distance to spheres (N, TILE, TILE); in float64, as b^2 - c cancels for small far ones."""
     within = torch.arange(TILE, device=prim.device)
     lon = longitude[(column[:, None] * TILE + within).clamp(max=len(longitude) - 1)]
     lat = latitude[(row[:, None] * TILE + within).clamp(max=len(latitude) - 1)]
@@ -239,7 +239,7 @@ def _solid_distance(
     row: Tensor,
     column: Tensor,
 ) -> Tensor:
-    """Horizontal distance (N, TILE, TILE) to slanted and round solids."""
+    """Return the horizontal distance (N, TILE, TILE) to slanted and round solids."""
     within = torch.arange(TILE, device=prim.device)
     room = primitives.room[prim]
 
@@ -254,12 +254,12 @@ def _solid_distance(
 
     distance = nearest(primitives, prim, rays).view(-1, TILE, TILE)
     level = latitude.cos()[(row[:, None] * TILE + within).clamp(max=len(latitude) - 1)][:, :, None]
-    # What is missed stays at FAR.
+    # Misses stay at FAR.
     return torch.where(distance < FAR, distance * level, FAR).float()
 
 
 def sphere_centres(primitives: Primitives, camera: Tensor, turn: Tensor, prim: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres (N, 3) in the camera frame and radii (N,) of some spheres."""
+    """Return the centres (N, 3) in the camera frame and the radii (N,) of some spheres."""
     room = primitives.room[prim]
     dx = primitives.frame[prim, 0] - camera[room, 0]
     dz = primitives.frame[prim, 1] - camera[room, 2]

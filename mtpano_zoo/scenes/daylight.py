@@ -10,10 +10,10 @@ from mtpano_zoo.scenes.shading import Planes, Surface, take, texture_noise
 from mtpano_zoo.scenes.tracing import FAR, STEEP, TILE, Rays, corners, from_tiles, into_tiles, trace
 
 SUN_MAP = 192  # pixels along each side of the sun's shadow map
-_CENTRE, _BEND = 20.0, 0.88  # metres per unit in the middle of the map, and how fast that grows outwards
+_CENTRE, _BEND = 20.0, 0.88  # metres per unit in the middle of the map, and how fast it grows outwards
 _SUN_DISTANCE = 2000.0  # metres; rays of the sun start this far away
 
-# Where the numbers of `Sky.row` lie.
+# Positions of the numbers in `Sky.row`.
 SUN, SUNLIGHT, ZENITH, HORIZON, CLOUD = (slice(3 * i, 3 * i + 3) for i in range(5))
 COVER, SCALE, HAZE = 15, 16, 17
 
@@ -27,12 +27,12 @@ class SunMap:
     centre: Tensor  # (B, 3) room frame
 
     def slice(self, start: int, stop: int) -> "SunMap":
-        """Some of the scenes."""
+        """Return the maps of some of the scenes."""
         return SunMap(self.depth[start:stop], self.axes[start:stop], self.centre[start:stop])
 
 
 def sun_map(primitives: Primitives, views: Views) -> SunMap:
-    """Cast the light of the sun on every scene. Its rays are parallel: each has a start of its own."""
+    """Cast the light of the sun on every scene; its rays are parallel, so each has its own start."""
     device, count = views.camera.device, len(views.camera)
     toward = views.sky[:, SUN].double()
     right = torch.nn.functional.normalize(torch.stack((toward[:, 2], 0 * toward[:, 0], -toward[:, 0]), 1), dim=1)
@@ -61,7 +61,7 @@ def sun_map(primitives: Primitives, views: Views) -> SunMap:
 
 
 def sunlit(seen: Surface, views: Views, sun: SunMap) -> Tensor:
-    """Cosine of the sun's light on the surface, 0 in shadow."""
+    """Return the cosine of the sun's light on the surface, 0 in shadow."""
     cos, sin = views.turn.float()[:, :, None, None].unbind(1)
     camera = views.camera.float()[:, :, None, None] - sun.centre[:, :, None, None]
 
@@ -77,7 +77,7 @@ def sunlit(seen: Surface, views: Views, sun: SunMap) -> Tensor:
     def within(axis: int) -> Tensor:
         return position[0] * axes[:, axis, 0] + position[1] * axes[:, axis, 1] + position[2] * axes[:, axis, 2]
 
-    # Over one texel the depth of a slanted surface varies: look from a little in front of it.
+    # The depth of a slanted surface varies over one texel: look from a little in front of it.
     across, along = within(0), within(1)
     texel = torch.maximum(across.abs(), along.abs()).mul_(_BEND / _CENTRE).add_(1).square_().mul_(2 * _CENTRE / SUN_MAP)
     for i, n in enumerate(normal):
@@ -100,14 +100,14 @@ def sunlit(seen: Surface, views: Views, sun: SunMap) -> Tensor:
 
 
 def haze(energy: Tensor, seen: Surface, views: Views, channel: int) -> Tensor:
-    """Fade a channel into the colour of the horizon, the farther the more; in place."""
+    """Fade a channel into the colour of the horizon, more with distance; in place."""
     length = views.sky[:, HAZE, None, None].clamp(min=1.0)
     share = 1 - (-seen.depth.clamp(max=FAR) / length).exp()
     return energy.lerp_(views.sky[:, HORIZON][:, channel, None, None].expand_as(energy), share)
 
 
 def sky_colors(seen: Surface, views: Views, at: Tensor) -> list[Tensor]:
-    """The sky at some pixels: it pales towards the horizon and around the sun, and clouds drift over it."""
+    """Return the colours of the sky at some pixels: paler towards the horizon and around the sun, with clouds."""
     x, y, z = (take(plane, at) for plane in seen.sight())
     room = at // seen.depth[0].numel()
     (cos, sin), row, salt = views.turn.float()[room].unbind(1), views.sky[room], views.salt[room]

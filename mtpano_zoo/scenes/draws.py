@@ -8,9 +8,9 @@ __all__ = ("Draws",)
 
 
 class Draws(np.random.Generator):
-    """NumPy's generator by a key, with the same numbers; single ones of `uniform` take a tenth of the time.
+    """NumPy's generator with a key: the same numbers, but single ones of `uniform` take a tenth of the time.
 
-    A room asks for 500 of them, and NumPy checks each time whether it is given arrays.
+    A room draws 500 of them, and NumPy checks each time whether its arguments are arrays.
 
     Example:
         >>> numpys = np.random.Generator(np.random.Philox(key=3))

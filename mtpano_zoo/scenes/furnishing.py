@@ -1,4 +1,4 @@
-"""Fills the floor of a room: what stands where, without overlaps."""
+"""Fill the floor of a room with furniture, without overlaps."""
 
 import math
 
@@ -55,7 +55,7 @@ def table_group(
     style: int,
     looks: tuple[materials.Material, materials.Material],
 ) -> None:
-    """A table with things on it and chairs around it."""
+    """Add a table with things on it and chairs around it."""
     kind, height = rng.random(), rng.uniform(0.7, 0.78)
     if kind < 0.2:
         radius, height = rng.uniform(0.35, 0.75), height if rng.random() < 0.7 else 0.45
@@ -97,7 +97,7 @@ def _seat(
     style: int,
     looks: tuple[materials.Material, materials.Material],
 ) -> None:
-    """A chair `distance` in front of a frame, facing back to it, if there is room."""
+    """Add a chair `distance` in front of a frame, facing back to it, if there is room."""
     turn = math.pi + rng.uniform(-0.35, 0.35) * (1 + (style > 0))
     spot = at.at(rng.uniform(-0.05, 0.05), distance + rng.uniform(0.32, 0.5), turn)
     if plan.occupy(spot, 0.45, 0.45):
@@ -105,12 +105,12 @@ def _seat(
 
 
 def count(rng: np.random.Generator, chance: float, mean: float) -> int:
-    """None with probability 1 - `chance`, otherwise at least one and `mean` on average."""
+    """Draw a count: zero with probability 1 - `chance`, otherwise at least one and about `mean` on average."""
     return 0 if rng.random() > chance else max(1, int(mean * rng.uniform(0.5, 1.5) + 0.5))
 
 
 def at_wall(rng: np.random.Generator, plan: Plan, size: tuple[float, float], tall: float) -> Frame | None:
-    """A free place with its back to a wall, clear of openings and of what hangs there."""
+    """Find a free place with its back to a wall, clear of openings and of what hangs there."""
     for _ in range(8):
         wall = plan.walls[int(rng.integers(len(plan.walls)))]
         if wall.length < size[0] + 0.1:
@@ -123,7 +123,7 @@ def at_wall(rng: np.random.Generator, plan: Plan, size: tuple[float, float], tal
 
 
 def anywhere(rng: np.random.Generator, plan: Plan, size: tuple[float, float]) -> Frame | None:
-    """A free place on the floor, along the walls or at any angle."""
+    """Find a free place on the floor, parallel to the walls or at any angle."""
     for _ in range(10):
         yaw = rng.choice([0.0, 0.5, 1.0, 1.5]) * math.pi if rng.random() < 0.6 else rng.uniform(-math.pi, math.pi)
         at = Frame(rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth), yaw)

@@ -1,4 +1,4 @@
-"""Furniture and clutter, each a handful of boxes, cylinders and spheres around a frame on the floor.
+"""Furniture and clutter, each made of a few boxes, cylinders and spheres around a frame on the floor.
 
 Every function builds around `at`: the centre of the footprint, front towards +z.
 """
@@ -19,7 +19,7 @@ def _centred(size: float) -> tuple[float, float]:
 def _legs(
     builder: Builder, label: str, look: Material, at: Frame, size: tuple[float, float], height: float, thick: float
 ) -> None:
-    """Four square legs under a rectangle of the given size."""
+    """Add four square legs under a rectangle of the given size."""
     x, z = size[0] / 2, size[1] / 2
     for a in (-x, x - thick):
         for b in (-z, z - thick):
@@ -27,7 +27,7 @@ def _legs(
 
 
 def table(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
-    """A rectangular table on four legs or between two side panels."""
+    """Add a rectangular table on four legs or between two side panels."""
     look = materials.pick(rng, "furniture")
     legs = look if rng.random() < 0.5 else materials.pick(rng, "leg")
     top = rng.uniform(0.02, 0.06)
@@ -45,7 +45,7 @@ def table(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[flo
 
 
 def round_table(rng: np.random.Generator, builder: Builder, at: Frame, radius: float, height: float) -> None:
-    """A round top on a post with a foot."""
+    """Add a round table: a top on a post with a foot."""
     look, leg = materials.pick(rng, "furniture"), materials.pick(rng, "leg")
     builder.cylinder("table", look, radius, (height - 0.04, height), at)
     builder.cylinder("table", leg, 0.05, (0.03, height - 0.04), at)
@@ -53,7 +53,7 @@ def round_table(rng: np.random.Generator, builder: Builder, at: Frame, radius: f
 
 
 def chair(rng: np.random.Generator, builder: Builder, at: Frame, style: int, looks: tuple[Material, Material]) -> None:
-    """A chair of 0.45 m: four legs (0), office swivel chair (1), stool (2)."""
+    """Add a chair with a footprint of 0.45 m: four legs (0), office swivel chair (1) or stool (2)."""
     seat, leg = looks
     height, size = 0.45, 0.44
     if style == 2:
@@ -80,7 +80,7 @@ def chair(rng: np.random.Generator, builder: Builder, at: Frame, style: int, loo
 
 
 def sofa(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float) -> None:
-    """Base, seat cushions, back and arms; with a width of about a metre it is an armchair."""
+    """Add a sofa: base, seat cushions, back and arms; with a width of about a metre it is an armchair."""
     look = materials.pick(rng, "sofa")
     arm, back = rng.uniform(0.12, 0.22), rng.uniform(0.18, 0.25)
     seat, top, foot = rng.uniform(0.38, 0.45), rng.uniform(0.72, 0.92), rng.uniform(0.03, 0.12)
@@ -103,7 +103,7 @@ def sofa(rng: np.random.Generator, builder: Builder, at: Frame, width: float, de
 
 
 def bookcase(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
-    """Sides, back, shelves, and on most shelves rows of books or small things."""
+    """Add a bookcase: sides, back, shelves, and on most shelves rows of books or small things."""
     look = materials.pick(rng, "furniture")
     (width, depth), board = size, rng.uniform(0.018, 0.03)
     for x in (-width / 2, width / 2 - board):
@@ -149,7 +149,7 @@ def cabinet(
     height: float,
     glass: Material | None = None,
 ) -> None:
-    """A closed cabinet with doors and knobs, and panes of glass on the doors."""
+    """Add a closed cabinet with doors and handles; `glass` adds panes on the doors."""
     look = materials.pick(rng, "furniture")
     front, knob = size[1] / 2, materials.gray(rng)
     builder.box("cabinet", look, _centred(size[0]), (0.0, height), _centred(size[1]), at)
@@ -167,14 +167,14 @@ def cabinet(
 
 
 def radiator(rng: np.random.Generator, builder: Builder, at: Frame, width: float) -> None:
-    """A ribbed heater in front of a wall; `at` lies on the wall."""
+    """Add a ribbed radiator in front of a wall; `at` lies on the wall."""
     look = materials.material(materials.hsv(0.1, 0.04, rng.uniform(0.7, 0.95)), checker=1.0, cell_u=0.05)
     look[3:6] = look[:3] * 0.6
     builder.box("clutter", look, _centred(width), (0.12, rng.uniform(0.45, 0.58)), (0.03, 0.11), at)
 
 
 def rug(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float]) -> None:
-    """A carpet that lies on the floor, round or oblong."""
+    """Add a rug on the floor, round or oblong."""
     look = materials.carpet(rng) if rng.random() < 0.6 else materials.picture(rng)
     if rng.random() < 0.25:
         builder.cylinder("rug", look, min(size) / 2, (0.0, 0.012), at)
@@ -183,14 +183,14 @@ def rug(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float
 
 
 def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A round waste bin."""
+    """Add a round waste bin."""
     builder.cylinder(
         "clutter", materials.pick(rng, "object"), rng.uniform(0.12, 0.2), (0.0, rng.uniform(0.25, 0.6)), at
     )
 
 
 def boxes(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A pile of one to three boxes on a footprint of 0.5 m."""
+    """Add a pile of one to three boxes on a footprint of 0.5 m."""
     bottom, size = 0.0, rng.uniform(0.3, 0.5)
     for _ in range(int(rng.integers(1, 4))):
         tall = rng.uniform(0.15, 0.4)
@@ -201,7 +201,7 @@ def boxes(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def plant(rng: np.random.Generator, builder: Builder, at: Frame, scale: float = 1.0, base: float = 0.0) -> None:
-    """A pot, a stem and a few balls of leaves."""
+    """Add a plant: a pot, a stem and a few balls of leaves."""
     pot, leaves = materials.pick(rng, "object"), materials.foliage(rng)
     radius, height = 0.14 * scale, rng.uniform(0.2, 0.4) * scale
     builder.cylinder("plant", pot, radius, (base, base + height), at)
@@ -214,7 +214,7 @@ def plant(rng: np.random.Generator, builder: Builder, at: Frame, scale: float = 
 
 
 def floor_lamp(rng: np.random.Generator, builder: Builder, at: Frame, light: Material) -> float:
-    """A foot, a pole and a shade or globe; returns the height of the light."""
+    """Add a floor lamp: a foot, a pole and a shade or globe; return the height of the light."""
     metal, height = materials.gray(rng), rng.uniform(1.35, 1.75)
     builder.cylinder("lamp", metal, 0.14, (0.0, 0.025), at)
     # The pole ends below the light, which it would otherwise hide from half of the room.
@@ -227,7 +227,7 @@ def floor_lamp(rng: np.random.Generator, builder: Builder, at: Frame, light: Mat
 
 
 def tabletop(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
-    """Small things on a table of the given size: screens, boxes, cups, balls, a plant."""
+    """Add small things on a table of the given size: screens, boxes, cups, balls, a plant."""
     columns = max(1, int(size[0] / 0.45))
     for i in range(columns):
         if rng.random() < 0.35:

@@ -1,4 +1,4 @@
-"""Things of homes beyond `furniture`: beds, wardrobes, kitchens, screens, lamps, heaps of things.
+"""Things in homes beyond `furniture`: beds, kitchens, screens, lamps, vases, heaps of things.
 
 Every function builds around `at`: the centre of the footprint, front towards +z, its back to the wall.
 """
@@ -17,7 +17,7 @@ def _centred(size: float) -> tuple[float, float]:
 
 
 def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, length: float) -> None:
-    """Frame, mattress, blanket, pillows and mostly a headboard at the back."""
+    """Add a bed: frame, mattress, blanket, pillows and usually a headboard at the back."""
     frame, linen = materials.pick(rng, "furniture"), materials.fabric(rng)
     white = materials.white(rng)
     low, top = rng.uniform(0.2, 0.3), rng.uniform(0.42, 0.6)
@@ -44,7 +44,7 @@ def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, len
 
 
 def table_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material) -> None:
-    """A small lamp that stands at a height."""
+    """Add a small lamp that stands on something of the given height."""
     stem = height + rng.uniform(0.15, 0.3)
     look = materials.pick(rng, "object")
     builder.cylinder("lamp", look, 0.06, (height, height + 0.02), at)
@@ -58,7 +58,7 @@ def table_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: fl
 
 
 def nightstand(rng: np.random.Generator, builder: Builder, at: Frame, light: Material) -> None:
-    """A small cabinet with a lamp or a plant on it."""
+    """Add a small cabinet, often with a lamp or a plant on it."""
     height = rng.uniform(0.4, 0.6)
     furniture.cabinet(rng, builder, at, (0.42, 0.38), height)
     if rng.random() < 0.6:
@@ -68,7 +68,7 @@ def nightstand(rng: np.random.Generator, builder: Builder, at: Frame, light: Mat
 
 
 def kitchen(rng: np.random.Generator, builder: Builder, at: Frame, width: float, tall: float) -> None:
-    """Base units under a worktop with sink, hob and oven; wall units and a hood above; a fridge at one end."""
+    """Add base units under a worktop with sink, hob and oven, wall units and a hood above, and a fridge at one end."""
     front, top = materials.pick(rng, "furniture"), materials.pick(rng, "furniture")
     steel = materials.material(materials.hsv(0.6, 0.03, rng.uniform(0.5, 0.85)), gloss=0.6, noise=0.02)
     black = materials.material(materials.hsv(0.0, 0.0, rng.uniform(0.08, 0.2)), gloss=0.7)
@@ -115,7 +115,7 @@ def kitchen(rng: np.random.Generator, builder: Builder, at: Frame, width: float,
 
 
 def island(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float) -> None:
-    """A kitchen island with stools' room under one side."""
+    """Add a kitchen island with room for stools under its overhang."""
     builder.box(
         "cabinet", materials.pick(rng, "furniture"), _centred(width - 0.1), (0.0, 0.88), _centred(depth - 0.3), at
     )
@@ -124,7 +124,7 @@ def island(rng: np.random.Generator, builder: Builder, at: Frame, width: float, 
 
 
 def media(rng: np.random.Generator, builder: Builder, at: Frame, width: float) -> None:
-    """A low cabinet with a screen on it."""
+    """Add a low cabinet with a screen on it."""
     height = rng.uniform(0.35, 0.55)
     furniture.cabinet(rng, builder, at, (width, 0.4), height)
     size = min(width - 0.1, rng.uniform(0.8, 1.5))
@@ -137,7 +137,7 @@ def media(rng: np.random.Generator, builder: Builder, at: Frame, width: float) -
 
 
 def heap(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """Bags, balls and boxes on a footprint of about 0.8 m."""
+    """Add bags, balls and boxes on a footprint of about 0.8 m."""
     for _ in range(int(rng.integers(2, 6))):
         spot = at.at(rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), rng.uniform(-1.5, 1.5))
         look, size = materials.pick(rng, "object"), rng.uniform(0.08, 0.2)
@@ -151,12 +151,12 @@ def heap(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def pouf(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A soft round seat."""
+    """Add a soft round seat."""
     builder.ellipsoid("chair", materials.fabric(rng), (0.3, 0.22, 0.3), 0.22, at)
 
 
 def vase(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A floor vase, sometimes with twigs."""
+    """Add a floor vase, sometimes with twigs."""
     look, height = materials.plastic(rng), rng.uniform(0.25, 0.6)
     builder.ellipsoid("clutter", look, (0.13, height / 2, 0.13), height / 2, at)
     if rng.random() < 0.6:
@@ -167,7 +167,7 @@ def vase(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def wallpaper(rng: np.random.Generator) -> Material:
-    """Light stripes or a small pattern."""
+    """Draw a wallpaper: light stripes or a small pattern."""
     hue, value = rng.random(), rng.uniform(0.7, 0.95)
     first = materials.hsv(hue, rng.uniform(0.02, 0.3), value)
     second = materials.hsv(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.05, 0.45), value * rng.uniform(0.75, 0.98))

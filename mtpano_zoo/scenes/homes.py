@@ -1,4 +1,4 @@
-"""Draws lived-in rooms: bedrooms, kitchens, living rooms, offices, with views into further rooms."""
+"""Draw lived-in rooms: bedrooms, kitchens, living rooms, offices, with views into further rooms."""
 
 import math
 from collections.abc import Sequence
@@ -19,23 +19,23 @@ from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
 from mtpano_zoo.scenes.stairs import SLAB, Stairs, build_stairs, place_stairs
 from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
-SPACES = {1: 1, 2: 3}  # of keys by version, see `room_key`
+SPACES = {1: 1, 2: 3}  # key spaces by version, see `room_key`
 STAIRS = 0.15  # share of the homes of version 2 that look for a place for stairs; nearly all find one
-MIRRORS = 0.22  # share of those that hang up a mirror, if there is wall for it
+MIRRORS = 0.22  # share of the homes of version 2 that hang up a mirror, if a wall has space for it
 
 
 def sample_home(
     seed: int, split: str, index: int, tilt: float = 0.0, version: int = 1, backdrops: Sequence[Backdrop] = ()
 ) -> Room:
-    """Draw the home of a split and an index; the same arguments always give the same home.
+    """Draw the home of a split and an index; the same arguments always yield the same home.
 
     Args:
-        seed: Of the set.
+        seed: Seed of the set.
         split: "train", "val" or "test".
-        index: Of the home.
-        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The home stays.
+        index: Index of the home in its split.
+        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The home stays the same.
         version: 1, or 2 for other homes, some of which have stairs and mirrors. Versions share no home.
-        backdrops: Panoramas, of which the windows show one and take its colour; a drawn horizon where there is none.
+        backdrops: Panoramas of which the windows show one, whose colour their light takes. If omitted, a drawn horizon.
 
     Raises:
         InputError: If the split or version is unknown, or seed, index or tilt are out of range.
@@ -106,7 +106,7 @@ def check_version(version: int) -> None:
 
 
 class HomeShell(Shell):
-    """Adds passages into further rooms, wallpapers, and windows that are too bright for the camera."""
+    """A shell with passages into further rooms, wallpapers, and windows that are too bright for the camera."""
 
     def __init__(self, builder: Builder, plan: Plan, rng: np.random.Generator, height: float, daylight: float) -> None:
         super().__init__(builder, plan, rng, height, daylight)
@@ -134,7 +134,7 @@ class HomeShell(Shell):
             self.hang("board", materials.board(rng), (rng.uniform(0.8, 2.5), rng.uniform(0.7, 1.2)), 0.9)
 
     def passage(self, lamp: Material, lights: Lights) -> None:
-        """An opening into a further room, with an open door or none."""
+        """Add an opening into a further room, with an open door or none."""
         rng = self.rng
         wide = rng.random() < 0.4
         width = rng.uniform(1.3, 2.6) if wide else rng.uniform(0.8, 1.0)
@@ -157,7 +157,7 @@ class HomeShell(Shell):
         self._further_room(frame, low, high, rng.uniform(1.5, 6.0), lamp, lights)
 
     def _further_room(self, frame: Frame, x0: float, x1: float, depth: float, lamp: Material, lights: Lights) -> None:
-        """A box behind an outer wall, with a few things in it; z of the frame points out of it."""
+        """Add a room as a box behind an outer wall, with a few things in it; z of the frame points out of it."""
         rng, add, height = self.rng, self.builder.box, self.height
         near, back = -THICKNESS, -THICKNESS - depth
         paint = home_wall(rng)
@@ -175,7 +175,7 @@ class HomeShell(Shell):
         self.builder.cylinder("lamp", glow, 0.17, (height - 0.07, height), at)
         if bright:
             lights.beyond(at, height - 0.12, glow, rng.uniform(0.6, 1.2) * math.sqrt(width * depth))
-        # What stands at the back looks out of the opening.
+        # The thing at the back faces the opening.
         stand = frame.at((x0 + x1) / 2 + rng.uniform(-0.2, 0.2), back + 0.35)
         kind = rng.random()
         if kind < 0.25:
@@ -193,7 +193,7 @@ class HomeShell(Shell):
             furniture.table(rng, self.builder, spot, (min(width - 0.9, 1.2), 0.7), 0.75)
 
     def stairs(self, stairs: Stairs, lamp: Material, lights: Lights) -> None:
-        """A flight of stairs; above it an opening in the ceiling, or on its landing mostly a door."""
+        """Add a flight of stairs, with an opening in the ceiling above it or, usually, a door on its landing."""
         rng = self.rng
         build_stairs(rng, self.builder, stairs, self.height, self.wall_look())
         self.well = stairs.well(self.height)
@@ -209,7 +209,7 @@ class HomeShell(Shell):
             self.builder.box("door", materials.gray(rng), (x0 + 0.06, x0 + 0.18), handle, (0.06, 0.09), frame)
 
     def mirror(self) -> None:
-        """A framed mirror: to look at one's face, or from head to foot."""
+        """Hang a framed mirror: one for the face, or a full-length one."""
         rng = self.rng
         tall = rng.random() < 0.45
         size = (
@@ -218,7 +218,7 @@ class HomeShell(Shell):
         self.hang("clutter", materials.mirror(rng), size, rng.uniform(0.08, 0.3) if tall else rng.uniform(0.9, 1.2))
 
     def _upper_floor(self, well: Rect, lamp: Material, lights: Lights) -> None:
-        """Walls around an opening in the ceiling, a ceiling of their own, and mostly a lamp."""
+        """Add walls around an opening in the ceiling, a ceiling over them, and a lamp, which is usually on."""
         rng, add, paint = self.rng, self.builder.box, home_wall(self.rng)
         low, top = self.height + SLAB - 0.05, self.height + SLAB + rng.uniform(2.2, 2.6)
         x, z = (well.x0 - 0.2, well.x1 + 0.2), (well.z0 - 0.2, well.z1 + 0.2)
@@ -236,7 +236,7 @@ class HomeShell(Shell):
             lights.beyond(at, top - 0.15, glow, rng.uniform(0.8, 1.6))
 
     def occupancy(self) -> Float32:
-        """Seen from above; further rooms are free."""
+        """Return the occupancy seen from above, where further rooms are mostly free."""
         cells = self.plan.occupancy()
         for frame, x0, x1, depth in self._further:
             corners = [frame.at(x, z) for x in (x0, x1) for z in (0.0, -THICKNESS - depth)]
@@ -250,17 +250,17 @@ class HomeShell(Shell):
         return cells
 
     def wall_look(self) -> Material:
-        """Draw what walls are made of."""
+        """Draw the material of a wall."""
         return home_wall(self.rng)
 
 
 def home_wall(rng: np.random.Generator) -> Material:
-    """Wallpaper now and then, otherwise what other walls are made of."""
+    """Draw the material of a wall: sometimes wallpaper, otherwise as in other rooms."""
     return home_things.wallpaper(rng) if rng.random() < 0.2 else materials.pick(rng, "wall")
 
 
 class Furnisher:
-    """Fills a room as a bedroom, a kitchen, a living room, an office, or a bit of everything."""
+    """Furnish a room as a bedroom, a kitchen, a living room or an office, sometimes as a mixture of two."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class Furnisher:
         self.crowd = rng.uniform(0.8, 2.1) * min(1.8, plan.free_area() / 20)
 
     def furnish(self) -> None:
-        """Draw the kind of the room and fill it: large things first."""
+        """Draw the kind of the room and fill it, large things first."""
         rng = self.rng
         kinds = (self.bedroom, self.kitchen, self.living_room, self.office)
         chosen = kinds[int(rng.choice(4, p=[0.27, 0.28, 0.28, 0.17]))]
@@ -293,7 +293,7 @@ class Furnisher:
         self._rest()
 
     def bedroom(self) -> None:
-        """Beds with nightstands, wardrobes, a chest of drawers."""
+        """Add beds with nightstands, wardrobes, a chest of drawers."""
         rng, plan, builder = self.rng, self.plan, self.builder
         for _ in range(1 + int(rng.random() < 0.25)):
             width, length = rng.choice([0.9, 1.0, 1.4, 1.6, 1.8]), rng.uniform(1.95, 2.15)
@@ -311,7 +311,7 @@ class Furnisher:
             self._cabinet((rng.uniform(0.6, 1.4), 0.45), rng.uniform(0.7, 1.1))
 
     def kitchen(self) -> None:
-        """One or two runs of units, an island, a table."""
+        """Add one or two runs of units, an island, tables."""
         rng, plan, builder = self.rng, self.plan, self.builder
         for _ in range(1 + int(rng.random() < 0.4)):
             for width in (rng.uniform(2.0, 4.2), rng.uniform(1.5, 2.2)):
@@ -324,7 +324,7 @@ class Furnisher:
         self._tables(0.85, 1.2)
 
     def living_room(self) -> None:
-        """Sofas, low tables, a screen, shelves."""
+        """Add sofas, low tables, a screen, shelves."""
         rng, plan, builder = self.rng, self.plan, self.builder
         for _ in range(count(rng, 0.95, 1.6 * self.crowd)):
             size = (rng.choice([rng.uniform(0.85, 1.1), rng.uniform(1.6, 2.8)]), rng.uniform(0.8, 1.0))
@@ -343,14 +343,14 @@ class Furnisher:
             home_things.pouf(rng, builder, at)
 
     def office(self) -> None:
-        """Desks with screens, shelves, cabinets, boards."""
+        """Add desks with screens, shelves, cabinets."""
         self._tables(1.0, 2.2)
         self._shelves(0.6, 1.4)
         for _ in range(count(self.rng, 0.6, 1.2)):
             self._cabinet((self.rng.uniform(0.6, 1.6), 0.45), self.rng.choice([0.75, 1.2, 1.9]))
 
     def _rest(self) -> None:
-        """What may stand in any room: plants, boxes, heaps, lamps, people."""
+        """Add things that may stand in any room: plants, boxes, heaps, lamps, people."""
         rng, plan, builder = self.rng, self.plan, self.builder
         if rng.random() < 0.3:
             self._shelves(1.0, 1.0)

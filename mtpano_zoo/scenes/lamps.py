@@ -12,7 +12,7 @@ MAX_LIGHTS = 6
 
 
 class Lights:
-    """Gathers light sources and balances them, so that rooms are neither black nor burnt out."""
+    """Light sources of a room, balanced so that it is neither black nor burnt out."""
 
     def __init__(self, rng: np.random.Generator, daylight: float, sky: materials.Color = (0.85, 0.95, 1.1)) -> None:
         self._rng = rng
@@ -28,15 +28,15 @@ class Lights:
         self._lamps.append((at.x, -height, at.z, *(float(c) for c in look[:3])))
 
     def window(self, at: Frame) -> None:
-        """Add the light that comes in at a window."""
+        """Add the light that comes in through a window."""
         self._windows.append((at.x, -1.5, at.z, *self._sky))
 
     def beyond(self, at: Frame, height: float, look: materials.Material, power: float) -> None:
-        """Add a lamp of another room, which is lit whether this room is or not."""
+        """Add a lamp of another room, which is on whether or not this room's lamps are."""
         self._beyond.append((at.x, -height, at.z, *(power * float(c) for c in look[:3])))
 
     def array(self, area: float) -> Float32:
-        """The lights as (L, 6), the strongest first: it casts the shadows."""
+        """Return the lights as (L, 6), the strongest first, because the first casts the shadows."""
         chosen: list[tuple[float, ...]] = []
         if self._windows and self._daylight > 0:
             power = 2.4 * self._daylight / math.sqrt(len(self._windows))
@@ -50,13 +50,13 @@ class Lights:
         return table[np.argsort(-table[:, 3], kind="stable")]
 
     def ambient(self) -> Float32:
-        """Light from everywhere, bluish by day."""
+        """Draw the light that comes from everywhere, bluish by day."""
         level, day = self._rng.uniform(0.18, 0.4), self._daylight
         return np.array([level * (1 - 0.05 * day), level, level * (1 + 0.1 * day)], dtype=np.float32)
 
 
 def lamp_color(rng: np.random.Generator) -> materials.Color:
-    """Daylight white to warm white."""
+    """Draw a colour from daylight white to warm white."""
     warm = rng.random()
     return (1.0, 1.0 - 0.25 * warm, 1.0 - 0.55 * warm)
 
@@ -71,7 +71,7 @@ def ceiling_lamps(
     lights: Lights,
     clear: Rect | None = None,
 ) -> None:
-    """Panels, round lamps or pendants on a regular grid, none over `clear`."""
+    """Add panels, round lamps or pendants on a regular grid, none over `clear`."""
     kind = rng.random()
     nx, nz = max(1, round(plan.width / 3)), max(1, round(plan.depth / 3))
     size = (rng.uniform(0.15, 0.6), rng.uniform(0.4, 1.3))
@@ -95,6 +95,6 @@ def ceiling_lamps(
 
 
 def _over(rect: Rect, x: float, z: float) -> bool:
-    """Whether a lamp at a place would reach over a rectangle."""
+    """Return whether a lamp at a place would reach over a rectangle."""
     reach = 0.65  # metres, half of the longest lamp
     return rect.x0 - reach < x < rect.x1 + reach and rect.z0 - reach < z < rect.z1 + reach

@@ -27,7 +27,7 @@ class Shadows:
     sun: SunMap | None = None  # outdoors
 
     def slice(self, start: int, stop: int) -> "Shadows":
-        """Some of the rooms."""
+        """Return the shadows of some of the rooms."""
         return Shadows(self.depth[start:stop], self.sun.slice(start, stop) if self.sun else None)
 
 
@@ -48,7 +48,7 @@ def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
 
 
 def radiance(primitives: Primitives, seen: Surface, views: Views, shadows: Shadows) -> list[Tensor]:
-    """The light that comes from what is seen, linear RGB: three times (B, rows, W)."""
+    """Return the light that comes from what is seen, linear RGB: three times (B, rows, W)."""
     salt = views.salt[:, None, None]
     colors = albedo(primitives, seen, salt)
     dark = _occlusion(seen, views)
@@ -75,7 +75,7 @@ def radiance(primitives: Primitives, seen: Surface, views: Views, shadows: Shado
 
 
 def develop(light: list[Tensor], views: Views, rows: slice) -> Tensor:
-    """Exposure, tone curve and sensor noise: the image (B, 3, rows, W) in [0, 1], a multiple of 1/255 everywhere."""
+    """Apply exposure, tone curve and sensor noise: return the image (B, 3, rows, W) in [0, 1], in steps of 1/255."""
     noise = _sensor_noise(light[0].shape[-1], rows, views.salt[:, None, None])
     planes = []
     for c, energy in enumerate(light):
@@ -87,9 +87,9 @@ def develop(light: list[Tensor], views: Views, rows: slice) -> Tensor:
 
 
 def _light(seen: Surface, views: Views, shadows: Shadows) -> tuple[list[Tensor], list[Tensor]]:
-    """Diffuse light and mirror-like highlights, three channels each."""
+    """Return diffuse light and mirror-like highlights, three channels each."""
     (x, y, z), (nx, ny, nz) = seen.point, seen.normal
-    # A little more light from above; under the open sky much more.
+    # A little more light comes from above; under the open sky much more.
     soft = 0.9 - 0.1 * ny if seen.sky is None else 0.65 - 0.35 * ny
     diffuse = [views.ambient[:, c, None, None] * soft for c in range(3)]
     gloss = [torch.zeros_like(x) for _ in range(3)]
@@ -120,10 +120,10 @@ def _light(seen: Surface, views: Views, shadows: Shadows) -> tuple[list[Tensor],
 
 
 def _lit(lx: Tensor, ly: Tensor, lz: Tensor, square: Tensor, cosine: Tensor, shadows: Shadows) -> Tensor:
-    """Share of the shadow map's four texels around a point that see it; (lx, ly, lz) lead from it to the light."""
+    """Return the share of the four shadow-map texels around a point that see it; (lx, ly, lz) lead to the light."""
     rooms, height, width = shadows.depth.shape
     distance = square.sqrt()
-    # Over one texel of the map the depth of a tilted surface varies: it must not shade itself.
+    # The depth of a tilted surface varies over one texel of the map: it must not shade itself.
     threshold = distance * (1 - 1.5 * torch.pi / height / (cosine + 1e-3)) - 0.05
     u = torch.atan2(lx, lz).mul_(width / (2 * torch.pi)).add_(width - 0.5)  # half a turn added: seen from the light
     v = torch.asin((ly / distance).clamp_(-1, 1)).mul_(-height / torch.pi).add_(height / 2 - 0.5)
@@ -141,7 +141,7 @@ def _lit(lx: Tensor, ly: Tensor, lz: Tensor, square: Tensor, cosine: Tensor, sha
 
 
 def _occlusion(seen: Surface, views: Views) -> Tensor:
-    """Factor in (0, 1] that darkens corners, the floor near furniture and the edges of floor and ceiling."""
+    """Return a factor in (0, 1] that darkens corners, the floor near furniture and the edges of floor and ceiling."""
     cos, sin = views.turn.float()[:, :, None, None].unbind(1)
     camera = views.camera.float()[:, :, None, None]
     # Look a little in front of upright surfaces, which would otherwise be half inside themselves.
@@ -161,7 +161,7 @@ def _occlusion(seen: Surface, views: Views) -> Tensor:
 
 
 def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) -> list[Tensor]:
-    """What windows show at some pixels: a panorama, or sky that pales towards the horizon, buildings, trees, ground."""
+    """Return what windows show at some pixels: a panorama, or a sky paler at the horizon, buildings, trees, ground."""
     x, y, z = (take(plane, at) for plane in seen.sight())
     primitive = take(seen.primitive, at)
     room = at // seen.depth[0].numel()
@@ -205,7 +205,7 @@ def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) ->
 
 
 def _sensor_noise(width: int, rows: slice, salt: Tensor) -> list[Tensor]:
-    """Zero mean, unit variance, bell-shaped (sum of three uniforms) noise for three channels."""
+    """Return bell-shaped noise of zero mean and unit variance (a sum of three uniforms) for three channels."""
     pixel = torch.arange(rows.start * width, rows.stop * width, dtype=torch.int32, device=salt.device).view(-1, width)
     noise = []
     for channel in range(3):

@@ -73,7 +73,7 @@ def material(color: Color, color2: Color | None = None, **fields: float) -> Mate
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """Linear RGB of a colour that is given as a painter would see it (gamma 2).
+    """Return the linear RGB of a colour whose hue, saturation and value are perceptual (gamma 2).
 
     Example:
         >>> hsv(0.0, 1.0, 0.5)
@@ -260,7 +260,7 @@ def screen(rng: np.random.Generator) -> Material:
 
 
 def picture(rng: np.random.Generator) -> Material:
-    """Something framed: blotches of two colours."""
+    """The content of a picture frame: blotches of two colours."""
     cell = rng.uniform(0.08, 0.4)
     return material(
         _color(rng, (0.1, 0.8), (0.3, 0.95)),
@@ -289,7 +289,7 @@ def board(rng: np.random.Generator) -> Material:
 
 
 def mirror(rng: np.random.Generator) -> Material:
-    """Silvered glass; seen in another mirror it is plain grey."""
+    """Silvered glass; plain grey when seen in another mirror."""
     return material(hsv(0.5, 0.02, rng.uniform(0.6, 0.75)), noise=0.0, mirror=rng.uniform(0.85, 0.96))
 
 
@@ -304,14 +304,14 @@ def sky(horizon: Color, zenith: Color, strength: float) -> Material:
 
 
 def _turned(row: Material) -> Material:
-    """The same pattern, turned by a right angle."""
+    """Turn a pattern by a right angle; in place."""
     row[CHANNEL["turn"]] = 1.0
     return row
 
 
 Maker = Callable[[np.random.Generator], Material]
 
-# What a surface is made of is likely, never certain: no texture identifies a class.
+# Materials of a role with their probabilities: none is certain, so no texture identifies a class.
 _ROLES: dict[str, Sequence[tuple[float, Maker]]] = {
     "wall": ((0.62, paint), (0.12, strong_paint), (0.1, brick), (0.05, tiles), (0.06, concrete), (0.05, wood)),
     "floor": ((0.32, planks), (0.22, tiles), (0.22, carpet), (0.1, concrete), (0.08, checker), (0.06, gray)),

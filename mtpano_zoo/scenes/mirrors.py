@@ -1,4 +1,4 @@
-"""What mirrors show: from each pixel that sees one, a second ray, and the light of what that meets.
+"""Show what mirrors reflect: each pixel that sees one casts a second ray and takes the light of what that meets.
 
 There is one bounce: a mirror that is seen in a mirror is plain grey. Classes, distances and normals stay those of the
 glass.
@@ -15,22 +15,22 @@ from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.shading import Planes, Surface, take, to_level, to_room
 from mtpano_zoo.scenes.tracing import FAR, TILE, Rays, details, touched_by_cones, trace
 
-_OFF = 1e-5  # metres before the glass, where the second rays start
+_OFF = 1e-5  # metres in front of the glass, where the second rays start
 
 
 def reflect(
     light: list[Tensor], primitives: Primitives, seen: Surface, views: Views, shadows: Shadows, room: int, first: int
 ) -> None:
-    """Mix the light of what its mirrors show into that of one room; in place.
+    """Mix the light of what the mirrors of a room show into its image; in place.
 
     Args:
         light: Linear RGB, three times (B, rows, W).
-        primitives: Those of all rooms.
+        primitives: Primitives of all rooms.
         seen: What is seen in the rows of B rooms.
-        views: Of all rooms.
-        shadows: Of all rooms.
-        room: The room.
-        first: The first of the B rooms.
+        views: Views of all rooms.
+        shadows: Shadows of all rooms.
+        room: Index of the room.
+        first: Index of the first of the B rooms.
     """
     share = take(primitives.material[CHANNEL["mirror"]], seen.primitive[room - first]).flatten()
     at = share.nonzero()[:, 0]
@@ -46,7 +46,7 @@ def reflect(
 
 
 def _second(own: Primitives, seen: Surface, view: Views, room: int, at: Tensor) -> Surface:
-    """What the rays of some pixels meet after the mirror, (1, 1, N)."""
+    """Return what the rays of some pixels meet after the mirror, (1, 1, N)."""
 
     def rows(planes: Planes) -> Tensor:
         return torch.stack([take(plane[room], at) for plane in planes], dim=1).double()
@@ -85,6 +85,6 @@ def _second(own: Primitives, seen: Surface, view: Views, room: int, at: Tensor) 
 
 
 def _in_tiles(vectors: Tensor) -> Tensor:
-    """Vectors (N, 3) as (1, tiles, 3, TILE^2), the last one repeated."""
+    """Reshape vectors (N, 3) to (1, tiles, 3, TILE^2), repeating the last one."""
     more = vectors[-1:].expand(-len(vectors) % TILE**2, -1)
     return torch.cat((vectors, more)).view(1, -1, TILE**2, 3).transpose(2, 3)

@@ -79,7 +79,7 @@ def plaster(rng: np.random.Generator) -> Material:
 def facade(
     rng: np.random.Generator, wall: Material, cell: tuple[float, float], lit: float, pane: tuple[float, float]
 ) -> Material:
-    """A wall with a window in every cell (metres, across and up); `pane` is the share of the cell that it fills."""
+    """Return a wall with a window in every cell (metres across and up), of which the window fills the share `pane`."""
     row = wall.copy()
     glass = hsv(rng.uniform(0.5, 0.65), rng.uniform(0.1, 0.4), rng.uniform(0.15, 0.45))
     for name, value in zip(("red2", "green2", "blue2"), glass, strict=True):
@@ -138,7 +138,7 @@ def rubber() -> Material:
 
 
 def stripes(rng: np.random.Generator, base: Material, length: float) -> Material:
-    """Marks on the road: dashes along the second texture coordinate, or one line where `length` is 0."""
+    """Marks on the road: dashes along the second texture coordinate, or one line if `length` is 0."""
     white = hsv(0.12, rng.uniform(0.0, 0.1), rng.uniform(0.75, 0.95))
     if length == 0:
         return material(white, noise=0.2)

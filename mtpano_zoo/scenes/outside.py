@@ -1,4 +1,4 @@
-"""What windows show where there are panoramas of it: seen by direction, as if it were far away."""
+"""Show panoramas in windows: looked up by direction, as if the outside were far away."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mtpano_zoo.scenes.scene import Float32, Outside
 
-_WIDTH = 1024  # columns that are kept of a panorama
-_MEAN = 0.5  # brightness, as of what is drawn instead
+_WIDTH = 1024  # most columns that are kept of a panorama
+_MEAN = 0.5  # mean brightness, as in the drawn horizon
 _LIGHT = 0.94  # brightness of the light through a window
-_BRIGHTEST = 98.0  # per cent of the pixels that count for it, so that the sun does not make all else black
-_MOST = 200.0  # of what is kept; far beyond white
+_BRIGHTEST = 98.0  # percentile at which the mean clips brightness, so that the sun does not make all else black
+_MOST = 200.0  # largest value that is kept, far beyond white
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
@@ -28,7 +28,7 @@ class Backdrop:
 
 
 def backdrop(light: Float32) -> Backdrop:
-    """Prepare a panorama (H, W, 3) of linear RGB. What is not finite or negative is black.
+    """Prepare a panorama (H, W, 3) of linear RGB; non-finite and negative values become black.
 
     Example:
         >>> grey = backdrop(np.full((8, 16, 3), 7.0, np.float32))
@@ -49,14 +49,14 @@ def backdrop(light: Float32) -> Backdrop:
 
 
 def choose(backdrops: Sequence[Backdrop], key: int) -> tuple[Backdrop, Outside]:
-    """Choose one for a scene, and turn it: by numbers of its own, which the scene is not drawn with."""
+    """Choose a backdrop and its yaw for a scene, with random numbers that the scene itself does not use."""
     which, turn = np.random.Generator(np.random.Philox(key=key).jumped(3)).random(2)
     chosen = backdrops[int(which * len(backdrops))]
     return chosen, Outside(chosen.pixels, 2 * np.pi * float(turn))
 
 
 def look_out(pixels: Tensor, turn: float, east: Tensor, down: Tensor, north: Tensor) -> Tensor:
-    """Colours (N, 3) of a panorama (H, W, 3) in directions of any length, room frame; bilinear."""
+    """Return the colours (N, 3) of a panorama (H, W, 3) in directions of any length, room frame; bilinear."""
     height, width = pixels.shape[:2]
     longitude = torch.atan2(east, north) + turn
     latitude = torch.atan2(-down, (east * east + north * north).sqrt())

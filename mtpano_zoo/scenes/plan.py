@@ -34,7 +34,7 @@ class Wall:
     taken: list[tuple[float, float, float, float]] = dataclasses.field(default_factory=list)  # x0, x1, bottom, top
 
     def free(self, x0: float, x1: float, bottom: float, top: float) -> bool:
-        """Whether nothing hangs or opens in this part of the wall."""
+        """Return whether nothing hangs or opens in this part of the wall."""
         return not any(x0 < b and a < x1 and bottom < t and s < top for a, b, s, t in self.taken)
 
 
@@ -57,13 +57,13 @@ class Plan:
         self.things: NDArray[np.bool_] = np.zeros_like(inside)  # where something stands
 
     def contains(self, x: float, z: float, margin: float = 0.0) -> bool:
-        """Whether a point lies inside, at least `margin` metres away from every wall."""
+        """Return whether a point lies inside, at least `margin` metres away from every wall."""
         if not (margin <= x <= self.width - margin and margin <= z <= self.depth - margin):
             return False
         return not any(c.x0 - margin < x < c.x1 + margin and c.z0 - margin < z < c.z1 + margin for c in self.cuts)
 
     def footprint(self, frame: Frame, width: float, depth: float) -> NDArray[np.bool_] | None:
-        """The cells under a rectangle centred in a frame, or None if it is not all on free floor."""
+        """Return the cells under a rectangle centred in a frame, or None if it is not entirely on free floor."""
         cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
         reach_x = (abs(cos) * width + abs(sin) * depth) / 2
         reach_z = (abs(sin) * width + abs(cos) * depth) / 2
@@ -71,11 +71,11 @@ class Plan:
             reach_x <= frame.x <= self.width - reach_x + 1e-6 and reach_z <= frame.z <= self.depth - reach_z + 1e-6
         ):
             return None
-        # Further cells than these need not be looked at; one more on each side for the rounding.
+        # Cells beyond these need not be checked; one more on each side for the rounding.
         rows = slice(max(0, int((frame.z - reach_z) / CELL) - 2), int((frame.z + reach_z) / CELL) + 3)
         columns = slice(max(0, int((frame.x - reach_x) / CELL) - 2), int((frame.x + reach_x) / CELL) + 3)
         across, along = self._distances(frame, rows, columns)
-        # Half a cell more on each side, so that no thin object slips between two cell centres.
+        # Half a cell more on each side, so that no thin object fits between two cell centres.
         near = (across < (width + CELL) / 2) & (along < (depth + CELL) / 2)
         if (near & self._taken[rows, columns]).any():
             return None
@@ -105,19 +105,19 @@ class Plan:
         self._taken |= (across < width / 2) & (along < depth / 2)
 
     def free_area(self) -> float:
-        """Square metres on which nothing stands."""
+        """Return the area in square metres on which nothing stands."""
         return float((self.inside & ~self._taken).sum()) * CELL * CELL
 
     def _distances(
         self, frame: Frame, rows: slice = slice(None), columns: slice = slice(None)
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Distance of cells, by default of all, from the two axes of a frame."""
+        """Return the distances of cells, by default of all, from the two axes of a frame."""
         cos, sin = math.cos(frame.yaw), math.sin(frame.yaw)
         dx, dz = self._x[columns] - frame.x, self._z[rows] - frame.z
         return np.abs(dx * cos - dz * sin), np.abs(dx * sin + dz * cos)
 
     def occupancy(self) -> NDArray[np.float32]:
-        """Walls and furniture from above, (2, GRID, GRID), blurred over about half a metre."""
+        """Return walls and furniture seen from above, (2, GRID, GRID), blurred over about half a metre."""
         cells = np.zeros((2, GRID, GRID), dtype=np.float32)
         cells[0] = 1.0
         start = round(-GRID_ORIGIN / CELL)
@@ -131,7 +131,7 @@ class Plan:
 
 
 def _box_blur(cells: NDArray[np.float32], radius: int, axis: int) -> NDArray[np.float32]:
-    """Mean over 2 radius + 1 cells along an axis; the border is repeated."""
+    """Return the mean over 2 radius + 1 cells along an axis; the border is repeated."""
     cells = np.moveaxis(cells, axis, 0)
     length, width = len(cells), 2 * radius + 1
     wide = np.concatenate((*[cells[:1]] * radius, cells, *[cells[-1:]] * radius))
@@ -177,7 +177,7 @@ def _snap(value: float, end: float) -> float:
 
 
 def _outer_walls(width: float, depth: float, cuts: list[Rect]) -> list[Wall]:
-    """The stretches of the four sides that no cut covers; the frame's x axis runs along the wall."""
+    """Return the stretches of the four sides that no cut covers; the frame's x axis runs along the wall."""
     sides = (
         (Frame(0.0, 0.0, 0.0), width, [(c.x0, c.x1) for c in cuts if c.z0 == 0.0]),
         (Frame(width, depth, math.pi), width, [(width - c.x1, width - c.x0) for c in cuts if c.z1 == depth]),
@@ -195,7 +195,7 @@ def _outer_walls(width: float, depth: float, cuts: list[Rect]) -> list[Wall]:
 
 
 def _cut_walls(width: float, depth: float, cuts: list[Rect]) -> list[Wall]:
-    """The faces of the cut blocks that look into the room."""
+    """Return the faces of the cut blocks that face the room."""
     walls = []
     for c in cuts:
         if c.z1 < depth:

@@ -1,4 +1,4 @@
-"""Rooms to batches: image, classes, depth and normals from the same ray hits."""
+"""Render rooms to batches: image, classes, depth and normals from the same ray hits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from mtpano_zoo.scenes.shading import surface, traced_surface
 from mtpano_zoo.sphere import turn_vectors
 
 _CAST_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # pixels
-_BAND = 2**15  # on a CPU, one room is shaded at a time in bands of so many pixels, which fit into the cache
+_BAND = 2**15  # pixels: on a CPU, one room is shaded at a time in bands of this size, which fit into the cache
 
 
 def render(rooms: Sequence[Room], height: int, width: int, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -24,9 +24,9 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
 
     Returns a batch: `image` float32 (B, 3, H, W) in [0, 1] in steps of 1/255; `semseg` int64 (B, H, W), index into the
     classes of the rooms; `depth` float32 (B, H, W), metres along the ray; `normals` float32 (B, 3, H, W), unit, towards
-    the camera; `id`. A window has the depth and the normal of its pane, not of what is seen through it; a mirror those
-    of its glass. If a scene lies under the open sky, the batch has `far`, bool (B, H, W): there nothing is met, depth
-    is 0 and normals are zero.
+    the camera; `id`. A window has the depth and the normal of its pane, not of what is seen through it, and a mirror
+    those of its glass. If a scene is under the open sky, the batch has `far`, bool (B, H, W): true where a ray meets
+    nothing, depth is 0 and normals are zero.
 
     Raises:
         InputError: If there is no room, or the size is not 2:1 or smaller than 8 x 16.
@@ -62,7 +62,7 @@ def _kind(room: Room) -> tuple[bool, bool]:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse sizes that no panorama has.
+    """Refuse sizes that cannot be rendered.
 
     Raises:
         InputError: If the size is not 2:1 or smaller than 8 x 16.
@@ -74,7 +74,7 @@ def check_size(height: int, width: int) -> None:
         mtpano_zoo.errors.InputError: ...
     """
     if height < 8 or width != 2 * height:
-        raise InputError(f"rooms are rendered at height x (2 height) from 8 x 16 on, got {height} x {width}")
+        raise InputError(f"rooms are rendered at height x (2 height), at least 8 x 16, got {height} x {width}")
 
 
 def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -112,7 +112,7 @@ def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device
     if tilted:
         normals = turn_vectors(normals, views.tilt.mT.float())
     if rooms[0].sky is not None:
-        # One list of classes for all scenes under the sky.
+        # All scenes under the sky share one list of classes.
         semseg.masked_fill_(far, rooms[0].classes.index("sky"))
         depth.masked_fill_(far, 0.0)
         normals.masked_fill_(far[:, None], 0.0)

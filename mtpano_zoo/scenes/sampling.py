@@ -1,4 +1,4 @@
-"""Draws a whole room: plan, camera, shell, furniture, lights and the look of the camera."""
+"""Draw a whole room: plan, camera, shell, furniture, lights and the look of the camera."""
 
 import math
 
@@ -17,15 +17,15 @@ SPLITS = ("train", "val", "test")
 
 
 def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
-    """Draw the room of a split and an index; the same arguments always give the same room.
+    """Draw the room of a split and an index; the same arguments always yield the same room.
 
     The generator is keyed by (seed, split, index) through an injective map, so no two of them share a stream.
 
     Args:
-        seed: Of the set.
+        seed: Seed of the set.
         split: "train", "val" or "test".
-        index: Of the room.
-        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The room stays.
+        index: Index of the room in its split.
+        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The room stays the same.
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.
@@ -69,13 +69,13 @@ def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
 
 
 def room_key(seed: int, split: str, index: int, space: int = 0) -> int:
-    """The 128-bit key of a scene: the seed in the upper half, split and index in the lower.
+    """Return the 128-bit key of a scene: the seed in the upper half, split and index in the lower.
 
     Args:
-        seed: Of the set.
+        seed: Seed of the set.
         split: "train", "val" or "test".
-        index: Of the scene.
-        space: Rooms have 0; other kinds of scenes have numbers of their own, and share nothing with them.
+        index: Index of the scene in its split.
+        space: 0 for rooms; every other kind of scene has a number of its own, so that kinds share no key.
 
     Raises:
         InputError: If the split is unknown, or seed or index are out of range.
@@ -92,7 +92,7 @@ def room_key(seed: int, split: str, index: int, space: int = 0) -> int:
 
 
 def camera_place(rng: np.random.Generator, plan: Plan) -> tuple[float, float]:
-    """A place well away from every wall; narrow plans get what they have."""
+    """Draw a place away from every wall, as far as the plan allows."""
     for margin in (0.9, 0.6, 0.4, 0.0):
         for _ in range(40):
             x, z = rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth)
@@ -121,9 +121,9 @@ def _openings(rng: np.random.Generator, shell: Shell) -> None:
 
 
 def random_tilt(room: Room, key: int, most: float) -> Room:
-    """Let the camera lean by up to `most` degrees towards any side.
+    """Tilt the camera of a room by up to `most` degrees in any direction.
 
-    Its numbers are the room's own, and not those that the room is drawn with.
+    The tilt depends on the room's key, but uses random numbers that the room itself does not use.
 
     Raises:
         InputError: If `most` is not between 0 and 180.
@@ -136,7 +136,7 @@ def random_tilt(room: Room, key: int, most: float) -> Room:
 
 
 def check_tilt(tilt: float) -> None:
-    """Refuse what is no tilt.
+    """Refuse an invalid tilt.
 
     Raises:
         InputError: If it is not between 0 and 180.

@@ -22,7 +22,7 @@ Float32 = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Sky:
-    """What is seen where nothing is met, and the light that comes from there. Colours are linear RGB."""
+    """What is seen where a ray meets nothing, and the light that comes from there; colours are linear RGB."""
 
     sun: tuple[float, float, float]  # direction towards the sun, room frame, y down
     sunlight: tuple[float, float, float]  # on a surface that faces the sun; black where clouds hide it
@@ -30,20 +30,20 @@ class Sky:
     horizon: tuple[float, float, float]
     cloud: tuple[float, float, float]  # colour of the clouds
     cover: float  # share of the sky that clouds cover, roughly
-    scale: float  # of the clouds
+    scale: float  # scale of the clouds
     haze: float  # metres after which a surface has taken on 1 - 1/e of the colour of the horizon
 
     def row(self) -> list[float]:
-        """All numbers, in the order above."""
+        """Return all numbers, in the order above."""
         return [n for value in dataclasses.astuple(self) for n in (value if isinstance(value, tuple) else (value,))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-    """A panorama that windows show instead of what is drawn for them."""
+    """A panorama that windows show instead of the drawn horizon."""
 
     pixels: NDArray[np.float16]  # (H, W, 3) linear RGB, equirectangular
-    turn: float  # radians; what lies ahead in the room shows what lies so far to the right in the panorama
+    turn: float  # radians: straight ahead in the room is this far to the right in the panorama
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,20 +70,20 @@ class Room:
     exposure: float
     white_balance: Float32  # (3,)
     noise: float  # standard deviation of the sensor noise in [0, 1] image units
-    salt: int  # seeds what is drawn per pixel or texture cell
+    salt: int  # seed of the random numbers per pixel or texture cell
     classes: tuple[str, ...] = S3DIS_CLASSES
     sky: Sky | None = None  # None: a closed room, where every ray meets something
     tilt: tuple[float, float] = (0.0, 0.0)  # pitch and roll of the camera in degrees, as in `sphere.rotation_matrix`
     outside: Outside | None = None  # None: windows show a drawn horizon
 
     def turned(self, degrees: float) -> "Room":
-        """The same room seen by a camera that was turned to the right by so many degrees."""
+        """Return the same room seen by a camera turned to the right by an angle in degrees."""
         return dataclasses.replace(self, yaw=self.yaw - math.radians(degrees))
 
     def tilted(self, degrees: float, heading: float = 0.0) -> "Room":
-        """The same room seen by a camera that leans by so many degrees towards a heading of its own (radians)."""
+        """Return the same room seen by a camera tilted by an angle in degrees towards a heading (radians)."""
         angle = math.radians(degrees)
-        # Where down is for the camera, and the pitch and roll that put it there.
+        # The down direction in the camera frame, and the pitch and roll that lead to it.
         x, y, z = math.sin(angle) * math.sin(heading), math.cos(angle), math.sin(angle) * math.cos(heading)
         pitch, roll = math.degrees(math.asin(-z)), math.degrees(math.atan2(x, y))
         return dataclasses.replace(self, tilt=(pitch, roll))
@@ -91,12 +91,12 @@ class Room:
 
 @lru_cache(4096)
 def _rounded_turn(yaw: float) -> tuple[float, float]:
-    """Cosine and sine; without the rounding, right angles leave 6e-17 metres of gap between things that touch."""
+    """Return cosine and sine, rounded: otherwise right angles leave gaps of 6e-17 metres between things that touch."""
     return round(math.cos(yaw), 15), round(math.sin(yaw), 15)
 
 
 def _span(start: float, ends: tuple[float, float], back: bool) -> tuple[float, float]:
-    """The range that two places in a frame span along an axis of the room, which points back or not."""
+    """Return the range that two places in a frame span along an axis of the room; `back` if the axes are opposite."""
     first, second = (start - ends[0], start - ends[1]) if back else (start + ends[0], start + ends[1])
     return (first, second) if first <= second else (second, first)
 
@@ -114,7 +114,7 @@ class Frame(NamedTuple):
     yaw: float
 
     def at(self, x: float, z: float, yaw: float = 0.0) -> "Frame":
-        """The frame at a position (and turned by a yaw) given in this frame."""
+        """Return the frame at a position in this frame, turned by a yaw."""
         cos, sin = _rounded_turn(self.yaw)
         return Frame(self.x + x * cos + z * sin, self.z - x * sin + z * cos, self.yaw + yaw)
 
@@ -123,10 +123,10 @@ ORIGIN = Frame(0.0, 0.0, 0.0)
 
 
 class Builder:
-    """Collects primitives; heights are given upwards from the floor, as one thinks of them."""
+    """Collect primitives; heights are measured upwards from the floor."""
 
     def __init__(self, classes: tuple[str, ...] = S3DIS_CLASSES) -> None:
-        # Things are named in the longer list; S3DIS calls a rug floor, and much clutter.
+        # Things are named by the longer list; S3DIS calls a rug "floor", and many other things "clutter".
         names = {name: name if name in classes else SCENE_TO_S3DIS[name] for name in SCENE_CLASSES}
         self._number = {name: classes.index(own) for name, own in names.items() if own is not None}
         self._kinds: list[int] = []
@@ -162,7 +162,7 @@ class Builder:
         self._add(CYLINDER, label, look, frame, (-radius, -height[1], -radius), (radius, -height[0], radius))
 
     def sphere(self, label: str, look: Material, radius: float, height: float, frame: Frame) -> None:
-        """Add a sphere whose centre lies at a height over the origin of a frame."""
+        """Add a sphere whose centre is at a height above the origin of a frame."""
         self._add(SPHERE, label, look, frame, (-radius, -height - radius, -radius), (radius, -height + radius, radius))
 
     def ellipsoid(
@@ -173,7 +173,7 @@ class Builder:
         height: float,
         frame: Frame,
     ) -> None:
-        """Add an ellipsoid with half axes (x, up, z) whose centre lies at a height over the origin of a frame."""
+        """Add an ellipsoid with half axes (x, up, z) whose centre is at a height above the origin of a frame."""
         x, up, z = half
         self._add(ELLIPSOID, label, look, frame, (-x, -height - up, -z), (x, up - height, z))
 
@@ -201,7 +201,7 @@ class Builder:
         self._add(WHEEL, label, look, at, (x[0], -height - radius, -radius), (x[1], radius - height, radius))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The primitives as the arrays of `Room`."""
+        """Return the primitives as the arrays of `Room`."""
         return {
             "kinds": np.array(self._kinds, dtype=np.uint8),
             "labels": np.array(self._labels, dtype=np.uint8),

@@ -1,7 +1,7 @@
-"""From ray hits to surfaces and their procedural texture.
+"""Turn ray hits into surfaces and their procedural texture.
 
-Only +, -, *, /, square roots and integer hashing decide about geometry and texture, so that a room looks the same on
-every machine. Masks are floats made by clamping: several times faster than `torch.where` on a CPU.
+Geometry and texture only use +, -, *, /, square roots and integer hashing, so that a room looks the same on every
+machine. Masks are floats made by clamping, which is several times faster than `torch.where` on a CPU.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ Planes = tuple[Tensor, Tensor, Tensor]
 class Surface:
     """What is seen in some rows of some panoramas; all (B, rows, W), metres.
 
-    The frame is level and has the heading of the camera. Where nothing is met, there is `sky`, and a point far away.
+    The frame is level and has the heading of the camera. Where a ray meets nothing, `sky` is true and the point is far
+    away.
     """
 
     primitive: Tensor
@@ -39,15 +40,15 @@ class Surface:
     u: Tensor  # texture coordinates
     v: Tensor
     angle: float  # radians that a pixel spans
-    sky: Tensor | None = None  # bool; None: everywhere something is met
-    ray: Planes | None = None  # as long as `depth`, along the last stretch of light that mirrors have turned
+    sky: Tensor | None = None  # bool; None: every ray meets something
+    ray: Planes | None = None  # as long as `depth`, along the last stretch of rays that mirrors have reflected
 
     def sight(self) -> Planes:
-        """In which direction the surface is looked at: as long as `depth`."""
+        """Return the viewing directions as vectors as long as `depth`."""
         return self.point if self.ray is None else self.ray
 
     def part(self, rooms: slice, rows: slice) -> "Surface":
-        """Some rows of some of the panoramas."""
+        """Return some rows of some of the panoramas."""
 
         def cut(plane: Tensor) -> Tensor:
             return plane[rooms, rows].contiguous()
@@ -69,7 +70,7 @@ class Surface:
 def surface(
     primitives: Primitives, hits: Hits, views: Views, rooms: slice, rows: slice, height: int, width: int
 ) -> Surface:
-    """Points, normals, depth and texture coordinates of the hits in some rooms and rows."""
+    """Return points, normals, depth and texture coordinates of the hits in some rooms and rows."""
     device = hits.distance.device
     longitude, latitude = erp_angles(height, width, device=device, dtype=torch.float64)
     latitude = latitude[rows]
@@ -134,7 +135,7 @@ def _solve_singly(
 
 
 def traced_surface(primitives: Primitives, views: Views, height: int, width: int) -> Surface:
-    """What cameras see that may be tilted: every ray is traced by itself."""
+    """Return what cameras see that may be tilted: every ray is traced by itself."""
     own = erp_rays(height, width, device=views.camera.device, dtype=torch.float64)
     level = torch.einsum("bij,hwj->bihw", views.tilt, own)
     turn = views.turn[:, :, None, None]
@@ -174,13 +175,13 @@ def traced_surface(primitives: Primitives, views: Views, height: int, width: int
 
 
 def to_room(vectors: Tensor, turn: Tensor) -> Tensor:
-    """Vectors (..., 3) of the level frame in the frame of the room; `turn` (..., 2)."""
+    """Rotate vectors (..., 3) from the level frame to the frame of the room; `turn` (..., 2)."""
     (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
     return torch.stack((x * cos - z * sin, y, x * sin + z * cos), dim=-1)
 
 
 def to_level(vectors: Tensor, turn: Tensor) -> Tensor:
-    """The other way round."""
+    """Rotate vectors (..., 3) from the frame of the room to the level frame; `turn` (..., 2)."""
     (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
     return torch.stack((x * cos + z * sin, y, z * cos - x * sin), dim=-1)
 
@@ -196,14 +197,14 @@ def take(table: Tensor, index: Tensor) -> Tensor:
 
 
 def hashed(a: Tensor, b: Tensor) -> Tensor:
-    """A well-mixed non-negative int32 from two int32 tensors; multiplication wraps around on purpose."""
+    """Return a well-mixed non-negative int32 from two int32 tensors; multiplication wraps around on purpose."""
     mixed = a * 374761393 + b * 668265263
     mixed = mixed.bitwise_xor_(mixed >> 13).mul_(1274126177)
     return mixed.bitwise_xor_(mixed >> 16).bitwise_and_(0x7FFFFFFF)
 
 
 def unit_interval(bits: Tensor, shift: int) -> Tensor:
-    """Ten bits of a hash as a number in [0, 1).
+    """Return ten bits of a hash as a number in [0, 1).
 
     Example:
         >>> unit_interval(torch.tensor([512], dtype=torch.int32), 0).tolist()
@@ -214,7 +215,7 @@ def unit_interval(bits: Tensor, shift: int) -> Tensor:
 
 @functools.cache
 def _noise_table(device: torch.device) -> Tensor:
-    """Smooth periodic noise in [-1, 1], five octaves, (NOISE_SIZE^2,)."""
+    """Return smooth periodic noise in [-1, 1], five octaves, (NOISE_SIZE^2,)."""
     rng = np.random.Generator(np.random.Philox(key=2024))
     total = torch.zeros(1, 1, NOISE_SIZE, NOISE_SIZE)
     for octave in range(5):
@@ -228,7 +229,7 @@ def _noise_table(device: torch.device) -> Tensor:
 
 
 def texture_noise(u: Tensor, v: Tensor, salt: Tensor) -> Tensor:
-    """The noise table at texture coordinates in periods."""
+    """Look up the noise table at texture coordinates in periods."""
     column = (u * NOISE_SIZE).to(torch.int32).bitwise_and_(NOISE_SIZE - 1)
     row = (v * NOISE_SIZE).to(torch.int32).bitwise_and_(NOISE_SIZE - 1)
     texel = row.mul_(NOISE_SIZE).add_(column).add_(salt & (NOISE_SIZE**2 - 1)).bitwise_and_(NOISE_SIZE**2 - 1)
@@ -236,7 +237,7 @@ def texture_noise(u: Tensor, v: Tensor, salt: Tensor) -> Tensor:
 
 
 def albedo(primitives: Primitives, seen: Surface, salt: Tensor) -> Planes:
-    """The procedural texture, linear RGB; `salt` is int32 (B, 1, 1). See `materials` for the formula's meaning."""
+    """Return the procedural texture, linear RGB, by the formula of `materials`; `salt` is int32 (B, 1, 1)."""
 
     def look(name: str) -> Tensor:
         return primitives.material[CHANNEL[name]].index_select(0, seen.primitive.flatten()).view(seen.primitive.shape)
@@ -293,7 +294,7 @@ def panes(primitives: Primitives, seen: Surface, salt: Tensor, colors: Planes, e
     pixel = take(footprint(seen), at)
 
     def cover(distance: Tensor) -> Tensor:
-        """Share of a pixel that is inside, from the distance to the edge in metres."""
+        """Return the share of a pixel that is inside, from the distance to the edge in metres."""
         return (distance / pixel + 0.5).clamp(0, 1)
 
     across, down = (u - column - 0.5).abs(), (v - row - 0.5).abs()
@@ -316,7 +317,7 @@ def panes(primitives: Primitives, seen: Surface, salt: Tensor, colors: Planes, e
 
 
 def footprint(seen: Surface) -> Tensor:
-    """Metres of surface that a pixel covers across its longer side."""
+    """Return the metres of surface that a pixel covers along its longer side."""
     (x, y, z), (nx, ny, nz) = seen.sight(), seen.normal
     facing = (x * nx).addcmul_(y, ny).addcmul_(z, nz).abs_().div_(seen.depth).add_(0.1)
     return seen.depth.mul(seen.angle).div_(facing).add_(1e-4)

@@ -1,4 +1,4 @@
-"""The parts that outdoor scenes share: ground, roads, rows of buildings, gardens, traffic, people, and what is free."""
+"""Parts that outdoor scenes share: ground, roads, rows of buildings, gardens, traffic, people, and free places."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from mtpano_zoo.scenes.buildings import Style
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame
 from mtpano_zoo.scenes.weather import Weather
 
-END = 3000.0  # metres to where the ground ends
-KERB = 0.13  # metres that pavements lie above the road
+END = 3000.0  # metres to the end of the ground
+KERB = 0.13  # height of pavements above the road in metres
 RIGHT, LEFT = math.pi / 2, -math.pi / 2
-_LANE = 16.0  # metres along z; what stands in one lane is too far from all but the next ones to touch
+_LANE = 16.0  # metres along z; things in one lane can only touch things in the same or the next lanes
 
 
 class Site:
-    """One scene in the making. The main axis is z; x = 0 is the middle of the road."""
+    """A scene under construction; the main axis is z, and x = 0 is the middle of the road."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -42,7 +42,7 @@ class Site:
         )
 
     def lights(self) -> Float32:
-        """The nearest lamps as (L, 6), when it is dark."""
+        """Return the nearest lamps as (L, 6); none unless it is dark."""
         if not self.weather.dark:
             return np.zeros((0, 6), dtype=np.float32)
         x, _, z = self.camera
@@ -51,7 +51,7 @@ class Site:
         return np.array(rows, dtype=np.float32).reshape(-1, 6)
 
     def _eye(self) -> float:
-        """Height of the camera: in the hand, on a car, or on a drone."""
+        """Draw the height of the camera: hand-held, on a car, or on a drone."""
         rng, kind = self.rng, self.rng.random()
         if kind < 0.62:
             return rng.uniform(1.2, 1.9)
@@ -63,7 +63,7 @@ class Site:
         rng, eye = self.rng, self._eye()
         x = rng.uniform(-half, half) if eye > 1.9 or rng.random() < 0.4 else rng.choice([-1, 1]) * (half + 0.6)
         self.camera = np.array([x, -eye, rng.uniform(-0.1, 0.1) * far])
-        # Crowns of trees reach farther than what stands on the ground.
+        # High cameras keep more distance, because crowns of trees reach farther than things on the ground.
         self._take(float(x), float(self.camera[2]), 4.5 if eye > 3.0 else 1.4)
 
     def _balcony_camera(self, front: float) -> None:
@@ -72,7 +72,7 @@ class Site:
         # The row on the left has its fronts at x = -front.
         at = Frame(-front, 0.0, RIGHT)
         slab, rail = materials.concrete(rng), outdoor_materials.metal(rng)
-        # The house that it belongs to stands whatever else the row has: what is built first wins where faces coincide.
+        # Its house stands whatever else the row has: where faces coincide, the first one built wins.
         storeys = math.ceil((floor + 3.0) / (0.9 * self.style.storey))
         style = dataclasses.replace(self.style, floors=(storeys, storeys + 2))
         buildings.block(rng, self.builder, Frame(-front, 8.0, RIGHT), 16.0, 12.0, style, fine=False)
@@ -123,7 +123,7 @@ class Site:
             self.builder.box("pavement", kerb, (min(near, edge), max(near, edge)), (0.0, KERB), z)
 
     def _row(self, side: float, front: float, far: float, cross: float | None) -> None:
-        """Buildings along one side."""
+        """Add buildings along one side."""
         rng = self.rng
         closed = rng.uniform(0.6, 1.0)
         for z0, z1 in self._stretches(far, cross, rng.uniform(1.5, 4.0)):
@@ -132,7 +132,7 @@ class Site:
             self._facades(corner, z1 - z0, closed, fine=True)
 
     def _facades(self, corner: Frame, length: float, closed: float, *, fine: bool) -> None:
-        """Buildings wall to wall from a corner along its x axis, with gaps, hedges and trees between some."""
+        """Add buildings wall to wall from a corner along its x axis, with gaps, fences and trees between some."""
         rng, x = self.rng, 0.0
         while x < length - 4.0:
             width = min(rng.uniform(7.0, 26.0), length - x)
@@ -182,7 +182,7 @@ class Site:
             z += plot
 
     def _furniture(self, half: float, walk: float, far: float, sparse: bool = False) -> None:
-        """Lamps, trees, signs, bins, bollards and benches along the kerbs."""
+        """Add lamps, trees, signs, bins, bollards and benches along the kerbs."""
         rng = self.rng
         pitch, height = rng.uniform(15.0, 35.0), rng.uniform(4.5, 9.0)
         trees = rng.uniform(7.0, 14.0) if rng.random() < (0.3 if sparse else 0.5) and walk > 1.9 else None
@@ -214,7 +214,7 @@ class Site:
                     street_things.traffic_light(rng, self.builder, Frame(x, z, 0.0 if side < 0 else math.pi))
 
     def _traffic(self, half: float, far: float) -> None:
-        """Cars that stand at the kerb and cars that drive."""
+        """Add parked cars at the kerb and moving cars."""
         rng = self.rng
         density = rng.choice([0.0, 0.2, 0.5, 0.8], p=[0.15, 0.35, 0.3, 0.2])
         for side in (-1.0, 1.0):
@@ -251,7 +251,7 @@ class Site:
 
     def _tree(self, x: float, z: float, height: float) -> None:
         away = math.hypot(x - self.camera[0], z - self.camera[2])
-        # The crown must not hold the camera.
+        # The crown must not contain the camera.
         if away < 0.55 * height + 0.5 or not self._free(x, z, 0.7):
             return
         street_things.tree(self.rng, self.builder, Frame(x, z, 0.0), height, self._leaves(), fine=away < 40)
@@ -260,7 +260,7 @@ class Site:
         return self.leaves[int(self.rng.integers(len(self.leaves)))]
 
     def _free(self, x: float, z: float, radius: float) -> bool:
-        """Whether nothing stands there yet; if so, take it."""
+        """Take a disc if nothing stands there yet, and return whether it was free."""
         lane = int(z // _LANE)
         for near in (lane - 1, lane, lane + 1):
             for a, b, r in self._taken.get(near, ()):
@@ -270,7 +270,7 @@ class Site:
         return True
 
     def _take(self, x: float, z: float, radius: float) -> None:
-        """Keep others off a disc of at most 7 metres."""
+        """Keep other things off a disc with a radius of at most 7 metres."""
         self._taken.setdefault(int(z // _LANE), []).append((float(x), float(z), radius))
 
     def _spot(self, x: float, z: float, radius: float) -> Frame | None:

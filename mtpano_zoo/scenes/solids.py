@@ -1,8 +1,8 @@
-"""Solids met by single rays, for what the tables of `casting` cannot do: slanted faces, and cameras that are not level.
+"""Intersect solids with single rays, where the tables of `casting` do not apply: slanted faces and tilted cameras.
 
 Every solid is an intersection of parts: slabs between two planes, quadrics, and half-spaces. A ray is inside a part
-from `enter` to `leave`, inside the solid from the last entry to the first exit, and the part that is entered last gives
-the normal. All is in the frame of the primitive, y down.
+from `enter` to `leave`, and inside the solid from the last entry to the first exit; the part that is entered last
+determines the normal. Everything is in the frame of the primitive, y down.
 """
 
 import torch
@@ -43,7 +43,7 @@ def interval(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> P
 
 
 def hit(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> tuple[Tensor, Vector, Tensor]:
-    """Distance, normal and the number of the part that is met, of rays (N,) that are known to meet the solid."""
+    """Return distance, normal and the number of the part that is met, for rays (N,) known to meet the solid."""
     enters = torch.stack([enter for enter, _ in _parts(kind, o, d, lower, upper)])
     distance, part = enters.max(0)
     x, y, z = (a + distance * b for a, b in zip(o, d, strict=True))
@@ -102,7 +102,7 @@ def _slab(o: Tensor, d: Tensor, lower: Tensor, upper: Tensor) -> Part:
 
 
 def _quadric(axes: tuple[int, ...], o: Vector, d: Vector, lower: Vector, upper: Vector) -> Part:
-    """A sphere or a cylinder, stretched to its bounds along the axes."""
+    """Intersect a sphere or a cylinder, stretched to its bounds along the axes."""
     half = [(upper[a] - lower[a]) / 2 for a in axes]
     place = [(o[a] - (lower[a] + upper[a]) / 2) / h for a, h in zip(axes, half, strict=True)]
     speed = [d[a] / h for a, h in zip(axes, half, strict=True)]
@@ -117,7 +117,7 @@ def _quadric(axes: tuple[int, ...], o: Vector, d: Vector, lower: Vector, upper: 
 
 
 def _cone(o: Vector, d: Vector, lower: Vector, upper: Vector) -> Part:
-    """An endless cone that opens downwards from its tip in the middle of the top; the slab of heights cuts it."""
+    """Intersect an endless cone that opens downwards from its tip in the middle of the top; the height slab cuts it."""
     ratio = (upper[0] / (upper[1] - lower[1])) ** 2
     height = o[1] - lower[1]
     a = d[0] * d[0] + d[2] * d[2] - ratio * d[1] * d[1]
@@ -128,7 +128,7 @@ def _cone(o: Vector, d: Vector, lower: Vector, upper: Vector) -> Part:
     missed = (b * b <= a * c) & (a > 0)
     one, other = (-b - root) / a, (-b + root) / a
     first, last = torch.minimum(one, other), torch.maximum(one, other)
-    # Steeper than the cone, a ray stays within it for ever: from the last root on downwards, up to the first upwards.
+    # A ray steeper than the cone stays inside it: downwards from the last root on, upwards until the first.
     steep, down = a < 0, d[1] > 0
     enter = torch.where(steep, torch.where(down, last, -NEVER), first).masked_fill(missed, NEVER)
     leave = torch.where(steep, torch.where(down, NEVER, first), last).masked_fill(missed, -NEVER)

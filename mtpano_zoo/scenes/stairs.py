@@ -1,7 +1,7 @@
 """A straight flight of stairs along a wall, up to a landing or through the ceiling to another floor.
 
-What one walks on (treads, risers, landing) is labelled `floor`, the panel that closes the space below `wall`, the
-strings of an open flight `floor` like the treads between them, and the railing with its posts `fence`.
+Treads, risers and landing are labelled `floor`, like the strings of an open flight. The panel that closes the space
+below is labelled `wall`, and the railing with its posts `fence`.
 """
 
 import dataclasses
@@ -17,40 +17,40 @@ from mtpano_zoo.scenes.scene import Builder, Frame
 HEADROOM = 2.0  # metres over a tread; the ceiling opens where it would be less
 SLAB = 0.3  # metres between a ceiling and the floor above it
 _FREE = 0.8  # metres of floor that stay free before the first step
-_RAIL = 0.86  # metres of the handrail over the edges of the treads
+_RAIL = 0.86  # height of the handrail above the edges of the treads in metres
 _TREAD = 0.04  # metres, thickness
 
 
 @dataclasses.dataclass(frozen=True)
 class Stairs:
-    """Where a flight stands. Distances along it are metres from the foot, in the direction in which it climbs."""
+    """The place of a flight; distances along it are in metres from the foot, in the direction of climbing."""
 
     wall: Wall
     foot: float  # x on the wall
     back: bool  # climbs towards smaller x
     width: float
-    rise: float  # metres of a step, up
-    going: float  # metres of a step, ahead
+    rise: float  # height of a step in metres
+    going: float  # depth of a step in metres
     steps: int
     length: float
     landing: bool  # otherwise it goes through the ceiling
 
     def along(self, start: float, end: float) -> tuple[float, float]:
-        """The range of x on the wall between two distances from the foot."""
+        """Return the range of x on the wall between two distances from the foot."""
         return (self.foot - end, self.foot - start) if self.back else (self.foot + start, self.foot + end)
 
     def at(self, ahead: float, z: float) -> Frame:
-        """A place at a distance from the foot and from the wall."""
+        """Return the place at a distance from the foot and from the wall."""
         return self.wall.frame.at(self.along(ahead, ahead)[0], z)
 
     def rect(self, start: float, end: float) -> Rect:
-        """The part between two distances from the foot, seen from above."""
+        """Return the part between two distances from the foot, seen from above."""
         ends = (self.at(start, 0.0), self.at(end, self.width))
         (x0, x1), (z0, z1) = sorted(f.x for f in ends), sorted(f.z for f in ends)
         return Rect(x0, x1, z0, z1)
 
     def well(self, height: float) -> Rect | None:
-        """The opening in a ceiling of some height; None for a flight that ends at a landing."""
+        """Return the opening in a ceiling of the given height; None for a flight that ends at a landing."""
         below = max(0, math.floor((height - HEADROOM) / self.rise))
         return None if self.landing else self.rect(below * self.going, self.length)
 
@@ -69,10 +69,10 @@ def place_stairs(rng: np.random.Generator, plan: Plan, height: float) -> Stairs 
     for _ in range(6 if walls else 0):
         wall, back = walls[int(rng.integers(len(walls)))], rng.random() < 0.5
         spare = wall.length - length
-        before = spare if rng.random() < 0.7 else rng.uniform(_FREE, spare)  # mostly it ends in a corner
+        before = spare if rng.random() < 0.7 else rng.uniform(_FREE, spare)  # usually it ends in a corner
         foot = wall.length - before if back else before
         stairs = Stairs(wall, foot, back, width, rise, going, steps, length, landing)
-        # A little less than it fills: it touches the wall.
+        # A little less than its footprint, because it touches the wall.
         if wall.free(*stairs.along(0.0, length), 0.0, height) and plan.occupy(
             stairs.at(length / 2, width / 2), length - 0.02, width - 0.02
         ):
@@ -83,7 +83,7 @@ def place_stairs(rng: np.random.Generator, plan: Plan, height: float) -> Stairs 
 
 
 def _take_walls(plan: Plan, stairs: Stairs, height: float) -> None:
-    """Nothing opens or hangs behind the flight or so near that it would be in the way."""
+    """Mark the parts of walls behind or near the flight as taken, so that nothing opens or hangs there."""
     ends = [stairs.at(ahead, z) for ahead in (0.0, stairs.length) for z in (0.0, stairs.width)]
     for wall in plan.walls:
         cos, sin = round(math.cos(wall.frame.yaw)), round(math.sin(wall.frame.yaw))
@@ -94,7 +94,7 @@ def _take_walls(plan: Plan, stairs: Stairs, height: float) -> None:
 
 
 def build_stairs(rng: np.random.Generator, builder: Builder, stairs: Stairs, height: float, panel: Material) -> None:
-    """Add treads, risers or strings, and mostly a railing; `panel` closes what is not open below."""
+    """Add treads, risers or strings, and usually a railing; `panel` closes the space below unless it is open."""
     look = materials.pick(rng, "furniture") if rng.random() < 0.7 else materials.pick(rng, "floor")
     risers = look if rng.random() < 0.5 else materials.white(rng)
     is_open = not stairs.landing and rng.random() < 0.35
@@ -115,7 +115,7 @@ def build_stairs(rng: np.random.Generator, builder: Builder, stairs: Stairs, hei
 
 
 def _strings(builder: Builder, look: Material, stairs: Stairs, step: int) -> None:
-    """The two boards that carry the treads of an open flight: slanted, hence in small pieces."""
+    """Add the two boards that carry the treads of an open flight: slanted, hence in small pieces."""
     half = stairs.going / 2
     for piece in range(2):
         start, top = step * stairs.going + piece * half, (step + 1 + 0.5 * piece) * stairs.rise
@@ -127,7 +127,7 @@ def _strings(builder: Builder, look: Material, stairs: Stairs, step: int) -> Non
 
 
 def _railing(rng: np.random.Generator, builder: Builder, stairs: Stairs, height: float) -> None:
-    """Posts and a handrail on the side of the room, as far as they stay below the ceiling."""
+    """Add posts and a handrail on the room's side, as far as they stay below the ceiling."""
     look = materials.wood(rng) if rng.random() < 0.4 else materials.gray(rng)
     rail = look if rng.random() < 0.6 else materials.wood(rng)
     frame, rise, going = stairs.wall.frame, stairs.rise, stairs.going
@@ -163,7 +163,7 @@ def _fence(
     height: tuple[float, float],
     z: tuple[tuple[float, float], tuple[float, float]],
 ) -> None:
-    """Posts and a rail along a landing, and across its end where no wall is."""
+    """Add posts and a rail along a landing, and across its end if there is no wall."""
     (posts, wide), frame, thick = z, stairs.wall.frame, z[0][1] - z[0][0]
     look, rail = looks
     top = (height[1] - 0.045, height[1])

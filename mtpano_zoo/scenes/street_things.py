@@ -17,7 +17,7 @@ def _centred(size: float) -> tuple[float, float]:
 
 
 def tree(rng: np.random.Generator, builder: Builder, at: Frame, height: float, look: Material, fine: bool) -> None:
-    """A trunk and a crown: balls of leaves, or the cones of a conifer; `fine` ones have more of them."""
+    """Add a trunk and a crown: balls of leaves, or the cones of a conifer; more of them if `fine`."""
     bark, add = outdoor_materials.bark(rng), builder
     trunk = 0.03 * height * rng.uniform(0.5, 1.0)
     if rng.random() < 0.2:
@@ -44,7 +44,7 @@ def tree(rng: np.random.Generator, builder: Builder, at: Frame, height: float, l
 
 
 def bush(rng: np.random.Generator, builder: Builder, at: Frame, size: float, look: Material) -> None:
-    """One to three balls of leaves on the ground."""
+    """Add one to three balls of leaves on the ground."""
     for i in range(int(rng.integers(1, 4))):
         half = size * rng.uniform(0.5, 1.0)
         spot = at.at(i * 0.7 * size, rng.uniform(-0.2, 0.2) * size)
@@ -52,13 +52,13 @@ def bush(rng: np.random.Generator, builder: Builder, at: Frame, size: float, loo
 
 
 def hedge(rng: np.random.Generator, builder: Builder, at: Frame, length: float, look: Material) -> None:
-    """A clipped hedge along x."""
+    """Add a clipped hedge along x."""
     height, thick = rng.uniform(0.7, 2.0), rng.uniform(0.5, 1.0)
     builder.box("vegetation", look, _centred(length), (0.0, height), _centred(thick), at)
 
 
 def car(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A car along z: body, cabin, wheels, lights."""
+    """Add a car along z: body, cabin, wheels, lights."""
     paint, glass = outdoor_materials.car_paint(rng), outdoor_materials.dark_glass()
     length, width, waist = rng.uniform(3.7, 4.9), rng.uniform(1.65, 1.95), rng.uniform(0.8, 1.0)
     top = waist + rng.uniform(0.5, 0.75)
@@ -76,7 +76,7 @@ def car(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def van(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A van, lorry or bus along z: a box on wheels, with a row of windows for a bus."""
+    """Add a van, lorry or bus along z: a box on wheels, with a row of windows for a bus."""
     paint, bus = outdoor_materials.car_paint(rng), rng.random() < 0.4
     length, width = (rng.uniform(9.0, 13.0), 2.5) if bus else (rng.uniform(4.8, 7.5), rng.uniform(1.9, 2.4))
     top = 3.1 if bus else rng.uniform(2.1, 3.3)
@@ -105,7 +105,7 @@ def _wheels(builder: Builder, at: Frame, width: float, radius: float, places: tu
 
 
 def person(rng: np.random.Generator, builder: Builder, at: Frame, sitting: bool = False) -> None:
-    """Legs, trunk, arms and head; a rough figure of 1.5 to 1.9 m."""
+    """Add a rough figure of 1.5 to 1.9 m: legs, trunk, arms and head."""
     scale = rng.uniform(0.86, 1.08)
     trousers, shirt, face = outdoor_materials.cloth(rng), outdoor_materials.cloth(rng), outdoor_materials.skin(rng)
     hair = materials.material(materials.hsv(rng.uniform(0.03, 0.12), rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6)))
@@ -127,7 +127,7 @@ def person(rng: np.random.Generator, builder: Builder, at: Frame, sitting: bool 
 
 
 def street_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material) -> Frame:
-    """A post with a head that reaches out towards +z; returns the place under the light."""
+    """Add a post with a light that may reach out towards +z; return the place under the light."""
     look = outdoor_materials.metal(rng)
     builder.cylinder("pole", look, 0.07, (0.0, height), at)
     reach = rng.choice([0.0, rng.uniform(0.8, 1.8)])
@@ -141,7 +141,7 @@ def street_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: f
 
 
 def sign(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A round or square traffic sign on a pole, facing +z."""
+    """Add a round or square traffic sign on a pole, facing +z."""
     builder.cylinder("pole", materials.gray(rng), 0.03, (0.0, 2.6), at)
     hue = rng.choice([0.0, 0.6, 0.14])
     look = materials.material(materials.hsv(hue, 0.85, 0.8), (0.9, 0.9, 0.9), checker=1.0, cell_u=0.21, cell_v=0.21)
@@ -153,7 +153,7 @@ def sign(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def traffic_light(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A pole with a box of three lights, facing +z."""
+    """Add a pole with a box of three lights, facing +z."""
     dark = materials.material(materials.hsv(0.3, 0.2, 0.15))
     builder.cylinder("pole", materials.gray(rng), 0.06, (0.0, 3.0), at)
     builder.box("sign", dark, (-0.15, 0.15), (2.3, 3.2), (0.06, 0.26), at)
@@ -164,7 +164,7 @@ def traffic_light(rng: np.random.Generator, builder: Builder, at: Frame) -> None
 
 
 def fence(rng: np.random.Generator, builder: Builder, at: Frame, length: float) -> None:
-    """Posts and rails along x, or a low wall."""
+    """Add posts and rails along x, or a low wall."""
     height = rng.uniform(0.8, 1.7)
     if rng.random() < 0.35:
         look = outdoor_materials.plaster(rng)
@@ -185,7 +185,7 @@ def fence(rng: np.random.Generator, builder: Builder, at: Frame, length: float) 
 
 
 def bench(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A seat of slats with a back; a chair among our classes."""
+    """Add a bench with a back, which our classes call a chair."""
     look, leg, width = materials.wood(rng), materials.gray(rng), rng.uniform(1.4, 2.0)
     builder.box("chair", look, _centred(width), (0.42, 0.46), (-0.22, 0.22), at)
     builder.box("chair", look, _centred(width), (0.55, 0.85), (-0.27, -0.23), at)
@@ -195,7 +195,7 @@ def bench(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def cafe(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A round table with chairs, under a parasol more often than not."""
+    """Add a round table with chairs, usually under a parasol."""
     look, leg = materials.pick(rng, "furniture"), materials.gray(rng)
     builder.cylinder("table", look, 0.4, (0.7, 0.74), at)
     builder.cylinder("table", leg, 0.04, (0.0, 0.7), at)
@@ -212,7 +212,7 @@ def cafe(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
-    """A litter bin or a wheeled one."""
+    """Add a litter bin or a wheeled bin."""
     look = materials.plastic(rng) if rng.random() < 0.6 else outdoor_materials.metal(rng)
     if rng.random() < 0.5:
         builder.cylinder("clutter", look, rng.uniform(0.2, 0.3), (0.0, rng.uniform(0.7, 1.0)), at)
@@ -221,5 +221,5 @@ def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def bollard(rng: np.random.Generator, builder: Builder, at: Frame, look: Material) -> None:
-    """A low post."""
+    """Add a low post."""
     builder.cylinder("pole", look, 0.08, (0.0, 0.9), at)

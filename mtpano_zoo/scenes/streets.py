@@ -1,4 +1,4 @@
-"""Draws a whole street, square, suburb or stretch of country, with its light and the camera in it."""
+"""Draw a whole street, square, suburb or stretch of country, with its light and the camera in it."""
 
 import math
 
@@ -12,17 +12,17 @@ from mtpano_zoo.scenes.sampling import random_tilt, room_key
 from mtpano_zoo.scenes.scene import Frame, Room
 from mtpano_zoo.scenes.site import RIGHT, Site
 
-SPACE = 2  # of keys, see `room_key`
+SPACE = 2  # key space, see `room_key`
 
 
 def sample_street(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
-    """Draw the outdoor scene of a split and an index; the same arguments always give the same scene.
+    """Draw the outdoor scene of a split and an index; the same arguments always yield the same scene.
 
     Args:
-        seed: Of the set.
+        seed: Seed of the set.
         split: "train", "val" or "test".
-        index: Of the scene.
-        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. The scene stays.
+        index: Index of the scene in its split.
+        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The scene stays the same.
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.
@@ -64,10 +64,10 @@ def sample_street(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
 
 
 class Place(Site):
-    """Lays out one scene."""
+    """The layout of one scene."""
 
     def street(self) -> None:
-        """A road between rows of buildings, often with a crossing."""
+        """Lay out a road between rows of buildings, often with a crossing."""
         rng, half = self.rng, self.rng.uniform(1.8, 6.5)
         walk, far = rng.uniform(1.5, 5.0), rng.uniform(60.0, 320.0)
         cross = rng.uniform(-25.0, 45.0) if rng.random() < 0.55 else None
@@ -88,7 +88,7 @@ class Place(Site):
         self._people(half, walk, far)
 
     def square(self) -> None:
-        """A paved square, a courtyard or a park lawn between buildings, some behind arcades."""
+        """Lay out a paved square, a courtyard or a park lawn between buildings, some behind arcades."""
         rng = self.rng
         width, depth = rng.uniform(14.0, 70.0), rng.uniform(14.0, 80.0)
         self._base(self.paving, 0.0)
@@ -130,7 +130,7 @@ class Place(Site):
                 street_things.car(rng, self.builder, at)
 
     def suburb(self) -> None:
-        """Detached houses with gardens along a road."""
+        """Lay out detached houses with gardens along a road."""
         rng, half = self.rng, self.rng.uniform(2.2, 4.0)
         walk, far = rng.uniform(1.2, 2.2), rng.uniform(80.0, 300.0)
         self._camera(half, walk, far)
@@ -145,7 +145,7 @@ class Place(Site):
         self._people(half, walk, far)
 
     def country(self) -> None:
-        """A road or none through fields, with trees, hedges, fences and a house now and then."""
+        """Lay out fields, usually with a road, with trees, hedges, fences and a few houses."""
         rng, far = self.rng, self.rng.uniform(150.0, 400.0)
         half = rng.uniform(1.5, 4.0)
         self._camera(half, 1.5, far)
@@ -191,7 +191,7 @@ class Place(Site):
         self._people(half, 1.5, far)
 
     def background(self) -> None:
-        """Hills, woods and a skyline behind everything."""
+        """Add hills, woods and a skyline behind everything."""
         rng = self.rng
         if rng.random() < 0.6:
             look = outdoor_materials.leaves(rng) if rng.random() < 0.5 else self.meadow

@@ -1,7 +1,7 @@
-"""Rays one by one, in tiles: cameras that are not level, and light that comes from far away.
+"""Trace rays one by one, in tiles: for cameras that are not level, and for light that comes from far away.
 
-`casting` shares its work between the rays of a column and of a row, which only a level camera has. Here every ray has
-its own direction (and its own start, for the sun); tiles that a primitive cannot touch are still never looked at.
+`casting` shares its work between the rays of a column and of a row, which only works for a level camera. Here every ray
+has its own direction (and its own start, for the sun); tiles that a primitive cannot touch are still skipped.
 """
 
 import dataclasses
@@ -17,24 +17,24 @@ from mtpano_zoo.scenes.scene import CONE, CYLINDER
 
 TILE = 16
 FAR = 1e9  # metres; stands for "never": finite, because infinity minus infinity is not a number
-STEEP = 1e30  # turns any positive float32 difference between distances into more than 1
-_PAIRS = {"cpu": 2**9, "cuda": 2**15}  # of a primitive and a tile, solved at once
+STEEP = 1e30  # factor that turns any positive float32 difference between distances into more than 1
+_PAIRS = {"cpu": 2**9, "cuda": 2**15}  # pairs of a primitive and a tile that are solved at once
 
 
 @dataclasses.dataclass
 class Rays:
     """Rays of B images in tiles of TILE x TILE pixels, row by row; room frame, float64."""
 
-    origin: Tensor  # (B, T, 3, TILE^2), or (B, T, 3, 1) where all rays of a tile start at one place
-    direction: Tensor  # (B, T, 3, TILE^2), unit, or (B, T, 3, 1) where they are parallel
+    origin: Tensor  # (B, T, 3, TILE^2), or (B, T, 3, 1) if all rays of a tile start at one place
+    direction: Tensor  # (B, T, 3, TILE^2), unit, or (B, T, 3, 1) if they are parallel
 
     def select(self, room: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:
-        """Origins and directions (N, 3, ...) of some tiles."""
+        """Return origins and directions (N, 3, ...) of some tiles."""
         return self.origin[room, tile], self.direction[room, tile]
 
 
 def into_tiles(maps: Tensor) -> Tensor:
-    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2), the last row and column repeated where they do not divide.
+    """Cut maps (B, C, H, W) into (B, tiles, C, TILE^2), repeating the last row and column to fill whole tiles.
 
     Example:
         >>> into_tiles(torch.zeros(1, 3, TILE, 2 * TILE)).shape == (1, 2, 3, TILE * TILE)
@@ -48,7 +48,7 @@ def into_tiles(maps: Tensor) -> Tensor:
 
 
 def from_tiles(tiles: Tensor, height: int, width: int) -> Tensor:
-    """Put tiles (B, T, TILE^2) together to maps (B, H, W).
+    """Join tiles (B, T, TILE^2) into maps (B, H, W).
 
     Example:
         >>> maps = torch.arange(200.0).view(1, 1, 10, 20)
@@ -61,10 +61,10 @@ def from_tiles(tiles: Tensor, height: int, width: int) -> Tensor:
 
 
 def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance, FAR for none, and the primitive (as float32, exact up to 2^24) of what is met first: (B, T, TILE^2).
+    """Return the distance, FAR for none, and the primitive (float32, exact up to 2^24) of the first hit (B, T, TILE^2).
 
     Args:
-        primitives: P of them.
+        primitives: P primitives.
         rays: B images of T tiles.
         touched: (P, T), the tiles that a primitive may be seen in.
     """
@@ -87,9 +87,9 @@ def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, 
 
 
 def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-    """Distances (N, TILE^2) at which the rays of tiles meet the primitives `prim` (N,); FAR for a miss.
+    """Return the distances (N, TILE^2) at which the rays of tiles meet the primitives `prim` (N,); FAR for a miss.
 
-    `rays` returns origins and directions (n, 3, TILE^2) for some of the N, as all at once would not fit into memory.
+    `rays` returns origins and directions (n, 3, TILE^2) for some of the N, since all at once would not fit into memory.
     """
     near = torch.full((len(prim), TILE * TILE), FAR, device=prim.device)
     step = _PAIRS.get(prim.device.type, 2**12)
@@ -100,7 +100,7 @@ def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple
             o, d = to_local(primitives, prim[some], *rays(some), torch.float32)
             lower, upper = bounds(primitives, prim[some], torch.float32)
             enter, leave = solids.interval(kind, o, d, lower, upper)
-            # A miss is pushed away by arithmetic; so is what lies behind.
+            # Misses and hits behind the camera are pushed away by arithmetic.
             missed = (enter - leave).clamp_(min=0) + (-enter).clamp_(min=0)
             near.index_copy_(0, some, enter.addcmul_(missed, missed.new_tensor(STEEP)).clamp_(max=FAR))
     return near
@@ -109,9 +109,9 @@ def nearest(primitives: Primitives, prim: Tensor, rays: Callable[[Tensor], tuple
 def details(
     primitives: Primitives, prim: Tensor, origin: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Surfaces that rays (N, 3) see of the primitives `prim` (N,) that they meet; float64.
+    """Return the surfaces where rays (N, 3) meet the primitives `prim` (N,); float64.
 
-    Returns distances (N,), normals (N, 3) in the room frame, and texture coordinates u and v (N,).
+    These are distances (N,), normals (N, 3) in the room frame, and texture coordinates u and v (N,).
     """
     distance = torch.empty(len(prim), dtype=torch.float64, device=prim.device)
     normal, u, v = torch.empty_like(origin), torch.empty_like(distance), torch.empty_like(distance)
@@ -141,7 +141,7 @@ def details(
 def to_local(
     primitives: Primitives, prim: Tensor, origin: Tensor, direction: Tensor, dtype: torch.dtype
 ) -> tuple[solids.Vector, solids.Vector]:
-    """Origins and directions (N, 3, n) of the room frame in the frames of some primitives."""
+    """Transform origins and directions (N, 3, n) from the room frame to the frames of some primitives."""
     x, z, cos, sin = (column[:, None] for column in primitives.frame[prim].unbind(1))
     dx, dz = origin[:, 0] - x, origin[:, 2] - z
     start = (dx * cos - dz * sin, origin[:, 1], dx * sin + dz * cos)
@@ -151,13 +151,13 @@ def to_local(
 
 
 def bounds(primitives: Primitives, prim: Tensor, dtype: torch.dtype) -> tuple[solids.Vector, solids.Vector]:
-    """Lower and upper bounds of some primitives, each three times (N, 1)."""
+    """Return lower and upper bounds of some primitives, each three times (N, 1)."""
     (a, b, c), (d, e, f) = (t[prim].to(dtype)[:, :, None].unbind(1) for t in (primitives.lower, primitives.upper))
     return (a, b, c), (d, e, f)
 
 
 def corners(primitives: Primitives) -> Tensor:
-    """The eight corners (P, 8, 3) of the bounds, room frame."""
+    """Return the eight corners (P, 8, 3) of the bounds, room frame."""
     lower, upper = primitives.lower, primitives.upper
     x = torch.stack((lower[:, 0], upper[:, 0]), 1)[:, [0, 0, 0, 0, 1, 1, 1, 1]]
     y = torch.stack((lower[:, 1], upper[:, 1]), 1)[:, [0, 0, 1, 1, 0, 0, 1, 1]]
@@ -167,7 +167,7 @@ def corners(primitives: Primitives) -> Tensor:
 
 
 def touched_by_camera(primitives: Primitives, rays: Rays) -> Tensor:
-    """(P, T) of the tiles that a primitive may be seen in; all rays of an image start at one place."""
+    """Return the tiles that a primitive may be seen in (P, T); all rays of an image start at one place."""
     room, place = primitives.room, rays.origin[:, 0, :, 0]
     x, y, z = rays.direction.unbind(2)
     latitude = torch.asin(-y.clamp(-1, 1))
@@ -199,9 +199,9 @@ def touched_by_camera(primitives: Primitives, rays: Rays) -> Tensor:
 
 
 def touched_by_cones(primitives: Primitives, rays: Rays) -> Tensor:
-    """(P, T) of the tiles of one image that a primitive may be met in, wherever their rays start.
+    """Return the tiles of one image that a primitive may be met in (P, T), wherever their rays start.
 
-    The ball around a primitive is held against the cone around the rays of a tile, from the middle of their starts.
+    The ball around a primitive is compared with the cone around the rays of a tile, from the middle of their starts.
     """
     points = corners(primitives)
     centre = points.mean(1)
@@ -223,7 +223,7 @@ def _wrapped(angle: Tensor) -> Tensor:
 
 
 def disjoint_groups(tile: Tensor, tiles: int) -> tuple[Tensor, list[int]]:
-    """An order of the pairs and the sizes of consecutive groups in which no tile occurs twice."""
+    """Return an order of the pairs and the sizes of consecutive groups in which no tile occurs twice."""
     order = torch.argsort(tile, stable=True)
     counts = torch.bincount(tile, minlength=tiles)
     first = counts.cumsum(0) - counts

@@ -29,7 +29,7 @@ def free_stretch(
 
 
 def _around(whole: Rect, hole: Rect | None) -> list[Rect]:
-    """Rectangles that fill another one but for a hole in it."""
+    """Return rectangles that fill another one except for a hole in it."""
     if hole is None:
         return [whole]
     return [
@@ -41,7 +41,7 @@ def _around(whole: Rect, hole: Rect | None) -> list[Rect]:
 
 
 class Shell:
-    """Builds what does not move. Openings are gathered first; `close` then builds the walls around them."""
+    """The fixed parts of a room: openings are gathered first, then `close` builds the walls around them."""
 
     def __init__(self, builder: Builder, plan: Plan, rng: np.random.Generator, height: float, daylight: float) -> None:
         self.builder = builder
@@ -198,11 +198,11 @@ class Shell:
             add("wall", main, x, full, z)
 
     def wall_look(self) -> Material:
-        """Draw what walls are made of."""
+        """Draw the material of a wall."""
         return materials.pick(self.rng, "wall")
 
     def _curtains(self, wall: Wall, x0: float, x1: float, bottom: float, top: float) -> None:
-        """Two pleated strips of cloth beside a window, and the rod that they hang from."""
+        """Add two pleated strips of cloth beside a window, and the rod that they hang from."""
         rng = self.rng
         cloth = materials.fabric(rng)
         cloth[materials.CHANNEL["checker"]], cloth[materials.CHANNEL["cell_u"]] = 1.0, 0.06
@@ -226,7 +226,7 @@ class Shell:
     def _frame(
         self, label: str, wall: Wall, x0: float, x1: float, bottom: float, top: float, bar: float, depth: float
     ) -> None:
-        """Four bars around a rectangle on a wall; a rectangle that stands on the floor gets no lower one."""
+        """Add four bars around a rectangle on a wall; one that stands on the floor gets no lower bar."""
         add, look, z = self.builder.box, self.frame_look, (0.0, depth)
         low = bottom - bar if bottom > 0 else 0.0
         add(label, look, (x0 - bar, x0), (low, top + bar), z, wall.frame)

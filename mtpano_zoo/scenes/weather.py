@@ -1,4 +1,4 @@
-"""Time of day and weather: sun, sky, clouds, haze, and what the camera makes of them."""
+"""Time of day and weather: sun, sky, clouds, haze, and the camera's exposure."""
 
 import math
 
@@ -9,7 +9,7 @@ from mtpano_zoo.scenes.scene import Sky
 
 
 class Weather:
-    """Day, overcast or dusk. `dark` turns lamps on; `lit` is the share of windows with light behind them."""
+    """Day, overcast or dusk; `dark` turns lamps on, and `lit` is the share of windows with light behind them."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         kind, heading = rng.random(), rng.uniform(-math.pi, math.pi)
