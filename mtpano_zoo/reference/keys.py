@@ -24,7 +24,7 @@ def check_prefixes(title: str, state: Mapping[str, Tensor], prefixes: Sequence[s
         InputError: If no key starts with one of the prefixes.
     """
     if missing := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in state)]:
-        raise InputError(f"This is not a {title}: it lacks keys that start with {', '.join(missing)}.")
+        raise InputError(f"This is no {title}: it lacks keys that start with {', '.join(missing)}.")
 
 
 def renamed(own: str, renames: Renames) -> str:

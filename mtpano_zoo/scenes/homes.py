@@ -33,7 +33,7 @@ def sample_home(
         seed: Seed of the set.
         split: "train", "val" or "test".
         index: Index of the home in its split.
-        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The home stays the same.
+        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The home is the same.
         version: 1, or 2 for other homes, some of which have stairs and mirrors. Versions share no home.
         backdrops: Panoramas of which the windows show one, whose colour their light takes. If omitted, a drawn horizon.
 

@@ -25,7 +25,7 @@ def sample_room(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         seed: Seed of the set.
         split: "train", "val" or "test".
         index: Index of the room in its split.
-        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The room stays the same.
+        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The room is the same.
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.

@@ -22,7 +22,7 @@ def sample_street(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
         seed: Seed of the set.
         split: "train", "val" or "test".
         index: Index of the scene in its split.
-        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The scene stays the same.
+        tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The scene is the same.
 
     Raises:
         InputError: If the split is unknown, or seed, index or tilt are out of range.
