@@ -110,7 +110,7 @@ def read_poses(path: str | Path) -> dict[str, Pose]:
         except (ValueError, IndexError) as error:
             raise InputError(f"{path} has the line {line[:80]!r}, but the line of an image is {FIELDS}") from error
         if not np.isfinite(numbers).all() or np.linalg.norm(numbers[:4]) < 1e-6:
-            raise InputError(f"{path} gives {name} a pose that is not finite, or a quaternion of length 0")
+            raise InputError(f"{path} has a pose of {name} that is not finite, or a quaternion of length 0")
         stem = name.removesuffix(Path(name).suffix)
         if stem in poses:
             raise InputError(f"{path} has two images named {stem}: leave one out")

@@ -52,7 +52,7 @@ def test_the_file_of_colmap_is_read(without: str, tmp_path: Path) -> None:
         ("# nothing\n", "has no image; the line of one is IMAGE_ID QW"),
         ("1 1 0 0 0 0 0 a.jpg\n", "has the line '1 1 0 0 0 0 0 a.jpg', but the line of an image is IMAGE_ID"),
         ("1 1 0 0 O 0 0 0 1 a.jpg\n", "but the line of an image is"),
-        ("1 0 0 0 0 0 0 0 1 a.jpg\n", "gives a.jpg a pose that is not finite, or a quaternion of length 0"),
+        ("1 0 0 0 0 0 0 0 1 a.jpg\n", "has a pose of a.jpg that is not finite, or a quaternion of length 0"),
         ("1 1 0 0 0 nan 0 0 1 a.jpg\n", "not finite"),
         ("1 1 0 0 0 0 0 0 1 a.jpg\n2 1 0 0 0 0 0 0 1 a.png\n", "two images named a: leave one out"),
     ],

@@ -26,7 +26,7 @@ const colours = (place) => `
     vec2 at = ${place};
     gl_FragColor = vec4(mix(texture2D(image, at).rgb, texture2D(layer, at).rgb, strength), 1.0);
   }`;
-// Every pixel asks for its own direction, so that the picture is exact however coarse the sphere is.
+// Every pixel is looked up by its own direction, so that the picture is exact however coarse the sphere is.
 const AROUND = "vec2(atan(direction.x, direction.z) / 6.283185307 + 0.5, "
   + "0.5 + atan(direction.y, length(direction.xz)) / 3.141592654)";
 
@@ -108,7 +108,7 @@ class Drawing {
   setMarks(points) {
     const ends = points.map(turned);
     const parts = [];
-    // Of a line with an end behind the camera, some drivers draw nothing: its parts are drawn.
+    // Some drivers draw nothing of a line with an end behind the camera, so it is drawn in parts.
     for (let i = 0; i <= PARTS && ends.length === 2; i++) {
       parts.push([0, 1, 2].map((axis) => ends[0][axis] + (i / PARTS) * (ends[1][axis] - ends[0][axis])));
     }
@@ -150,7 +150,7 @@ class Drawing {
     this.renderer.render(this.scene, this.camera);
   }
 
-  // The pixel of the panorama under a place of the canvas; null beside the mesh.
+  // The pixel of the panorama at a place of the canvas; null outside the mesh.
   pixelAt(x, y, view, size) {
     const { clientWidth: width, clientHeight: height } = this.renderer.domElement;
     this.camera.updateMatrixWorld();
@@ -158,7 +158,7 @@ class Drawing {
     if (view.mode === "panorama") return Geometry.pixel(turned(this.raycaster.ray.direction.toArray()), size);
     const [hit] = this.mesh ? this.raycaster.intersectObject(this.mesh) : [];
     if (!hit) return null;
-    const column = Math.floor(hit.uv.x * size[0]) % size[0]; // behind the seam, places go on above 1
+    const column = Math.floor(hit.uv.x * size[0]) % size[0]; // beyond the seam, uv.x exceeds 1
     return [column, Math.min(Math.floor(hit.uv.y * size[1]), size[1] - 1)];
   }
 }

@@ -127,7 +127,7 @@ function showLayer() {
   showLegend();
 }
 
-// What is said
+// Texts
 
 const metres = (value) => `${value.toFixed(3)} m`;
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}°`;
@@ -200,7 +200,7 @@ function show() {
   keepAddress();
 }
 
-// Doing
+// Actions
 
 const actions = {
   mode(mode) {
@@ -228,7 +228,7 @@ const actions = {
       element("link").textContent = "Copied";
       setTimeout(() => (element("link").textContent = "Copy link"), 1500);
     } catch {
-      prompt("The link to this view:", location.href); // some browsers forbid it to files
+      prompt("The link to this view:", location.href); // some browsers forbid the clipboard to local files
     }
   },
   help() {
@@ -351,7 +351,7 @@ function connectPointers() {
   canvas.addEventListener("pointerup", released);
   canvas.addEventListener("pointercancel", released);
   canvas.addEventListener("pointerleave", (event) => {
-    if (event.pointerType !== "mouse") return; // what a finger has tapped stays described
+    if (event.pointerType !== "mouse") return; // keep describing what a finger tapped
     pointer = null;
     changed();
   });
