@@ -92,33 +92,33 @@ def _wood_color(rng: np.random.Generator) -> Color:
 
 
 def paint(rng: np.random.Generator) -> Material:
-    """Light, mostly unsaturated wall paint."""
+    """Draw a light, mostly unsaturated wall paint."""
     return material(_color(rng, (0.0, 0.22), (0.7, 0.97)), noise=rng.uniform(0.01, 0.06))
 
 
 def strong_paint(rng: np.random.Generator) -> Material:
-    """Saturated or dark paint."""
+    """Draw a saturated or dark paint."""
     return material(_color(rng, (0.2, 0.75), (0.3, 0.85)), noise=rng.uniform(0.01, 0.08))
 
 
 def gray(rng: np.random.Generator) -> Material:
-    """Any grey, from black plastic to white lacquer."""
+    """Draw any grey, from black plastic to white lacquer."""
     return material(hsv(rng.random(), rng.uniform(0, 0.06), rng.uniform(0.12, 0.95)), gloss=rng.choice([0.0, 0.3]))
 
 
 def white(rng: np.random.Generator) -> Material:
-    """Near white, as most ceilings."""
+    """Draw a near white, as on most ceilings."""
     return material(hsv(rng.uniform(0.05, 0.2), rng.uniform(0, 0.06), rng.uniform(0.85, 0.98)), noise=0.02)
 
 
 def concrete(rng: np.random.Generator) -> Material:
-    """Grey with large stains."""
+    """Draw a concrete: grey with large stains."""
     color = hsv(rng.uniform(0.05, 0.15), rng.uniform(0, 0.1), rng.uniform(0.45, 0.8))
     return material(color, noise=rng.uniform(0.15, 0.35), noise_u=0.35, noise_v=0.35)
 
 
 def planks(rng: np.random.Generator) -> Material:
-    """Wooden boards with grain, along either direction."""
+    """Draw wooden boards with grain, along either direction."""
     length, width = rng.uniform(0.8, 2.4), rng.uniform(0.08, 0.22)
     grain = rng.uniform(0.15, 0.5)
     row = material(
@@ -138,13 +138,13 @@ def planks(rng: np.random.Generator) -> Material:
 
 
 def wood(rng: np.random.Generator) -> Material:
-    """Veneer of furniture and doors."""
+    """Draw a veneer of furniture and doors."""
     row = material(_wood_color(rng), noise=rng.uniform(0.1, 0.45), noise_u=0.2, noise_v=2.0, gloss=rng.uniform(0, 0.3))
     return _turned(row) if rng.random() < 0.5 else row
 
 
 def tiles(rng: np.random.Generator) -> Material:
-    """Square or oblong tiles with light or dark joints."""
+    """Draw square or oblong tiles with light or dark joints."""
     size = rng.uniform(0.1, 0.7)
     return material(
         _color(rng, (0.0, 0.3), (0.4, 0.95)),
@@ -161,7 +161,7 @@ def tiles(rng: np.random.Generator) -> Material:
 
 
 def checker(rng: np.random.Generator) -> Material:
-    """Two colours in turn, in squares or stripes."""
+    """Draw two alternating colours, in squares or stripes."""
     size = rng.uniform(0.15, 0.6)
     stripes = rng.random() < 0.4
     return material(
@@ -175,7 +175,7 @@ def checker(rng: np.random.Generator) -> Material:
 
 
 def brick(rng: np.random.Generator) -> Material:
-    """Bricks, red to white."""
+    """Draw bricks, red to white."""
     return material(
         hsv(rng.uniform(0.0, 0.08), rng.uniform(0.05, 0.65), rng.uniform(0.45, 0.9)),
         cell_u=rng.uniform(0.2, 0.3),
@@ -191,7 +191,7 @@ def brick(rng: np.random.Generator) -> Material:
 
 
 def panels(rng: np.random.Generator) -> Material:
-    """Ceiling tiles of about 60 cm with thin joints."""
+    """Draw ceiling tiles of about 60 cm with thin joints."""
     size = rng.choice([0.6, 0.6, 1.2])
     return material(
         hsv(0.12, rng.uniform(0, 0.08), rng.uniform(0.75, 0.97)),
@@ -207,14 +207,14 @@ def panels(rng: np.random.Generator) -> Material:
 
 
 def carpet(rng: np.random.Generator) -> Material:
-    """Fine-grained, any colour."""
+    """Draw a fine-grained carpet of any colour."""
     return material(
         _color(rng, (0.0, 0.6), (0.2, 0.75)), noise=rng.uniform(0.15, 0.4), noise_u=2.5, noise_v=2.5, jitter=0.05
     )
 
 
 def fabric(rng: np.random.Generator) -> Material:
-    """Upholstery of any colour, sometimes striped."""
+    """Draw upholstery of any colour, sometimes striped."""
     first = _color(rng, (0.0, 0.75), (0.15, 0.9))
     if rng.random() < 0.2:
         return material(first, _color(rng, (0.0, 0.5), (0.3, 0.95)), checker=1.0, cell_u=rng.uniform(0.03, 0.15))
@@ -222,24 +222,24 @@ def fabric(rng: np.random.Generator) -> Material:
 
 
 def plastic(rng: np.random.Generator) -> Material:
-    """Glossy, any colour."""
+    """Draw a glossy plastic of any colour."""
     return material(_color(rng, (0.0, 0.85), (0.1, 0.95)), gloss=rng.uniform(0.2, 0.8), noise=0.02)
 
 
 def cardboard(rng: np.random.Generator) -> Material:
-    """Brown boxes with a strip of tape."""
+    """Draw brown cardboard with a strip of tape."""
     color = hsv(rng.uniform(0.07, 0.1), rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.8))
     return material(color, cell_v=0.3, line=0.05, line_tone=rng.uniform(0.8, 1.15), noise=0.1)
 
 
 def foliage(rng: np.random.Generator) -> Material:
-    """Leaves: strong fine noise on green."""
+    """Draw leaves: strong fine noise on green."""
     color = hsv(rng.uniform(0.2, 0.38), rng.uniform(0.45, 0.85), rng.uniform(0.3, 0.65))
     return material(color, noise=0.9, noise_u=3.0, noise_v=3.0, jitter=0.5, cell_u=0.06, cell_v=0.06)
 
 
 def books(rng: np.random.Generator) -> Material:
-    """A row of spines, each of its own colour."""
+    """Draw a row of book spines, each with its own colour."""
     return material(
         _color(rng, (0.1, 0.5), (0.4, 0.8)),
         cell_u=rng.uniform(0.02, 0.05),
@@ -251,7 +251,7 @@ def books(rng: np.random.Generator) -> Material:
 
 
 def screen(rng: np.random.Generator) -> Material:
-    """Dark glass, or a lit display."""
+    """Draw a screen: dark glass, or a lit display."""
     if rng.random() < 0.4:
         color, color2 = _color(rng, (0.1, 0.7), (0.4, 0.9)), _color(rng, (0.0, 0.3), (0.6, 1.0))
         cell = rng.uniform(0.05, 0.2)
@@ -260,7 +260,7 @@ def screen(rng: np.random.Generator) -> Material:
 
 
 def picture(rng: np.random.Generator) -> Material:
-    """The content of a picture frame: blotches of two colours."""
+    """Draw the content of a picture frame: blotches of two colours."""
     cell = rng.uniform(0.08, 0.4)
     return material(
         _color(rng, (0.1, 0.8), (0.3, 0.95)),
@@ -277,7 +277,7 @@ def picture(rng: np.random.Generator) -> Material:
 
 
 def board(rng: np.random.Generator) -> Material:
-    """Whiteboard, blackboard, green board or cork."""
+    """Draw a whiteboard, blackboard, green board or cork board."""
     kind = rng.random()
     if kind < 0.5:
         return material(hsv(0.6, 0.02, rng.uniform(0.88, 1.0)), gloss=0.4, noise=0.04)
@@ -289,17 +289,17 @@ def board(rng: np.random.Generator) -> Material:
 
 
 def mirror(rng: np.random.Generator) -> Material:
-    """Silvered glass; plain grey when seen in another mirror."""
+    """Draw silvered glass, which is plain grey when seen in another mirror."""
     return material(hsv(0.5, 0.02, rng.uniform(0.6, 0.75)), noise=0.0, mirror=rng.uniform(0.85, 0.96))
 
 
 def glow(color: Color, strength: float) -> Material:
-    """A lamp of the given linear colour."""
+    """Return a lamp of the given linear colour."""
     return material(color, noise=0.0, emission=strength)
 
 
 def sky(horizon: Color, zenith: Color, strength: float) -> Material:
-    """A window pane that shows the outside."""
+    """Return a window pane that shows the outside."""
     return material(horizon, zenith, sky=1.0, emission=strength, noise=0.3, noise_u=0.5, noise_v=0.5)
 
 

@@ -6,13 +6,13 @@ from mtpano_zoo.scenes.materials import CHANNEL, Material, brick, concrete, hsv,
 
 
 def asphalt(rng: np.random.Generator) -> Material:
-    """Grey with patches."""
+    """Draw asphalt: grey with patches."""
     color = hsv(rng.uniform(0.05, 0.65), rng.uniform(0.0, 0.08), rng.uniform(0.28, 0.55))
     return material(color, noise=rng.uniform(0.15, 0.4), noise_u=0.07, noise_v=0.07)
 
 
 def paving(rng: np.random.Generator) -> Material:
-    """Slabs, setts, or plain concrete."""
+    """Draw slabs, setts or plain concrete."""
     kind, value = rng.random(), rng.uniform(0.45, 0.8)
     color = hsv(rng.uniform(0.04, 0.14), rng.uniform(0.02, 0.2), value)
     if kind < 0.25:
@@ -31,19 +31,19 @@ def paving(rng: np.random.Generator) -> Material:
 
 
 def grass(rng: np.random.Generator) -> Material:
-    """Green to dry, with patches."""
+    """Draw grass: green to dry, with patches."""
     color = hsv(rng.uniform(0.17, 0.33), rng.uniform(0.35, 0.7), rng.uniform(0.35, 0.62))
     return material(color, noise=rng.uniform(0.35, 0.7), noise_u=0.02, noise_v=0.023)
 
 
 def earth(rng: np.random.Generator) -> Material:
-    """Soil, sand or stubble."""
+    """Draw soil, sand or stubble."""
     color = hsv(rng.uniform(0.07, 0.13), rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.75))
     return material(color, noise=rng.uniform(0.2, 0.5), noise_u=0.018, noise_v=0.02)
 
 
 def leaves(rng: np.random.Generator) -> Material:
-    """Foliage from afar: dark gaps, light tips; sometimes autumn."""
+    """Draw foliage from afar: dark gaps and light tips, sometimes in autumn colours."""
     autumn = rng.random() < 0.12
     color = hsv(
         rng.uniform(0.04, 0.14) if autumn else rng.uniform(0.19, 0.36),
@@ -54,14 +54,14 @@ def leaves(rng: np.random.Generator) -> Material:
 
 
 def bark(rng: np.random.Generator) -> Material:
-    """Trunks."""
+    """Draw bark for trunks."""
     return material(
         hsv(rng.uniform(0.05, 0.1), rng.uniform(0.1, 0.4), rng.uniform(0.25, 0.5)), noise=0.5, noise_u=3.0, noise_v=0.7
     )
 
 
 def plaster(rng: np.random.Generator) -> Material:
-    """Facades: mostly light, sometimes strong; some of brick or stone."""
+    """Draw a facade: mostly light, sometimes strong, sometimes brick or concrete."""
     kind = rng.random()
     if kind < 0.25:
         return brick(rng)
@@ -106,7 +106,7 @@ def facade(
 
 
 def roofing(rng: np.random.Generator) -> Material:
-    """Red, brown or grey tiles, or sheet metal."""
+    """Draw red, brown or grey roof tiles."""
     kind = rng.random()
     hue, saturation = (rng.uniform(0.0, 0.06), rng.uniform(0.4, 0.7)) if kind < 0.5 else (0.6, rng.uniform(0.0, 0.15))
     return material(
@@ -121,24 +121,24 @@ def roofing(rng: np.random.Generator) -> Material:
 
 
 def car_paint(rng: np.random.Generator) -> Material:
-    """White, grey and black, and some colours."""
+    """Draw a car paint: white, grey or black, sometimes a colour."""
     if rng.random() < 0.65:
         return material(hsv(0.6, 0.05, rng.choice([0.12, 0.35, 0.6, 0.95])), gloss=0.7, noise=0.02)
     return material(hsv(rng.random(), rng.uniform(0.5, 0.9), rng.uniform(0.3, 0.8)), gloss=0.7, noise=0.02)
 
 
 def dark_glass() -> Material:
-    """Windscreens."""
+    """Return dark glass, as of windscreens."""
     return material(hsv(0.58, 0.2, 0.2), gloss=0.9, noise=0.0)
 
 
 def rubber() -> Material:
-    """Tyres."""
+    """Return rubber, as of tyres."""
     return material(hsv(0.0, 0.0, 0.15), noise=0.1)
 
 
 def stripes(rng: np.random.Generator, base: Material, length: float) -> Material:
-    """Marks on the road: dashes along the second texture coordinate, or one line if `length` is 0."""
+    """Draw road markings: dashes along the second texture coordinate, or one line if `length` is 0."""
     white = hsv(0.12, rng.uniform(0.0, 0.1), rng.uniform(0.75, 0.95))
     if length == 0:
         return material(white, noise=0.2)
@@ -146,17 +146,17 @@ def stripes(rng: np.random.Generator, base: Material, length: float) -> Material
 
 
 def skin(rng: np.random.Generator) -> Material:
-    """Skin of people."""
+    """Draw a skin colour."""
     return material(hsv(rng.uniform(0.03, 0.08), rng.uniform(0.25, 0.55), rng.uniform(0.35, 0.9)), noise=0.03)
 
 
 def cloth(rng: np.random.Generator) -> Material:
-    """Clothes of people: any colour, often dark."""
+    """Draw the cloth of people's clothes: any colour, often dark."""
     return material(
         hsv(rng.random(), rng.uniform(0.0, 0.7), rng.uniform(0.1, 0.9)), noise=0.15, noise_u=2.0, noise_v=2.0
     )
 
 
 def metal(rng: np.random.Generator) -> Material:
-    """Poles and railings."""
+    """Draw the metal of poles and railings."""
     return material(hsv(rng.uniform(0.3, 0.65), rng.uniform(0.0, 0.3), rng.uniform(0.15, 0.65)), noise=0.05, gloss=0.2)

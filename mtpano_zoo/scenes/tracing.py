@@ -232,7 +232,7 @@ def disjoint_groups(tile: Tensor, tiles: int) -> tuple[Tensor, list[int]]:
 
 
 def keep_nearest(best: Tensor, winner: Tensor, tile: Tensor, near: Tensor, prim: Tensor) -> None:
-    """Where a distance is smaller than the best so far, take it and its primitive; ties stay with the first."""
+    """Keep distances below the best so far and their primitives; ties stay with the first."""
     old = best.index_select(0, tile)
     nearer = (old - near).mul_(STEEP).clamp_(0, 1)
     best.index_copy_(0, tile, torch.minimum(old, near))
