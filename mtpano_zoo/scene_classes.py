@@ -1,8 +1,8 @@
 """One list of classes for indoors and outdoors, and the names of these classes in other lists.
 
 The first 13 are those of S3DIS, in its order, so that a network for rooms can be extended to the longer list.
-X_TO_SCENE translates labels: it covers every class of the other list, and says `None` where we have no such class or the
-class is coarser than ours (it may be finer). SCENE_TO_X translates predictions into the other list.
+X_TO_SCENE translates labels: it covers every class of the other list, and says `None` where we have no such class or
+the class is coarser than ours (it may be finer). SCENE_TO_X translates predictions into the other list.
 """
 
 from types import MappingProxyType
