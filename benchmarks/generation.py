@@ -38,9 +38,9 @@ def as_image(pixels: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def held_out(count: int, light: bool = False) -> list[dict[str, Any]]:
+def held_out(count: int) -> list[dict[str, Any]]:
     """Return scenes that training has not seen, half of them rooms and half streets, in turn."""
-    scenes = ScenesWithCaptions(**SIZE, val_count=count, train_count=2, light=light).val_set
+    scenes = ScenesWithCaptions(**SIZE, val_count=count, train_count=2).val_set
     return [scenes[i // 2 + (i % 2) * (count // 2)] for i in range(count)]
 
 
@@ -90,12 +90,13 @@ def show_seams(generator: Generator, count: int) -> None:
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def show_prompts(generator: Generator, count: int, network: str, light: bool) -> None:
+def show_prompts(generator: Generator, count: int, network: str) -> None:
     """Print how what texts say and what panoramas show go together, and the distance to held-out scenes."""
-    scenes = held_out(2 * count, light)
+    scenes = held_out(2 * count)
     captions = [s["caption"] for s in scenes[:count]]
     made, same = made_for(generator, captions), [s["image"] for s in scenes[:count]]
     outdoors = torch.tensor(["room" not in caption for caption in captions])
+    evening = torch.tensor([float(caption.endswith("evening")) for caption in captions])
     kinds = {
         "street, not room: blue above the horizon": (outdoors.float(), blueness, torch.ones(count).bool()),
         "bright, none, dark: mean": (torch.tensor([shade(c) for c in captions]), brightness, torch.ones(count).bool()),
@@ -105,10 +106,9 @@ def show_prompts(generator: Generator, count: int, network: str, light: bool) ->
             window_share(network),
             ~outdoors,
         ),
+        "evening of a street: mean above the horizon": (evening, above, outdoors),
+        "evening of a room: mean": (evening, brightness, ~outdoors),
     }
-    if light:
-        day = torch.tensor([float(c.endswith(("daylight", "sunny"))) for c in captions])
-        kinds["daylight or sunny: mean"] = (day, brightness, torch.ones(count).bool())
     print("| text: measure | panoramas | correlation | p | in the held-out scenes |\n|---|--:|--:|--:|--:|")
     for name, (attribute, measure, where) in kinds.items():
         chosen = where.nonzero().flatten().tolist()
@@ -135,6 +135,11 @@ def blueness(image: Tensor) -> float:
 def brightness(image: Tensor) -> float:
     """Return the mean."""
     return float(image.mean())
+
+
+def above(image: Tensor) -> float:
+    """Return the mean of the upper half."""
+    return brightness(image[:, : image.shape[1] // 2])
 
 
 def contrast(image: Tensor) -> float:
@@ -275,7 +280,6 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--network", default="mtpano-small.rooms")
-    parser.add_argument("--light", action="store_true", help="texts say the light: for rooms-tiny-light.yaml")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "counts":
@@ -285,7 +289,7 @@ def main() -> None:
     if options.what == "seams":
         show_seams(generator, options.count)
     elif options.what == "prompts":
-        show_prompts(generator, options.count, options.network, options.light)
+        show_prompts(generator, options.count, options.network)
     else:
         show_stages(generator, options.folder)
 

@@ -55,7 +55,7 @@ PROTOCOLS = [name for name in CONFIGS if name.startswith("evaluate-")]
 # Tried in test_configs_labeling.py.
 LABELING = ["label_free/label-oracle-rooms.yaml", "label_free/label.yaml"]
 # Tried in tests/generation/test_module.py.
-GENERATION = ["dit360/rooms-tiny-light.yaml", "dit360/rooms-tiny.yaml", "dit360/train.yaml"]
+GENERATION = ["dit360/rooms-tiny.yaml", "dit360/train.yaml"]
 
 _TINY_SCENES = {"height": 32, "width": 64, "train_count": 2, "val_count": 1, "test_count": 1, "tilt": 10.0}
 TINY_MIXTURE = {

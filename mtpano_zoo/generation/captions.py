@@ -1,6 +1,6 @@
-"""Captions of rendered scenes: how bright it is, windows, doors and furniture of a room, what stands on a street.
+"""Captions of rendered scenes: brightness, windows, doors and furniture of a room, what stands on a street, and light.
 
-If asked for, also the light: it is read from the scene, as an image does not tell evening from a dark room.
+The light is read from the scene, as an image does not tell evening from a dark room.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,8 @@ OUTDOORS = {"building": ("buildings", 0.05), "vegetation": ("trees", 0.02), "veh
 """Word and least share of the image of what a street is said to have."""
 NARROW, WIDE = 0.3, 0.42  # share of the sky; about a third of the streets is on either side
 DARK, LIGHT = 0.46, 0.52  # mean of the image; about a third of the rooms is on either side
+LIGHTS = ("daylight", "lamplight", "sunset", "evening", "sunny", "overcast")
+"""What `light_of` says."""
 WORDS = (
     "dark",
     "bright",
@@ -42,9 +44,8 @@ WORDS = (
     "narrow",
     "wide",
     "sky",
+    *LIGHTS,
 )
-LIGHTS = ("daylight", "lamplight", "sunset", "evening", "sunny", "overcast")
-"""What `light_of` says."""
 LOW_SUN = 12.0  # degrees; the sun of an evening is below, that of a day above
 DARK_SKY = 0.3  # emission of what windows show; by day it is twice as much at least
 SMALLEST = 0.002  # of the image; smaller regions are not spoken of

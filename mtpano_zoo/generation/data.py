@@ -82,14 +82,12 @@ class CaptionedScenes(Dataset[Sample]):
     Args:
         scenes: Such as `RoomsDataset`.
         turned: Whether every look at a scene is from another side.
-        light: Whether texts say the light too, see `light_of`.
     """
 
-    def __init__(self, scenes: SceneDataset, turned: bool = False, light: bool = False) -> None:
+    def __init__(self, scenes: SceneDataset, turned: bool = False) -> None:
         self.scenes = scenes
         self.turned = turned
-        self.light = light
-        self._known: dict[int, str] = {}
+        self._light: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -98,17 +96,17 @@ class CaptionedScenes(Dataset[Sample]):
         """Render or recall one scene."""
         scene = self.scenes[index]
         image = scene["image"]
-        caption = describe(image, scene["semseg"], self.scenes.classes, self._light(index) if self.light else "")
+        caption = describe(image, scene["semseg"], self.scenes.classes, self._light_of(index))
         if self.turned:
             image = image.flip(-1) if torch.rand(()) < 0.5 else image
             image = image.roll(draw_turn(image.shape[-1]), -1)
         return {"image": image, "caption": caption, "id": f"{self.scenes.noun}-{scene['id']}"}
 
-    def _light(self, index: int) -> str:
+    def _light_of(self, index: int) -> str:
         """The light of a scene, which is drawn once for it: that takes longer than to recall what was rendered."""
-        if index not in self._known:
-            self._known[index] = light_of(self.scenes.draw(index % len(self.scenes)))
-        return self._known[index]
+        if index not in self._light:
+            self._light[index] = light_of(self.scenes.draw(index % len(self.scenes)))
+        return self._light[index]
 
 
 class ScenesWithCaptions(lightning.LightningDataModule):
@@ -124,7 +122,6 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         num_workers: Processes that render.
         seed: Another seed gives other scenes.
         cache: Keep rendered scenes in memory.
-        light: Texts end with the light: "a room with two windows, evening".
 
     Raises:
         InputError: If the share is not between 0 and 1, or a number does not fit.
@@ -141,7 +138,6 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache: bool = True,
-        light: bool = False,
     ) -> None:
         super().__init__()
         check_batches(batch_size, num_workers)
@@ -154,7 +150,7 @@ class ScenesWithCaptions(lightning.LightningDataModule):
             outside = round(streets * count)
             kinds = ((RoomsDataset, count - outside), (StreetsDataset, outside))
             sets = [kind(split, some, height, width, seed, cache) for kind, some in kinds if some]
-            return ConcatDataset([CaptionedScenes(one, split == "train", light) for one in sets])
+            return ConcatDataset([CaptionedScenes(one, split == "train") for one in sets])
 
         self.train_set = scenes("train", train_count)
         self.val_set = scenes("val", val_count)

@@ -22,6 +22,7 @@ from mtpano_zoo.generation.sampling import Generator
 __all__ = ("PixelCodec", "TinyFlux")
 
 POOLED = 24
+POOLED_TOKENS = 128  # letters, of which the longest text of a rendered scene has 104
 TEXT = cast(Any, transformers)  # its classes are not typed
 
 
@@ -114,7 +115,9 @@ class TinyFlux(Generator):
 def _pooled_encoder() -> dict[str, Any]:
     letters = list(bytes_to_unicode().values())  # type: ignore[no-untyped-call]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = TEXT.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+    tokenizer = TEXT.CLIPTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=POOLED_TOKENS
+    )
     begin, end = len(pieces) - 2, len(pieces) - 1
     config = TEXT.CLIPTextConfig(
         vocab_size=len(pieces),
@@ -122,6 +125,7 @@ def _pooled_encoder() -> dict[str, Any]:
         intermediate_size=2 * POOLED,
         num_hidden_layers=1,
         num_attention_heads=2,
+        max_position_embeddings=POOLED_TOKENS,
         bos_token_id=begin,
         eos_token_id=end,
         pad_token_id=end,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mtpano_zoo.generation.captions import FURNITURE, LIGHTS, WORDS, light_of
+from mtpano_zoo.generation.captions import FURNITURE, WORDS, light_of
 from mtpano_zoo.generation.data import ScenesWithCaptions
 from mtpano_zoo.generation.tiny import TinyFlux
 from mtpano_zoo.resources import shipped
@@ -80,33 +80,28 @@ def test_windows_are_darker_in_the_evening() -> None:
     assert np.median(shades["evening"]) < np.min(shades["daylight"])
 
 
-def test_texts_of_before_stay_and_light_comes_at_their_end() -> None:
-    options = {"height": 16, "width": 32, "train_count": 2, "val_count": 4, "batch_size": 2}
-    plain, told = (ScenesWithCaptions(**options, light=light).val_set for light in (False, True))
-    texts = [plain[i]["caption"] for i in range(4)]
-    assert texts == [
-        "a dark room with three windows, a sofa, a bookcase, a table and a chair",
-        "a bright room with four windows, two doors and a table",
-        "a square with buildings and trees under a narrow sky",
-        "a bright square with buildings under a wide sky",
-    ]
-    assert [told[i]["caption"] for i in range(4)] == [
-        f"{text}, {light}" for text, light in zip(texts, ("evening", "daylight", "sunny", "sunny"), strict=True)
-    ]
-    assert [plain[i]["caption"] for i in range(4)] == texts
+def test_texts_stay_and_end_with_the_light() -> None:
+    scenes = ScenesWithCaptions(height=16, width=32, train_count=2, val_count=4, batch_size=2).val_set
+    for _ in range(2):
+        assert [scenes[i]["caption"] for i in range(4)] == [
+            "a dark room with three windows, a sofa, a bookcase, a table and a chair, evening",
+            "a bright room with four windows, two doors and a table, daylight",
+            "a square with buildings and trees under a narrow sky, sunny",
+            "a bright square with buildings under a wide sky, sunny",
+        ]
 
 
-@pytest.mark.parametrize(("config", "words"), [("rooms-tiny", WORDS), ("rooms-tiny-light", (*WORDS, *LIGHTS))])
-def test_the_small_generator_knows_the_words_of_the_captions(config: str, words: tuple[str, ...]) -> None:
-    read = yaml.safe_load(shipped(f"configs/dit360/{config}.yaml").read_text())
-    assert sorted(read["model"]["init_args"]["base"]["init_args"]["words"]) == sorted(words)
+def test_the_small_generator_knows_the_words_of_the_captions() -> None:
+    read = yaml.safe_load(shipped("configs/dit360/rooms-tiny.yaml").read_text())
+    assert sorted(read["model"]["init_args"]["base"]["init_args"]["words"]) == sorted(WORDS)
 
 
 def test_the_longest_text_fits() -> None:
     base = yaml.safe_load(shipped("configs/dit360/rooms-tiny.yaml").read_text())["model"]["init_args"]["base"]
     tokens = base["init_args"]["max_tokens"]
-    small = TinyFlux((*WORDS, *LIGHTS), width=32, double_blocks=1, single_blocks=1, text_layers=1, max_tokens=tokens)
+    small = TinyFlux(WORDS, width=32, double_blocks=1, single_blocks=1, text_layers=1, max_tokens=tokens)
     tokenizer = small.pipeline.tokenizer_2
     found = tokenizer(LONGEST).input_ids
     assert tokens - 2 < len(found) <= tokens
     assert tokenizer.unk_token_id not in found
+    assert len(small.pipeline.tokenizer(LONGEST).input_ids) <= small.pipeline.tokenizer_max_length

@@ -306,8 +306,7 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
     assert Path("runs/version_0/adapter/adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("configs", [["rooms-tiny.yaml"], ["rooms-tiny.yaml", "rooms-tiny-light.yaml"]])
-def test_small_generator_is_trained_and_used(folder: Path, configs: list[str]) -> None:
+def test_small_generator_is_trained_and_used(folder: Path) -> None:
     smaller = [
         "--trainer.max_steps=2",
         "--trainer.val_check_interval=1",
@@ -320,8 +319,7 @@ def test_small_generator_is_trained_and_used(folder: Path, configs: list[str]) -
         "--data.val_count=2",
         "--data.batch_size=2",
     ]
-    named = [argument for config in configs for argument in ("--config", f"dit360/{config}")]
-    assert main(["fit", *named, *smaller, *FAST]) == 0
+    assert main(["fit", "--config", "dit360/rooms-tiny.yaml", *smaller, *FAST]) == 0
     base = Path("runs/version_0/generator")
     assert load_file(base / "transformer" / "diffusion_pytorch_model.safetensors")
     assert main(["generate", "a room", "--base", str(base), "--height", "32", "--steps", "1", "--out", "made"]) == 0
