@@ -109,9 +109,8 @@ def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, An
     Raises:
         InputError: If they differ; the message names the first difference.
     """
-    found = list(differences(known, wanted))
-    decisive = [difference for difference in found if difference[0] != "model.name"]
-    if not decisive:
+    found = [difference for difference in differences(known, wanted) if difference[0] != "model.name"]
+    if not found:
         return
     key, before, now = found[0]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""

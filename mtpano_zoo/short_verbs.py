@@ -191,7 +191,10 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         help="no values this close to straight down (a tripod); auto: where a disc is found there (a logo)",
     )
     files.add_argument(
-        "--max-pixels", type=number_of("pixels"), metavar="N", help="refuse larger images (default 178956970)"
+        "--max-pixels",
+        type=number_of("pixels"),
+        metavar="N",
+        help="refuse larger images (default MTPANO_MAX_PIXELS, or else 178956970)",
     )
 
 

@@ -156,11 +156,10 @@ def _details(
         chosen = [c for c in range(columns) if rng.random() < 0.5]
         for i in range(1, min(floors, 6) + 1):
             for c in chosen:
-                balcony(rng, builder, at, ((c + 0.05) * cell[0], (c + 0.95) * cell[0]), i * storey, slab, rail, False)
+                balcony(builder, at, ((c + 0.05) * cell[0], (c + 0.95) * cell[0]), i * storey, slab, rail, False)
 
 
 def balcony(
-    rng: np.random.Generator,
     builder: Builder,
     at: Frame,
     x: tuple[float, float],

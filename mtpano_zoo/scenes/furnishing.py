@@ -29,7 +29,7 @@ def furnish(
         table_group(rng, plan, builder, style, looks)
     for _ in range(count(rng, 0.4, 1.5 * crowd)):
         if at := anywhere(rng, plan, (0.55, 0.55)):
-            furniture.chair(rng, builder, at, int(rng.integers(0, 3)), looks)
+            furniture.chair(builder, at, int(rng.integers(0, 3)), looks)
     for _ in range(count(rng, 0.5, 1.2 * crowd)):
         size, tall = (rng.uniform(0.5, 1.6), rng.uniform(0.35, 0.6)), rng.choice([0.7, 0.8, 1.2, 1.9])
         if at := at_wall(rng, plan, size, tall):
@@ -101,7 +101,7 @@ def _seat(
     turn = math.pi + rng.uniform(-0.35, 0.35) * (1 + (style > 0))
     spot = at.at(rng.uniform(-0.05, 0.05), distance + rng.uniform(0.32, 0.5), turn)
     if plan.occupy(spot, 0.45, 0.45):
-        furniture.chair(rng, builder, spot, style, looks)
+        furniture.chair(builder, spot, style, looks)
 
 
 def count(rng: np.random.Generator, chance: float, mean: float) -> int:

@@ -52,7 +52,7 @@ def round_table(rng: np.random.Generator, builder: Builder, at: Frame, radius: f
     builder.cylinder("table", leg, 0.55 * radius, (0.0, 0.03), at)
 
 
-def chair(rng: np.random.Generator, builder: Builder, at: Frame, style: int, looks: tuple[Material, Material]) -> None:
+def chair(builder: Builder, at: Frame, style: int, looks: tuple[Material, Material]) -> None:
     """Add a chair with a footprint of 0.45 m: four legs (0), office swivel chair (1) or stool (2)."""
     seat, leg = looks
     height, size = 0.45, 0.44

@@ -362,7 +362,7 @@ class Furnisher:
         looks = (materials.pick(rng, "seat"), materials.pick(rng, "leg"))
         for _ in range(count(rng, 0.4, 1.2)):
             if at := anywhere(rng, plan, (0.55, 0.55)):
-                furniture.chair(rng, builder, at, int(rng.integers(0, 3)), looks)
+                furniture.chair(builder, at, int(rng.integers(0, 3)), looks)
         if rng.random() < 0.45 and (at := at_wall(rng, plan, (0.4, 0.4), 1.7)):
             self.lights.lamp(at, furniture.floor_lamp(rng, builder, at, self.lamp), self.lamp)
         for _ in range(int(rng.integers(1, 4)) if rng.random() < 0.3 else 0):

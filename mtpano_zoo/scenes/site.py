@@ -59,7 +59,7 @@ class Site:
             return rng.uniform(1.9, 3.0)
         return float(math.exp(rng.uniform(math.log(5.0), math.log(60.0))))
 
-    def _camera(self, half: float, walk: float, far: float) -> None:
+    def _camera(self, half: float, far: float) -> None:
         rng, eye = self.rng, self._eye()
         x = rng.uniform(-half, half) if eye > 1.9 or rng.random() < 0.4 else rng.choice([-1, 1]) * (half + 0.6)
         self.camera = np.array([x, -eye, rng.uniform(-0.1, 0.1) * far])
@@ -76,7 +76,7 @@ class Site:
         storeys = math.ceil((floor + 3.0) / (0.9 * self.style.storey))
         style = dataclasses.replace(self.style, floors=(storeys, storeys + 2))
         buildings.block(rng, self.builder, Frame(-front, 8.0, RIGHT), 16.0, 12.0, style, fine=False)
-        buildings.balcony(rng, self.builder, at, (-2.0, 2.0), floor, slab, rail, True, reach)
+        buildings.balcony(self.builder, at, (-2.0, 2.0), floor, slab, rail, True, reach)
         self.camera = np.array([-front + reach * 0.6, -floor - rng.uniform(1.2, 1.7), rng.uniform(-1.0, 1.0)])
         self._take(float(self.camera[0]), float(self.camera[2]), 4.5)
 
@@ -199,7 +199,7 @@ class Site:
             if posts is not None:
                 for z in np.arange(self.camera[2] - 18.0, self.camera[2] + 18.0, posts):
                     if self._free(x, z, 0.15):
-                        street_things.bollard(rng, self.builder, Frame(x, float(z), 0.0), look)
+                        street_things.bollard(self.builder, Frame(x, float(z), 0.0), look)
             for _ in range(int(rng.integers(1, 8))):
                 z, kind = self.camera[2] + rng.normal(0.0, 13.0), int(rng.integers(4))
                 if not self._free(x, z, 0.6):
@@ -237,7 +237,7 @@ class Site:
         """Draw a kind of vehicle, and the radius that it takes."""
         return (street_things.van, 6.8) if self.rng.random() < vans else (street_things.car, 2.7)
 
-    def _people(self, half: float, walk: float, far: float) -> None:
+    def _people(self, half: float, walk: float) -> None:
         rng = self.rng
         for _ in range(int(rng.integers(0, 9))):
             z = self.camera[2] + rng.normal(0.0, 10.0)

@@ -42,8 +42,8 @@ def interval(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> P
     return enter, leave
 
 
-def hit(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> tuple[Tensor, Vector, Tensor]:
-    """Return distance, normal and the number of the part that is met, for rays (N,) known to meet the solid."""
+def hit(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> tuple[Tensor, Vector]:
+    """Return distance and normal for rays (N,) that are known to meet the solid."""
     enters = torch.stack([enter for enter, _ in _parts(kind, o, d, lower, upper)])
     distance, part = enters.max(0)
     x, y, z = (a + distance * b for a, b in zip(o, d, strict=True))
@@ -71,7 +71,7 @@ def hit(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> tuple[
         slope = [zero, zero, zero]
     length = (slope[0] ** 2 + slope[1] ** 2 + slope[2] ** 2).sqrt().clamp(min=1e-30)
     x, y, z = (torch.where(rest, s / length, n) for s, n in zip(slope, normal, strict=True))
-    return distance, (x, y, z), part
+    return distance, (x, y, z)
 
 
 def _parts(kind: int, o: Vector, d: Vector, lower: Vector, upper: Vector) -> list[Part]:

@@ -220,6 +220,6 @@ def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
         builder.box("clutter", look, _centred(0.6), (0.0, 1.05), _centred(0.7), at)
 
 
-def bollard(rng: np.random.Generator, builder: Builder, at: Frame, look: Material) -> None:
+def bollard(builder: Builder, at: Frame, look: Material) -> None:
     """Add a low post."""
     builder.cylinder("pole", look, 0.08, (0.0, 0.9), at)

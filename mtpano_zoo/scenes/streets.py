@@ -74,7 +74,7 @@ class Place(Site):
         if rng.random() < 0.12:
             self._balcony_camera(half + walk)
         else:
-            self._camera(half, walk, far)
+            self._camera(half, far)
         self._base(self.paving if rng.random() < 0.8 else self.meadow, 0.0)
         self._road(half, far, cross)
         for side in (-1.0, 1.0):
@@ -85,7 +85,7 @@ class Place(Site):
             self._facades(end.at(-60.0, 0.0), 60.0, 1.0, fine=False)
         self._furniture(half, walk, far)
         self._traffic(half, far)
-        self._people(half, walk, far)
+        self._people(half, walk)
 
     def square(self) -> None:
         """Lay out a paved square, a courtyard or a park lawn between buildings, some behind arcades."""
@@ -133,7 +133,7 @@ class Place(Site):
         """Lay out detached houses with gardens along a road."""
         rng, half = self.rng, self.rng.uniform(2.2, 4.0)
         walk, far = rng.uniform(1.2, 2.2), rng.uniform(80.0, 300.0)
-        self._camera(half, walk, far)
+        self._camera(half, far)
         self._base(self.meadow, 0.0)
         self._road(half, far, None)
         for side in (-1.0, 1.0):
@@ -142,13 +142,13 @@ class Place(Site):
             self._gardens(side, half + walk, far)
         self._furniture(half, walk, far, sparse=True)
         self._traffic(half, far)
-        self._people(half, walk, far)
+        self._people(half, walk)
 
     def country(self) -> None:
         """Lay out fields, usually with a road, with trees, hedges, fences and a few houses."""
         rng, far = self.rng, self.rng.uniform(150.0, 400.0)
         half = rng.uniform(1.5, 4.0)
-        self._camera(half, 1.5, far)
+        self._camera(half, far)
         self._base(self.meadow, 0.0)
         if rng.random() < 0.8:
             self._road(half, far, None)
@@ -188,7 +188,7 @@ class Place(Site):
                         rng, self.builder, at, rng.uniform(8.0, 14.0), rng.uniform(6.0, 10.0), self.style.lit
                     )
         self._traffic(half, far)
-        self._people(half, 1.5, far)
+        self._people(half, 1.5)
 
     def background(self) -> None:
         """Add hills, woods and a skyline behind everything."""

@@ -123,7 +123,7 @@ def details(
         rows = prim[at]
         o, d = to_local(primitives, rows, origin[at, :, None], direction[at, :, None], torch.float64)
         lower, upper = bounds(primitives, rows, torch.float64)
-        t, (nx, ny, nz), _ = solids.hit(kind, o, d, lower, upper)
+        t, (nx, ny, nz) = solids.hit(kind, o, d, lower, upper)
         x, y, z = (a + t * b for a, b in zip(o, d, strict=True))
         ax, ay, az = nx.abs(), ny.abs(), nz.abs()
         flat = (ay >= ax) & (ay >= az)

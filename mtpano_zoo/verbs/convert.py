@@ -21,7 +21,10 @@ def add(verbs: Verbs) -> None:
     fisheye.add_argument("--height", type=int, help="rows (default: as dense as the image)")
     fisheye.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     fisheye.add_argument(
-        "--max-pixels", type=number_of("pixels"), metavar="N", help="refuse larger images (default 178956970)"
+        "--max-pixels",
+        type=number_of("pixels"),
+        metavar="N",
+        help="refuse larger images (default MTPANO_MAX_PIXELS, or else 178956970)",
     )
     fisheye.set_defaults(execute=_fisheye)
 

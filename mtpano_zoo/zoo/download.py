@@ -29,7 +29,7 @@ KNOCKING = 5  # seconds to wait for any answer from the Hub
 def cache_folder() -> Path:
     """Return the folder for what is made from downloads: `MTPANO_CACHE`, else `mtpano_zoo` next to the Hub's folder.
 
-    It can be deleted at any time: missing files are made again.
+    It can be deleted at any time: missing files are made again, and the next download counts as the first one.
     """
     given = os.environ.get("MTPANO_CACHE")
     return Path(given).expanduser() if given else Path(constants.HF_HOME).parent / "mtpano_zoo"
