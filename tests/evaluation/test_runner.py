@@ -301,7 +301,7 @@ def test_files_that_do_not_fit_are_named(homes, tmp_path):
         FolderPredictor(tmp_path)(image, name)
     (tmp_path / f"{name}.npy").unlink()
     write_png(tmp_path / f"{name}.png", np.ones((H, W), np.uint16))
-    with pytest.raises(InputError, match="does not say its unit"):
+    with pytest.raises(InputError, match="does not state its unit"):
         FolderPredictor(tmp_path)(image, name)
     with pytest.raises(InputError, match="--unit is m, cm, mm"):
         FolderPredictor(tmp_path, "inch")
@@ -326,7 +326,7 @@ def test_the_command_line(homes, tmp_path, capsys, monkeypatch):
     assert "settings.protocol" in capsys.readouterr().err
     for wrong, sentence in (
         (["eval", "theirs", "--data", "roms"], "did you mean rooms?"),
-        (["eval", "theirs", "--data", str(homes), "--limit", "0"], "--limit is a positive number"),
+        (["eval", "theirs", "--data", str(homes), "--limit", "0"], "--limit must be a positive number"),
         (["eval", "mtpano-tiny.roms", "--data", "rooms"], "mtpano-tiny.rooms"),
     ):
         assert main(wrong) == 1
