@@ -39,7 +39,7 @@ __all__ = ("add_run_options", "add_shared_options", "label", "label_as_asked", "
 
 SPLITS = ("train", "val", "test", "predict")
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
-COMPLETE = "Complete is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
+COMPLETE = "A complete command is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
 # Warnings about Lightning's own code, and about what is meant to be so.
 EXPECTED = (
     r".*isinstance\(treespec, LeafSpec\)",

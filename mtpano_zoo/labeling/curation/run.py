@@ -42,9 +42,9 @@ Labels worth training on, from panoramas that nobody has labelled:
 
 `mtpano curate STAGE --help` explains a stage."""
 COMPLETE = {
-    "label": "Complete is `mtpano curate label PANORAMAS --config curation/label.yaml --out labels`.",
-    "score": "Complete is `mtpano curate score labels --discriminator last.ckpt --out scores`.",
-    "select": "Complete is `mtpano curate select labels --scores scores --out selected --count.indoor 1000`.",
+    "label": "A complete command is `mtpano curate label PANORAMAS --config curation/label.yaml --out labels`.",
+    "score": "A complete command is `mtpano curate score labels --discriminator last.ckpt --out scores`.",
+    "select": "A complete command is `mtpano curate select labels --scores scores --out selected --count.indoor 1000`.",
 }
 
 
