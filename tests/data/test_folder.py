@@ -241,7 +241,7 @@ def test_arrays_of_another_kind_are_refused(root, role, array):
 
 def test_labels_of_another_kind_of_file_are_told(root):
     (root / "depth" / "d.tif").write_bytes(b"metres")
-    with pytest.warns(UserWarning, match=r"1 files in .*depth are none of \.png, \.npy: d\.tif is not read"):
+    with pytest.warns(UserWarning, match=r"1 files in .*depth are ignored, such as d\.tif: expected \.png, \.npy"):
         FolderDataModule(root, **SIZE)
 
 

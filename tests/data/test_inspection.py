@@ -120,7 +120,7 @@ def test_depth_at_the_end_of_its_range_is_told(tmp_path, content):
     report = verify(Structured3DDataModule(tmp_path), progress=False)
     (found,) = report.findings
     assert (found.sample, found.kind, report.exit_code) == (SAMPLE, "saturated", 0)
-    assert found.sentence == "3 pixels of depth are stored as 65535, which stands for all that is farther"
+    assert found.sentence == "3 pixels of depth are stored as 65535, which stands for this distance or farther"
 
 
 def unlabelled(root, broken=()):

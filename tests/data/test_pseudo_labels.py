@@ -314,7 +314,7 @@ def test_confidences_are_no_tasks(pseudo_labels):
 
 
 def test_refuses_in_one_sentence(pseudo_labels):
-    with pytest.raises(ValueError, match="view_tasks are some of the tasks semseg, depth, normals, not colour"):
+    with pytest.raises(ValueError, match="view_tasks must be among the tasks semseg, depth, normals, not colour"):
         PseudoLabelDataModule(pseudo_labels, view_tasks=["colour"])
     with pytest.raises(ValueError, match="views_from_step counts batches from 0, got -1"):
         PseudoLabelDataModule(pseudo_labels, views_from_step=-1)

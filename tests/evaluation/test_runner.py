@@ -92,7 +92,7 @@ def test_the_protocol_is_the_configuration(tmp_path):
     assert model["scores"]["depth/AbsRel/median_aligned"] < 0.02 < abs(model["measures"]["scale/depth"]["value"] - 1)
     assert any("ratio of the medians" in sentence for sentence in report["protocol"]["words"])
     (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
-    with pytest.raises(InputError, match="no protocol"):
+    with pytest.raises(InputError, match="not a protocol"):
         read_protocol(tmp_path / "bad.yaml")
 
 
@@ -305,11 +305,11 @@ def test_files_that_do_not_fit_are_named(homes, tmp_path):
         FolderPredictor(tmp_path)(image, name)
     with pytest.raises(InputError, match="--unit is m, cm, mm"):
         FolderPredictor(tmp_path, "inch")
-    with pytest.raises(InputError, match="no task"):
+    with pytest.raises(InputError, match="not a task"):
         FunctionPredictor(lambda x: {"dept": x[0]}, "f")(image, name)
     with pytest.raises(InputError, match="for an image of 16 x 32"):
         FunctionPredictor(lambda x: {"depth": x[0, :4]}, "f")(image, name)
-    with pytest.raises(InputError, match="different names"):
+    with pytest.raises(InputError, match="no two with the same name"):
         evaluate([predictor(), predictor()], planted(), tmp_path / "out")
 
 

@@ -35,7 +35,7 @@ def test_what_is_no_configuration_is_told(tmp_path):
         with pytest.raises(ValueError, match=sentence) as error:
             build_data(config=config)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="with either --data NAME or --config FILE"):
         build_data("rooms", config=config)
     with pytest.raises(InputError, match=r"there is no class nowhere\.at\.All"):
         build_data("nowhere.at.All")
