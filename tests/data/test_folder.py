@@ -169,7 +169,7 @@ def test_classes_without_colours_get_some(root, classes):
         ({"classes.yaml": b"classes: [wall, '']"}, "must name 1 to 255 different classes"),
         ({"images/a.jpg": b""}, r"images/a\.jpg and a\.png have the same name"),
         ({"depth/z.png": b""}, r"depth/z\.png belongs to no panorama"),
-        ({"test.txt": b"nobody"}, r"test\.txt: nobody is no panorama"),
+        ({"test.txt": b"nobody"}, r"test\.txt: nobody is not in images/"),
         ({"test.txt": b"a"}, r"test\.txt: a is in another list too"),
     ],
 )

@@ -297,7 +297,7 @@ def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, caps
         (["x.jpg", "--views.init_args.fow=90"], "fow"),
         (["x.jpg", "--teachers=[]"], "at least one teacher"),
         (["x.jpg", "--trainer.precision=bf16-true"], "take bf16-mixed"),
-        (["x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "take ddp"),
+        (["x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "use ddp"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
