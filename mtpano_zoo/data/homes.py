@@ -63,7 +63,7 @@ class HomesDataset(SceneDataset):
         self._digest = folder_digest(views) if views is not None else ""
 
     def __getitem__(self, index: int) -> Sample:
-        """Render or recall one sample. Nothing in a closed room is `far`, but batches need the key."""
+        """Render or recall one sample; its `far` is all false, since nothing in a closed room is far."""
         sample = super().__getitem__(index)
         return sample | {"far": torch.zeros_like(sample["depth"], dtype=torch.bool)}
 

@@ -69,7 +69,7 @@ def open_image(data: bytes) -> Image.Image:
     """Decode an image completely, in whatever mode it is stored.
 
     Raises:
-        InputError: If it is truncated, damaged, too large or no image.
+        InputError: If it is truncated, damaged, too large or not an image.
     """
     image = image_io.open_image(data, "it")
     try:
@@ -83,7 +83,7 @@ def decode_array(data: bytes) -> NDArray[Any]:
     """Decode an NPY file of numbers, after comparing its size with the length of the file.
 
     Raises:
-        InputError: If it is damaged or too large, or holds no numbers.
+        InputError: If it is damaged or too large, or does not hold numbers.
 
     Example:
         >>> import io
@@ -113,7 +113,7 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     """Decode an array of 32-bit floats.
 
     Raises:
-        InputError: If it is no such array.
+        InputError: If it is not such an array.
 
     Example:
         >>> import io
@@ -194,7 +194,7 @@ def stored_numbers(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
         image: The same, decoded.
 
     Raises:
-        InputError: If it holds colours or more than 8 bits, or is no PNG.
+        InputError: If it holds colours or more than 8 bits, or is not a PNG.
     """
     if image.format != "PNG":
         raise InputError(f"it is a {image.format} image, but labels are PNG, which keeps numbers as they are")

@@ -88,7 +88,7 @@ def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
         pose: The JSON file with `camera_rt_matrix`.
 
     Raises:
-        InputError: If the image is not RGB, or there is no rotation in the pose.
+        InputError: If the image is not RGB, or the pose has no rotation.
     """
     turn = _world_to_camera(pose)
     normals = decode_vectors(data, middle=127.5, scale=127.5)
@@ -115,12 +115,12 @@ def _world_to_camera(pose: bytes) -> NDArray[np.float64]:
     try:
         matrix = np.array(parse_json(pose, "its pose")["camera_rt_matrix"], np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError("its pose is no JSON object with a matrix `camera_rt_matrix`") from error
+        raise InputError("its pose is not a JSON object with a matrix `camera_rt_matrix`") from error
     if matrix.shape not in ((3, 4), (4, 4)):
         raise InputError(f"its pose has a camera_rt_matrix of shape {matrix.shape}, not 3 or 4 rows of 4")
     turn = matrix[:3, :3]
     if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) or np.linalg.det(turn) < 0:
-        raise InputError("its pose has a camera_rt_matrix that is no rotation")
+        raise InputError("its pose has a camera_rt_matrix that is not a rotation")
     return turn
 
 

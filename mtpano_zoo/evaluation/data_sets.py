@@ -91,8 +91,8 @@ def open_data(source: str | Path, height: int | None = None, limit: int | None =
     if not folder.is_dir():
         suggestion = did_you_mean(nearest(kind, KINDS)) if "/" not in kind else ""
         raise FileNotFoundError(
-            f"There is no data {kind}{suggestion or ':'} --data is one of {', '.join(KINDS)}, or a folder with images/ "
-            "and labels."
+            f"There is no data set {kind}{suggestion or ':'} --data is one of {', '.join(KINDS)}, or a folder with "
+            "images/ and labels."
         )
     return _folder(folder, height, limit)
 

@@ -150,7 +150,7 @@ def model_card(network: "PanoramaNetwork", source: str) -> str:
         "**Unknown** means that nobody has stated it here: ask the holder of the rights before you use these weights.",
         "## Origin",
         _list(_origin(card)) or "Unknown.",
-        "This card was generated from the network; what nobody has stated is called unknown and not guessed.",
+        "This card was generated from the network; anything that nobody has stated is listed as unknown, not guessed.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

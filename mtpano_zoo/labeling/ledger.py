@@ -22,7 +22,7 @@ class Ledger:
     Args:
         folder: Where the labels go.
         overwrite: Replace the labels of a panorama that were made from another image.
-        made_otherwise: Sentence for a panorama whose labels were made from another image and are not replaced.
+        made_otherwise: Sentence for a panorama that was made from something else and is not replaced.
     """
 
     def __init__(self, folder: LabelFolder, overwrite: bool = False, made_otherwise: str = OTHER_IMAGE) -> None:

@@ -37,7 +37,7 @@ class LabelWriter(BasePredictionWriter):
         threads: Number of threads that encode and write.
 
     Raises:
-        InputError: If there is no thread.
+        InputError: If `threads` is not positive.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LabelWriter(BasePredictionWriter):
     ) -> None:
         """End the run if the process was asked to end, which Lightning only records."""
         if trainer.received_sigterm:
-            self.ledger.stop("stopped because the process was asked to end; what is finished is kept, so start again")
+            self.ledger.stop("stopped because the process was asked to end; finished labels are kept, so start again")
 
     def write_on_batch_end(
         self,
@@ -137,7 +137,7 @@ class LabelWriter(BasePredictionWriter):
 
     def _stop(self, error: OSError) -> None:
         self.ledger.stop(
-            f"{self.folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept, so make room "
+            f"{self.folder.root} cannot be written to: {one_sentence(error)}; finished labels are kept, so make room "
             "or choose another folder, and start again"
         )
 
@@ -163,7 +163,7 @@ class LabelWriter(BasePredictionWriter):
             torch.distributed.all_gather_object(parts, self.ledger.report, group=self._group)
         except RuntimeError:
             self.ledger.stop(
-                "another process of this run has died, see what it said; what is finished is kept, so start again"
+                "another process of this run has died, see its messages; finished labels are kept, so start again"
             )
         else:
             self.ledger.report = LabelReport.of_all([part for part in parts if part is not None])

@@ -58,7 +58,7 @@ def silog(
 def dense_fidelity(
     prediction: Tensor, target: Tensor, valid: Tensor, fov: float = 90.0, size: int | None = None
 ) -> Tensor:
-    """Return the mean squared distance of the Gram matrices D D^T of depth in views to an icosahedron's corners.
+    """Return the mean squared distance of the Gram matrices D D^T of depth in twelve icosahedral views.
 
     D holds one view, rows by columns, zero where it is not valid, divided by the root of its sum of squares. A Gram
     matrix then has the trace 1, and the error is between 0 and 2 at any scale and size. The paper says "masked and
@@ -87,7 +87,7 @@ def dense_fidelity(
 def depth_edges(target: Tensor, valid: Tensor, threshold: float = 0.1) -> Tensor:
     """Return the mask of pixels where the target's logarithm changes by at least `threshold` per pixel (Sobel).
 
-    The logarithm makes a step count by its ratio; the paper does not state its threshold. The filter wraps, and finds
+    The logarithm makes a step count by its ratio; the paper's own threshold is unknown. The filter wraps, and finds
     no edge where it touches a pixel that is not valid.
 
     Example:

@@ -58,7 +58,7 @@ def class_name(name: str) -> str:
     """Return the class of a data module from its class name or short name, in upper or lower case.
 
     Raises:
-        InputError: If there is none of that name.
+        InputError: If there is no data module of that name.
 
     Example:
         >>> class_name("structured3d")

@@ -45,7 +45,12 @@ def add(verbs: Verbs) -> None:
         "--skip-list", type=file_to_write, metavar="FILE", help="write the ids that have errors, for exclude=FILE"
     )
     verify.add_argument(
-        "--depth-range", nargs=2, type=float, default=(0.05, 200.0), metavar=("MIN", "MAX"), help="plausible, in metres"
+        "--depth-range",
+        nargs=2,
+        type=float,
+        default=(0.05, 200.0),
+        metavar=("MIN", "MAX"),
+        help="plausible distances in metres",
     )
     verify.add_argument("--allow-missing", action="store_true", help="do not count missing labels as errors")
     verify.set_defaults(execute=_verify)
@@ -76,7 +81,9 @@ def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="the release")
     prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or an unfinished one")
     prepare.add_argument("--height", type=int, default=512, help="rows; a panorama is twice as wide (default 512)")
-    prepare.add_argument("--workers", type=int, default=1, help="number of processes, about 2 GB each (default 1)")
+    prepare.add_argument(
+        "--workers", type=int, default=1, help="number of processes, about 2 GB of memory each (default 1)"
+    )
     prepare.set_defaults(execute=_prepare)
 
 

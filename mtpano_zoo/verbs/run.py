@@ -47,7 +47,7 @@ def add(verbs: Verbs) -> None:
     )
     run.add_argument("--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    run.add_argument("--mask-sky", action="store_true", help="set no depth and normals where the class is sky")
+    run.add_argument("--mask-sky", action="store_true", help="drop depth and normals where the class is sky")
     run.add_argument(
         "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
     )

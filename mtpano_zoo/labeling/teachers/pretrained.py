@@ -217,7 +217,7 @@ def _shards(index: Path) -> list[str]:
     files = _read_object(index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
     if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-        raise InputError(f"{index} has no weight_map of weights to safetensors files of its folder")
+        raise InputError(f"{index} has no valid weight_map from weights to safetensors files of its folder")
     return sorted(set(names))
 
 
