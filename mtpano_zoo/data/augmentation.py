@@ -1,4 +1,4 @@
-"""Augmentation that respects the sphere: what it makes of a sample is again a panorama with exact labels.
+"""Augmentation that respects the sphere: its result is again a panorama with exact labels.
 
 A sample is a dict of `image`, `semseg`, `depth`, `normals` and confidences, any of which may be missing, and `id`.
 Maps follow the camera; other keys stay as they are.
@@ -45,7 +45,7 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
 
 
 def mirror_sample(sample: Sample) -> Sample:
-    """Return the sample of a mirrored world: left and right change places, and the x of normals changes its sign.
+    """Return the sample of a mirrored world: left and right swap, and the x of normals changes its sign.
 
     Example:
         >>> mirror_sample({"depth": torch.arange(4.0).expand(2, 4)})["depth"][0].tolist()
@@ -59,26 +59,26 @@ def mirror_sample(sample: Sample) -> Sample:
 
 
 class Augmentation:
-    """Random turns of the camera, mirroring and photometric changes: a function from sample to sample.
+    """Random rotations of the camera, mirroring and photometric changes: a function from sample to sample.
 
     The result depends on (seed, epoch, `id` of the sample) only: not on the worker, the order or the number of
-    workers. The epoch lies in memory that workers share, so :meth:`set_epoch` reaches those that run already;
-    `mtpano_zoo.data.loading.training_loader` sees to it before the first sample of every epoch.
+    workers. The epoch is in memory that workers share, so :meth:`set_epoch` also reaches running workers;
+    `mtpano_zoo.data.loading.training_loader` calls it before the first sample of every epoch.
 
-    What is on by default is exact. Tilts and rotations resample: they blur the image and the normals a little, and
+    The default changes are exact. Tilts and rotations resample: they blur the image and the normals a little, and
     move classes and depth by up to half a pixel.
 
     Args:
-        yaw: Probability of a turn about the vertical axis, by a random number of whole columns.
-        mirror: Probability of exchanging left and right.
-        tilt: Probability of tilting the camera, towards any side.
+        yaw: Probability of a rotation about the vertical axis, by a random number of whole columns.
+        mirror: Probability of swapping left and right.
+        tilt: Probability of tilting the camera, in any direction.
         max_tilt: Largest tilt in degrees; all angles up to it are equally likely.
-        rotation: Probability of a rotation drawn uniformly from all of them, instead of yaw and tilt.
+        rotation: Probability of a rotation drawn uniformly from all rotations, instead of yaw and tilt.
         photometric: Probability of changing brightness, contrast, gamma, hue and saturation of the image.
         strength: How much these change: 0 is nothing, 1 moderate, 2 the most.
-        transforms: What to do instead, in this order: transforms of albumentations by their names, such as
-            `{RandomGamma: {gamma_limit: [80, 120], p: 0.5}}`, of those that change only the image.
-        seed: Another seed gives other samples.
+        transforms: Photometric changes to apply instead, in this order: transforms of albumentations that change only
+            the image, by name, such as `{RandomGamma: {gamma_limit: [80, 120], p: 0.5}}`.
+        seed: Seed of the random numbers.
 
     Raises:
         InputError: If an argument is out of range, or a transform is unknown, has wrong arguments or moves pixels.
@@ -118,7 +118,7 @@ class Augmentation:
         self._epoch.fill_(epoch)
 
     def __call__(self, sample: Sample) -> Sample:
-        """The augmented sample; the given one is left alone.
+        """Return the augmented sample; the given one does not change.
 
         Raises:
             InputError: If the sample has no `id`.
@@ -126,7 +126,7 @@ class Augmentation:
         if "id" not in sample:
             raise InputError("Augmentation needs an `id` in every sample, because random numbers come from it")
         rng = self._generator(sample["id"])
-        # All numbers are drawn in any case: another probability of one change then leaves the others as they were.
+        # Always draw all numbers, so that another probability of one change leaves the others as they were.
         share = dict(zip(self.probabilities, rng.random(len(self.probabilities)), strict=True))
         happens = {name: share[name] < probability for name, probability in self.probabilities.items()}
         turn, heading, angle, pitch, roll = rng.random(5)
@@ -134,7 +134,7 @@ class Augmentation:
         if happens["mirror"]:
             sample = mirror_sample(sample)
         if happens["rotation"]:
-            # The direction that the camera looks in is uniform on the sphere, and so is the angle about it.
+            # The viewing direction is uniform on the sphere, and so is the angle about it.
             pitch = math.degrees(math.asin(2 * pitch - 1))
             sample = rotate_sample(sample, _rotation(360 * turn, pitch, 360 * roll))
         elif (happens["yaw"] or happens["tilt"]) and widths:
@@ -156,12 +156,12 @@ class Augmentation:
     def _change_colours(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Apply the transforms of albumentations to an image (3, H, W) in [0, 1]."""
         if get_worker_info() is not None:
-            # Workers share the cores, so one thread each. That is 0: setting 1 after a fork waits for threads that only
-            # the main process has.
+            # Workers share the cores, so use one thread each. Pass 0 for this: setting 1 after a fork waits for threads
+            # that only the main process has.
             cv2.setNumThreads(0)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         for transform in self._transforms:
-            # One seed each: those that share one, as albumentations' own Compose has them do, draw equal numbers.
+            # One seed each: transforms that share one, as in albumentations' own Compose, draw equal numbers.
             transform.set_random_seed(int(rng.integers(2**32)))
             pixels = transform(image=pixels)["image"]
         return torch.from_numpy(pixels).permute(2, 0, 1).clamp(0, 1).contiguous()
@@ -193,7 +193,7 @@ def _build_transform(entry: dict[str, dict[str, Any]]) -> Any:
     Raises:
         InputError: If it is unknown, has wrong arguments or moves pixels.
     """
-    # Imported here, because it takes a second or two; and it would ask a server for newer versions of itself.
+    # Imported here, because it takes a second or two, and would otherwise ask a server for newer versions of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
@@ -202,10 +202,10 @@ def _build_transform(entry: dict[str, dict[str, Any]]) -> Any:
     ((name, arguments),) = entry.items()
     kind = getattr(albumentations, name, None)
     if not (isinstance(kind, type) and issubclass(kind, albumentations.ImageOnlyTransform)):
-        raise InputError(f"Augmentation: {name} is no transform of albumentations that changes only the image")
+        raise InputError(f"Augmentation: {name} is not a transform of albumentations that changes only the image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of arguments that it does not know, albumentations only warns
+            warnings.simplefilter("error")  # albumentations only warns about unknown arguments
             return kind(**(arguments or {}))
     except (TypeError, ValueError, Warning) as error:
         raise InputError(f"Augmentation: {name} refuses its arguments: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""Reads the panoramas that homes show behind their windows."""
+"""Reader of the panoramas that homes show behind their windows."""
 
 import functools
 import hashlib
@@ -17,24 +17,24 @@ from mtpano_zoo.scenes.outside import Backdrop, backdrop
 
 __all__ = ("folder_digest", "read_backdrops")
 
-GAMMA = 2.2  # of ordinary images
+GAMMA = 2.2  # gamma of ordinary images
 
 
 def read_backdrops(folder: str | Path) -> tuple[Backdrop, ...]:
-    """Read all panoramas of a folder: Radiance HDR, EXR, or ordinary images. Three megabytes are kept of each.
+    """Read all panoramas of a folder: Radiance HDR, EXR, or ordinary images. Each keeps three megabytes.
 
     Raises:
-        InputError: If it is no folder or holds no image, or an image cannot be read or is not twice as wide as high.
+        InputError: If it is not a folder or holds no image, or an image cannot be read or is not twice as wide as high.
     """
     files = _files(folder)
     return tuple(_read(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Sixteen digits that stand for the names and sizes of the panoramas of a folder.
+    """Return a hash of sixteen digits of the names and sizes of a folder's panoramas.
 
     Raises:
-        InputError: If it is no folder or holds no image.
+        InputError: If it is not a folder or holds no image.
     """
     names = "".join(f"{file.name} {file.stat().st_size}\n" for file in _files(folder))
     return f"sha256 {hashlib.sha256(names.encode()).hexdigest()[:16]}"
@@ -43,7 +43,7 @@ def folder_digest(folder: str | Path) -> str:
 def _files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: name one with panoramas for the windows")
+        raise InputError(f"{folder} is not a folder: name one with panoramas for the windows")
     files = sorted(
         file
         for file in folder.iterdir()
@@ -54,21 +54,21 @@ def _files(folder: str | Path) -> list[Path]:
     return files
 
 
-# Training, validation and test sets show the same folder; the size and the time of change tell whether it did.
+# Cached because training, validation and test sets share a folder; size and time tell whether a file changed.
 @functools.lru_cache(maxsize=1024)
 def _read(path: Path, size: int, changed: int) -> Backdrop:
     light = _linear(path)
     height, width = light.shape[:2]
     if height < 2 or abs(width / (2 * height) - 1) > RATIO_TOLERANCE:
         raise InputError(
-            f"{path} is {width} x {height} pixels, but a view for windows is a panorama, twice as wide as high: "
-            "export it as equirectangular 2:1, or take it out of the folder"
+            f"{path} is {width} x {height} pixels, but a view for windows must be a panorama, twice as wide as high: "
+            "export it as equirectangular 2:1, or remove it from the folder"
         )
     return backdrop(light)
 
 
 def _linear(path: Path) -> NDArray[np.float32]:
-    """Linear RGB (H, W, 3)."""
+    """Read an image as linear RGB (H, W, 3)."""
     try:
         data = read_file(path)
     except OSError as error:

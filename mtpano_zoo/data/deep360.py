@@ -42,8 +42,8 @@ class Deep360DataModule(PanoramaDataModule):
 
     Args:
         root: Folder that holds the episodes, or their zip files; or one zip file.
-        max_depth: What is as far as this or farther, in metres, counts as not measured. DAP and MTPano have about 100;
-            with 1000 all but the sky counts.
+        max_depth: Distances of this many metres or more count as not measured. DAP and MTPano use about 100;
+            with 1000, everything but the sky counts.
         options: See `PanoramaDataModule`.
 
     Cite: M. Li, X. Jin, X. Hu, J. Dai, S. Du, Y. Li, "MODE: Multi-view Omnidirectional Depth Estimation with 360°
@@ -69,7 +69,7 @@ class Deep360DataModule(PanoramaDataModule):
         super().__init__(root, **options)
 
     def split_of(self, fields: Mapping[str, str]) -> Split:
-        """By the folder."""
+        """Return the split that the folder names."""
         return _SPLITS[fields["part"]]
 
 
@@ -82,7 +82,7 @@ def from_cassini(image: NDArray[Any], mode: Mode) -> NDArray[Any]:
     height, width = image.shape[:2]
     if height != 2 * width:
         raise InputError(f"it is {width} x {height} pixels, but in Cassini projection it is twice as high as wide")
-    # Mirrored at its diagonal, it is an equirectangular image whose down is our right, and whose right is our down.
+    # Transposed, it is an equirectangular image whose down is our right, and whose right is our down.
     rays = erp_rays(width, height)[..., [1, 0, 2]]
     turned = torch.from_numpy(image.transpose(2, 1, 0).copy())
     return sample(turned[None], rays[None], mode)[0].permute(1, 2, 0).numpy()

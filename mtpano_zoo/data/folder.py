@@ -1,4 +1,4 @@
-"""The user's own panoramas, with whatever labels there are."""
+"""The user's own panoramas, with any labels that exist."""
 
 import os
 import warnings
@@ -59,16 +59,16 @@ class FolderDataModule(PanoramaDataModule):
     Instead of folders, a table: a CSV file with the columns image, and any of semseg, depth, normals, split, name;
     paths are relative to the root.
 
-    The automatic split depends on the name of a panorama only, so it stays when others are added; but in a small set
-    validation and test, where asked for, get one panorama each, if that leaves one for training. Panoramas without any
-    label are for prediction only, which runs over all panoramas.
+    The automatic split depends on the name of a panorama only, so it stays when others are added. In a small set,
+    however, validation and test, if their fraction is not 0, get one panorama each if that leaves one for training.
+    Panoramas without any label are for prediction only, which runs over all panoramas.
 
     Args:
         root: The folder.
         table: CSV file of paths, absolute or relative to the root.
         classes_file: YAML with names and colours of the classes, absolute or relative to the root; by default
             `classes.yaml` or `rooms.yaml` in the root.
-        val_fraction: Share of the labelled panoramas that the automatic split gives to validation.
+        val_fraction: Share of the labelled panoramas that the automatic split assigns to validation.
         test_fraction: The same for test.
         options: See `PanoramaDataModule`.
 
@@ -114,11 +114,11 @@ class FolderDataModule(PanoramaDataModule):
         super().__init__(root, **options)
 
     def find(self) -> Index:
-        """Return what folders or table list."""
+        """Return the panoramas that folders or table list."""
         return index_rows(self.root, self.files, self._rows)
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """As listed, else by a hash of the name; None without any of the labels that are asked for."""
+        """Return the listed split, else one by a hash of the name; None without any label of the chosen tasks."""
         if not any(fields[task] for task in self.tasks):
             return None
         if listed := fields["split"]:
@@ -127,7 +127,7 @@ class FolderDataModule(PanoramaDataModule):
 
     @cached_property
     def _automatic_split(self) -> dict[str, Split]:
-        """By name, of the panoramas that have labels and are in no list."""
+        """Split by name, for panoramas that have labels and are in no list."""
         labelled = [row["name"] for row in self._rows if any(row[task] for task in self.tasks) and not row["split"]]
         shares = {name: zlib.crc32(name.encode()) / 2**32 for name in labelled}
         ordered = sorted(shares, key=lambda name: shares[name])
@@ -142,7 +142,7 @@ class FolderDataModule(PanoramaDataModule):
         return {name: split.get(name, "train") for name in ordered}
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Whether a sample is in a split; all are in ``predict``."""
+        """Return whether a sample is in a split; all are in ``predict``."""
         return split == "predict" or super().belongs(i, fields, split)
 
 
@@ -150,7 +150,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Read names and colours (N, 3) of classes from a YAML file; missing colours are the default ones.
 
     Raises:
-        InputError: If it is not of the form that `FolderDataModule` describes.
+        InputError: If it does not have the form that `FolderDataModule` describes.
     """
     content = read_yaml(path, plain=True)  # a class may be called no, or 1
     try:
@@ -191,7 +191,7 @@ def _rows_of_folders(root: Path) -> list[dict[str, str]]:
         entries = ", ".join(sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())[:8])
         raise FileNotFoundError(
             f"{root} has no panoramas in images/ ({', '.join(EXTENSIONS['image'])}); it holds {entries or 'nothing'}: "
-            "pass the folder in which images/ lies"
+            "pass the folder that contains images/"
         )
     for files in found.values():
         if stray := sorted(files.keys() - found["image"].keys()):
@@ -223,11 +223,13 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
             unknown += [entry] if role != "image" else []
             continue
         if stem in files:
-            raise InputError(f"{root / files[stem]} and {entry} have the same name: one of them has to go")
+            raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
         files[stem] = f"{FOLDERS[role]}/{entry}"
     if unknown:
         kinds = ", ".join(EXTENSIONS[role])
-        warnings.warn(f"{len(unknown)} files in {folder} are none of {kinds}: {unknown[0]} is not read", stacklevel=2)
+        warnings.warn(
+            f"{len(unknown)} files in {folder} are ignored, such as {unknown[0]}: expected {kinds}", stacklevel=2
+        )
     return files
 
 
@@ -239,10 +241,12 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
             if not (name := name.strip()):
                 continue
             if name not in names or split.get(name, which) != which:
-                reason = "is in another list too" if name in names else "is no panorama in images/ (no extension here)"
+                reason = (
+                    "is in another list too" if name in names else "is not in images/ (write names without extension)"
+                )
                 raise InputError(f"{path}: {name} {reason}")
             split[name] = which
-    if split:  # what no list names is left out
+    if split:  # panoramas in no list are left out
         split |= {name: "left out" for name in names if name not in split}
     return split
 
@@ -273,7 +277,7 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
 
 
 def _decode_semseg(data: bytes, count: int, palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """Class numbers as they are, or colours looked up in the palette; black is no label unless it is a class."""
+    """Return class numbers as stored, or look up colours in the palette; black is no label unless it is a class."""
     image = open_image(data)
     classes_of = _classes_by_color(palette)
     if image.mode not in ("RGB", "RGBA"):
@@ -300,7 +304,7 @@ def _classes_by_color(palette: NDArray[np.uint8] | None) -> dict[int, list[int]]
 def _check_palette(image: Image.Image, numbers: NDArray[np.uint8], classes_of: dict[int, list[int]]) -> None:
     """Refuse numbers that the palette shows in the colours of other classes.
 
-    Programs that make PNG files smaller number the colours as they like.
+    Programs that shrink PNG files may renumber the colours.
     """
     shown = np.array(image.getpalette("RGB"), np.int32).reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1])
     colors = {number: int(shown[number]) for number in np.unique(numbers).tolist() if number < len(shown)}
@@ -325,7 +329,7 @@ def _decode_png_or_npy_depth(data: bytes) -> NDArray[np.float32]:
 
 
 def decode_png_or_npy_normals(data: bytes) -> NDArray[np.float32]:
-    """Decode normals as `FolderDataModule` describes them; what is no direction becomes the zero vector.
+    """Decode normals as `FolderDataModule` describes them; invalid directions become the zero vector.
 
     Raises:
         InputError: If it is neither RGB nor floating point (H, W, 3).

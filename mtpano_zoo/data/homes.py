@@ -23,17 +23,17 @@ class HomesDataset(SceneDataset):
         count: Number of homes.
         height: Rows of the panorama, at least 8.
         width: Columns, twice the rows.
-        seed: Another seed gives other homes.
+        seed: Seed of the homes.
         cache: See `SceneDataset`.
         augmentation: See `SceneDataset`.
         black_poles: See `SceneDataset`.
         tilt: See `SceneDataset`.
         version: 1, or 2 for other homes, some of which have stairs and mirrors.
-        views: Folder with panoramas (HDR, EXR or ordinary images). Windows show one of them, chosen and turned by the
-            home's own numbers, and their light takes its mean colour; otherwise they show a drawn horizon.
+        views: Folder with panoramas (HDR, EXR or ordinary images). Windows show one of them, chosen and rotated by the
+            home's own random numbers, and their light takes its mean colour. If omitted, they show a drawn horizon.
 
     Raises:
-        InputError: If an argument is out of range, or the folder of views has no panorama, or a file there is none.
+        InputError: If an argument is out of range, or `views` holds no panorama, or a file that is not one.
     """
 
     classes = SCENE_CLASSES
@@ -63,7 +63,7 @@ class HomesDataset(SceneDataset):
         self._digest = folder_digest(views) if views is not None else ""
 
     def __getitem__(self, index: int) -> Sample:
-        """Render or recall one sample. Nothing in a closed room is `far`, which a batch without streets says too."""
+        """Render or recall one sample; its `far` is all false, since nothing in a closed room is far."""
         sample = super().__getitem__(index)
         return sample | {"far": torch.zeros_like(sample["depth"], dtype=torch.bool)}
 
@@ -72,12 +72,12 @@ class HomesDataset(SceneDataset):
         return sample_home(self.seed, self.split, index, self.tilt, self.version, self._backdrops)
 
     def choices(self) -> dict[str, str]:
-        """The version too, where it is not the first, and what the windows show."""
+        """Return also the version, unless it is 1, and a hash of the views."""
         version = {"version": str(self.version)} if self.version > 1 else {}
         return super().choices() | version | ({"views": self._digest} if self._digest else {})
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy for another process reads the panoramas again: they are larger than all else."""
+        """Leave out the panoramas: they are large, and another process reads them again."""
         return self.__dict__ | {"_backdrops": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -88,8 +88,8 @@ class HomesDataset(SceneDataset):
 class HomesDataModule(SceneDataModule):
     """Training, validation and test sets of procedural lived-in rooms; prediction runs over the test set.
 
-    Richer than `RoomsDataModule`: bedrooms, kitchens, living rooms and offices, with views into further rooms, people,
-    and all kinds of light.
+    They have more detail than `RoomsDataModule`: bedrooms, kitchens, living rooms and offices, with views into further
+    rooms, people, and all kinds of light.
 
     Args:
         height: Rows of the panoramas.
@@ -98,8 +98,8 @@ class HomesDataModule(SceneDataModule):
         val_count: Homes for validation.
         test_count: Homes for test and prediction.
         batch_size: Panoramas per batch.
-        num_workers: Processes that render beside the training.
-        seed: Another seed gives other homes.
+        num_workers: Worker processes that render.
+        seed: Seed of the homes.
         cache: See `SceneDataModule`.
         augmentation: See `SceneDataModule`.
         black_poles: See `SceneDataModule`.
@@ -135,5 +135,5 @@ class HomesDataModule(SceneDataModule):
         super().__init__(height, width, *counts, batch_size, num_workers, seed, cache, augmentation, black_poles, tilt)
 
     def kind(self) -> Callable[..., SceneDataset]:
-        """Homes of the version, with the views."""
+        """Return the data set class, bound to the version and the views."""
         return functools.partial(HomesDataset, version=self.version, views=self.views)

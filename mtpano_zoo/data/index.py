@@ -41,7 +41,7 @@ class Index:
         files: Path patterns by role (image, semseg, ...); the fields of a sample make them names.
         fields: Values (N,) of every field, as bytes.
         places: For every pattern the places (N, 6) of its files, see `source.Place`.
-        notes: What is odd about the data, in sentences.
+        notes: Sentences about oddities of the data.
     """
 
     source: Source
@@ -58,7 +58,7 @@ class Index:
         return {name: os.fsdecode(bytes(column[i])) for name, column in self.fields.items()}
 
     def has(self, role: str, i: int) -> bool:
-        """Whether all files of a role are there."""
+        """Return whether all files of a role exist."""
         return role in self.files and all(self.places[pattern][i, 0] != MISSING[0] for pattern in self.files[role])
 
     def read(self, role: str, i: int) -> list[bytes]:
@@ -71,7 +71,7 @@ class Index:
         return [self.source.read(*self._locate(pattern, i)) for pattern in self.files[role]]
 
     def describe(self, role: str, i: int) -> str:
-        """Name the first file of a role for a person."""
+        """Return a readable name of the first file of a role."""
         return self.source.describe(*self._locate(self.files[role][0], i))
 
     def select(self, chosen: NDArray[np.intp]) -> "Index":
@@ -91,15 +91,15 @@ def find_samples(
     """Find the samples below a root, which is a folder, a folder with zip files, or one zip file.
 
     Every file that fits the first pattern of the role ``image`` is a sample; its fields give the names of its other
-    files. A file that lies unpacked is preferred to the same in an archive. What was found is kept in the folder
+    files. An unpacked file is preferred to the same file in an archive. The result is cached in the folder
     ``$MTPANO_CACHE`` (by default ``~/.cache/mtpano_zoo``) until a folder or an archive changes.
 
     Args:
-        root: Where the data set lies.
+        root: Folder or file of the data set.
         files: Path patterns by role, relative to the root.
         expressions: Regular expressions of the fields.
         prefix: A folder of the release, with its slash, that the root may contain or already be.
-        archives: Which zip files of the root belong to it.
+        archives: Pattern of the zip files in the root that belong to it.
 
     Raises:
         FileNotFoundError: If there is no such root, or no image in it; the message shows what was expected and found.
@@ -126,9 +126,9 @@ def index_rows(root: Path, files: Files, rows: Sequence[Mapping[str, str]]) -> I
     """Index samples that a list names, instead of searching for them.
 
     Args:
-        root: Where the data set lies.
+        root: Folder or file of the data set.
         files: Path patterns by role; every field of them is a column of the rows.
-        rows: The fields of every sample, all with the same columns; a file whose path is empty is not there.
+        rows: The fields of every sample, all with the same columns; an empty path means that there is no such file.
     """
     columns = {name: np.array([os.fsencode(row[name]) for row in rows], np.bytes_) for name in rows[0]}
     places = {
@@ -139,13 +139,13 @@ def index_rows(root: Path, files: Files, rows: Sequence[Mapping[str, str]]) -> I
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be computed again: ``$MTPANO_CACHE``, or ``~/.cache/mtpano_zoo``."""
+    """Return the cache folder: ``$MTPANO_CACHE``, or ``~/.cache/mtpano_zoo``."""
     return Path(os.environ.get("MTPANO_CACHE") or Path.home() / ".cache" / "mtpano_zoo")
 
 
 def _open_root(root: Path, prefix: str, archives: str) -> tuple[Path, list[Path]]:
     if root.is_file():
-        return root.parent / f"{root.name}.no-folder", [root]  # such a folder does not exist: nothing lies unpacked
+        return root.parent / f"{root.name}.no-folder", [root]  # such a folder does not exist: no file is unpacked
     return (root / prefix if (root / prefix).is_dir() else root), sorted(filter(Path.is_file, root.glob(archives)))
 
 
@@ -186,7 +186,7 @@ def _oddities(index: Index, unused: set[str], compiled: Mapping[str, re.Pattern[
             notes.append(f"{len(missing)} of {len(index)} panoramas have no {role}, for example {name}")
     own = set(field_names(index.files["image"][0]))
     first = {patterns[0] for patterns in index.files.values()}
-    # The further files of a role may be of no single panorama: cameras of a building, for example.
+    # Further files of a role may belong to several panoramas, such as the cameras of a building.
     single = [e for pattern, e in compiled.items() if pattern in first or set(field_names(pattern)) == own]
     if stray := sorted(name for name in unused if any(expression.fullmatch(name) for expression in single)):
         notes.append(f"{len(stray)} files have no image, for example {stray[0]}")
@@ -196,7 +196,7 @@ def _oddities(index: Index, unused: set[str], compiled: Mapping[str, re.Pattern[
 def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zips: list[Path], archives: str) -> str:
     expected = files["image"][0]
     for name, expression in expressions.items():
-        if re.fullmatch(r"[\w|]+", expression):  # what an option chose: the reason may be that only others are there
+        if re.fullmatch(r"[\w|]+", expression):  # chosen by an option: perhaps only files of other choices exist
             expected = expected.replace(f"{{{name}}}", expression)
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()) if root.is_dir() else []
     found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
@@ -208,7 +208,7 @@ def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zip
         )
     return (
         f"{root} holds no panorama of the form {expected}, neither unpacked nor in {archives}; it holds "
-        f"{found or 'nothing'}: pass the folder in which the first part of that path lies"
+        f"{found or 'nothing'}: pass the folder that contains the first part of that path"
     )
 
 
@@ -232,7 +232,9 @@ def _save(cache: Path, index: Index, times: dict[str, int]) -> None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(cache, buffer.getvalue())
     except OSError as error:
-        warnings.warn(f"the list of samples cannot be kept in {cache.parent} ({error}): set MTPANO_CACHE", stacklevel=4)
+        warnings.warn(
+            f"the list of samples cannot be cached in {cache.parent} ({error}): set MTPANO_CACHE", stacklevel=4
+        )
 
 
 def _load(cache: Path, source: Source, files: Files) -> Index | None:
@@ -250,5 +252,5 @@ def _load(cache: Path, source: Source, files: Files) -> Index | None:
         names = field_names(files["image"][0])
         fields = {name: arrays[f"field {name}"] for name in names}
         return Index(source, files, fields, places, [bytes(note).decode() for note in arrays["notes"]])
-    except Exception:  # not there, of an older release, or damaged in any way: it is only a copy
+    except Exception:  # missing, of an older release, or damaged in any way: it is only a cache
         return None

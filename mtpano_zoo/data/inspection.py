@@ -1,4 +1,4 @@
-"""Looking at a data set before training on it: which samples are missing something, damaged or implausible."""
+"""Inspection of a data set before training on it: which samples are incomplete, damaged or implausible."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ SUSPICIONS = {
     "geometry": "normals that the depth contradicts",
 }
 SPLITS = ("train", "val", "test")
-SHOWN = 10  # findings of one kind that are printed; all of them go into files
+SHOWN = 10  # number of findings of a kind to print; files hold all of them
 
 # Measured on rendered rooms and real panoramas. Of sound normals none faced away and up to 12 % were beyond 45 degrees,
 # at depth edges; with an axis negated or two swapped at least 7 % faced away; of another room 21 % or more were beyond.
@@ -85,11 +85,11 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """1 if there is an error; 0 if something is only suspicious."""
+        """Exit status: 1 if there is an error, 0 if something is only suspicious."""
         return 1 if self.faulty else 0
 
     def summary(self) -> str:
-        """Return lines for the terminal: findings by kind, the number of each, and what they add up to."""
+        """Return lines for the terminal: findings by kind, the number of each, and the totals."""
         lines = []
         for kind, meaning in (ERRORS | SUSPICIONS).items():
             found = [finding for finding in self.findings if finding.kind == kind]
@@ -126,27 +126,27 @@ def verify(
     allow_missing: bool = False,
     progress: bool = True,
 ) -> Verification:
-    """Read every sample of a data module completely and judge it.
+    """Read every sample of a data module completely and check it.
 
-    Files are judged in their own size, before anything is resized. Where only some samples of a split have a label,
-    the others lack it, which is an error unless `allow_missing`. Panoramas that are in no split, because they have no
-    labels or no list names them, are read for prediction: of all splits together they are one more, ``predict``, of
-    which the images are judged.
+    Files are checked in their own size, before anything is resized. If only some samples of a split have a label, the
+    others lack it, which is an error unless `allow_missing`. Panoramas in no split, because they have no labels or no
+    list names them, are read for prediction: if all splits are verified, they form one more, ``predict``, of which the
+    images are checked.
 
     Args:
         data: The data module.
-        splits: Which of its splits; empty ones are passed over.
-        workers: Processes that read beside this one.
-        depth_range: Metres; 98 % of the distances of a panorama are expected between them.
-        allow_missing: Samples may have different labels.
-        progress: Show a bar on the error stream.
+        splits: Which of its splits; empty ones are skipped.
+        workers: Worker processes that read.
+        depth_range: Plausible range in metres; 98 % of the distances of a panorama must lie in it.
+        allow_missing: Whether samples of a split may have different labels.
+        progress: Show a bar on standard error.
 
     Raises:
-        InputError: If all splits are empty, or the range is.
+        InputError: If all splits are empty, or the range is not a range.
         FileNotFoundError: If there is no data.
     """
     if not 0 <= depth_range[0] < depth_range[1]:
-        raise InputError(f"a range of depth is two distances in metres, the smaller first, not {depth_range}")
+        raise InputError(f"a range of depth must be two distances in metres, the smaller first, not {depth_range}")
     report = Verification()
     for split, (samples, module) in samples_of(data, splits, rest=True).items():
         report.samples[split] = len(cast(Any, samples))
@@ -170,7 +170,7 @@ def write_skip_list(path: str | Path, report: Verification, data: LightningDataM
     """Write the ids with errors, and those that the data module already leaves out, for its argument `exclude`.
 
     Returns:
-        How many there are.
+        The number of ids.
     """
     known: set[str] = set().union(*(getattr(module, "excluded", ()) for module in modules_of(data).values()))
     names = sorted(known.union(report.faulty))
@@ -179,7 +179,7 @@ def write_skip_list(path: str | Path, report: Verification, data: LightningDataM
 
 
 def modules_of(data: LightningDataModule) -> dict[str, LightningDataModule]:
-    """Return the data modules of a mixture by name; of any other, itself without a name."""
+    """Return the data modules of a mixture by name, or any other data module under an empty name."""
     modules: dict[str, LightningDataModule] = getattr(data, "modules", {"": data})
     return modules
 
@@ -187,34 +187,36 @@ def modules_of(data: LightningDataModule) -> dict[str, LightningDataModule]:
 def samples_of(
     data: LightningDataModule, splits: Sequence[str], augmented: bool = False, *, rest: bool = False
 ) -> dict[str, tuple[Dataset[Sample], LightningDataModule]]:
-    """Return the sets that are not empty, with their data modules, by their split.
+    """Return the sets that are not empty, with their data modules, by split.
 
     Args:
-        data: The data module; of a mixture there is each set on its own, by ``NAME/SPLIT``.
+        data: The data module; a mixture yields each of its sets, by ``NAME/SPLIT``.
         splits: Which splits.
         augmented: Leave the augmentation on.
-        rest: If these are all splits, also return what is in none of them but read for prediction, as ``predict``.
+        rest: If these are all splits, also return samples that only prediction reads, as ``predict``.
 
     Raises:
         InputError: If all of them are empty.
         FileNotFoundError: If there is no data.
     """
     sets: dict[str, tuple[Dataset[Sample], LightningDataModule]] = {}
-    empty: ValueError = InputError("no split was asked for")
+    empty: ValueError = InputError("no split was chosen")
     for name, module in modules_of(data).items():
         module.prepare_data()
         prefix = f"{name}/" if name else ""
         for split in splits:
             try:
                 with warnings.catch_warnings():
-                    # Of this loader only the set is used, with workers of our own.
+                    # Only the data set of this loader is used, with workers of our own.
                     warnings.filterwarnings("ignore", message="This DataLoader will create")
                     samples = getattr(module, f"{split}_dataloader")().dataset
             except ValueError as error:
                 empty = error
                 continue
             if isinstance(samples, IterableDataset):
-                raise InputError(f"{type(module).__name__} yields samples in a row only: look at what it was made from")
+                raise InputError(
+                    f"{type(module).__name__} only yields samples in sequence: use the data set that it was made from"
+                )
             if not augmented and getattr(samples, "augmentation", None) is not None:
                 samples.augmentation = None
             sets[f"{prefix}{split}"] = (samples, module)
@@ -227,7 +229,7 @@ def samples_of(
 
 
 def read_all(samples: Dataset[Any], workers: int, title: str | None) -> Iterator[Any]:
-    """Yield every item of a set once, in order, read by worker processes; a title shows a bar on standard error."""
+    """Yield every item of a set once, in order, from worker processes; a title shows a bar on standard error."""
     loader: DataLoader[Any] = DataLoader(samples, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=title is None) as bar:
@@ -239,13 +241,13 @@ def _as_it_is(item: Any) -> Any:
 
 
 class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
-    """Judges the samples of a set: item i is the id, the maps that are there, and pairs of kind and sentence.
+    """Check the samples of a set: item i is the id, the existing maps, and pairs of kind and sentence.
 
     Args:
-        samples: The set; files of a `PanoramaDataset` are judged in their own size.
+        samples: The set; files of a `PanoramaDataset` are checked in their own size.
         classes: Number of classes.
         depth_range: Plausible distances in metres.
-        saturated: Number in 16-bit depth files that stands for a distance and all beyond it.
+        saturated: Number in 16-bit depth files that means this distance or farther.
     """
 
     def __init__(
@@ -261,7 +263,7 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
         return len(cast(Any, self.samples))
 
     def __getitem__(self, i: int) -> tuple[str, list[str], list[tuple[str, str]]]:
-        """Read and judge one sample; nothing that is wrong with it raises."""
+        """Read and check one sample; no fault of it raises."""
         found: list[tuple[str, str]] = []
         if isinstance(self.samples, PanoramaDataset):
             name, present = self.samples.name(i), [role for role in self.roles if self.samples.index.has(role, i)]
@@ -282,7 +284,7 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
                 values = samples.decoders[role](*files)
                 if role == "depth" and self.saturated is not None:
                     found += _judge_stored_depth(files[0], self.saturated)
-            except Exception as error:  # whatever one file raises, the others are to be judged
+            except Exception as error:  # whatever one file raises, check the others
                 reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
                 found.append(("unreadable", f"{samples.index.describe(role, i)} cannot be used: {reason}"))
                 continue
@@ -301,7 +303,7 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
 def judge(
     maps: Mapping[str, NDArray[Any]], classes: int, depth_range: tuple[float, float]
 ) -> Iterator[tuple[str, str]]:
-    """Yield a kind and a sentence for each thing that is wrong with decoded maps.
+    """Yield a kind and a sentence for each fault of decoded maps.
 
     Args:
         maps: Any of image uint8 (H, W, 3), semseg (H, W), depth (H, W) and normals (H, W, 3).
@@ -340,7 +342,7 @@ def _judge_depth(depth: NDArray[Any], minimum: float, maximum: float) -> Iterato
     if not finite.all() or (depth[finite] < 0).any():
         yield (
             "depth",
-            f"depth has {int((~finite).sum() + (depth[finite] < 0).sum())} pixels that are negative or no number",
+            f"depth has {int((~finite).sum() + (depth[finite] < 0).sum())} pixels that are negative or not finite",
         )
     known = depth[finite & (depth > 0)]
     if not known.size:
@@ -348,7 +350,7 @@ def _judge_depth(depth: NDArray[Any], minimum: float, maximum: float) -> Iterato
         return
     low, high = np.percentile(known, (1, 99))
     if low < minimum or high > maximum:
-        yield "depth", f"depth lies between {low:.3g} and {high:.3g} m, expected are {minimum:g} to {maximum:g} m"
+        yield "depth", f"depth lies between {low:.3g} and {high:.3g} m, expected {minimum:g} to {maximum:g} m"
     elif known.size > 1 and known.min() == known.max():
         yield "depth", f"depth is {low:.3g} m everywhere"
 
@@ -358,12 +360,15 @@ def _judge_stored_depth(data: bytes, saturated: int) -> Iterator[tuple[str, str]
     if not data.startswith(b"\x89PNG"):
         return
     if count := int((np.asarray(open_image(data)) == saturated).sum()):
-        yield "saturated", f"{count} pixels of depth are stored as {saturated}, which stands for all that is farther"
+        yield (
+            "saturated",
+            f"{count} pixels of depth are stored as {saturated}, which stands for this distance or farther",
+        )
 
 
 def _judge_normals(normals: NDArray[Any]) -> Iterator[tuple[str, str]]:
     length = np.linalg.norm(normals.astype(np.float64), axis=-1)
-    known = ~(length == 0)  # what is no number counts as known
+    known = ~(length == 0)  # NaN counts as known
     if not known.any():
         yield "unlabelled", "no pixel has a normal"
         return

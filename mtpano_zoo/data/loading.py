@@ -1,4 +1,4 @@
-"""The loader of training samples: order and augmentation are functions of seed and epoch, also after a resumption."""
+"""The loader of training samples: order and augmentation depend on seed and epoch only, even after resuming."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,27 +12,27 @@ from mtpano_zoo.errors import InputError
 
 
 class EvaluationLoaders(LightningDataModule):
-    """A data module whose loaders of validation, test and prediction differ in nothing but their samples."""
+    """A data module whose loaders for validation, test and prediction differ only in their samples."""
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         """Build the loader of ``val``, ``test`` or ``predict``."""
         raise NotImplementedError
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """The validation set, in order."""
+        """Return the loader of the validation set, in order."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """The test set, in order."""
+        """Return the loader of the test set, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """The samples to predict, the test set by default, in order."""
+        """Return the loader of the samples to predict, by default the test set, in order."""
         return self._loader("predict")
 
 
 def check_batches(batch_size: int, num_workers: int) -> None:
-    """Refuse what no loader can do.
+    """Refuse values that no loader can use.
 
     Raises:
         InputError: If the batch size is not positive, or the number of workers is negative.
@@ -56,10 +56,10 @@ def training_loader(
     `loader.sampler.set_epoch(epoch)` before every epoch, and may use `state_dict` and `load_state_dict`.
 
     Args:
-        dataset: Samples, which the augmentation has gone through.
-        augmentation: The object that the data set calls, None if it calls none.
+        dataset: Samples that are already augmented.
+        augmentation: The augmentation that the data set calls; None if it calls none.
         batch_size: Samples in a batch of this process.
-        seed: Another seed gives another order.
+        seed: Seed of the order.
         options: Further arguments of `DataLoader`, such as `num_workers`, `pin_memory` and `persistent_workers`.
 
     Raises:
@@ -78,7 +78,7 @@ def training_loader(
 class TrainingSampler(DistributedSampler[Any]):
     """This process's share of the samples, shuffled by seed and epoch; sets the epoch of the augmentation.
 
-    Lightning leaves a `DistributedSampler` in its place and calls its `set_epoch`, also without distribution.
+    Lightning keeps a `DistributedSampler` and calls its `set_epoch`, even in a single process.
     """
 
     def __init__(self, dataset: Dataset[Sample], augmentation: Augmentation | None, seed: int) -> None:
@@ -89,14 +89,14 @@ class TrainingSampler(DistributedSampler[Any]):
         self.skipped = 0  # samples of the next epoch that were seen before a resumption
 
     def __iter__(self) -> Iterator[Any]:
-        """Runs when the first index is asked for: earlier samples are done, and no worker has one of this epoch yet."""
+        """Run when the first index is requested: earlier samples are done, and no worker has one of this epoch yet."""
         if self.augmentation is not None:
             self.augmentation.set_epoch(self.epoch)
         return iter(list(super().__iter__())[self.skipped :])
 
 
 class TrainingLoader(DataLoader[Sample]):
-    """A `DataLoader` that knows how far it came: build it by :func:`training_loader`.
+    """A `DataLoader` that knows its position: build it with :func:`training_loader`.
 
     A `TrainingSampler`, or an iterable data set, orders the samples. The loader sets how many of them it skips:
     it has `epoch`, `set_epoch` and `skipped`.
@@ -106,10 +106,10 @@ class TrainingLoader(DataLoader[Sample]):
     _resumed: tuple[int, int] | None = None  # epoch and position
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Begin an epoch, or where the last one was left when its state has been loaded.
+        """Begin an epoch, or continue where a loaded state stopped.
 
-        A generator, so that nothing happens before the first batch is asked for: Lightning calls this before it sets
-        the epoch.
+        This is a generator, so that nothing happens before the first batch is requested: Lightning calls it before it
+        sets the epoch.
         """
         self._position = 0
         if (order := self._order) is not None:
@@ -122,11 +122,11 @@ class TrainingLoader(DataLoader[Sample]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches that were handed out in it."""
+        """Return the epoch and the number of its batches that were handed out."""
         return {"epoch": getattr(self._order, "epoch", 0), "batches": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the batches that were handed out when the state was taken."""
+        """Continue after the batches that were handed out when the state was saved."""
         self._resumed = (state["epoch"], state["batches"])
         if (order := self._order) is not None:
             order.set_epoch(state["epoch"])

@@ -25,7 +25,7 @@ from mtpano_zoo.text_files import read_lines
 Labels = Literal["nyu40", "mpcat40"]
 Layout = Literal["mtpano", "unifuse"]
 
-# Of the list files of UniFuse, whose images were stitched by its own script; Depth Anywhere reads them too.
+# Layout of UniFuse's file lists, whose images its own script stitched; Depth Anywhere reads them too.
 UNIFUSE_FILES: Mapping[str, tuple[str, ...]] = {
     "image": ("{scan}/pano_skybox_color/{name}.jpg",),
     "depth": ("{scan}/pano_depth/{name}.png",),
@@ -68,9 +68,9 @@ class Matterport3DDataModule(PanoramaDataModule):
 
     Args:
         root: Folder that holds `Matterport3D_Processed/`, or is it, or was written by `prepare`.
-        labels: What the numbers in the semantic images are: NYUv2-40 or the owner's mpcat40.
-        max_depth: Metres beyond which depth counts as not measured; MTPano and other readers take 10.
-        train_on_all: Train on all buildings, those of validation and test too, to test on another data set.
+        labels: Meaning of the numbers in the semantic images: NYUv2-40 or the owner's mpcat40.
+        max_depth: Metres beyond which depth counts as not measured; MTPano and other readers use 10.
+        train_on_all: Train on all buildings, including those of validation and test, to test on another data set.
         layout: Which of the two folders.
         options: See `PanoramaDataModule`.
 
@@ -120,11 +120,11 @@ class Matterport3DDataModule(PanoramaDataModule):
         self.train_on_all = train_on_all
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """By the building; None for one that is in none of the owner's lists."""
+        """Return the split of the building; None if it is in none of the owner's lists."""
         return scan_splits().get(fields["scan"])
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """By the building; training may be on all of them."""
+        """Return whether the building is in a split; training may use all of them."""
         if split == "train" and self.train_on_all:
             return self.split_of(fields) is not None
         return super().belongs(i, fields, split)

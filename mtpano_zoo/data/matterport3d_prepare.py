@@ -1,6 +1,6 @@
-"""Panoramas from the release of Matterport3D: six skybox faces and eighteen depth views become one image each.
+"""Panoramas from the release of Matterport3D: six skybox faces and eighteen depth views become one panorama.
 
-How faces and views lie to one another is stated nowhere by the owner, but three public readers agree (the stitching of
+The owner does not state how faces and views are oriented, but three public readers agree (the stitching of
 UniFuse, JOANNEUM's `matterport_utils`, the Matterport3D Simulator): face 0 is up and 5 down, with edges that touch face
 1; faces 1 to 4 go around to the right; face 3 looks along view 2 of the level camera. As in UniFuse, face 2 is the
 centre of the panorama.
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
     Args:
         written: Panoramas written now.
         kept: Panoramas that were there before.
-        failures: A sentence for every building of which something could not be used.
+        failures: A sentence for every building with data that could not be used.
     """
 
     written: int
@@ -87,7 +87,7 @@ def prepare(
 
     Args:
         root: Folder that holds `v1/scans`, or its buildings, or one building; unpacked or in the zip files.
-        out: New folder, or one that an earlier call began.
+        out: New folder, or one that an earlier call started.
         height: Rows of the panoramas, even, from 8 to 1024: the views have too few pixels for more.
         width: Columns, twice the rows.
         workers: Processes; each needs about 2 GB of memory.
@@ -101,10 +101,10 @@ def prepare(
     """
     if not 8 <= height <= 1024 or height % 2 or width != 2 * height or workers < 1:
         raise InputError(
-            "height is an even number from 8 to 1024, width twice that and workers at least 1, not "
+            "height must be an even number from 8 to 1024, width twice that and workers at least 1, not "
             f"{height}, {width} and {workers}"
         )
-    # A building is called after its folder, which ".." does not name.
+    # A building is named after its folder, which ".." does not name.
     root = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - links keep their names
     scans, out = find_scans(root), Path(out).expanduser().absolute()
     _claim(out, f"Panoramas of Matterport3D, {height} x {width}\n")
@@ -156,9 +156,9 @@ def prepare_scan(folder: Path, out: Path, height: int, width: int) -> Prepared:
 
 
 def stitch_skybox(faces: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
-    """Make an equirectangular image (H, W, 3), centred on face 2, of the six skybox faces (S, S, 3).
+    """Make an equirectangular image (H, W, 3), centred on face 2, from the six skybox faces (S, S, 3).
 
-    The faces are looked up several times per pixel and averaged, so that a panorama with fewer pixels is not jagged.
+    The faces are sampled several times per pixel and averaged, so that a panorama with fewer pixels has no aliasing.
     """
     # Up and down touch face 1: with it in front, this is the cube of `sphere`.
     cube = torch.from_numpy(np.stack([faces[i] for i in (1, 2, 3, 4, 0, 5)])).permute(0, 3, 1, 2)[None].float()
@@ -170,7 +170,7 @@ def stitch_skybox(faces: Sequence[NDArray[np.uint8]], height: int, width: int) -
 def load_views(scan: Scan, panorama: str, cameras: Cameras, with_normals: bool) -> Iterator[View]:
     """Read the views of a panorama one after another, and place them in its frame.
 
-    The centre of the panorama is taken to be that of the six level views, which stand on a circle of a few millimetres.
+    The centre of the panorama is the mean of the six level views, which lie on a circle of a few millimetres.
 
     Raises:
         InputError: If a level view has no camera, or a file is damaged or of another size.
@@ -197,11 +197,11 @@ def load_views(scan: Scan, panorama: str, cameras: Cameras, with_normals: bool) 
 
 
 def fuse_views(views: Iterable[View], height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Depth (H, W) along the rays of a panorama and its normals (H, W, 3), from what several views measured.
+    """Fuse the measurements of several views into depth (H, W) along a panorama's rays and normals (H, W, 3).
 
-    Every measurement becomes a point, seen from the centre of the panorama: the views stand up to some centimetres
-    beside it. Of those within three quarters of a view's pixel around the ray of a pixel, it takes the nearest surface;
-    where there is none, at the borders of views, the next measurement in the pixel. Without any it is zero.
+    Every measurement becomes a point, seen from the centre of the panorama: the views are up to some centimetres away
+    from it. Of the points within three quarters of a view's pixel around its ray, a pixel takes the nearest surface; if
+    there is none, at the borders of views, it takes the next measurement in the pixel. Without any it is zero.
     """
     best = torch.full((height * width,), _NONE)
     depth, normals = torch.zeros(height * width), torch.zeros(height * width, 3)
@@ -214,7 +214,7 @@ def fuse_views(views: Iterable[View], height: int, width: int) -> tuple[NDArray[
         points = rays.movedim(-1, 0).reshape(3, -1)[:, seen] * view.z.flatten()[seen] + view.position[:, None]
         distance = (points * points).sum(0).sqrt()
         pixel, offset = _nearest_pixels(points.T, distance, height, width)
-        # Compared by rings around the pixel's centre, of which the first is wide enough to meet every surface that the
+        # Compare by rings around the pixel's centre, of which the first is wide enough to meet every surface that the
         # view saw there; then by surface, separated in steps of 5 %; then by the offset from the centre.
         steps = offset * view.intrinsics[0, 0] / 0.75
         ring, surface, rest = steps.long(), (20 * distance.log()).floor().long() + 200, (steps.frac() * 2**15).long()
@@ -241,7 +241,7 @@ def _nearest_pixels(points: Tensor, distance: Tensor, height: int, width: int) -
 
 
 def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int) -> Iterator[tuple[str, Prepared]]:
-    """Do the work for all buildings, here or in processes, and yield what is ready."""
+    """Do the work for all buildings, here or in processes, and yield results as they are ready."""
     if workers == 1:
         yield from ((scan.name, work(scan)) for scan in scans)
         return
@@ -252,12 +252,12 @@ def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int)
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise OSError(
-                "a worker was killed, probably for lack of memory: call again with fewer; what is written is kept"
+                "a worker was killed, probably for lack of memory: run again with fewer; finished panoramas are kept"
             ) from error
 
 
 def _claim(out: Path, description: str) -> None:
-    """Create the output folder, unless something else lives there."""
+    """Create the output folder, unless it holds something else."""
     marker = out / MARKER
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and was not written by this command: choose an empty or a new folder")
@@ -274,7 +274,7 @@ def _encode_jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def _encode_normals(normals: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """8-bit RGB in the frame of MTPano's files; the zero vector is the grey 128, which no unit vector comes near."""
+    """Return 8-bit RGB in the frame of MTPano's files; the zero vector is the grey 128, far from any unit vector."""
     stored = normals @ np.array(FORWARD_UP_LEFT, np.float32)
     encoded: NDArray[np.uint8] = np.rint(127.5 * (1 + stored)).astype(np.uint8)
     return encoded

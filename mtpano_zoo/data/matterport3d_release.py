@@ -1,4 +1,4 @@
-"""The files of Matterport3D as they are released: skybox faces, depth and normals of views, cameras."""
+"""The files of the Matterport3D release: skybox faces, depth and normals of views, cameras."""
 
 import os
 import re
@@ -21,7 +21,7 @@ SKYBOX, CAMERAS, DEPTH, NORMALS = KINDS = (
     "undistorted_normal_images",
 )
 
-# Camera 0 looks up, 1 ahead, 2 down; each takes six views, of which each is 60 degrees further to the right.
+# Camera 0 looks up, 1 ahead, 2 down; each takes six views, each 60 degrees further to the right.
 LEVEL, YAWS = 1, range(6)
 
 _UP_AND_BACK = np.array([1.0, -1.0, -1.0])  # from x right, y up, z back to x right, y down, z forward
@@ -60,16 +60,16 @@ class Scan:
         return self.folder.name
 
     def panoramas(self) -> list[str]:
-        """The panoramas, those that have a skybox face."""
+        """Return the ids of the panoramas, which are those with a skybox face."""
         names = (re.fullmatch(rf"{SKYBOX}/([0-9a-f]{{32}})_skybox\d_sami\.jpg", file) for file in self.files)
         return sorted({match[1] for match in names if match})
 
     def has(self, kind: str) -> bool:
-        """Whether there are any files of a kind."""
+        """Return whether there are any files of a kind."""
         return any(file.startswith(f"{kind}/") for file in self.files)
 
     def cameras(self) -> dict[str, Cameras]:
-        """The cameras of every panorama, by camera and yaw index; none if they were not downloaded, like the depth.
+        """Return the cameras of every panorama, by camera and yaw index; none if neither they nor depth exist.
 
         Raises:
             InputError: If the file is missing although there is depth, or it is damaged.
@@ -79,7 +79,7 @@ class Scan:
         return self._read(file, parse_cameras) if self.has(DEPTH) or file in self.files else {}
 
     def faces(self, panorama: str) -> list[NDArray[np.uint8]]:
-        """The six skybox faces (S, S, 3).
+        """Return the six skybox faces (S, S, 3).
 
         Raises:
             InputError: If one is missing, damaged, not square or of another size.
@@ -91,7 +91,7 @@ class Scan:
         return faces
 
     def z_depth(self, panorama: str, camera: int, yaw: int) -> NDArray[np.float32]:
-        """Depth (h, w) of a view in metres along its axis, 0 where there is none.
+        """Return the depth (h, w) of a view in metres along its axis, 0 where there is none.
 
         Raises:
             InputError: If it is missing or damaged.
@@ -100,7 +100,7 @@ class Scan:
         return self._read(f"{DEPTH}/{panorama}_d{camera}_{yaw}.png", lambda data: decode_depth(data, 1 / 4000))
 
     def normals(self, panorama: str, camera: int, yaw: int) -> NDArray[np.float32]:
-        """Normals (h, w, 3) of a view in its frame, x right, y down, z forward; zero where there are none.
+        """Return the normals (h, w, 3) of a view in its frame, x right, y down, z forward; zero where there are none.
 
         Raises:
             InputError: If a component is missing or damaged.
@@ -132,7 +132,7 @@ def find_scans(root: Path) -> list[Path]:
     """
     root = root.expanduser().absolute()
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder: pass the one that holds v1/scans")
+        raise FileNotFoundError(f"{root} is not a folder: pass the one that holds v1/scans")
     if _is_scan(root):
         return [root]
     base = next((path for path in (root / "v1" / "scans", root / "scans") if path.is_dir()), root)
@@ -161,7 +161,7 @@ def open_scan(folder: Path) -> Scan:
             members = list_archive(archive, len(source.archives), f"{folder.name}/", wanted)
             source.archives.append(archive)
             files |= {name: (name, place) for name, place in members.items()}
-        for below in ("", f"{folder.name}/"):  # unpacking a zip file where it lies repeats the name of the building
+        for below in ("", f"{folder.name}/"):  # unpacking a zip file in place repeats the name of the building
             unpacked = f"{below}{kind}"
             if (folder / unpacked).is_dir():
                 for name in os.listdir(folder / unpacked):  # noqa: PTH208 - tens of thousands of names, no paths

@@ -1,4 +1,4 @@
-"""Several data sets in one training: a mixture of their samples, with the labels that each has."""
+"""Training on several data sets: a mixture of their samples, with the labels that each has."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
@@ -22,10 +22,11 @@ ClassMap = Mapping[str, Mapping[str, str | None]]
 
 
 class MixedDataModule(EvaluationLoaders):
-    """Several data modules as one: training draws from them by weight, a batch holds samples of any of them.
+    """Several data modules as one: training draws from them by weight, and a batch may mix their samples.
 
-    A set that lacks a label has "no label" in a batch where another has it, so it does not take part in that loss. Ids
-    become ``NAME/ID``. Classes with the same name are one class; `class_map` renames those of a set, or drops them::
+    Where another sample of a batch has a label that a set lacks, the set's samples get "no label" and do not take part
+    in that loss. Ids become ``NAME/ID``. Classes with the same name are one class; `class_map` renames or drops those
+    of a set::
 
         data:
           class_path: MixedDataModule
@@ -37,39 +38,38 @@ class MixedDataModule(EvaluationLoaders):
             class_map: {rooms: {bookcase: bookshelf, board: whiteboard, beam: null}}
 
     On the command line, ``--data.modules.rooms.height 256`` changes one argument of a set and keeps the others. Another
-    configuration file that names `modules` replaces all sets by those that it names.
+    configuration file that sets `modules` replaces all sets.
 
-    An epoch holds the same number of every set each time, and goes on where the last one stopped: no sample of a set
-    comes again before all others have, over as many epochs as that takes. Which samples, in which order and how
-    augmented depends on (`seed`, epoch) only. A sample that comes twice in an epoch is augmented differently.
+    Every epoch holds the same number of samples of each set, and continues where the last one stopped: no sample of a
+    set comes again before all others have, over as many epochs as that takes. The samples, their order and augmentation
+    depend on (`seed`, epoch) only. A sample that comes twice in an epoch is augmented differently.
 
     Validation, test and prediction go through all sets that have one, or through one named by `evaluate`, in a single
-    loader: the metrics of `MultiTaskModule` are then pooled over all pixels, where a large set drowns a small one. To
+    loader: the metrics of `MultiTaskModule` are then pooled over all pixels, where large sets outweigh small ones. To
     compare with published numbers, take the metrics of each set, which the callback `MetricsPerSet` logs as
     ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
     ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)
 
-    Several processes share an epoch; if its samples do not divide by them, it has some more. In evaluation Lightning
-    lets some samples come twice then, so exact scores need a single process.
+    Several processes share an epoch; if they do not divide its samples evenly, it gets a few more. In evaluation
+    Lightning then repeats some samples, so exact scores need a single process.
 
     Args:
         modules: The data modules by name, all of the same height and width. Their own batch sizes, workers and seeds
             do not matter; their augmentation does, for their samples.
-        weights: Shares of the training samples, by name; by default the sizes of the sets. Weight 0 leaves a set to
-            evaluation.
-        class_map: By name of a set, what its classes are called in the mixture; null is no label. Classes that are not
-            mentioned keep their names.
-        classes: Classes of the mixture, in this order; others become "no label". By default all, in the order in which
-            the sets name them.
-        evaluate: The set of validation, test and prediction, by default all.
-        samples_per_epoch: Training samples of an epoch; by default as many as the sets of weight above 0 hold.
+        weights: Shares of the training samples, by name; by default the sizes of the sets. Sets of weight 0 are for
+            evaluation only.
+        class_map: New class names by set; null means no label. Classes that are not listed keep their names.
+        classes: Classes of the mixture, in this order; others become "no label". By default all, in the order of the
+            sets.
+        evaluate: Set for validation, test and prediction; by default all.
+        samples_per_epoch: Training samples per epoch; by default as many as the sets of weight above 0 hold.
         batch_size: Panoramas per batch.
-        num_workers: Processes that read beside the training.
-        augmentation: For training samples of sets that have none of their own.
-        seed: Draw of the training samples.
+        num_workers: Worker processes that read.
+        augmentation: Augmentation for training samples of sets that have none of their own.
+        seed: Seed of the draw of training samples.
 
     Raises:
-        InputError: If an argument is out of range or names a set or a class that is not there, or sizes differ.
+        InputError: If an argument is out of range or names an unknown set or class, or sizes differ.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MixedDataModule(EvaluationLoaders):
     ) -> None:
         super().__init__()
         if not modules or any(not name or "/" in name for name in modules):
-            raise InputError("a mixture needs data modules by names without a slash")
+            raise InputError("a mixture needs data modules, with names without a slash")
         if batch_size < 1 or num_workers < 0 or (samples_per_epoch is not None and samples_per_epoch < 1):
             raise InputError(
                 "batch_size and samples_per_epoch must be positive and num_workers not negative, not "
@@ -104,10 +104,10 @@ class MixedDataModule(EvaluationLoaders):
         if weights is not None and (missing := [name for name in modules if name not in weights]):
             raise InputError(f"weights lacks {', '.join(missing)}: 0 leaves a set out of the training")
         if weights is not None and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
-            raise InputError(f"weights are not negative and not all 0: {weights}")
+            raise InputError(f"weights must not be negative, nor all 0: {weights}")
         if counting := [name for name, module in modules.items() if getattr(module, "views_from_step", 0)]:
             raise InputError(
-                f"{counting[0]} counts batches of its own, which a mixture has not: set views_from_step to 0"
+                f"{counting[0]} counts its own batches, which a mixture does not have: set views_from_step to 0"
             )
         sizes = {name: _size(module) for name, module in modules.items()}
         if len(set(sizes.values())) > 1:
@@ -138,12 +138,12 @@ class MixedDataModule(EvaluationLoaders):
             module.setup(stage)
 
     def teardown(self, stage: str) -> None:
-        """Let every data module say what it has to say."""
+        """Let every data module report at the end."""
         for module in self.modules.values():
             module.teardown(stage)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Drawn by weight, without an incomplete last batch if there is a complete one."""
+        """Return the loader of samples drawn by weight; it drops an incomplete last batch unless it is the only one."""
         if self._train_set is None:
             drawn = [name for name in self.modules if self.weights is None or self.weights[name] > 0]
             self._train_set = self.training_set(drawn)
@@ -160,9 +160,9 @@ class MixedDataModule(EvaluationLoaders):
         )
 
     def training_set(self, names: Sequence[str], kind: type["MixedDataset"] | None = None) -> "MixedDataset":
-        """Build the training samples of the sets of these names."""
+        """Build the training samples of the named sets."""
         parts = {name: cast(Any, self.modules[name].train_dataloader()).dataset for name in names}
-        # Taken over, since a sample that is drawn twice needs two names in the eyes of the augmentation.
+        # The mixture augments itself, since a sample that is drawn twice needs two names for the augmentation.
         augmentations = {name: getattr(part, "augmentation", None) for name, part in parts.items()}
         for part in parts.values():
             part.augmentation = None
@@ -184,14 +184,14 @@ class MixedDataModule(EvaluationLoaders):
 
 
 class MixedDataset(Dataset[Sample]):
-    """Sets one behind the other, with the classes of the mixture and ids ``NAME/ID``.
+    """Concatenated sets, with the classes of the mixture and ids ``NAME/ID``.
 
-    An index beyond the end is the same sample as modulo the length, with other random numbers in its augmentation.
+    An index beyond the end wraps around to the same sample, with other random numbers in its augmentation.
 
     Args:
         parts: The sets by name.
-        lookups: By name, class of the set to class of the mixture (N,).
-        augmentations: What samples of a set go through.
+        lookups: Tables (N,) from classes of a set to classes of the mixture, by name.
+        augmentations: Augmentations of the sets, by name.
     """
 
     def __init__(
@@ -265,13 +265,13 @@ class MixedDataset(Dataset[Sample]):
 
 
 class MixedSampler(TrainingSampler):
-    """This process's share of what an epoch draws from the sets of a `MixedDataset`.
+    """This process's share of the samples that an epoch draws from a `MixedDataset`.
 
     Args:
         samples: The sets.
-        shares: How much of an epoch each of them has, of any sum.
+        shares: Relative shares of the sets in an epoch.
         count: Samples of an epoch in all processes.
-        seed: Another seed gives another draw.
+        seed: Seed of the draw.
     """
 
     def __init__(self, samples: MixedDataset, shares: Sequence[float], count: int, seed: int) -> None:
@@ -293,7 +293,7 @@ class MixedSampler(TrainingSampler):
         drawn = []
         start = 0
         for part, (size, count) in enumerate(zip(self.samples.sizes.values(), self.counts.tolist(), strict=True)):
-            # An endless row of shuffled sets, of which every epoch takes the next piece.
+            # An endless sequence of shuffled sets, of which every epoch takes the next piece.
             places = np.arange(epoch * count, (epoch + 1) * count)
             rounds = places // size
             chosen = places % size
@@ -308,7 +308,7 @@ class MixedSampler(TrainingSampler):
         return drawn
 
     def __iter__(self) -> Iterator[int]:
-        """Runs when the first index is asked for, as that of `TrainingSampler`."""
+        """Run when the first index is requested, as in `TrainingSampler`."""
         self.samples.set_epoch(self.epoch)
         mine = self.draw(self.epoch)[self.rank : self.total_size : self.num_replicas]
         return iter(mine[self.skipped :].tolist())
@@ -380,5 +380,5 @@ def _merge_palettes(
 def _size(module: LightningDataModule) -> tuple[int, int]:
     holder: Any = module if hasattr(module, "height") else getattr(module, "train_set", None)
     if not hasattr(holder, "height"):
-        raise InputError(f"{type(module).__name__} does not say its height and width: it cannot be in a mixture")
+        raise InputError(f"{type(module).__name__} does not state its height and width: it cannot be in a mixture")
     return holder.height, holder.width

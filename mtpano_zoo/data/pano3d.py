@@ -31,7 +31,7 @@ class Pano3DDataModule(PanoramaDataModule):
                     0_spherical_1_depth_center_0.exr         float, metres along the ray, infinite none
                     0_spherical_1_normal_map_center_0.exr    float, zero or NaN none
 
-    Values are taken over exactly. That (R, G, B) of the normals are (right, forward, up), towards the camera, is
+    Values are read exactly. That (R, G, B) of the normals are (right, forward, up), towards the camera, is
     inferred from 3D60, which the same group rendered before and where it was measured: `mtpano data verify` compares
     normals with depth. What the numbers of `semantic_map` mean is not published, so it is not read, nor are the layouts
     and the `filmic` colours.
@@ -44,8 +44,8 @@ class Pano3DDataModule(PanoramaDataModule):
     Args:
         root: Folder that holds the buildings.
         positions: Cameras: ``center``, and some of ``up``, ``down``, ``left``, ``right``.
-        max_depth: What is farther, in metres, counts as not measured; the owner's benchmark has 8.
-        lists: YAML files by split, absolute or relative to the root; only what they name is then used.
+        max_depth: Distances of more metres count as not measured; the owner's benchmark uses 8.
+        lists: YAML files by split, absolute or relative to the root. If set, only the panoramas in them are used.
         options: See `PanoramaDataModule`.
 
     Cite: G. Albanis, N. Zioulis, P. Drakoulis, V. Gkitsas, V. Sterzentsenko, F. Alvarez, D. Zarpalas, P. Daras,
@@ -83,14 +83,14 @@ class Pano3DDataModule(PanoramaDataModule):
         self.listed = read_lists(self.root, lists, _listed_numbers)
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """As listed, else by the building if it is one of Matterport3D."""
+        """Return the listed split, else that of the building if it is in Matterport3D."""
         if self.listed is not None:
             return self.listed.get((fields["building"], fields["number"]))
         return scan_splits().get(fields["building"])
 
 
 def _listed_numbers(path: Path) -> list[tuple[str, str]]:
-    """Return building and number of the panoramas of a YAML file, which names their central images by building."""
+    """Return building and number of the panoramas in a YAML file, which lists their central images by building."""
     content = read_yaml(path)
     try:
         return [(str(building), str(name).split("_")[0]) for building, names in content.items() for name in names]

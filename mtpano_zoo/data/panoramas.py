@@ -1,4 +1,4 @@
-"""The base of all data sets of files: one reader, and a description per data set."""
+"""Base of all file data sets: one reader, and a description per data set."""
 
 import itertools
 import warnings
@@ -37,22 +37,23 @@ class UnreadableSampleError(InputError):
 
 
 class PanoramaDataset(Dataset[Sample]):
-    """Samples of an index, decoded, turned into the frame of the project and resized.
+    """Samples of an index, decoded, converted to the frame of the project and resized.
 
-    ``dataset[i]`` is a sample with `image`, `id` and those of `semseg`, `depth` and `normals` that are asked for and
-    there. With ``on_error="skip"`` loaders go on without what cannot be read: a label counts as absent, a panorama is
-    left out of its batch (a batch of nothing else holds one black panorama without labels), and `unreadable` counts.
+    ``dataset[i]`` is a sample with `image`, `id` and those of `semseg`, `depth` and `normals` that are requested and
+    exist. With ``on_error="skip"`` loaders continue without unreadable files: a label counts as absent, a panorama is
+    left out of its batch (if nothing is left, the batch holds one black panorama without labels), and `unreadable`
+    counts them.
 
     Args:
         index: The samples.
-        decoders: What turns the files of a role into a map, by role.
-        id_pattern: The name of a sample from its fields.
+        decoders: Functions from the files of a role to a map, by role.
+        id_pattern: Format of the id of a sample from its fields.
         height: Rows of the maps.
         width: Columns, twice the rows.
-        labels: Roles to read beside the image: tasks, and what comes with their labels.
-        mask: Changes decoded maps, by role and in their own size, in place: where labels do not count.
+        labels: Roles to read beside the image: tasks, and roles that come with their labels.
+        mask: Function that changes decoded maps in place, in their own size, to remove labels that do not count.
         augmentation: Applied to every sample.
-        on_error: Whether what cannot be read stops the loading.
+        on_error: ``raise`` stops at an unreadable file, ``skip`` continues.
     """
 
     def __init__(
@@ -76,13 +77,13 @@ class PanoramaDataset(Dataset[Sample]):
         self.labels = tuple(labels)
         self.augmentation = augmentation
         self.on_error = on_error
-        # Shared with the workers; a flag per sample and role, so that what fails in every epoch is counted once.
+        # Shared with the workers; a flag per sample and role, so that a file that fails in every epoch is counted once.
         self._failed = torch.zeros(len(index), 1 + len(self.labels), dtype=torch.bool)
         self._failed.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def unreadable(self) -> int:
-        """Samples of which something could not be read so far, in any process."""
+        """Number of samples with a file that could not be read so far, in any process."""
         return int(self._failed.any(1).sum())
 
     def __len__(self) -> int:
@@ -122,7 +123,7 @@ class PanoramaDataset(Dataset[Sample]):
         return sample if self.augmentation is None else self.augmentation(sample)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Read the samples of a batch, as loaders do, and do with errors what `on_error` says."""
+        """Read the samples of a batch, as loaders do, and treat errors as `on_error` says."""
         if self.on_error == "raise":
             return [self[i] for i in indices]
         samples = []
@@ -157,18 +158,18 @@ class PanoramaDataModule(EvaluationLoaders):
     """Training, validation, test and prediction sets of a data set of files.
 
     A data set is a subclass: class attributes say where its files are, what their bytes mean and which classes it has,
-    `split_of` says to which split a sample belongs, and the constructor adds options of its own. Files may lie
-    unpacked, in the zip files of the release, or partly so.
+    `split_of` returns the split of a sample, and the constructor adds options of its own. Files may be unpacked, in the
+    zip files of the release, or partly so.
 
     Args:
         root: Folder of the data set, unpacked or with its zip files, or one zip file.
-        height: Rows of the panoramas as they are given out.
+        height: Rows of the panoramas after resizing.
         width: Columns, twice the rows.
         tasks: Labels to read, by default all that the data set has.
         batch_size: Panoramas per batch.
-        num_workers: Processes that read beside the training.
+        num_workers: Processes that read samples.
         augmentation: Applied to training samples.
-        seed: Order of the training samples.
+        seed: Seed of the order of the training samples.
         on_error: ``raise`` stops at the first file that cannot be read and names it; ``skip`` warns and counts.
         exclude: Text file with the ids of samples to leave out, one per line.
 
@@ -186,13 +187,13 @@ class PanoramaDataModule(EvaluationLoaders):
     decoders: Mapping[str, Decoder]
     id_pattern: str
     prefix: str = ""
-    """A folder, with its slash, that begins the paths in archives; the root may contain it or be it."""
+    """Folder, with its slash, that paths in archives start with; the root may contain it or be it."""
     archives: str = "*.zip"
     complete: int | None = None
     """Panoramas in the whole release, where that is known."""
     mask: Mask | None = None
     saturated: int | None = 65535
-    """Number in 16-bit depth files that stands for a distance and all beyond it; None where it means something else."""
+    """Number in 16-bit depth files that means "this far or farther"; None if there is none."""
 
     def __init__(
         self,
@@ -238,7 +239,7 @@ class PanoramaDataModule(EvaluationLoaders):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Roles of the files that are read beside the image; a data set adds what comes with the labels of a task."""
+        """Roles of the files to read beside the image; a data set adds roles that come with the labels of a task."""
         return self.tasks
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
@@ -246,7 +247,7 @@ class PanoramaDataModule(EvaluationLoaders):
         raise NotImplementedError
 
     def find(self) -> Index:
-        """Find all samples below the root; a data set that is not described by patterns does so in its own way."""
+        """Find all samples below the root; a data set without path patterns overrides this."""
         return find_samples(self.root, self.files, self.expressions, prefix=self.prefix, archives=self.archives)
 
     @property
@@ -262,7 +263,7 @@ class PanoramaDataModule(EvaluationLoaders):
             names = {self.id_pattern.format(**self._index.fields_of(i)) for i in range(len(self._index))}
             if unknown := sorted(self.excluded - names):
                 warnings.warn(
-                    f"{len(unknown)} of {len(self.excluded)} ids in exclude are of no sample below {self.root}, for "
+                    f"{len(unknown)} of {len(self.excluded)} ids in exclude match no sample below {self.root}, for "
                     f"example {unknown[0]}",
                     stacklevel=2,
                 )
@@ -275,7 +276,7 @@ class PanoramaDataModule(EvaluationLoaders):
     def dataset(self, split: str) -> PanoramaDataset:
         """Return the set ``train``, ``val``, ``test``, ``predict`` or ``rest``, built when first needed.
 
-        The last two have images only; the last is what only prediction reads.
+        The last two have images only; ``rest`` holds the panoramas that only prediction reads.
 
         Raises:
             InputError: If it is empty.
@@ -318,11 +319,11 @@ class PanoramaDataModule(EvaluationLoaders):
         return np.array(chosen, np.intp)
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Whether a sample is in ``train``, ``val``, ``test`` or ``predict``, which is the test set."""
+        """Return whether a sample is in ``train``, ``val``, ``test`` or ``predict``, which is the test set."""
         return self.split_of(fields) == ("test" if split == "predict" else split)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled, without an incomplete last batch if there is a complete one."""
+        """Return the shuffled loader; it drops an incomplete last batch unless it is the only one."""
         return training_loader(
             self.dataset("train"),
             self.augmentation,
@@ -363,7 +364,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
     partial = [key for key in keys if key not in empty and not all(key in sample for sample in samples)]
     whole = [{key: sample.get(key, empty.get(key)) for key in keys if key not in partial} for sample in samples]
     batch: Sample = default_collate(whole)
-    # What is no map has no empty value: a list with None where a sample lacks it, such as a caption.
+    # Other entries, such as captions, have no empty value: use a list with None where a sample lacks one.
     return batch | {key: [sample.get(key) for sample in samples] for key in partial}
 
 

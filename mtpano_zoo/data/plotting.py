@@ -1,4 +1,4 @@
-"""A picture of some samples of a data set, one below the other."""
+"""A picture of samples of a data set, one below another."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.viz.panels import figure_to_array, sample_panel
 
-_LETTERS = 52  # of the title above the image
+_LETTERS = 52  # length of the title above the image
 
 
 def plot_samples(
@@ -24,25 +24,25 @@ def plot_samples(
     ids: Sequence[str] = (),
     augmented: bool = False,
 ) -> int:
-    """Write a PNG of samples with their labels, evenly spread over a split, or of those with the given ids.
+    """Write a PNG of samples with their labels: evenly spread over a split, or those with the given ids.
 
     Args:
         data: The data module.
         out: The file.
         split: Which of its splits.
-        count: How many samples of every set.
-        ids: Which samples instead.
-        augmented: As training gets them.
+        count: Number of samples of every set.
+        ids: Samples to draw instead.
+        augmented: Augment the samples as in training.
 
     Returns:
-        How many samples the picture shows.
+        The number of samples in the picture.
 
     Raises:
-        InputError: If the split is empty, there is no sample of an id, or a sample cannot be read.
+        InputError: If the split is empty, an id has no sample, or a sample cannot be read.
         FileNotFoundError: If there is no data.
     """
     if count < 1:
-        raise InputError(f"a picture shows at least one sample, not {count}")
+        raise InputError(f"a picture must show at least one sample, not {count}")
     rows = []
     missing = set(ids)
     for samples, module in samples_of(data, [split], augmented).values():

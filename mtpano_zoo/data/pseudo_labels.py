@@ -1,4 +1,4 @@
-"""Panoramas labelled by networks that see perspective views of them, in the layout of MTPano."""
+"""Panoramas labelled by networks through perspective views, in the layout of MTPano."""
 
 import hashlib
 import warnings
@@ -58,7 +58,7 @@ def decode_confidence(data: bytes) -> NDArray[np.float32]:
 
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
-    """Decode an 8-bit grey image that is 255 where something holds, and 0 elsewhere.
+    """Decode an 8-bit grey image as a mask: 255 is true, 0 is false.
 
     Raises:
         InputError: If it is not 8-bit grey.
@@ -67,22 +67,22 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
 
 
 def decode_disparity(data: bytes) -> NDArray[np.float32]:
-    """Decode depth, and invert it; 0 where there is none."""
+    """Decode depth and invert it; 0 where there is none."""
     depth = decode_depth(data, unit=0.001)
     return np.divide(np.float32(1), depth, out=np.zeros_like(depth), where=depth > 0)
 
 
 def decode_known(data: bytes) -> NDArray[np.bool_]:
-    """Decode where there is depth."""
+    """Decode the mask of pixels with depth."""
     return decode_depth(data, unit=0.001) > 0
 
 
 class PseudoLabelDataModule(PanoramaDataModule):
-    """Pseudo-labels of MTPano (arXiv 2602.05330): classes of ADE20K, depth and normals that networks gave to views.
+    """Pseudo-labels of MTPano (arXiv 2602.05330): classes of ADE20K, depth and normals that networks assign to views.
 
     The authors cut 32 perspective views out of every panorama, had InternImage-H (classes) and MoGe-2 (depth, normals)
     label them, and warped each back to a sparse panorama of its own; `merged` joins the views. Their data (140,000 and
-    408,000 panoramas) are not public; this reads what anybody has generated in their layout::
+    408,000 panoramas) are not public; this reads any labels in their layout::
 
         img/ID.jpg                            8-bit RGB, 1024 x 512
         semseg/ID/merged.png                  8-bit, ADE20K class 0 to 149 in its own order, 255 none
@@ -95,34 +95,34 @@ class PseudoLabelDataModule(PanoramaDataModule):
         TASK/ID/label_K.png                   as merged, of view K, 0 to 31, empty where the view does not reach
         db_info/panomtdu_SPLIT.json           list of ids, SPLIT is train, val or test
 
-    A file that is missing means "no label". What the file names of the lists look like beyond this, and that normals
-    are (R, G, B) = (forward, up, left), is inferred from the authors' code. A network that was trained on pseudo-labels
-    of all panoramas of a benchmark has seen its test images. Labels of other classes have their names in a file
-    `classes.yaml`, see `FolderDataModule`. Depth that `mtpano label` made without a teacher that knows metres is known
-    only up to scale: it is refused, and the other tasks are read with ``tasks: [semseg, normals]``.
+    A missing file means "no label". The names of the list files, and that normals are (R, G, B) = (forward, up, left),
+    are inferred from the authors' code. A network that was trained on pseudo-labels of all panoramas of a benchmark has
+    seen its test images. A file `classes.yaml` names the classes if they are not those of ADE20K, see
+    `FolderDataModule`. Depth that `mtpano label` made without a teacher of metric depth is known only up to scale: it
+    is refused; read the other tasks with ``tasks: [semseg, normals]``.
 
-    The confidences go into the sample, and `MultiTaskLoss` weighs every task by its own; the authors' code loads that
-    of the classes but never uses it.
+    The confidences become part of the sample, and `MultiTaskLoss` weights every task by its own; the authors' code
+    loads the confidence of the classes but never uses it.
 
-    In training, the tasks in `view_tasks` have the merged map in the first batches, and the label of one view from the
-    batch `views_from_step` on. The authors train so on depth: merged for 1,000 steps of warm-up and 1,000 more, then
-    one random view, which is ``view_tasks: [depth]`` and ``views_from_step: 2000``. Which view it is depends on
-    (`seed`, epoch, id); after as many epochs as there are views every one was there once. Validation and test are on
-    the merged maps.
+    In training, the tasks in `view_tasks` have the merged map in the first batches, and the label of one view from
+    batch `views_from_step` on. The authors train depth this way: merged for 1,000 steps of warm-up and 1,000 more, then
+    one random view, which is ``view_tasks: [depth]`` and ``views_from_step: 2000``. The choice of the view depends on
+    (`seed`, epoch, id); after as many epochs as there are views, each was chosen once. Validation and test use the
+    merged maps.
 
     Args:
         root: Folder that holds `img` and `db_info`.
-        view_tasks: Tasks whose training labels are those of one view.
+        view_tasks: Tasks whose training labels come from one view.
         views_from_step: First batch with views, counted by every process from 0 over whole epochs, however it reads
             ahead and wherever it resumes. With accumulated gradients an optimiser step is several batches.
-        relative: Return depth as `disparity`, inverse distance up to scale, for `DistillationModule`: also where the
+        relative: Return depth as `disparity`, inverse distance up to scale, for `DistillationModule`, even if the
             labels are known only up to scale.
-        confidence: Read confidences; those of a task that has a view are left out, as they are those of `merged`.
+        confidence: Read confidences, which belong to `merged`; a task with a view has none.
         options: See `PanoramaDataModule`.
 
     Raises:
         FileNotFoundError: If there is no list of ids, or no view of a task in `view_tasks`.
-        InputError: If an argument is out of range, or a list is not one.
+        InputError: If an argument is out of range, or a list is damaged.
         InputError: If depth is known only up to scale.
 
     Cite: J. Zhang et al., "MTPano", arXiv 2602.05330.
@@ -154,15 +154,15 @@ class PseudoLabelDataModule(PanoramaDataModule):
             self.files = kept | {"disparity": depth, "disparity_valid": depth}
         super().__init__(root, **options)
         if unknown := [task for task in view_tasks if task not in self.tasks]:
-            raise InputError(f"view_tasks are some of the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
+            raise InputError(f"view_tasks must be among the tasks {', '.join(self.tasks)}, not {', '.join(unknown)}")
         if views_from_step < 0:
             raise InputError(f"views_from_step counts batches from 0, got {views_from_step}")
         if "depth" in self.tasks and not in_metres(self.root):
             others = ", ".join(task for task in self.tasks if task != "depth")
             raise InputError(
                 f"{self.root} holds depth that is known only up to scale, because none of the teachers that made it "
-                f"knows metres: leave it out by the option tasks=[{others}], or label again with a teacher of metric "
-                "depth, or read it as disparity by relative=true"
+                f"knows metres: leave it out with the option tasks=[{others}], or label again with a teacher of metric "
+                "depth, or read it as disparity with relative=true"
             )
         self.view_tasks = tuple(view_tasks)
         self.views_from_step = views_from_step
@@ -184,7 +184,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The tasks, what belongs to them (validity, confidence, what is too far), and where no label counts."""
+        """Roles of the tasks, of their validity, confidence and far mask, and of the mask where no label counts."""
         confidences = [CONFIDENCES[task] for task in self.tasks if self.confidence and task in CONFIDENCES]
         valid = ["disparity_valid"] if "disparity" in self.tasks else []
         far = ["far"] if "depth" in self.tasks else []
@@ -206,18 +206,18 @@ class PseudoLabelDataModule(PanoramaDataModule):
         return self._lists
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """By the lists, which may overlap."""
+        """Return whether a sample is in the list of a split; lists may overlap."""
         return fields["id"] in self.lists["test" if split == "predict" else split]
 
     def dataset(self, split: str) -> PanoramaDataset:
-        """Return the set ``train``, ``val``, ``test`` or ``predict``; that of training returns labels of views."""
+        """Return the set ``train``, ``val``, ``test`` or ``predict``; the training set may return labels of views."""
         samples = super().dataset(split)
         if split == "train" and self.view_tasks and not isinstance(samples, ViewDataset):
             samples = self._sets[split] = ViewDataset(samples, self.view_tasks, self.seed)
         return samples
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled, without an incomplete last batch if there is a complete one."""
+        """Return the shuffled loader; it drops an incomplete last batch unless it is the only one."""
         samples = self.dataset("train")
         if not isinstance(samples, ViewDataset):
             return super().train_dataloader()
@@ -233,10 +233,10 @@ class PseudoLabelDataModule(PanoramaDataModule):
 
 
 def in_metres(root: Path) -> bool:
-    """Whether depth labels are in metres: not if `mtpano label` made them and none of its teachers knows metres.
+    """Return whether depth labels are in metres: not if `mtpano label` made them without a teacher of metric depth.
 
-    Every run of it records this at its end. Where none has ended yet, the manifest says what the teachers are: depth is
-    aligned with that of the metric ones, and a teacher that says nothing is metric, as are labels without teachers.
+    Every run of it records this at its end. If none has ended yet, the manifest names the teachers: depth is aligned
+    with the metric ones; a teacher that does not state its kind counts as metric, and so do labels without teachers.
 
     Raises:
         InputError: If the manifest or a record is damaged.
@@ -257,7 +257,7 @@ def in_metres(root: Path) -> bool:
 
 def _depth_kind(provenance: Mapping[str, Any]) -> str | None:
     """Return the kind of a teacher's depth; None if it names none, or has no depth."""
-    if "teacher" in provenance:  # it adds to the labels of another
+    if "teacher" in provenance:  # it extends the labels of another teacher
         return _depth_kind(provenance["teacher"])
     if provenance.get("name") == "MoGe":
         return "metric"
@@ -293,8 +293,8 @@ class ViewDataset(PanoramaDataset):
 
     Args:
         samples: The set, whose labels are merged maps.
-        tasks: Which tasks take a view.
-        seed: Another seed chooses other views.
+        tasks: Tasks that use a view.
+        seed: Seed of the choice of views.
 
     Raises:
         FileNotFoundError: If the first panoramas have no view of a task.
@@ -325,18 +325,18 @@ class ViewDataset(PanoramaDataset):
             self.augmentation.set_epoch(epoch)
 
     def set_merged(self, indices: Sequence[int]) -> None:
-        """Set which samples have merged maps until the next call, here and in all workers."""
+        """Set the samples with merged maps until the next call, here and in all workers."""
         merged = cast(ViewIndex, self.index).merged
         merged.zero_()
         merged[list(indices)] = True
 
 
 class ViewSampler(TrainingSampler):
-    """Shuffles as `TrainingSampler`, and says at the start of every epoch which samples of it come before the views.
+    """Shuffle as `TrainingSampler`, and set at the start of every epoch which samples still use merged maps.
 
     Args:
         samples: The set.
-        seed: Another seed gives another order.
+        seed: Seed of the order.
         batch_size: Samples in a batch of this process.
         first_step: Number of the first batch with views, over all epochs.
     """
@@ -348,7 +348,7 @@ class ViewSampler(TrainingSampler):
         self.first_step = first_step
 
     def __iter__(self) -> Iterator[Any]:
-        """Runs when the first index is asked for, as that of `TrainingSampler`."""
+        """Run when the first index is requested, as in `TrainingSampler`."""
         order = list(super().__iter__())
         step = self.epoch * max(self.num_samples // self.batch_size, 1) + self.skipped // self.batch_size
         self.samples.set_merged(order[: max(self.first_step - step, 0) * self.batch_size])
@@ -361,11 +361,11 @@ class ViewIndex(Index):
 
     Args:
         views: Path pattern with the field ``view`` by pattern of the merged map.
-        without: Patterns of merged maps that views have not.
+        without: Patterns of merged maps that views do not have.
         count: Views per panorama.
-        seed: Another seed chooses other views.
-        epoch: In memory that workers share.
-        merged: Samples (N,) that have merged maps all the same, in memory that workers share.
+        seed: Seed of the choice of views.
+        epoch: Epoch, in memory that workers share.
+        merged: Mask (N,) of samples that still use merged maps, in memory that workers share.
     """
 
     views: Mapping[str, str]
@@ -386,7 +386,7 @@ class ViewIndex(Index):
         return int(np.random.default_rng(int.from_bytes(digest)).permutation(self.count)[place])
 
     def has(self, role: str, i: int) -> bool:
-        """Whether the file of a role, or of its view, is there."""
+        """Return whether the file of a role, or of its view, exists."""
         (pattern,) = self.files[role]
         if self.merged[i] or pattern not in self.views.keys() | self.without:
             return super().has(role, i)
@@ -399,7 +399,7 @@ class ViewIndex(Index):
 
 
 def count_views(index: Index, tasks: Sequence[str], looked_at: int = 10) -> int:
-    """Count the views of the first panoramas, of which one may lack some.
+    """Count the views of the first panoramas; a single one may lack some.
 
     Raises:
         FileNotFoundError: If they have none of a task.

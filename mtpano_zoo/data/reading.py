@@ -1,4 +1,4 @@
-"""From the bytes of files to maps in the units and the frame of a sample, and to another size.
+"""Decoders from the bytes of files to maps in the units and frame of a sample, and resizing.
 
 A decoder takes the contents of the files of one role and returns, in their own size: ``image`` uint8 (H, W, 3);
 ``semseg`` uint8 (H, W), 255 = no label; ``depth`` float32 (H, W), metres along the ray, 0 = no measurement; ``normals``
@@ -31,7 +31,7 @@ from mtpano_zoo.tasks import SAMPLE_MAPS
 Decoder = Callable[..., NDArray[Any]]
 
 
-_BAND = 64  # rows at a time: what is computed of them stays in the processor's cache
+_BAND = 64  # rows at a time, so that intermediate results stay in the processor's cache
 
 # Camera frames by the directions of their three axes, as matrices (3, 3) into x right, y down, z forward.
 RIGHT_DOWN_FORWARD = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -39,16 +39,16 @@ FORWARD_UP_LEFT = ((0, 0, -1), (0, -1, 0), (1, 0, 0))
 RIGHT_FORWARD_UP = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
 
 
-# What it means that a file or a sample cannot be read. Everything else is a fault of the program.
+# Errors that mean an unreadable file or sample. All others are bugs.
 UNREADABLE = (
     *(ValueError, OSError, LookupError, EOFError, ArithmeticError, SyntaxError, NotImplementedError),
-    *(MemoryError, RecursionError),  # of sizes and depths that a damaged header claims
+    *(MemoryError, RecursionError),  # from sizes and depths that a damaged header claims
     *(cv2.error, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error),
 )
 
 
 def reason_of(error: BaseException) -> str:
-    """Return in a few words why something cannot be read, also where the error has no message.
+    """Return in a few words why something cannot be read, even if the error has no message.
 
     Example:
         >>> reason_of(ValueError("it is damaged"))
@@ -69,7 +69,7 @@ def open_image(data: bytes) -> Image.Image:
     """Decode an image completely, in whatever mode it is stored.
 
     Raises:
-        InputError: If it is truncated, damaged, too large or no image.
+        InputError: If it is truncated, damaged, too large or not an image.
     """
     image = image_io.open_image(data, "it")
     try:
@@ -80,10 +80,10 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def decode_array(data: bytes) -> NDArray[Any]:
-    """Decode an NPY file of numbers, whose size is compared with the length of the file first.
+    """Decode an NPY file of numbers, after comparing its size with the length of the file.
 
     Raises:
-        InputError: If it is damaged or too large, or holds no numbers.
+        InputError: If it is damaged or too large, or does not hold numbers.
 
     Example:
         >>> import io
@@ -113,7 +113,7 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     """Decode an array of 32-bit floats.
 
     Raises:
-        InputError: If it is no such array.
+        InputError: If it is not such an array.
 
     Example:
         >>> import io
@@ -129,7 +129,7 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
 
 
 def decode_packed_array(data: bytes, name: str) -> NDArray[Any]:
-    """Decode one array of an NPZ file, whose unpacked size is looked at first.
+    """Decode one array of an NPZ file, after checking its unpacked size.
 
     Raises:
         InputError: If it is damaged or too large, or has no such array.
@@ -150,8 +150,8 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Decode a colour image; an alpha channel is dropped, not applied.
 
     Raises:
-        InputError: If it is truncated, damaged or no image, or grey of more than 8 bits, of which Pillow would make
-            white what is above 255.
+        InputError: If it is truncated, damaged or not an image, or grey of more than 8 bits, where Pillow would turn
+            everything above 255 to white.
 
     Example:
         >>> import io
@@ -194,7 +194,7 @@ def stored_numbers(data: bytes, image: Image.Image) -> NDArray[np.uint8]:
         image: The same, decoded.
 
     Raises:
-        InputError: If it holds colours or more than 8 bits, or is no PNG.
+        InputError: If it holds colours or more than 8 bits, or is not a PNG.
     """
     if image.format != "PNG":
         raise InputError(f"it is a {image.format} image, but labels are PNG, which keeps numbers as they are")
@@ -232,8 +232,8 @@ def decode_depth(data: bytes, unit: float, missing: Collection[int] = (SATURATED
 
     Args:
         data: The file.
-        unit: What one step is in metres.
-        missing: Numbers that mean "no measurement", beside 0; see `image_io.depth_from_steps`.
+        unit: Metres per step.
+        missing: Numbers besides 0 that mean "no measurement"; see `image_io.depth_from_steps`.
 
     Raises:
         InputError: If it is not 16-bit grey.
@@ -264,9 +264,9 @@ def stored_steps(data: bytes) -> NDArray[np.uint16]:
 def decode_vectors(
     data: bytes, middle: float, scale: float, to_camera: ArrayLike = RIGHT_DOWN_FORWARD
 ) -> NDArray[np.float32]:
-    """Decode an RGB image of normals, ``(value - middle) / scale``, and turn them into the camera frame.
+    """Decode an RGB image of normals, ``(value - middle) / scale``, and rotate them to the camera frame.
 
-    What is far from a unit vector (length outside 0.5 to 1.5), as every "no measurement" is, becomes the zero vector.
+    Vectors of a length outside 0.5 to 1.5, as every "no measurement" is, become the zero vector.
 
     Args:
         data: The file, 8 or 16 bits per channel.
@@ -305,9 +305,9 @@ def unit_or_zero(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _lengths(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
-    """Return what vectors are divided by: their length, or infinity for those that are no directions."""
+    """Return the divisors of vectors: their length, or infinity for those that are not directions."""
     length: NDArray[Any] = np.sqrt(x * x + y * y + z * z)
-    none = ~((length > 0.5) & (length < 1.5))  # also where the length is no number
+    none = ~((length > 0.5) & (length < 1.5))  # also where the length is NaN
     if none.any():
         length[none] = np.inf
     return length
@@ -336,8 +336,8 @@ def _bits_of_rgb_png(data: bytes) -> int:
 def _decode_rgb_png(data: bytes) -> NDArray[Any]:
     """Decode a PNG with RGB or RGBA by OpenCV: it is faster than Pillow, which cuts 16 bits to 8.
 
-    Its checksums are compared first, as not every release of OpenCV rejects a damaged file, and its size with the
-    limit: that of OpenCV is six times as large.
+    Checksums are verified first, as not every release of OpenCV rejects a damaged file. So is the limit on the size,
+    because OpenCV's own is six times as large.
     """
     position, view = 8, memoryview(data)
     while (kind := bytes(view[position + 4 : position + 8])) != b"IEND":
@@ -361,10 +361,10 @@ def _decode_rgb_png(data: bytes) -> NDArray[Any]:
 
 
 def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Resize a decoded map: classes and depth by the nearest pixel, images by area, normals between unit vectors.
+    """Resize a decoded map: classes and depth by the nearest pixel, images by area, normals bilinearly.
 
-    Images are averaged over what a pixel covers when they shrink, and interpolated around the seam when they grow.
-    Normals are bilinear over what was measured and scaled to length one; a hole remains where the nearest pixel is one.
+    Shrinking averages images over the area of a pixel; growing interpolates them around the seam. Normals are
+    interpolated between measured pixels and scaled to length one; a hole remains where the nearest pixel is one.
 
     Example:
         >>> resize_map("semseg", np.array([[1, 2]], np.uint8), 2, 4).tolist()
@@ -396,7 +396,7 @@ def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDAr
 
 
 def _nearest(size: int, new_size: int) -> NDArray[np.intp]:
-    """Return the sample nearest to the centre of each new one; of two that are equally near, the later."""
+    """Return the sample nearest to the centre of each new one; if two are equally near, the later one."""
     return (2 * np.arange(new_size) + 1) * size // (2 * new_size)
 
 

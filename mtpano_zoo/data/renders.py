@@ -16,14 +16,14 @@ SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothi
 
 
 def decode_exr_depth(data: bytes, limit: float = SKY) -> NDArray[np.float32]:
-    """Decode an EXR image of metres along the ray, the same in all channels, exactly.
+    """Decode an EXR image of metres along the ray, the same in all channels, without loss.
 
     Raises:
         InputError: If `decode_exr` cannot read it, or its channels differ, as those of colours and normals do.
     """
     depth, *others = np.moveaxis(decode_exr(data), -1, 0)
     if not all(np.array_equal(depth, other, equal_nan=True) for other in others):
-        raise InputError("its channels differ from one another, but those of depth are all the same")
+        raise InputError("its channels differ from one another, but depth has the same value in every channel")
     return np.where((depth > 0) & (depth <= limit), depth, np.float32(0))
 
 
@@ -45,13 +45,13 @@ def read_lists(
     """Read which sample is in which split, from one file per split; None without lists.
 
     Args:
-        root: What the paths of the files are relative to.
+        root: Folder that relative paths of the files refer to.
         lists: Files by split.
-        parse: Reads a file and returns what identifies its samples.
+        parse: Function that reads a file and returns keys of its samples.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If a split is none of train, val and test, a file names no sample, or a sample is in two splits.
+        InputError: If a split is not train, val or test, a file names no sample, or a sample is in two splits.
     """
     if lists is None:
         return None
@@ -59,7 +59,7 @@ def read_lists(
     for split, name in lists.items():
         path = root / name
         if split not in ("train", "val", "test"):
-            raise InputError(f"lists are given for train, val and test, not for {split!r}")
+            raise InputError(f"lists can be set for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")
         found = dict.fromkeys(parse(path), split)

@@ -1,4 +1,4 @@
-"""Writes rooms to disk, for people who want to look, and for tools that read folders."""
+"""Write rooms to disk, to look at them or for tools that read folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def write_rooms(
     version: int = 1,
     views: str | Path | None = None,
 ) -> int:
-    """Write the first `count` rooms of a split, or scenes of another kind, and return how many were not there yet.
+    """Write the first `count` rooms of a split, or scenes of another kind, and return how many are new.
 
     The layout is that of `FolderDataModule`, with IDs such as train-000123:
 
@@ -40,8 +40,8 @@ def write_rooms(
         depth/ID.png        16-bit, millimetres along the ray
         normals/ID.png      16-bit RGB, (v - 32768) / 32767 in the frame x right, y down, z forward
 
-    Streets are farther than 16 bits of millimetres reach: their distances are depth/ID.npy, float32 metres, 0 in the
-    sky, where normals are grey.
+    Streets exceed the range of 16-bit millimetres: their distances are in depth/ID.npy, float32 metres, 0 in the sky,
+    where normals are grey.
 
     Files appear complete or not at all, so an interrupted call can be repeated: rooms that are complete are skipped.
     Splits may share a folder.
@@ -52,15 +52,15 @@ def write_rooms(
         count: Number of scenes.
         height: Rows of the panoramas.
         width: Columns, twice the rows.
-        seed: Another seed gives other scenes.
+        seed: Seed of the scenes.
         kind: "rooms", "homes" or "streets".
-        tilt: The camera leans by up to so many degrees.
-        version: Of the homes.
-        views: Folder with panoramas that the windows of homes show.
+        tilt: Maximum tilt of the camera in degrees.
+        version: Version of the homes.
+        views: Folder with panoramas to show in the windows of homes.
 
     Raises:
         InputError: If split, count, size, seed, kind, tilt or version are out of range.
-        InputError: If `views` holds no panorama, or a file there is none.
+        InputError: If `views` holds no panorama, or a file that is not one.
         FileExistsError: If the folder holds something else, or rooms of another seed or size.
     """
     if kind not in KINDS:
@@ -107,7 +107,7 @@ def _describe(rooms: SceneDataset) -> Iterator[str]:
 
 
 def _claim(out: Path, description: str) -> None:
-    """Create the folders, unless something else lives there."""
+    """Create the folders, unless the output folder holds something else."""
     marker = out / "classes.yaml"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise FileExistsError(f"{out} exists and holds no rooms: choose an empty or a new folder")

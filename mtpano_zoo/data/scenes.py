@@ -1,4 +1,4 @@
-"""Procedural scenes as data sets and as LightningDataModules: what rooms, homes and streets share."""
+"""Procedural scenes as data sets and as LightningDataModules: the base of rooms, homes and streets."""
 
 import mmap
 import multiprocessing
@@ -19,11 +19,11 @@ from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
 from mtpano_zoo.scenes.sampling import check_tilt, room_key
 
-MAX_BLACK = 0.18  # of the rows, above and below; Stanford2D3D's panoramas lack 0.14
+MAX_BLACK = 0.18  # fraction of the rows, above and below; Stanford2D3D's panoramas lack 0.14
 
 
 class SceneDataset(Dataset[Sample]):
-    """Panoramas of procedural scenes with exact ground truth; a subclass says which.
+    """Panoramas of procedural scenes with exact ground truth; a subclass draws the scenes.
 
     A sample depends on (seed, split, index, height, width, tilt) only: neither on the worker, nor on the order, nor on
     `count`. It has `image` float32 (3, H, W) in [0, 1], `semseg` int64 (H, W) of `classes`, `depth` float32 (H, W) in
@@ -35,12 +35,12 @@ class SceneDataset(Dataset[Sample]):
         count: Number of scenes.
         height: Rows of the panorama, at least 8.
         width: Columns, twice the rows.
-        seed: Another seed gives other scenes.
-        cache: Keep what was rendered in memory, 20 bytes per pixel, shared with forked workers.
+        seed: Seed of the scenes.
+        cache: Keep rendered samples in memory, 20 bytes per pixel, shared with forked workers.
         augmentation: Changes the samples, differently in every epoch.
-        black_poles: Share of the scenes whose image is black in some rows at zenith and nadir, as that of cameras which
-            do not see there; classes, depth and normals stay, so that a network learns to continue the scene.
-        tilt: The camera leans by up to so many degrees, in any direction; 180 takes any attitude. All maps are those of
+        black_poles: Share of the scenes whose image is black in some rows at zenith and nadir, as for cameras that do
+            not see there; classes, depth and normals stay, so that a network learns to continue the scene.
+        tilt: Maximum tilt of the camera in degrees, in any direction; 180 allows any orientation. All maps are those of
             the tilted camera.
 
     Raises:
@@ -49,8 +49,8 @@ class SceneDataset(Dataset[Sample]):
 
     classes: ClassVar[tuple[str, ...]]
     palette: ClassVar[NDArray[np.uint8]]
-    noun: ClassVar[str]  # what one of them is
-    space: int = 0  # of keys, see `room_key`
+    noun: ClassVar[str]  # name of a single scene
+    space: int = 0  # space of the keys, see `room_key`
     outdoors: ClassVar[bool] = False
 
     def __init__(
@@ -88,7 +88,7 @@ class SceneDataset(Dataset[Sample]):
 
     @property
     def cached(self) -> bool:
-        """Whether rendered samples are kept."""
+        """Whether rendered samples are kept in memory."""
         return self._cache is not None
 
     def __len__(self) -> int:
@@ -99,13 +99,13 @@ class SceneDataset(Dataset[Sample]):
         return f"{self.split}-{index:06d}"
 
     def fingerprint(self, index: int) -> str:
-        """Return what decides a panorama, without rendering it."""
+        """Return the settings that determine a panorama, without rendering it."""
         size = f"{self.height} x {self.width}"
         rest = "".join(f", {name} {value}" for name, value in self.choices().items())
         return f"{self.noun} {index} of {self.split}, seed {self.seed}, {size}, black poles {self.black_poles:g}{rest}"
 
     def choices(self) -> dict[str, str]:
-        """What else decides the scenes, by name; only what is not as usual."""
+        """Return the other settings that determine the scenes, by name, if they differ from the defaults."""
         return {"tilt": f"{self.tilt:g}"} if self.tilt else {}
 
     def __getitem__(self, index: int) -> Sample:
@@ -128,10 +128,10 @@ class SceneDataset(Dataset[Sample]):
         return self._change(sample | {"id": name}, index)
 
     def _change(self, sample: Sample, index: int) -> Sample:
-        """Augment a sample, then blacken its poles: a camera's own black is exactly black."""
+        """Augment a sample, then blacken its poles, because real black poles are exactly black."""
         if self.augmentation is not None:
             sample = self.augmentation(sample)
-        # Numbers of the scene's own that the scene was not drawn with.
+        # Random numbers of this scene that drawing it did not use.
         key = room_key(self.seed, self.split, index, self.space)
         share, *unseen = np.random.Generator(np.random.Philox(key=key).jumped()).random(3)
         if share < self.black_poles:
@@ -152,12 +152,12 @@ class SceneDataModule(lightning.LightningDataModule):
         val_count: Scenes for validation.
         test_count: Scenes for test and prediction.
         batch_size: Panoramas per batch.
-        num_workers: Processes that render beside the training.
-        seed: Another seed gives other scenes.
-        cache: Keep rendered training and validation scenes in memory: from the second epoch on nothing is rendered.
+        num_workers: Worker processes that render.
+        seed: Seed of the scenes.
+        cache: Keep rendered training and validation scenes in memory, so that only the first epoch renders.
         augmentation: Changes the training samples, differently in every epoch.
         black_poles: Share of the training scenes with black poles, see `SceneDataset`.
-        tilt: The camera of all sets leans by up to so many degrees, see `SceneDataset`.
+        tilt: Maximum tilt of the camera in all sets in degrees, see `SceneDataset`.
     """
 
     dataset: ClassVar[type[SceneDataset]]
@@ -190,24 +190,24 @@ class SceneDataModule(lightning.LightningDataModule):
         self.test_set = kind("test", test_count, height, width, seed, tilt=tilt)
 
     def kind(self) -> Callable[..., SceneDataset]:
-        """What builds a set; a subclass binds arguments of its own."""
+        """Return the function that builds a set; a subclass binds arguments of its own."""
         return self.dataset
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled, without an incomplete last batch if there is a complete one."""
+        """Return the shuffled loader; it drops an incomplete last batch unless it is the only one."""
         scenes = self.train_set
         return training_loader(scenes, scenes.augmentation, seed=self.seed, **self._options(scenes))
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
+        """Return the loader of the validation set, in order."""
         return DataLoader(self.val_set, **self._options(self.val_set))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
+        """Return the loader of the test set, in order."""
         return DataLoader(self.test_set, **self._options(self.test_set))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """The test set."""
+        """Return the loader of the test set."""
         return self.test_dataloader()
 
     def _options(self, scenes: SceneDataset) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class _Cache:
         self._allocate()
 
     def get(self, index: int) -> Sample | None:
-        """The sample without its id, or None if it was never stored."""
+        """Return the sample without its id, or None if it was never stored."""
         if not self._known[index]:
             return None
         return {
@@ -250,7 +250,7 @@ class _Cache:
         self._known[index] = True  # last: another process may be looking
 
     def __getstate__(self) -> tuple[int, int, int]:
-        """Spawned workers cannot share the memory; each begins with an empty cache."""
+        """Keep only the shape: spawned workers cannot share the memory, and begin with an empty cache."""
         return self._shape
 
     def __setstate__(self, state: tuple[int, int, int]) -> None:
@@ -267,6 +267,6 @@ class _Cache:
 
 
 def _shared(shape: tuple[int, ...], dtype: DTypeLike) -> Tensor:
-    """Zeros that forked processes share; pages are taken from the system when first written."""
+    """Return zeros that forked processes share; the system allocates pages when they are first written."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype=dtype).reshape(shape))

@@ -1,4 +1,4 @@
-"""Two data sets in one training: labelled panoramas, and unlabelled ones, of which only the image is used."""
+"""Training on two data sets: labelled panoramas, and unlabelled ones, of which only the image is used."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -23,11 +23,11 @@ LABELLED, UNLABELLED = "labelled", "unlabelled"
 class SemiSupervisedDataModule(MixedDataModule):
     """Batches of labelled panoramas, followed by `ratio` times as many unlabelled ones, for `DistillationModule`.
 
-    The key `labelled` of a batch is the number of the first. An epoch goes through the labelled set once; both sets go
-    on where the last epoch stopped, so that no panorama comes again before all others of its set have. An unlabelled
-    panorama whose colours are changed by its augmentation comes with `clean`, the image before that change, turned and
-    mirrored alike: the teacher sees it. Labels that the unlabelled set has are never trained on; only an oracle looks
-    at them. Leave them unread with ``tasks: []``.
+    The key `labelled` of a batch is the number of labelled panoramas. An epoch goes through the labelled set once; both
+    sets continue where the last epoch stopped, so that no panorama comes again before all others of its set have. If
+    augmentation changes the colours of an unlabelled panorama, the sample has `clean`, the image before that change but
+    rotated and mirrored alike, for the teacher. Labels of the unlabelled set are never trained on; only an oracle uses
+    them. Skip reading them with ``tasks: []``.
 
     Validation, test, prediction and classes are those of the labelled set.
 
@@ -36,9 +36,9 @@ class SemiSupervisedDataModule(MixedDataModule):
         unlabelled: Other panoramas, of the same height and width.
         ratio: Unlabelled panoramas for each labelled one. Depth Anywhere tries 1, 2 and 4.
         batch_size: Labelled panoramas per batch.
-        num_workers: Processes that read beside the training.
-        augmentation: For training samples of a set that has none of its own.
-        seed: Draw of the training samples.
+        num_workers: Worker processes that read.
+        augmentation: Augmentation for training samples of a set that has none of its own.
+        seed: Seed of the draw of training samples.
 
     Raises:
         InputError: If an argument is out of range, or sizes differ.
@@ -55,7 +55,9 @@ class SemiSupervisedDataModule(MixedDataModule):
         seed: int = 0,
     ) -> None:
         if ratio < 1:
-            raise InputError(f"ratio is the number of unlabelled panoramas for each labelled one, got {ratio}")
+            raise InputError(
+                f"ratio must be a positive number of unlabelled panoramas for each labelled one, got {ratio}"
+            )
         super().__init__(
             {LABELLED: labelled, UNLABELLED: unlabelled},
             weights={LABELLED: 1, UNLABELLED: ratio},
@@ -69,7 +71,7 @@ class SemiSupervisedDataModule(MixedDataModule):
         self.ratio = ratio
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Batches of both; labelled panoramas that do not fill a batch wait for the next epoch."""
+        """Return the loader of both sets; labelled panoramas that do not fill a batch wait for the next epoch."""
         if self._train_set is None:
             self._train_set = self.training_set([LABELLED, UNLABELLED], SemiSupervisedDataset)
         sampler = SemiSupervisedSampler(self._train_set, self.batch_size, self.ratio, self.seed)
@@ -84,10 +86,10 @@ class SemiSupervisedDataModule(MixedDataModule):
 
 
 class SemiSupervisedDataset(MixedDataset):
-    """Keeps the image of an unlabelled sample as it is before an augmentation changes its colours.
+    """Keep the image of an unlabelled sample as it is before an augmentation changes its colours.
 
-    A batch always has samples of both sets. Where none of a set could be read, a black panorama of which nothing counts
-    stands for them: a process whose batch lacked one of the losses would leave the others waiting for it.
+    A batch always has samples of both sets. If none of a set could be read, a black panorama without valid pixels takes
+    their place: a process whose batch lacked one of the losses would leave the others waiting for it.
     """
 
     def _finish(self, name: str, sample: Sample, turn: int) -> Sample:
@@ -108,7 +110,7 @@ class SemiSupervisedSampler(MixedSampler):
         samples: The two sets.
         batch_size: Labelled samples in a batch of this process.
         ratio: Unlabelled samples for each of them.
-        seed: Another seed gives another draw.
+        seed: Seed of the draw.
 
     Raises:
         InputError: If there are fewer labelled samples than a step of all processes takes.
@@ -137,7 +139,7 @@ class SemiSupervisedSampler(MixedSampler):
 
 
 def _nothing_counts(height: int, width: int) -> Sample:
-    """Return labels of which no pixel counts, whether a teacher is asked or labels are stored."""
+    """Return labels without any valid pixel, for teachers and for stored labels."""
     never = torch.zeros(height, width, dtype=torch.bool)
     return {"ignored": ~never, "disparity": torch.zeros(height, width), "disparity_valid": never}
 
@@ -147,7 +149,7 @@ def _is_of(name: str, sample: Sample) -> bool:
 
 
 def collate_in_order(samples: Sequence[Sample]) -> Sample:
-    """Make a batch with the labelled samples first, also where some could not be read."""
+    """Make a batch with the labelled samples first, even if some could not be read."""
     labelled = [sample for sample in samples if _is_of(LABELLED, sample)]
     others = [sample for sample in samples if not _is_of(LABELLED, sample)]
     batch: dict[str, Any] = collate([*labelled, *others])

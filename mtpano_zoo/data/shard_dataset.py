@@ -46,7 +46,7 @@ DECODERS: dict[str, Decoder] = {
 class ShardDataset(IterableDataset[Sample]):
     """Samples of tar files; every process and worker yields those of its own files.
 
-    With a `limit`, it is for training: files in an order of (`seed`, epoch), drawn through a buffer, `limit` samples.
+    With a `limit`, it is for training: `limit` samples, drawn through a buffer, with files ordered by (`seed`, epoch).
 
     Args:
         root: Folder of the files.
@@ -67,7 +67,7 @@ class ShardDataset(IterableDataset[Sample]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
-        if self.limit is None:  # workers end with incomplete batches: a loader would count too few
+        if self.limit is None:  # workers end with incomplete batches, so a loader would count too few
             raise TypeError("the number of batches is not known before they are read")
         return self.limit * self.workers
 
@@ -98,7 +98,7 @@ class ShardDataset(IterableDataset[Sample]):
             for encoded in islice(read, place, None, places) if few else read:
                 yield _decode(*encoded)
             return
-        # Batches come from the workers in turn: the first of them takes the place of the one that would be next.
+        # Batches come from the workers in turn: the first worker takes the role of the one that would be next.
         batches = self.skipped // self.batch_size
         worker_id = (worker_id + batches) % workers
         seen = -(-(batches - worker_id) // workers) * self.batch_size
@@ -120,7 +120,7 @@ class ShardDataset(IterableDataset[Sample]):
         for encoded in self._read(name):
             number += 1
             yield encoded
-        # A training would read a file without samples again and again, for those that it lacks.
+        # Otherwise training would read a file without samples again and again.
         if number != self.shards[name]:
             raise UnreadableSampleError(
                 f"{self.root / name} cannot be used: it holds {number} samples, but {CONTENTS} counts "
@@ -185,7 +185,7 @@ def _shuffled(samples: Iterator[Encoded], size: int, rng: np.random.Generator) -
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Return the number of this process, and how many train together.
+    """Return the rank of this process, and how many processes train together.
 
     Example:
         >>> rank_and_size()  # without torch.distributed

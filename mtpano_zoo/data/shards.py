@@ -40,25 +40,25 @@ def write_shards(
 ) -> dict[str, int]:
     """Write the splits of a data module for `ShardsDataModule`, in its size, without augmentation.
 
-    The tar files are of the usual kind of WebDataset, `SPLIT-000000.tar`: members `00000000.image.png` (8-bit RGB),
+    The tar files have the usual WebDataset form, `SPLIT-000000.tar`: members `00000000.image.png` (8-bit RGB),
     `.semseg.png` (class, 255 none), `.depth.png` (16-bit, millimetres along the ray, 0 none; `.depth.npy`, metres, if
-    any is beyond 65.535 m), `.normals.png` (16-bit, 32768 + 32767 n, x right, y down, z forward), those of
-    `.confidence.npy`, `.depth_confidence.npy` and `.normals_confidence.npy` that there are, and `.json` (id). Classes,
-    size and the number of samples are in `shards.json`, which is written last.
+    any is beyond 65.535 m), `.normals.png` (16-bit, 32768 + 32767 n, x right, y down, z forward), any existing
+    `.confidence.npy`, `.depth_confidence.npy` and `.normals_confidence.npy`, and `.json` (id). Classes, size and the
+    number of samples are in `shards.json`, which is written last.
 
     Args:
         data: The data module; of a mixture, write the sets one by one.
         out: A new or empty folder.
-        splits: Which splits; empty ones are passed over.
+        splits: Which splits; empty ones are skipped.
         shard_size: Samples per file; the last one of a split has fewer.
-        workers: Processes that read.
-        progress: Show a bar on the error stream.
+        workers: Worker processes that read.
+        progress: Show a bar on standard error.
 
     Returns:
         The number of samples by split.
 
     Raises:
-        InputError: If it is a mixture, a shard has no samples, or all splits are empty.
+        InputError: If it is a mixture, `shard_size` is not positive, or all splits are empty.
         InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
         FileExistsError: If the folder is not empty.
     """
@@ -120,7 +120,7 @@ def _write_tar(path: Path, samples: Iterator[tuple[int, dict[str, bytes]]]) -> i
 
 
 class _Encoder(Dataset[Packed | str]):
-    """The samples of a set as the contents of files by their endings, and height and width; or why there are none."""
+    """Encode the samples of a set: files by ending, with height and width; or a sentence that says why not."""
 
     def __init__(self, samples: Dataset[Sample]) -> None:
         self.samples = samples
@@ -165,21 +165,21 @@ def _npy(array: NDArray[Any]) -> bytes:
 
 
 class ShardsDataModule(EvaluationLoaders):
-    """The data sets that `write_shards` (`mtpano data pack`) has written; classes and size are theirs.
+    """Data sets that `write_shards` (`mtpano data pack`) wrote, with their classes and size.
 
     Processes and their workers share the shards of a split: each file is read by one of them, from beginning to end. In
-    training, the order of the shards depends on (`seed`, epoch), and samples are drawn from a buffer; every process
-    yields the same number of batches: a few samples are left out, and a worker with fewer than others begins again. A
-    training that resumes within an epoch reads over what it has seen. Validation, test and prediction have every sample
-    once; where there are fewer shards than processes, all of them read all shards and each takes samples of its own.
+    training, the order of the shards depends on (`seed`, epoch), and samples are drawn from a buffer. Every process
+    yields the same number of batches: a few samples are left out, and a worker with fewer samples than others starts
+    again. Training that resumes within an epoch skips the samples that it has seen. Validation, test and prediction use
+    every sample once; with fewer shards than processes, all of them read all shards and each takes its own samples.
 
     Args:
         root: Folder with the tar files and `shards.json`.
         batch_size: Panoramas per batch.
-        num_workers: Processes that read beside the training; training needs a shard for each.
+        num_workers: Worker processes that read; training needs a shard for each.
         augmentation: Applied to training samples.
-        buffer: Samples, still encoded, in the memory of every worker from which the next one is drawn.
-        seed: Order of the training samples.
+        buffer: Number of encoded samples in the memory of every worker, from which the next one is drawn.
+        seed: Seed of the order of the training samples.
 
     Raises:
         FileNotFoundError: If there are no shards.
@@ -204,7 +204,7 @@ class ShardsDataModule(EvaluationLoaders):
         self.root = Path(root).expanduser().absolute()
         if not (self.root / CONTENTS).is_file():
             raise FileNotFoundError(
-                f"{self.root} has no {CONTENTS}: it holds no shards, or their writing was broken off"
+                f"{self.root} has no {CONTENTS}: it holds no shards, or writing them was interrupted"
             )
         try:
             contents = read_json(self.root / CONTENTS)
@@ -231,7 +231,7 @@ class ShardsDataModule(EvaluationLoaders):
         return ShardDataset(self.root, self.shards[split])
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled; the same number of batches in every process."""
+        """Return the shuffled loader, with the same number of batches in every process."""
         samples = self._samples("train")
         ranks, workers = rank_and_size()[1], max(self.num_workers, 1)
         share = sum(samples.shards.values()) // (ranks * workers)
@@ -241,14 +241,14 @@ class ShardsDataModule(EvaluationLoaders):
                 f"{sum(samples.shards.values())} samples in batches of {self.batch_size}: use fewer workers, smaller "
                 "batches or smaller shards"
             )
-        # The batches of a loader are those of its workers, who know nothing of each other.
+        # Workers form the batches of a loader without knowing of each other.
         samples.limit, samples.workers = share // self.batch_size * self.batch_size, workers
         samples.batch_size = self.batch_size
         samples.augmentation = self.augmentation
         samples.buffer = self.buffer
         samples.seed = self.seed
         loader = TrainingLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)
-        setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - where Lightning looks for it
+        setattr(loader.sampler, "set_epoch", samples.set_epoch)  # noqa: B010 - Lightning looks for it here
         return loader
 
     def _loader(self, split: str) -> DataLoader[Sample]:
@@ -261,12 +261,12 @@ class ShardsDataModule(EvaluationLoaders):
 
 
 def _counts(shards: Any) -> dict[str, int]:
-    """Check names and numbers of samples of the files of a split.
+    """Check the names of the files of a split and their numbers of samples.
 
     Raises:
-        InputError: If a file is not in the folder itself, or its number is none.
+        InputError: If a file is not in the folder itself, or its number is not a count.
     """
     for name, held in shards.items():
         if Path(name).name != name or "\\" in name or type(held) is not int or held < 0:
-            raise InputError(f"{name!r} with {held!r} samples is no file of the folder with a number of samples")
+            raise InputError(f"{name!r} with {held!r} samples is not a file of the folder with a number of samples")
     return dict(shards)

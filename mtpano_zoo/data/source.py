@@ -15,7 +15,7 @@ from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes, read_file
 
-# Where a file is: number of its archive, offset of its member, its length there and unpacked, compression method, CRC.
+# Place of a file: number of its archive, offset of its member, packed and unpacked length, compression method, CRC.
 Place = tuple[int, int, int, int, int, int]
 PLAIN: Place = (-1, 0, 0, 0, 0, 0)
 MISSING: Place = (-2, 0, 0, 0, 0, 0)
@@ -36,7 +36,7 @@ def field_names(pattern: str) -> list[str]:
 def compile_pattern(pattern: str, expressions: Mapping[str, str]) -> re.Pattern[str]:
     """Compile a path pattern such as ``area_{area}/pano/rgb/{name}_rgb.png``.
 
-    A field matches its regular expression in `expressions`, by default anything within one folder or file name; named
+    A field matches its regular expression in `expressions`, by default any text within one folder or file name; named
     twice, it must be the same text both times.
 
     Example:
@@ -55,11 +55,11 @@ def compile_pattern(pattern: str, expressions: Mapping[str, str]) -> re.Pattern[
 
 @dataclass
 class Source:
-    """Reads files by their place; handles of archives are opened by each process when it first needs them.
+    """Reader of files by place; each process opens handles of archives when it first needs them.
 
     Args:
         folder: The tree.
-        archives: The zip files, in the order in which places number them.
+        archives: The zip files; places refer to them by index.
     """
 
     folder: Path
@@ -79,11 +79,11 @@ class Source:
         check_bytes(max(size, unpacked), max_bytes(BYTES_IN_ARCHIVE), "it")
         handle = self._open(archive)
         if not 0 <= offset <= os.fstat(handle.fileno()).st_size - size:
-            raise InputError("the archive is damaged: it ends before the place that its directory says")
+            raise InputError("the archive is damaged: it ends before the place that its directory states")
         handle.seek(offset)
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-            raise InputError("the archive is damaged: there is no member where its directory says")
+            raise InputError("the archive is damaged: there is no member at the place that its directory states")
         _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         handle.seek(name_length + extra_length, os.SEEK_CUR)
         data = handle.read(size)
@@ -94,7 +94,7 @@ class Source:
         return data
 
     def describe(self, name: str, place: Place) -> str:
-        """Name a file for a person: its path, or its archive and the path therein."""
+        """Return a readable name of a file: its path, or its archive and the path in it."""
         return str(self.folder / name) if place[0] < 0 else f"{self.archives[place[0]]}, member {name}"
 
     def _open(self, archive: int) -> BinaryIO:
@@ -108,7 +108,7 @@ class Source:
 
 
 def _inflate(data: bytes, size: int) -> bytes:
-    """Decompress to a size, and no further where there is more."""
+    """Decompress to the given size, and stop there if there is more."""
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = unpacking.decompress(data, size + 1)
@@ -122,10 +122,10 @@ def _inflate(data: bytes, size: int) -> bytes:
 def list_tree(
     folder: Path, patterns: Iterable[str], expressions: Mapping[str, str]
 ) -> tuple[list[str], dict[str, int]]:
-    """List the files below a folder that fit a pattern, looking into no folder that cannot hold any.
+    """List the files below a folder that fit a pattern, without scanning folders that cannot hold any.
 
     Returns:
-        Their names relative to the folder, and the modification time in ns of every folder that was looked into.
+        Their names relative to the folder, and the modification time in ns of every folder that was scanned.
     """
     names: list[str] = []
     times: dict[str, int] = {}
@@ -151,8 +151,7 @@ def list_archive(path: Path, number: int, prefix: str, wanted: re.Pattern[str]) 
     """List the members of a zip file that fit an expression once the leading folder `prefix` is removed.
 
     Raises:
-        InputError: If it is no complete zip file, or a member is encrypted or packed in another way than zip's usual
-            one.
+        InputError: If it is not a complete zip file, or a member is encrypted or neither stored nor deflated.
         OSError: If it cannot be read.
     """
     try:

@@ -29,7 +29,7 @@ Layout = Literal["release", "unifuse"]
 
 AREAS = ("1", "2", "3", "4", "5a", "5b", "6")
 
-# Of the list files of UniFuse; Depth Anywhere reads them too.
+# Layout of UniFuse's file lists; Depth Anywhere reads them too.
 UNIFUSE_FILES: Mapping[str, tuple[str, ...]] = {
     "image": ("area_{area}/rgb_/camera_{camera}_{room}_frame_equirectangular_domain_rgb.png",),
     "depth": ("area_{area}/depth/camera_{camera}_{room}_frame_equirectangular_domain_depth.png",),
@@ -81,14 +81,14 @@ def decode_semantic(data: bytes, classes: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
-    """Decode normals in the frame of the world and turn them into that of the camera.
+    """Decode normals in the frame of the world and rotate them to the camera's.
 
     Args:
         data: The image.
         pose: The JSON file with `camera_rt_matrix`.
 
     Raises:
-        InputError: If the image is not RGB, or there is no rotation in the pose.
+        InputError: If the image is not RGB, or the pose has no rotation.
     """
     turn = _world_to_camera(pose)
     normals = decode_vectors(data, middle=127.5, scale=127.5)
@@ -104,7 +104,7 @@ def decode_normals(data: bytes, pose: bytes) -> NDArray[np.float32]:
     )
     some = normals[::step, ::step]
     frames = [turn @ np.array(frame) for frame in NORMALS_TO_WORLD]
-    # Of the two readings of the blue channel, that in which what is seen faces the camera.
+    # Of the two readings of the blue channel, choose the one whose surfaces face the camera.
     facing = [np.count_nonzero(((some @ frame.T) * rays).sum(-1) < 0) for frame in frames]
     turned: NDArray[np.float32] = normals @ frames[int(np.argmax(facing))].T.astype(np.float32)
     return turned
@@ -115,17 +115,17 @@ def _world_to_camera(pose: bytes) -> NDArray[np.float64]:
     try:
         matrix = np.array(parse_json(pose, "its pose")["camera_rt_matrix"], np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError("its pose is no JSON object with a matrix `camera_rt_matrix`") from error
+        raise InputError("its pose is not a JSON object with a matrix `camera_rt_matrix`") from error
     if matrix.shape not in ((3, 4), (4, 4)):
         raise InputError(f"its pose has a camera_rt_matrix of shape {matrix.shape}, not 3 or 4 rows of 4")
     turn = matrix[:3, :3]
     if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) or np.linalg.det(turn) < 0:
-        raise InputError("its pose has a camera_rt_matrix that is no rotation")
+        raise InputError("its pose has a camera_rt_matrix that is not a rotation")
     return turn
 
 
 def mask_black(maps: dict[str, NDArray[Any]]) -> None:
-    """Take away the labels where the image is black: nothing was photographed there.
+    """Remove the labels where the image is black, because nothing was photographed there.
 
     Example:
         >>> maps = {"image": np.array([[[0, 0, 0], [9, 9, 9]]], np.uint8), "depth": np.ones((1, 2), np.float32)}
@@ -164,12 +164,12 @@ class Stanford2D3DDataModule(PanoramaDataModule):
     sorted by class, and its numbers per class are built in.
 
     That (R, G) of the normals are the world's (x, -z) is inferred from a published picture and the owner's words ("as
-    NYU RGB-D": right, down, towards the camera). Neither says whether B is y or -y: per panorama, that reading is taken
-    in which more of what is seen faces the camera.
+    NYU RGB-D": right, down, towards the camera). Neither says whether B is y or -y: each panorama uses the reading in
+    which more pixels face the camera.
 
     Fold 1, 2 and 3 test on the areas 5, 2 + 4 and 1 + 3 + 6 (373, 557 and 483 panoramas) and train on the others.
-    There is no validation set: published results choose nothing or choose on the test areas, and so does this
-    module unless `val_areas` are held out of the training areas.
+    There is no validation set: published results select no checkpoint or select it on the test areas. Validation here
+    is on the test areas too, unless `val_areas` are held out of the training areas.
 
     Args:
         root: Folder that holds `area_1` and the others, or some of them.
@@ -187,7 +187,7 @@ class Stanford2D3DDataModule(PanoramaDataModule):
     id_pattern = "camera_{camera}_{room}"
     complete = 1413
     mask = staticmethod(mask_black)
-    saturated = None  # 65535 is what the release calls missing
+    saturated = None  # in the release, 65535 means missing
     files: Mapping[str, tuple[str, ...]] = {
         "image": ("area_{area}/pano/rgb/camera_{camera}_{room}_frame_equirectangular_domain_rgb.png",),
         "semseg": ("area_{area}/pano/semantic/camera_{camera}_{room}_frame_equirectangular_domain_semantic.png",),
@@ -235,18 +235,18 @@ class Stanford2D3DDataModule(PanoramaDataModule):
         self.val_areas = frozenset(val_areas)
 
     def find(self) -> Index:
-        """Find the panoramas; say so where they are still packed."""
+        """Find the panoramas; refuse archives that are still packed."""
         packed = sorted(path.name for path in self.root.glob("*.tar*")) if self.root.is_dir() else [self.root.name]
         if not any(self.root.glob("area_*/")) and any(".tar" in name for name in packed):
             raise FileNotFoundError(f"{self.root} holds {packed[0]}, which cannot be read as it is: unpack it first")
         return super().find()
 
     def split_of(self, fields: Mapping[str, str]) -> Split:
-        """By the area."""
+        """Return the split of the area."""
         if fields["area"] in TEST_AREAS[self.fold]:
             return "test"
         return "val" if fields["area"] in self.val_areas else "train"
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Validation is on the test areas unless some others are held out."""
+        """Return whether a sample is in a split; validation is on the test areas unless others are held out."""
         return super().belongs(i, fields, "test" if split == "val" and not self.val_areas else split)

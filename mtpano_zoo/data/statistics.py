@@ -16,7 +16,7 @@ from mtpano_zoo.losses import valid_depth, valid_normals, valid_semseg
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
-# Distances are counted in bins of equal ratio, 0.4 % wide: percentiles are true to half of that for any number of them.
+# Distances are counted in bins of equal ratio, 0.4 % wide: percentiles are exact to half of that.
 _EDGES = np.geomspace(1e-3, 1e4, 4001)
 
 Sums = dict[str, NDArray[Any]]
@@ -27,14 +27,14 @@ def statistics(
 ) -> dict[str, Any]:
     """Read every sample, in the size of the data module and without augmentation, and count.
 
-    Panoramas that are in no split but read for prediction are counted as ``predict`` if all splits are asked for.
+    Panoramas that only prediction reads are counted as ``predict`` if `splits` lists all splits.
 
     Returns:
         By split: `samples`, `unreadable`, `image` (mean and std of R, G, B in [0, 1] over all pixels) and of `semseg`,
         `depth` and `normals` those that occur, each with `samples` that have it and `coverage`, the share of their
         pixels that are valid. `semseg` also has `classes`: by name the share of the valid pixels (`pixels`) and of the
         samples (`samples`) that show it. `depth` also has `minimum`, `maximum`, `mean` and `percentiles`, in metres;
-        percentiles are within 0.2 %. It all goes into JSON as it is.
+        percentiles are within 0.2 %. The result can be written as JSON.
 
     Raises:
         InputError: If all splits are empty.

@@ -21,7 +21,7 @@ from mtpano_zoo.tasks import NO_LABEL
 # metadata/errata.txt of the owner: scenes that are invalid, and rooms whose layout lines cross (the images are sound).
 INVALID_SCENES = frozenset({"01155", "01192", "01714", "01816", "01852", "03398"})
 
-# Classes that a mean over 29 leaves out, as MTPano's evaluation does: they hardly occur.
+# Classes that the mean over 29 leaves out, as in MTPano's evaluation: they hardly occur.
 UNSCORED = (9, 12, 19, 20, 22, 25, 26, 27, 29, 30, 36)
 SCORED_CLASSES = tuple(name for i, name in enumerate(NYU40_CLASSES) if i not in UNSCORED)
 
@@ -54,9 +54,9 @@ class Structured3DDataModule(PanoramaDataModule):
     Args:
         root: Folder that holds `Structured3D/`, or the scenes, or the archives; or one archive.
         furnishing: Which of the three furnishings.
-        lights: Which lights; each room is there once for each of them.
+        lights: Which lights; each room occurs once for each of them.
         exclude_errata: Leave out the invalid scenes; other published lists keep them.
-        train_on_all: Train on all scenes, those of validation and test too: as unlabelled panoramas, or to test on
+        train_on_all: Train on all scenes, including validation and test: as unlabelled panoramas, or to test on
             another data set.
         options: See `PanoramaDataModule`.
 
@@ -109,14 +109,14 @@ class Structured3DDataModule(PanoramaDataModule):
         }
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """By the number of the scene; None for the invalid scenes."""
+        """Return the split of the scene's number; None for the invalid scenes."""
         if self.exclude_errata and fields["scene"] in INVALID_SCENES:
             return None
         scene = int(fields["scene"])
         return "train" if scene < 3000 else "val" if scene < 3250 else "test"
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """By the scene; training may be on all of them."""
+        """Return whether the scene is in a split; training may use all of them."""
         if split == "train" and self.train_on_all:
             return self.split_of(fields) is not None
         return super().belongs(i, fields, split)

@@ -46,7 +46,7 @@ class SynPASSDataModule(PanoramaDataModule):
         semantic/cloud/train/MAP_1_point2/000000_trainID.png   8-bit grey, class 1 to 22, 0 none
 
     The splits are the folders: 5,700 panoramas for training, and for validation and test 1,690 each by the owner's
-    table or 2,180 and 1,200 by the owner's lists: which of the two the folders follow must be seen from the data.
+    table or 2,180 and 1,200 by the owner's lists; only the data show which of the two the folders follow.
 
     Args:
         root: Folder that holds `SynPASS`, or `img` and `semantic`, or the zip file; or the zip file.
@@ -85,5 +85,5 @@ class SynPASSDataModule(PanoramaDataModule):
         self.complete = 9080 if set(weathers) == set(get_args(Weather)) else None
 
     def split_of(self, fields: Mapping[str, str]) -> Split:
-        """By the folder."""
+        """Return the split that the folder names."""
         return cast(Split, fields["split"])

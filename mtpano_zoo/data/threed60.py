@@ -46,7 +46,7 @@ class ThreeD60DataModule(PanoramaDataModule):
     """3D60 (Zioulis et al., 2018, 2019): panoramas of 512 x 256 of scanned buildings, with depth and normals.
 
     Get it: the request form of the owner (vcl3d.github.io/3D60). The terms of Matterport3D and Stanford2D3D apply. The
-    owner recommends its successor, Pano3D: here a lamp at the camera lights what is near. Depth and normals are EXR
+    owner recommends its successor, Pano3D: here a lamp at the camera lights near surfaces. Depth and normals are EXR
     images: install ``mtpano_zoo[exr]``.
 
     Expected below the root, unpacked or in zip files::
@@ -57,9 +57,9 @@ class ThreeD60DataModule(PanoramaDataModule):
                                                                camera, zero none
         Stanford2D3D/area5a/139_area_5a1_color_0_Left_Down_0.0.png    and so on
 
-    Values are taken over exactly. A third part, SunCG, is not read: that set was withdrawn for legal reasons.
+    Values are read exactly. A third part, SunCG, is not read: that set was withdrawn for legal reasons.
 
-    Without `lists` a building is in the split that the owner's script gives it: 61 buildings of Matterport3D and the
+    Without `lists` a building is in the split of the owner's script: 61 buildings of Matterport3D and the
     areas 1, 2, 4, 6 are for training, 11 and area 3 for validation, 18 and area 5 for test. Published lists leave out
     some panoramas with bad renderings; `lists` reads them (`3D60_test.txt`, `test.txt`, ...), whatever folders they
     name. There is none for training in the owner's repository.
@@ -68,7 +68,7 @@ class ThreeD60DataModule(PanoramaDataModule):
         root: Folder that holds `Matterport3D` and `Stanford2D3D`.
         parts: Which of the two.
         placements: Cameras: ``Left_Down`` in the middle, ``Right`` and ``Up`` at 0.26 m from it.
-        lists: Files of the owner by split, absolute or relative to the root; only what they name is then used.
+        lists: Files of the owner by split, absolute or relative to the root. If set, only panoramas in them are used.
         options: See `PanoramaDataModule`.
 
     Cite: N. Zioulis, A. Karakottas, D. Zarpalas, P. Daras, "OmniDepth: Dense Depth Estimation for Indoors Spherical
@@ -134,7 +134,7 @@ class ThreeD60DataModule(PanoramaDataModule):
         return Index(index.source, self.files, index.fields, places, index.notes)
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """As listed, else by the building or area."""
+        """Return the listed split, else that of the building or area."""
         if self.listed is not None:
             return self.listed.get(self.files["image"][0].format(**fields).rsplit("/", 1)[-1])
         scene = fields["scene"][:-1] if fields["scene"].startswith("area_") else fields["scene"][:32]
@@ -142,6 +142,6 @@ class ThreeD60DataModule(PanoramaDataModule):
 
 
 def _listed_names(path: Path) -> list[str]:
-    """Return the first file of every line, without folders: they are those of other machines, with either slash."""
+    """Return the first file of every line, without folders, which are from other machines and use either slash."""
     names = [re.split(r"[/\\]", line.split()[0])[-1] for line in read_lines(path) if line.strip()]
     return [name for name in names if "_color_" in name]

@@ -1,4 +1,4 @@
-"""Sets of panoramas without labels, for a network to predict or for teachers to label: ZInD, SUN360, generated ones."""
+"""Sets of panoramas without labels, for prediction or for teachers to label: ZInD, SUN360, generated ones."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
 
 class UnlabelledDataModule(PanoramaDataModule):
-    """The base of sets without labels: all panoramas are in ``predict``, and in ``train`` unless a set splits them."""
+    """Base of sets without labels: all panoramas are in ``predict``, and in ``train`` unless a set splits them."""
 
     decoders: Mapping[str, Decoder] = {"image": decode_rgb}
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """All are for training."""
+        """Return ``train`` for all."""
         return "train"
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Whether a sample is in a split; all that are in one are in ``predict``."""
+        """Return whether a sample is in a split; all samples of a split are in ``predict`` too."""
         return self.split_of(fields) is not None if split == "predict" else super().belongs(i, fields, split)
 
 
@@ -32,8 +32,8 @@ class ZInDDataModule(UnlabelledDataModule):
     There are layouts of rooms, but neither classes nor depth nor normals. 33,210 panoramas are primary, from which a
     room's layout was drawn; the others see the same rooms from elsewhere.
 
-    Get it: an account of the owner's (github.com/zillow/zind), which academic, non-commercial users are given on
-    request; about 40 GB. The terms of the set apply.
+    Get it: request an account from the owner (github.com/zillow/zind), for academic, non-commercial use;
+    about 40 GB. The terms of the set apply.
 
     Expected below the root::
 
@@ -49,7 +49,7 @@ class ZInDDataModule(UnlabelledDataModule):
 
     Raises:
         FileNotFoundError: If there is no such root or partition.
-        InputError: If the partition is of another form.
+        InputError: If the partition has another form.
 
     Cite: S. Cruz, W. Hutchcroft, Y. Li, N. Khosravan, I. Boyadzhiev, S. B. Kang, "Zillow Indoor Dataset: Annotated
     Floor Plans With 360 Panoramas and 3D Room Layouts", CVPR 2021.
@@ -70,11 +70,11 @@ class ZInDDataModule(UnlabelledDataModule):
         self._primary: dict[str, frozenset[str]] = {}
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """By the home; None for one that the partition lacks."""
+        """Return the split of the home; None if the partition lacks it."""
         return "train" if self.splits is None else self.splits.get(int(fields["home"]))
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Whether a sample is in a split and, if only those are wanted, primary."""
+        """Return whether a sample is in a split and, with `primary`, is primary."""
         if not super().belongs(i, fields, split):
             return False
         if "tour" not in self.files:
@@ -110,9 +110,9 @@ def _read_partition(path: Path) -> dict[int, Split]:
 
 
 class SUN360DataModule(UnlabelledDataModule):
-    """SUN360 (Xiao et al., CVPR 2012): panoramas of places indoors and outdoors, in folders by the kind of place.
+    """SUN360 (Xiao et al., CVPR 2012): panoramas of indoor and outdoor places, in folders by the kind of place.
 
-    The owner's site is closed and the set is not given out any more, for reasons of copyright; this reads copies that
+    The owner's site is closed and the set is no longer distributed, for copyright reasons; this reads copies that
     exist. The paper is said to count 67,583 panoramas of 80 kinds, which was not confirmed; MTPano used 34,300.
 
     Expected below the root, unpacked or in zip files (inferred from descriptions of copies)::
@@ -142,7 +142,7 @@ class SUN360DataModule(UnlabelledDataModule):
 
 
 class GeneratedDataModule(UnlabelledDataModule):
-    """Panoramas that a network has made from texts, such as DiT360 (1024 x 2048) or HunyuanWorld (960 x 1920).
+    """Panoramas that a network generated from texts, such as DiT360 (1024 x 2048) or HunyuanWorld (960 x 1920).
 
     MTPano trained on 76,200 to 177,000 panoramas of DiT360 and 100,000 of HunyuanWorld, which are not public: generate
     your own. For images without texts use `FolderDataModule`.
@@ -161,7 +161,7 @@ class GeneratedDataModule(UnlabelledDataModule):
 
     Raises:
         FileNotFoundError: If there is no such root or text file.
-        InputError: If a line of it is of another form, or two images have the same name.
+        InputError: If a line of it has another form, or two images have the same name.
     """
 
     id_pattern = "{name}"
@@ -183,12 +183,12 @@ class GeneratedDataModule(UnlabelledDataModule):
                 raise InputError(f'{path}, line {number}: not of the form {{"image": ..., "caption": ...}}') from error
             name = Path(image).stem
             if not name or name in self.prompts:
-                raise InputError(f"{path}, line {number}: {image!r} is no image, or has the name of another one")
+                raise InputError(f"{path}, line {number}: {image!r} is not an image, or has the name of another one")
             self.prompts[name] = text
             self._rows.append({"image": image, "name": name})
         if not self._rows:
             raise InputError(f"{path} names no image")
 
     def find(self) -> Index:
-        """Return what the text file lists."""
+        """Return the panoramas that the text file lists."""
         return index_rows(self.root, self.files, self._rows)

@@ -24,25 +24,25 @@ VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 class SpatialAudioGenDataModule(UnlabelledDataModule):
     """SpatialAudioGen (Morgado et al., NeurIPS 2018): frames of 1,189 panoramic videos.
 
-    There are no labels of images. Depth Anywhere draws its 344,000 unlabelled panoramas of real places from it; which
-    frames these are is not published.
+    The images have no labels. Depth Anywhere draws its 344,000 unlabelled panoramas of real places from it; it did not
+    publish which frames these are.
 
-    Get it: `github.com/pedro-morgado/spatialaudiogen` lists the videos and has a script that loads them; their rights
-    stay with those who made them. More than 500 GB as they are; 448 x 224 and 10 frames a second after its preparation.
+    Get it: `github.com/pedro-morgado/spatialaudiogen` lists the videos and has a script that downloads them; their
+    makers keep the rights. The originals take more than 500 GB; its preparation leaves 448 x 224 at 10 frames a second.
 
-    Expected below the root, of one of the two kinds::
+    Expected below the root, one of::
 
-        frames/VIDEO/FRAME.jpg    frames, already taken out of the videos
+        frames/VIDEO/FRAME.jpg    frames, already extracted from the videos
         .../VIDEO.mp4             videos in any folder, also .webm, .mkv, .mov and .avi, twice as wide as high
 
-    Videos are read where they are, by OpenCV, and nothing is written. A frame is found by its number, which costs most
-    in videos with few key frames: take the frames out once if loading is what you wait for.
+    OpenCV reads videos in place, and nothing is written. It seeks every frame by its number, which is slow in videos
+    with few key frames: extract the frames once if loading is the bottleneck.
 
     Args:
         root: Folder of the frames or videos.
         subset: File of the owner's repository with one video id per line, such as `YT-Clean.train.1.lst`, absolute or
             relative to the root; by default all.
-        every: Seconds from one frame that is taken of a video to the next; frames in folders are all taken.
+        every: Seconds between the frames to take from a video; frames in folders are all taken.
         options: See `PanoramaDataModule`.
 
     Raises:
@@ -61,7 +61,7 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
     ) -> None:
         super().__init__(root, **options)
         if every <= 0:
-            raise InputError(f"every is the time in seconds between frames, above 0, got {every}")
+            raise InputError(f"every must be the time in seconds between frames, above 0, got {every}")
         self.every = every
         self.listed: frozenset[str] | None = None
         if subset is not None:
@@ -71,7 +71,7 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
             self.listed = frozenset(line.strip() for line in read_lines(path) if line.strip())
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
-        """For training if it is listed."""
+        """Return ``train`` if the video is listed, or if there is no list."""
         return "train" if self.listed is None or fields["video"] in self.listed else None
 
     def find(self) -> Index:
@@ -90,7 +90,9 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
             for number in _numbers(path, self.every)
         ]
         if not rows:
-            raise InputError(f"{self.root} holds {len(paths)} videos, but OpenCV reads none that is wanted: {paths[0]}")
+            raise InputError(
+                f"{self.root} holds {len(paths)} videos, but OpenCV can read none of the selected ones: {paths[0]}"
+            )
         found = index_rows(self.root, {"image": ("{path}",)}, rows)
         return VideoIndex(**vars(found))
 
@@ -105,7 +107,7 @@ class VideoIndex(Index):
         """Return the frame as the bytes of an image without compression.
 
         Raises:
-            InputError: If the video ends before, or cannot be read.
+            InputError: If the video ends before the frame, or cannot be read.
         """
         fields = self.fields_of(i)
         path, number = fields["path"], int(fields["frame"])
@@ -118,7 +120,7 @@ class VideoIndex(Index):
             video.set(cv2.CAP_PROP_POS_FRAMES, number)
         sound, pixels = video.read()
         if not sound:
-            raise InputError(f"it has no frame {number}: it is damaged, or shorter than it says")
+            raise InputError(f"it has no frame {number}: it is damaged, or shorter than its header says")
         written, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
         if not written:
             raise InputError(f"frame {number} cannot be encoded")
@@ -133,7 +135,7 @@ class VideoIndex(Index):
 
 
 def _numbers(path: Path, every: float) -> range:
-    """Return which frames of a video are taken; none of one that cannot be read."""
+    """Return the numbers of the frames to take from a video; none if it cannot be read."""
     video = cv2.VideoCapture(str(path))
     count, rate = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS)
     video.release()

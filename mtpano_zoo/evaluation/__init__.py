@@ -1,1 +1,1 @@
-"""The judge: protocols, seams, poles, turns of the camera and other measures of panoramic predictions; a report."""
+"""Evaluation of panoramic predictions: protocols, seams, poles, camera rotations and other measures; a report."""

@@ -70,12 +70,12 @@ def judge(
 
     Args:
         predictors: networks, folders or callables.
-        data: from `open_data`.
-        out: folder; a second call goes on where the first was stopped, and several at once share the panoramas.
-        protocol: a shipped configuration `evaluate-*.yaml` or a file; the metrics' defaults without.
-        skip: `yaw`, `tilt`, `cross`.
+        data: panoramas from `open_data`.
+        out: folder; a second call continues where the first stopped, and simultaneous calls share the panoramas.
+        protocol: a shipped configuration `evaluate-*.yaml` or a file. If omitted, metrics have their defaults.
+        skip: tests to leave out: `yaw`, `tilt`, `cross`.
         force: score predictions in a folder even if they look wrong.
-        report: called with the progress.
+        report: called with progress messages.
 
     Raises:
         InputError: If a predictor or the data do not fit, see `mtpano_zoo.evaluation.runner.evaluate`.
@@ -86,7 +86,7 @@ def judge(
     chosen = read_protocol(protocol)
     judged = evaluate(predictors, data, folder, chosen=chosen, protocol=name, skip=skip, force=force, report=report)
     content = build_report(judged, data, name, skip)
-    if process_number() == 0:  # the others have shared the work
+    if process_number() == 0:  # the other processes only share the work
         pictures = {
             one.predictor.name: worst_maps(one, data, content["models"][one.predictor.name]["worst"]) for one in judged
         }
@@ -108,7 +108,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def main(options: Any) -> int:
-    """Do what `mtpano eval` was asked for."""
+    """Run `mtpano eval`."""
     import torch
 
     data = open_data(options.data, options.height, options.limit, options.seed)

@@ -1,4 +1,4 @@
-"""What is scored on: rendered scenes, or a folder of panoramas with labels."""
+"""Data to score on: rendered scenes, or a folder of panoramas with labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SCENES = 20
 
 
 class Samples(Protocol):
-    """Samples by number, as `mtpano_zoo.data.scenes.SceneDataset` has them."""
+    """Samples by index, as in `mtpano_zoo.data.scenes.SceneDataset`."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -35,10 +35,10 @@ class EvaluationSet:
     """A set of labelled panoramas.
 
     Attributes:
-        samples: the panoramas; `name(i)` is the id of number i.
+        samples: the panoramas; `name(i)` is the id of panorama i.
         classes: names of their semantic classes.
-        words: what they are, one sentence.
-        facts: what decides them, as plain data.
+        words: description in one sentence.
+        facts: settings that determine the panoramas, as plain data.
     """
 
     samples: Samples
@@ -71,16 +71,16 @@ def open_data(source: str | Path, height: int | None = None, limit: int | None =
 
     Args:
         source: `rooms`, `homes` or `streets`, or a folder.
-        height: rows of the panoramas, which are twice as wide; by default 256, and those of a folder's first image.
-        limit: take the first ones only; by default 20 scenes, and all panoramas of a folder.
-        seed: another one gives other scenes.
+        height: rows of the panoramas, which are twice as wide; by default 256, or the rows of a folder's first image.
+        limit: number of panoramas to take, from the first; by default 20 scenes, or all panoramas of a folder.
+        seed: seed of rendered scenes.
 
     Raises:
-        FileNotFoundError: If it is neither.
+        FileNotFoundError: If `source` is neither.
         InputError: If the limit is not positive, or the folder holds no label.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"--limit is a positive number of panoramas, not {limit}")
+        raise InputError(f"--limit must be a positive number of panoramas, not {limit}")
     if (kind := str(source)) in KINDS:
         rows = height or 256
         scenes = KINDS[kind]("test", limit or SCENES, rows, 2 * rows, seed)
@@ -91,8 +91,8 @@ def open_data(source: str | Path, height: int | None = None, limit: int | None =
     if not folder.is_dir():
         suggestion = did_you_mean(nearest(kind, KINDS)) if "/" not in kind else ""
         raise FileNotFoundError(
-            f"There is no data {kind}{suggestion or ':'} --data is one of {', '.join(KINDS)}, or a folder with images/ "
-            "and labels."
+            f"There is no data set {kind}{suggestion or ':'} --data is one of {', '.join(KINDS)}, or a folder with "
+            "images/ and labels."
         )
     return _folder(folder, height, limit)
 

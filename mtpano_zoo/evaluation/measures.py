@@ -1,7 +1,7 @@
 """Measures of panoramic predictions: pure functions on the maps of one image.
 
-A measure returns a `Ratio`, a sum and what it is divided by: over several images both are added first. Maps are depth
-(H, W) in metres along the ray (0 = no value), normals (3, H, W) (zero = no value), and classes (H, W).
+A measure returns a `Ratio`, a sum and its divisor; over several images, both are added up before the division. Maps are
+depth (H, W) in metres along the ray (0 = no value), normals (3, H, W) (zero = no value), and classes (H, W).
 """
 
 import itertools
@@ -46,19 +46,19 @@ __all__ = (
 
 Ratio = tuple[float, float]
 STEP = 1e-4  # added above and below a ratio of errors, so that a perfect prediction has 1 and not 0 / 0
-EDGE = 0.15  # relative change of the inverse distance that is a boundary
-FRAME = 10.0  # degrees that another frame of normals must gain to be taken for the one that was meant
-SWAPPED = 0.5  # share of either class from which on a pair is swapped
+EDGE = 0.15  # relative change of the inverse distance that counts as a boundary
+FRAME = 10.0  # degrees that another frame of normals must gain to count as the intended one
+SWAPPED = 0.5  # share of either class above which a pair counts as swapped
 SMALL = 0.005  # share of the pixels below which a class is too rare to be swapped
 
 
 class Alignment(NamedTuple):
-    """Faults of a whole prediction, which are taken out before its other measures.
+    """Faults of a whole prediction, which are removed before its other measures.
 
     Attributes:
-        log_scale: logarithm of the factor that the distances are too large by.
+        log_scale: logarithm of the factor by which the distances are too large.
         frame: matrix (3, 3) that turns predicted normals into the frame of the labels.
-        swapped: pairs of classes that are taken for one another.
+        swapped: pairs of classes that are mistaken for one another.
     """
 
     log_scale: float
@@ -67,7 +67,7 @@ class Alignment(NamedTuple):
 
 
 def mean_over(values: Tensor, where: Tensor) -> Ratio:
-    """Sum of values (H, W) over a mask weighted by solid angle, and of the weights.
+    """Return the sum of values (H, W) over a mask, weighted by solid angle, and the sum of the weights.
 
     Example:
         >>> total, weight = mean_over(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, True]]))
@@ -79,7 +79,7 @@ def mean_over(values: Tensor, where: Tensor) -> Ratio:
 
 
 def log_ratio(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithm (H, W) of predicted over true distance, 0 where one is missing, and the mask of where both are known.
+    """Return the log (H, W) of predicted over true distance, 0 where one is missing, and the mask where both are known.
 
     Example:
         >>> ratio, known = log_ratio(torch.tensor([[2.0, 0.0]]), torch.tensor([[2.0, 3.0]]))
@@ -91,7 +91,7 @@ def log_ratio(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scale(prediction: Tensor, target: Tensor) -> Ratio:
-    """Median of predicted over true distance, in the core of the image.
+    """Return the median of predicted over true distance, in the core of the image.
 
     Example:
         >>> depth = torch.full((16, 32), 2.0)
@@ -104,7 +104,7 @@ def scale(prediction: Tensor, target: Tensor) -> Ratio:
 
 
 def holes(has_value: Tensor, labelled: Tensor) -> Ratio:
-    """Share of the labelled solid angle without a predicted value; masks (H, W).
+    """Return the share of the labelled solid angle without a predicted value; masks (H, W).
 
     Example:
         >>> holes(torch.tensor([[True, False]]), torch.tensor([[True, True]]))
@@ -114,9 +114,9 @@ def holes(has_value: Tensor, labelled: Tensor) -> Ratio:
 
 
 def border_step(values: Tensor, known: Tensor) -> tuple[Ratio, Ratio]:
-    """Mean step of values (C, H, W) across the 0/360 border, and between neighbouring columns in the core.
+    """Return the mean step of values (C, H, W) across the 0/360 border, and between neighbouring core columns.
 
-    The values are an error, or a prediction. Polar caps do not count. The first over the second is 1 without a seam.
+    The values are an error, or a prediction. Polar caps do not count. The ratio of both is 1 without a seam.
 
     Example:
         >>> values = torch.zeros(1, 16, 32)
@@ -135,16 +135,18 @@ def border_step(values: Tensor, known: Tensor) -> tuple[Ratio, Ratio]:
 
 
 def seam_jump(values: Tensor, known: Tensor) -> Ratio:
-    """`border_step` as one ratio: the step across the border over that between neighbouring columns; 1 = no seam.
+    """Return `border_step` as a ratio: the step across the border over that between other columns; 1 = no seam.
 
-    `mtpano_zoo.generation.quality.seam_jump` says the same of pictures: it has no mask, and counts the polar caps too.
+    `mtpano_zoo.generation.quality.seam_jump` does the same for pictures, without a mask and with the polar caps.
     """
     (border, there), (inside, here) = border_step(values, known)
     return (border + STEP, inside + STEP) if there and here else (0.0, 0.0)
 
 
 def polar_excess(errors: Tensor, known: Tensor) -> Ratio:
-    """Mean error (H, W) of the polar caps, above 60 degrees of latitude, over that between them, away from the border.
+    """Return the mean error (H, W) of the polar caps, above 60 degrees of latitude, over that between them.
+
+    Columns near the 0/360 border do not count.
 
     Example:
         >>> errors = torch.full((18, 36), 0.1)
@@ -160,7 +162,7 @@ def polar_excess(errors: Tensor, known: Tensor) -> Ratio:
 
 @cache
 def frames() -> Tensor:
-    """All 48 signed permutations (48, 3, 3) of x, y and z, the identity first."""
+    """Return all 48 signed permutations (48, 3, 3) of x, y and z, the identity first."""
     signs = itertools.product((1.0, -1.0), repeat=3)
     eye = torch.eye(3)
     return torch.stack(
@@ -169,9 +171,9 @@ def frames() -> Tensor:
 
 
 def frame_gain(prediction: Tensor, target: Tensor) -> tuple[Ratio, Tensor]:
-    """Degrees that normals (3, H, W) gain in the best of the 48 frames of axes, and the matrix into that frame.
+    """Return the degrees that normals (3, H, W) gain in the best of 48 axis frames, and the matrix into that frame.
 
-    The gain is 0, and the matrix the identity, unless more than 10 degrees are gained.
+    Unless the gain exceeds 10 degrees, return 0 and the identity.
 
     Example:
         >>> target = torch.nn.functional.normalize(torch.randn(3, 8, 16), dim=0)
@@ -196,7 +198,7 @@ def frame_gain(prediction: Tensor, target: Tensor) -> tuple[Ratio, Tensor]:
 
 
 def align(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Alignment:
-    """Find scale, frame and swapped classes of a prediction, as far as its maps and those of the labels are there."""
+    """Find scale, frame and swapped classes of a prediction, from the maps that both it and the labels have."""
     log_scale, frame = 0.0, torch.eye(3)
     if "depth" in prediction and "depth" in target:
         value, known = scale(prediction["depth"], target["depth"])
@@ -211,10 +213,10 @@ def align(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Ali
 
 
 def error_of(task: str, prediction: Tensor, target: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor, Tensor]:
-    """Return errors (C, H, W) with a sign, their sizes (H, W), and where both maps have a value.
+    """Return signed errors (C, H, W), their magnitudes (H, W), and the mask where both maps have a value.
 
     `depth`: logarithm of predicted over true distance, without the scale. `normals`: difference of the unit vectors in
-    the frame of the labels, and the angle in degrees. `semseg`: 1 where the class is wrong; the mask is that of 255.
+    the frame of the labels, and the angle in degrees. `semseg`: 1 where the class is wrong; the mask leaves out 255.
     """
     if task == "depth":
         ratio, known = log_ratio(prediction, target)
@@ -234,15 +236,15 @@ def error_of(task: str, prediction: Tensor, target: Tensor, alignment: Alignment
 
 
 def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: Sequence[int]) -> Ratio:
-    """Difference of the predictions for rolled panoramas, rolled back, from that of the original.
+    """Return the difference between predictions for rolled panoramas, rolled back, and for the original.
 
-    Mean of `|log ratio|`, of the angle in degrees, or share of pixels of another class, away from borders.
+    This is the mean `|log ratio|`, the mean angle in degrees, or the share of pixels of another class, in the core.
 
     Args:
         task: `depth`, `normals` or `semseg`.
         upright: map of the original.
         others: maps of the rolled ones, rolled back (and vectors turned back).
-        columns: by how many columns each had been rolled.
+        columns: number of columns by which each was rolled.
 
     Example:
         >>> depth = torch.full((16, 32), 2.0)
@@ -259,7 +261,7 @@ def roll_spread(task: str, upright: Tensor, others: Sequence[Tensor], columns: S
 
 
 def boundaries(depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (H, W) of pixels in front of something farther, and of pixels where that is known.
+    """Return the mask (H, W) of pixels in front of something farther, and the mask where that is known.
 
     The inverse distance of a plane is smooth in the angles, however slanted it is; its second difference jumps only at
     boundaries. The pixel on the near side counts.
@@ -283,7 +285,7 @@ def boundaries(depth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def away_from_boundaries(task: str, label: Tensor) -> Tensor:
-    """Mask (H, W) of labels that resampling does not change: no neighbour is in front, of another class or direction.
+    """Return the mask (H, W) of labels that resampling keeps: no neighbour in front, of another class or direction.
 
     Example:
         >>> away_from_boundaries("semseg", torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 3)).tolist()[1]
@@ -297,7 +299,7 @@ def away_from_boundaries(task: str, label: Tensor) -> Tensor:
 
 
 def edges(prediction: Tensor, target: Tensor) -> Ratio:
-    """Agreement of depth boundaries within one pixel, from 0 to 1 (a Dice score), in the core of the image.
+    """Return the agreement of depth boundaries within one pixel, from 0 to 1 (a Dice score), in the image's core.
 
     Example:
         >>> depth = torch.full((32, 64), 4.0)
@@ -307,7 +309,7 @@ def edges(prediction: Tensor, target: Tensor) -> Ratio:
         1.0
     """
     (mine, told), (true, known) = boundaries(prediction), boundaries(target)
-    # A boundary is looked for one pixel around: that must be known too.
+    # Boundaries match within one pixel, so the neighbours must be known too.
     told = told & known & core(*target.shape)
     told = -F.max_pool2d(-told[None].float(), 3, 1, 1)[0] == 1
     near_mine, near_true = (F.max_pool2d(x[None].float(), 3, 1, 1)[0] > 0 for x in (mine, true))
@@ -316,16 +318,17 @@ def edges(prediction: Tensor, target: Tensor) -> Ratio:
 
 
 def planarity(prediction: Tensor, target: Tensor, normals: Tensor, walls: Tensor) -> Ratio:
-    """Deviation of predicted walls from planes, as a share of their distance, in the core of the image.
+    """Return the deviation of predicted walls from planes, as a share of their distance, in the image's core.
 
-    Labels say which pixels are of one plane: same normal and same distance from the camera. A plane is fitted to the
-    predicted points of each; its root mean square residual over the mean distance is averaged, weighted by pixels.
+    The labels define the planes: pixels whose planes have the same normal and distance from the camera. A plane is
+    fitted to the predicted points of each; its root mean square residual over the mean distance is averaged, weighted
+    by pixels.
 
     Args:
         prediction: depth (H, W).
         target: depth (H, W) of the labels.
         normals: normals (3, H, W) of the labels.
-        walls: bool (H, W).
+        walls: mask of the walls, bool (H, W).
     """
     known = walls & valid_depth(prediction) & valid_depth(target) & valid_normals(normals) & core(*target.shape)
     points, true = (depth_to_points(x[None, None].double())[0] for x in (prediction, target))
@@ -349,7 +352,7 @@ def planarity(prediction: Tensor, target: Tensor, normals: Tensor, walls: Tensor
 
 
 def class_swaps(prediction: Tensor, target: Tensor, classes: Sequence[str]) -> dict[str, Ratio]:
-    """For every pair of classes in the labels, how much either is taken for the other: the smaller of both shares.
+    """Return for every pair of classes in the labels how much each is taken for the other: the smaller share.
 
     Example:
         >>> target = torch.tensor([[0, 0, 1, 1]])
@@ -361,7 +364,7 @@ def class_swaps(prediction: Tensor, target: Tensor, classes: Sequence[str]) -> d
 
 
 def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], float]:
-    """For pairs of classes in the labels: the smaller of the shares of either that are taken for the other."""
+    """Return for pairs of classes in the labels the smaller of the shares of each that are taken for the other."""
     numbers, pixels = torch.unique(target[target != NO_LABEL], return_counts=True)
     present = numbers[pixels >= max(1, SMALL * target.numel())].tolist()
     masks = {i: target == i for i in present}
@@ -370,9 +373,9 @@ def _mutual_shares(prediction: Tensor, target: Tensor) -> dict[tuple[int, int], 
 
 
 def cross_on_faces(panorama: Tensor, faces: Tensor) -> Ratio:
-    """Mean `|log ratio|`, without one common scale, of cube faces (6, S, S) and of those cut from a panorama (H, W).
+    """Return the mean `|log ratio|`, up to a common scale, between cube faces (6, S, S) and a panorama's (H, W).
 
-    Both are distances along the ray. Faces in the order front, right, back, left, up, down.
+    Both are distances along the ray. The order of the faces is front, right, back, left, up, down.
 
     Example:
         >>> cross_on_faces(torch.full((16, 32), 2.0), torch.full((6, 8, 8), 3.0))[0] < 1e-6
@@ -383,7 +386,7 @@ def cross_on_faces(panorama: Tensor, faces: Tensor) -> Ratio:
 
 
 def cross_on_panorama(panorama: Tensor, faces: Tensor) -> Ratio:
-    """Return the same as `cross_on_faces`, of a panorama that is put together from the faces; by solid angle.
+    """Return the same as `cross_on_faces`, on a panorama joined from the faces and weighted by solid angle.
 
     Example:
         >>> cross_on_panorama(torch.full((16, 32), 2.0), torch.full((6, 8, 8), 3.0))[0] < 1e-6

@@ -1,4 +1,4 @@
-"""Predictions in another unit, frame or orientation than stated: what they look like."""
+"""Detection of predictions in another unit, frame or orientation than stated."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from mtpano_zoo.tasks import NO_LABEL
 
 __all__ = ("common_mistakes", "mistakes")
 
-# What a metre is in the unit that somebody forgot, over the one that was stated.
+# The factor by which distances are off, and the mistake in the unit that explains it.
 UNITS = {
     1000.0: "millimetres",
     100.0: "centimetres",
@@ -21,7 +21,7 @@ UNITS = {
     0.001: "metres that were taken for millimetres",
     0.01: "metres that were taken for centimetres",
 }
-FACTOR = 20.0  # a network may be wrong by less
+FACTOR = 20.0  # smaller factors may be the network's own error
 Change = Callable[[Tensor], Tensor]
 TURNS: dict[str, tuple[str, Change]] = {
     "mirrored": ("mirrored left to right", lambda x: x.flip(-1)),
@@ -35,13 +35,13 @@ LOOKS: dict[str, tuple[str, Change]] = TURNS | {
     "z": ("z along the axes of a cube: state --kind z", lambda x: x / erp_rays(*x.shape).abs().amax(-1)),
     "ray": ("distances along the ray that were taken for z", lambda x: x * erp_rays(*x.shape).abs().amax(-1)),
 }
-WRONG = 0.05  # share of wrong classes from which on, likewise
-PLAIN = 0.05  # mean |log ratio| from which on another reading is looked for
-BETTER = 0.5  # which must have less than half of it
+WRONG = 0.05  # share of wrong classes above which turned maps are tried
+PLAIN = 0.05  # mean |log ratio| above which other readings are tried
+BETTER = 0.5  # share of the error that a better reading must stay below
 
 
 def _spread(prediction: Tensor, target: Tensor) -> tuple[float, float]:
-    """Median of the log ratio, and the mean distance from it."""
+    """Return the median of the log ratio, and the mean absolute deviation from it."""
     ratio, known = log_ratio(prediction, target)
     inside = ratio[known].double()
     if not inside.numel():
@@ -51,7 +51,7 @@ def _spread(prediction: Tensor, target: Tensor) -> tuple[float, float]:
 
 
 def mistakes(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, str]:
-    """Sentences by kind of mistake, for the maps of one image; none where nothing is suspicious.
+    """Return a sentence for each kind of mistake in the maps of one image; none if nothing is suspicious.
 
     Example:
         >>> depth = 1 + torch.rand(16, 32)
@@ -66,7 +66,7 @@ def mistakes(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
             unit = min(UNITS, key=lambda factor: abs(math.log(factor) - middle))
             close = abs(math.log(unit) - middle) < math.log(2)
             found["unit"] = f"distances are {math.exp(middle):.3g} times those of the labels" + (
-                f": they look like {UNITS[unit]}" if close else ": no unit that we know fits"
+                f": they look like {UNITS[unit]}" if close else ": no known unit fits"
             )
         readings = {kind: _spread(change(p), t)[1] for kind, (_, change) in LOOKS.items()}
         best = min(readings, key=lambda kind: readings[kind])
@@ -95,5 +95,5 @@ def _axes(frame: Tensor) -> str:
 
 
 def common_mistakes(found: Sequence[Mapping[str, str]]) -> list[str]:
-    """Sentences about the kinds of mistake that all images show, as the first one says them."""
+    """Return the first image's sentences about the kinds of mistake that all images show."""
     return [sentence for kind, sentence in found[0].items() if all(kind in other for other in found)] if found else []

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else."""
+"""The report as one self-contained HTML file."""
 
 import base64
 import math
@@ -29,7 +29,7 @@ img { max-width: 100%; display: block; margin: .5rem 0 } .remark { background: #
 
 
 def worst_maps(judged: Judged, data: EvaluationSet, ids: Sequence[str]) -> dict[str, bytes]:
-    """Pictures by id, predicted again."""
+    """Return pictures by id, from new predictions."""
     numbers = {data.samples.name(i): i for i in range(len(data.samples))}
     pictures = {}
     for name in ids:
@@ -42,12 +42,12 @@ def worst_maps(judged: Judged, data: EvaluationSet, ids: Sequence[str]) -> dict[
 
 
 def write_page(path: Path, report: Mapping[str, Any], worst: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Write the page.
+    """Write the page of a report.
 
     Args:
         path: the file.
         report: from `build_report`.
-        worst: pictures by id, by model.
+        worst: pictures by model and id.
     """
     models = report["models"]
     body = [
@@ -87,7 +87,7 @@ def _picture(data: bytes | None, text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numbers") -> str:
-    """Return a table; cells are HTML, and the last ones of the kind `words` are text."""
+    """Return a table of HTML cells; the last column of the kind `words` holds text."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<table class="{kind}"><tr>{top}</tr>{lines}</table>'

@@ -39,7 +39,7 @@ def _curves(report: Mapping[str, Any], kind: str) -> list[str]:
 
 
 def bands_plot(report: Mapping[str, Any]) -> bytes | None:
-    """Errors over latitude, with intervals; None if nothing has them."""
+    """Plot errors over latitude, with intervals; return None if there are none."""
     names = _curves(report, "bands")
     if not names:
         return None
@@ -62,7 +62,7 @@ def bands_plot(report: Mapping[str, Any]) -> bytes | None:
 
 
 def tilt_plot(report: Mapping[str, Any]) -> bytes | None:
-    """Errors over the tilt of the camera; None if nothing was turned."""
+    """Plot errors over the tilt of the camera; return None if nothing was tilted."""
     names = _curves(report, "turned")
     if not names:
         return None
@@ -83,7 +83,7 @@ def tilt_plot(report: Mapping[str, Any]) -> bytes | None:
 
 
 def measures_plot(report: Mapping[str, Any]) -> bytes | None:
-    """Ratios whose right value is 1, with intervals, on a logarithmic axis; None if there are none."""
+    """Plot ratios that should be 1, with intervals, on a logarithmic axis; return None if there are none."""
     found = dict.fromkeys(name for model in report["models"].values() for name in model["measures"])
     names = [name for name in found if name.split("/")[0] in ("scale", "seam", "poles")]
     if not names:
@@ -116,7 +116,7 @@ def maps_plot(
     alignment: Alignment,
     classes: Sequence[str],
 ) -> bytes:
-    """Image, label, prediction and error of one panorama; the error as it is measured, without scale and frame."""
+    """Plot image, label, prediction and error of one panorama; the error as measured, without scale and frame."""
     tasks = [task for task in ("depth", "normals", "semseg") if task in maps and task in labels]
     figure = Figure(figsize=(12, 1.7 * len(tasks) + 0.2))
     grid = figure.subplots(max(1, len(tasks)), 4, squeeze=False)

@@ -1,4 +1,4 @@
-"""What is judged: a network, a folder of somebody's predictions, or a callable."""
+"""What is scored: a network, a folder of predictions, or a callable."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ ENDINGS = (".npy", ".exr", ".png")
 
 
 class Predictor:
-    """Maps of a panorama: depth (H, W) metres along the ray, normals (3, H, W), semseg and disparity (H, W), valid.
+    """Predict depth (H, W) in metres along the ray, normals (3, H, W), semseg, disparity and valid (H, W).
 
     Attributes:
-        name: what reports call it.
+        name: name in reports.
         classes: names of its semantic classes; empty if they are those of the labels.
-        turns: whether it can look at a turned panorama.
+        turns: whether it can predict for rotated panoramas.
         faces: a function from cube faces (6, 3, S, S) of 90 degrees to distances along the ray (6, S, S), or None.
-        words: what it is, one sentence.
+        words: description in one sentence.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Predictor:
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """Settings that decide the predictions, as plain data."""
+        """Return the settings that determine the predictions, as plain data."""
         raise NotImplementedError
 
 
 class NetworkPredictor(Predictor):
-    """A network of the zoo, as `mtpano run` uses it: at its own size, the maps in that of the panorama."""
+    """A network of the zoo, as `mtpano run` uses it: it runs at its own size, its maps have the panorama's size."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         self.network = network
         self.name = name
         self.classes = tuple(getattr(network, "classes", ()))
         height, width = getattr(network, "input_size", (0, 0))
-        self.words = f"a network that looks at {height} x {width} pixels; its maps are resized to those of the panorama"
+        self.words = f"a network that runs at {height} x {width} pixels; its maps are resized to the panorama's size"
         self.faces = self._faces if "depth" in getattr(network, "tasks", ()) else None
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
@@ -78,7 +78,7 @@ class NetworkPredictor(Predictor):
         return maps
 
     def _faces(self, images: Tensor) -> Tensor:
-        """Predict for each cube face alone, on a sphere that is black elsewhere, as `mtpano run` takes a crop."""
+        """Predict for each cube face alone, on a sphere that is black elsewhere, as `mtpano run` does for a crop."""
         side = images.shape[-1]
         depths = []
         for number, image in enumerate(images):
@@ -89,7 +89,7 @@ class NetworkPredictor(Predictor):
         return torch.stack(depths)
 
     def facts(self) -> dict[str, Any]:
-        """Its weights and configuration."""
+        """Return its weights and configuration."""
         return describe_model(self.network, self.name)
 
 
@@ -98,8 +98,8 @@ class FunctionPredictor(Predictor):
 
     Args:
         function: returns any of `depth` (H, W) or (1, H, W), `normals` (3, H, W), `semseg` as classes (H, W) or logits
-            (C, H, W), `disparity` as depth, `valid` bool (H, W).
-        name: what reports call it; results of another function under the same name would mix.
+            (C, H, W), `disparity` like depth, `valid` bool (H, W).
+        name: name in reports; results of two functions under the same name would mix.
         classes: names of its semantic classes; those of the data by default.
         faces: see `Predictor`.
     """
@@ -122,14 +122,14 @@ class FunctionPredictor(Predictor):
         """Predict.
 
         Raises:
-            InputError: If a map has no task, or another size than the image.
+            InputError: If a map belongs to no task, or its size differs from the image's.
         """
         size = tuple(image.shape[1:])
         maps = {}
         for task, values in self.function(image).items():
             if task not in MAIN_TASKS:
                 raise InputError(
-                    f"{self.name} returns {task!r}, which is no task: return any of {', '.join(MAIN_TASKS)}"
+                    f"{self.name} returns {task!r}, which is not a task: return any of {', '.join(MAIN_TASKS)}"
                 )
             values = values.detach().cpu()
             if task == "semseg" and values.ndim == 3:
@@ -144,22 +144,23 @@ class FunctionPredictor(Predictor):
         return maps
 
     def facts(self) -> dict[str, Any]:
-        """Its name, which is all that is known."""
+        """Return its name, which is all that is known."""
         return {"function": self.name}
 
 
 class FolderPredictor(Predictor):
-    """Predictions that lie in a folder, by the ids of the panoramas.
+    """Predictions in a folder, by the ids of the panoramas.
 
     Files are `TASK/ID.npy`, `.exr` or `.png`, or `ID_depth.png` and so on as `mtpano run` writes them, or, for
     distances only, `ID.npy`, `.exr` or `.png` in the folder itself. Depth is 16-bit grey or floating point; normals are
-    as in `FolderDataModule`, or an EXR of (x, y, z); semseg is a PNG or NPY of class numbers, of the classes that a
-    manifest of `mtpano run` names, else of those of the labels.
+    as in `FolderDataModule`, or an EXR of (x, y, z); semseg is a PNG or NPY of class numbers, for the classes that a
+    manifest of `mtpano run` lists, or else for those of the labels.
 
     Args:
         folder: the folder.
-        unit: of distances: `m`, `cm`, `mm`, or metres per step. By default NPY and EXR hold metres; a PNG needs it.
-        kind: what a distance is: along the `ray`, `z` along the axis of the cube face that the pixel lies on, or
+        unit: unit of distances: `m`, `cm`, `mm`, or metres per step. By default NPY and EXR hold metres, and so do
+            the millimetres of an `ID_depth.png`; any other PNG needs a unit.
+        kind: type of distance: along the `ray`, `z` along the axis of the cube face that the pixel lies on, or
             `disparity`, the inverse distance up to scale and shift.
 
     Raises:
@@ -184,7 +185,7 @@ class FolderPredictor(Predictor):
         self.kind = kind
         self.name = self.folder.resolve().name
         self.classes = _recorded_classes(self.folder)
-        self.words = f"predictions that lie in a folder; distances: {kind}, in {unit or 'metres'}"
+        self.words = f"predictions in a folder; distances: {kind}, in {unit or 'metres'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
         """Read.
@@ -246,16 +247,16 @@ class FolderPredictor(Predictor):
         if path.suffix == ".exr":
             first, *others = np.moveaxis(image_io.decode_exr(data), -1, 0)
             if not all(np.array_equal(first, other, equal_nan=True) for other in others):
-                raise InputError("its channels differ from one another, but those of distances are all the same")
+                raise InputError("its channels differ, but distances have the same value in every channel")
             return np.where(first < NOTHING, first, 0), self.step or 1.0
         own = path.name.endswith("_depth.png")
         if self.step is None and not own and self.kind != "disparity":
-            raise InputError("a PNG does not say its unit: state it by --unit mm, or metres per step")
+            raise InputError("a PNG does not state its unit: pass --unit mm, or metres per step")
         steps = stored_steps(data)
         return np.where(steps == image_io.SATURATED, 0, steps).astype(np.float32), self.step or 0.001
 
     def facts(self) -> dict[str, Any]:
-        """A hash over names and sizes of the files, and what was stated of them."""
+        """Return a hash over names, sizes and times of the files, and the stated unit, kind and classes."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.rglob("*")):
             if path.suffix in ENDINGS:
@@ -273,7 +274,7 @@ def _class_numbers(data: bytes, suffix: str) -> NDArray[np.int64]:
         return stored_numbers(data, open_image(data)).astype(np.int64)
     numbers = np.squeeze(decode_array(data))
     if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
-        raise InputError(f"a map of classes is whole numbers (H, W), not {numbers.dtype} {numbers.shape}")
+        raise InputError(f"a class map must hold whole numbers (H, W), not {numbers.dtype} {numbers.shape}")
     return numbers.astype(np.int64)
 
 
@@ -285,7 +286,7 @@ def _exr_normals(data: bytes) -> NDArray[np.float32]:
 
 
 def _recorded_classes(folder: Path) -> tuple[str, ...]:
-    """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if it is not known."""
+    """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if unknown."""
     try:
         manifest = read_manifest(folder, FORMAT) or {}
     except InputError:  # it is the manifest of something else

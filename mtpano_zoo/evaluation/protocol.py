@@ -22,7 +22,7 @@ __all__ = ("add", "build_metrics", "labels_of", "read_protocol", "scores_of", "w
 def read_protocol(name: str | Path | None) -> dict[str, Metric]:
     """Return the metrics by task of a shipped configuration, such as `evaluate-unaligned-10m.yaml`, or of a file.
 
-    Without one there are none, and the defaults of `TASK_METRICS` hold.
+    Without a name the result is empty, and the defaults of `TASK_METRICS` apply.
 
     Raises:
         InputError: If the file has no section `model: metrics:`, or a metric cannot be built.
@@ -38,14 +38,14 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
     model = content.get("model") if isinstance(content, dict) else None
     section = model.get("metrics") if isinstance(model, dict) else None
     if not isinstance(section, dict) or not section.keys() <= MAIN_TASKS.keys():
-        raise InputError(f"{path} is no protocol: it needs `model: {{metrics: {{depth: ...}}}}` with tasks as keys")
+        raise InputError(f"{path} is not a protocol: it needs `model: {{metrics: {{depth: ...}}}}` with tasks as keys")
     metrics: dict[str, Metric] = {}
     for task, described in section.items():
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(Metric, "metric", required=True)
         try:
             metrics[task] = parser.instantiate(parser.parse_object({"metric": described})).metric
-        except Exception as error:  # jsonargparse raises its own, argparse's and those of the constructor
+        except Exception as error:  # jsonargparse raises its own errors, argparse's and those of the constructor
             raise InputError(f"{path}: the metric of {task} cannot be built ({str(error).splitlines()[0]})") from error
     return metrics
 
@@ -53,7 +53,7 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
 def build_metrics(
     tasks: Sequence[str], classes: Sequence[str], chosen: Mapping[str, Metric], solid_angle: bool = False
 ) -> dict[str, Metric]:
-    """Return fresh metrics by task; with `solid_angle` a pixel counts by the part of the sphere that it covers."""
+    """Return fresh metrics by task; with `solid_angle` a pixel counts by the solid angle that it covers."""
     metrics = {task: chosen[task].clone() if task in chosen else TASK_METRICS[task](classes) for task in tasks}
     if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
         semseg.name_classes(classes)
@@ -65,7 +65,7 @@ def build_metrics(
 
 
 def labels_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the labels of a sample; inverse distances are those of its depth where it has none.
+    """Return the labels of a sample; if it has no inverse distances, derive them from its depth.
 
     Example:
         >>> labels_of({"depth": torch.tensor([[2.0, 0.0]])})["disparity"].tolist()
@@ -80,7 +80,7 @@ def labels_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
-    """Add an image to every metric whose map and labels are there."""
+    """Add an image to every metric whose map and labels exist."""
     for task, metric in metrics.items():
         needed = MAIN_TASKS[task].labels
         if task not in maps or not all(key in labels for key in needed):
@@ -94,7 +94,7 @@ def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mappi
 
 
 def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Scores that have a value, named `TASK/SCORE`."""
+    """Return the scores that have a value, named `TASK/SCORE`."""
     from mtpano_zoo.metrics import defined_scores
 
     return {
@@ -107,7 +107,7 @@ def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 def words(metrics: Mapping[str, Metric]) -> list[str]:
     """Return sentences about what the metrics count."""
-    sentences = ["Scores count pixels; those by solid angle weigh a pixel by the part of the sphere that it covers."]
+    sentences = ["Scores count pixels; those by solid angle weight a pixel by the part of the sphere that it covers."]
     for task, metric in metrics.items():
         parts = []
         if isinstance(metric, DepthMetrics):
@@ -121,7 +121,7 @@ def words(metrics: Mapping[str, Metric]) -> list[str]:
             parts.append(f"logarithm to the base {metric.log_base}")
             if metric.crop:
                 parts.append(f"{metric.crop:.4g} of the height left out at the top and at the bottom")
-            parts.append("a pixel without a value is wrong")
+            parts.append("a pixel without a value counts as wrong")
         if isinstance(metric, SemsegMetrics):
             absent = "left out of the mean" if metric.absent_classes == "skip" else "counted as 0"
             parts.append(f"one confusion matrix over the set, {len(metric.classes)} classes, absent ones {absent}")

@@ -1,4 +1,4 @@
-"""Which part of the sphere a measure looks at, so that one defect does not enter two measures."""
+"""Parts of the sphere that a measure uses, chosen so that one defect does not enter two measures."""
 
 import math
 from itertools import pairwise
@@ -16,7 +16,7 @@ BANDS = (-90, -60, -30, 0, 30, 60, 90)
 
 
 def between_poles(height: int, width: int) -> Tensor:
-    """Mask (H, W) of the latitudes up to 60 degrees.
+    """Return the mask (H, W) of the latitudes up to 60 degrees.
 
     Example:
         >>> between_poles(6, 1).flatten().tolist()
@@ -27,7 +27,7 @@ def between_poles(height: int, width: int) -> Tensor:
 
 
 def away_from_border(height: int, width: int) -> Tensor:
-    """Mask (H, W) without a sixteenth of the columns, at least two, at the left and again at the right edge.
+    """Return the mask (H, W) without a sixteenth of the columns, at least two, at either edge.
 
     Example:
         >>> away_from_border(1, 8).tolist()
@@ -39,12 +39,12 @@ def away_from_border(height: int, width: int) -> Tensor:
 
 
 def core(height: int, width: int) -> Tensor:
-    """Mask (H, W) of what lies between the poles and away from the border."""
+    """Return the mask (H, W) of pixels between the poles and away from the border."""
     return between_poles(height, width) & away_from_border(height, width)
 
 
 def band_names() -> list[str]:
-    """Names of the bands of latitude, from the nadir up.
+    """Return the names of the latitude bands, from the nadir up.
 
     Example:
         >>> band_names()[0]
@@ -54,6 +54,6 @@ def band_names() -> list[str]:
 
 
 def in_band(height: int, width: int, number: int) -> Tensor:
-    """Mask (H, W) of a band of `BANDS`."""
+    """Return the mask (H, W) of a band of `BANDS`."""
     latitude = erp_angles(height, width)[1].rad2deg()
     return ((latitude > BANDS[number]) & (latitude <= BANDS[number + 1]))[:, None].expand(height, width)

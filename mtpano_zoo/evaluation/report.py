@@ -20,16 +20,16 @@ __all__ = ("CURVES", "HARDNESS", "build_report", "values_by_id", "worst_images",
 
 FORMAT = "mtpano evaluation report, 1"
 CURVES = ("bands", "turned")  # several values each, shown as curves
-# What makes an image a bad one, the first of these that it has, and whether larger is worse.
+# Scores that rank the images, of which the first that exists is used; 1 if larger is worse, else -1.
 HARDNESS = {"depth/AbsRel": 1, "normals/mean": 1, "semseg/pixel_accuracy": -1, "disparity/AbsRel/affine_aligned": 1}
 WHY = {
-    "turns": "yaw and tilt: predictions in a folder are of the panoramas as they are",
+    "turns": "yaw and tilt: a folder has no predictions for rotated panoramas",
     "faces": "cross-projection: it does not predict distances for perspective views",
 }
 
 
 def values_by_id(judged: Judged, name: str) -> dict[str, Any]:
-    """A measure by image; None where an image lacks it."""
+    """Return a measure by image id; None where an image lacks it."""
     return {row["id"]: row["measures"].get(name) for row in judged.rows}
 
 
@@ -39,8 +39,8 @@ def build_report(
     """Return the whole report as plain data.
 
     Args:
-        judged: what `evaluate` returned.
-        data: what it was given.
+        judged: results of `evaluate`.
+        data: panoramas that were scored.
         protocol: name of the protocol.
         skip: measures that were left out.
     """
@@ -57,12 +57,12 @@ def build_report(
 
 def _protocol_words(judged: Judged, data: EvaluationSet) -> list[str]:
     scored = {task: metric for task, metric in judged.metrics.items() if metric.update_called}
-    intervals = "Intervals hold 95 of 100 draws of the images with replacement (1000 draws, seed 0)."
+    intervals = "Intervals are 95 % bootstrap intervals over the images (1000 draws with replacement, seed 0)."
     own = (
-        "Measures are computed for every image and added up. Distances lose their common scale, normals an exchange of "
-        "axes and classes a swap before seam, poles, yaw and tilt, so that one mistake does not count twice; for "
-        "the same reason scale, yaw, tilt, edges and planes look at latitudes up to 60 degrees and leave out a "
-        "sixteenth of the columns at either edge, and poles and seam leave out what belongs to the other."
+        "Measures are computed for every image and added up. Before seam, poles, yaw and tilt, a common scale of "
+        "distances, an exchange of axes of normals and a swap of classes are undone, so that one mistake does not "
+        "count twice. For the same reason scale, yaw, tilt, edges and planes use latitudes up to 60 degrees without a "
+        "sixteenth of the columns at either edge, and poles and seam each leave out the region of the other."
     )
     turned = (
         "For yaw the panorama is rolled by a quarter, a half and 0.71 of its columns; for tilt the camera pitches and "
@@ -114,7 +114,7 @@ def _curve(judged: Judged, name: str) -> dict[str, Any]:
 
 
 def worst_images(judged: Judged, count: int = 3) -> list[str]:
-    """Ids of the images with the worst score, the worst first."""
+    """Return the ids of the images with the worst score, the worst first."""
     for name, sign in HARDNESS.items():
         known = {key: value[0] * sign for key, value in _scores_by_id(judged, name).items() if value is not None}
         if known:
@@ -143,5 +143,5 @@ def _comparison(first: Judged, second: Judged) -> dict[str, Any]:
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report; what is no number becomes null."""
+    """Write a report; NaN and infinity become null."""
     write_bytes(path, (json.dumps(plain(report), indent=1) + "\n").encode())

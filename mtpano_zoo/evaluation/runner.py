@@ -1,12 +1,12 @@
-"""`evaluate` scores predictors on a set, image by image, by any number of processes, and goes on where it was stopped.
+"""`evaluate` scores predictors on a set, image by image, in any number of processes, and resumes where it stopped.
 
 `OUT/NAME/` holds::
 
-    manifest.json               what decides the numbers: predictor, data, protocol
+    manifest.json               settings that determine the numbers: predictor, data, protocol
     images/ID.safetensors       the row of one panorama, and what it adds to the sums of the metrics
-    images.jsonl                all rows, when all are there
+    images.jsonl                all rows, once they are complete
 
-A panorama is there completely or not at all. Processes share the panoramas by claims; sums are added up in the order of
+The file of a panorama is complete or absent. Processes share the panoramas by claims; sums are added up in the order of
 the panoramas, so that the numbers do not depend on which process scored which panorama.
 """
 
@@ -38,9 +38,9 @@ from mtpano_zoo.tasks import MAIN_TASKS
 __all__ = ("Judged", "evaluate", "plain")
 
 FORMAT = "mtpano evaluation, 2"
-ADVICE = "choose another folder by --out, or remove this one"
+ADVICE = "choose another folder with --out, or remove this one"
 IMAGES, ROWS, CLAIMS = "images", "images.jsonl", ".claims"
-LOOKED_AT = 3  # images that must show a mistake before it is one
+LOOKED_AT = 3  # number of images that must all show a mistake before it is reported
 SKIPS = ("yaw", "tilt", "cross")
 
 
@@ -48,10 +48,10 @@ class Judged:
     """Scores of one predictor on one set.
 
     Attributes:
-        predictor: what was judged.
+        predictor: the predictor.
         rows: one per image: `id`, `scores` of that image by the protocol, and `measures`.
         metrics: the protocol's metrics over all images.
-        by_solid_angle: the same, weighted.
+        by_solid_angle: the same metrics, weighted by solid angle.
         remarks: sentences about units, frames and classes that look wrong.
     """
 
@@ -70,7 +70,7 @@ class Judged:
     def score(
         self, sample: Mapping[str, Any], maps: dict[str, Tensor], skip: Collection[str]
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the row of one image, and the states of the metrics of it alone by name."""
+        """Return the row of one image, and by name the states of metrics over this image alone."""
         labels = labels_of(sample)
         own, weighted = (self._fresh(solid_angle) for solid_angle in (False, True))
         for metrics in (own, weighted):
@@ -90,7 +90,7 @@ class Judged:
         return row, states
 
     def take(self, row: dict[str, Any], states: Mapping[str, Tensor]) -> None:
-        """Add an image, of which `score` returned this, to the rows and sums."""
+        """Add what `score` returned for an image to the rows and sums."""
         self.rows.append(row)
         of_metric: dict[tuple[str, str], dict[str, Tensor]] = {}
         for key, value in states.items():
@@ -99,7 +99,7 @@ class Judged:
         for (group, task), state in of_metric.items():
             metric = (self.metrics if group == "pixel" else self.by_solid_angle)[task]
             metric.merge_state(state)
-            metric._update_count = len(self.rows)  # `compute` warns, and `update_called` is false, without
+            metric._update_count = len(self.rows)  # without it, `compute` warns and `update_called` is false
 
 
 def evaluate(
@@ -113,30 +113,30 @@ def evaluate(
     force: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Judged]:
-    """Score predictors on a set; what is scored in `OUT/NAME/` already is not scored again.
+    """Score predictors on a set; panoramas that `OUT/NAME/` already has are not scored again.
 
-    Every process of torchrun or SLURM, and every one that is started by hand with the same folder, scores what no other
-    one has begun, and returns when all is there.
+    Every process of torchrun or SLURM, or started by hand with the same folder, scores panoramas that no other process
+    has begun, and returns when all are scored.
 
     Args:
-        predictors: with different names.
-        data: see `mtpano_zoo.evaluation.data_sets.open_data`.
-        out: folder.
+        predictors: predictors with different names.
+        data: panoramas, see `mtpano_zoo.evaluation.data_sets.open_data`.
+        out: output folder.
         chosen: metrics by task in place of the defaults, see `read_protocol`.
-        protocol: its name, which the folder records.
-        skip: measures that run a predictor again: `yaw`, `tilt`, `cross`.
+        protocol: name of the protocol, which the folder records.
+        skip: measures to leave out: `yaw`, `tilt`, `cross`, which run a predictor again.
         force: score predictions in a folder even if they look wrong.
-        report: called with the progress.
+        report: called with progress messages.
 
     Raises:
-        InputError: If names repeat, a folder holds results of other settings, or predictions in a folder look as if in
+        InputError: If names repeat, a folder holds results of other settings, or predictions in a folder seem to be in
             another unit or frame than stated.
     """
     names = [predictor.name for predictor in predictors]
     if not names or len({_slug(name) for name in names}) < len(names):
-        raise InputError(f"models need different names, and there must be one: got {', '.join(names) or 'none'}")
+        raise InputError(f"pass at least one model, and no two with the same name: got {', '.join(names) or 'none'}")
     if unknown := sorted(set(skip) - set(SKIPS)):
-        raise InputError(f"--skip leaves out {', '.join(SKIPS)}, not {unknown[0]}")
+        raise InputError(f"--skip takes {', '.join(SKIPS)}, not {unknown[0]}")
     return [
         _judge(predictor, data, Path(out) / _slug(predictor.name), chosen or {}, protocol, skip, force, report)
         for predictor in predictors
@@ -144,7 +144,7 @@ def evaluate(
 
 
 def _slug(name: str) -> str:
-    """Return a name as one for a folder."""
+    """Return a name that is safe for a folder."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "model"
 
 
@@ -173,7 +173,7 @@ def _judge(
         path = _path(folder, samples.name(i))
         content = _read(path)
         if content is None:
-            raise InputError(f"{path} was removed or damaged while others were scored: call this again")
+            raise InputError(f"{path} was removed or damaged while others were scored: run this again")
         judged.take(*content)
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in judged.rows)
     write_bytes(folder / ROWS, rows)
@@ -183,7 +183,7 @@ def _judge(
 def _score_missing(
     judged: Judged, data: EvaluationSet, folder: Path, skip: Collection[str], report: Callable[[str], None]
 ) -> None:
-    """Score the panoramas that no process has scored, or is at work on; at last also the latter."""
+    """Score the panoramas that no process has scored; those that another one works on come last."""
     samples, predictor = data.samples, judged.predictor
     claims = Claims(folder / CLAIMS)
     start = len(samples) * process_number() // processes()
@@ -211,7 +211,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     try:
         with safe_open(path, framework="pt") as file:
             row: dict[str, Any] = json.loads((file.metadata() or {})["row"])
-            return row, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            return row, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
@@ -225,12 +225,12 @@ def _checked(predictor: Predictor, data: EvaluationSet, force: bool) -> list[str
         found.append(mistakes(with_depth(maps, labels), labels))
     sentences = common_mistakes(found)
     if sentences and isinstance(predictor, FolderPredictor) and not force:
-        raise InputError(f"{predictor.folder}: {'; '.join(sentences)}; correct it, or score it all the same by --force")
+        raise InputError(f"{predictor.folder}: {'; '.join(sentences)}; correct it, or pass --force to score it anyway")
     return sentences
 
 
 def plain(value: Any) -> Any:
-    """Replace what JSON does not know: NaN and infinity become null.
+    """Replace NaN and infinity, which JSON lacks, by None.
 
     Example:
         >>> plain({"a": (1.0, float("nan"))})

@@ -1,4 +1,4 @@
-"""Everything that is measured on one panorama, as a row of plain numbers."""
+"""All measures of one panorama, as a row of plain numbers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from mtpano_zoo.tasks import SAMPLE_MAPS
 __all__ = ("MEANING", "MEASURED", "matched_classes", "measure", "prepare", "tilts", "with_depth")
 
 MEASURED = ("depth", "normals", "semseg")
-ROLLS = (0.25, 0.5, 0.71)  # parts of the width
+ROLLS = (0.25, 0.5, 0.71)  # fractions of the width
 ANGLES = (10, 20, 30)  # degrees
-FACE = 0.5  # of the rows of a panorama: a cube face as sharp as its horizon
+FACE = 0.5  # fraction of a panorama's rows: a cube face then is as sharp as its horizon
 WALLS = "wall"
 
 
 @cache
 def tilts() -> dict[str, Tensor]:
-    """Rotations (3, 3) of the camera by name."""
+    """Return rotations (3, 3) of the camera by name."""
     turns = {f"pitch {angle}": rotation_matrix(pitch=float(angle)) for angle in ANGLES}
     return turns | {f"roll {angle}": rotation_matrix(roll=float(angle)) for angle in ANGLES}
 
@@ -45,9 +45,9 @@ def with_depth(maps: Maps, labels: Mapping[str, Tensor]) -> Maps:
 
 
 def matched_classes(classes: Sequence[str], wanted: Sequence[str]) -> Tensor | None:
-    """Number among the wanted classes of every class, by name; one that is not wanted gets a number beyond them.
+    """Return the index of every class among the wanted ones, by name; unwanted classes get an index beyond them.
 
-    None if none is wanted or no name is shared. Classes without names are taken as those wanted.
+    Return None if no class is wanted or no name is shared. Without names, classes are taken to be the wanted ones.
 
     Example:
         >>> matched_classes(["wall", "sky"], ["floor", "wall"]).tolist()
@@ -64,7 +64,7 @@ def matched_classes(classes: Sequence[str], wanted: Sequence[str]) -> Tensor | N
 
 
 def prepare(maps: Maps, predictor: Predictor, classes: Sequence[str]) -> Maps:
-    """Bring the classes of a prediction to the numbers of the labels, or leave them out."""
+    """Convert the classes of a prediction to the numbers of the labels, or leave them out."""
     if "semseg" not in maps:
         return maps
     numbers = matched_classes(predictor.classes, classes)
@@ -77,13 +77,13 @@ def prepare(maps: Maps, predictor: Predictor, classes: Sequence[str]) -> Maps:
 
 @dataclass(frozen=True)
 class _Case:
-    """One panorama with its labels, and what a predictor says of it.
+    """One panorama with its labels, and its prediction.
 
     Attributes:
-        predictor: is asked for turned panoramas.
-        sample: with its labels.
-        classes: of the labels.
-        maps: what it predicts for the sample as it is.
+        predictor: predictor to call for rotated panoramas.
+        sample: panorama with its labels.
+        classes: class names of the labels.
+        maps: prediction for the unrotated panorama.
         alignment: faults of the whole prediction.
     """
 
@@ -103,7 +103,7 @@ class _Case:
         return [task for task in MEASURED if task in self.maps and task in self.sample]
 
     def predicted(self, image: Tensor, labels: Mapping[str, Tensor]) -> Maps:
-        """Predict for the panorama as a turned camera sees it."""
+        """Predict for the panorama as a rotated camera sees it."""
         maps = prepare(self.predictor(image, self.sample["id"]), self.predictor, self.classes)
         return with_depth(maps, labels)
 
@@ -111,13 +111,13 @@ class _Case:
 def measure(
     predictor: Predictor, sample: Mapping[str, Any], classes: Sequence[str], maps: Maps, skip: Collection[str] = ()
 ) -> dict[str, Any]:
-    """All measures of one sample by name; each a `Ratio`, or several by name.
+    """Return all measures of one sample by name; each is a `Ratio`, or several by name.
 
     Args:
-        predictor: is asked for turned panoramas, and for cube faces.
-        sample: with its labels.
-        classes: of the labels.
-        maps: what it predicts for the sample, from `prepare`.
+        predictor: predictor to call for rotated panoramas and for cube faces.
+        sample: panorama with its labels.
+        classes: class names of the labels.
+        maps: prediction for the sample, from `prepare`.
         skip: `yaw`, `tilt` or `cross`, each of which runs the predictor again.
     """
     labels = labels_of(sample)
@@ -188,7 +188,7 @@ def _yaw(case: _Case) -> dict[str, Any]:
     width = image.shape[2]
     columns = [round(part * width) for part in ROLLS]
     rolled = []
-    for count in columns:  # the camera turns right by so many columns
+    for count in columns:  # the camera turns right by this many columns
         turned = case.predicted(image.roll(-count, -1), {k: v.roll(-count, -1) for k, v in case.labels.items()})
         rolled.append({task: values.roll(count, -1) for task, values in turned.items()})
         if "normals" in turned:
@@ -226,9 +226,9 @@ def _tilt(case: _Case) -> dict[str, Any]:
 
 
 def _turned(task: str, label: Tensor, smooth: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a label as a turned camera sees it, and where resampling has not changed it.
+    """Return a label as a rotated camera sees it, and where resampling has not changed it.
 
-    Inverse distances are blended instead of distances: those of a plane are smooth.
+    Inverse distances are interpolated instead of distances, because those of a plane are smooth.
     """
     known = smooth & (label > 0) if task == "depth" else smooth
     where = rotate(known[None, None].float(), rotation)[0, 0] > 0.999
@@ -244,21 +244,21 @@ def _core_error(task: str, prediction: Tensor, target: Tensor, where: Tensor, al
     return mean_over(size, known & where & core(*known.shape))
 
 
-# What every measure says, for people; the first part of a name is its key.
+# What every measure means; the key is its name, or the first part of it.
 MEANING: dict[str, str] = {
     "scale": "median of predicted over true distance; 1 is right",
     "holes": "share of the labelled solid angle without a predicted value",
-    "seam": "step of the error across the 0/360 border over that between neighbouring columns; 1 is no seam",
-    "seam/prediction": "the same step of the prediction itself, which needs no label; contents cross the border too",
-    "poles": "error above 60 degrees of latitude over that below; the common scale or frame is taken out before",
-    "yaw": "mean difference of predictions for rolled panoramas, rolled back, from that of the original",
-    "tilt": "how much larger the error is with the camera tilted by 10, 20 or 30 degrees, in the worst of six ways",
+    "seam": "step of the error across the 0/360 border over the step between neighbouring columns; 1 is no seam",
+    "seam/prediction": "the same for the prediction itself, which needs no label; scene edges at the border count",
+    "poles": "error above 60 degrees of latitude over the error below, without the common scale or frame",
+    "yaw": "mean difference between predictions for rolled panoramas, rolled back, and for the original",
+    "tilt": "increase of the error with the camera tilted by 10, 20 or 30 degrees, in the worst of six directions",
     "turned": "error at every tilt: |log ratio| without the common scale, degrees, share of wrong pixels",
-    "cross/faces": "mean |log ratio| of distances predicted for cube faces alone, and of those cut from the panorama",
-    "cross/panorama": "the same with the predictions for the faces put together as a panorama",
+    "cross/faces": "mean |log ratio| between distances predicted for cube faces alone and those cut from the panorama",
+    "cross/panorama": "the same with the predictions for the faces joined into a panorama",
     "edges": "agreement of depth boundaries within one pixel, from 0 to 1",
     "planes": "deviation of walls from planes, as a share of their distance",
     "frame": "degrees that normals gain in another frame of axes; 0 is right",
-    "swap": "how much two classes are taken for one another, of the worst pair, from 0 to 1",
+    "swap": "how much two classes are mistaken for one another, for the worst pair, from 0 to 1",
     "bands": "error by latitude, as predicted: AbsRel, degrees, share of wrong pixels",
 }

@@ -1,4 +1,4 @@
-"""From the values of images to those of a set: ratios of sums, bootstrap intervals, and a paired comparison."""
+"""Statistics of a set from the values of its images: ratios of sums, bootstrap intervals, a paired comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ ENDS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the interval that holds it in 95 of 100 draws of the images.
+    """A value with its 95 % bootstrap interval over the images.
 
     Attributes:
-        value: over all images.
+        value: value over all images.
         low: lower end.
         high: upper end.
-        images: how many images it is from.
+        images: number of images.
     """
 
     value: float
@@ -33,7 +33,7 @@ class Interval:
 
 
 def _table(values: Sequence[Value | None]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and divisors (N, K) of N images and K names; zero where an image has none."""
+    """Return sums and divisors (N, K) of N images and K names; zero where an image has none."""
     plain = [{} if v is None else dict(v) if isinstance(v, Mapping) else {"": v} for v in values]
     names = list(dict.fromkeys(name for row in plain for name in row))
     table = np.array([[row.get(name, (0.0, 0.0)) for name in names] for row in plain], np.float64)
@@ -42,7 +42,7 @@ def _table(values: Sequence[Value | None]) -> tuple[NDArray[np.float64], NDArray
 
 
 def _worst(sums: NDArray[np.float64], divisors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest ratio (...) of sums (..., K); NaN without any."""
+    """Return the largest ratio (...) of sums (..., K); NaN if there is none."""
     known = divisors > 0
     ratios = np.where(known, sums / np.where(known, divisors, 1), -np.inf)
     worst = ratios.max(-1, initial=-np.inf)
@@ -50,7 +50,7 @@ def _worst(sums: NDArray[np.float64], divisors: NDArray[np.float64]) -> NDArray[
 
 
 def value_of(values: Sequence[Value | None]) -> float:
-    """The ratio of the sums over images; the largest of several.
+    """Return the ratio of the sums over images; the largest if there are several.
 
     Example:
         >>> value_of([[1.0, 1.0], [2.0, 3.0], None])
@@ -77,7 +77,7 @@ def _ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def bootstrap(values: Sequence[Value | None], seed: int = 0) -> Interval:
-    """Value over images, with the percentile interval of drawing as many images with replacement, 1000 times.
+    """Return the value over images with its 95 % percentile interval over 1000 draws with replacement.
 
     Example:
         >>> bootstrap([[0.5, 1.0]] * 3)
@@ -92,9 +92,9 @@ def bootstrap(values: Sequence[Value | None], seed: int = 0) -> Interval:
 
 
 def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None], seed: int = 0) -> Interval:
-    """Difference, first minus second, of two models over the images (by id) that both have: every draw is the same.
+    """Return the difference, first minus second, of two models over the images (by id) that both have.
 
-    What is hard in an image is so for both, hence the interval is narrower than those of the two values.
+    Both share every draw. A hard image is hard for both, so the interval is narrower than those of the two values.
 
     Example:
         >>> compare({"a": [1.0, 1.0], "b": [5.0, 1.0]}, {"a": [0.5, 1.0], "b": [4.5, 1.0]})

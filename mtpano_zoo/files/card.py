@@ -87,7 +87,7 @@ def check_card(card: Mapping[str, Any]) -> None:
     """Refuse a card that cannot be written or read.
 
     Raises:
-        InputError: If it is not plain data, or a key holds another type than in `checkpoints.yaml`.
+        InputError: If it is not plain data, or a value has another type than in `checkpoints.yaml`.
 
     Example:
         >>> check_card({"paper": "https://arxiv.org/abs/2602.05330", "results": [{"dataset": "rooms", "mIoU": 0.58}]})
@@ -150,7 +150,7 @@ def model_card(network: "PanoramaNetwork", source: str) -> str:
         "**Unknown** means that nobody has stated it here: ask the holder of the rights before you use these weights.",
         "## Origin",
         _list(_origin(card)) or "Unknown.",
-        "This card was generated from the network; what nobody has stated is called unknown and not guessed.",
+        "This card was generated from the network; anything that nobody has stated is listed as unknown, not guessed.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -198,7 +198,7 @@ def _properties(network: "PanoramaNetwork") -> Iterator[tuple[str, str]]:
         yield "classes", str(len(network.classes))
     yield (
         "input",
-        f"RGB equirectangular panorama; made for {height} x {width} pixels, to and from which `predict` resizes",
+        f"RGB equirectangular panorama; made for {height} x {width} pixels; `predict` resizes to this size and back",
     )
 
 

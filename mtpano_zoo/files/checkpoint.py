@@ -30,7 +30,7 @@ def describe_network(network: "PanoramaNetwork") -> dict[str, Any]:
 
 
 def card_after_training(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what still holds of a card after its network was trained further: origin and licences.
+    """Return the part of a card that still holds after further training: origin and licences.
 
     Example:
         >>> card_after_training({"description": "Rooms", "license": {"weights": "MIT"}, "results": [{"mIoU": 0.58}]})
@@ -74,7 +74,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_same_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork", source: str) -> None:
-    """Refuse a checkpoint with other tasks than the network's.
+    """Refuse a checkpoint whose tasks differ from the network's.
 
     A checkpoint without a description passes, because its keys are checked later.
 
@@ -98,7 +98,7 @@ def check_same_tasks(description: Mapping[str, Any] | None, network: "PanoramaNe
 
 
 def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, encoder_learns: bool | None) -> None:
-    """Refuse a checkpoint that was trained with other options, as far as they decide its content.
+    """Refuse a checkpoint that was trained with another `lora_rank` or `freeze_encoder`.
 
     Args:
         checkpoint: Content of a checkpoint of `MultiTaskModule`.
@@ -164,7 +164,7 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the network's weights in a checkpoint of `MultiTaskModule`, under the network's own names.
+    """Return the network's weights from a checkpoint of `MultiTaskModule`, under the network's own names.
 
     Raises:
         InputError: If its state dict is not a dictionary of tensors.
@@ -180,6 +180,6 @@ def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _names(names: Iterable[str], limit: int = 8) -> str:
-    """Join names for a message, and only count those beyond the limit."""
+    """Join names for a message; those beyond the limit are only counted."""
     ordered = sorted(names)
     return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")

@@ -34,12 +34,12 @@ def save_pretrained(
         network: The network; its `card` states its origin.
         folder: Where to write. It is created if needed, and other files in it are kept.
         overwrite: Replace existing files of these names.
-        source: What users load according to the card; by default a folder of this name.
+        source: What the card tells users to pass to `load_model`; by default a local folder of this name.
 
     Raises:
         FileExistsError: If one of the files exists and `overwrite` is false; nothing is written then.
         NotADirectoryError: If the folder is a file.
-        InputError: If the card is not plain data, or not as `PanoramaNetwork` describes it.
+        InputError: If the card is not plain data, or does not have the form that `PanoramaNetwork` describes.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

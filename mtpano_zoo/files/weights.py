@@ -1,4 +1,4 @@
-"""A network in a folder: weights in `model.safetensors`, its description in `config.json`."""
+"""A network in a folder: its weights in `model.safetensors`, its description in `config.json`."""
 
 import json
 import uuid

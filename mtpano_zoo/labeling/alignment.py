@@ -1,18 +1,18 @@
 """One scale (and for disparity one shift) per view, such that all views agree where they overlap.
 
-View v sees pixel p at an angle from its axis, of cosine c, and says x, its inverse z-depth or its disparity. That means
-the log-distance
+View v sees pixel p at an angle from its axis with the cosine c, and observes x, the inverse z-depth or disparity. This
+means the log-distance
 
     y(p, v) = -log(c(p, v) (a(v) x(p, v) + b(v))),    b = 0 unless x is a disparity.
 
-With one unknown log-distance m per pixel, the sum of w(p, v) (y(p, v) - m(p))^2 is smallest at m = weighted mean of y;
-put in, what is left to solve has one or two unknowns per view, whatever the number of pixels: linear in log a for
-depths, Gauss-Newton for disparities. Outliers lose their weight: w is multiplied by the Cauchy weight
-1 / (1 + (r / delta)^2) of the last residual r = y - m, with delta falling from coarse to the spread of the residuals.
+With one unknown log-distance m per pixel, the sum of w(p, v) (y(p, v) - m(p))^2 is smallest at m = weighted mean of y.
+Substituting it leaves one or two unknowns per view, whatever the number of pixels: linear in log a for depths,
+Gauss-Newton for disparities. Outliers lose their weight: w is multiplied by the Cauchy weight 1 / (1 + (r / delta)^2)
+of the last residual r = y - m, with delta falling from coarse to the spread of the residuals.
 
-The data say nothing of a common factor of all views that hang together. It is chosen such that metric views are right
-on average (their log a have a robust mean of 0) or, without any of them, such that the median distance of the views is
-about 1. It enters as a faint pull on every view, so that groups of views without overlap are solved each for itself.
+The data do not determine a common factor of connected views. It is chosen such that metric views are right on average
+(their log a have a robust mean of 0) or, without any of them, such that the median distance of the views is about 1. It
+enters as a faint pull on every view, so that groups of views without overlap are solved separately.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ class Observations:
 
     Args:
         values: Inverse z-depth, or disparity, (K, N).
-        cosines: Of the angle between the pixel's ray and the view's axis, (K, N); 1 for values along the ray.
-        weights: (K, N); 0 where the view has no value.
-        kinds: Of the N views.
+        cosines: Cosine of the angle between the pixel's ray and the view's axis, (K, N); 1 for values along the ray.
+        weights: Weights (K, N); 0 where the view has no value.
+        kinds: Kinds of depth of the N views.
     """
 
     values: Tensor
@@ -48,9 +48,9 @@ class Observations:
 
 
 def align(seen: Observations) -> tuple[Tensor, Tensor]:
-    """Scales a and shifts b (N,), float64 on the CPU: the distance of a value x is 1 / (c (a x + b)).
+    """Return scales a and shifts b (N,), float64 on the CPU: the distance of a value x is 1 / (c (a x + b)).
 
-    A view that overlaps no other keeps its scale 1 if it is metric, and gets a median distance of 1 if not.
+    A view that overlaps no other keeps its scale 1 if it is metric; otherwise it gets a median distance of 1.
     """
     weights, x, c = (values.double().cpu() for values in (seen.weights, seen.values, seen.cosines))
     known = weights > 0
@@ -59,7 +59,7 @@ def align(seen: Observations) -> tuple[Tensor, Tensor]:
     metric = torch.tensor([kind == "metric" for kind in seen.kinds])
     weights = weights / weights.sum(0).mean().clamp(min=1e-30)
     middle = _medians(x * c, known)
-    # All begin at the size of the metric views: far from it, the robust solution keeps disparities where they begin.
+    # All start at the scale of the metric views: far from it, the robust solution keeps disparities where they start.
     anchors = metric & known.any(0)
     scale = torch.where(metric, 1.0, (middle[anchors].median() if anchors.any() else 1.0) / middle)
     shift = torch.zeros_like(scale)
@@ -73,14 +73,14 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _medians(values: Tensor, known: Tensor) -> Tensor:
-    """Median of every view's known values."""
+    """Return the median of every view's known values."""
     return torch.stack([_median(one[there]) for one, there in zip(values.mT, known.mT, strict=True)])
 
 
 def _linear(x: Tensor, c: Tensor, weights: Tensor, scale: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
-    """A first guess where there are disparities: the scales and shifts that agree best in relative inverse distance.
+    """Return a first guess if there are disparities: scales and shifts that agree best in relative inverse distance.
 
-    That is linear, but for a factor: with a faint pull towards the guess before, this is inverse iteration.
+    This is linear up to a factor: with a faint pull towards the previous guess, it is inverse iteration.
     """
     count, shift, owner = len(scale), torch.zeros_like(scale), _owners(disparity)
     for delta in (4.0, 1.0, 0.5, 0.5):
@@ -107,7 +107,7 @@ def _refine(
     disparity: Tensor,
     metric: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Robust least squares in log-distance from a first guess on."""
+    """Refine a first guess by robust least squares in log-distance."""
     count, known, owner = len(scale), weights > 0, _owners(disparity)
     scale = scale.clamp(min=1e-12)
     for delta in DELTAS:
@@ -122,12 +122,12 @@ def _refine(
             delta = max(SMALLEST_DELTA, 2 * 1.4826 * float(_median(residual[usable > 0].abs())))
         robust = usable / (1 + (residual / delta) ** 2)
         mean = _mean(y, robust)
-        # The slopes are taken at the mean: at the noisy values themselves they would favour flat disparities.
+        # Take the slopes at the mean: at the noisy values themselves they would favour flat disparities.
         length = c * mean.exp()
         slopes = torch.cat((1 - shift * length, (length * middle)[:, disparity]), dim=1)
         matrix = _normal_matrix(slopes, robust, owner)
         gradient = (slopes * (robust * (y - mean))[:, owner]).sum(0)
-        # Metric views that are far off do not decide on the common factor.
+        # Metric views that are far off do not determine the common factor.
         off = (scale.log() - prior).abs()
         spread = max(1e-3, 2 * float(_median(off[metric])))
         pull = torch.where(metric, PULL / (off / spread).clamp(min=1), FAINT_PULL)
@@ -140,18 +140,18 @@ def _refine(
 
 
 def _owners(disparity: Tensor) -> Tensor:
-    """View of every unknown: the scales of all views, then the shifts of those with disparity."""
+    """Return the view of every unknown: the scales of all views, then the shifts of those with disparity."""
     views = torch.arange(len(disparity))
     return torch.cat((views, views[disparity]))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of every pixel over its views, (K, 1)."""
+    """Return the weighted mean of every pixel over its views, (K, 1)."""
     return (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1e-30)
 
 
 def _normal_matrix(slopes: Tensor, weights: Tensor, owner: Tensor) -> Tensor:
-    """Normal matrix (P, P) of unknowns of these views (P,), from slopes (K, P), the pixels' means eliminated."""
+    """Return the normal matrix (P, P) from slopes (K, P) and the views (P,) of its unknowns, without pixel means."""
     weighted = slopes * weights[:, owner]
     own = torch.where(owner[:, None] == owner, weighted.T @ slopes, 0)
     return own - weighted.T @ (weighted / weights.sum(1, keepdim=True).clamp(min=1e-30))

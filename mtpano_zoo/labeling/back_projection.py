@@ -1,11 +1,11 @@
 """From the panorama to its views, and from the views' labels back to the panorama.
 
-Every pixel of the panorama is looked up in every view that sees it: the centre of the pixel has the ray r, the camera
-sees it at K R^T r. Nothing is splatted, so a view leaves no gaps in its label.
+Every pixel of the panorama is looked up in every view that sees it: the centre of the pixel has the ray r, and the
+camera sees it at K R^T r. Nothing is splatted, so the label of a view has no gaps.
 
-A depth or a normal is interpolated where the four pixels around the point agree, and taken from the nearest one across
-edges, which therefore stay where they are. Depth is interpolated as 1/z, which is linear along a plane: on walls and
-floors the result is exact, and the distance is z times the length of the ray with z = 1.
+Depth and normals are interpolated where the four pixels around the point agree, and taken from the nearest one at
+edges, which therefore do not move. Depth is interpolated as 1/z, which is linear along a plane: on walls and floors the
+result is exact. The distance is z times the length of the ray with z = 1.
 """
 
 import math
@@ -22,14 +22,14 @@ from mtpano_zoo.sphere import erp_angles, perspective_rays, to_perspective
 SAME_SURFACE = 1.25
 # The shortest mean of the normals of four neighbours on one surface; 0.95 is what two normals 36 degrees apart have.
 SAME_NORMAL = 0.95
-# Part of a half view over which the weight falls to zero at its border. It is flat inside: the more views count at a
-# pixel, the more of their independent errors cancel.
+# Fraction of a half view over which the weight falls to zero at its border. It is flat inside: the more views count at
+# a pixel, the more of their independent errors cancel.
 MARGIN = 0.1
 
 
 @dataclass(frozen=True)
 class SparseLabels:
-    """A view's labels of the pixels of a panorama that it sees; None is what it does not know.
+    """A view's labels of the pixels of a panorama that it sees; None if it has no labels of a task.
 
     Args:
         pixels: Index into the H * W pixels in rows, ascending, int64 (n,).
@@ -52,8 +52,8 @@ class Points:
         corner: Index of the upper left one of the four pixels around the point, int32 (n,).
         right: 0 to 1, from it to its right neighbour, (n,).
         down: 0 to 1, from it to the one below, (n,).
-        width: Of the map.
-        height: Of the map.
+        width: Columns of the map.
+        height: Rows of the map.
     """
 
     corner: Tensor
@@ -64,39 +64,39 @@ class Points:
 
     @property
     def offsets(self) -> tuple[int, int, int, int]:
-        """From the corner to the four pixels: the corner, its right neighbour, and the two below."""
+        """Offsets from the corner to the four pixels: the corner, its right neighbour, and the two below."""
         right, below = min(1, self.width - 1), self.width * min(1, self.height - 1)
         return 0, right, below, right + below
 
     def chosen(self, index: Tensor) -> "Points":
-        """The points of these indices."""
+        """Return the points with these indices."""
         corner, right, down = (one.index_select(0, index) for one in (self.corner, self.right, self.down))
         return replace(self, corner=corner, right=right, down=down)
 
     def four(self, maps: Tensor) -> list[Tensor]:
-        """The pixels around the points in maps (..., h, w), four times (..., n)."""
+        """Return the four pixels around the points in maps (..., h, w), four times (..., n)."""
         flat = maps.flatten(-2)
         return [flat[..., offset:].index_select(-1, self.corner) for offset in self.offsets]
 
     def nearest(self, maps: Tensor) -> Tensor:
-        """The pixels nearest to the points in maps (..., h, w), (..., n)."""
+        """Return the pixels nearest to the points in maps (..., h, w), (..., n)."""
         _, right, below, _ = self.offsets
         index = self.corner + right * (self.right > 0.5).int() + below * (self.down > 0.5).int()
         return maps.flatten(-2).index_select(-1, index)
 
     def nearest_of(self, four: Sequence[Tensor]) -> Tensor:
-        """Of the four pixels around every point the nearest one."""
+        """Return the nearest of the four pixels around every point."""
         a, b, c, d = four
         right = self.right > 0.5
         return torch.where(self.down > 0.5, torch.where(right, d, c), torch.where(right, b, a))
 
     def mixed(self, four: Sequence[Tensor]) -> Tensor:
-        """The bilinear mixture of the four pixels."""
+        """Return the bilinear mixture of the four pixels."""
         a, b, c, d = four
         return torch.lerp(torch.lerp(a, b, self.right), torch.lerp(c, d, self.right), self.down)
 
     def weights(self, total: Tensor | float = 1.0) -> Tensor:
-        """Of the four pixels in the mixture, (n, 4), which add up to the total (n,)."""
+        """Return the weights (n, 4) of the four pixels in the mixture, which add up to the total (n,)."""
         found = self.right.new_empty(len(self.right), 4)
         below = total * self.down
         above = total - below
@@ -106,7 +106,7 @@ class Points:
         return found
 
     def rows(self, first: int = 0) -> Tensor:
-        """The indices of the four pixels, int32 (n, 4), where `first` is that of the map's first pixel."""
+        """Return the indices of the four pixels, int32 (n, 4); `first` is the index of the map's first pixel."""
         found = self.corner.new_empty(len(self.corner), 4)
         for column, offset in enumerate(self.offsets):
             found[:, column] = self.corner + (first + offset)
@@ -130,7 +130,7 @@ class Footprint:
     weight: Tensor
 
     def points_in(self, height: int, width: int) -> Points:
-        """The same points in a map of another size that covers the view."""
+        """Return the same points in a map of another size that covers the view."""
         if (height, width) == (self.points.height, self.points.width):
             return self.points
         row = self.points.corner // self.points.width
@@ -141,14 +141,14 @@ class Footprint:
 
 
 def cut(image: Tensor, views: Views) -> Tensor:
-    """The views (V, 3, h, w) of a panorama (3, H, W)."""
+    """Return the views (V, 3, h, w) of a panorama (3, H, W)."""
     return to_perspective(image[None], views.rotations, views.height, views.width, intrinsics=views.intrinsics)[0]
 
 
 def footprints(
     views: Views, height: int, width: int, *, invalid: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> list[Footprint]:
-    """Return where every view sees the pixels of a panorama of height x width, without those invalid in bool (H, W)."""
+    """Return where every view sees the pixels of a panorama (height, width), except invalid ones, bool (H, W)."""
     longitude, latitude = erp_angles(height, width, device=device)
     sin, cos, level, down = longitude.sin(), longitude.cos(), latitude.cos()[:, None], -latitude.sin()[:, None]
     rays = [plane.flatten() for plane in (level * sin, down.expand(height, width), level * cos)]
@@ -172,7 +172,7 @@ def footprints(
 
 
 def _rows(views: Views, height: int) -> list[slice]:
-    """Rows of a panorama outside of which each view sees nothing."""
+    """Return the range of rows of a panorama that each view can see."""
     x, y = torch.tensor([-0.5, views.width - 0.5]), torch.tensor([-0.5, views.height - 0.5])
     corners = torch.stack((x.repeat(2), y.repeat_interleave(2), torch.ones(4))).double()
     corners = torch.linalg.solve(views.intrinsics.double().cpu(), corners)
@@ -185,20 +185,20 @@ def _rows(views: Views, height: int) -> list[slice]:
 
 
 def _points(x: Tensor, y: Tensor, height: int, width: int) -> Points:
-    """Points at column x and row y (n,) of a map, in pixels from the centre of the first one."""
+    """Return points at column x and row y (n,) of a map, in pixels from the centre of the first one."""
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
     return Points(torch.add(left, top, alpha=width).int(), x - left, y - top, height, width)
 
 
 def _ramp(position: Tensor) -> Tensor:
-    """Smooth step from the border, 0 or 2, to `MARGIN` inside it; not quite zero, so that every pixel has a label."""
+    """Return a smooth step from the border, 0 or 2, to `MARGIN` inside; above zero, so that every pixel has a label."""
     inner = ((1 - (position - 1).abs()) / MARGIN).clamp(1e-3, 1)
     return inner * inner * (3 - 2 * inner)
 
 
 def sample_inverse(inverse: Tensor, points: Points) -> Tensor:
-    """Inverse z-depth or disparity (n,) of a view (h, w), 0 = none: interpolated on a surface, nearest at its edges."""
+    """Sample inverse z-depth or disparity (n,) of a view (h, w), 0 = none: interpolated, or nearest at edges."""
     four = points.four(inverse)
     a, b, c, d = four
     least = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
@@ -207,7 +207,7 @@ def sample_inverse(inverse: Tensor, points: Points) -> Tensor:
 
 
 def sample_normals(normals: Tensor, points: Points, rotation: Tensor) -> Tensor:
-    """Unit normals (3, n) in the frame of the panorama, of a view (3, h, w): interpolated, or nearest at edges."""
+    """Sample unit normals (3, n) in the panorama's frame from a view (3, h, w): interpolated, or nearest at edges."""
     fours = [points.four(axis) for axis in normals]
     mixed, nearest = [points.mixed(four) for four in fours], [points.nearest_of(four) for four in fours]
     x, y, z = mixed
@@ -220,7 +220,7 @@ def sample_normals(normals: Tensor, points: Points, rotation: Tensor) -> Tensor:
 
 
 def inverse_depth(depth: Tensor, views: Views, index: int, along_ray: bool) -> Tensor:
-    """Inverse z-depth (h, w) of one view from its z-depth or distance; 0 where there is none."""
+    """Return inverse z-depth (h, w) of one view from its z-depth or distance; 0 where there is none."""
     known = (depth > 0) & (depth < math.inf)
     inverse = torch.where(known, 1 / torch.where(known, depth, 1), 0).float()
     if along_ray:

@@ -1,8 +1,8 @@
-"""Views' class probabilities to one class per pixel of the panorama.
+"""Fusion of the views' class probabilities to one class per pixel of the panorama.
 
 The probabilities of all views are far larger than the panorama (32 views, 150 classes and 512 x 512 pixels are 5 GB),
-so they are read once, a few views at a time, and never resampled as a whole: a pixel of the panorama is a weighted sum
-of rows, the probabilities of the four neighbours in every view that sees it, which is one call for all views.
+so they are read once, a few views at a time, and never resampled as a whole. A pixel of the panorama is a weighted sum
+of rows, the probabilities of the four neighbours in every view that sees it; a single call computes it for all views.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mtpano_zoo.labeling.back_projection import Footprint
 from mtpano_zoo.labeling.teachers.base import ViewLabels
 from mtpano_zoo.tasks import NO_LABEL
 
-# Bytes of probabilities that are rearranged at once, and pixels of the panorama that are worked on at once.
+# Bytes of probabilities to rearrange at once, and pixels of the panorama to process at once.
 TABLE_BYTES = 2**29
 PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**18}
 
@@ -30,15 +30,15 @@ def fuse_classes(
     """Average the probabilities of all views of all teachers.
 
     Args:
-        labels: Of the teachers that have probabilities.
-        weights: Of every teacher and view, (n,).
-        feet: Where every view sees the panorama.
-        pixels: Of the panorama.
+        labels: Labels of the teachers that have probabilities.
+        weights: Weights (n,) by teacher and view.
+        feet: Footprints of the views.
+        pixels: Number of pixels of the panorama.
         keep_views: Also return the classes of every view.
 
     Returns:
-        Class of every pixel, uint8 (pixels,), 255 = none; its share of all probability, (pixels,); and the class that
-        every view gives to the pixels that it sees, uint8 (n,).
+        Class of every pixel, uint8 (pixels,), 255 = none; its share of all probability, (pixels,); and by view the
+        classes of the pixels that it sees, uint8 (n,).
     """
     maps = [one.probabilities for one in labels if one.probabilities is not None]
     device, classes = maps[0].device, maps[0].shape[1]
@@ -74,9 +74,9 @@ class _Table:
     """The probabilities of one teacher in a few views, one row of classes for every pixel of a view.
 
     Args:
-        probabilities: (v, C, h, w).
-        feet: Of these views.
-        weights: Of the pixels that they see.
+        probabilities: Probabilities (v, C, h, w).
+        feet: Footprints of these views.
+        weights: Weights of the pixels that they see.
     """
 
     def __init__(self, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]) -> None:
@@ -90,25 +90,25 @@ class _Table:
         self.points = [foot.points_in(height, width) for foot in feet]
 
     def view(self, index: int) -> Tensor:
-        """The rows of one view."""
+        """Return the rows of one view."""
         return self.rows[index * self.size : (index + 1) * self.size]
 
     def mixtures(self, index: int, chosen: Tensor) -> Tensor:
-        """Probabilities times weight where this view sees the chosen pixels, (n, C)."""
+        """Return probabilities times weight where this view sees the chosen pixels, (n, C)."""
         points, shares = self.points[index].chosen(chosen), self.weights[index].index_select(0, chosen)
         return F.embedding_bag(points.rows(), self.view(index), mode="sum", per_sample_weights=points.weights(shares))
 
     def shortcut(self, index: int) -> tuple[Tensor, Tensor]:
-        """Class uint8 (n,) of what this view sees, as far as few scores decide it, and where they do not, int64 (m,).
+        """Return this view's classes uint8 (n,), and the indices int64 (m,) of pixels that few scores cannot decide.
 
         Only the largest classes of the four neighbours are scored. Any other class has at most the mixture of the
-        neighbours' second largest probabilities, so that one that scores more is the largest.
+        neighbours' second largest probabilities, so a class that scores more is the largest.
         """
         points, rows = self.points[index], self.view(index)
         most, largest = _largest(rows)
         given = torch.where(most > 0, largest, NO_LABEL).to(torch.uint8)
         found = given.index_select(0, points.corner)
-        # Where all neighbours have the same class, so has every mixture of them.
+        # If all neighbours have the same class, so has every mixture of them.
         corners = len(rows) - points.offsets[3]
         same, *others = (given[offset : offset + corners] for offset in points.offsets)
         differ = (others[0] != same) | (others[1] != same) | (others[2] != same)
@@ -134,7 +134,7 @@ class _Table:
         return found, mixed[score <= scores[:, 4]]
 
     def bags(self, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and weights (N, 4) of all views, sorted by pixel of the panorama, and where each pixel's begin."""
+        """Return rows and weights (N, 4) of all views, sorted by pixel of the panorama, and where each pixel begins."""
         device = self.rows.device
         begin = torch.zeros(pixels + 1, dtype=torch.int32, device=device)
         for foot in self.feet:
@@ -154,7 +154,7 @@ class _Table:
         return rows, shares, begin
 
     def sums(self, bags: tuple[Tensor, Tensor, Tensor], part: slice) -> Tensor:
-        """The sums of these pixels, (n, C)."""
+        """Return the sums of these pixels, (n, C)."""
         rows, shares, begin = bags
         begin = begin[part.start : part.stop + 1]
         first, last = int(begin[0]), int(begin[-1])
@@ -165,7 +165,7 @@ class _Table:
 
 
 def _own_classes(tables: Sequence[_Table], index: int) -> Tensor:
-    """Class of every pixel that one view sees, uint8 (n,), from all teachers."""
+    """Return the class of every pixel that one view sees, uint8 (n,), from all teachers."""
     if len(tables) == 1:
         found, rest = tables[0].shortcut(index)
     else:
@@ -185,13 +185,13 @@ def _own_classes(tables: Sequence[_Table], index: int) -> Tensor:
 
 
 def _classes(rows: Tensor) -> Tensor:
-    """Class of every row, uint8; 255 where all are zero."""
+    """Return the class of every row, uint8; 255 where all are zero."""
     most, index = _largest(rows)
     return torch.where(most > 0, index, NO_LABEL).to(torch.uint8)
 
 
 def _largest(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest number of every row (n, C), the first of equal ones, and its index."""
+    """Return the largest number of every row (n, C), the first of equal ones, and its index."""
     if rows.device.type != "cpu":
         most, index = rows.max(1)
         return most, index

@@ -28,7 +28,7 @@ __all__ = ("ImageFiles", "LabelingData", "unaugmented_samples")
 
 Item = dict[str, Any]
 
-LOOKING = 16  # threads that look whether finished panoramas are still the same: on network disks each look takes long
+LOOKING = 16  # threads that check whether finished panoramas are unchanged: on network disks each check takes long
 
 
 class ImageFiles(Dataset[Item]):
@@ -38,7 +38,7 @@ class ImageFiles(Dataset[Item]):
 
     Args:
         sources: Images and folders; folders are searched with their sub-folders.
-        out: Where the labels go; what lies there is no panorama to label.
+        out: Output folder; images in it are not labelled.
 
     Raises:
         InputError: If a folder holds no images, or there is no source at all.
@@ -76,8 +76,8 @@ class ImageFiles(Dataset[Item]):
         """Read one panorama.
 
         Raises:
-            OSError: If it is not there.
-            InputError: If it is no panorama.
+            OSError: If it does not exist.
+            InputError: If it is not a panorama.
         """
         return {"image": torch.from_numpy(read_panorama(self.paths[i])).permute(2, 0, 1), "id": self.names[i]}
 
@@ -86,39 +86,39 @@ def unaugmented_samples(data: lightning.LightningDataModule, split: str) -> Data
     """Return the samples of a data module as they are, without augmentation.
 
     Raises:
-        InputError: If they are augmented, or can only be read one after the other.
+        InputError: If they are augmented, or can only be read in sequence.
     """
     data.prepare_data()
     data.setup({"train": "fit", "val": "validate"}.get(split, split))
     samples: Any = getattr(data, f"{split}_dataloader")().dataset
     if isinstance(samples, IterableDataset):
-        raise InputError(f"{type(data).__name__} reads a stream, of which nothing can be skipped: pass files")
+        raise InputError(f"{type(data).__name__} reads a stream, which cannot skip panoramas: pass files")
     augmentations = getattr(samples, "augmentations", {None: getattr(samples, "augmentation", None)})
     if any(augmentation is not None for augmentation in augmentations.values()):
-        raise InputError(f"{type(data).__name__} augments its samples, which are then not those of the data set")
+        raise InputError(f"{type(data).__name__} augments its samples, so they would differ from the data set")
     return samples  # type: ignore[no-any-return]
 
 
 class LabelingData(lightning.LightningDataModule):
-    """Distributes the unfinished panoramas over the processes, one at a time.
+    """Distribute the unfinished panoramas over the processes, one at a time.
 
-    Processes of one run have fixed shares. Processes that were started independently share by claims: what another one
-    has claimed is left for the end, and labelled then unless it is finished.
+    Processes of one run have fixed shares. Processes that were started independently share by claims: panoramas that
+    another one has claimed are left for the end, and then labelled unless they are finished.
 
-    An item has `name`, and either `sample`, with the panorama as the data set gives it, `jpeg`, the panorama as it is
-    stored, and `origin`; or `failure`, a sentence, where it cannot be read; and `claim`, to be released when all is
-    done. Names are known before anything is read if the data set has a method `name`; else finished panoramas are read
-    before they are skipped. So they are where only the pixels show whether they are the same as before: see `Origin`.
+    An item has `name`, and either `sample`, the panorama from the data set, `jpeg`, the panorama to store, and
+    `origin`; or `failure`, a sentence, if it cannot be read; and `claim`, to be released at the end. Names are known
+    before anything is read if the data set has a method `name`; otherwise finished panoramas are read before they are
+    skipped. So they are if only the pixels show whether they are unchanged: see `Origin`.
 
     Args:
         samples: The panoramas, with `image` float (3, H, W) in [0, 1] or uint8, and `id`.
         height: Rows of the stored panorama.
         width: Its columns.
-        ledger: Knows what is finished, and notes what cannot be labelled.
-        max_height: Panoramas with more rows are shrunk to so many before anything is done with them: views of 512
-            pixels would skip pixels of larger ones, and a few large ones fill the memory.
-        num_workers: Processes that read.
-        store_images: Encode the panorama, as what is written beside its labels.
+        ledger: Account of finished panoramas and failures.
+        max_height: Panoramas with more rows are first shrunk to this height: views of 512 pixels would skip pixels of
+            larger ones, and a few large ones fill the memory.
+        num_workers: Worker processes that read.
+        store_images: Encode the panorama, to write it beside its labels.
     """
 
     def __init__(
@@ -142,9 +142,9 @@ class LabelingData(lightning.LightningDataModule):
         self.num_workers = num_workers
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """The share of this process, in order."""
+        """Return the loader of this process's share, in order."""
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        # Shares of all panoramas, not of the unfinished ones: of those, every process may see others.
+        # Share all panoramas, not the unfinished ones: processes may disagree about those.
         share = self._named(range(rank, len(self.items), processes))
         done = self.ledger.folder.finished()
         finished = [i for i in share if self.items.name(i) in done] if done else []
@@ -159,7 +159,7 @@ class LabelingData(lightning.LightningDataModule):
         return batch
 
     def _named(self, share: range) -> list[int]:
-        """Those panoramas of a share whose name can be that of a file, and is no other's; the others have failed."""
+        """Return the panoramas of a share whose name is unique and can name a file; record the others as failed."""
         owners: dict[str, int] = {}
         named: list[int] = []
         for i in range(len(self.items)):
@@ -183,9 +183,9 @@ class LabelingData(lightning.LightningDataModule):
 
 
 class _Order(Sampler[int]):
-    """Indices of what is to be labelled here, until there is no use in reading on.
+    """Indices of the panoramas to label here, until reading more is useless.
 
-    Runs in the main process, also if workers read.
+    It runs in the main process, even if workers read.
     """
 
     def __init__(self, indices: Sequence[int], items: "_Items", ledger: Ledger) -> None:
@@ -194,7 +194,7 @@ class _Order(Sampler[int]):
         self.ledger = ledger
 
     def __len__(self) -> int:
-        # A process with nothing left to do has to take part in the end of the run, which Lightning leaves out at 0.
+        # A process with nothing left to do must take part in the end of the run, which Lightning skips at length 0.
         return max(1, len(self.indices))
 
     def __iter__(self) -> Iterator[int]:
@@ -206,8 +206,8 @@ class _Order(Sampler[int]):
                 later.append(i)
             elif not self._settled(i):
                 yield i
-        # Most are finished by now. The others belong to a process that is at work, slow or hung: they are labelled here
-        # without waiting for it. It goes forward, so from the end backward the least is done twice.
+        # Most are finished by now. The others belong to a process that is working, slow or hung: label them here
+        # without waiting for it. It works forward, so going backward from the end repeats the least.
         for i in reversed(later):
             if self.ledger.stopped:
                 return
@@ -223,7 +223,7 @@ class _Order(Sampler[int]):
 
 
 class _Items(Dataset[Item]):
-    """Reads panoramas in the workers, and encodes there what is stored of them; whatever fails becomes a sentence."""
+    """Read panoramas in the workers and encode them there for storage; any failure becomes a sentence."""
 
     def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int, store_images: bool) -> None:
         self.samples: Any = samples
@@ -236,7 +236,7 @@ class _Items(Dataset[Item]):
         return len(self.samples)
 
     def name(self, i: int) -> str | None:
-        """The name of the labels; None if it is not known before the panorama is read.
+        """Return the name of the labels; None if it is not known before the panorama is read.
 
         Raises:
             InputError: If it cannot be the name of a file.
@@ -244,7 +244,7 @@ class _Items(Dataset[Item]):
         return _file_name(self.samples.name(i)) if hasattr(self.samples, "name") else None
 
     def shown(self, i: int) -> str:
-        """A name for people, also of a panorama whose id is none."""
+        """Return a readable name, even for a panorama whose id is empty."""
         known = str(self.samples.name(i)) if hasattr(self.samples, "name") else ""
         return known or f"panorama number {i}"
 
@@ -261,7 +261,7 @@ class _Items(Dataset[Item]):
         return f"panorama number {i}"
 
     def settled(self, i: int, ledger: Ledger) -> bool:
-        """Whether nothing is left to do for a panorama, as far as that is known without reading it."""
+        """Return whether a panorama needs no work, as far as that is known without reading it."""
         name = self.name(i)
         if name is None or not ledger.folder.has(name):
             return False
@@ -280,18 +280,18 @@ class _Items(Dataset[Item]):
                 sample = {**sample, "image": torch.from_numpy(pixels).permute(2, 0, 1)}
             jpeg = encode_image(pixels, self.height, self.width) if self.store_images else b""
             return item | {"name": name, "sample": sample, "jpeg": jpeg, "origin": origin}
-        except Exception as error:  # whatever a decoder does with a damaged file: the others are to be labelled
+        except Exception as error:  # whatever a decoder does with a damaged file, label the others
             return item | {"name": self.shown(i), "failure": one_sentence(error)}
 
     def _stamp(self, i: int) -> str:
         try:
             return stamp_of(self.samples, i)
-        except OSError:  # why it cannot be read is said where it is read
+        except OSError:  # reading it will report why
             return ""
 
 
 def _file_name(sample_id: Any) -> str:
-    """An id as the name of a file.
+    """Return an id as the name of a file.
 
     Raises:
         InputError: If it cannot be one.

@@ -1,4 +1,4 @@
-"""Pseudo-labels of perspective views while a network trains: of a teacher that is asked, or stored ones."""
+"""Pseudo-labels of perspective views during training: from a teacher on the fly, or stored ones."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -24,14 +24,14 @@ __all__ = ("PublishedTeacherLabels", "StoredLabels", "TeacherLabels")
 
 
 class ViewLabeler(FaceLabeler):
-    """The base of labellers whose views a strategy chooses.
+    """Base of labelers whose views a strategy chooses.
 
     Args:
-        views: Chooses the views of a panorama: `CubeViews`, `TangentViews`, `IcosahedronViews` or `RandomViews`. Their
-            argument `turn` is the largest angle of the random rotation of every panorama in every step. By default
-            what Depth Anywhere uses, but with a rotation for each panorama: six faces of 256 x 256 pixels, turned by up
-            to 45 degrees about each axis.
-        per_batch: Turn all panoramas of a batch alike, as the published code does.
+        views: Strategy for the views of a panorama: `CubeViews`, `TangentViews`, `IcosahedronViews` or `RandomViews`.
+            Their argument `turn` is the largest angle of the random rotation of every panorama in every step. By
+            default the views of Depth Anywhere, but with a rotation for each panorama: six faces of 256 x 256 pixels,
+            rotated by up to 45 degrees about each axis.
+        per_batch: Rotate all panoramas of a batch alike, as the published code does.
     """
 
     def __init__(self, views: ViewStrategy | None = None, per_batch: bool = False) -> None:
@@ -44,17 +44,17 @@ class ViewLabeler(FaceLabeler):
         return [self.views(name) for name in names]
 
     def place(self, device: torch.device) -> None:
-        """Nothing to move."""
+        """Do nothing: there are no weights to move."""
 
 
 class TeacherLabels(ViewLabeler):
     """Labels of every view by a frozen teacher, on the fly.
 
-    The teacher sees the panorama as it was before its colours were changed (`clean`), where a sample has it. Labels do
-    not count where it has no depth, has no confidence, or the sample says `ignored`.
+    The teacher sees the panorama before its colours were changed (`clean`), if the sample has it. Labels do not count
+    where the teacher has no depth or no confidence, or where the sample is `ignored`.
 
     Args:
-        teacher: One with depth or disparity: `DepthEstimator`, `MoGe`, `OracleTeacher`, ...
+        teacher: Teacher with depth or disparity: `DepthEstimator`, `MoGe`, `OracleTeacher`, ...
         views: See `ViewLabeler`.
         per_batch: See `ViewLabeler`.
     """
@@ -69,7 +69,7 @@ class TeacherLabels(ViewLabeler):
             self.teacher.to(device)
 
     def __call__(self, batch: Mapping[str, Any], step: int) -> FaceLabels:
-        """Ask the teacher for the views of every panorama.
+        """Let the teacher label the views of every panorama.
 
         Raises:
             InputError: If the teacher has no depth.
@@ -84,9 +84,9 @@ class TeacherLabels(ViewLabeler):
         return FaceLabels(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
     def ask(self, images: Tensor, views: Views, sample: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return inverse z-depth (V, h, w) of the views (V, 3, h, w) of a sample, and where it counts.
+        """Return inverse z-depth (V, h, w) of the views (V, 3, h, w) of a sample, and the mask where it counts.
 
-        Where nothing of a panorama counts, the teacher is not asked.
+        If all pixels of a panorama are ignored, the teacher does not run.
         """
         ignored: Tensor | None = sample.get("ignored")
         if ignored is not None and bool(ignored.all()):
@@ -101,8 +101,8 @@ class TeacherLabels(ViewLabeler):
 class StoredLabels(ViewLabeler):
     """Views of stored labels: `disparity` of the samples, such as `PseudoLabelDataModule` reads with `relative`.
 
-    The views need not be those that were labelled. They are compared view by view all the same, each with a scale and a
-    shift of its own, so that errors of the fusion from one part of the panorama to another matter less.
+    The views may differ from the labelled ones. They are still compared view by view, each with its own scale and
+    shift, so that differences between parts of the panorama in the fusion matter less.
 
     Args:
         views: See `ViewLabeler`.
@@ -117,7 +117,7 @@ class StoredLabels(ViewLabeler):
         """
         if "disparity" not in batch or "disparity_valid" not in batch:
             raise InputError(
-                "the unlabelled panoramas have no stored disparity: read them by PseudoLabelDataModule with "
+                "the unlabelled panoramas have no stored disparity: read them with PseudoLabelDataModule and "
                 "relative: true, or let a teacher label them"
             )
         views = self.cameras(batch, step)
@@ -135,24 +135,24 @@ class StoredLabels(ViewLabeler):
 
 
 class PublishedTeacherLabels(TeacherLabels):
-    """The labels and cuts of the published code: one rotation for the batch, its sampling, six faces.
+    """Labels and views of the published code: one rotation for the batch, its sampling, six faces.
 
-    It is here to reproduce its runs: panoramas are sampled up to half a pixel off, predictions by nearest neighbours,
-    and the smallest one of a batch shifts all others if it is negative; see
+    Use it to reproduce published runs: panoramas are sampled up to half a pixel off, predictions by nearest neighbours,
+    and the smallest prediction of a batch shifts all others if it is negative; see
     `mtpano_zoo.reference.depth_anywhere_faces`.
 
     Args:
         teacher: See `TeacherLabels`.
         size: Rows and columns of a face.
-        turn: Largest of the three angles of the rotation, in degrees.
-        seed: Another seed gives other rotations.
+        turn: Limit of the three angles of the rotation, in degrees.
+        seed: Seed of the rotations.
     """
 
     def __init__(self, teacher: Teacher, size: int = 256, turn: float = 45.0, seed: int = 0) -> None:
         super().__init__(teacher, CubeViews(fov=90.0, size=size, turn=turn, seed=seed), per_batch=True)
 
     def __call__(self, batch: Mapping[str, Any], step: int) -> FaceLabels:
-        """Ask the teacher for the six faces of every panorama."""
+        """Let the teacher label the six faces of every panorama."""
         clean: Tensor = batch.get("clean", batch["image"]).float()
         views = self.views(str(step))
         # The front face of the strategy is turned by R_x R_y R_z, and the published code applies the transposed matrix.
@@ -187,7 +187,7 @@ def sample_of(batch: Mapping[str, Any], i: int) -> dict[str, Any]:
 
 
 def z_disparity(labels: ViewLabels, views: Views) -> tuple[Tensor, Tensor]:
-    """Return a teacher's inverse z-depth (V, h, w), up to scale and shift, and where it has one.
+    """Return a teacher's inverse z-depth (V, h, w), up to scale and shift, and the mask where it has one.
 
     Raises:
         InputError: If it has no depth.
@@ -207,7 +207,7 @@ def z_disparity(labels: ViewLabels, views: Views) -> tuple[Tensor, Tensor]:
 
 
 def _seen(mask: Tensor, views: Views) -> Tensor:
-    """Return what views (V, h, w) see of a mask (H, W)."""
+    """Return a mask (H, W) as views (V, h, w) see it."""
     maps = mask.float()[None, None]
     cameras = (views.rotations.to(maps), views.height, views.width)
     return to_perspective(maps, *cameras, intrinsics=views.intrinsics.to(maps), mode="label")[0, :, 0] > 0.5

@@ -1,14 +1,14 @@
-"""The files of one labelled panorama, the same bytes in every run.
+"""Encoding of one labelled panorama as files, with the same bytes in every run.
 
 Encodings, which are those of MTPano's published layout:
 
 * classes, 8-bit grey PNG: the class index, 255 = no label;
-* depth, 16-bit grey PNG: millimetres along the ray, 0 = no label. 65.535 m and what is farther has no label: other
-  readers of the layout would take the largest number for a distance;
+* depth, 16-bit grey PNG: millimetres along the ray, 0 = no label. Distances of 65.535 m or more have no label, because
+  other readers of the layout would take the largest number for a distance;
 * normals, 8-bit RGB PNG: 127.5 (1 + n) for (R, G, B) = (forward, up, left), towards the camera; (128, 128, 128) = no
   label;
 * confidence, 8-bit grey PNG: 255 = 1;
-* far and masks, 8-bit grey PNG: 255 = farther than anything that is measured, or masked; 0 = not.
+* far and masks, 8-bit grey PNG: 255 = farther than any measurement, or masked; 0 = not.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ from mtpano_zoo.tasks import NO_LABEL
 __all__ = ("EncodedLabels", "encode_image", "encode_labels", "grey_png")
 
 NO_NORMAL = 128
-# Level, strategy and filter of a PNG, by what encodes rooms fastest with files near the smallest of that level: classes
+# Level, strategy and filter of a PNG that encode rooms fastest with files near the smallest of that level: classes
 # repeat from row to row, depth changes steadily along a row, normals and confidences hardly compress.
 PNG = {
     "semseg": (1, cv2.IMWRITE_PNG_STRATEGY_DEFAULT, cv2.IMWRITE_PNG_FILTER_UP),
@@ -47,7 +47,7 @@ class EncodedLabels:
     Args:
         files: Contents by task and file name, such as ``depth/merged.png``.
         too_far: Pixels of the merged depth that have no label because they are farther than 65.535 m.
-        marker: What says that the panorama is finished, where that is not the panorama itself.
+        marker: Content of the file that marks the panorama as finished, if that is not the panorama itself.
     """
 
     files: Mapping[str, bytes]
@@ -56,7 +56,7 @@ class EncodedLabels:
 
 
 def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
-    """Encode all maps of a panorama; a view that says nothing of a task has no file there."""
+    """Encode all maps of a panorama; a view without labels of a task has no file for it."""
     merged = {task: getattr(labels, task) for task in ("semseg", "depth", "normals")}
     files: dict[str, bytes] = {}
     too_far = 0

@@ -13,12 +13,12 @@ __all__ = ("digest_of", "digest_of_pixels", "stamp_of")
 
 
 def stamp_of(samples: Any, i: int) -> str:
-    """Return sizes and times of the files of a panorama, or of members of zip files the checksums; empty without files.
+    """Return sizes and times of a panorama's files, or checksums of members of zip files; empty without files.
 
-    A data set of another kind may have a method `stamp` for it.
+    Any other data set may have a method `stamp` for it.
 
     Raises:
-        OSError: If a file is not there.
+        OSError: If a file does not exist.
     """
     if hasattr(samples, "stamp"):
         return str(samples.stamp(i))
@@ -26,9 +26,9 @@ def stamp_of(samples: Any, i: int) -> str:
 
 
 def digest_of(samples: Any, i: int) -> str:
-    """Return the digest of a panorama without decoding it; empty where that is not possible.
+    """Return the digest of a panorama without decoding it; empty if that is not possible.
 
-    A data set of another kind may have a method `fingerprint` for it.
+    Any other data set may have a method `fingerprint` for it.
 
     Raises:
         OSError: If a file cannot be read.

@@ -1,7 +1,7 @@
-"""Views for which a teacher gave NaN or infinite values: they are left out as a whole.
+"""Handling of views for which a teacher returned NaN or infinite values: the whole view is left out.
 
-A network whose numbers overflow is not to be trusted in the rest of that view either, and one NaN would spread over
-every pixel that the view takes part in.
+If a network's numbers overflow, the rest of that view cannot be trusted either, and a NaN would spread to every pixel
+that the view contributes to.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ def leave_out_broken_views(labels: Sequence[ViewLabels], height: int, width: int
     """Replace all labels of a broken view by "no label".
 
     A view is broken if its probabilities, normals or confidence hold a value that is not finite, or its depth a NaN.
-    Infinite depth is no depth, as in the sky; but a view that has infinite depth and no other is broken, too.
+    Infinite depth means no depth, as in the sky; but a view with infinite depth and no valid depth is broken too.
 
     Args:
-        labels: Of every teacher.
+        labels: Labels of every teacher.
         height: Rows of a view.
         width: Columns of a view.
 
     Returns:
-        The labels, and how many views are broken for at least one teacher.
+        The labels, and the number of views that are broken for at least one teacher.
 
     Raises:
         InputError: If more than half of the views of a teacher are broken.
@@ -83,7 +83,7 @@ def _not_finite(maps: Tensor) -> Tensor:
 
 
 def _may_be_broken(maps: Tensor) -> Tensor:
-    """Return which of the maps (V, ...) have a sum that is not finite, bool (V,): it may only have overflowed.
+    """Return which of the maps (V, ...) have a sum that is not finite, bool (V,); the sum alone may have overflowed.
 
     A sum is ten times as fast as a search, and finite only if all values are.
     """

@@ -1,16 +1,16 @@
-"""Views' labels to one map per task.
+"""Fusion of the views' labels to one map per task.
 
 Every pixel of the panorama is the mean over the views that see it, weighted by how far inside the view it lies (1 in
 the middle, smoothly 0 at the border, so that no border shows) times the teacher's confidence there:
 
 - classes: mean of the probabilities; the class is the largest, its share of all is the agreement;
-- distance: exp of the mean log-distance after all views were aligned (`alignment`); the agreement is exp(-e / 0.1) with
-  e the standard error of that mean, where one view more is counted, which is off by 0.1;
+- distance: exp of the mean log-distance after aligning all views (`alignment`); the agreement is exp(-e / 0.1) with e
+  the standard error of that mean, computed with one additional view that is off by 0.1;
 - normals: mean vector, scaled to length one; its length before is the agreement.
 
-The confidence of a task is the agreement times the mean of the teachers' confidence; it lies in [0, 1]. Views that see
-a pixel count by the sum n of their weights, because one alone agrees with itself and proves nothing: the agreement of
-classes and normals is multiplied by n / (n + 1).
+The confidence of a task is the agreement times the mean of the teachers' confidence; it lies in [0, 1]. A single view
+agrees with itself and proves nothing, so the agreement of classes and normals is multiplied by n / (n + 1), where n is
+the sum of the weights of the views that see the pixel.
 """
 
 import math
@@ -39,7 +39,7 @@ from mtpano_zoo.labeling.views import Views
 from mtpano_zoo.sphere import unit
 from mtpano_zoo.tasks import NO_LABEL
 
-# Pixels of the panorama on which the views' scales are compared.
+# Number of pixels of the panorama on which the views' scales are compared.
 COMPARED = 8192
 # Error of the log-distance at which the confidence in the distance is 1 / e.
 SPREAD = 0.1
@@ -48,20 +48,20 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class PanoramaLabels:
-    """The labels of a panorama, on the device of the views' labels; None is what no teacher predicted.
+    """The labels of a panorama, on the device of the views' labels; None if no teacher predicted a task.
 
     Args:
         semseg: Class, uint8 (H, W); 255 = none.
-        depth: Metres along the ray, (H, W); 0 = none. Without a metric teacher, in units of about its median.
+        depth: Metres along the ray, (H, W); 0 = none. Without a metric teacher, the unit is about its median.
         normals: In the frame of the panorama, towards the camera, (3, H, W); zero = none.
         confidence: By task, (H, W) in [0, 1]; zero where the task has no label.
-        far: Whether it is known to be farther than anything that is measured, bool (H, W).
-        scales: What the depth or disparity of every view was multiplied with, (V,), or (T * V,) with T teachers of
-            depth one after another.
-        shifts: What was then added to a disparity, likewise.
-        views: What every view says, after the alignment.
-        broken_views: How many views were left out because a teacher gave NaN or infinite values for them.
-        masks: Pixels without any label for a reason that has a name, bool (H, W) by that name.
+        far: Mask of pixels that are known to be farther than any measurement, bool (H, W).
+        scales: Factors on the depth or disparity of every view, (V,), or (T * V,) with T teachers of depth one after
+            another.
+        shifts: Offsets that were then added to disparities, likewise.
+        views: Labels of every view, after the alignment.
+        broken_views: Number of views that were left out because a teacher returned NaN or infinite values.
+        masks: Masks of pixels without any label, bool (H, W), by the name of the reason.
     """
 
     semseg: Tensor | None = None
@@ -89,13 +89,13 @@ def fuse(
     """Merge the labels of the views of a panorama; views with NaN or infinite values are left out.
 
     Args:
-        labels: Of every teacher; a task is taken from all teachers that have it.
+        labels: Labels of every teacher; a task uses all teachers that have it.
         views: The cameras.
         height: Rows of the panorama.
         width: Columns of the panorama.
         invalid: Pixels without any label, bool (H, W), such as a watermark or the tripod.
-        no_depth_classes: Classes whose pixels have neither depth nor normals, such as the sky; the merged class
-            decides, for the merged maps and for every view.
+        no_depth_classes: Classes whose pixels have neither depth nor normals, such as the sky. The merged class
+            applies to the merged maps and to every view.
         keep_views: Also return every view's own labels.
 
     Raises:
@@ -156,8 +156,8 @@ class _Depth:
         view: Index of the view.
         kind: See `ViewLabels`.
         values: Inverse z-depth, or disparity, (n,); 0 = none. After the alignment, log-distance.
-        cosine: Of the ray and the camera's axis, (n,); 1 where the values refer to the distance along the ray.
-        weight: (n,); zero = none.
+        cosine: Cosine of ray and camera axis, (n,); 1 where the values refer to the distance along the ray.
+        weight: Weight (n,); zero = none.
     """
 
     view: int
@@ -170,7 +170,7 @@ class _Depth:
 def _sample_depth(
     labels: ViewLabels, weights: Sequence[Tensor], feet: Sequence[Footprint], views: Views, hidden: Tensor | None
 ) -> list[_Depth]:
-    """One entry per view; empty if the teacher has no depth."""
+    """Return one entry per view; none if the teacher has no depth."""
     if labels.depth is None:
         return []
     found = []
@@ -193,7 +193,7 @@ def _sample_depth(
 def _align(
     samples: Sequence[_Depth], feet: Sequence[Footprint], compared: Tensor, pixels: int
 ) -> tuple[Tensor, Tensor]:
-    """Solve scales and shifts, and turn the samples into log-distance."""
+    """Solve for scales and shifts, and convert the samples to log-distance."""
     device = compared.device
     slots = torch.full((pixels,), -1, device=device)
     slots[compared] = torch.arange(len(compared), device=device)
@@ -216,7 +216,7 @@ def _align(
 def _blend_depth(
     samples: Sequence[_Depth], feet: Sequence[Footprint], pixels: int
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Distance, variance of the views' log-distances, both (pixels,), and every view's own distance (n,)."""
+    """Return distance and variance of the views' log-distances, both (pixels,), and every view's own distance (n,)."""
     device = samples[0].values.device
     total, mean, square = torch.zeros(3, pixels, device=device)
     for one in samples:
@@ -238,7 +238,7 @@ def _blend_depth(
 
 
 def _standard_error(variance: Tensor, count: Tensor) -> Tensor:
-    """Of a mean of so many values, with one value more that is off by `SPREAD`."""
+    """Return the standard error of a mean of `count` values and one more that is off by `SPREAD`."""
     return ((count * variance + SPREAD**2) / (count * (count + 1)).clamp(min=TINY)).sqrt()
 
 
@@ -250,7 +250,7 @@ def _blend_normals(
     hidden: Tensor | None,
     pixels: int,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Normals (3, pixels), agreement (pixels,) and every view's own normals (n, 3)."""
+    """Return normals (3, pixels), agreement (pixels,) and every view's own normals (n, 3)."""
     device = feet[0].pixels.device
     total, mean, own = torch.zeros(pixels, device=device), torch.zeros(3, pixels, device=device), []
     for index, foot in enumerate(feet):
@@ -275,7 +275,7 @@ def _blend_normals(
 
 
 def _weights(labels: ViewLabels, feet: Sequence[Footprint]) -> list[Tensor]:
-    """Weight of every view at the pixels that it sees: of its border times the teacher's confidence there."""
+    """Return the weight of every view at the pixels that it sees: border weight times the teacher's confidence."""
     if labels.confidence is None:
         return [foot.weight for foot in feet]
     found = []
@@ -287,7 +287,7 @@ def _weights(labels: ViewLabels, feet: Sequence[Footprint]) -> list[Tensor]:
 def _mean_confidence(
     weights: Sequence[Sequence[Tensor]], feet: Sequence[Footprint], pixels: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean of the teachers' confidence, and how many views there are, counted by their weights."""
+    """Return the mean of the teachers' confidence, and the number of views, counted by their weights."""
     given, full = torch.zeros(2, pixels, device=feet[0].pixels.device)
     for index, foot in enumerate(feet):
         for weight in weights:
@@ -297,7 +297,7 @@ def _mean_confidence(
 
 
 def _spread_pixels(height: int, width: int) -> Tensor:
-    """Pixels of a panorama, each once, that lie evenly on the sphere: those below a Fibonacci lattice."""
+    """Return distinct pixels of a panorama that lie evenly on the sphere: those under a Fibonacci lattice."""
     k = torch.arange(COMPARED, dtype=torch.float64)
     down = torch.acos(1 - (2 * k + 1) / COMPARED) / math.pi
     right = (k * ((math.sqrt(5) - 1) / 2)) % 1
@@ -326,6 +326,6 @@ def _check(labels: Sequence[ViewLabels], views: Views, height: int, width: int, 
                 raise InputError(f"{key} of these views is {wanted}, got {tuple(value.shape)}")
     classes = {one.probabilities.shape[1] for one in labels if one.probabilities is not None}
     if len(classes) > 1 or max(classes, default=0) > NO_LABEL:
-        raise InputError(f"teachers must predict the same at most 255 classes, got {sorted(classes)}")
+        raise InputError(f"teachers must predict the same number of classes, at most 255, got {sorted(classes)}")
     if invalid is not None and (invalid.shape != (height, width) or invalid.dtype != torch.bool):
         raise InputError(f"invalid must be bool {(height, width)}, got {invalid.dtype} {tuple(invalid.shape)}")

@@ -1,4 +1,4 @@
-"""One account of finished, pending and failed panoramas, for reading, labelling and writing."""
+"""Account of finished, pending and failed panoramas, shared by reading, labelling and writing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ("Ledger",)
 
 OTHER_IMAGE = (
     "its labels were made from another image, or from another size of it: add --overwrite to replace them, or choose "
-    "another folder as --out"
+    "another folder with --out"
 )
 SAME_NAME = "two panoramas have this name, of which only the first is labelled"
 
@@ -22,7 +22,7 @@ class Ledger:
     Args:
         folder: Where the labels go.
         overwrite: Replace the labels of a panorama that were made from another image.
-        made_otherwise: Said of a panorama that was made from something else, if it is not to be replaced.
+        made_otherwise: Sentence for a panorama that was made from something else and is not replaced.
     """
 
     def __init__(self, folder: LabelFolder, overwrite: bool = False, made_otherwise: str = OTHER_IMAGE) -> None:
@@ -34,7 +34,7 @@ class Ledger:
 
     @property
     def stopped(self) -> bool:
-        """Whether there is no use in going on."""
+        """Whether the run has been stopped."""
         return bool(self.report.stopped)
 
     def stop(self, reason: str) -> None:
@@ -46,16 +46,16 @@ class Ledger:
         self.report.failed[name] = sentence
 
     def leave_out(self, name: str, sentence: str) -> None:
-        """Record why a panorama is of no use; that is no failure."""
+        """Record why a panorama is unusable, which is not a failure."""
         self.report.left_out[name] = sentence
 
     def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:
-        """Whether nothing is left to do for a panorama, because it is finished; says so in the report.
+        """Return whether a panorama is finished and needs no work; if so, add it to the report.
 
         Args:
-            name: Of the panorama.
-            stamp: Of its files, see `Origin`.
-            digest: Returns what is in it, or nothing if it has to be read first. Only called where that matters.
+            name: Name of the panorama.
+            stamp: Stamp of its files, see `Origin`.
+            digest: Function that returns its digest, or nothing if it has to be read first. Only called if needed.
         """
         if not self.folder.has(name):
             return False
@@ -63,7 +63,7 @@ class Ledger:
         if known is not None and not (stamp and stamp == known.stamp):
             try:
                 now = digest()
-            except (OSError, ValueError):  # it cannot be read, so there is nothing to make other labels from
+            except (OSError, ValueError):  # it cannot be read, so new labels are impossible
                 now = known.digest
             if not now:
                 return False
@@ -77,7 +77,7 @@ class Ledger:
         return True
 
     def wants(self, item: Mapping[str, Any]) -> bool:
-        """Whether a panorama that was read is to be labelled: it may have been finished since, or be of no use."""
+        """Return whether to label a panorama that was read: it may have been finished since, or be a duplicate."""
         if self.stopped:
             return False
         name = item["name"]
@@ -89,7 +89,7 @@ class Ledger:
         return origin is None or not self.settle(name, origin.stamp, lambda: origin.digest)
 
     def write(self, item: Mapping[str, Any], files: Mapping[str, bytes]) -> bool:
-        """Write the labels of a panorama; False if they are not needed any more.
+        """Write the labels of a panorama; return False if they are no longer needed.
 
         Raises:
             OSError: If they cannot be written.

@@ -1,8 +1,8 @@
 """Records of how the labels of a folder were made: one manifest, and a record of every run.
 
-`manifest.json` holds what decides what the labels are, and what their numbers mean. It is written once; a run with
-other settings is refused. `runs/TIME-ID.json`, which every run writes at its end, holds what it did, on what, and with
-which software.
+`manifest.json` holds the settings that determine the labels, and what their numbers mean. It is written once; a run
+with other settings is refused. Every run writes `runs/TIME-ID.json` at its end, with what it did, on which device, and
+with which software.
 """
 
 import json
@@ -62,7 +62,7 @@ PACKAGES = (
 
 def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Return the manifest of labels that were made with these settings, as plain data."""
-    # Without a masker as before, so that a run can go on in a folder of an earlier release.
+    # Add masks only with a masker, so that a run can continue in a folder of an earlier release.
     encoding = ENCODING | ({"masks": MASKS} if "masker" in settings else {})
     manifest = {"format": FORMAT, "classes": list(classes), "encoding": encoding, "settings": settings}
     plain: dict[str, Any] = json.loads(json.dumps(manifest, default=str))
@@ -70,10 +70,10 @@ def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, A
 
 
 def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
-    """See that a folder is empty, or has been labelled with the same settings; change nothing.
+    """Check that a folder is empty, or was labelled with the same settings; change nothing.
 
     Raises:
-        InputError: If it holds something else, or labels with other settings that are not to be overwritten.
+        InputError: If it holds something else, or labels with other settings and `overwrite` is false.
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file: choose a folder for the labels")
@@ -81,9 +81,9 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
     path = root / MANIFEST
     if not path.exists():
         filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
-        # Another process may have begun here just now; it writes the manifest before anything else.
+        # Another process may have just started here; it writes the manifest before anything else.
         if filled and not path.exists():
-            raise InputError(f"{root} holds files but no {MANIFEST}: choose a new folder, or one labelled here")
+            raise InputError(f"{root} holds files but no {MANIFEST}: choose a new folder, or one that holds labels")
         if not filled:
             return
     try:
@@ -92,7 +92,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a manifest of labels: choose another folder") from error
     if not same_format:
-        raise InputError(f"{path} is of another kind or version, {known['format']!r}: choose another folder")
+        raise InputError(f"{path} has another format or version, {known['format']!r}: choose another folder")
     if overwrite:
         return
     if found := list(differences(known, manifest)):
@@ -101,12 +101,12 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise InputError(
             f"{root} was labelled with other settings ({setting} was {before}, is {now}{more}): choose another folder, "
-            "the same settings, or --overwrite to throw those labels away"
+            "the same settings, or --overwrite to delete those labels"
         )
 
 
 def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Make the folder and its manifest; go on in one that has the same; throw away other labels if `overwrite`.
+    """Create the folder and its manifest, or continue in one with the same; delete other labels if `overwrite`.
 
     Raises:
         InputError: If `check_manifest` refuses the folder, or another process writes to it.
@@ -120,7 +120,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
                 f"{root} is being written to by another process: let it finish, or end it, and start again (if there "
                 f"is none, remove {root / TEMPORARY}*)"
             )
-        # Images come first: without them nothing counts as finished, wherever this is stopped.
+        # Delete images first: without them nothing counts as finished, even if this is interrupted.
         for folder in LABELS:
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / CLASSES).unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
 
 
 def software() -> dict[str, str]:
-    """Return the versions of everything that may change a label."""
+    """Return the versions of all software that may change a label."""
     versions = {"python": platform.python_version(), "mtpano_zoo": mtpano_zoo.__version__}
     for package in PACKAGES:
         try:
@@ -148,7 +148,7 @@ def write_record(folder: LabelFolder, started: str, record: Mapping[str, Any]) -
 
     Args:
         folder: The folder of labels, open.
-        started: When the run started, as it may stand in a file name.
+        started: Start time of the run, in a form for file names.
         record: Plain data.
     """
     path = folder.root / "runs" / f"{started}-{uuid.uuid4().hex[:8]}.json"
@@ -156,20 +156,20 @@ def write_record(folder: LabelFolder, started: str, record: Mapping[str, Any]) -
 
 
 def _write(path: Path, content: bytes, into_place: Callable[[Path, Path], None]) -> None:
-    """Write a file by way of a temporary folder that the next process removes; `_link` keeps one that is there."""
+    """Write a file through a temporary folder, which the next process removes; `_link` keeps an existing file."""
     folder = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         folder.mkdir()
         (folder / path.name).write_bytes(content)
         into_place(folder / path.name, path)
-    except (FileExistsError, FileNotFoundError):  # another process was faster, or has begun already and cleaned up
+    except (FileExistsError, FileNotFoundError):  # another process was faster, or has already started and cleaned up
         pass
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link(source: Path, target: Path) -> None:
-    """Rename without replacing; where the file system has no links, that takes a moment in which others may do so."""
+    """Rename without replacing; without links in the file system, another process may do so at the same moment."""
     try:
         os.link(source, target)
     except FileExistsError:

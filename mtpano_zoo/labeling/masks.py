@@ -1,4 +1,4 @@
-"""Masks, by name, of what no teacher can measure: sky, watermarks."""
+"""Named masks of things that no teacher can measure, such as sky and watermarks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ __all__ = ("ClassMasker", "GroundedMasker", "Masker", "shrink_masks")
 
 
 class Masker(ABC):
-    """Finds things by name in a whole panorama; usually also a module, first among the bases.
+    """Finder of named things in a whole panorama; usually also a module, as its first base class.
 
     Attributes:
-        names: Of the masks, in their order.
-        provenance: Its description in a manifest, as that of a teacher.
+        names: Names of the masks, in their order.
+        provenance: Its description in a manifest, as for a teacher.
     """
 
     names: tuple[str, ...]
@@ -35,21 +35,21 @@ class Masker(ABC):
 
 
 class GroundedMasker(nn.Module, Masker):
-    """Detects what words name, and segments what is in the boxes: Grounding DINO, then SAM, both of `transformers`.
+    """Detect things by their names and segment the boxes: Grounding DINO, then SAM, both from `transformers`.
 
-    Depth Anywhere masks `sky` and `watermark` so. A box is kept if one word of the text fits it better than
-    `box_threshold`; it belongs to the names of whose words one fits better than `text_threshold`.
+    Depth Anywhere masks `sky` and `watermark` this way. A box is kept if the score of any word in the text exceeds
+    `box_threshold`; it belongs to every name with a word whose score exceeds `text_threshold`.
 
     Args:
         names: What to look for, in words.
         detector: A folder as `save_pretrained` writes it, with its tokenizer, or `user/name` on the Hugging Face Hub.
         segmenter: Likewise.
-        box_threshold: See above.
-        text_threshold: See above.
-        precision: Of the arithmetic.
+        box_threshold: Score above which a box is kept.
+        text_threshold: Score above which a box belongs to a name.
+        precision: Precision of the arithmetic.
 
     Raises:
-        InputError: If the package is missing, an argument is out of range, or the files are no such networks.
+        InputError: If the package is missing, an argument is out of range, or the files are not such networks.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -90,7 +90,7 @@ class GroundedMasker(nn.Module, Masker):
 
 
 class ClassMasker(nn.Module, Masker):
-    """Masks the pixels of some classes of a network of the zoo.
+    """Mask the pixels of some classes of a network of the zoo.
 
     Args:
         network: A network with the task `semseg`, such as ``{class_path: Pretrained, init_args: {source: NAME}}``.
@@ -128,7 +128,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of masks, which also name files.
 
     Raises:
-        InputError: If there is none, one comes twice, or one is no plain words.
+        InputError: If there is none, one occurs twice, or one is not plain words.
     """
     wrong = [name for name in names if not all(part.isalnum() for part in name.split(" ")) or name == "merged"]
     if wrong or not names or len(set(names)) < len(names):
@@ -137,7 +137,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def shrink_masks(masks: Tensor, height: int, width: int) -> Tensor:
-    """Return masks (N, H, W) in another size; a pixel that is covered in part is covered."""
+    """Return masks (N, H, W) in another size; partly covered pixels count as covered."""
     return F.adaptive_max_pool2d(masks.float()[None], (height, width))[0] > 0
 
 
@@ -154,7 +154,7 @@ class _Detector(PretrainedNetwork):
         text = " ".join(f"{name.lower()}." for name in names)
         read = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
         first, last = read["offset_mapping"][0].unbind(-1)
-        # By name, which tokens are its words; a token without characters is none's.
+        # Find the tokens of each name; a token without characters belongs to none.
         rows, start = [], 0
         for name in names:
             rows.append((first >= start) & (last <= start + len(name)) & (last > first))
@@ -163,11 +163,11 @@ class _Detector(PretrainedNetwork):
         self.register_buffer("words", torch.stack(rows), persistent=False)
 
     def forward(self, seen: ViewImages) -> ViewLabels:
-        """Nothing that a teacher says."""
+        """Return no labels: this network is not a teacher."""
         return ViewLabels()
 
     def detect(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes (Q, 4), left, top, right and bottom in pixels, and how well each name fits them (Q, N)."""
+        """Return boxes (Q, 4), left, top, right and bottom in pixels, and the score of each name for them (Q, N)."""
         inputs = self.prepare(image[None])
         text = {"input_ids": self.tokens, "attention_mask": torch.ones_like(self.tokens)}
         output = self.run({**inputs, **text, "token_type_ids": torch.zeros_like(self.tokens)}, image[None])
@@ -188,18 +188,18 @@ class _BoxSegmenter(PretrainedNetwork):
         super().__init__(source, None, 1, None, precision, {"": "AutoModelForMaskGeneration"})
 
     def forward(self, seen: ViewImages) -> ViewLabels:
-        """Nothing that a teacher says."""
+        """Return no labels: this network is not a teacher."""
         return ViewLabels()
 
     def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
-        """Return what is in each box, bool (N, H, W), for boxes (N, 4) in pixels."""
+        """Return the mask of the object in each box, bool (N, H, W), for boxes (N, 4) in pixels."""
         inputs = self.prepare(image[None])
         sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
         (rows, columns), (height, width) = (torch.as_tensor(size)[0].tolist() for size in sizes)
         scaled = boxes * boxes.new_tensor([width / columns, height / rows, width / columns, height / rows])
         output = self.run({**inputs, "input_boxes": scaled[None], "multimask_output": False}, image[None])
         logits = output.pred_masks[0, :, :1].float()
-        # Logits are of the padded square: back to the input, cut off what was padded, then to the panorama.
+        # Logits cover the padded square: resize to the input, crop the padding, then resize to the panorama.
         side = inputs["pixel_values"].shape[-2:]
         whole = F.interpolate(logits, size=side, mode="bilinear", align_corners=False)[..., :height, :width]
         full = F.interpolate(whole, size=(rows, columns), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""From a panorama to its labels: by teachers that see views of it, fused, or in any other way."""
+"""Modules that label a panorama: by teachers that see views of it, fused, or in any other way."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ class TooLittleLeftError(InputError):
 
 
 class PanoramaLabeler(lightning.LightningModule):
-    """Makes something of panoramas, one at a time, that is written to a folder; a subclass says what.
+    """Base of modules that turn panoramas, one at a time, into files of a folder; a subclass defines the files.
 
-    What it makes of a panorama depends on its name and its sample only, not on what was there before or where.
+    The result for a panorama depends on its name and its sample only, not on earlier panoramas or on the process.
 
     Args:
         height: Rows of the labels.
@@ -54,29 +54,29 @@ class PanoramaLabeler(lightning.LightningModule):
         self.height = height
         self.width = width
         self.ledger: Ledger | None = None
-        """Knows what is finished; without one, everything is labelled."""
+        """Account of finished panoramas; without one, everything is labelled."""
         self.metric: bool | None = None
-        """Whether depth was in metres in what was labelled last; None before, or without depth."""
+        """Whether the depth of the last panorama was in metres; None before the first, or without depth."""
 
     def label(self, name: str, sample: Mapping[str, Any]) -> Any:
         """Label one panorama.
 
         Args:
-            name: Of the panorama.
-            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8, and whatever else the data set knows.
+            name: Name of the panorama.
+            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8, and any other maps of the data set.
         """
         raise NotImplementedError
 
     def encode(self, labels: Any) -> EncodedLabels:
-        """Return the files of what `label` has returned, in a thread beside it."""
+        """Return the files of labels from `label`; this runs in another thread."""
         return encode_labels(labels)
 
     def manifest(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the manifest of what is made with these settings."""
+        """Return the manifest of labels that are made with these settings."""
         return describe(settings, self.classes)
 
     def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> Any:
-        """Return labels for an item of `LabelingData`, or a sentence why there are none, or None to skip it."""
+        """Return the labels of an item of `LabelingData`, a sentence if there are none, or None to skip it."""
         if self.ledger is not None and not self.ledger.wants(item):
             return None
         if "failure" in item:
@@ -88,34 +88,34 @@ class PanoramaLabeler(lightning.LightningModule):
                 return str(error)
             self.ledger.leave_out(item["name"], str(error))
             return None
-        except Exception as error:  # a teacher is code of others: the rest is to be labelled, whatever it does
+        except Exception as error:  # teachers are third-party code: whatever one raises, label the rest
             if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
                 torch.cuda.empty_cache()
             return one_sentence(error)
 
     def _image(self, sample: Mapping[str, Any]) -> Tensor:
-        """The panorama (3, H, W) in [0, 1] on the device of the labeler."""
+        """Return the panorama (3, H, W) in [0, 1] on the device of the labeler."""
         image: Tensor = sample["image"].to(self.device)
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 class Labeler(PanoramaLabeler):
-    """Labels panoramas one at a time by perspective teachers.
+    """Label panoramas one at a time with perspective teachers.
 
-    The labels of a panorama depend on its name and its pixels only, not on what was labelled before or where. Mixed
-    precision is for the teachers; views and fusion are computed in float32.
+    The labels of a panorama depend on its name and its pixels only, not on earlier panoramas or on the process. Mixed
+    precision applies to the teachers; views and fusion are computed in float32.
 
     Args:
-        views: Chooses the views.
-        teachers: Label them; those that predict classes must predict the same ones. Modules move to the device with
-            this one. There may be none if there is a masker.
+        views: Strategy for the views.
+        teachers: Teachers to label them; those that predict classes must predict the same ones. Modules move to the
+            device with this one. There may be none if there is a masker.
         height: Rows of the labels.
         width: Columns, twice the rows.
         invalid_mask: Image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
         no_depth_classes: Names of classes without depth and normals, such as sky.
         keep_views: Also return every view's own labels.
-        masker: Finds what gets no label in each panorama, such as sky and watermarks.
-        min_valid: Panoramas of which less than this part remains are left out; by default a fifth.
+        masker: Finder of parts of each panorama that get no label, such as sky and watermarks.
+        min_valid: Fraction of unmasked pixels below which a panorama is left out.
 
     Raises:
         InputError: If sizes, classes or mask do not fit.
@@ -140,10 +140,10 @@ class Labeler(PanoramaLabeler):
         if teachers and views is None:
             raise InputError("teachers need views: choose them under `views:`")
         if not 0 <= min_valid <= 1:
-            raise InputError(f"min_valid is a part of the panorama, from 0 to 1, got {min_valid}")
+            raise InputError(f"min_valid must be a fraction of the panorama, from 0 to 1, got {min_valid}")
         for one in teachers:
             if not (hasattr(one, "classes") and hasattr(one, "provenance")):
-                raise InputError(f"{type(one).__name__} is no teacher: it has no `classes` and `provenance`")
+                raise InputError(f"{type(one).__name__} is not a teacher: it has no `classes` and `provenance`")
         named = {teacher.classes for teacher in teachers if teacher.classes}
         if len(named) > 1:
             raise InputError("the teachers predict different classes, which cannot be averaged: keep one of them")
@@ -173,8 +173,8 @@ class Labeler(PanoramaLabeler):
         """Label one panorama.
 
         Args:
-            name: Decides which views are taken.
-            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; whatever else a teacher wants to know.
+            name: Name of the panorama, which determines the views.
+            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; any other maps that a teacher needs.
 
         Raises:
             TooLittleLeftError: If the masks leave less than `min_valid` of the panorama.
@@ -217,7 +217,7 @@ def _in_float32(labels: ViewLabels) -> ViewLabels:
 
 
 def read_mask(path: str | Path, height: int, width: int) -> Tensor:
-    """Read an image of any size: true (height, width) where it is white, also in part."""
+    """Read an image of any size as a mask (height, width): true where it is at least partly white."""
     white = (read_panorama(path).mean(-1) > 127).astype(np.float32)
     share = cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(share > 0)

@@ -1,8 +1,8 @@
-"""The image that a panorama was labelled from, so that another one of the same name is noticed.
+"""The image that a panorama was labelled from, to detect another one of the same name.
 
-What decides is the digest: of the files of the panorama, of what its data set knows of it, or of its pixels. Sizes and
-times of the files are looked at first, and a file is read only where they differ: nobody wants to read 400,000 images
-to find that nothing is left to do.
+Images are compared by digest: of the panorama's files, of what its data set knows of it, or of its pixels. Sizes and
+times of the files are compared first, and a file is read only if they differ: nobody wants to read 400,000 images to
+find that nothing is left to do.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ class Origin:
     """The image that a panorama was labelled from.
 
     Args:
-        digest: What is in it.
-        stamp: What shows quickly that nothing has changed: sizes and times of its files; empty where there is none.
+        digest: Digest of its content.
+        stamp: Sizes and times of its files, to see quickly that nothing has changed; empty without files.
     """
 
     digest: str
@@ -37,7 +37,7 @@ class Origin:
 
 
 def digest_of_files(contents: Sequence[bytes]) -> str:
-    """Return the digest of a file; of several, that of their digests.
+    """Return the digest of a file, or for several files the digest of their digests.
 
     Example:
         >>> digest_of_files([b"a panorama"])[:15]
@@ -49,7 +49,7 @@ def digest_of_files(contents: Sequence[bytes]) -> str:
 
 
 def stamp_of_file(path: Path) -> str:
-    """Return size, time of modification and time of change; no program can set the last one.
+    """Return size, modification time and change time of a file; programs cannot set the last one.
 
     Raises:
         OSError: If there is no such file.

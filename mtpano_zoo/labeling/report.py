@@ -17,15 +17,15 @@ class LabelReport:
     """Outcome of every panorama.
 
     Args:
-        labelled: Names of those that this run has labelled.
-        skipped: Names of those that were labelled already.
-        failed: Why a panorama has no labels, one sentence each, by name.
-        replaced: Names of those of `labelled` that had labels of another image, which are gone.
-        too_far: Pixels beyond 65.535 m, which have no depth label, by name.
-        broken_views: Views that were left out because a teacher gave NaN or infinite values for them, by name.
-        stopped: Why the run ended before all were labelled; nothing if it did not.
-        seconds: How long the run took.
-        left_out: Why a panorama is of no use, by name: what could be labelled of it is too little.
+        labelled: Names of panoramas that this run labelled.
+        skipped: Names of panoramas that already had labels.
+        failed: Sentences that say why a panorama has no labels, by name.
+        replaced: Names in `labelled` whose labels of another image were replaced.
+        too_far: Number of pixels beyond 65.535 m, which have no depth label, by name.
+        broken_views: Number of views left out because a teacher returned NaN or infinite values, by name.
+        stopped: Reason why the run ended before all were labelled; empty if it did not.
+        seconds: Duration of the run.
+        left_out: Sentences that say why a panorama is unusable, by name: too little of it could be labelled.
     """
 
     labelled: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class LabelReport:
         """Return a few lines for the terminal: counts, rate, and what went wrong.
 
         Args:
-            done: What was done to a panorama.
+            done: Participle for what was done to a panorama.
         """
         rate = f" ({len(self.labelled) / self.seconds:.2f} per second)" if self.labelled and self.seconds else ""
         counts = [f"{len(self.labelled)} {done}{rate}"]
@@ -69,21 +69,21 @@ class LabelReport:
             name, reason = next(iter(self.left_out.items()))
             lines.append(f"{len(self.left_out)} left out, for example {_printable(name)}: {reason}")
         if self.replaced:
-            lines.append(f"{len(self.replaced)} were {done} again, because their image is another one than before")
+            lines.append(f"{len(self.replaced)} were {done} again, because their image has changed")
         lines += [f"  {_printable(name)}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
         if len(self.failed) > SHOWN:
             lines.append(f"  and {len(self.failed) - SHOWN} more, see the record in runs/")
         return "\n".join([*lines, self.stopped] if self.stopped else lines)
 
     def as_record(self) -> dict[str, Any]:
-        """Return what a record keeps: counts, and names where something is to be looked at."""
+        """Return the data for a record: counts, and the names of panoramas that need attention."""
         counts = {key: len(getattr(self, key)) for key in ("labelled", "skipped", "failed")}
         details = {key: value for key, value in asdict(self).items() if key not in ("labelled", "skipped")}
         return {"counts": counts} | details | {"seconds": round(self.seconds, 3)}
 
     @staticmethod
     def of_all(parts: Sequence["LabelReport"]) -> "LabelReport":
-        """Return the report of all processes; the time is that of the slowest."""
+        """Return the report of all processes, with the time of the slowest."""
         whole = LabelReport(seconds=max(part.seconds for part in parts))
         for part in parts:
             whole.labelled += part.labelled
@@ -98,12 +98,12 @@ class LabelReport:
 
 
 def _printable(name: str) -> str:
-    """An id on one line of any terminal: line breaks, and bytes of a file name that are no text, are escaped."""
+    """Return an id for one line of any terminal: line breaks, and bytes that are not text, are escaped."""
     return name if name.isprintable() else repr(name)
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return one line on what went wrong, and on what to do if memory ran out.
+    """Return one line about what went wrong, and what to do if memory ran out.
 
     Example:
         >>> one_sentence(MemoryError())

@@ -39,8 +39,8 @@ __all__ = ("add_run_options", "add_shared_options", "label", "label_as_asked", "
 
 SPLITS = ("train", "val", "test", "predict")
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
-COMPLETE = "Complete is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
-# Warnings about Lightning's own code, and about what is meant to be so.
+COMPLETE = "A complete command is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
+# Warnings about Lightning's own code, and about intended behaviour.
 EXPECTED = (
     r".*isinstance\(treespec, LeafSpec\)",
     r".*does not have many workers",
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler, settings: Mapping[str, Any]) -> int:
-    """Label what the options of `add_shared_options` say, print what became of it, and return the exit status.
+    """Label the panoramas of the options of `add_shared_options`, print the outcome, and return the exit status.
 
     Args:
         config: The options.
@@ -78,10 +78,10 @@ def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler
         settings: See `label`.
 
     Raises:
-        InputError: If no panoramas are named, or in two ways, or the folder holds something else.
+        InputError: If panoramas are named in no way or in both ways, or the folder holds something else.
     """
     if bool(config.sources) == bool(config.data):
-        raise InputError("pass panoramas, as files and folders or as `data:` in the configuration, one of them")
+        raise InputError("pass panoramas either as files and folders or as `data:` in the configuration")
     out = Path(config.out)
     check_manifest(out, labeler.manifest(settings), config.overwrite)
     samples = ImageFiles(config.sources, out) if config.sources else unaugmented_samples(built.data, config.split)
@@ -114,19 +114,19 @@ def label(
     writers: int = 2,
     overwrite: bool = False,
 ) -> LabelReport:
-    """Label panoramas and write the labels to a folder; what is finished there is skipped.
+    """Label panoramas and write the labels to a folder, skipping finished ones.
 
     Args:
         samples: See `LabelingData`.
         out: See `mtpano_zoo.labeling.storage`.
         labeler: Makes the labels.
-        settings: Plain data that decide what the labels are; a folder holds labels of one kind.
+        settings: Plain data that determine the labels; a folder holds labels of one kind.
         trainer: Arguments of Lightning's Trainer: accelerator, devices, strategy and so on.
-        split: List that the panoramas are added to: ``train``, ``val`` or ``test``; None for none.
+        split: List to add the panoramas to: ``train``, ``val`` or ``test``; None for no list.
         max_height: See `LabelingData`.
-        num_workers: Processes that read.
+        num_workers: Worker processes that read.
         writers: Threads that encode and write.
-        overwrite: Throw away labels that were made with other settings, or from another image of the same name.
+        overwrite: Delete labels that were made with other settings, or from another image of the same name.
 
     Returns:
         The report of all processes, in each of them.
@@ -149,7 +149,7 @@ def label(
     options = {"enable_progress_bar": True, **(trainer or {})}
     precision = str(options.get("precision") or "32-true")
     if precision.endswith("-true") and precision[:2] not in ("32", "64"):
-        raise InputError(f"precision {precision} would compute views in 16 bits too: take {precision[:-5]}-mixed")
+        raise InputError(f"precision {precision} would compute views in 16 bits too: use {precision[:-5]}-mixed")
     callbacks: list[Callback] = [writer]
     if options["enable_progress_bar"]:
         callbacks.append(progress_bar())
@@ -166,17 +166,17 @@ def label(
         except (ValueError, MisconfigurationException) as error:
             raise InputError(" ".join(str(error).split())) from error
         if _forks_or_spawns(runner):
-            raise InputError("a strategy that forks or spawns processes keeps their reports from us: take ddp")
+            raise InputError("a strategy that forks or spawns processes does not return their reports: use ddp")
         try:
             runner.predict(labeler, datamodule=data, return_predictions=False)
-        except SystemExit as end:  # which Lightning makes of Ctrl-C
+        except SystemExit as end:  # Lightning turns Ctrl-C into it
             raise KeyboardInterrupt from end
     return ledger.report
 
 
 def _forks_or_spawns(trainer: Trainer) -> bool:
-    """Whether the strategy runs the prediction in processes that it forks or spawns from this one."""
-    # Lightning has no public way to ask; `test_run_failures.py` fails where the private class means something else.
+    """Return whether the strategy runs the prediction in processes that it forks or spawns from this one."""
+    # Lightning has no public way to ask; `test_run_failures.py` fails if the private class changes its meaning.
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
@@ -196,68 +196,77 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def build_parser() -> ArgumentParser:
-    """Build the parser of `mtpano label`; every option may stand in a YAML file."""
+    """Build the parser of `mtpano label`; a YAML file may set every option."""
     parser = ArgumentParser(
         "mtpano label",
-        description="Label panoramas by teachers that see perspective views of them, and fuse what they say.",
+        description="Label panoramas with teachers that see perspective views of them, and fuse their labels.",
         epilog=f"{TRACEBACK}: {TRACEBACK_HELP}",
         exit_on_error=False,
     )
-    parser.add_subclass_arguments(ViewStrategy, "views", required=False, help="which views are cut out")
-    parser.add_argument("--teachers", type=list[Teacher], default=[], help="what labels them")
-    parser.add_argument("--mask", nargs="+", type=str, default=[], help="what gets no label, in words: sky watermark")
-    parser.add_subclass_arguments(
-        Masker, "masker", required=False, help="what finds it, in place of Grounding DINO and SAM for the words of mask"
+    parser.add_subclass_arguments(ViewStrategy, "views", required=False, help="perspective views to cut out")
+    parser.add_argument("--teachers", type=list[Teacher], default=[], help="networks that label the views")
+    parser.add_argument(
+        "--mask", nargs="+", type=str, default=[], help="things that get no label, in words: sky watermark"
     )
-    parser.add_argument("--min-valid", type=float, default=0.2, help="panoramas of which less is left are left out")
+    parser.add_subclass_arguments(
+        Masker,
+        "masker",
+        required=False,
+        help="finder of things without label, in place of --mask, which uses Grounding DINO and SAM",
+    )
+    parser.add_argument(
+        "--min-valid", type=float, default=0.2, help="fraction of unmasked pixels that a panorama needs"
+    )
     add_shared_options(parser)
     parser.add_argument(
         "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
     )
-    parser.add_argument("--keep-views", type=bool, default=True, help="write the labels of every view too")
+    parser.add_argument("--keep-views", type=bool, default=True, help="also write the labels of every view")
     return parser
 
 
 def add_shared_options(parser: ArgumentParser) -> None:
-    """Add the options of everything that labels panoramas: which ones, in what size, into which folder, and where."""
+    """Add the options of all commands that label panoramas: sources, sizes, lists, and those of a run."""
     parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
-    parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="instead of files: any data set")
-    parser.add_argument("--split", choices=SPLITS, default="predict", help="which samples of `data`")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="a data set, instead of files")
+    parser.add_argument("--split", choices=SPLITS, default="predict", help="samples of `data` to label")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
     parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
-    parser.add_argument("--max-height", type=int, default=2048, help="panoramas of more rows are shrunk before")
-    parser.add_argument("--invalid-mask", type=str | None, help="image whose white pixels get no label: the tripod")
-    parser.add_argument("--listed-as", choices=SPLITS[:3], default="train", help="list in db_info that they get into")
+    parser.add_argument("--max-height", type=int, default=2048, help="panoramas with more rows are shrunk first")
+    parser.add_argument(
+        "--invalid-mask", type=str | None, help="image whose white pixels get no label, e.g. the tripod"
+    )
+    parser.add_argument("--listed-as", choices=SPLITS[:3], default="train", help="list in db_info to add them to")
     add_run_options(parser)
 
 
 def add_run_options(parser: ArgumentParser) -> None:
     """Add the options of every run that writes a folder."""
     parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
-    parser.add_argument("--out", type=str, required=True, help="the folder, a new one or one to go on with")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that read panoramas")
-    parser.add_argument("--writers", type=int, default=2, help="threads that write")
-    parser.add_argument("--overwrite", action="store_true", help="throw away what was made in another way")
+    parser.add_argument("--out", type=str, required=True, help="output folder, new or to continue")
+    parser.add_argument("--num-workers", type=int, default=2, help="number of processes that read panoramas")
+    parser.add_argument("--writers", type=int, default=2, help="number of threads that write")
+    parser.add_argument("--overwrite", action="store_true", help="delete results of other settings or images")
     left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
 
 
 def _masker(config: Namespace, built: Namespace) -> Masker | None:
-    """Return what masks panoramas, if anything.
+    """Return the masker of panoramas, if there is one.
 
     Raises:
-        InputError: If a masker and words are both given: the masker has words of its own.
+        InputError: If both a masker and words are set: the masker has words of its own.
     """
     if not config.mask:
         found: Masker | None = built.masker
         return found
     if config.masker:
-        raise InputError("pass the words of mask as `names` of the masker, not besides it")
+        raise InputError("pass the words of --mask as `names` of the masker instead")
     return GroundedMasker(config.mask)
 
 
 def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker | None = None) -> dict[str, Any]:
-    """Return what decides which labels are made: options, and the provenance of the teachers."""
+    """Return the settings that determine the labels: options, and the provenance of the teachers."""
     names = ("views", "height", "width", "max_height", "no_depth_classes", "keep_views")
     plain = config.as_dict()
     described = [
@@ -274,7 +283,7 @@ def settings_of(config: Namespace, teachers: Sequence[Teacher], masker: Masker |
 
 
 def shared_settings(config: Namespace) -> dict[str, Any]:
-    """Return what decides how labels are written, of the options that every labeler has."""
+    """Return the settings of every labeler that determine how labels are written."""
     mask = config.invalid_mask
     return {
         "invalid_mask": None if mask is None else hashlib.sha256(Path(mask).read_bytes()).hexdigest(),
@@ -290,7 +299,7 @@ def print_once(text: str) -> None:
 
 
 def _decisive(settings: Any) -> Any:
-    """Leave out what does not decide what the labels are, or is in the record of every run: memory, and versions."""
+    """Leave out settings that do not change the labels, or that run records hold: batch sizes and versions."""
     if isinstance(settings, dict):
         return {key: _decisive(value) for key, value in settings.items() if key not in ("batch_size", "versions")}
     return settings

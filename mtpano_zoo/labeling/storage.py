@@ -1,24 +1,24 @@
-"""A folder of labels that any number of processes write at once, and that holds no half-written panorama.
+"""A folder of labels that any number of processes can write at once, without half-written panoramas.
 
-The layout is MTPano's published one, as `mtpano_zoo.data.PseudoLabelDataModule` reads it::
+The layout is MTPano's, as `mtpano_zoo.data.PseudoLabelDataModule` reads it::
 
     img/ID.jpg                          the panorama in the size of the labels
-    semseg|depth|normals/ID/merged.png  the labels of all views together; label_K.png those of view K alone
-    far/ID/merged.png                   where it is known that nothing is near enough to be measured, such as the sky
+    semseg|depth|normals/ID/merged.png  the merged labels of all views; label_K.png has those of view K alone
+    far/ID/merged.png                   pixels known to be too far to be measured, such as the sky
     semseg|depth|normals/ID/merged_confidence.png
-    masks/ID/merged.png                 pixels without any label; NAME.png those of one name, such as sky
+    masks/ID/merged.png                 pixels without any label; NAME.png has those of one name, such as sky
     origins/ID.txt                      which image was labelled, see `mtpano_zoo.labeling.origin`
     classes.yaml                        names of the classes
     db_info/panomtdu_SPLIT.json         ids of the split
-    manifest.json                       what made the labels, see `mtpano_zoo.labeling.manifest`
+    manifest.json                       settings of the labels, see `mtpano_zoo.labeling.manifest`
     runs/                               a record of every run
 
-The image is written last, in one step: a panorama is finished if, and only if, its image is there. Everything else of
-a finished panorama stays where it is until its image is gone. All folders are real ones: a symbolic link in their place
-is refused, so that nothing is written elsewhere.
+The image is written last, in one step: a panorama is finished if, and only if, its image exists. The other files of a
+finished panorama stay until its image is removed. All folders are real ones: symbolic links in their place are refused,
+so that nothing is written elsewhere.
 
 A folder of scores, see `mtpano_zoo.labeling.curation.scoring`, is written in the same way: there a panorama is finished
-if its file in `scores` is there.
+if its file in `scores` exists.
 """
 
 import contextlib
@@ -59,8 +59,8 @@ class Marker(NamedTuple):
     """The file whose presence says that a panorama is finished.
 
     Args:
-        folder: Below the root.
-        extension: With its dot.
+        folder: Folder below the root.
+        extension: Extension, with its dot.
     """
 
     folder: str
@@ -71,17 +71,17 @@ PANORAMAS = Marker(IMAGES, ".jpg")
 
 
 class LabelFolder:
-    """Writes labelled panoramas below a folder, between `open` and `close` or as a context.
+    """Writer of labelled panoramas below a folder, between `open` and `close` or as a context manager.
 
     Every file is first written to a temporary folder beside the others. Then the folders of the tasks are renamed into
-    place, and at last the image, so that a process may be killed at any moment, and others may write the same panorama.
-    What a killed process left, its temporary folder and panoramas without image, is removed and replaced by the next
-    one; a lock on the temporary folder, which the system takes away with the process, shows on all
-    machines that share the folder whether its owner still runs. Processes share the panoramas by claims, see `Claims`.
+    place, and finally the image, so that a process may be killed at any moment, and others may write the same panorama.
+    The next process removes what a killed one left: its temporary folder and panoramas without image. A lock on the
+    temporary folder, which the system releases with the process, shows on all machines that share the folder whether
+    its owner still runs. Processes share the panoramas by claims, see `Claims`.
 
     Args:
         root: The folder, which has a manifest.
-        marker: Says of a panorama that it is finished.
+        marker: File that marks a panorama as finished.
     """
 
     def __init__(self, root: Path, marker: Marker = PANORAMAS) -> None:
@@ -92,7 +92,7 @@ class LabelFolder:
         self._claims: Claims | None = None
 
     def open(self) -> None:
-        """Remove what dead processes left, and make a temporary folder."""
+        """Remove the files that dead processes left, and create a temporary folder."""
         check_folders(self.root)
         (self.root / self.marker.folder).mkdir(exist_ok=True)
         with _locked(self.root / MANIFEST):
@@ -107,7 +107,7 @@ class LabelFolder:
             _try_lock(self._lock)
 
     def close(self) -> None:
-        """Remove the temporary folder, and give up what is claimed."""
+        """Remove the temporary folder, and release all claims."""
         if self._claims is not None:
             with contextlib.suppress(OSError), _locked(self.root / MANIFEST):
                 self._claims.close()
@@ -128,9 +128,9 @@ class LabelFolder:
         self.close()
 
     def claim(self, name: str) -> bool:
-        """Whether this process is the one to label a panorama; False while another one does.
+        """Claim a panorama for this process; return False while another one has it.
 
-        Until `release` or the end of this process, however it ends. It saves work only: see `Claims`.
+        The claim lasts until `release` or until this process ends in any way. It only saves work: see `Claims`.
         """
         return self._claims is None or self._claims.take(name)
 
@@ -149,14 +149,14 @@ class LabelFolder:
         return {name.removesuffix(extension) for name in names if name.endswith(extension)}
 
     def has(self, name: str) -> bool:
-        """Whether a panorama is finished."""
+        """Return whether a panorama is finished."""
         try:
             return self._done(name).is_file()
-        except OSError:  # a file system that takes shorter names only
+        except OSError:  # a file system that only allows shorter names
             return False
 
     def origin(self, name: str) -> Origin | None:
-        """Return what a panorama was labelled from; None if there is no record of it, as in older folders.
+        """Return the image that a panorama was labelled from; None if there is no record of it, as in older folders.
 
         Raises:
             OSError: If the record cannot be read.
@@ -168,19 +168,19 @@ class LabelFolder:
     def write(
         self, name: str, image: bytes, files: Mapping[str, bytes], origin: Origin | None = None, replace: bool = False
     ) -> bool:
-        """Write one panorama; False if another process has finished it in the meantime, whose files are kept.
+        """Write one panorama; return False if another process has finished it, and keep its files.
 
         Args:
-            name: Of the panorama, without a slash.
-            image: The content of the marker: the JPEG.
+            name: Name of the panorama, without a slash.
+            image: Content of the marker: the JPEG.
             files: Contents by task and file name, such as ``depth/merged.png``.
-            origin: What it was labelled from.
-            replace: Finished labels of another origin go. They are not finished any more before the first file changes.
+            origin: Image that it was labelled from.
+            replace: Replace finished labels of another origin. Their marker is removed before the first file changes.
 
         Raises:
-            InputError: If the name cannot be that of a file.
-            OSError: If it cannot be written, for instance because the disk is full; nothing of it is in place then that
-                a reader would take for a finished panorama.
+            InputError: If the name cannot name a file.
+            OSError: If it cannot be written, for instance because the disk is full; readers then do not see a finished
+                panorama.
         """
         done = self._done(name)
         work = self._work / uuid.uuid4().hex
@@ -208,10 +208,10 @@ class LabelFolder:
         return True
 
     def add_to_list(self, split: str, names: Iterable[str]) -> int:
-        """Add finished panoramas to the list of a split, drop those that are gone, and return how many it has.
+        """Add finished panoramas to the list of a split, drop those that are gone, and return its length.
 
         Raises:
-            InputError: If the list that is there is not one.
+            InputError: If the existing file is not a list of ids.
         """
         path = self.root / LISTS / f"panomtdu_{split}.json"
         with _locked(self.root / MANIFEST):
@@ -227,11 +227,11 @@ class LabelFolder:
         """Add entries of finished panoramas to a file of JSON lines in the folder, and drop those that are gone.
 
         Args:
-            file: Its name.
-            entries: By name; `image` of an entry is the path of the panorama below the folder.
+            file: Name of the file.
+            entries: Entries by name; `image` of an entry is the path of the panorama below the folder.
 
         Raises:
-            InputError: If the file that is there is not one.
+            InputError: If the existing file does not list images.
         """
         path = self.root / file
         with _locked(self.root / MANIFEST):
@@ -246,7 +246,7 @@ class LabelFolder:
             self.write_file(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write_file(self, path: Path, content: bytes) -> None:
-        """Write a file of the folder, completely or not at all; nothing is left of it after a kill."""
+        """Write a file of the folder completely or not at all, even if the process is killed."""
         _make_folder(path.parent)
         temporary = self._work / uuid.uuid4().hex
         temporary.write_bytes(content)
@@ -258,12 +258,12 @@ class LabelFolder:
     @property
     def _work(self) -> Path:
         if self._temporary is None:
-            raise InputError("a LabelFolder is opened before it is written to")
+            raise InputError("a LabelFolder must be opened before it is written to")
         return self._temporary
 
 
 def check_folders(root: Path) -> None:
-    """See that no folder below the root, into which labels or records go, is a symbolic link to somewhere else.
+    """Check that no folder of labels or records below the root is a symbolic link.
 
     Raises:
         InputError: If one is.
@@ -274,13 +274,13 @@ def check_folders(root: Path) -> None:
 
 
 def in_use(root: Path) -> bool:
-    """Whether a process is writing to a folder, this one or another."""
+    """Return whether this or another process is writing to a folder."""
     return any(folder in _OWN or _is_locked(folder / "lock") for folder in root.resolve().glob(f"{TEMPORARY}*"))
 
 
 def _link_error(path: Path) -> InputError:
     return InputError(
-        f"{path} is a symbolic link, and labels would be written to where it leads: pass the folder itself as --out, "
+        f"{path} is a symbolic link, and labels would be written to its target: pass the folder itself as --out, "
         "or put a real folder in its place"
     )
 
@@ -292,10 +292,10 @@ def _make_folder(path: Path) -> None:
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Rename a folder; into one that is there, its files are renamed one by one.
+    """Rename a folder; if the target exists, move the files into it one by one.
 
-    Another process that finishes the same panorama right now has written the same files. At no moment is one of them
-    missing, so it does not matter which of the two is faster, or killed.
+    Another process that finishes the same panorama right now has written the same files. No file is ever missing, so it
+    does not matter which of the two is faster, or killed.
     """
     if target.is_symlink() or target.is_file():
         target.unlink(missing_ok=True)  # a link is not followed
@@ -309,7 +309,7 @@ def _replace_folder(source: Path, target: Path) -> None:
     for name in names:
         (source / name).replace(target / name)
     for rest in target.iterdir():
-        if rest.name not in names:  # of a process that was killed
+        if rest.name not in names:  # left by a process that was killed
             _remove(rest)
 
 
@@ -322,7 +322,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes that lock the same file waiting; without effect where the file system has no locks."""
+    """Hold an exclusive lock on a file; without effect if the file system has no locks."""
     with path.open("r+b") as file:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
@@ -330,7 +330,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _try_lock(file: IO[bytes]) -> bool:
-    """Lock a file, for this process and not for those that it forks; False if somebody has it or nobody can."""
+    """Lock a file for this process, not for its forks; return False if it is locked already or cannot be locked."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,6 +1,6 @@
-"""Strategies for choosing the perspective views that are labelled.
+"""Strategies for choosing the perspective views to label.
 
-A strategy turns the name of a panorama into views, and nothing else decides: its arguments and the name are hashed, so
+A strategy maps the name of a panorama to views, and nothing else matters: its arguments and the name are hashed, so
 that every process, today and after a restart, labels the same views of the same panorama.
 """
 
@@ -34,8 +34,8 @@ class Views:
     """Perspective cameras at the centre of a panorama.
 
     Args:
-        rotations: Camera to panorama, (V, 3, 3).
-        intrinsics: In pixels with pixel centres, (V, 3, 3).
+        rotations: Rotations from camera to panorama, (V, 3, 3).
+        intrinsics: Pinhole matrices in pixels, where integers are pixel centres, (V, 3, 3).
         height: Rows of every view.
         width: Columns of every view.
 
@@ -55,17 +55,17 @@ class Views:
         return len(self.rotations)
 
     def coverage(self) -> float:
-        """Fraction of the sphere, by solid angle, that at least one view sees, to about 0.001."""
+        """Return the fraction of the sphere, by solid angle, that at least one view sees, to about 0.001."""
         return float(_grid_weights()[self.seen(erp_rays(GRID, 2 * GRID).flatten(0, 1)).any(0)].sum())
 
     def seen(self, rays: Tensor) -> Tensor:
-        """Whether each view sees each of the directions (N, 3), as bool (V, N)."""
+        """Return whether each view sees each of the directions (N, 3), as bool (V, N)."""
         return (self.sides().to(rays) @ rays.T).amin(1) >= 0
 
     def sides(self) -> Tensor:
-        """Inward normals (V, 4, 3) of the left, right, upper and lower side of every view's pyramid, in float64.
+        """Return inward normals (V, 4, 3) of the left, right, upper and lower side of every view's pyramid, in float64.
 
-        They are in the frame of the panorama, of any length: what a view sees has no negative product with them.
+        They are in the frame of the panorama, of any length: rays that a view sees have no negative product with them.
         """
         right, down, ahead = (self.intrinsics.double() @ self.rotations.double().mT).unbind(1)
         left, upper = right + 0.5 * ahead, down + 0.5 * ahead
@@ -73,26 +73,26 @@ class Views:
 
 
 class ViewStrategy(ABC):
-    """Chooses the views of a panorama."""
+    """Strategy that chooses the views of a panorama."""
 
     @abstractmethod
     def __call__(self, name: str) -> Views:
-        """Return the views of the panorama of this name; the same name gives the same views."""
+        """Return the views of the panorama of this name; the same name returns the same views."""
 
 
 class RandomViews(ViewStrategy):
     """Square views in random directions: yaw and pitch are uniform, as in the label-free training of MTPano.
 
-    A uniform pitch looks at the poles more often than at the horizon, so that a few directions may remain unseen. With
-    ``coverage``, views are added to the first ``count``: each looks, within half its smallest field of view at random,
-    at what is unseen, until at least that fraction of the sphere is seen. As many views again may be added.
+    With a uniform pitch, views are denser at the poles than at the horizon, so that a few directions may remain unseen.
+    With ``coverage``, views towards random unseen directions are added to the first ``count``, until at least that
+    fraction of the sphere is seen. Up to ``count`` views may be added.
 
     Args:
-        count: Views of a panorama, without those that are added.
+        count: Number of views of a panorama, without added ones.
         fov: Smallest and largest field of view in degrees; uniform between them.
         size: Rows and columns of a view.
         coverage: Fraction of the sphere to see at least, in (0, 1].
-        seed: Another seed gives other views.
+        seed: Seed of the views.
 
     Raises:
         InputError: If an argument is out of range.
@@ -146,7 +146,7 @@ class RandomViews(ViewStrategy):
                     f"{len(angles)} views of {self.fov[0]:g} to {self.fov[1]:g} degrees see {seen:.4f} of the sphere "
                     f"of {name!r}, not {self.coverage:g}: raise count or fov, or ask for less coverage"
                 )
-            # Every unseen cell is as likely as it is large.
+            # Choose an unseen cell with a probability proportional to its size.
             mass = torch.where(unseen, weights, 0).cumsum(0)
             cell = min(int(torch.searchsorted(mass, numbers.random() * mass[-1])), len(mass) - 1)
             right, down, ahead = rays[cell].tolist()
@@ -161,17 +161,17 @@ class RandomViews(ViewStrategy):
 
 
 class CubeViews(ViewStrategy):
-    """The six faces of a cube, front, right, back, left, up and down, turned at random before if wanted.
+    """The six faces of a cube, front, right, back, left, up and down, optionally after a random rotation.
 
-    Faces of exactly 90 degrees only touch: their scales can then not be compared, and every face keeps its own. The
+    Faces of exactly 90 degrees only touch, so their scales cannot be compared, and every face keeps its own. The
     default lets neighbours overlap by ten degrees.
 
     Args:
         fov: Field of view in degrees.
         size: Rows and columns of a view.
-        turn: Largest angle in degrees of a random rotation, another one for every panorama: R_x R_y R_z with all three
-            angles uniform in [-turn, turn]. 45 is what Depth Anywhere uses, with a field of view of 90.
-        seed: Another seed gives other rotations.
+        turn: Largest angle in degrees of a random rotation per panorama: R_x R_y R_z with all three angles uniform in
+            [-turn, turn]. Depth Anywhere uses 45, with a field of view of 90.
+        seed: Seed of the rotations.
 
     Raises:
         InputError: If an argument is out of range.
@@ -196,15 +196,15 @@ class CubeViews(ViewStrategy):
 
 
 class IcosahedronViews(ViewStrategy):
-    """Twelve views towards the corners of an icosahedron, turned at random before if wanted, see `CubeViews`.
+    """Twelve views towards the corners of an icosahedron, optionally after a random rotation, see `CubeViews`.
 
-    From 90 degrees on they see the whole sphere.
+    With 90 degrees or more they see the whole sphere.
 
     Args:
         fov: Field of view in degrees.
         size: Rows and columns of a view.
         turn: Largest angle in degrees of a random rotation.
-        seed: Another seed gives other rotations.
+        seed: Seed of the rotations.
 
     Raises:
         InputError: If an argument is out of range.
@@ -234,10 +234,10 @@ class TangentViews(ViewStrategy):
 
     Args:
         fov: Field of view in degrees.
-        overlap: Part of a view that its neighbour sees too, in [0, 1).
+        overlap: Fraction of a view that its neighbour sees too, in [0, 1).
         size: Rows and columns of a view.
         turn: Largest angle in degrees of a random rotation, see `CubeViews`.
-        seed: Another seed gives other rotations.
+        seed: Seed of the rotations.
 
     Raises:
         InputError: If an argument is out of range.
@@ -253,7 +253,7 @@ class TangentViews(ViewStrategy):
     ) -> None:
         _check_camera(fov, size, turn)
         if not 0 <= overlap < 1:
-            raise InputError(f"overlap is the shared part of neighbouring views, in [0, 1), got {overlap}")
+            raise InputError(f"overlap must be the shared fraction of neighbouring views, in [0, 1), got {overlap}")
         self.fov = fov
         self.overlap = overlap
         self.size = size
@@ -293,7 +293,7 @@ def _random_turn(largest: float, kind: str, seed: int, name: str) -> Tensor:
 
 
 def _grid_weights() -> Tensor:
-    """Share of the sphere of every cell of the grid, (cells,) in rows."""
+    """Return the share of the sphere of every cell of the grid, (cells,) in rows."""
     weights = solid_angles(GRID, 2 * GRID, dtype=torch.float64).expand(GRID, 2 * GRID).flatten()
     return weights / weights.sum()
 

@@ -1,4 +1,4 @@
-"""Writes labels while the next panorama is labelled, and keeps account."""
+"""Writer of labels that runs while the next panorama is labelled, and keeps account."""
 
 import errno
 import time
@@ -22,23 +22,22 @@ from mtpano_zoo.labeling.report import LabelReport, one_sentence
 
 __all__ = ("LabelWriter",)
 
-WAITING = 2  # panoramas per thread that wait or are worked on: more would only take memory
+WAITING = 2  # panoramas per thread that wait or are being written: more would only take memory
 
 
 class LabelWriter(BasePredictionWriter):
-    """Writes what a `PanoramaLabeler` predicts, in threads, and ends the run when the folder cannot be written to.
+    """Write the results of a `PanoramaLabeler` in threads, and end the run if the folder cannot be written to.
 
-    With several processes, the report of the ledger is that of all of them from the end of the prediction on, in every
-    process.
+    With several processes, the ledger of every process has the report of all of them once prediction has ended.
 
     Args:
-        ledger: Knows the folder, and notes what became of every panorama.
+        ledger: The folder, and the account of every panorama's outcome.
         manifest: See `mtpano_zoo.labeling.manifest.describe`.
-        split: List of `db_info` that the panoramas belong to; None for no list.
-        threads: That encode and write.
+        split: List of `db_info` to add the panoramas to; None for no list.
+        threads: Number of threads that encode and write.
 
     Raises:
-        InputError: If there is no thread.
+        InputError: If `threads` is not positive.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class LabelWriter(BasePredictionWriter):
         self._group: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder ready: the first process its manifest, then all of them their temporary folders."""
+        """Prepare the folder: the first process writes the manifest, then all create their temporary folders."""
         super().setup(trainer, pl_module, stage)
         if trainer.world_size > 1:
             # One process may be hours behind the others; if it dies, this group notices at once.
@@ -79,9 +78,9 @@ class LabelWriter(BasePredictionWriter):
     def on_predict_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """End the run if the process was asked to end, which Lightning only notes."""
+        """End the run if the process was asked to end, which Lightning only records."""
         if trainer.received_sigterm:
-            self.ledger.stop("stopped because the process was asked to end; what is finished is kept, so start again")
+            self.ledger.stop("stopped because the process was asked to end; finished labels are kept, so start again")
 
     def write_on_batch_end(
         self,
@@ -100,11 +99,11 @@ class LabelWriter(BasePredictionWriter):
             self.folder.release(batch["claim"])
             return
         self._room.acquire()
-        item = {key: value for key, value in batch.items() if key != "sample"}  # which would fill the memory
+        item = {key: value for key, value in batch.items() if key != "sample"}  # it would fill the memory
         self._pool.submit(self._write, item, prediction, cast(PanoramaLabeler, pl_module).encode)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Wait for the threads, list what is there, and gather the reports of all processes."""
+        """Wait for the threads, list finished panoramas, and gather the reports of all processes."""
         self._finish()
         if self._group is not None:
             self._gather(trainer.world_size)
@@ -113,7 +112,7 @@ class LabelWriter(BasePredictionWriter):
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep what was labelled."""
+        """Keep finished labels."""
         self._finish()
         self._close()
 
@@ -130,7 +129,7 @@ class LabelWriter(BasePredictionWriter):
         except Exception as error:
             if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                 self._stop(error)
-            else:  # of one panorama: the others are to be written
+            else:  # this concerns one panorama: write the others
                 self.ledger.fail(name, one_sentence(error))
         finally:
             self.folder.release(item["claim"])
@@ -138,12 +137,12 @@ class LabelWriter(BasePredictionWriter):
 
     def _stop(self, error: OSError) -> None:
         self.ledger.stop(
-            f"{self.folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept, so make room "
+            f"{self.folder.root} cannot be written to: {one_sentence(error)}; finished labels are kept, so make room "
             "or choose another folder, and start again"
         )
 
     def _finish(self) -> None:
-        """Wait for the threads and list what is there."""
+        """Wait for the threads and list finished panoramas."""
         if self._pool is None:
             return
         self._pool.shutdown()
@@ -164,7 +163,7 @@ class LabelWriter(BasePredictionWriter):
             torch.distributed.all_gather_object(parts, self.ledger.report, group=self._group)
         except RuntimeError:
             self.ledger.stop(
-                "another process of this run has died, see what it said; what is finished is kept, so start again"
+                "another process of this run has died, see its messages; finished labels are kept, so start again"
             )
         else:
             self.ledger.report = LabelReport.of_all([part for part in parts if part is not None])

@@ -1,4 +1,4 @@
-"""Losses: functions on prediction, target and mask of the valid pixels, and the sum that training uses."""
+"""Losses: functions of prediction, target and mask of the valid pixels, and the sum that training uses."""
 
 from mtpano_zoo.losses.affine_invariant import AffineInvariantLoss, disparity_of
 from mtpano_zoo.losses.auxiliary import distance_transform, edge_distance, image_gradient, point_map, sobel

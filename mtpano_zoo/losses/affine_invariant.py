@@ -14,19 +14,19 @@ from mtpano_zoo.losses.validity import valid_depth
 
 __all__ = ("AffineInvariantLoss", "disparity_of")
 
-# Predicted distances below this many metres are inverted along the tangent there: 1 / d has no useful gradient at 0.
+# Below this many metres, 1 / d is continued along its tangent: it has no useful gradient at 0.
 NEAREST = 0.1
 
 
 class AffineInvariantLoss(Loss):
-    """Compare inverse distances after each panorama was brought to median 0 and mean absolute deviation 1.
+    """Compare inverse distances after normalising each panorama to median 0 and mean absolute deviation 1.
 
     This is the loss of Depth Anywhere (arXiv 2406.12849) on labelled panoramas: labels are metres, and a network of the
-    task `disparity` learns their inverse up to scale and shift. A network of the task `depth` is compared by the
-    inverse of what it predicts; its scale is then arbitrary, so its output is no distance in metres.
+    task `disparity` learns their inverse up to scale and shift. For a network of the task `depth`, the inverse of its
+    prediction is compared; its scale is then arbitrary, so its output is not a distance in metres.
 
     Args:
-        max_depth: labels beyond, in metres, do not count; None lets all count.
+        max_depth: largest label that counts, in metres; None counts all.
 
     Example:
         >>> depth = torch.linspace(1, 5, 32).reshape(1, 4, 8)
@@ -68,7 +68,7 @@ class AffineInvariantLoss(Loss):
 
 
 def disparity_of(outputs: Mapping[str, Any]) -> Tensor:
-    """Return the inverse distance (B, 1, H, W), float32, that a network predicts, or that of the depth it predicts.
+    """Return the float32 inverse distance (B, 1, H, W) that a network predicts, or the inverse of its depth.
 
     Raises:
         InputError: If it predicts neither.

@@ -12,9 +12,9 @@ from mtpano_zoo.sphere import erp_rays, pad
 
 
 def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
-    """Horizontal and vertical Sobel responses (..., H, W), un-normalised, of maps already padded by one pixel.
+    """Return unnormalised horizontal and vertical Sobel responses (..., H, W) of maps already padded by one pixel.
 
-    Sums of slices and not a convolution: autocast and TF32 would round that to three digits.
+    It sums slices instead of convolving, because autocast and TF32 would round a convolution to three digits.
 
     Example:
         >>> ramp = torch.arange(3.0).expand(3, 3)
@@ -33,7 +33,7 @@ def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def image_gradient(image: Tensor) -> Tensor:
-    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]: to the right, then downwards.
+    """Return the Sobel gradient (B, 2, H, W), right and down, of the luma of an RGB image (B, 3, H, W) in [0, 1].
 
     Example:
         >>> image_gradient(torch.rand(1, 3, 4, 8)).shape
@@ -48,7 +48,7 @@ def image_gradient(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def edge_distance(image: Tensor, threshold: float = 0.5, max_distance: int = 64) -> Tensor:
-    """log(1 + distance in pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
+    """Return log(1 + pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
 
     An edge is a pixel whose luma gradient exceeds ``threshold``. The distance is exact up to ``max_distance`` and stays
     there beyond: an image without edges has a finite label, and no pixel looks further than that.
@@ -62,7 +62,7 @@ def edge_distance(image: Tensor, threshold: float = 0.5, max_distance: int = 64)
 
 
 def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Tensor:
-    """Euclidean distance in pixels (B, H, W) to the nearest true pixel of a mask (B, H, W), at most ``max_distance``.
+    """Return the distance (B, H, W) in pixels to a mask's nearest true pixel (B, H, W), at most ``max_distance``.
 
     Two exact passes: along the columns by running maxima, then the least sum of squares over the columns within
     ``max_distance``. It runs the same operations on every device and never synchronises with the host.
@@ -81,7 +81,7 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
     above = rows - torch.where(mask, rows, far).cummax(dim=1).values
     below = -rows - torch.where(mask, -rows, far - height).flip(1).cummax(dim=1).values.flip(1)
     squared = torch.minimum(above, below).clamp(max=limit).square()
-    # Half a turn away the other way round is as near: further columns need no visit.
+    # Beyond half a turn, the other way round is shorter: further columns can be skipped.
     reach = min(limit, width // 2 if wrap else width - 1)
     padded = pad(squared, (reach, reach, 0, 0)) if wrap else F.pad(squared, (reach, reach), value=float(limit) ** 2)
     nearest = squared
@@ -94,7 +94,7 @@ def distance_transform(mask: Tensor, max_distance: int, wrap: bool = True) -> Te
 
 @torch.no_grad()
 def point_map(depth: Tensor, valid: Tensor) -> Tensor:
-    """Points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero where it is not valid.
+    """Return points (B, 3, H, W) in metres, x right, y down, z forward, from depth (B, H, W); zero if not valid.
 
     Example:
         >>> depth = torch.full((1, 4, 8), 2.0)

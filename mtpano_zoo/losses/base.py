@@ -1,4 +1,4 @@
-"""Base classes of losses: of all outputs of a network, and of one task."""
+"""Base classes of losses: one for all outputs of a network, one for a single task."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ class Loss(nn.Module):
 
 
 class BatchLabels(dict[str, Tensor]):
-    """The labels of a task in a batch, and what its loss derived from them for its first prediction.
+    """The labels of a task in a batch, and what its loss derived from them for the first prediction.
 
     Example:
         >>> from torch import zeros
@@ -55,7 +55,7 @@ class TaskLoss(nn.Module):
         """Return a scalar.
 
         Args:
-            prediction: float32 (B, C, H, W), or as the network gives it for a loss that `takes_any_precision`.
+            prediction: float32 (B, C, H, W), or in the network's precision for a loss that `takes_any_precision`.
             labels: the maps of a batch that `mtpano_zoo.tasks.Task.labels` lists for the task.
             weight: confidence of the label of each pixel (B, H, W), in [0, 1]; None trusts all.
             across_ranks: take means over all processes, see `mtpano_zoo.losses.means.mean`.

@@ -19,7 +19,7 @@ _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
 def masked_l1(
     prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
 ) -> Tensor:
-    """Absolute error, summed over channels, (weighted) mean over the valid pixels of the batch; zero if none is.
+    """Return the absolute error, summed over channels: (weighted) mean over the batch's valid pixels; zero if none.
 
     Example:
         >>> prediction, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([[[[3.0, float("nan")]]]])
@@ -42,12 +42,12 @@ def edge_weighted_l1(
     across_ranks: bool = False,
     near: Tensor | None = None,
 ) -> Tensor:
-    """Absolute error with ``share`` of its weight on the surroundings of the target's edges.
+    """Return the absolute error with ``share`` of its weight on the surroundings of the target's edges.
 
     An edge is where the Sobel magnitude over all channels reaches ``threshold``; its surroundings reach ``radius``
     pixels further. Filter and surroundings wrap at the seam and continue over the poles, and a filter that touches an
     invalid pixel finds no edge. The error is the mean over channels. ``near`` is what `edge_surroundings` returned for
-    the same target, if that is known.
+    the same target, if already computed.
 
     Example:
         >>> target = torch.ones(1, 1, 4, 8)
@@ -66,7 +66,7 @@ def edge_weighted_l1(
 
 
 def edge_surroundings(target: Tensor, valid: Tensor, threshold: float = 0.55, radius: int = 3) -> Tensor:
-    """Mask (B, 1, H, W) of the surroundings of the edges of a map (B, C, H, W), see `edge_weighted_l1`.
+    """Return the mask (B, 1, H, W) of the surroundings of a map's edges (B, C, H, W), see `edge_weighted_l1`.
 
     Example:
         >>> wall = torch.zeros(1, 1, 16, 32)
@@ -90,13 +90,13 @@ def frequency_l1(
     across_ranks: bool = False,
     spectrum: tuple[Tensor, ...] | None = None,
 ) -> Tensor:
-    """Distance between the high frequencies of two maps: of their amplitudes, and of their phases.
+    """Return the distance between the high frequencies of two maps, in amplitude and in phase.
 
-    Frequencies up to ``radius`` (cycles per image at 512 rows) are left out. Invalid pixels of both maps hold the mean
-    of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024 map.
-    The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target: this
-    is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient. ``spectrum`` is
-    what `target_spectrum` returned for the same target, if that is known.
+    Frequencies up to ``radius`` (cycles per image at 512 rows) are left out. Invalid pixels of both maps are set to the
+    mean of the target, and images without any valid pixel do not count. Amplitudes are scaled to those of a 512 x 1024
+    map. The phases are compared by |P - T|^2 / (|P|^2 + |T|^2 + c), with c a hundredth of the mean power of the target:
+    this is 1 - cos of the phase difference where the amplitudes agree, wraps, and has a bounded gradient. ``spectrum``
+    is what `target_spectrum` returned for the same target, if already computed.
 
     Example:
         >>> target = torch.rand(1, 1, 8, 16)
@@ -116,7 +116,7 @@ def frequency_l1(
 
 
 def target_spectrum(target: Tensor, valid: Tensor, radius: float = 64) -> tuple[Tensor, ...]:
-    """Return what `frequency_l1` needs of a target: once for all predictions of it.
+    """Return what `frequency_l1` needs of a target, computed once for all its predictions.
 
     Returns:
         The spectrum and its amplitudes (B, C, H, W // 2 + 1), its power plus the constant c, the weights
@@ -141,10 +141,10 @@ def target_spectrum(target: Tensor, valid: Tensor, radius: float = 64) -> tuple[
 def affine_invariant_l1(
     prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
 ) -> Tensor:
-    """Absolute difference of maps (B, H, W) that are each known up to scale and shift, mean over the valid pixels.
+    """Return the mean absolute difference of maps (B, H, W) that are each known up to scale and shift.
 
-    Each map of each image is brought to median 0 and mean absolute deviation 1 over its valid pixels (MiDaS, arXiv
-    1907.01341, equations 5 and 6). An image whose valid pixels are all equal, or none, contributes nothing.
+    Each map of each image is normalised to median 0 and mean absolute deviation 1 over its valid pixels (MiDaS, arXiv
+    1907.01341, equations 5 and 6). An image contributes nothing if it has no valid pixels, or if they are all equal.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
@@ -168,7 +168,7 @@ def _centred(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def any_around(padded: Tensor, size: int) -> Tensor:
-    """Whether any pixel of the square window of a padded 0/1 map is set; by rows, then by columns, for speed.
+    """Return whether any pixel in each square window of a padded 0/1 map is set; by rows, then columns, for speed.
 
     Example:
         >>> any_around(torch.tensor([3 * [[0.0, 0.0, 0.0, 1.0]]]), 3).tolist()
@@ -178,7 +178,7 @@ def any_around(padded: Tensor, size: int) -> Tensor:
 
 
 def high_frequencies(height: int, width: int, radius: float, device: torch.device) -> Tensor:
-    """Weights (H, W // 2 + 1), mean one, of the half spectrum of `rfft2` beyond a radius.
+    """Return weights (H, W // 2 + 1), mean one, for the half spectrum of `rfft2` beyond a radius; zero within it.
 
     Example:
         >>> high_frequencies(8, 16, 0, torch.device("cpu")).shape
@@ -186,7 +186,7 @@ def high_frequencies(height: int, width: int, radius: float, device: torch.devic
     """
     rows = torch.fft.fftfreq(height, 1 / height, device=device)[:, None]
     columns = torch.fft.rfftfreq(width, 1 / width, device=device)
-    # Every column but the first and the middle one stands for its mirror image too.
+    # Every column but the first and the middle one also stands for its mirror image.
     multiplicity = torch.where((columns == 0) | (columns == width / 2), 1.0, 2.0)
     weight = torch.where(rows.square() + columns.square() > radius**2, multiplicity, 0)
     return weight / weight.mean().clamp(min=1e-12)

@@ -1,8 +1,8 @@
-"""The losses of DAP (arXiv 2512.16913): of distances in metres, and of masks of what is within range.
+"""The losses of DAP (arXiv 2512.16913) for distances in metres and for range masks.
 
-Maps are (B, H, W). What pixels hold that do not count changes neither loss nor gradient. A weight, (B, H, W) or (H, 1),
-makes a pixel count as that part of one. The authors have published no code for them; what the paper leaves open is an
-argument here, and its default is justified where it is stated.
+Maps are (B, H, W). Pixels that do not count change neither loss nor gradient, whatever they hold. A weight, (B, H, W)
+or (H, 1), makes a pixel count as that fraction of one. The authors have published no code for them; what the paper
+leaves open is an argument here, and its docstring justifies the default.
 """
 
 import math
@@ -32,14 +32,14 @@ from mtpano_zoo.sphere import (
 
 __all__ = ("DAPLoss", "dense_fidelity", "depth_edges", "mask_error", "normals_l1", "points_l1", "silog")
 
-SMALLEST = 1e-6  # below it, predictions are taken for it before their logarithm
+SMALLEST = 1e-6  # predictions are clamped to this before their logarithm
 WEIGHTS = {"silog": 1.0, "fidelity": 0.4, "edges": 5.0, "normals": 2.0, "points": 2.0, "masks": 2.0}
 
 
 def silog(
     prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, variance_focus: float = 0.5
 ) -> Tensor:
-    """Scale-invariant error of logarithms: sqrt(mean d^2 - variance_focus (mean d)^2), with d = log prediction/target.
+    """Return the scale-invariant error sqrt(mean d^2 - variance_focus (mean d)^2), with d = log prediction/target.
 
     Means are over the valid pixels of the batch, as in the one loss that DAP's authors have published; zero if there
     are none.
@@ -58,18 +58,18 @@ def silog(
 def dense_fidelity(
     prediction: Tensor, target: Tensor, valid: Tensor, fov: float = 90.0, size: int | None = None
 ) -> Tensor:
-    """Squared distance of the Gram matrices D D^T of depth in views to the corners of an icosahedron, their mean.
+    """Return the mean squared distance of the Gram matrices D D^T of depth in twelve icosahedral views.
 
-    D holds one view, rows by columns, zero where it is not valid, and divided by the root of its sum of squares: a Gram
-    matrix has the trace 1 then, and the error is between 0 and 2 whatever scale and size. The paper says "masked and
-    normalised per view", and neither how nor how large views are. Views without a valid pixel do not count.
+    D holds one view, rows by columns, zero where it is not valid, divided by the root of its sum of squares. A Gram
+    matrix then has the trace 1, and the error is between 0 and 2 at any scale and size. The paper says "masked and
+    normalised per view", but not how, nor how large the views are. Views without a valid pixel do not count.
 
     Args:
         prediction: metres.
         target: metres.
         valid: where the target counts.
         fov: horizontal field of view in degrees; with 90, the views cover the sphere.
-        size: rows and columns of a view; by default as dense as the panorama at its horizon.
+        size: rows and columns of a view; by default the pixel density of the panorama at its horizon.
     """
     side = size or max(2, round(target.shape[-1] / math.pi * math.tan(math.radians(fov) / 2)))
     rotations = icosahedron_rotations(device=target.device, dtype=target.dtype)
@@ -85,9 +85,9 @@ def dense_fidelity(
 
 
 def depth_edges(target: Tensor, valid: Tensor, threshold: float = 0.1) -> Tensor:
-    """Mask of the pixels where the logarithm of the target changes by `threshold` per pixel, by Sobel's filter.
+    """Return the mask of pixels where the target's logarithm changes by at least `threshold` per pixel (Sobel).
 
-    The logarithm, so that a step counts by its ratio: the paper's own threshold is unknown. The filter wraps, and finds
+    The logarithm makes a step count by its ratio; the paper's own threshold is unknown. The filter wraps, and finds
     no edge where it touches a pixel that is not valid.
 
     Example:
@@ -102,9 +102,9 @@ def depth_edges(target: Tensor, valid: Tensor, threshold: float = 0.1) -> Tensor
 
 
 def normals_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Absolute difference, summed over the components, of the normals of the two surfaces, mean over the valid pixels.
+    """Return the absolute difference, summed over components, of the two surfaces' normals: mean over valid pixels.
 
-    Pixels without a normal of the target, having no neighbour, do not count.
+    Pixels where the target has no normal, for lack of neighbours, do not count.
 
     Example:
         >>> depth = torch.full((1, 8, 16), 2.0)
@@ -123,13 +123,13 @@ def normals_l1(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor
 def points_l1(
     prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, unit: float = 100.0
 ) -> Tensor:
-    """Absolute difference, summed over the components, of the points on the surfaces, mean over the valid pixels.
+    """Return the absolute difference, summed over components, of the two surfaces' points: mean over valid pixels.
 
     Args:
         prediction: metres.
         target: metres.
         valid: where the target counts.
-        weight: of every pixel.
+        weight: weight of every pixel.
         unit: metres that count as 1; 100 because DAP's own labels are divided by it.
 
     Example:
@@ -145,9 +145,9 @@ def points_l1(
 def mask_error(
     logits: Tensor, inside: Tensor, known: Tensor, weight: Tensor | None = None, dice_weight: float = 0.5
 ) -> Tensor:
-    """Mean squared error of probabilities + `dice_weight` (1 - Dice) of the known pixels of a batch, (B, H, W) each.
+    """Return mean squared error of probabilities + `dice_weight` (1 - Dice) over a batch's known pixels (B, H, W).
 
-    Where nothing is inside and nothing is said to be, Dice is 1.
+    If nothing is inside and nothing is predicted to be, Dice is 1.
 
     Example:
         >>> inside, known = torch.tensor([[[True, False]]]), torch.tensor([[[True, True]]])
@@ -166,19 +166,19 @@ def mask_error(
 
 
 class DAPLoss(Loss):
-    """The loss of DAP: six terms of depth and masks, by the solid angle of the pixels.
+    """The loss of DAP: six terms of depth and masks, weighted by the solid angle of the pixels.
 
     Terms are `silog`; `fidelity`, the Gram matrices of perspective views; `edges`, the scale-invariant error where the
     label has an edge; `normals` and `points` of the surface; `masks`, the mean over the ranges. A term of weight 0 is
-    not computed. `depth_confidence` in a batch, as pseudo-labels may have it, weighs its pixels.
+    not computed. `depth_confidence` in a batch, which pseudo-labels may have, weights its pixels.
 
-    Every process of a distributed training takes means of its own. Batches without depth contribute exactly zero.
+    In distributed training every process takes its own means. Batches without depth contribute exactly zero.
 
     Args:
-        weights: weight of a term, by term; what is not stated is the paper's: 1, 0.4, 5, 2, 2 and 2.
-        ranges: those of the network's masks, in metres.
-        max_depth: labels from here on, in metres, do not count as distances; the masks know them as far.
-        distortion: weigh pixels by the solid angle of their row, in all terms but `fidelity`, whose views have no
+        weights: weights by term; terms that are not listed have the paper's: 1, 0.4, 5, 2, 2 and 2.
+        ranges: ranges of the network's masks, in metres.
+        max_depth: labels of this many metres or more do not count as distances; the masks still use them.
+        distortion: weight pixels by the solid angle of their row, in all terms but `fidelity`, whose views have no
             poles. The paper's distortion map has no published formula.
         variance_focus: see `silog`.
         fov: field of view of the views of `fidelity` in degrees.
@@ -188,7 +188,7 @@ class DAPLoss(Loss):
         dice_weight: see `mask_error`.
 
     Raises:
-        InputError: If there is no such term.
+        InputError: If `weights` holds an unknown term.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class DAPLoss(Loss):
     ) -> None:
         super().__init__()
         if unknown := sorted(set(weights or {}) - set(WEIGHTS)):
-            raise InputError(f"{', '.join(unknown)}: the terms of DAPLoss are {', '.join(WEIGHTS)}.")
+            raise InputError(f"There is no term {', '.join(unknown)}: DAPLoss has {', '.join(WEIGHTS)}.")
         self.weights = WEIGHTS | dict(weights or {})
         self.ranges = tuple(ranges)
         self.max_depth = max_depth
@@ -227,7 +227,7 @@ class DAPLoss(Loss):
             batch: `depth` (B, H, W) in metres, 0 = no measurement, and optionally `far` and `depth_confidence`.
 
         Raises:
-            InputError: If the network has another number of masks than there are ranges.
+            InputError: If the number of masks differs from the number of ranges.
         """
         predicted = [outputs[task] for task in ("depth", "valid") if task in outputs]
         masks = outputs.get("ext", {}).get("range_masks", outputs.get("valid"))
@@ -246,7 +246,7 @@ class DAPLoss(Loss):
         return {"total": total + sum(self.weights[name] * term for name, term in terms.items()), **terms}
 
     def _weight(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Weight of every pixel, (H, 1) or (B, H, W); None if all count alike."""
+        """Return the weight of every pixel, (H, 1) or (B, H, W); None if all are equal."""
         depth, confidence = batch["depth"], batch.get("depth_confidence")
         rows = latitude_weights(depth.shape[-2], device=depth.device) if self.distortion else None
         if confidence is None or rows is None:

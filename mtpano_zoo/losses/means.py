@@ -1,11 +1,11 @@
-"""Means over valid pixels, in one process or over all processes of a training."""
+"""Means over valid pixels, in one process or over all processes that train together."""
 
 import torch
 from torch import Tensor, distributed
 
 
 def several_processes() -> bool:
-    """Whether this process trains together with others.
+    """Return whether this process trains together with others.
 
     Example:
         >>> several_processes()
@@ -21,23 +21,23 @@ def mean(total: Tensor, count: Tensor, least: float = 1.0, across_ranks: bool = 
         total: The sum, which has gradients.
         count: The number or the weight, a scalar.
         least: Lower bound of the count.
-        across_ranks: Divide by the count of all processes, and multiply by their number. DDP
-            averages the gradients of the processes, which then is the gradient of the mean over all of them. All
-            of them must call this, in the same order.
+        across_ranks: Divide by the count of all processes, and multiply by their number. DDP averages the gradients
+            over the processes, which then yields the gradient of the mean over all of them. All processes must call
+            this, in the same order.
 
     Example:
         >>> mean(torch.tensor(6.0), torch.tensor(3)).item(), mean(torch.tensor(0.0), torch.tensor(0)).item()
         (2.0, 0.0)
     """
     if across_ranks:
-        count = count.detach().float()  # whether or not it was of weights, all processes send the same type
+        count = count.detach().float()  # all processes send the same type, whether they count pixels or weights
         distributed.all_reduce(count)
         total = total * distributed.get_world_size()
     return total / count.clamp(min=least)
 
 
 def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False) -> Tensor:
-    """Mean, weighted if there are weights, of values over the pixels of a mask of the same shape; zero if none is.
+    """Return the (weighted) mean of values over the pixels of a mask of the same shape; zero if there are none.
 
     Values and weights of other pixels may be anything. For ``across_ranks`` see `mean`.
 

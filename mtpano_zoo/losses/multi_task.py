@@ -28,23 +28,23 @@ class MultiTaskLoss(Loss):
     zero, so that distributed training always finds all parameters used. Nothing synchronises with the host, and
     everything is computed in float32 whatever the precision of the network.
 
-    A batch may hold `confidence`, how far a label can be trusted, as pseudo-labels have it: all terms of the tasks in
-    `confidence_tasks` that are means over pixels become means weighted by it, Dice counts by it, and where it is 0 or
-    no finite number there is no label. Only the frequency terms take every other pixel as it is: a spectrum has no
-    pixels. If the batch holds `depth_confidence` or `normals_confidence`, these weigh their task.
+    A batch may hold `confidence`, which says how far each label can be trusted, as in pseudo-labels. It weights all
+    means over pixels, and the counts of Dice, of the tasks in `confidence_tasks`; where it is 0 or not finite, there is
+    no label. Only the frequency terms use the other pixels unweighted, because a spectrum has no pixels. If the batch
+    holds `depth_confidence` or `normals_confidence`, these weight their task.
 
     Where several processes train together, every mean is over the pixels of all of them: the gradients that DDP
-    averages are those of one process with the joined batch, also if some processes lack the labels of a task. What a
-    process returns, and logs, is its own share times the number of processes. This holds in training mode where
-    gradients are recorded; in validation every process takes means of its own. All processes must call the loss
-    together, for the same tasks.
+    averages are those of one process with the joined batch, even if some processes lack the labels of a task. A process
+    returns, and logs, its own share times the number of processes. This holds in training mode where gradients are
+    recorded; in validation every process takes its own means. All processes must call the loss together, for the same
+    tasks.
 
     Args:
-        weights: weight of a task, by task; 1 where it is not stated.
-        losses: loss of a task in place of that of `TASK_LOSSES` with its defaults, by task.
+        weights: weights by task; 1 for tasks that are not listed.
+        losses: losses by task, in place of those of `TASK_LOSSES` with their defaults.
         auxiliary_weight: weight of the intermediate predictions, times the weight of their task.
         extended_weight: weight of image gradient, edge distance and point map.
-        confidence_tasks: tasks that `confidence` weighs; in the published pseudo-labels it is that of the classes.
+        confidence_tasks: tasks that `confidence` weights; in the published pseudo-labels it belongs to the classes.
 
     Raises:
         InputError: If a task is unknown.
@@ -69,7 +69,7 @@ class MultiTaskLoss(Loss):
     ) -> None:
         super().__init__()
         if unknown := sorted({*(weights or {}), *(losses or {}), *confidence_tasks} - set(MAIN_TASKS)):
-            raise InputError(f"{', '.join(unknown)}: the tasks of a loss are some of {', '.join(MAIN_TASKS)}.")
+            raise InputError(f"There is no task {', '.join(unknown)}: a loss can have {', '.join(MAIN_TASKS)}.")
         self.weights = dict.fromkeys(MAIN_TASKS, 1.0) | dict(weights or {})
         self.losses = nn.ModuleDict({task: kind() for task, kind in TASK_LOSSES.items()} | (losses or {}))
         self.auxiliary_weight = auxiliary_weight
@@ -134,7 +134,7 @@ class MultiTaskLoss(Loss):
     ) -> dict[str, Tensor] | None:
         """Return the labels of a task, or None if the batch lacks one.
 
-        Where other processes may have them, empty ones let this process take part in their means.
+        If other processes may have it, empty labels let this process take part in their means.
         """
         if all(key in batch for key in keys):
             return {key: batch[key] for key in keys}
@@ -156,7 +156,7 @@ class MultiTaskLoss(Loss):
         return confidence.float()
 
     def extended(self, task: str, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> Tensor:
-        """Return the loss of an auxiliary task on the label that is derived for it."""
+        """Return the loss of an extended task on the label that is derived for it."""
         if task == "point_map":
             labels = self.labels(("depth",), prediction, batch, across)
             if labels is None:
@@ -193,7 +193,7 @@ class MultiTaskLoss(Loss):
 
 
 def connected_zero(prediction: Tensor) -> Tensor:
-    """Zero whose gradient reaches the prediction as zeros, even if that holds infinities.
+    """Return a zero whose gradient reaches the prediction as zeros, even if the prediction holds infinities.
 
     Example:
         >>> prediction = torch.tensor([torch.inf], requires_grad=True)

@@ -1,7 +1,7 @@
 """Losses of the published MTPano code that differ from those in `dense`, `semseg` and `auxiliary`.
 
-Arguments and units are the same. Use them to compare, or to repeat the published training: each docstring names the
-flaw. They ignore confidences, and every process of a distributed training takes its own means.
+Arguments and units are the same. Use them to compare, or to reproduce the published training: each docstring names the
+flaw. They ignore confidences, and in distributed training every process takes its own means.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from mtpano_zoo.losses.validity import valid_depth, valid_normals, valid_semseg
 
 @torch.no_grad()
 def image_gradient(image: Tensor) -> Tensor:
-    """Sobel gradient (B, 2, H, W) of the luma of an RGB image (B, 3, H, W) in [0, 1]; zero in the rows at the poles.
+    """Return the Sobel gradient (B, 2, H, W) of an RGB image's luma (B, 3, H, W) in [0, 1]; zero in rows at the poles.
 
     Example:
         >>> image_gradient(torch.rand(1, 3, 4, 8))[:, :, 0].any().item()
@@ -37,7 +37,7 @@ def image_gradient(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def edge_distance(image: Tensor, threshold: float = 0.5) -> Tensor:
-    """log(1 + distance in pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
+    """Return log(1 + pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
 
     Distances do not wrap, the eight rows next to each pole hold no edges, and distances end only at the longer side of
     the image. They are exact; those of the published code are approximate, and infinite in an image without edges.
@@ -56,7 +56,7 @@ def edge_distance(image: Tensor, threshold: float = 0.5) -> Tensor:
 
 @torch.no_grad()
 def point_map(depth: Tensor, valid: Tensor) -> Tensor:
-    """Points (B, 3, H, W) in metres from depth (B, H, W), zero where it is not valid, on another grid than the image's.
+    """Return points (B, 3, H, W) in metres from depth (B, H, W), zero if not valid, on another grid than the image's.
 
     Its first and last columns coincide, and its first and last rows are the poles. The published points are right, down
     and back; these are in our frame, right, down and forward, as `PDBridgeNet` predicts them.
@@ -64,7 +64,7 @@ def point_map(depth: Tensor, valid: Tensor) -> Tensor:
     Example:
         >>> depth = torch.full((1, 4, 8), 2.0)
         >>> points = point_map(depth, depth > 0)
-        >>> torch.allclose(points[..., 0], points[..., -1], atol=1e-5)  # the seam is there twice
+        >>> torch.allclose(points[..., 0], points[..., -1], atol=1e-5)  # the seam occurs twice
         True
     """
     height, width = depth.shape[-2:]
@@ -77,10 +77,10 @@ def point_map(depth: Tensor, valid: Tensor) -> Tensor:
 def edge_weighted_l1(
     prediction: Tensor, target: Tensor, valid: Tensor, threshold: float = 0.55, radius: int = 3, share: float = 0.95
 ) -> Tensor:
-    """Absolute error with ``share`` of its weight on the surroundings of the target's edges.
+    """Return the absolute error with ``share`` of its weight on the surroundings of the target's edges.
 
     The filter works on the mean of the channels, which misses changes that keep their sum, and so does the error.
-    Invalid pixels hold 255 and the frame of the image 0, which makes a false edge around each.
+    Invalid pixels are set to 255 and the image is padded with 0, which makes a false edge around each.
     """
     mask = valid[:, None]
     prediction, target = (torch.where(mask, x, 0).mean(1, keepdim=True) for x in (prediction, target))
@@ -94,10 +94,10 @@ def edge_weighted_l1(
 def frequency_l1(
     prediction: Tensor, target: Tensor, valid: Tensor, radius: float = 64, amplitude_weight: float = 0.2
 ) -> Tensor:
-    """Distance between the high frequencies of two maps: of their amplitudes, and of their phases.
+    """Return the distance between the high frequencies of two maps, in amplitude and in phase.
 
-    Invalid pixels hold zero, which imprints the holes; amplitudes and radius grow with the size; phases are compared by
-    their plain difference, which jumps at a full turn and whose gradient is unbounded at small amplitudes.
+    Invalid pixels are set to zero, which imprints the holes; amplitudes and radius grow with the size; phases are
+    compared by their plain difference, which jumps at a full turn and whose gradient is unbounded at small amplitudes.
     """
     mask = valid[:, None]
     p, t = (torch.fft.rfft2(torch.where(mask, x, 0)) for x in (prediction, target))
@@ -110,7 +110,7 @@ def frequency_l1(
 
 
 def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
-    """One minus the Dice overlap of probabilities and labels, mean over all images and classes.
+    """Return one minus the Dice overlap of probabilities and labels, averaged over all images and classes.
 
     Every class that an image lacks adds a constant one as soon as it gets any probability, which says nothing about the
     prediction and drowns the rest.
@@ -126,7 +126,7 @@ def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Te
 
 
 def mean_of_all_classes(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return `dice` of what `mtpano_zoo.losses.semseg.class_statistics` counts.
+    """Return `dice` from the counts of `mtpano_zoo.losses.semseg.class_statistics`.
 
     Example:
         >>> count = torch.tensor([[2.0, 0.0]])
@@ -186,12 +186,12 @@ class PublishedNormalsLoss(NormalsLoss):
 class PublishedLoss(MultiTaskLoss):
     """The loss of the published MTPano code.
 
-    Every process takes means of its own, confidences are ignored, and the losses of depth and point map are clamped,
+    Every process takes its own means, confidences are ignored, and the losses of depth and point map are clamped,
     which stops their gradient where they err most.
 
     Args:
-        weights: weight of a task, by task; 1 where it is not stated.
-        max_depth: depth labels from here on, in metres, do not count; all finite ones count by default.
+        weights: weights by task; 1 for tasks that are not listed.
+        max_depth: depth labels of this many metres or more do not count; by default all finite ones count.
         clamp: limit of the losses of depth and point map: 10, and 20 on Deep360.
     """
 

@@ -2,7 +2,7 @@
 
 Values outside the mask, even NaN, change neither loss nor gradient. A weight (B, H, W) in [0, 1] turns means over
 pixels into weighted means. With ``across_ranks``, means are over all processes (see
-`mtpano_zoo.losses.means.mean`). Logits may be of half precision: they are read in float32, a band of rows at a time.
+`mtpano_zoo.losses.means.mean`). Logits may be in half precision: they are read in float32, a band of rows at a time.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from mtpano_zoo.losses.means import mean, weighted_mean
 
-# Logits of a band: what a CPU keeps in its cache, and what makes a GPU forget how long it takes to start a kernel.
+# Logits per band: few enough for the cache of a CPU, many enough to hide the time that a GPU takes to start a kernel.
 BAND = {"cpu": 1 << 20}
 LARGE_BAND = 1 << 26
 
@@ -21,7 +21,7 @@ LARGE_BAND = 1 << 26
 def cross_entropy(
     logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
 ) -> Tensor:
-    """Cross-entropy, (weighted) mean over the valid pixels of the batch; zero if there are none.
+    """Return the cross-entropy, (weighted) mean over the valid pixels of the batch; zero if there are none.
 
     Example:
         >>> logits, labels = torch.zeros(1, 4, 1, 2), torch.tensor([[[2, 255]]])
@@ -39,9 +39,9 @@ def dice(
     eps: float = 1e-6,
     across_ranks: bool = False,
 ) -> Tensor:
-    """One minus the Dice overlap of probabilities and labels, per image and class; zero if no pixel is valid.
+    """Return one minus the Dice overlap of probabilities and labels, per image and class; zero if no pixel is valid.
 
-    Mean over the classes that an image's labels hold.
+    This is the mean over the classes that each image's labels hold.
 
     Example:
         >>> labels = torch.tensor([[[0, 1]]])
@@ -53,7 +53,7 @@ def dice(
 
 
 def mean_dice(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6, across_ranks: bool = False) -> Tensor:
-    """Return `dice` of what `class_statistics` counts.
+    """Return `dice` from the counts of `class_statistics`.
 
     Example:
         >>> count = torch.tensor([[2.0, 0.0]])
@@ -68,11 +68,11 @@ def mean_dice(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6, a
 def class_statistics(
     logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return all that cross-entropy and Dice need of the logits, without a copy of them in float32.
+    """Return all that cross-entropy and Dice need from the logits, without a float32 copy of them.
 
     Returns:
-        The cross-entropy of every pixel (B, H, W), zero where it is not valid; and by image and class (B, C), weighted:
-        the probability of the class where it is the label, its probability everywhere, and the number of its labels.
+        The cross-entropy of every pixel (B, H, W), zero where it is not valid; and three weighted sums by image and
+        class (B, C): the class's probability where it is the label, its probability everywhere, and its labels.
 
     Example:
         >>> labels = torch.tensor([[[0, 1, 255]]])
@@ -87,7 +87,7 @@ def class_statistics(
 
 
 class _ClassStatistics(torch.autograd.Function):
-    """The first three of `class_statistics`; backward computes the probabilities again, band by band."""
+    """The first three results of `class_statistics`; backward recomputes the probabilities, band by band."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, valid: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
@@ -137,12 +137,12 @@ def _bands(logits: Tensor) -> list[slice]:
 
 def _finite(logits: Tensor, valid: Tensor, band: slice) -> Tensor:
     """Return a new float32 band of the logits, zero where they are not valid."""
-    # A tensor of one dimension decides the type of the result, a number would not.
+    # A one-dimensional tensor decides the dtype of the result; a number would not.
     return torch.where(valid[:, None, band], logits[:, :, band], logits.new_zeros(1, dtype=torch.float32))
 
 
 def _by_class(values: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Return the sums (B, C) of values (B, H, W) by their labels."""
-    # By column first: on a GPU, sums of all pixels into a few numbers would wait for one another.
+    # By column first: on a GPU, adding all pixels to a few numbers would run one after another.
     sums = values.new_zeros(len(values), classes, values.shape[-1])
     return sums.scatter_add_(1, labels, values).sum(-1)

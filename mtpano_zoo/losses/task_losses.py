@@ -1,4 +1,4 @@
-"""The loss of each main task; `TASK_LOSSES` is the list of them."""
+"""The loss of each main task, by task in `TASK_LOSSES`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,7 +62,7 @@ class DepthLoss(TaskLoss):
     Args:
         edge_weight: weight of the edge term.
         frequency_weight: weight of the frequency term.
-        max_depth: labels from here on, in metres, do not count; all finite ones count by default.
+        max_depth: labels of this many metres or more do not count; by default all finite ones count.
 
     Example:
         >>> labels = {"depth": torch.full((1, 16, 32), 2.0)}
@@ -95,14 +95,14 @@ class DepthLoss(TaskLoss):
 
 
 class LogDepthLoss(TaskLoss):
-    """`|ln d - ln d*|` + differences of this error of neighbours: one relative error counts alike at 1 and 100 m.
+    """`|ln d - ln d*|` + its differences between neighbours: a relative error counts the same at 1 and 100 m.
 
     The second term is the gradient matching of MegaDepth (arXiv 1804.00607, section 4.1) at four scales, mean over
     the pairs of valid pixels `s` = 1, 2, 4, 8 apart; along the width they wrap at the seam.
 
     Args:
         gradient_weight: weight of the second term.
-        max_depth: labels from here on, in metres, do not count; all finite ones count by default.
+        max_depth: labels of this many metres or more do not count; by default all finite ones count.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]]).expand(1, 2, 4)
@@ -121,7 +121,7 @@ class LogDepthLoss(TaskLoss):
         """Compare metres (B, 1, H, W) with metres (B, H, W)."""
         target = labels["depth"].float()
         valid = trusted(valid_depth(target, max_depth=self.max_depth), weight)
-        # Below a centimetre a logarithm has gradients that training cannot use.
+        # Below a centimetre the logarithm's gradient is too large for training.
         logarithm = torch.where(valid, prediction[:, 0], 1).clamp(min=0.01).log()
         error = torch.where(valid, logarithm - torch.where(valid, target, 1).log(), 0)
         loss = weighted_mean(error.abs(), valid, weight, across_ranks)
@@ -163,7 +163,7 @@ class NormalsLoss(TaskLoss):
 
 @torch.no_grad()
 def _shape_of(target: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Edges and spectrum of a target, once for the main and the intermediate prediction."""
+    """Return edges and spectrum of a target, computed once for the main and the intermediate prediction."""
     return edge_surroundings(target, valid), target_spectrum(target, valid)
 
 
@@ -183,7 +183,7 @@ def _shape_terms(
 
 
 def _once(labels: Mapping[str, Any], task: str, make: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Return what a loss derives from labels; what `MultiTaskLoss` passes keeps it for the next prediction."""
+    """Return what a loss derives from labels; `BatchLabels` keep it for the next prediction."""
     if not isinstance(labels, BatchLabels):
         return make()
     if task not in labels.derived:
@@ -196,7 +196,7 @@ class ValidLoss(TaskLoss):
     """Binary cross-entropy: yes where a distance was measured, no where something is known to be farther.
 
     Args:
-        max_depth: distances from here on, in metres, are out of range too.
+        max_depth: distances of this many metres or more are out of range too; by default none is.
     """
 
     def __init__(self, max_depth: float | None = None) -> None:
@@ -215,7 +215,7 @@ class ValidLoss(TaskLoss):
 
 
 class DisparityLoss(TaskLoss):
-    """L1 of inverse distances after each image is brought to median 0 and mean absolute deviation 1.
+    """L1 of inverse distances after normalising each image to median 0 and mean absolute deviation 1.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
@@ -240,7 +240,7 @@ def unit(vectors: Tensor) -> Tensor:
         >>> unit(torch.tensor([0.0, 0.0, 4.0]).view(1, 3, 1, 1)).flatten().tolist()
         [0.0, 0.0, 1.0]
     """
-    # F.normalize is slow over channels, and gives the zero vector, as a new head predicts it, a gradient of 1e12.
+    # F.normalize is slow over channels, and gives the zero vector, which a new head predicts, a gradient of 1e12.
     return vectors * vectors.square().sum(dim=1, keepdim=True).clamp(min=1e-6).rsqrt()
 
 

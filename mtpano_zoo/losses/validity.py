@@ -10,19 +10,19 @@ from mtpano_zoo.tasks import NO_LABEL, SAMPLE_MAPS
 
 
 def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = NO_LABEL) -> Tensor:
-    """Mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes).
+    """Return the mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes).
 
     Example:
         >>> import torch
         >>> valid_semseg(torch.tensor([0, 12, 13, 255]), 13).tolist()
         [True, True, False, False]
     """
-    labels = labels.long()  # in a shorter type, the numbers that they are compared with may become others
+    labels = labels.long()  # in a shorter type, the numbers that they are compared with may overflow
     return (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
 
 
 def valid_depth(depth: Tensor, min_depth: float = 0.0, max_depth: float | None = None) -> Tensor:
-    """Mask of the finite depths strictly between the two limits in metres.
+    """Return the mask of the finite depths strictly between the two limits in metres.
 
     Strictly, because 0 means "no measurement" and a sensor that saturates reports its largest value.
 
@@ -36,7 +36,7 @@ def valid_depth(depth: Tensor, min_depth: float = 0.0, max_depth: float | None =
 
 
 def valid_normals(normals: Tensor) -> Tensor:
-    """Mask (..., H, W) of the finite normals (..., 3, H, W) longer than 0.5: not the zero vector, nor a faded one.
+    """Return the mask (..., H, W) of finite normals (..., 3, H, W) longer than 0.5: neither zero nor faded.
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ def valid_normals(normals: Tensor) -> Tensor:
 
 
 def valid_disparity(disparity: Tensor, valid: Tensor) -> Tensor:
-    """Mask of the inverse distances (B, H, W) that are finite and marked as valid.
+    """Return the mask of the inverse distances (B, H, W) that are finite and marked as valid.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> t
     Args:
         depth: metres, 0 = no measurement.
         far: true = known to be farther than anything that is measured.
-        max_depth: distances from here on are out of range; by default none is.
+        max_depth: distances of this many metres or more are out of range; by default none is.
 
     Example:
         >>> import torch
@@ -78,7 +78,7 @@ def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> t
 
 
 def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
-    """Mask of the valid pixels that have a weight: where it is 0, or not a finite number, there is no label.
+    """Return the mask of the valid pixels that have a weight: where it is 0 or not finite, there is no label.
 
     Example:
         >>> import torch
@@ -91,7 +91,7 @@ def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
 def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = NO_LABEL) -> None:
     """Refuse a batch whose labels cannot be trained on, before a network sees it.
 
-    Losses and metrics skip classes out of range, because a test there would make the GPU wait for the host; this one
+    Losses and metrics skip classes out of range, because a check there would make the GPU wait for the host; this one
     reads values, so call it while the batch is still on the CPU.
 
     Raises:

@@ -14,10 +14,10 @@ Alignment = Literal["median", "scale"]
 
 
 def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Literal["e", "10"] = "e") -> Tensor:
-    """Weighted sums (B, 7) over the pixels of every image of what the seven scores average.
+    """Return weighted sums (B, 7) over each image's pixels of the terms that the seven scores average.
 
     Args:
-        prediction: Depth (B, H, W), positive; one NaN that counts makes all sums of its image NaN.
+        prediction: Depth (B, H, W), positive; a NaN at a pixel that counts makes all sums of its image NaN.
         target: Depth (B, H, W), positive wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         log_base: Base of the logarithm in RMSElog.
@@ -38,7 +38,7 @@ def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Li
 
 
 def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignment) -> Tensor:
-    """Predictions (B, H, W) times one factor per image.
+    """Multiply predictions (B, H, W) by one factor per image.
 
     ``"median"``: the ratio of the medians of target and prediction; ``"scale"``: the least-squares factor.
 
@@ -57,13 +57,13 @@ def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignmen
 
 
 def middle_values(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two values (B,) in the middle of the valid ones of every image (B, H, W); the same if one is.
+    """Return the lower and upper median (B,) of the valid values of every image (B, H, W).
 
     Example:
         >>> middle_values(torch.tensor([[[4.0, 1.0, 2.0, 9.0]]]), torch.tensor([[[True, True, True, True]]]))
         (tensor([2.]), tensor([4.]))
     """
-    # Sorting instead of indexing by the mask, which would wait for the host.
+    # Sort instead of indexing by the mask, which would wait for the host.
     ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
     count = valid.sum(dim=(1, 2))[:, None]
     lower, upper = (ordered.gather(1, index.clamp(min=0))[:, 0] for index in ((count - 1) // 2, count // 2))
@@ -74,19 +74,19 @@ class DepthMetrics(PooledMetric):
     """AbsRel, SqRel, RMSE, RMSElog and delta1 to delta3 (fractions below 1.25, 1.25^2, 1.25^3).
 
     Their names end in ``/median_aligned`` or ``/scale_aligned`` if predictions are aligned. Predictions are clamped to
-    the range of depths, after the alignment. ``nonfinite`` is the fraction of predictions that are NaN or infinite: one
-    of them makes all other scores NaN. All scores are NaN if no pixel was valid.
+    the range of depths after the alignment. ``nonfinite`` is the fraction of predictions that are NaN or infinite; a
+    single one makes all other scores NaN. All scores are NaN if no pixel was valid.
 
     Args:
         min_depth: Labels must be larger than this, in metres.
         max_depth: Labels must be smaller than this, in metres; no limit by default.
         alignment: Multiply each image's prediction by the ratio of the ``"median"``s, or by the least-squares
-            ``"scale"``; over its valid pixels, not weighted.
+            ``"scale"``, both over its valid pixels, unweighted. If omitted, predictions are not aligned.
         reduction: Pool every ``"pixel"`` of the data set, as MTPano does, or average the scores of every ``"image"``.
-        weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
+        weighting: Weight every ``"pixel"`` equally, or by its ``"solid_angle"``, so that poles do not dominate.
         log_base: Base of the logarithm in RMSElog; MTPano uses 10 for Matterport3D.
-        crop: Part of the height that does not count, neither in scores nor in the alignment, at the top and again at
-            the bottom; Depth Anywhere leaves out 68 of 512 rows each on Stanford2D3D.
+        crop: Fraction of the height to leave out of scores and alignment, at the top and again at the bottom; on
+            Stanford2D3D, Depth Anywhere leaves out 68 of 512 rows at each end.
 
     Example:
         >>> metric = DepthMetrics()
@@ -113,7 +113,7 @@ class DepthMetrics(PooledMetric):
                 f"depths must range from a positive number to a larger one, got {min_depth} to {max_depth}"
             )
         if not 0 <= crop < 0.5:
-            raise InputError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
+            raise InputError(f"crop must be a fraction of the height from 0 to below 0.5, got {crop}")
         suffix = f"/{alignment}_aligned" if alignment else ""
         super().__init__(tuple(name + suffix for name in NAMES), len(NAMES), reduction, weighting)
         self.min_depth = min_depth
@@ -127,7 +127,7 @@ class DepthMetrics(PooledMetric):
 
         Args:
             prediction: Depth (B, 1, H, W) or (B, H, W) in metres.
-            target: The same.
+            target: Depth (B, 1, H, W) or (B, H, W) in metres.
             valid: Further restriction of the pixels that count, bool (B, H, W).
 
         Raises:
@@ -141,7 +141,7 @@ class DepthMetrics(PooledMetric):
         known[:, :rows] = False
         known[:, known.shape[1] - rows :] = False
         finite = prediction.isfinite()
-        prediction = torch.where(finite, prediction, torch.nan)  # infinity too: the range would make a number of it
+        prediction = torch.where(finite, prediction, torch.nan)  # infinity too: clamping would make it a number
         if self.alignment is not None:
             prediction = align(prediction, target, known, self.alignment)
         prediction = prediction.clamp(self.min_depth, self.max_depth)
@@ -149,7 +149,7 @@ class DepthMetrics(PooledMetric):
         self.accumulate(weights, finite, depth_sums(prediction, target, weights, self.log_base))
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
-        """Scores (..., 7) from sums (..., 7)."""
+        """Return scores (..., 7) from sums (..., 7)."""
         means = sums / total
         return torch.cat((means[..., :2], means[..., 2:4].sqrt(), means[..., 4:]), dim=-1)
 

@@ -12,9 +12,9 @@ NAMES = ("AbsRel/affine_aligned", "RMSE/affine_aligned", "delta1/affine_aligned"
 
 
 def align_affine(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Scale and shift predictions (B, H, W) so that the weighted squared error of each image is least.
+    """Scale and shift predictions (B, H, W) to minimise the weighted squared error of each image.
 
-    A prediction without any variation keeps the scale 0, and becomes the mean of the target.
+    A constant prediction gets the scale 0 and becomes the mean of the target.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 3.0]]])
@@ -34,12 +34,12 @@ def align_affine(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 class DisparityMetrics(PooledMetric):
     """AbsRel, RMSE and delta1 (fraction below 1.25) of inverse distances after the best scale and shift per image.
 
-    Labels count where they are positive. ``nonfinite`` is the fraction of predictions that are NaN or infinite: one of
-    them makes all other scores NaN. All scores are NaN if no pixel was valid.
+    Labels count where they are positive. ``nonfinite`` is the fraction of predictions that are NaN or infinite; a
+    single one makes all other scores NaN. All scores are NaN if no pixel was valid.
 
     Args:
         reduction: pool every `pixel` of the data set, or average the scores of every `image`.
-        weighting: count `pixel`s, or `solid_angle`: then a pole does not weigh as much as the horizon.
+        weighting: weight every `pixel` equally, or by its `solid_angle`, so that poles do not dominate.
 
     Example:
         >>> metric, target = DisparityMetrics(), 1 + torch.rand(1, 2, 4)
@@ -77,6 +77,6 @@ class DisparityMetrics(PooledMetric):
         self.accumulate(weights, finite, torch.stack(sums, dim=1))
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
-        """Scores (..., 3) from sums (..., 3)."""
+        """Return scores (..., 3) from sums (..., 3)."""
         means = sums / total
         return torch.stack((means[..., 0], means[..., 1].sqrt(), means[..., 2]), dim=-1)

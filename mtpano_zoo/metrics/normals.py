@@ -9,16 +9,16 @@ from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check
 
 NAMES = ("mean", "median", "RMSE", "11.25", "22.5", "30")
 THRESHOLDS = (11.25, 22.5, 30.0)
-# The median is read off a histogram, half a bin exact.
+# The median comes from a histogram, exact to half a bin.
 _BIN = 0.01
 _BINS = round(180 / _BIN)
 
 
 def angular_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Angle (B, H, W) in degrees between vectors (B, 3, H, W) of any length.
+    """Return the angle (B, H, W) in degrees between vectors (B, 3, H, W) of any length.
 
-    It is 90 from a vector of length zero, and 180, all wrong, where a vector is not finite. From the sum and the
-    difference of the unit vectors: exact for small angles, where the arc cosine loses half its digits.
+    The angle to a vector of length zero is 90, and 180, the worst, where a vector is not finite. It is computed from
+    the sum and the difference of the unit vectors: exact for small angles, where the arc cosine loses half its digits.
 
     Example:
         >>> x, y = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1), torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)
@@ -32,17 +32,17 @@ def angular_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    # Divided by the largest component first: squares of large or small ones are beyond the range of the type.
+    # Divide by the largest component first: squares of very large or small ones are beyond the range of the type.
     largest = vectors.abs().amax(dim=1, keepdim=True)
     vectors = vectors / torch.where(largest > 0, largest, 1)
     return vectors / vectors.square().sum(dim=1, keepdim=True).clamp(min=1).sqrt()
 
 
 def normals_sums(angle: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums (B, S) over the pixels of every image, from which the scores follow.
+    """Return weighted sums (B, S) over each image's pixels, from which the scores follow.
 
-    They are those of the angles, their squares, the three indicators of an angle below a threshold, and the bins of the
-    histogram of angles.
+    They sum the angles, their squares, one indicator per threshold of an angle below it, and the bins of a histogram
+    of the angles.
 
     Args:
         angle: Angles (B, H, W) in degrees.
@@ -58,17 +58,17 @@ def normals_sums(angle: Tensor, weights: Tensor) -> Tensor:
 
 
 class NormalsMetrics(PooledMetric):
-    """Mean, median and RMSE of the angular error in degrees, and the per cent of pixels below 11.25, 22.5 and 30.
+    """Mean, median and RMSE of the angular error in degrees, and the percentage of pixels below 11.25, 22.5 and 30.
 
-    ``nonfinite`` is the fraction of predictions with a NaN or infinite component: they are 180 degrees off. All scores
-    are NaN if no pixel was valid. Predictions may have any length. The median is the smallest angle that at least
-    half of the weight does not exceed, within 0.005 degrees: it comes from a histogram, so that memory does not grow
-    with the data. Only pixels with a label count. The mode of some publications in which all others enter as errors of
-    zero degrees is not offered: it flatters every method in proportion to the holes of the data set.
+    ``nonfinite`` is the fraction of predictions with a NaN or infinite component, which count as 180 degrees off. All
+    scores are NaN if no pixel was valid. Predictions may have any length. The median is the smallest angle that at
+    least half of the weight does not exceed, within 0.005 degrees: it comes from a histogram, so that memory does not
+    grow with the data. Only pixels with a label count. Some publications count all others as errors of zero degrees;
+    this is not offered, because it flatters every method in proportion to the holes in the data set.
 
     Args:
         reduction: Pool every ``"pixel"`` of the data set, as MTPano does, or average the scores of every ``"image"``.
-        weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
+        weighting: Weight every ``"pixel"`` equally, or by its ``"solid_angle"``, so that poles do not dominate.
 
     Example:
         >>> metric, target = NormalsMetrics(), torch.zeros(1, 3, 2, 4)
@@ -79,7 +79,7 @@ class NormalsMetrics(PooledMetric):
     """
 
     def __init__(self, reduction: Reduction = "pixel", weighting: Weighting = "pixel") -> None:
-        super().__init__(NAMES, len(NAMES) - 1 + _BINS, reduction, weighting)  # the median has bins
+        super().__init__(NAMES, len(NAMES) - 1 + _BINS, reduction, weighting)  # the median has bins instead of a sum
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Add a batch.
@@ -103,7 +103,7 @@ class NormalsMetrics(PooledMetric):
         self.accumulate(weights, prediction.isfinite().all(dim=1), normals_sums(angle, weights))
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
-        """Scores (..., 6) from sums (..., S)."""
+        """Return scores (..., 6) from sums (..., S)."""
         means, histogram = sums[..., : len(NAMES) - 1] / total, sums[..., len(NAMES) - 1 :]
         below = (histogram.cumsum(dim=-1) < total / 2).sum(dim=-1, keepdim=True)
         median = torch.where(total > 0, (below + 0.5) * _BIN, torch.nan)

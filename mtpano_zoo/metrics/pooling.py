@@ -1,4 +1,4 @@
-"""Base of the metrics: the weight of a pixel, and averages over pixels or over images from summed states."""
+"""Base of the metrics: pixel weights, and averages over pixels or over images from summed states."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import solid_angles
 
 NONFINITE = "nonfinite"
-"""Name of the score that is the share of predictions that are not finite."""
+"""Name of the score for the share of predictions that are not finite."""
 Weighting = Literal["pixel", "solid_angle"]
 Reduction = Literal["pixel", "image"]
 
@@ -53,7 +53,7 @@ def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None
 
 
 def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
-    """Weights (B, H, W), float64, of the pixels of a mask (B, H, W): one, or the solid angle relative to its mean.
+    """Return float64 weights (B, H, W) for a mask (B, H, W): 1 or the solid angle relative to its mean; else 0.
 
     Example:
         >>> pixel_weights(torch.tensor([[[True, False], [True, True]]]), "pixel").tolist()
@@ -72,7 +72,7 @@ class PanoramaMetric(Metric):
     full_state_update = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
-        """Follow the module that holds the metric to its device, but not to its precision: counts would be rounded."""
+        """Follow the module that holds the metric to its device, but not to its precision, which would round counts."""
 
         def keep_precision(state: Tensor) -> Tensor:
             moved = fn(state)
@@ -81,12 +81,12 @@ class PanoramaMetric(Metric):
         return super()._apply(keep_precision, exclude_state)
 
     def defined(self) -> dict[str, Tensor]:
-        """Scores by name without those that have no value; what is NaN here says that a prediction was not finite."""
+        """Return the scores that have a value, by name; a NaN here means that a prediction was not finite."""
         raise NotImplementedError
 
 
 def defined_scores(metric: Metric) -> dict[str, Tensor]:
-    """Scores to log: all of them, but of the metrics of this package only those that have a value."""
+    """Return the scores to log: all of them, or only those that have a value if the metric is of this package."""
     scores: dict[str, Tensor] = metric.defined() if isinstance(metric, PanoramaMetric) else metric.compute()
     return scores
 
@@ -95,8 +95,8 @@ class PooledMetric(PanoramaMetric):
     """Scores from sums over pixels, pooled over the data set or averaged over its images.
 
     A subclass names its scores, turns sums (..., S) into scores (..., N) in `scores`, and passes sums of every image
-    to `accumulate`. Here, ``nonfinite`` is added to its scores. The state is one vector in float64, whatever the data
-    set; with ``reduction="image"`` it holds the number of images with any valid pixel and the sums of their scores.
+    to `accumulate`. This class adds ``nonfinite`` to its scores. The state is one float64 vector of constant size;
+    with ``reduction="image"`` it holds the number of images with any valid pixel and the sums of their scores.
 
     Args:
         names: Names of the N scores.
@@ -114,12 +114,12 @@ class PooledMetric(PanoramaMetric):
         self.names = (*names, NONFINITE)
         self.reduction = reduction
         self.weighting: Weighting = weighting
-        # Before the sums of the subclass stand those of all weights and of the weights of what is not finite.
+        # Two sums precede the subclass's own: of all weights, and of the weights of predictions that are not finite.
         size = 2 + num_sums if reduction == "pixel" else 1 + len(self.names)
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
-        """Scores (..., N) from the sum of the weights (..., 1) and the sums (..., S)."""
+        """Return scores (..., N) from the sum of the weights (..., 1) and the sums (..., S)."""
         raise NotImplementedError
 
     def accumulate(self, weights: Tensor, finite: Tensor, sums: Tensor) -> None:
@@ -142,11 +142,11 @@ class PooledMetric(PanoramaMetric):
         return torch.cat((self.scores(total, own), nonfinite / total), dim=-1)
 
     def compute(self) -> dict[str, Tensor]:
-        """Scores by name, float32; all NaN if no pixel was valid."""
+        """Return float32 scores by name; all NaN if no pixel was valid."""
         scores = self._all_scores(self.sums) if self.reduction == "pixel" else self.sums[1:] / self.sums[0]
         return dict(zip(self.names, scores.float().unbind(), strict=True))
 
     def defined(self) -> dict[str, Tensor]:
-        """All scores, or none if no pixel was valid."""
+        """Return all scores, or none if no pixel was valid."""
         scores = self.compute()
         return {} if scores[NONFINITE].isnan() else scores

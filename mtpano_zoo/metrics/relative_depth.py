@@ -12,19 +12,19 @@ from mtpano_zoo.metrics.pooling import PooledMetric, check_maps
 
 __all__ = ("DepthAnywhereMetrics", "RelativeDepthMetrics", "affine_depth", "depth_terms")
 
-SMALLEST = 1e-6  # inverse distances below it are as far as the range goes
-NEAREST = 0.1  # metres, of the published code
+SMALLEST = 1e-6  # smaller inverse distances count as the end of the range
+NEAREST = 0.1  # metres, from the published code
 NAMES = ("AbsRel", "MAE", "SqRel", "RMSE", "RMSElog", "log10", "delta1", "delta2", "delta3")
 
 
 class RelativeDepthMetrics(DepthMetrics):
-    """Scores of inverse distances as the paper words them: inverted, then aligned by the median, averaged over images.
+    """Scores of inverse distances by the paper's text: inverted, then aligned by the median, averaged over images.
 
-    Names end in `/median_aligned`. A prediction of zero or less is as far away as the range goes.
+    Names end in `/median_aligned`. A prediction of zero or less counts as the end of the range.
 
     Args:
-        max_depth: labels up to this count, in metres.
-        crop: part of the height that does not count, at the top and again at the bottom.
+        max_depth: largest label that counts, in metres.
+        crop: fraction of the height to leave out, at the top and again at the bottom.
 
     Example:
         >>> metric, depth = RelativeDepthMetrics(), torch.tensor([[[1.0, 2.0], [4.0, 5.0]]])
@@ -34,7 +34,7 @@ class RelativeDepthMetrics(DepthMetrics):
     """
 
     def __init__(self, max_depth: float = 10.0, crop: float = 0.0) -> None:
-        # The range of `DepthMetrics` ends before its maximum, that of the paper with it.
+        # `DepthMetrics` excludes its maximum, the paper includes it.
         limit = torch.nextafter(torch.tensor(float(max_depth)), torch.tensor(math.inf)).item()
         super().__init__(max_depth=limit, alignment="median", reduction="image", crop=crop)
 
@@ -52,13 +52,14 @@ class RelativeDepthMetrics(DepthMetrics):
 class DepthAnywhereMetrics(PooledMetric):
     """Scores of inverse distances as the published code computes them, which aligns twice.
 
-    Scale and shift are fitted to the inverse distances; what they give is inverted, clipped, and scaled by the ratio of
-    the medians. Predictions and labels are clamped to the range from 0.1 m. Names end in `/affine_and_median_aligned`:
-    they are lower than those of `RelativeDepthMetrics` and cannot be compared with them.
+    Scale and shift are fitted to the inverse distances; the result is inverted, clipped, and scaled by the ratio of the
+    medians. Predictions and labels are clamped to the range from 0.1 m to `max_depth`. Names end in
+    `/affine_and_median_aligned`; these errors are lower than those of `RelativeDepthMetrics` and cannot be compared
+    with them.
 
     Args:
-        max_depth: labels up to this count, in metres.
-        crop: part of the height that does not count, at the top and again at the bottom; 68 / 512 on Stanford2D3D.
+        max_depth: largest label that counts, in metres.
+        crop: fraction of the height to leave out, at the top and again at the bottom; 68 / 512 on Stanford2D3D.
 
     Raises:
         InputError: If the range or the crop is out of range.
@@ -68,7 +69,7 @@ class DepthAnywhereMetrics(PooledMetric):
         if max_depth <= NEAREST:
             raise InputError(f"max_depth must be above {NEAREST}, got {max_depth}.")
         if not 0 <= crop < 0.5:
-            raise InputError(f"crop is the part of the height left out at either end, from 0 to below 0.5, got {crop}")
+            raise InputError(f"crop must be a fraction of the height from 0 to below 0.5, got {crop}")
         super().__init__(tuple(f"{name}/affine_and_median_aligned" for name in NAMES), len(NAMES), "image", "pixel")
         self.max_depth = max_depth
         self.crop = crop
@@ -96,7 +97,7 @@ class DepthAnywhereMetrics(PooledMetric):
         self.accumulate(known.double(), finite, terms)
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
-        """Scores (..., 9) from sums (..., 9)."""
+        """Return scores (..., 9) from sums (..., 9)."""
         means = sums / total
         return torch.cat((means[..., :3], means[..., 3:5].sqrt(), means[..., 5:]), dim=-1)
 
@@ -117,14 +118,14 @@ def affine_depth(disparity: Tensor, target: Tensor, known: Tensor, max_depth: fl
 
 
 def depth_terms(depth: Tensor, target: Tensor, known: Tensor, max_depth: float, median: bool = True) -> Tensor:
-    """Sum what the nine published scores average, (B, 9), over the pixels of every image.
+    """Return sums (B, 9) over each image's pixels of the terms that the nine published scores average.
 
     Args:
         depth: distances (B, H, W).
         target: true distances (B, H, W) in metres.
         known: pixels that count, bool (B, H, W).
         max_depth: end of the range that both are clamped to.
-        median: scale every image by the ratio of the lower medians first.
+        median: whether to scale every image by the ratio of the lower medians first.
     """
     depth, target = depth.double(), target.double()
     if median:

@@ -20,13 +20,13 @@ from mtpano_zoo.tasks import NO_LABEL
 
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
-    """Sums of weights (C, C + 1), float64: labels in rows, predictions in columns.
+    """Return float64 sums of weights (C, C + 1): labels in rows, predictions in columns.
 
     The last column counts predictions outside [0, C), which are wrong and belong to no class.
 
     Args:
         prediction: Class indices (B, H, W) of any integer type.
-        labels: The same, in range wherever the weight is not zero.
+        labels: Class indices of the same shape, in range wherever the weight is not zero.
         weights: Weights (B, H, W), zero for pixels that do not count.
         num_classes: Number C of classes.
 
@@ -36,7 +36,7 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_cl
         [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
     columns = num_classes + 1
-    prediction, labels = prediction.long(), labels.long()  # short integers hold classes, but not the number of a cell
+    prediction, labels = prediction.long(), labels.long()  # short integers hold classes, but overflow on cell numbers
     predicted = torch.where((prediction >= 0) & (prediction < num_classes), prediction, num_classes)
     cells = torch.where(weights > 0, labels, 0) * columns + predicted
     # Not bincount: on a GPU it waits for the host.
@@ -45,7 +45,7 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_cl
 
 
 def intersection_over_union(confusion: Tensor) -> Tensor:
-    """IoU (C,) from a confusion matrix (C, C + 1); NaN for classes in neither labels nor predictions.
+    """Return the IoU (C,) from a confusion matrix (C, C + 1); NaN for classes in neither labels nor predictions.
 
     Example:
         >>> intersection_over_union(torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])).tolist()
@@ -56,7 +56,7 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 
 
 def predicted_classes(prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """Class indices (B, H, W), -1 where a logit is not finite, and where all are finite, bool (B, H, W).
+    """Return class indices (B, H, W), -1 where a logit is not finite, and the mask (B, H, W) where all are finite.
 
     Args:
         prediction: Logits (B, C, H, W), or class indices (B, H, W) of any integer type.
@@ -77,16 +77,16 @@ class SemsegMetrics(PanoramaMetric):
     """mIoU over the whole data set, IoU per class, and pixel accuracy, as fractions.
 
     `compute` returns ``mIoU``, ``pixel_accuracy``, ``nonfinite`` and ``IoU/<class>``; all NaN if no pixel was valid.
-    ``nonfinite`` is the fraction of pixels with a NaN or infinite logit: they are of no class, and wrong.
+    ``nonfinite`` is the fraction of pixels with a NaN or infinite logit, which get no class and count as wrong.
 
     Args:
         classes: Names of the classes, or their number; by default those of the network that `MultiTaskModule` scores.
         ignore_index: Label of the pixels that do not count; labels outside the classes do not count either.
-        weighting: Count ``"pixel"``s, or ``"solid_angle"``: then a pole does not weigh as much as the horizon.
+        weighting: Weight every ``"pixel"`` equally, or by its ``"solid_angle"``, so that poles do not dominate.
         absent_classes: How a class in no label and no prediction changes the mean: ``"skip"`` leaves it out
             (its IoU is NaN), ``"zero"`` counts it as 0, as the published MTPano code does.
-        unscored: Names of classes that mIoU leaves out. Their pixels count all the same: taken for another class, they
-            are among its errors.
+        unscored: Names of classes that mIoU leaves out. Their pixels still count: predicted as another class, they are
+            errors of that class.
 
     Example:
         >>> metric = SemsegMetrics(["floor", "wall"])
@@ -121,7 +121,7 @@ class SemsegMetrics(PanoramaMetric):
         """Set the class names, or their number, if the constructor did not.
 
         Raises:
-            InputError: If names are not different, or a class that is left out is not among them.
+            InputError: If names are missing or repeat, or `unscored` holds an unknown class or every class.
         """
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         if not self.classes or len(set(self.classes)) != len(self.classes):
@@ -158,7 +158,7 @@ class SemsegMetrics(PanoramaMetric):
         self.nonfinite = self.nonfinite + torch.where(finite, 0, weights).sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """Scores by name, float32."""
+        """Return float32 scores by name."""
         total = self.confusion.sum()
         iou = intersection_over_union(self.confusion)
         if self.absent_classes == "zero":
@@ -170,5 +170,5 @@ class SemsegMetrics(PanoramaMetric):
         return {name: value.float() for name, value in scores.items()}
 
     def defined(self) -> dict[str, Tensor]:
-        """The scores but the IoU of classes that do not occur."""
+        """Return the scores that have a value, by name; classes that do not occur have no IoU."""
         return {name: value for name, value in self.compute().items() if not value.isnan()}

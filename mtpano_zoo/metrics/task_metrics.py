@@ -1,4 +1,4 @@
-"""The metrics of each main task; `TASK_METRICS` is the list of them."""
+"""The metrics of each main task, by task in `TASK_METRICS`."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,8 +12,8 @@ from mtpano_zoo.metrics.valid import ValidMetrics
 
 __all__ = ("TASK_METRICS",)
 
-# The metrics of each main task with their defaults, for the names of the classes. `update` takes the output and the
-# labels of the task, in the order of `mtpano_zoo.tasks.Task.labels`.
+# Functions that take the class names and return the metrics of a task with their defaults. Their `update` takes the
+# output and the labels of the task, in the order of `mtpano_zoo.tasks.Task.labels`.
 TASK_METRICS: dict[str, Callable[[Sequence[str]], Metric]] = {
     "semseg": lambda classes: SemsegMetrics(classes=classes),
     "depth": lambda _: DepthMetrics(),

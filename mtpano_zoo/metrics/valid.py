@@ -1,4 +1,4 @@
-"""Scores of the mask where a distance is defined and within range."""
+"""Scores of the mask of pixels whose distance is defined and within range."""
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ class ValidMetrics(PooledMetric):
     """IoU of the valid pixels, IoU of the others, and accuracy, as fractions; an empty union counts as 1.
 
     Args:
-        max_depth: distances from here on, in metres, are out of range.
+        max_depth: distances of this many metres or more are out of range; by default none is.
         reduction: pool every `pixel` of the data set, or average the scores of every `image`.
-        weighting: count `pixel`s, or `solid_angle`: then a pole does not weigh as much as the horizon.
+        weighting: weight every `pixel` equally, or by its `solid_angle`, so that poles do not dominate.
 
     Example:
         >>> metric, depth = ValidMetrics(), torch.tensor([[[2.0, 0.0]]])
@@ -36,7 +36,7 @@ class ValidMetrics(PooledMetric):
         """Add a batch.
 
         Args:
-            prediction: logits (B, 1, H, W), above zero = valid. One that is not finite is wrong.
+            prediction: logits (B, 1, H, W), above zero = valid; one that is not finite counts as wrong.
             depth: metres (B, H, W), 0 = no measurement.
             far: bool (B, H, W), true = known to be farther than anything that is measured.
 
@@ -54,7 +54,7 @@ class ValidMetrics(PooledMetric):
         self.accumulate(weights, finite, torch.stack(sums, dim=1))
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
-        """Scores (..., 3) from sums (..., 4)."""
+        """Return scores (..., 3) from sums (..., 4)."""
         hit, wrong, missed, rest = sums.unbind(-1)
         errors = wrong + missed
         scores = [_share(hit, hit + errors), _share(rest, rest + errors), _share(hit + rest, total[..., 0])]

@@ -42,7 +42,7 @@ _NEEDS_LIGHTNING = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning, which takes seconds, only when something that needs it is asked for."""
+    """Import Lightning, which takes seconds, only when something that needs it is used."""
     if name not in _NEEDS_LIGHTNING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_NEEDS_LIGHTNING[name]}"), name)

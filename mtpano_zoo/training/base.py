@@ -41,38 +41,38 @@ class PanoramaModule(LightningModule):
 
     Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
     ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
-    in place of ``val`` for the test set. What has no value, such as the IoU of a class that does not occur, is not
-    logged; NaN is, and means that distances were not finite. ``val/TASK/nonfinite`` is the share of the pixels where a
-    prediction was not. A batch without the labels of a task trains and scores the others, and its loss of that task
-    is 0.
+    in place of ``val`` for the test set. Scores without a value, such as the IoU of a class that does not occur, are
+    not logged; a logged NaN means that distances were not finite. ``val/TASK/nonfinite`` is the share of the pixels
+    whose prediction was not finite. A batch without the labels of a task trains and scores the others, and its loss of
+    that task is 0.
 
-    Checkpoints describe their network in plain data, so that `load_model` needs nothing beside the file. They also
-    keep the state of the random generators: training on one device that resumes from the end of an epoch continues
-    exactly. From within an epoch it goes on with the next sample, if training has one loader and it is one of
-    `mtpano_zoo.data`, as all data modules there have. The place in several loaders (a dict or a list) is not kept.
+    Checkpoints describe their network in plain data, so that `load_model` needs nothing but the file. They also keep
+    the state of the random generators: training on one device that resumes from the end of an epoch continues exactly.
+    From within an epoch it continues with the next sample if training has a single loader from `mtpano_zoo.data`, as
+    all data modules there have. The position in several loaders (a dict or a list) is not kept.
 
     Args:
         network: The network; its encoder (``encoder_part``) can have a learning rate of its own or be frozen.
         loss: What training minimises.
         lr: Learning rate of everything but the encoder.
-        encoder_lr: Learning rate of the encoder; ``lr`` if not given.
+        encoder_lr: Learning rate of the encoder; ``lr`` if omitted.
         weight_decay: Decay of the weights of linear and convolution layers; nothing else decays.
         optimizer: Adam (decay added to the gradient) or AdamW (decoupled decay).
         schedule: Decay of the learning rates per optimiser step until the end of the training.
         power: Exponent of the polynomial schedule.
         warmup_steps: Steps over which the learning rates rise linearly.
         freeze_encoder: Train without changing the encoder, its norm statistics included.
-        lora_rank: Freeze the encoder but for low-rank updates of its attention, which learn at ``encoder_lr``. A
-            loaded checkpoint of such a training is the plain network, with the updates added to its weights.
+        lora_rank: Freeze the encoder except for updates of its attention of this rank, which learn at ``encoder_lr``.
+            `load_model` reads such a checkpoint as the plain network, with the updates added to its weights.
         compile: Run the network through ``torch.compile``; names in checkpoints stay as they are.
-        gradient_checkpointing: Let the backward pass compute most of the network again instead of keeping it: less
-            memory, more time, the same gradients.
-        metrics: Metrics by task in place of those of `TASK_METRICS` with their defaults: another alignment, range,
-            weighting or pooling.
+        gradient_checkpointing: Recompute most activations in the backward pass instead of storing them: less memory,
+            more time, the same gradients.
+        metrics: Metrics by task, in place of those of `TASK_METRICS` with their defaults, e.g. with another alignment,
+            range, weighting or pooling.
 
     Raises:
-        InputError: If an encoder is to be frozen that the network does not have, a rank does not fit, a rate is
-            negative, or a choice is unknown.
+        InputError: If the network has no encoder to freeze, a rank does not fit, a rate is negative, or a choice is
+            unknown.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class PanoramaModule(LightningModule):
         return self.network.get_submodule(cast(str, self.network.encoder_part))
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen encoder stays in evaluation mode, else its norm statistics would move."""
+        """Set the mode; a frozen encoder stays in evaluation mode, so that its norm statistics do not change."""
         super().train(mode)
         if self.freeze_encoder:
             self.encoder.eval()
@@ -171,14 +171,14 @@ class PanoramaModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse what Lightning offers here: it reads addresses, and builds what the file names.
+        """Refuse Lightning's method, which reads URLs and builds whatever classes the file names.
 
         Raises:
-            InputError: If it is called at all; the sentence says what to do instead.
+            InputError: Always; the message says what to do instead.
         """
         raise InputError(
             f"{cls.__name__} is not read from a file: `load_model(path)` reads the network of a checkpoint, and "
-            "`trainer.fit(module, ckpt_path=path)` goes on with its training."
+            "`trainer.fit(module, ckpt_path=path)` continues its training."
         )
 
     def forward(self, image: Tensor) -> dict[str, Any]:
@@ -187,9 +187,9 @@ class PanoramaModule(LightningModule):
         return outputs
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Refuse labels that cannot be trained on while they lie on the host, where looking at them is cheap.
+        """Refuse labels that cannot be trained on while they are on the host, where checking them is cheap.
 
-        A data module that has this hook itself takes its place.
+        A data module's own hook of this name replaces it.
 
         Raises:
             InputError: If a class is out of range or a map does not fit the image.
@@ -200,7 +200,7 @@ class PanoramaModule(LightningModule):
         return batch
 
     def on_train_start(self) -> None:
-        """Let a resumed training go on within its epoch."""
+        """Let a resumed training continue within its epoch."""
         # Lightning builds the loader, to know the length of the training, before it could restore the loader's state.
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
@@ -257,7 +257,7 @@ class PanoramaModule(LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         for task, metric in self._metrics(stage).items():
-            # All ranks must agree on taking part in compute(), or the ones that do wait for ever.
+            # All ranks must agree on calling compute(), or those that do wait forever.
             if self.trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):
                 # Equal on all ranks, since compute() has gathered them.
                 scores = {f"{stage}/{task}/{name}": value for name, value in defined_scores(metric).items()}
@@ -277,7 +277,7 @@ class PanoramaModule(LightningModule):
                 "constant schedule."
             )
         groups = parameter_groups(self, lr=self.lr, encoder_lr=self.encoder_lr, weight_decay=self.weight_decay)
-        # One kernel for all parameters; a scaler of gradients would have to clip them inside it.
+        # Fused is one kernel for all parameters; a gradient scaler would have to clip inside it.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = OPTIMIZERS[self.optimizer](groups, lr=self.lr, fused=fused)
         factor = partial(_delayed_factor, self.schedule_start, total, self.schedule, self.power, self.warmup_steps)
@@ -290,7 +290,7 @@ class PanoramaModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer does, which refuses to beside a fused optimiser although nothing scales its gradients."""
+        """Clip as the trainer does, which refuses any fused optimiser, even one whose gradients nothing scales."""
         if gradient_clip_val and optimizer.defaults.get("fused"):
             precision = self.trainer.precision_plugin
             by_value = gradient_clip_algorithm == "value"
@@ -313,7 +313,7 @@ class PanoramaModule(LightningModule):
         """Check tasks, options and weights before any is copied; restore the random generators when training resumes.
 
         Raises:
-            InputError: If the checkpoint is of other tasks or options, or its weights do not fit the network.
+            InputError: If the checkpoint has other tasks or options, or its weights do not fit the network.
         """
         check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
         trainer = self._attached_trainer()

@@ -33,8 +33,9 @@ class AuxiliaryWarmup(Callback):
     Gradients are computed everywhere, as distributed training expects from one step to the next, but those of the
     frozen parts are dropped before clipping and before the optimiser, which skips parameters without gradient, their
     weight decay included. Norms with running statistics in the frozen parts stay in evaluation mode: unlike in the
-    published code, nothing of the frozen parts moves. As there, the published loss does not clamp. Then the optimiser
-    forgets its moments of the trained parts, and the schedule of the main training starts at its first step.
+    published code, the frozen parts do not change at all. As in that code, `PublishedLoss` does not clamp meanwhile.
+    Then the optimiser forgets its moments of the trained parts, and the schedule of the main training starts at its
+    first step.
 
     All of this follows from the number of steps done, so a resumed training continues it, and every rank agrees.
 
@@ -48,7 +49,7 @@ class AuxiliaryWarmup(Callback):
         self.lr = lr
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check the network and move the start of the schedule behind the warm-up.
+        """Check the network and start the schedule after the warm-up.
 
         Raises:
             InputError: If the network has no auxiliary parts.
@@ -67,7 +68,7 @@ class AuxiliaryWarmup(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Hold the norm statistics of the frozen parts; at the end of the warm-up, let everything go."""
+        """Freeze the norm statistics of the frozen parts; at the end of the warm-up, release everything."""
         loss = _module(pl_module).loss
         if isinstance(loss, PublishedLoss):
             loss.clamps = trainer.global_step >= self.steps
@@ -94,10 +95,10 @@ class AuxiliaryWarmup(Callback):
 
 
 class FrozenNorms(Callback):
-    """Hold the running statistics of every norm while its scale and shift train on.
+    """Freeze the running statistics of every norm while its scale and shift keep training.
 
-    For fine-tuning with few images per step: the statistics of a batch of two say little, and where a batch holds rooms
-    or streets they would be those of neither at inference. The network must have statistics already.
+    Use it to fine-tune with few images per step: the statistics of a batch of two are noisy, and if batches hold either
+    rooms or streets, the running statistics fit neither at inference. The network must already have statistics.
     """
 
     def on_train_batch_start(
@@ -162,12 +163,12 @@ class PanelLogger(Callback):
 class PredictionWriter(BasePredictionWriter):
     """Write what `mtpano predict` predicts, as `Prediction.save` does, under the ids of the samples.
 
-    Results that are complete are kept, and a folder holds results of one network and its settings only, see
-    `mtpano_zoo.prediction_folder`. A sample that cannot be written costs no other.
+    Complete results are kept. A folder holds results of one network and its settings only, see
+    `mtpano_zoo.prediction_folder`. A sample that cannot be written does not stop the others.
 
     Args:
-        out: Folder for the results; ``predictions`` beside the logs of the run if not given.
-        overwrite: Replace results that exist already, also those of other settings.
+        out: Folder for the results. If omitted, ``predictions`` beside the logs of the run.
+        overwrite: Replace results that exist already, even those of other settings.
     """
 
     def __init__(self, out: str | None = None, overwrite: bool = False) -> None:
@@ -175,21 +176,21 @@ class PredictionWriter(BasePredictionWriter):
         self.out = out
         self.overwrite = overwrite
         self.failed: dict[str, str] = {}
-        """Why a sample has no results, one sentence each."""
+        """For each sample without results, a sentence that says why."""
         self._ids: Counter[str] = Counter()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder ready, the first process before the others.
+        """Prepare the folder, in the first process before the others.
 
         Raises:
-            InputError: If it holds results of other settings, which are not to be replaced.
+            InputError: If it holds results of other settings, and `overwrite` is false.
         """
         self.failed = {}
         self._ids = Counter()
         name = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         model = describe_model(_module(pl_module).network, name)
         manifest = manifest_of("mtpano predict", model, {"precision": str(trainer.precision)})
-        advice = "choose another `out` of PredictionWriter, or replace the results by its `overwrite`"
+        advice = "choose another `out` of PredictionWriter, or set its `overwrite` to replace the results"
         self._folder = PredictionFolder(self.folder(trainer), manifest, self.overwrite, advice)
         if trainer.is_global_zero:
             self._folder.claim()
@@ -274,7 +275,7 @@ def _module(pl_module: pl.LightningModule) -> PanoramaModule:
         TypeError: If it is not a `PanoramaModule`.
     """
     if not isinstance(pl_module, PanoramaModule):
-        raise TypeError(f"This callback works on a PanoramaModule, not on a {type(pl_module).__name__}.")
+        raise TypeError(f"This callback needs a PanoramaModule, not a {type(pl_module).__name__}.")
     return pl_module
 
 

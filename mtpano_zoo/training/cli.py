@@ -44,7 +44,7 @@ LOGGER = {
 
 
 class MultiTaskCLI(LightningCLI):
-    """Command line whose schema is the constructors: a YAML names classes and their arguments.
+    """Command line whose options are constructor arguments: a YAML file names classes and their arguments.
 
     Names and colours of the classes are linked from the data to the network, so they are written once. Every run logs
     to TensorBoard in a new folder ``runs/version_N``, with its configuration and checkpoints.
@@ -59,7 +59,7 @@ class MultiTaskCLI(LightningCLI):
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the subcommand, and the arguments of the trainer's method that are no options."""
+        """Return the subcommand, and the arguments of the trainer's method that are not options."""
         return {self._verb: super().subcommands()[self._verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -69,7 +69,7 @@ class MultiTaskCLI(LightningCLI):
             parser.link_arguments("data", f"model.init_args.network.init_args.{name}", of, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; refuse a damaged checkpoint before anything is built, and say so where there is none."""
+        """Parse; refuse a damaged checkpoint before anything is built, and warn if there is none."""
         arguments = cast(Sequence[str], args)
         options = options_of(self._subcommand_parsers[self._verb])
         with one_sentence(options, complete_command(arguments)):
@@ -83,7 +83,7 @@ class MultiTaskCLI(LightningCLI):
         if path and path not in CHECKPOINTS_OF_THE_RUN:
             options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
         if verb != "fit" and not path and not _starts_trained(options["model"]):
-            rank_zero_warn(f"`{verb}` takes the network as it was built, untrained: pass the weights by --ckpt_path.")
+            rank_zero_warn(f"`{verb}` uses the network as built, untrained: pass its weights with --ckpt_path.")
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: Lightning would let a file name classes, sources and folders."""
@@ -139,12 +139,12 @@ class ConfigSaver(SaveConfigCallback):
         except RuntimeError as error:
             raise FileExistsError(
                 f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: set "
-                "--trainer.default_root_dir to another folder, or leave trainer.logger on: every run has its own then"
+                "--trainer.default_root_dir to another folder, or leave trainer.logger on: it gives every run its own"
             ) from error
 
 
 def main(args: list[str]) -> MultiTaskCLI:
-    """Run one of the verbs fit, validate, test and predict, and return trainer, model and data as they are afterwards.
+    """Run one of the verbs fit, validate, test and predict, and return the command with its trainer, model and data.
 
     Args:
         args: The verb and its options, e.g. ``["fit", "--config", "rooms.yaml"]``.
@@ -155,8 +155,8 @@ def main(args: list[str]) -> MultiTaskCLI:
     limit_configurations(args)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():
-        # About Lightning's own code, and about what was asked for: a frozen encoder, every run in its own folder, and
-        # averaged weights, which a checkpoint holds for everything but further training.
+        # Warnings about Lightning's own code, and about what is intended: a frozen encoder, every run in its own
+        # folder, and averaged weights, which a checkpoint holds for everything but further training.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
@@ -180,7 +180,7 @@ def main(args: list[str]) -> MultiTaskCLI:
 
 
 def next_commands(trainer: Trainer) -> str:
-    """Return where training left its network and which commands use it; empty without a network, and on other ranks."""
+    """Return where training saved its network and which commands use it; empty without one and on other ranks."""
     checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
     paths = [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
@@ -193,12 +193,12 @@ def next_commands(trainer: Trainer) -> str:
         return text
     step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
     if step < trainer.global_step:
-        text += f"\nIt was saved after step {step} of {trainer.global_step}: what it learned later is in no checkpoint."
+        text += f"\nIt was saved after step {step} of {trainer.global_step}: later steps are in no checkpoint."
     return text
 
 
 def complete_command(arguments: Sequence[str]) -> str:
-    """Return a sentence with a command line that lacks nothing, near to one that lacks its network or data.
+    """Return a sentence with a complete command line, close to one that lacks its network or data.
 
     Shipped configurations say in their first lines "Use it after NAME.yaml".
     """
@@ -212,8 +212,10 @@ def complete_command(arguments: Sequence[str]) -> str:
             before = [other for other in re.split(", | and ", found[1]) if other not in names]
             if before:
                 command = " ".join(f"--config {other}" for other in (*before, *names))
-                return f"{name} goes after {' and '.join(before)}: `mtpano {verb} {command}`."
-    return f"Complete is `mtpano {verb} --config quickstart.yaml`, or `--config base.yaml --config synpass.yaml`."
+                return f"{name} must follow {' and '.join(before)}: `mtpano {verb} {command}`."
+    return (
+        f"A complete command is `mtpano {verb} --config quickstart.yaml` or `--config base.yaml --config synpass.yaml`."
+    )
 
 
 def _verb(arguments: Sequence[str]) -> str:
@@ -231,7 +233,7 @@ def _print_scores(results: Sequence[Mapping[str, float]]) -> None:
 
 
 def classes_of(data: LightningDataModule) -> list[str]:
-    """Return the names of the classes in the data, none if it has no classes.
+    """Return the class names of the data; none if it has no classes.
 
     Example:
         >>> import types

@@ -1,4 +1,4 @@
-"""Training of the discriminator that scores pseudo-labels: what do a labeler's errors look like?"""
+"""Training of the discriminator that scores pseudo-labels, on a labeler's errors."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
@@ -22,30 +22,31 @@ __all__ = ("DepthQualityModule",)
 Targets = Literal["graded", "binary"]
 DESCRIPTION = "discriminator"
 """Key of the description inside a checkpoint."""
-NOTICEABLE = 0.05  # of the log-distance: what is changed by less is not damaged
+NOTICEABLE = 0.05  # change of the log-distance below which a pixel does not count as damaged
 
 
 class DepthQualityModule(LightningModule):
-    """Train a `PatchDiscriminator` on a labeler's errors, which are known where the truth is.
+    """Train a `PatchDiscriminator` on a labeler's errors, which are known where there is ground truth.
 
     Every step shows it the same panoramas twice: with their true distances, and with those that the labeler predicts,
-    a part of which is damaged further. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
-    real, and the labeler's output is fake. Then sharp edges are enough to tell them apart, and labels of the same
+    some of which are damaged further. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
+    real, and the labeler's output is fake. Then sharp edges are enough to tell them apart, and all labels of one
     labeler get nearly the same score. `graded` asks for more: the target of a patch is the mean of exp(-e / tolerance)
     over its pixels, e being the error of the log-distance, so that a score says how large the errors are. A distance
-    where the truth is `far`, such as the sky, counts 0; so does a pixel that was damaged, however close to the truth it
-    happens to be: a blurred label hardly has larger errors than the labeler's own, and is a failure nevertheless.
+    where the truth is `far`, such as the sky, counts 0; so does a damaged pixel, however close to the truth it happens
+    to be: the errors of a blurred label are hardly larger than the labeler's own, yet it is a failure.
 
-    Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, that of the score of a patch with its target
-    over predictions alone.
+    Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
+    over undamaged predictions alone.
 
     Args:
-        discriminator: What is trained.
+        discriminator: The network to train.
         labeler: The network whose labels it will score; it is not trained.
         targets: `graded` or `binary`.
         tolerance: Error of the log-distance at which a pixel counts 1 / e.
-        smoothing: Targets lie between `smoothing` and 1 - `smoothing`: nothing is learnt from being ever more certain.
-        failures: Names in `FAILURES`, by which predictions are damaged further.
+        smoothing: Margin of the targets, which lie between `smoothing` and 1 - `smoothing`, so that being ever more
+            certain is not rewarded.
+        failures: Names in `FAILURES` of the ways in which predictions are damaged further.
         failure_share: Share of the predictions that are damaged.
         lr: Learning rate of Adam, with the momentum 0.5 of PatchGAN.
 
@@ -127,7 +128,7 @@ class DepthQualityModule(LightningModule):
         return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=(0.5, 0.999))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the discriminator and what it was trained on; of the labeler only its name by numbers, not itself."""
+        """Keep the discriminator and its kind of targets; of the labeler keep only a hash of its weights."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith("labeler.")}
         checkpoint[DESCRIPTION] = {
@@ -141,14 +142,14 @@ class DepthQualityModule(LightningModule):
         """Add the labeler's weights, which come from its own file.
 
         Raises:
-            InputError: If it is of a discriminator for another labeler, or of something else.
+            InputError: If the discriminator is for another labeler, or the checkpoint holds none.
         """
         described = checkpoint.get(DESCRIPTION)
         if not described:
-            raise InputError("The checkpoint is of no discriminator: pass the one that this configuration trained.")
+            raise InputError("The checkpoint holds no discriminator: pass the one that this configuration trained.")
         if described["labeler"] != describe_model(self.labeler)["weights"]:
             raise InputError(
-                "The checkpoint is of a discriminator for another labeler: train one for this labeler from the start."
+                "The checkpoint holds a discriminator for another labeler: train one for this labeler from the start."
             )
         own = {f"labeler.{key}": value for key, value in self.labeler.state_dict().items()}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **own}
@@ -182,7 +183,7 @@ class DepthQualityModule(LightningModule):
     def _quality(
         self, batch: dict[str, Any], label: Tensor, size: torch.Size, intact: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return how right labels are, and the share of the pixels where that is known, by patch (B, h, w)."""
+        """Return how accurate labels are, and the share of pixels where that is known, by patch (B, h, w)."""
         truth = batch["depth"]
         both = (label > 0) & (truth > 0)
         known = both | ((label > 0) & batch["far"]) if "far" in batch else both

@@ -23,11 +23,11 @@ def build_data(
     options: Sequence[str] = (),
     config: str | Path | None = None,
 ) -> LightningDataModule:
-    """Build a data module by its name, or by a configuration, of which root and options then replace entries.
+    """Build a data module from its name, or from a configuration whose entries root and options override.
 
     Args:
         name: Class (``Structured3DDataModule``, or with its package) or short name (``structured3d``).
-        root: Its argument `root`.
+        root: Argument `root` of the data module.
         options: Further arguments as ``key=value``, values in YAML: ``lights=[raw,warm]``.
         config: YAML file with a section ``data:``.
 
@@ -36,7 +36,7 @@ def build_data(
         InputError: If the name or an option is unknown, or a value does not fit.
     """
     if (name is None) == (config is None):
-        raise InputError("name a data set by --data NAME or by --config FILE, one of them")
+        raise InputError("name a data set with either --data NAME or --config FILE")
     section: dict[str, Any] = {"class_path": class_name(name)} if name is not None else _section(Path(str(config)))
     arguments = dict(section.get("init_args") or {})
     if root is not None:
@@ -44,7 +44,7 @@ def build_data(
     for option in options:
         key, separator, value = option.partition("=")
         if not separator:
-            raise InputError(f"options of a data set are given as key=value, not as {option!r}")
+            raise InputError(f"options of a data set must be key=value, not {option!r}")
         arguments[key] = parse_yaml(value, f"the value of {option!r}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
@@ -55,10 +55,10 @@ def build_data(
 
 
 def class_name(name: str) -> str:
-    """Return the class of a data module that is given by its class or its short name, in any case.
+    """Return the class of a data module from its class name or short name, in upper or lower case.
 
     Raises:
-        InputError: If there is none of that name.
+        InputError: If there is no data module of that name.
 
     Example:
         >>> class_name("structured3d")
@@ -73,7 +73,8 @@ def class_name(name: str) -> str:
     short = sorted(known.removesuffix(_SUFFIX.lower()) for known in classes)
     suggestion = did_you_mean(nearest(name.lower().removesuffix(_SUFFIX.lower()), short))
     raise InputError(
-        f"There is no data set {name}{suggestion} Known are {', '.join(short)}, and any class by its module and name."
+        f"There is no data set {name}{suggestion} Known names are {', '.join(short)}; for any other class, name its "
+        "module too."
     )
 
 

@@ -1,4 +1,4 @@
-"""Training of any network of distances on labelled panoramas, and on a perspective teacher's labels of others.
+"""Training of any distance network on labelled panoramas, and on a perspective teacher's labels of unlabelled ones.
 
 After Depth Anywhere (Wang & Liu, NeurIPS 2024, arXiv 2406.12849).
 """
@@ -28,11 +28,11 @@ class FaceLabels:
     """Labels of V perspective views of each of U panoramas: the inverse of z-depth, up to scale and shift.
 
     Args:
-        disparity: (U, V, h, w); every view has a scale and a shift of its own.
-        valid: Where it counts, bool (U, V, h, w).
-        rotations: Camera to panorama, (U, V, 3, 3).
-        intrinsics: In pixels with pixel centres, (U, V, 3, 3).
-        turn: The rotation (3, 3) of all panoramas before they were cut, where a labeller cuts in its own way.
+        disparity: Inverse z-depth (U, V, h, w); every view has its own scale and shift.
+        valid: Mask of the pixels that count, bool (U, V, h, w).
+        rotations: Rotations (U, V, 3, 3) from camera to panorama.
+        intrinsics: Pinhole matrices (U, V, 3, 3) in pixels, where integers are pixel centres.
+        turn: Rotation (3, 3) of all panoramas before they were cut, for a labeler that cuts in its own way.
     """
 
     disparity: Tensor
@@ -43,45 +43,45 @@ class FaceLabels:
 
 
 class FaceLabeler(ABC):
-    """Says what is known of perspective views of unlabelled panoramas, and cuts predictions into the same views."""
+    """Label perspective views of unlabelled panoramas, and cut predictions into the same views."""
 
     @abstractmethod
     def __call__(self, batch: Mapping[str, Any], step: int) -> FaceLabels:
         """Label views of a batch of panoramas.
 
         Args:
-            batch: `image`, `id`, and what else the samples hold.
-            step: Of the training. The same batch and step give the same labels.
+            batch: `image`, `id`, and the other maps of the samples.
+            step: Training step. The same batch and step return the same labels.
         """
 
     def cut(self, disparity: Tensor, labels: FaceLabels) -> Tensor:
         """Return the inverse z-depth (U, V, h, w) in the views of labels from inverse distances (U, 1, H, W)."""
         return face_disparity(disparity, labels.rotations, labels.intrinsics, *labels.disparity.shape[-2:])
 
-    def place(self, device: torch.device) -> None:  # noqa: B027 - a labeller without weights has nothing to move
+    def place(self, device: torch.device) -> None:  # noqa: B027 - a labeler without weights has nothing to move
         """Move weights to a device."""
 
 
 class DistillationModule(PanoramaModule):
-    """Train a network of distances on labelled panoramas, and on pseudo-labels of perspective views of others.
+    """Train a distance network on labelled panoramas, and on pseudo-labels of perspective views of unlabelled ones.
 
-    A batch holds labelled panoramas first, then unlabelled ones; `labelled` says how many are the first, as
-    `SemiSupervisedDataModule` sets it. Without this key all are labelled, and training is supervised: the term below
-    is left out and the loss has weight one. Validation and test are those of `PanoramaModule`; labels in metres score
+    A batch holds labelled panoramas first, then unlabelled ones; `labelled` is the number of labelled ones, which
+    `SemiSupervisedDataModule` sets. Without this key all are labelled, and training is supervised: the term below is
+    left out and the loss has weight one. Validation and test are those of `PanoramaModule`; labels in metres score
     inverse distances too.
 
-    The network sees the augmented panoramas, unturned. What it predicts for the unlabelled ones, inverse distances, is
-    cut into the views of the pseudo-labels and becomes inverse z-depth there; view by view it is compared up to scale
-    and shift. With views turned at random in every step, nothing that a teacher does at the borders of its views is at
-    the same place twice. Views that are empty or constant contribute nothing.
+    The network sees the augmented panoramas, not rotated further. The inverse distances that it predicts for unlabelled
+    ones are cut into the views of the pseudo-labels, converted to inverse z-depth, and compared view by view up to
+    scale and shift. If views are rotated at random in every step, a teacher's errors at the borders of its views are
+    never at the same place twice. Views that are empty or constant contribute nothing.
 
-    Logged are also ``train/loss/pseudo`` and the terms of the loss.
+    ``train/loss/pseudo`` and the terms of the loss are logged too.
 
     Args:
-        network: A network with the task `disparity`, or `depth`, whose inverse then learns.
-        labels: Pseudo-labels: of a teacher (`mtpano_zoo.labeling.distillation.TeacherLabels`) or stored ones
+        network: A network with the task `disparity`, or `depth`, whose inverse is then trained.
+        labels: Source of pseudo-labels: a teacher (`mtpano_zoo.labeling.distillation.TeacherLabels`) or stored ones
             (`StoredLabels` there).
-        loss: Of the labelled panoramas; by default `AffineInvariantLoss`, of labels up to 10 m.
+        loss: Loss of the labelled panoramas; by default `AffineInvariantLoss` on labels up to 10 m.
         label_weight: Weight of that loss.
         pseudo_weight: Weight of the loss on pseudo-labels.
         **options: Optimiser, schedule, freezing and metrics, see `PanoramaModule`.
@@ -109,7 +109,7 @@ class DistillationModule(PanoramaModule):
         self.pseudo_weight = pseudo_weight
 
     def on_fit_start(self) -> None:
-        """Move the teacher to the device of the network; it is no part of the module, so no checkpoint holds it."""
+        """Move the teacher to the device of the network; it is not part of the module, so no checkpoint holds it."""
         if self.labels is not None:
             self.labels.place(self.device)
 
@@ -117,14 +117,14 @@ class DistillationModule(PanoramaModule):
         """Return the loss of one batch.
 
         Raises:
-            InputError: If there are unlabelled panoramas, but nothing that labels them.
+            InputError: If there are unlabelled panoramas, but `labels` is not set.
         """
         size = len(batch["image"])
         count = int(batch.get("labelled", size))
         if count == size:
             return super().training_step(batch, batch_idx)
         if self.labels is None:
-            raise InputError("the batch holds unlabelled panoramas: name under `labels` what labels them")
+            raise InputError("the batch holds unlabelled panoramas: set `labels` to a source of pseudo-labels")
         with torch.no_grad():
             pseudo = self.labels(_part(batch, slice(count, None)), self.global_step)
         outputs = self(batch["image"])
@@ -147,7 +147,7 @@ class DistillationModule(PanoramaModule):
     def face_loss(self, disparity: Tensor, labels: FaceLabels) -> Tensor:
         """Return the loss of inverse distances (U, 1, H, W) on pseudo-labels, pooled over their valid pixels."""
         if self.labels is None:
-            raise InputError("without labels there is nothing that cuts a prediction into views")
+            raise InputError("`labels` is not set, so nothing can cut a prediction into views")
         across = self.training and torch.is_grad_enabled() and several_processes()
         with torch.autocast(disparity.device.type, enabled=False):
             faces = self.labels.cut(disparity.float(), labels)
@@ -159,12 +159,12 @@ def face_disparity(disparity: Tensor, rotations: Tensor, intrinsics: Tensor, hei
     """Return the inverse z-depth (B, V, h, w) of views, from the inverse distance along the ray (B, 1, H, W).
 
     z-depth is the distance over the length of the ray with z = 1, so its inverse is a product: nothing is inverted, and
-    values at or below zero are as good as others.
+    values at or below zero do no harm.
 
     Args:
         disparity: Inverse distances.
-        rotations: Camera to panorama, (B, V, 3, 3).
-        intrinsics: Of the views in pixels, (B, V, 3, 3).
+        rotations: Rotations (B, V, 3, 3) from camera to panorama.
+        intrinsics: Pinhole matrices (B, V, 3, 3) of the views in pixels.
         height: Rows of a view.
         width: Columns of a view.
 

@@ -1,4 +1,4 @@
-"""Typical failures of depth labels, made on purpose: to train a discriminator with, and to test one.
+"""Typical failures of depth labels, made on purpose to train or test a discriminator.
 
 A failure takes distances (B, H, W) in metres, 0 = none, and random numbers (B,) in [0, 1); it returns distances.
 """
@@ -14,13 +14,13 @@ from mtpano_zoo.sphere import erp_rays
 
 __all__ = ("FAILURES",)
 
-DISC = math.radians(35)  # angular radius of what is filled in
+DISC = math.radians(35)  # angular radius in radians of the disc that is filled
 STEP = math.log(2)  # of the log-distance across a broken seam
-COARSE = 8  # pixels of the label in one of a blurred one
+COARSE = 8  # rows and columns of the label per pixel of the blurred one
 
 
 def scaled(depth: Tensor, chance: Tensor) -> Tensor:
-    """Twice or half the distances.
+    """Double or halve the distances.
 
     Example:
         >>> scaled(torch.ones(2, 1, 1), torch.tensor([0.2, 0.8])).flatten().tolist()
@@ -30,7 +30,7 @@ def scaled(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def filled(depth: Tensor, chance: Tensor) -> Tensor:
-    """Holes, such as the sky, and a disc at the height of the eyes get the median distance: a surface that is none.
+    """Fill holes, such as the sky, and a disc at eye level with the median distance: a surface that does not exist.
 
     Example:
         >>> depth = torch.full((1, 8, 16), 3.0)
@@ -49,7 +49,7 @@ def filled(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def seam_broken(depth: Tensor, chance: Tensor) -> Tensor:
-    """The scale drifts by a factor of two around the panorama, so that its ends do not meet.
+    """Let the scale drift by a factor of two around the panorama, so that its ends do not meet.
 
     Example:
         >>> seam_broken(torch.ones(1, 1, 64), torch.ones(1))[0, 0, [0, -1]].round(decimals=1).tolist()
@@ -62,14 +62,14 @@ def seam_broken(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def blurred(depth: Tensor, chance: Tensor) -> Tensor:
-    """Distances as a grid eight times coarser shows them."""
+    """Resample the distances through a grid eight times coarser."""
     height, width = depth.shape[-2:]
     coarse = (max(1, height // COARSE), max(1, width // COARSE))
     return torch.where(depth > 0, resize(resize(depth, *coarse), height, width), 0)
 
 
 def mirrored(depth: Tensor, chance: Tensor) -> Tensor:
-    """Left and right have changed places.
+    """Swap left and right.
 
     Example:
         >>> mirrored(torch.tensor([[[1.0, 2.0]]]), torch.zeros(1)).tolist()
@@ -79,7 +79,7 @@ def mirrored(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def copied(depth: Tensor, chance: Tensor) -> Tensor:
-    """The distances of the panorama before it in the batch.
+    """Return the distances of the previous panorama in the batch.
 
     Example:
         >>> copied(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1), torch.zeros(3)).flatten().tolist()

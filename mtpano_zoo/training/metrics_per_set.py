@@ -1,4 +1,4 @@
-"""The metrics of every set of a mixture on its own."""
+"""Separate metrics for every data set of a mixture."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -46,7 +46,7 @@ class MetricsPerSet(Callback):
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name, metrics in self._metrics.items():
             for task, metric in metrics.items():
-                # All ranks must agree on taking part in compute(), or the ones that do wait for ever.
+                # All ranks must agree on calling compute(), or those that do wait forever.
                 if trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):
                     scores = {f"{stage}/{name}/{task}/{key}": x for key, x in defined_scores(metric).items()}
                     pl_module.log_dict(scores, sync_dist=True)

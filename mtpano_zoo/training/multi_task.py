@@ -14,7 +14,7 @@ class MultiTaskModule(PanoramaModule):
 
     Args:
         network: The network; its encoder can have a learning rate of its own or be frozen.
-        loss: What training minimises; `MultiTaskLoss` with its defaults if not given.
+        loss: What training minimises. If omitted, `MultiTaskLoss` with its defaults.
         **options: Optimiser, schedule, freezing and metrics, see `PanoramaModule`.
     """
 

@@ -12,7 +12,7 @@ def parameter_groups(module: nn.Module, *, lr: float, encoder_lr: float, weight_
     """Sort the trainable parameters into encoder and new layers, with and without weight decay.
 
     Only weights of linear and convolution layers decay: decay on biases, norms, tokens, position embeddings and layer
-    scales pulls them to a value that means nothing. Each trainable parameter is in exactly one group, shared ones
+    scales pulls them towards a meaningless value. Each trainable parameter is in exactly one group, shared ones
     too; empty groups are left out. Groups are named for learning-rate monitors.
 
     Args:

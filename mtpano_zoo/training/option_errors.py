@@ -1,4 +1,4 @@
-"""Errors of jsonargparse and Lightning about options, as one sentence with the nearest right name."""
+"""Errors of jsonargparse and Lightning about options, as one sentence with the nearest valid name."""
 
 import inspect
 import pydoc
@@ -41,7 +41,7 @@ OWNERS = {
     "model": ("mtpano_zoo.training.base.PanoramaModule",),
     "model.network": (*(f"mtpano_zoo.models.{name}" for name in NETWORKS), "mtpano_zoo.zoo.pretrained.Pretrained"),
 }
-# What jsonargparse takes where arguments of a class are given but no class.
+# The classes that jsonargparse assumes for arguments without a class.
 BASES = ("PanoramaNetwork", "LightningDataModule")
 SUFFIX = "DataModule"
 
@@ -62,13 +62,13 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 
 @contextmanager
 def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -> Iterator[None]:
-    """Raise what parsers, constructors and Lightning refuse as an `InputError`; any other exception passes.
+    """Raise errors of parsers, constructors and Lightning about options as an `InputError`; let all others pass.
 
-    What a constructor raises as an `OSError` stays one: jsonargparse wraps it as well.
+    An `OSError` from a constructor stays one, although jsonargparse wraps it.
 
     Args:
-        options: Options of the command with their help, to find the nearest in; see `options_of`.
-        complete: A sentence with a command in which nothing is missing, for where something is.
+        options: Options of the command with their help, to suggest the nearest; see `options_of`.
+        complete: A sentence with a complete command, to add if something is missing.
 
     Raises:
         InputError: If an option is wrong.
@@ -89,10 +89,10 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
-    """Return one sentence for jsonargparse's error about an option: what is wrong, and the nearest right name.
+    """Return one sentence for jsonargparse's error about an option: what is wrong, and the nearest valid name.
 
     Args:
-        message: Its message, of many lines: every type that it tried, with the value in full.
+        message: Its message of many lines: every type that it tried, with the full value.
         options: See `one_sentence`.
         complete: See `one_sentence`.
     """
@@ -140,7 +140,7 @@ def nearest_class(name: str, kind: str) -> str | None:
     known = [name for name in sorted(classes - set(BASES)) if not name.startswith("_")]
     if not name.endswith(SUFFIX) and (found := nearest(name, known)):
         return found
-    # Without the ending that they have in common, which makes any two of them alike.
+    # Compare without the common ending, which makes any two of them alike.
     stems = {name.removesuffix(SUFFIX): name for name in known}
     stem = nearest(name.removesuffix(SUFFIX), stems)
     return None if stem is None else stems[stem]
@@ -203,7 +203,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _in_one_line(message: str) -> str:
-    """Leave out the types that were tried and the value in full."""
+    """Join the lines, without the types that were tried and the full value."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
     return " ".join(line for line in lines if line and not line.startswith(noise))

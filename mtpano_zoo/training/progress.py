@@ -75,7 +75,7 @@ class ProgressLines(callbacks.ProgressBar):
 
 
 def progress_bar() -> callbacks.ProgressBar:
-    """Return a bar where somebody can watch it, else `ProgressLines`."""
+    """Return a bar in a terminal or notebook, else `ProgressLines`."""
     console = rich.get_console()
     return ProgressBar(refresh_rate=10) if console.is_terminal or console.is_jupyter else ProgressLines()
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a trainer reads: files of this machine, as tensors and plain data, whatever Lightning offers."""
+"""Checkpoints that a trainer may read: local files of tensors and plain data, whatever Lightning would accept."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,43 +18,45 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> P
     """Check a checkpoint that a trainer is about to read; nothing in it is executed.
 
     Args:
-        path: What the user gave as ``ckpt_path``.
-        weights_only: What the user gave as ``weights_only``.
+        path: The user's ``ckpt_path``.
+        weights_only: The user's ``weights_only``.
 
     Returns:
-        Its absolute path, which Lightning cannot take for an address.
+        Its absolute path, which Lightning cannot mistake for a URL.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        InputError: If it is no file on this machine, if training has not written it, if it holds anything but tensors
+        InputError: If it is not a file on this machine, if training did not write it, if it holds anything but tensors
             and plain data, or if `weights_only` is False.
     """
     if weights_only is False:
-        raise InputError("weights_only=False would let a checkpoint run code, which is never done here: leave it out.")
+        raise InputError(
+            "weights_only=False would let a checkpoint run code, which is never allowed here: leave it out."
+        )
     if "://" in str(path) or "::" in str(path):
-        raise InputError(f"{path} is an address, but a checkpoint is a file on this machine: download it first.")
+        raise InputError(f"{path} is a URL, but a checkpoint must be a file on this machine: download it first.")
     file = Path(path).expanduser().absolute()
     if not file.is_file() and not _is_network(path):
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     if _is_network(path) or not {"state_dict", "pytorch-lightning_version"} <= read_checkpoint(file).keys():
         raise InputError(
-            f"{path} is not the checkpoint of a training, which ckpt_path takes: pass a network with its weights by "
+            f"{path} is not a training checkpoint, which ckpt_path needs: pass a network with its weights by "
             f"--model.network=Pretrained --model.network.init_args.source={path} instead."
         )
     return file
 
 
 def _is_network(path: str | Path) -> bool:
-    """Return whether `load_model` reads it but a trainer cannot."""
+    """Return whether `load_model` can read the path but a trainer cannot."""
     source, path = str(path), Path(path)
     named = source.startswith(("hf-hub:", "local-dir:")) or source in entries()
     return named or path.suffix == ".safetensors" or (path / "config.json").is_file()
 
 
 def read_plain_data_only(strategy: Strategy) -> None:
-    """Let the strategy of a trainer read checkpoints as `training_checkpoint` allows, and in no other way.
+    """Let the strategy of a trainer read only checkpoints that `training_checkpoint` allows.
 
-    Lightning takes addresses as well, and runs what is pickled in them.
+    Lightning itself would also read URLs, and run pickled code.
     """
     if not isinstance(strategy.load_checkpoint, partial):
         strategy.load_checkpoint = partial(_load_plain_data, strategy.load_checkpoint)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The short verbs of `mtpano`: a module each, with `add`, which adds its parser, and what it does.
+"""The short verbs of `mtpano`, one module each: `add` registers the parser and names the function to run.
 
 None of them imports PyTorch before it has checked its arguments.
 """

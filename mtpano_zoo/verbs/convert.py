@@ -1,4 +1,4 @@
-"""`mtpano convert`: make panoramas of what cameras write."""
+"""`mtpano convert`: convert camera images to panoramas."""
 
 import argparse
 from pathlib import Path
@@ -9,16 +9,16 @@ __all__ = ("add",)
 
 
 def add(verbs: Verbs) -> None:
-    """Add the parser of `mtpano convert` and those of its own verbs."""
-    convert: argparse.ArgumentParser = verbs.add_parser("convert", help="make a panorama of fisheye images")
+    """Add the parsers of `mtpano convert` and its verbs."""
+    convert: argparse.ArgumentParser = verbs.add_parser("convert", help="make a panorama from fisheye images")
     inner = convert.add_subparsers(title="verbs", metavar="VERB", required=True)
-    fisheye = inner.add_parser("fisheye", help="from all lenses in one image, by a calibration")
-    fisheye.add_argument("image", type=Path, metavar="PAIR.jpg", help="the image with the circles of all lenses")
+    fisheye = inner.add_parser("fisheye", help="from one image with the circles of all lenses, and a calibration")
+    fisheye.add_argument("image", type=Path, metavar="PAIR.jpg", help="image with the circles of all lenses")
     fisheye.add_argument(
-        "--calibration", required=True, type=Path, metavar="FILE.yaml", help="its lenses, see docs/files.md"
+        "--calibration", required=True, type=Path, metavar="FILE.yaml", help="lenses of the image, see docs/files.md"
     )
     fisheye.add_argument("--out", required=True, type=file_to_write, metavar="PANO.jpg")
-    fisheye.add_argument("--height", type=int, help="rows (default: as dense as the image)")
+    fisheye.add_argument("--height", type=int, help="rows (default: the pixel density of the image)")
     fisheye.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     fisheye.add_argument(
         "--max-pixels",

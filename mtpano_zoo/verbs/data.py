@@ -18,14 +18,14 @@ SPLITS = ("train", "val", "test")
 
 
 def add(verbs: Verbs) -> None:
-    """Add the parser of `mtpano data` and those of its own verbs."""
+    """Add the parsers of `mtpano data` and its verbs."""
     data: argparse.ArgumentParser = verbs.add_parser(
         "data", help="verify, plot, count or pack a data set, or prepare a raw release"
     )
     inner = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     common = argparse.ArgumentParser(add_help=False)
     named = common.add_argument_group("data set")
-    named.add_argument("--data", metavar="NAME", help="e.g. structured3d, or the class of a data module")
+    named.add_argument("--data", metavar="NAME", help="e.g. structured3d, or the class name of a data module")
     named.add_argument("--root", metavar="DIR", help="folder of the data set")
     named.add_argument("--config", metavar="FILE", help="a configuration of `mtpano fit`, instead of --data")
     named.add_argument(
@@ -34,7 +34,9 @@ def add(verbs: Verbs) -> None:
     read = argparse.ArgumentParser(add_help=False, parents=[common])
     read.add_argument("--split", action="append", choices=SPLITS, help="may be repeated (default: all splits)")
     cores = available_cores()
-    read.add_argument("--workers", type=number_of_processes, default=cores, help="processes (default: one per core)")
+    read.add_argument(
+        "--workers", type=number_of_processes, default=cores, help="number of processes (default: one per core)"
+    )
     found = argparse.ArgumentParser(add_help=False)
     found.add_argument("--json", type=file_to_write, metavar="FILE", help="write all results as JSON")
 
@@ -43,7 +45,12 @@ def add(verbs: Verbs) -> None:
         "--skip-list", type=file_to_write, metavar="FILE", help="write the ids that have errors, for exclude=FILE"
     )
     verify.add_argument(
-        "--depth-range", nargs=2, type=float, default=(0.05, 200.0), metavar=("MIN", "MAX"), help="metres"
+        "--depth-range",
+        nargs=2,
+        type=float,
+        default=(0.05, 200.0),
+        metavar=("MIN", "MAX"),
+        help="plausible distances in metres",
     )
     verify.add_argument("--allow-missing", action="store_true", help="do not count missing labels as errors")
     verify.set_defaults(execute=_verify)
@@ -72,9 +79,11 @@ def add(verbs: Verbs) -> None:
 def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("name", choices=("matterport3d",))
     prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="the release")
-    prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to continue")
+    prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or an unfinished one")
     prepare.add_argument("--height", type=int, default=512, help="rows; a panorama is twice as wide (default 512)")
-    prepare.add_argument("--workers", type=int, default=1, help="processes, about 2 GB of memory each (default 1)")
+    prepare.add_argument(
+        "--workers", type=int, default=1, help="number of processes, about 2 GB of memory each (default 1)"
+    )
     prepare.set_defaults(execute=_prepare)
 
 

@@ -1,4 +1,4 @@
-"""`mtpano eval`: judge networks or folders of predictions."""
+"""`mtpano eval`: score networks or folders of predictions."""
 
 import argparse
 from pathlib import Path
@@ -10,20 +10,32 @@ __all__ = ("add",)
 
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano eval`."""
-    parser = verbs.add_parser("eval", help="judge networks or folders of predictions: scores, seams, tilt")
+    parser = verbs.add_parser("eval", help="score networks or folders of predictions, and test seams and tilt")
     option = parser.add_argument
     option("models", nargs="+", metavar="MODEL", help="a name, a checkpoint, or a folder of predictions")
     option("--data", required=True, help="rooms, homes, streets, or a folder with images/ and labels")
-    option("--out", default=Path("report"), type=Path, metavar="DIR", help="where to write or continue (%(default)s)")
-    option("--limit", type=int, help="panoramas (default: 20 scenes, or the whole folder)")
+    option(
+        "--out",
+        default=Path("report"),
+        type=Path,
+        metavar="DIR",
+        help="report to write or continue (default %(default)s)",
+    )
+    option("--limit", type=int, help="number of panoramas (default: 20 scenes, or the whole folder)")
     option("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
-    option("--seed", type=int, default=0, help="of the rendered scenes (default 0)")
+    option("--seed", type=int, default=0, help="seed of the rendered scenes (default 0)")
     option("--protocol", metavar="FILE", help="e.g. evaluate-unaligned-10m.yaml (default: distances without limits)")
-    option("--unit", help="of a folder's distances: m, cm, mm, or metres per step")
-    option("--kind", choices=("ray", "z", "disparity"), default="ray", help="of a folder's distances")
-    option("--skip", action="append", default=[], choices=("yaw", "tilt", "cross"), help="leave out; may be repeated")
+    option("--unit", help="unit of a folder's distances: m, cm, mm, or metres per step")
+    option("--kind", choices=("ray", "z", "disparity"), default="ray", help="type of a folder's distances")
+    option(
+        "--skip",
+        action="append",
+        default=[],
+        choices=("yaw", "tilt", "cross"),
+        help="test to leave out; may be repeated",
+    )
     option("--force", action="store_true", help="score a folder even if its unit or frame looks wrong")
-    option("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    option("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     parser.set_defaults(execute=_execute)
 
 

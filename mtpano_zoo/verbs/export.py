@@ -12,7 +12,7 @@ __all__ = ("add",)
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano export`."""
     export = verbs.add_parser("export", help="write a network as a file that runs without this package")
-    export.add_argument("model", metavar="NAME_OR_PATH", help="a name of `mtpano models` or a checkpoint")
+    export.add_argument("model", metavar="NAME_OR_PATH", help="a name from `mtpano models` or a checkpoint")
     export.add_argument("--format", required=True, choices=("onnx", "torch-export"))
     export.add_argument("--out", required=True, type=file_to_write, metavar="FILE")
     export.add_argument("--height", type=int, help="rows of the images (default: the network's own)")

@@ -11,17 +11,17 @@ __all__ = ("add",)
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano export-scene`."""
     scene = verbs.add_parser("export-scene", help="write results and their panoramas as a scene for splat trainers")
-    scene.add_argument("results", type=Path, metavar="RESULTS", help="a folder that `mtpano run` has written")
+    scene.add_argument("results", type=Path, metavar="RESULTS", help="a folder that `mtpano run` wrote")
     scene.add_argument("--to", required=True, choices=("colmap",))
     scene.add_argument("--images", required=True, type=Path, metavar="DIR", help="the folder of the panoramas")
     scene.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    scene.add_argument(
-        "--poses", type=Path, metavar="FILE", help="an images.txt of COLMAP (default: all at the origin)"
-    )
-    scene.add_argument("--one-scale", action="store_true", help="scale distances so that they agree; needs --poses")
+    scene.add_argument("--poses", type=Path, metavar="FILE", help="images.txt from COLMAP (default: all at the origin)")
+    scene.add_argument("--one-scale", action="store_true", help="scale distances to agree; needs --poses")
     scene.add_argument("--views", type=int, choices=(6, 12), help="write perspective views in place of panoramas")
-    scene.add_argument("--size", type=int, help="rows and columns of a view (default: as dense as the panorama)")
-    scene.add_argument("--nadir", type=float, default=0.0, help="degrees from straight down to mask (default 0)")
+    scene.add_argument("--size", type=int, help="rows and columns of a view (default: the panorama's pixel density)")
+    scene.add_argument(
+        "--nadir", type=float, default=0.0, help="mask this many degrees around straight down (default 0)"
+    )
     scene.set_defaults(execute=_export_scene)
 
 

@@ -13,7 +13,7 @@ def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano models`."""
     models = verbs.add_parser("models", help="list the published checkpoints")
     models.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as '*.rooms'")
-    models.add_argument("--markdown", action="store_true", help="print the table of the README")
+    models.add_argument("--markdown", action="store_true", help="print the README's table")
     models.set_defaults(execute=_models)
 
 

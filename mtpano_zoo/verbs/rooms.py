@@ -12,11 +12,14 @@ def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano rooms`."""
     rooms = verbs.add_parser("rooms", help="write rendered rooms or streets with ground truth to a folder")
     rooms.add_argument(
-        "--kind", choices=("rooms", "homes", "streets"), default="rooms", help="homes are richer (default %(default)s)"
+        "--kind",
+        choices=("rooms", "homes", "streets"),
+        default="rooms",
+        help="homes have more detail (default %(default)s)",
     )
-    rooms.add_argument("--tilt", type=float, default=0.0, help="the camera leans by up to so many degrees (default 0)")
-    rooms.add_argument("--version", type=int, default=1, help="of homes: 2 has stairs and mirrors (default 1)")
-    rooms.add_argument("--views", type=Path, metavar="DIR", help="folder of panoramas that windows of homes show")
+    rooms.add_argument("--tilt", type=float, default=0.0, help="maximum tilt of the camera in degrees (default 0)")
+    rooms.add_argument("--version", type=int, default=1, help="version of homes: 2 has stairs and mirrors (default 1)")
+    rooms.add_argument("--views", type=Path, metavar="DIR", help="folder of panoramas to show in windows of homes")
     rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)
     rooms.add_argument("--split", choices=("train", "val", "test"), default="train")

@@ -20,7 +20,7 @@ from mtpano_zoo.short_verbs import (
 
 __all__ = ("add",)
 
-FRAMES = 100  # a video counts as so many panoramas
+FRAMES = 100  # a video counts as this many panoramas
 
 
 def add(verbs: Verbs) -> None:
@@ -36,7 +36,7 @@ def add(verbs: Verbs) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a name of `mtpano models` or a checkpoint (default %(default)s, trained on rendered homes and streets)",
+        help="a name from `mtpano models` or a checkpoint (default %(default)s, trained on rendered homes and streets)",
     )
     run.add_argument(
         "--out",
@@ -47,19 +47,19 @@ def add(verbs: Verbs) -> None:
     )
     run.add_argument("--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default 1)")
     run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    run.add_argument("--mask-sky", action="store_true", help="leave pixels of the class sky without depth and normal")
+    run.add_argument("--mask-sky", action="store_true", help="drop depth and normals where the class is sky")
     run.add_argument(
         "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
     )
     run.add_argument(
-        "--max-distance", type=float, metavar="METRES", help="no depth from here on; networks with range masks"
+        "--max-distance", type=float, metavar="METRES", help="drop depth from here on; networks with range masks"
     )
     run.add_argument(
         "--depth-range",
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="metres that the colours of depth span (default: the range of each picture, or of all frames of a video)",
+        help="metres that the depth colours span (default: the range of each picture, or of all frames of a video)",
     )
     run.add_argument(
         "--smooth",
@@ -70,25 +70,29 @@ def add(verbs: Verbs) -> None:
     )
     run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     add_reading_options(run)
-    run.add_argument("--json", type=file_to_write, metavar="FILE", help="write what became of every file as JSON")
-    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    run.add_argument("--json", type=file_to_write, metavar="FILE", help="write the outcome for every file as JSON")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument(
-        "--workers", type=number_of_processes, help="processes that write (default: depends on panoramas and cores)"
+        "--workers",
+        type=number_of_processes,
+        help="number of writer processes (default: depends on panoramas and cores)",
     )
-    run.add_argument("--no-panel", action="store_true", help="do not draw the picture of all maps, which is slow")
-    run.add_argument("--ply", action="store_true", help="write a point cloud with colours and normals too")
-    run.add_argument("--glb", action="store_true", help="write a textured mesh too, for browsers and Blender")
+    run.add_argument("--no-panel", action="store_true", help="skip the picture of all maps, which is slow to draw")
+    run.add_argument("--ply", action="store_true", help="also write a point cloud with colours and normals")
+    run.add_argument("--glb", action="store_true", help="also write a textured mesh, for browsers and Blender")
     run.add_argument(
-        "--stride", type=int, help="rows and columns that --ply and --glb use (default: at most 512 rows remain)"
+        "--stride", type=int, help="--ply and --glb use every N-th row and column (default: at most 512 rows remain)"
     )
     run.add_argument(
         "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
     )
     run.add_argument(
-        "--graphs", action="store_true", help="on a GPU: start all kernels of a size together, for small batches"
+        "--graphs", action="store_true", help="on a GPU: record CUDA graphs, one per image size, for small batches"
     )
-    run.add_argument("--tf32", action="store_true", help="on a GPU: float32 products of 10 bits, several times as fast")
+    run.add_argument(
+        "--tf32", action="store_true", help="on a GPU: TF32 products (10-bit mantissa), several times as fast"
+    )
     run.set_defaults(execute=_run)
 
 
@@ -100,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     locate(options.model)
     check_present(found.images)
     with no_collection():
-        import torch  # it takes seconds to import: mistakes are reported before that
+        import torch  # takes seconds to import: report mistakes before that
 
         from mtpano_zoo.manifest import describe_model
         from mtpano_zoo.models import prepare_for_inference
@@ -112,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
             torch.set_num_threads(cores)
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(options.model, device)
-        gc.freeze()  # no search for garbage looks at these million objects, nor the one at the end of the process
+        gc.freeze()  # keeps these million objects out of every garbage collection, including the one at exit
     if device == "cpu":
         print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
     if options.tf32:
@@ -121,7 +125,7 @@ def _run(options: argparse.Namespace) -> int:
     winograd = False if options.compile else None
     prepared = prepare_for_inference(model, options.precision, winograd=winograd, graphs=options.graphs)
     if options.compile:
-        # Inside of what is recorded, if anything is.
+        # With graphs, compile what is recorded.
         (prepared.network if options.graphs else prepared).compile(fullgraph=True)
     # A process takes seconds to start, which does not pay off for a few panoramas; it does for a video.
     expected = sum(FRAMES if is_video(path) else 1 for path in found.images)

@@ -24,19 +24,19 @@ def add(verbs: Verbs) -> None:
         "source",
         type=Path,
         metavar="RESULT_OR_IMAGE",
-        help="results, one of them (results/room), or an image",
+        help="a folder of results, one result (results/room), or an image",
     )
     view.add_argument("--html", type=file_to_write, metavar="FILE", help="write one page that needs no server")
     view.add_argument("--overwrite", action="store_true", help="replace a page that is already there")
-    view.add_argument("--port", type=int, default=PORT, help="of this machine (default %(default)s; 0: any)")
-    view.add_argument("--image", type=Path, metavar="PATH", help="the panorama of a result, or the folder with it")
+    view.add_argument("--port", type=int, default=PORT, help="port to serve on (default %(default)s; 0: any free one)")
+    view.add_argument("--image", type=Path, metavar="PATH", help="panorama of the result, or the folder that holds it")
     view.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="what predicts for an image (%(default)s)",
+        help="network that predicts for an image (default %(default)s)",
     )
-    view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     add_reading_options(view)
     view.set_defaults(execute=_view)
 
@@ -47,11 +47,11 @@ def _view(options: argparse.Namespace) -> int:
     from mtpano_zoo.viewer.server import Server
 
     if options.html and options.html.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.html} already exists: choose another name, or replace it by --overwrite")
+        raise FileExistsError(f"{options.html} already exists: choose another name, or pass --overwrite")
     results = find_results(options.source)
     names = (options.source.name,) if results is None else results.names
     if options.html and len(names) > 1:
-        raise InputError(f"{options.source} has {len(names)} results: name one, as {options.source / names[0]}")
+        raise InputError(f"{options.source} has {len(names)} results: name one, such as {options.source / names[0]}")
 
     def read(name: str) -> "Prediction":
         return _predicted(options) if results is None else read_result(results.folder, name, options.image)
@@ -62,10 +62,10 @@ def _view(options: argparse.Namespace) -> int:
         return 0
     with Server(names, lambda name: page(read(name), name), options.port) as server:
         if len(names) == 1:
-            status, content = server.content("/")  # mistakes are reported before anyone looks
+            status, content = server.content("/")  # report mistakes before anyone opens the page
             if status != 200:
                 raise InputError(content.decode())
-        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        print(f"{server.address} (press Ctrl-C to stop)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

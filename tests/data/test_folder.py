@@ -169,7 +169,7 @@ def test_classes_without_colours_get_some(root, classes):
         ({"classes.yaml": b"classes: [wall, '']"}, "must name 1 to 255 different classes"),
         ({"images/a.jpg": b""}, r"images/a\.jpg and a\.png have the same name"),
         ({"depth/z.png": b""}, r"depth/z\.png belongs to no panorama"),
-        ({"test.txt": b"nobody"}, r"test\.txt: nobody is no panorama"),
+        ({"test.txt": b"nobody"}, r"test\.txt: nobody is not in images/"),
         ({"test.txt": b"a"}, r"test\.txt: a is in another list too"),
     ],
 )
@@ -241,7 +241,7 @@ def test_arrays_of_another_kind_are_refused(root, role, array):
 
 def test_labels_of_another_kind_of_file_are_told(root):
     (root / "depth" / "d.tif").write_bytes(b"metres")
-    with pytest.warns(UserWarning, match=r"1 files in .*depth are none of \.png, \.npy: d\.tif is not read"):
+    with pytest.warns(UserWarning, match=r"1 files in .*depth are ignored, such as d\.tif: expected \.png, \.npy"):
         FolderDataModule(root, **SIZE)
 
 

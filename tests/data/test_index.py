@@ -171,7 +171,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "file" / "cache"))
     root = lay_out("tree", tmp_path / "data")
-    with pytest.warns(UserWarning, match=r"cannot be kept in .*file/cache/index .*: set MTPANO_CACHE"):
+    with pytest.warns(UserWarning, match=r"cannot be cached in .*file/cache/index .*: set MTPANO_CACHE"):
         assert len(find(root)) == 3
 
 

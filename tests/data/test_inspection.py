@@ -120,7 +120,7 @@ def test_depth_at_the_end_of_its_range_is_told(tmp_path, content):
     report = verify(Structured3DDataModule(tmp_path), progress=False)
     (found,) = report.findings
     assert (found.sample, found.kind, report.exit_code) == (SAMPLE, "saturated", 0)
-    assert found.sentence == "3 pixels of depth are stored as 65535, which stands for all that is farther"
+    assert found.sentence == "3 pixels of depth are stored as 65535, which stands for this distance or farther"
 
 
 def unlabelled(root, broken=()):
@@ -260,10 +260,10 @@ def test_plot_shows_samples(kind, tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--data", "nyu"], "There is no data set nyu. Known are deep360, folder, "),
-        ([], "name a data set by --data NAME or by --config FILE"),
+        (["--data", "nyu"], "There is no data set nyu. Known names are deep360, folder, "),
+        ([], "name a data set with either --data NAME or --config FILE"),
         (["--data", "structured3d", "--root", "nowhere"], "nowhere does not exist"),
-        (["--data", "structured3d", "--root", ".", "lights"], "given as key=value, not as 'lights'"),
+        (["--data", "structured3d", "--root", ".", "lights"], "must be key=value, not 'lights'"),
         (
             ["--data", "structured3d", "--root", ".", "colour=1"],
             "Structured3DDataModule has no argument colour; it has root, ",

@@ -137,5 +137,5 @@ def test_a_root_without_buildings(tmp_path):
     write(tmp_path / "photos", {"a.jpg": b""})
     with pytest.raises(FileNotFoundError, match="holds no building of Matterport3D"):
         find_scans(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         find_scans(tmp_path / "nowhere")

@@ -214,7 +214,7 @@ def test_verification_goes_through_every_set(root):
     [
         ({"weights": {"s3d": 1}}, "weights lacks rooms"),
         ({"weights": {"s3d": 1, "romms": 1}}, "weights names romms, but the sets are s3d, rooms"),
-        ({"weights": {"s3d": 0, "rooms": 0}}, "not all 0"),
+        ({"weights": {"s3d": 0, "rooms": 0}}, "must not be negative, nor all 0"),
         ({"evaluate": "sun360"}, "evaluate names sun360"),
         ({"class_map": {"rooms": {"sky": None}}}, "class_map: rooms has no class sky"),
         ({"class_map": {"rooms": {"beam": "bean"}}, "classes": ["wall"]}, "bean is not among the classes"),

@@ -171,7 +171,7 @@ def test_excluded_samples(root, tmp_path):
         assert ids(data.dataset("train")) == ["train_a", "train_c"]
         assert ids(data.dataset("val")) == ["val_a"]
     sentences = [str(one.message) for one in told if "exclude" in str(one.message)]
-    assert sentences == [f"2 of 4 ids in exclude are of no sample below {root}, for example else"]
+    assert sentences == [f"2 of 4 ids in exclude match no sample below {root}, for example else"]
     with pytest.raises(FileNotFoundError):
         module(root, exclude=tmp_path / "none.txt")
 

@@ -314,12 +314,12 @@ def test_confidences_are_no_tasks(pseudo_labels):
 
 
 def test_refuses_in_one_sentence(pseudo_labels):
-    with pytest.raises(ValueError, match="view_tasks are some of the tasks semseg, depth, normals, not colour"):
+    with pytest.raises(ValueError, match="view_tasks must be among the tasks semseg, depth, normals, not colour"):
         PseudoLabelDataModule(pseudo_labels, view_tasks=["colour"])
     with pytest.raises(ValueError, match="views_from_step counts batches from 0, got -1"):
         PseudoLabelDataModule(pseudo_labels, views_from_step=-1)
     counting = PseudoLabelDataModule(pseudo_labels, view_tasks=["depth"], views_from_step=2)
-    with pytest.raises(ValueError, match="pseudo counts batches of its own"):
+    with pytest.raises(ValueError, match="pseudo counts its own batches"):
         MixedDataModule({"pseudo": counting})
     path = pseudo_labels / "db_info/panomtdu_train.json"
     for content, sentence in (

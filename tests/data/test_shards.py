@@ -292,4 +292,4 @@ def test_command_packs_and_lightning_trains_from_it(tmp_path, tiny_network, caps
     config = tmp_path / "shards.yaml"
     config.write_text(f"data: {{class_path: ShardsDataModule, init_args: {{root: {out}}}}}")
     assert main(["data", "stats", "--config", str(config), "--workers", "0"]) == 1
-    assert "yields samples in a row only" in capsys.readouterr().err
+    assert "only yields samples in sequence" in capsys.readouterr().err

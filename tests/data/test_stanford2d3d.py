@@ -119,12 +119,12 @@ def test_palette_image_is_refused():
 @pytest.mark.parametrize(
     ("pose", "message"),
     [
-        (b"{", "no JSON object"),
-        (b"[]", "no JSON object"),
-        (b"{}", "no JSON object"),
+        (b"{", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "not a JSON object"),
         (json.dumps({"camera_rt_matrix": [[1, 0, 0]] * 3}).encode(), r"shape \(3, 3\)"),
-        (json.dumps({"camera_rt_matrix": [[1, 0, 0, 0]] * 3}).encode(), "no rotation"),
-        (json.dumps({"camera_rt_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]}).encode(), "no rotation"),
+        (json.dumps({"camera_rt_matrix": [[1, 0, 0, 0]] * 3}).encode(), "not a rotation"),
+        (json.dumps({"camera_rt_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]}).encode(), "not a rotation"),
     ],
 )
 def test_pose_without_rotation_is_refused(pose, message):

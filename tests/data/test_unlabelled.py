@@ -131,7 +131,7 @@ def test_texts_are_what_stands_in_the_file(tmp_path, generated):
         (['{"image": "a.png"}', "[]"], "line 2: not of the form"),
         (['{"caption": "no image"}'], "line 1: not of the form"),
         (['{"image": "a.png", "caption": 3}'], "line 1: not of the form"),
-        (['{"image": "a.png"}', '{"image": "b/a.jpg"}'], r"line 2: 'b/a\.jpg' is no image, or has the name"),
+        (['{"image": "a.png"}', '{"image": "b/a.jpg"}'], r"line 2: 'b/a\.jpg' is not an image, or has the name"),
         (["", ""], "names no image"),
     ],
 )

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         SpatialAudioGenDataModule(tmp_path / "empty").dataset("train")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(InputError, match="OpenCV reads none"):
+    with pytest.raises(InputError, match="OpenCV can read none"):
         SpatialAudioGenDataModule(tmp_path / "broken").dataset("train")
     with pytest.raises(InputError, match="every"):
         SpatialAudioGenDataModule(tmp_path, every=0)

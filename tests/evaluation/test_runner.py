@@ -92,7 +92,7 @@ def test_the_protocol_is_the_configuration(tmp_path):
     assert model["scores"]["depth/AbsRel/median_aligned"] < 0.02 < abs(model["measures"]["scale/depth"]["value"] - 1)
     assert any("ratio of the medians" in sentence for sentence in report["protocol"]["words"])
     (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
-    with pytest.raises(InputError, match="no protocol"):
+    with pytest.raises(InputError, match="not a protocol"):
         read_protocol(tmp_path / "bad.yaml")
 
 
@@ -301,15 +301,15 @@ def test_files_that_do_not_fit_are_named(homes, tmp_path):
         FolderPredictor(tmp_path)(image, name)
     (tmp_path / f"{name}.npy").unlink()
     write_png(tmp_path / f"{name}.png", np.ones((H, W), np.uint16))
-    with pytest.raises(InputError, match="does not say its unit"):
+    with pytest.raises(InputError, match="does not state its unit"):
         FolderPredictor(tmp_path)(image, name)
     with pytest.raises(InputError, match="--unit is m, cm, mm"):
         FolderPredictor(tmp_path, "inch")
-    with pytest.raises(InputError, match="no task"):
+    with pytest.raises(InputError, match="not a task"):
         FunctionPredictor(lambda x: {"dept": x[0]}, "f")(image, name)
     with pytest.raises(InputError, match="for an image of 16 x 32"):
         FunctionPredictor(lambda x: {"depth": x[0, :4]}, "f")(image, name)
-    with pytest.raises(InputError, match="different names"):
+    with pytest.raises(InputError, match="no two with the same name"):
         evaluate([predictor(), predictor()], planted(), tmp_path / "out")
 
 
@@ -326,7 +326,7 @@ def test_the_command_line(homes, tmp_path, capsys, monkeypatch):
     assert "settings.protocol" in capsys.readouterr().err
     for wrong, sentence in (
         (["eval", "theirs", "--data", "roms"], "did you mean rooms?"),
-        (["eval", "theirs", "--data", str(homes), "--limit", "0"], "--limit is a positive number"),
+        (["eval", "theirs", "--data", str(homes), "--limit", "0"], "--limit must be a positive number"),
         (["eval", "mtpano-tiny.roms", "--data", "rooms"], "mtpano-tiny.rooms"),
     ):
         assert main(wrong) == 1

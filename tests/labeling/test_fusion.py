@@ -326,7 +326,7 @@ def test_labels_are_better_where_the_confidence_is_higher():
         ([], {}, "nothing to fuse"),
         ([ViewLabels(depth=torch.ones(5, 24, 24))], {}, "depth of these views is"),
         ([ViewLabels(torch.ones(5, 3, 24, 24))], {}, "6 views are"),
-        ([ViewLabels(torch.ones(6, 300, 2, 2))], {}, "at most 255 classes"),
+        ([ViewLabels(torch.ones(6, 300, 2, 2))], {}, "classes, at most 255"),
         ([ViewLabels(torch.ones(6, 3, 2, 2)), ViewLabels(torch.ones(6, 4, 2, 2))], {}, "the same"),
         ([ViewLabels(depth=torch.ones(6, 24, 24))], {"invalid": torch.zeros(3, 3, dtype=torch.bool)}, "invalid must"),
     ],

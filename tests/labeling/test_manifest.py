@@ -111,7 +111,7 @@ def test_what_is_no_folder_of_labels(tmp_path):
         with pytest.raises(ValueError, match="is not a manifest of labels"):
             claim(tmp_path, MANIFEST, overwrite=True)
     (tmp_path / "manifest.json").write_text('{"format": "of tomorrow"}')
-    with pytest.raises(ValueError, match="another kind or version, 'of tomorrow'"):
+    with pytest.raises(ValueError, match="another format or version, 'of tomorrow'"):
         claim(tmp_path, MANIFEST, overwrite=True)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"precious"
 

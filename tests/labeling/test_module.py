@@ -190,7 +190,7 @@ def test_networks_move_and_are_not_in_training():
     [
         ({"height": 64, "width": 64}, "twice as wide as high"),
         ({"teachers": []}, "at least one teacher"),
-        ({"teachers": [OracleTeacher(), torch.nn.ReLU()]}, "ReLU is no teacher"),
+        ({"teachers": [OracleTeacher(), torch.nn.ReLU()]}, "ReLU is not a teacher"),
         ({"teachers": [OracleTeacher(), OracleTeacher(["sky", "sea"])]}, "different classes"),
         ({"no_depth_classes": ["sky", "wall"]}, "no teacher knows sky"),
         ({"invalid_mask": "no_such.png"}, "no_such.png does not exist"),

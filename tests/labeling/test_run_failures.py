@@ -116,7 +116,7 @@ def test_a_full_disk_ends_the_run(after, tmp_path, whole, capsys, monkeypatch):
         assert main([*arguments, "--writers=1"]) == 1
     told = capsys.readouterr().out.strip().splitlines()
     assert told[0].startswith(f"{after} labelled")
-    assert told[1].startswith(f"{out} cannot be written to: no space is left on the disk; what is finished is kept")
+    assert told[1].startswith(f"{out} cannot be written to: no space is left on the disk; finished labels are kept")
     assert len(told) == 2
     assert {path.stem for path in (out / "img").iterdir()} == set(written)
     assert not list(out.glob(".*"))
@@ -296,8 +296,8 @@ def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, caps
         (["x.jpg", "--views.init_args.count=0"], "at least one view"),
         (["x.jpg", "--views.init_args.fow=90"], "fow"),
         (["x.jpg", "--teachers=[]"], "at least one teacher"),
-        (["x.jpg", "--trainer.precision=bf16-true"], "take bf16-mixed"),
-        (["x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "take ddp"),
+        (["x.jpg", "--trainer.precision=bf16-true"], "use bf16-mixed"),
+        (["x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "use ddp"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

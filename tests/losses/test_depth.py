@@ -193,7 +193,7 @@ def test_confidence_weighs_pixels_and_takes_them_out() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="edge: the terms of DAPLoss are silog, fidelity, edges"):
+    with pytest.raises(ValueError, match="There is no term edge: DAPLoss has silog, fidelity, edges"):
         DAPLoss({"edge": 1.0})
     with pytest.raises(ValueError, match="has 1 ranges and the network 3 masks"):
         DAPLoss()(tiny_dap()(torch.rand(1, 3, 32, 64)), batch_of(torch.ones(1, 32, 64)))

@@ -356,5 +356,5 @@ def test_confidence_is_not_in_the_published_code_and_must_fit():
     with pytest.raises(ValueError, match=r"confidence is \(8, 16\) but semseg \(16, 32\)"):
         MultiTaskLoss()(_outputs(), batch | {"confidence": torch.ones(2, 8, 16)})
     for wrong in ({"confidence_tasks": ["colour"]}, {"weights": {"colour": 1.0}}, {"losses": {"colour": DepthLoss()}}):
-        with pytest.raises(ValueError, match="colour: the tasks of a loss are some of semseg, depth, normals, valid, "):
+        with pytest.raises(ValueError, match="There is no task colour: a loss can have semseg, depth, normals, valid,"):
             MultiTaskLoss(**wrong)

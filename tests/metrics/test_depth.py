@@ -235,7 +235,7 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match="depths must range"):
             DepthMetrics(*limits)
     for crop in (-0.1, 0.5, float("nan")):
-        with pytest.raises(ValueError, match="crop is the part of the height"):
+        with pytest.raises(ValueError, match="crop must be a fraction of the height"):
             DepthMetrics(crop=crop)
     with pytest.raises(ValueError, match=r"depth must be \(B, 1, H, W\) or \(B, H, W\)"):
         DepthMetrics().update(torch.ones(1, 3, 2, 4), torch.ones(1, 2, 4))

@@ -118,5 +118,5 @@ def test_a_prediction_that_is_not_finite_is_not_skipped() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="max_depth must be above"):
         DepthAnywhereMetrics(max_depth=0.0)
-    with pytest.raises(ValueError, match="crop is the part of the height"):
+    with pytest.raises(ValueError, match="crop must be a fraction of the height"):
         DepthAnywhereMetrics(crop=4)

@@ -131,7 +131,7 @@ def test_refuses_what_is_no_panorama(tmp_path, name, content, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         HomesDataset("val", 1, 24, 48, views=tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         HomesDataset("val", 1, 24, 48, views=tmp_path / "missing")
 
 

@@ -174,7 +174,7 @@ def test_a_warmup_longer_than_the_training_and_networks_without_the_parts(tmp_pa
 
     with pytest.raises(ValueError, match="trains auxiliary parts, which Plain does not have"):
         trainer(tmp_path, [AuxiliaryWarmup()], max_epochs=1).fit(MultiTaskModule(Plain()), TinyDataModule())
-    with pytest.raises(TypeError, match="works on a PanoramaModule, not on a LightningModule"):
+    with pytest.raises(TypeError, match="needs a PanoramaModule, not a LightningModule"):
         AuxiliaryWarmup().setup(None, LightningModule(), "fit")
 
 

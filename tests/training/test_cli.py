@@ -170,7 +170,7 @@ def test_data_without_classes(folder, monkeypatch):
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_scoring_without_weights_says_so(folder, verb):
-    with pytest.warns(UserWarning, match=rf"`{verb}` takes the network as it was built, untrained"):
+    with pytest.warns(UserWarning, match=rf"`{verb}` uses the network as built, untrained"):
         main([verb, "--config", "tiny.yaml", "--trainer.fast_dev_run", "true"])
 
 

@@ -89,7 +89,7 @@ def test_a_checkpoint_for_another_labeler_is_refused():
     other = DepthQualityModule(PatchDiscriminator(SIZE, width=8, levels=2), HalfRight(3.0))
     with pytest.raises(InputError, match="discriminator for another labeler"):
         other.on_load_checkpoint(checkpoint)
-    with pytest.raises(InputError, match="of no discriminator"):
+    with pytest.raises(InputError, match="holds no discriminator"):
         other.on_load_checkpoint({"state_dict": {}})
 
 

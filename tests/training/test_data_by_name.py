@@ -35,7 +35,7 @@ def test_what_is_no_configuration_is_told(tmp_path):
         with pytest.raises(ValueError, match=sentence) as error:
             build_data(config=config)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="with either --data NAME or --config FILE"):
         build_data("rooms", config=config)
     with pytest.raises(InputError, match=r"there is no class nowhere\.at\.All"):
         build_data("nowhere.at.All")
@@ -44,10 +44,14 @@ def test_what_is_no_configuration_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("RoomDataModule", [], "There is no data set RoomDataModule; did you mean rooms? Known are deep360, folder"),
+        (
+            "RoomDataModule",
+            [],
+            "There is no data set RoomDataModule; did you mean rooms? Known names are deep360, folder",
+        ),
         ("folders", [], "did you mean folder?"),
         ("structured_3d", [], "did you mean structured3d?"),
-        ("xyz", [], "There is no data set xyz. Known are"),
+        ("xyz", [], "There is no data set xyz. Known names are"),
         ("rooms", ["tran_count=2"], "RoomsDataModule has no argument tran_count; did you mean train_count?"),
         ("rooms", ["train_count=two"], "data.train_count cannot be two. It takes int."),
         ("folder", [], "FolderDataModule needs root. Its arguments are --root DIR and KEY=VALUE."),

@@ -153,7 +153,7 @@ def test_without_unlabelled_panoramas_it_is_supervised(tmp_path):
     run = trainer(tmp_path, 1)
     run.fit(module, datamodule=rooms(batch_size=2))
     assert_close(run.callback_metrics["train/loss"], run.callback_metrics["train/loss/disparity"])
-    with pytest.raises(InputError, match="name under `labels` what labels them"):
+    with pytest.raises(InputError, match="set `labels` to a source of pseudo-labels"):
         trainer(tmp_path, 1).fit(module, datamodule=two_sets())
 
 

@@ -19,16 +19,16 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "model: MultiTaskModule needs network. Complete is `mtpano fit --config quickstart.yaml`"),
-        (["--config", "base.yaml"], "--data is missing. Complete is"),
+        ([], "model: MultiTaskModule needs network. A complete command is `mtpano fit --config quickstart.yaml`"),
+        (["--config", "base.yaml"], "--data is missing. A complete command is"),
         (
             ["--config", "deep360.yaml"],
-            "The class of model.network (class_path) is missing. deep360.yaml goes after base.yaml: "
+            "The class of model.network (class_path) is missing. deep360.yaml must follow base.yaml: "
             "`mtpano fit --config base.yaml --config deep360.yaml`.",
         ),
         (
             ["--config", "structured3d.yaml"],
-            "model: MultiTaskModule needs network. structured3d.yaml goes after base.yaml: `mtpano fit --config ",
+            "model: MultiTaskModule needs network. structured3d.yaml must follow base.yaml: `mtpano fit --config ",
         ),
         (
             ["--config", "evaluate-unaligned.yaml"],
@@ -36,11 +36,11 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ),
         (
             ["--config", "rooms-tiny-larger.yaml"],
-            "The class of data (class_path) is missing. rooms-tiny-larger.yaml goes after rooms-tiny.yaml: ",
+            "The class of data (class_path) is missing. rooms-tiny-larger.yaml must follow rooms-tiny.yaml: ",
         ),
         (
             ["--config", "photos-small-cpu-slow.yaml"],
-            "goes after photos-small.yaml and photos-small-cpu.yaml and photos-small-cpu-larger.yaml: `mtpano fit "
+            "must follow photos-small.yaml and photos-small-cpu.yaml and photos-small-cpu-larger.yaml: `mtpano fit "
             "--config photos-small.yaml --config photos-small-cpu.yaml --config photos-small-cpu-larger.yaml --config ",
         ),
         ([*QUICK, "--model.learning_rate=1"], "model: MultiTaskModule has no argument learning_rate; did you mean lr?"),
@@ -112,7 +112,7 @@ def test_a_wrong_name_in_a_file_too(written, sentence, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "--out is missing. Complete is `mtpano label PANORAMAS --config label_free/label.yaml"),
+        ([], "--out is missing. A complete command is `mtpano label PANORAMAS --config label_free/label.yaml"),
         (["--max_hieght=3"], "There is no option --max-hieght; did you mean --max-height?"),
         (["--listed_as=vall"], "--listed-as cannot be vall; did you mean val? It takes train, val, test."),
         (["--teachers.class_path=OracleTeacherr"], "did you mean OracleTeacher?"),

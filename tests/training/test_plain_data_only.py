@@ -91,7 +91,7 @@ def test_the_payload_works(folder: Path, server: tuple[str, list[str]]) -> None:
     assert (folder / "ran").exists() and server[1]
     (folder / "ran").unlink()
     read_plain_data_only(strategy)
-    with pytest.raises(ValueError, match="is an address"):
+    with pytest.raises(ValueError, match="is a URL"):
         strategy.load_checkpoint(f"{server[0]}/evil.ckpt")
     assert not (folder / "ran").exists()
 
@@ -104,7 +104,7 @@ def test_addresses_on_the_command_line(
     address, requests = server
     for path in (f"{address}/evil.ckpt", f"file://{folder}/evil.ckpt", f"simplecache::file://{folder}/evil.ckpt"):
         line = refusal(capsys, verb, f"--ckpt_path={path}", *options)
-        assert ("never done here" if "--weights_only=false" in options else "is an address") in line
+        assert ("never allowed here" if "--weights_only=false" in options else "is a URL") in line
     assert requests == [] and not (folder / "ran").exists() and not (folder / "torch_home").exists()
 
 
@@ -113,11 +113,11 @@ def test_a_local_file_with_code(verb: str, folder: Path, capsys: pytest.CaptureF
     """Neither an option nor an environment variable of PyTorch lets it run."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     assert "none of it was run" in refusal(capsys, verb, "--ckpt_path=evil.ckpt")
-    assert "never done here" in refusal(capsys, verb, "--ckpt_path=evil.ckpt", "--weights_only=false")
+    assert "never allowed here" in refusal(capsys, verb, "--ckpt_path=evil.ckpt", "--weights_only=false")
     Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG | {"ckpt_path": "evil.ckpt"}))
     assert "none of it was run" in refusal(capsys, verb)
     Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG | {"ckpt_path": "evil.ckpt", "weights_only": False}))
-    assert "never done here" in refusal(capsys, verb)
+    assert "never allowed here" in refusal(capsys, verb)
     assert not (folder / "ran").exists()
 
 
@@ -128,7 +128,7 @@ def test_from_python(verb: str, folder: Path, server: tuple[str, list[str]], mon
     for path in paths:
         for options in ({}, {"weights_only": False}, {"weights_only": True}):
             trainer = Trainer(accelerator="cpu", barebones=True, max_epochs=1)
-            with pytest.raises(ValueError, match=r"is an address|none of it was run|never done here"):
+            with pytest.raises(ValueError, match=r"is a URL|none of it was run|never allowed here"):
                 getattr(trainer, verb)(MultiTaskModule(TinyNetwork()), TinyDataModule(), ckpt_path=path, **options)
     assert server[1] == [] and not (folder / "ran").exists()
 
@@ -143,7 +143,7 @@ def test_keywords_of_lightning(keyword: str, folder: Path, server: tuple[str, li
         keep.best_model_path = path
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[keep], default_root_dir=folder, **quiet)
-        with pytest.raises(ValueError, match=r"is an address|none of it was run"):
+        with pytest.raises(ValueError, match=r"is a URL|none of it was run"):
             trainer.test(MultiTaskModule(TinyNetwork()), TinyDataModule(), ckpt_path=keyword)
     assert server[1] == [] and not (folder / "ran").exists()
 
@@ -189,4 +189,4 @@ def test_the_advice_works(folder: Path, capsys: pytest.CaptureFixture[str], recw
 def test_a_published_file_is_no_checkpoint_of_a_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": {"weight": torch.ones(1)}}, "published.pth.tar")
     line = refusal(capsys, "test", "--ckpt_path=published.pth.tar")
-    assert "published.pth.tar is not the checkpoint of a training" in line
+    assert "published.pth.tar is not a training checkpoint" in line

@@ -311,5 +311,5 @@ def test_a_folder_is_served_until_ctrl_c(
     assert code == 0
     assert seen == [["a", "b c"], "b c", 1] and browser.complaints == []
     said = capsys.readouterr()
-    assert said.out == f"http://127.0.0.1:{port}/ (Ctrl-C ends it)\n\n"
+    assert said.out == f"http://127.0.0.1:{port}/ (press Ctrl-C to stop)\n\n"
     assert f"port {port} is taken: choose another with --port" in said.err

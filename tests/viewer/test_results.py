@@ -64,7 +64,7 @@ def test_the_command_writes_a_page(results: Path, tmp_path: Path, capsys: pytest
     assert main(command) == 1
     assert "already exists" in capsys.readouterr().err
     assert main(["view", str(results), "--html", str(tmp_path / "b.html")]) == 1
-    assert "has 2 results: name one, as " in capsys.readouterr().err and not (tmp_path / "b.html").exists()
+    assert "has 2 results: name one, such as " in capsys.readouterr().err and not (tmp_path / "b.html").exists()
 
 
 def test_an_image_runs_a_network_first(

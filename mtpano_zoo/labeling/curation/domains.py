@@ -1,4 +1,4 @@
-"""The domain of a labelled panorama, indoors or outdoors, so that each has its share of the selection."""
+"""The domain of a labelled panorama, indoors or outdoors, so that each gets its share of the selection."""
 
 import fnmatch
 from abc import ABC, abstractmethod
@@ -16,11 +16,11 @@ __all__ = ("DomainByName", "DomainClassifier", "SkyOrCeiling")
 
 
 class DomainClassifier(ABC):
-    """Names the domain of a labelled panorama; write your own and name it in the configuration.
+    """Classifier of the domain of a labelled panorama; write your own and name it in the configuration.
 
     Attributes:
-        domains: All that it can name.
-        provenance: Its description in a manifest, as that of a teacher, if it has weights.
+        domains: All domains that it can return.
+        provenance: Its description in a manifest, as for a teacher, if it has weights.
     """
 
     domains: tuple[str, ...]
@@ -31,7 +31,7 @@ class DomainClassifier(ABC):
         """Return the domain of a sample.
 
         Args:
-            sample: `id`, `image` (3, H, W), `depth` (H, W), and `semseg` and `far` where the labels have them.
+            sample: `id`, `image` (3, H, W), `depth` (H, W), and `semseg` and `far` if the labels have them.
             classes: Names of the classes of `semseg`.
         """
 
@@ -39,12 +39,12 @@ class DomainClassifier(ABC):
 class SkyOrCeiling(DomainClassifier):
     """``outdoor`` where more of the upper half of the sphere is sky than ceiling, else ``indoor``.
 
-    Sky is what the labels call so, and what they call far.
+    Pixels count as sky if their label is a sky class or far.
 
     Args:
         sky: Names of the classes that are sky.
         ceiling: Names of the classes that are a ceiling.
-        least_sky: Share of the upper half that has to be sky outdoors, where nothing is called ceiling.
+        least_sky: Share of the upper half that must be sky outdoors, even without any ceiling.
     """
 
     domains = ("indoor", "outdoor")
@@ -86,10 +86,10 @@ def upper_share(mask: Tensor) -> float:
 
 
 class DomainByName(DomainClassifier):
-    """The domain by the id of a panorama, where that names it.
+    """The domain by the id of a panorama, if the id names it.
 
     Args:
-        patterns: Domain by pattern, such as ``{"indoor": "room*", "outdoor": "street*"}``; the first that fits counts.
+        patterns: Domain by pattern, such as ``{"indoor": "room*", "outdoor": "street*"}``; the first match counts.
 
     Raises:
         InputError: If there is no pattern.
@@ -110,7 +110,7 @@ class DomainByName(DomainClassifier):
         """Return the domain.
 
         Raises:
-            InputError: If no pattern fits.
+            InputError: If no pattern matches.
         """
         for domain, pattern in self.patterns.items():
             if fnmatch.fnmatchcase(sample["id"], pattern):

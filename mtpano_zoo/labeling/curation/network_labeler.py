@@ -22,9 +22,9 @@ FAR = {"file": "8-bit PNG", "unit": "255 = farther than anything that is measure
 
 
 class NetworkLabeler(PanoramaLabeler):
-    """Labels panoramas by what a network predicts: distances, and classes and normals if it has them.
+    """Label panoramas with a network's predictions: distances, and classes and normals if it has them.
 
-    Where the network says that a distance is not valid there is none, and the pixel is marked as far.
+    Where the network predicts that a distance is not valid, there is none, and the pixel is marked as far.
 
     Args:
         network: Any network with the task `depth`.
@@ -33,7 +33,7 @@ class NetworkLabeler(PanoramaLabeler):
         invalid_mask: Image of any size whose white pixels get no label in any panorama, such as tripod or watermark.
 
     Raises:
-        InputError: If the size is none, or the network has no depth or too many classes.
+        InputError: If the size is not that of a panorama, or the network has no depth or too many classes.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class NetworkLabeler(PanoramaLabeler):
         """Label one panorama.
 
         Raises:
-            InputError: If the network gives no finite distance, though it does not call anything far.
+            InputError: If the network predicts no finite distance, and no pixel as far.
         """
         image = resize(self._image(sample), self.height, self.width).clamp(0, 1)
         lower = self._trainer is not None and "bf16" in str(self.trainer.precision)
@@ -73,7 +73,7 @@ class NetworkLabeler(PanoramaLabeler):
         normals = None if said.normals is None else torch.from_numpy(said.normals).permute(2, 0, 1)
         far = None if said.valid is None else ~torch.from_numpy(said.valid)
         if not (depth > 0).any() and not (far is not None and far.any()):
-            raise InputError("the network gave no finite distance for it")
+            raise InputError("the network predicted no finite distance for it")
         return self._without_invalid(semseg, depth, normals, far)
 
     def _without_invalid(

@@ -1,8 +1,8 @@
-"""Panoramas that look alike: a hash of 64 bits that turning the camera about the vertical does not change.
+"""Detection of similar panoramas: a hash of 64 bits that is invariant to rotation about the vertical.
 
-Rows of the small grey panorama are transformed by Fourier; the magnitudes do not know where the panorama begins. A bit
-says whether a magnitude, divided by what it usually is at its frequency, exceeds the median of all. Pictures of the
-same scene differ in a few bits, after a change of brightness, compression or resizing; other scenes in about half.
+Rows of the small grey panorama are Fourier-transformed; the magnitudes do not depend on where the panorama begins. A
+bit says whether a magnitude, divided by its usual value at that frequency, exceeds the median of all. Pictures of the
+same scene differ in a few bits after a change of brightness, compression or resizing; other scenes in about half.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,10 +42,10 @@ def perceptual_hash(image: Tensor) -> int:
 
 
 def different(hashes: Sequence[int], distance: int) -> Iterable[int]:
-    """Yield the indices of those hashes, in order, that differ from all yielded before in more than `distance` bits.
+    """Yield in order the indices of hashes that differ from all yielded before in more than `distance` bits.
 
-    Hashes that differ in at most d bits agree in one of d + 1 parts, so only those that do are compared: the time does
-    not grow with the square of their number.
+    Hashes that differ in at most d bits agree in at least one of d + 1 parts, so only hashes with a common part are
+    compared: the time does not grow with the square of their number.
 
     Example:
         >>> list(different([0b0000, 0b0001, 0b0111], 1))

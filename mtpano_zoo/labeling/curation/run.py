@@ -1,4 +1,4 @@
-"""`mtpano curate label|score|select`: from panoramas without labels to the labels that are worth training on."""
+"""`mtpano curate label|score|select`: from unlabelled panoramas to the labels that are worth training on."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ __all__ = ("main",)
 
 HELP = """usage: mtpano curate label|score|select ...
 
-Labels worth training on, from panoramas that nobody has labelled:
+Labels worth training on, from unlabelled panoramas:
 
   label    a network of the zoo labels whole panoramas
   score    a discriminator gives every label a score map and a score
@@ -42,9 +42,9 @@ Labels worth training on, from panoramas that nobody has labelled:
 
 `mtpano curate STAGE --help` explains a stage."""
 COMPLETE = {
-    "label": "Complete is `mtpano curate label PANORAMAS --config curation/label.yaml --out labels`.",
-    "score": "Complete is `mtpano curate score labels --discriminator last.ckpt --out scores`.",
-    "select": "Complete is `mtpano curate select labels --scores scores --out selected --count.indoor 1000`.",
+    "label": "A complete command is `mtpano curate label PANORAMAS --config curation/label.yaml --out labels`.",
+    "score": "A complete command is `mtpano curate score labels --discriminator last.ckpt --out scores`.",
+    "select": "A complete command is `mtpano curate select labels --scores scores --out selected --count.indoor 1000`.",
 }
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if stage not in STAGES:
         suggestion = did_you_mean(nearest(stage, STAGES))
-        raise InputError(f"There is no stage {stage!r} of curation{suggestion} They are {', '.join(STAGES)}.")
+        raise InputError(f"There is no stage {stage!r} of curation{suggestion} The stages are {', '.join(STAGES)}.")
     limit_configurations(arguments[1:])
     build, run = STAGES[stage]
     parser = build()
@@ -81,8 +81,10 @@ def _parser(stage: str, description: str) -> ArgumentParser:
 
 
 def _label_parser() -> ArgumentParser:
-    parser = _parser("label", "Label whole panoramas by a network.")
-    parser.add_subclass_arguments(PanoramaNetwork, "network", help="what labels them: Pretrained, with its source")
+    parser = _parser("label", "Label whole panoramas with a network.")
+    parser.add_subclass_arguments(
+        PanoramaNetwork, "network", help="network that labels them: Pretrained, with its source"
+    )
     add_shared_options(parser)
     return parser
 
@@ -100,15 +102,15 @@ def _label(config: Namespace, built: Namespace) -> int:
 
 
 def _score_parser() -> ArgumentParser:
-    parser = _parser("score", "Score the labels of a folder by a discriminator.")
-    parser.add_argument("labels", type=str, help="folder of labels, of any of the two commands that label")
-    parser.add_argument("--discriminator", type=str, required=True, help="its checkpoint, last.ckpt")
-    parser.add_subclass_arguments(
-        DomainClassifier, "domains", required=False, help="what decides the domain of a panorama"
-    )
+    parser = _parser("score", "Score the labels of a folder with a discriminator.")
+    parser.add_argument("labels", type=str, help="folder of labels, from `mtpano curate label` or `mtpano label`")
+    parser.add_argument("--discriminator", type=str, required=True, help="checkpoint of the discriminator, last.ckpt")
+    parser.add_subclass_arguments(DomainClassifier, "domains", required=False, help="classifier of a panorama's domain")
     parser.set_defaults({"domains": {"class_path": "mtpano_zoo.labeling.curation.domains.SkyOrCeiling"}})
-    parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="which list of the labels")
-    parser.add_argument("--any-labeler", action="store_true", help="score labels of another labeler too")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="train", help="list of the labels to score"
+    )
+    parser.add_argument("--any-labeler", action="store_true", help="also score labels of another labeler")
     add_run_options(parser)
     return parser
 
@@ -151,7 +153,9 @@ def _select_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str, required=True, help="folder of the selection")
     parser.add_class_arguments(Rules, None)
     parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
-    parser.add_argument("--overwrite", action="store_true", help="replace a selection that was made in another way")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a selection that was made with other settings"
+    )
     return parser
 
 
@@ -160,7 +164,7 @@ def _select(config: Namespace, built: Namespace) -> int:
     rules = Rules(**{name: config[name] for name in names})
     out = Path(config.out)
     selection = select(Path(config.labels), Path(config.scores), out, rules, config.overwrite)
-    print(f"{out} holds this selection already" if selection is None else selection.summary())
+    print(f"{out} already holds this selection" if selection is None else selection.summary())
     return 0
 
 

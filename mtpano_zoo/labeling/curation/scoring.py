@@ -53,9 +53,9 @@ class Score:
     Args:
         score: From 0 to 1.
         valid: Share of the sphere that has a distance, or is known to be far.
-        domain: What kind of place it is.
-        hash: Of the panorama, see `perceptual_hash`.
-        score_map: By pixel (H, W), 0 to 1; 0 where there is no distance.
+        domain: Kind of place.
+        hash: Hash of the panorama, see `perceptual_hash`.
+        score_map: Score by pixel (H, W), 0 to 1; 0 where there is no distance.
     """
 
     score: float
@@ -66,13 +66,13 @@ class Score:
 
 
 class Scorer(PanoramaLabeler):
-    """Scores the labels of panoramas, as `LabelsToScore` yields them.
+    """Score the labels of panoramas from `LabelsToScore`.
 
     The score of a label is the mean of its map over the pixels that have a distance, each weighted by its solid angle.
 
     Args:
-        discriminator: Scores patches.
-        domains: Decides the domain of a panorama.
+        discriminator: Network that scores patches.
+        domains: Classifier of a panorama's domain.
         label_classes: Names of the classes of the labels.
     """
 
@@ -99,7 +99,7 @@ class Scorer(PanoramaLabeler):
         """Score the label of one panorama.
 
         Raises:
-            InputError: If it has no distance at all, or none of the domains fits it.
+            InputError: If it has no distance at all, or the classifier returns an unknown domain.
         """
         if "depth" not in sample:
             raise InputError("it has no label of depth")
@@ -113,7 +113,9 @@ class Scorer(PanoramaLabeler):
         domain = self.domains({**sample, "id": name}, self.label_classes)
         if domain not in self.domains.domains:
             known_domains = ", ".join(self.domains.domains)
-            raise InputError(f"{type(self.domains).__name__} calls it {domain!r}, which is none of {known_domains}")
+            raise InputError(
+                f"{type(self.domains).__name__} returns the domain {domain!r}, which is none of {known_domains}"
+            )
         return Score(
             float((score_map * weights).sum() / weights[known].sum()),
             float(weights[covered].sum() / weights.sum()),
@@ -135,7 +137,7 @@ class Scorer(PanoramaLabeler):
 
 
 class LabelsToScore(Dataset[dict[str, Any]]):
-    """The panoramas of a folder of labels with all that a score depends on.
+    """The panoramas of a folder of labels, with all maps that a score depends on.
 
     Args:
         root: The folder.
@@ -183,18 +185,18 @@ class LabelsToScore(Dataset[dict[str, Any]]):
 
 
 def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, Any]]:
-    """Load what `DepthQualityModule` has trained, and the record of its training.
+    """Load a discriminator that `DepthQualityModule` trained, and the record of its training.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is no checkpoint of a discriminator, or its weights do not fit it.
+        InputError: If it is not a checkpoint of a discriminator, or its weights do not fit.
     """
     checkpoint = read_checkpoint(path)
     described = checkpoint.get(DESCRIPTION)
     if not isinstance(described, dict) or described.get("class_path") != PatchDiscriminator.__name__:
         raise InputError(
-            f"{path} is no discriminator: train one by `mtpano fit --config curation/discriminator.yaml`, and pass its "
-            "last.ckpt"
+            f"{path} is not a discriminator: train one with `mtpano fit --config curation/discriminator.yaml`, and "
+            "pass its last.ckpt"
         )
     prefix = "discriminator."
     weights = {
@@ -211,23 +213,23 @@ def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, 
 
 
 def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int], any_labeler: bool) -> dict[str, Any]:
-    """See that a discriminator is made for the labels of a folder, and return the folder's settings.
+    """Check that a discriminator was trained for the labels of a folder, and return the folder's settings.
 
     Args:
         root: The folder of labels.
         described: The record of the discriminator's training.
         size: Its height and width.
-        any_labeler: The labels may be of another labeler.
+        any_labeler: Allow labels of another labeler.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        InputError: If it holds no labels, or of another size or labeler.
+        InputError: If it holds no labels, or labels of another size or labeler.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder of labels at {root}")
     manifest = read_manifest(root, LABELS_FORMAT)
     if manifest is None:
-        raise InputError(f"{root} has no manifest of labels: pass a folder that `mtpano curate label` has written")
+        raise InputError(f"{root} has no manifest of labels: pass a folder that `mtpano curate label` wrote")
     settings: dict[str, Any] = manifest["settings"]
     labelled = (settings.get("height"), settings.get("width"))
     if labelled != size:
@@ -239,11 +241,11 @@ def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int]
     if labeler != described.get("labeler") and not any_labeler:
         if labeler:
             raise InputError(
-                f"{root} was labelled by another network than the one whose errors the discriminator has learnt: train "
+                f"{root} was labelled by another network than the one whose errors the discriminator learned: train "
                 "a discriminator for it, or add --any-labeler"
             )
         raise InputError(
-            f"{root} was labelled not by a network of the zoo, whose errors the discriminator has not learnt: add "
-            "--any-labeler to score it all the same"
+            f"{root} was not labelled by a network of the zoo, so the discriminator did not learn its errors: add "
+            "--any-labeler to score it anyway"
         )
     return settings

@@ -1,8 +1,8 @@
-"""Third stage: the best labels of every domain, without what looks like another one, as a folder to train on.
+"""Third stage: the best labels of every domain, without near-duplicates, as a folder to train on.
 
 The folder has the layout that `PseudoLabelDataModule` reads. Its files are hard links to those of the labels, so it
-takes no space and is not changed by what happens to them later; on a file system without links they are copied. It is
-made beside its place and renamed when it is complete.
+takes no space and survives their removal; on a file system without links they are copied. It is written beside its
+final place and renamed when it is complete.
 """
 
 import csv
@@ -35,7 +35,7 @@ LINKED = ("semseg", "depth", "normals", "far")
 
 @dataclass(frozen=True)
 class ScoredLabel:
-    """A line of the folder of scores."""
+    """An entry of the folder of scores."""
 
     name: str
     score: float
@@ -49,11 +49,11 @@ class Rules:
     """Rules of the selection.
 
     Args:
-        count: The most of every domain.
-        min_score: The lowest score.
-        min_valid: The least share of the sphere that has a label.
-        hash_distance: Panoramas whose hashes differ in at most so many bits are one; None keeps them all.
-        weights: Write the score maps as confidences of depth, by which a loss weighs the pixels.
+        count: Maximum number of labels by domain.
+        min_score: Minimum score.
+        min_valid: Minimum share of the sphere that has a label.
+        hash_distance: Panoramas whose hashes differ in at most this many bits are duplicates; None keeps them all.
+        weights: Write the score maps as confidences of depth, with which losses weight the pixels.
     """
 
     count: Mapping[str, int]
@@ -68,8 +68,8 @@ class Selection:
     """Result of a selection.
 
     Args:
-        chosen: What is selected, the best first.
-        dropped: Why a label is not, by name.
+        chosen: Selected labels, the best first.
+        dropped: Reasons why labels are not selected, by name.
     """
 
     chosen: Sequence[ScoredLabel]
@@ -84,23 +84,23 @@ class Selection:
 
 
 def choose(labels: Sequence[ScoredLabel], rules: Rules) -> Selection:
-    """Choose among labels; of equal scores the first name counts.
+    """Choose among labels; if scores are equal, the first name wins.
 
     Raises:
-        InputError: If a number is out of range, a domain is asked for that no label has, or nothing is left.
+        InputError: If a number is out of range, no label has a requested domain, or nothing is left.
     """
     bits = rules.hash_distance
     if min(rules.count.values(), default=0) < 1 or (bits is not None and not 0 <= bits <= 16):
         raise InputError(
-            f"count is at least 1 per domain and hash_distance 0 to 16, got {dict(rules.count)} and {bits}"
+            f"count must be at least 1 per domain and hash_distance 0 to 16, got {dict(rules.count)} and {bits}"
         )
     there = Counter(label.domain for label in labels)
     for domain in rules.count:
         if not there[domain]:
             others = ", ".join(f"{number} {name}" for name, number in sorted(there.items())) or "none at all"
             raise InputError(
-                f"no label is of the domain {domain}; there are {others}: leave {domain} out of --count, or score with "
-                "a classifier that tells it apart"
+                f"no label has the domain {domain}; there are {others}: leave {domain} out of --count, or score with "
+                "a classifier that knows it"
             )
     dropped: dict[str, str] = {}
     ordered = sorted(labels, key=lambda label: (-label.score, label.name))
@@ -150,14 +150,14 @@ def read_scores(root: Path) -> list[ScoredLabel]:
 
 
 def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool = False) -> Selection | None:
-    """Select labels and write the folder; None if it is there already.
+    """Select labels and write the folder; return None if it already holds the selection.
 
     Args:
         labels: Folder of labels.
         scores: Folder of their scores.
         out: The new folder.
-        rules: What is selected.
-        overwrite: Replace a selection that was made in another way.
+        rules: Rules of the selection.
+        overwrite: Replace a selection that was made with other settings.
 
     Raises:
         FileNotFoundError: If a label that was scored is gone.
@@ -171,7 +171,7 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
         raise InputError(f"{scores} holds no scores: run `mtpano curate score` first")
     selection = choose(scored, rules)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f"{TEMPORARY}{out.name}-*"):  # of one that was killed
+    for left in out.parent.glob(f"{TEMPORARY}{out.name}-*"):  # left by a killed process
         shutil.rmtree(left, ignore_errors=True)
     work = out.parent / f"{TEMPORARY}{out.name}-{uuid.uuid4().hex}"
     try:
@@ -191,10 +191,10 @@ def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
     known = {}
     for root, form, verb in ((labels, LABELS_FORMAT, "label"), (scores, SCORES_FORMAT, "score")):
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root}: write it by `mtpano curate {verb}`")
+            raise FileNotFoundError(f"there is no folder {root}: write it with `mtpano curate {verb}`")
         manifest = read_manifest(root, form)
         if manifest is None:
-            raise InputError(f"{root} has no manifest: pass a folder that `mtpano curate {verb}` has written")
+            raise InputError(f"{root} has no manifest: pass a folder that `mtpano curate {verb}` wrote")
         known[verb] = manifest
     if known["score"]["settings"]["labels"] != known["label"]["settings"]:
         key, before, now = next(differences(known["score"]["settings"]["labels"], known["label"]["settings"]))
@@ -208,23 +208,23 @@ def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
 
 
 def _finished(out: Path, manifest: Mapping[str, Any], overwrite: bool) -> bool:
-    """Whether the same selection is there already.
+    """Return whether the folder already holds the same selection.
 
     Raises:
-        InputError: If something else is.
+        InputError: If it holds something else.
     """
     if not out.exists():
         return False
     found = read_manifest(out, LABELS_FORMAT) if out.is_dir() else None
     if found is None or "selection" not in found["settings"]:
-        raise InputError(f"{out} exists and is no selection of labels: choose a new folder")
+        raise InputError(f"{out} exists and is not a selection of labels: choose a new folder")
     if found == manifest:
         return True
     if not overwrite:
         key, before, now = next(differences(found, manifest))
         raise InputError(
-            f"{out} was selected in another way ({key} was {str(before)[:40]}, is {str(now)[:40]}): choose another "
-            "folder, or --overwrite to replace it"
+            f"{out} was selected with other settings ({key} was {str(before)[:40]}, is {str(now)[:40]}): choose "
+            "another folder, or pass --overwrite to replace it"
         )
     return False
 

@@ -16,11 +16,11 @@ __all__ = ("ZeroShotDomain",)
 
 WORDS = {"indoor": "a photo of a room", "outdoor": "a photo taken outdoors"}
 VIEWS = 4
-FIELD_OF_VIEW = 90.0  # four of them go round the horizon
+FIELD_OF_VIEW = 90.0  # four views go around the horizon
 
 
 class ZeroShotDomain(nn.Module, DomainClassifier):
-    """The domain whose words fit four views round the horizon best: CLIP, SigLIP and their kin of `transformers`.
+    """The domain whose words best fit four views around the horizon: CLIP, SigLIP and similar from `transformers`.
 
     Such networks know photographs, not panoramas, so they see views of 90 degrees. The scores of the views are averaged
     before they are compared.
@@ -30,10 +30,10 @@ class ZeroShotDomain(nn.Module, DomainClassifier):
         source: A folder as `save_pretrained` writes it, with its tokenizer, or `user/name` on the Hugging Face Hub.
         revision: Commit, tag or branch on the Hub; by default its newest commit.
         size: Side of the views in pixels; the network resizes them as it was published.
-        precision: Of the arithmetic.
+        precision: Precision of the arithmetic.
 
     Raises:
-        InputError: If the package is missing, there are fewer than two domains, or the files are no such network.
+        InputError: If the package is missing, there are fewer than two domains, or the files are not such a network.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -50,7 +50,7 @@ class ZeroShotDomain(nn.Module, DomainClassifier):
         if len(words) < 2 or not all(text.strip() for text in words.values()):
             raise InputError("ZeroShotDomain needs words for two domains or more: {indoor: a room, outdoor: a street}")
         if size < 1:
-            raise InputError(f"size is the side of a view in pixels, got {size}")
+            raise InputError(f"size must be a positive side of a view in pixels, got {size}")
         self.domains = tuple(words)
         self.size = size
         self.matcher = _Matcher(source, revision, list(words.values()), precision)
@@ -61,7 +61,7 @@ class ZeroShotDomain(nn.Module, DomainClassifier):
         }
 
     def forward(self, sample: Mapping[str, Any], classes: Sequence[str]) -> str:
-        """Return the domain of a sample, by its `image` (3, H, W) alone."""
+        """Return the domain of a sample from its `image` (3, H, W) alone."""
         fits = self.matcher.fits(self.views(sample["image"].to(self.matcher.tokens.device)))
         return self.domains[int(fits.mean(0).argmax())]
 
@@ -82,7 +82,7 @@ class _Matcher(PretrainedNetwork):
     def __init__(self, source: str, revision: str | None, sentences: list[str], precision: Precision) -> None:
         super().__init__(source, revision, VIEWS, None, precision, {"": "AutoModelForZeroShotImageClassification"})
         tokenizer = read_tokenizer(self.folder, source)
-        # All have the length of the longest that it can read: SigLIP was trained so, and masks nothing.
+        # Pad all to the maximum length: SigLIP was trained so, and masks nothing.
         length = self.network.config.text_config.max_position_embeddings
         read = tokenizer(sentences, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         self.register_buffer("tokens", read["input_ids"], persistent=False)
@@ -91,7 +91,7 @@ class _Matcher(PretrainedNetwork):
         self.register_buffer("attention", attention, persistent=False)
 
     def forward(self, seen: ViewImages) -> ViewLabels:
-        """Nothing that a teacher says."""
+        """Return no labels: this network is not a teacher."""
         return ViewLabels()
 
     def fits(self, images: Tensor) -> Tensor:

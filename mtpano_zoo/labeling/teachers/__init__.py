@@ -1,4 +1,4 @@
-"""Networks that label perspective images, and an oracle that knows the truth."""
+"""Networks that label perspective images, and an oracle that knows the ground truth."""
 
 from mtpano_zoo.labeling.teachers.base import DepthKind, Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.teachers.depth_estimator import DepthEstimator

@@ -1,4 +1,4 @@
-"""What a teacher sees and what it returns."""
+"""The interface of teachers: their input and their labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -30,18 +30,18 @@ class ViewImages:
 
 @dataclass(frozen=True)
 class ViewLabels:
-    """One teacher's labels of the views of one panorama; None is what it does not know.
+    """One teacher's labels of the views of one panorama; None if it does not predict a map.
 
-    Everything is finite, but for depth that may be infinite in the sky: a view with other values is left out.
+    All values are finite, except depth, which may be infinite in the sky: a view with other values is left out.
 
     Args:
-        probabilities: Of the classes, (V, C, h', w') in any size that covers the view; zero for all classes = none.
-        depth: Along the z axis of the camera or along the ray, see `along_ray`, (V, h, w); not positive or infinite =
-            none. Disparity is the inverse of z-depth up to an unknown scale and shift per view.
+        probabilities: Class probabilities (V, C, h', w') in any size that covers the view; zero for all classes = none.
+        depth: Depth (V, h, w) along the z axis of the camera or along the ray, see `along_ray`; not positive or
+            infinite = none. Disparity is the inverse of z-depth up to an unknown scale and shift per view.
         depth_kind: `metric` is in metres, `scale_invariant` up to one factor per view, `disparity` see `depth`.
-        along_ray: Depth is the distance along the ray.
+        along_ray: Whether depth is the distance along the ray.
         normals: Unit vectors towards the camera in its frame x right, y down, z forward, (V, 3, h, w); zero = none.
-        confidence: In all the above, in [0, 1], (V, h, w); zero = none of them holds there.
+        confidence: Confidence in all labels above, in [0, 1], (V, h, w); zero = no label there.
     """
 
     probabilities: Tensor | None = None
@@ -53,10 +53,10 @@ class ViewLabels:
 
 
 class Teacher(ABC):
-    """Labels perspective views; usually also a module, first among the bases, which is moved to a device.
+    """Labeler of perspective views; usually also a module, as its first base class, which is moved to a device.
 
     Attributes:
-        classes: Names of its classes, in the order of the probabilities; empty where it has none.
+        classes: Names of its classes, in the order of the probabilities; empty if it has none.
         provenance: Its description in a manifest, as plain data: name, revision, sha256 of the weights, options.
     """
 

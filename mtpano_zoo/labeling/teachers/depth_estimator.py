@@ -13,7 +13,7 @@ from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork
 
 __all__ = ("DepthEstimator",)
 
-# What the output of an architecture means; None: its configuration says so. DPT as it was trained by MiDaS.
+# Kind of output by architecture; None: see its configuration. DPT as MiDaS trained it.
 KINDS: dict[str, DepthKind | None] = {
     "depth_anything": None,
     "depth_pro": "metric",
@@ -22,33 +22,33 @@ KINDS: dict[str, DepthKind | None] = {
     "zoedepth": "metric",
 }
 TRAINED_FOR: dict[str, DepthKind] = {"relative": "disparity", "metric": "metric"}
-NEAREST, FARTHEST = 1e-4, 1e4  # metres that Depth Pro is limited to, as its authors do
+NEAREST, FARTHEST = 1e-4, 1e4  # metres that Depth Pro is limited to, as in its authors' code
 
 
 class DepthEstimator(PretrainedNetwork):
-    """Predicts z-depth in metres or disparity, depending on its architecture, resized bilinearly to the view.
+    """Predict z-depth in metres or disparity, depending on the architecture, resized bilinearly to the view.
 
-    - Depth Anything, V1 and V2: `depth_estimation_type` of its configuration says whether it gives disparity
+    - Depth Anything, V1 and V2: `depth_estimation_type` of its configuration says whether it predicts disparity
       (`relative`) or metres (`metric`).
-    - Depth Pro: metres. It predicts inverse depth for a focal length of one image width; with the focal length of
-      the view in place of the one that it would guess from the image, which is then not computed.
+    - Depth Pro: metres. It predicts inverse depth for a focal length of one image width; the focal length of the view
+      replaces its own estimate from the image, which is not computed.
     - ZoeDepth, GLPN: metres.
-    - DPT: disparity, as MiDaS trained it. Those on DINOv2 were trained for metres, or anything else: set `kind`.
+    - DPT: disparity, as MiDaS trained it. DPT on DINOv2 was trained for metres or something else: set `kind`.
 
     Args:
         source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
         revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
         batch_size: Views that the network sees at once.
-        size: Side in pixels to which a square view is resized for the network; by default what it was published with.
-        precision: Of the arithmetic; the weights stay as they are.
-        kind: What the output means, for networks of which that is not known, or trained for something else.
+        size: Side in pixels to which a square view is resized for the network; by default the published size.
+        precision: Precision of the arithmetic; the weights stay as they are.
+        kind: Kind of output, for networks whose kind is unknown or differs from that of their architecture.
 
     Attributes:
-        depth_kind: What the output means.
+        depth_kind: Kind of output.
 
     Raises:
-        InputError: If the package is missing, an argument is out of range, the files are no depth estimator, or it is
-            not known what its output means.
+        InputError: If the package is missing, an argument is out of range, the files are not a depth estimator, or the
+            kind of its output is unknown.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -80,7 +80,7 @@ class DepthEstimator(PretrainedNetwork):
         return ViewLabels(depth=torch.cat(depth), depth_kind=self.depth_kind)
 
     def prepare(self, images: Tensor) -> dict[str, Any]:
-        """Return the input of the network; it is stretched a little, since a black border would be seen."""
+        """Return the input of the network, stretched slightly, because the network would see a black border."""
         if self._pad_to:
             sides = (math.ceil(side / self._pad_to) * self._pad_to for side in images.shape[-2:])
             size = dict(zip(("height", "width"), sides, strict=True))
@@ -96,12 +96,12 @@ class DepthEstimator(PretrainedNetwork):
         depth: Tensor = resized[:, 0, top : top + height, left : left + width]
         if self.model_type == "depth_pro":
             inverse = depth * (width / intrinsics[:, 0, 0])[:, None, None]
-            # Infinity stays what it is: it is no near object, but a network that has overflowed.
+            # An infinite inverse is not a near object but a network that has overflowed: mark it as broken.
             depth = torch.where(inverse.isfinite(), 1 / inverse.clamp(1 / FARTHEST, 1 / NEAREST), math.nan)
         return depth
 
     def _border(self, side: int) -> int:
-        """Pixels of reflected image that the preprocessing of ZoeDepth adds at either end of a side."""
+        """Return the pixels of reflected image that the preprocessing of ZoeDepth adds at either end of a side."""
         return int(math.sqrt(side / 2) * 3) if self.model_type == "zoedepth" and self.processor.do_pad else 0
 
 
@@ -109,14 +109,14 @@ def _kind(config: Any, source: str) -> DepthKind:
     """Return the kind of a network's output, by its architecture.
 
     Raises:
-        InputError: If that is not known.
+        InputError: If it is unknown.
     """
     name = config.model_type
     backbone = getattr(getattr(config, "backbone_config", None), "model_type", "")
     if name not in KINDS or (name == "dpt" and backbone.startswith("dinov2")):
         on = f" on {backbone}" if name in KINDS else ""
         raise InputError(
-            f"it is not known what the output of {source} means, a {name}{on}: "
+            f"the kind of output of {source}, a {name}{on}, is unknown: "
             f"set kind, one of {', '.join(get_args(DepthKind))}"
         )
     return KINDS[name] or TRAINED_FOR[config.depth_estimation_type]

@@ -1,4 +1,4 @@
-"""Metric depth and normals from MoGe-2, where its package is installed."""
+"""Metric depth and normals from MoGe-2, if its package is installed."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +17,20 @@ WEIGHTS = "model.pt"
 
 
 class MoGe(nn.Module, Teacher):
-    """Predicts metric z-depth, normals and where there is geometry (not in the sky), at the resolution of the view.
+    """Predict metric z-depth, normals and the mask of geometry (not the sky), at the resolution of the view.
 
-    It receives the field of view. Its frame is that of OpenCV, as ours, and its normals point towards the camera: its
-    documentation names the frame, and the normals that it was trained on are cross products that turn this way.
+    It receives the field of view. Its frame is that of OpenCV, like ours, and its normals point towards the camera: its
+    documentation names the frame, and the normals that it was trained on are cross products with this orientation.
 
     Args:
         source: A file of weights (`model.pt`), or `user/name` on the Hugging Face Hub.
         revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
         batch_size: Views that the network sees at once.
-        resolution_level: From 0, fast, to 9, fine: how many tokens the encoder sees.
-        precision: Of the arithmetic on a GPU; `float32` everywhere else.
+        resolution_level: Level from 0, fast, to 9, fine, which sets the number of tokens of the encoder.
+        precision: Precision of the arithmetic on a GPU; always `float32` elsewhere.
 
     Attributes:
-        depth_kind: Metric, or scale-invariant where the network has no head for the scale.
+        depth_kind: Metric, or scale-invariant if the network has no head for the scale.
 
     Raises:
         InputError: If the package is missing, or an argument is out of range.
@@ -100,7 +100,7 @@ class MoGe(nn.Module, Teacher):
                 )
             )
         depth = torch.cat([output["depth"] for output in outputs]).float()
-        # NaN where there is geometry stays: it shows that the network has failed in this view.
+        # Keep NaN where there is geometry: it shows that the network has failed in this view.
         known = torch.cat([output["mask"] for output in outputs]) & ~depth.isinf() & ~(depth <= 0)
         normals = None
         if "normal" in outputs[0]:
@@ -115,7 +115,7 @@ class MoGe(nn.Module, Teacher):
 
 
 def _horizontal_fov(intrinsics: Tensor, height: int, width: int) -> Tensor:
-    """Horizontal fields of view (V,) in degrees."""
+    """Return horizontal fields of view (V,) in degrees."""
     focal = intrinsics[:, 0, 0]
     centre = intrinsics.new_tensor([(width - 1) / 2, (height - 1) / 2])
     square = torch.allclose(focal, intrinsics[:, 1, 1], rtol=1e-4)

@@ -13,16 +13,16 @@ from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 
 __all__ = ("NormalsFromDepth", "normals_from_depth")
 
-EDGE = 0.02  # bend of inverse depth, relative to it, from which two neighbours belong to different surfaces
+EDGE = 0.02  # relative bend of inverse depth above which two neighbours belong to different surfaces
 
 
 class NormalsFromDepth(nn.Module, Teacher):
-    """Adds to the labels of a teacher the normals of the surface that its depth describes.
+    """Add to the labels of a teacher the normals of the surface that its depth describes.
 
-    Normals do not depend on the scale of depth, but on its offset: disparity up to an offset has none.
+    Normals do not depend on the scale of depth, but on its offset: they are undefined for disparity up to an offset.
 
     Args:
-        teacher: One with depth, metric or up to scale. Its own normals, if it has any, are kept.
+        teacher: Teacher with depth, metric or up to scale. If it has normals of its own, they are kept.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -46,9 +46,11 @@ class NormalsFromDepth(nn.Module, Teacher):
             return labels
         name = self.teacher.provenance["name"]
         if labels.depth is None:
-            raise InputError(f"normals need depth, but {name} gives none")
+            raise InputError(f"normals need depth, but {name} predicts none")
         if labels.depth_kind == "disparity":
-            raise InputError(f"normals need depth, but {name} gives disparity up to an offset, which bends every plane")
+            raise InputError(
+                f"normals need depth, but {name} predicts disparity up to an offset, which bends every plane"
+            )
         depth, intrinsics = labels.depth, seen.views.intrinsics.to(labels.depth)
         if labels.along_ray:
             depth = sphere.distance_to_z(depth, intrinsics)
@@ -56,15 +58,16 @@ class NormalsFromDepth(nn.Module, Teacher):
 
 
 def normals_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """Unit normals (V, 3, h, w), towards the camera and in its frame, of the surface that z-depth (V, h, w) describes.
+    """Return unit normals (V, 3, h, w), towards the camera and in its frame, of the surface of z-depth (V, h, w).
 
-    The cross product of differences between neighbours. Inverse depth is linear over a plane in perspective, so where
-    it bends a surface ends, and the difference is taken on the flatter side. Next to pixels without depth it is taken
-    on the other side; where there is none, and where depth is not positive, the normal is zero.
+    A normal is the cross product of differences between neighbours. Inverse depth is linear over a plane in
+    perspective, so a surface ends where it bends, and the difference is taken on the flatter side. Next to pixels
+    without depth it is taken on the other side; if neither side has depth, or depth is not positive, the normal is
+    zero.
 
     Args:
         depth: Z-depth in any unit.
-        intrinsics: In pixels, (V, 3, 3).
+        intrinsics: Pinhole matrices (V, 3, 3) in pixels.
 
     Example:
         >>> intrinsics = torch.tensor([[[4.0, 0.0, 2.0], [0.0, 4.0, 2.0], [0.0, 0.0, 1.0]]])
@@ -83,7 +86,7 @@ def normals_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def _slope(points: Tensor, inverse: Tensor, known: Tensor, axis: int) -> Tensor:
-    """A tangent (V, h, w, 3) of the surface along an axis; zero where there is none."""
+    """Return a tangent (V, h, w, 3) of the surface along an axis; zero where there is none."""
     first, last = (torch.zeros_like(known) for _ in range(2))
     first.select(axis, 0).fill_(True)
     last.select(axis, known.shape[axis] - 1).fill_(True)

@@ -1,4 +1,4 @@
-"""A teacher that knows the truth and spoils it by known amounts, so that everything after it can be scored exactly."""
+"""A teacher that degrades the ground truth by known amounts, so that all later steps can be scored exactly."""
 
 import hashlib
 import math
@@ -19,37 +19,37 @@ from mtpano_zoo.tasks import NO_LABEL
 __all__ = ("OracleTeacher",)
 
 TASKS = ("semseg", "depth", "normals")
-PATCHES = 48  # parts of a view that are wrong or missing as a whole
-UNKNOWN_FACTOR = 8.0  # what has no scale is multiplied by something between an eighth and this
+PATCHES = 48  # number of patches of a view, each of which is wrong or missing as a whole
+UNKNOWN_FACTOR = 8.0  # values without scale are multiplied by a factor between an eighth and this
 
 
 class OracleTeacher(Teacher):
-    """Renders the true labels of a panorama into its views, with defects of chosen size.
+    """Render the true labels of a panorama into its views, with defects of chosen size.
 
-    Every draw follows from (seed, id of the panorama, index of the view, defect): views are independent of each
-    other, and one more defect leaves the others as they were. Without defects the labels are the truth, seen with
-    nearest neighbour (normals bilinear).
+    Every draw depends on (seed, id of the panorama, index of the view, defect): views are independent of each other,
+    and an additional defect leaves the others unchanged. Without defects the labels are the truth, sampled by nearest
+    neighbour (normals bilinearly).
 
     Args:
         classes: Names of the classes of the truth; by default those of the rooms.
-        tasks: What it labels, of `semseg`, `depth` and `normals`; the truth must have it.
-        seed: Another seed is another teacher with defects of the same size.
-        depth_kind: `scale_invariant` multiplies every view by a factor of its own, and `disparity` inverts the z-depth
-            and then gives every view a factor and an offset of its own; the factor is anything from 1/8 to 8, the
-            offset up to the view's median disparity.
+        tasks: Tasks that it labels, of `semseg`, `depth` and `normals`; the truth must have them.
+        seed: Seed of the defects.
+        depth_kind: `scale_invariant` multiplies every view by its own factor, and `disparity` inverts the z-depth and
+            then applies a factor and an offset per view; the factor is from 1/8 to 8, the offset up to the view's
+            median disparity.
         along_ray: Return the distance along the ray, not the z-depth.
         scale: Standard deviation of the logarithm of a factor on a view's depth: 0.2 is an error of about 20 %.
-        shift: Standard deviation of an offset of a view's depth, as a part of its median depth. What becomes negative
-            is no depth any more.
+        shift: Standard deviation of an offset of a view's depth, as a fraction of its median depth. Negative results
+            are no depth.
         noise: Standard deviation of the logarithm of a factor on every pixel's depth.
-        wrong_classes: Part of the area whose class is another one; a patch of an object errs as a whole.
-        softness: Part of the probability that the class of a pixel gives away to all classes alike; below 1.
-        border_shift: Pixels of a view by which its class map is displaced, in a direction of its own.
+        wrong_classes: Fraction of the area with a wrong class; a patch of an object is wrong as a whole.
+        softness: Fraction of the probability that is spread evenly over all classes; below 1.
+        border_shift: Displacement of a view's class map in pixels, in a random direction.
         bleed: Radius in pixels of the box over which classes, inverse depth and normals are averaged. Planes stay as
             they are, because their inverse depth is linear: only edges are smeared.
         normals_noise: Standard deviation in degrees of the angle by which a normal is off.
-        missing: Part of the area for which it knows nothing, in patches; its confidence is 0 there and 1 elsewhere.
-        stride: Pixels of a view to one pixel of its probabilities, across and down, which must divide its sides.
+        missing: Fraction of the area without labels, in patches; the confidence is 0 there and 1 elsewhere.
+        stride: Pixels of a view per pixel of its probabilities, across and down; it must divide the view's sides.
 
     Raises:
         InputError: If an argument is out of range.
@@ -87,7 +87,7 @@ class OracleTeacher(Teacher):
         if "semseg" in tasks and len(classes) < 2:
             raise InputError(f"the oracle needs the names of at least two classes, got {len(classes)}")
         if not (0 <= wrong_classes <= 1 and 0 <= missing <= 1 and 0 <= softness < 1):
-            raise InputError("wrong_classes, missing and softness are parts of a whole: from 0 to 1")
+            raise InputError("wrong_classes and missing must be from 0 to 1, and softness from 0 to below 1")
         if min(scale, shift, noise, border_shift, bleed, normals_noise) < 0 or stride < 1:
             raise InputError("sizes of defects must not be negative, and stride must be at least 1")
         self.tasks = tuple(tasks)
@@ -112,7 +112,7 @@ class OracleTeacher(Teacher):
         """Label all views of a panorama.
 
         Raises:
-            InputError: If the sample lacks a label that was asked for, or a class is beyond the names.
+            InputError: If the sample lacks a label of a task, or a class has no name.
         """
         sample, views, device = seen.sample, seen.views, seen.images.device
         lacking = [key for key in ("id", *self.tasks) if key not in sample]
@@ -132,7 +132,7 @@ class OracleTeacher(Teacher):
         return ViewLabels(depth_kind=self.depth_kind, along_ray=self.along_ray, **labels)
 
     def _one(self, view: "_View", truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The labels of one view, by their names in `ViewLabels`."""
+        """Return the labels of one view, by their names in `ViewLabels`."""
         labels, known = {}, None
         if self.missing:
             generator = self._draw(view, "missing")
@@ -152,7 +152,7 @@ class OracleTeacher(Teacher):
         return labels
 
     def _probabilities(self, view: "_View", semseg: Tensor, known: Tensor | None) -> Tensor:
-        """Probabilities (C, h / stride, w / stride); all zero where nothing is known."""
+        """Return probabilities (C, h / stride, w / stride); all zero where nothing is known."""
         count, stride = len(self.classes), self.stride
         if view.height % stride or view.width % stride:
             raise InputError(f"stride {stride} does not divide views of {view.height} x {view.width}")
@@ -187,7 +187,7 @@ class OracleTeacher(Teacher):
         return torch.where(total > 0, shares * (1 - self.softness) + self.softness / count, 0)
 
     def _mistake(self, view: "_View", seen: Tensor) -> Tensor:
-        """Classes (h, w) of which patches are replaced by another class."""
+        """Return classes (h, w) with some patches replaced by another class."""
         count, generator = len(self.classes), self._draw(view, "classes")
         patch = _patches(view, generator).to(seen.device)
         err = torch.rand(PATCHES, count, generator=generator) < self.wrong_classes
@@ -199,7 +199,7 @@ class OracleTeacher(Teacher):
         z = sphere.distance_to_z(view.look(depth[None], "depth", margin)[0], view.camera(margin).to(depth))
         if margin:
             inverse = torch.where(z > 0, 1 / z, 0)
-            # A mean over what is known: depth neither bleeds into holes nor holes into depth.
+            # Average known pixels only: neither does depth bleed into holes, nor holes into depth.
             inner = (slice(margin, -margin),) * 2
             share, inverse = (_box(one[None], margin)[0][inner] for one in ((z > 0).float(), inverse))
             z = torch.where(z[inner] > 0, share / inverse, 0)
@@ -250,9 +250,9 @@ class _View:
     """One camera.
 
     Args:
-        key: What all draws for it depend on.
-        rotation: Camera to panorama, (3, 3).
-        intrinsics: In pixels, (3, 3).
+        key: Key that all its draws depend on.
+        rotation: Rotation (3, 3) from camera to panorama.
+        intrinsics: Pinhole matrix (3, 3) in pixels.
         height: Rows.
         width: Columns.
     """
@@ -264,7 +264,7 @@ class _View:
     width: int
 
     def camera(self, margin: int, aside: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-        """Intrinsics of the view with a margin of so many pixels around it, displaced to the side."""
+        """Return the intrinsics of the view with a margin in pixels around it, displaced by `aside`."""
         wide = self.intrinsics.clone()
         wide[0, 2] += margin + aside[0]
         wide[1, 2] += margin + aside[1]
@@ -273,14 +273,14 @@ class _View:
     def look(
         self, truth: Tensor, mode: sphere.Mode, margin: int = 0, aside: tuple[float, float] = (0.0, 0.0)
     ) -> Tensor:
-        """What it sees (C, h + 2 margin, w + 2 margin) of a map (C, H, W)."""
+        """Return its view (C, h + 2 margin, w + 2 margin) of a map (C, H, W)."""
         height, width = self.height + 2 * margin, self.width + 2 * margin
         camera = self.camera(margin, aside)
         return sphere.to_perspective(truth[None], self.rotation, height, width, intrinsics=camera, mode=mode)[0, 0]
 
 
 def _patches(view: _View, generator: torch.Generator) -> Tensor:
-    """Index of the patch that every pixel of a view (h, w) belongs to: the nearest of some random points."""
+    """Return the patch index of every pixel of a view (h, w): the nearest of some random points."""
     points = torch.rand(PATCHES, 2, generator=generator) * torch.tensor([view.height, view.width])
     # Points are compared on a coarse grid, because their distances to all pixels would take most of the time.
     rows, columns = (torch.arange(2, side + 4, 4) for side in (view.height, view.width))
@@ -290,7 +290,7 @@ def _patches(view: _View, generator: torch.Generator) -> Tensor:
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:
-    """Mean of maps (C, h, w) over a square around every pixel, of what lies in the map."""
+    """Return the mean of maps (C, h, w) over a square around every pixel, within the map."""
     maps = F.avg_pool2d(maps[None], (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
     return F.avg_pool2d(maps, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)[0]
 

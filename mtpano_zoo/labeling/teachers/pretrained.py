@@ -1,4 +1,4 @@
-"""Networks of the package `transformers`: loaded safely, fed with tensors, and remembered for the manifest."""
+"""Networks of the package `transformers`: loaded safely, fed with tensors, and described for the manifest."""
 
 import json
 import re
@@ -21,7 +21,7 @@ __all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_
 Precision = Literal["float32", "bfloat16", "float16"]
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
-# What a repository may have besides. The second line is for networks that read words.
+# Further files of a repository. The names in WORDS are for networks that read words.
 BESIDES = ("preprocessor_config.json", "processor_config.json")
 READERS = ("oneformer", "grounding-dino", "clip", "siglip", "siglip2")
 WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json")
@@ -31,16 +31,16 @@ ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 
 class PretrainedNetwork(nn.Module, Teacher):
-    """A network of `transformers` with its own preprocessing, which works on tensors where they are.
+    """A network of `transformers` with its own preprocessing, which runs on the tensors' device.
 
     Args:
         source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
         revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
         batch_size: Views that the network sees at once.
-        size: Side in pixels to which a square view is resized for the network; by default what it was published with.
-        precision: Of the arithmetic (autocast); the weights stay as they are.
+        size: Side in pixels to which a square view is resized for the network; by default the published size.
+        precision: Precision of the arithmetic (autocast); the weights stay as they are.
         network_class: The class of `transformers` that loads it, by `model_type`; the entry `""` is for all others.
-        **overrides: Of the configuration of the network.
+        **overrides: Changes to the configuration of the network.
 
     Attributes:
         model_type: Name of the architecture.
@@ -71,7 +71,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         transformers = import_transformers()
         folder, files, commit = _files(source, revision)
         for path in sorted(folder.glob("*.json")):
-            read_json(path)  # which limits size and depth, as the package does not
+            read_json(path)  # limits size and depth, which the package does not
         config = _config(transformers, folder, source, overrides)
         self.folder = folder
         self.batch_size = batch_size
@@ -105,12 +105,12 @@ class PretrainedNetwork(nn.Module, Teacher):
         )
 
     def batches(self, images: Tensor) -> Iterator[slice]:
-        """The parts of a stack of views that the network sees at once."""
+        """Yield the parts of a stack of views that the network sees at once."""
         for start in range(0, len(images), self.batch_size):
             yield slice(start, start + self.batch_size)
 
     def run(self, inputs: dict[str, Any], images: Tensor) -> Any:
-        """The output of the network, in its precision and without gradients."""
+        """Return the output of the network, in its precision and without gradients."""
         lower = self.precision != "float32"
         dtype = getattr(torch, self.precision) if lower else None
         with torch.no_grad(), torch.autocast(images.device.type, dtype=dtype, enabled=lower):
@@ -137,7 +137,7 @@ def read_tokenizer(folder: Path, source: str) -> Any:
     Raises:
         InputError: If the folder has none.
     """
-    # Without these files the package makes up a tokenizer that knows no words, and does not say so.
+    # Without these files the package silently creates a tokenizer that knows no words.
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise InputError(f"{source} has no tokenizer: it needs one of the files {', '.join(VOCABULARIES)}")
     try:
@@ -158,7 +158,7 @@ def provenance_of(
     packages: tuple[ModuleType, ...],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the description of a teacher in a manifest, as plain data; its weights are named by their SHA-256."""
+    """Return the description of a teacher in a manifest, as plain data; its weights are identified by their SHA-256."""
     return {
         "name": name,
         "source": source,
@@ -171,7 +171,7 @@ def provenance_of(
 
 
 def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | None]:
-    """The folder of a network, its files of weights and, from the Hub, its commit."""
+    """Return the folder of a network, its files of weights and, from the Hub, its commit."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -211,31 +211,31 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files of weights that an index names, which lie beside it."""
+    """Return the files of weights that an index names, which are beside it."""
     if not index.is_file():
         return []
     files = _read_object(index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
     if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-        raise InputError(f"{index} does not say by weight_map which safetensors file of its folder holds which weights")
+        raise InputError(f"{index} has no valid weight_map from weights to safetensors files of its folder")
     return sorted(set(names))
 
 
 def _config(transformers: ModuleType, folder: Path, source: str, overrides: dict[str, Any]) -> Any:
     if others := sorted(set(_other_sources(json.loads((folder / CONFIG).read_bytes())))):
-        raise InputError(f"{source} wants to be built from {others[0]}: a teacher must hold all that it is made of")
+        raise InputError(f"{source} refers to {others[0]}: a teacher must contain all its parts")
     try:
         return transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **overrides
         )
     except (ValueError, KeyError) as error:
         raise InputError(
-            f"{source} is no network that transformers {transformers.__version__} knows: {_first_line(error)}"
+            f"{source} is not a network that transformers {transformers.__version__} knows: {_first_line(error)}"
         ) from error
 
 
 def _other_sources(content: Any) -> Iterator[str]:
-    """What a configuration makes `transformers` and timm ask repositories or folders for, its own not counted."""
+    """Yield the other repositories or folders that a configuration makes `transformers` and timm load from."""
     if isinstance(content, str) and ELSEWHERE.match(content):
         yield content
     if isinstance(content, dict):
@@ -248,7 +248,7 @@ def _other_sources(content: Any) -> Iterator[str]:
 
 
 def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
-    """The network with all its weights, from safetensors only and without code from the folder."""
+    """Return the network with all its weights, from safetensors only and without code from the folder."""
     try:
         network, report = network_class.from_pretrained(
             folder,
@@ -261,7 +261,7 @@ def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
         )
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(f"{source} cannot be loaded by {network_class.__name__}: {_first_line(error)}") from error
-    # The package fills what is missing with random numbers and only warns.
+    # The package fills missing weights with random numbers and only warns.
     wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if wrong:
         raise InputError(
@@ -273,7 +273,7 @@ def _network(network_class: Any, folder: Path, source: str, config: Any) -> Any:
 
 def _processor(transformers: ModuleType, folder: Path, source: str) -> Any:
     try:
-        # OneFormer's would download the names of classes, which only its training needs, and any file can name it.
+        # OneFormer's would download class names, which only its training needs, from a place that any file can name.
         return transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, class_info_file=None
         )
@@ -284,7 +284,7 @@ def _processor(transformers: ModuleType, folder: Path, source: str) -> Any:
 
 
 def _size(published: Any, size: int) -> dict[str, int]:
-    """The published size of the input with another side, in the same form."""
+    """Return the published size of the input with another side, in the same form."""
     sides = {key: value for key, value in dict(published).items() if value is not None}
     shortest = sides.get("shortest_edge")
     if shortest is None:

@@ -20,15 +20,15 @@ NETWORKS = {"": "AutoModelForSemanticSegmentation"} | dict.fromkeys(
 
 
 class Segmenter(PretrainedNetwork):
-    """Predicts the probabilities of the classes at the resolution of the network's own output.
+    """Predict the class probabilities at the resolution of the network's own output.
 
-    SegFormer, UPerNet, BEiT and their kin classify pixels: softmax. Mask2Former, MaskFormer, OneFormer and EoMT, on
+    SegFormer, UPerNet, BEiT and similar classify pixels: softmax. Mask2Former, MaskFormer, OneFormer and EoMT, on
     DINOv2 or DINOv3, classify masks: the probability of a class is the sum over all masks of its probability
     (softmax, then without "no object") times the mask (sigmoid), scaled so that the classes sum to one.
 
     InternImage-H, which the published labels come from, is not among them: its operator DCNv3 must be compiled for
     every release of PyTorch and CUDA, or comes from wheels for old ones, and the libraries that its segmenter is
-    configured in, mmcv 2.2.0 and mmsegmentation 1.2.2, were last released in 2024 and 2023. Its place is taken by a
+    configured in, mmcv 2.2.0 and mmsegmentation 1.2.2, were last released in 2024 and 2023. Instead, use a
     segmenter with the same 150 classes of ADE20K that needs PyTorch only: Mask2Former on Swin-L
     (`facebook/mask2former-swin-large-ade-semantic`) or EoMT on DINOv2 (`tue-mps/ade20k_semantic_eomt_large_512`). The
     weights of EoMT on DINOv3 are published as differences to Meta's: combine them first as its authors describe, and
@@ -38,11 +38,11 @@ class Segmenter(PretrainedNetwork):
         source: A folder as `save_pretrained` writes it, or `user/name` on the Hugging Face Hub.
         revision: Commit, tag or branch on the Hub; by default its newest commit, which the provenance names.
         batch_size: Views that the network sees at once.
-        size: Side in pixels to which a square view is resized for the network; by default what it was published with.
-        precision: Of the arithmetic; the weights stay as they are.
+        size: Side in pixels to which a square view is resized for the network; by default the published size.
+        precision: Precision of the arithmetic; the weights stay as they are.
 
     Raises:
-        InputError: If the package is missing, an argument is out of range, or the files are no segmenter.
+        InputError: If the package is missing, an argument is out of range, or the files are not a segmenter.
         OSError: If a file is missing or cannot be downloaded.
     """
 
@@ -59,7 +59,7 @@ class Segmenter(PretrainedNetwork):
         super().__init__(source, revision, batch_size, size, precision, NETWORKS)
         config = self.network.config
         if self.model_type.startswith("eomt") and size not in (None, config.image_size):
-            raise InputError(f"{source} sees images of {config.image_size} pixels only, not {size}")
+            raise InputError(f"{source} only takes images of {config.image_size} pixels, not {size}")
         names = config.id2label
         self.classes = tuple(str(names[i]) for i in range(len(names)))
         if self.model_type == "oneformer":
@@ -75,7 +75,7 @@ class Segmenter(PretrainedNetwork):
         probabilities = torch.cat(parts)
         if probabilities.shape[1] != len(self.classes):
             raise InputError(
-                f"{self.provenance['source']} gives {probabilities.shape[1]} classes, but names {len(self.classes)}"
+                f"{self.provenance['source']} predicts {probabilities.shape[1]} classes, but names {len(self.classes)}"
             )
         return ViewLabels(probabilities=probabilities)
 
@@ -93,12 +93,12 @@ class Segmenter(PretrainedNetwork):
             return scores
         kinds = output.class_queries_logits.float().softmax(-1)[..., :-1]
         scores = torch.einsum("bqc,bqhw->bchw", kinds, output.masks_queries_logits.float().sigmoid())
-        if len(scores) > len(images):  # EoMT sees a view that is not square in overlapping squares
+        if len(scores) > len(images):  # EoMT splits a view that is not square into overlapping squares
             scores = self._joined(scores, offsets, height, width)
         return scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
     def _joined(self, scores: Tensor, offsets: list[Tensor], height: int, width: int) -> Tensor:
-        """Scores of views (B, C, h, w) from those of their squares, each with its view, start and end in pixels."""
+        """Join the scores of squares, each with its view, start and end in pixels, to scores of views (B, C, h, w)."""
         side = int((offsets[0][2] - offsets[0][1]).item())
         scores = F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=False)
         count = int(offsets[-1][0].item()) + 1
@@ -109,7 +109,7 @@ class Segmenter(PretrainedNetwork):
 
 
 def _task(folder: Path, length: int) -> Tensor:
-    """Tokens (1, length) that make OneFormer segment by class; padding is zero."""
+    """Return the tokens (1, length) that make OneFormer segment by class; padding is zero."""
     tokenizer = read_tokenizer(folder, str(folder))
     words = tokenizer(
         ["the task is semantic"], padding="max_length", max_length=length, truncation=True, return_tensors="pt"

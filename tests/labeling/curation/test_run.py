@@ -157,7 +157,7 @@ def test_a_selection_is_read_with_its_weights(done, tmp_path, capsys):
     stored = cv2.imread(str(done / "scores" / "score_map" / name / "merged.png"), cv2.IMREAD_UNCHANGED)
     torch.testing.assert_close(samples[0]["depth_confidence"], torch.from_numpy(stored / np.float32(255)))
     assert curate(*arguments, "--count.outdoor=5") == 0
-    assert "holds this selection already" in capsys.readouterr().out
+    assert "already holds this selection" in capsys.readouterr().out
 
 
 def test_every_stage_goes_on_where_it_was(done, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_a_folder_of_another_labeler(done, tmp_path, capsys):
     other = write_discriminator(tmp_path / "other.ckpt", Bright(5.0), seed=1)
     options = (*QUIET, "--out", tmp_path / "scores")
     said = refused(capsys, "score", done / "labels", "--discriminator", other, *options)
-    assert "was labelled by another network than the one whose errors the discriminator has learnt" in said
+    assert "was labelled by another network than the one whose errors the discriminator learned" in said
     assert not (tmp_path / "scores").exists()
     assert score(done / "labels", other, tmp_path / "scores", "--any-labeler") == 0
     said = refused(capsys, "score", done / "labels", "--discriminator", done / "discriminator.ckpt", *options)
@@ -233,7 +233,7 @@ def test_what_is_no_discriminator(done, tmp_path, capsys):
     torch.save({"state_dict": {}}, tmp_path / "network.ckpt")
     options = (*QUIET, "--out", tmp_path / "scores")
     said = refused(capsys, "score", done / "labels", "--discriminator", tmp_path / "network.ckpt", *options)
-    assert "is no discriminator: train one by `mtpano fit --config curation/discriminator.yaml`" in said
+    assert "is not a discriminator: train one with `mtpano fit --config curation/discriminator.yaml`" in said
     broken = torch.load(done / "discriminator.ckpt", weights_only=True)
     broken["state_dict"].popitem()
     torch.save(broken, tmp_path / "broken.ckpt")
@@ -246,7 +246,7 @@ def test_what_is_no_discriminator(done, tmp_path, capsys):
 def test_a_domain_without_any_label(done, tmp_path, capsys):
     arguments = ("select", done / "labels", "--scores", done / "scores", "--out", tmp_path / "selected")
     said = refused(capsys, *arguments, '--count={"indoor": 2, "outdoor": 2}')
-    assert "no label is of the domain indoor; there are 7 outdoor: leave indoor out of --count" in said
+    assert "no label has the domain indoor; there are 7 outdoor: leave indoor out of --count" in said
     assert not (tmp_path / "selected").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_network_without_metres():
 def test_a_panorama_for_which_nothing_is_finite_fails_alone(junk):
     labeler = NetworkLabeler(Bright(float(junk)), height=HEIGHT, width=WIDTH)
     item = {"name": "a", "sample": {"image": torch.full((3, HEIGHT, WIDTH), 0.5)}}
-    assert labeler.predict_step(item, 0) == "the network gave no finite distance for it"
+    assert labeler.predict_step(item, 0) == "the network predicted no finite distance for it"
 
 
 def test_the_tripod_gets_no_label(tmp_path):

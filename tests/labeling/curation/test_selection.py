@@ -45,10 +45,10 @@ def test_the_order_of_the_labels_does_not_matter():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (Rules({"indoor": 1, "space": 1}), "no label is of the domain space; there are 5 indoor, 1 outdoor, 1 underw"),
+        (Rules({"indoor": 1, "space": 1}), "no label has the domain space; there are 5 indoor, 1 outdoor, 1 underw"),
         (Rules({"outdoor": 1}, min_score=0.5), "nothing of the domain outdoor is left: lower min_score"),
-        (Rules({"indoor": 0}), "count is at least 1 per domain"),
-        (Rules({}), "count is at least 1 per domain"),
+        (Rules({"indoor": 0}), "count must be at least 1 per domain"),
+        (Rules({}), "count must be at least 1 per domain"),
         (Rules({"indoor": 1}, hash_distance=17), "hash_distance 0 to 16"),
     ],
 )
@@ -104,7 +104,9 @@ def test_it_is_made_once_and_not_mixed_with_another(folders):
     assert select(*folders, rules) is not None
     before = files(folders[2])
     assert select(*folders, rules) is None and files(folders[2]) == before
-    with pytest.raises(InputError, match=r"was selected in another way \(settings.selection.count.indoor was 2, is 1"):
+    with pytest.raises(
+        InputError, match=r"was selected with other settings \(settings.selection.count.indoor was 2, is 1"
+    ):
         select(*folders, Rules({"indoor": 1}))
     assert files(folders[2]) == before
     assert names(select(*folders, Rules({"indoor": 1}), overwrite=True)) == ["a"]
@@ -124,7 +126,7 @@ def test_what_a_killed_selection_left_goes(folders):
 def test_a_folder_of_something_else_is_left_alone(folders):
     folders[2].mkdir()
     (folders[2] / "diary.txt").write_text("dear")
-    with pytest.raises(InputError, match="exists and is no selection of labels"):
+    with pytest.raises(InputError, match="exists and is not a selection of labels"):
         select(*folders, Rules({"indoor": 2}), overwrite=True)
     assert files(folders[2]) == {"diary.txt": "dear"}
 
@@ -136,7 +138,7 @@ def test_scores_of_other_labels_are_refused(folders):
         select(labels, scores, out, Rules({"indoor": 2}))
     with pytest.raises(InputError, match="has the format 'mtpano pseudo-labels, 1'"):
         select(labels, labels, out, Rules({"indoor": 2}))
-    with pytest.raises(FileNotFoundError, match="write it by `mtpano curate score`"):
+    with pytest.raises(FileNotFoundError, match="write it with `mtpano curate score`"):
         select(labels, scores / "not", out, Rules({"indoor": 2}))
 
 

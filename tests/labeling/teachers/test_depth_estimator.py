@@ -234,7 +234,7 @@ def test_a_border_is_not_shown_to_the_network(saved, some_views):
 def test_the_kind_is_known_or_must_be_given(saved, some_views):
     assert all(ARCHITECTURES[name][1] == KINDS[name] for name in ("dpt", "depth_pro", "zoedepth", "glpn"))
     folder = str(saved("dpt_on_dinov2")[0])
-    with pytest.raises(ValueError, match="means, a dpt on dinov2: set kind"):
+    with pytest.raises(ValueError, match="a dpt on dinov2, is unknown: set kind"):
         DepthEstimator(folder)
     assert DepthEstimator(folder, kind="metric")(some_views()).depth_kind == "metric"
     teacher = DepthEstimator(str(saved("relative")[0]), kind="scale_invariant")
@@ -253,7 +253,9 @@ def test_unknown_architectures_need_a_kind(tmp_path):
     )
     transformers.PromptDepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
     transformers.PromptDepthAnythingImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a prompt_depth_anything: set kind, one of metric, scale_invariant, disp"):
+    with pytest.raises(
+        ValueError, match="a prompt_depth_anything, is unknown: set kind, one of metric, scale_invariant, disp"
+    ):
         DepthEstimator(str(tmp_path))
 
 

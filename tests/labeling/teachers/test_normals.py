@@ -120,7 +120,7 @@ def test_wrapper_adds_normals_and_keeps_everything_else():
 
     own = ViewLabels(depth=depth, normals=torch.ones(2, 3, HEIGHT, WIDTH))
     assert NormalsFromDepth(Fixed(own))(seen) is own
-    with pytest.raises(ValueError, match="Fixed gives disparity up to an offset"):
+    with pytest.raises(ValueError, match="Fixed predicts disparity up to an offset"):
         NormalsFromDepth(Fixed(ViewLabels(depth=depth, depth_kind="disparity")))(seen)
-    with pytest.raises(ValueError, match="Fixed gives none"):
+    with pytest.raises(ValueError, match="Fixed predicts none"):
         NormalsFromDepth(Fixed(ViewLabels(probabilities=confidence[:, None])))(seen)

@@ -222,7 +222,7 @@ def test_batches_size_and_precision(saved, some_views):
     one, all_at_once = (Segmenter(folder, batch_size=size)(seen).probabilities for size in (1, 8))
     assert_close(one, all_at_once)
     assert Segmenter(folder, size=96)(seen).probabilities.shape == (3, 5, 24, 24)
-    with pytest.raises(ValueError, match="sees images of 64 pixels only, not 96"):
+    with pytest.raises(ValueError, match="only takes images of 64 pixels, not 96"):
         Segmenter(str(saved("eomt_dinov3")[0]), size=96)
     rough = Segmenter(folder, precision="bfloat16")(seen).probabilities
     assert rough.dtype == torch.float32 and not torch.equal(rough, all_at_once)
