@@ -48,9 +48,9 @@ PANORAMIC = {
 PAIRED = ("depth/AbsRel", "normals/mean", "semseg/pixel_accuracy", "yaw/depth", "tilt/depth", "cross/faces")
 HEAD = """# Leaderboard
 
-Scores of two networks that ship with the package and of the best prediction that uses only the latitude of a pixel (fitted
-to {prior} training rooms), computed by [`mtpano eval`](judge.md). The networks were trained on rendered rooms only. The
-brackets contain 95 % bootstrap intervals over the panoramas.
+Scores of two networks that ship with the package and of the best prediction that uses only the latitude of a pixel
+(fitted to {prior} training rooms), computed by [`mtpano eval`](judge.md). The networks were trained on rendered rooms
+only. The brackets contain 95 % bootstrap intervals over the panoramas.
 
 {date}, {machine}, PyTorch {torch}, mtpano_zoo {version}.
 
