@@ -48,17 +48,17 @@ PANORAMIC = {
 PAIRED = ("depth/AbsRel", "normals/mean", "semseg/pixel_accuracy", "yaw/depth", "tilt/depth", "cross/faces")
 HEAD = """# Leaderboard
 
-The networks that come with the package, and the best prediction that knows the latitude alone (fitted to {prior} rooms
-for training), by the [judge](judge.md). The networks have seen rendered rooms only. In brackets stand the ends of the
-interval that holds 95 of 100 draws of the panoramas.
+Scores of two networks that ship with the package and of the best prediction that uses only the latitude of a pixel
+(fitted to {prior} training rooms), computed by [`mtpano eval`](judge.md). The networks were trained on rendered rooms
+only. The brackets contain 95 % bootstrap intervals over the panoramas.
 
 {date}, {machine}, PyTorch {torch}, mtpano_zoo {version}.
 
-`python benchmarks/leaderboard.py{options}` writes this page. FOLDER holds 3D60, which is not ours to pass on.
+`python benchmarks/leaderboard.py{options}` writes this page. FOLDER contains 3D60, which we cannot redistribute.
 """
 MEANING = (
-    "[Judge](judge.md) explains the columns; `right classes` is the share of pixels. What does not look at the "
-    "panorama does not change with it: the prior's yaw and cross are no merit."
+    "[Evaluation reports](judge.md) explains the columns; `right classes` is the fraction of pixels. The prior ignores "
+    "the image, so its low values of yaw and cross are not an achievement."
 )
 
 
@@ -116,8 +116,8 @@ def paired(report: Mapping[str, Any]) -> list[str]:
             for name in PAIRED
             if (point := comparison["differences"].get(name)) and point["separated"]
         ]
-        sentences.append(f"- {named}: {'; '.join(parts) or 'no interval without 0'}.")
-    return ["On the same panoramas, where the interval of the difference is without 0:", "", *sentences]
+        sentences.append(f"- {named}: {'; '.join(parts) or 'none'}.")
+    return ["Differences on the same panoramas whose interval excludes 0:", "", *sentences]
 
 
 def section(title: str, report: Mapping[str, Any]) -> list[str]:

@@ -73,7 +73,7 @@ def test_what_a_page_says_that_adding_costs(page):
         sum(line.startswith("+") for line in text.splitlines()) if language == "diff" else len(text.splitlines())
         for language, _, text in parts
     )
-    assert f"costs {len(files)} files touched and {lines} lines" in " ".join(page.read_text(encoding="utf-8").split())
+    assert f"touches {len(files)} files and adds {lines} lines" in " ".join(page.read_text(encoding="utf-8").split())
     row = f"]({page.relative_to(ROOT).as_posix()}) | {len(files)} | {lines} |"
     assert row in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert len(files) <= 5
