@@ -62,8 +62,10 @@ def write_shards(
         InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
         FileExistsError: If the folder is not empty.
     """
-    if hasattr(data, "modules") or shard_size < 1:
-        raise InputError("shards hold at least one sample of one data set: write the sets of a mixture one by one")
+    if hasattr(data, "modules"):
+        raise InputError("shards hold samples of one data set: write the sets of a mixture one by one")
+    if shard_size < 1:
+        raise InputError(f"a shard holds at least 1 sample, not {shard_size}")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not empty: choose a new folder")

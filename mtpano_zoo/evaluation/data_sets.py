@@ -82,7 +82,7 @@ def open_data(source: str | Path, height: int | None = None, limit: int | None =
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be a positive number of panoramas, not {limit}")
     if (kind := str(source)) in KINDS:
-        rows = height or 256
+        rows = 256 if height is None else height
         scenes = KINDS[kind]("test", limit or SCENES, rows, 2 * rows, seed)
         words = f"{kind} rendered for the split test with the seed {seed}; the splits share no scene"
         facts = {"data": kind, "seed": seed, "height": rows}

@@ -185,7 +185,7 @@ class FolderPredictor(Predictor):
         self.kind = kind
         self.name = self.folder.resolve().name
         self.classes = _recorded_classes(self.folder)
-        self.words = f"predictions in a folder; distances: {kind}, in {unit or 'metres'}"
+        self.words = f"predictions in a folder; distances: {kind}, in {unit or 'the unit of their format'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
         """Read.

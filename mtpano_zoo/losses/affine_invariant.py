@@ -82,7 +82,7 @@ def disparity_of(outputs: Mapping[str, Any]) -> Tensor:
         return disparity
     if "depth" not in outputs:
         raise InputError(
-            f"this training needs a network with the task disparity or depth, not only {', '.join(outputs) or 'none'}"
+            f"training needs a network with the task disparity or depth; this one has {', '.join(outputs) or 'none'}"
         )
     depth = outputs["depth"].float()
     return torch.where(depth > NEAREST, 1 / depth.clamp(min=NEAREST), (2 - depth / NEAREST) / NEAREST)

@@ -41,8 +41,8 @@ def silog(
 ) -> Tensor:
     """Return the scale-invariant error sqrt(mean d^2 - variance_focus (mean d)^2), with d = log prediction/target.
 
-    Means are over the valid pixels of the batch, as in the one loss that DAP's authors have published; zero if there
-    are none.
+    Means are over the valid pixels of the batch, as in the one loss that DAP's authors have published. The
+    least error is 1e-6, where the gradient of the root is cut off, also if there are none.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 4.0]]])

@@ -91,7 +91,7 @@ def test_depths_at_and_below_zero_keep_a_gradient():
 
 
 def test_a_network_without_distances_is_named():
-    with pytest.raises(InputError, match="task disparity or depth, not only semseg"):
+    with pytest.raises(InputError, match="task disparity or depth; this one has semseg"):
         disparity_of({"semseg": torch.zeros(1, 2, 8, 16)})
     with pytest.raises(InputError, match="resize one"):
         AffineInvariantLoss()({"disparity": torch.rand(1, 1, 8, 16)}, {"depth": torch.rand(1, 16, 32)})
