@@ -1,10 +1,10 @@
-"""Scores of a network of the zoo, in float32 and in bfloat16, beside the baseline that knows only a pixel's row.
+"""Scores of a network of the zoo in float32 and bfloat16, compared with a baseline that knows only a pixel's row.
 
-These are the figures of the model card of `mtpano-tiny.rooms`. Rooms are the first of the split test, at the size of
-the network; 3D60 is read as released, with distances and normals but no classes, predicted by `predict` and compared
-at the size of the labels. All pixels of all images are pooled; the last column is the largest share of pixels, of any
-task, where the prediction is not finite. Run: ``python benchmarks/accuracy.py``, with ``--threed60 FOLDER`` where there
-are real scenes, and ``--parts`` if that folder holds only one of the two.
+These are the figures in the model card of `mtpano-tiny.rooms`. The rooms are the first ones of the test split, at the
+network's size. 3D60 is read as released, with distances and normals but no classes; `predict` makes the predictions,
+which are compared at the size of the labels. The pixels of all images are pooled. The last column is the largest share,
+over the tasks, of pixels whose prediction is not finite. Run: ``python benchmarks/accuracy.py``, with ``--threed60
+FOLDER`` if you have the real scenes, and ``--parts`` if that folder holds only one of the two.
 """
 
 import argparse
@@ -39,12 +39,12 @@ Maps = Mapping[str, Tensor]
 
 
 def rooms(count: int, size: tuple[int, int]) -> Iterable[Batch]:
-    """Rendered rooms that no network was trained on."""
+    """Return rendered rooms that no network was trained on."""
     return DataLoader(RoomsDataset("test", count, *size), 4)
 
 
 def threed60(root: str, parts: Sequence[Part], height: int) -> DataLoader[Batch]:
-    """Real scenes of 3D60, one at a time; the first is read, so that nothing is missing."""
+    """Return real scenes of 3D60, one at a time; reading the first one shows at once if files are missing."""
     data = ThreeD60DataModule(root, parts=parts, height=height, width=2 * height, batch_size=1)
     data.setup("test")
     loader: DataLoader[Batch] = data.test_dataloader()
@@ -53,20 +53,20 @@ def threed60(root: str, parts: Sequence[Part], height: int) -> DataLoader[Batch]
 
 
 def at_size_of_labels(network: nn.Module) -> Callable[[Tensor], Maps]:
-    """The network through `predict`, which brings images to its size and its maps back."""
+    """Run a network through `predict`, which resizes images to its size and its maps back."""
 
     def run(image: Tensor) -> Maps:
         predictions = predict(network, image)
         depth, normals = (np.stack([getattr(p, task) for p in predictions]) for task in ("depth", "normals"))
         maps = {"depth": torch.from_numpy(depth)[:, None], "normals": torch.from_numpy(normals).permute(0, 3, 1, 2)}
-        # `predict` leaves zeros where the network gave no number: here that is an error, not a distance.
+        # `predict` writes zeros where the network's output is not finite: here that is an error, not a distance.
         return {task: x.masked_fill((x == 0).all(1, keepdim=True), torch.nan) for task, x in maps.items()}
 
     return run
 
 
 def score(run: Callable[[Tensor], Maps], batches: Iterable[Batch]) -> dict[str, float]:
-    """All columns of the table that the labels allow."""
+    """Return all columns of the table that the labels allow."""
     metrics = {
         "semseg": SemsegMetrics(RoomsDataset.classes),
         "depth": DepthMetrics(),
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=128, help="rooms to score on")
     parser.add_argument("--prior-rooms", type=int, default=400, help="rooms that the baseline is fitted to")
     parser.add_argument("--threed60", metavar="FOLDER", help="real scenes of 3D60")
-    parser.add_argument("--parts", nargs="+", default=get_args(Part), choices=get_args(Part), help="those of 3D60")
+    parser.add_argument("--parts", nargs="+", default=get_args(Part), choices=get_args(Part), help="parts of 3D60")
     parser.add_argument("--height", type=int, default=256, help="rows of the labels of 3D60")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def print_rows(data: str, runs: Mapping[str, Callable[[Tensor], Maps]], batches: Callable[[], Iterable[Batch]]) -> None:
-    """Score every way of prediction on the same data."""
+    """Score all ways to predict on the same data."""
     for name, run in runs.items():
         scores = score(run, batches())
         cells = [f"{scores[column]:.4f}" if column in scores else "" for column in COLUMNS]

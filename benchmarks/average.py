@@ -1,6 +1,6 @@
 """Write the weighted average of networks of one kind: ``python benchmarks/average.py FOLDER 0.7:a.ckpt 0.3:folder``.
 
-Networks that were trained from the same start often average well: what each has learned stays, and their noise goes.
+Networks trained from the same initial weights often average well: the noise in their weights cancels out.
 """
 
 import argparse
@@ -13,18 +13,18 @@ from mtpano_zoo.models import PanoramaNetwork
 
 
 def average(networks: Sequence[tuple[float, PanoramaNetwork]]) -> PanoramaNetwork:
-    """Return the first network with the average of all weights; integers stay its own, and what its card measured goes.
+    """Return the first network with averaged weights; it keeps its integer tensors, but not the results on its card.
 
     Raises:
-        InputError: If the networks have other tensors, or the weights no positive sum.
+        InputError: If the networks have different tensors, or the weights have no positive sum.
     """
     states = [network.state_dict() for _, network in networks]
     shapes = [{key: value.shape for key, value in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes[1:]):
-        raise InputError("networks whose tensors have other names or shapes have no average")
+        raise InputError("networks whose tensors have different names or shapes have no average")
     total = sum(weight for weight, _ in networks)
     if not total > 0:
-        raise InputError(f"the weights of an average have a positive sum, not {total}")
+        raise InputError(f"the weights of an average must have a positive sum, not {total}")
     for key, value in states[0].items():
         if value.is_floating_point():
             parts = (weight / total * state[key] for (weight, _), state in zip(networks, states, strict=True))

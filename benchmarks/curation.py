@@ -1,11 +1,11 @@
-"""Does curation work? All three stages on rendered scenes that stand for the web, whose truth is kept aside.
+"""Does curation work? Run all three stages on rendered scenes that stand for the web and whose truth is set aside.
 
-A labeler learns on rendered rooms. Other rooms, in a look that it never saw, are the panoramas of the web: half of them
-with changed light and colours, half with strange ones. The commands of docs/curation.md label, score and select them,
-train the next labeler on what is selected, label again, and train the last network; every command is printed. Then:
-how well scores find failures that are planted, and large errors of the labeler; how much better what is selected is
-than a random choice; and with --students what a network learns from selected, random and all labels. What is finished
-is kept in --out, so a run that was stopped goes on where it was. Run: ``python benchmarks/curation.py``.
+A labeler learns from rendered rooms. Other rooms, with a look that it has never seen, stand for panoramas from the web:
+half of them have changed light and colours, half have strange ones. The commands of docs/curation.md label, score and
+select them, train the next labeler on the selection, label again, and train the last network; every command is printed.
+The tables then show how well scores find planted failures and large errors of the labeler, how much better the best
+third is than all labels, and, with --students, what a network learns from selected, random and all labels. Finished
+parts are kept in --out, so the same command continues a stopped run. Run: ``python benchmarks/curation.py``.
 """
 
 import argparse
@@ -45,7 +45,7 @@ STRANGE = [
     {"GaussianBlur": {"blur_limit": 0, "sigma_limit": [0.5, 1.5], "p": 0.4}},
 ]
 LOOKS = {"mild": MILD, "strange": STRANGE}
-# What a discriminator may be trained with. Those of `held out` are tested on four kinds that it has never seen.
+# Ways to train a discriminator. The one with two kinds planted is tested on the other kinds, which it has never seen.
 DISCRIMINATORS: dict[str, dict[str, Any]] = {
     "binary, as in the paper": {"targets": "binary", "failures": []},
     "graded": {"targets": "graded", "failures": []},
@@ -59,7 +59,7 @@ class Pipeline:
     """The commands of one run, in one folder.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ class Pipeline:
             raise SystemExit(status)
 
     def fit(self, name: str, config: str, steps: int, *arguments: str) -> Path:
-        """Train by a configuration, once, and return the checkpoint."""
+        """Train with a configuration unless that was done before; return the checkpoint."""
         folder = self.out / name
         checkpoint = folder / "last.ckpt"
         if not checkpoint.exists():
@@ -90,7 +90,7 @@ class Pipeline:
         return checkpoint
 
     def rooms(self, prefix: str = "") -> tuple[str, ...]:
-        """The options of rendered rooms for training, which are kept in memory from the first epoch on."""
+        """Return the options for rendered training rooms, which stay in memory from the first epoch on."""
         height, width = self.size
         count = self.options.rooms
         values = {"height": height, "width": width, "train_count": count, "val_count": 8, "test_count": 8}
@@ -102,7 +102,7 @@ class Pipeline:
         return self.fit("labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.rooms())
 
     def discriminator(self, labeler: Path, name: str = USED) -> Path:
-        """Train a discriminator of `DISCRIMINATORS` for a labeler."""
+        """Train one of `DISCRIMINATORS` for a labeler."""
         init = "--model.init_args."
         options = [
             f"{init}{key}={value if isinstance(value, str) else json.dumps(value)}"
@@ -134,7 +134,7 @@ class Pipeline:
         return out
 
     def score(self, labels: Path, discriminator: Path) -> Path:
-        """Score labels; the domain is the look."""
+        """Score labels; the domains are the looks."""
         out = labels.with_name(f"{labels.name}-scores")
         trainer = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
         domains = ("--domains=mtpano_zoo.labeling.curation.domains.DomainByName",)
@@ -153,7 +153,7 @@ class Pipeline:
         return out
 
     def student(self, name: str, labeler: Path, labels: Path, seed: int = 0) -> Path:
-        """Train on labels and rendered rooms, from a labeler on."""
+        """Train on labels and rendered rooms, starting from a labeler."""
         height, width = self.size
         selected = {"root": labels, "height": height, "width": width}
         modules = "modules.selected.init_args."
@@ -171,14 +171,14 @@ class Pipeline:
 
 
 def look(name: str, split: str, number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return a room in a look: image (3, H, W) in steps of 1/255, and true distances (H, W)."""
+    """Return a room with one of `LOOKS`: image (3, H, W) in steps of 1/255, and true distances (H, W)."""
     sample = RoomsDataset(split, number + 1, *size, seed=7)[number]
     sample = Augmentation(yaw=1.0, mirror=0.0, photometric=1.0, transforms=LOOKS[name], seed=7)(sample)
     return (sample["image"] * 255).round() / 255, sample["depth"]
 
 
 def write_web(out: Path, count: int, size: tuple[int, int]) -> None:
-    """Write panoramas, and aside their true distances; those that are there are kept."""
+    """Write panoramas, and their true distances to a separate folder; existing ones are kept."""
     for folder in ("web", "truth"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -207,7 +207,7 @@ def error_of(depth: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -> Tensor:
-    """Return the scores (N,) of labels, as the second stage computes them."""
+    """Return the scores (N,) of labels, computed as in the second stage."""
     maps = torch.cat(
         [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
     )
@@ -227,7 +227,7 @@ def auc(good: Tensor, bad: Tensor) -> float:
 
 
 def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> dict[str, float]:
-    """Return how well scores of labels find planted failures and large errors, and what the best third is worth."""
+    """Return how well scores find planted failures and large errors, and the errors of the best third."""
     scores, error = score(depth), error_of(depth, truth)
     chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
     some_planted, found = depth.clone(), {}
@@ -250,12 +250,12 @@ def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> 
 
 
 def best_third(scores: Tensor) -> Tensor:
-    """Return the indices of the third of the labels that scores best."""
+    """Return the indices of the best third of the labels by score."""
     return scores.argsort(descending=True)[: max(1, len(scores) // 3)]
 
 
 def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth: Tensor, truth: Tensor) -> None:
-    """Draw panoramas, labels, truths and relative errors, one column each, at most ten."""
+    """Draw panorama, label, truth and relative error in one column per panorama, for at most ten."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -287,7 +287,7 @@ def table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def compare_students(pipeline: Pipeline, labeler: Path, labels: Path, selected: Path, seeds: Sequence[int]) -> str:
-    """Train on selected, random and all labels, and return a table of errors on panoramas in no training."""
+    """Train on selected, random and all labels; return a table of errors on panoramas that no training has seen."""
     from mtpano_zoo import load_model
     from mtpano_zoo.prediction import predict
 
@@ -313,7 +313,7 @@ def compare_students(pipeline: Pipeline, labeler: Path, labels: Path, selected: 
 
 
 def _random_choice(pipeline: Pipeline, labels: Path, count: int, seed: int) -> Path:
-    """Link the labels into a folder with a list of random ones."""
+    """Link the labels into a folder whose list names a random choice of them."""
     root = pipeline.out / f"random-{seed}"
     names = sorted(json.loads((labels / "db_info" / "panomtdu_train.json").read_bytes()))
     chosen = np.random.default_rng(seed).permutation(names)[:count].tolist()
@@ -335,15 +335,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/curation"))
     parser.add_argument("--height", type=int, default=64, help="rows of all panoramas")
     parser.add_argument("--rooms", type=int, default=400, help="rendered rooms to train on")
-    parser.add_argument("--panoramas", type=int, default=240, help="panoramas of the web")
-    parser.add_argument("--test-panoramas", type=int, default=64, help="others, for students")
+    parser.add_argument("--panoramas", type=int, default=240, help="panoramas that stand for the web")
+    parser.add_argument("--test-panoramas", type=int, default=64, help="other panoramas, to test students on")
     parser.add_argument("--labeler-steps", type=int, default=500)
     parser.add_argument("--discriminator-steps", type=int, default=1500)
     parser.add_argument("--student-steps", type=int, default=200)
     parser.add_argument("--width", type=int, default=24, help="channels of the discriminator's first layer")
     parser.add_argument("--levels", type=int, default=4, help="layers of the discriminator that halve the size")
-    parser.add_argument("--all-discriminators", action="store_true", help="compare ways of training it")
-    parser.add_argument("--students", type=int, nargs="*", default=[], metavar="SEED", help="compare students too")
+    parser.add_argument("--all-discriminators", action="store_true", help="compare ways to train the discriminator")
+    parser.add_argument("--students", type=int, nargs="*", default=[], metavar="SEED", help="also compare students")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

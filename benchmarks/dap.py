@@ -1,10 +1,10 @@
-"""How good a DAP is on rendered rooms and streets, and how it looks at the seam.
+"""Score a DAP on rendered rooms and streets, and measure its step at the seam.
 
     python benchmarks/dap.py LAST.ckpt
     python benchmarks/dap.py mtpano-tiny.rooms --count 16     # any network with depth
 
-Prints AbsRel beside that of the best prediction that knows only the latitude, IoU of every range mask, and the jump
-ratio: the mean step of log-depth across the left and right edge over that between the other columns (1: no seam).
+The table has AbsRel, AbsRel of the best prediction that knows only the latitude, the IoU of every range mask, and the
+jump ratio: the mean step of log-depth across the seam, divided by that between other neighbouring columns (1: no seam).
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for the network of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="+", help="names of the zoo or checkpoints")
-    parser.add_argument("--count", type=int, default=32, help="panoramas of the test set of each kind")
+    parser.add_argument("--count", type=int, default=32, help="test panoramas of each kind")
     parser.add_argument("--prior-count", type=int, default=64, help="panoramas that the prior is fitted to")
     options = parser.parse_args(argv)
     print("| network | set | AbsRel | AbsRel of the prior | better by | jump ratio | IoU by range |")
@@ -67,7 +67,7 @@ def row(name: str, kind: str, network: nn.Module, prior: nn.Module, samples: Seq
 
 
 def batches(samples: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield image, depth and what is far of one sample after the other."""
+    """Yield image, depth and far mask of every sample, as batches of one."""
     for sample in samples:
         depth = sample["depth"][None]
         far = sample.get("far", torch.zeros_like(sample["depth"], dtype=torch.bool))[None]
@@ -75,7 +75,7 @@ def batches(samples: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor,
 
 
 def jump_ratio(depth: Tensor) -> Tensor:
-    """Mean step of log-depth (B, 1, H, W) across the seam over that between all other neighbouring columns, (B,)."""
+    """Return the mean step of log-depth (B, 1, H, W) across the seam over that between other columns, (B,)."""
     logarithm = depth.clamp(min=1e-3).log()
     steps = (logarithm.roll(-1, dims=-1) - logarithm).abs().mean(dim=(1, 2))
     return steps[:, -1] / steps[:, :-1].mean(dim=1)

@@ -1,11 +1,11 @@
-"""What each idea of PD-BridgeNet is worth: the network of the quickstart with one of them taken away, several seeds.
+"""Measure what each idea of PD-BridgeNet is worth, by removing one at a time from the network of the quickstart.
 
-Every variant trains equally long on the same rendered rooms with the settings of `quickstart.yaml` and is scored on
-the same held-out rooms; a seed is that of the weights, of the order of the rooms and of how they are turned. The seam
-jump is the mean absolute difference of a prediction across the 0/360 border over that between neighbouring columns
-inside. What is to be compared with is the jump of the ground truth: the rooms begin where they begin, and columns
-differ. What is finished is kept in `--out`, so that a run that was stopped goes on where it was. Run:
-``python benchmarks/design.py --seeds 0 1 2``, hours on one core.
+Every variant is trained for the same number of steps on the same rendered rooms, with the settings of
+`quickstart.yaml`, and scored on the same held-out rooms. A seed decides the initial weights, the order of the rooms and
+their turns. The seam jump is the mean absolute difference of a prediction across the seam, divided by that between
+other neighbouring columns. Compare it with the jump of the ground truth, which is not exactly 1. Finished runs are kept
+in `--out`, so the same command continues a stopped run. Run: ``python benchmarks/design.py --seeds 0 1 2``, which takes
+hours on one core.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def no_truncation(network: PDBridgeNet) -> None:
 
 
 def zero_padding(network: PDBridgeNet) -> None:
-    """Surround every map behind the encoder by zeros; resize, on the same grid, without looking over the border."""
+    """Pad all maps after the encoder with zeros, and resize them without wrapping around the border."""
     for module in network.modules():
         if isinstance(module, SphereConv2d):
             module.__class__ = nn.Conv2d
@@ -78,13 +78,13 @@ def build(settings: Mapping[str, Any], name: str) -> PDBridgeNet:
 
 
 def seam_jump(maps: Tensor) -> float:
-    """How much larger the step across the border is than that between other neighbouring columns of (B, C, H, W)."""
+    """Return the step of maps (B, C, H, W) across the seam over that between other neighbouring columns."""
     steps = (maps.roll(-1, -1) - maps).abs().mean(dim=(0, 1, 2))
     return float(steps[-1] / steps[:-1].mean())
 
 
 def seam_jumps(network: PDBridgeNet, data: RoomsDataModule) -> dict[str, float]:
-    """Seam jump of the class probabilities, distances and unit normals that a network predicts for the test rooms."""
+    """Return the seam jumps of the class probabilities, distances and unit normals predicted for the test rooms."""
     with torch.inference_mode():
         predicted = [network(batch["image"]) for batch in data.test_dataloader()]
     joined = {task: torch.cat([outputs[task] for outputs in predicted]) for task in network.tasks}
@@ -93,7 +93,7 @@ def seam_jumps(network: PDBridgeNet, data: RoomsDataModule) -> dict[str, float]:
 
 
 def true_seam_jumps(data: RoomsDataModule) -> dict[str, float]:
-    """Seam jump of the ground truth of the test rooms."""
+    """Return the seam jumps of the ground truth of the test rooms."""
     samples = [data.test_set[i] for i in range(len(data.test_set))]
     truth = {task: torch.stack([sample[task] for sample in samples]) for task in METRICS}
     truth["semseg"] = nn.functional.one_hot(truth["semseg"], len(data.classes)).permute(0, 3, 1, 2).float()
@@ -102,7 +102,7 @@ def true_seam_jumps(data: RoomsDataModule) -> dict[str, float]:
 
 
 def cost(network: PDBridgeNet, size: Sequence[int]) -> dict[str, float]:
-    """Parameters and floating-point operations of one panorama."""
+    """Return the number of parameters, and of floating-point operations for one panorama."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(torch.rand(1, 3, *size))
     return {"parameters": sum(p.numel() for p in network.parameters()), "flop": counter.get_total_flops()}
@@ -111,7 +111,7 @@ def cost(network: PDBridgeNet, size: Sequence[int]) -> dict[str, float]:
 def measure(settings: Mapping[str, Any], name: str, seed: int, steps: int, data: RoomsDataModule) -> dict[str, float]:
     """Train a variant and score it."""
     seed_everything(seed, verbose=False)
-    data.seed = seed  # the order of the rooms, and how they are turned; which rooms there are stays
+    data.seed = seed  # for the order and the turns of the rooms; the rooms themselves stay the same
     model = dict(settings["model"])
     network = build(settings, name)
     keys = ("lr", "weight_decay", "schedule", "warmup_steps")
@@ -135,7 +135,7 @@ def measure(settings: Mapping[str, Any], name: str, seed: int, steps: int, data:
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Mean and, from two seeds on, standard deviation of everything that was measured, as Markdown."""
+    """Return a Markdown table of the mean and, for two seeds or more, the standard deviation of all measurements."""
     columns = {
         "mIoU": ("semseg", 1, 3),
         "AbsRel": ("depth", 1, 3),
@@ -159,9 +159,9 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Train what is not trained yet and print the table."""
+    """Train the variants that are not trained yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/design.json"), help="where finished runs are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/design.json"), help="file of finished runs")
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
@@ -186,7 +186,7 @@ def main() -> None:
     budget = f"{options.steps} steps on {options.rooms} rooms, scored on {options.test_rooms}"
     known = json.loads(options.out.read_bytes()) if options.out.exists() else {}
     finished: dict[str, dict[str, float]] = known.setdefault(budget, {})
-    for seed in options.seeds:  # all variants of one seed before the next: a stopped run still compares them all
+    for seed in options.seeds:  # all variants of one seed before the next, so that a stopped run compares them all
         for name in options.variants:
             if (run := f"{name}, seed {seed}") not in finished:
                 finished[run] = measure(settings, name, seed, options.steps, data)

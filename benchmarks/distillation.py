@@ -1,16 +1,16 @@
-"""Does learning from a perspective teacher help here: rooms of two looks, an oracle as teacher, what the recipe adds.
+"""Does learning from a perspective teacher help? Rooms with two looks, an oracle as teacher, the recipe step by step.
 
-Labelled rooms look as they are rendered. Unlabelled and test rooms have another look: colours exchanged, darker, lit
-from one side, and stamped with two watermarks. The teacher gives every face of a cube a scale and a shift of its own,
-with noise and bleeding edges, and takes a watermark for something near. Scores are on test rooms of the second look,
-after scale and shift of the inverse distances were fitted to the truth, image by image. The border step is the mean
-step of the log-distance error between neighbouring pixels on two faces of the unturned cube, over that of pixels on one
-face.
+Labelled rooms look as they are rendered. Unlabelled and test rooms have another look: swapped colour channels, darker,
+lit from one side, and stamped with two watermarks. The teacher gives every face of a cube its own scale and shift, adds
+noise and bleeding edges, and takes a watermark for something near. Scores are on test rooms with the second look, after
+fitting scale and shift of the inverse distances to the truth of each image. The border step is the mean step of the
+log-distance error between neighbouring pixels on different faces of the unturned cube, divided by that between pixels
+on the same face.
 
-Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file. With
-``--keep FOLDER`` some of its distances are kept, and ``--keep FOLDER --figure FILE`` draws what a folder holds.
-A student can begin from rooms of the first look: ``--student UniFuse --runs "labelled only" --seeds 0 --save FOLDER``,
-then ``--student FOLDER``.
+Run: ``python benchmarks/distillation.py --out FILE``; every finished run is a line of the file. ``--keep FOLDER`` keeps
+some of its distances, and ``--keep FOLDER --figure FILE`` draws those of a folder. A student can start from training on
+rooms with the first look: ``--student UniFuse --runs "labelled only" --seeds 0 --save FOLDER``, then
+``--student FOLDER``.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Sample = dict[str, Any]
 
 
 class Looks(Dataset[Sample]):
-    """Rooms kept in memory, as they are or in the second look; `stamp` is where the watermarks are."""
+    """Rooms kept in memory, as rendered or with the second look; `ignored` is where the watermarks are."""
 
     def __init__(self, split: str, count: int, height: int, seed: int, second: bool) -> None:
         self.height, self.width = height, 2 * height
@@ -77,7 +77,7 @@ class Looks(Dataset[Sample]):
 
 
 class Kept(LightningDataModule):
-    """A data module of samples that lie in memory."""
+    """A data module of samples in memory."""
 
     def __init__(self, samples: Looks) -> None:
         super().__init__()
@@ -86,16 +86,16 @@ class Kept(LightningDataModule):
         self.width = samples.width
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """All of them."""
+        """Return all samples."""
         return DataLoader(self.samples)
 
 
 class Misled(Teacher):
     """An oracle that takes watermarks for something near.
 
-    With a `tilt` it also believes that what is low in a view is near and what is high far, as networks do that were
-    trained on level photographs: its inverse distances grow by this share from the middle of a view to its lower edge.
-    Views that look up or down are wrong by this in a direction that changes at every border of the cube.
+    With a `tilt`, it also believes that the lower part of a view is near and the upper part far, as do networks trained
+    on level photographs: its inverse distances grow by this share from the middle of a view to its lower edge. In views
+    that look up or down, the direction of this error changes at every border of the cube.
     """
 
     classes: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Misled(Teacher):
         self.provenance = {"name": "misled", "oracle": dict(self.oracle.provenance)}
 
     def __call__(self, seen: ViewImages) -> ViewLabels:
-        """Label views; what a watermark covers is nearest."""
+        """Label views; the area that a watermark covers is nearest."""
         labels = self.oracle(seen)
         views = seen.views
         stamp = seen.sample["stamp"].float()[None, None]
@@ -119,7 +119,7 @@ class Misled(Teacher):
 
 
 class Labels(TeacherLabels):
-    """Renames what the teacher may know of, and keeps the masks from the loss unless they are wanted."""
+    """Pass the watermarks to the teacher under another name, and hide the masks from the loss unless `masks` is set."""
 
     masks = False
 
@@ -132,11 +132,11 @@ class Labels(TeacherLabels):
 
 
 class PublishedLabels(Labels, PublishedTeacherLabels):
-    """The published sampling, one rotation for the batch; its masks are never used."""
+    """The published sampling, with one rotation for the batch; its masks are never used."""
 
 
 def labels_of(run: str, seed: int, tilt: float) -> TeacherLabels:
-    """The pseudo-labels of a run."""
+    """Return the pseudo-labels of a run."""
     teacher = Misled(seed, tilt)
     if run == "as published":
         return PublishedLabels(teacher, size=FACE, turn=45)
@@ -146,28 +146,28 @@ def labels_of(run: str, seed: int, tilt: float) -> TeacherLabels:
 
 
 def bridgenet(height: int) -> PanoramaNetwork:
-    """A small PD-BridgeNet."""
+    """Return a small PD-BridgeNet."""
     encoder = ViTEncoder("vit_small_patch16_dinov3_qkvb", width=64, depth=4, heads=4, patch_size=8)
     sizes = {"bridge_width": 32, "neck_widths": (16, 24, 32, 32), "fusion_width": 16}
     return PDBridgeNet(encoder, tasks=("disparity",), input_size=(height, 2 * height), **sizes)
 
 
 def student_of(name: str, height: int) -> PanoramaNetwork:
-    """Return a new student by its name, or one that was trained on rooms of the first look."""
+    """Return a new student by its name, or a network that was trained before."""
     if name in STUDENTS:
         return STUDENTS[name](height)
     return load_model(name, input_size=(height, 2 * height)).requires_grad_(True)
 
 
 def unifuse(height: int) -> PanoramaNetwork:
-    """UniFuse as published, from random weights."""
+    """Return UniFuse as published, with random weights."""
     from mtpano_zoo.models import NETWORKS
 
     return NETWORKS["UniFuse"](input_size=(height, 2 * height), pretrained=False)
 
 
 class FreeMaps(nn.Module):
-    """A student without weights in common: every pixel of every test room is free, and there are no labels."""
+    """A student without shared weights: every pixel of every test room is a free parameter. There are no labels."""
 
     def __init__(self, count: int, height: int) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ STUDENTS = {"PD-BridgeNet": bridgenet, "UniFuse": unifuse}
 
 
 class OnlyLabelled(DistillationModule):
-    """Leaves the unlabelled half of the batch out."""
+    """Leave out the unlabelled half of the batch."""
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Return the loss of the labelled part."""
@@ -225,7 +225,7 @@ def train(options: argparse.Namespace, run: str, seed: int, sets: tuple[Looks, L
 
 
 def borders(height: int) -> Iterator[tuple[int, Tensor]]:
-    """By axis of an image: whether a pixel and the next one along it lie on different faces."""
+    """Yield, for each image axis, whether a pixel and the next one along it lie on different faces."""
     x, y, z = erp_rays(height, 2 * height).unbind(-1)
     face = torch.stack((z, x, -z, -x, -y, y)).argmax(0)
     for axis in (0, 1):
@@ -233,7 +233,7 @@ def borders(height: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def fitted(inverse: np.ndarray, depth: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Distances, with the scale and the shift of the inverse that fit the truth best outside the watermarks."""
+    """Return distances, after the least-squares fit of scale and shift of the inverse outside the watermarks."""
     line = np.stack((inverse[~hidden], np.ones((~hidden).sum())), -1)
     scale, shift = np.linalg.lstsq(line, 1 / depth[~hidden], rcond=None)[0]
     return 1 / (scale * inverse + shift).clip(1 / 20, 10)
@@ -241,7 +241,7 @@ def fitted(inverse: np.ndarray, depth: np.ndarray, hidden: np.ndarray) -> np.nda
 
 @torch.no_grad()
 def distances(network: nn.Module, rooms: Looks) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of every room: fitted distances, the true ones, and the watermarks."""
+    """Yield fitted distances, true distances and watermarks of every room."""
     for first in range(0, len(rooms), 8):
         batch = collate([rooms[i] for i in range(first, min(first + 8, len(rooms)))])
         found = disparity_of(network(batch["image"]))[:, 0].double().numpy()
@@ -251,7 +251,7 @@ def distances(network: nn.Module, rooms: Looks) -> Iterator[tuple[np.ndarray, np
 
 
 def score(network: nn.Module, rooms: Looks) -> dict[str, float]:
-    """AbsRel and delta1 outside the watermarks, and the step at face borders, means over images."""
+    """Return AbsRel and delta1 outside the watermarks, and the step at face borders, averaged over images."""
     rows = []
     for distance, depth, hidden in distances(network, rooms):
         ratio = distance / depth
@@ -277,12 +277,12 @@ def keep(options: argparse.Namespace, run: str, seed: int, network: nn.Module, r
 
 
 def _place(path: Path) -> int:
-    """Where a run stands in the figure."""
+    """Return the position of a run in the figure."""
     return ("untrained", *RUNS).index(path.stem.split(", ")[1])
 
 
 def draw(folder: Path, target: Path) -> None:
-    """Draw every run that a folder holds: distances, and their log-error, for every kept room."""
+    """Draw distances and their log-error for every run and room in a folder."""
     import matplotlib.pyplot as plt
 
     paths = sorted(folder.glob("*.npz"), key=lambda path: (path.stem.split(",")[0], _place(path)))
@@ -320,13 +320,13 @@ def compare_maps(options: argparse.Namespace, rooms: Looks) -> None:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("distillation.jsonl"))
     parser.add_argument(
         "--student",
         default="mtpano-tiny.rooms",
-        help=f"{', '.join((*STUDENTS, FREE))}, or a trained network: a name of `mtpano models`, a folder of --save",
+        help=f"{', '.join((*STUDENTS, FREE))}, or a trained network: a name of `mtpano models` or a folder of --save",
     )
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="folder for the network of the last run")
     options = parser.parse_args()
     if options.save and options.student == FREE:
-        parser.error("--save keeps a network, and free maps are no network: leave it out")
+        parser.error("--save keeps a network, and free maps are not a network: leave it out")
     if options.figure:
         return draw(options.keep, options.figure)
     test = Looks("test", options.test, options.height, 0, second=True)

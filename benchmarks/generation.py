@@ -1,7 +1,7 @@
-"""What a small generator makes: seams, prompts obeyed, distance to held-out scenes; time and memory of every stage.
+"""Evaluate a small generator: seams, following of prompts, distance to held-out scenes, time and memory by stage.
 
 ``python benchmarks/generation.py seams|prompts|stages FOLDER`` takes the folder `generator` of a run of
-`mtpano fit --config dit360/rooms-tiny.yaml`. ``python benchmarks/generation.py counts`` takes nothing: it counts the
+`mtpano fit --config dit360/rooms-tiny.yaml`. ``python benchmarks/generation.py counts`` needs no folder: it counts the
 parameters of FLUX.1-dev and what a training step keeps for its backward pass, without allocating either.
 """
 
@@ -39,13 +39,13 @@ def as_image(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 
 def held_out(count: int) -> list[dict[str, Any]]:
-    """Return scenes that training has not seen, half of them rooms and half streets, in turn."""
+    """Return scenes that training has not seen, rooms and streets in alternation."""
     scenes = ScenesWithCaptions(**SIZE, val_count=count, train_count=2).val_set
     return [scenes[i // 2 + (i % 2) * (count // 2)] for i in range(count)]
 
 
 def made_for(generator: Generator, captions: list[str], seam: Seam = "roll") -> list[Tensor]:
-    """Make a panorama for every text, with its number as seed."""
+    """Generate a panorama for every caption, with its index as seed."""
     images = []
     for first in range(0, len(captions), 8):
         batch = captions[first : first + 8]
@@ -56,7 +56,7 @@ def made_for(generator: Generator, captions: list[str], seam: Seam = "roll") -> 
 
 
 def permutation(attribute: Tensor, measure: Tensor, draws: int = 10_000) -> tuple[float, float]:
-    """Return the correlation of two lists (N,), and the share of shuffled lists with one as large in size."""
+    """Return the correlation of two lists (N,), and its p-value: the share of shuffled lists that reach its size."""
 
     def standard(values: Tensor) -> Tensor:
         centred = values.double() - values.double().mean()
@@ -70,14 +70,14 @@ def permutation(attribute: Tensor, measure: Tensor, draws: int = 10_000) -> tupl
 
 
 def windows_in(caption: str) -> int:
-    """Return how many windows a text speaks of."""
+    """Return how many windows a caption mentions."""
     words = caption.replace(",", "").split()
     before = words[words.index("window" if "window" in words else "windows") - 1] if "window" in caption else ""
     return NUMBERS.index(before) if before in NUMBERS[1:] else 7 if before == "many" else 0
 
 
 def show_seams(generator: Generator, count: int) -> None:
-    """Print the jump at the seam for every way of treating it, and that of held-out scenes."""
+    """Print the jumps for every way to treat the seam, and those of held-out scenes."""
     scenes = held_out(count)
     print("| seam | seam | zenith | nadir |\n|---|--:|--:|--:|")
     lists = {name: made_for(generator, [s["caption"] for s in scenes], name) for name in get_args(Seam)}
@@ -91,7 +91,7 @@ def show_seams(generator: Generator, count: int) -> None:
 
 
 def show_prompts(generator: Generator, count: int, network: str) -> None:
-    """Print how what texts say and what panoramas show go together, and the distance to held-out scenes."""
+    """Print the correlations between captions and panoramas, and the distance to held-out scenes."""
     scenes = held_out(2 * count)
     captions = [s["caption"] for s in scenes[:count]]
     made, same = made_for(generator, captions), [s["image"] for s in scenes[:count]]
@@ -133,7 +133,7 @@ def blueness(image: Tensor) -> float:
 
 
 def brightness(image: Tensor) -> float:
-    """Return the mean."""
+    """Return the mean of all pixels."""
     return float(image.mean())
 
 
@@ -143,31 +143,31 @@ def above(image: Tensor) -> float:
 
 
 def contrast(image: Tensor) -> float:
-    """Return the brightness of rows 3/8 to 1/2, where a wide sky still is, less that of the lower half."""
+    """Return the mean of rows 3/8 to 1/2, which a wide sky still covers, minus that of the lower half."""
     rows = image.shape[1]
     return float(image[:, 3 * rows // 8 : rows // 2].mean() - image[:, rows // 2 :].mean())
 
 
 def window_share(network: str) -> Callable[[Tensor], float]:
-    """Return the share of pixels that a network takes for windows, as a function of a panorama."""
+    """Return a function from a panorama to the share of pixels that a network classifies as window."""
     model = load_model(network)
     number = list(model.classes).index("window")
     return lambda image: float((torch.as_tensor(model.predict(image).semseg) == number).float().mean())
 
 
 def shade(caption: str) -> float:
-    """Return 1 for bright, -1 for dark."""
+    """Return 1 for bright, -1 for dark, else 0."""
     return float("bright" in caption) - float("dark" in caption)
 
 
 def sky(caption: str) -> float:
-    """Return 1 for a wide sky, -1 for a narrow one."""
+    """Return 1 for a wide sky, -1 for a narrow one, else 0."""
     return float("wide" in caption) - float("narrow" in caption)
 
 
 @contextmanager
 def kept() -> Iterator[list[int]]:
-    """Collect the bytes that tensors kept for the backward pass take, each storage once."""
+    """Count the bytes of tensors kept for the backward pass, each storage once."""
     seen: dict[int, Any] = {}
     total = [0]
 
@@ -224,7 +224,7 @@ def show_stages(generator: Generator, folder: Path) -> None:
 
 
 def processor_time(stage: Callable[[], Any], repeats: int = 5) -> float:
-    """Return the least processor time of some runs in seconds, after one that does not count."""
+    """Return the smallest processor time of several runs in seconds, after a warm-up."""
     stage()
     times = []
     for _ in range(repeats):
@@ -235,13 +235,13 @@ def processor_time(stage: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Attend as fast kernels do, which keep no matrix of weights; without data, torch would take the one that does."""
+    """Attend as fast kernels do, which keep no weight matrix; on the meta device, torch would use one that does."""
     found: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
     return found
 
 
 def show_counts() -> None:
-    """Print parameters of FLUX.1-dev, and what a training step of its adapter keeps, by shapes alone."""
+    """Print the parameters of FLUX.1-dev, and what a training step of its adapter keeps, from shapes alone."""
     from diffusers import FluxTransformer2DModel
 
     for height in (512, 1024):
@@ -274,7 +274,7 @@ def show_counts() -> None:
 
 
 def main() -> None:
-    """Run one of the four."""
+    """Run one of the four parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("seams", "prompts", "stages", "counts"))
     parser.add_argument("folder", nargs="?", type=Path)

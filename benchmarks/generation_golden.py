@@ -1,7 +1,7 @@
-"""Largest differences from every tensor and loss that the published DiT360 gave, file by file.
+"""Largest differences from the tensors and losses of the published DiT360 code, file by file.
 
-The numbers were made once with the published code and weights that a rule gives. The folder has more of them than the
-tests take. Run: ``python benchmarks/generation_golden.py FOLDER``.
+The numbers were computed once with the published code and with weights that follow from a rule. The folder has more of
+them than the tests use. Run: ``python benchmarks/generation_golden.py FOLDER``.
 """
 
 import json
@@ -48,7 +48,7 @@ TOLERANCES = {  # relative for losses
 
 
 def generator() -> Generator:
-    """Return the networks of the published numbers."""
+    """Return the generator whose numbers are stored."""
     parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
     return Generator(
         FluxPipeline(**parts, **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")))
@@ -56,7 +56,7 @@ def generator() -> Generator:
 
 
 def call(network: Any, stored: Stored, guidance: float, dtype: torch.dtype) -> Tensor:
-    """Return what a transformer makes of the stored tokens."""
+    """Return the output of a transformer for the stored tokens."""
     inputs = {
         "hidden_states": stored["packed"],
         "encoder_hidden_states": stored["in/prompt_embeds"],
@@ -70,7 +70,7 @@ def call(network: Any, stored: Stored, guidance: float, dtype: torch.dtype) -> T
 
 
 def tokens(stored: Stored, folder: Path) -> Found:
-    """Yield packing, positions, velocities with each padding, and the autoencoder."""
+    """Yield tokens, positions, velocities for each padding, and outputs of the autoencoder."""
     network, double = golden.transformer(), golden.transformer().double()
     yield "packed", pack(stored["in/latents"])
     yield "ids", position_ids(4, 8)
@@ -96,7 +96,7 @@ def tokens(stored: Stored, folder: Path) -> Found:
 
 
 def training(stored: Stored, folder: Path) -> Found:
-    """Yield what one step of the published trainers computes."""
+    """Yield the intermediate results of one step of the published trainers."""
     network, latents, noise, sigma = golden.transformer(), stored["in/latents"], stored["in/noise"], stored["sigmas"]
     yield "sigmas", draw_levels(2, uniform=stored["in/u"])
     share = sigma.view(-1, 1, 1, 1)
@@ -120,7 +120,7 @@ def training(stored: Stored, folder: Path) -> Found:
 
 
 def losses(stored: Stored, folder: Path) -> Found:
-    """Yield the relative difference of every loss; the expected value is 1."""
+    """Yield the ratio of every loss to the published one; the expected value is 1."""
     tables = json.loads((folder / "training.json").read_text())
     stored = load_file(folder / "training.safetensors")
     one = torch.ones(2, 8, 16, dtype=torch.bool)
@@ -143,7 +143,7 @@ def losses(stored: Stored, folder: Path) -> Found:
 
 
 def sampling(stored: Stored, folder: Path) -> Found:
-    """Yield whole runs."""
+    """Yield the results of whole sampling runs."""
     made = generator()
     noise, embeddings = stored["in/noise"], (stored["in/prompt_embeds"], stored["in/pooled_prompt_embeds"])
     seen: dict[str, list[Tensor]] = {"velocity": [], "latents_after_step": []}
@@ -152,7 +152,7 @@ def sampling(stored: Stored, folder: Path) -> Found:
         seen["latents_after_step"].append(kwargs["hidden_states"][0])
 
     def after(module: Any, args: Any, output: Any) -> None:
-        seen["velocity"].append(wrap_columns(output[0], 16, 1)[0])  # what is cropped is equal to what it copies
+        seen["velocity"].append(wrap_columns(output[0], 16, 1)[0])  # cropped columns equal the columns they copy
 
     hooks = [
         made.pipeline.transformer.register_forward_pre_hook(before, with_kwargs=True),
@@ -292,7 +292,7 @@ FILES: dict[str, Callable[[Stored, Path], Found]] = {
 
 
 def expected_of(stored: Stored, name: str, found: Tensor) -> Tensor | None:
-    """Return what a tensor is compared with, in the range that we give it, or nothing if that is not stored."""
+    """Return the stored value of a tensor in our range of values, or None if there is none."""
     if name not in stored:
         return None
     expected = stored[name].double()
@@ -318,7 +318,7 @@ def main(folder: Path) -> None:
             difference = (
                 (found.double().reshape(expected.shape) - expected).abs().max().item() if shape_ok else torch.inf
             )
-            if "yaw" in key and key.endswith("/published"):  # the rows at the poles are decided by rounding
+            if "yaw" in key and key.endswith("/published"):  # rounding decides the rows at the poles
                 difference = (found.double() - expected)[..., 1:-1, :].abs().max().item()
             if not difference < worst:  # also if it is not a number
                 worst, where = difference, key

@@ -1,10 +1,10 @@
 """Seconds per panorama of the published large network, plain and prepared for inference.
 
-One network, one set of random weights of a size that keeps every branch at work. The ways run alternately, so that
-whatever else the machine does hits all of them. "plain" is `network(image)` with everything that training asks for. On
-a GPU, batches of one and more, TF32 and compiled networks come in. `--ways` picks some of them; with one alone the peak
-memory of the process is that way's. Run:
-``python benchmarks/inference.py --threads 2`` (about 14 GB); ``--small`` shows that it works.
+All ways use the same network, with random weights scaled so that every branch contributes. They take turns, so that
+other load on the machine affects all of them. "plain" is `network(image)` with all outputs that training needs. On a
+GPU, there are also larger batches, TF32 and compiled networks. `--ways` selects some of the ways; with a single one,
+the peak memory of the process is that of this way. Run: ``python benchmarks/inference.py --threads 2`` (about 14 GB);
+``--small`` is a quick test.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Way = Callable[[Tensor], dict[str, Any]]
 
 
 def random_network(height: int, small: bool = False) -> PDBridgeNet:
-    """Build the network of the published large checkpoint with no weight left at zero, so that all reaches the end."""
+    """Build the published large network without zero weights, so that every branch affects the output."""
     sizes = SMALL if small else {}
     encoder = ViTEncoder(**(SMALL_ENCODER if small else LARGE_ENCODER))
     names = [f"class {i}" for i in range(150)]
@@ -54,18 +54,18 @@ def random_network(height: int, small: bool = False) -> PDBridgeNet:
 
 
 def written_out_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attend from (..., N, C) to (..., M, C) through the matrix of scores (..., N, M)."""
+    """Attend from (..., N, C) to (..., M, C) through the full matrix of scores (..., N, M)."""
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     return scores.softmax(-1) @ value
 
 
 def written_out(network: PDBridgeNet) -> Way:
-    """The plain network with attention written out, in encoder and bridges."""
+    """Return the plain network with attention written out, in the encoder and the bridges."""
 
     def run(image: Tensor) -> dict[str, Any]:
         for block in network.encoder.vit.blocks:
             block.attn.fused_attn = False
-        # In the encoder nothing calls it any more; what is left are the bridges.
+        # The encoder no longer calls this function; only the bridges do.
         with mock.patch("torch.nn.functional.scaled_dot_product_attention", written_out_attention):
             outputs = network(image)
         for block in network.encoder.vit.blocks:
@@ -76,7 +76,7 @@ def written_out(network: PDBridgeNet) -> Way:
 
 
 def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Callable[[], Way]]:
-    """What makes the ways that are compared, by name; the first one is what the others are compared with."""
+    """Return builders of the ways to compare, by name; the first one is the baseline."""
 
     def under(context: Callable[[], AbstractContextManager[Any]], run: Way) -> Way:
         def wrapped(image: Tensor) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Callable[[], Way]]:
 
     def compiled(precision: Precision = "float32", graphs: bool = False) -> Way:
         module = prepare_for_inference(network, precision, winograd=False, graphs=graphs)
-        # Inside of what is recorded, if anything is.
+        # Compile inside the recorded graph, if there is one.
         (module.network if graphs else module).compile(fullgraph=True)
         return module
 
@@ -121,7 +121,7 @@ def ways(network: PDBridgeNet, cuda: bool) -> dict[str, Callable[[], Way]]:
 
 
 class tf32:
-    """Allow TF32 in matrix products and convolutions for a while."""
+    """Context in which matrix products and convolutions may use TF32."""
 
     def __enter__(self) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -139,7 +139,7 @@ def compare(network: PDBridgeNet, image: Tensor, repeats: int, names: Sequence[s
     errors: dict[str, float] = {}
     expected: dict[str, Tensor] = {}
     memory: dict[str, float] = {}
-    for repeat in range(repeats + 1):  # the first round only warms up, unless it is the only one
+    for repeat in range(repeats + 1):  # the first round is a warm-up, unless it is the only one
         for name, run in compared.items():
             if image.is_cuda:
                 torch.cuda.reset_peak_memory_stats()
@@ -177,8 +177,8 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=512, help="rows of the panorama")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--ways", nargs="+", default=[], metavar="NAME", help="some of the ways; default: all")
-    parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
+    parser.add_argument("--ways", nargs="+", default=[], metavar="NAME", help="ways to run (default: all)")
+    parser.add_argument("--small", action="store_true", help="use a small network, as a quick test")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
-"""Where the time goes by family of kernels, for inference and for a training step: python benchmarks/kernels.py.
+"""Time by family of kernels, for inference and for a training step: python benchmarks/kernels.py.
 
-The name of a kernel on a GPU, or of an operator on a CPU, decides its family. A GPU runs the published large network; a
-CPU a small one, unless ``--large`` asks for more. Shares are of the time of the kernels, not of the clock: on a GPU
-that waits for the host, the clock says more.
+The name of a kernel on a GPU, or of an operator on a CPU, decides its family. A GPU runs the published large network, a
+CPU a small one unless ``--large`` is set. Shares refer to the total time of the kernels, not to wall-clock time, which
+is longer on a GPU that waits for the host.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 
-# Operators that compute nothing, or pass a call on: they have hardly any time of their own.
+# Operators that compute nothing or only call others: they take hardly any time themselves.
 VIEWS = """
 alias as_strided chunk contiguous detach detach_ empty empty_like empty_strided expand expand_as narrow
 new_empty permute reshape result_type select slice split split_with_sizes squeeze t to transpose unbind
@@ -27,7 +27,7 @@ unflatten unsafe_chunk unsafe_split unsqueeze view view_as _reshape_alias _unsaf
 _convolution linear matmul pad roll_ scaled_dot_product_attention layer_norm batch_norm _batch_norm_impl_index
 zeros zeros_like ones new_zeros _to_copy
 """
-# The first family that has a part of the name; names of kernels only up to their template arguments.
+# The first family with a part that occurs in the name counts; names of kernels are cut before their template arguments.
 FAMILIES = {
     "attention": ("scaled_dot_product", "flash", "fmha", "attention"),
     "resize": ("upsample", "bilinear"),
@@ -43,20 +43,20 @@ FAMILIES = {
 
 
 def family(name: str) -> str:
-    """The family of a kernel or an operator.
+    """Return the family of a kernel or an operator.
 
     Example:
         >>> family("aten::mkldnn_convolution"), family("sm90_xmma_gemm_bf16<float>"), family("aten::add_")
         ('convolution', 'matrix', 'elementwise')
     """
     short = name.removeprefix("aten::").removeprefix("void ").partition("<")[0].lower()
-    if "elementwise_kernel" in short:  # what it does is among its arguments
+    if "elementwise_kernel" in short:  # its arguments say what it does
         return "copy" if "copy" in name.lower() else "elementwise"
     return next(kind for kind, parts in FAMILIES.items() if any(part in short for part in parts))
 
 
 def by_family(call: Callable[[], object], cuda: bool) -> tuple[Counter[str], Counter[str]]:
-    """Microseconds and numbers of the kernels of a call, which has run before, by family."""
+    """Return the microseconds and the number of kernels of a call by family, after a warm-up."""
     call()
     activities = [ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiled:
@@ -76,7 +76,7 @@ def by_family(call: Callable[[], object], cuda: bool) -> tuple[Counter[str], Cou
 
 
 def print_table(rows: Iterable[tuple[str, tuple[Counter[str], Counter[str]]]]) -> None:
-    """Print a Markdown table, a family by row and a call by column."""
+    """Print a Markdown table with a row for every family and columns for every call."""
     named = list(rows)
     print("| family | " + " | ".join(f"{name}: of the time | ms | kernels" for name, _ in named) + " |")
     print("|---|" + "--:|--:|--:|" * len(named))
@@ -92,7 +92,7 @@ def print_table(rows: Iterable[tuple[str, tuple[Counter[str], Counter[str]]]]) -
 
 
 def inference(arguments: argparse.Namespace, device: str, large: bool) -> Callable[[], object]:
-    """A prediction of the prepared network, in bf16 on a GPU."""
+    """Return a prediction of the prepared network as a function; bf16 on a GPU."""
     network = random_network(arguments.height, small=not large).to(device)
     prepared = prepare_for_inference(network, "bfloat16" if device == "cuda" else "float32")
     image = torch.rand(arguments.batch, 3, arguments.height, 2 * arguments.height, device=device)
@@ -100,7 +100,7 @@ def inference(arguments: argparse.Namespace, device: str, large: bool) -> Callab
 
 
 def training(arguments: argparse.Namespace, device: str, large: bool) -> Callable[[], object]:
-    """A step as `benchmarks/training.py` measures it, in bf16 on a GPU."""
+    """Return a training step as in `benchmarks/training.py` as a function; bf16 on a GPU."""
     encoder = ViTEncoder(**(LARGE_ENCODER if large else SMALL_ENCODER))
     names = [f"class {i}" for i in range(arguments.classes)]
     network = PDBridgeNet(encoder, names, convention=arguments.convention, **({} if large else SMALL)).to(device)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--convention", choices=("sphere", "paper"), default="paper")
     parser.add_argument("--calls", nargs="+", choices=("inference", "training"), default=["inference", "training"])
-    parser.add_argument("--large", action="store_true", help="the large network on a CPU too")
+    parser.add_argument("--large", action="store_true", help="use the large network on a CPU too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,10 +1,11 @@
-"""Training on pseudo-labels beside training on the truth: rendered rooms, and a teacher that errs by known amounts.
+"""Compare training on pseudo-labels with training on the truth: rendered rooms, and a teacher with known errors.
 
-The same rooms are written to three folders: with their true labels, with the labels of `mtpano label` (the teacher and
-the views of `label_free/label-oracle-rooms.yaml`), and with a plain average of what the teacher says of the views. The
-network of the quickstart is trained equally long on each, and in a fourth run on the fused labels with the depth of
-single views, as MTPano is; all are scored on the true labels of rooms that were in no training. What is finished is
-kept in `--out`, so that a run that was stopped goes on where it was. Run: ``python benchmarks/label_free.py``.
+The same rooms are written to three folders: with their true labels, with the labels of `mtpano label` (teacher and
+views of `label_free/label-oracle-rooms.yaml`), and with a plain average of the teacher's labels of the views. The
+network of the quickstart is trained for the same number of steps on each, and in a fourth run on the fused labels with
+the depth of single views, as MTPano is trained. All are scored on the true labels of rooms that no training has seen.
+Finished runs are kept in `--out`, so the same command continues a stopped run. Run:
+``python benchmarks/label_free.py``.
 """
 
 import argparse
@@ -40,18 +41,18 @@ COLUMNS = {"mIoU": ("semseg/mIoU", 3), "AbsRel": ("depth/AbsRel", 3), "normals, 
 
 
 class Truth(Labeler):
-    """Labels that are the truth."""
+    """A labeler that returns the truth."""
 
     def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
-        """Return what the sample says."""
+        """Return the labels of the sample."""
         return PanoramaLabels(sample["semseg"].byte(), sample["depth"], sample["normals"])
 
 
 class PlainAverage(Labeler):
-    """Labels that are the plain mean of what the views say, and of their classes the most frequent one."""
+    """A labeler that returns the plain mean of the views, and the most frequent class."""
 
     def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
-        """Return the mean of the views, as they were before they were aligned."""
+        """Return the mean of the views as they were before alignment."""
         fused = super().label(name, sample)
         assert fused.scales is not None
         size = self.height * self.width
@@ -72,7 +73,7 @@ class PlainAverage(Labeler):
 
 
 LABELERS = {"truth": Truth, "fused": Labeler, "average": PlainAverage}
-# Name, labels, and whether depth is of single views.
+# Name, labels, and whether depth comes from single views.
 RUNS = {
     "true labels": ("truth", False),
     "pseudo-labels, fused": ("fused", False),
@@ -82,7 +83,7 @@ RUNS = {
 
 
 def write_labels(out: Path, rooms: RoomsDataModule, size: int, views: int) -> None:
-    """Label the training rooms in all ways, one folder each; finished rooms are skipped."""
+    """Label the training rooms in all three ways, one folder each; finished rooms are skipped."""
     config = yaml.safe_load((shipped("configs") / "label_free/label-oracle-rooms.yaml").read_text())
     chosen = config["views"]["init_args"] | {"size": size, "count": views}
     defects = config["teachers"][0]["init_args"]
@@ -103,7 +104,7 @@ def write_labels(out: Path, rooms: RoomsDataModule, size: int, views: int) -> No
 
 
 def score_labels(folder: Path, rooms: RoomsDataModule) -> dict[str, float]:
-    """Score the merged labels of a folder on the truth."""
+    """Score the merged labels of a folder against the truth."""
     data = PseudoLabelDataModule(folder, height=rooms.train_set.height, width=rooms.train_set.width)
     labels = data.dataset("train")
     metrics = {"semseg": SemsegMetrics(data.classes), "depth": DepthMetrics(), "normals": NormalsMetrics()}
@@ -148,7 +149,7 @@ def train(
 
 
 def table(title: str, results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Mean and, from two seeds on, standard deviation of all scores, as Markdown."""
+    """Return a Markdown table of the mean and, for two seeds or more, the standard deviation of all scores."""
     lines = [f"| {title} | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
     for name, runs in results.items():
         cells = []
@@ -161,9 +162,9 @@ def table(title: str, results: Mapping[str, Sequence[Mapping[str, float]]]) -> s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Label, train what is not trained yet, and print the tables."""
+    """Label, train the runs that are not finished yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/label_free"), help="labels and finished runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/label_free"), help="folder of labels and finished runs")
     parser.add_argument("--rooms", type=int, default=240, help="rooms to label and to train on")
     parser.add_argument("--test-rooms", type=int, default=64)
     parser.add_argument("--steps", type=int, default=300)

@@ -1,10 +1,10 @@
-"""Kill `mtpano label` at random moments, restart it until it is done, and compare with a run that nothing disturbed.
+"""Kill `mtpano label` at random moments, restart it until it finishes, and compare with an undisturbed run.
 
     python benchmarks/label_kill.py --kills 20 --rooms 60
 
-Every process is one of the real command line. Every fifth kill comes while it is starting, the others at a random time
-after it has begun to label, such that there is something left to do for all of them. After every kill, all panoramas
-that count as finished are compared byte by byte.
+Every process runs the real command line. Every fifth kill comes while the process is starting, the others at a random
+time after it has begun to label, early enough that work is left for all of them. After every kill, all panoramas that
+count as finished are compared byte by byte.
 """
 
 import argparse
@@ -46,10 +46,10 @@ def compare(folder: Path, kills: int, rooms: int, moments: random.Random) -> Non
     wait_for_work(whole, folder / "whole", set())
     ready = time.monotonic() - start
     if whole.wait() != 0:
-        raise SystemExit("the undisturbed run has failed")
+        raise SystemExit("the undisturbed run failed")
     total = time.monotonic() - start
     expected = files_of(folder / "whole")
-    print(f"undisturbed: {total:.1f} s for {rooms} rooms, of which {ready:.1f} s until the first is begun")
+    print(f"undisturbed: {total:.1f} s for {rooms} rooms, {ready:.1f} s of them before the first begins")
     print(
         "kill   at s   labelling for s   finished before   finished after   temporary files left   finished ones differ"
     )
@@ -79,7 +79,7 @@ def compare(folder: Path, kills: int, rooms: int, moments: random.Random) -> Non
             f"{number:4} {moment:6.2f} {work:>17} {before:17} {len(finished):16} {left:22} {differing:22}", flush=True
         )
     if command(config, out).wait() != 0:
-        raise SystemExit("the last run has failed")
+        raise SystemExit("the last run failed")
     found = files_of(out)
     print(f"last run: {len(list(out.glob('img/*.jpg')))} finished, {len(list(out.glob('.*')))} temporary folders left")
     same = found == expected
@@ -95,19 +95,19 @@ def command(config: Path, out: Path) -> "subprocess.Popen[bytes]":
 
 
 def wait_for_work(process: "subprocess.Popen[bytes]", out: Path, old: set[Path]) -> None:
-    """Wait until a process has a temporary folder of its own, which is when it begins to label."""
+    """Wait until a process has its own temporary folder, which means that it begins to label."""
     while process.poll() is None and not (set(out.glob(".*/lock")) - {folder / "lock" for folder in old}):
         time.sleep(0.005)
 
 
 def of(path: str) -> str:
-    """The panorama that a file belongs to."""
+    """Return the name of the panorama that a file belongs to."""
     parts = Path(path).parts
     return Path(parts[1]).stem if parts[0] in ("img", "origins") else parts[1]
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """Contents of all files but the records of runs, by path."""
+    """Return the contents of all files except the records of runs, by path."""
     paths = [path for path in root.rglob("*") if path.is_file() and not path.relative_to(root).parts[0].startswith(".")]
     return {str(p.relative_to(root)): p.read_bytes() for p in paths if p.relative_to(root).parts[0] != "runs"}
 

@@ -1,14 +1,15 @@
-"""How good and how fast views of a panorama are fused.
+"""Measure how well and how fast the views of a panorama are fused.
 
 ``python benchmarks/labeling.py quality``: rooms labelled by an oracle whose depth is off by 20 % per view and 5 % per
-pixel, whose classes err and bleed, and whose normals are noisy; the merged maps beside the plain average of all views
-(every view on its own panorama by ``sphere.from_perspective``, no alignment, no weights) and the best single view.
+pixel, whose classes are partly wrong and bleed over edges, and whose normals are noisy. The merged maps are compared
+with the plain average of all views (every view on its own panorama by ``sphere.from_perspective``, without alignment or
+weights) and with the best single view.
 
-``python benchmarks/labeling.py speed --threads 2``: everything that is not the teacher for one panorama of 512 x 1024
-and 32 views of 512 x 512, by stage, beside the same plain average.
+``python benchmarks/labeling.py speed --threads 2``: the time of everything but the teacher, by stage, for one panorama
+of 512 x 1024 and 32 views of 512 x 512, compared with the same plain average.
 
-``python benchmarks/labeling.py share``: what part of the time a teacher takes, ViT-L/14 at 518 x 518, random weights,
-in bfloat16, on a GPU if there is one, as are views and fusion.
+``python benchmarks/labeling.py share``: the teacher's share of the time. The teacher is a ViT-L/14 at 518 x 518 with
+random weights, in bfloat16. Teacher, views and fusion run on a GPU if there is one.
 """
 
 import argparse
@@ -40,7 +41,7 @@ DEFECTS = {"scale": 0.2, "noise": 0.05, "softness": 0.3, "wrong_classes": 0.1, "
 
 
 def plain_average(labels: ViewLabels, views: Views, height: int, width: int) -> PanoramaLabels:
-    """Mean of distances, of normals and of probabilities over all views that see a pixel, densely."""
+    """Return the mean of distances, normals and probabilities over all views that see a pixel."""
     maps: dict[str, Tensor] = {}
     if labels.probabilities is not None:
         maps["probabilities"] = labels.probabilities
@@ -70,7 +71,7 @@ def plain_average(labels: ViewLabels, views: Views, height: int, width: int) -> 
 
 
 def border_jump(depth: Tensor, truth: Tensor, views: Views) -> tuple[float, float]:
-    """Mean jump of log-distance beyond the truth's between neighbours across a border of a view, and elsewhere."""
+    """Return the mean jump of the log-distance error between neighbours: across the border of a view, and elsewhere."""
     height, width = truth.shape
     seen = torch.zeros(len(views), height * width, dtype=torch.bool)
     for i, foot in enumerate(footprints(views, height, width)):
@@ -79,7 +80,7 @@ def border_jump(depth: Tensor, truth: Tensor, views: Views) -> tuple[float, floa
     jumps, across = [], []
     for dim, other in ((0, (slice(1, None), slice(None))), (1, (slice(None), slice(1, None)))):
         here = (slice(None, -1), slice(None)) if dim == 0 else (slice(None), slice(None, -1))
-        # Edges of objects are judged by the other columns: there the teacher itself errs.
+        # Edges of objects are left to the other scores, because the teacher itself is wrong there.
         known = (depth[here] > 0) & (depth[other] > 0) & ((truth[here] / truth[other]).log().abs() < 0.1)
         jumps.append((error[other] - error[here]).abs()[known])
         across.append((seen[(slice(None), *other)] != seen[(slice(None), *here)]).any(0)[known])
@@ -88,7 +89,7 @@ def border_jump(depth: Tensor, truth: Tensor, views: Views) -> tuple[float, floa
 
 
 def scores(found: PanoramaLabels, sample: dict[str, Tensor], mask: Tensor | None = None) -> dict[str, float]:
-    """Errors of maps (H, W), weighted by solid angle, over what is seen."""
+    """Return the errors of maps (H, W) where they have values, weighted by solid angle."""
     truth, result = sample["depth"], {}
     weights = solid_angles(*truth.shape).expand(truth.shape)
     mask = torch.ones_like(truth, dtype=torch.bool) if mask is None else mask
@@ -117,7 +118,7 @@ def scores(found: PanoramaLabels, sample: dict[str, Tensor], mask: Tensor | None
 
 
 def densify(labels: PanoramaLabels, index: int, height: int, width: int) -> tuple[PanoramaLabels, Tensor]:
-    """The maps of a single view, and where it sees."""
+    """Return the maps of a single view, and the mask of the pixels that it sees."""
     view = labels.views[index]
     mask = torch.zeros(height * width, dtype=torch.bool)
     mask[view.pixels] = True
@@ -129,9 +130,9 @@ def densify(labels: PanoramaLabels, index: int, height: int, width: int) -> tupl
 
 
 def quality(rooms: int, height: int, size: int) -> dict[str, dict[str, float]]:
-    """Mean scores over rooms of the plain average, the best view and the merged maps.
+    """Return the mean scores over rooms of the plain average, the best view and the merged maps.
 
-    The best view is another one for every score; beside it stand the merged maps on what it sees alone.
+    Every score has its own best view. "merged, there" scores the merged maps on the pixels that this view sees.
     """
     width, rows = 2 * height, {name: [] for name in ("plain average", "merged", "best view", "merged, there")}
     for index in range(rooms):
@@ -145,7 +146,7 @@ def quality(rooms: int, height: int, size: int) -> dict[str, dict[str, float]]:
         alone, there = [], []
         for number in range(len(views)):
             single, mask = densify(ours, number, height, width)
-            # Its own scale, as the teacher gave it.
+            # With the teacher's own scale.
             unaligned = PanoramaLabels(single.semseg, single.depth / ours.scales[number], single.normals)
             alone.append(scores(unaligned, sample, mask))
             there.append(scores(ours, sample, mask))
@@ -171,7 +172,7 @@ def print_quality(rooms: int, height: int, size: int) -> None:
 
 
 def teacher_labels(count: int, size: int, classes: int, stride: int) -> ViewLabels:
-    """What a teacher might say: regions of classes, smooth depth, normals of planes."""
+    """Return plausible labels of a teacher: regions of classes, smooth depth, normals of planes."""
     random = torch.Generator().manual_seed(0)
     small = torch.rand(count, classes, 16, 16, generator=random) * 8
     probabilities = F.interpolate(small, size=(size // stride, size // stride), mode="bilinear").softmax(1)
@@ -181,7 +182,7 @@ def teacher_labels(count: int, size: int, classes: int, stride: int) -> ViewLabe
 
 
 def speed(classes: int, stride: int, repeats: int, plain: bool = True) -> dict[str, list[tuple[float, float]]]:
-    """Seconds on the clock and of processor time of every stage, in every repetition."""
+    """Return wall-clock and processor seconds of every stage, for every repetition."""
     height, width, size = 512, 1024, 512
     strategy = RandomViews(32, size=size)
     image, labels = torch.rand(3, height, width), teacher_labels(32, size, classes, stride)
@@ -223,13 +224,13 @@ def speed(classes: int, stride: int, repeats: int, plain: bool = True) -> dict[s
                         continue  # it takes as long as all the others together
                     start, busy = time.perf_counter(), time.process_time()
                     call()
-                    if repeat:  # the first round only warms up
+                    if repeat:  # the first round is a warm-up
                         seconds[name].append((time.perf_counter() - start, time.process_time() - busy))
     return seconds
 
 
 def label_in_a_row(count: int, root: str, threads: int, classes: int, stride: int) -> tuple[float, float]:
-    """Cut, fuse and write panoramas as `mtpano label` does, which writes beside the next one: begin and end."""
+    """Cut, fuse and write panoramas as `mtpano label` does, writing in other threads; return begin and end."""
     torch.set_num_threads(threads)
     height, width, size = 512, 1024, 512
     strategy = RandomViews(32, size=size)
@@ -240,7 +241,7 @@ def label_in_a_row(count: int, root: str, threads: int, classes: int, stride: in
         folder.write(name, encode_image(pixels, height, width), encode_labels(merged).files)
 
     with LabelFolder(Path(root)) as folder, ThreadPoolExecutor(2) as writers:
-        for number in range(-1, count):  # the first one only warms up
+        for number in range(-1, count):  # the first one is a warm-up
             if number == 0:
                 start = time.time()
             seen = strategy("panorama")
@@ -250,7 +251,7 @@ def label_in_a_row(count: int, root: str, threads: int, classes: int, stride: in
 
 
 def throughput(processes: int, classes: int, stride: int, count: int = 10) -> float:
-    """Seconds per panorama of processes that share the threads."""
+    """Return the seconds per panorama of processes that share the threads."""
     threads = max(1, torch.get_num_threads() // processes)
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "manifest.json").write_text("{}")
@@ -280,7 +281,7 @@ def print_speed(classes: int, stride: int, repeats: int, plain: bool) -> None:
 
 @torch.inference_mode()
 def print_share(name: str, height: int, size: int, classes: int, stride: int, repeats: int) -> None:
-    """Print the seconds per panorama of a teacher that looks at 32 views, and of everything else."""
+    """Print the seconds per panorama of a teacher that labels 32 views, and of everything else."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = timm.create_model(name, num_classes=0).to(device).eval()
     side, strategy = network.default_cfg["input_size"][-1], RandomViews(32, size=size)
@@ -327,7 +328,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave out the plain average, which takes longest")
-    parser.add_argument("--teacher", default="vit_large_patch14_dinov2", help="network of timm whose share is asked")
+    parser.add_argument("--teacher", default="vit_large_patch14_dinov2", help="timm network for share")
     parser.add_argument("--panorama", type=int, default=512, help="rows of the panorama for share; views are as high")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

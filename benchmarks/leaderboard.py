@@ -1,7 +1,7 @@
-"""Judge every network that comes along on rendered rooms, streets and real scenes, and write `docs/leaderboard.md`.
+"""Score the networks of the package on rendered rooms, streets and real scenes, and write `docs/leaderboard.md`.
 
-What is scored is kept in --out, so a run that was stopped goes on where it was, and a second process that is given the
-same folder shares the work. Run: ``python benchmarks/leaderboard.py --real 3D60``.
+Scores are kept in --out, so the same command continues a stopped run, and a second process with the same folder shares
+the work. Run: ``python benchmarks/leaderboard.py --real 3D60``.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NETWORKS = ("mtpano-small.rooms", "mtpano-tiny.rooms")
 PRIOR, PRIOR_ROOMS = "latitude prior", 200
 ROOMS, STREETS, HEIGHT = 8, 3, 128
 REAL_HEIGHT = 256
-# Columns: title, where in the report, and digits after the point.
+# Columns: title, place in the report, and decimals.
 SCORES = {
     "AbsRel": ("mean_over_images", "depth/AbsRel", 3),
     "normals, degrees": ("mean_over_images", "normals/mean", 1),
@@ -63,7 +63,7 @@ MEANING = (
 
 
 def data_sets(rooms: int, streets: int, real: Path | None) -> Iterator[tuple[str, EvaluationSet]]:
-    """Yield what is scored on, by title."""
+    """Yield the evaluation sets with their titles."""
     yield "Rooms", open_data("rooms", HEIGHT, rooms)
     yield "Streets", open_data("streets", HEIGHT, streets)
     if real is not None:
@@ -82,7 +82,7 @@ def predictors() -> list[Predictor]:
 
 
 def machine() -> str:
-    """Return what it ran on."""
+    """Return a description of the machine."""
     return f"one thread of {os.cpu_count()} {platform.machine()} cores, no GPU"
 
 
@@ -95,7 +95,7 @@ def cell(point: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def table(report: Mapping[str, Any], columns: Mapping[str, tuple[str, str, int]]) -> list[str]:
-    """Return the lines of a table of all models; columns that nobody has are left out."""
+    """Return the lines of a table of all models, without empty columns."""
     models = report["models"]
     found = {
         title: [cell(model[place].get(key), digits) for model in models.values()]
@@ -135,7 +135,7 @@ def section(title: str, report: Mapping[str, Any]) -> list[str]:
 
 
 def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page of reports by title."""
+    """Return the page for reports by title."""
     first = next(iter(reports.values()))
     counts = {title: report["data"]["panoramas"] for title, report in reports.items()}
     options = f" --rooms {counts['Rooms']} --streets {counts['Streets']}"

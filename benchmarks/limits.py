@@ -1,9 +1,10 @@
-"""What the network costs by its parts, and how near it comes to what the machine can do.
+"""Cost of the network by its parts, and how close it comes to the limit of the machine.
 
-Floating-point operations are those of matrix products and convolutions, two for every multiplication and addition. A
-limit is their number over the rate of a large matrix product, measured in the same run. A pass that does all of them
-can hardly be faster; on a CPU the prepared network does fewer, by Winograd's algorithm. Activations are what the layers
-write. Run: ``python benchmarks/limits.py --threads 2``, which takes about 9 GB; ``--small`` shows that it works.
+Floating-point operations are those of matrix products and convolutions, two for each multiply-add. The limit is their
+number divided by the rate of a large matrix product, measured in the same run. A pass that performs all of them can
+hardly be faster; on a CPU, the prepared network performs fewer, thanks to Winograd's algorithm. Activations are the
+outputs of the layers. Run: ``python benchmarks/limits.py --threads 2``, which takes about 9 GB; ``--small`` is a quick
+test.
 """
 
 import argparse
@@ -37,7 +38,7 @@ GROUPS = {
 
 
 class Operations(TorchDispatchMode):
-    """Counts floating-point operations by the network's part that asks for them."""
+    """Count floating-point operations by the part of the network that calls them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,13 +54,13 @@ class Operations(TorchDispatchMode):
 
 
 def group_of(module: str) -> str:
-    """The group of a module by its full name, such as `PDBridgeNet.necks.depth`."""
+    """Return the group of a module from its full name, such as `PDBridgeNet.necks.depth`."""
     parts = module.split(".")
     return GROUPS.get(parts[1], "rest") if len(parts) > 1 else "rest"
 
 
 def count(network: PDBridgeNet, height: int, auxiliary: bool) -> tuple[Counter[str], Counter[str]]:
-    """Operations and bytes of activations (float32) by group, for one image, without computing anything."""
+    """Return operations and bytes of activations (float32) by group, for one image, without computing anything."""
     written: Counter[str] = Counter()
 
     def note(name: str) -> Callable[..., None]:
@@ -79,7 +80,7 @@ def count(network: PDBridgeNet, height: int, auxiliary: bool) -> tuple[Counter[s
 
 
 def timed(call: Callable[[], Any], repeats: int) -> float:
-    """Median of the seconds of a call; the first one only warms up."""
+    """Return the median seconds of a call; the first one is a warm-up."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -91,14 +92,14 @@ def timed(call: Callable[[], Any], repeats: int) -> float:
 
 
 def matmul_rate(device: str, dtype: torch.dtype, repeats: int) -> float:
-    """Floating-point operations per second of a product of square matrices."""
+    """Return the floating-point operations per second of a product of square matrices."""
     n = 8192 if device == "cuda" else 2048
     a, b = (torch.rand(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n**3 / timed(lambda: a @ b, max(repeats, 5))
 
 
 def print_parts(network: PDBridgeNet, height: int) -> int:
-    """Print what the parts cost; returns the operations of main outputs."""
+    """Print what the parts cost; return the operations that the main outputs need."""
     counted, lean = count(network, height, True), count(network, height, False)
     weights: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
@@ -125,8 +126,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--height", type=int, default=512, help="rows of the panorama")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
-    parser.add_argument("--count-only", action="store_true", help="measure nothing")
+    parser.add_argument("--small", action="store_true", help="use a small network, as a quick test")
+    parser.add_argument("--count-only", action="store_true", help="only count, measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with torch.device("meta"):
@@ -150,7 +151,7 @@ def main() -> None:
 
 
 def print_row(network: PDBridgeNet, image: Tensor, precision: Any, products: str, rate: float, operations: int) -> None:
-    """Measure the plain and the prepared network and print their row."""
+    """Measure the plain and the prepared network, and print their row."""
     prepared = prepare_for_inference(network, precision)
 
     def plain() -> None:

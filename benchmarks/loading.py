@@ -1,7 +1,7 @@
-"""Time and memory of `load_model` for a checkpoint of the published size, beside PyTorch's own way; a Markdown table.
+"""Time and memory of `load_model` for a checkpoint of the published size, compared with plain PyTorch.
 
-Writes about 5 GB to a temporary folder. The values are random: names, shapes and type are those of the published file.
-Every row is measured in fresh processes, on files that the page cache holds.
+The output is a Markdown table. The script writes about 5 GB to a temporary folder. The values are random; names, shapes
+and types are those of the published file. Every row is measured in fresh processes, on files in the page cache.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def write_checkpoint(path: Path) -> int:
-    """Write a file like the published one; returns the bytes of its tensors."""
+    """Write a file like the published one; return the bytes of its tensors."""
     shapes = json.loads(SHAPES.read_text())
     state = {key: torch.empty(shape).uniform_(-0.02, 0.02) for key, shape in shapes.items()}
     state |= {key: torch.tensor(0) for key in shapes if key.endswith("num_batches_tracked")}
@@ -63,7 +63,7 @@ def by_path(path: str) -> torch.nn.Module:
 
 
 def plainly(path: str) -> torch.nn.Module:
-    """Build the network, read the whole file, copy: what `torch.load` and `load_state_dict` do by default."""
+    """Build the network, read the whole file and copy, as `torch.load` and `load_state_dict` do by default."""
     from mtpano_zoo.layers import ViTEncoder
     from mtpano_zoo.models import PDBridgeNet
     from mtpano_zoo.reference import FORMATS
@@ -75,7 +75,7 @@ def plainly(path: str) -> torch.nn.Module:
 
 
 def nothing(path: str) -> torch.nn.Module:
-    """Import only: what every process takes."""
+    """Only import: the cost of every process."""
     import mtpano_zoo.zoo.loading  # noqa: F401
 
     return torch.nn.Module()
@@ -91,13 +91,13 @@ WAYS: dict[str, Callable[[str], torch.nn.Module]] = {
 
 
 def memory(field: str) -> float:
-    """Read a field of this process's status in GB."""
+    """Return a field of this process's status in GB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024 / 1e9
 
 
 def measure(way: str, path: str) -> dict[str, float]:
-    """Load in this process: seconds and GB."""
+    """Load in this process; return seconds and GB."""
     nothing(path)
     anonymous = [memory("RssAnon")]
     done = threading.Event()
@@ -123,7 +123,7 @@ def measure(way: str, path: str) -> dict[str, float]:
 
 
 def place_in_hub_cache(path: Path, cache: Path) -> None:
-    """Put the file where the Hub's client would have downloaded it to."""
+    """Move the file to where the Hub's client would have downloaded it."""
     entry = entries()[NAME]
     commit = entry.revision or hashlib.sha1(b"benchmark").hexdigest()
     repository = cache / f"models--{entry.repository.replace('/', '--')}"
@@ -134,7 +134,7 @@ def place_in_hub_cache(path: Path, cache: Path) -> None:
 
 
 def main() -> None:
-    """Run all ways and print the table."""
+    """Run all ways to load, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "PATH"), help=argparse.SUPPRESS)

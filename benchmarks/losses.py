@@ -1,8 +1,8 @@
 """Time, memory and kernels of the loss of a network with all tasks, without the network: python benchmarks/losses.py.
 
-Random outputs of the size of the labels, main and intermediate, in the precision of training. Memory is the peak beyond
-the outputs and the labels until the gradients are there: on a GPU that of PyTorch, on a CPU that of the process, hence
-one process per row. Kernels are those of a GPU, or the operators of a CPU that compute something.
+The outputs, main and intermediate, are random, of the size of the labels and in the precision of training. Memory is
+the peak beyond outputs and labels, up to the gradients: PyTorch's peak on a GPU, the process's peak on a CPU, hence one
+process per row. Kernels are those of a GPU, or the operators of a CPU that compute something.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PARTS = {
 
 
 def outputs_of(tasks: tuple[str, ...], shape: tuple[int, ...], classes: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Random outputs of a network (B, C, H, W); the intermediate ones are other tensors."""
+    """Return random outputs of a network (B, C, H, W); the intermediate ones are separate tensors."""
     generator = torch.Generator().manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -47,7 +47,7 @@ def outputs_of(tasks: tuple[str, ...], shape: tuple[int, ...], classes: int, dty
 
 
 def measure(part: str, arguments: argparse.Namespace) -> tuple[float, float, float, int]:
-    """Seconds of forward and of backward, peak memory in GiB, number of kernels."""
+    """Return the seconds of forward and backward, the peak memory in GiB and the number of kernels."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loss = MultiTaskLoss()
     batch = batch_of(arguments.batch, arguments.height, device, arguments.classes)
@@ -73,7 +73,7 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[float, float, flo
 
 
 def _now(device: str) -> float:
-    """Seconds of the clock on a GPU, of the processor without one."""
+    """Return wall-clock seconds on a GPU, processor seconds on a CPU."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -87,7 +87,7 @@ def _memory(device: str) -> float:
 
 
 def main() -> None:
-    """Print a Markdown table, a row by a process of its own."""
+    """Print a Markdown table; each row is measured in its own process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--height", type=int, default=512, help="rows of the panoramas")

@@ -1,9 +1,9 @@
-"""Scores of networks on held-out homes and streets and on real scenes, upright and tilted, as they are and levelled.
+"""Scores of networks on held-out homes and streets and on real scenes, upright and tilted, with and without levelling.
 
-These are the figures of the card of `mtpano-small.photos`. Everything goes through `predict`; labels are 256 x 512,
-pixels of all images are pooled, and a network scores only what it has. Distances are compared where the network gives
-one; "no depth" is the share of the labelled pixels where it calls them far. Classes are compared for networks that have
-all of the scenes' classes. Homes and streets have cameras that lean by up to ten degrees. Run:
+These are the figures in the card of `mtpano-small.photos`. Everything goes through `predict`. Labels are 256 x 512, the
+pixels of all images are pooled, and a network is scored only on the tasks it has. Distances are compared where the
+network predicts one; "no depth" is the share of the labelled pixels that it calls far. Classes are compared for
+networks with exactly the scenes' classes. The cameras of homes and streets lean by up to ten degrees. Run:
 ``python benchmarks/photos_scores.py mtpano-small.photos mtpano-small.rooms --threed60 FOLDER``.
 """
 
@@ -43,7 +43,7 @@ Sample = dict[str, Any]
 
 
 def scenes(kind: type[HomesDataset | StreetsDataset], count: int) -> Callable[[], Iterable[Sample]]:
-    """Held-out scenes, one at a time."""
+    """Return a function that yields held-out scenes, one at a time."""
 
     def generate() -> Iterable[Sample]:
         data = kind("test", count, 256, 512, tilt=10.0)
@@ -53,7 +53,7 @@ def scenes(kind: type[HomesDataset | StreetsDataset], count: int) -> Callable[[]
 
 
 def real(root: str, parts: Sequence[Part], tilt: float) -> Callable[[], Iterable[Sample]]:
-    """Real scenes of 3D60, seen by a camera that looks up by so many degrees."""
+    """Return a function that yields real scenes of 3D60, from a camera that looks up by `tilt` degrees."""
 
     def generate() -> Iterable[Sample]:
         for batch in threed60(root, parts, 256):
@@ -64,7 +64,7 @@ def real(root: str, parts: Sequence[Part], tilt: float) -> Callable[[], Iterable
 
 
 def score(network: nn.Module, samples: Iterable[Sample], level: bool) -> dict[str, float]:
-    """All columns of the table that the labels and the network allow."""
+    """Return all columns of the table that the labels and the network allow."""
     metrics: dict[str, Any] = {
         "depth": DepthMetrics(max_depth=MAX_DEPTH),
         "aligned": DepthMetrics(max_depth=MAX_DEPTH, alignment="median"),
@@ -76,7 +76,7 @@ def score(network: nn.Module, samples: Iterable[Sample], level: bool) -> dict[st
     for sample in samples:
         prediction = predict(network, sample["image"], level=level)
         if not isinstance(prediction, Prediction):
-            raise TypeError("one image has one prediction")
+            raise TypeError("one image must have one prediction")
         if prediction.depth is not None:
             depth, target = torch.from_numpy(prediction.depth)[None], sample["depth"][None]
             for name in ("depth", "aligned"):
@@ -102,10 +102,10 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("networks", nargs="+", help="names of `mtpano models`, or checkpoints")
-    parser.add_argument("--count", type=int, default=64, help="homes, and as many streets")
+    parser.add_argument("--count", type=int, default=64, help="number of homes, and of streets")
     parser.add_argument("--threed60", metavar="FOLDER", help="real scenes of 3D60")
-    parser.add_argument("--parts", nargs="+", default=get_args(Part), choices=get_args(Part), help="those of 3D60")
-    parser.add_argument("--height", type=int, help="rows that the networks see, instead of their own")
+    parser.add_argument("--parts", nargs="+", default=get_args(Part), choices=get_args(Part), help="parts of 3D60")
+    parser.add_argument("--height", type=int, help="input rows of the networks (default: their own)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

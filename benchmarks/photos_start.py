@@ -1,8 +1,9 @@
 """Write the network that `photos-small-cpu.yaml` starts from: `mtpano-small.rooms` for photographs indoors and out.
 
-What the network of rooms has learned is kept: its 13 classes, by their names, distances and normals. The other 20
-classes start as unlikely as the least likely of the 13. Its new task `valid` starts as a copy of `semseg`, which is of
-the same stream, but for the layers whose sizes differ. Run: ``python benchmarks/photos_start.py photos-start``.
+The new network keeps what the network of rooms has learned: its 13 classes, matched by name, distances and normals. The
+other 20 classes start as unlikely as the least likely of the 13. The new task `valid` starts as a copy of `semseg`,
+which belongs to the same stream, except for layers whose sizes differ. Run:
+``python benchmarks/photos_start.py photos-start``.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def photos_start(source: str = "mtpano-small.rooms", seed: int = 0) -> PanoramaN
 
 
 def main() -> None:
-    """Write it to a folder."""
+    """Write the network to a folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     network = photos_start()

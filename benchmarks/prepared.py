@@ -1,8 +1,8 @@
-"""Processor time of one panorama through every network that is not the large one, plain and prepared for inference.
+"""Processor time of one panorama through every network except the large one, plain and prepared for inference.
 
-Random weights where the package brings none: the time does not depend on them. The two ways run in turn, so that
-whatever else the machine does hits both. What preparing cannot take away are matrix products (Winograd's too),
-convolutions and attention. Run: ``python benchmarks/prepared.py``.
+Weights are random if the package has none; the time does not depend on them. The two ways take turns, so that other
+load on the machine affects both. Preparing cannot remove matrix products (including Winograd's), convolutions and
+attention. Run: ``python benchmarks/prepared.py``.
 """
 
 import argparse

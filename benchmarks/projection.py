@@ -1,8 +1,8 @@
-"""Seconds for cutting 32 perspective views out of one panorama, ours beside three other libraries.
+"""Seconds for cutting 32 perspective views out of one panorama, compared with three other libraries.
 
-Every library gets what it is fastest with: a contiguous float32 image in its own layout, and every view a different
-direction, so that a sampling grid kept from the last call is of no use. They run alternately, so that whatever else
-the machine does hits all of them. Run: ``python benchmarks/projection.py --threads 2``.
+Every library gets the input that it is fastest with: a contiguous float32 image in its own layout. Every view has a
+different direction, so a cached sampling grid is of no use. The libraries take turns, so that other load on the machine
+affects all of them. Run: ``python benchmarks/projection.py --threads 2``.
 """
 
 import argparse
@@ -20,7 +20,7 @@ FOV = 90.0
 
 
 def contenders(image: Tensor, yaw: Tensor, pitch: Tensor, size: int) -> dict[str, Callable[[], object]]:
-    """One call per library that cuts all views; image (3, H, W), angles in degrees."""
+    """Return a call per library that cuts all views from an image (3, H, W); angles are in degrees."""
     import equilib
     import py360convert
     import pytorch360convert
@@ -47,7 +47,7 @@ def contenders(image: Tensor, yaw: Tensor, pitch: Tensor, size: int) -> dict[str
 
 
 def main() -> None:
-    """Time all of them and print a Markdown table."""
+    """Time all libraries and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and OpenCV")
     parser.add_argument("--views", type=int, default=32)
@@ -70,7 +70,7 @@ def main() -> None:
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if repeat:  # the first round only warms up
+            if repeat:  # the first round is a warm-up
                 seconds[name].append(time.perf_counter() - start)
 
     ours = statistics.median(seconds["mtpano_zoo"])

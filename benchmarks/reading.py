@@ -1,6 +1,7 @@
-"""Reading of data sets of files: samples beside the bare decoding, the list of samples, memory; as Markdown tables.
+"""Reading data sets of files: time per sample compared with bare decoding, time to list the samples, and memory.
 
-The files have the encodings of Structured3D: an image, classes, depth and normals per panorama, 1024 x 512 pixels.
+The files are encoded as in Structured3D: image, classes, depth and normals per panorama, 1024 x 512 pixels. The output
+is Markdown tables.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def encoded_rooms(count: int, height: int) -> list[dict[str, bytes]]:
-    """Files of rooms, by role; images with the noise that makes photographs hard to compress."""
+    """Return the files of rooms by role; images have noise, which makes photographs hard to compress."""
     rooms, generator = RoomsDataset("train", count, height, 2 * height), np.random.default_rng(0)
     files = []
     for i in range(count):
@@ -51,7 +52,7 @@ def encoded_rooms(count: int, height: int) -> list[dict[str, bytes]]:
 
 
 def member(i: int, role: str) -> str:
-    """Name a file in the release."""
+    """Return the path of a file in the release."""
     scene, room = divmod(i, 7)
     return f"Structured3D/scene_{scene:05d}/2D_rendering/{room}/panorama/full/{ROLES[role]}.png"
 
@@ -66,7 +67,7 @@ def write_tree(root: Path, files: list[dict[str, bytes]]) -> None:
 
 
 def write_zips(root: Path, count: int, archives: int, files: list[dict[str, bytes]]) -> None:
-    """Pack a release of `count` panoramas, of which those in `files` are repeated."""
+    """Pack a release of `count` panoramas that repeats those in `files`."""
     root.mkdir()
     for number in range(archives):
         with zipfile.ZipFile(root / f"Structured3D_panorama_{number:02d}.zip", "w") as archive:
@@ -76,7 +77,7 @@ def write_zips(root: Path, count: int, archives: int, files: list[dict[str, byte
 
 
 def milliseconds_per_sample(root: Path, count: int, repeats: int) -> dict[str, float]:
-    """Processor time per sample; the ways take turns from panorama to panorama; files in the page cache."""
+    """Return the processor time per sample; the ways take turns for every panorama, with files in the page cache."""
     samples = Structured3DDataModule(root).dataset("train")
     paths = [[root / member(i, role) for role in ROLES] for i in range(count)]
 
@@ -95,21 +96,21 @@ def milliseconds_per_sample(root: Path, count: int, repeats: int) -> dict[str, f
 
 
 def seconds_of_index(root: Path) -> float:
-    """Time until the samples of a release are known."""
+    """Return the seconds until the samples of a release are known."""
     start = time.perf_counter()
     len(Structured3DDataModule(root).dataset("train"))
     return time.perf_counter() - start
 
 
 def memory_of_process() -> tuple[float, float]:
-    """Resident memory of this process, and what of it no other process shares, in MB."""
+    """Return the resident memory of this process, and the part that no other process shares, in MB."""
     fields = dict(line.split()[:2] for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     private = int(fields["Private_Clean:"]) + int(fields["Private_Dirty:"])
     return int(fields["Rss:"]) * 1024 / 1e6, private * 1024 / 1e6
 
 
 class Watched(torch.utils.data.Dataset[tuple[float, float]]):
-    """Reads a sample and gives the memory of the process, as it was after the last hundred."""
+    """Read samples and return the memory of the process, updated every hundred samples."""
 
     reads = 0
     memory = (0.0, 0.0)
@@ -130,7 +131,7 @@ class Watched(torch.utils.data.Dataset[tuple[float, float]]):
 
 
 def main() -> None:
-    """Run all and print the tables."""
+    """Run all measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--samples", type=int, default=12)

@@ -1,7 +1,8 @@
-"""Panoramas of procedural rooms per second, drawing of the room included: python benchmarks/rendering.py.
+"""Panoramas of procedural rooms per second, including drawing the room: python benchmarks/rendering.py.
 
-In this process and by one and two workers of a DataLoader, with one thread each; if there is a GPU, also batches on it.
-Core-milliseconds are the processor time of this process per panorama. Prints a Markdown table.
+Rooms are rendered in this process and by one and two workers of a DataLoader, with one thread each; if there is a GPU,
+also in batches on it. Core-milliseconds are the processor time of this process per panorama. The output is a Markdown
+table.
 """
 
 import argparse
@@ -18,7 +19,7 @@ HEIGHTS = (96, 128, 256, 512)
 
 
 def measure(run: Callable[[], int], repeats: int) -> tuple[float, float]:
-    """Panoramas per second and core-milliseconds of the best of some runs, the one least disturbed by others."""
+    """Return panoramas per second and core-milliseconds of the best of several runs, the least disturbed one."""
     rate, cost = 0.0, float("inf")
     for _ in range(repeats):
         start, start_core = time.perf_counter(), time.process_time()
@@ -66,9 +67,9 @@ def rendered_only(height: int, device: str) -> Callable[[], int]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts")
+    parser.add_argument("--repeats", type=int, default=3, help="runs, of which the best counts")
     parser.add_argument("--heights", type=int, nargs="+", default=HEIGHTS, help="rows of the panoramas")
-    parser.add_argument("--gpu-only", action="store_true", help="only what a GPU does, if there is one")
+    parser.add_argument("--gpu-only", action="store_true", help="measure only the GPU, if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     gpu = torch.cuda.is_available()

@@ -1,9 +1,9 @@
-"""Run the benchmarks that explain where time goes, and keep their tables: `make benchmarks`, `make benchmarks-gpu`.
+"""Run the benchmarks that show where time goes, and keep their tables: `make benchmarks`, `make benchmarks-gpu`.
 
-Every benchmark is a script of this folder in a process of its own. Their tables go to
-``benchmarks/results/<date>-<machine>.json`` and, as Markdown, between two marks of ``benchmarks/README.md``; all are
-printed once more at the end. A machine is called by its processor and cores, or its GPU, never by its host name. What
-would begin after the time is up is left out and named.
+Every benchmark is a script of this folder in its own process. The tables go to
+``benchmarks/results/<date>-<machine>.json`` and, as Markdown, between two marks in ``benchmarks/README.md``; all are
+printed again at the end. A machine is named by its processor and cores, or its GPU, never by its host name. Benchmarks
+for which no time is left are skipped and listed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from mtpano_zoo.cores import available_cores
 
 HERE = Path(__file__).parent
-# Title, script and arguments; then the arguments that make it tiny. The most telling ones come first.
+# Title, script with arguments, and the arguments that make it tiny. The most informative ones come first.
 Benchmark = tuple[str, str, str]
 CPU: list[Benchmark] = [
     ("First second", "start.py", "--programs python 'import torch' --height 32"),
@@ -71,7 +71,7 @@ GPU: list[Benchmark] = [
 
 
 def machine(kind: str) -> str:
-    """The processor and the cores that may be used, or the GPU and its number."""
+    """Return the processor and the number of usable cores, or the GPU and how many there are."""
     if kind == "gpu" and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     try:
@@ -85,7 +85,7 @@ def machine(kind: str) -> str:
 
 
 def tables_in(output: str) -> list[list[str]]:
-    """The Markdown tables of an output, line by line, each with the line of text before it, which may be empty."""
+    """Return the Markdown tables of an output as lists of lines; the first is the text before the table, if any."""
     tables: list[list[str]] = []
     before = ""
     inside = False
@@ -101,7 +101,7 @@ def tables_in(output: str) -> list[list[str]]:
 
 
 def measured(benchmark: Benchmark, tiny: bool, limit: float) -> dict[str, Any]:
-    """Run a script; return its command, seconds and tables, and what went wrong if anything did."""
+    """Run a script; return its command, seconds and tables, and its error if there was one."""
     title, command, smaller = benchmark
     words = split(f"{command} {smaller}" if tiny else command)
     start = time.monotonic()
@@ -117,7 +117,7 @@ def measured(benchmark: Benchmark, tiny: bool, limit: float) -> dict[str, Any]:
 
 
 def run_script(words: Sequence[str], limit: float) -> tuple[str, str | None]:
-    """Run a script of this folder with its arguments; return what it printed, and what went wrong if anything did."""
+    """Run a script of this folder with its arguments; return its output, and its error if there was one."""
     command = [sys.executable, str(HERE / words[0]), *words[1:]]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -127,22 +127,22 @@ def run_script(words: Sequence[str], limit: float) -> tuple[str, str | None]:
 
 
 def split(command: str) -> list[str]:
-    """The words of a command; quotes keep what has spaces together."""
+    """Split a command into words; quotes keep words with spaces together."""
     return [word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)]
 
 
 def quoted(word: str) -> str:
-    """A word as a shell takes it."""
+    """Quote a word for a shell."""
     return f"'{word}'" if " " in word else word
 
 
 def cells(line: str) -> list[str]:
-    """The cells of a row of a table."""
+    """Return the cells of a table row."""
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """A report for the README."""
+    """Return a report as Markdown for the README."""
     parts = [f"{report['date']}, {report['machine']}, torch {report['torch']}, {report['seconds']:.0f} s in all."]
     for entry in report["benchmarks"]:
         parts.append(f"**{entry['title']}**: `{entry['command']}`, {entry['seconds']:.0f} s")
@@ -154,7 +154,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 
 def insert(readme: Path, kind: str, text: str) -> None:
-    """Replace what is between the two marks of a kind."""
+    """Replace the text between the two marks of a kind."""
     begin, end = f"<!-- {kind} begins -->", f"<!-- {kind} ends -->"
     old = readme.read_text()
     head, found, rest = old.partition(begin)
@@ -171,12 +171,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("kind", choices=("cpu", "gpu"))
     parser.add_argument("--minutes", type=float, help="default: 19 on a CPU, 7.5 on a GPU")
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that it works")
+    parser.add_argument("--tiny", action="store_true", help="use the smallest sizes, as a quick test")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", type=Path, default=HERE / "README.md")
     options = parser.parse_args(argv)
     if options.kind == "gpu" and not options.tiny and not torch.cuda.is_available():
-        raise SystemExit("No GPU that PyTorch can use: take `make benchmarks`.")
+        raise SystemExit("PyTorch finds no GPU: use `make benchmarks`.")
     seconds = 60 * (options.minutes or (19 if options.kind == "cpu" else 7.5))
     name, start = machine(options.kind), time.monotonic()
     report: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""A folder of panoramas through `mtpano run`, beside the same network without any reading and writing.
+"""Speed of `mtpano run` on a folder of panoramas, compared with the same network without reading and writing.
 
-The folder is made of JPEG files; the network is small and of random weights. "bare" runs it on images that are in
-memory already and keeps nothing. Run:
-``python benchmarks/run_folder.py --threads 1 --workers 1`` on two cores, ``--workers 15 --batch-size 4`` beside a GPU.
+The folder holds JPEG files; the network is small and has random weights. "bare" runs it on an image in memory and keeps
+no results. Run: ``python benchmarks/run_folder.py --threads 1 --workers 1`` on two cores, or with
+``--workers 15 --batch-size 4`` on a GPU.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
     parser.add_argument("--width", type=int, default=384, help="width of the encoder")
-    parser.add_argument("--large", action="store_true", help="the published large network, in bf16 on a GPU")
+    parser.add_argument("--large", action="store_true", help="use the published large network, in bf16 on a GPU")
     parser.add_argument("--no-panel", action="store_true", help="write maps only")
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
                 start = time.perf_counter()
                 out = Path(temporary) / f"out{repeat}.{workers}"
                 options = {"batch_size": arguments.batch_size, "workers": workers, "panel": not arguments.no_panel}
-                options |= {"force": True}  # noise has no edges that meet
+                options |= {"force": True}  # the edges of noise do not meet at the seam
                 report = run([photos], network, out, progress=False, **options)
                 assert len(report.written) == arguments.count, report.summary()
                 seconds.setdefault(f"run, {workers} processes", []).append(time.perf_counter() - start)

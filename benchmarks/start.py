@@ -1,6 +1,6 @@
-"""Processor time of short commands, each a process of its own: python benchmarks/start.py.
+"""Processor time of short commands, each in its own process with one thread: python benchmarks/start.py.
 
-What a command takes beside the network's own work is importing, reading, enlarging, drawing and writing. One thread.
+Besides running the network, a command imports, reads, enlarges, draws and writes.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PROGRAMS: dict[str, list[str]] = {
 
 
 def processor_time(arguments: list[str], folder: str) -> tuple[float, float]:
-    """Seconds of processor time and peak memory in GiB of a Python program."""
+    """Return the processor time in seconds and the peak memory in GiB of a Python program."""
     child = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
@@ -59,7 +59,7 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--height", type=int, default=1024, help="rows of the photograph")
-    parser.add_argument("--repeats", type=int, default=1, help="the least of them counts")
+    parser.add_argument("--repeats", type=int, default=1, help="runs, of which the fastest counts")
     parser.add_argument("--programs", nargs="+", choices=tuple(PROGRAMS), default=list(PROGRAMS), metavar="NAME")
     arguments = parser.parse_args()
     print("| command | processor time, s | peak memory, GiB |\n|---|--:|--:|", flush=True)

@@ -1,11 +1,12 @@
-"""What the students of Depth Anywhere spend their time on: sampling of cubes, families of operators, a training step.
+"""Where the students of Depth Anywhere spend their time: sampling of cubes, families of operators, a training step.
 
-- ``cube``: panorama to cube and back as UniFuse and BiFuse++ were published (SciPy's `map_coordinates` on 8-bit pixels,
-  a volume of faces, faces one by one), in our own version, against coordinates that are kept.
+- ``cube``: panorama to cube and back, as published for UniFuse and BiFuse++ (SciPy's `map_coordinates` on 8-bit pixels,
+  a volume of faces, faces one by one; reimplemented here), compared with precomputed coordinates.
 - ``profile``: which operators a prediction consists of, plain and prepared for inference.
-- ``step``: one step of the recipe: student forwards and backwards, teacher, and everything else.
+- ``step``: one step of the recipe: forward and backward pass of the student, teacher, and everything else.
 
-All is processor time on one thread, in turns. Run: ``python benchmarks/students.py cube profile step``.
+All times are processor time on one thread; what is compared takes turns. Run:
+``python benchmarks/students.py cube profile step``.
 """
 
 import argparse
@@ -43,12 +44,12 @@ FAMILIES = {
 
 
 def random(*shape: int) -> Tensor:
-    """Numbers in [0, 1), the same ones every time."""
+    """Return numbers in [0, 1), the same ones every time."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Processor time of a call."""
+    """Return the processor time of a call in seconds."""
     begin = time.process_time()
     function()
     return time.process_time() - begin
@@ -58,10 +59,10 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def unifuse_faces(size: int) -> Ways:
-    """An 8-bit image to faces: SciPy, a channel at a time, its rows padded as published; and `ToCube`."""
+    """Sample an 8-bit image to faces: SciPy, one channel at a time, rows padded as published; and `ToCube`."""
     height, width = 2 * size, 4 * size
     image = (random(height, width, 3) * 255).to(torch.uint8).numpy()
-    erp = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255  # which both networks need anyway
+    erp = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255  # both networks need it anyway
     column, row = pixels_of_faces(size, height, width, "unifuse").reshape(6 * size, size, 2).numpy().transpose(2, 0, 1)
     sampler = ToCube("unifuse", size, height, width)
 
@@ -80,7 +81,7 @@ def unifuse_faces(size: int) -> Ways:
 
 
 def unifuse_features(size: int, channels: int) -> Ways:
-    """Features of faces to the panorama: a volume of six faces, sampled in three dimensions; and `FromCube`."""
+    """Sample features of faces to the panorama: a volume of six faces, sampled in three dimensions; and `FromCube`."""
     height, width = 2 * size, 4 * size
     faces = random(6, channels, size, size)
     face, pixels = pixels_of_erp(height, width, size, "unifuse")
@@ -95,7 +96,7 @@ def unifuse_features(size: int, channels: int) -> Ways:
 
 
 def bifuse_faces(size: int, channels: int) -> Ways:
-    """A panorama to faces: a grid for each of six; and `ToCube`."""
+    """Sample a panorama to faces: one grid for each of the six; and `ToCube`."""
     height, width = 2 * size, 4 * size
     erp = random(1, channels, height, width)
     scale = torch.tensor((width - 1, height - 1))
@@ -109,7 +110,7 @@ def bifuse_faces(size: int, channels: int) -> Ways:
 
 
 def bifuse_features(size: int, channels: int) -> Ways:
-    """Features of faces to the panorama: the pixels of each face are found by a mask and filled in; and `FromCube`."""
+    """Sample features of faces to the panorama: filled in face by face, by masks of pixels; and `FromCube`."""
     height, width = 2 * size, 4 * size
     faces = random(6, channels, size, size)
     face, pixels = pixels_of_erp(height, width, size, "bifuse")
@@ -129,7 +130,7 @@ def bifuse_features(size: int, channels: int) -> Ways:
 
 
 def cube(height: int, repeats: int) -> None:
-    """Compare both ways of sampling."""
+    """Print the times of both ways to sample."""
     half = height // 2
     cases = {
         f"UniFuse, image to six faces of {half}": unifuse_faces(half),
@@ -151,7 +152,7 @@ def cube(height: int, repeats: int) -> None:
 
 
 def build(name: str, size: tuple[int, int]) -> nn.Module:
-    """A student with random weights."""
+    """Return a student with random weights."""
     options: dict[str, Any] = {"input_size": size}
     if STUDENTS[name]:
         options["encoder"] = STUDENTS[name]
@@ -161,13 +162,13 @@ def build(name: str, size: tuple[int, int]) -> nn.Module:
 
 
 def family(operator: str) -> str:
-    """The family of an operator of PyTorch."""
+    """Return the family of a PyTorch operator."""
     name = operator.removeprefix("aten::")
     return next((kind for kind, parts in FAMILIES.items() if any(part in name for part in parts)), "others")
 
 
 def profile(height: int, repeats: int) -> None:
-    """Print the shares of families of operators."""
+    """Print the shares of the families of operators."""
     image = random(1, 3, height, 2 * height)
     print(f"| network | ms | {' | '.join(FAMILIES)} | others |\n|---|--:|{'--:|' * (len(FAMILIES) + 1)}")
     for name in STUDENTS:
@@ -190,7 +191,7 @@ def profile(height: int, repeats: int) -> None:
 
 
 class Timed(nn.Module, Teacher):
-    """Depth Anything (ViT-S) with random weights, at 14 / 7 of the size of the views, whose time is counted."""
+    """Depth Anything (ViT-S) with random weights, at about twice the size of the views; it counts its time."""
 
     classes: tuple[str, ...] = ()
 
@@ -219,7 +220,7 @@ class Timed(nn.Module, Teacher):
 
 
 def step(height: int, repeats: int) -> None:
-    """Print what student, teacher and everything else take of a step with one panorama of each kind."""
+    """Print the times of student, teacher and everything else, for a step with one panorama of each kind."""
     size = height // 2
     print("| labels | student, s | teacher, s | everything else, s | share |\n|---|--:|--:|--:|--:|")
     for name in ("TeacherLabels", "PublishedTeacherLabels"):
@@ -243,7 +244,7 @@ def step(height: int, repeats: int) -> None:
 def _timed_step(
     module: DistillationModule, teacher: Timed, optimizer: torch.optim.Optimizer, batch: dict[str, Any]
 ) -> tuple[float, float, float]:
-    """Take a step whose loss ends at the output of the student, so that its part can be told from the rest."""
+    """Take a step whose loss ends at the student's output, to separate the student's time from the rest."""
     teacher.seconds = 0.0
     optimizer.zero_grad()
     begin = time.process_time()
@@ -260,7 +261,7 @@ PARTS = {"cube": cube, "profile": profile, "step": step}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables that are asked for."""
+    """Print the selected tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--height", type=int, default=512)

@@ -1,9 +1,9 @@
 """Images per second and peak memory of a training step of the large network, in the ways that `MultiTaskModule` offers.
 
-A step is forward, loss, backward, clipping and AdamW on a batch that lies on the device already. Meant for a GPU:
-``python benchmarks/training.py``; ``--small --height 64`` shows on a CPU that it works. Memory is PyTorch's peak on the
-device, weights, gradients and the optimiser's moments included. On a CPU it is the peak of the whole process so far, a
-way's own if it runs alone: ``--batch 1 --height 256 --steps 1 --ways "bf16, checkpointing"``, about 13 GB.
+A step is forward, loss, backward, clipping and AdamW on a batch that is already on the device. It is meant for a GPU:
+``python benchmarks/training.py``; ``--small --height 64`` is a quick test on a CPU. Memory is PyTorch's peak on the
+device, including weights, gradients and the optimiser's moments. On a CPU, it is the peak of the whole process so far,
+so run a way alone to measure it: ``--batch 1 --height 256 --steps 1 --ways "bf16, checkpointing"``, about 13 GB.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WAYS = {
 
 
 def batch_of(size: int, height: int, device: str, classes: int = 150) -> dict[str, Tensor]:
-    """A batch with all labels."""
+    """Return a random batch with all labels."""
     shape = (size, height, 2 * height)
     return {
         "image": torch.rand(size, 3, *shape[1:], device=device),
@@ -44,7 +44,7 @@ def batch_of(size: int, height: int, device: str, classes: int = 150) -> dict[st
 
 
 def measure(way: tuple[bool, bool, bool, bool], arguments: argparse.Namespace, device: str) -> tuple[float, float]:
-    """Seconds per step and peak memory in GiB."""
+    """Return the seconds per step and the peak memory in GiB."""
     bf16, tf32, checkpointing, compiled = way
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     sizes: dict[str, Any] = SMALL if arguments.small else {}
@@ -81,10 +81,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--height", type=int, default=512, help="rows of the panoramas")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--threads", type=int, help="of a CPU; default: all")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--convention", choices=("sphere", "paper"), default="paper")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY")
-    parser.add_argument("--small", action="store_true", help="a small network, to see that it works")
+    parser.add_argument("--small", action="store_true", help="use a small network, as a quick test")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
