@@ -1,7 +1,7 @@
-"""LoRA adapters of a FLUX.1 transformer: published files are loaded as they are meant, and others can read ours.
+"""Read and write LoRA adapters of a FLUX.1 transformer so that published files and ours get the right alpha.
 
-A layer W becomes W + alpha / rank B A. diffusers looks for alpha in the header of the file and in keys that end in
-`.alpha`, never in `adapter_config.json`, and takes alpha = rank where it finds none.
+An adapted layer computes W + alpha / rank B A. diffusers reads alpha from the file's header and from keys that end in
+`.alpha`, never from `adapter_config.json`; if it finds none, it uses alpha = rank.
 """
 
 import json
@@ -22,26 +22,26 @@ __all__ = ("FILE", "TARGETS", "add_adapter", "load_adapter", "read_adapter", "sa
 FILE = "adapter_model.safetensors"
 PREFIX = "transformer."
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""The projections that DiT360 adapts: of the image tokens, in the attention. Single blocks have no `to_out`."""
+"""The attention projections of the image tokens, which DiT360 adapts. Single blocks have no `to_out`."""
 METADATA = "lora_adapter_metadata"
 _LAYER = re.compile(r"transformer\.(.+)\.lora_([AB])\.weight")
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:
-    """Read an adapter, with a key `.alpha` for every layer whose alpha is known.
+    """Read an adapter, and add a key `.alpha` for every layer whose alpha is known.
 
     Args:
-        path: The file, or a folder with one `.safetensors` file. An `adapter_config.json` beside it counts if the file
-            itself does not say alpha.
+        path: A file, or a folder with exactly one `.safetensors` file. If the file does not state alpha, an
+            `adapter_config.json` beside it is used.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is damaged, has other keys than an adapter of a FLUX.1 transformer, or is one of another kind.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file is damaged, or is not a plain LoRA adapter of a FLUX.1 transformer.
     """
     path = _file_of(Path(path))
     try:
         with safe_open(path, "pt") as file:
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
             header = file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
@@ -52,7 +52,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
-    """Load an adapter into the transformer of a pipeline, and return in how many layers it is.
+    """Load an adapter into the transformer of a pipeline; return the number of adapted layers.
 
     Args:
         pipeline: `diffusers.FluxPipeline`.
@@ -60,8 +60,8 @@ def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
         strength: Factor on the change that the adapter makes.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is no adapter, or does not fit the transformer.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file is not an adapter, or does not fit the transformer.
     """
     weights = read_adapter(path)
     layers = {name: layer for name, layer in pipeline.transformer.named_modules() if isinstance(layer, nn.Linear)}
@@ -70,26 +70,26 @@ def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
             continue
         name, side = match[1], match[2]
         if name not in layers:
-            raise InputError(f"{path} adapts {name}, which the transformer of this base does not have: take its base")
+            raise InputError(f"{path} adapts {name}, which this base's transformer does not have: use the right base")
         expected = layers[name].in_features if side == "A" else layers[name].out_features
         if value.shape[1 if side == "A" else 0] != expected:
             raise InputError(
-                f"{path}: {key} is {tuple(value.shape)}, but {name} has {expected} features: take its base"
+                f"{path}: {key} is {tuple(value.shape)}, but {name} has {expected} features: use the right base"
             )
     wanted = {match[1] for key in weights if (match := _LAYER.fullmatch(key))}
     pipeline.load_lora_weights(weights, adapter_name="adapter")
     pipeline.set_adapters("adapter", strength)
-    pipeline.transformer.eval()  # diffusers leaves new layers in training mode, and with it their dropout
+    pipeline.transformer.eval()  # diffusers leaves new layers in training mode, with active dropout
     found = sum(hasattr(layer, "lora_A") for layer in pipeline.transformer.modules())
     if found != len(wanted):
-        raise InputError(f"{path} has {len(wanted)} layers, of which {found} were loaded: it is for another base")
+        raise InputError(f"only {found} of the {len(wanted)} layers of {path} were loaded: it is for another base")
     return found
 
 
 def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> int:
-    """Freeze a transformer and add a new adapter to the projections of `TARGETS`; return to how many layers.
+    """Freeze a transformer, add a new adapter to the projections of `TARGETS`, and return the number of layers.
 
-    A starts as N(0, 1 / rank^2), B as zero, as published, so nothing changes at first.
+    A starts from N(0, 1 / rank^2) and B from zero, as published, so the adapter changes nothing at first.
 
     Raises:
         InputError: If the rank is not positive.
@@ -97,7 +97,7 @@ def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float 
     from peft import LoraConfig
 
     if rank < 1:
-        raise InputError(f"the rank of an adapter is at least 1, not {rank}")
+        raise InputError(f"the rank of an adapter must be at least 1, not {rank}")
     transformer.requires_grad_(False)
     names = [
         name
@@ -117,17 +117,17 @@ def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float 
 
 
 def save_adapter(transformer: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
-    """Write the adapter of a transformer as plain diffusers reads it, with rank and alpha in its header.
+    """Write the adapter of a transformer in the layout that plain diffusers reads, with rank and alpha in the header.
 
-    Dropout is written as 0: diffusers would switch it on for sampling.
+    Dropout is written as 0, because diffusers would apply it when sampling.
 
     Args:
-        transformer: With an adapter.
-        folder: A new one, or one to replace the adapter of.
-        state: Its weights by name; needed where those of this process are a part only.
+        transformer: Transformer with an adapter.
+        folder: Folder to write to; an adapter that it already has is replaced.
+        state: All weights by name. Needed if this process holds only a shard of them.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     from diffusers import FluxPipeline
     from diffusers.training_utils import _collate_lora_metadata
@@ -152,7 +152,7 @@ def _file_of(path: Path) -> Path:
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) != 1:
-            raise InputError(f"{path} holds {len(found)} .safetensors files, not one: name the file of the adapter")
+            raise InputError(f"{path} holds {len(found)} .safetensors files, not one: pass the adapter's file")
         return found[0]
     if not path.is_file():
         raise FileNotFoundError(f"there is no adapter at {path}")
@@ -160,13 +160,13 @@ def _file_of(path: Path) -> Path:
 
 
 def _ranks(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
-    """Return the rank of every layer, after a look at all keys."""
+    """Check all keys and return the rank of every layer."""
     sides: dict[str, dict[str, Tensor]] = {}
     for key, value in weights.items():
         if "lora_magnitude_vector" in key or "dora_scale" in key:
-            raise InputError(f"{path} is a DoRA adapter ({key}), which is not supported: train or take a plain LoRA")
+            raise InputError(f"{path} is a DoRA adapter ({key}), which is not supported: use a plain LoRA")
         if ".default." in key:
-            raise InputError(f"{path}: {key} holds the name of a PEFT adapter: save it with `save_lora_weights`")
+            raise InputError(f"{path}: {key} contains the name of a PEFT adapter: save it with `save_lora_weights`")
         if key.endswith(".alpha"):
             continue
         if not (match := _LAYER.fullmatch(key)):
@@ -185,7 +185,7 @@ def _ranks(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
 
 
 def _alphas(header: Mapping[str, str], path: Path, ranks: Mapping[str, int]) -> list[tuple[str, float]]:
-    """Return the alpha of the layers, from the header of the file or else from the configuration beside it."""
+    """Return the alpha of every layer, from the file's header or else from the configuration beside it."""
     beside = path.with_name("adapter_config.json")
     try:
         if METADATA in header:
@@ -198,7 +198,7 @@ def _alphas(header: Mapping[str, str], path: Path, ranks: Mapping[str, int]) -> 
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: the settings of the adapter (r, lora_alpha) cannot be read: {error}") from error
     if not config.get("rank_pattern") and (others := set(ranks.values()) - {rank}):
-        raise InputError(f"{path} says rank {rank}, but has layers of rank {min(others)}: take the right settings")
+        raise InputError(f"{path} says rank {rank}, but has layers of rank {min(others)}: correct its settings")
     if config.get("use_dora"):
-        raise InputError(f"{path} is a DoRA adapter, which is not supported: train or take a plain LoRA")
+        raise InputError(f"{path} is a DoRA adapter, which is not supported: use a plain LoRA")
     return [(layer, float(patterns.get(layer, alpha))) for layer in ranks]

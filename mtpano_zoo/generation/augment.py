@@ -1,4 +1,4 @@
-"""Panoramas and photographs as a generator is trained on them."""
+"""Prepare panoramas, photographs and masks for training a generator."""
 
 from typing import Literal, get_args
 
@@ -18,13 +18,13 @@ MaskRule = Literal["all", "any", "nearest", "published"]
 
 
 def prepare_panorama(image: NDArray[np.uint8], height: int, *, mirror: bool = False, turn: int = 0) -> Tensor:
-    """Resize a panorama (H, W, 3), mirror it, and turn it to the right, as DiT360 does; return (3, h, 2h) in [0, 1].
+    """Resize a panorama (H, W, 3), mirror it and turn it to the right as DiT360 does; return (3, h, 2h) in [0, 1].
 
     Args:
-        image: Of any size; one that is not 2:1 is stretched.
+        image: Panorama of any size; one that is not 2:1 is stretched.
         height: Rows of the result.
-        mirror: Whether left and right change places.
-        turn: Columns.
+        mirror: Swap left and right.
+        turn: Columns to turn by.
     """
     resized = Image.fromarray(image).resize((2 * height, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
@@ -34,23 +34,25 @@ def prepare_panorama(image: NDArray[np.uint8], height: int, *, mirror: bool = Fa
 
 
 def draw_turn(width: int, turns: Turns = "uniform", generator: torch.Generator | None = None) -> int:
-    """Draw by how many columns a panorama is turned: any number, or as published one from a third of the width on.
+    """Draw the number of columns by which a panorama is turned.
+
+    ``uniform`` draws from the whole width, ``published`` from a third of the width up to the whole width.
 
     Raises:
-        InputError: If the name is unknown.
+        InputError: If `turns` is unknown.
     """
     if turns not in get_args(Turns):
-        raise InputError(f"turns is one of {', '.join(get_args(Turns))}, not {turns!r}")
+        raise InputError(f"turns must be one of {', '.join(get_args(Turns))}, not {turns!r}")
     first, last = (width // 3, width) if turns == "published" else (0, width - 1)
     return int(torch.randint(first, last + 1, (), generator=generator))
 
 
 def place_photo(photo: Tensor, rotation: Tensor, fov: float, height: int) -> tuple[Tensor, Tensor]:
-    """Put a photograph (C, h, w) on a black panorama (C, H, 2H); also return where it is (H, 2H).
+    """Project a photograph (C, h, w) onto a black panorama (C, H, 2H); also return a mask of where it lies (H, 2H).
 
     Args:
-        photo: From a pinhole camera, in [0, 1].
-        rotation: Camera-to-world (3, 3).
+        photo: Image of a pinhole camera, in [0, 1].
+        rotation: Camera-to-world rotation (3, 3).
         fov: Horizontal field of view in degrees.
         height: Rows of the panorama.
 
@@ -64,11 +66,12 @@ def place_photo(photo: Tensor, rotation: Tensor, fov: float, height: int) -> tup
 def latent_mask(mask: Tensor, factor: int, rule: MaskRule = "all") -> Tensor:
     """Return which latents (h, w) a mask of pixels (H, W) covers.
 
-    ``all`` takes a latent whose pixels are all covered, ``any`` one of which some are, ``nearest`` looks at one pixel.
-    ``published`` swaps height and width when it resizes, so that the region appears twice, each half as wide.
+    ``all`` selects the latents whose pixels are all covered, ``any`` those with at least one covered pixel, ``nearest``
+    looks at one pixel of each. ``published`` swaps height and width when it resizes, as the published code does, so the
+    region appears twice, each time half as wide.
 
     Raises:
-        InputError: If the mask is not of whole latents, or the rule is unknown.
+        InputError: If a side of the mask is not a multiple of `factor`, or the rule is unknown.
 
     Example:
         >>> mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
@@ -76,9 +79,9 @@ def latent_mask(mask: Tensor, factor: int, rule: MaskRule = "all") -> Tensor:
         ([[True, False]], [[True, True]])
     """
     if rule not in get_args(MaskRule):
-        raise InputError(f"a rule of masks is one of {', '.join(get_args(MaskRule))}, not {rule!r}")
+        raise InputError(f"the mask rule must be one of {', '.join(get_args(MaskRule))}, not {rule!r}")
     if mask.ndim != 2 or mask.shape[0] % factor or mask.shape[1] % factor:
-        raise InputError(f"a mask is (H, W) in multiples of {factor}, not {tuple(mask.shape)}")
+        raise InputError(f"a mask must be (H, W) with sides that are multiples of {factor}, not {tuple(mask.shape)}")
     if rule == "nearest":
         return mask[factor // 2 :: factor, factor // 2 :: factor].bool()
     height, width = mask.shape[0] // factor, mask.shape[1] // factor

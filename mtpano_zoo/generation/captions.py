@@ -1,6 +1,6 @@
-"""Captions of rendered scenes: brightness, windows, doors and furniture of a room, what stands on a street, and light.
+"""Captions of rendered scenes: brightness, windows, doors and furniture of rooms, objects outdoors, and light.
 
-The light is read from the scene, as an image does not tell evening from a dark room.
+The light comes from the scene's parameters, because an image cannot tell evening from a dark room.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ __all__ = ("DARK", "LIGHT", "LIGHTS", "WORDS", "brightness_of", "count_regions",
 NUMBERS = ("", "a", "two", "three", "four", "five", "six")
 FURNITURE = ("sofa", "bookcase", "table", "chair", "board")
 OUTDOORS = {"building": ("buildings", 0.05), "vegetation": ("trees", 0.02), "vehicle": ("cars", 0.002)}
-"""Word and least share of the image of what a street is said to have."""
-NARROW, WIDE = 0.3, 0.42  # share of the sky; about a third of the streets is on either side
-DARK, LIGHT = 0.46, 0.52  # mean of the image; about a third of the rooms is on either side
+"""Word for a class outdoors, and the share of the image above which a caption mentions it."""
+NARROW, WIDE = 0.3, 0.42  # share of the sky; about a third of the streets is below, a third above
+DARK, LIGHT = 0.46, 0.52  # mean of the image; about a third of the rooms is below, a third above
 LIGHTS = ("daylight", "lamplight", "sunset", "evening", "sunny", "overcast")
-"""What `light_of` says."""
+"""The values that `light_of` returns."""
 WORDS = (
     "dark",
     "bright",
@@ -46,19 +46,19 @@ WORDS = (
     "sky",
     *LIGHTS,
 )
-LOW_SUN = 12.0  # degrees; the sun of an evening is below, that of a day above
-DARK_SKY = 0.3  # emission of what windows show; by day it is twice as much at least
-SMALLEST = 0.002  # of the image; smaller regions are not spoken of
+LOW_SUN = 12.0  # degrees of elevation: evening below, day above
+DARK_SKY = 0.3  # emission of the sky in windows; by day it is at least twice as much
+SMALLEST = 0.002  # share of the image; smaller regions are not mentioned
 
 
 def describe(image: Tensor, semseg: Tensor, classes: Sequence[str], light: str = "") -> str:
     """Describe what a scene shows: "a dark room with two windows and a table", "a street with cars under a wide sky".
 
     Args:
-        image: (3, H, W) in [0, 1].
-        semseg: Classes (H, W).
-        classes: Their names, those of S3DIS or `SCENE_CLASSES`.
-        light: See `light_of`; said at the end.
+        image: Panorama (3, H, W) in [0, 1].
+        semseg: Class numbers (H, W).
+        classes: Class names: those of S3DIS or `SCENE_CLASSES`.
+        light: Light from `light_of`, added at the end. If omitted, the caption does not mention it.
 
     Example:
         >>> semseg = torch.zeros(8, 16, dtype=torch.int64)
@@ -80,11 +80,11 @@ def describe(image: Tensor, semseg: Tensor, classes: Sequence[str], light: str =
 
 
 def light_of(scene: Room) -> str:
-    """Return the light of a scene by its own numbers, one of `LIGHTS`, or nothing where it does not follow from them.
+    """Return the light of a scene from its parameters: one of `LIGHTS`, or an empty string if they do not say.
 
-    Outdoors it is "evening" under a low sun or none, "overcast" where clouds hide the sun, and else "sunny". Indoors,
-    windows show a dark sky ("evening"), a red horizon ("sunset") or neither ("daylight"). Without windows to look out
-    of, the time is not known, only that lamps are on ("lamplight").
+    Outdoors, the light is "evening" if the sun is low or has set, "overcast" if clouds hide it, and otherwise "sunny".
+    Indoors, windows show a dark sky ("evening"), a red horizon ("sunset") or neither ("daylight"). Without windows, the
+    time of day is unknown; if lamps are on, the light is "lamplight".
 
     Example:
         >>> from mtpano_zoo.scenes import sample_room, sample_street
@@ -107,7 +107,7 @@ def light_of(scene: Room) -> str:
 
 
 def brightness_of(image: Tensor) -> str:
-    """Return "dark", "bright", or nothing for what lies between, of an image (3, H, W) in [0, 1]."""
+    """Return "dark" or "bright" for an image (3, H, W) in [0, 1], or an empty string in between."""
     mean = float(image.mean())
     return "dark" if mean < DARK else "bright" if mean > LIGHT else ""
 
@@ -132,7 +132,7 @@ def _indoors(semseg: Tensor, classes: Sequence[str], share: Mapping[str, float])
 
 
 def count_regions(mask: Tensor) -> int:
-    """Count the connected regions of a mask (H, W), across the seam, that are not tiny.
+    """Count the connected regions of a mask (H, W) that are not tiny; a region may cross the seam.
 
     Example:
         >>> count_regions(torch.tensor([[1, 0, 1, 0, 1]]))
@@ -141,7 +141,7 @@ def count_regions(mask: Tensor) -> int:
     found, labels, stats, _ = cv2.connectedComponentsWithStats(mask.to(torch.uint8).numpy(), connectivity=8)
     owner = list(range(found))
     for left, right in zip(labels[:, 0], labels[:, -1], strict=True):
-        if left and right:  # the region goes on at the other side
+        if left and right:  # the region continues on the other side
             first, second = sorted((_root(owner, int(left)), _root(owner, int(right))))
             owner[second] = first
     area = np.zeros(found)

@@ -1,4 +1,4 @@
-"""The verb `mtpano generate` and those below it: `edit`, `refine`, `score` and `precompute`."""
+"""The verb `mtpano generate` and its subcommands: `edit`, `refine`, `score` and `precompute`."""
 
 import argparse
 import importlib.util
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `mtpano generate` with these arguments and return the exit status.
 
     Raises:
-        InputError: If there is a mistake in an argument, an input or the folder, in one sentence.
+        InputError: If an argument, an input or the folder is wrong; the message is one sentence.
     """
     verbs = {
         "edit": (edit_parser, _edit),
@@ -38,50 +38,69 @@ def main(arguments: Sequence[str]) -> int:
 
 def generate_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate`."""
-    parser = ShortVerbParser("mtpano generate", description="Make panoramas from texts.", parents=[_common()])
+    parser = ShortVerbParser("mtpano generate", description="Generate panoramas from prompts.", parents=[_common()])
     parser.add_argument(
-        "prompt", nargs="*", help="what the panoramas show (or edit, refine, score, precompute: see their --help)"
+        "prompt",
+        nargs="*",
+        help="what the panoramas show, or a subcommand: edit, refine, score, precompute (each has its own --help)",
     )
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line")
-    parser.add_argument("--template", help='a prompt with names in braces: "a {place} at {time}"')
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="file with one prompt per line")
+    parser.add_argument("--template", help='prompt with names in braces: "a {place} at {time}"')
     parser.add_argument(
-        "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: places, times)"
+        "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: built-in lists)"
     )
     parser.add_argument(
-        "--number", type=number_of("prompts"), default=100, help="prompts made from the template (default 100)"
+        "--number", type=number_of("prompts"), default=100, help="prompts to make from the template (default 100)"
     )
     parser.add_argument("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="(default generated)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("generated"), metavar="DIR", help="folder to write to (default generated)"
+    )
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
     parser.add_argument(
-        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas that are made at once (default 1)"
+        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas generated at once (default 1)"
     )
-    parser.add_argument("--seam", choices=get_args(Seam), default="roll", help="(default roll)")
-    parser.add_argument("--guidance", type=finite_number, default=2.8, help="(default 2.8)")
+    parser.add_argument(
+        "--seam", choices=get_args(Seam), default="roll", help="how the transformer treats the seam (default roll)"
+    )
+    parser.add_argument("--guidance", type=finite_number, default=2.8, help="guidance scale (default 2.8)")
     return parser
 
 
 def edit_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate edit`."""
     parser = ShortVerbParser(
-        "mtpano generate edit", description="Replace what a mask covers by a text's.", parents=[_common()]
+        "mtpano generate edit",
+        description="Repaint the masked part of a panorama, or extend a photograph to a panorama.",
+        parents=[_common()],
     )
     parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph or a part of a panorama")
-    parser.add_argument("--mask", type=Path, help="image of the same size, white where something new is to be")
+    parser.add_argument("--mask", type=Path, help="image of the panorama's size, white where it is to be repainted")
     parser.add_argument("--prompt", required=True, help="what the result shows")
     parser.add_argument(
         "--fov",
         type=view_to_extend,
         metavar="W or WxH",
-        help="degrees across of a photograph, or across and down of a part of a panorama, to extend it",
+        help="extend the image: horizontal field of view of a photograph in degrees, or width and height of a part of "
+        "a panorama",
     )
-    parser.add_argument("--height", type=int, help="rows of the result (default: those of the panorama)")
-    parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png")
-    parser.add_argument("--guidance", type=finite_number, default=3.5, help="(default 3.5)")
     parser.add_argument(
-        "--replace-until", type=finite_number, default=0.5, help="noise level to which tokens are copied"
+        "--height", type=int, help="rows of the result (default: those of the panorama, 1024 with --fov)"
     )
-    parser.add_argument("--keep-until", type=finite_number, default=0.5, help="noise level to which latents are copied")
+    parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png", help="file to write")
+    parser.add_argument("--guidance", type=finite_number, default=3.5, help="guidance scale (default 3.5)")
+    parser.add_argument(
+        "--replace-until",
+        type=finite_number,
+        default=0.5,
+        help="noise level, from 1 down, until which attention tokens of the kept part are copied (default 0.5)",
+    )
+    parser.add_argument(
+        "--keep-until",
+        type=finite_number,
+        default=0.5,
+        help="noise level, from 1 down, until which latents of the kept part are copied (default 0.5)",
+    )
     return parser
 
 
@@ -91,26 +110,38 @@ def refine_parser() -> argparse.ArgumentParser:
         "mtpano generate refine", description="Repaint the poles of panoramas.", parents=[_placing()]
     )
     parser.add_argument("folder", type=Path, help="folder of panoramas")
-    parser.add_argument("--model", required=True, help="an inpainting pipeline of diffusers: a folder or a name")
+    parser.add_argument("--model", required=True, help="inpainting pipeline of diffusers: a folder or a repository")
     parser.add_argument("--prompt", default="", help="what the poles show")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=number_of("steps"), default=28, help="(default 28)")
-    parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
-    parser.add_argument("--download", action="store_true", help="fetch the model if it is not in the cache")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
+    parser.add_argument("--download", action="store_true", help="download the model if it is not in the cache")
     return parser
 
 
 def score_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate score`."""
-    parser = ShortVerbParser("mtpano generate score", description="Measure seams and poles, and compare with others.")
+    parser = ShortVerbParser(
+        "mtpano generate score", description="Measure jumps at seam and poles, and compare with other panoramas."
+    )
     parser.add_argument("folder", type=Path, help="folder of panoramas")
-    parser.add_argument("--reference", type=Path, metavar="DIR", help="other panoramas: a Frechet distance to them")
-    parser.add_argument("--network", default=DEFAULT_MODEL, help="whose features are compared (default %(default)s)")
     parser.add_argument(
-        "--fid", metavar="FILE", help='weights of Inception for FID to the reference; "cache": those that torch keeps'
+        "--reference", type=Path, metavar="DIR", help="folder of panoramas to measure the Frechet distance to"
     )
     parser.add_argument(
-        "--clip", metavar="DIR_OR_NAME", help="a CLIP model, for the CLIP score and FID on its features; never fetched"
+        "--network",
+        default=DEFAULT_MODEL,
+        help="network whose features the Frechet distance compares (default %(default)s)",
+    )
+    parser.add_argument(
+        "--fid",
+        metavar="FILE",
+        help="Inception weights: also measure FID to the reference; cache means the file in torch's cache",
+    )
+    parser.add_argument(
+        "--clip",
+        metavar="DIR_OR_NAME",
+        help="CLIP model: also measure the CLIP score and FID on its features; never downloaded",
     )
     return parser
 
@@ -122,8 +153,10 @@ def precompute_parser() -> argparse.ArgumentParser:
         description="Compute latents and embeddings of a training set, for LatentsDataModule.",
         parents=[_base()],
     )
-    parser.add_argument("table", type=Path, metavar="LIST.jsonl", help="images with captions, see PromptsDataModule")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "table", type=Path, metavar="LIST.jsonl", help="list of images with captions, see PromptsDataset"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
     parser.add_argument("--shard-size", type=number_of("images"), default=32, help="images per file (default 32)")
     return parser
@@ -131,54 +164,64 @@ def precompute_parser() -> argparse.ArgumentParser:
 
 def _placing() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if available)")
     parser.add_argument(
         "--offload",
         choices=("none", "model", "group", "sequential"),
         default="none",
-        help="what stays in main memory until it is needed: networks, groups of layers, or single layers",
+        help="keep weights in main memory and move them to the GPU by network (model), by layer while the next one is "
+        "fetched (group), or by layer (sequential)",
     )
     return parser
 
 
 def _base() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_placing()])
-    parser.add_argument("--base", metavar="NAME_OR_DIR", help="a folder in the layout of diffusers, or a repository")
-    parser.add_argument("--download", action="store_true", help="fetch what is not in the cache")
-    parser.add_argument("--prefix", help="put before every prompt")
-    parser.add_argument("--quantize", choices=("none", "int8", "nf4"), default="none")
+    parser.add_argument(
+        "--base", metavar="NAME_OR_DIR", help="base model: a folder in diffusers layout, or a repository"
+    )
+    parser.add_argument("--download", action="store_true", help="download what is not in the cache")
+    parser.add_argument("--prefix", help="text put before every prompt (default: the one used in training)")
+    parser.add_argument(
+        "--quantize",
+        choices=("none", "int8", "nf4"),
+        default="none",
+        help="store the weights of transformer and T5 text encoder in 8 or 4 bits (default none)",
+    )
     return parser
 
 
 def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_base()])
-    parser.add_argument("--adapter", metavar="NAME_OR_FILE", help="a LoRA, such as dit360.flux-dev-lora")
-    parser.add_argument("--strength", type=finite_number, default=1.0, help="of the adapter (default 1)")
-    parser.add_argument("--steps", type=number_of("steps"), default=28, help="calls of the transformer (default 28)")
-    parser.add_argument("--seed", type=seed_of_noise, default=0, help="(default 0)")
+    parser.add_argument(
+        "--adapter", metavar="NAME_OR_FILE", help="LoRA adapter: dit360.flux-dev-lora, a file or a folder"
+    )
+    parser.add_argument("--strength", type=finite_number, default=1.0, help="strength of the adapter (default 1)")
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
     return parser
 
 
 def finite_number(text: str) -> float:
-    """Return a number.
+    """Parse a finite number.
 
     Raises:
-        argparse.ArgumentTypeError: If it is something else, or not finite.
+        argparse.ArgumentTypeError: If the text is not a finite number.
     """
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"a number such as 0.5, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number such as 0.5, not {text}")
     return number
 
 
 def view_to_extend(text: str) -> float | tuple[float, float]:
-    """Return degrees across, or degrees across and down.
+    """Parse a horizontal field of view, or a width and a height, in degrees.
 
     Raises:
-        argparse.ArgumentTypeError: If it is something else.
+        argparse.ArgumentTypeError: If the text is neither.
     """
     if "x" in text.lower():
         return field_of_view(text)
@@ -186,19 +229,19 @@ def view_to_extend(text: str) -> float | tuple[float, float]:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"degrees across of a photograph, such as 75, or across and down of a part of a panorama, such as 360x122, "
-            f"not {text}"
+            f"must be the horizontal field of view of a photograph in degrees, such as 75, or the width and height of "
+            f"a part of a panorama in degrees, such as 360x122, not {text}"
         ) from error
 
 
 def seed_of_noise(text: str) -> int:
-    """Return a whole number from 0 on.
+    """Parse a seed, a whole number from 0 to 2^62 - 1.
 
     Raises:
-        argparse.ArgumentTypeError: If it is something else.
+        argparse.ArgumentTypeError: If the text is not one.
     """
     if not text.isdecimal() or int(text) >= 2**62:
-        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 on, below 2^62, not {text}")
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to 2^62 - 1, not {text}")
     return int(text)
 
 
@@ -245,7 +288,7 @@ def _generate(options: argparse.Namespace) -> int:
     settings["precision"] = precision_name(options.device)
     manifest = manifest_of(describe_base(options.base, options.adapter), settings)
     generator = _load(options, options.adapter, options.strength)
-    generator.noise(options.height, 2 * options.height, 0)  # refuses a wrong size before anything is written
+    generator.noise(options.height, 2 * options.height, 0)  # refuses an invalid size before anything is written
     prepare_folder(options.out, manifest)
     report = generate(
         generator,
@@ -266,9 +309,9 @@ def _edit(options: argparse.Namespace) -> int:
     from mtpano_zoo.image_io import write_png
 
     if options.out.exists():
-        raise InputError(f"{options.out} is there already: choose another name as --out")
+        raise InputError(f"{options.out} already exists: choose another name for --out")
     if options.out.suffix.lower() != ".png":
-        raise InputError(f"the result is a PNG: choose a name that ends in .png as --out, not {options.out.name}")
+        raise InputError(f"the result is a PNG: choose a name for --out that ends in .png, not {options.out.name}")
     image, keep = read_task(options.image, options.mask, options.fov, options.height)
     generator = _load(options, options.adapter, options.strength)
     chosen = {name: getattr(options, name) for name in ("steps", "seed", "guidance", "replace_until", "keep_until")}
@@ -291,7 +334,7 @@ def _refine(options: argparse.Namespace) -> int:
     settings |= {"model": options.model, "files": describe_base(options.model, None)["files"]}
     settings["precision"] = precision_name(options.device)
     written, there = refine_folder(options.folder, options.out, inpaint, settings)
-    print(f"{written} panoramas were refined, {there} were there already; they are in {options.out}")
+    print(f"{written} panoramas refined, {there} skipped because they were refined already; they are in {options.out}")
     return 0
 
 
@@ -302,7 +345,7 @@ def _score(options: argparse.Namespace) -> int:
     if options.clip is not None and importlib.util.find_spec("transformers") is None:
         raise InputError("a CLIP score needs transformers: pip install 'mtpano_zoo[generation]'")
     published = None
-    if options.fid is not None or options.clip is not None:  # first, as weights may be missing
+    if options.fid is not None or options.clip is not None:  # first, because weights may be missing
         published = published_scores.report(options.folder, options.reference, options.fid, options.clip)
     network = None if options.reference is None else load_model(options.network)
     print(quality.report(options.folder, options.reference, network))
@@ -329,5 +372,5 @@ def _precompute(options: argparse.Namespace) -> int:
         process=process_number(),
         processes=processes(),
     )
-    print(f"{written} files were written, {there} were there already; they are in {options.out}")
+    print(f"{written} files written, {there} skipped because they were written already; they are in {options.out}")
     return 0

@@ -1,4 +1,4 @@
-"""Panoramas with texts to train a generator on: rendered scenes, and files that a list names."""
+"""Panoramas with captions to train a generator on: rendered scenes, and images listed in a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,19 +32,19 @@ __all__ = (
 
 Sample = dict[str, Any]
 Photos = Literal["all", "published"]
-"""Which photographs are in an epoch: all of them, or as published none in the first two, then a share that halves."""
+"""Which photographs an epoch has: all of them, or, as published, none in the first two and then a share that halves."""
 
 
 def in_epoch(photographs: Sequence[bool], photos: Photos, epoch: int) -> list[int]:
     """Return the indices of the samples of an epoch: all panoramas, and the photographs that take part.
 
-    As published, from epoch 2 on (the first is 0) a share of 1/2, 1/4, ... of the photographs takes part, at least one,
-    and others every time. Every process draws the same.
+    With ``published``, no photograph takes part in epochs 0 and 1. From epoch 2 on, a share of 1/2, 1/4, ... does, at
+    least one, drawn anew every epoch. All processes draw the same. Without panoramas, all photographs take part.
 
     Args:
-        photographs: Which samples are photographs.
+        photographs: Whether each sample is a photograph.
         photos: The rule.
-        epoch: From 0.
+        epoch: Number of the epoch, from 0.
 
     Example:
         >>> [len(in_epoch([False, True, True, True, True], "published", epoch)) for epoch in range(6)]
@@ -60,13 +60,13 @@ def in_epoch(photographs: Sequence[bool], photos: Photos, epoch: int) -> list[in
 
 
 def check_photos(photos: str, trainer: Trainer | None) -> int:
-    """Return the epoch of a training, after a look at the rule of photographs.
+    """Check the rule for photographs and return the current epoch, 0 without a trainer.
 
     Raises:
         InputError: If the rule is unknown, or the trainer would keep the samples of the first epoch.
     """
     if photos not in get_args(Photos):
-        raise InputError(f"photos is one of {', '.join(get_args(Photos))}, not {photos!r}")
+        raise InputError(f"photos must be one of {', '.join(get_args(Photos))}, not {photos!r}")
     if trainer is None:
         return 0
     if photos == "published" and getattr(trainer, "reload_dataloaders_every_n_epochs", 0) != 1:
@@ -77,11 +77,11 @@ def check_photos(photos: str, trainer: Trainer | None) -> int:
 
 
 class CaptionedScenes(Dataset[Sample]):
-    """Rendered scenes with a text: `image` (3, H, W), `caption` and `id`; in training, turned and mirrored at random.
+    """Rendered scenes with captions: `image` (3, H, W), `caption` and `id`.
 
     Args:
-        scenes: Such as `RoomsDataset`.
-        turned: Whether every look at a scene is from another side.
+        scenes: Data set of scenes, such as `RoomsDataset`.
+        turned: Turn and mirror a scene at random every time it is read.
     """
 
     def __init__(self, scenes: SceneDataset, turned: bool = False) -> None:
@@ -93,7 +93,7 @@ class CaptionedScenes(Dataset[Sample]):
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> Sample:
-        """Render or recall one scene."""
+        """Render one scene, or return it from the cache."""
         scene = self.scenes[index]
         image = scene["image"]
         caption = describe(image, scene["semseg"], self.scenes.classes, self._light_of(index))
@@ -103,14 +103,14 @@ class CaptionedScenes(Dataset[Sample]):
         return {"image": image, "caption": caption, "id": f"{self.scenes.noun}-{scene['id']}"}
 
     def _light_of(self, index: int) -> str:
-        """The light of a scene, which is drawn once for it: that takes longer than to recall what was rendered."""
+        """Return the light of a scene, kept because drawing the scene takes longer than reading a cached rendering."""
         if index not in self._light:
             self._light[index] = light_of(self.scenes.draw(index % len(self.scenes)))
         return self._light[index]
 
 
 class ScenesWithCaptions(lightning.LightningDataModule):
-    """Rendered rooms and streets with texts that say what they show.
+    """Rendered rooms and outdoor scenes with captions.
 
     Args:
         height: Rows of the panoramas.
@@ -119,12 +119,12 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         val_count: Scenes for validation.
         streets: Share of the scenes that are streets, squares and meadows.
         batch_size: Scenes per batch.
-        num_workers: Processes that render.
-        seed: Another seed gives other scenes.
+        num_workers: Worker processes that render.
+        seed: Seed of the scenes.
         cache: Keep rendered scenes in memory.
 
     Raises:
-        InputError: If the share is not between 0 and 1, or a number does not fit.
+        InputError: If `streets` is not between 0 and 1, or another number is out of range.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         super().__init__()
         check_batches(batch_size, num_workers)
         if not 0 <= streets <= 1:
-            raise InputError(f"streets is the share of scenes outdoors, from 0 to 1, not {streets}")
+            raise InputError(f"streets is the share of outdoor scenes, from 0 to 1, not {streets}")
         self.batch_size = batch_size
         self.num_workers = num_workers
 
@@ -156,31 +156,31 @@ class ScenesWithCaptions(lightning.LightningDataModule):
         self.val_set = scenes("val", val_count)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled."""
+        """Return the shuffled training data."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": self.num_workers}
         return DataLoader(self.train_set, shuffle=True, drop_last=len(self.train_set) >= self.batch_size, **options)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
+        """Return the validation data, in order."""
         return DataLoader(self.val_set, batch_size=self.batch_size, num_workers=self.num_workers)
 
 
 class PromptsDataset(Dataset[Sample]):
-    """Images with texts that a file of JSON lines names, as DiT360 is trained on.
+    """Images with captions, listed in a JSON Lines file, as DiT360 is trained on.
 
-    A line is ``{"image": "a.png", "caption": "A library.", "mask": "a_mask.png"}``, with paths relative to the file. A
-    mask is white where an image is supervised, and says that it is a photograph on a panorama, which is neither
-    mirrored nor turned. Samples have `image` (3, H, W), `caption`, `mask` (H, W), and `id`.
+    A line is ``{"image": "a.png", "caption": "A library.", "mask": "a_mask.png"}``, with paths relative to the file. An
+    image with a mask is a photograph projected onto a panorama, which is neither mirrored nor turned; the mask is white
+    where it is supervised. Samples have `image` (3, H, W), `caption`, `mask` (H, W) and `id`.
 
     Args:
         table: The file.
-        height: Rows that images are resized to, bicubic as published; they get twice as many columns.
+        height: Rows that images are resized to (bicubic, as published); they get twice as many columns.
         mirror: Share of the panoramas that are mirrored.
-        turns: By how many columns panoramas are turned; not at all, if not given.
+        turns: How the turn of a panorama is drawn, see `draw_turn`. If None, panoramas are not turned.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If a line has another form, or an empty text.
+        FileNotFoundError: If the file does not exist.
+        InputError: If a line is malformed, a caption is empty, or the file lists no image.
     """
 
     def __init__(self, table: str | Path, height: int, mirror: float = 0.5, turns: Turns | None = "uniform") -> None:
@@ -192,7 +192,7 @@ class PromptsDataset(Dataset[Sample]):
             raise FileNotFoundError(f"there is no list of images and texts at {table}")
         self.rows = [_checked(entry, self.table, number) for number, entry in read_json_lines(self.table)]
         if not self.rows:
-            raise InputError(f"{table} names no image")
+            raise InputError(f"{table} lists no image")
         self.photographs = ["mask" in row for row in self.rows]
         self.captions = [row["caption"] for row in self.rows]
 
@@ -203,8 +203,8 @@ class PromptsDataset(Dataset[Sample]):
         """Read one image.
 
         Raises:
-            OSError: If a file is not there.
-            InputError: If it is no image, or a mask has another size.
+            OSError: If a file does not exist.
+            InputError: If a file is not an image, or the mask does not have the size of the image.
         """
         row, folder = self.rows[index], self.table.parent
         pixels = read_panorama(folder / row["image"])
@@ -217,7 +217,8 @@ class PromptsDataset(Dataset[Sample]):
             if white.shape != pixels.shape:
                 (h, w), (rows, columns) = white.shape[:2], pixels.shape[:2]
                 raise InputError(
-                    f"the mask {row['mask']} is {h} x {w}, but {row['image']} {rows} x {columns}: paint it on the image"
+                    f"the mask {row['mask']} is {h} x {w}, but {row['image']} is {rows} x {columns}: make them the "
+                    "same size"
                 )
             mask = prepare_panorama(white, self.height).amin(0) > 0.99
         image = prepare_panorama(pixels, self.height, mirror=mirror, turn=turn).clamp(0, 1)
@@ -229,11 +230,11 @@ class PhotosDataModule(lightning.LightningDataModule):
 
     Args:
         batch_size: Images per batch.
-        num_workers: Processes that read.
-        photos: Which photographs are in an epoch.
+        num_workers: Worker processes that read images.
+        photos: Which photographs an epoch has, see `in_epoch`.
 
     Raises:
-        InputError: If the rule of photographs is unknown.
+        InputError: If `photos` is unknown.
     """
 
     train_set: Any
@@ -247,32 +248,32 @@ class PhotosDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled.
+        """Return the shuffled training data of the current epoch.
 
         Raises:
-            InputError: If `check_photos` would raise it.
+            InputError: If `check_photos` raises it.
         """
         epoch = check_photos(self.photos, self.trainer)
         chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
         return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
-        """In order; nothing without a validation set."""
+        """Return the validation data, in order; an empty list without a validation set."""
         return [] if self.val_set is None else DataLoader(self.val_set, self.batch_size, num_workers=self.num_workers)
 
 
 class PromptsDataModule(PhotosDataModule):
-    """Panoramas and photographs with texts, see `PromptsDataset`.
+    """Panoramas and photographs with captions, see `PromptsDataset`.
 
     Args:
         train: List of the images to train on.
-        val: List of those for validation, if there are any.
-        height: Rows.
+        val: List of the images for validation. If omitted, there is no validation.
+        height: Rows that images are resized to.
         batch_size: Images per batch.
-        num_workers: Processes that read.
+        num_workers: Worker processes that read images.
         mirror: Share of the panoramas that are mirrored in training.
-        turns: By how many columns panoramas are turned in training.
-        photos: Which photographs are in an epoch.
+        turns: How the turn of a panorama is drawn in training, see `draw_turn`.
+        photos: Which photographs an epoch has, see `in_epoch`.
     """
 
     def __init__(

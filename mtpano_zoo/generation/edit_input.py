@@ -1,4 +1,4 @@
-"""What `mtpano generate edit` takes: a panorama and a mask, or a photograph or part of a panorama to be extended."""
+"""Input of `mtpano generate edit`: a panorama with a mask, or a photograph or part of a panorama to extend."""
 
 import math
 from pathlib import Path
@@ -19,29 +19,29 @@ from mtpano_zoo.limits import read_file
 __all__ = ("FieldOfView", "read_task")
 
 FieldOfView = float | tuple[float, float]
-"""Degrees across of a photograph, or degrees across and down of a part of a panorama."""
-DIAGONAL, LENS = 43.3, 26.0  # mm: of full frame, and the lens of a phone's main camera on it
+"""Horizontal field of view of a photograph, or width and height of a part of a panorama, in degrees."""
+DIAGONAL, LENS = 43.3, 26.0  # mm: diagonal of full frame, and a phone's main lens in full-frame equivalent
 
 
 def read_task(
     image: str | Path, mask: str | Path | None, fov: FieldOfView | None, height: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Read what `edit` takes: the panorama (3, H, W) in [0, 1], and which of its pixels (H, W) stay.
+    """Read the input of `edit`: the panorama (3, H, W) in [0, 1], and which of its pixels (H, W) are kept.
 
     Args:
-        image: A panorama; with `fov` a photograph, or a part of a panorama, to be extended.
-        mask: Image of the size of the panorama, white where something new is to be.
-        fov: What the image shows of the sphere, around the direction that is forward.
-        height: Rows of the result; those of the panorama, or 1024 for what is extended, if not given.
+        image: A panorama; with `fov`, a photograph or a part of a panorama to extend.
+        mask: Image of the size of the panorama, white where it is to be repainted.
+        fov: Field of view of the image, centred on the forward direction.
+        height: Rows of the result. If omitted, those of the panorama, or 1024 with `fov`.
 
     Raises:
-        InputError: If mask and field of view are both given, or none, or do not fit the image.
+        InputError: If both or neither of mask and field of view are passed, or they do not fit the image.
         OSError: If a file cannot be read.
     """
     if height is not None and height < 1:
         raise InputError(f"a panorama has at least one row, not {height}")
     if mask is not None and fov is not None:
-        raise InputError("pass --mask for a panorama, or --fov for what is to be extended, not both")
+        raise InputError("pass --mask to edit a panorama, or --fov to extend an image, not both")
     if fov is None:
         return _masked(image, mask, height)
     if isinstance(fov, tuple):
@@ -53,7 +53,7 @@ def read_task(
 
 
 def _photograph(pixels: NDArray[np.uint8], fov: float, height: int) -> tuple[Tensor, Tensor]:
-    """Place a photograph; a large one is shrunk first, as placing takes single pixels of it."""
+    """Place a photograph; shrink a large one first, because placing samples single pixels, which would alias."""
     rows, columns = pixels.shape[:2]
     finer = columns / 2 / math.tan(math.radians(fov) / 2) / (height / math.pi) if 0 < fov < 180 else 1.0
     if finer > 1:
@@ -70,27 +70,28 @@ def _masked(image: str | Path, mask: str | Path | None, height: int | None) -> t
         _check_full(image, *_pixels(image).shape[:2])
         raise
     if mask is None:
-        raise InputError(f"pass --mask with an image of the size of {image} that is white where something new is to be")
+        raise InputError(f"pass --mask with an image of the size of {image}, white where it is to be repainted")
     white = _pixels(mask)
     height = height or pixels.shape[0]
     if white.shape != pixels.shape:
         raise InputError(
-            f"the mask is {white.shape[0]} x {white.shape[1]}, but the panorama {pixels.shape[0]} x {pixels.shape[1]}: "
-            "paint the mask on the panorama"
+            f"the mask is {white.shape[0]} x {white.shape[1]}, but the panorama is {pixels.shape[0]} x "
+            f"{pixels.shape[1]}: make them the same size"
         )
     grey = ((white > 5) & (white < 250)).any(-1)
     if grey.any():
         raise InputError(
-            f"{int(grey.sum())} pixels of the mask are grey: it is white where something new is to be, else black"
+            f"{int(grey.sum())} pixels of the mask are grey: paint it white where the panorama is to be repainted, and "
+            "black elsewhere"
         )
     new = prepare_panorama(white, height).amax(0) > 0.5
     if not new.any():
-        raise InputError(f"the mask {mask} is black, so nothing would change: paint white where something new is to be")
+        raise InputError(f"the mask {mask} is black, so nothing would change: paint it white where to repaint")
     return prepare_panorama(pixels, height).clamp(0, 1), ~new
 
 
 def _check_full(name: str | Path, rows: int, columns: int) -> None:
-    """See that an image may be a whole panorama, or say how it is extended to one."""
+    """Check that an image has the shape of a whole panorama; otherwise say how to extend it to one."""
     ratio = columns / (2 * rows)
     if abs(ratio - 1) <= RATIO_TOLERANCE:
         return
@@ -99,10 +100,10 @@ def _check_full(name: str | Path, rows: int, columns: int) -> None:
     else:
         side = DIAGONAL * columns / math.hypot(rows, columns)
         angle = math.degrees(2 * math.atan(side / 2 / LENS))
-        advice = f"a photograph, its degrees across: --fov {angle:.0f} for a lens of {LENS:g} mm, as phones have"
+        advice = f"a photograph, its horizontal field of view: --fov {angle:.0f} with a phone's {LENS:g} mm lens"
     raise InputError(
-        f"{name} is {columns} x {rows} pixels, but a panorama is twice as wide as high: to extend it, pass --fov in "
-        f"place of --mask; for {advice}"
+        f"{name} is {columns} x {rows} pixels, but a panorama is twice as wide as high: to extend it, pass --fov "
+        f"instead of --mask; for {advice}"
     )
 
 

@@ -1,9 +1,9 @@
-"""Replace a part of a panorama by what a text says, without training: two panoramas are denoised side by side.
+"""Edit a part of a panorama from a prompt, without training: two panoramas are denoised side by side.
 
-The first one ends at the given panorama; the second one follows the text. Where the mask keeps the panorama, the second
-takes the latents of the first while there is much noise, and its tokens in every attention layer for a while. DiT360
-(arXiv 2510.11712) calls the start of the first one an inversion. With its settings that does not use the network: it is
-noise.
+The first sample ends at the given panorama; the second follows the prompt. Where the mask keeps the panorama, the
+second sample copies the first while the noise level is high: its latents after a step, and its tokens in every
+attention layer. DiT360 (arXiv 2510.11712) calls the start of the first sample an inversion. With its settings, the
+inversion does not use the network: it is plain noise.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,11 +33,11 @@ __all__ = (
 )
 
 Predict = Callable[[Tensor, float, float], Tensor]
-"""Velocity (B, N, C) of tokens (B, N, C) at a time and a guidance."""
+"""Function from tokens (B, N, C), a time and a guidance scale to velocities (B, N, C)."""
 
 
 def sigmas_for(scheduler: Any, steps: int, tokens: int) -> Tensor:
-    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens, at most those of 1024 x 2048."""
+    """Return the noise levels (steps + 1,) from 1 to 0 for a number of tokens, capped at that of 1024 x 2048 pixels."""
     levels = np.linspace(1.0, 1 / steps, steps)
     fresh = type(scheduler).from_config(scheduler.config)
     dynamic = fresh.config.get("use_dynamic_shifting")
@@ -47,9 +47,10 @@ def sigmas_for(scheduler: Any, steps: int, tokens: int) -> Tensor:
 
 
 def token_mask(keep: Tensor, columns: int, padding: int, wrap: bool) -> Tensor:
-    """Return where tokens with `padding` columns on each side are kept, (N, 1), from (rows, columns).
+    """Pad a mask (rows, columns) of kept tokens by `padding` columns on each side; return it as (N, 1).
 
-    As published, the columns at the edges are repeated; wrapped, the mask does what the tokens do.
+    With `wrap`, the padding is copied from the other side, as for the tokens. Otherwise the edge columns are repeated,
+    as published.
     """
     flat = keep.float().reshape(-1, 1)
     if wrap or padding == 0:
@@ -60,12 +61,12 @@ def token_mask(keep: Tensor, columns: int, padding: int, wrap: bool) -> Tensor:
 
 @contextmanager
 def replaced_tokens(transformer: nn.Module, keep: Tensor, text_tokens: int) -> Iterator[None]:
-    """Let image tokens of the second sample be those of the first at the input of every attention layer, where kept.
+    """Replace the kept image tokens of the second sample by the first's at the input of every attention layer.
 
     Args:
-        transformer: It is called with a batch of two.
-        keep: Tokens (N, 1).
-        text_tokens: Number of text tokens that single blocks have before those of the image.
+        transformer: Transformer, to be called with a batch of two.
+        keep: Whether each image token is kept, (N, 1).
+        text_tokens: Number of text tokens, which come before the image tokens in single blocks.
     """
 
     def before(skipped: int) -> Callable[..., Any]:
@@ -91,20 +92,20 @@ def replaced_tokens(transformer: nn.Module, keep: Tensor, text_tokens: int) -> I
 
 
 def invert(predict: Predict | None, start: Tensor, noise: Tensor, sigmas: Tensor, gamma: float = 1.0) -> Tensor:
-    """Walk from latents to noise with the published steps, which do not lead there quite.
+    """Walk from latents towards noise with the published steps, which do not quite reach it.
 
-    The network is asked at evenly spaced times, but the steps are those of the noise levels in falling order. With
-    `gamma` 1, the pull to the noise takes the place of the network, which is not called.
+    The network is evaluated at evenly spaced times, but the step sizes are those of the falling noise levels. With
+    `gamma` 1, the pull towards the noise replaces the network, which is not called.
 
     Args:
-        predict: Velocities; not needed for gamma 1.
+        predict: Predicts velocities. Not needed with gamma 1.
         start: Tokens (1, N, C) of the panorama.
-        noise: Tokens to be drawn to.
-        sigmas: Falling levels (steps + 1,).
-        gamma: Share of the pull.
+        noise: Tokens of the noise to walk to.
+        sigmas: Falling noise levels (steps + 1,).
+        gamma: Share of the pull towards the noise; the network has the rest.
 
     Raises:
-        InputError: If the network is needed and not there.
+        InputError: If gamma is not 1 and `predict` is None.
     """
     steps = len(sigmas) - 1
     state = start
@@ -123,7 +124,7 @@ def invert(predict: Predict | None, start: Tensor, noise: Tensor, sigmas: Tensor
 
 
 def walk_to_noise(predict: Predict, start: Tensor, noise: Tensor, sigmas: Tensor, gamma: float) -> Tensor:
-    """Walk from latents to noise along rising levels; gamma 1 leads to the noise itself, without the network."""
+    """Walk from latents to noise along rising levels; with gamma 1, return the noise without calling the network."""
     if gamma == 1:
         return noise
     state, rising = start, sigmas.flip(0)
@@ -150,17 +151,17 @@ def run_pair(
     """Denoise both panoramas and return their tokens (2, N, C).
 
     Args:
-        predict: Velocities.
-        pair: Tokens (2, N, C) to begin with.
+        predict: Predicts velocities.
+        pair: Tokens (2, N, C) to start from.
         start: Tokens (1, N, C) of the given panorama.
-        keep: Tokens (N, 1) that stay.
-        sigmas: Falling levels.
+        keep: Whether each token is kept, (N, 1).
+        sigmas: Falling noise levels (steps + 1,).
         guidance: See `Generator.generate`.
-        eta: Share of the pull to the given panorama in the first sample.
-        stop: Share of the steps with that pull.
-        replace_until: Tokens are copied in the attention above this level.
-        keep_until: Latents are copied down to this level.
-        replacing: Context in which tokens are copied in the attention.
+        eta: Share of the pull towards the given panorama in the first sample; the network has the rest.
+        stop: Share of the steps, from the first on, that have this pull.
+        replace_until: Noise level above which tokens are copied in the attention.
+        keep_until: Noise level down to which latents are copied.
+        replacing: Returns a context in which tokens are copied in the attention.
     """
     steps = len(sigmas) - 1
     for i in range(steps):
@@ -194,19 +195,19 @@ def published_edit(
     padding: int = 1,
     **options: Any,
 ) -> Tensor:
-    """Edit as published: the columns are padded once, and the padded ones live a life of their own.
+    """Edit as published: columns are padded once, and the padding then evolves on its own.
 
     Args:
         transformer: A FLUX.1 transformer.
-        latents: Of the panorama, (1, C, h, w).
+        latents: Latents of the panorama (1, C, h, w).
         inverted: Padded tokens that the first sample starts from.
-        new_noise: Latents (1, C, h, w) that the second one starts from.
-        keep: Tokens (rows, columns) that stay.
-        text: Embeddings (2, T, D): of the text of the panorama, and of the new one.
-        pooled: Embeddings (2, P).
-        sigmas: Falling levels.
-        wrap_mask: Pad the mask as the tokens are padded.
-        padding: Columns on each side.
+        new_noise: Latents (1, C, h, w) that the second sample starts from.
+        keep: Which tokens (rows, columns) are kept.
+        text: Text embeddings (2, T, D), of the panorama's prompt and of the new one.
+        pooled: Pooled text embeddings (2, P).
+        sigmas: Falling noise levels (steps + 1,).
+        wrap_mask: Pad the mask as the tokens are padded, instead of repeating its edge columns.
+        padding: Columns padded on each side.
         options: See `run_pair`; ``replacing=False`` leaves the attention as it is.
 
     Returns:
@@ -235,9 +236,9 @@ def consistent_edit(
     padding: int = 1,
     **options: Any,
 ) -> Tensor:
-    """Edit without seams: noise and mask wrap as the tokens do, and the first sample starts from the noise itself.
+    """Edit without a seam: tokens, noise and mask wrap around, and the first sample starts from the noise itself.
 
-    Arguments are those of `published_edit`, with the `noise` (1, C, h, w) of the first sample in place of an inversion.
+    The arguments are those of `published_edit`, but the `noise` (1, C, h, w) of the first sample replaces `inverted`.
 
     Returns:
         Tokens (2, N, C).
@@ -253,7 +254,7 @@ def consistent_edit(
 
 
 def predictor(transformer: nn.Module, text: Tensor, pooled: Tensor, ids: Tensor) -> Predict:
-    """Return velocities of tokens as a function of tokens, time and guidance."""
+    """Return a function that predicts velocities from tokens, time and guidance scale."""
 
     def predict(tokens: Tensor, time: float, guidance: float) -> Tensor:
         count = len(tokens)
@@ -291,22 +292,22 @@ def _as_it_is() -> Iterator[None]:
 def edit(
     generator: Generator, image: Tensor, keep: Tensor, prompt: str, *, steps: int = 28, seed: int = 0, **options: Any
 ) -> Tensor:
-    """Replace what is not kept of a panorama by what a text says.
+    """Repaint the part of a panorama that is not kept.
 
     Args:
-        generator: Makes it.
-        image: (3, H, W) in [0, 1].
+        generator: Generator that repaints.
+        image: Panorama (3, H, W) in [0, 1].
         keep: Which pixels (H, W) stay as they are.
         prompt: What the result shows.
-        steps: Calls of the transformer.
-        seed: Of the noise.
+        steps: Sampling steps.
+        seed: Seed of the noise.
         options: `guidance`, `replace_until` and `keep_until`, see `run_pair`.
 
     Returns:
         The panorama (3, H, W), on the CPU.
 
     Raises:
-        InputError: If the size is not one of a panorama, or the prompt does not fit.
+        InputError: If the size is not that of a panorama, or the prompt is empty or too long.
     """
     height, width = image.shape[1:]
     check_panorama_size(height, width, 2 * generator.factor)

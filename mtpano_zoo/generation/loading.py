@@ -1,4 +1,4 @@
-"""Load a generator: a base with the interface of FLUX.1, which the user names, and an adapter."""
+"""Load a generator: a base with the interface of FLUX.1, chosen by the user, and an adapter."""
 
 import hashlib
 import importlib.util
@@ -40,12 +40,12 @@ LICENCES = {
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 TEXTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 LARGE = ("transformer", "text_encoder", "text_encoder_2", "vae")
-PREFIX_FILE = "prompt_prefix.txt"  # beside what was trained
-HASHED = 2**20  # bytes at the end of a file of weights
+PREFIX_FILE = "prompt_prefix.txt"  # beside trained weights
+HASHED = 2**20  # bytes at the end of a weights file
 NO_BASE = (
-    "no base is given, and none is downloaded by itself: name a folder in the layout of diffusers, or with --download "
-    "a repository such as black-forest-labs/FLUX.1-schnell (Apache-2.0); `mtpano fit --config dit360/rooms-tiny.yaml` "
-    "trains a small one"
+    "no base is given, and none is downloaded by default: pass a folder in diffusers layout as --base, or a repository "
+    "such as black-forest-labs/FLUX.1-schnell (Apache-2.0) together with --download; `mtpano fit --config "
+    "dit360/rooms-tiny.yaml` trains a small one"
 )
 
 
@@ -65,26 +65,26 @@ def load_generator(
     """Load a base and an adapter.
 
     Args:
-        base: Folder in the layout of diffusers, or a repository of the Hugging Face Hub.
+        base: Folder in diffusers layout, or a repository of the Hugging Face Hub.
         adapter: Name in `checkpoints.yaml`, file or folder, see `mtpano_zoo.generation.adapters.read_adapter`.
-        strength: Of the adapter.
-        dtype: Precision of the networks; bfloat16 on a GPU and float32 else, if not given.
-        device: Where they go; a GPU, if there is one.
-        offload: ``model`` keeps one network at a time on the GPU, ``group`` one layer and fetches the next meanwhile,
+        strength: Factor on the change that the adapter makes.
+        dtype: Precision of the networks. If omitted, bfloat16 on a GPU and float32 on a CPU.
+        device: Device of the networks. If omitted, a GPU if there is one.
+        offload: ``model`` keeps one network at a time on the GPU, ``group`` one layer while the next is fetched,
             ``sequential`` one layer.
-        quantize: Weights of transformer and text encoder in 8 or 4 bits, by bitsandbytes.
-        download: Fetch what is not in the cache.
-        prefix: Put before every prompt; that with which the adapter or base was trained, if not given.
-        transformer_only: Load neither text encoders nor autoencoder: for training on what was computed before.
+        quantize: Store the weights of transformer and T5 text encoder in 8 or 4 bits, by bitsandbytes.
+        download: Download what is not in the cache.
+        prefix: Text put before every prompt. If omitted, the one that the adapter or base was trained with.
+        transformer_only: Load neither text encoders nor autoencoder, to train on precomputed latents.
 
     Raises:
-        FileNotFoundError: If the adapter is not there.
-        InputError: If there is no base, it has another interface, something does not fit, or the memory is too small.
+        FileNotFoundError: If the adapter does not exist.
+        InputError: If base or adapter are missing or cannot be used, an option is unknown, or the memory is too small.
     """
     if base is None:
         raise InputError(NO_BASE)
     if quantize not in get_args(Quantization):
-        raise InputError(f"quantize is one of {', '.join(get_args(Quantization))}, not {quantize!r}")
+        raise InputError(f"quantize must be one of {', '.join(get_args(Quantization))}, not {quantize!r}")
     device = device_for(device)
     dtype = dtype or precision_of(device)
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
@@ -99,17 +99,17 @@ def load_generator(
 
 
 def trained_prefix(path: str | Path) -> str:
-    """Return what was put before every prompt when an adapter or a base was trained here, by the file beside it."""
+    """Return the text put before every prompt when an adapter or a base was trained here, from the file beside it."""
     path = Path(path)
     file = (path if path.is_dir() else path.parent) / PREFIX_FILE
-    return read_text(file) if path.exists() and file.is_file() else ""  # the name of a repository has nothing beside it
+    return read_text(file) if path.exists() and file.is_file() else ""  # a repository has no file beside it
 
 
 def device_for(device: str | torch.device | None) -> torch.device:
-    """Return a device that can be used: a GPU where there is one, if none is named.
+    """Check that a device can be used and return it; None means a GPU if there is one.
 
     Raises:
-        InputError: If it cannot be used.
+        InputError: If the device cannot be used.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -117,7 +117,7 @@ def device_for(device: str | torch.device | None) -> torch.device:
 
 
 def precision_of(device: torch.device) -> torch.dtype:
-    """Return the precision that networks get on a device, if none is asked for.
+    """Return the default precision of networks on a device.
 
     Example:
         >>> precision_of(torch.device("cpu"))
@@ -127,7 +127,7 @@ def precision_of(device: torch.device) -> torch.dtype:
 
 
 def precision_name(device: str | None) -> str:
-    """Return the name of that precision, for a manifest.
+    """Return the name of the default precision on a device, for a manifest.
 
     Raises:
         InputError: If the device cannot be used.
@@ -140,24 +140,24 @@ def precision_name(device: str | None) -> str:
 
 
 def place(generator: Generator, device: torch.device, offload: Offload) -> None:
-    """Bring the networks of a pipeline to a device, all at once or when they are needed.
+    """Move the networks of a pipeline to a device, all at once or when they are needed.
 
     Args:
-        generator: Has the pipeline.
-        device: Where they compute.
+        generator: Generator whose networks are moved.
+        device: Device on which the networks run.
         offload: See `load_generator`.
 
     Raises:
-        InputError: If the name is unknown, there is nothing to offload from, or the memory is too small.
+        InputError: If `offload` is unknown or the device is a CPU, or the memory is too small.
     """
     pipeline = generator.pipeline
     if offload not in get_args(Offload):
-        raise InputError(f"offload is one of {', '.join(get_args(Offload))}, not {offload!r}")
+        raise InputError(f"offload must be one of {', '.join(get_args(Offload))}, not {offload!r}")
     if offload == "none":
         with generator.enough_memory():
             pipeline.to(device)
     elif device.type == "cpu":
-        raise InputError(f"--offload {offload} moves networks to a GPU, and there is none: leave it out")
+        raise InputError(f"--offload {offload} moves networks to a GPU, but the device is a CPU: leave it out")
     elif offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif offload == "group":
@@ -167,14 +167,14 @@ def place(generator: Generator, device: torch.device, offload: Offload) -> None:
 
 
 class PretrainedFlux(Generator):
-    """A base for `mtpano fit`: see `load_generator`.
+    """A base for `mtpano fit`, see `load_generator`.
 
     Args:
-        source: Folder in the layout of diffusers, or a repository in the cache.
-        adapter: To go on from.
-        dtype: ``float32``, ``bfloat16`` or ``float16``: precision of the frozen weights.
-        prefix: Put before every prompt.
-        transformer_only: Load neither text encoders nor autoencoder, for data of `LatentsDataModule`.
+        source: Folder in diffusers layout, or a repository in the cache.
+        adapter: Adapter to load into the base.
+        dtype: Precision of the frozen weights: ``float32``, ``bfloat16`` or ``float16``.
+        prefix: Text put before every prompt.
+        transformer_only: Load neither text encoders nor autoencoder, to train on `LatentsDataModule`.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class PretrainedFlux(Generator):
     ) -> None:
         known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in known:
-            raise InputError(f"dtype is one of {', '.join(known)}, not {dtype!r}")
+            raise InputError(f"dtype must be one of {', '.join(known)}, not {dtype!r}")
         show_licence(source, adapter)
         loaded = load_generator(
             source, adapter, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
@@ -196,7 +196,7 @@ class PretrainedFlux(Generator):
 
 
 def licence_of(base: str | Path) -> str:
-    """Return what is known of the licence of a base, in one line."""
+    """Return what is known about the licence of a base, in one line."""
     if str(base) in LICENCES:
         return LICENCES[str(base)]
     found = sorted(Path(base).glob("LICEN[CS]E*")) if Path(base).is_dir() else []
@@ -204,9 +204,9 @@ def licence_of(base: str | Path) -> str:
 
 
 def describe_base(base: str | Path, adapter: str | Path | None) -> dict[str, Any]:
-    """Return what identifies base and adapter, as plain data: names, sizes and hashes of their files.
+    """Return plain data that identifies base and adapter: names, sizes and hashes of their files.
 
-    Of weights, which are gigabytes, only the end is hashed: training changes it as it changes everything.
+    Weights are gigabytes, so only their end is hashed: training changes all of them.
     """
     folder = Path(base)
     files = {}
@@ -250,7 +250,7 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
         options |= dict.fromkeys(("vae", *TEXTS))
     pixels = False
     if index is not None:
-        incomplete = download and not Path(base).exists()  # a download that was stopped goes on
+        incomplete = download and not Path(base).exists()  # a stopped download is resumed
         pixels = _check_index(base, index, transformer_only, incomplete) == "PixelCodec" and not transformer_only
         if quantize == "none":
             _check_memory(base, index.parent, dtype, ("transformer",) if transformer_only else LARGE)
@@ -267,7 +267,7 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
         first = " ".join(str(error).split())[:200]
         raise InputError(f"the base {base} cannot be loaded: {first}") from error
     missing = [name for name, value in pipeline.transformer.named_parameters() if value.is_meta]
-    if missing:  # diffusers leaves them without values, and says nothing
+    if missing:  # diffusers silently leaves them without values
         raise InputError(
             f"the base {base} cannot be loaded: its transformer lacks the weights {missing[0]} and "
             f"{len(missing) - 1} more: copy the folder again"
@@ -276,7 +276,7 @@ def _read(base: str, dtype: torch.dtype, quantize: Quantization, download: bool,
 
 
 def _index_of(base: str, download: bool) -> Path | None:
-    """Return the list of what a base consists of; none for a repository that is yet to be downloaded."""
+    """Return the path of a base's `model_index.json`; None for a repository that is yet to be downloaded."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -284,56 +284,56 @@ def _index_of(base: str, download: bool) -> Path | None:
     if index.is_file():
         return index
     if Path(base).exists():
-        raise InputError(f"{base} has no model_index.json: pass a folder in the layout of diffusers as base")
+        raise InputError(f"{base} has no model_index.json: pass a folder in diffusers layout as base")
     try:
         cached = try_to_load_from_cache(base, "model_index.json")
     except HFValidationError as error:
-        raise InputError(f"there is no base at {base}: pass a folder in the layout of diffusers") from error
+        raise InputError(f"there is no base at {base}: pass a folder in diffusers layout") from error
     if isinstance(cached, str):
         return Path(cached)
     if not download:
         raise InputError(
-            f"the base {base} cannot be loaded: it is no folder, and no repository in the cache of the Hugging Face "
-            "Hub; `mtpano generate --download` fetches one, if you have accepted its licence"
+            f"the base {base} cannot be loaded: it is neither a folder nor a repository in the Hugging Face cache; "
+            "`mtpano generate --download` downloads a repository whose licence you have accepted"
         )
     return None
 
 
 def _check_index(base: str, index: Path, transformer_only: bool, incomplete: bool) -> Any:
-    """Return the class of the autoencoder; `incomplete` says that files are yet to be downloaded."""
+    """Check the parts of a base and return its autoencoder's class; `incomplete`: files are yet to be downloaded."""
     parts = read_json(index)
     kind = parts.get("_class_name") if isinstance(parts, dict) else None
     if kind != "FluxPipeline":
-        raise InputError(f"{base} is a {kind}, not a FluxPipeline: take a base with the interface of FLUX.1")
+        raise InputError(f"{base} is a {kind}, not a FluxPipeline: use a base with the interface of FLUX.1")
     classes = {name: (parts.get(name) or [None, None])[1] for name in ("transformer", "vae", *TEXTS)}
     if classes["transformer"] != "FluxTransformer2DModel":
-        raise InputError(f"{base} has a {classes['transformer']}, not the transformer of FLUX.1: take another base")
+        raise InputError(f"{base} has a {classes['transformer']}, not the transformer of FLUX.1: use another base")
     for name in () if transformer_only else ("vae", *TEXTS):
-        # Without a vocabulary, transformers makes up a tokenizer that knows no words, and does not say so.
+        # Without a vocabulary, transformers silently makes a tokenizer that knows no words.
         words = not name.startswith("tokenizer") or any((index.parent / name / file).is_file() for file in VOCABULARIES)
         if classes[name] is None or not (words or incomplete):
-            raise InputError(f"{base} has no {name}: copy the whole folder, or take another base")
+            raise InputError(f"{base} has no {name}: copy the whole folder, or use another base")
     return classes["vae"]
 
 
 def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[str]) -> None:
-    """See that the weights fit into main memory, through which they go to a GPU too."""
+    """Check that the weights fit into main memory, through which they also reach a GPU."""
     from safetensors import SafetensorError, safe_open
 
     count = 0
     for path in (path for part in parts for path in (folder / part).glob("*.safetensors")):
-        if "." in path.stem:  # another precision of the same
+        if "." in path.stem:  # the same weights in another precision
             continue
         try:
             with safe_open(path, "pt") as file:
                 count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
         except SafetensorError:
-            continue  # diffusers will say so
+            continue  # diffusers will report it
     needed, free = count * dtype.itemsize, available_memory()
     if needed > free:
         raise InputError(
             f"the weights of {base} take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB of main memory are "
-            f"free: in 4 bits, by --quantize nf4 on a GPU, they take {count / 2e9:.1f} GB; or take a smaller base"
+            f"free: in 4 bits (--quantize nf4 on a GPU), they take {count / 2e9:.1f} GB; or use a smaller base"
         )
 
 
@@ -341,12 +341,12 @@ def _fetched(entry: Entry, download: bool) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     if not download and not isinstance(try_to_load_from_cache(entry.repository, entry.file), str):
-        raise InputError(f"the adapter {entry.name} is not at hand: add --download, or pass the path of {entry.file}")
+        raise InputError(f"the adapter {entry.name} is not in the cache: add --download, or pass the file {entry.file}")
     return fetch(entry)[0]
 
 
 def show_licence(base: str | Path, adapter: str | Path | None = None) -> None:
-    """Print the licence of a base, and of a published adapter, on standard error."""
+    """Print the licence of a base, and of a published adapter, to standard error."""
     print(f"base {base}: licence {licence_of(base)}", file=sys.stderr)
     if entry := generators().get(str(adapter)):
         print(f"adapter {entry.name}: licence {entry.license['weights']}", file=sys.stderr)

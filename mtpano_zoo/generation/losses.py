@@ -1,7 +1,7 @@
-"""Losses of training a generator: flow matching, with the published terms by name.
+"""Losses for training a generator: flow matching, with the published terms by name.
 
-An error of velocities is looked at in the panorama, on the faces of a cube, and, as published, once more on a panorama
-that is turned. With an exact turn the latter is the first term again, so by default the data are turned instead.
+The error of the velocities is measured on the panorama, on the faces of a cube and, as published, on the turned
+panorama. With an exact turn, the last term equals the first, so by default the data are turned instead.
 """
 
 import math
@@ -17,28 +17,28 @@ from mtpano_zoo.errors import InputError
 __all__ = ("YAWS", "FlowLoss", "published_cube", "published_yaw")
 
 YAWS = (60.0, 180.0, 300.0)
-"""The angles of the published yaw loss in degrees; every step takes one of them for its whole batch."""
+"""Angles of the published yaw loss in degrees; every step uses one of them for its whole batch."""
 Cube = Literal["pixel-centres", "published"]
 Masking = Literal["per sample", "published"]
 
 
 class FlowLoss:
-    """Mean squared error of velocities, with terms that see it on a cube and on a turned panorama.
+    """Mean squared error of velocities, with optional terms on a cube and on a turned panorama.
 
-    The published training of panoramas is `FlowLoss(cube=0.5, yaw=0.5, cube_sampling="published", first_epoch=2)`, that
-    of panoramas and photographs `FlowLoss(cube=0.5, yaw=0.5, cube_sampling="published", epochs=3,
-    masking="published")`.
+    The published settings are `FlowLoss(cube=0.5, yaw=0.5, cube_sampling="published", first_epoch=2)` for panoramas,
+    and `FlowLoss(cube=0.5, yaw=0.5, cube_sampling="published", epochs=3, masking="published")` for panoramas with
+    photographs.
 
     Args:
         cube: Weight of the error on the faces of a cube, which gives the poles less and the horizon more weight.
         yaw: Weight of the published yaw term.
-        cube_sampling: Faces with pixel centres that wrap, or the published ones, whose outermost pixels lie on the
-            edges of faces and panorama.
-        first_epoch: The first epoch with these two terms, from 0.
-        epochs: How many epochs from then on have them; all, if not given.
-        masking: ``per sample``: every pixel of the batch that is supervised counts as much, whatever the others are,
-            and panoramas of a mixed batch get the other terms too. ``published``: one sample that is not wholly
-            supervised takes those terms from its whole batch, whose error is halved.
+        cube_sampling: ``pixel-centres`` samples at pixel centres and wraps around. ``published`` puts the outermost
+            pixels on the edges of faces and panorama.
+        first_epoch: First epoch with these two terms, from 0.
+        epochs: Number of epochs with these two terms. If omitted, all from `first_epoch` on.
+        masking: ``per sample``: all supervised pixels of the batch count equally, and fully supervised samples of a
+            mixed batch get the other terms too. ``published``: one sample that is not fully supervised removes those
+            terms from the whole batch and halves its error.
 
     Raises:
         InputError: If a weight is negative or a name is unknown.
@@ -57,7 +57,7 @@ class FlowLoss:
             raise InputError(f"weights of terms must not be negative: cube {cube}, yaw {yaw}")
         for name, value, known in (("cube_sampling", cube_sampling, Cube), ("masking", masking, Masking)):
             if value not in get_args(known):
-                raise InputError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
+                raise InputError(f"{name} must be one of {', '.join(get_args(known))}, not {value!r}")
         self.cube = cube
         self.yaw = yaw
         self.cube_sampling = cube_sampling
@@ -80,10 +80,10 @@ class FlowLoss:
         Args:
             predicted: Velocities (B, C, h, w).
             target: noise - latents, of the same shape.
-            weight: Of each sample (B,).
-            mask: Which latents (B, h, w) are supervised; all, if not given.
-            epoch: From 0.
-            angle: Of the yaw term in degrees.
+            weight: Weight of each sample (B,). If omitted, 1.
+            mask: Which latents (B, h, w) are supervised. If omitted, all of them.
+            epoch: Number of the epoch, from 0.
+            angle: Angle of the yaw term in degrees.
         """
         predicted, target = predicted.float(), target.float()
         if weight is not None and not bool((weight == 1).all()):
@@ -121,11 +121,11 @@ class FlowLoss:
 
 
 def published_yaw(erp: Tensor, degrees: float) -> Tensor:
-    """Turn a map (B, C, H, W) to the left as DiT360 does: resampled between end-inclusive pixels, poles half turned.
+    """Turn a map (B, C, H, W) to the left as DiT360 does, by resampling between end-inclusive pixels.
 
-    The first and last row look half a turn further: their latitude is exactly 90 degrees, whose cosine is a negative
-    number in float32. There, rounding decides between the outermost columns at the wrap, so the steps are the published
-    ones.
+    The first and last row are turned half a turn further: their latitude is exactly 90 degrees, whose cosine is
+    negative in float32. There, rounding decides between the outermost columns at the wrap, so the operations and their
+    order are the published ones.
     """
     height, width = erp.shape[2:]
     options: dict[str, Any] = {"device": erp.device, "dtype": torch.float32}
@@ -141,7 +141,7 @@ def published_yaw(erp: Tensor, degrees: float) -> Tensor:
 def published_cube(erp: Tensor, size: int) -> Tensor:
     """Cut a map (B, C, H, W) into faces (B, 6, C, S, S) as DiT360 does: +X -X +Y -Y +Z -Z, four of them mirrored.
 
-    The outermost pixels of a face lie on its edges, and those of the map on its border, where it does not wrap.
+    The outermost pixels of a face lie on its edges. Those of the map lie on its border, across which it does not wrap.
     """
     grid = torch.linspace(-1, 1, size, device=erp.device, dtype=torch.float32)
     v, u = torch.meshgrid(grid, grid, indexing="ij")
@@ -155,7 +155,7 @@ def published_cube(erp: Tensor, size: int) -> Tensor:
 
 
 def _between_ends(erp: Tensor, points: Tensor) -> Tensor:
-    """Sample (B, C, H, W) at F grids (F, h, w, 2) between -1 and 1, the centres of the outermost pixels."""
+    """Sample (B, C, H, W) at F grids (F, h, w, 2), in which -1 and 1 are the centres of the outermost pixels."""
     count, batch = len(points), len(erp)
     maps = erp.expand(count, *erp.shape).flatten(0, 1)
     grids = points[:, None].expand(count, batch, *points.shape[1:]).flatten(0, 1).to(erp)

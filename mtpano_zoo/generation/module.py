@@ -1,4 +1,4 @@
-"""Train a generator: flow matching on panoramas with texts."""
+"""Train a generator by flow matching on panoramas with captions."""
 
 import shlex
 from pathlib import Path
@@ -31,36 +31,36 @@ Learns = Literal["adapter", "everything"]
 
 
 class DiT360Module(LightningModule):
-    """Train a FLUX.1 transformer on panoramas: an adapter, as DiT360 (arXiv 2510.11712), or everything.
+    """Train a FLUX.1 transformer on panoramas: an adapter, as in DiT360 (arXiv 2510.11712), or everything.
 
-    A batch has `image` (B, 3, H, W) in [0, 1] or `latents` (B, C, h, w) that were computed before, `caption` or the
-    embeddings `text` and `pooled`, and, where not every pixel is supervised, `mask` (B, H, W). Everything is computed
-    on the device of the training, nothing in the workers of the loader. What learns is float32, whatever the base is.
+    A batch has `image` (B, 3, H, W) in [0, 1] or precomputed `latents` (B, C, h, w); `caption` or the embeddings `text`
+    and `pooled`; and, if not every pixel is supervised, `mask` (B, H, W). Everything is computed on the training
+    device, nothing in the loader's workers. Trained weights are float32, whatever the precision of the base.
 
-    At the end the adapter is in the folder `adapter` of the run, or the whole generator in the folder `generator`; both
-    are what `mtpano generate` and plain diffusers read.
+    At the end, the run's folder `adapter` holds the adapter, or `generator` the whole generator, in the layout that
+    `mtpano generate` and plain diffusers read.
 
     Args:
-        base: What is trained.
-        loss: What training minimises.
-        learns: An adapter, or transformer and text encoder.
-        rank: Of the adapter.
-        alpha: The adapter adds alpha / rank B A.
-        dropout: Of the adapter, in training.
+        base: Generator to train.
+        loss: Loss to minimise.
+        learns: Train an adapter, or the transformer and the T5 text encoder.
+        rank: Rank of the adapter.
+        alpha: Scale of the adapter, which adds alpha / rank B A.
+        dropout: Dropout of the adapter in training.
         lr: Learning rate.
-        weight_decay: Of AdamW.
-        schedule: Of the learning rate.
-        warmup_steps: Steps over which the rate rises.
+        weight_decay: Weight decay of AdamW.
+        schedule: Schedule of the learning rate.
+        warmup_steps: Steps over which the learning rate rises.
         seam: How the transformer treats the seam.
-        padding: Columns that ``published`` and ``continued`` copy.
-        density: Of noise levels.
-        weighting: Of noise levels in the loss.
-        guidance: Guidance scale that a guidance-distilled base gets as input.
-        mask_rule: Which latents are supervised where only some of their pixels are.
-        gradient_checkpointing: Less memory, more time, the same gradients.
+        padding: Columns that ``published`` and ``continued`` copy to each side.
+        density: Distribution of the noise levels.
+        weighting: Weight of a noise level in the loss.
+        guidance: Guidance scale passed to a guidance-distilled base.
+        mask_rule: Which latents are supervised if only some of their pixels are, see `latent_mask`.
+        gradient_checkpointing: Use less memory and more time, with the same gradients.
 
     Raises:
-        InputError: If a name is unknown, or a number out of range.
+        InputError: If a name is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DiT360Module(LightningModule):
         super().__init__()
         check_seam(seam)
         if learns not in get_args(Learns):
-            raise InputError(f"learns is one of {', '.join(get_args(Learns))}, not {learns!r}")
+            raise InputError(f"learns must be one of {', '.join(get_args(Learns))}, not {learns!r}")
         self.base = base
         self.loss = FlowLoss() if loss is None else loss
         self.learns = learns
@@ -112,38 +112,38 @@ class DiT360Module(LightningModule):
             base.pipeline.text_encoder_2.encoder.requires_grad_(True)
         for parameter in self.networks.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()  # in 16 bits, small steps would round to nothing
+                parameter.data = parameter.data.float()  # in 16 bits, small updates would round to zero
         transformer.train()
         if gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        self.strict_loading = False  # a checkpoint holds what was trained
+        self.strict_loading = False  # a checkpoint holds only the trained weights
         self.written: Path | None = None
 
     def setup(self, stage: str) -> None:
-        """Let the trainer read checkpoints as plain data only.
+        """Make the trainer read checkpoints as plain data only.
 
         Raises:
-            InputError: If the strategy cuts up weights in a way in which the result cannot be written.
+            InputError: If the strategy shards weights in a way that keeps the result from being written.
         """
         strategy = self.trainer.strategy
         read_plain_data_only(strategy)
         name = type(strategy).__name__
         if isinstance(strategy, FSDPStrategy) or getattr(strategy, "zero_stage_3", False):
             raise InputError(
-                f"{name} cuts up weights in a way in which an adapter cannot be written: take ddp, deepspeed_stage_2, "
-                "or ModelParallelStrategy, which cuts them up too"
+                f"{name} shards weights in a way that keeps an adapter from being written: use ddp, deepspeed_stage_2, "
+                "or ModelParallelStrategy, which shards them too"
             )
         if isinstance(strategy, ModelParallelStrategy):
             if self.learns == "everything":
-                raise InputError(f"{name} cuts up the weights; with `learns: everything`, take ddp")
+                raise InputError(f"{name} shards the weights: with `learns: everything`, use ddp")
             if strategy._save_distributed_checkpoint:
-                raise InputError(f"{name} would write checkpoints in pieces: set save_distributed_checkpoint to false")
+                raise InputError(f"{name} would write sharded checkpoints: set save_distributed_checkpoint to false")
 
     def on_fit_start(self) -> None:
-        """Look at all texts first: one that is too long would end the training when its turn comes.
+        """Check all captions first: a caption that is too long would end the training only when its turn comes.
 
         Raises:
-            InputError: If a text is too long.
+            InputError: If a caption is empty or too long.
         """
         data = getattr(self.trainer, "datamodule", None)
         for name in ("train_set", "val_set"):
@@ -151,7 +151,7 @@ class DiT360Module(LightningModule):
                 self.base.check_prompts(captions)
 
     def configure_model(self) -> None:
-        """Cut up the transformer over the processes, block by block, where the strategy is `ModelParallelStrategy`."""
+        """Shard the transformer over the processes, block by block, if the strategy is `ModelParallelStrategy`."""
         mesh = self.device_mesh
         if mesh is None:
             return
@@ -167,10 +167,10 @@ class DiT360Module(LightningModule):
 
         Args:
             noisy: Latents (B, C, h, w) at their noise level.
-            sigma: The level (B,), from 0 to 1.
-            text: Embeddings (B, T, D).
-            pooled: Embeddings (B, P).
-            generator: Draws the turn of the seam ``roll``.
+            sigma: Noise levels (B,), from 0 to 1.
+            text: Text embeddings (B, T, D).
+            pooled: Pooled text embeddings (B, P).
+            generator: Random generator for the turn of the seam ``roll``. If omitted, the global one.
         """
         transformer = self.base.pipeline.transformer
         rows, columns = noisy.shape[2] // 2, noisy.shape[3] // 2
@@ -202,11 +202,12 @@ class DiT360Module(LightningModule):
 
         Args:
             batch: See the class.
-            epoch: From 0.
-            angle: Of the published yaw loss.
-            noise: Latents (B, C, h, w); drawn, if not given.
-            sigma: Noise levels (B,); drawn, if not given.
-            generator: On the CPU, draws both.
+            epoch: Number of the epoch, from 0.
+            angle: Angle of the published yaw term in degrees.
+            noise: Noise (B, C, h, w). If omitted, it is drawn.
+            sigma: Noise levels (B,). If omitted, they are drawn.
+            generator: Random generator on the CPU for noise, levels, turns and latents of images. If omitted, the
+                global one; latents are then the mean of the encoder's distribution.
         """
         if "latents" in batch:
             latents = batch["latents"]
@@ -240,7 +241,7 @@ class DiT360Module(LightningModule):
         self._log("val", self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator), batch)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Build AdamW over what learns, and its schedule per step."""
+        """Build AdamW for the trained parameters, and its schedule per step."""
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learnt, lr=self.lr, weight_decay=self.weight_decay, eps=1e-6)
         total = float(self.trainer.estimated_stepping_batches)
@@ -252,14 +253,14 @@ class DiT360Module(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what learns; the rest is the base, gigabytes that are at hand already."""
+        """Keep the trained parameters only; the rest is the base, gigabytes that are stored already."""
         learnt = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
 
     def on_fit_end(self) -> None:
-        """Write the trained weights, for generating with them."""
+        """Write the trained weights for `mtpano generate`."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        state = self.trainer.strategy.lightning_module_state_dict()  # all processes gather what is cut up
+        state = self.trainer.strategy.lightning_module_state_dict()  # all processes gather the shards
         if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         if self.learns == "adapter":
@@ -275,12 +276,12 @@ class DiT360Module(LightningModule):
         rank_zero_info(f"What was trained is in {self.written}")
 
     def usage(self, checkpoint: str, config: str) -> str:
-        """Return the command that uses what was trained; `mtpano generate` reads no checkpoints of the trainer."""
+        """Return the command that uses the result; `mtpano generate` does not read checkpoints of the trainer."""
         if self.written is None:
-            return f"Training goes on from {checkpoint}:\n  mtpano fit --config {config} --ckpt_path {checkpoint}"
+            return f"To continue training from {checkpoint}:\n  mtpano fit --config {config} --ckpt_path {checkpoint}"
         result = shlex.quote(str(self.written))
         option = f"--base BASE --adapter {result}" if self.learns == "adapter" else f"--base {result}"
-        return f'The result is in {result}. To use it:\n  mtpano generate "A TEXT" {option} --out generated'
+        return f'The result is in {result}. To use it:\n  mtpano generate "A PROMPT" {option} --out generated'
 
     def _embedded(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(self.learns == "everything" and torch.is_grad_enabled()):

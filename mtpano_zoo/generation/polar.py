@@ -1,7 +1,7 @@
-"""Repaint the poles of panoramas: a cube's upper and lower face are filled in by an inpainting model.
+"""Repaint the poles of panoramas: an inpainting model fills a hole in the upper and lower face of a cube.
 
-DiT360 fills the middle half of both faces. Only the pixels of that hole change here: projecting a whole cube back would
-resample the others too.
+The hole is the central square of half the side, as in DiT360. Only its pixels change here, because projecting a whole
+cube back would resample the others too.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ from mtpano_zoo.image_io import read_panorama, write_png
 __all__ = ("Inpaint", "hole_of_face", "hole_of_panorama", "load_inpainter", "polar_faces", "refine", "refine_folder")
 
 Inpaint = Callable[[Tensor, Tensor, int], Tensor]
-"""A face (3, S, S) in [0, 1], its hole (S, S) and a seed in; the filled face out."""
+"""Function from a face (3, S, S) in [0, 1], its hole (S, S) and a seed to the filled face."""
 UP, DOWN = 4, 5
 FORMAT = "mtpano refined panoramas, 1"
 
 
 def hole_of_face(size: int) -> Tensor:
-    """Return which pixels (S, S) of an upper or lower face are filled: those between a quarter and three.
+    """Return which pixels (S, S) of an upper or lower face are filled: from a quarter to three quarters of each side.
 
     Example:
         >>> hole_of_face(4).int().tolist()
@@ -44,7 +44,7 @@ def hole_of_face(size: int) -> Tensor:
 
 
 def hole_of_panorama(height: int, width: int) -> Tensor:
-    """Return which pixels (H, W) of a panorama look into one of the two holes.
+    """Return which pixels (H, W) of a panorama lie in one of the two holes.
 
     Example:
         >>> hole_of_panorama(8, 16).any(1).int().tolist()  # within 27 degrees of a pole
@@ -60,22 +60,22 @@ def polar_faces(panorama: Tensor, size: int) -> Tensor:
 
 
 def refine(panorama: Tensor, inpaint: Inpaint, *, size: int | None = None, seed: int = 0) -> Tensor:
-    """Return a panorama (3, H, W) whose poles are repainted; nothing changes outside the holes.
+    """Return a panorama (3, H, W) with repainted poles; nothing changes outside the holes.
 
     Args:
-        panorama: In [0, 1].
+        panorama: Panorama in [0, 1].
         inpaint: Fills a face.
-        size: Side of a face, a multiple of 4; if not given, half of the rows, which keeps the resolution, or a little
-            less: a multiple of 16, which inpainting models work on.
-        seed: Of the filling.
+        size: Side of a face, a multiple of 4. If omitted, half the rows, which keeps the resolution, rounded down to
+            the multiple of 16 that inpainting models need.
+        seed: Seed of the inpainting.
 
     Raises:
-        InputError: If the size does not fit, or what fills returns another one.
+        InputError: If the size does not fit, or `inpaint` returns another size.
     """
     height, width = panorama.shape[1:]
     size = 16 * max(1, height // 32) if size is None else size
     if size < 4 or size % 4:
-        raise InputError(f"the side of a face is a multiple of 4, not {size}")
+        raise InputError(f"the side of a face must be a multiple of 4, not {size}")
     hole = hole_of_face(size)
     faces = sphere.to_cubemap(panorama[None], size)
     for number, face in enumerate((UP, DOWN)):
@@ -97,19 +97,20 @@ def load_inpainter(
     device: str | None = None,
     offload: Offload = "none",
 ) -> Inpaint:
-    """Return an inpainting pipeline of diffusers, by folder or name, as a function of face, hole and seed.
+    """Load an inpainting pipeline of diffusers and return it as a function of face, hole and seed.
 
     Args:
-        source: A pipeline that takes a mask, such as FLUX.1-Fill, or one that diffusers has an inpainting pipeline for.
+        source: Folder or repository of a pipeline that takes a mask, such as FLUX.1-Fill, or of one for which diffusers
+            has an inpainting variant.
         prompt: What the poles show.
-        steps: Calls of its network.
-        seed: Of the noise.
-        download: Fetch what is not in the cache.
+        steps: Sampling steps.
+        seed: Seed of the noise.
+        download: Download what is not in the cache.
         device: See `mtpano_zoo.generation.loading.load_generator`.
         offload: See there.
 
     Raises:
-        InputError: If there is none, or the memory is too small.
+        InputError: If the pipeline cannot be loaded, or the memory is too small.
     """
     from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 
@@ -121,7 +122,7 @@ def load_inpainter(
             pipeline = AutoPipelineForInpainting.from_pipe(pipeline)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{source} is no inpainting pipeline of diffusers that is at hand: {reason}") from error
+        raise InputError(f"{source} cannot be loaded as an inpainting pipeline of diffusers: {reason}") from error
     painter = Generator(pipeline)
     place(painter, where, offload)
 
@@ -143,20 +144,20 @@ def load_inpainter(
 
 
 def refine_folder(source: Path, out: Path, inpaint: Inpaint, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Refine the panoramas of a folder, and return how many were written and how many were there already.
+    """Refine the panoramas of a folder; return how many were written and how many existed already.
 
     Args:
-        source: The folder.
-        out: Folder to write to, a new one or one to continue.
+        source: Folder of panoramas.
+        out: Folder to write to: a new one, or one to continue.
         inpaint: Fills a face.
-        settings: What decides how it does, as plain data.
+        settings: Settings of `inpaint` as plain data, for the manifest.
 
     Raises:
-        InputError: If there are no panoramas, one of them cannot be used, or `out` holds something else.
+        InputError: If there are no panoramas, one of them cannot be used, or `out` holds other results.
         OSError: If a file cannot be read or written.
     """
     if out.resolve() == source.resolve():
-        raise InputError(f"{out} is the folder of the panoramas: choose another one as --out")
+        raise InputError(f"{out} is the folder of the panoramas: choose another one for --out")
     written = there = 0
     targets = find_images([source], out)
     prepare_folder(out, manifest_of({}, settings, FORMAT))

@@ -1,11 +1,12 @@
 """Latents and embeddings of a training set, computed once: training then needs neither autoencoder nor text encoders.
 
-A folder of them is written by any number of processes, and a killed run is continued by the same command::
+Any number of processes write the folder, and the same command continues a killed run::
 
     000000.safetensors   latents (N, C, h, w), text (N, T, D), pooled (N, P) in bfloat16, mask (N, h, w) of N images
-    manifest.json        list of images, base, size, precision, quantization; how many files there are
+    manifest.json        list of images, base, size, precision, quantization, number of files
 
-Turning a panorama by whole latents turns its latents, as the autoencoder wraps, so that is still drawn in training.
+The autoencoder wraps around, so turning a panorama by whole latents turns its latents. Turns are therefore still drawn
+in training.
 """
 
 import hashlib
@@ -45,18 +46,18 @@ def precompute(
     process: int = 0,
     processes: int = 1,
 ) -> tuple[int, int]:
-    """Write latents and embeddings of a list of images; return how many files were written, and were there already.
+    """Write latents and embeddings of a list of images; return how many files were written and how many existed.
 
     Args:
-        generator: Encodes.
-        table: See `PromptsDataset`.
-        root: Folder to write to, a new one or one to continue.
-        height: Rows that the images get.
+        generator: Generator that encodes.
+        table: List of images, see `PromptsDataset`.
+        root: Folder to write to: a new one, or one to continue.
+        height: Rows that images are resized to.
         model: What identifies the base, for the manifest.
-        loaded: Precision and quantization of its networks, for the manifest.
+        loaded: Precision and quantization of the networks, for the manifest.
         shard_size: Images per file.
-        process: Number of this process; each takes files of its own.
-        processes: How many there are.
+        process: Number of this process; each writes different files.
+        processes: Number of processes.
 
     Raises:
         InputError: If the size, the list, an image or the folder does not fit.
@@ -64,9 +65,9 @@ def precompute(
     """
     check_panorama_size(height, 2 * height, 2 * generator.factor)
     if shard_size < 1:
-        raise InputError(f"the images per file are at least 1, not {shard_size}")
+        raise InputError(f"a file must hold at least 1 image, not {shard_size}")
     data = PromptsDataset(table, height, mirror=0.0, turns=None)
-    generator.check_prompts(data.captions)  # first, as another list needs another folder
+    generator.check_prompts(data.captions)  # first, because a corrected list needs another folder
     shards = -(-len(data) // shard_size)
     settings = {"height": height, "prefix": generator.prefix, "shard_size": shard_size, "shards": shards}
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
@@ -87,11 +88,11 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
     """Samples that `precompute` wrote: `latents` (C, h, w), `text` (T, D), `pooled` (P,) in float32 and `mask` (h, w).
 
     Args:
-        root: The folder.
-        turned: Turn panoramas, but not photographs on them, by a random number of latent columns.
+        root: Folder of `precompute`.
+        turned: Turn panoramas, but not photographs, by a random number of latent columns.
 
     Raises:
-        InputError: If the folder is none of `precompute`, or not complete.
+        InputError: If `precompute` did not write the folder, or has not finished it.
     """
 
     def __init__(self, root: str | Path, turned: bool = False) -> None:
@@ -103,7 +104,7 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
         self.paths = [root / _name(number) for number in range(manifest["settings"]["shards"])]
         if missing := [path.name for path in self.paths if not path.is_file()]:
             raise InputError(
-                f"{root} lacks {missing[0]} and {len(missing) - 1} more: run `mtpano generate precompute` to its end"
+                f"{root} lacks {missing[0]} and {len(missing) - 1} more: run `mtpano generate precompute` to the end"
             )
         self.places: list[tuple[int, int]] = []
         for number, path in enumerate(self.paths):
@@ -115,7 +116,7 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def photographs(self) -> list[bool]:
-        """Which samples are photographs: those that are not supervised everywhere."""
+        """Whether each sample is a photograph: those that are not supervised everywhere are."""
         if self._photographs is None:
             self._photographs = []
             for path in self.paths:
@@ -124,7 +125,7 @@ class LatentsDataset(Dataset[dict[str, Tensor]]):
         return self._photographs
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Read one image's."""
+        """Read one sample."""
         number, place = self.places[index]
         with safe_open(self.paths[number], "pt") as file:
             sample: dict[str, Tensor] = {key: file.get_slice(key)[place : place + 1][0] for key in KEYS}
@@ -139,11 +140,11 @@ class LatentsDataModule(PhotosDataModule):
     """Latents and embeddings that `mtpano generate precompute` wrote.
 
     Args:
-        train: Folder of those to train on.
-        val: Folder of those for validation, if there are any.
+        train: Folder to train on.
+        val: Folder for validation. If omitted, there is no validation.
         batch_size: Images per batch.
-        num_workers: Processes that read.
-        photos: Which photographs are in an epoch.
+        num_workers: Worker processes that read files.
+        photos: Which photographs an epoch has, see `mtpano_zoo.generation.data.in_epoch`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The panoramas to make: texts from the command line, a file or a template, and a seed for each."""
+"""The panoramas to generate: prompts from the command line, a file or a template, and a seed for each."""
 
 import hashlib
 import re
@@ -38,17 +38,17 @@ SCENES = {
         "luxurious", "plain"
     ],
 }  # fmt: skip
-"""Lists for templates such as "a {style} {indoor}" and "a {outdoor} at {time} under {weather}"."""
+"""Lists of words for templates such as "a {style} {indoor}" and "a {outdoor} at {time} under {weather}"."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One panorama to be made.
+    """One panorama to generate.
 
     Args:
-        name: Of its file.
+        name: Name of its file, without extension.
         prompt: What it shows.
-        seed: Of its noise.
+        seed: Seed of its noise.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Wanted:
 
 
 def plan(prompts: Sequence[str], count: int, seed: int) -> list[Wanted]:
-    """Return what is to be made: `count` panoramas per prompt.
+    """Return the panoramas to generate: `count` per prompt.
 
-    The seed of each follows from the prompt, its number among those of the prompt, and `seed`, so that more prompts or
-    a larger count leave what is there as it is. A prompt that comes again has other seeds.
+    The seed of each follows from its prompt, its number among the panoramas of this prompt, and `seed`. More prompts or
+    a larger count therefore change no existing panorama. A repeated prompt gets other seeds.
 
     Raises:
         InputError: If there is no prompt, one is empty, or the count is not positive.
@@ -90,14 +90,14 @@ def read_prompts(path: str | Path) -> list[str]:
     """Read a file with one prompt per line.
 
     Raises:
-        InputError: If a line is empty, there is none, or it is no text.
-        OSError: If it cannot be read.
+        InputError: If a line or the whole file is empty, or the file is not text.
+        OSError: If the file cannot be read.
     """
     lines = read_lines(path)
     if not lines[-1]:  # the end of the line before
         del lines[-1]
     if not lines:
-        raise InputError(f"{path} is empty: write a prompt per line")
+        raise InputError(f"{path} is empty: write a prompt into each line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise InputError(f"{path}, line {number}: the prompt is empty; remove the line")
@@ -108,24 +108,24 @@ def read_words(path: str | Path) -> dict[str, list[str]]:
     """Read lists of words for a template from YAML: ``place: [library, beach]``.
 
     Raises:
-        InputError: If it is not lists of texts.
+        InputError: If the file is not a mapping of names to lists of words.
     """
     words = read_yaml(path)
     if not isinstance(words, dict) or not all(
         isinstance(values, list) and values and all(isinstance(value, str) for value in values)
         for values in words.values()
     ):
-        raise InputError(f"{path} is not lists of words by name, such as `place: [library, beach]`")
+        raise InputError(f"{path} must map names to lists of words, such as `place: [library, beach]`")
     return {str(name): list(values) for name, values in words.items()}
 
 
 def expand(template: str, words: Mapping[str, Sequence[str]], number: int, seed: int) -> list[str]:
-    """Return prompts made from a template with names in braces, each filled by a word drawn from the list of that name.
+    """Return prompts made from a template by replacing each name in braces by a word drawn from its list.
 
-    The first n of more prompts are the n prompts.
+    A larger `number` keeps the first prompts as they are.
 
     Raises:
-        InputError: If the template has a name without list, or none at all.
+        InputError: If the template has no name, or one without a list.
 
     Example:
         >>> expand("a {time} {place}", {"time": ["calm"], "place": ["beach", "attic"]}, 2, seed=0)
@@ -135,7 +135,7 @@ def expand(template: str, words: Mapping[str, Sequence[str]], number: int, seed:
     if not names:
         raise InputError(f"the template {template!r} has no name in braces, such as {{place}}: pass it as a prompt")
     if missing := [name for name in names if name not in words]:
-        raise InputError(f"the template names {missing[0]}, of which there is no list: there are {', '.join(words)}")
+        raise InputError(f"the template names {missing[0]}, which has no list: there are {', '.join(words)}")
     prompts = []
     for i in range(number):
         rng = np.random.default_rng([seed, i])

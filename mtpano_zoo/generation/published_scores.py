@@ -1,6 +1,6 @@
-"""Scores of published tables, by torchmetrics: FID on Inception and on CLIP, whole, at poles and equator; CLIP score.
+"""Scores of published tables, by torchmetrics: CLIP score, and FID on Inception and CLIP, whole, at poles and equator.
 
-Nothing is downloaded: the weights are a file, a folder, or in the cache of torch or of the Hugging Face Hub.
+Nothing is downloaded: weights come from a file, a folder, or the cache of torch or of the Hugging Face Hub.
 """
 
 import pickle
@@ -21,21 +21,21 @@ from mtpano_zoo.text_files import read_json_lines
 
 __all__ = ("ClipFeatures", "InceptionFeatures", "captions_of", "clip_score", "fid", "find_inception", "report")
 
-SIDE = 299  # of Inception's input
+SIDE = 299  # pixels, of Inception's input
 INCEPTION = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
-"""Files of pytorch-fid and of torch-fidelity: the network of TensorFlow that FID was published with."""
+"""Files of pytorch-fid and torch-fidelity: the TensorFlow network that FID was published with."""
 POLES, EQUATOR = (4, 5), (0, 1, 2, 3)  # faces of a cube
 
 
 class InceptionFeatures(nn.Module):
-    """The 2048 features of FID (arXiv 1706.08500): torchvision's Inception v3 with the pooling of TensorFlow's.
+    """The 2048 features of FID (arXiv 1706.08500): torchvision's Inception v3 with TensorFlow's pooling.
 
     Args:
         weights: One of the two files of `INCEPTION`.
 
     Raises:
         InputError: If the file is damaged, or holds another network.
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
 
     num_features = 2048
@@ -50,9 +50,7 @@ class InceptionFeatures(nn.Module):
             self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith("AuxLogits.")})
         except (RuntimeError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:150]
-            raise InputError(
-                f"{weights} is not the Inception network of FID ({reason}): take {INCEPTION[0]}"
-            ) from error
+            raise InputError(f"{weights} is not the Inception network of FID ({reason}): use {INCEPTION[0]}") from error
         self.network.fc = nn.Identity()
         for name, block in self.network.named_children():
             if hasattr(block, "branch_pool"):
@@ -60,17 +58,17 @@ class InceptionFeatures(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, 2048) of images uint8 (B, 3, H, W)."""
+        """Return features (B, 2048) of uint8 images (B, 3, H, W)."""
         resized = F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
         features: Tensor = self.network((resized - 128) / 128)
         return features
 
 
 def pool_as_tensorflow(block: nn.Module, largest: bool) -> None:
-    """Let a block of torchvision's Inception average over the pixels that there are, without those of the padding.
+    """Make a block of torchvision's Inception average without the pixels of the padding, as TensorFlow does.
 
     Args:
-        block: Has a `branch_pool` behind its pooling.
+        block: Block with a `branch_pool` after its pooling.
         largest: Take the maximum, as the last block of TensorFlow's network does.
     """
     inputs: list[Tensor] = []
@@ -86,13 +84,14 @@ def pool_as_tensorflow(block: nn.Module, largest: bool) -> None:
 
 
 class ClipFeatures(nn.Module):
-    """Image and text features of a CLIP model; it takes the place of the model in torchmetrics' `CLIPScore` too.
+    """Image and text features of a CLIP model; it also replaces the model in torchmetrics' `CLIPScore`.
 
     Args:
-        source: Folder in the layout of transformers, or a name in the cache, such as openai/clip-vit-large-patch14.
+        source: Folder in the layout of transformers, or a repository in the cache, such as
+            openai/clip-vit-large-patch14.
 
     Raises:
-        InputError: If it is not at hand.
+        InputError: If the model cannot be loaded.
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -105,7 +104,7 @@ class ClipFeatures(nn.Module):
         except (OSError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:150]
             raise InputError(
-                f"{source} is no CLIP model that is at hand ({reason}): pass a folder with the files of a repository "
+                f"{source} cannot be loaded as a CLIP model ({reason}): pass a folder with the files of a repository "
                 "such as openai/clip-vit-large-patch14, or its name if it is in the cache"
             ) from error
         config: Any = self.model.config
@@ -114,7 +113,7 @@ class ClipFeatures(nn.Module):
         self.eval().requires_grad_(False)
 
     def get_image_features(self, pixels: Tensor) -> Tensor:
-        """Return features (B, C) of what the processor made of images; transformers 5 wraps them."""
+        """Return features (B, C) of preprocessed images."""
         return _plain(self.model.get_image_features(pixels))
 
     def get_text_features(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -122,27 +121,27 @@ class ClipFeatures(nn.Module):
         return _plain(self.model.get_text_features(tokens, mask))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, C) of images uint8 (B, 3, H, W)."""
+        """Return features (B, C) of uint8 images (B, 3, H, W)."""
         pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
         return self.get_image_features(pixels)
 
 
-def _plain(output: Any) -> Tensor:
+def _plain(output: Any) -> Tensor:  # transformers 5 wraps features in an output object
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
 
 
 @torch.no_grad()
 def fid(made: Iterable[Tensor], real: Iterable[Tensor], features: nn.Module) -> dict[str, float]:
-    """Return the FID of panoramas to others: of whole panoramas, of the cube's polar faces, and of its four others.
+    """Return the FID between two sets of panoramas: whole, on the cube's polar faces, and on its other four faces.
 
     Args:
         made: Panoramas (3, H, W) in [0, 1].
-        real: Others.
+        real: Panoramas to compare with.
         features: `InceptionFeatures`, `ClipFeatures`, or another network from uint8 (B, 3, H, W) to (B, N).
 
     Raises:
-        InputError: If there are less than two on a side.
+        InputError: If one of the sets has fewer than two panoramas.
     """
     metrics = {name: FrechetInceptionDistance(features) for name in ("whole", "poles", "equator")}
     for images, is_real in ((made, False), (real, True)):
@@ -154,17 +153,17 @@ def fid(made: Iterable[Tensor], real: Iterable[Tensor], features: nn.Module) -> 
                 metrics[name].update((part * 255).round().clamp(0, 255).byte(), real=is_real)
             count += 1
         if count < 2:
-            raise InputError(f"FID needs two panoramas on each side at least, not {count}")
+            raise InputError(f"FID needs at least two panoramas on each side, not {count}")
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
 @torch.no_grad()
 def clip_score(images: Iterable[Tensor], captions: Iterable[str], clip: ClipFeatures) -> float:
-    """Return the mean of 100 cos(image, text) over panoramas and their texts.
+    """Return the mean of 100 cos(image, text) over panoramas and their captions, but at least 0.
 
     Args:
         images: Panoramas (3, H, W) in [0, 1].
-        captions: A text for each; longer ones than CLIP reads are cut.
+        captions: One caption per panorama; those that are too long for CLIP are cut off.
         clip: The network.
     """
     parts: Any = (clip, clip.processor)
@@ -178,13 +177,13 @@ def report(folder: Path, reference: Path | None, inception: str | None, clip: st
     """Return a table for the terminal: FID and CLIP score of the panoramas in a folder.
 
     Args:
-        folder: Of images.
-        reference: Folder of others.
-        inception: File of weights, or "cache", see `find_inception`.
-        clip: See `ClipFeatures`.
+        folder: Folder of panoramas.
+        reference: Folder of panoramas to compare with, for FID.
+        inception: Inception's weights, see `find_inception`. If None, there is no FID on Inception.
+        clip: See `ClipFeatures`. If None, there is no CLIP score and no FID on CLIP.
 
     Raises:
-        InputError: If weights, texts or panoramas are missing.
+        InputError: If weights, captions or panoramas are missing.
         OSError: If a file cannot be read.
     """
     if inception is not None and reference is None:
@@ -207,24 +206,24 @@ def report(folder: Path, reference: Path | None, inception: str | None, clip: st
 
 
 def find_inception(source: str) -> Path:
-    """Return the file of Inception's weights: a path, or for "cache" the one that torch keeps.
+    """Return the file of Inception's weights: the given path, or for "cache" the one in torch's cache.
 
     Raises:
-        InputError: If it is not there.
+        InputError: If the file does not exist.
     """
     if source != "cache":
         if not Path(source).is_file():
-            raise InputError(f"there are no weights of Inception at {source}: take {' or '.join(INCEPTION)}")
+            raise InputError(f"there are no Inception weights at {source}: use {' or '.join(INCEPTION)}")
         return Path(source)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = [folder / name for name in INCEPTION if (folder / name).is_file()]
     if not found:
-        raise InputError(f"the weights of FID's Inception are not at hand: put {INCEPTION[0]} into {folder}")
+        raise InputError(f"FID's Inception weights are not in torch's cache: put {INCEPTION[0]} into {folder}")
     return found[0]
 
 
 def captions_of(paths: Sequence[Path], folder: Path) -> list[str]:
-    """Return the texts of panoramas from the `prompts.jsonl` of their folder, or of the one above.
+    """Return the captions of panoramas from the `prompts.jsonl` of their folder, or of its parent.
 
     Raises:
         InputError: If there is no such file, or a panorama is not in it.
@@ -235,5 +234,5 @@ def captions_of(paths: Sequence[Path], folder: Path) -> list[str]:
     rows: list[Mapping[str, str]] = [row for _, row in read_json_lines(root / "prompts.jsonl")]
     known = {(root / row["image"]).resolve(): row["caption"] for row in rows}
     if missing := [path for path in paths if path.resolve() not in known]:
-        raise InputError(f"{root / 'prompts.jsonl'} has no text for {missing[0].name}: generate it again")
+        raise InputError(f"{root / 'prompts.jsonl'} has no caption for {missing[0].name}: generate it again")
     return [known[path.resolve()] for path in paths]

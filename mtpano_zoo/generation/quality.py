@@ -1,7 +1,7 @@
-"""Quality of generated panoramas: jumps at the seam and at the poles, and their distance to real panoramas.
+"""Quality of generated panoramas: jumps at the seam and at the poles, and the distance to real panoramas.
 
-The jumps are geometry and need no network. The Frechet distance needs features: of any network of the zoo with an
-`Encoder`, so its numbers compare with one another for that network only, not with published FID, which is on Inception.
+The jumps need no network. The Frechet distance uses the features of any network of the zoo with an `Encoder`. Its
+values are comparable for the same network only, and not with published FID, which uses Inception.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,16 +30,16 @@ __all__ = (
     "zenith_jump",
 )
 
-CAP = 30.0  # degrees around a pole in which rows are compared with one another
+CAP = 30.0  # degrees around a pole within which neighbouring rows are compared
 BANDS = {"whole": (0.0, 90.0), "poles": (45.0, 90.0), "equator": (0.0, 45.0)}
-"""Parts of the sphere by the least and the greatest distance from the horizon, in degrees."""
-_FLAT = 1e-3  # a quarter of a grey level: an image of one colour has no jumps
+"""Parts of the sphere by smallest and largest angle from the horizon, in degrees."""
+_FLAT = 1e-3  # a quarter of a grey level, so that an image of one colour has no jumps
 
 
 def seam_jump(image: Tensor) -> float:
-    """Return the difference of the columns that meet at the seam over that of neighbours elsewhere: 1 = no seam.
+    """Return the difference across the seam relative to that between other neighbouring columns: 1 = no seam.
 
-    Rows count by their solid angle.
+    Rows are weighted by solid angle.
 
     Args:
         image: Panorama (3, H, W) in [0, 1].
@@ -55,10 +55,10 @@ def seam_jump(image: Tensor) -> float:
 
 
 def zenith_jump(image: Tensor) -> float:
-    """Return the difference of pixels that meet across the upper pole over that of rows around it: 1 = no jump.
+    """Return the difference across the upper pole relative to that between neighbouring rows around it: 1 = no jump.
 
-    Across a pole, the first row continues half a turn further in itself, at the distance that rows have. Turn the
-    image upside down for the nadir.
+    Across the pole, a pixel of the first row meets the pixel half a turn further in the same row, which is as far away
+    as the next row. Flip the image vertically for the nadir.
 
     Args:
         image: Panorama (3, H, W) in [0, 1].
@@ -86,14 +86,14 @@ def jumps(image: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def features_of(images: Iterable[Tensor], network: PanoramaNetwork) -> dict[str, Tensor]:
-    """Return the deepest features (N, C) of panoramas by part of the sphere, see `BANDS`; float64.
+    """Return the deepest features (N, C) of panoramas in float64, averaged over each part of the sphere in `BANDS`.
 
     Args:
         images: Panoramas (3, H, W) in [0, 1].
-        network: Its `encoder_part` is an `Encoder`.
+        network: Network whose `encoder_part` is an `Encoder`.
 
     Raises:
-        InputError: If it is not, or there are no images.
+        InputError: If the network has no `Encoder`, or there are no images.
     """
     encoder = encoder_of(network)
     found: dict[str, list[Tensor]] = {band: [] for band in BANDS}
@@ -111,19 +111,19 @@ def features_of(images: Iterable[Tensor], network: PanoramaNetwork) -> dict[str,
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Return the Frechet distance of the normal distributions with the moments of two samples (N, C) and (M, C).
+    """Return the Frechet distance between normal distributions fitted to two samples (N, C) and (M, C).
 
-    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`, the number that FID is on features of Inception (arXiv 1706.08500).
+    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`; FID is this distance on Inception's features (arXiv 1706.08500).
 
     Raises:
-        InputError: If a sample has less than two elements, which have no covariance.
+        InputError: If a sample has fewer than two elements and so no covariance.
 
     Example:
         >>> frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))
         9.0
     """
     if len(first) < 2 or len(second) < 2:
-        raise InputError("a Frechet distance needs two panoramas on each side at least")
+        raise InputError("a Frechet distance needs at least two panoramas on each side")
     first, second = first.double(), second.double()
     shift = (first.mean(0) - second.mean(0)).square().sum()
     one, other = torch.cov(first.T).reshape(first.shape[1], -1), torch.cov(second.T).reshape(second.shape[1], -1)
@@ -135,9 +135,9 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
     """Return a table for the terminal: jumps of the panoramas in a folder, and their distance to others.
 
     Args:
-        folder: Of images.
+        folder: Folder of panoramas.
         reference: Folder of other panoramas, such as held-out ones.
-        network: Whose features are compared; only needed with a reference.
+        network: Network whose features are compared. Only needed with a reference.
 
     Raises:
         InputError: If there are no panoramas, or too few.
@@ -147,13 +147,13 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
     for image in panoramas_of(folder):
         for name, value in jumps(image).items():
             values.setdefault(name, []).append(value)
-    lines = [f"{len(values['seam'])} panoramas in {folder}; jump against that between neighbours, 1 = none to be seen"]
+    lines = [f"{len(values['seam'])} panoramas in {folder}; jumps relative to other neighbours, 1 = no jump"]
     for name, numbers in values.items():
         mean, deviation = torch.tensor(numbers).mean(), torch.tensor(numbers).std(correction=0)
         lines.append(f"  {name:<8}{mean:8.2f} ± {deviation / len(numbers) ** 0.5:.2f}")
     if reference is not None and network is not None:
         made, real = features_of(panoramas_of(folder), network), features_of(panoramas_of(reference), network)
-        lines.append(f"Frechet distance to {len(real['whole'])} panoramas in {reference}; between two halves of these")
+        lines.append(f"Frechet distance to {len(real['whole'])} panoramas in {reference}; between two halves of them")
         for band in BANDS:
             halves = frechet_distance(real[band][::2], real[band][1::2])
             lines.append(f"  {band:<8}{frechet_distance(made[band], real[band]):8.2f}{halves:8.2f}")

@@ -1,12 +1,12 @@
-"""`mtpano generate`: texts in, a folder of panoramas out, by any number of processes, and resumable.
+"""`mtpano generate`: prompts in, a folder of panoramas out, resumable and with any number of processes.
 
-The folder is one of `mtpano_zoo.labeling.storage`: a panorama is there completely or not at all, what a killed process
-left is removed by the next one, and processes share the work by claims::
+The folder is a `LabelFolder` of `mtpano_zoo.labeling.storage`: a panorama is either complete or absent, the next
+process removes what a killed one left behind, and processes share the work by claims::
 
     img/NAME.jpg      the panorama
-    prompts.jsonl     its text, seed and file, as `GeneratedDataModule` reads it
-    origins/NAME.txt  what it was made from
-    manifest.json     settings and base, which are the same for all
+    prompts.jsonl     its prompt, seed and file, as `GeneratedDataModule` reads it
+    origins/NAME.txt  a hash of its prompt and seed
+    manifest.json     settings and base, the same for all panoramas
     runs/             a record of every run
 """
 
@@ -38,11 +38,11 @@ __all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder")
 
 FORMAT = "mtpano generated panoramas, 1"
 PROMPTS = "prompts.jsonl"
-LIST_AFTER = 60.0  # seconds after which the list of finished panoramas and their texts is written again
+LIST_AFTER = 60.0  # seconds between updates of the list of finished panoramas and their prompts
 LATE = ("precision", "files", "quantize")  # settings that earlier releases did not record
 OTHER_TEXT = (
-    "it was made from another text or seed: keep --seed and the order of the prompts that are there, or give another "
-    "folder as --out"
+    "it was made from another prompt or seed: keep --seed and the order of the existing prompts, or choose another "
+    "folder for --out"
 )
 Embeddings = tuple[Tensor, Tensor]
 
@@ -54,10 +54,10 @@ def manifest_of(model: Mapping[str, Any], settings: Mapping[str, Any], form: str
 
 
 def prepare_folder(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the folder, or see that it holds what was made with the same settings, as far as its manifest names them.
+    """Create the folder, or check that its results have the same settings, as far as its manifest records them.
 
     Raises:
-        InputError: If it holds something else.
+        InputError: If the folder holds something else.
     """
     known = read_manifest(root, manifest["format"])
     if known is not None and isinstance(known.get("settings"), dict):
@@ -78,25 +78,25 @@ def generate(
     process: int = 0,
     processes: int = 1,
 ) -> LabelReport:
-    """Make the panoramas that are not in a folder yet.
+    """Generate the panoramas that a folder does not have yet.
 
     Args:
-        generator: Makes them.
-        wanted: Which.
+        generator: Generator of the panoramas.
+        wanted: Panoramas to generate.
         root: The folder, see `prepare_folder`.
         options: Keyword arguments of `Generator.generate`: size, steps, seam and so on.
-        batch_size: Panoramas that the transformer sees at once.
+        batch_size: Panoramas generated at once.
         process: Number of this process; each begins at another place of the list.
-        processes: How many there are.
+        processes: Number of processes.
 
     Returns:
-        What became of each.
+        The outcome of every panorama.
 
     Raises:
         InputError: If the batch size is not positive.
     """
     if batch_size < 1:
-        raise InputError(f"batch_size is at least 1, not {batch_size}")
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
     folder = LabelFolder(root)
     ledger = Ledger(folder, made_otherwise=OTHER_TEXT)
     started = datetime.now(UTC)
@@ -131,7 +131,7 @@ def generate(
 def _embedded(
     generator: Generator, one: Wanted, folder: LabelFolder, ledger: Ledger
 ) -> list[tuple[Wanted, Embeddings]]:
-    """Return a panorama with the embeddings of its text, unless it is there, or the text does not fit."""
+    """Return a panorama with the embeddings of its prompt; nothing if it exists already or the prompt does not fit."""
     try:
         if ledger.wants({"name": one.name, "origin": _origin(one)}):
             return [(one, generator.embed([one.prompt]))]
@@ -148,7 +148,7 @@ def _make(
     ledger: Ledger,
     options: Mapping[str, Any],
 ) -> None:
-    """Make panoramas at once and write them."""
+    """Generate a batch of panoramas and write them."""
     if not batch:
         return
     wanted = [one for one, _ in batch]
@@ -162,7 +162,7 @@ def _make(
         for one in wanted:
             ledger.fail(one.name, one_sentence(error))
     except OSError as error:
-        ledger.stop(f"{folder.root} cannot be written to: {one_sentence(error)}; what is finished is kept")
+        ledger.stop(f"{folder.root} cannot be written to: {one_sentence(error)}; finished panoramas are kept")
     finally:
         for one in wanted:
             folder.release(one.name)
@@ -174,6 +174,6 @@ def _origin(one: Wanted) -> Origin:
 
 
 def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:
-    """Write the texts of what is there."""
+    """Write the prompts of the finished panoramas."""
     known = {one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed} for one in wanted}
     folder.add_lines(PROMPTS, known)

@@ -1,4 +1,4 @@
-"""From a text to a panorama, by diffusers' own FLUX.1 pipeline and hooks around its networks."""
+"""From a prompt to a panorama, by diffusers' own FLUX.1 pipeline and hooks around its networks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,19 +18,19 @@ from mtpano_zoo.limits import check_pixels
 __all__ = ("Generator", "Length", "check_panorama_size")
 
 Length = Literal["unpadded", "padded"]
-"""Which number of tokens decides the noise levels: that of the panorama, or with the columns that are padded."""
+"""Whether the tokens that decide the noise levels are only those of the panorama, or also those of padded columns."""
 
-MAX_TOKENS, MAX_TOKENS_DISTILLED = 512, 256  # that FLUX.1-dev and FLUX.1-schnell were trained with
+MAX_TOKENS, MAX_TOKENS_DISTILLED = 512, 256  # of a prompt, for FLUX.1-dev and FLUX.1-schnell
 
 
 class Generator:
     """A text-to-panorama model with the interface of FLUX.1.
 
-    The panorama that a prompt gives depends on prompt, seed, size and settings only, not on what was made before.
+    A panorama depends on prompt, seed, size and settings only, not on what was generated before.
 
     Args:
-        pipeline: `diffusers.FluxPipeline` with an adapter or without.
-        prefix: Put before every prompt.
+        pipeline: `diffusers.FluxPipeline` with or without an adapter.
+        prefix: Text put before every prompt.
     """
 
     def __init__(self, pipeline: Any, *, prefix: str = "") -> None:
@@ -46,12 +46,12 @@ class Generator:
 
     @property
     def factor(self) -> int:
-        """Pixels per latent, in both directions; a token has twice as many."""
+        """Pixels per latent along each side; a token covers twice as many."""
         return int(self.pipeline.vae_scale_factor)
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the second text encoder (T5) that a prompt is padded to; longer ones are refused."""
+        """Tokens of the second text encoder (T5) that a prompt is padded to; longer prompts are refused."""
         guided = self.pipeline.transformer.config.guidance_embeds  # schnell has no guidance
         return min(MAX_TOKENS if guided else MAX_TOKENS_DISTILLED, int(self.pipeline.tokenizer_2.model_max_length))
 
@@ -76,20 +76,21 @@ class Generator:
         wrap_autoencoder: bool = True,
         embeddings: tuple[Tensor, Tensor] | None = None,
     ) -> NDArray[np.uint8]:
-        """Make one panorama (H, W, 3).
+        """Generate one panorama (H, W, 3).
 
         Args:
-            prompt: What it shows.
-            height: Rows, a multiple of a token's.
+            prompt: What it shows. Ignored if there are `embeddings`.
+            height: Rows, a multiple of those of a token.
             width: Columns, twice the rows.
-            seed: Of the noise, and of the turns of ``roll``.
-            steps: Calls of the transformer.
+            seed: Seed of the noise, and of the turns of ``roll``.
+            steps: Sampling steps.
             guidance: How strongly a guidance-distilled base follows the prompt.
             seam: How the transformer treats the seam.
-            padding: Columns of tokens that are copied.
-            length: Decides the noise levels; ``padded`` for the published seam and else ``unpadded``, if not given.
-            wrap_autoencoder: Decode without seam.
-            embeddings: In place of a prompt, see `embed`.
+            padding: Columns of tokens that ``published`` and ``continued`` copy to each side.
+            length: Tokens that decide the noise levels. If omitted, ``padded`` for the published seam, else
+                ``unpadded``.
+            wrap_autoencoder: Decode without a seam.
+            embeddings: Text embeddings from `embed`, instead of a prompt.
 
         Raises:
             InputError: If a size or the prompt does not fit, a name is unknown, or the memory is too small.
@@ -120,12 +121,12 @@ class Generator:
         wrap_autoencoder: bool = True,
         **options: Any,
     ) -> list[NDArray[np.uint8]]:
-        """Make panoramas (H, W, 3) in one go; each is, up to rounding, what it is alone.
+        """Generate panoramas (H, W, 3) at once; each is the same as when generated alone, up to rounding.
 
         Args:
-            embeddings: See `embed`; one for each seed.
-            seeds: Of the panoramas.
-            height: See `generate`, as all that follow.
+            embeddings: Text embeddings from `embed`, one for each seed.
+            seeds: Seeds of the panoramas.
+            height: See `generate`, also for the following arguments.
             width: See there.
             wrap_autoencoder: See there.
             **options: See there.
@@ -137,18 +138,18 @@ class Generator:
         latents = self.sample(None, noise, seed=seeds, embeddings=embeddings, **options)
         images = [
             self.decode(one, wrap=wrap_autoencoder)[0] for one in torch.split(latents, 1)
-        ]  # decoding takes most memory
+        ]  # one at a time, because decoding takes the most memory
         return [(image * 255).round().byte().permute(1, 2, 0).cpu().numpy() for image in images]
 
     def noise(self, height: int, width: int, seed: int) -> Tensor:
-        """Return the latents (1, C, h, w) that a seed stands for, float32 on the CPU.
+        """Return the noise (1, C, h, w) of a seed, float32 on the CPU.
 
         Raises:
-            InputError: If the size does not fit, or the seed is negative.
+            InputError: If the size does not fit, or the seed is out of range.
         """
         check_panorama_size(height, width, 2 * self.factor)
         if not 0 <= seed < 2**63:
-            raise InputError(f"a seed is a whole number from 0 on, not {seed}")
+            raise InputError(f"a seed is a whole number from 0 to 2^63 - 1, not {seed}")
         channels = self.pipeline.transformer.config.in_channels // 4
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, channels, height // self.factor, width // self.factor, generator=generator)
@@ -170,10 +171,10 @@ class Generator:
         """Turn noise into the latents of a panorama.
 
         Args:
-            prompt: What it shows.
-            noise: Latents (B, C, h, w).
-            seed: Of the turns of ``roll``; a list has one for each panorama.
-            steps: See `generate`, as all that follow.
+            prompt: What it shows. Ignored if there are `embeddings`.
+            noise: Noise (B, C, h, w).
+            seed: Seed of the turns of ``roll``; a sequence has one per panorama.
+            steps: See `generate`, also for the following arguments.
             guidance: See there.
             seam: See there.
             padding: See there.
@@ -184,13 +185,13 @@ class Generator:
             Latents (B, C, h, w).
 
         Raises:
-            InputError: If something does not fit.
+            InputError: If a name is unknown, a number or the prompt does not fit, or the memory is too small.
         """
         check_seam(seam)
         if steps < 1:
             raise InputError(f"steps must be at least 1, got {steps}")
         if length is not None and length not in get_args(Length):
-            raise InputError(f"length is one of {', '.join(get_args(Length))}, not {length!r}")
+            raise InputError(f"length must be one of {', '.join(get_args(Length))}, not {length!r}")
         text, pooled = self.embed([str(prompt)]) if embeddings is None else embeddings
         rows, columns = noise.shape[2] // 2, noise.shape[3] // 2
         padded = seam == "published" if length is None else length == "padded"
@@ -215,14 +216,14 @@ class Generator:
         return unpack(tokens, rows, columns)
 
     def check_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """Return prompts behind the prefix, after a look at each: it is not empty, and would be read to its end.
+        """Check that no prompt is empty or too long, and return the prompts with the prefix.
 
         Raises:
-            InputError: If one is empty or too long, or there is no text encoder.
+            InputError: If a prompt is empty or too long, or there is no text encoder.
         """
         if self.pipeline.tokenizer_2 is None:
             raise InputError(
-                "the base has been loaded without its text encoders (transformer_only): take data of LatentsDataModule"
+                "the base was loaded without its text encoders (transformer_only): train on LatentsDataModule"
             )
         whole = [self.prefix + prompt.strip() for prompt in prompts]
         for prompt, text in zip(prompts, whole, strict=True):
@@ -237,10 +238,10 @@ class Generator:
         return whole
 
     def embed(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the text embeddings (B, max_tokens, D) and the pooled ones (B, P) of prompts.
+        """Return the text embeddings (B, max_tokens, D) and the pooled embeddings (B, P) of prompts.
 
         Raises:
-            InputError: If `check_prompts` would raise it.
+            InputError: If `check_prompts` raises it.
         """
         whole = self.check_prompts(prompts)
         text, pooled, _ = self.pipeline.encode_prompt(whole, None, max_sequence_length=self.max_tokens)
@@ -252,8 +253,8 @@ class Generator:
 
         Args:
             images: Panoramas.
-            wrap: Encode without seam.
-            generator: Draws from the distribution that the encoder gives, as training does; its mean, if not given.
+            wrap: Encode without a seam.
+            generator: Random generator to sample from the encoder's distribution. If omitted, its mean is returned.
         """
         vae = self.pipeline.vae
         with ExitStack() as stack:
@@ -269,10 +270,10 @@ class Generator:
         """Return the images (B, 3, H, W) in [0, 1] of scaled latents (B, C, h, w).
 
         Args:
-            latents: Of panoramas.
-            wrap: Decode without seam.
-            tiled_border: For an autoencoder that decodes in tiles: that many columns of latents are added on each side
-                and cut off the image, in place of wrapping each convolution.
+            latents: Latents of panoramas.
+            wrap: Decode without a seam.
+            tiled_border: For an autoencoder that decodes in tiles: columns of latents that are copied to each side and
+                cropped from the image afterwards, instead of wrapping every convolution.
 
         Raises:
             InputError: If the memory is too small, or a value is not finite.
@@ -290,13 +291,13 @@ class Generator:
             image = image[..., tiled_border * self.factor : -tiled_border * self.factor]
         if not image.isfinite().all():
             raise InputError(
-                "the panorama has values that are not finite: the weights of base or adapter are damaged, or a number "
-                "such as --strength or --guidance is too large"
+                "the panorama has values that are not finite: the weights of the base or the adapter are damaged, or a "
+                "number such as --strength or --guidance is too large"
             )
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     def memory(self) -> dict[str, float]:
-        """Return the size of the weights of each network in GB."""
+        """Return the size of each network's weights in GB."""
         return {
             name: sum(p.numel() * p.element_size() for p in network.parameters()) / 1e9
             for name, network in self.networks().items()
@@ -304,27 +305,27 @@ class Generator:
 
     @contextmanager
     def enough_memory(self) -> Iterator[None]:
-        """Say what would fit where the memory of the device is too small.
+        """Replace an out-of-memory error by a message that says what would fit.
 
         Raises:
-            InputError: If it is.
+            InputError: If the memory is too small.
         """
         try:
             yield
-        except RuntimeError as error:  # main memory has no class of its own
+        except RuntimeError as error:  # main memory has no error class of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             sizes = self.memory()
             raise InputError(
                 f"the memory of the device is too small ({str(error).split('. ')[0]}): the weights alone take "
                 f"{sum(sizes.values()):.1f} GB, the largest network {max(sizes.values()):.1f} GB, which is what "
-                "--offload model needs; --offload group or sequential needs a few GB, and generating "
-                "with --quantize nf4 a quarter of this"
+                "--offload model needs; --offload group or sequential needs a few GB, and --quantize nf4 needs a "
+                "quarter of the weights when generating"
             ) from error
 
 
 def check_panorama_size(height: int, width: int, multiple: int) -> None:
-    """See that a size is one of a panorama, and of whole tokens.
+    """Check that a size is that of a panorama, in whole tokens, and not too large.
 
     Raises:
         InputError: If it is not.
@@ -334,7 +335,7 @@ def check_panorama_size(height: int, width: int, multiple: int) -> None:
     if height < multiple or height % multiple:
         nearest = max(1, round(height / multiple)) * multiple
         raise InputError(
-            f"height and width are multiples of {multiple}, not {height} x {width}: the nearest is {nearest} x "
+            f"height and width must be multiples of {multiple}, not {height} x {width}: the nearest is {nearest} x "
             f"{2 * nearest}"
         )
     check_pixels(height, width, "the panorama")

@@ -1,4 +1,4 @@
-"""The noise levels of sampling and of training."""
+"""Noise levels for sampling and training."""
 
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ Weighting = Literal["none", "sigma_sqrt", "cosmap"]
 
 
 def shift_for(length: float, config: Any) -> float:
-    """Return mu of a length in tokens: linear between the two lengths and shifts that a scheduler's config names.
+    """Return mu for a length in tokens: the line through the two lengths and shifts in a scheduler's config.
 
     Example:
         >>> config = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
@@ -30,18 +30,18 @@ def shift_for(length: float, config: Any) -> float:
 
 
 def with_length(scheduler: Any, rows: int, columns: int, padding: int = 0) -> Any:
-    """Return a scheduler like this one whose levels are those of a panorama of rows x columns tokens.
+    """Return a copy of a scheduler with the noise levels of a panorama of rows x columns tokens.
 
-    A pipeline takes the number of its tokens for the length. This differs in two ways: the columns that the published
-    sampling pads with may count too, and above 1024 x 2048 pixels the length stays, because mu would go on without
-    limit: at 2048 x 4096, all levels but one would be above 0.93. Every run gets a scheduler of its own: it counts
-    steps.
+    A pipeline uses its number of tokens as the length. This differs in two ways: the columns that the published
+    sampling pads with may count too, and above 1024 x 2048 pixels the length stays constant, because mu would grow
+    without limit: at 2048 x 4096, all levels but one would be above 0.93. Every run gets its own scheduler, because a
+    scheduler counts steps.
 
     Args:
         scheduler: A `FlowMatchEulerDiscreteScheduler`.
         rows: Rows of tokens.
         columns: Columns of tokens.
-        padding: Columns on each side that count.
+        padding: Padded columns on each side that count.
     """
     config = dict(scheduler.config)
     if not config.get("use_dynamic_shifting"):
@@ -56,16 +56,16 @@ def with_length(scheduler: Any, rows: int, columns: int, padding: int = 0) -> An
 def draw_levels(
     count: int, density: Density = "none", *, uniform: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw noise levels sigma (count,) of training, in (0, 1], in steps of a thousandth as published.
+    """Draw noise levels sigma (count,) for training, in (0, 1] in steps of a thousandth, as published.
 
     Densities as in Stable Diffusion 3 (arXiv 2403.03206): uniform, logit-normal with mean 0 and deviation 1, and modes
     with scale 1.29.
 
     Args:
-        count: How many.
-        density: Which density.
-        uniform: Numbers (count,) in [0, 1) to use in place of random ones; standard normal ones for ``logit_normal``.
-        generator: Draws them.
+        count: Number of levels.
+        density: Distribution of the levels.
+        uniform: Numbers (count,) in [0, 1) to use instead of random ones; standard normal ones for ``logit_normal``.
+        generator: Random generator. If omitted, the global one.
 
     Raises:
         InputError: If the density is unknown.
@@ -75,7 +75,7 @@ def draw_levels(
         [1.0, 0.75, 0.0010000000474974513]
     """
     if density not in get_args(Density):
-        raise InputError(f"density is one of {', '.join(get_args(Density))}, not {density!r}")
+        raise InputError(f"density must be one of {', '.join(get_args(Density))}, not {density!r}")
     if uniform is None:
         draw = torch.randn if density == "logit_normal" else torch.rand
         uniform = draw(count, generator=generator)
@@ -103,4 +103,4 @@ def level_weight(sigma: Tensor, weighting: Weighting = "none") -> Tensor:
         return sigma**-2.0
     if weighting == "cosmap":
         return 2 / (torch.pi * (1 - 2 * sigma + 2 * sigma**2))
-    raise InputError(f"weighting is one of {', '.join(get_args(Weighting))}, not {weighting!r}")
+    raise InputError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")

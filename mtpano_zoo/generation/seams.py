@@ -1,6 +1,6 @@
-"""No seam where the left edge of a panorama meets the right one: in the transformer and in the autoencoder.
+"""Remove the seam where the left and right edge of a panorama meet, in the transformer and in the autoencoder.
 
-Everything here works by hooks around a network of diffusers as it is, so adapters, offloading and fast attention stay.
+Everything works by hooks around unmodified diffusers networks, so adapters, offloading and fast attention keep working.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,22 +19,22 @@ __all__ = ("Seam", "check_seam", "wrapped_autoencoder", "wrapped_transformer")
 Seam = Literal["published", "continued", "roll", "none"]
 """How the transformer treats the seam.
 
-- ``published``: every call sees copies of the columns of the other side, with the positions of their originals, as
-  DiT360 was trained. That only makes these columns count twice in the attention.
-- ``continued``: the copies have the positions that continue those of the image, -1 and so on.
+- ``published``: every call sees copies of the columns of the other side, with the positions of their originals, as in
+  DiT360's training. The only effect is that these columns count twice in the attention.
+- ``continued``: the positions of the copies continue those of the image: -1 and so on.
 - ``roll``: every call sees the panorama turned by a random number of columns, so that no column stays at the seam.
-- ``none``: as the network is.
+- ``none``: the network is left as it is.
 """
 
 
 def check_seam(seam: str) -> None:
-    """Refuse an unknown name.
+    """Refuse an unknown way to treat the seam.
 
     Raises:
-        InputError: If it is none of `Seam`.
+        InputError: If the name is not one of `Seam`.
     """
     if seam not in get_args(Seam):
-        raise InputError(f"seam is one of {', '.join(get_args(Seam))}, not {seam!r}")
+        raise InputError(f"seam must be one of {', '.join(get_args(Seam))}, not {seam!r}")
 
 
 @contextmanager
@@ -47,21 +47,21 @@ def wrapped_transformer(
     padding: int = 1,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Iterator[None]:
-    """Let every call of a FLUX.1 transformer treat the seam in one of the ways of `Seam`.
+    """Make every call of a FLUX.1 transformer treat the seam in one of the ways of `Seam`.
 
-    Its caller passes tokens (B, rows * columns, C) and gets as many back, as without this. Positions are float32.
+    The caller passes tokens (B, rows * columns, C) and gets as many back, as without the hooks. Positions are float32.
 
     Args:
-        transformer: It is called with keywords, as pipelines of diffusers do.
-        seam: What to do.
+        transformer: Transformer that is called with keyword arguments, as diffusers' pipelines do.
+        seam: How to treat the seam.
         rows: Rows of tokens.
         columns: Columns of tokens.
         padding: Columns copied to each side by ``published`` and ``continued``.
-        generator: On the CPU, draws the turns of ``roll``, one for each call; with one generator per panorama of a
-            batch, each turns on its own. Without one, that of the process.
+        generator: Random generator on the CPU for the turns of ``roll``, one per call. With a sequence of one per
+            panorama of a batch, each panorama turns on its own. If omitted, the global one.
 
     Raises:
-        InputError: If the seam is unknown, or there are fewer columns than are to be copied.
+        InputError: If the seam is unknown, or `padding` is not between 0 and `columns`.
     """
     check_seam(seam)
     if not 0 <= padding <= columns:
@@ -85,7 +85,7 @@ def wrapped_transformer(
         inner = _turned(crop_columns(outputs[0], columns, border), columns, [-turn for turn in turns])
         return (inner, *outputs[1:]) if isinstance(outputs, tuple) else type(outputs)(sample=inner)
 
-    # In front of hooks that others have registered, such as those of offloading, the tokens are still where they were.
+    # Offloading moves the tokens to its device only after this hook, so they may be on another device here.
     handles = [
         transformer.register_forward_pre_hook(before, with_kwargs=True),
         transformer.register_forward_hook(after),
@@ -98,7 +98,7 @@ def wrapped_transformer(
 
 
 def _turned(tokens: Tensor, columns: int, turns: Sequence[int]) -> Tensor:
-    """Turn all panoramas of a batch by one number of columns, or each by its own."""
+    """Turn all panoramas of a batch by the same number of columns, or each by its own."""
     if not any(turns):
         return tokens
     grids = torch.unflatten(tokens, -2, (-1, columns)).chunk(len(turns))
@@ -107,10 +107,10 @@ def _turned(tokens: Tensor, columns: int, turns: Sequence[int]) -> Tensor:
 
 @contextmanager
 def wrapped_autoencoder(vae: nn.Module) -> Iterator[None]:
-    """Let every convolution of an `AutoencoderKL` see the columns of the other side beyond the left and right edge.
+    """Make every convolution of an `AutoencoderKL` see the columns of the other side beyond the left and right edge.
 
-    Without, each of them pads with zeros, which leaves a seam in what is encoded and in what is decoded. Norms and
-    attention look at the whole image, so decoding then commutes exactly with turning the panorama.
+    Otherwise, each convolution pads with zeros, which leaves a seam in latents and images. Norms and attention see the
+    whole image, so decoding commutes exactly with turning the panorama.
     """
     handles = []
     for layer in vae.modules():
@@ -119,7 +119,7 @@ def wrapped_autoencoder(vae: nn.Module) -> Iterator[None]:
         if layer.stride[1] == 1:
             handles.append(layer.register_forward_pre_hook(_pad))
             handles.append(layer.register_forward_hook(_crop))
-        else:  # diffusers pads the right side by one column before it halves
+        else:  # diffusers pads the right side by one column before it halves the size
             handles.append(layer.register_forward_pre_hook(_replace_last_column))
     try:
         yield

@@ -1,6 +1,6 @@
-"""A generator that needs no download: the networks of FLUX.1 in small, from their configuration, to be trained here.
+"""A generator that needs no download: small versions of the FLUX.1 networks with random weights, to be trained here.
 
-Its latents are pixels: an autoencoder is the part that a small generator can do without.
+Its latents are blocks of pixels: a small generator can do without an autoencoder.
 """
 
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ from mtpano_zoo.generation.sampling import Generator
 __all__ = ("PixelCodec", "TinyFlux")
 
 POOLED = 24
-POOLED_TOKENS = 128  # letters, of which the longest text of a rendered scene has 104
+POOLED_TOKENS = 128  # characters; the longest caption of a rendered scene has 104
 TEXT = cast(Any, transformers)  # its classes are not typed
 
 
 class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Stands where FLUX.1 has its autoencoder: a latent is a block of pixels, and nothing is lost.
+    """Lossless replacement for the autoencoder of FLUX.1: a latent is a block of pixels.
 
     Args:
-        block_size: Side of the block.
+        block_size: Side of the block in pixels, a power of 2.
         scaling_factor: Latents are (pixels - shift_factor) * scaling_factor, with pixels in [-1, 1].
         shift_factor: See `scaling_factor`.
-        block_out_channels: Not to be given; diffusers computes the side of a block from its length.
-        latent_channels: Not to be given; it follows from the side.
+        block_out_channels: Do not pass it; it is set here, and diffusers computes the side of a block from its length.
+        latent_channels: Do not pass it; it follows from the side of the block.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -49,12 +49,12 @@ class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         sides = block_size.bit_length()
         if block_size < 1 or block_size != 2 ** (sides - 1):
-            raise InputError(f"the side of a block of pixels is 1, 2, 4, ..., not {block_size}")
+            raise InputError(f"block_size must be a power of 2, not {block_size}")
         self.register_to_config(block_out_channels=[1] * sides, latent_channels=3 * block_size**2)
         self.register_buffer("place", torch.zeros(1))
 
     def encode(self, images: Tensor) -> Any:
-        """Return the latents of images (B, 3, H, W) in [-1, 1], as a distribution without spread."""
+        """Return the latents of images (B, 3, H, W) in [-1, 1], as a distribution without variance."""
         latents = F.pixel_unshuffle(images, self.config.block_size)
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents, sample=lambda generator=None: latents))
 
@@ -68,17 +68,17 @@ class TinyFlux(Generator):
     """A small text-to-panorama model with random weights; `save_pretrained` of its pipeline writes it to a folder.
 
     Args:
-        words: Words that prompts consist of; others are spelt letter by letter.
-        width: Of the transformer; 32 per attention head.
-        double_blocks: Blocks in which text and image have weights of their own.
-        single_blocks: Blocks that they share.
-        block_size: Pixels of a latent along each side; a token is twice as large.
-        text_width: Of the text encoder.
-        text_layers: Of the text encoder.
-        max_tokens: Tokens of a prompt.
+        words: Words that are one token each; others are spelt letter by letter.
+        width: Width of the transformer, 32 per attention head.
+        double_blocks: Blocks in which text and image have separate weights.
+        single_blocks: Blocks in which text and image share weights.
+        block_size: Pixels per latent along each side; a token covers twice as many.
+        text_width: Width of the text encoder.
+        text_layers: Layers of the text encoder.
+        max_tokens: Largest number of tokens in a prompt.
 
     Raises:
-        InputError: If a number does not fit.
+        InputError: If `width` is not a multiple of 32, or `block_size` is not a power of 2.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TinyFlux(Generator):
         max_tokens: int = 32,
     ) -> None:
         if width < 32 or width % 32:
-            raise InputError(f"the width of the transformer is a multiple of 32, not {width}")
+            raise InputError(f"the width of the transformer must be a multiple of 32, not {width}")
         vae = PixelCodec(block_size)
         transformer = FluxTransformer2DModel(
             patch_size=1,

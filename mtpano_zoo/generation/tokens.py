@@ -1,4 +1,4 @@
-"""Latents as the tokens of a FLUX.1 transformer, their positions, and columns that wrap around the panorama.
+"""Latents as tokens of a FLUX.1 transformer, their positions, and columns that wrap around the panorama.
 
 A token is a block of 2 x 2 latents. Tokens are in row-major order, (B, rows * columns, C).
 """
@@ -12,7 +12,7 @@ __all__ = ("crop_columns", "pack", "position_ids", "unpack", "wrap_columns")
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Return the tokens (B, h/2 * w/2, 4C) of latents (B, C, h, w), the channel before row and column in each token.
+    """Pack latents (B, C, h, w) into tokens (B, h/2 * w/2, 4C); within a token, the channel is the slowest index.
 
     Raises:
         InputError: If the latents are not (B, C, h, w) with even sides.
@@ -29,7 +29,7 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
-    """Return the latents (B, C, 2 * rows, 2 * columns) of tokens (B, rows * columns, 4C): the inverse of `pack`.
+    """Unpack tokens (B, rows * columns, 4C) into latents (B, C, 2 * rows, 2 * columns): the inverse of `pack`.
 
     Example:
         >>> tokens = torch.arange(8.0).reshape(1, 2, 4)
@@ -44,12 +44,12 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
 def position_ids(rows: int, columns: int, *, device: torch.device | str | None = None, padding: int = 0) -> Tensor:
     """Return the positions (rows * columns, 3) of tokens: 0, row, column.
 
-    They are float32 always: bfloat16 cannot distinguish 256 from 257.
+    They are always float32, because bfloat16 cannot distinguish 256 from 257.
 
     Args:
         rows: Rows of tokens.
         columns: Columns of tokens.
-        device: Where they are needed.
+        device: Device of the result.
         padding: Number the columns from -padding to columns + padding - 1.
 
     Example:
@@ -63,12 +63,12 @@ def position_ids(rows: int, columns: int, *, device: torch.device | str | None =
 
 
 def wrap_columns(values: Tensor, columns: int, padding: int) -> Tensor:
-    """Add `padding` columns on each side that repeat those of the other side.
+    """Add `padding` columns on each side, copied from the other side.
 
     Args:
-        values: Of tokens, (..., rows * columns, C).
+        values: Values of tokens (..., rows * columns, C).
         columns: Columns of tokens.
-        padding: At most `columns`.
+        padding: Columns to add on each side, at most `columns`.
 
     Example:
         >>> wrap_columns(torch.arange(4.0).view(1, 4, 1), columns=4, padding=1).flatten().tolist()
@@ -81,7 +81,7 @@ def wrap_columns(values: Tensor, columns: int, padding: int) -> Tensor:
 
 
 def crop_columns(values: Tensor, columns: int, padding: int) -> Tensor:
-    """Take away the columns that `wrap_columns` added; `columns` counts those that stay.
+    """Remove the columns that `wrap_columns` added; `columns` counts those that remain.
 
     Example:
         >>> crop_columns(torch.arange(4.0)[None, :, None], columns=2, padding=1).flatten().tolist()

@@ -122,8 +122,8 @@ FIRST = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
         (lambda w: w | {FIRST.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(48)}, "DoRA"),
         (lambda w: w | {FIRST: torch.ones(3, 48)}, "do not fit together"),
         (lambda w: {k: v for k, v in w.items() if k != FIRST}, "do not fit together"),
-        (lambda w: {k.replace("blocks.1.", "blocks.7."): v for k, v in w.items()}, "does not have: take its base"),
-        (lambda w: {k: v[:, :20] if "lora_A" in k else v for k, v in w.items()}, "has 48 features: take its base"),
+        (lambda w: {k.replace("blocks.1.", "blocks.7."): v for k, v in w.items()}, "does not have: use the right base"),
+        (lambda w: {k: v[:, :20] if "lora_A" in k else v for k, v in w.items()}, "has 48 features: use the right base"),
         (lambda w: {}, "holds no adapter"),
     ],
 )

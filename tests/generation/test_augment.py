@@ -27,7 +27,7 @@ def test_turns() -> None:
     generator = torch.Generator().manual_seed(0)
     assert {draw_turn(8, generator=generator) for _ in range(200)} == set(range(8))
     assert {draw_turn(9, "published", generator) for _ in range(200)} == set(range(3, 10))
-    with pytest.raises(InputError, match="turns is one of"):
+    with pytest.raises(InputError, match="turns must be one of"):
         draw_turn(8, "all")
 
 
@@ -53,5 +53,5 @@ def test_resized_mask() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="multiples of 8"):
         latent_mask(torch.ones(12, 24), 8)
-    with pytest.raises(InputError, match="rule of masks"):
+    with pytest.raises(InputError, match="mask rule must be one of"):
         latent_mask(torch.ones(8, 16), 8, "some")

@@ -25,7 +25,8 @@ def test_a_photograph_is_extended_by_the_hint(
 ) -> None:
     """A lens of 26 mm on 36 x 24 mm sees 2 atan(18 / 26) = 69 degrees across, and so on by the diagonal."""
     path = saved(tmp_path, np.full((rows, columns, 3), 255, np.uint8))
-    with pytest.raises(InputError, match=f"to extend it, pass --fov in place of --mask; .* --fov {angle} for a lens"):
+    hint = f"to extend it, pass --fov instead of --mask; .* --fov {angle} with a phone's 26 mm lens"
+    with pytest.raises(InputError, match=hint):
         read_task(path, mask, None, 64)
     _, kept = read_task(path, None, angle, 64)
     across = kept[32].sum() / 128 * 360

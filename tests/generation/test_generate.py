@@ -70,7 +70,7 @@ def test_folder_is_a_data_set_and_can_be_continued(base: Path, tmp_path: Path, c
     assert generate(tmp_path / "trained", out, "a dark room", "--count", "2") == 1
     assert "holds results of other settings (model.name" in capsys.readouterr().err
     assert generate(base, out, "a bright room", "--count", "1") == 1
-    assert "000000_0: it was made from another text or seed" in capsys.readouterr().out
+    assert "000000_0: it was made from another prompt or seed" in capsys.readouterr().out
     assert images(out) == more
     record = json.loads(max((out / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns).read_text())
     assert record["counts"] == {"labelled": 0, "skipped": 0, "failed": 1}
@@ -118,18 +118,18 @@ def test_prompts(tmp_path: Path) -> None:
             ["a room", "--base", "BASE", "--height", "100000000"],
             "the panorama is 200000000 x 100000000 pixels, more than",
         ),
-        (["a room", "--base", "BASE", "--guidance", "nan"], "a number such as 0.5, not nan"),
+        (["a room", "--base", "BASE", "--guidance", "nan"], "must be a number such as 0.5, not nan"),
         (["--prompts", "nowhere.txt", "--base", "BASE"], "nowhere.txt: No such file"),
         ([" ", "--base", "BASE"], "prompt number 1 is empty"),
         (["--base", "BASE"], "nothing to generate"),
-        (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "there is none: leave it out"),
+        (["a room", "--base", "BASE", "--offload", "model", "--device", "cpu"], "the device is a CPU: leave it out"),
         (["a room", "--base", "BASE", "--count", "0"], "a number of panoramas is 1 or more"),
-        (["--template", "a {planet}", "--base", "BASE"], "names planet, of which there is no list: there are indoor"),
+        (["--template", "a {planet}", "--base", "BASE"], "names planet, which has no list: there are indoor"),
         (["a room", "--base", "BASE", "--batch-size", "0"], "a number of panoramas is 1 or more"),
-        (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not at hand"),
+        (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not in the cache: add --download"),
         (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
         (["a room", "--base", "BASE", "--steps", "0"], "a number of steps is 1 or more, not 0"),
-        (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 on"),
+        (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 to 2^62 - 1, not -1"),
         (["a room", "--base", "BASE", "--device", "warp"], "device 'warp' cannot be used here"),
         (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "a number of prompts is 1 or more"),
     ],
@@ -197,18 +197,18 @@ def test_edit(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     assert edit("photo", "wide.png", "--fov", "90") == 0
     assert np.array(Image.open(tmp_path / "wide.png")).shape == (32, 64, 3)
     for arguments, sentence in (
-        (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama 32 x 64"),
+        (["--mask", str(tmp_path / "small.png")], "the mask is 16 x 64, but the panorama is 32 x 64"),
         (["--mask", str(tmp_path / "grey.png")], "of the mask are grey"),
         (["--mask", str(tmp_path / "black.png")], "is black, so nothing would change"),
         (["--mask", str(tmp_path / "mask.png"), "--fov", "90"], "not both"),
         ([], "pass --mask with an image of the size of"),
-        (["--fov", "wide"], "degrees across of a photograph, such as 75"),
+        (["--fov", "wide"], "field of view of a photograph in degrees, such as 75"),
         (["--fov", "60x60"], "choose another field of view"),
     ):
         assert edit("room", "other.png", *arguments) == 1
         assert sentence in capsys.readouterr().err
     assert edit("room", "new.png", "--mask", str(tmp_path / "mask.png")) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     for out, sentence in (("new.jpg", "ends in .png"), ("nowhere/new.png", "there is no folder")):
         assert edit("room", out, "--mask", str(tmp_path / "mask.png")) == 1
         assert sentence in capsys.readouterr().err

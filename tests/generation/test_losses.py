@@ -100,7 +100,11 @@ def test_published_sampling(stored: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"cube": -1}, "negative"), ({"cube_sampling": "ends"}, "cube_sampling is one of"), ({"masking": "x"}, "masking")],
+    [
+        ({"cube": -1}, "negative"),
+        ({"cube_sampling": "ends"}, "cube_sampling must be one of"),
+        ({"masking": "x"}, "masking"),
+    ],
 )
 def test_what_is_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):

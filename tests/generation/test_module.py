@@ -150,7 +150,7 @@ def test_sizes_and_texts_are_looked_at_before_the_training(tmp_path: Path) -> No
         precompute(module.base, path, tmp_path / "latents", height=32, model={}, loaded={"precision": "float32"})
     assert not (tmp_path / "latents").exists()
     module.base.pipeline.tokenizer_2 = None
-    with pytest.raises(InputError, match="take data of LatentsDataModule"):
+    with pytest.raises(InputError, match="train on LatentsDataModule"):
         module.on_fit_start()
 
 
@@ -163,7 +163,7 @@ def test_captioned_scenes() -> None:
     assert len({data.train_set[i]["id"] for i in range(4)}) == 4
     turned, plain = data.train_set[3]["image"], CaptionedScenes(data.train_set.datasets[1].scenes)[1]["image"]
     assert torch.allclose(turned.sum(-1), plain.sum(-1), atol=1e-4)
-    with pytest.raises(InputError, match="share of scenes outdoors"):
+    with pytest.raises(InputError, match="share of outdoor scenes"):
         ScenesWithCaptions(streets=1.5)
 
 
@@ -258,7 +258,7 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
     with pytest.raises(InputError, match=r"lacks 000001\.safetensors"):
         LatentsDataset("latents")
     assert main([*precompute, "--out", "latents", "--device", "cpu"]) == 0
-    assert "1 files were written, 1 were there already" in capsys.readouterr().out
+    assert "1 files written, 1 skipped because they were written already" in capsys.readouterr().out
     assert main([*precompute, "--out", "latents", "--prefix", "A panorama: "]) == 1
     assert "settings.prefix was '', is 'A panorama: '" in capsys.readouterr().err
     # Nor are precisions and quantizations mixed, unless the manifest is of a release that did not record them.

@@ -111,4 +111,4 @@ def test_the_pipeline_that_fills_faces_as_published(tmp_path: Path, capsys: pyte
     assert main([*arguments, "--out", str(out), "--device", "cpu"]) == 1
     assert f"settings.files.transformer/{path.name} was" in capsys.readouterr().err
     assert main([*arguments, "--out", str(out), "--device", "cpu", "--offload", "model"]) == 1
-    assert "there is none: leave it out" in capsys.readouterr().err
+    assert "but the device is a CPU: leave it out" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_pooling_counts_the_pixels_that_there_are(largest: bool) -> None:
 
 def test_inception_reads_the_published_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match=r"not at hand: put pt_inception-2015-12-05-6726825d\.pth into"):
+    with pytest.raises(InputError, match=r"not in torch's cache: put pt_inception-2015-12-05-6726825d\.pth into"):
         find_inception("cache")
     (tmp_path / "checkpoints").mkdir()
     path = tmp_path / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
@@ -107,7 +107,7 @@ def test_fid_looks_at_its_part() -> None:
     found = fid(changed, real, Means())
     assert found["equator"] == pytest.approx(0, abs=1e-3)
     assert min(found["poles"], found["whole"]) > 100
-    with pytest.raises(InputError, match="two panoramas on each side at least, not 1"):
+    with pytest.raises(InputError, match="at least two panoramas on each side, not 1"):
         fid(made[:1], real, Means())
 
 
@@ -135,8 +135,8 @@ def test_score_verb(
     for options, sentence in (
         ([made, *clip], "has no prompts.jsonl, which a CLIP score needs"),
         ([made, "--fid", "cache"], "FID compares with other panoramas: pass their folder as --reference"),
-        ([made, *compared, "--fid", str(weights)], "there are no weights of Inception at"),
-        ([made, "--clip", str(tmp_path)], "is no CLIP model that is at hand"),
+        ([made, *compared, "--fid", str(weights)], "there are no Inception weights at"),
+        ([made, "--clip", str(tmp_path)], "cannot be loaded as a CLIP model"),
     ):
         assert main(["generate", "score", *options]) == 1
         assert sentence in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_frechet_distance_of_normal_distributions() -> None:
     assert frechet_distance(first, second) == pytest.approx(expected.item(), rel=1e-8)
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-8)
     assert frechet_distance(first, first + 2) == pytest.approx(5 * 4, rel=1e-8)
-    with pytest.raises(InputError, match="two panoramas on each side"):
+    with pytest.raises(InputError, match="at least two panoramas on each side"):
         frechet_distance(first[:1], second)
 
 

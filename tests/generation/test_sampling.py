@@ -17,8 +17,8 @@ from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpac
 ROWS, COLUMNS = 4, 8
 
 # Time and guidance are embedded in float32, even in a network of float64. The exponential of the frequencies differs
-# between processors in its last bit, which is 6e-5 of an angle of 1000 and 2e-4 of one of 2800. On an AMD EPYC, like the
-# machine of the golden numbers, errors are below 1e-7 and 2.1e-5; on an Intel Xeon with AVX-512, 1.4e-5 and 4.1e-5.
+# between processors in its last bit, which is 6e-5 of an angle of 1000 and 2e-4 of one of 2800. On an AMD EPYC, like
+# the machine of the golden numbers, errors are below 1e-7 and 2.1e-5; on an Intel Xeon with AVX-512, 1.4e-5 and 4.1e-5.
 TIMED, GUIDED = 3e-5, 1e-4
 
 
