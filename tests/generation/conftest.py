@@ -10,7 +10,7 @@ MISSING = [name for name in ("diffusers", "peft", "accelerate", "transformers") 
 
 
 class SkippedModule(pytest.Module):
-    """A file of tests that is not even imported."""
+    """A test file that is skipped without being imported."""
 
     def collect(self):
         pytest.skip(f"needs {', '.join(MISSING)}: pip install 'mtpano_zoo[generation]'", allow_module_level=True)

@@ -1,4 +1,4 @@
-"""Against the outputs of the published code with a small adapter, and against plain diffusers."""
+"""Adapters, compared with the published code on a small adapter, and with plain diffusers."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_published_layout(tmp_path: Path, case: str, strength: float, expected: 
 
 
 def test_size_of_the_published_file() -> None:
-    """FLUX.1-dev has 19 double and 38 single blocks; one of each, without taking its weights, says what all have."""
+    """FLUX.1-dev has 19 double and 38 single blocks; one block of each kind, without weights, gives the size of all."""
     from diffusers import FluxTransformer2DModel
 
     with torch.device("meta"):

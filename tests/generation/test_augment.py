@@ -1,4 +1,4 @@
-"""Against what the published code makes of images and masks, and against an independent projection in float64."""
+"""Augmentation, compared with the published code on images and masks, and with an independent float64 projection."""
 
 import json
 

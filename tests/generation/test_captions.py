@@ -1,4 +1,4 @@
-"""Captions against what scenes are drawn with, and against their images."""
+"""Captions, compared with the parameters that scenes are drawn with, and with their images."""
 
 import colorsys
 from typing import Any
@@ -24,7 +24,7 @@ LONGEST = (
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[type, Any]:
-    """The last of some objects that a scene was drawn with, by class."""
+    """The last object of each of several classes that was made while a scene was drawn."""
     found: dict[type, Any] = {}
 
     def watch(kind: type) -> None:

@@ -1,4 +1,4 @@
-"""What is edited or extended: the hints fit the picture, and each part of it comes to its place."""
+"""Input to edit or extend: hints in messages fit the picture, and its pixels end up in the right place."""
 
 import math
 from pathlib import Path
@@ -23,7 +23,7 @@ def saved(folder: Path, pixels: np.ndarray, **options: object) -> Path:
 def test_a_photograph_is_extended_by_the_hint(
     tmp_path: Path, rows: int, columns: int, angle: int, mask: str | None
 ) -> None:
-    """A lens of 26 mm on 36 x 24 mm sees 2 atan(18 / 26) = 69 degrees across, and so on by the diagonal."""
+    """A 26 mm lens on 36 x 24 mm sees 2 atan(18 / 26) = 69 degrees across; other formats have the same diagonal."""
     path = saved(tmp_path, np.full((rows, columns, 3), 255, np.uint8))
     hint = f"to extend it, pass --fov instead of --mask; .* --fov {angle} with a phone's 26 mm lens"
     with pytest.raises(InputError, match=hint):

@@ -1,4 +1,4 @@
-"""Against the numbers of the published code, and of a right one that was written apart."""
+"""Editing, compared with numbers of the published code and of an independent corrected implementation."""
 
 import golden_dit360 as golden
 import pytest

@@ -242,7 +242,7 @@ def test_templates_over_lists_of_scenes(base: Path, tmp_path: Path) -> None:
 
 
 class Stub:
-    """In place of a generator: a colour by seed, and the end of the process at a given panorama."""
+    """Replaces a generator: its colour depends on the seed, and it kills the process at a given panorama."""
 
     def __init__(self, killed_by: int = -1, calls: Path | None = None) -> None:
         self.killed_by, self.calls = killed_by, calls

@@ -1,4 +1,4 @@
-"""Against the losses of the published trainers, and against what must be so."""
+"""Losses, compared with those of the published trainers, and with properties that must hold."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The training of a generator: against the published trainers, and through the real command line."""
+"""Training a generator: compared with the published trainers, and through the real command line."""
 
 import json
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_every_parameter_that_learns_gets_a_gradient() -> None:
 
 
 def test_what_learns_is_float32_on_a_base_of_16_bits(tmp_path: Path) -> None:
-    """Steps of 2e-5, as published, are far below what bfloat16 tells apart in an adapter's weights."""
+    """The published step size of 2e-5 is far below the resolution of bfloat16 for an adapter's weights."""
     tiny().pipeline.save_pretrained(tmp_path)
     module = DiT360Module(PretrainedFlux(str(tmp_path)), rank=2, alpha=2, seam="none")
     assert module.base.pipeline.transformer.x_embedder.weight.dtype == torch.bfloat16

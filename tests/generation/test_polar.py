@@ -1,4 +1,4 @@
-"""Against an independent calculation in float64, and against what must be so."""
+"""Refined poles, compared with an independent calculation in float64, and with properties that must hold."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_faces_have_a_side_that_models_take(height: int, side: int) -> None:
 
 
 def test_the_pipeline_that_fills_faces_as_published(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """FLUX.1-Fill: its transformer sees noise, the rest of the image, and the mask; `AutoPipeline` does not know it."""
+    """FLUX.1-Fill: its transformer sees noise, the rest of the image and the mask; `AutoPipeline` lacks it."""
     small = TinyFlux(width=32, double_blocks=1, single_blocks=1, text_width=32, text_layers=1, max_tokens=8).pipeline
     texts = {name: small.components[name] for name in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")}
     sizes = golden.FLUX | {"in_channels": 384, "out_channels": 64, "num_layers": 1, "num_single_layers": 1}

@@ -1,4 +1,4 @@
-"""FID and CLIP scores with small random networks, against what they stand for."""
+"""FID and CLIP scores with small random networks, compared with their definitions."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ from mtpano_zoo.generation.tiny import TinyFlux
 
 
 class Means(nn.Module):
-    """Mean colours in place of Inception."""
+    """Mean colours instead of Inception's features."""
 
     num_features = 3
 

@@ -1,4 +1,4 @@
-"""Against numbers that the published code gave, and against what must be so."""
+"""Sampling, compared with numbers of the published code, and with properties that must hold."""
 
 import json
 
@@ -97,7 +97,7 @@ def test_roll_is_a_turn_before_and_back_after(tokens: dict[str, torch.Tensor], n
 
 
 def test_positions_are_whole_numbers_in_bfloat16(network: torch.nn.Module) -> None:
-    """Columns 256 and 257 are one number in bfloat16."""
+    """Columns 256 and 257 round to the same number in bfloat16."""
     seen = []
     handle = network.pos_embed.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     ids = torch.zeros(300, 3, dtype=torch.bfloat16)

@@ -5,7 +5,7 @@ from mtpano_zoo.labeling.alignment import Observations, align
 
 
 def scene(count, pixels=600, seen=0.4, seed=0):
-    """Distances of pixels, and which of `count` views see them under which cosine."""
+    """Distances of pixels, and for `count` views, the cosines and weights with which they see them."""
     random = torch.Generator().manual_seed(seed)
     distance = torch.exp(0.5 * torch.randn(pixels, 1, generator=random, dtype=torch.float64)) + 0.5
     cosines = 0.6 + 0.4 * torch.rand(pixels, count, generator=random, dtype=torch.float64)
@@ -19,7 +19,7 @@ def draw(count, random, spread):
 
 
 def draw_around_one(count, random):
-    """Factors whose mean is one, however outliers are weighed."""
+    """Factors whose mean is one, however outliers are weighted."""
     half = draw(count // 2, random, 0.2)
     return torch.cat((half, 1 / half))
 
@@ -73,7 +73,7 @@ def test_scale_and_shift_of_disparity_are_recovered(anchored):
 
 @pytest.mark.parametrize("size", [0.01, 30.0])
 def test_disparity_beside_metric_views_of_small_and_large_scenes(size):
-    """A street is ten times as large as a room: what begins at a distance of about 1 has a long way to go."""
+    """A street is ten times as large as a room, so an optimisation that starts at distance 1 has a long way to go."""
     distance, cosines, weights, random = scene(8)
     shift = torch.rand(4, generator=random, dtype=torch.float64)
     inverse = 1 / (size * distance * cosines)

@@ -65,7 +65,7 @@ def finish_all(samples, ledger):
 
 
 def test_of_two_panoramas_of_one_name_the_first_is_labelled(photos, tmp_path, ledger):
-    """In whichever processes they are, and also once the first is finished."""
+    """Whichever processes have them, and also after the first is finished."""
     panorama(photos / "floor_a.png", shade=200)
     files = ImageFiles([photos], tmp_path / "out")
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_a_sentence(workers, photos, tmp_path, ledger):
 
 
 def test_shares_of_processes_cover_everything_once(photos, tmp_path):
-    """Also when one of them looks later, and more is finished by then."""
+    """Also if a process starts later, when others have finished more panoramas."""
     files = ImageFiles([photos], tmp_path / "out")
     for processes in (1, 2, 3, 7):
         ledger = Ledger(LabelFolder(tmp_path / f"labels-{processes}"))
@@ -175,7 +175,7 @@ def test_samples_that_are_not_those_of_the_set():
 
 
 class Named(Dataset):
-    """Grey panoramas with these ids; their names are known before they are read, if at all."""
+    """Grey panoramas with these ids; with `known`, their names are known before they are read."""
 
     def __init__(self, *ids, shade=0.0, known=True):
         self.ids = ids
@@ -220,7 +220,7 @@ BAD = [
 
 @pytest.mark.parametrize("known", [True, False])
 def test_ids_that_cannot_be_names_fail_alone(known, ledger):
-    """Whether they are known before the panorama is read or not: nothing is looked at under such a name."""
+    """Whether or not the ids are known before the panorama is read, no file with such a name is accessed."""
     found = items(LabelingData(Named("good", *BAD, "z" * 251, known=known), 32, 64, ledger))
     assert [item["name"] for item in found if "sample" in item] == ["good", "z" * 251]
     failed = ledger.report.failed | {item["name"]: item["failure"] for item in found if "failure" in item}
@@ -266,7 +266,7 @@ def test_without_files_the_pixels_decide(known, ledger):
 
 
 def test_rooms_of_another_seed_are_other_rooms(ledger):
-    """Which is known without rendering them."""
+    """This is known without rendering them."""
 
     def samples(**options):
         return unaugmented_samples(RoomsDataModule(32, 64, train_count=2, **options), "train")
@@ -281,7 +281,7 @@ def test_rooms_of_another_seed_are_other_rooms(ledger):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_files_of_a_data_set_decide(packed, tmp_path, ledger, monkeypatch):
-    """Unpacked by size, time and content, in a zip file by its checksum; the size that they are shown in counts too."""
+    """Unpacked files are identified by size, time and content, zipped ones by checksum; the read size counts too."""
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
 
     def data(height=32, **changed):

@@ -110,7 +110,7 @@ def test_of_a_panorama_of_which_nothing_counts_no_teacher_is_asked(kind):
 
 
 class Watching(nn.Module, Teacher):
-    """Remembers what it saw."""
+    """A teacher that records its inputs."""
 
     classes: tuple[str, ...] = ()
 

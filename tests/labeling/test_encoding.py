@@ -70,7 +70,7 @@ def test_merged_maps_are_read_back(labels, tmp_path):
 
 @pytest.mark.parametrize("task", ["semseg", "depth", "normals"])
 def test_a_view_is_the_merged_map_of_its_pixels(task, labels, tmp_path):
-    """The file of a view is what `merged.png` would be if nothing else were known."""
+    """The file of a view is what `merged.png` would be if this were the only view."""
     files = encode_labels(labels).files
     view = labels.views[0]
     maps = {

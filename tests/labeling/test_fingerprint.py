@@ -1,4 +1,4 @@
-"""What is known of a panorama without labels; those of files and rooms are in `test_datamodule`."""
+"""Fingerprints of panoramas without labels; those of files and rooms are in `test_datamodule`."""
 
 import torch
 

@@ -41,7 +41,7 @@ def labels(sample, views):
 
 @pytest.fixture(scope="module")
 def alone(labels, views):
-    """What fusion makes of the other 15 views."""
+    """The other 15 views, fused."""
     others = [i for i in range(16) if i != BROKEN]
     fewer = Views(views.rotations[others], views.intrinsics[others], views.height, views.width)
     return fuse([ViewLabels(**{name: one[others] for name, one in labels.items()})], fewer, HEIGHT, WIDTH)
@@ -69,7 +69,7 @@ def scores(merged, sample):
 @pytest.mark.parametrize("part", [..., (..., 3, 7)], ids=["everywhere", "one pixel"])
 @pytest.mark.parametrize("key", ["probabilities", "depth", "normals", "confidence"])
 def test_a_broken_view_does_not_touch_what_the_others_say(key, part, value, labels, views, sample, alone):
-    """The right labels are those that fusion makes of the other 15 views alone."""
+    """The right labels are those of the other 15 views alone."""
     merged = fuse([spoiled(labels, key, value, part=part)], views, HEIGHT, WIDTH)
     if key == "depth" and math.isinf(value) and part is not ...:
         assert merged.broken_views == 0  # one far pixel
@@ -87,7 +87,7 @@ def test_a_broken_view_does_not_touch_what_the_others_say(key, part, value, labe
 
 
 def test_what_is_sure_without_the_view_is_as_sure(labels, views):
-    """Where the broken view does not look, nothing of it enters the confidence."""
+    """Where the broken view does not look, it does not affect the confidence."""
     whole = fuse([ViewLabels(**labels)], views, HEIGHT, WIDTH)
     merged = fuse([spoiled(labels, "confidence", math.nan)], views, HEIGHT, WIDTH)
     elsewhere = torch.ones(HEIGHT * WIDTH, dtype=torch.bool)
@@ -106,7 +106,7 @@ def test_a_teacher_without_confidence(given, labels, views):
 
 
 def test_teachers_are_broken_each_for_itself(labels, views):
-    """What one teacher says of a view counts, though another one has failed there."""
+    """A teacher's labels of a view count, even if another teacher failed on it."""
     spoiled_depth = spoiled({"depth": labels["depth"]}, "depth", math.nan, views=[0, 1])
     classes = spoiled({"probabilities": labels["probabilities"]}, "probabilities", math.inf, views=[1, 2])
     merged = fuse([spoiled_depth, classes], views, HEIGHT, WIDTH)

@@ -301,7 +301,7 @@ def test_confidence_follows_agreement_and_the_teachers():
 
 
 def test_labels_are_better_where_the_confidence_is_higher():
-    """Over several rooms: what one view alone says is less certain than what many agree on."""
+    """Over several rooms, labels of a single view are less certain than those on which many agree."""
     teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1, border_shift=2, bleed=2, normals_noise=5)
     errors, confidences = ({task: [] for task in ("semseg", "depth", "normals")} for _ in range(2))
     for index in range(6):

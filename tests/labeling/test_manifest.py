@@ -87,7 +87,7 @@ def test_labels_that_are_being_written_are_not_thrown_away(tmp_path):
 
 
 def test_a_link_in_the_folder_is_refused_before_anything_is_removed(tmp_path):
-    """Not followed, and not left in place of what was to be thrown away."""
+    """The link is not followed, and nothing is deleted before the refusal."""
     root, elsewhere = tmp_path / "labels", tmp_path / "elsewhere"
     claim(root, MANIFEST)
     elsewhere.mkdir()

@@ -1,4 +1,4 @@
-"""Masks by words and by classes: tiny random networks, against the library's own processing and by hand."""
+"""Masks by words and by classes: tiny random networks, compared with the library's own processing and by hand."""
 
 import json
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_classes_of_a_network_of_the_zoo_are_masks():
 
 
 class Upper(Masker):
-    """Masks so much from above."""
+    """Masks this share of the rows, from the top."""
 
     names, provenance = ("sky",), {"name": "upper"}
 
@@ -156,7 +156,7 @@ def test_names_are_plain_words(names):
 
 
 def test_the_command_line_masks_and_the_data_module_reads(networks, tmp_path, monkeypatch, capsys):
-    """Masks alone, from words; then a panorama of which too little is left."""
+    """Masks from words without labels; then a panorama with too little left unmasked."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for name in "ab":

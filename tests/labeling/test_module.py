@@ -58,7 +58,7 @@ def test_labels_are_a_function_of_name_and_panorama(rooms):
 
 
 def test_bytes_are_the_same_as_floats(rooms):
-    """And the views are cut from the panorama in its own size."""
+    """Views are cut from the panorama at its own size."""
     seen = []
 
     class Looks(OracleTeacher):

@@ -1,4 +1,4 @@
-"""What tells whether a panorama is the one that was labelled."""
+"""How to tell whether a panorama is the one that was labelled."""
 
 import hashlib
 import os

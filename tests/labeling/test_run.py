@@ -15,7 +15,7 @@ from mtpano_zoo.labeling.views import RandomViews
 
 
 def test_what_is_written_is_what_was_fused(whole):
-    """By way of the module that trains on it."""
+    """Read through the data module that trains on it."""
     data = PseudoLabelDataModule(whole, height=HEIGHT, width=WIDTH)
     samples = data.dataset("train")
     rooms = RoomsDataset("train", ROOMS, HEIGHT, WIDTH)
@@ -76,7 +76,7 @@ def test_a_second_run_skips_everything(whole, tmp_path, capsys):
 
 
 def test_a_second_run_on_files_skips_everything(photos, tmp_path, capsys):
-    """Their names are known before they are read, so that nothing is left to do."""
+    """Names of files are known before the files are read, so nothing is left to do."""
     out = tmp_path / "out"
     arguments = ["label", str(photos), "--config", config(tmp_path / "tiny.yaml", **grey()), "--out", str(out)]
     assert main(arguments) == 0
@@ -116,7 +116,7 @@ def test_overwriting(photos, tmp_path):
 
 
 def test_from_python(tmp_path, whole):
-    """Without the command line, panoramas in another order: the same files. Of a subset the pixels are the origin."""
+    """From Python with panoramas in another order, the files are the same. A subset's origin is its pixels."""
     rooms = RoomsDataset("train", ROOMS, HEIGHT, WIDTH)
     backwards = torch.utils.data.Subset(rooms, list(reversed(range(ROOMS))))
     teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1)

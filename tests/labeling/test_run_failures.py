@@ -1,4 +1,4 @@
-"""`mtpano label`: what cannot be labelled fails alone, in a sentence, and spoils nothing."""
+"""`mtpano label`: a panorama that cannot be labelled fails with one sentence and does not affect others."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from mtpano_zoo.labeling.views import RandomViews
 
 
 class Overflows(OracleTeacher):
-    """Is not finite in one of its views, or in many."""
+    """A teacher whose labels are not finite in one or more views."""
 
     def __init__(self, key: str, value: str, views: int = 1) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Overflows(OracleTeacher):
 
 
 def test_files_and_what_cannot_be_labelled(photos, tmp_path, capsys):
-    """An unreadable file, a teacher that fails on one panorama: told, the rest is done, and done later."""
+    """An unreadable file, and a teacher that fails on one panorama: both are reported, and a later run labels them."""
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing more")
     Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "night.png")
     out = tmp_path / "out"
@@ -73,7 +73,7 @@ def test_distances_that_do_not_fit(photos, tmp_path, capsys):
 
 
 def test_names_that_are_no_text_and_names_that_the_disk_does_not_take(photos, tmp_path, capsys, monkeypatch):
-    """Some encrypted file systems take 143 bytes only, which nobody knows before."""
+    """Some encrypted file systems allow names of only 143 bytes, which is not known in advance."""
     (photos / "p0.png").rename(photos / os.fsdecode(b"\xff.png"))
     Image.new("RGB", (WIDTH, HEIGHT)).save(photos / os.fsdecode(b"night\xff.png"))
     (photos / "p1.png").rename(photos / f"{'x' * 200}.png")
@@ -99,7 +99,7 @@ def test_names_that_are_no_text_and_names_that_the_disk_does_not_take(photos, tm
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_full_disk_ends_the_run(after, tmp_path, whole, capsys, monkeypatch):
-    """In one sentence, with what is finished; the next run makes it whole."""
+    """The message is one sentence, finished labels stay, and the next run completes the folder."""
     written = []
     write = LabelFolder.write
 
@@ -138,7 +138,7 @@ BAD = [".", "..", "x" * 300, "a\\b", "dot.", "../x", "../labels/depth/good", "/a
 
 
 class Named(torch.utils.data.Dataset):
-    """Rooms under these names."""
+    """Rooms with these names."""
 
     def __init__(self, names, known=True):
         self.names, self.rooms = names, RoomsDataset("train", len(names), HEIGHT, WIDTH)
@@ -154,7 +154,7 @@ class Named(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_ids_that_lead_elsewhere(known, tmp_path):
-    """They fail alone; what is finished, and what lies around the folder, stays as it is."""
+    """They fail alone; finished labels, and files outside the folder, stay as they are."""
     out = tmp_path / "labels"
     labeler = Labeler(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
     options = {"settings": {}, "trainer": TINY["trainer"]}
@@ -192,7 +192,7 @@ def test_names_in_a_table(bad, photos, tmp_path, capsys):
 
 
 def test_ids_of_generated_panoramas(photos, tmp_path, capsys):
-    """The name of the file `..png` without its extension is a dot, of `...png` two, which mean folders."""
+    """Without its extension, `..png` is named one dot and `...png` two, which mean folders."""
     for i, name in enumerate(("..png", "...png")):
         (photos / f"p{i}.png").rename(photos / name)
     names = ["p2.png", "..png", "...png", "p3.png"]
@@ -252,7 +252,7 @@ def test_a_link_in_the_folder(photos, tmp_path, capsys):
     [("confidence", "nan"), ("probabilities", "inf"), ("depth", "nan"), ("normals", "nan"), ("depth", "-inf")],
 )
 def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, capsys):
-    """Is told, and spoils nothing; a panorama of which it sees too little fails."""
+    """It is reported and does no harm; a panorama with too few good views fails."""
     views = {"class_path": "RandomViews", "init_args": {"count": 16, "size": 32}}
     data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 2}}
 

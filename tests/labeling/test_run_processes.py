@@ -31,7 +31,7 @@ def _command(arguments, environment, log):
 
 @pytest.fixture
 def start():
-    """Start the command in a process of its own, which need not import everything again; none outlives the test."""
+    """Start the command in its own process, without importing everything again; no process outlives the test."""
     processes = []
 
     def begin(arguments, log, **environment):
@@ -81,7 +81,7 @@ def test_killed_at_any_moment_and_restarted(tmp_path, whole, start):
     ],
 )
 def test_asked_to_end(kind, status, told, tmp_path, start):
-    """By the system or by Ctrl-C: at once, in one sentence, and in order."""
+    """Asked by the system or by Ctrl-C, it ends at once, in order, with one sentence."""
     data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 500}}
     out = tmp_path / "out"
     process = start(
@@ -98,7 +98,7 @@ def test_asked_to_end(kind, status, told, tmp_path, start):
 
 
 def noted(log):
-    """Which process has labelled what, by the teacher's notes."""
+    """Which process labelled which panorama, from the teacher's log."""
     return [tuple(line.split()) for line in log.read_text().splitlines()]
 
 
@@ -127,7 +127,7 @@ def test_processes_that_are_started_independently_share_the_work(photos, tmp_pat
 
 
 def test_a_process_takes_over_from_one_that_was_killed(photos, tmp_path, start):
-    """At once, without waiting for a claim to age."""
+    """It does so at once, without waiting for a claim to expire."""
     Image.new("RGB", (WIDTH, HEIGHT)).save(photos / "p2.png")
     teachers = [{"class_path": "tiny_labeling.Meets", "init_args": {"log": str(tmp_path / "log"), "processes": 2}}]
     out, path = tmp_path / "out", config(tmp_path / "tiny.yaml", **grey() | {"teachers": teachers})

@@ -73,7 +73,7 @@ def test_what_has_no_image_is_replaced(root):
 
 @pytest.mark.parametrize("failing", ["write_bytes", "rename"])
 def test_a_full_disk_leaves_nothing_of_the_panorama(root, failing, monkeypatch):
-    """At every single write and rename in turn."""
+    """The disk is full at every single write and rename in turn."""
 
     class Full:
         def __init__(self, last):
@@ -132,7 +132,7 @@ def test_temporary_files_of_the_living_stay_and_of_the_dead_go(root):
 
 
 def test_a_forked_reader_does_not_keep_its_dead_parent_alive(root):
-    """Workers of a loader outlive a killed process by seconds; the next one must not take them for it."""
+    """Loader workers outlive a killed process by seconds; the next process must not mistake them for it."""
     reading, writing = os.pipe()
     parent = os.fork()
     if parent == 0:
@@ -198,7 +198,7 @@ def test_lists_grow_and_forget_what_is_gone(root):
 
 
 class Killed(BaseException):
-    """Stands for the end of a process: nothing is tidied up."""
+    """Simulates the kill of a process, which cleans up nothing."""
 
 
 def whole_or_unfinished(root, versions):
@@ -212,7 +212,7 @@ def files_of(image, files):
 
 
 class Steps:
-    """Looks at the folder before every rename and removal of one process, may let another act, and kills it."""
+    """Checks the folder before every rename and removal of a process, lets another act once, and kills the first."""
 
     def __init__(self, root, versions, last, first=None, act=None):
         self.root = root
@@ -255,7 +255,7 @@ class Steps:
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_killed_between_any_two_renames_beside_another(stale, tmp_path):
-    """A process that is killed before its step `last`, after another one has finished the same before its `first`."""
+    """Another process writes the same panorama before step `first`; this one is killed before step `last`."""
     count, finished = 8, 0
     for first in range(count):
         for last in range(first, count):
@@ -275,7 +275,7 @@ def test_killed_between_any_two_renames_beside_another(stale, tmp_path):
 
 
 def test_killed_while_labels_are_replaced(tmp_path):
-    """The old ones or the new ones or none: never a mixture that counts as finished."""
+    """There are old labels, new ones or none, never a mixture that counts as finished."""
     new = {"semseg/merged.png": b"other classes", "depth/merged.png": b"other metres"}
     one, another = Origin("one"), Origin("another")
     versions = [

@@ -1,4 +1,4 @@
-"""Domains from the sky and the ceiling that labels name, and from ids."""
+"""Domains from predicted sky and ceiling, and from ids."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Hashes of panoramas: turning the camera changes nothing, and near ones are those that brute force finds."""
+"""Hashes of panoramas: turning the camera does not change them, and near ones are those that brute force finds."""
 
 import random
 

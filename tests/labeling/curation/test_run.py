@@ -29,7 +29,7 @@ QUIET = ["--num-workers=0", "--trainer.accelerator=cpu", "--trainer.devices=1", 
 
 
 class Bright(PanoramaNetwork):
-    """The brighter, the farther; what is nearly white is too far; the upper half is called sky."""
+    """Brighter is farther; nearly white is too far; the upper half is classified as sky."""
 
     def __init__(self, metres: float = 4.0) -> None:
         super().__init__(("semseg", "depth", "normals", "valid"), (HEIGHT, WIDTH), classes=("ground", "sky"))
@@ -48,7 +48,7 @@ class Bright(PanoramaNetwork):
 
 
 class KillsItself(DomainClassifier):
-    """Ends the process at the third panorama, the first time."""
+    """Kills the process at the third panorama, the first time."""
 
     domains = ("indoor", "outdoor")
 
@@ -76,7 +76,7 @@ def score(labels, discriminator, out, *options):
 
 
 def files(root):
-    """All files but the records of runs and those of origins, which hold times."""
+    """All files except the records of runs and origins, which contain times."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.parent.name not in ("runs", "origins")]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 

@@ -1,4 +1,4 @@
-"""What is selected: the best of every domain, without bad, empty and doubled ones; and the folder of it."""
+"""Selection keeps the best labels of every domain without bad, empty and duplicate ones, and writes a folder."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ SETTINGS = {"labeler": {"weights": "1"}, "height": 16, "width": 32}
 
 @pytest.fixture
 def folders(tmp_path):
-    """A folder of labels and one of their scores, as far as a selection looks into them."""
+    """A folder of labels and one of scores, with only the files that a selection reads."""
     labels, scores = tmp_path / "labels", tmp_path / "scores"
     for folder in (labels / "img", labels / "far", scores / "scores"):
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Domains by words: a tiny random CLIP, against the library's own processing."""
+"""Domains by words: a tiny random CLIP, compared with the library's own processing."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What every teacher has to do; a new one needs a line in `TEACHERS`."""
+"""Requirements for every teacher; a new one needs a line in `TEACHERS`."""
 
 import inspect
 import json
@@ -94,7 +94,7 @@ def seen(some_views: Callable[..., ViewImages]) -> ViewImages:
 
 
 def check_labels(teacher: Teacher, labels: ViewLabels, seen: ViewImages) -> None:
-    """Maps of the documented size and range; at least one is there."""
+    """Check that maps have the documented size and range, and that there is at least one."""
     count, height, width = len(seen.images), seen.views.height, seen.views.width
     maps = {name: x for name, x in vars(labels).items() if isinstance(x, torch.Tensor)}
     assert maps.keys() - {"confidence"}

@@ -33,7 +33,7 @@ def weights(tmp_path, monkeypatch):
 
 
 def room(height=24, width=32):
-    """Five views with fields of view of their own; the upper third of the second one is black."""
+    """Five views with different fields of view; the upper third of the second one is black."""
     intrinsics = sphere.intrinsics_from_fov(torch.tensor([40.0, 55.0, 60.0, 70.0, 75.0]), height, width)
     images = torch.full((5, 3, height, width), 0.5)
     images[1, :, : height // 3] = 0

@@ -26,7 +26,7 @@ def plane(normal, offset, intrinsics):
 
 
 class Fixed:
-    """A teacher that always says the same."""
+    """A teacher that always returns the same labels."""
 
     classes = ("wall", "floor")
 

@@ -41,7 +41,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A copy that may be spoilt."""
+    """A copy that tests may damage."""
     return Path(shutil.copytree(original, tmp_path / "tiny"))
 
 
@@ -210,7 +210,7 @@ def test_a_teacher_is_not_built_from_another(folder, asked, named, architecture)
 
 @pytest.mark.parametrize("repository", ["somebody/else", "/etc"])
 def test_a_preprocessing_reads_no_other_file(folder, asked, repository):
-    """OneFormer's takes the names of classes from wherever its file says."""
+    """OneFormer's preprocessing takes class names from wherever its file says."""
     path = folder / "preprocessor_config.json"
     other = {"image_processor_type": "OneFormerImageProcessor", "repo_path": repository, "class_info_file": "hostname"}
     path.write_text(json.dumps(json.loads(path.read_text()) | other))
@@ -220,7 +220,7 @@ def test_a_preprocessing_reads_no_other_file(folder, asked, repository):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the client of the Hub, or anybody, is asked for beside the folder of the teacher."""
+    """Repositories requested from the Hub beside the folder of the teacher."""
     seen = []
 
     def ask(**options):
