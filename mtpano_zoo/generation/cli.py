@@ -93,13 +93,13 @@ def edit_parser() -> argparse.ArgumentParser:
         "--replace-until",
         type=finite_number,
         default=0.5,
-        help="noise level, from 1 down, until which attention tokens of the kept part are copied (default 0.5)",
+        help="copy the kept part's tokens in the attention down to this noise level, from 1 (default 0.5)",
     )
     parser.add_argument(
         "--keep-until",
         type=finite_number,
         default=0.5,
-        help="noise level, from 1 down, until which latents of the kept part are copied (default 0.5)",
+        help="copy the kept part's latents down to this noise level, from 1 (default 0.5)",
     )
     return parser
 
@@ -141,7 +141,7 @@ def score_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clip",
         metavar="DIR_OR_NAME",
-        help="CLIP model: also measure the CLIP score and FID on its features; never downloaded",
+        help="CLIP model: also measure the CLIP score and, with --reference, FID on its features; never downloaded",
     )
     return parser
 
