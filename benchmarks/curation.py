@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ from mtpano_zoo.data import Augmentation, PseudoLabelDataModule, RoomsDataset
 from mtpano_zoo.image_io import write_bytes, write_png
 from mtpano_zoo.labeling.curation.scoring import load_discriminator
 from mtpano_zoo.labeling.curation.selection import read_scores
+from mtpano_zoo.labeling.encoding import encode_labels
+from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
 from mtpano_zoo.sphere import solid_angles
 from mtpano_zoo.training.label_failures import FAILURES
@@ -199,6 +202,33 @@ def read_labels(out: Path, labels: Path, size: tuple[int, int]) -> tuple[list[st
     return names, torch.stack([s["image"] for s in samples]), torch.stack([s["depth"] for s in samples]), truth
 
 
+def plant_failures(depth: Tensor) -> Tensor:
+    """Return distances (N, H, W) of which a third are planted failures, of every kind in turn."""
+    chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
+    planted = depth.clone()
+    for number, plant in enumerate(FAILURES.values()):
+        chosen = slice(3 * number, None, 3 * len(FAILURES))
+        planted[chosen] = plant(depth, chance)[chosen]
+    return planted
+
+
+def write_planted(out: Path, labels: Path, size: tuple[int, int]) -> Path:
+    """Write labels of which a third are planted failures to a folder, once."""
+    folder = labels.with_name(f"{labels.name}-planted")
+    if not folder.exists():
+        unfinished = labels.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(labels, unfinished)
+        names, _, depth, _ = read_labels(out, labels, size)
+        for name, before, after in zip(names, depth, plant_failures(depth), strict=True):
+            if not torch.equal(before, after):
+                for file, content in encode_labels(PanoramaLabels(None, after, None)).files.items():
+                    task, _, rest = file.partition("/")
+                    write_bytes(unfinished / task / name / rest, content)
+        unfinished.rename(folder)
+    return folder
+
+
 def error_of(depth: Tensor, truth: Tensor) -> Tensor:
     """Return the mean relative error (N,) of distances over the sphere."""
     weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * ((depth > 0) & (truth > 0))
@@ -230,12 +260,8 @@ def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> 
     """Return how well scores find planted failures and large errors, and the errors of the best third."""
     scores, error = score(depth), error_of(depth, truth)
     chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
-    some_planted, found = depth.clone(), {}
-    for number, (name, plant) in enumerate(FAILURES.items()):
-        planted = plant(depth, chance)
-        found[name] = auc(scores, score(planted))
-        chosen = slice(3 * number, None, 3 * len(FAILURES))
-        some_planted[chosen] = planted[chosen]
+    found = {name: auc(scores, score(plant(depth, chance))) for name, plant in FAILURES.items()}
+    some_planted = plant_failures(depth)
     middle, error_with_planted = error.median(), error_of(some_planted, truth)
     ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()
     return {
@@ -308,13 +334,14 @@ def compare_students(pipeline: Pipeline, labeler: Path, labels: Path, selected: 
             root = {"selected": selected, "all": labels}.get(kind) or _random_choice(
                 pipeline, labels, len(chosen), seed
             )
-            columns[kind][f"seed {seed}"] = error(pipeline.student(f"student-{kind}-{seed}", labeler, root, seed))
+            name = f"student-{labels.name}-{kind}-{seed}"
+            columns[kind][f"seed {seed}"] = error(pipeline.student(name, labeler, root, seed))
     return table("error of a student trained on", columns)
 
 
 def _random_choice(pipeline: Pipeline, labels: Path, count: int, seed: int) -> Path:
     """Link the labels into a folder whose list names a random choice of them."""
-    root = pipeline.out / f"random-{seed}"
+    root = pipeline.out / f"{labels.name}-random-{seed}"
     names = sorted(json.loads((labels / "db_info" / "panomtdu_train.json").read_bytes()))
     chosen = np.random.default_rng(seed).permutation(names)[:count].tolist()
     (root / "db_info").mkdir(parents=True, exist_ok=True)
@@ -385,7 +412,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"of all after the second labeler {again.mean():.3f}"
     )
     if options.students:
-        print(f"\n{compare_students(pipeline, first, labels, selected, options.students)}")
+        print(f"\n{compare_students(pipeline, first, labels, selected, options.students)}", flush=True)
+        planted = write_planted(options.out, labels, pipeline.size)
+        selected = pipeline.select(planted, pipeline.score(planted, discriminator))
+        print(
+            "\nThe same, where a third of the labels are planted failures:\n\n"
+            f"{compare_students(pipeline, first, planted, selected, options.students)}"
+        )
 
 
 if __name__ == "__main__":
