@@ -190,7 +190,7 @@ def test_bfloat16_stays_close(tiny_network: Build) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": ("semseg", "layout")}, "normals, valid, disparity; got semseg, layout"),
+        ({"tasks": ("semseg", "layout")}, "normals, valid, disparity, each once; got semseg, layout"),
         ({"tasks": ()}, "got none"),
         ({"classes": ()}, "needs the names of its classes"),
         ({"convention": "plane"}, "convention must be sphere or paper"),
