@@ -12,28 +12,26 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from curation_measures import error_of, examine, plant_failures, scores_of
+from fitting import fit_once, run
 from torch import Tensor
 
-from mtpano_zoo.cli import main as mtpano
 from mtpano_zoo.data import Augmentation, PseudoLabelDataModule, RoomsDataset
 from mtpano_zoo.image_io import write_bytes, write_png
 from mtpano_zoo.labeling.curation.scoring import load_discriminator
 from mtpano_zoo.labeling.curation.selection import read_scores
 from mtpano_zoo.labeling.encoding import encode_labels
 from mtpano_zoo.labeling.fusion import PanoramaLabels
-from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
-from mtpano_zoo.sphere import solid_angles
 from mtpano_zoo.training.label_failures import FAILURES
 
 MILD = [
@@ -69,28 +67,11 @@ class Pipeline:
         self.options, self.out = options, options.out
         self.size = (options.height, 2 * options.height)
 
-    def run(self, *arguments: str) -> None:
-        """Print a command and run it.
-
-        Raises:
-            SystemExit: If it fails.
-        """
-        print(f"$ mtpano {shlex.join(arguments)}", flush=True)
-        if status := mtpano(list(arguments)):
-            raise SystemExit(status)
-
     def fit(self, name: str, config: str, steps: int, *arguments: str) -> Path:
         """Train with a configuration unless that was done before; return the checkpoint."""
-        folder = self.out / name
-        checkpoint = folder / "last.ckpt"
-        if not checkpoint.exists():
-            begun = len(list(folder.glob("version_*")))
-            quiet = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
-            logger = (f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.logger.init_args.version={begun}")
-            length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.limit_val_batches=0")
-            self.run("fit", "--config", config, *arguments, *length, *quiet, *logger)
-            (folder / f"version_{begun}" / "checkpoints" / "last.ckpt").rename(checkpoint)
-        return checkpoint
+        quiet = ("--trainer.accelerator=cpu", "--trainer.devices=1")
+        length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1")
+        return fit_once(self.out / name, config, *arguments, *length, *quiet)
 
     def rooms(self, prefix: str = "") -> tuple[str, ...]:
         """Return the options for rendered training rooms, which stay in memory from the first epoch on."""
@@ -133,7 +114,7 @@ class Pipeline:
         size = ("--height", height, "--width", width)
         out = self.out / name
         web = str(self.out / "web")
-        self.run("curate", "label", web, *network, *size, *trainer, "--num-workers", "0", "--out", str(out))
+        run("curate", "label", web, *network, *size, *trainer, "--num-workers", "0", "--out", str(out))
         return out
 
     def score(self, labels: Path, discriminator: Path) -> Path:
@@ -142,7 +123,7 @@ class Pipeline:
         trainer = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
         domains = ("--domains=mtpano_zoo.labeling.curation.domains.DomainByName",)
         patterns = f"--domains.patterns={json.dumps({look: f'{look}-*' for look in LOOKS})}"
-        self.run(
+        run(
             "curate", "score", str(labels), "--discriminator", str(discriminator), *domains, patterns, *trainer,
             "--num-workers", "0", "--out", str(out),
         )  # fmt: skip
@@ -152,7 +133,7 @@ class Pipeline:
         """Select the best third of every domain."""
         out = labels.with_name(f"{labels.name}-selected")
         count = json.dumps(dict.fromkeys(LOOKS, max(1, self.options.panoramas // 6)))
-        self.run("curate", "select", str(labels), "--scores", str(scores), "--count", count, "--out", str(out))
+        run("curate", "select", str(labels), "--scores", str(scores), "--count", count, "--out", str(out))
         return out
 
     def student(self, name: str, labeler: Path, labels: Path, seed: int = 0) -> Path:
@@ -202,16 +183,6 @@ def read_labels(out: Path, labels: Path, size: tuple[int, int]) -> tuple[list[st
     return names, torch.stack([s["image"] for s in samples]), torch.stack([s["depth"] for s in samples]), truth
 
 
-def plant_failures(depth: Tensor) -> Tensor:
-    """Return distances (N, H, W) of which a third are planted failures, of every kind in turn."""
-    chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
-    planted = depth.clone()
-    for number, plant in enumerate(FAILURES.values()):
-        chosen = slice(3 * number, None, 3 * len(FAILURES))
-        planted[chosen] = plant(depth, chance)[chosen]
-    return planted
-
-
 def write_planted(out: Path, labels: Path, size: tuple[int, int]) -> Path:
     """Write labels of which a third are planted failures to a folder, once."""
     folder = labels.with_name(f"{labels.name}-planted")
@@ -227,57 +198,6 @@ def write_planted(out: Path, labels: Path, size: tuple[int, int]) -> Path:
                     write_bytes(unfinished / task / name / rest, content)
         unfinished.rename(folder)
     return folder
-
-
-def error_of(depth: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean relative error (N,) of distances over the sphere."""
-    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * ((depth > 0) & (truth > 0))
-    return ((depth - truth).abs() / truth.clamp_min(1e-3) * weights).sum((1, 2)) / weights.sum((1, 2))
-
-
-@torch.no_grad()
-def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -> Tensor:
-    """Return the scores (N,) of labels, computed as in the second stage."""
-    maps = torch.cat(
-        [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
-    )
-    weights = solid_angles(*depth.shape[-2:]).expand_as(depth) * (depth > 0)
-    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
-
-
-def auc(good: Tensor, bad: Tensor) -> float:
-    """Return the probability that a good label scores higher than a bad one; ties count half.
-
-    Example:
-        >>> auc(torch.tensor([0.9, 0.6]), torch.tensor([0.1, 0.6]))
-        0.875
-    """
-    difference = good[:, None] - bad[None]
-    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
-
-
-def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> dict[str, float]:
-    """Return how well scores find planted failures and large errors, and the errors of the best third."""
-    scores, error = score(depth), error_of(depth, truth)
-    chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
-    found = {name: auc(scores, score(plant(depth, chance))) for name, plant in FAILURES.items()}
-    some_planted = plant_failures(depth)
-    middle, error_with_planted = error.median(), error_of(some_planted, truth)
-    ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()
-    return {
-        **found,
-        "large own errors": auc(scores[error < middle], scores[error >= middle]),
-        "rank correlation with the error": float(torch.corrcoef(ranks)[0, 1]),
-        "error of all": float(error.mean()),
-        "error of the best third": float(error[best_third(scores)].mean()),
-        "error of all, a third of them planted failures": float(error_with_planted.mean()),
-        "error of the best third of these": float(error_with_planted[best_third(score(some_planted))].mean()),
-    }
-
-
-def best_third(scores: Tensor) -> Tensor:
-    """Return the indices of the best third of the labels by score."""
-    return scores.argsort(descending=True)[: max(1, len(scores) // 3)]
 
 
 def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth: Tensor, truth: Tensor) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from dap import MAX_DEPTH, SETS, batches
+from fitting import fit_once
 
-from mtpano_zoo.cli import main as mtpano
 from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.zoo import load_model
 
@@ -32,31 +32,18 @@ SCORES = ("AbsRel", "RMSE", "delta1")
 
 def trained(out: Path, loss: str, seed: int, options: argparse.Namespace) -> Path:
     """Train with a loss, once, and return the checkpoint."""
-    folder = out / f"{loss.removeprefix('+ ').replace(' ', '-')}-{seed}"
-    checkpoint = folder / "last.ckpt"
-    if not checkpoint.exists():
-        begun = len(list(folder.glob("version_*")))
-        size = [options.height, 2 * options.height]
-        scenes = {"train_count": options.scenes // 2, "height": size[0], "width": size[1]}
-        arguments = [
-            f"--seed_everything={seed}",
-            f"--model.network.init_args.input_size={size}",
-            *(f"--model.loss.init_args.{name}={json.dumps(value)}" for name, value in LOSSES[loss].items()),
-            *(
-                f"--data.init_args.modules.{kind}.init_args.{key}={value}"
-                for kind in SETS
-                for key, value in scenes.items()
-            ),
-            f"--trainer.max_epochs={options.epochs}",
-            "--trainer.limit_val_batches=0",
-            "--trainer.enable_progress_bar=false",
-            f"--trainer.logger.init_args.save_dir={folder}",
-            f"--trainer.logger.init_args.version={begun}",
-        ]
-        if status := mtpano(["fit", "--config", "dap/tiny.yaml", *arguments]):
-            raise SystemExit(status)
-        (folder / f"version_{begun}" / "checkpoints" / "last.ckpt").rename(checkpoint)
-    return checkpoint
+    name = f"{loss.removeprefix('+ ').replace(' ', '-')}-{seed}"
+    size = [options.height, 2 * options.height]
+    scenes = {"train_count": options.scenes // 2, "height": size[0], "width": size[1]}
+    return fit_once(
+        out / name,
+        "dap/tiny.yaml",
+        f"--seed_everything={seed}",
+        f"--trainer.max_epochs={options.epochs}",
+        f"--model.network.init_args.input_size={size}",
+        *(f"--model.loss.init_args.{key}={json.dumps(value)}" for key, value in LOSSES[loss].items()),
+        *(f"--data.init_args.modules.{kind}.init_args.{key}={value}" for kind in SETS for key, value in scenes.items()),
+    )
 
 
 @torch.no_grad()
@@ -82,15 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--count", type=int, default=64, help="scenes of each kind to score on")
     options = parser.parse_args(argv)
-    torch.name_num_threads(1)
+    torch.set_num_threads(1)
     start = time.monotonic()
     columns = [f"{kind}: {name}" for kind in SETS for name in SCORES]
     lines = [f"| loss | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
-    for seed in options.seeds:  # one seed of all losses first: a run that is stopped has a whole table
-        for loss in LOSSES:
-            trained(options.out, loss, seed, options)
+    # One seed of all losses first: a run that is stopped can be called again with the seeds that it finished.
+    checkpoints = {(loss, seed): trained(options.out, loss, seed, options) for seed in options.seeds for loss in LOSSES}
     for loss in LOSSES:
-        runs = [scores(trained(options.out, loss, seed, options), options.count) for seed in options.seeds]
+        runs = [scores(checkpoints[loss, seed], options.count) for seed in options.seeds]
         cells = []
         for kind in SETS:
             for name in SCORES:

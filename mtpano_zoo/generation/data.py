@@ -39,7 +39,7 @@ def in_epoch(photographs: Sequence[bool], photos: Photos, epoch: int) -> list[in
     """Return the indices of the samples of an epoch: all panoramas, and the photographs that take part.
 
     With ``published``, no photograph takes part in epochs 0 and 1. From epoch 2 on, a share of 1/2, 1/4, ... does, at
-    least one, drawn anew every epoch. All processes draw the same. Without panoramas, all photographs take part.
+    least one, chosen at random in each epoch and alike in all processes. Without panoramas, all photographs take part.
 
     Args:
         photographs: Whether each sample is a photograph.

@@ -1,0 +1,71 @@
+"""How well scores of labels find errors: planted failures, large errors of the labeler, the worth of the best third."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+from mtpano_zoo.sphere import solid_angles
+from mtpano_zoo.training.label_failures import FAILURES
+
+
+def plant_failures(depth: Tensor) -> Tensor:
+    """Return distances (N, H, W) of which a third are planted failures, of every kind in turn."""
+    chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
+    planted = depth.clone()
+    for number, plant in enumerate(FAILURES.values()):
+        chosen = slice(3 * number, None, 3 * len(FAILURES))
+        planted[chosen] = plant(depth, chance)[chosen]
+    return planted
+
+
+def error_of(depth: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean relative error (N,) of distances over the sphere."""
+    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * ((depth > 0) & (truth > 0))
+    return ((depth - truth).abs() / truth.clamp_min(1e-3) * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+@torch.no_grad()
+def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -> Tensor:
+    """Return the scores (N,) of labels, computed as in the second stage."""
+    maps = torch.cat(
+        [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
+    )
+    weights = solid_angles(*depth.shape[-2:]).expand_as(depth) * (depth > 0)
+    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+def auc(good: Tensor, bad: Tensor) -> float:
+    """Return the probability that a good label scores higher than a bad one; ties count half.
+
+    Example:
+        >>> auc(torch.tensor([0.9, 0.6]), torch.tensor([0.1, 0.6]))
+        0.875
+    """
+    difference = good[:, None] - bad[None]
+    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
+
+
+def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return how well scores find planted failures and large errors, and the errors of the best third."""
+    scores, error = score(depth), error_of(depth, truth)
+    chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
+    found = {name: auc(scores, score(plant(depth, chance))) for name, plant in FAILURES.items()}
+    some_planted = plant_failures(depth)
+    middle, error_with_planted = error.median(), error_of(some_planted, truth)
+    ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()
+    return {
+        **found,
+        "large own errors": auc(scores[error < middle], scores[error >= middle]),
+        "rank correlation with the error": float(torch.corrcoef(ranks)[0, 1]),
+        "error of all": float(error.mean()),
+        "error of the best third": float(error[best_third(scores)].mean()),
+        "error of all, a third of them planted failures": float(error_with_planted.mean()),
+        "error of the best third of these": float(error_with_planted[best_third(score(some_planted))].mean()),
+    }
+
+
+def best_third(scores: Tensor) -> Tensor:
+    """Return the indices of the best third of the labels by score."""
+    return scores.argsort(descending=True)[: max(1, len(scores) // 3)]
