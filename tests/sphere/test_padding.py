@@ -57,11 +57,23 @@ def test_padding_agrees_with_sampling():
     assert_close(sample(x, rays[None]), padded, atol=1e-9, rtol=0)
 
 
-def test_gradient_and_memory_format():
-    x = torch.rand(1, 2, 3, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: pad(t, (2, 7, 1, 3)), x)
-    channels_last = torch.rand(2, 8, 4, 8).contiguous(memory_format=torch.channels_last)
-    assert pad(channels_last, (1, 1, 1, 1)).is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("nearest", [False, True])
+@pytest.mark.parametrize("width", [6, 5])
+@pytest.mark.parametrize(
+    "padding", [(2, 7, 1, 3), (2, 3, 1, 3), (0, 5, 0, 2), (4, 0, 3, 0), (5, 5, 0, 0), (0, 0, 1, 1)]
+)
+def test_gradients(padding, width, nearest):
+    x = torch.rand(1, 2, 3, width, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: pad(t, padding, nearest=nearest), x)
+    assert torch.autograd.gradgradcheck(lambda t: pad(t, padding, nearest=nearest), x)
+
+
+def test_memory_format():
+    x = torch.rand(2, 8, 4, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    padded = pad(x, (1, 1, 1, 1))
+    assert padded.is_contiguous(memory_format=torch.channels_last)
+    (gradient,) = torch.autograd.grad(padded, x, torch.rand_like(padded))
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_compiles_in_one_graph_and_exports():
