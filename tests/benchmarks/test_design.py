@@ -3,16 +3,15 @@
 import math
 
 import pytest
+import timm
 import torch
-import yaml
 
-from mtpano_zoo.layers import ERPTokenMixer, SphereConv2d, Upsample
-from mtpano_zoo.resources import shipped
+from mtpano_zoo.layers import CNNEncoder, ERPTokenMixer, SphereConv2d, Upsample
 
 
 @pytest.fixture
 def build(benchmark):
-    settings = yaml.safe_load((shipped("configs") / "quickstart.yaml").read_text())
+    settings = benchmark.quickstart()
 
     def build(name):
         network = benchmark.build(settings, name)
@@ -62,6 +61,29 @@ def test_truncation_is_what_keeps_gradients_from_the_other_stream(build):
     assert list(build("one shared stream, no bridge").refiners) == ["invariant"]
 
 
+def test_the_pretrained_encoder_is_read_and_learns_slowly(benchmark, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    whole = timm.create_model("tf_efficientnet_lite0")
+    torch.save(whole.state_dict(), tmp_path / "imagenet.pth")
+    settings = benchmark.pretrained(tmp_path / "imagenet.pth")
+    network = benchmark.build(settings, "depth alone")
+    assert isinstance(network.encoder, CNNEncoder) and network.tasks == ("depth",)
+    assert any(torch.equal(whole.conv_stem.weight, parameter) for parameter in network.encoder.parameters())
+    trained = []
+    monkeypatch.setattr(benchmark.Trainer, "fit", lambda self, module, data: trained.append(module))
+    monkeypatch.setattr(benchmark.Trainer, "test", lambda *_, **__: [{"test/depth/AbsRel": 1.0}])
+    monkeypatch.setattr(benchmark, "seam_jumps", lambda *_: {})
+    monkeypatch.setattr(benchmark, "real", lambda root, parts, tilt: lambda: root)
+    monkeypatch.setattr(
+        benchmark, "score", lambda network, samples, level: {"aligned": 2.0 if samples == "3d60" else 0}
+    )
+    data = benchmark.RoomsDataModule(128, 256, train_count=1, test_count=1)
+    result = benchmark.measure(settings, "depth alone", 0, 1, data, "3d60", "32-true")
+    assert result["depth"] == 1.0 and result["real aligned"] == 2.0
+    assert trained[0].encoder_lr < trained[0].lr
+    assert "| real AbsRel, aligned |" in benchmark.table({"depth alone": [result]})
+
+
 def test_a_stopped_comparison_goes_on(benchmark, tmp_path, monkeypatch, capsys):
     arguments = ["design.py", "--steps", "1", "--rooms", "4", "--test-rooms", "4", "--seeds", "0", "--variants"]
     arguments += ["depth alone", "normals alone", "--out", str(tmp_path / "design.json")]
@@ -74,4 +96,4 @@ def test_a_stopped_comparison_goes_on(benchmark, tmp_path, monkeypatch, capsys):
     benchmark.main()
     assert measured == [("depth alone", 0), ("normals alone", 0)]
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| normals alone")]
-    assert len(rows) == 1 and rows[0].count("|") == 11
+    assert len(rows) == 1 and rows[0].count("|") == 10  # no column for classes, which no network has
