@@ -1,8 +1,9 @@
 """Does curation work? Run all three stages on rendered scenes that stand for the web and whose truth is set aside.
 
-A labeler learns from rendered rooms. Other rooms, with a look that it has never seen, stand for panoramas from the web:
-half of them have changed light and colours, half have strange ones. The commands of docs/curation.md label, score and
-select them, train the next labeler on the selection, label again, and train the last network; every command is printed.
+A labeler learns from rendered rooms and streets. Others, with a look that it has never seen, stand for panoramas from
+the web: half of them have changed light and colours, half have strange ones. The commands of docs/curation.md label,
+score and select them, train the next labeler on the selection, label again, and train the last network; every command
+is printed.
 The tables then show how well scores find planted failures and large errors of the labeler, how much better the best
 third is than all labels, and, with --students, what a network learns from selected, random and all labels. Finished
 parts are kept in --out, so the same command continues a stopped run. Run: ``python benchmarks/curation.py``.
@@ -26,8 +27,9 @@ from curation_measures import error_of, examine, plant_failures, scores_of
 from fitting import fit_once, run
 from torch import Tensor
 
-from mtpano_zoo.data import Augmentation, PseudoLabelDataModule, RoomsDataset
+from mtpano_zoo.data import Augmentation, PseudoLabelDataModule, RoomsDataset, StreetsDataset
 from mtpano_zoo.image_io import write_bytes, write_png
+from mtpano_zoo.labeling.curation.domains import SkyOrCeiling
 from mtpano_zoo.labeling.curation.scoring import load_discriminator
 from mtpano_zoo.labeling.curation.selection import read_scores
 from mtpano_zoo.labeling.encoding import encode_labels
@@ -46,6 +48,7 @@ STRANGE = [
     {"GaussianBlur": {"blur_limit": 0, "sigma_limit": [0.5, 1.5], "p": 0.4}},
 ]
 LOOKS = {"mild": MILD, "strange": STRANGE}
+PLACES = {"room": RoomsDataset, "street": StreetsDataset}
 # Ways to train a discriminator. The one with two kinds planted is tested on the other kinds, which it has never seen.
 DISCRIMINATORS: dict[str, dict[str, Any]] = {
     "binary, as in the paper": {"targets": "binary", "failures": []},
@@ -73,17 +76,21 @@ class Pipeline:
         length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1")
         return fit_once(self.out / name, config, *arguments, *length, *quiet)
 
-    def rooms(self, prefix: str = "") -> tuple[str, ...]:
-        """Return the options for rendered training rooms, which stay in memory from the first epoch on."""
+    def scenes(self) -> tuple[str, ...]:
+        """Return the options for rendered training scenes, which stay in memory from the first epoch on."""
         height, width = self.size
-        count = self.options.rooms
-        values = {"height": height, "width": width, "train_count": count, "val_count": 8, "test_count": 8}
-        return tuple(f"--data.{prefix}init_args.{key}={value}" for key, value in {**values, "cache": "true"}.items())
+        counts = {"train_count": self.options.scenes // 2, "val_count": 4, "test_count": 4}
+        values = {"height": height, "width": width, **counts, "cache": "true"}
+        return tuple(
+            f"--data.init_args.modules.{module}.init_args.{key}={value}"
+            for module in ("rooms", "streets")
+            for key, value in values.items()
+        )
 
     def labeler(self) -> Path:
         """Train the first labeler."""
         size = f"--model.network.init_args.input_size={list(self.size)}"
-        return self.fit("labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.rooms())
+        return self.fit("labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.scenes())
 
     def discriminator(self, labeler: Path, name: str = USED) -> Path:
         """Train one of `DISCRIMINATORS` for a labeler."""
@@ -102,7 +109,7 @@ class Pipeline:
             f"{init}discriminator.init_args.levels={self.options.levels}",
             f"{init}lr=1e-3",
             *options,
-            *self.rooms(),
+            *self.scenes(),
             "--data.init_args.num_workers=0",
         )
 
@@ -118,21 +125,19 @@ class Pipeline:
         return out
 
     def score(self, labels: Path, discriminator: Path) -> Path:
-        """Score labels; the domains are the looks."""
+        """Score labels; the predicted sky and ceiling tell indoors from outdoors."""
         out = labels.with_name(f"{labels.name}-scores")
         trainer = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
-        domains = ("--domains=mtpano_zoo.labeling.curation.domains.DomainByName",)
-        patterns = f"--domains.patterns={json.dumps({look: f'{look}-*' for look in LOOKS})}"
         run(
-            "curate", "score", str(labels), "--discriminator", str(discriminator), *domains, patterns, *trainer,
-            "--num-workers", "0", "--out", str(out),
+            "curate", "score", str(labels), "--discriminator", str(discriminator), *trainer, "--num-workers", "0",
+            "--out", str(out),
         )  # fmt: skip
         return out
 
     def select(self, labels: Path, scores: Path) -> Path:
         """Select the best third of every domain."""
         out = labels.with_name(f"{labels.name}-selected")
-        count = json.dumps(dict.fromkeys(LOOKS, max(1, self.options.panoramas // 6)))
+        count = json.dumps(dict.fromkeys(SkyOrCeiling.domains, max(1, self.options.panoramas // 6)))
         run("curate", "select", str(labels), "--scores", str(scores), "--count", count, "--out", str(out))
         return out
 
@@ -150,15 +155,16 @@ class Pipeline:
             f"--data.init_args.seed={seed}",
             *(f"--data.init_args.{modules}{key}={value}" for key, value in selected.items()),
             "--data.init_args.samples_per_epoch=null",
-            *self.rooms("init_args.modules.rooms."),
+            *self.scenes(),
         )
 
 
-def look(name: str, split: str, number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return a room with one of `LOOKS`: image (3, H, W) in steps of 1/255, and true distances (H, W)."""
-    sample = RoomsDataset(split, number + 1, *size, seed=7)[number]
+def look(split: str, number: int, size: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
+    """Return a scene with one of `LOOKS`: its name, image (3, H, W) in steps of 1/255, and true distances (H, W)."""
+    place, name = list(PLACES)[number % 2], list(LOOKS)[number // 2 % 2]
+    sample = PLACES[place](split, number + 1, *size, seed=7)[number]
     sample = Augmentation(yaw=1.0, mirror=0.0, photometric=1.0, transforms=LOOKS[name], seed=7)(sample)
-    return (sample["image"] * 255).round() / 255, sample["depth"]
+    return f"{place}-{name}-{number:04d}", (sample["image"] * 255).round() / 255, sample["depth"]
 
 
 def write_web(out: Path, count: int, size: tuple[int, int]) -> None:
@@ -166,12 +172,10 @@ def write_web(out: Path, count: int, size: tuple[int, int]) -> None:
     for folder in ("web", "truth"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        name = list(LOOKS)[number % len(LOOKS)]
-        file = f"{name}-{number:04d}"
-        if not (out / "web" / f"{file}.png").exists():
-            image, depth = look(name, "val", number, size)
-            np.save(out / "truth" / f"{file}.npy", depth.numpy())
-            write_png(out / "web" / f"{file}.png", (image * 255).byte().permute(1, 2, 0).numpy())
+        if not list((out / "web").glob(f"*-{number:04d}.png")):
+            name, image, depth = look("val", number, size)
+            np.save(out / "truth" / f"{name}.npy", depth.numpy())
+            write_png(out / "web" / f"{name}.png", (image * 255).byte().permute(1, 2, 0).numpy())
 
 
 def read_labels(out: Path, labels: Path, size: tuple[int, int]) -> tuple[list[str], Tensor, Tensor, Tensor]:
@@ -193,7 +197,7 @@ def write_planted(out: Path, labels: Path, size: tuple[int, int]) -> Path:
         names, _, depth, _ = read_labels(out, labels, size)
         for name, before, after in zip(names, depth, plant_failures(depth), strict=True):
             if not torch.equal(before, after):
-                for file, content in encode_labels(PanoramaLabels(None, after, None)).files.items():
+                for file, content in encode_labels(PanoramaLabels(depth=after, far=after == 0)).files.items():
                     task, _, rest = file.partition("/")
                     write_bytes(unfinished / task / name / rest, content)
         unfinished.rename(folder)
@@ -201,7 +205,7 @@ def write_planted(out: Path, labels: Path, size: tuple[int, int]) -> Path:
 
 
 def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth: Tensor, truth: Tensor) -> None:
-    """Draw panorama, label, truth and relative error in one column per panorama, for at most ten."""
+    """Draw panorama, label, truth and relative error in one column per panorama, for at most ten; white is none."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -211,10 +215,11 @@ def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth:
     figure = Figure(figsize=(2.4 * shown, 5), layout="constrained")
     axes = figure.subplots(4, shown, squeeze=False)
     for i in range(shown):
-        nearest, farthest = float(truth[i].log().min()), float(truth[i].log().max())
+        label, true = (torch.where(one[i] > 0, one[i], torch.nan).log() for one in (depth, truth))
+        nearest, farthest = float(true.nan_to_num(torch.inf).min()), float(true.nan_to_num(-torch.inf).max())
         axes[0][i].imshow(image[i].permute(1, 2, 0))
-        axes[1][i].imshow(depth[i].clamp_min(1e-3).log(), vmin=nearest, vmax=farthest, cmap="turbo")
-        axes[2][i].imshow(truth[i].log(), vmin=nearest, vmax=farthest, cmap="turbo")
+        axes[1][i].imshow(label, vmin=nearest, vmax=farthest, cmap="turbo")
+        axes[2][i].imshow(true, vmin=nearest, vmax=farthest, cmap="turbo")
         axes[3][i].imshow((depth[i] - truth[i]).abs() / truth[i], vmin=0, vmax=0.5, cmap="magma")
         axes[0][i].set_title(f"{names[i]}: {scores[i]:.2f}", fontsize=8)
         for row in range(4):
@@ -238,8 +243,8 @@ def compare_students(pipeline: Pipeline, labeler: Path, labels: Path, selected: 
     from mtpano_zoo.prediction import predict
 
     chosen = json.loads((selected / "db_info" / "panomtdu_train.json").read_bytes())
-    test = [look(list(LOOKS)[i % 2], "test", i, pipeline.size) for i in range(pipeline.options.test_panoramas)]
-    image, truth = torch.stack([one for one, _ in test]), torch.stack([one for _, one in test])
+    test = [look("test", i, pipeline.size) for i in range(pipeline.options.test_panoramas)]
+    image, truth = torch.stack([one for _, one, _ in test]), torch.stack([one for _, _, one in test])
 
     def error(network: Path) -> float:
         predictions = predict(load_model(network), image)
@@ -281,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/curation"))
     parser.add_argument("--height", type=int, default=64, help="rows of all panoramas")
-    parser.add_argument("--rooms", type=int, default=400, help="rendered rooms to train on")
+    parser.add_argument("--scenes", type=int, default=800, help="rendered scenes to train on, half of them streets")
     parser.add_argument("--panoramas", type=int, default=240, help="panoramas that stand for the web")
     parser.add_argument("--test-panoramas", type=int, default=64, help="other panoramas, to test students on")
     parser.add_argument("--labeler-steps", type=int, default=500)

@@ -21,9 +21,10 @@ def plant_failures(depth: Tensor) -> Tensor:
 
 
 def error_of(depth: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean relative error (N,) of distances over the sphere."""
-    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * ((depth > 0) & (truth > 0))
-    return ((depth - truth).abs() / truth.clamp_min(1e-3) * weights).sum((1, 2)) / weights.sum((1, 2))
+    """Return the mean relative error (N,) of distances over the sphere; where the truth has none, it is 1."""
+    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * (depth > 0)
+    error = torch.where(truth > 0, (depth - truth).abs() / truth.clamp_min(1e-3), 1)
+    return (error * weights).sum((1, 2)) / weights.sum((1, 2))
 
 
 @torch.no_grad()

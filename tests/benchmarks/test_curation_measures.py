@@ -1,5 +1,7 @@
 """Measures of curation against analytic values."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ def test_error_and_area_under_the_curve(benchmark):
     depth[1, :8] = 3.0
     depth[0, :4] = 0
     assert benchmark.error_of(depth, truth).tolist() == pytest.approx([0, 0.25])
+    truth[0, 8:] = 0  # a sky that the label fills in: 8 of its 12 rows
+    assert benchmark.error_of(depth, truth).tolist() == pytest.approx([1 / (1 + math.cos(math.pi / 4)), 0.25])
     good, bad = torch.tensor([0.9, 0.6, 0.4]), torch.tensor([0.5, 0.6])
     pairs = [(g > b) + 0.5 * (g == b) for g in good.tolist() for b in bad.tolist()]
     assert benchmark.auc(good, bad) == pytest.approx(sum(pairs) / 6)
