@@ -1,8 +1,9 @@
 """Processor time of one panorama through every network except the large one, plain and prepared for inference.
 
-Weights are random if the package has none; the time does not depend on them. The two ways take turns, so that other
-load on the machine affects both. Preparing cannot remove matrix products (including Winograd's), convolutions and
-attention. Run: ``python benchmarks/prepared.py``.
+Weights are random if the package has none; the time does not depend on them. The ways take turns, so that other load
+on the machine affects all. Preparing in float32 cannot remove matrix products (including Winograd's), convolutions and
+attention; bfloat16 makes them faster where the processor has instructions for it. The last column is the median
+relative difference that bfloat16 makes to distances or disparities. Run: ``python benchmarks/prepared.py``.
 """
 
 import argparse
@@ -42,17 +43,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     size = (options.height, 2 * options.height)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    print("| network | plain, s | prepared, s | plain / prepared | products and convolutions, of the prepared |")
-    print("|---|--:|--:|--:|--:|", flush=True)
+    print(
+        "| network | plain, s | prepared, s | plain / prepared | products and convolutions, of the prepared | "
+        "in bfloat16, s | plain / bfloat16 | difference |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     for name in options.networks:
         network = BUILD[name](size).eval()
-        ways = (network, prepare_for_inference(network))
+        ways = (network, prepare_for_inference(network), prepare_for_inference(network, "bfloat16"))
         rounds = [[_seconds(way, image) for way in ways] for _ in range(options.repeats + 1)][1:]
-        plain, prepared = (statistics.median(times) for times in zip(*rounds, strict=True))
-        ratio = statistics.median(first / second for first, second in rounds)
+        plain, prepared, half = (statistics.median(times) for times in zip(*rounds, strict=True))
+        ratios = [statistics.median(times[0] / times[way] for times in rounds) for way in (1, 2)]
         spent, _ = by_family(partial(_seconds, ways[1], image), cuda=False)
         products = sum(spent[kind] for kind in ("matrix", "convolution", "attention")) / spent.total()
-        print(f"| {name} | {plain:.2f} | {prepared:.2f} | {ratio:.2f} | {products:.0%} |", flush=True)
+        exact, rounded = (_distances(way, image) for way in ways[::2])
+        difference = float(((rounded - exact).abs() / exact.abs().clamp_min(1e-6)).median())
+        print(
+            f"| {name} | {plain:.2f} | {prepared:.2f} | {ratios[0]:.2f} | {products:.0%} | {half:.2f} | "
+            f"{ratios[1]:.2f} | {difference:.1e} |",
+            flush=True,
+        )
 
 
 @torch.inference_mode()
@@ -60,6 +70,13 @@ def _seconds(network: nn.Module, image: torch.Tensor) -> float:
     begin = time.process_time()
     network(image)
     return time.process_time() - begin
+
+
+@torch.inference_mode()
+def _distances(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    outputs = network(image)
+    distances: torch.Tensor = outputs["depth" if "depth" in outputs else "disparity"]
+    return distances
 
 
 if __name__ == "__main__":
