@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
@@ -16,13 +17,16 @@ __all__ = ("PatchDiscriminator",)
 
 SLOPE = 0.2  # of the activation below zero
 WIDEST = 8  # times the first width, as in PatchGAN
+MATCHED = 2  # levels at which features of the image and of the distance are multiplied
 
 
 class PatchDiscriminator(RecordedModule):
     """PatchGAN (Isola et al., CVPR 2017) on log-distance and image, without a seam.
 
-    It sees six channels: the image, the logarithm of the distance, where there is a distance, and the sine of the
-    latitude. There is no normalisation between the layers, which would hide the scale of the distances.
+    It sees the image, the logarithm of the distance, where there is a distance, and the sine of the latitude. At the
+    first levels, image and distance have layers of their own, whose features are also multiplied: whether edges of one
+    lie on edges of the other tells that a label is mirrored or belongs to another panorama, which joint layers hardly
+    learn. Only these products are normalised; elsewhere that would hide the scale of the distances.
 
     Args:
         input_size: Height and width that it is trained and used at: a patch covers another angle at another size.
@@ -48,19 +52,25 @@ class PatchDiscriminator(RecordedModule):
                 f"{columns}"
             )
         self.input_size = (height, columns)
-        widths = [6, *(width * min(2**level, WIDEST) for level in range(levels))]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [conv2d(before, after, 3, convention="sphere", stride=2), nn.LeakyReLU(SLOPE)]
-        layers += [conv2d(widths[-1], widths[-1], 3, convention="sphere"), nn.LeakyReLU(SLOPE)]
-        layers += [conv2d(widths[-1], 1, 3, convention="sphere")]
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d):  # nothing else keeps the signal alive from layer to layer
-                nn.init.kaiming_normal_(layer.weight, SLOPE)
-                nn.init.zeros_(cast(Tensor, layer.bias))
-        if spectral_norm:
-            layers = [normalised(layer) if isinstance(layer, nn.Conv2d) else layer for layer in layers]
-        self.layers = nn.Sequential(*layers)
+
+        def layer(channels: int, new_channels: int, stride: int = 1) -> nn.Module:
+            convolution = conv2d(channels, new_channels, 3, convention="sphere", stride=stride)
+            # Nothing but the initialisation keeps the signal alive from layer to layer.
+            nn.init.kaiming_normal_(convolution.weight, SLOPE)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
+            return normalised(convolution) if spectral_norm else convolution
+
+        widths = [width * min(2**level, WIDEST) for level in range(levels)]
+        matched = widths[:MATCHED]
+        self.image_layers = nn.ModuleList(layer(a, b, 2) for a, b in pairwise([4, *matched]))
+        self.distance_layers = nn.ModuleList(layer(a, b, 2) for a, b in pairwise([3, *matched]))
+        self.product_norms = nn.ModuleList(nn.GroupNorm(1, channels) for channels in matched)
+        self.layers = nn.ModuleList()
+        channels = 3 * widths[0]
+        for level in range(1, levels):
+            self.layers.append(layer(channels, widths[level], 2))
+            channels = widths[level] + (3 * widths[level] if level < len(matched) else 0)
+        self.last = nn.Sequential(layer(channels, widths[-1]), nn.LeakyReLU(SLOPE), layer(widths[-1], 1))
         self.enlarge = Upsample("sphere", align_corners=False)
 
     def forward(self, image: Tensor, depth: Tensor) -> Tensor:
@@ -83,8 +93,19 @@ class PatchDiscriminator(RecordedModule):
         logarithm = torch.where(known, depth, 1).log()
         _, latitude = erp_angles(*self.input_size, device=image.device, dtype=image.dtype)
         height_of_ray = latitude.sin()[:, None].expand_as(depth)
-        seen = torch.cat((2 * image - 1, logarithm, known.to(image.dtype), height_of_ray), dim=1)
-        logits: Tensor = self.layers(seen)
+        pixels = torch.cat((2 * image - 1, height_of_ray), dim=1)
+        distances = torch.cat((logarithm, known.to(image.dtype), height_of_ray), dim=1)
+        features = pixels  # replaced at the first level
+        for level in range(len(self.layers) + 1):
+            if level:
+                features = F.leaky_relu(self.layers[level - 1](features), SLOPE)
+            if level < len(self.product_norms):
+                pixels = F.leaky_relu(self.image_layers[level](pixels), SLOPE)
+                distances = F.leaky_relu(self.distance_layers[level](distances), SLOPE)
+                norm = self.product_norms[level]
+                matched = (pixels, distances, norm(pixels) * norm(distances))
+                features = torch.cat((features, *matched) if level else matched, dim=1)
+        logits: Tensor = self.last(features)
         return logits
 
     def score_map(self, image: Tensor, depth: Tensor) -> Tensor:

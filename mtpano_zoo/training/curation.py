@@ -1,6 +1,8 @@
 """Training of the discriminator that scores pseudo-labels, on a labeler's errors."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -16,6 +18,7 @@ from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.label_failures import FAILURES
 from mtpano_zoo.training.resuming import read_plain_data_only
+from mtpano_zoo.training.schedules import learning_rate_factor
 
 __all__ = ("DepthQualityModule",)
 
@@ -28,8 +31,9 @@ NOTICEABLE = 0.05  # change of the log-distance below which a pixel does not cou
 class DepthQualityModule(LightningModule):
     """Train a `PatchDiscriminator` on a labeler's errors, which are known where there is ground truth.
 
-    Every step shows it the same panoramas twice: with their true distances, and with those that the labeler predicts,
-    some of which are damaged further. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
+    Every step shows it the same panoramas twice: with their true distances, and with those that the labeler predicts.
+    Some of them are damaged; with `graded` also true ones, because otherwise sharp edges mean the truth, and nobody
+    needs to compare them with the image. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
     real, and the labeler's output is fake. Then sharp edges are enough to tell them apart, and all labels of one
     labeler get nearly the same score. `graded` asks for more: the target of a patch is the mean of exp(-e / tolerance)
     over its pixels, e being the error of the log-distance, so that a score says how large the errors are. A distance
@@ -46,9 +50,9 @@ class DepthQualityModule(LightningModule):
         tolerance: Error of the log-distance at which a pixel counts 1 / e.
         smoothing: Margin of the targets, which lie between `smoothing` and 1 - `smoothing`, so that being ever more
             certain is not rewarded.
-        failures: Names in `FAILURES` of the ways in which predictions are damaged further.
-        failure_share: Share of the predictions that are damaged.
-        lr: Learning rate of Adam, with the momentum 0.5 of PatchGAN.
+        failures: Names in `FAILURES` of the ways in which labels are damaged.
+        failure_share: Share of the labels that are damaged.
+        lr: Learning rate of Adam at the start; it falls linearly to zero.
 
     Raises:
         InputError: If the labeler has no depth, or an argument is out of range.
@@ -107,8 +111,10 @@ class DepthQualityModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         said = self._predict(batch["image"])
-        label = self._damage(said) if self.failures else said
-        loss = (self._judge(batch, batch["depth"])[0] + self._judge(batch, label, said)[0]) / 2
+        truth = self._damage(batch["depth"]) if self.targets == "graded" else batch["depth"]
+        real, _ = self._judge(batch, truth, batch["depth"])
+        fake, _ = self._judge(batch, self._damage(said), said)
+        loss = (real + fake) / 2
         self.log("train/loss", loss, prog_bar=True, batch_size=len(said))
         return loss
 
@@ -123,9 +129,19 @@ class DepthQualityModule(LightningModule):
         values = {"val/loss": (real + fake) / 2, "val/correlation": correlation}
         self.log_dict(values, sync_dist=True, batch_size=len(said), prog_bar=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build Adam over the discriminator."""
-        return torch.optim.Adam(self.discriminator.parameters(), lr=self.lr, betas=(0.5, 0.999))
+    def configure_optimizers(self) -> Any:
+        """Build Adam over the discriminator.
+
+        Raises:
+            InputError: If the training has no end.
+        """
+        total = float(self.trainer.estimated_stepping_batches)
+        if math.isinf(total):
+            raise InputError("The learning rate falls until the end: set the trainer's max_epochs or max_steps.")
+        optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=self.lr)
+        factor = partial(learning_rate_factor, total_steps=total, power=1.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the discriminator and its kind of targets; of the labeler keep only a hash of its weights."""

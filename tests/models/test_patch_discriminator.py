@@ -35,6 +35,11 @@ def test_it_sees_the_scale_and_holes(seen):
     assert torch.equal(score == 0, depth == 0) and score.isfinite().all()
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_a_patch_is_a_pixel_of_the_result(levels, seen):
+    assert tiny(levels=levels)(*seen).shape == (2, 1, 16 // 2**levels, 32 // 2**levels)
+
+
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_all_weights_learn(spectral_norm, seen):
     network = tiny(spectral_norm=spectral_norm).train()
@@ -46,8 +51,8 @@ def test_spectral_norm_bounds_every_layer(seen):
     network = tiny(spectral_norm=True).train()
     for _ in range(50):  # the power iteration converges
         network(*seen)
-    for layer in network.layers:
-        if hasattr(layer, "weight"):
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
             largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
             assert float(largest) == pytest.approx(1, abs=0.02)
 

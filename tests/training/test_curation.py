@@ -102,6 +102,28 @@ def test_binary_targets_are_truth_or_not():
     assert float(fake) == pytest.approx(float(-(1 - score).log().mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize(("targets", "factors"), [("graded", {0.5, 2.0}), ("binary", {1.0})])
+def test_true_labels_are_damaged_too_if_targets_are_graded(targets, factors, monkeypatch):
+    training = module(targets=targets, failures=["scaled"], failure_share=1.0)
+    judged, judge = [], training._judge
+    monkeypatch.setattr(
+        training, "_judge", lambda batch, label, *intact: judged.append(label) or judge(batch, label, *intact)
+    )
+    batch = {key: torch.stack([sample(i)[key] for i in range(8)]) for key in ("image", "depth")}
+    training.training_step(batch, 0).backward()
+    true, said = judged
+    assert set((true / batch["depth"]).unique().tolist()) <= factors
+    assert set((said / batch["depth"])[..., :16].round(decimals=4).unique().tolist()) <= {0.5, 2.0}
+
+
+def test_a_training_without_end_is_refused():
+    endless = module()
+    endless._trainer = Trainer(accelerator="cpu", devices=1, max_epochs=-1, logger=False, enable_checkpointing=False)
+    endless._trainer.fit_loop._data_source.instance = DataLoader([sample(0)])
+    with pytest.raises(InputError, match="max_epochs or max_steps"):
+        endless.configure_optimizers()
+
+
 def test_damage_is_done_to_a_share_of_the_labels():
     damaging = module(failures=["scaled", "mirrored"], failure_share=0.5)
     depth = torch.stack([sample(i)["depth"] for i in range(64)])
