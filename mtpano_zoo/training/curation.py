@@ -1,7 +1,7 @@
 """Training of the discriminator that scores pseudo-labels, on a labeler's errors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -50,7 +50,7 @@ class DepthQualityModule(LightningModule):
         tolerance: Error of the log-distance at which a pixel counts 1 / e.
         smoothing: Margin of the targets, which lie between `smoothing` and 1 - `smoothing`, so that being ever more
             certain is not rewarded.
-        failures: Names in `FAILURES` of the ways in which labels are damaged.
+        failures: How often labels are damaged in which way, relative to each other, by name in `FAILURES`.
         failure_share: Share of the labels that are damaged.
         lr: Learning rate of Adam at the start; it falls linearly to zero.
 
@@ -65,7 +65,7 @@ class DepthQualityModule(LightningModule):
         targets: Targets = "graded",
         tolerance: float = 0.2,
         smoothing: float = 0.05,
-        failures: Sequence[str] = (),
+        failures: Mapping[str, float] | None = None,
         failure_share: float = 0.5,
         lr: float = 2e-4,
     ) -> None:
@@ -79,14 +79,17 @@ class DepthQualityModule(LightningModule):
                 "tolerance must be positive, smoothing from 0 to below 0.5, failure_share from 0 to 1 and lr not "
                 f"negative: got {tolerance}, {smoothing}, {failure_share} and {lr}"
             )
+        failures = failures or {}
         if unknown := [name for name in failures if name not in FAILURES]:
             raise InputError(f"failures are some of {', '.join(FAILURES)}, not {', '.join(unknown)}")
+        if wrong := [name for name, often in failures.items() if not 0 < often < math.inf]:
+            raise InputError(f"failures are named with a positive number, but {wrong[0]} has {failures[wrong[0]]}")
         self.discriminator = discriminator
         self.labeler = labeler.requires_grad_(False).eval()
         self.targets = targets
         self.tolerance = tolerance
         self.smoothing = smoothing
-        self.failures = tuple(failures)
+        self.failures = dict(failures)
         self.failure_share = failure_share
         self.lr = lr
 
@@ -178,12 +181,15 @@ class DepthQualityModule(LightningModule):
 
     def _damage(self, depth: Tensor) -> Tensor:
         """Damage a share of the labels of a batch, each in one way."""
-        chances = torch.rand(3, len(depth), device=depth.device)
-        kinds = (chances[0] * len(self.failures)).long()
+        if not self.failures:
+            return depth
+        often = torch.tensor(list(self.failures.values()), dtype=torch.float32, device=depth.device)
+        kinds = often.multinomial(len(depth), replacement=True)
+        chances = torch.rand(2, len(depth), device=depth.device)
         damaged = depth.clone()
         for number, name in enumerate(self.failures):
-            chosen = (kinds == number) & (chances[1] < self.failure_share)
-            damaged[chosen] = FAILURES[name](depth, chances[2])[chosen]
+            chosen = (kinds == number) & (chances[0] < self.failure_share)
+            damaged[chosen] = FAILURES[name](depth, chances[1])[chosen]
         return damaged
 
     def _judge(self, batch: dict[str, Any], label: Tensor, intact: Tensor | None = None) -> tuple[Tensor, Tensor]:
