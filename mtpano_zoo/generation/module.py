@@ -41,7 +41,7 @@ class DiT360Module(LightningModule):
     `mtpano generate` and plain diffusers read.
 
     Args:
-        base: Generator to train.
+        base: Generator to train. If it has an adapter, training continues from its weights.
         loss: Loss to minimise.
         learns: Train an adapter, or the transformer and the T5 text encoder.
         rank: Rank of the adapter.
