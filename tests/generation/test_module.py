@@ -146,6 +146,8 @@ def test_training_continues_from_an_adapter(folder: Path, capsys: pytest.Capture
     moved = {key: (after[key] - before[key]).abs().max().item() for key in before if "lora_" in key}
     assert all(0 < distance < 1.1e-4 for distance in moved.values()), moved
     assert all(after[key] == 6 for key in after if key.endswith(".alpha"))
+    with pytest.raises(InputError, match="`learns: everything` writes no adapter"):
+        DiT360Module(PretrainedFlux("base", "first"), learns="everything")
     capsys.readouterr()
     assert main([*fit, "--model.alpha=4"]) == 1
     assert "the base's adapter has alpha 6, but training asks for alpha 4: set `alpha`" in capsys.readouterr().err
