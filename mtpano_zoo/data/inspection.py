@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import REST, PanoramaDataModule, PanoramaDataset
-from mtpano_zoo.data.reading import open_image, resize_map
+from mtpano_zoo.data.reading import open_image
+from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import RATIO_TOLERANCE, write_bytes
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals

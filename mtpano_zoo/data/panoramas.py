@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
 from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
-from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of, resize_map
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
+from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks

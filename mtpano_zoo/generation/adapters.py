@@ -5,8 +5,9 @@ An adapted layer computes W + alpha / rank B A. diffusers reads alpha from the f
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,13 +52,14 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
+def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0, dtype: torch.dtype | None = None) -> int:
     """Load an adapter into the transformer of a pipeline; return the number of adapted layers.
 
     Args:
         pipeline: `diffusers.FluxPipeline`.
         path: See `read_adapter`.
         strength: Factor on the change that the adapter makes.
+        dtype: Precision of the adapter. If omitted, that of the transformer.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -83,27 +85,38 @@ def load_adapter(pipeline: Any, path: str | Path, strength: float = 1.0) -> int:
     found = sum(hasattr(layer, "lora_A") for layer in pipeline.transformer.modules())
     if found != len(wanted):
         raise InputError(f"only {found} of the {len(wanted)} layers of {path} were loaded: it is for another base")
+    if dtype is not None:  # diffusers has rounded the weights to the precision of the transformer
+        for name in wanted:
+            layer = pipeline.transformer.get_submodule(name)
+            for side in "AB":
+                value = weights[f"{PREFIX}{name}.lora_{side}.weight"]
+                parameter = getattr(layer, f"lora_{side}")["adapter"].weight
+                parameter.data = value.to(parameter.device, dtype)
     return found
 
 
 def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> int:
-    """Freeze a transformer, add a new adapter to the projections of `TARGETS`, and return the number of layers.
+    """Freeze a transformer, add an adapter to the projections of `TARGETS`, and return the number of layers.
 
-    A starts from N(0, 1 / rank^2) and B from zero, as published, so the adapter changes nothing at first.
+    A new adapter changes nothing at first: A starts from N(0, 1 / rank^2) and B from zero, as published. If the
+    transformer already has an adapter, its weights are used instead.
 
     Raises:
-        InputError: If the rank is not positive.
+        InputError: If the rank is not positive, or the transformer's adapter has another rank, alpha or other layers.
     """
     from peft import LoraConfig
 
     if rank < 1:
         raise InputError(f"the rank of an adapter must be at least 1, not {rank}")
+    existing = _remove_adapter(transformer)
     transformer.requires_grad_(False)
     names = [
         name
         for name, layer in transformer.named_modules()
         if isinstance(layer, nn.Linear) and re.fullmatch(r".*\.attn\.(to_[qkv]|to_out\.0)", name)
     ]
+    if existing:
+        _check_same(existing, names, rank, alpha)
     config = LoraConfig(
         r=rank,
         lora_alpha=cast(Any, alpha),
@@ -113,6 +126,9 @@ def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float 
         bias="none",
     )
     cast(Any, transformer).add_adapter(config, adapter_name="default")
+    for name, (a, b, _) in existing.items():
+        layer: Any = transformer.get_submodule(name)
+        layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
     return len(names)
 
 
@@ -146,6 +162,50 @@ def save_adapter(transformer: nn.Module, folder: str | Path, state: Mapping[str,
     (temporary / FILE).replace(folder / FILE)
     temporary.rmdir()
     return folder / FILE
+
+
+def _remove_adapter(transformer: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Remove the adapter of a transformer and return A, B and alpha, times the adapter's strength, of every layer."""
+    found = {}
+    for name, layer in cast(Any, transformer.named_modules()):
+        if hasattr(layer, "lora_A"):
+            if len(layer.lora_A) > 1:
+                raise InputError(f"the base has the adapters {', '.join(layer.lora_A)}: load only the one to train")
+            (key,) = layer.lora_A
+            a, b = layer.lora_A[key].weight.data, layer.lora_B[key].weight.data
+            found[name] = a, b, float(layer.scaling[key]) * len(a)
+    if found:
+        cast(Any, transformer).unload_lora()
+    return found
+
+
+def _check_same(
+    existing: Mapping[str, tuple[Tensor, Tensor, float]], names: Sequence[str], rank: int, alpha: float
+) -> None:
+    """Check that an existing adapter has the layers, rank and alpha that the training asks for."""
+    if set(existing) != set(names):
+        raise InputError(
+            f"the base's adapter changes {_layers(list(existing))}, but training changes {_layers(names)}: "
+            "leave the adapter out"
+        )
+    ranks = sorted({len(a) for a, _, _ in existing.values()})
+    if ranks != [rank]:
+        raise InputError(
+            f"the base's adapter has rank {' and '.join(map(str, ranks))}, but training asks for rank {rank}: "
+            "set `rank` to that of the adapter, or leave the adapter out"
+        )
+    alphas = sorted({found for _, _, found in existing.values()})
+    if not all(math.isclose(found, alpha, rel_tol=1e-6) for found in alphas):
+        raise InputError(
+            f"the base's adapter has alpha {' and '.join(f'{found:g}' for found in alphas)}, but training asks for "
+            f"alpha {alpha:g}: set `alpha` to that of the adapter, or leave the adapter out"
+        )
+
+
+def _layers(names: Sequence[str]) -> str:
+    """Return the number of layers and their names without those of their blocks."""
+    kinds = sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in names})
+    return f"{len(names)} layers ({', '.join(kinds)})"
 
 
 def _file_of(path: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.sampling import check_seed
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
@@ -235,14 +236,15 @@ def view_to_extend(text: str) -> float | tuple[float, float]:
 
 
 def seed_of_noise(text: str) -> int:
-    """Parse a seed, a whole number from 0 to 2^62 - 1.
+    """Parse a seed, see `check_seed`.
 
     Raises:
         argparse.ArgumentTypeError: If the text is not one.
     """
-    if not text.isdecimal() or int(text) >= 2**62:
-        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to 2^62 - 1, not {text}")
-    return int(text)
+    try:
+        return check_seed(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:

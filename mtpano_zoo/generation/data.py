@@ -221,7 +221,7 @@ class PromptsDataset(Dataset[Sample]):
                     "same size"
                 )
             mask = prepare_panorama(white, self.height).amin(0) > 0.99
-        image = prepare_panorama(pixels, self.height, mirror=mirror, turn=turn).clamp(0, 1)
+        image = prepare_panorama(pixels, self.height, mirror=mirror, turn=turn)
         return {"image": image, "caption": row["caption"], "mask": mask, "id": Path(row["image"]).stem}
 
 

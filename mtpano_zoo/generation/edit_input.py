@@ -48,7 +48,7 @@ def read_task(
         part = load_panorama(image, fov=fov)
         seen = np.ones(part.pixels.shape[:2], bool) if part.seen is None else part.seen
         kept = prepare_panorama(np.repeat(np.uint8(255) * seen[..., None], 3, 2), height or 1024).amin(0) > 0.99
-        return prepare_panorama(part.pixels, height or 1024).clamp(0, 1), kept
+        return prepare_panorama(part.pixels, height or 1024), kept
     return _photograph(_pixels(image), fov, height or 1024)
 
 
@@ -87,7 +87,7 @@ def _masked(image: str | Path, mask: str | Path | None, height: int | None) -> t
     new = prepare_panorama(white, height).amax(0) > 0.5
     if not new.any():
         raise InputError(f"the mask {mask} is black, so nothing would change: paint it white where to repaint")
-    return prepare_panorama(pixels, height).clamp(0, 1), ~new
+    return prepare_panorama(pixels, height), ~new
 
 
 def _check_full(name: str | Path, rows: int, columns: int) -> None:

@@ -17,7 +17,7 @@ from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.memory import available_memory
 from mtpano_zoo.text_files import read_json, read_text
 from mtpano_zoo.zoo.download import fetch
-from mtpano_zoo.zoo.entries import Entry, generators
+from mtpano_zoo.zoo.entries import generators
 
 __all__ = (
     "Offload",
@@ -90,7 +90,7 @@ def load_generator(
     pipeline = _read(str(base), dtype, quantize, download, transformer_only)
     published = generators().get(str(adapter))
     if adapter is not None:
-        load_adapter(pipeline, _fetched(published, download) if published else adapter, strength)
+        load_adapter(pipeline, _adapter_file(adapter, download), strength)
     if prefix is None:
         prefix = published.prefix if published else trained_prefix(adapter or base)
     generator = Generator(pipeline, prefix=prefix)
@@ -171,7 +171,7 @@ class PretrainedFlux(Generator):
 
     Args:
         source: Folder in diffusers layout, or a repository in the cache.
-        adapter: Adapter to load into the base.
+        adapter: Adapter to load into the base, in float32. `DiT360Module` continues to train it.
         dtype: Precision of the frozen weights: ``float32``, ``bfloat16`` or ``float16``.
         prefix: Text put before every prompt.
         transformer_only: Load neither text encoders nor autoencoder, to train on `LatentsDataModule`.
@@ -190,8 +190,10 @@ class PretrainedFlux(Generator):
             raise InputError(f"dtype must be one of {', '.join(known)}, not {dtype!r}")
         show_licence(source, adapter)
         loaded = load_generator(
-            source, adapter, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
+            source, dtype=known[dtype], device="cpu", prefix=prefix, transformer_only=transformer_only
         )
+        if adapter is not None:
+            load_adapter(loaded.pipeline, _adapter_file(adapter, download=False), dtype=torch.float32)
         super().__init__(loaded.pipeline, prefix=prefix)
 
 
@@ -337,9 +339,13 @@ def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[s
         )
 
 
-def _fetched(entry: Entry, download: bool) -> Path:
+def _adapter_file(adapter: str | Path, download: bool) -> str | Path:
+    """Return where an adapter is: in the cache if it is published, otherwise the path that was passed."""
     from huggingface_hub import try_to_load_from_cache
 
+    entry = generators().get(str(adapter))
+    if entry is None:
+        return adapter
     if not download and not isinstance(try_to_load_from_cache(entry.repository, entry.file), str):
         raise InputError(f"the adapter {entry.name} is not in the cache: add --download, or pass the file {entry.file}")
     return fetch(entry)[0]

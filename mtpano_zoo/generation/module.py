@@ -41,7 +41,7 @@ class DiT360Module(LightningModule):
     `mtpano generate` and plain diffusers read.
 
     Args:
-        base: Generator to train.
+        base: Generator to train. If it has an adapter, training continues from its weights.
         loss: Loss to minimise.
         learns: Train an adapter, or the transformer and the T5 text encoder.
         rank: Rank of the adapter.
@@ -60,7 +60,7 @@ class DiT360Module(LightningModule):
         gradient_checkpointing: Use less memory and more time, with the same gradients.
 
     Raises:
-        InputError: If a name is unknown, or a number is out of range.
+        InputError: If a name is unknown, a number is out of range, or the base does not fit `learns`.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class DiT360Module(LightningModule):
             add_adapter(transformer, rank, alpha, dropout)
         elif base.pipeline.text_encoder_2 is None:
             raise InputError("`learns: everything` trains the text encoder too: load the base with its text encoders")
+        elif getattr(transformer, "peft_config", None):  # its layers would be written in a form that cannot be loaded
+            raise InputError("`learns: everything` writes no adapter: load the base without one")
         else:
             transformer.requires_grad_(True)
             base.pipeline.text_encoder_2.encoder.requires_grad_(True)

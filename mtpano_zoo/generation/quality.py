@@ -143,6 +143,9 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
         InputError: If there are no panoramas, or too few.
         OSError: If a file cannot be read.
     """
+    if reference is not None and network is not None:
+        _check_enough(folder, 2)
+        _check_enough(reference, 4)  # two halves of the reference are compared too
     values: dict[str, list[float]] = {}
     for image in panoramas_of(folder):
         for name, value in jumps(image).items():
@@ -158,6 +161,13 @@ def report(folder: Path, reference: Path | None = None, network: PanoramaNetwork
             halves = frechet_distance(real[band][::2], real[band][1::2])
             lines.append(f"  {band:<8}{frechet_distance(made[band], real[band]):8.2f}{halves:8.2f}")
     return "\n".join(lines)
+
+
+def _check_enough(folder: Path, least: int) -> None:
+    if (count := len(find_panoramas(folder))) < least:
+        raise InputError(
+            f"a Frechet distance needs at least {least} panoramas in {folder}, which has {count}: add more"
+        )
 
 
 def find_panoramas(folder: Path) -> list[Path]:

@@ -15,11 +15,13 @@ from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_autoencoder, w
 from mtpano_zoo.generation.tokens import pack, unpack
 from mtpano_zoo.limits import check_pixels
 
-__all__ = ("Generator", "Length", "check_panorama_size")
+__all__ = ("SEEDS", "Generator", "Length", "check_panorama_size", "check_seed")
 
 Length = Literal["unpadded", "padded"]
 """Whether the tokens that decide the noise levels are only those of the panorama, or also those of padded columns."""
 
+SEEDS = 2**63
+"""Number of seeds: 0 to 2^63 - 1."""
 MAX_TOKENS, MAX_TOKENS_DISTILLED = 512, 256  # of a prompt, for FLUX.1-dev and FLUX.1-schnell
 
 
@@ -148,10 +150,8 @@ class Generator:
             InputError: If the size does not fit, or the seed is out of range.
         """
         check_panorama_size(height, width, 2 * self.factor)
-        if not 0 <= seed < 2**63:
-            raise InputError(f"a seed is a whole number from 0 to 2^63 - 1, not {seed}")
+        generator = torch.Generator().manual_seed(check_seed(seed))
         channels = self.pipeline.transformer.config.in_channels // 4
-        generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, channels, height // self.factor, width // self.factor, generator=generator)
 
     @torch.no_grad()
@@ -339,3 +339,19 @@ def check_panorama_size(height: int, width: int, multiple: int) -> None:
             f"{2 * nearest}"
         )
     check_pixels(height, width, "the panorama")
+
+
+def check_seed(seed: int | str) -> int:
+    """Return a seed, passed as a number or as text.
+
+    Raises:
+        InputError: If it is not a whole number below `SEEDS`.
+
+    Example:
+        >>> check_seed("7")
+        7
+    """
+    text = str(seed)
+    if not text.isdecimal() or len(text) > len(str(SEEDS)) or int(text) >= SEEDS:
+        raise InputError(f"a seed is a whole number from 0 to 2^63 - 1, not {text}")
+    return int(text)

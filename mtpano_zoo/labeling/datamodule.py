@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from mtpano_zoo.data.panoramas import PanoramaDataset
-from mtpano_zoo.data.reading import resize_map
+from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.encoding import encode_image

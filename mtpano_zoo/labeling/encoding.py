@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtpano_zoo.data.reading import resize_map
+from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import SATURATED, encode_depth
 from mtpano_zoo.labeling.fusion import PanoramaLabels

@@ -38,6 +38,11 @@ def room_maps(number, height=HEIGHT, width=WIDTH):
     }
 
 
+def random_rgb(dtype=np.uint8, height=16, seed=0):
+    """An image (H, 2H, 3) of random numbers."""
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, 2 * height, 3), dtype)
+
+
 def png(array, palette=None):
     """Encode as PNG in the type that the array has: grey or RGB(A) of 8 bits, grey of 16, or palette."""
     image = Image.fromarray(array)

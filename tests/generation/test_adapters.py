@@ -1,6 +1,7 @@
 """Adapters, compared with the published code on a small adapter, and with plain diffusers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,50 @@ def test_plain_diffusers_reads_ours(tmp_path: Path) -> None:
     again = pipeline()
     load_adapter(again, path)
     torch.testing.assert_close(output(again), expected, atol=1e-5, rtol=0)
+
+
+def test_an_existing_adapter_is_continued(tmp_path: Path) -> None:
+    path = written(tmp_path, golden.adapter(), {"lora_adapter_metadata": json.dumps(QUARTER)})
+    pipe = pipeline()
+    load_adapter(pipe, path)
+    assert add_adapter(pipe.transformer, RANK, RANK / 4) == 14
+    expected = golden.tensors("lora")["alpha=rank/4 by .alpha keys/out"]
+    torch.testing.assert_close(output(pipe), expected, atol=5e-5, rtol=0)
+    learnt = {name.replace(".default", "") for name, p in pipe.transformer.named_parameters() if p.requires_grad}
+    assert {f"transformer.{name}" for name in learnt} == set(golden.adapter())
+    saved = load_file(save_adapter(pipe.transformer, tmp_path / "saved"))
+    assert all(torch.equal(saved[key], value) for key, value in golden.adapter().items())
+
+
+@pytest.mark.parametrize(
+    ("kept", "rank", "alpha", "sentence"),
+    [
+        ("", 8, 4, "has rank 4, but training asks for rank 8"),
+        ("", RANK, 8, "has alpha 4, but training asks for alpha 8"),
+        (
+            r"to_[qv]",
+            RANK,
+            4,
+            r"changes 8 layers \(attn.to_q, attn.to_v\), "
+            r"but training changes 14 layers \(attn.to_k, attn.to_out.0, attn.to_q, attn.to_v\)",
+        ),
+    ],
+)
+def test_another_adapter_is_not_continued(tmp_path: Path, kept: str, rank: int, alpha: float, sentence: str) -> None:
+    path = written(tmp_path, {key: value for key, value in golden.adapter().items() if re.search(kept, key)})
+    pipe = pipeline()
+    load_adapter(pipe, path)
+    with pytest.raises(InputError, match=sentence):
+        add_adapter(pipe.transformer, rank, alpha)
+
+
+def test_one_of_two_adapters_is_not_chosen(tmp_path: Path) -> None:
+    path = written(tmp_path, golden.adapter())
+    pipe = pipeline()
+    load_adapter(pipe, path)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="second")
+    with pytest.raises(InputError, match="has the adapters adapter, second: load only the one to train"):
+        add_adapter(pipe.transformer, RANK, RANK)
 
 
 def test_dropout_is_off_when_sampling(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import json
 
 import golden_dit360 as golden
+import numpy as np
 import pytest
 import torch
 from golden_dit360 import filled
+from PIL import Image
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
@@ -21,6 +23,17 @@ def test_preparation(case: dict[str, object]) -> None:
     stored = golden.tensors("augment")
     found = prepare_panorama(stored["in/image_u8"].numpy(), 16, mirror=case["flipped"], turn=case["shift_to_the_right"])
     torch.testing.assert_close(2 * found - 1, stored[case["name"]], atol=1e-6, rtol=0)
+
+
+def test_sharp_edges_stay_in_range() -> None:
+    """Bicubic interpolation overshoots at an edge, but bytes saturate, so nothing has to be clamped."""
+    edge = np.zeros((32, 64, 3), np.uint8)
+    edge[:, 20:40] = 255
+    exact = np.array(Image.fromarray(edge[..., 0].astype(np.float32)).resize((128, 64), Image.Resampling.BICUBIC))
+    assert exact.min() < -5 and exact.max() > 260
+    found = prepare_panorama(edge, 64)
+    torch.testing.assert_close(found[0].numpy(), exact.clip(0, 255) / 255, atol=0.51 / 255, rtol=0)
+    assert found.min() == 0 and found.max() == 1
 
 
 def test_turns() -> None:

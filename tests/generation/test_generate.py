@@ -16,6 +16,8 @@ from tiny_flux import tiny_flux
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import GeneratedDataModule
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.cli import generate_parser
+from mtpano_zoo.generation.editing import edit
 from mtpano_zoo.generation.loading import load_generator
 from mtpano_zoo.generation.prompts import SCENES, Wanted, expand, plan, read_prompts
 from mtpano_zoo.generation.run import generate as make
@@ -129,7 +131,9 @@ def test_prompts(tmp_path: Path) -> None:
         (["a room", "--base", "BASE", "--adapter", "dit360.flux-dev-lora"], "is not in the cache: add --download"),
         (["a room", "--base", "BASE", "--seam", "wavy"], "seam"),
         (["a room", "--base", "BASE", "--steps", "0"], "a number of steps is 1 or more, not 0"),
-        (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 to 2^62 - 1, not -1"),
+        (["a room", "--base", "BASE", "--seed", "-1"], "a seed is a whole number from 0 to 2^63 - 1, not -1"),
+        (["a room", "--base", "BASE", "--seed", str(2**63)], "from 0 to 2^63 - 1, not 9223372036854775808"),
+        (["a room", "--base", "BASE", "--seed", "9" * 5000], "a seed is a whole number from 0 to 2^63 - 1, not 999"),
         (["a room", "--base", "BASE", "--device", "warp"], "device 'warp' cannot be used here"),
         (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "a number of prompts is 1 or more"),
     ],
@@ -142,6 +146,21 @@ def test_mistakes(
     assert main(["generate", *(str(base) if a == "BASE" else a for a in arguments), "--out", str(out)]) == 1
     assert sentence in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_seeds_have_one_limit(base: Path) -> None:
+    generator, largest = load_generator(base, device="cpu"), 2**63 - 1
+    assert generate_parser().parse_args(["a room", "--seed", str(largest)]).seed == largest
+    noise = generator.noise(32, 64, largest)
+    assert torch.equal(noise, torch.randn(noise.shape, generator=torch.Generator().manual_seed(largest)))
+    for seed in (-1, largest + 1):
+        with pytest.raises(InputError, match=rf"^a seed is a whole number from 0 to 2\^63 - 1, not {seed}$"):
+            generator.noise(32, 64, seed)
+    # Editing draws a second noise, with the next seed.
+    edited = edit(
+        generator, torch.rand(3, 32, 64), torch.zeros(32, 64, dtype=torch.bool), "a room", steps=1, seed=largest
+    )
+    assert edited.shape == (3, 32, 64)
 
 
 def test_without_the_extra(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

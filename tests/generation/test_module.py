@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.adapters import read_adapter
+from mtpano_zoo.generation.adapters import read_adapter, save_adapter
 from mtpano_zoo.generation.data import (
     CaptionedScenes,
     PromptsDataModule,
@@ -108,6 +108,49 @@ def test_what_learns_is_float32_on_a_base_of_16_bits(tmp_path: Path) -> None:
     optimizer.step()
     for parameter, old in zip(learnt, before, strict=True):
         torch.testing.assert_close(old - parameter, torch.full_like(old, 2e-5), rtol=1e-2, atol=0)
+
+
+def test_training_continues_from_an_adapter(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny().pipeline.save_pretrained("base")
+    write_list(folder)
+    first = DiT360Module(PretrainedFlux("base"), rank=2, alpha=6)
+    for name, parameter in first.base.pipeline.transformer.named_parameters():
+        if "lora_" in name:
+            parameter.data = filled(name, tuple(parameter.shape), b=0.1)
+    save_adapter(first.base.pipeline.transformer, "first")
+    # Without a step, it is saved as it was loaded: nothing is rounded to the base's bfloat16.
+    again = DiT360Module(PretrainedFlux("base", "first"), rank=2, alpha=6, dropout=0.5)
+    save_adapter(again.base.pipeline.transformer, "again")
+    before, unchanged = read_adapter("first"), read_adapter("again")
+    assert unchanged.keys() == before.keys() and all(torch.equal(unchanged[key], before[key]) for key in before)
+    dropouts = [layer.p for name, layer in again.named_modules() if name.endswith("lora_dropout.default")]
+    assert dropouts == [0.5] * 7
+
+    # One step of AdamW with a constant schedule moves every weight by at most the learning rate and its decay.
+    options = [
+        "--model.base.source=base",
+        "--model.base.adapter=first",
+        "--model.base.prefix=a ",
+        "--model.lr=0.0001",
+        "--model.dropout=0",
+        "--model.rank=2",
+        "--trainer.max_steps=1",
+        "--trainer.accumulate_grad_batches=1",
+        "--data.height=32",
+        "--data.num_workers=0",
+    ]
+    fit = ["fit", "--config", "dit360/train.yaml", *options, *FAST]
+    assert main([*fit, "--model.alpha=6"]) == 0
+    after = read_adapter("runs/version_0/adapter")
+    assert after.keys() == before.keys()
+    moved = {key: (after[key] - before[key]).abs().max().item() for key in before if "lora_" in key}
+    assert all(0 < distance < 1.1e-4 for distance in moved.values()), moved
+    assert all(after[key] == 6 for key in after if key.endswith(".alpha"))
+    with pytest.raises(InputError, match="`learns: everything` writes no adapter"):
+        DiT360Module(PretrainedFlux("base", "first"), learns="everything")
+    capsys.readouterr()
+    assert main([*fit, "--model.alpha=4"]) == 1
+    assert "the base's adapter has alpha 6, but training asks for alpha 4: set `alpha`" in capsys.readouterr().err
 
 
 def test_masked_pixels_do_not_matter() -> None:

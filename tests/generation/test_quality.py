@@ -102,3 +102,22 @@ def test_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["generate", "score", str(tmp_path / "empty")]) == 1
     assert "holds no image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("folder", "least"), [("real", 4), ("made", 2)])
+def test_too_few_panoramas_to_compare(
+    tmp_path: Path, folder: str, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a reference, its two halves are compared too, and each needs two panoramas for a covariance."""
+    counts = {"made": 2, "real": 4}
+    for name, count in counts.items():
+        (tmp_path / name).mkdir()
+        for seed in range(count):
+            Image.fromarray((255 * waves(seed)).byte().permute(1, 2, 0).numpy()).save(tmp_path / name / f"{seed}.png")
+    score = ["generate", "score", str(tmp_path / "made"), "--reference", str(tmp_path / "real")]
+    score += ["--network", "mtpano-tiny.rooms"]
+    assert main(score) == 0
+    (tmp_path / folder / "0.png").unlink()
+    assert main(score) == 1
+    message = f"needs at least {least} panoramas in {tmp_path / folder}, which has {least - 1}: add more"
+    assert message in capsys.readouterr().err
