@@ -329,6 +329,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ways:
         judge, _ = load_discriminator(pipeline.discriminator(first, name))
         examined[name] = examine(partial(scores_of, judge, image), depth, truth)
+    judge, _ = load_discriminator(discriminator)
+    for place in PLACES:
+        here = torch.tensor([name.startswith(place) for name in names])
+        examined[f"{place}s alone"] = examine(partial(scores_of, judge, image[here]), depth[here], truth[here])
     examined["the true error, the limit"] = examine(lambda labels: -error_of(labels, truth), depth, truth)
     score = {one.name: one.score for one in read_scores(scores)}
     values = torch.tensor([score[name] for name in names])
