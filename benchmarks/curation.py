@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from curation_measures import error_of, examine, plant_failures, scores_of
+from curation_measures import error_map, error_of, examine, plant_failures, scores_of
 from fitting import fit_once, run
 from torch import Tensor
 
@@ -189,10 +189,8 @@ def read_labels(out: Path, labels: Path, size: tuple[int, int]) -> tuple[list[st
 
 def outdoors(labels: Path, size: tuple[int, int]) -> dict[str, bool]:
     """Return by name which panoramas `SkyOrCeiling`, the default, takes for outdoor."""
-    data, classify = (
-        PseudoLabelDataModule(labels, height=size[0], width=size[1], tasks=["semseg", "depth"]),
-        SkyOrCeiling(),
-    )
+    data = PseudoLabelDataModule(labels, height=size[0], width=size[1], tasks=["semseg", "depth"])
+    classify = SkyOrCeiling()
     samples = (data.dataset("train")[i] for i in range(len(data.dataset("train"))))
     return {sample["id"]: classify(sample, data.classes) == "outdoor" for sample in samples}
 
@@ -230,7 +228,7 @@ def draw(path: Path, names: Sequence[str], scores: Tensor, image: Tensor, depth:
         axes[0][i].imshow(image[i].permute(1, 2, 0))
         axes[1][i].imshow(label, vmin=nearest, vmax=farthest, cmap="turbo")
         axes[2][i].imshow(true, vmin=nearest, vmax=farthest, cmap="turbo")
-        axes[3][i].imshow((depth[i] - truth[i]).abs() / truth[i], vmin=0, vmax=0.5, cmap="magma")
+        axes[3][i].imshow(error_map(depth[i], truth[i]), vmin=0, vmax=0.5, cmap="magma")
         axes[0][i].set_title(f"{names[i]}: {scores[i]:.2f}", fontsize=8)
         for row in range(4):
             axes[row][i].axis("off")
@@ -343,14 +341,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     error = error_of(depth, truth)
     inside = torch.tensor([name in chosen for name in names])
     again = error_of(*read_labels(options.out, relabelled, pipeline.size)[2:])
-    told = sum(name.startswith("street") == out for name, out in outdoors(labels, pipeline.size).items())
+    correct = sum(name.startswith("street") == out for name, out in outdoors(labels, pipeline.size).items())
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}; "
         f"{options.panoramas} panoramas of {pipeline.size[0]} x {pipeline.size[1]}; the stages took {minutes:.1f} "
         f"minutes\n\n{table('AUC of the score, and errors', examined)}\n\n"
         f"relative error of all labels {error.mean():.3f}, of the {len(chosen)} selected {error[inside].mean():.3f}, "
         f"of all after the second labeler {again.mean():.3f}; the default classifier tells rooms from streets in "
-        f"{told} of {len(names)}"
+        f"{correct} of {len(names)}"
     )
     if options.students:
         print(f"\n{compare_students(pipeline, first, labels, selected, options.students)}", flush=True)

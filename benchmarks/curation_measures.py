@@ -20,11 +20,17 @@ def plant_failures(depth: Tensor) -> Tensor:
     return planted
 
 
-def error_of(depth: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean relative error (N,) of distances over the sphere; where the truth has none, it is 1."""
-    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * (depth > 0)
+def error_map(depth: Tensor, truth: Tensor) -> Tensor:
+    """Return relative errors; 1 where only one of label and truth has a distance, NaN where neither has."""
     error = torch.where(truth > 0, (depth - truth).abs() / truth.clamp_min(1e-3), 1)
-    return (error * weights).sum((1, 2)) / weights.sum((1, 2))
+    return torch.where((depth > 0) | (truth > 0), error, torch.nan)
+
+
+def error_of(depth: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean of `error_map` (N,) over the sphere."""
+    error = error_map(depth, truth)
+    weights = solid_angles(*truth.shape[-2:]).expand_as(truth) * ~error.isnan()
+    return (error.nan_to_num() * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-9)
 
 
 @torch.no_grad()
@@ -34,7 +40,7 @@ def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -
         [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
     )
     weights = solid_angles(*depth.shape[-2:]).expand_as(depth) * (depth > 0)
-    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
+    return (maps * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-9)
 
 
 def auc(good: Tensor, bad: Tensor) -> float:

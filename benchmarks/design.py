@@ -230,8 +230,12 @@ def main() -> None:
         augmentation=init["augmentation"],
     )
     budget = f"{options.steps} steps on {options.rooms} rooms, scored on {options.test_rooms}"
-    if options.imagenet:
-        budget = f"ImageNet weights, {options.precision}, {budget}"
+    names = {
+        "ImageNet weights": options.imagenet,
+        options.precision: options.precision != "32-true",
+        "real scenes": options.threed60,
+    }
+    budget = ", ".join([*(name for name, chosen in names.items() if chosen), budget])
     known = json.loads(options.out.read_bytes()) if options.out.exists() else {}
     finished: dict[str, dict[str, float]] = known.setdefault(budget, {})
     for seed in options.seeds:  # all variants of one seed before the next, so that a stopped run compares them all

@@ -26,7 +26,7 @@ class PatchDiscriminator(RecordedModule):
     It sees the image, the logarithm of the distance, where there is a distance, and the sine of the latitude. At the
     first levels, image and distance have layers of their own, whose features are also multiplied: whether edges of one
     lie on edges of the other tells that a label is mirrored or belongs to another panorama, which joint layers hardly
-    learn. Only these products are normalised; elsewhere that would hide the scale of the distances.
+    learn. Only the factors of these products are normalised; elsewhere that would hide the scale of the distances.
 
     Args:
         input_size: Height and width that it is trained and used at: a patch covers another angle at another size.

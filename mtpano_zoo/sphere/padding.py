@@ -31,7 +31,8 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
     height, width = x.shape[-2:]
     if top > height or bottom > height:
         raise InputError(f"cannot pad {height} rows by {top} above and {bottom} below: pad by at most the height")
-    if x.ndim == 4 and max(left, right) <= width and max(padding) and not torch.compiler.is_compiling():
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.ndim == 4 and max(left, right) <= width and max(padding) and not recorded:
         padded: Tensor = PadOnce.apply(x, padding, nearest)
         return padded
     if top or bottom:
@@ -59,9 +60,8 @@ class PadOnce(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: tuple[int, int, int, int], nearest: bool) -> Tensor:
+    def forward(x: Tensor, padding: tuple[int, int, int, int], nearest: bool) -> Tensor:
         """Pad (B, C, H, W)."""
-        ctx.padding, ctx.nearest = padding, nearest
         left, right, top, bottom = padding
         height, width = x.shape[-2:]
         last = x.shape[1] > 1 and x.stride(1) == 1  # true also for a slice, which is contiguous in no format
@@ -78,6 +78,17 @@ class PadOnce(torch.autograd.Function):
             padded[..., :left] = middle[..., width - left :]
         if right:
             padded[..., left + width :] = middle[..., :right]
+        return padded
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, int, int, int], bool], output: Tensor) -> None:
+        """Keep the padding."""
+        _, ctx.padding, ctx.nearest = inputs
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        """Pad the tangent: padding is linear."""
+        padded: Tensor = PadOnce.apply(tangent, ctx.padding, ctx.nearest)
         return padded
 
     @staticmethod

@@ -32,13 +32,15 @@ class DepthQualityModule(LightningModule):
     """Train a `PatchDiscriminator` on a labeler's errors, which are known where there is ground truth.
 
     Every step shows it the same panoramas twice: with their true distances, and with those that the labeler predicts.
-    Some of them are damaged; with `graded` also true ones, because otherwise sharp edges mean the truth, and nobody
-    needs to compare them with the image. `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is
-    real, and the labeler's output is fake. Then sharp edges are enough to tell them apart, and all labels of one
-    labeler get nearly the same score. `graded` asks for more: the target of a patch is the mean of exp(-e / tolerance)
-    over its pixels, e being the error of the log-distance, so that a score says how large the errors are. A distance
-    where the truth is `far`, such as the sky, counts 0; so does a damaged pixel, however close to the truth it happens
-    to be: the errors of a blurred label are hardly larger than the labeler's own, yet it is a failure.
+    Some of them are damaged; with `graded` also true ones, because otherwise the discriminator could recognise the
+    truth by its sharp edges, without looking at the image.
+
+    `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is real, and the labeler's output is fake.
+    Then sharp edges are enough to tell them apart, and all labels of one labeler get nearly the same score. `graded`
+    asks for more: the target of a patch is the mean of exp(-e / tolerance) over its pixels, e being the error of the
+    log-distance, so that a score says how large the errors are. A distance where the truth is `far`, such as the sky,
+    counts 0; so does a damaged pixel, however close to the truth it happens to be: the errors of a blurred label are
+    hardly larger than the labeler's own, yet it is a failure.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.

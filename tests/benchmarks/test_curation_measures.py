@@ -10,10 +10,16 @@ def test_error_and_area_under_the_curve(benchmark):
     truth = torch.full((2, 16, 32), 2.0)
     depth = truth.clone()
     depth[1, :8] = 3.0
-    depth[0, :4] = 0
     assert benchmark.error_of(depth, truth).tolist() == pytest.approx([0, 0.25])
-    truth[0, 8:] = 0  # a sky that the label fills in: 8 of its 12 rows
+    depth[0, :4] = 0  # a hole around the upper pole
+    hole = (1 - math.cos(math.pi / 4)) / 2
+    assert benchmark.error_of(depth, truth).tolist() == pytest.approx([hole, 0.25])
+    truth[0, :4] = 0  # or a sky
+    assert benchmark.error_of(depth, truth).tolist() == pytest.approx([0, 0.25])
+    truth[0, 8:] = 0  # that the label fills in: 8 of its 12 rows
     assert benchmark.error_of(depth, truth).tolist() == pytest.approx([1 / (1 + math.cos(math.pi / 4)), 0.25])
+    nothing = torch.zeros_like(truth)
+    assert benchmark.error_of(nothing, truth)[1] == 1 and benchmark.error_of(nothing, nothing).tolist() == [0, 0]
     good, bad = torch.tensor([0.9, 0.6, 0.4]), torch.tensor([0.5, 0.6])
     pairs = [(g > b) + 0.5 * (g == b) for g in good.tolist() for b in bad.tolist()]
     assert benchmark.auc(good, bad) == pytest.approx(sum(pairs) / 6)

@@ -68,6 +68,20 @@ def test_gradients(padding, width, nearest):
     assert torch.autograd.gradgradcheck(lambda t: pad(t, padding, nearest=nearest), x)
 
 
+def test_function_transforms_and_tracing():
+    x, tangent = torch.rand(2, 1, 2, 3, 6, dtype=torch.float64)
+
+    def padded(t):
+        return pad(t, (2, 3, 1, 2))
+
+    ones = torch.ones(1, 2, 6, 11, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.grad(lambda t: padded(t).sum())(x), torch.func.vjp(padded, x)[1](ones)[0])
+    torch.testing.assert_close(torch.func.jvp(padded, (x,), (tangent,))[1], padded(tangent))
+    traced = torch.jit.trace(padded, x, check_trace=False)
+    assert "PadOnce" not in str(traced.graph)
+    torch.testing.assert_close(traced(tangent), padded(tangent))
+
+
 def test_memory_format():
     x = torch.rand(2, 8, 4, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     padded = pad(x, (1, 1, 1, 1))

@@ -125,13 +125,13 @@ def test_a_training_without_end_is_refused():
 
 
 def test_damage_is_done_to_a_share_of_the_labels():
-    damaging = module(failures={"scaled": 3, "mirrored": 1}, failure_share=0.5)
+    damaging = module(failures={"scaled": 9, "mirrored": 1}, failure_share=0.5)
     depth = torch.stack([sample(i)["depth"] for i in range(64)])
     torch.manual_seed(0)
     damaged = damaging._damage(depth)
     changed = (damaged != depth).flatten(1).any(1)
     mirrored = (damaged == depth.flip(-1)).flatten(1).all(1)
-    assert 16 <= changed.sum() <= 48 and 1 <= mirrored.sum() <= changed.sum() / 2
+    assert 16 <= changed.sum() <= 48 and 1 <= mirrored.sum() <= changed.sum() / 4
     assert torch.equal(module(failures={"scaled": 1}, failure_share=0.0)._damage(depth), depth)
 
 
