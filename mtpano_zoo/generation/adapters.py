@@ -102,21 +102,24 @@ def add_adapter(transformer: nn.Module, rank: int, alpha: float, dropout: float 
     transformer already has an adapter, its weights are used instead.
 
     Raises:
-        InputError: If the rank is not positive, or the transformer's adapter has another rank, alpha or other layers.
+        InputError: If the rank is not positive, or the transformer has two adapters, or one with another rank, alpha or
+            other layers. The transformer is not changed then.
     """
     from peft import LoraConfig
 
     if rank < 1:
         raise InputError(f"the rank of an adapter must be at least 1, not {rank}")
-    existing = _remove_adapter(transformer)
-    transformer.requires_grad_(False)
+    existing = _existing_adapter(transformer)
     names = [
         name
         for name, layer in transformer.named_modules()
-        if isinstance(layer, nn.Linear) and re.fullmatch(r".*\.attn\.(to_[qkv]|to_out\.0)", name)
+        if isinstance(getattr(layer, "base_layer", layer), nn.Linear)
+        and re.fullmatch(r".*\.attn\.(to_[qkv]|to_out\.0)", name)
     ]
     if existing:
         _check_same(existing, names, rank, alpha)
+        cast(Any, transformer).unload_lora()  # PEFT would not find the layers that are wrapped already
+    transformer.requires_grad_(False)
     config = LoraConfig(
         r=rank,
         lora_alpha=cast(Any, alpha),
@@ -164,8 +167,8 @@ def save_adapter(transformer: nn.Module, folder: str | Path, state: Mapping[str,
     return folder / FILE
 
 
-def _remove_adapter(transformer: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Remove the adapter of a transformer and return A, B and alpha, times the adapter's strength, of every layer."""
+def _existing_adapter(transformer: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Return A, B and alpha, times the adapter's strength, of every layer that a transformer's adapter changes."""
     found = {}
     for name, layer in cast(Any, transformer.named_modules()):
         if hasattr(layer, "lora_A"):
@@ -174,8 +177,6 @@ def _remove_adapter(transformer: nn.Module) -> dict[str, tuple[Tensor, Tensor, f
             (key,) = layer.lora_A
             a, b = layer.lora_A[key].weight.data, layer.lora_B[key].weight.data
             found[name] = a, b, float(layer.scaling[key]) * len(a)
-    if found:
-        cast(Any, transformer).unload_lora()
     return found
 
 

@@ -134,8 +134,10 @@ def test_another_adapter_is_not_continued(tmp_path: Path, kept: str, rank: int, 
     path = written(tmp_path, {key: value for key, value in golden.adapter().items() if re.search(kept, key)})
     pipe = pipeline()
     load_adapter(pipe, path)
+    before = {name: p.requires_grad for name, p in pipe.transformer.named_parameters()}
     with pytest.raises(InputError, match=sentence):
         add_adapter(pipe.transformer, rank, alpha)
+    assert {name: p.requires_grad for name, p in pipe.transformer.named_parameters()} == before
 
 
 def test_one_of_two_adapters_is_not_chosen(tmp_path: Path) -> None:
