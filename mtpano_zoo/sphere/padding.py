@@ -1,6 +1,6 @@
 """Padding of an equirectangular map with its neighbours on the sphere."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False)
     height, width = x.shape[-2:]
     if top > height or bottom > height:
         raise InputError(f"cannot pad {height} rows by {top} above and {bottom} below: pad by at most the height")
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    recorded = torch.compiler.is_compiling() or cast(Any, torch.jit).is_tracing()
     if x.ndim == 4 and max(left, right) <= width and max(padding) and not recorded:
         padded: Tensor = PadOnce.apply(x, padding, nearest)
         return padded
