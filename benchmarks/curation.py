@@ -3,10 +3,9 @@
 A labeler learns from rendered rooms and streets. Others, with a look that it has never seen, stand for panoramas from
 the web: half of them have changed light and colours, half have strange ones. The commands of docs/curation.md label,
 score and select them, train the next labeler on the selection, label again, and train the last network; every command
-is printed.
-The tables then show how well scores find planted failures and large errors of the labeler, how much better the best
-third is than all labels, and, with --students, what a network learns from selected, random and all labels. Finished
-parts are kept in --out, so the same command continues a stopped run. Run: ``python benchmarks/curation.py``.
+is printed. The tables then show how well scores find planted failures and large errors of the labeler, how much better
+the best third is than all labels, and, with --students, what a network learns from selected, random and all labels.
+Finished parts are kept in --out, so the same command continues a stopped run. Run: ``python benchmarks/curation.py``.
 """
 
 import argparse

@@ -95,17 +95,16 @@ class PatchDiscriminator(RecordedModule):
         height_of_ray = latitude.sin()[:, None].expand_as(depth)
         pixels = torch.cat((2 * image - 1, height_of_ray), dim=1)
         distances = torch.cat((logarithm, known.to(image.dtype), height_of_ray), dim=1)
-        features = pixels  # replaced at the first level
+        parts: tuple[Tensor, ...] = ()
         for level in range(len(self.layers) + 1):
             if level:
-                features = F.leaky_relu(self.layers[level - 1](features), SLOPE)
+                parts = (F.leaky_relu(self.layers[level - 1](torch.cat(parts, dim=1)), SLOPE),)
             if level < len(self.product_norms):
                 pixels = F.leaky_relu(self.image_layers[level](pixels), SLOPE)
                 distances = F.leaky_relu(self.distance_layers[level](distances), SLOPE)
                 norm = self.product_norms[level]
-                matched = (pixels, distances, norm(pixels) * norm(distances))
-                features = torch.cat((features, *matched) if level else matched, dim=1)
-        logits: Tensor = self.last(features)
+                parts = (*parts, pixels, distances, norm(pixels) * norm(distances))
+        logits: Tensor = self.last(torch.cat(parts, dim=1))
         return logits
 
     def score_map(self, image: Tensor, depth: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def test_function_transforms_and_tracing():
 def test_memory_format():
     x = torch.rand(2, 8, 4, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     padded = pad(x, (1, 1, 1, 1))
-    assert padded.is_contiguous(memory_format=torch.channels_last)
+    for one in (padded, pad(x.detach(), (1, 1, 1, 1))):
+        assert one.is_contiguous(memory_format=torch.channels_last)
     (gradient,) = torch.autograd.grad(padded, x, torch.rand_like(padded))
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
