@@ -39,8 +39,8 @@ def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -
     maps = torch.cat(
         [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
     )
-    weights = solid_angles(*depth.shape[-2:]).expand_as(depth) * (depth > 0)
-    return (maps * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-9)
+    weights = solid_angles(*depth.shape[-2:]).expand_as(depth)
+    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
 
 
 def auc(good: Tensor, bad: Tensor) -> float:

@@ -38,9 +38,10 @@ class DepthQualityModule(LightningModule):
     `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is real, and the labeler's output is fake.
     Then sharp edges are enough to tell them apart, and all labels of one labeler get nearly the same score. `graded`
     asks for more: the target of a patch is the mean of exp(-e / tolerance) over its pixels, e being the error of the
-    log-distance, so that a score says how large the errors are. A distance where the truth is `far`, such as the sky,
-    counts 0; so does a damaged pixel, however close to the truth it happens to be: the errors of a blurred label are
-    hardly larger than the labeler's own, yet it is a failure.
+    log-distance, so that a score says how large the errors are. A pixel without a distance counts 1 where the truth is
+    `far`, such as the sky, and 0 where the truth has a distance, and the other way round. A damaged pixel counts 0,
+    however close to the truth it happens to be: the errors of a blurred label are hardly larger than the labeler's own,
+    yet it is a failure.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
@@ -209,9 +210,9 @@ class DepthQualityModule(LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Return how accurate labels are, and the share of pixels where that is known, by patch (B, h, w)."""
         truth = batch["depth"]
-        both = (label > 0) & (truth > 0)
-        known = both | ((label > 0) & batch["far"]) if "far" in batch else both
-        right = (-_log_error(label, truth) / self.tolerance).exp() * both
+        far = batch["far"] if "far" in batch else torch.zeros_like(truth, dtype=torch.bool)
+        known = far | (truth > 0)
+        right = (-_log_error(label, truth) / self.tolerance).exp() * (known & ((label > 0) == (truth > 0)))
         if intact is not None:
             right = right * (_log_error(label, intact) < NOTICEABLE) * ((label > 0) == (intact > 0))
         share = F.adaptive_avg_pool2d(known.to(label.dtype), (size[0], size[1]))

@@ -55,7 +55,7 @@ class Score:
         valid: Share of the sphere that has a distance, or is known to be far.
         domain: Kind of place.
         hash: Hash of the panorama, see `perceptual_hash`.
-        score_map: Score by pixel (H, W), 0 to 1; 0 where there is no distance.
+        score_map: Score by pixel (H, W), 0 to 1; 0 where there is no label.
     """
 
     score: float
@@ -68,7 +68,8 @@ class Score:
 class Scorer(PanoramaLabeler):
     """Score the labels of panoramas from `LabelsToScore`.
 
-    The score of a label is the mean of its map over the pixels that have a distance, each weighted by its solid angle.
+    The score of a label is the mean of its map over the pixels that have a distance or are known to be far, each
+    weighted by its solid angle.
 
     Args:
         discriminator: Network that scores patches.
@@ -108,8 +109,8 @@ class Scorer(PanoramaLabeler):
         if not known.any():
             raise InputError("its label has no distance at any pixel")
         weights = solid_angles(self.height, self.width, device=self.device).expand_as(depth)
-        score_map = self.discriminator.score_map(image[None], depth[None, None])[0, 0].float()
         covered = known | sample["far"].to(self.device) if "far" in sample else known
+        score_map = self.discriminator.score_map(image[None], depth[None, None])[0, 0].float() * covered
         domain = self.domains({**sample, "id": name}, self.label_classes)
         if domain not in self.domains.domains:
             known_domains = ", ".join(self.domains.domains)
@@ -117,7 +118,7 @@ class Scorer(PanoramaLabeler):
                 f"{type(self.domains).__name__} returns the domain {domain!r}, which is none of {known_domains}"
             )
         return Score(
-            float((score_map * weights).sum() / weights[known].sum()),
+            float((score_map * weights).sum() / weights[covered].sum()),
             float(weights[covered].sum() / weights.sum()),
             domain,
             perceptual_hash(image.cpu()),
