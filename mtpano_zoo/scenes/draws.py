@@ -8,9 +8,9 @@ __all__ = ("Draws",)
 
 
 class Draws(np.random.Generator):
-    """NumPy's generator with a key: the same numbers, but single ones of `uniform` take a tenth of the time.
+    """NumPy's generator with a key: the same numbers, but single ones of `uniform` and `choice` take a tenth of the time.
 
-    A room draws 500 of them, and NumPy checks each time whether its arguments are arrays.
+    A street draws 2,200 of them, and NumPy checks each time whether its arguments are arrays.
 
     Example:
         >>> numpys = np.random.Generator(np.random.Philox(key=3))
@@ -26,3 +26,9 @@ class Draws(np.random.Generator):
         if size is None and type(low) in (float, int) and type(high) in (float, int):
             return low + (high - low) * self.random()
         return super().uniform(low, high, size)
+
+    def choice(self, a: Any, size: Any = None, replace: bool = True, p: Any = None, **options: Any) -> Any:
+        """Draw one of the items of a list, or whatever NumPy's `choice` draws."""
+        if size is None and p is None and type(a) is list:
+            return a[self.integers(len(a))]
+        return super().choice(a, size, replace, p, **options)

@@ -65,8 +65,8 @@ def material(color: Color, color2: Color | None = None, **fields: float) -> Mate
         (True, 0.2)
     """
     row = _DEFAULT_ROW.copy()
-    row[:3] = color
-    row[3:6] = color if color2 is None else color2
+    row[0], row[1], row[2] = color
+    row[3], row[4], row[5] = color if color2 is None else color2
     for name, value in fields.items():
         row[CHANNEL[name]] = value
     return row
@@ -79,7 +79,9 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
         >>> hsv(0.0, 1.0, 0.5)
         (0.25, 0.0, 0.0)
     """
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
+    if not (0.0 <= saturation <= 1.0 and 0.0 <= value <= 1.0):
+        saturation, value = min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return red * red, green * green, blue * blue
 
 

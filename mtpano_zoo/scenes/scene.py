@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from mtpano_zoo.scenes.materials import Material
 # wheel is a cylinder that lies along x.
 BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN = range(9)
 
+Triple = tuple[float, float, float]
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
@@ -95,10 +98,22 @@ def _rounded_turn(yaw: float) -> tuple[float, float]:
     return round(math.cos(yaw), 15), round(math.sin(yaw), 15)
 
 
+@lru_cache(4096)
+def _quarters(yaw: float) -> int | None:
+    """Return by how many right angles a yaw turns, 0 to 3; None if it is not along an axis."""
+    quarters = round(yaw / (math.pi / 2))
+    return quarters % 4 if abs(yaw - quarters * (math.pi / 2)) < 1e-9 else None
+
+
 def _span(start: float, ends: tuple[float, float], back: bool) -> tuple[float, float]:
     """Return the range that two places in a frame span along an axis of the room; `back` if the axes are opposite."""
     first, second = (start - ends[0], start - ends[1]) if back else (start + ends[0], start + ends[1])
     return (first, second) if first <= second else (second, first)
+
+
+def _rows(triples: Sequence[Triple]) -> Float64:
+    """Return an array (N, 3); NumPy takes twice as long for nested tuples."""
+    return np.array(list(chain.from_iterable(triples)), dtype=np.float64).reshape(-1, 3)
 
 
 class Frame(NamedTuple):
@@ -129,12 +144,7 @@ class Builder:
         # Things are named by the longer list; S3DIS calls a rug "floor", and many other things "clutter".
         names = {name: name if name in classes else SCENE_TO_S3DIS[name] for name in SCENE_CLASSES}
         self._number = {name: classes.index(own) for name, own in names.items() if own is not None}
-        self._kinds: list[int] = []
-        self._labels: list[int] = []
-        self._frames: list[Frame] = []
-        self._lower: list[tuple[float, float, float]] = []
-        self._upper: list[tuple[float, float, float]] = []
-        self._materials: list[Material] = []
+        self._parts: list[tuple[int, int, Frame, Triple, Triple, Material]] = []
 
     def box(
         self,
@@ -147,10 +157,9 @@ class Builder:
         own: bool = False,
     ) -> None:
         """Add a box that spans the given ranges of a frame; with `own`, its texture starts where the frame does."""
-        quarters = round(frame.yaw / (math.pi / 2))
-        if not own and abs(frame.yaw - quarters * (math.pi / 2)) < 1e-9:
+        turned = None if own else _quarters(frame.yaw)
+        if turned is not None:
             # Boxes along the axes share the room frame: walls then meet at bit-equal coordinates, without cracks.
-            turned = quarters % 4
             across, along = (z, x) if turned % 2 else (x, z)
             x = _span(frame.x, across, turned >= 2)
             z = _span(frame.z, along, turned in (1, 2))
@@ -202,13 +211,14 @@ class Builder:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the primitives as the arrays of `Room`."""
+        kinds, labels, frames, lower, upper, looks = zip(*self._parts, strict=True)
         return {
-            "kinds": np.array(self._kinds, dtype=np.uint8),
-            "labels": np.array(self._labels, dtype=np.uint8),
-            "frames": np.array(self._frames, dtype=np.float64),
-            "lower": np.array(self._lower, dtype=np.float64),
-            "upper": np.array(self._upper, dtype=np.float64),
-            "materials": np.stack(self._materials),
+            "kinds": np.array(kinds, dtype=np.uint8),
+            "labels": np.array(labels, dtype=np.uint8),
+            "frames": _rows(frames),
+            "lower": _rows(lower),
+            "upper": _rows(upper),
+            "materials": np.concatenate(looks).reshape(len(looks), -1),
         }
 
     def _add(
@@ -217,12 +227,7 @@ class Builder:
         label: str,
         look: Material,
         frame: Frame,
-        lower: tuple[float, float, float],
-        upper: tuple[float, float, float],
+        lower: Triple,
+        upper: Triple,
     ) -> None:
-        self._kinds.append(kind)
-        self._labels.append(self._number[label])
-        self._frames.append(frame)
-        self._lower.append(lower)
-        self._upper.append(upper)
-        self._materials.append(look)
+        self._parts.append((kind, self._number[label], frame, lower, upper, look))

@@ -261,6 +261,7 @@ class Site:
 
     def _free(self, x: float, z: float, radius: float) -> bool:
         """Take a disc if nothing stands there yet, and return whether it was free."""
+        x, z = float(x), float(z)
         lane = int(z // _LANE)
         for near in (lane - 1, lane, lane + 1):
             for a, b, r in self._taken.get(near, ()):
@@ -271,7 +272,7 @@ class Site:
 
     def _take(self, x: float, z: float, radius: float) -> None:
         """Keep other things off a disc with a radius of at most 7 metres."""
-        self._taken.setdefault(int(z // _LANE), []).append((float(x), float(z), radius))
+        self._taken.setdefault(int(z // _LANE), []).append((x, z, radius))
 
     def _spot(self, x: float, z: float, radius: float) -> Frame | None:
         for _ in range(6):
