@@ -11,7 +11,7 @@ JOBS ?= 2
 quickstart: $(BIN)/.installed
 	$(BIN)/mtpano quickstart $(IMAGES)
 
-# Label, score and select on rendered rooms, and what that is worth: docs/curation.md.
+# Label, score and select on rendered rooms and streets, and what that is worth: docs/curation.md.
 curation: $(BIN)/.installed
 	$(BIN)/python benchmarks/curation.py --out runs/curation
 

@@ -317,6 +317,21 @@ def test_homes_and_streets_train_together(
     assert network.classes == SCENE_CLASSES
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_all_sets_of_a_photos_training_have_the_size_of_its_network(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The test above makes every set tiny, which would hide different sizes."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [word for config in ON_A_CPU[:count] for word in ("--config", config)]
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", *arguments, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    size = printed["model"]["init_args"]["network"]["init_args"]["input_size"]
+    sets = printed["data"]["init_args"]["modules"].values()
+    assert [[one["init_args"]["height"], one["init_args"]["width"]] for one in sets] == [size] * len(sets)
+
+
 @pytest.mark.slow
 def test_rooms_are_trained_in_two_halves_scored_and_predicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
