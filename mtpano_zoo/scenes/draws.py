@@ -22,8 +22,8 @@ class Draws(np.random.Generator):
         super().__init__(np.random.Philox(key=key))
 
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
-        """Draw from [low, high)."""
-        if size is None and type(low) in (float, int) and type(high) in (float, int):
+        """Draw from [low, high), which are numbers; arrays need a `size`."""
+        if size is None:
             return low + (high - low) * self.random()
         return super().uniform(low, high, size)
 
