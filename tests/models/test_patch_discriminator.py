@@ -36,6 +36,18 @@ def test_it_sees_the_scale_and_holes(seen):
     assert changed.isfinite().all() and (changed - score).abs().max() > 1e-4
 
 
+def test_it_compares_image_and_distance_at_every_place(seen):
+    """Products change where features are paired anew, even if each part keeps all of its features."""
+    network, products = tiny(levels=2).eval(), []
+    network.layers[0].register_forward_pre_hook(lambda _, inputs: products.append(inputs[0].chunk(3, dim=1)))
+    network(*seen)
+    image, distance, product = products[0]
+    norm = network.product_norms[0]
+    torch.testing.assert_close(product, norm(image) * norm(distance))
+    network(seen[0], seen[1].flip(-1))
+    assert torch.equal(products[1][0], image) and not torch.allclose(products[1][2], product, atol=1e-3)
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_a_patch_is_a_pixel_of_the_result(levels, seen):
     assert tiny(levels=levels)(*seen).shape == (2, 1, 16 // 2**levels, 32 // 2**levels)

@@ -118,6 +118,17 @@ def test_true_labels_are_damaged_too_if_targets_are_graded(targets, factors, mon
     assert set((said / batch["depth"])[..., :16].round(decimals=4).unique().tolist()) <= {0.5, 2.0}
 
 
+def test_the_learning_rate_falls_to_zero():
+    training = module(lr=1e-3)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, max_steps=4, enable_checkpointing=False, **quiet)
+    rates = []
+    training.on_train_batch_start = lambda *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    trainer.fit(training, DataLoader([sample(i) for i in range(8)], batch_size=2))
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0
+
+
 def test_a_training_without_end_is_refused():
     endless = module()
     endless._trainer = Trainer(accelerator="cpu", devices=1, max_epochs=-1, logger=False, enable_checkpointing=False)
