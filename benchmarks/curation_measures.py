@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mtpano_zoo.labeling.curation.scoring import score_of_map
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
 from mtpano_zoo.sphere import solid_angles
 from mtpano_zoo.training.label_failures import FAILURES
@@ -39,8 +40,7 @@ def scores_of(discriminator: PatchDiscriminator, image: Tensor, depth: Tensor) -
     maps = torch.cat(
         [discriminator.score_map(i, d[:, None])[:, 0] for i, d in zip(image.split(16), depth.split(16), strict=True)]
     )
-    weights = solid_angles(*depth.shape[-2:]).expand_as(depth)
-    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
+    return score_of_map(maps, solid_angles(*depth.shape[-2:]).expand_as(depth))
 
 
 def auc(good: Tensor, bad: Tensor) -> float:

@@ -32,18 +32,47 @@ from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.sphere import solid_angles
 from mtpano_zoo.training.curation import DESCRIPTION
 
-__all__ = ("FORMAT", "LABELS_FORMAT", "LabelsToScore", "Score", "Scorer", "check_labels", "load_discriminator")
+__all__ = (
+    "FORMAT",
+    "LABELS_FORMAT",
+    "LabelsToScore",
+    "Score",
+    "Scorer",
+    "check_labels",
+    "load_discriminator",
+    "score_of_map",
+)
 
 FORMAT = "mtpano label scores, 1"
 LABELS_FORMAT = "mtpano pseudo-labels, 1"
+WORST = 1 / 3  # share of the sphere that decides about a label
 ENCODING = {
     "scores": {
-        "score": "mean of the score map over the sphere, 0 = wrong, 1 = right",
+        "score": "mean of the score map over the worst third of the sphere, 0 = wrong, 1 = right",
         "valid": "share of the sphere that has a distance, or is known to be far",
         "hash": "perceptual hash of the panorama, 16 hexadecimal digits",
     },
     "score_map": {"file": "8-bit PNG", "unit": "score = value / 255", "no label": 0},
 }
+
+
+def score_of_map(score_map: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean (B,) over the worst third of maps (B, H, W).
+
+    Failures are often local: over the whole sphere, a sky that is right outweighs a ground that is wrong.
+
+    Args:
+        score_map: Scores of pixels (B, H, W).
+        weights: Weights of pixels (B, H, W); zero = does not count.
+
+    Example:
+        >>> score_of_map(torch.tensor([[[0.9, 0.2, 0.4]]]), torch.ones(1, 1, 3)).item()
+        0.20000000298023224
+    """
+    values, order = score_map.flatten(1).sort(dim=1)
+    before = weights.flatten(1).gather(1, order).double().cumsum(1)
+    counted = before.clamp(max=before[:, -1:] * WORST).diff(dim=1, prepend=torch.zeros_like(before[:, :1]))
+    return ((values * counted).sum(1) / counted.sum(1).clamp_min(1e-9)).to(score_map.dtype)
 
 
 @dataclass(frozen=True)
@@ -68,8 +97,8 @@ class Score:
 class Scorer(PanoramaLabeler):
     """Score the labels of panoramas from `LabelsToScore`.
 
-    The score of a label is the mean of its map over the pixels that have a distance or are known to be far, each
-    weighted by its solid angle.
+    The score of a label is that of its map, see `score_of_map`, over the pixels that have a distance or are known to be
+    far.
 
     Args:
         discriminator: Network that scores patches.
@@ -118,7 +147,7 @@ class Scorer(PanoramaLabeler):
                 f"{type(self.domains).__name__} returns the domain {domain!r}, which is none of {known_domains}"
             )
         return Score(
-            float((score_map * weights).sum() / weights[covered].sum()),
+            float(score_of_map(score_map[None], (weights * covered)[None])),
             float(weights[covered].sum() / weights.sum()),
             domain,
             perceptual_hash(image.cpu()),
