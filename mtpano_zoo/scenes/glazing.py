@@ -17,6 +17,7 @@ from mtpano_zoo.scenes.scene import Builder, Frame
 PARTITIONS = 0.4  # share of the homes that look for a place for a partition
 DOORS = 0.5  # share of the passages with glazed doors
 TABLES = 0.25  # share of the tables with a glass top
+_PASS = 0.5  # metres between a partition and the next wall or thing
 
 
 def partition(rng: np.random.Generator, plan: Plan, builder: Builder, height: float, metal: Material) -> None:
@@ -50,20 +51,23 @@ def _place(rng: np.random.Generator, plan: Plan, length: float, tall: float) -> 
     lamps = lamp_places(plan)
     for _ in range(12):
         wall, x = None, 0.0
+        # Free floor, with space for people to pass at the ends that stand free.
         if rng.random() < 0.65:
             wall = plan.walls[int(rng.integers(len(plan.walls)))]
             x = rng.uniform(0.3, max(0.3, wall.length - 0.3))
             if wall.length < 1.2 or not wall.free(x - 0.15, x + 0.15, 0.0, tall):
                 continue
             at = wall.frame.at(x, length / 2 + 0.005, -math.pi / 2)
+            clear = plan.footprint(at.at(_PASS / 2, 0.0), length + _PASS, 0.1)
         else:
             yaw = rng.choice([0.0, math.pi / 2])
             at = Frame(rng.uniform(0.0, plan.width), rng.uniform(0.0, plan.depth), yaw)
+            clear = plan.footprint(at, length + 2 * _PASS, _PASS)
         cos, sin = math.cos(at.yaw), math.sin(at.yaw)
         offsets = [(lamp.x - at.x, lamp.z - at.z) for lamp in lamps]
         if any(abs(a * cos - b * sin) < length / 2 + 0.25 and abs(a * sin + b * cos) < 0.25 for a, b in offsets):
             continue
-        if plan.footprint(at, length, 0.06) is not None:
+        if clear is not None:
             # Not occupied: what is see-through does not darken the floor.
             plan.block(at, length + 0.1, 0.3)
             if wall is not None:
