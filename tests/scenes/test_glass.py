@@ -16,7 +16,10 @@ LABELS = {"window", "fence", "door", "table"}
 
 
 def with_panes(scene, *shares):
-    """The scene with panes in front of the camera, one behind the other."""
+    """The scene with panes in front of the camera, one behind the other.
+
+    They come first, because the sky has the number of the first primitive.
+    """
     count, height = len(shares), scene.camera[1]
     looks = [materials.material((0.1, 0.5, 0.3), noise=0.0, glass=share) for share in shares]
     near = 0.3 + 0.05 * np.arange(count)
@@ -29,7 +32,7 @@ def with_panes(scene, *shares):
         "materials": np.stack(looks),
     }
     return dataclasses.replace(
-        scene, noise=0.0, **{name: np.concatenate((getattr(scene, name), rows)) for name, rows in added.items()}
+        scene, noise=0.0, **{name: np.concatenate((rows, getattr(scene, name))) for name, rows in added.items()}
     )
 
 
