@@ -54,13 +54,14 @@ def table_group(
     builder: Builder,
     style: int,
     looks: tuple[materials.Material, materials.Material],
+    glass: materials.Material | None = None,
 ) -> None:
-    """Add a table with things on it and chairs around it."""
+    """Add a table with things on it and chairs around it; `glass` is the material of a glass top."""
     kind, height = rng.random(), rng.uniform(0.7, 0.78)
     if kind < 0.2:
         radius, height = rng.uniform(0.35, 0.75), height if rng.random() < 0.7 else 0.45
         if at := anywhere(rng, plan, (2 * radius, 2 * radius)):
-            furniture.round_table(rng, builder, at, radius, height)
+            furniture.round_table(rng, builder, at, radius, height, glass)
             furniture.tabletop(rng, builder, at, (radius, radius), height)
             for i in range(int(rng.integers(0, 5))):
                 _seat(
@@ -77,7 +78,7 @@ def table_group(
             height = rng.uniform(0.35, 0.5)
     if at is None:
         return
-    furniture.table(rng, builder, at, size, height)
+    furniture.table(rng, builder, at, size, height, glass)
     furniture.tabletop(rng, builder, at, size, height)
     places = max(1, int(size[0] / 0.65))
     for side in range(sides):

@@ -26,12 +26,20 @@ def _legs(
             builder.box(label, look, (a, a + thick), (0.0, height), (b, b + thick), at)
 
 
-def table(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
-    """Add a rectangular table on four legs or between two side panels."""
+def table(
+    rng: np.random.Generator,
+    builder: Builder,
+    at: Frame,
+    size: tuple[float, float],
+    height: float,
+    glass: Material | None = None,
+) -> None:
+    """Add a rectangular table on four legs or between two side panels; `glass` is the material of a glass top."""
     look = materials.pick(rng, "furniture")
     legs = look if rng.random() < 0.5 else materials.pick(rng, "leg")
-    top = rng.uniform(0.02, 0.06)
-    builder.box("table", look, _centred(size[0]), (height - top, height), _centred(size[1]), at)
+    top = rng.uniform(0.02, 0.06) if glass is None else rng.uniform(0.01, 0.018)
+    surface = look if glass is None else glass
+    builder.box("table", surface, _centred(size[0]), (height - top, height), _centred(size[1]), at)
     if rng.random() < 0.6:
         _legs(builder, "table", legs, at, (size[0] - 0.04, size[1] - 0.04), height - top, rng.uniform(0.03, 0.08))
         return
@@ -44,11 +52,19 @@ def table(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[flo
         builder.box("table", look, drawers, (0.08, height - top), _centred(size[1] - 0.1), at)
 
 
-def round_table(rng: np.random.Generator, builder: Builder, at: Frame, radius: float, height: float) -> None:
-    """Add a round table: a top on a post with a foot."""
+def round_table(
+    rng: np.random.Generator,
+    builder: Builder,
+    at: Frame,
+    radius: float,
+    height: float,
+    glass: Material | None = None,
+) -> None:
+    """Add a round table: a top, of `glass` if there is one, on a post with a foot."""
     look, leg = materials.pick(rng, "furniture"), materials.pick(rng, "leg")
-    builder.cylinder("table", look, radius, (height - 0.04, height), at)
-    builder.cylinder("table", leg, 0.05, (0.03, height - 0.04), at)
+    top = 0.04 if glass is None else 0.014
+    builder.cylinder("table", look if glass is None else glass, radius, (height - top, height), at)
+    builder.cylinder("table", leg, 0.05, (0.03, height - top), at)
     builder.cylinder("table", leg, 0.55 * radius, (0.0, 0.03), at)
 
 

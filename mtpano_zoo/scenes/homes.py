@@ -7,7 +7,7 @@ import numpy as np
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.scene_classes import SCENE_CLASSES
-from mtpano_zoo.scenes import furniture, home_things, materials, street_things
+from mtpano_zoo.scenes import furniture, glazing, home_things, materials, street_things
 from mtpano_zoo.scenes.draws import Draws
 from mtpano_zoo.scenes.furnishing import anywhere, at_wall, count, table_group
 from mtpano_zoo.scenes.lamps import Lights, ceiling_lamps, lamp_color
@@ -19,9 +19,9 @@ from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
 from mtpano_zoo.scenes.stairs import SLAB, Stairs, build_stairs, place_stairs
 from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
-SPACES = {1: 1, 2: 3}  # key spaces by version, see `room_key`
-STAIRS = 0.15  # share of the homes of version 2 that look for a place for stairs; nearly all find one
-MIRRORS = 0.22  # share of the homes of version 2 that hang up a mirror, if a wall has space for it
+SPACES = {1: 1, 2: 3, 3: 4}  # key spaces by version, see `room_key`
+STAIRS = 0.15  # share of the homes from version 2 on that look for a place for stairs; nearly all find one
+MIRRORS = 0.22  # share of the homes from version 2 on that hang up a mirror, if a wall has space for it
 
 
 def sample_home(
@@ -34,7 +34,8 @@ def sample_home(
         split: "train", "val" or "test".
         index: Index of the home in its split.
         tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The home is the same.
-        version: 1, or 2 for other homes, some of which have stairs and mirrors. Versions share no home.
+        version: 1, or 2 for other homes, some of which have stairs and mirrors, or 3 for homes that may also have
+            partitions, doors and tables of clear glass. Versions share no home.
         backdrops: Panoramas of which the windows show one, whose colour their light takes. If omitted, a drawn horizon.
 
     Raises:
@@ -52,7 +53,7 @@ def sample_home(
     x, z = camera_place(rng, plan)
     camera = np.array([x, -rng.uniform(0.8, min(2.2, height - 0.35)), z])
     plan.block_disc(x, z, 0.7)
-    shell = HomeShell(builder, plan, rng, height, daylight)
+    shell = HomeShell(builder, plan, rng, height, daylight, glass=version > 2)
     lamp = materials.glow(lamp_color(rng), rng.uniform(1.5, 5.0))
     sky, outside = choose(backdrops, key) if backdrops else (None, None)
     lights = Lights(rng, daylight, sky.light) if sky else Lights(rng, daylight)
@@ -62,7 +63,9 @@ def sample_home(
     if version > 1 and rng.random() < MIRRORS:
         shell.mirror()
     shell.openings(lamp, lights)
-    Furnisher(rng, plan, builder, height, lamp, lights, version > 1).furnish()
+    if version > 2 and rng.random() < glazing.PARTITIONS:
+        glazing.partition(rng, plan, builder, height, shell.frame_look)
+    Furnisher(rng, plan, builder, height, lamp, lights, version).furnish()
     if rng.random() < 0.3 and shell.well is None:
         shell.beams()
     shell.close()
@@ -102,14 +105,23 @@ def check_version(version: int) -> None:
         mtpano_zoo.errors.InputError: ...
     """
     if version not in SPACES:
-        raise InputError(f"homes have the versions {' and '.join(map(str, SPACES))}, got {version!r}")
+        raise InputError(f"homes have the versions {', '.join(map(str, SPACES))}, got {version!r}")
 
 
 class HomeShell(Shell):
     """A shell with passages into further rooms, wallpapers, and windows that are too bright for the camera."""
 
-    def __init__(self, builder: Builder, plan: Plan, rng: np.random.Generator, height: float, daylight: float) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        plan: Plan,
+        rng: np.random.Generator,
+        height: float,
+        daylight: float,
+        glass: bool = False,
+    ) -> None:
         super().__init__(builder, plan, rng, height, daylight)
+        self.glass = glass  # passages may have glazed doors
         self._further: list[tuple[Frame, float, float, float]] = []  # frame, x0, x1 and depth of further rooms
         if daylight and rng.random() < 0.35:
             self._sky[CHANNEL["emission"]] *= rng.uniform(2.0, 6.0)
@@ -134,7 +146,7 @@ class HomeShell(Shell):
             self.hang("board", materials.board(rng), (rng.uniform(0.8, 2.5), rng.uniform(0.7, 1.2)), 0.9)
 
     def passage(self, lamp: Material, lights: Lights) -> None:
-        """Add an opening into a further room, with an open door or none."""
+        """Add an opening into a further room, with an open door, glazed doors or none."""
         rng = self.rng
         wide = rng.random() < 0.4
         width = rng.uniform(1.3, 2.6) if wide else rng.uniform(0.8, 1.0)
@@ -147,7 +159,9 @@ class HomeShell(Shell):
         self._holes.append((wall, x0, x1, 0.0, top))
         if not wide or rng.random() < 0.5:
             self._frame("door", wall, x0, x1, 0.0, top, rng.uniform(0.05, 0.1), 0.02)
-        if not wide and rng.random() < 0.75:
+        if self.glass and rng.random() < glazing.DOORS:
+            glazing.doors(rng, self.builder, self.door_look, frame, (x0, x1), top, -THICKNESS)
+        elif not wide and rng.random() < 0.75:
             hinge = frame.at(x0 + 0.02, -THICKNESS, rng.uniform(0.9, 1.75))
             self.builder.box("door", self.door_look, (0.0, width - 0.04), (0.005, top - 0.01), (-0.045, 0.0), hinge)
             self.builder.box("door", materials.gray(rng), (width - 0.18, width - 0.08), (1.0, 1.03), (0.0, 0.04), hinge)
@@ -270,10 +284,10 @@ class Furnisher:
         height: float,
         lamp: Material,
         lights: Lights,
-        mirrors: bool = False,
+        version: int = 1,
     ) -> None:
         self.rng = rng
-        self.mirrors = mirrors  # wardrobes may have them on their doors
+        self.version = version  # from 2 on, wardrobes may have mirrors on their doors, and from 3 on tables a glass top
         self.plan = plan
         self.builder = builder
         self.height = height
@@ -332,8 +346,10 @@ class Furnisher:
                 furniture.sofa(rng, builder, at, *size)
                 low = at.at(0.0, size[1] / 2 + rng.uniform(0.5, 0.8))
                 if size[0] > 1.4 and rng.random() < 0.6 and plan.occupy(low, 1.0, 0.55):
-                    furniture.table(rng, builder, low, (1.0, 0.55), rng.uniform(0.35, 0.48))
-                    furniture.tabletop(rng, builder, low, (1.0, 0.5), 0.48)
+                    tall = rng.uniform(0.35, 0.48)
+                    furniture.table(rng, builder, low, (1.0, 0.55), tall, self._glass())
+                    # In versions 1 and 2, which must not change, things hover over lower tables.
+                    furniture.tabletop(rng, builder, low, (1.0, 0.5), tall if self.version > 2 else 0.48)
         width = rng.uniform(1.0, 2.2)
         if rng.random() < 0.7 and (at := at_wall(rng, plan, (width, 0.45), 1.5)):
             home_things.media(rng, builder, at, width)
@@ -382,7 +398,7 @@ class Furnisher:
 
     def _cabinet(self, size: tuple[float, float], tall: float) -> None:
         if at := at_wall(self.rng, self.plan, size, tall):
-            mirrored = self.mirrors and tall > 1.75 and self.rng.random() < 0.25
+            mirrored = self.version > 1 and tall > 1.75 and self.rng.random() < 0.25
             glass = materials.mirror(self.rng) if mirrored else None
             furniture.cabinet(self.rng, self.builder, at, size, tall, glass)
             if tall < 1.2:
@@ -399,4 +415,9 @@ class Furnisher:
         rng, style = self.rng, int(self.rng.integers(0, 3))
         looks = (materials.pick(rng, "seat"), materials.pick(rng, "leg"))
         for _ in range(count(rng, chance, mean * self.crowd)):
-            table_group(rng, self.plan, self.builder, style, looks)
+            table_group(rng, self.plan, self.builder, style, looks, self._glass())
+
+    def _glass(self) -> Material | None:
+        """Return the glass of a table's top, or None."""
+        rng = self.rng
+        return materials.clear_glass(rng) if self.version > 2 and rng.random() < glazing.TABLES else None

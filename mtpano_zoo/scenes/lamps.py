@@ -73,25 +73,29 @@ def ceiling_lamps(
 ) -> None:
     """Add panels, round lamps or pendants on a regular grid, none over `clear`."""
     kind = rng.random()
-    nx, nz = max(1, round(plan.width / 3)), max(1, round(plan.depth / 3))
     size = (rng.uniform(0.15, 0.6), rng.uniform(0.4, 1.3))
     drop = rng.uniform(0.3, 0.7)
-    for i in range(nx):
-        for j in range(nz):
-            at = Frame(plan.width * (i + 0.5) / nx, plan.depth * (j + 0.5) / nz, 0.0)
-            near = math.hypot(at.x - camera[0], at.z - camera[1]) < 0.6
-            if not plan.contains(at.x, at.z, 0.35) or (clear and _over(clear, at.x, at.z)):
-                continue
-            hanging = kind > 0.75 and not near
-            if kind < 0.5:
-                x, z = (-size[0] / 2, size[0] / 2), (-size[1] / 2, size[1] / 2)
-                builder.box("lamp", lamp, x, (height - 0.04, height), z, at)
-            elif not hanging:
-                builder.cylinder("lamp", lamp, 0.18, (height - 0.08, height), at)
-            else:
-                builder.cylinder("lamp", materials.gray(rng), 0.01, (height - drop, height), at)
-                builder.sphere("lamp", lamp, 0.16, height - drop - 0.14, at)
-            lights.lamp(at, height - 0.1 - (drop + 0.1) * hanging, lamp)
+    for at in lamp_places(plan):
+        near = math.hypot(at.x - camera[0], at.z - camera[1]) < 0.6
+        if not plan.contains(at.x, at.z, 0.35) or (clear and _over(clear, at.x, at.z)):
+            continue
+        hanging = kind > 0.75 and not near
+        if kind < 0.5:
+            x, z = (-size[0] / 2, size[0] / 2), (-size[1] / 2, size[1] / 2)
+            builder.box("lamp", lamp, x, (height - 0.04, height), z, at)
+        elif not hanging:
+            builder.cylinder("lamp", lamp, 0.18, (height - 0.08, height), at)
+        else:
+            builder.cylinder("lamp", materials.gray(rng), 0.01, (height - drop, height), at)
+            builder.sphere("lamp", lamp, 0.16, height - drop - 0.14, at)
+        lights.lamp(at, height - 0.1 - (drop + 0.1) * hanging, lamp)
+
+
+def lamp_places(plan: Plan) -> list[Frame]:
+    """Return the regular grid on which ceiling lamps may hang."""
+    nx, nz = max(1, round(plan.width / 3)), max(1, round(plan.depth / 3))
+    places = [(plan.width * (i + 0.5) / nx, plan.depth * (j + 0.5) / nz) for i in range(nx) for j in range(nz)]
+    return [Frame(x, z, 0.0) for x, z in places]
 
 
 def _over(rect: Rect, x: float, z: float) -> bool:

@@ -32,7 +32,8 @@ class Shadows:
 
 
 def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
-    """Cast rays from the first light of every room, and from the sun; lamps themselves let light through."""
+    """Cast rays from the first light of every room, and from the sun; lamps and glass let light through."""
+    primitives = primitives.select(primitives.material[CHANNEL["glass"]] == 0)
     sun = sun_map(primitives, views) if bool(views.sky[:, SUNLIGHT].any()) else None
     if not bool(views.lights[:, 0, 3:].any()):
         nothing = torch.full((len(views.lights), SHADOW_HEIGHT, 2 * SHADOW_HEIGHT), 1e9, device=views.lights.device)

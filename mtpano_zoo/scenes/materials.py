@@ -40,6 +40,7 @@ FIELDS = (
     "pane_v",
     "lit",  # share of the windows with light behind them
     "mirror",  # share of the light that comes by reflection, on flat faces
+    "glass",  # share of the light that comes straight through, on flat faces; 0: opaque
 )
 CHANNEL = {name: i for i, name in enumerate(FIELDS)}
 
@@ -293,6 +294,12 @@ def board(rng: np.random.Generator) -> Material:
 def mirror(rng: np.random.Generator) -> Material:
     """Draw silvered glass, which is plain grey when seen in another mirror."""
     return material(hsv(0.5, 0.02, rng.uniform(0.6, 0.75)), noise=0.0, mirror=rng.uniform(0.85, 0.96))
+
+
+def clear_glass(rng: np.random.Generator) -> Material:
+    """Draw clear glass, slightly tinted. A second pane behind it is not seen."""
+    tint = hsv(rng.uniform(0.3, 0.55), rng.uniform(0.05, 0.3), rng.uniform(0.4, 0.7))
+    return material(tint, noise=0.0, gloss=rng.uniform(0.6, 0.9), mirror=0.4, glass=rng.uniform(0.8, 0.93))
 
 
 def glow(color: Color, strength: float) -> Material:

@@ -10,8 +10,8 @@ from mtpano_zoo.scenes.batching import stack_primitives, stack_views
 from mtpano_zoo.scenes.casting import cast
 from mtpano_zoo.scenes.lighting import cast_shadows, develop, radiance
 from mtpano_zoo.scenes.materials import CHANNEL
-from mtpano_zoo.scenes.mirrors import reflect
 from mtpano_zoo.scenes.scene import Room
+from mtpano_zoo.scenes.second_rays import mix_second_rays
 from mtpano_zoo.scenes.shading import surface, traced_surface
 from mtpano_zoo.sphere import turn_vectors
 
@@ -24,9 +24,9 @@ def render(rooms: Sequence[Room], height: int, width: int, device: torch.device 
 
     Returns a batch: `image` float32 (B, 3, H, W) in [0, 1] in steps of 1/255; `semseg` int64 (B, H, W), index into the
     classes of the rooms; `depth` float32 (B, H, W), metres along the ray; `normals` float32 (B, 3, H, W), unit, towards
-    the camera; `id`. A window has the depth and the normal of its pane, not of what is seen through it, and a mirror
-    those of its glass. If a scene is under the open sky, the batch has `far`, bool (B, H, W): true where a ray meets
-    nothing, depth is 0 and normals are zero.
+    the camera; `id`. Windows and clear glass have the class, the depth and the normal of their panes, not of
+    what is seen through them, and mirrors those of their surface. If a scene is under the open sky, the batch has
+    `far`, bool (B, H, W): true where a ray meets nothing, depth is 0 and normals are zero.
 
     Raises:
         InputError: If there is no room, or the size is not 2:1 or smaller than 8 x 16.
@@ -87,7 +87,8 @@ def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device
     image, normals = torch.empty(shape, device=device), torch.empty(shape, device=device)
     semseg = torch.empty(shape[0], height, width, dtype=torch.int64, device=device)
     depth, far = torch.empty(shape[0], height, width, device=device), torch.zeros_like(semseg, dtype=torch.bool)
-    mirrored = [i for i, room in enumerate(rooms) if room.materials[:, CHANNEL["mirror"]].any()]
+    twice = [CHANNEL["mirror"], CHANNEL["glass"]]
+    second = [i for i, room in enumerate(rooms) if room.materials[:, twice].any()]
     few, band = (1, max(1, _BAND // width)) if device.type == "cpu" else (len(rooms), height)
     for first in range(0, len(rooms), few):
         some = slice(first, min(first + few, len(rooms)))
@@ -99,9 +100,9 @@ def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device
                 seen = whole.part(some, rows)
             some_views, some_shadows = views.slice(some.start, some.stop), shadows.slice(some.start, some.stop)
             light = radiance(primitives, seen, some_views, some_shadows)
-            for room in mirrored:
+            for room in second:
                 if some.start <= room < some.stop:
-                    reflect(light, primitives, seen, views, shadows, room, some.start)
+                    mix_second_rays(light, primitives, seen, views, shadows, room, some.start)
             image[some, :, rows] = develop(light, some_views, rows)
             semseg[some, rows] = primitives.label[seen.primitive]
             depth[some, rows] = seen.depth

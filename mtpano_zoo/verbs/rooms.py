@@ -18,7 +18,12 @@ def add(verbs: Verbs) -> None:
         help="homes have more detail (default %(default)s)",
     )
     rooms.add_argument("--tilt", type=float, default=0.0, help="maximum tilt of the camera in degrees (default 0)")
-    rooms.add_argument("--version", type=int, default=1, help="version of homes: 2 has stairs and mirrors (default 1)")
+    rooms.add_argument(
+        "--version",
+        type=int,
+        default=1,
+        help="version of homes: 2 has stairs and mirrors, 3 also clear glass (default 1)",
+    )
     rooms.add_argument("--views", type=Path, metavar="DIR", help="folder of panoramas to show in windows of homes")
     rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)

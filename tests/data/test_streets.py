@@ -105,18 +105,19 @@ def test_files_of_streets_come_back(tmp_path, capsys):
         write_rooms(tmp_path / "new", "val", 1, 24, 48, kind="cellars")
 
 
-def test_a_version_of_homes_is_one_of_its_own(tmp_path, capsys):
-    first, second = HomesDataset("val", 2, 24, 48), HomesDataset("val", 2, 24, 48, version=2)
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_version_of_homes_is_one_of_its_own(tmp_path, capsys, version):
+    first, second = HomesDataset("val", 2, 24, 48), HomesDataset("val", 2, 24, 48, version=version)
     assert same(HomesDataset("val", 2, 24, 48, version=1)[1], first[1])
     assert second[1]["id"] == first[1]["id"] and not torch.equal(second[1]["depth"], first[1]["depth"])
-    assert second.fingerprint(1) == first.fingerprint(1) + ", version 2"
-    data = HomesDataModule(**SIZE, train_count=2, val_count=1, test_count=1, version=2)
-    assert same(data.test_set[0], HomesDataset("test", 1, 24, 48, version=2)[0])
+    assert second.fingerprint(1) == first.fingerprint(1) + f", version {version}"
+    data = HomesDataModule(**SIZE, train_count=2, val_count=1, test_count=1, version=version)
+    assert same(data.test_set[0], HomesDataset("test", 1, 24, 48, version=version)[0])
     command = ["rooms", "--kind", "homes", "--count", "1", "--height", "24", "--split", "val", "--out", str(tmp_path)]
-    assert main([*command, "--version", "2"]) == 0
-    assert "version: 2" in (tmp_path / "classes.yaml").read_text()
+    assert main([*command, "--version", str(version)]) == 0
+    assert f"version: {version}" in (tmp_path / "classes.yaml").read_text()
     assert main(command) != 0 and "choose another folder" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="homes have the versions 1 and 2"):
-        HomesDataset("val", 1, 24, 48, version=3)
+    with pytest.raises(ValueError, match="homes have the versions 1, 2, 3"):
+        HomesDataset("val", 1, 24, 48, version=4)
     with pytest.raises(ValueError, match="streets have no version"):
         write_rooms(tmp_path / "new", "val", 1, 24, 48, kind="streets", version=2)

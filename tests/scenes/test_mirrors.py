@@ -104,7 +104,7 @@ def test_it_is_the_view_of_a_camera_behind_the_glass():
 def homes():
     """Two homes with mirrors, and the first of them through a tilted camera."""
     found = (
-        scene for scene in (sample_home(0, "val", i, version=2) for i in range(60)) if scene.materials[:, -1].any()
+        scene for scene in (sample_home(0, "val", i, version=2) for i in range(60)) if scene.materials[:, MIRROR].any()
     )
     first, second = next(found), next(found)
     return [first, second, first.tilted(25.0, 1.0)]

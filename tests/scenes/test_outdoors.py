@@ -65,7 +65,7 @@ def test_same_arguments_same_scene_and_no_two_alike(kind):
 
 def test_kinds_of_scenes_share_no_key():
     arguments = [
-        (s, p, i, k) for s in (0, 2**63 - 1) for p in ("train", "val", "test") for i in (0, 2**56 - 1) for k in range(4)
+        (s, p, i, k) for s in (0, 2**63 - 1) for p in ("train", "val", "test") for i in (0, 2**56 - 1) for k in range(5)
     ]
     assert len({room_key(*a) for a in arguments}) == len(arguments)
 

@@ -1,7 +1,7 @@
-"""Show what mirrors reflect: each pixel that sees one casts a second ray and takes the light of what that meets.
+"""Show what mirrors reflect and what is behind glass, by second rays that start there.
 
-There is one bounce: a mirror that is seen in a mirror is plain grey. Classes, distances and normals stay those of the
-glass.
+There is one bounce: a mirror that a second ray meets is plain grey. Second rays ignore glass, so only the first pane is
+seen. Classes, distances and normals stay those of the mirror or the pane.
 """
 
 from typing import cast
@@ -15,13 +15,15 @@ from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.shading import Planes, Surface, take, to_level, to_room
 from mtpano_zoo.scenes.tracing import FAR, TILE, Rays, details, touched_by_cones, trace
 
-_OFF = 1e-5  # metres in front of the glass, where the second rays start
+_OFF = 1e-5  # metres from the surface, where the second rays start
 
 
-def reflect(
+def mix_second_rays(
     light: list[Tensor], primitives: Primitives, seen: Surface, views: Views, shadows: Shadows, room: int, first: int
 ) -> None:
-    """Mix the light of what the mirrors of a room show into its image; in place.
+    """Mix the light of what mirrors and glass of a room show into its image; in place.
+
+    A material may have both: `glass` is then the share that passes, and `mirror` the reflected share of the rest.
 
     Args:
         light: Linear RGB, three times (B, rows, W).
@@ -32,21 +34,24 @@ def reflect(
         room: Index of the room.
         first: Index of the first of the B rooms.
     """
-    share = take(primitives.material[CHANNEL["mirror"]], seen.primitive[room - first]).flatten()
-    at = share.nonzero()[:, 0]
-    if len(at) == 0:
-        return
-    own = primitives.select(primitives.room == room)
+    own = primitives.select((primitives.room == room) & (primitives.material[CHANNEL["glass"]] == 0))
     own.room = torch.zeros_like(own.room)
-    view = views.slice(room, room + 1)
-    reflected = radiance(own, _second(own, seen, view, room - first, at), view, shadows.slice(room, room + 1))
-    for plane, other in zip(light, reflected, strict=True):
-        flat = plane[room - first].view(-1)
-        flat.index_copy_(0, at, torch.lerp(take(flat, at), other.flatten(), take(share, at)))
+    view, shadow = views.slice(room, room + 1), shadows.slice(room, room + 1)
+    for field in ("mirror", "glass"):
+        share = take(primitives.material[CHANNEL[field]], seen.primitive[room - first]).flatten()
+        if seen.sky is not None:
+            share = share.masked_fill(seen.sky[room - first].flatten(), 0.0)
+        at = share.nonzero()[:, 0]
+        if len(at) == 0:
+            continue
+        other = radiance(own, _second(own, seen, view, room - first, at, field == "mirror"), view, shadow)
+        for plane, values in zip(light, other, strict=True):
+            flat = plane[room - first].view(-1)
+            flat.index_copy_(0, at, torch.lerp(take(flat, at), values.flatten(), take(share, at)))
 
 
-def _second(own: Primitives, seen: Surface, view: Views, room: int, at: Tensor) -> Surface:
-    """Return what the rays of some pixels meet after the mirror, (1, 1, N)."""
+def _second(own: Primitives, seen: Surface, view: Views, room: int, at: Tensor, reflected: bool) -> Surface:
+    """Return what the rays of some pixels meet after a mirror, or straight on, (1, 1, N)."""
 
     def rows(planes: Planes) -> Tensor:
         return torch.stack([take(plane[room], at) for plane in planes], dim=1).double()
@@ -54,8 +59,9 @@ def _second(own: Primitives, seen: Surface, view: Views, room: int, at: Tensor) 
     point, normal, turn = rows(seen.point), rows(seen.normal), view.turn
     before = point.norm(dim=1)
     sight = point / before[:, None]
-    level = sight - 2 * (sight * normal).sum(1, keepdim=True) * normal
-    start, direction = view.camera + to_room(point + _OFF * normal, turn), to_room(level, turn)
+    level = sight - 2 * (sight * normal).sum(1, keepdim=True) * normal if reflected else sight
+    off = _OFF * (normal if reflected else sight)
+    start, direction = view.camera + to_room(point + off, turn), to_room(level, turn)
     rays = Rays(_in_tiles(start), _in_tiles(direction))
     distance, winner = (values.view(-1)[: len(at)] for values in trace(own, rays, touched_by_cones(own, rays)))
 
