@@ -28,8 +28,7 @@ class HomesDataset(SceneDataset):
         augmentation: See `SceneDataset`.
         black_poles: See `SceneDataset`.
         tilt: See `SceneDataset`.
-        version: 1, or 2 for other homes, some of which have stairs and mirrors, or 3 for homes that may also have clear
-            glass: partitions, doors, tops of tables.
+        version: 1; 2 adds stairs and mirrors; 3 also clear glass. Each version has different homes.
         views: Folder with panoramas (HDR, EXR or ordinary images). Windows show one of them, chosen and rotated by the
             home's own random numbers, and their light takes its mean colour. If omitted, they show a drawn horizon.
 
@@ -105,8 +104,7 @@ class HomesDataModule(SceneDataModule):
         augmentation: See `SceneDataModule`.
         black_poles: See `SceneDataModule`.
         tilt: See `SceneDataModule`.
-        version: 1, or 2 for other homes, some of which have stairs and mirrors, or 3 for homes that may also have clear
-            glass: partitions, doors, tops of tables.
+        version: 1; 2 adds stairs and mirrors; 3 also clear glass. Each version has different homes.
         views: Folder with panoramas that windows show, see `HomesDataset`.
     """
 

@@ -23,7 +23,7 @@ from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.training.resuming import read_plain_data_only
-from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
+from mtpano_zoo.training.schedules import Schedule, with_schedule
 
 __all__ = ("DiT360Module",)
 
@@ -243,16 +243,15 @@ class DiT360Module(LightningModule):
         self._log("val", self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator), batch)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Build AdamW for the trained parameters, and its schedule per step."""
+        """Build AdamW for the trained parameters, and its schedule per step.
+
+        Raises:
+            InputError: If the schedule needs the length of the training and the trainer has none.
+        """
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learnt, lr=self.lr, weight_decay=self.weight_decay, eps=1e-6)
         total = float(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(step, total, schedule=self.schedule, warmup_steps=self.warmup_steps)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_schedule(optimizer, total, schedule=self.schedule, warmup_steps=self.warmup_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained parameters only; the rest is the base, gigabytes that are stored already."""

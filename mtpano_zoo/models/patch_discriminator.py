@@ -108,6 +108,6 @@ class PatchDiscriminator(RecordedModule):
         return logits
 
     def score_map(self, image: Tensor, depth: Tensor) -> Tensor:
-        """Return how good the label is at every pixel (B, 1, H, W), 0 to 1, also where it claims to be far."""
+        """Return how good the label is at every pixel (B, 1, H, W), 0 to 1, also where it has no distance."""
         patches: Tensor = self.enlarge(self(image, depth).sigmoid(), self.input_size)
         return patches

@@ -22,7 +22,7 @@ class Draws(np.random.Generator):
         super().__init__(np.random.Philox(key=key))
 
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
-        """Draw from [low, high), which are numbers; arrays need a `size`."""
+        """Draw from [low, high): numbers, or arrays with a `size`, without which all would share one random number."""
         if size is None:
             return low + (high - low) * self.random()
         return super().uniform(low, high, size)

@@ -30,8 +30,8 @@ def partition(rng: np.random.Generator, plan: Plan, builder: Builder, height: fl
         return
     label, bar = "fence" if low else "window", rng.uniform(0.02, 0.045)
     ends, depth, glass = (-length / 2, length / 2), (-bar / 2, bar / 2), materials.clear_glass(rng)
-    builder.box(label, glass, (ends[0] + 0.002, ends[1] - 0.002), (0.01, tall - 0.004), (-0.005, 0.005), at)
     add = builder.box
+    add(label, glass, (ends[0] + 0.002, ends[1] - 0.002), (0.01, tall - 0.004), (-0.005, 0.005), at)
     add(label, metal, ends, (0.0, bar), depth, at)
     if not low and length < 1.4 and rng.random() < 0.6:  # a screen as in a shower: held by the floor and one post
         add(label, metal, (ends[0], ends[0] + bar), (bar, tall), depth, at)
@@ -51,7 +51,6 @@ def _place(rng: np.random.Generator, plan: Plan, length: float, tall: float) -> 
     lamps = lamp_places(plan)
     for _ in range(12):
         wall, x = None, 0.0
-        # Free floor, with space for people to pass at the ends that stand free.
         if rng.random() < 0.65:
             wall = plan.walls[int(rng.integers(len(plan.walls)))]
             x = rng.uniform(0.3, max(0.3, wall.length - 0.3))
@@ -67,7 +66,7 @@ def _place(rng: np.random.Generator, plan: Plan, length: float, tall: float) -> 
         offsets = [(lamp.x - at.x, lamp.z - at.z) for lamp in lamps]
         if any(abs(a * cos - b * sin) < length / 2 + 0.25 and abs(a * sin + b * cos) < 0.25 for a, b in offsets):
             continue
-        if clear is not None:
+        if clear is not None:  # the floor is free, with space for people to pass at the ends that stand free
             # Not occupied: what is see-through does not darken the floor.
             plan.block(at, length + 0.1, 0.3)
             if wall is not None:

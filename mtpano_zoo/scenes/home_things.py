@@ -50,7 +50,8 @@ def table_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: fl
     builder.cylinder("lamp", look, 0.06, (height, height + 0.02), at)
     builder.cylinder("lamp", look, 0.012, (height + 0.02, stem), at)
     shade = light.copy()
-    shade[CHANNEL["emission"]] *= rng.choice([0.05, 0.5])
+    # Multiplied in double precision, as the scenes of earlier versions were.
+    shade[CHANNEL["emission"]] = float(light[CHANNEL["emission"]]) * rng.choice([0.05, 0.5])
     if rng.random() < 0.6:
         builder.cone("lamp", shade, rng.uniform(0.1, 0.16), (stem, stem + 0.22), at)
     else:

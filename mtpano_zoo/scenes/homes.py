@@ -34,8 +34,7 @@ def sample_home(
         split: "train", "val" or "test".
         index: Index of the home in its split.
         tilt: Largest tilt of the camera in degrees, in any direction; 180 allows any attitude. The home is the same.
-        version: 1, or 2 for other homes, some of which have stairs and mirrors, or 3 for homes that may also have
-            partitions, doors and tables of clear glass. Versions share no home.
+        version: 1; 2 adds stairs and mirrors; 3 also clear glass. Each version has different homes.
         backdrops: Panoramas of which the windows show one, whose colour their light takes. If omitted, a drawn horizon.
 
     Raises:

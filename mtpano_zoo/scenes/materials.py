@@ -39,7 +39,7 @@ FIELDS = (
     "pane_u",  # share of a cell that a window of the second colour fills, across; 0: no windows
     "pane_v",
     "lit",  # share of the windows with light behind them
-    "mirror",  # share of the light that comes by reflection, on flat faces
+    "mirror",  # share of the light that comes by reflection, on flat faces; of the rest, if there is glass
     "glass",  # share of the light that comes straight through, on flat faces; 0: opaque
 )
 CHANNEL = {name: i for i, name in enumerate(FIELDS)}

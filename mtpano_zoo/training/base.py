@@ -1,8 +1,6 @@
 """The LightningModule that every way of training builds on: a network, its loss, its metrics and its optimiser."""
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
@@ -29,7 +27,7 @@ from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.resuming import read_plain_data_only
-from mtpano_zoo.training.schedules import Schedule, learning_rate_factor
+from mtpano_zoo.training.schedules import Schedule, with_schedule
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -270,19 +268,18 @@ class PanoramaModule(LightningModule):
         Raises:
             InputError: If the schedule needs the length of the training and the trainer has none.
         """
-        total = float(self.trainer.estimated_stepping_batches) - self.schedule_start
-        if self.schedule != "constant" and math.isinf(total):
-            raise InputError(
-                f"The {self.schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or use the "
-                "constant schedule."
-            )
         groups = parameter_groups(self, lr=self.lr, encoder_lr=self.encoder_lr, weight_decay=self.weight_decay)
         # Fused is one kernel for all parameters; a gradient scaler would have to clip inside it.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = OPTIMIZERS[self.optimizer](groups, lr=self.lr, fused=fused)
-        factor = partial(_delayed_factor, self.schedule_start, total, self.schedule, self.power, self.warmup_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_schedule(
+            optimizer,
+            float(self.trainer.estimated_stepping_batches),
+            schedule=self.schedule,
+            power=self.power,
+            warmup_steps=self.warmup_steps,
+            start=self.schedule_start,
+        )
 
     def configure_gradient_clipping(
         self,
@@ -337,8 +334,3 @@ class PanoramaModule(LightningModule):
         if self.network.encoder_part is None:
             return False
         return any(parameter.requires_grad for parameter in self.encoder.parameters())
-
-
-def _delayed_factor(start: int, total: float, schedule: Schedule, power: float, warmup: int, step: int) -> float:
-    """Hold the first factor until ``start`` steps are done, then follow the schedule."""
-    return learning_rate_factor(max(step - start, 0), total, schedule=schedule, power=power, warmup_steps=warmup)

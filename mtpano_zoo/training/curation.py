@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 import mtpano_zoo
@@ -18,13 +18,15 @@ from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.label_failures import FAILURES
 from mtpano_zoo.training.resuming import read_plain_data_only
-from mtpano_zoo.training.schedules import learning_rate_factor
+from mtpano_zoo.training.schedules import with_schedule
 
 __all__ = ("DepthQualityModule",)
 
 Targets = Literal["graded", "binary"]
 DESCRIPTION = "discriminator"
 """Key of the description inside a checkpoint."""
+DISCRIMINATOR_FORMAT = 2
+"""1 did not learn where the truth is far."""
 NOTICEABLE = 0.05  # change of the log-distance below which a pixel does not count as damaged
 
 
@@ -38,10 +40,10 @@ class DepthQualityModule(LightningModule):
     `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is real, and the labeler's output is fake.
     Then sharp edges are enough to tell them apart, and all labels of one labeler get nearly the same score. `graded`
     asks for more: the target of a patch is the mean of exp(-e / tolerance) over its pixels, e being the error of the
-    log-distance, so that a score says how large the errors are. A pixel without a distance counts 1 where the truth is
-    `far`, such as the sky, and 0 where the truth has a distance, and the other way round. A damaged pixel counts 0,
-    however close to the truth it happens to be: the errors of a blurred label are hardly larger than the labeler's own,
-    yet it is a failure.
+    log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel counts
+    1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel counts 0,
+    however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of the
+    labeler, yet it is a failure.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
@@ -135,19 +137,14 @@ class DepthQualityModule(LightningModule):
         values = {"val/loss": (real + fake) / 2, "val/correlation": correlation}
         self.log_dict(values, sync_dist=True, batch_size=len(said), prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build Adam over the discriminator.
 
         Raises:
             InputError: If the training has no end.
         """
-        total = float(self.trainer.estimated_stepping_batches)
-        if math.isinf(total):
-            raise InputError("The learning rate falls until the end: set the trainer's max_epochs or max_steps.")
         optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=self.lr)
-        factor = partial(learning_rate_factor, total_steps=total, power=1.0)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_schedule(optimizer, float(self.trainer.estimated_stepping_batches), power=1.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the discriminator and its kind of targets; of the labeler keep only a hash of its weights."""
@@ -155,6 +152,7 @@ class DepthQualityModule(LightningModule):
         checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith("labeler.")}
         checkpoint[DESCRIPTION] = {
             **self.discriminator.describe(),
+            "format": DISCRIMINATOR_FORMAT,
             "labeler": describe_model(self.labeler)["weights"],
             "targets": self.targets,
             "version": mtpano_zoo.__version__,

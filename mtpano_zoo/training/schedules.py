@@ -1,7 +1,14 @@
-"""Learning-rate schedules as pure functions of the optimiser step."""
+"""Learning-rate schedules: a factor on the learning rate for every step of the optimiser."""
 
 import math
+from functools import partial
 from typing import Literal
+
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mtpano_zoo.errors import InputError
 
 Schedule = Literal["polynomial", "cosine", "constant"]
 
@@ -34,3 +41,39 @@ def learning_rate_factor(
     if schedule == "polynomial":
         return float((1.0 - progress) ** power)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def with_schedule(
+    optimizer: Optimizer,
+    total_steps: float,
+    *,
+    schedule: Schedule = "polynomial",
+    power: float = 0.9,
+    warmup_steps: int = 0,
+    start: int = 0,
+) -> OptimizerLRSchedulerConfig:
+    """Return an optimiser and its schedule, as Lightning expects them from `configure_optimizers`.
+
+    Args:
+        optimizer: The optimiser, with its base learning rates.
+        total_steps: Steps of the whole training; infinity if it has no end.
+        schedule: See `learning_rate_factor`, as the following two.
+        power: Exponent of the polynomial.
+        warmup_steps: Steps of the linear rise.
+        start: Steps during which the first factor is held.
+
+    Raises:
+        InputError: If the schedule needs an end and the training has none.
+    """
+    if schedule != "constant" and math.isinf(total_steps):
+        raise InputError(
+            f"The {schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or use the constant "
+            "schedule if there is a choice."
+        )
+    factor = partial(_delayed_factor, start, total_steps - start, schedule, power, warmup_steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _delayed_factor(start: int, total: float, schedule: Schedule, power: float, warmup: int, step: int) -> float:
+    """Hold the first factor until ``start`` steps are done, then follow the schedule."""
+    return learning_rate_factor(max(step - start, 0), total, schedule=schedule, power=power, warmup_steps=warmup)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from mtpano_zoo.scenes.draws import Draws
+from mtpano_zoo.scenes.homes import sample_home
+from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.plan import CELL, sample_plan
 from mtpano_zoo.scenes.scene import ORIGIN, Builder, Frame
 
@@ -18,7 +20,17 @@ def test_numbers_are_those_of_numpy() -> None:
         assert ours.uniform(low, high) == numpys.uniform(low, high)
         assert ours.uniform() == numpys.uniform()
         assert ours.integers(9) == numpys.integers(9)
+        assert ours.choice([low, high, 3]) == numpys.choice([low, high, 3])
+        assert ours.choice([0.0, high], p=[0.3, 0.7]) == numpys.choice([0.0, high], p=[0.3, 0.7])
+        assert ours.choice(5) == numpys.choice(5)
         assert ours.uniform(0, 3, (2, 2)).tolist() == numpys.uniform(0, 3, (2, 2)).tolist()
+
+
+def test_the_light_of_a_table_lamp_is_rounded_once() -> None:
+    """In single precision throughout, this lamp would be one unit in the last place brighter."""
+    room = sample_home(0, "val", 108)
+    emission = room.materials[:, CHANNEL["emission"]]
+    assert np.float32(0.11232631) in emission and np.float32(0.11232632) not in emission
 
 
 @pytest.mark.parametrize("quarters", [-3, -1, 0, 1, 2, 5])

@@ -80,6 +80,11 @@ def test_it_learns_where_a_labeler_is_wrong_and_its_checkpoint_is_read(tmp_path)
     assert true[..., 20:28].mean() > 0.5
     assert not any(key.startswith("labeler") for key in torch.load(path, weights_only=True)["state_dict"])
     assert described["targets"] == "graded"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["discriminator"]["format"]
+    torch.save(checkpoint, tmp_path / "earlier.ckpt")
+    with pytest.raises(InputError, match="earlier version, which did not judge the sky: train it again"):
+        load_discriminator(tmp_path / "earlier.ckpt")
     scores = trainer.validate(trained, loader, ckpt_path=path, verbose=False)
     assert scores[0]["val/correlation"] > 0.8
 

@@ -30,7 +30,7 @@ from mtpano_zoo.manifest import read_manifest
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.sphere import solid_angles
-from mtpano_zoo.training.curation import DESCRIPTION
+from mtpano_zoo.training.curation import DESCRIPTION, DISCRIMINATOR_FORMAT
 
 __all__ = (
     "FORMAT",
@@ -43,12 +43,12 @@ __all__ = (
     "score_of_map",
 )
 
-FORMAT = "mtpano label scores, 1"
+FORMAT = "mtpano label scores, 2"
 LABELS_FORMAT = "mtpano pseudo-labels, 1"
 WORST = 1 / 3  # share of the sphere that decides about a label
 ENCODING = {
     "scores": {
-        "score": "mean of the score map over the worst third of the sphere, 0 = wrong, 1 = right",
+        "score": "mean of the score map over the worst third of what is labelled, 0 = wrong, 1 = right",
         "valid": "share of the sphere that has a distance, or is known to be far",
         "hash": "perceptual hash of the panorama, 16 hexadecimal digits",
     },
@@ -139,7 +139,7 @@ class Scorer(PanoramaLabeler):
             raise InputError("its label has no distance at any pixel")
         weights = solid_angles(self.height, self.width, device=self.device).expand_as(depth)
         covered = known | sample["far"].to(self.device) if "far" in sample else known
-        score_map = self.discriminator.score_map(image[None], depth[None, None])[0, 0].float() * covered
+        score_map = (self.discriminator.score_map(image[None], depth[None, None])[0, 0].float() * covered).cpu()
         domain = self.domains({**sample, "id": name}, self.label_classes)
         if domain not in self.domains.domains:
             known_domains = ", ".join(self.domains.domains)
@@ -147,11 +147,11 @@ class Scorer(PanoramaLabeler):
                 f"{type(self.domains).__name__} returns the domain {domain!r}, which is none of {known_domains}"
             )
         return Score(
-            float(score_of_map(score_map[None], (weights * covered)[None])),
+            float(score_of_map(score_map[None], (weights * covered)[None].cpu())),
             float(weights[covered].sum() / weights.sum()),
             domain,
             perceptual_hash(image.cpu()),
-            score_map.cpu(),
+            score_map,
         )
 
     def encode(self, labels: Any) -> EncodedLabels:
@@ -228,6 +228,8 @@ def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, 
             f"{path} is not a discriminator: train one with `mtpano fit --config curation/discriminator.yaml`, and "
             "pass its last.ckpt"
         )
+    if described.get("format") != DISCRIMINATOR_FORMAT:
+        raise InputError(f"{path} was trained by an earlier version, which did not judge the sky: train it again")
     prefix = "discriminator."
     weights = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)

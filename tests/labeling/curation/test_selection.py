@@ -74,7 +74,7 @@ def folders(tmp_path):
         values = {"score": label.score, "valid": label.valid, "domain": label.domain, "hash": f"{label.hash:016x}"}
         (scores / "scores" / f"{label.name}.json").write_text(json.dumps(values))
     write_manifest(labels, "mtpano pseudo-labels, 1", SETTINGS)
-    write_manifest(scores, "mtpano label scores, 1", {"labels": SETTINGS, "discriminator": "2"})
+    write_manifest(scores, "mtpano label scores, 2", {"labels": SETTINGS, "discriminator": "2"})
     return labels, scores, tmp_path / "selected"
 
 
