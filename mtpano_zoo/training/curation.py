@@ -40,10 +40,10 @@ class DepthQualityModule(LightningModule):
     `binary` is the plain PatchGAN of the DAP paper (arXiv 2512.16913): truth is real, and the labeler's output is fake.
     Then sharp edges are enough to tell them apart, and all labels of one labeler get nearly the same score. `graded`
     asks for more: the target of a patch is the mean of exp(-e / tolerance) over its pixels, e being the error of the
-    log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel counts
-    1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel counts 0,
-    however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of the
-    labeler, yet it is a failure.
+    log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel
+    counts 1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel
+    counts 0, however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of
+    the labeler, yet it is a failure.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
