@@ -322,11 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     names, image, depth, truth = read_labels(options.out, labels, pipeline.size)
     ways = DISCRIMINATORS if options.all_discriminators else {USED: DISCRIMINATORS[USED]}
-    examined = {}
-    for name in ways:
-        judge, _ = load_discriminator(pipeline.discriminator(first, name))
-        examined[name] = examine(partial(scores_of, judge, image), depth, truth)
-    judge, _ = load_discriminator(discriminator)
+    judges = {name: load_discriminator(pipeline.discriminator(first, name))[0] for name in ways}
+    examined = {name: examine(partial(scores_of, judge, image), depth, truth) for name, judge in judges.items()}
+    judge = judges[USED]
     for place in PLACES:
         here = torch.tensor([name.startswith(place) for name in names])
         examined[f"{place}s alone"] = examine(partial(scores_of, judge, image[here]), depth[here], truth[here])
