@@ -34,16 +34,19 @@ def mix_second_rays(
         room: Index of the room.
         first: Index of the first of the B rooms.
     """
-    own = primitives.select((primitives.room == room) & (primitives.material[CHANNEL["glass"]] == 0))
-    own.room = torch.zeros_like(own.room)
-    view, shadow = views.slice(room, room + 1), shadows.slice(room, room + 1)
+    shares = {}
     for field in ("mirror", "glass"):
         share = take(primitives.material[CHANNEL[field]], seen.primitive[room - first]).flatten()
         if seen.sky is not None:
             share = share.masked_fill(seen.sky[room - first].flatten(), 0.0)
-        at = share.nonzero()[:, 0]
-        if len(at) == 0:
-            continue
+        if len(at := share.nonzero()[:, 0]):
+            shares[field] = share, at
+    if not shares:
+        return
+    own = primitives.select((primitives.room == room) & (primitives.material[CHANNEL["glass"]] == 0))
+    own.room = torch.zeros_like(own.room)
+    view, shadow = views.slice(room, room + 1), shadows.slice(room, room + 1)
+    for field, (share, at) in shares.items():
         other = radiance(own, _second(own, seen, view, room - first, at, field == "mirror"), view, shadow)
         for plane, values in zip(light, other, strict=True):
             flat = plane[room - first].view(-1)

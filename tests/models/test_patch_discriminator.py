@@ -38,7 +38,7 @@ def test_it_sees_the_scale_and_holes(seen):
 
 
 def test_it_compares_image_and_distance_at_every_place(seen):
-    """Products change where features are paired anew, even if each part keeps all of its features."""
+    """Mirroring the distances changes the products, although the image's own features stay the same."""
     network, products = tiny(levels=2).eval(), []
     network.layers[0].register_forward_pre_hook(lambda _, inputs: products.append(inputs[0].chunk(3, dim=1)))
     network(*seen)

@@ -70,8 +70,8 @@ def score_of_map(score_map: Tensor, weights: Tensor) -> Tensor:
         0.20000000298023224
     """
     values, order = score_map.flatten(1).sort(dim=1)
-    before = weights.flatten(1).gather(1, order).double().cumsum(1)
-    counted = before.clamp(max=before[:, -1:] * WORST).diff(dim=1, prepend=torch.zeros_like(before[:, :1]))
+    covered = weights.flatten(1).gather(1, order).double().cumsum(1)
+    counted = covered.clamp(max=covered[:, -1:] * WORST).diff(dim=1, prepend=torch.zeros_like(covered[:, :1]))
     return ((values * counted).sum(1) / counted.sum(1).clamp_min(1e-9)).to(score_map.dtype)
 
 
