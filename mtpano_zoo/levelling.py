@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resize import resize
-from mtpano_zoo.sphere import Mode, erp_angles, pad, rotate, unit
+from mtpano_zoo.sphere import Mode, erp_angles, erp_rays, pad, rotate, sample, unit
 from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned_back")
@@ -31,7 +31,10 @@ TOLERANCE = 2.0  # degrees between an edge and the direction that it agrees with
 FINE_TOLERANCES = (3.0, 2.0, 1.5, 1.0, 1.0, 1.0)
 STEP = 2.0  # degrees between directions that are tried
 APART = 6.0  # degrees within which only the best direction is a candidate
-PEAKS = 12  # candidates whose horizontal partners are looked for
+PEAKS = 12  # candidates that are refined
+VERTICALS = (
+    1.5  # weight of vertical edges to those along each of two horizontal directions: rooms have slopes, as stairs
+)
 MIN_GAIN = 1.5  # ratio of up's agreement to the average direction's, below which up is unknown
 
 
@@ -63,14 +66,19 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
     if weights.sum() < 1e-3 * image[0].numel():  # rounding errors of an image without edges
         return None
     directions = _cone()
-    agreement = _agreement(directions, circles, weights)
+    agreement = _agreement_map(circles, weights)
+    shares = _sampled(agreement, directions)
+    likely = VERTICALS * shares + _best_partners(directions, agreement)[0]
     around = directions @ directions.T > math.cos(math.radians(APART))
-    peaks = torch.where((agreement * around).amax(1) <= agreement, agreement, 0).topk(PEAKS).indices
+    peaks = torch.where((likely * around).amax(1) <= likely, likely, 0).topk(PEAKS).indices
     candidates = torch.stack([_refined(direction, circles, weights) for direction in directions[peaks]])
     scores = _agreement(candidates, circles, weights)
-    partners = torch.stack([_best_partners(direction, circles, weights) for direction in candidates])
-    best = (scores + partners).argmax()
-    return None if scores[best] < MIN_GAIN * agreement.mean() else candidates[best]
+    partners, horizontal = _best_partners(candidates, agreement)
+    plausible = (scores >= MIN_GAIN * shares.mean()) & (-candidates[:, 1] > math.cos(math.radians(MAX_TILT + STEP)))
+    if not plausible.any():
+        return None
+    best = torch.where(plausible, VERTICALS * scores + partners, 0).argmax()
+    return _refined_frame(torch.stack((candidates[best], *horizontal[:, best])), circles, weights)[0]
 
 
 def levelling_rotation(up: Tensor | None) -> Tensor | None:
@@ -167,24 +175,63 @@ def _cone() -> Tensor:
 
 def _agreement(directions: Tensor, circles: Tensor, weights: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Return the share (...) of lines that may run in directions (..., 3): those whose circles pass through them."""
-    width = math.sin(math.radians(tolerance))
-    return torch.exp(-((directions @ circles.T / width) ** 2) / 2) @ weights / weights.sum()
+    return _closeness(directions @ circles.T, tolerance) @ weights / weights.sum()
 
 
-def _best_partners(up: Tensor, circles: Tensor, weights: Tensor) -> Tensor:
-    """Return the agreement with the best two directions that are orthogonal to `up` (3,) and to each other."""
-    first = unit(torch.linalg.cross(up, up.new_tensor([0.0, 0.0, 1.0])))
-    second = torch.linalg.cross(up, first)
-    angle = torch.arange(0, 180, STEP).deg2rad()[:, None]
-    agreement = _agreement(first * angle.cos() + second * angle.sin(), circles, weights)
-    return (agreement + agreement.roll(len(agreement) // 2)).max()
+def _closeness(sine: Tensor, tolerance: float) -> Tensor:
+    """Return how close lines are to directions, 1 to 0, by the sine of the angle between circle and direction."""
+    # Exponents far below zero would end in subnormal numbers, which processors handle slowly.
+    return ((sine / math.sin(math.radians(tolerance))) ** 2 / -2).clamp_min(-30).exp()
+
+
+def _agreement_map(circles: Tensor, weights: Tensor) -> Tensor:
+    """Return the agreement with every direction, as an equirectangular map (1, 1, H, W) with steps of `STEP`."""
+    height = round(180 / STEP)
+    upper = erp_rays(height, 2 * height)[: height // 2]  # opposite directions are one
+    agreement = torch.stack([_agreement(row, circles, weights) for row in upper])  # by rows, which fit into the cache
+    return torch.cat((agreement, agreement.roll(height, 1).flip(0)))[None, None]
+
+
+def _sampled(agreement: Tensor, directions: Tensor) -> Tensor:
+    """Return the agreement (...) of a map with directions (..., 3)."""
+    return sample(agreement, directions[None])[0, 0]
+
+
+def _best_partners(ups: Tensor, agreement: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best two directions (2, N, 3), orthogonal to `ups` (N, 3) and to each other, and their agreement (N,).
+
+    The agreement comes first.
+    """
+    first = unit(torch.linalg.cross(ups, ups.new_tensor([0.0, 0.0, 1.0]).expand_as(ups)))
+    second = torch.linalg.cross(ups, first)
+    angle = torch.arange(0, 90, STEP).deg2rad()[:, None, None]
+    pairs = torch.stack((first * angle.cos() + second * angle.sin(), second * angle.cos() - first * angle.sin()))
+    values, best = _sampled(agreement, pairs.flatten(0, 1)).view(pairs.shape[:-1]).sum(0).max(0)
+    return values, pairs[:, best, torch.arange(len(ups))]
 
 
 def _refined(up: Tensor, circles: Tensor, weights: Tensor) -> Tensor:
     """Return the direction most nearly orthogonal to the circles, by least squares with ever fewer outliers."""
     for tolerance in FINE_TOLERANCES:
-        width = math.sin(math.radians(tolerance))
-        inliers = weights * torch.exp(-((circles @ up / width) ** 2) / 2)
+        inliers = weights * _closeness(circles @ up, tolerance)
         _, vectors = torch.linalg.eigh((circles * inliers[:, None]).T @ circles)
         up = vectors[:, 0] * torch.sign(vectors[:, 0] @ up)
     return up
+
+
+def _refined_frame(axes: Tensor, circles: Tensor, weights: Tensor) -> Tensor:
+    """Turn three orthogonal axes (3, 3) so that lines run along them, by least squares with ever fewer outliers.
+
+    A turn by a small vector d moves axis a to a + d x a, so the dot product of a circle's normal n and a changes by
+    d . (a x n).
+    """
+    for tolerance in FINE_TOLERANCES:
+        distance = circles @ axes.T
+        inliers = weights[:, None] * _closeness(distance, tolerance)
+        change = torch.linalg.cross(axes[None], circles[:, None])
+        matrix = torch.einsum("nk,nki,nkj->ij", inliers, change, change)
+        turn = torch.linalg.lstsq(matrix, torch.einsum("nk,nki,nk->i", inliers, change, -distance)[:, None]).solution[
+            :, 0
+        ]
+        axes = unit(axes + torch.linalg.cross(turn.expand(3, 3), axes))
+    return axes
