@@ -20,7 +20,7 @@ from mtpano_zoo.tasks import MAIN_TASKS
 __all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned_back")
 
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
-LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is
+LEVEL = 2.0  # degrees of tilt below which a panorama is left as it is: up is not known better
 EDGE_ROWS = 256  # rows in which edges are looked for
 MARGIN = 2  # pixels around unseen areas that their darkness affects
 WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
@@ -86,7 +86,7 @@ def levelling_rotation(up: Tensor | None) -> Tensor | None:
 
     Args:
         up: Unit vector (3,) that points up in the frame of the camera. The camera stays as it is (None) if this is
-            unknown or less than `LEVEL` degrees off, because turning an image blurs it a little.
+            unknown or less than `LEVEL` degrees off, because up is hardly known better, and turning an image blurs it.
 
     Example:
         >>> turn = levelling_rotation(torch.tensor([0.6, -0.8, 0.0]))

@@ -70,7 +70,7 @@ def predict(
         max_distance: Keep depth only below this distance in metres, by the mask that the network predicts for it. It
             must be one of the network's `ranges`; the last by default.
         level: Find the up direction from the straight edges in the image, show the network what a level camera would
-            see, and rotate its maps back. This works for tilts of up to 45 degrees; tilts below one degree are left
+            see, and rotate its maps back. This works for tilts of up to 45 degrees; tilts below two degrees are left
             alone. If the edges show no clear direction, the tags of the file decide; without these, nothing is
             rotated, and `Prediction.up` is None. See `mtpano_zoo.levelling`.
         crop: For a crop, return only the part of the sphere that its file shows, at the size of the file.
