@@ -1,9 +1,10 @@
 """Scores of networks on held-out homes and streets and on real scenes, upright and tilted, with and without levelling.
 
-These are the figures in the card of `mtpano-small.photos`. Everything goes through `predict`. Labels are 256 x 512, the
-pixels of all images are pooled, and a network is scored only on the tasks it has. Distances are compared where the
-network predicts one; "no depth" is the share of the labelled pixels that it calls far. Classes are compared for
-networks with exactly the scenes' classes. The cameras of homes and streets lean by up to ten degrees.
+These are the figures in the card of `mtpano-small.photos`. Everything goes through `predict`. Labels are 256 x 512, or
+512 x 1024 for rendered scenes that are turned, because turning blurs an image. The pixels of all images are pooled, and
+a network is scored only on the tasks it has. Distances are compared where the network predicts one; "no depth" is the
+share of the labelled pixels that it calls far. Classes are compared for networks with exactly the scenes' classes. The
+cameras of homes and streets lean by up to ten degrees.
 
 For a tilt, the camera pitches up and down and rolls left and right, and the four predictions are turned back before
 they are compared. So the same pixels count for every tilt: an equirectangular image has more pixels near its poles, and
@@ -51,12 +52,12 @@ Sample = dict[str, Any]
 
 
 def scenes(
-    kind: type[RoomsDataset | HomesDataset | StreetsDataset], count: int, tilt: float
+    kind: type[RoomsDataset | HomesDataset | StreetsDataset], count: int, height: int, tilt: float
 ) -> Callable[[], Iterable[Sample]]:
     """Return a function that yields held-out scenes, one at a time."""
 
     def generate() -> Iterable[Sample]:
-        data = kind("test", count, 256, 512, tilt=tilt)
+        data = kind("test", count, height, 2 * height, tilt=tilt)
         return (data[i] for i in range(count))
 
     return generate
@@ -138,12 +139,12 @@ def main() -> None:
     size = None if options.height is None else (options.height, 2 * options.height)
     networks = {name: load_model(name, input_size=size) for name in options.networks}
     rows = [
-        (name, scenes(kind, options.count, 10.0), 0, False)
+        (name, scenes(kind, options.count, 256, 10.0), 0, False)
         for name, kind in (("homes", HomesDataset), ("streets", StreetsDataset))
         if options.count
     ]
     upright = {
-        name: scenes(kind, options.tilted, 0.0)
+        name: scenes(kind, options.tilted, 512, 0.0)
         for name, kind in (("rooms", RoomsDataset), ("homes", HomesDataset))
         if options.tilted
     }
