@@ -103,9 +103,9 @@ def test_a_checkpoint_for_another_labeler_is_refused():
 def test_binary_targets_are_truth_or_not():
     binary, batch = module(targets="binary", smoothing=0.0), {"image": sample(0)["image"][None]}
     batch["depth"] = sample(0)["depth"][None]
-    real, score = binary._judge(batch, batch["depth"])
+    real, score, _ = binary._judge(batch, batch["depth"])
     assert float(real) == pytest.approx(float(-score.log().mean()), rel=1e-4)
-    fake, score = binary._judge(batch, batch["depth"].clone())
+    fake, score, _ = binary._judge(batch, batch["depth"].clone())
     assert float(fake) == pytest.approx(float(-(1 - score).log().mean()), rel=1e-4)
 
 
