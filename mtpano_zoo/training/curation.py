@@ -43,8 +43,8 @@ class DepthQualityModule(LightningModule):
     log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel
     counts 1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel
     counts 0, however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of
-    the labeler, yet it is a failure. The mean error of the log-distances that the discriminator estimates from the image
-    alone is added to the cross-entropy of the scores.
+    the labeler, yet it is a failure. The cross-entropy of the scores and the mean error of the log-distances that the
+    discriminator estimates from the image alone are added.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
