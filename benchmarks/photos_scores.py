@@ -9,7 +9,8 @@ cameras of homes and streets lean by up to ten degrees.
 For a tilt, the camera pitches up and down and rolls left and right, and the four predictions are turned back before
 they are compared. So the same pixels count for every tilt: an equirectangular image has more pixels near its poles, and
 turning the labels instead changes the score of a perfectly levelled prediction by up to 8 %. With levelling, the table
-also has the share of images whose up direction is right to two degrees, and the largest error of the up direction. Run:
+also has the share of images whose up direction is right to two degrees, and the largest error of the up direction (180
+degrees if it stays unknown). Run:
 ``python benchmarks/photos_scores.py mtpano-small.photos mtpano-small.rooms --threed60 FOLDER``.
 """
 

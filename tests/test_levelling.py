@@ -41,7 +41,7 @@ def test_up_of_a_tilted_room(room: Tensor, heading: float, tilt: float) -> None:
 
 
 def test_horizontal_edges_decide_between_directions_a_few_degrees_apart() -> None:
-    """Vertical edges alone are four degrees off in this home: edges in a heap of things nearly agree with each other."""
+    """Vertical edges alone are four degrees off in this home: there are many that are nearly vertical."""
     rotation = rotation_matrix(pitch=-2.4, roll=19.9)
     up = estimate_up(rotate(HomesDataset("test", 10, 256, 512)[9]["image"][None], rotation)[0])
     assert up is not None and degrees_between(up, rotation.T @ UP) < 1.5

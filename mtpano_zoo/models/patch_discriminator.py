@@ -17,16 +17,20 @@ __all__ = ("PatchDiscriminator",)
 
 SLOPE = 0.2  # of the activation below zero
 WIDEST = 8  # times the first width, as in PatchGAN
-MATCHED = 2  # levels at which features of the image and of the distance are multiplied
+ESTIMATED = 1  # the first level at which the image alone must tell the distance
 
 
 class PatchDiscriminator(RecordedModule):
     """PatchGAN (Isola et al., CVPR 2017) on log-distance and image, without a seam.
 
-    It sees the image, the logarithm of the distance, where there is a distance, and the sine of the latitude. At the
-    first levels, image and distance have layers of their own, whose features are also multiplied: whether edges of one
-    lie on edges of the other tells that a label is mirrored or belongs to another panorama, which joint layers hardly
-    learn. Only the factors of these products are normalised; elsewhere that would hide the scale of the distances.
+    It sees the image, the logarithm of the distance, where there is a distance, and the sine of the latitude. Image and
+    distance have layers of their own, whose features are also multiplied: whether edges of one lie on edges of the
+    other tells that a label is mirrored or belongs to another panorama, which joint layers hardly learn. Only the
+    factors of these products are normalised; elsewhere that would hide the scale of the distances.
+
+    From the second level on, the layers of the image also estimate the log-distance, which training compares with the
+    truth. Its difference from the label is a feature of the joint layers. The target of a score is one number per
+    patch, from which alone it takes long to learn what an image says about distances.
 
     Args:
         input_size: Height and width that it is trained and used at: a patch covers another angle at another size.
@@ -61,15 +65,15 @@ class PatchDiscriminator(RecordedModule):
             return normalised(convolution) if spectral_norm else convolution
 
         widths = [width * min(2**level, WIDEST) for level in range(levels)]
-        matched = widths[:MATCHED]
-        self.image_layers = nn.ModuleList(layer(a, b, 2) for a, b in pairwise([4, *matched]))
-        self.distance_layers = nn.ModuleList(layer(a, b, 2) for a, b in pairwise([3, *matched]))
-        self.product_norms = nn.ModuleList(nn.GroupNorm(1, channels) for channels in matched)
+        self.image_layers = nn.ModuleList(layer(a, b, 2) for a, b in pairwise([4, *widths]))
+        self.distance_layers = nn.ModuleList(layer(a, b, 2) for a, b in pairwise([3, *widths]))
+        self.product_norms = nn.ModuleList(nn.GroupNorm(1, channels) for channels in widths)
+        self.estimates = nn.ModuleList(layer(channels, 1) for channels in widths[ESTIMATED:])
         self.layers = nn.ModuleList()
         channels = 3 * widths[0]
         for level in range(1, levels):
             self.layers.append(layer(channels, widths[level], 2))
-            channels = widths[level] + (3 * widths[level] if level < len(matched) else 0)
+            channels = 4 * widths[level] + 2 * (level >= ESTIMATED)
         self.last = nn.Sequential(layer(channels, widths[-1]), nn.LeakyReLU(SLOPE), layer(widths[-1], 1))
         self.enlarge = Upsample("sphere", align_corners=False)
 
@@ -86,26 +90,42 @@ class PatchDiscriminator(RecordedModule):
         Raises:
             InputError: If the images have another size than it was made for.
         """
+        return self.judge(image, depth)[0]
+
+    def judge(self, image: Tensor, depth: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits of :meth:`forward`, and the log-distances (B, 1, h, w) estimated from the image alone.
+
+        The estimates have different sizes, those of the levels from the second on.
+
+        Raises:
+            InputError: If the images have another size than it was made for.
+        """
         if image.shape[-2:] != self.input_size:
             (height, width), (rows, columns) = image.shape[-2:], self.input_size
             raise InputError(f"the labels are {height} x {width}, but the discriminator judges {rows} x {columns}")
         known = depth > 0
-        logarithm = torch.where(known, depth, 1).log()
+        logarithm, share = torch.where(known, depth, 1).log(), known.to(image.dtype)
         _, latitude = erp_angles(*self.input_size, device=image.device, dtype=image.dtype)
         height_of_ray = latitude.sin()[:, None].expand_as(depth)
         pixels = torch.cat((2 * image - 1, height_of_ray), dim=1)
-        distances = torch.cat((logarithm, known.to(image.dtype), height_of_ray), dim=1)
+        distances = torch.cat((logarithm, share, height_of_ray), dim=1)
         parts: tuple[Tensor, ...] = ()
-        for level in range(len(self.layers) + 1):
+        estimates: list[Tensor] = []
+        for level, norm in enumerate(self.product_norms):
             if level:
                 parts = (F.leaky_relu(self.layers[level - 1](torch.cat(parts, dim=1)), SLOPE),)
-            if level < len(self.product_norms):
-                pixels = F.leaky_relu(self.image_layers[level](pixels), SLOPE)
-                distances = F.leaky_relu(self.distance_layers[level](distances), SLOPE)
-                norm = self.product_norms[level]
-                parts = (*parts, pixels, distances, norm(pixels) * norm(distances))
+            pixels = F.leaky_relu(self.image_layers[level](pixels), SLOPE)
+            distances = F.leaky_relu(self.distance_layers[level](distances), SLOPE)
+            parts = (*parts, pixels, distances, norm(pixels) * norm(distances))
+            if level >= ESTIMATED:
+                estimate = self.estimates[level - ESTIMATED](pixels)
+                size = (estimate.shape[-2], estimate.shape[-1])
+                pooled = F.adaptive_avg_pool2d(torch.cat((logarithm, share), dim=1), size)
+                difference = pooled[:, :1] - pooled[:, 1:] * estimate
+                parts = (*parts, difference, difference.abs())
+                estimates.append(estimate)
         logits: Tensor = self.last(torch.cat(parts, dim=1))
-        return logits
+        return logits, estimates
 
     def score_map(self, image: Tensor, depth: Tensor) -> Tensor:
         """Return how good the label is at every pixel (B, 1, H, W), 0 to 1, also where it has no distance."""

@@ -25,8 +25,8 @@ __all__ = ("DepthQualityModule",)
 Targets = Literal["graded", "binary"]
 DESCRIPTION = "discriminator"
 """Key of the description inside a checkpoint."""
-DISCRIMINATOR_FORMAT = 2
-"""1 did not learn where the truth is far."""
+DISCRIMINATOR_FORMAT = 3
+"""1 did not learn where the truth is far; 2 did not estimate distances from the image."""
 NOTICEABLE = 0.05  # change of the log-distance below which a pixel does not count as damaged
 
 
@@ -43,7 +43,8 @@ class DepthQualityModule(LightningModule):
     log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel
     counts 1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel
     counts 0, however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of
-    the labeler, yet it is a failure.
+    the labeler, yet it is a failure. The cross-entropy of the scores and the mean error of the log-distances that the
+    discriminator estimates from the image alone are added.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
@@ -120,17 +121,19 @@ class DepthQualityModule(LightningModule):
         """Return the loss of one batch."""
         said = self._predict(batch["image"])
         truth = self._damage(batch["depth"]) if self.targets == "graded" else batch["depth"]
-        real, _ = self._judge(batch, truth, batch["depth"])
-        fake, _ = self._judge(batch, self._damage(said), said)
+        real, _, estimates = self._judge(batch, truth, batch["depth"])
+        fake, _, _ = self._judge(batch, self._damage(said), said)
         loss = (real + fake) / 2
+        if self.targets == "graded":
+            loss = loss + _estimation_error(estimates, batch["depth"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(said))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score one batch, without further damage."""
         said = self._predict(batch["image"])
-        real, _ = self._judge(batch, batch["depth"])
-        fake, scores = self._judge(batch, said)
+        real, _, _ = self._judge(batch, batch["depth"])
+        fake, scores, _ = self._judge(batch, said)
         quality, share = self._quality(batch, said, scores.shape[-2:])
         pairs = torch.stack((scores[share > 0], quality[share > 0]))
         correlation = torch.corrcoef(pairs)[0, 1].nan_to_num() if pairs.shape[1] > 1 else pairs.new_zeros(())
@@ -193,15 +196,22 @@ class DepthQualityModule(LightningModule):
             damaged[chosen] = FAILURES[name](depth, chances[1])[chosen]
         return damaged
 
-    def _judge(self, batch: dict[str, Any], label: Tensor, intact: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the loss of labels (B, H, W), and the scores (B, h, w) of their patches; `intact` is before damage."""
-        logits = self.discriminator(batch["image"], label[:, None])[:, 0]
+    def _judge(
+        self, batch: dict[str, Any], label: Tensor, intact: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the loss of labels (B, H, W), the scores (B, h, w) of their patches, and estimates from the images.
+
+        `intact` are the labels before damage.
+        """
+        logits, estimates = self.discriminator.judge(batch["image"], label[:, None])
+        logits = logits[:, 0]
         quality, share = self._quality(batch, label, logits.shape[-2:], intact)
         if self.targets == "binary":
             quality = torch.full_like(quality, float(label is batch["depth"]))
         target = self.smoothing + (1 - 2 * self.smoothing) * quality
         errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (share * errors).sum() / share.sum().clamp_min(1e-6), logits.sigmoid()
+        loss = (share * errors).sum() / share.sum().clamp_min(1e-6)
+        return loss, logits.sigmoid(), estimates
 
     def _quality(
         self, batch: dict[str, Any], label: Tensor, size: torch.Size, intact: Tensor | None = None
@@ -215,6 +225,17 @@ class DepthQualityModule(LightningModule):
             right = right * (_log_error(label, intact) < NOTICEABLE) * ((label > 0) == (intact > 0))
         share = F.adaptive_avg_pool2d(known.to(label.dtype), (size[0], size[1]))
         return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share
+
+
+def _estimation_error(estimates: list[Tensor], depth: Tensor) -> Tensor:
+    """Return the mean error of log-distances (B, 1, h, w) that were estimated from the image, over their sizes."""
+    known = (depth > 0).to(depth.dtype)
+    true = torch.stack((torch.where(depth > 0, depth, 1).log(), known), dim=1)
+    errors = depth.new_zeros(())
+    for estimate in estimates:
+        mean, share = F.adaptive_avg_pool2d(true, (estimate.shape[-2], estimate.shape[-1])).unbind(1)
+        errors = errors + (mean - share * estimate[:, 0]).abs().sum() / share.sum().clamp_min(1e-6)
+    return errors / max(1, len(estimates))
 
 
 def _log_error(depth: Tensor, other: Tensor) -> Tensor:

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mtpano_zoo.data import StreetsDataset
+from mtpano_zoo.data import RoomsDataset, StreetsDataset
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
+from mtpano_zoo.sphere import erp_rays
 
 
 class Oracle(nn.Module):
@@ -29,7 +30,7 @@ class Oracle(nn.Module):
 
 def test_who_knows_the_truth_has_the_scores_of_the_truth(benchmark):
     sample = StreetsDataset("test", 1, 32, 64)[0]
-    found = benchmark.score(Oracle(sample), [sample], level=False)
+    found = benchmark.score(Oracle(sample), [sample], tilt=0, level=False)
     assert found["AbsRel"] == pytest.approx(0.1, abs=1e-4)
     assert found["aligned"] == pytest.approx(0, abs=1e-4)
     assert found["normals, mean"] == pytest.approx(0, abs=0.1)
@@ -44,17 +45,36 @@ def test_distances_count_where_they_are_given_and_the_others_are_counted(benchma
     known = int((sample["depth"] > 0).sum())
     sample["far"] = sample["far"].clone()
     sample["far"][-1] = True  # it calls the lowest row, which is ground, far
-    found = benchmark.score(oracle, [sample | {"far": torch.zeros_like(sample["far"])}], level=False)
+    found = benchmark.score(oracle, [sample | {"far": torch.zeros_like(sample["far"])}], tilt=0, level=False)
     assert found["AbsRel"] == pytest.approx(0.1, abs=1e-4) and found["delta1"] == 1
     assert found["no depth"] == pytest.approx(64 / known)
 
 
-def test_a_tilt_turns_image_and_labels_alike(benchmark, tmp_path, monkeypatch):
-    """Seen by a camera that looks up by 90 degrees, what was overhead is in the middle."""
-    image = torch.zeros(1, 3, 16, 32)
-    image[:, :, 0] = 1
-    batch = {"image": image, "depth": 1 + 4 * image[:, 0], "id": ["a"]}
-    monkeypatch.setattr(benchmark, "threed60", lambda *_: [batch])
-    (sample,) = benchmark.real("", [], 90)()
-    assert sample["image"][:, 7:9, 15:17].min() > 0.4 and sample["image"][:, 0].max() == 0
-    assert sample["depth"][7:9, 15:17].min() == 5 and sample["depth"][0].max() == 1
+class Upright(nn.Module):
+    """Takes brightness for distance, and all surfaces for floors of an upright camera."""
+
+    tasks, input_size = ("depth", "normals"), (64, 128)
+
+    def forward(self, image):
+        up = torch.tensor([0.0, -1.0, 0.0]).view(1, 3, 1, 1)
+        return {"depth": 1 + image.mean(1, keepdim=True), "normals": up.expand(*image.shape[:1], 3, *image.shape[-2:])}
+
+
+def test_predictions_of_tilted_cameras_are_turned_back(benchmark):
+    directions = erp_rays(64, 128).permute(2, 0, 1)
+    image = (directions + 1) / 2
+    normals = torch.tensor([0.0, -1.0, 0.0]).view(3, 1, 1).expand(3, 64, 128)
+    sample = {"image": image, "depth": 1 + image.mean(0), "normals": normals}
+    found = benchmark.score(Upright(), [sample], tilt=20, level=False)
+    assert found["AbsRel"] < 5e-3  # half a pixel
+    assert found["normals, mean"] == pytest.approx(20, abs=0.2)
+    assert "up, largest error" not in found
+
+
+def test_the_error_of_the_up_direction_is_that_of_the_camera(benchmark, monkeypatch):
+    sample = {key: RoomsDataset("test", 1, 256, 512)[0][key] for key in ("image", "depth", "normals")}
+    found = benchmark.score(Upright(), [sample], tilt=20, level=True)
+    assert found["up within 2 degrees"] == 1 and found["up, largest error"] < 2
+    monkeypatch.setattr("mtpano_zoo.prediction.estimate_up", lambda *_: None)
+    found = benchmark.score(Upright(), [sample], tilt=20, level=True)
+    assert found["up within 2 degrees"] == 0 and found["up, largest error"] == 180  # unknown

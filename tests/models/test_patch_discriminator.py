@@ -49,6 +49,17 @@ def test_it_compares_image_and_distance_at_every_place(seen):
     assert torch.equal(products[1][0], image) and not torch.allclose(products[1][2], product, atol=1e-3)
 
 
+def test_estimates_are_of_the_image_alone(seen):
+    image, depth = seen
+    network = tiny(levels=3).eval()
+    _, estimates = network.judge(image, depth)
+    assert [tuple(one.shape[-2:]) for one in estimates] == [(4, 8), (2, 4)]
+    _, again = network.judge(image, 2 * depth)
+    _, other = network.judge(1 - image, depth)
+    for one, two, three in zip(estimates, again, other, strict=True):
+        assert torch.equal(one, two) and not torch.allclose(one, three)
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_a_patch_is_a_pixel_of_the_result(levels, seen):
     assert tiny(levels=levels)(*seen).shape == (2, 1, 16 // 2**levels, 32 // 2**levels)

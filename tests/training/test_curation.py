@@ -11,7 +11,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.curation.scoring import load_discriminator
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
-from mtpano_zoo.training.curation import DepthQualityModule
+from mtpano_zoo.training.curation import DepthQualityModule, _estimation_error
 
 SIZE = (16, 32)
 
@@ -103,10 +103,25 @@ def test_a_checkpoint_for_another_labeler_is_refused():
 def test_binary_targets_are_truth_or_not():
     binary, batch = module(targets="binary", smoothing=0.0), {"image": sample(0)["image"][None]}
     batch["depth"] = sample(0)["depth"][None]
-    real, score = binary._judge(batch, batch["depth"])
+    real, score, _ = binary._judge(batch, batch["depth"])
     assert float(real) == pytest.approx(float(-score.log().mean()), rel=1e-4)
-    fake, score = binary._judge(batch, batch["depth"].clone())
+    fake, score, _ = binary._judge(batch, batch["depth"].clone())
     assert float(fake) == pytest.approx(float(-(1 - score).log().mean()), rel=1e-4)
+
+
+def test_estimates_from_the_image_learn_the_log_distance():
+    depth = torch.tensor([[1.0, 1.0, 4.0, 4.0], [1.0, 0.0, 4.0, 4.0]])[None].exp()
+    depth[0, 1, 1] = 0  # does not count
+    right = torch.tensor([[[[1.0, 4.0]]]])
+    assert float(_estimation_error([right], depth)) == pytest.approx(0, abs=1e-5)
+    wrong = torch.tensor([[[[1.0, 4.7]]]])
+    assert float(_estimation_error([right, wrong], depth)) == pytest.approx(0.7 * 4 / 7 / 2, rel=1e-4)
+    training = module()
+    batch = {key: torch.stack([sample(i)[key] for i in range(2)]) for key in ("image", "depth")}
+    real, _, estimates = training._judge(batch, batch["depth"])
+    fake, _, _ = training._judge(batch, training._predict(batch["image"]))
+    expected = (real + fake) / 2 + _estimation_error(estimates, batch["depth"])
+    torch.testing.assert_close(training.training_step(batch, 0), expected)
 
 
 @pytest.mark.parametrize(("targets", "factors"), [("graded", {0.5, 2.0}), ("binary", {1.0})])
