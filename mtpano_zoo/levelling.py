@@ -17,14 +17,14 @@ from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import Mode, erp_angles, erp_rays, pad, rotate, sample, unit
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("EDGE_ROWS", "MAX_TILT", "estimate_up", "levelling_rotation", "turned_back")
+__all__ = ("MAX_TILT", "edge_rows", "estimate_up", "levelling_rotation", "turned_back")
 
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
 LEVEL = 2.0  # degrees of tilt below which a panorama is left as it is: up is not known better
-EDGE_ROWS = 256  # rows in which edges are looked for
+EDGES = {256: 12000, 512: 24000}  # the strongest pixels that are used, by image height; most rooms have fewer edges
 MARGIN = 2  # pixels around unseen areas that their darkness affects
 WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
-EDGES = 12000  # the strongest pixels; most rooms have fewer that are edges
+MIN_EDGES = 130  # sum of weights below which an image has no edges, but rounding errors
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
 BIN = 2.0  # degrees: circles this close are one line, weighted by the square root of its pixels' weights
 TOLERANCE = 2.0  # degrees between an edge and the direction that it agrees with
@@ -36,6 +36,16 @@ VERTICALS = (
     1.5  # weight of vertical edges to those along each of two horizontal directions: rooms have slopes, as stairs
 )
 MIN_GAIN = 1.5  # ratio of up's agreement to the average direction's, below which up is unknown
+
+
+def edge_rows(height: int) -> int:
+    """Return the image height at which edges are looked for in an image of any height.
+
+    Example:
+        >>> edge_rows(2048), edge_rows(300), edge_rows(64)
+        (512, 256, 256)
+    """
+    return max((rows for rows in EDGES if rows <= height), default=min(EDGES))
 
 
 def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
@@ -58,12 +68,12 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
     tensor = _structure_tensor(image.detach().float().cpu())
     if seen is not None:
-        unseen = resize((~seen).byte()[None], EDGE_ROWS, 2 * EDGE_ROWS)
+        unseen = resize((~seen).byte()[None], *tensor.shape[-2:])
         beside = F.max_pool2d(pad(unseen[None], (MARGIN,) * 4), 2 * MARGIN + 1, 1)[0]
         tensor = torch.where(beside > 0, 0, tensor)
     found = [_lines(*_edges(tensor, window)) for window in WINDOWS]
     circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
-    if weights.sum() < 1e-3 * image[0].numel():  # rounding errors of an image without edges
+    if weights.sum() < MIN_EDGES:
         return None
     directions = _cone()
     agreement = _agreement_map(circles, weights)
@@ -119,13 +129,14 @@ def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
 
 
 def _structure_tensor(image: Tensor) -> Tensor:
-    """Return the products of the components of the gradient in space, (9, EDGE_ROWS, 2 EDGE_ROWS).
+    """Return the products of the components of the gradient in space, (9, H, W), H being `edge_rows`.
 
     The gradient on the sphere, as a vector in space, is the normal of the great circle along an edge. It is the same
     all along a straight edge, so the products can be averaged in space, without a frame for each pixel.
     """
-    grey = resize(image, EDGE_ROWS, 2 * EDGE_ROWS).mean(0).clamp_min(0).sqrt()
-    longitude, latitude = erp_angles(EDGE_ROWS, 2 * EDGE_ROWS)
+    rows = edge_rows(image.shape[-2])
+    grey = resize(image, rows, 2 * rows).mean(0).clamp_min(0).sqrt()
+    longitude, latitude = erp_angles(rows, 2 * rows)
     latitude = latitude[:, None]
     around = pad(grey[None, None], (1, 1, 1, 1))
     smooth, slope = torch.tensor([3.0, 10.0, 3.0]) / 16, torch.tensor([-0.5, 0.0, 0.5])
@@ -144,9 +155,10 @@ def _structure_tensor(image: Tensor) -> Tensor:
 def _edges(tensor: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Return the normals (N, 3) of the great circles along edges, and how strong and straight these are (N,)."""
     tensor = F.avg_pool2d(pad(tensor[None], (window // 2,) * 4), window, 1)[0]
-    _, latitude = erp_angles(EDGE_ROWS, 2 * EDGE_ROWS)
+    rows, columns = tensor.shape[-2:]
+    _, latitude = erp_angles(rows, columns)
     area = latitude.cos()[:, None].expand_as(tensor[0]).flatten()
-    strongest = (tensor[[0, 4, 8]].sum(0).flatten() * area).topk(EDGES).indices
+    strongest = (tensor[[0, 4, 8]].sum(0).flatten() * area).topk(EDGES[rows]).indices
     values, vectors = torch.linalg.eigh(tensor.flatten(1)[:, strongest].T.view(-1, 3, 3))
     straight = ((values[:, 2] - values[:, 1]) / values.sum(1).clamp_min(1e-12)).clamp(0, 1)
     strength = (values[:, 2].clamp_min(0).sqrt() / FULL_CONTRAST).clamp_max(1)

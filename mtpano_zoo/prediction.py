@@ -24,7 +24,7 @@ from mtpano_zoo.finishing import (
     without_nadir,
 )
 from mtpano_zoo.image_io import Panorama, Reading
-from mtpano_zoo.levelling import EDGE_ROWS, estimate_up, levelling_rotation, turned_back
+from mtpano_zoo.levelling import edge_rows, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.predicted_maps import Prediction, output_paths
 from mtpano_zoo.sources import Source, network_input, panoramas_of
@@ -148,7 +148,8 @@ def _up(panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: b
     pose, seen = (None, None) if isinstance(panorama, Tensor) else (panorama.pose, panorama.seen)
     found = None
     if level:
-        small = network_input(image, EDGE_ROWS, 2 * EDGE_ROWS, torch.device("cpu"))
+        rows = edge_rows(image.shape[-2] if isinstance(image, Tensor) else image.shape[0])
+        small = network_input(image, rows, 2 * rows, torch.device("cpu"))
         found = estimate_up(small, None if seen is None else torch.from_numpy(seen))
     return torch.tensor(pose.up) if found is None and pose is not None else found
 
