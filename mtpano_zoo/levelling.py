@@ -21,10 +21,10 @@ __all__ = ("MAX_TILT", "edge_rows", "estimate_up", "levelling_rotation", "turned
 
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
 LEVEL = 2.0  # degrees of tilt below which a panorama is left as it is: up is not known better
-EDGES = {256: 12000, 512: 24000}  # the strongest pixels that are used, by image height; most rooms have fewer edges
+EDGES = {256: 12000, 512: 24000}  # strongest pixels that are used, by image height; most rooms have fewer edges
 MARGIN = 2  # pixels around unseen areas that their darkness affects
 WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
-MIN_EDGES = 130  # sum of weights below which an image has no edges, but rounding errors
+MIN_EDGES = 130  # sum of weights below which what looks like edges are rounding errors
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
 BIN = 2.0  # degrees: circles this close are one line, weighted by the square root of its pixels' weights
 TOLERANCE = 2.0  # degrees between an edge and the direction that it agrees with
@@ -32,9 +32,7 @@ FINE_TOLERANCES = (3.0, 2.0, 1.5, 1.0, 1.0, 1.0)
 STEP = 2.0  # degrees between directions that are tried
 APART = 6.0  # degrees within which only the best direction is a candidate
 PEAKS = 12  # candidates that are refined
-VERTICALS = (
-    1.5  # weight of vertical edges to those along each of two horizontal directions: rooms have slopes, as stairs
-)
+VERTICALS = 1.5  # weight of up's agreement; a horizontal direction has 1, which stairs and ramps may outvote
 MIN_GAIN = 1.5  # ratio of up's agreement to the average direction's, below which up is unknown
 
 
@@ -185,9 +183,9 @@ def _cone() -> Tensor:
     return torch.cat(rings)
 
 
-def _agreement(directions: Tensor, circles: Tensor, weights: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+def _agreement(directions: Tensor, circles: Tensor, weights: Tensor) -> Tensor:
     """Return the share (...) of lines that may run in directions (..., 3): those whose circles pass through them."""
-    return _closeness(directions @ circles.T, tolerance) @ weights / weights.sum()
+    return _closeness(directions @ circles.T, TOLERANCE) @ weights / weights.sum()
 
 
 def _closeness(sine: Tensor, tolerance: float) -> Tensor:
@@ -242,8 +240,7 @@ def _refined_frame(axes: Tensor, circles: Tensor, weights: Tensor) -> Tensor:
         inliers = weights[:, None] * _closeness(distance, tolerance)
         change = torch.linalg.cross(axes[None], circles[:, None])
         matrix = torch.einsum("nk,nki,nkj->ij", inliers, change, change)
-        turn = torch.linalg.lstsq(matrix, torch.einsum("nk,nki,nk->i", inliers, change, -distance)[:, None]).solution[
-            :, 0
-        ]
+        wanted = torch.einsum("nk,nki,nk->i", inliers, change, -distance)
+        turn = torch.linalg.lstsq(matrix, wanted[:, None]).solution[:, 0]
         axes = unit(axes + torch.linalg.cross(turn.expand(3, 3), axes))
     return axes
