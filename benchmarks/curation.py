@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--panoramas", type=int, default=240, help="panoramas that stand for the web")
     parser.add_argument("--test-panoramas", type=int, default=64, help="other panoramas, to test students on")
     parser.add_argument("--labeler-steps", type=int, default=1000)
-    parser.add_argument("--discriminator-steps", type=int, default=3000)
+    parser.add_argument("--discriminator-steps", type=int, default=2500)
     parser.add_argument("--student-steps", type=int, default=200)
     parser.add_argument("--width", type=int, default=16, help="channels of the discriminator's first layer")
     parser.add_argument("--levels", type=int, default=4, help="layers of the discriminator that halve the size")
