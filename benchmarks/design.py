@@ -168,7 +168,7 @@ def measure(
     result = {task: float(scores[f"test/{METRICS[task]}"]) for task in network.tasks}
     result |= seam_jumps(network.eval(), data)
     if threed60:
-        seen = score(network, real(threed60, get_args(Part), 0)(), level=False)
+        seen = score(network, real(threed60, get_args(Part))(), tilt=0, level=False)
         result |= {f"real {column}": value for column, value in seen.items()}
     return result | cost(network, network.input_size) | {"seconds per step": seconds / steps}
 

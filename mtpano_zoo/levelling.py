@@ -17,14 +17,15 @@ from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import Mode, erp_angles, erp_rays, pad, rotate, sample, unit
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("MAX_TILT", "edge_rows", "estimate_up", "levelling_rotation", "turned_back")
+__all__ = ("MAX_TILT", "UNCERTAIN", "edge_rows", "estimate_up", "levelling_rotation", "turned_back")
 
 MAX_TILT = 45.0  # degrees; beyond it, a wall is nearer to the top of the image than the ceiling is
-LEVEL = 2.0  # degrees of tilt below which a panorama is left as it is: up is not known better
+LEVEL = 1.0  # degrees of tilt below which a panorama is left as it is, because turning blurs it a little
+UNCERTAIN = 2.0  # the same if up was estimated, which is hardly more accurate
 EDGES = {256: 12000, 512: 24000}  # strongest pixels that are used, by image height; most rooms have fewer edges
+MIN_EDGES = {256: 130, 512: 520}  # sum of weights below which what looks like edges are rounding errors
 MARGIN = 2  # pixels around unseen areas that their darkness affects
 WINDOWS = (5, 7)  # pixels over which edges are measured, for sharp ones and for noisy ones
-MIN_EDGES = 130  # sum of weights below which what looks like edges are rounding errors
 FULL_CONTRAST = 0.1  # change per pixel from which an edge counts fully
 BIN = 2.0  # degrees: circles this close are one line, weighted by the square root of its pixels' weights
 TOLERANCE = 2.0  # degrees between an edge and the direction that it agrees with
@@ -71,7 +72,7 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
         tensor = torch.where(beside > 0, 0, tensor)
     found = [_lines(*_edges(tensor, window)) for window in WINDOWS]
     circles, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
-    if weights.sum() < MIN_EDGES:
+    if weights.sum() < MIN_EDGES[tensor.shape[-2]]:
         return None
     directions = _cone()
     agreement = _agreement_map(circles, weights)
@@ -82,19 +83,19 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
     candidates = torch.stack([_refined(direction, circles, weights) for direction in directions[peaks]])
     scores = _agreement(candidates, circles, weights)
     partners, horizontal = _best_partners(candidates, agreement)
-    plausible = (scores >= MIN_GAIN * shares.mean()) & (-candidates[:, 1] > math.cos(math.radians(MAX_TILT + STEP)))
-    if not plausible.any():
+    within = -candidates[:, 1] >= math.cos(math.radians(MAX_TILT))
+    best = torch.where(within, VERTICALS * scores + partners, -1).argmax()
+    if not within[best] or scores[best] < MIN_GAIN * shares.mean():
         return None
-    best = torch.where(plausible, VERTICALS * scores + partners, 0).argmax()
     return _refined_frame(torch.stack((candidates[best], *horizontal[:, best])), circles, weights)[0]
 
 
-def levelling_rotation(up: Tensor | None) -> Tensor | None:
+def levelling_rotation(up: Tensor | None, least: float = LEVEL) -> Tensor | None:
     """Return the smallest camera-to-world rotation (3, 3) to a level camera, for `sphere.rotate`.
 
     Args:
-        up: Unit vector (3,) that points up in the frame of the camera. The camera stays as it is (None) if this is
-            unknown or less than `LEVEL` degrees off, because up is hardly known better, and turning an image blurs it.
+        up: Unit vector (3,) that points up in the frame of the camera; None if unknown.
+        least: Tilt in degrees from which the camera is turned. Below it, or if up is unknown, it stays as it is (None).
 
     Example:
         >>> turn = levelling_rotation(torch.tensor([0.6, -0.8, 0.0]))
@@ -102,7 +103,7 @@ def levelling_rotation(up: Tensor | None) -> Tensor | None:
         >>> [round(x, 3) for x in up.tolist()]
         [0.6, -0.8, 0.0]
     """
-    if up is None or -float(up[1]) > math.cos(math.radians(LEVEL)):
+    if up is None or -float(up[1]) > math.cos(math.radians(least)):
         return None
     x, y, z = up.tolist()
     if y > 1 - 1e-6:  # upside down: any axis will do

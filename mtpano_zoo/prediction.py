@@ -24,7 +24,7 @@ from mtpano_zoo.finishing import (
     without_nadir,
 )
 from mtpano_zoo.image_io import Panorama, Reading
-from mtpano_zoo.levelling import edge_rows, estimate_up, levelling_rotation, turned_back
+from mtpano_zoo.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation, turned_back
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.predicted_maps import Prediction, output_paths
 from mtpano_zoo.sources import Source, network_input, panoramas_of
@@ -108,8 +108,8 @@ def predict(
     network.eval()
     try:
         with torch.inference_mode():
-            ups = [_up(panorama, image, level) for panorama, image in zip(panoramas, images, strict=True)]
-            turns = [levelling_rotation(up) for up in ups]
+            levelled = [_up_and_turn(panorama, image, level) for panorama, image in zip(panoramas, images, strict=True)]
+            ups, turns = zip(*levelled, strict=True)
             batch = torch.stack(
                 [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
             )
@@ -143,15 +143,23 @@ def predict(
     return results[0] if single else results
 
 
-def _up(panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: bool) -> Tensor | None:
-    """Return where up is: by the image's edges if `level` is set and they show it, else by the pose in its file."""
+def _up_and_turn(
+    panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return where up is, and the rotation to a level camera.
+
+    Up is estimated from the image's edges if `level` is set and they show it; otherwise it is in the file's pose.
+    """
     pose, seen = (None, None) if isinstance(panorama, Tensor) else (panorama.pose, panorama.seen)
     found = None
     if level:
         rows = edge_rows(image.shape[-2] if isinstance(image, Tensor) else image.shape[0])
         small = network_input(image, rows, 2 * rows, torch.device("cpu"))
         found = estimate_up(small, None if seen is None else torch.from_numpy(seen))
-    return torch.tensor(pose.up) if found is None and pose is not None else found
+    if found is not None:
+        return found, levelling_rotation(found, UNCERTAIN)
+    up = None if pose is None else torch.tensor(pose.up)
+    return up, levelling_rotation(up)
 
 
 def _attribute(network: nn.Module, name: str) -> Any:

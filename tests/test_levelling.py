@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtpano_zoo.data import HomesDataset, RoomsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama
+from mtpano_zoo.image_io.gpano import PoseAngles
 from mtpano_zoo.levelling import estimate_up, levelling_rotation
 from mtpano_zoo.prediction import predict
 from mtpano_zoo.run import run
@@ -47,8 +48,34 @@ def test_horizontal_edges_decide_between_directions_a_few_degrees_apart() -> Non
     assert up is not None and degrees_between(up, rotation.T @ UP) < 1.5
 
 
+def test_a_wall_is_not_taken_for_the_ceiling_at_the_largest_tilts(room: Tensor) -> None:
+    for rotation in (rotation_matrix(pitch=43.0), rotation_matrix(roll=43.0)):
+        up = estimate_up(rotate(room[None], rotation)[0])
+        assert up is not None and degrees_between(up, rotation.T @ UP) < 1.5
+
+
+def test_fine_edges_are_found_at_512_rows() -> None:
+    """Stripes of two pixels at 512 rows are grey at 256, where only the slanted edge is left."""
+    rays = erp_rays(512, 1024)
+    rotation = rotation_matrix(pitch=20.0)
+    world = rays @ rotation.T
+    stripes = ((torch.atan2(world[..., 0], world[..., 2]) * 512 / math.pi / 2).floor() % 2) * (
+        world[..., 1].abs() < 0.7
+    )
+    slanted = (rays @ torch.tensor([0.5, 0.5, 0.7])) > 0
+    image = (0.2 * stripes + 0.5 * slanted).expand(3, -1, -1)
+    up = estimate_up(image)
+    assert up is not None and degrees_between(up, rotation.T @ UP) < 1.5
+
+
+def test_faint_noise_is_no_edge() -> None:
+    for rows in (256, 512):
+        noise = 0.001 * torch.rand(3, rows, 2 * rows, generator=torch.Generator().manual_seed(0))
+        assert estimate_up(0.5 + noise) is None
+
+
 def test_the_border_of_a_crop_is_no_edge() -> None:
-    image = RoomsDataset("test", 4, 256, 512)[1]["image"]
+    image = RoomsDataset("test", 4, 256, 512)[2]["image"]
     rotation = rotation_matrix(pitch=15.0, roll=-10.0)
     seen = torch.zeros(256, 512, dtype=torch.bool)
     seen[64:192, 128:384] = True
@@ -81,6 +108,20 @@ def test_the_levelling_rotation_is_the_smallest_that_levels() -> None:
         assert float(torch.linalg.det(turn)) == pytest.approx(1, abs=1e-5)
     assert levelling_rotation(None) is None
     assert levelling_rotation(rotation_matrix(0.0, 0.9) @ UP) is None
+    assert levelling_rotation(rotation_matrix(0.0, 1.1) @ UP) is not None
+
+
+@pytest.mark.parametrize(("tilt", "turned"), [(1.5, False), (3.0, True)])
+def test_small_tilts_are_undone_if_the_file_states_them(room: Tensor, tilt: float, turned: bool) -> None:
+    rotation = rotation_matrix(pitch=tilt)
+    tilted = rotate(room[None], rotation)[0]
+    estimated, stated, unturned = Flat(), Flat(), Flat()
+    predict(unturned, tilted)
+    predict(estimated, tilted, level=True)
+    assert torch.equal(estimated.seen[0], unturned.seen[0]) is not turned
+    pixels = (tilted.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+    predict(stated, Panorama(pixels, None, pose=PoseAngles(0.0, tilt, 0.0)))
+    assert not torch.allclose(stated.seen[0], unturned.seen[0], atol=0.02)
 
 
 class Flat(nn.Module):

@@ -17,7 +17,7 @@ __all__ = ("PatchDiscriminator",)
 
 SLOPE = 0.2  # of the activation below zero
 WIDEST = 8  # times the first width, as in PatchGAN
-ESTIMATED = 1  # the first level at which the image alone must tell the distance
+ESTIMATED = 1  # the first level that estimates distances: those before it see too little of the image
 
 
 class PatchDiscriminator(RecordedModule):
@@ -28,9 +28,9 @@ class PatchDiscriminator(RecordedModule):
     other tells that a label is mirrored or belongs to another panorama, which joint layers hardly learn. Only the
     factors of these products are normalised; elsewhere that would hide the scale of the distances.
 
-    From the second level on, the layers of the image also estimate the log-distance, which training compares with the
-    truth. Its difference from the label is a feature of the joint layers. The target of a score is one number per
-    patch, from which alone it takes long to learn what an image says about distances.
+    From the second level on, the layers of the image also estimate the log-distance. Its difference from the label is a
+    feature of the joint layers. `DepthQualityModule` compares the estimates with the truth if its targets are graded:
+    scores alone are one number per patch, from which it takes long to learn what an image says about distances.
 
     Args:
         input_size: Height and width that it is trained and used at: a patch covers another angle at another size.
@@ -73,7 +73,7 @@ class PatchDiscriminator(RecordedModule):
         channels = 3 * widths[0]
         for level in range(1, levels):
             self.layers.append(layer(channels, widths[level], 2))
-            channels = 4 * widths[level] + 2 * (level >= ESTIMATED)
+            channels = 4 * widths[level] + 2  # the difference of the estimate and its absolute value
         self.last = nn.Sequential(layer(channels, widths[-1]), nn.LeakyReLU(SLOPE), layer(widths[-1], 1))
         self.enlarge = Upsample("sphere", align_corners=False)
 

@@ -43,8 +43,8 @@ class DepthQualityModule(LightningModule):
     log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel
     counts 1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel
     counts 0, however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of
-    the labeler, yet it is a failure. The cross-entropy of the scores and the mean error of the log-distances that the
-    discriminator estimates from the image alone are added.
+    the labeler, yet it is a failure. The mean error of the log-distances that the discriminator
+    estimates from the image alone is added to the loss in training, and logged as ``train/estimation``.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
@@ -125,7 +125,9 @@ class DepthQualityModule(LightningModule):
         fake, _, _ = self._judge(batch, self._damage(said), said)
         loss = (real + fake) / 2
         if self.targets == "graded":
-            loss = loss + _estimation_error(estimates, batch["depth"])
+            estimation = _estimation_error(estimates, batch["depth"])
+            self.log("train/estimation", estimation, batch_size=len(said))
+            loss = loss + estimation
         self.log("train/loss", loss, prog_bar=True, batch_size=len(said))
         return loss
 

@@ -1,6 +1,7 @@
 """The variants of the comparison of designs lack what they are named after, and nothing that is finished is redone."""
 
 import math
+from unittest.mock import create_autospec
 
 import pytest
 import timm
@@ -73,10 +74,11 @@ def test_the_pretrained_encoder_is_read_and_learns_slowly(benchmark, tmp_path, m
     monkeypatch.setattr(benchmark.Trainer, "fit", lambda self, module, data: trained.append(module))
     monkeypatch.setattr(benchmark.Trainer, "test", lambda *_, **__: [{"test/depth/AbsRel": 1.0}])
     monkeypatch.setattr(benchmark, "seam_jumps", lambda *_: {})
-    monkeypatch.setattr(benchmark, "real", lambda root, parts, tilt: lambda: root)
-    monkeypatch.setattr(
-        benchmark, "score", lambda network, samples, level: {"aligned": 2.0 if samples == "3d60" else 0}
-    )
+    real, score = (create_autospec(function) for function in (benchmark.real, benchmark.score))  # with its signature
+    real.side_effect = lambda root, _: lambda: root
+    score.side_effect = lambda _, samples, **__: {"aligned": 2.0 if samples == "3d60" else 0}
+    monkeypatch.setattr(benchmark, "real", real)
+    monkeypatch.setattr(benchmark, "score", score)
     data = benchmark.RoomsDataModule(128, 256, train_count=1, test_count=1)
     result = benchmark.measure(settings, "depth alone", 0, 1, data, "3d60", "32-true")
     assert result["depth"] == 1.0 and result["real aligned"] == 2.0

@@ -49,6 +49,26 @@ def test_it_compares_image_and_distance_at_every_place(seen):
     assert torch.equal(products[1][0], image) and not torch.allclose(products[1][2], product, atol=1e-3)
 
 
+def test_products_and_differences_reach_the_last_level(seen):
+    image, depth = seen
+    network, inputs, features = tiny(levels=3).eval(), [], {}
+    network.last.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    for name in ("image_layers", "distance_layers"):
+        getattr(network, name)[2].register_forward_hook(
+            lambda _, __, out, name=name: features.update({name: torch.nn.functional.leaky_relu(out, 0.2)})
+        )
+    _, estimates = network.judge(image, depth)
+    pixels, distances = features["image_layers"], features["distance_layers"]
+    norm, width = network.product_norms[2], pixels.shape[1]
+    product = inputs[0][:, 3 * width : 4 * width]
+    torch.testing.assert_close(product, norm(pixels) * norm(distances))
+    size = estimates[-1].shape[-2:]
+    known = torch.nn.functional.adaptive_avg_pool2d((depth > 0).float(), size)
+    mean = torch.nn.functional.adaptive_avg_pool2d(torch.where(depth > 0, depth, 1).log(), size)
+    difference = mean - known * estimates[-1]
+    torch.testing.assert_close(inputs[0][:, 4 * width :], torch.cat((difference, difference.abs()), 1))
+
+
 def test_estimates_are_of_the_image_alone(seen):
     image, depth = seen
     network = tiny(levels=3).eval()

@@ -81,9 +81,9 @@ def test_it_learns_where_a_labeler_is_wrong_and_its_checkpoint_is_read(tmp_path)
     assert not any(key.startswith("labeler") for key in torch.load(path, weights_only=True)["state_dict"])
     assert described["targets"] == "graded"
     checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["discriminator"]["format"]
+    checkpoint["discriminator"]["format"] = 2
     torch.save(checkpoint, tmp_path / "earlier.ckpt")
-    with pytest.raises(InputError, match="earlier version, which did not judge the sky: train it again"):
+    with pytest.raises(InputError, match="earlier version, whose discriminator had other layers: train it again"):
         load_discriminator(tmp_path / "earlier.ckpt")
     scores = trainer.validate(trained, loader, ckpt_path=path, verbose=False)
     assert scores[0]["val/correlation"] > 0.8
@@ -107,6 +107,8 @@ def test_binary_targets_are_truth_or_not():
     assert float(real) == pytest.approx(float(-score.log().mean()), rel=1e-4)
     fake, score, _ = binary._judge(batch, batch["depth"].clone())
     assert float(fake) == pytest.approx(float(-(1 - score).log().mean()), rel=1e-4)
+    fake, _, _ = binary._judge(batch, binary._predict(batch["image"]))
+    torch.testing.assert_close(binary.training_step(batch, 0), (real + fake) / 2)  # no error of estimates
 
 
 def test_estimates_from_the_image_learn_the_log_distance():

@@ -229,7 +229,9 @@ def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, 
             "pass its last.ckpt"
         )
     if described.get("format") != DISCRIMINATOR_FORMAT:
-        raise InputError(f"{path} was trained by an earlier version, which did not judge the sky: train it again")
+        raise InputError(
+            f"{path} was trained by an earlier version, whose discriminator had other layers: train it again"
+        )
     prefix = "discriminator."
     weights = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
