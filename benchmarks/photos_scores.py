@@ -92,7 +92,7 @@ def score(network: nn.Module, samples: Iterable[Sample], tilt: float, level: boo
     }
     silent = total = 0
     errors = []
-    for sample, turn in product(samples, tilts(tilt)):
+    for sample, turn in ((sample, turn) for sample in samples for turn in tilts(tilt)):
         prediction = predict(network, rotate(sample["image"][None], turn)[0], level=level)
         if not isinstance(prediction, Prediction):
             raise TypeError("one image must have one prediction")
