@@ -13,11 +13,32 @@ from mtpano_zoo.layers import RecordedModule
 from mtpano_zoo.layers.convolution import Upsample, conv2d
 from mtpano_zoo.sphere import erp_angles
 
-__all__ = ("PatchDiscriminator",)
+__all__ = ("PatchDiscriminator", "difference_by_patch", "known_logarithm")
 
 SLOPE = 0.2  # of the activation below zero
 WIDEST = 8  # times the first width, as in PatchGAN
 ESTIMATED = 1  # the first level that estimates distances: those before it see too little of the image
+
+
+def known_logarithm(depth: Tensor) -> Tensor:
+    """Return log-distances, 0 where there is none, and where there is one, (B, 2, H, W), of distances (B, 1, H, W).
+
+    Example:
+        >>> known_logarithm(torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)).tolist()
+        [[[[0.0, 0.0]], [[1.0, 0.0]]]]
+    """
+    return torch.cat((torch.where(depth > 0, depth, 1).log(), (depth > 0).to(depth.dtype)), dim=1)
+
+
+def difference_by_patch(label: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by how much a label exceeds an estimate (B, 1, h, w), times the share of known pixels, and this share.
+
+    Args:
+        label: From `known_logarithm`, (B, 2, H, W).
+        estimate: Log-distances (B, 1, h, w), one per patch.
+    """
+    mean, share = F.adaptive_avg_pool2d(label, (estimate.shape[-2], estimate.shape[-1])).chunk(2, dim=1)
+    return mean - share * estimate, share
 
 
 class PatchDiscriminator(RecordedModule):
@@ -103,12 +124,11 @@ class PatchDiscriminator(RecordedModule):
         if image.shape[-2:] != self.input_size:
             (height, width), (rows, columns) = image.shape[-2:], self.input_size
             raise InputError(f"the labels are {height} x {width}, but the discriminator judges {rows} x {columns}")
-        known = depth > 0
-        logarithm, share = torch.where(known, depth, 1).log(), known.to(image.dtype)
+        label = known_logarithm(depth)
         _, latitude = erp_angles(*self.input_size, device=image.device, dtype=image.dtype)
         height_of_ray = latitude.sin()[:, None].expand_as(depth)
         pixels = torch.cat((2 * image - 1, height_of_ray), dim=1)
-        distances = torch.cat((logarithm, share, height_of_ray), dim=1)
+        distances = torch.cat((label, height_of_ray), dim=1)
         parts: tuple[Tensor, ...] = ()
         estimates: list[Tensor] = []
         for level, norm in enumerate(self.product_norms):
@@ -119,9 +139,7 @@ class PatchDiscriminator(RecordedModule):
             parts = (*parts, pixels, distances, norm(pixels) * norm(distances))
             if level >= ESTIMATED:
                 estimate = self.estimates[level - ESTIMATED](pixels)
-                size = (estimate.shape[-2], estimate.shape[-1])
-                pooled = F.adaptive_avg_pool2d(torch.cat((logarithm, share), dim=1), size)
-                difference = pooled[:, :1] - pooled[:, 1:] * estimate
+                difference, _ = difference_by_patch(label, estimate)
                 parts = (*parts, difference, difference.abs())
                 estimates.append(estimate)
         logits: Tensor = self.last(torch.cat(parts, dim=1))

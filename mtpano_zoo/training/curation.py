@@ -14,7 +14,7 @@ import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
+from mtpano_zoo.models.patch_discriminator import PatchDiscriminator, difference_by_patch, known_logarithm
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.label_failures import FAILURES
 from mtpano_zoo.training.resuming import read_plain_data_only
@@ -43,8 +43,8 @@ class DepthQualityModule(LightningModule):
     log-distance, so that a score says how large the errors are. Where the truth is `far`, such as the sky, a pixel
     counts 1 if it has no distance, and 0 otherwise; where the truth has a distance, a hole counts 0. A damaged pixel
     counts 0, however close to the truth it happens to be: the errors of a blurred label are hardly larger than those of
-    the labeler, yet it is a failure. The mean error of the log-distances that the discriminator
-    estimates from the image alone is added to the loss in training, and logged as ``train/estimation``.
+    the labeler, yet it is a failure. In training, the mean error of the log-distances that the discriminator estimates
+    from the image alone is added to the loss, and logged as ``train/estimation``.
 
     Logged are ``train/loss``, ``val/loss``, and ``val/correlation``, the correlation of patch scores with their targets
     over undamaged predictions alone.
@@ -231,12 +231,10 @@ class DepthQualityModule(LightningModule):
 
 def _estimation_error(estimates: list[Tensor], depth: Tensor) -> Tensor:
     """Return the mean error of log-distances (B, 1, h, w) that were estimated from the image, over their sizes."""
-    known = (depth > 0).to(depth.dtype)
-    true = torch.stack((torch.where(depth > 0, depth, 1).log(), known), dim=1)
-    errors = depth.new_zeros(())
+    truth, errors = known_logarithm(depth[:, None]), depth.new_zeros(())
     for estimate in estimates:
-        mean, share = F.adaptive_avg_pool2d(true, (estimate.shape[-2], estimate.shape[-1])).unbind(1)
-        errors = errors + (mean - share * estimate[:, 0]).abs().sum() / share.sum().clamp_min(1e-6)
+        difference, share = difference_by_patch(truth, estimate)
+        errors = errors + difference.abs().sum() / share.sum().clamp_min(1e-6)
     return errors / max(1, len(estimates))
 
 
