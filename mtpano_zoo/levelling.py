@@ -57,7 +57,7 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
         seen: Mask (H, W) of any size, false where no camera looked: borders of a crop are not edges of the world.
 
     Raises:
-        InputError: If the image is not (3, H, W).
+        InputError: If the image is not (3, H, W), or not finite everywhere.
 
     Example:
         >>> estimate_up(torch.full((3, 32, 64), 0.5)) is None
@@ -65,6 +65,8 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
     """
     if image.ndim != 3 or image.shape[0] != 3:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
+    if not image.isfinite().all():
+        raise InputError("levelling needs an image without NaN and infinite values: mark what is unknown in `seen`")
     tensor = _structure_tensor(image.detach().float().cpu())
     if seen is not None:
         unseen = resize((~seen).byte()[None], *tensor.shape[-2:])

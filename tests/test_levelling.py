@@ -94,6 +94,9 @@ def test_an_image_without_edges_is_not_turned() -> None:
     assert levelling_rotation(estimate_up(noise)) is None
     with pytest.raises(InputError, match=r"needs an image \(3, H, W\), got \(1, 3, 64, 128\)"):
         estimate_up(torch.zeros(1, 3, 64, 128))
+    noise[0, 100, 200] = torch.nan
+    with pytest.raises(InputError, match="without NaN and infinite values"):
+        estimate_up(noise)
 
 
 def test_the_levelling_rotation_is_the_smallest_that_levels() -> None:
