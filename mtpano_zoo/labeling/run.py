@@ -17,7 +17,9 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
-import mtpano_zoo.data  # noqa: F401 - a data module that is imported can be named without its module
+# A class that is imported can be named without its module.
+import mtpano_zoo.data
+import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, unaugmented_samples
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY

@@ -1,6 +1,8 @@
 """Masks by words and by classes: tiny random networks, compared with the library's own processing and by hand."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,19 @@ def test_classes_of_a_network_of_the_zoo_are_masks():
     assert other.provenance != masker.provenance  # other weights, so masks of both do not mix in a folder
     with pytest.raises(InputError, match="no class sky, only floor, wall, ceiling"):
         ClassMasker(network)
+
+
+def test_a_configuration_names_classes_and_network_without_their_modules(tmp_path: Path):
+    network = {"class_path": "Pretrained", "init_args": {"source": "mtpano-small.photos"}}
+    config = tmp_path / "masks.yaml"
+    config.write_text(yaml.safe_dump({"masker": {"class_path": "ClassMasker", "init_args": {"network": network}}}))
+    code = (
+        "import sys; from mtpano_zoo.labeling.run import build_parser; "
+        "print(build_parser().parse_args(['photos', '--config', sys.argv[1], '--out', 'masked']).masker.class_path)"
+    )
+    # In a process of its own, as other tests import the classes.
+    done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "mtpano_zoo.labeling.masks.ClassMasker", done.stderr[-2000:]
 
 
 class Upper(Masker):
