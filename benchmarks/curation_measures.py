@@ -58,7 +58,11 @@ def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> 
     """Return how well scores find planted failures and large errors, and the errors of the best third."""
     scores, error = score(depth), error_of(depth, truth)
     chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
-    found = {name: auc(scores, score(plant(depth, chance))) for name, plant in FAILURES.items()}
+    found = {}
+    for name, plant in FAILURES.items():
+        damaged = plant(depth, chance)
+        changed = (damaged != depth).flatten(1).any(1)  # a label without a sky has none that could be filled
+        found[name] = auc(scores[changed], score(damaged)[changed])
     some_planted = plant_failures(depth)
     middle, error_with_planted = error.median(), error_of(some_planted, truth)
     ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()

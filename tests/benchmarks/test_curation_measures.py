@@ -32,3 +32,11 @@ def test_a_third_of_the_labels_are_planted_failures(benchmark):
     changed = [i for i in range(36) if not torch.equal(planted[i], depth[i])]
     assert changed == list(range(0, 36, 3))
     assert (planted[0] / depth[0])[2:].unique().round(decimals=3).tolist() in ([0.5], [2.0])
+
+
+def test_failures_are_found_among_the_labels_that_can_have_them(benchmark):
+    """A label without a hole cannot be filled in, so it neither helps nor hides how well that is found."""
+    depth = 1 + torch.rand(6, 16, 32, generator=torch.Generator().manual_seed(0))
+    depth[:2, :4] = 0
+    found = benchmark.examine(lambda labels: (labels == 0).float().mean((1, 2)), depth, depth)
+    assert found["filled"] == 1
