@@ -10,6 +10,7 @@ Finished parts are kept in --out, so the same command continues a stopped run. R
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -238,9 +239,9 @@ def table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
     """Return columns of numbers as Markdown."""
     lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for name in next(iter(columns.values())):
-        lines.append(
-            f"| {name.replace('_', ' ')} | {' | '.join(f'{column[name]:.3f}' for column in columns.values())} |"
-        )
+        values = (column[name] for column in columns.values())
+        cells = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
