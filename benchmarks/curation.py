@@ -10,6 +10,7 @@ Finished parts are kept in --out, so the same command continues a stopped run. R
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -74,10 +75,10 @@ class Pipeline:
         length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1")
         return fit_once(self.out / name, config, *arguments, *length, *quiet)
 
-    def scenes(self) -> tuple[str, ...]:
+    def scenes(self, count: int) -> tuple[str, ...]:
         """Return the options for rendered training scenes, which stay in memory from the first epoch on."""
         height, width = self.size
-        counts = {"train_count": self.options.scenes // 2, "val_count": 4, "test_count": 4}
+        counts = {"train_count": count // 2, "val_count": 4, "test_count": 4}
         values = {"height": height, "width": width, **counts, "cache": "true"}
         return tuple(
             f"--data.init_args.modules.{module}.init_args.{key}={value}"
@@ -88,7 +89,9 @@ class Pipeline:
     def labeler(self) -> Path:
         """Train the first labeler."""
         size = f"--model.network.init_args.input_size={list(self.size)}"
-        return self.fit("labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.scenes())
+        return self.fit(
+            "labeler", "curation/labeler.yaml", self.options.labeler_steps, size, *self.scenes(self.options.scenes)
+        )
 
     def discriminator(self, labeler: Path, name: str = USED) -> Path:
         """Train one of `DISCRIMINATORS` for a labeler."""
@@ -106,7 +109,7 @@ class Pipeline:
             f"{init}discriminator.init_args.width={self.options.width}",
             f"{init}discriminator.init_args.levels={self.options.levels}",
             *options,
-            *self.scenes(),
+            *self.scenes(self.options.discriminator_scenes),
             "--data.init_args.num_workers=0",
         )
 
@@ -154,7 +157,7 @@ class Pipeline:
             f"--data.init_args.seed={seed}",
             *(f"--data.init_args.{modules}{key}={value}" for key, value in selected.items()),
             "--data.init_args.samples_per_epoch=null",
-            *self.scenes(),
+            *self.scenes(self.options.scenes),
         )
 
 
@@ -238,9 +241,9 @@ def table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
     """Return columns of numbers as Markdown."""
     lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for name in next(iter(columns.values())):
-        lines.append(
-            f"| {name.replace('_', ' ')} | {' | '.join(f'{column[name]:.3f}' for column in columns.values())} |"
-        )
+        values = (column[name] for column in columns.values())
+        cells = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -294,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/curation"))
     parser.add_argument("--height", type=int, default=64, help="rows of all panoramas")
     parser.add_argument("--scenes", type=int, default=800, help="rendered scenes to train on, half of them streets")
+    parser.add_argument("--discriminator-scenes", type=int, default=800, help="the same for the discriminator")
     parser.add_argument("--panoramas", type=int, default=240, help="panoramas that stand for the web")
     parser.add_argument("--test-panoramas", type=int, default=64, help="other panoramas, to test students on")
     parser.add_argument("--labeler-steps", type=int, default=1000)

@@ -55,10 +55,17 @@ def auc(good: Tensor, bad: Tensor) -> float:
 
 
 def examine(score: Callable[[Tensor], Tensor], depth: Tensor, truth: Tensor) -> dict[str, float]:
-    """Return how well scores find planted failures and large errors, and the errors of the best third."""
+    """Return how well scores find planted failures and large errors, and the errors of the best third.
+
+    A sky can be filled in only where label and truth have one; NaN if none has.
+    """
     scores, error = score(depth), error_of(depth, truth)
     chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
-    found = {name: auc(scores, score(plant(depth, chance))) for name, plant in FAILURES.items()}
+    sky = ((depth == 0) & (truth == 0)).flatten(1).any(1)
+    found = {}
+    for name, plant in FAILURES.items():
+        possible = sky if name == "filled" else torch.ones_like(sky)
+        found[name] = auc(scores[possible], score(plant(depth, chance))[possible])
     some_planted = plant_failures(depth)
     middle, error_with_planted = error.median(), error_of(some_planted, truth)
     ranks = torch.stack((scores.argsort().argsort(), error.argsort().argsort())).double()

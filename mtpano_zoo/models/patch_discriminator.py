@@ -103,10 +103,10 @@ class PatchDiscriminator(RecordedModule):
 
         Args:
             image: (B, 3, H, W) in [0, 1].
-            depth: Distances (B, 1, H, W) in metres; 0 = none.
+            depth: Distances (B, K, H, W) in metres of K labels for every panorama; 0 = none.
 
         Returns:
-            Logits (B, 1, h, w) of every patch being right; h and w are H and W halved `levels` times.
+            Logits (B, K, h, w) of every patch being right; h and w are H and W halved `levels` times.
 
         Raises:
             InputError: If the images have another size than it was made for.
@@ -124,11 +124,12 @@ class PatchDiscriminator(RecordedModule):
         if image.shape[-2:] != self.input_size:
             (height, width), (rows, columns) = image.shape[-2:], self.input_size
             raise InputError(f"the labels are {height} x {width}, but the discriminator judges {rows} x {columns}")
-        label = known_logarithm(depth)
+        count = depth.shape[1]
+        label = known_logarithm(depth.flatten(0, 1)[:, None])
         _, latitude = erp_angles(*self.input_size, device=image.device, dtype=image.dtype)
-        height_of_ray = latitude.sin()[:, None].expand_as(depth)
-        pixels = torch.cat((2 * image - 1, height_of_ray), dim=1)
-        distances = torch.cat((label, height_of_ray), dim=1)
+        height_of_ray = latitude.sin()[:, None]
+        pixels = torch.cat((2 * image - 1, height_of_ray.expand_as(image[:, :1])), dim=1)
+        distances = torch.cat((label, height_of_ray.expand_as(label[:, :1])), dim=1)
         parts: tuple[Tensor, ...] = ()
         estimates: list[Tensor] = []
         for level, norm in enumerate(self.product_norms):
@@ -136,14 +137,15 @@ class PatchDiscriminator(RecordedModule):
                 parts = (F.leaky_relu(self.layers[level - 1](torch.cat(parts, dim=1)), SLOPE),)
             pixels = F.leaky_relu(self.image_layers[level](pixels), SLOPE)
             distances = F.leaky_relu(self.distance_layers[level](distances), SLOPE)
-            parts = (*parts, pixels, distances, norm(pixels) * norm(distances))
+            factor = norm(pixels).repeat_interleave(count, dim=0)
+            parts = (*parts, pixels.repeat_interleave(count, dim=0), distances, factor * norm(distances))
             if level >= ESTIMATED:
                 estimate = self.estimates[level - ESTIMATED](pixels)
-                difference, _ = difference_by_patch(label, estimate)
+                difference, _ = difference_by_patch(label, estimate.repeat_interleave(count, dim=0))
                 parts = (*parts, difference, difference.abs())
                 estimates.append(estimate)
         logits: Tensor = self.last(torch.cat(parts, dim=1))
-        return logits, estimates
+        return logits.view(len(image), count, *logits.shape[-2:]), estimates
 
     def score_map(self, image: Tensor, depth: Tensor) -> Tensor:
         """Return how good the label is at every pixel (B, 1, H, W), 0 to 1, also where it has no distance."""

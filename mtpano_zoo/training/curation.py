@@ -121,8 +121,10 @@ class DepthQualityModule(LightningModule):
         """Return the loss of one batch."""
         said = self._predict(batch["image"])
         truth = self._damage(batch["depth"]) if self.targets == "graded" else batch["depth"]
-        real, _, estimates = self._judge(batch, truth, batch["depth"])
-        fake, _, _ = self._judge(batch, self._damage(said), said)
+        damaged = self._damage(said)
+        logits, estimates = self.discriminator.judge(batch["image"], torch.stack((truth, damaged), dim=1))
+        real = self._loss(batch, logits[:, 0], truth, batch["depth"], real=True)
+        fake = self._loss(batch, logits[:, 1], damaged, said, real=False)
         loss = (real + fake) / 2
         if self.targets == "graded":
             estimation = _estimation_error(estimates, batch["depth"])
@@ -134,8 +136,10 @@ class DepthQualityModule(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score one batch, without further damage."""
         said = self._predict(batch["image"])
-        real, _, _ = self._judge(batch, batch["depth"])
-        fake, scores, _ = self._judge(batch, said)
+        logits = self.discriminator(batch["image"], torch.stack((batch["depth"], said), dim=1))
+        real = self._loss(batch, logits[:, 0], batch["depth"], real=True)
+        fake = self._loss(batch, logits[:, 1], said, real=False)
+        scores = logits[:, 1].sigmoid()
         quality, share = self._quality(batch, said, scores.shape[-2:])
         pairs = torch.stack((scores[share > 0], quality[share > 0]))
         correlation = torch.corrcoef(pairs)[0, 1].nan_to_num() if pairs.shape[1] > 1 else pairs.new_zeros(())
@@ -198,22 +202,16 @@ class DepthQualityModule(LightningModule):
             damaged[chosen] = FAILURES[name](depth, chances[1])[chosen]
         return damaged
 
-    def _judge(
-        self, batch: dict[str, Any], label: Tensor, intact: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return the loss of labels (B, H, W), the scores (B, h, w) of their patches, and estimates from the images.
-
-        `intact` are the labels before damage.
-        """
-        logits, estimates = self.discriminator.judge(batch["image"], label[:, None])
-        logits = logits[:, 0]
+    def _loss(
+        self, batch: dict[str, Any], logits: Tensor, label: Tensor, intact: Tensor | None = None, *, real: bool
+    ) -> Tensor:
+        """Return the loss of the logits (B, h, w) of labels (B, H, W); `intact` are the labels before damage."""
         quality, share = self._quality(batch, label, logits.shape[-2:], intact)
         if self.targets == "binary":
-            quality = torch.full_like(quality, float(label is batch["depth"]))
+            quality = torch.full_like(quality, float(real))
         target = self.smoothing + (1 - 2 * self.smoothing) * quality
         errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        loss = (share * errors).sum() / share.sum().clamp_min(1e-6)
-        return loss, logits.sigmoid(), estimates
+        return (share * errors).sum() / share.sum().clamp_min(1e-6)
 
     def _quality(
         self, batch: dict[str, Any], label: Tensor, size: torch.Size, intact: Tensor | None = None

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.resize import resize
-from mtpano_zoo.sphere import erp_rays
 
 __all__ = ("FAILURES",)
 
-DISC = math.radians(35)  # angular radius in radians of the disc that is filled
 STEP = math.log(2)  # of the log-distance across a broken seam
 COARSE = 8  # rows and columns of the label per pixel of the blurred one
 
@@ -30,7 +28,9 @@ def scaled(depth: Tensor, chance: Tensor) -> Tensor:
 
 
 def filled(depth: Tensor, chance: Tensor) -> Tensor:
-    """Fill holes, such as the sky, and a disc at eye level with the median distance: a surface that does not exist.
+    """Fill holes, such as the sky, with the median distance: a surface that does not exist.
+
+    Labels without a hole stay as they are.
 
     Example:
         >>> depth = torch.full((1, 8, 16), 3.0)
@@ -40,12 +40,7 @@ def filled(depth: Tensor, chance: Tensor) -> Tensor:
     """
     known = torch.where(depth > 0, depth, torch.nan).flatten(1)
     middle = known.nanmedian(1).values.nan_to_num(1.0)[:, None, None]
-    height, width = depth.shape[-2:]
-    rays = erp_rays(height, width, device=depth.device, dtype=depth.dtype)
-    angle = math.tau * chance
-    towards = torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1).to(depth)
-    inside = torch.einsum("hwc,bc->bhw", rays, towards) > math.cos(DISC)
-    return torch.where(inside | (depth == 0), middle, depth)
+    return torch.where(depth > 0, depth, middle)
 
 
 def seam_broken(depth: Tensor, chance: Tensor) -> Tensor:

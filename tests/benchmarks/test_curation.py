@@ -6,8 +6,9 @@ from mtpano_zoo.data import PseudoLabelDataModule
 def test_three_stages_end_to_end(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
     steps = [f"--{name}-steps=1" for name in ("labeler", "discriminator", "student")]
-    size = ["--height=32", "--scenes=8", "--panoramas=8", "--test-panoramas=2", "--width=4", "--threads=1"]
-    benchmark.main(["--out", str(tmp_path / "out"), *size, *steps])
+    sizes = {"height": 32, "scenes": 8, "discriminator-scenes": 4, "panoramas": 8, "test-panoramas": 2, "width": 4}
+    size = [f"--{name}={number}" for name, number in sizes.items()]
+    benchmark.main(["--out", str(tmp_path / "out"), *size, *steps, "--threads=1"])
     said = capsys.readouterr().out
     for stage in ("curate label", "curate score", "curate select"):
         assert f"$ mtpano {stage}" in said

@@ -32,3 +32,13 @@ def test_a_third_of_the_labels_are_planted_failures(benchmark):
     changed = [i for i in range(36) if not torch.equal(planted[i], depth[i])]
     assert changed == list(range(0, 36, 3))
     assert (planted[0] / depth[0])[2:].unique().round(decimals=3).tolist() in ([0.5], [2.0])
+
+
+def test_a_filled_sky_is_looked_for_where_label_and_truth_have_one(benchmark):
+    """Other labels would hide how well it is found: they stay as they are, or become better."""
+    depth = 1 + torch.rand(6, 16, 32, generator=torch.Generator().manual_seed(0))
+    truth = depth.clone()
+    depth[:3, :4], truth[:2, :4] = 0, 0
+    without_distance = lambda labels: (labels == 0).float().mean((1, 2))  # noqa: E731
+    assert benchmark.examine(without_distance, depth, truth)["filled"] == 1
+    assert math.isnan(benchmark.examine(without_distance, depth[2:], truth[2:])["filled"])

@@ -49,6 +49,15 @@ def test_it_compares_image_and_distance_at_every_place(seen):
     assert torch.equal(products[1][0], image) and not torch.allclose(products[1][2], product, atol=1e-3)
 
 
+def test_several_labels_of_a_panorama_are_judged_as_one_by_one(seen):
+    image, depth = seen
+    network, labels = tiny().eval(), torch.cat((depth, 2 * depth, depth.flip(-1)), 1)
+    one_by_one = torch.cat([network(image, label[:, None]) for label in labels.unbind(1)], 1)
+    torch.testing.assert_close(network(image, labels), one_by_one)
+    for one, other in zip(network.judge(image, labels)[1], network.judge(image, depth)[1], strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_products_and_differences_reach_the_last_level(seen):
     image, depth = seen
     network, inputs, features = tiny(levels=3).eval(), [], {}

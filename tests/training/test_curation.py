@@ -103,11 +103,13 @@ def test_a_checkpoint_for_another_labeler_is_refused():
 def test_binary_targets_are_truth_or_not():
     binary, batch = module(targets="binary", smoothing=0.0), {"image": sample(0)["image"][None]}
     batch["depth"] = sample(0)["depth"][None]
-    real, score, _ = binary._judge(batch, batch["depth"])
-    assert float(real) == pytest.approx(float(-score.log().mean()), rel=1e-4)
-    fake, score, _ = binary._judge(batch, batch["depth"].clone())
-    assert float(fake) == pytest.approx(float(-(1 - score).log().mean()), rel=1e-4)
-    fake, _, _ = binary._judge(batch, binary._predict(batch["image"]))
+    labels = batch["depth"], binary._predict(batch["image"])
+    logits = binary.discriminator(batch["image"], torch.stack(labels, 1))
+    probability = logits.sigmoid()
+    real = binary._loss(batch, logits[:, 0], labels[0], real=True)
+    assert float(real) == pytest.approx(float(-probability[:, 0].log().mean()), rel=1e-4)
+    fake = binary._loss(batch, logits[:, 1], labels[1], real=False)
+    assert float(fake) == pytest.approx(float(-(1 - probability[:, 1]).log().mean()), rel=1e-4)
     torch.testing.assert_close(binary.training_step(batch, 0), (real + fake) / 2)  # no error of estimates
 
 
@@ -120,8 +122,9 @@ def test_estimates_from_the_image_learn_the_log_distance():
     assert float(_estimation_error([right, wrong], depth)) == pytest.approx(0.7 * 4 / 7 / 2, rel=1e-4)
     training = module()
     batch = {key: torch.stack([sample(i)[key] for i in range(2)]) for key in ("image", "depth")}
-    real, _, estimates = training._judge(batch, batch["depth"])
-    fake, _, _ = training._judge(batch, training._predict(batch["image"]))
+    labels = batch["depth"], training._predict(batch["image"])
+    logits, estimates = training.discriminator.judge(batch["image"], torch.stack(labels, 1))
+    real, fake = (training._loss(batch, logits[:, i], label, real=not i) for i, label in enumerate(labels))
     expected = (real + fake) / 2 + _estimation_error(estimates, batch["depth"])
     torch.testing.assert_close(training.training_step(batch, 0), expected)
 
@@ -129,13 +132,13 @@ def test_estimates_from_the_image_learn_the_log_distance():
 @pytest.mark.parametrize(("targets", "factors"), [("graded", {0.5, 2.0}), ("binary", {1.0})])
 def test_true_labels_are_damaged_too_if_targets_are_graded(targets, factors, monkeypatch):
     training = module(targets=targets, failures={"scaled": 1}, failure_share=1.0)
-    judged, judge = [], training._judge
+    judged, judge = [], training.discriminator.judge
     monkeypatch.setattr(
-        training, "_judge", lambda batch, label, *intact: judged.append(label) or judge(batch, label, *intact)
+        training.discriminator, "judge", lambda image, labels: judged.append(labels) or judge(image, labels)
     )
     batch = {key: torch.stack([sample(i)[key] for i in range(8)]) for key in ("image", "depth")}
     training.training_step(batch, 0).backward()
-    true, said = judged
+    true, said = judged[0].unbind(1)
     assert set((true / batch["depth"]).unique().tolist()) <= factors
     assert set((said / batch["depth"])[..., :16].round(decimals=4).unique().tolist()) <= {0.5, 2.0}
 
