@@ -63,6 +63,13 @@ def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     assert np.array_equal(np.load(path), np.arange(5))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: PTH123
+    with pytest.raises(OSError, match="No space left on device"):
+        image_io.write_npy(tmp_path / "a.npy", np.zeros((64, 128), np.float32))
+
+
 def test_palette_png_keeps_indices_and_shows_colours(tmp_path):
     indices = random_rgb()[..., 0].astype(np.int64) % 5
     indices[3:5, 7:20] = 255
