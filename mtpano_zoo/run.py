@@ -223,5 +223,9 @@ def _predict_batch(batch: Sequence[tuple[Job, Future[_Input]]], predict_all: par
             reason = "needs more memory than there is: try a smaller batch or another device"
             output.fail(job.image, f"{job.image} {reason}")
         return
+    except InputError as error:
+        for job, _ in read:
+            output.fail(job.image, f"{job.image} has no results: {error}")
+        return
     for (job, found), prediction in zip(read, predictions, strict=True):
         output.write(job, found.digest, found.panorama, prediction)

@@ -87,6 +87,15 @@ def test_no_memory_is_reported(tmp_path):
     assert "smaller batch" in report.summary()
 
 
+def test_a_network_that_diverged_leaves_no_results(tmp_path):
+    network = Brightness()
+    network.forward = lambda image: {task: torch.full_like(image, torch.nan) for task in network.tasks}
+    images = [save(tmp_path / f"{i}.png") for i in range(2)]
+    report = run(images, network, tmp_path / "out", progress=False)
+    assert report.exit_code == 1 and not report.written and names(tmp_path / "out") == []
+    assert all("predicts NaN everywhere: its training diverged" in sentence for sentence in report.failed.values())
+
+
 def test_errors_of_the_network_are_not_hidden(tmp_path):
     class Broken(Brightness):
         def forward(self, image):
