@@ -48,15 +48,16 @@ def describe_model(network: nn.Module, name: str | None = None) -> dict[str, Any
     return plain
 
 
-def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
+def read_manifest(root: Path, form: str, *sections: str) -> dict[str, Any] | None:
     """Return the manifest of a folder; None if it has none.
 
     Args:
         root: The folder, which need not exist.
         form: The expected value of the manifest's key `format`.
+        *sections: Keys that must hold dictionaries.
 
     Raises:
-        InputError: If the file is not a manifest, or has another format.
+        InputError: If the file is not a manifest, has another format, or lacks a section.
     """
     path = root / MANIFEST
     try:
@@ -68,6 +69,8 @@ def read_manifest(root: Path, form: str) -> dict[str, Any] | None:
         raise InputError(f"{path} is not a manifest of this package: choose another folder.") from error
     if found != form:
         raise InputError(f"{path} has the format {found!r}, not {form!r}: choose another folder.")
+    if lacking := [key for key in sections if not isinstance(manifest.get(key), dict)]:
+        raise InputError(f"{path} is damaged: it has no {lacking[0]}. Choose another folder.")
     return dict(manifest)
 
 

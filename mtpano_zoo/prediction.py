@@ -25,7 +25,7 @@ from mtpano_zoo.finishing import (
 )
 from mtpano_zoo.image_io import Panorama, Reading
 from mtpano_zoo.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation, turned_back
-from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.outputs import check_numbers, check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.predicted_maps import Prediction, output_paths
 from mtpano_zoo.sources import Source, network_input, panoramas_of
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
@@ -81,8 +81,8 @@ def predict(
 
     Raises:
         FileNotFoundError: If there is no file at the path.
-        InputError: If the source is not a panorama, its type, shape or range is wrong, or the network lacks what
-            an option needs.
+        InputError: If the source is not a panorama, its type, shape or range is wrong, the network lacks what an option
+            needs, or it predicts NaN everywhere.
 
     Example:
         >>> class TwoMetres(nn.Module):
@@ -93,7 +93,11 @@ def predict(
         (100, 200)
     """
     check_options(network, precision, mask_sky, blend_seam, max_distance)
-    height, width = size or _attribute(network, "input_size")
+    wanted = size or _attribute(network, "input_size")
+    try:
+        height, width = map(int, wanted)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"size is height and width in pixels, such as (512, 1024), not {wanted!r}") from error
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
     _attribute(network, "tasks")  # fails before anything runs
     check_nadir(mask_nadir)
@@ -117,6 +121,7 @@ def predict(
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = main_outputs(network, batch.to(kind), max_distance)
+            check_numbers(output)
             whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
             doubted = doubts(network, batch, whole)
             results = [

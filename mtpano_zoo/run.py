@@ -1,7 +1,8 @@
 """`mtpano run`: predict for many images and write the results, one image after another, even if some fail."""
 
+import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -100,8 +101,8 @@ def run(
         **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 
     Raises:
-        InputError: If there is nothing to do, an option does not fit the network, or `out` cannot take the results or
-            holds those of other settings.
+        InputError: If there is nothing to do, an option does not fit the network, a result would replace one of the
+            images, or `out` cannot take the results or holds those of other settings.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is at least 1, not {batch_size}")
@@ -136,6 +137,7 @@ def run(
                 files[job] = output_paths(out, job.name, tasks, scenes=tuple(SCENES))
         except InputError as error:
             report.failed[image] = f"{image} is left out: {error}"
+    _check_inputs_stay(images, {**files, **videos})
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
     effective = options | decisive | {"precision": getattr(model, "precision", precision)}
@@ -158,6 +160,20 @@ def run(
             video_run.run(job)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
+
+
+def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Mapping[str, Path]]) -> None:
+    """Refuse to replace an image of this run by a result, as `room_depth.png` by one of `room.png`."""
+    named: dict[str, list[Path]] = {}
+    for image in images:
+        named.setdefault(image.name, []).append(image)
+    for job, paths in files.items():
+        for path in paths.values():
+            # Names first: resolving the path of every result would take long.
+            if any(os.path.realpath(path) == os.path.realpath(image) for image in named.get(path.name, ())):
+                raise InputError(
+                    f"{path} is one of the images, and a result of {job.image} would replace it: choose another folder"
+                )
 
 
 def _check_scenes(scenes: Sequence[str], stride: int | None, tasks: Sequence[str]) -> None:
@@ -222,6 +238,10 @@ def _predict_batch(batch: Sequence[tuple[Job, Future[_Input]]], predict_all: par
         for job, _ in read:
             reason = "needs more memory than there is: try a smaller batch or another device"
             output.fail(job.image, f"{job.image} {reason}")
+        return
+    except InputError as error:
+        for job, _ in read:
+            output.fail(job.image, f"{job.image} has no results: {error}")
         return
     for (job, found), prediction in zip(read, predictions, strict=True):
         output.write(job, found.digest, found.panorama, prediction)

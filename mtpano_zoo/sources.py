@@ -51,7 +51,7 @@ def panoramas_of(source: Source | Sequence[Source], **reading: Unpack[image_io.R
                 "convert it, or pass the path of the file"
             )
         image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
-        return [Panorama(source)]
+        return [Panorama(np.ascontiguousarray(source))]  # PyTorch takes no flipped view, such as `bgr[..., ::-1]`
     if isinstance(source, Tensor):
         return list(_checked(source if source.ndim == 4 else source[None]).detach())
     if isinstance(source, Sequence):

@@ -1,5 +1,6 @@
 """What is written is what can be read again: images, palettes, points, and the encodings of depth and normals."""
 
+import resource
 import struct
 import warnings
 from pathlib import Path
@@ -61,6 +62,17 @@ def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
     image_io.write_npy(path, np.arange(5))
     assert np.array_equal(np.load(path), np.arange(5))
+
+
+def test_the_system_says_why_a_file_cannot_grow(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))  # like a disk that fills up midway
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            image_io.write_npy(tmp_path / "a.npy", np.zeros((64, 128), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_palette_png_keeps_indices_and_shows_colours(tmp_path):

@@ -282,6 +282,7 @@ def test_all_sources_give_the_same(tmp_path):
     read_only = image.copy()
     read_only.setflags(write=False)
     sources = (str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(image), tensor, tensor.double(), read_only)
+    sources += (np.ascontiguousarray(image[:, ::-1, ::-1])[:, ::-1, ::-1],)  # as BGR from OpenCV is turned into RGB
     for source in sources:
         prediction = predict(network, source)
         assert isinstance(prediction, Prediction)
@@ -307,6 +308,9 @@ def test_size_of_the_network_input():
     assert network.calls[0][0] == (1, 3, 16, 32) and prediction.depth.shape == (32, 64)
     with pytest.raises(ValueError, match=r"size=\(height, width\), is 32 x 64"):
         predict(network, photo(), size=(64, 32))
+    for size in (64, "large", (64,), (16, 32, 3)):
+        with pytest.raises(InputError, match="size is height and width in pixels"):
+            predict(network, photo(), size=size)
 
 
 def test_modes_are_restored_even_after_a_failure():

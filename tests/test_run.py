@@ -14,6 +14,7 @@ from waiting import until
 from mtpano_zoo import prediction
 from mtpano_zoo import run as module
 from mtpano_zoo import run_output as writing
+from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.run import RunReport, find_images, run
 
@@ -87,6 +88,15 @@ def test_no_memory_is_reported(tmp_path):
     assert "smaller batch" in report.summary()
 
 
+def test_a_network_that_diverged_leaves_no_results(tmp_path):
+    network = Brightness()
+    network.forward = lambda image: {task: torch.full_like(image, torch.nan) for task in network.tasks}
+    images = [save(tmp_path / f"{i}.png") for i in range(2)]
+    report = run(images, network, tmp_path / "out", progress=False)
+    assert report.exit_code == 1 and not report.written and names(tmp_path / "out") == []
+    assert all("predicts NaN everywhere: its training diverged" in sentence for sentence in report.failed.values())
+
+
 def test_errors_of_the_network_are_not_hidden(tmp_path):
     class Broken(Brightness):
         def forward(self, image):
@@ -119,6 +129,25 @@ def test_results_may_stand_beside_single_images_and_above_folders(photos):
     report = run([photos / "b.jpg"], Brightness(), photos, progress=False)
     assert report.written == [photos / "b.jpg"] and (photos / "b_panel.png").exists()
     assert len(find_images([photos / "sub"], photos)) == 2
+
+
+def test_an_image_is_never_replaced_by_a_result(tmp_path):
+    images = [save(tmp_path / "room.png"), save(tmp_path / "room_depth.png", 200)]
+    before = images[1].read_bytes()
+    for sources in (images, images[::-1]):
+        with pytest.raises(InputError, match=r"room_depth.png is one of the images, and a result of .*room.png would"):
+            run(sources, Brightness(), tmp_path, progress=False, overwrite=True)
+    assert images[1].read_bytes() == before and sorted(tmp_path.iterdir()) == images
+    assert len(run(images, Brightness(), tmp_path / "out", progress=False).written) == 2
+
+
+@pytest.mark.parametrize("content", [b"a picture", b"[1]", b'{"classes": []}'])
+def test_a_report_replaces_only_a_report(tmp_path, capsys, content):
+    (tmp_path / "report.json").write_bytes(content)
+    image, report = save(tmp_path / "a.png"), tmp_path / "report.json"
+    assert main(["run", str(image), "--out", str(tmp_path / "out"), "--json", str(report)]) == 1
+    assert "report.json exists and is not the report of an earlier run" in capsys.readouterr().err
+    assert report.read_bytes() == content and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", [(), ("notes.txt",), (".hidden.png",)])

@@ -163,8 +163,10 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
         raise InputError(f"The weights in {source} do not fit {type(network).__name__}: {'; '.join(problems)}.")
 
 
-def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def network_weights(checkpoint: Mapping[str, Any], prefix: str = "network.") -> dict[str, torch.Tensor]:
     """Return the network's weights from a checkpoint of `MultiTaskModule`, under the network's own names.
+
+    Another module names its network by another prefix.
 
     Raises:
         InputError: If its state dict is not a dictionary of tensors.
@@ -173,7 +175,7 @@ def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         >>> network_weights({"state_dict": {"network.head.bias": torch.zeros(1), "loss.scale": torch.ones(1)}})
         {'head.bias': tensor([0.])}
     """
-    state, prefix = checkpoint.get("state_dict", {}), "network."
+    state = checkpoint.get("state_dict", {})
     if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise InputError("The checkpoint holds no weights: its state_dict is not a dictionary of tensors.")
     return {str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}

@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from types import SimpleNamespace
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -141,7 +142,8 @@ def write_npy(path: str | Path, array: NDArray[Any]) -> None:
         ...     np.load(Path(folder, "depth.npy")).shape
         (2, 4)
     """
-    _write(Path(path), lambda file: np.save(file, array, allow_pickle=False))
+    # Not the file itself: NumPy would write to it in C, and report a full disk as "8192 requested and 3040 written".
+    _write(Path(path), lambda file: np.save(cast(Any, SimpleNamespace(write=file.write)), array, allow_pickle=False))
 
 
 def write_ply(

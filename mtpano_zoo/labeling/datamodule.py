@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import check_present
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_of
@@ -41,11 +42,13 @@ class ImageFiles(Dataset[Item]):
         out: Output folder; images in it are not labelled.
 
     Raises:
+        FileNotFoundError: If none of the images exists.
         InputError: If a folder holds no images, or there is no source at all.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
         found = find_images(sources, out)
+        check_present(found)  # before `overwrite` deletes labels that a mistyped path cannot replace
         self.paths = list(found)
         self.names = [target.relative_to(out).as_posix().replace("/", "_") for target in found.values()]
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from mtpano_zoo.data.pseudo_labels import PseudoLabelDataModule
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.files.checkpoint import read_checkpoint
+from mtpano_zoo.files.checkpoint import network_weights, read_checkpoint
 from mtpano_zoo.labeling.curation.domains import DomainClassifier
 from mtpano_zoo.labeling.curation.perceptual_hash import perceptual_hash
 from mtpano_zoo.labeling.encoding import EncodedLabels, grey_png
@@ -219,7 +219,7 @@ def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, 
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is not a checkpoint of a discriminator, or its weights do not fit.
+        InputError: If it is not a checkpoint of a discriminator, or its weights do not fit or are not finite.
     """
     checkpoint = read_checkpoint(path)
     described = checkpoint.get(DESCRIPTION)
@@ -232,17 +232,18 @@ def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, 
         raise InputError(
             f"{path} was trained by an earlier version, whose discriminator had other layers: train it again"
         )
-    prefix = "discriminator."
-    weights = {
-        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
-    }
     try:
+        weights = network_weights(checkpoint, "discriminator.")
         discriminator = PatchDiscriminator(**described["init_args"])
         discriminator.load_state_dict(weights)
-    except (RuntimeError, TypeError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} does not hold the weights of the discriminator that it describes: train it again"
         ) from error
+    if broken := [key for key, value in weights.items() if not value.isfinite().all()]:
+        raise InputError(
+            f"{path} holds weights that are not finite ({broken[0]}), so its training failed: train it again"
+        )
     return discriminator.eval(), described
 
 
@@ -261,7 +262,7 @@ def check_labels(root: Path, described: Mapping[str, Any], size: tuple[int, int]
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder of labels at {root}")
-    manifest = read_manifest(root, LABELS_FORMAT)
+    manifest = read_manifest(root, LABELS_FORMAT, "settings")
     if manifest is None:
         raise InputError(f"{root} has no manifest of labels: pass a folder that `mtpano curate label` wrote")
     settings: dict[str, Any] = manifest["settings"]

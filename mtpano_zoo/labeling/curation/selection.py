@@ -9,7 +9,9 @@ import csv
 import errno
 import io
 import json
+import math
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
@@ -30,6 +32,7 @@ from mtpano_zoo.text_files import read_json
 __all__ = ("Rules", "ScoredLabel", "Selection", "choose", "read_scores", "select")
 
 TEMPORARY = ".selecting-"
+TABLE = "selected.csv"
 LINKED = ("semseg", "depth", "normals", "far")
 
 
@@ -135,7 +138,7 @@ def read_scores(root: Path) -> list[ScoredLabel]:
     """Read the scores of a folder, by name.
 
     Raises:
-        InputError: If a file is damaged.
+        InputError: If a file is damaged, or a score is not finite.
     """
     labels = []
     for path in sorted((root / SCORES).glob("*.json")):
@@ -143,7 +146,10 @@ def read_scores(root: Path) -> list[ScoredLabel]:
             values = read_json(path)
             number = int(values["hash"], 16)
             name, domain = path.name.removesuffix(".json"), str(values["domain"])
-            labels.append(ScoredLabel(name, float(values["score"]), float(values["valid"]), domain, number))
+            label = ScoredLabel(name, float(values["score"]), float(values["valid"]), domain, number)
+            if not math.isfinite(label.score) or not math.isfinite(label.valid):
+                raise ValueError("not finite")
+            labels.append(label)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is not a score: remove it, and score again") from error
     return labels
@@ -161,18 +167,26 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
 
     Raises:
         FileNotFoundError: If a label that was scored is gone.
-        InputError: If the scores are of other labels, nothing is left, or the folder holds something else.
+        InputError: If the scores are of other labels, nothing is left, or the folder holds something else, such as a
+            selection from scores that have changed since.
     """
     manifest = _manifest(labels, scores, rules)
-    if _finished(out, manifest, overwrite):
-        return None
+    finished = _finished(out, manifest, overwrite)
     scored = read_scores(scores)
     if not scored:
         raise InputError(f"{scores} holds no scores: run `mtpano curate score` first")
     selection = choose(scored, rules)
+    if finished and _same_rows(out / TABLE, selection):
+        return None
+    if finished and not overwrite:
+        raise InputError(
+            f"{out} was selected before {scores} changed, and other labels are the best now: choose another folder, or "
+            "pass --overwrite to replace it"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f"{TEMPORARY}{out.name}-*"):  # left by a killed process
-        shutil.rmtree(left, ignore_errors=True)
+    for left in out.parent.iterdir():  # left by a killed process; not `best-2`, which another one may select now
+        if re.fullmatch(rf"{re.escape(TEMPORARY + out.name)}-[0-9a-f]{{32}}(-old)?", left.name):
+            shutil.rmtree(left, ignore_errors=True)
     work = out.parent / f"{TEMPORARY}{out.name}-{uuid.uuid4().hex}"
     try:
         _write(work, labels, scores, selection, rules)
@@ -192,12 +206,12 @@ def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
     for root, form, verb in ((labels, LABELS_FORMAT, "label"), (scores, SCORES_FORMAT, "score")):
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: write it with `mtpano curate {verb}`")
-        manifest = read_manifest(root, form)
+        manifest = read_manifest(root, form, "settings")
         if manifest is None:
             raise InputError(f"{root} has no manifest: pass a folder that `mtpano curate {verb}` wrote")
         known[verb] = manifest
-    if known["score"]["settings"]["labels"] != known["label"]["settings"]:
-        key, before, now = next(differences(known["score"]["settings"]["labels"], known["label"]["settings"]))
+    if known["score"]["settings"].get("labels") != known["label"]["settings"]:
+        key, before, now = next(differences(known["score"]["settings"].get("labels"), known["label"]["settings"]))
         raise InputError(
             f"{scores} holds the scores of other labels than {labels} ({key} was {str(before)[:40]}, is "
             f"{str(now)[:40]}): pass the folder that was scored, or score this one"
@@ -215,7 +229,7 @@ def _finished(out: Path, manifest: Mapping[str, Any], overwrite: bool) -> bool:
     """
     if not out.exists():
         return False
-    found = read_manifest(out, LABELS_FORMAT) if out.is_dir() else None
+    found = read_manifest(out, LABELS_FORMAT, "settings") if out.is_dir() else None
     if found is None or "selection" not in found["settings"]:
         raise InputError(f"{out} exists and is not a selection of labels: choose a new folder")
     if found == manifest:
@@ -246,13 +260,21 @@ def _write(work: Path, labels: Path, scores: Path, selection: Selection, rules: 
         _link(labels / "classes.yaml", work)
     names = sorted(label.name for label in selection.chosen)
     (work / "db_info" / "panomtdu_train.json").write_text(json.dumps(names, indent=0), encoding="utf-8")
+    (work / TABLE).write_text(_table(selection), encoding="utf-8")
+    (work / "dropped.json").write_text(json.dumps(dict(sorted(selection.dropped.items())), indent=0), encoding="utf-8")
+
+
+def _table(selection: Selection) -> str:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("id", "score", "valid", "domain", "hash"))
     for label in selection.chosen:
         writer.writerow((label.name, label.score, label.valid, label.domain, f"{label.hash:016x}"))
-    (work / "selected.csv").write_text(table.getvalue(), encoding="utf-8")
-    (work / "dropped.json").write_text(json.dumps(dict(sorted(selection.dropped.items())), indent=0), encoding="utf-8")
+    return table.getvalue()
+
+
+def _same_rows(path: Path, selection: Selection) -> bool:
+    return path.is_file() and path.read_bytes().splitlines() == _table(selection).encode().splitlines()
 
 
 def _link(source: Path, folder: Path, name: str = "") -> None:

@@ -237,11 +237,29 @@ def test_what_is_no_discriminator(done, tmp_path, capsys):
     assert "is not a discriminator: train one with `mtpano fit --config curation/discriminator.yaml`" in said
     broken = torch.load(done / "discriminator.ckpt", weights_only=True)
     broken["state_dict"].popitem()
-    torch.save(broken, tmp_path / "broken.ckpt")
-    said = refused(capsys, "score", done / "labels", "--discriminator", tmp_path / "broken.ckpt", *options)
-    assert "does not hold the weights of the discriminator that it describes" in said
+    for changed in (broken, broken | {"state_dict": [1]}, {k: v for k, v in broken.items() if k != "state_dict"}):
+        torch.save(changed, tmp_path / "broken.ckpt")
+        said = refused(capsys, "score", done / "labels", "--discriminator", tmp_path / "broken.ckpt", *options)
+        assert "broken.ckpt does not hold the weights of the discriminator that it describes" in said
     said = refused(capsys, "score", done / "photos", "--discriminator", done / "discriminator.ckpt", *options)
     assert "has no manifest of labels" in said
+
+
+def test_a_discriminator_whose_training_diverged(done, tmp_path, capsys):
+    diverged = torch.load(done / "discriminator.ckpt", weights_only=True)
+    next(value for value in diverged["state_dict"].values() if value.is_floating_point()).fill_(float("nan"))
+    torch.save(diverged, tmp_path / "diverged.ckpt")
+    options = ("--discriminator", tmp_path / "diverged.ckpt", *QUIET, "--out", tmp_path / "scores")
+    said = refused(capsys, "score", done / "labels", *options)
+    assert "diverged.ckpt holds weights that are not finite" in said and not (tmp_path / "scores").exists()
+
+
+def test_a_mistyped_path_deletes_no_labels(done, tmp_path, capsys):
+    shutil.copytree(done / "labels", tmp_path / "labels")
+    before = files(tmp_path / "labels")
+    said = refused(capsys, "label", tmp_path / "typo.png", f"--network={__name__}.Bright", "--network.metres=5", *SIZE,
+                   *QUIET, "--out", tmp_path / "labels", "--overwrite")  # fmt: skip
+    assert "There is no image at" in said and files(tmp_path / "labels") == before
 
 
 def test_a_domain_without_any_label(done, tmp_path, capsys):

@@ -113,14 +113,42 @@ def test_it_is_made_once_and_not_mixed_with_another(folders):
     assert [path.name for path in folders[2].parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_selection_from_scores_that_have_changed_is_not_kept(folders):
+    scores, out = folders[1], folders[2]
+    best = scores / "scores" / "a.json"
+    content = best.read_bytes()
+    best.unlink()  # scoring was stopped before it
+    assert names(select(*folders, Rules({"indoor": 2}))) == ["b", "d"]
+    best.write_bytes(content)
+    before = files(out)
+    with pytest.raises(InputError, match=r"was selected before .*scores changed, .* pass --overwrite to replace it"):
+        select(*folders, Rules({"indoor": 2}))
+    assert files(out) == before
+    assert names(select(*folders, Rules({"indoor": 2}), overwrite=True)) == ["a", "d"]
+    (scores / "scores" / "c.json").unlink()  # it was not selected
+    assert select(*folders, Rules({"indoor": 2})) is None
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_manifest_without_settings_is_named(folders, which):
+    manifest = json.loads((folders[which % 2] / "manifest.json").read_text())
+    del manifest["settings"]
+    folders[which].mkdir(exist_ok=True)
+    (folders[which] / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest.json is damaged: it has no settings"):
+        select(*folders, Rules({"indoor": 2}))
+
+
 def test_what_a_killed_selection_left_goes(folders):
     labels, _, out = folders
-    left = out.parent / ".selecting-selected-0"
+    left = out.parent / f".selecting-selected-{'0' * 32}"
     left.mkdir()
+    running = out.parent / f".selecting-selected-2-{'0' * 32}"  # of another selection
+    running.mkdir()
     (labels / "img" / "d.jpg").rename(labels / "d")
     with pytest.raises(FileNotFoundError, match=r"d.jpg was scored, but is gone: score the labels again"):
         select(*folders, Rules({"indoor": 2}))
-    assert not out.exists() and not list(out.parent.glob(".selecting*"))
+    assert not out.exists() and list(out.parent.glob(".selecting*")) == [running]
 
 
 def test_a_folder_of_something_else_is_left_alone(folders):
@@ -142,7 +170,8 @@ def test_scores_of_other_labels_are_refused(folders):
         select(labels, scores / "not", out, Rules({"indoor": 2}))
 
 
-def test_a_damaged_score_is_named(folders):
-    (folders[1] / "scores" / "b.json").write_text('{"score": 1')
+@pytest.mark.parametrize("content", ['{"score": 1', '{"score": NaN, "valid": 1.0, "domain": "indoor", "hash": "0"}'])
+def test_a_damaged_score_is_named(folders, content):
+    (folders[1] / "scores" / "b.json").write_text(content)
     with pytest.raises(InputError, match=r"b.json is not a score: remove it, and score again"):
         select(*folders, Rules({"indoor": 2}))
