@@ -20,6 +20,7 @@ __all__ = (
     "number_of",
     "number_of_processes",
     "reading_options",
+    "report_to_write",
 )
 
 TRACEBACK = "--traceback"
@@ -108,6 +109,31 @@ def file_to_write(text: str) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent} to write {path.name} into")
     return path
+
+
+def report_to_write(*keys: str) -> Callable[[str], Path]:
+    """Return a function that checks the path of a JSON report, which may only replace one that holds these keys.
+
+    Example:
+        >>> report_to_write("written")("report.json").name
+        'report.json'
+    """
+
+    def checked(text: str) -> Path:
+        from mtpano_zoo.text_files import read_json
+
+        path = file_to_write(text)
+        if not path.exists():
+            return path
+        try:
+            report = read_json(path) if path.is_file() else None
+        except ValueError:
+            report = None
+        if not isinstance(report, dict) or any(key not in report for key in keys):
+            raise argparse.ArgumentTypeError(f"{path} exists and is not an earlier report: choose another name")
+        return path
+
+    return checked
 
 
 def number_of_processes(text: str) -> int:

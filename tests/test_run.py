@@ -146,7 +146,7 @@ def test_a_report_replaces_only_a_report(tmp_path, capsys, content):
     (tmp_path / "report.json").write_bytes(content)
     image, report = save(tmp_path / "a.png"), tmp_path / "report.json"
     assert main(["run", str(image), "--out", str(tmp_path / "out"), "--json", str(report)]) == 1
-    assert "report.json exists and is not the report of an earlier run" in capsys.readouterr().err
+    assert "report.json exists and is not an earlier report: choose another name" in capsys.readouterr().err
     assert report.read_bytes() == content and not (tmp_path / "out").exists()
 
 

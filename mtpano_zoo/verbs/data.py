@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mtpano_zoo.cores import available_cores
 from mtpano_zoo.resources import with_shipped_configs
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -37,10 +37,8 @@ def add(verbs: Verbs) -> None:
     read.add_argument(
         "--workers", type=number_of_processes, default=cores, help="number of processes (default: one per core)"
     )
-    found = argparse.ArgumentParser(add_help=False)
-    found.add_argument("--json", type=file_to_write, metavar="FILE", help="write all results as JSON")
-
-    verify = inner.add_parser("verify", parents=[read, found], help="read every file and report what is wrong")
+    verify = inner.add_parser("verify", parents=[read], help="read every file and report what is wrong")
+    verify.add_argument("--json", type=report_to_write("findings"), metavar="FILE", help="write all results as JSON")
     verify.add_argument(
         "--skip-list", type=file_to_write, metavar="FILE", help="write the ids that have errors, for exclude=FILE"
     )
@@ -55,9 +53,8 @@ def add(verbs: Verbs) -> None:
     verify.add_argument("--allow-missing", action="store_true", help="do not count missing labels as errors")
     verify.set_defaults(execute=_verify)
 
-    stats = inner.add_parser(
-        "stats", parents=[read, found], help="print class frequencies, distances, coverage and colours"
-    )
+    stats = inner.add_parser("stats", parents=[read], help="print class frequencies, distances, coverage and colours")
+    stats.add_argument("--json", type=report_to_write(), metavar="FILE", help="write all results as JSON")
     stats.set_defaults(execute=_stats)
 
     plot = inner.add_parser("plot", parents=[common], help="draw samples with their labels")

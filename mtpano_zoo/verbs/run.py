@@ -8,15 +8,14 @@ from pathlib import Path
 
 from mtpano_zoo.collection import no_collection
 from mtpano_zoo.cores import available_cores
-from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import (
     Verbs,
     add_reading_options,
-    file_to_write,
     number_of,
     number_of_processes,
     reading_options,
+    report_to_write,
 )
 
 __all__ = ("add",)
@@ -71,7 +70,9 @@ def add(verbs: Verbs) -> None:
     )
     run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     add_reading_options(run)
-    run.add_argument("--json", type=file_to_write, metavar="FILE", help="write the outcome for every file as JSON")
+    run.add_argument(
+        "--json", type=report_to_write("written"), metavar="FILE", help="write the outcome for every file as JSON"
+    )
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument(
@@ -97,26 +98,10 @@ def add(verbs: Verbs) -> None:
     run.set_defaults(execute=_run)
 
 
-def _check_report(path: Path) -> None:
-    """Refuse to replace a file that is not the report of an earlier run."""
-    from mtpano_zoo.text_files import read_json
-
-    if not path.exists():
-        return
-    try:
-        report = read_json(path) if path.is_file() else None
-    except ValueError:
-        report = None
-    if not isinstance(report, dict) or "written" not in report:
-        raise InputError(f"{path} exists and is not the report of an earlier run: choose another name for --json")
-
-
 def _run(options: argparse.Namespace) -> int:
     from mtpano_zoo.image_files import check_present, is_video, search_images
     from mtpano_zoo.zoo.places import locate
 
-    if options.json:
-        _check_report(options.json)
     found = search_images(options.sources, options.out)
     locate(options.model)
     check_present(found.images)

@@ -227,6 +227,11 @@ def test_command_writes_a_skip_list_that_the_data_module_honours(tmp_path, conte
     assert skip.read_text().splitlines() == [SAMPLE, "scene_02999_7_full_raw", "scene_03000_20_full_raw"]
     found = json.loads(out.read_text())
     assert found["kinds"] == {"unreadable": 2}
+    photo = root / IMAGE
+    before = photo.read_bytes()
+    for verb in ("verify", "stats"):
+        assert run(verb, *arguments[1:], "--json", photo) == 1
+        assert "exists and is not an earlier report" in capsys.readouterr().err and photo.read_bytes() == before
     assert {entry["sample"] for entry in found["findings"]} == {SAMPLE, "scene_03000_20_full_raw"}
     assert run(*arguments, f"exclude={skip}") == 0
     assert "2 samples (1 train, 1 test): 0 with errors" in capsys.readouterr().out

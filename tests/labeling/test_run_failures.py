@@ -284,25 +284,28 @@ def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, caps
     [
         ([], "pass panoramas"),
         (["--data.class_path=RoomsDataModule", "."], "pass panoramas"),
-        (["no_such.jpg"], "labelled"),
-        (["."], "holds no image"),
-        (["x.jpg", "--out=config.yaml"], "is a file"),
-        (["x.jpg", "--out=."], "holds files but no manifest.json"),
-        (["x.jpg", "--height=100"], "twice as wide as high"),
-        (["x.jpg", "--writers=0"], "at least one thread"),
-        (["x.jpg", "--num_workers=-1"], "num_workers must not be negative"),
-        (["x.jpg", "--invalid_mask=none.png"], "none.png does not exist"),
-        (["x.jpg", "--no_depth_classes=[sky]"], "no teacher knows sky"),
-        (["x.jpg", "--views.init_args.count=0"], "at least one view"),
-        (["x.jpg", "--views.init_args.fow=90"], "fow"),
-        (["x.jpg", "--teachers=[]"], "at least one teacher"),
-        (["x.jpg", "--trainer.precision=bf16-true"], "use bf16-mixed"),
-        (["x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "use ddp"),
+        (["no_such.jpg"], "There is no image at no_such.jpg"),
+        (["empty"], "holds no image"),
+        (["images/x.jpg", "--out=config.yaml"], "is a file"),
+        (["images/x.jpg", "--out=."], "holds files but no manifest.json"),
+        (["images/x.jpg", "--height=100"], "twice as wide as high"),
+        (["images/x.jpg", "--writers=0"], "at least one thread"),
+        (["images/x.jpg", "--num_workers=-1"], "num_workers must not be negative"),
+        (["images/x.jpg", "--invalid_mask=none.png"], "none.png does not exist"),
+        (["images/x.jpg", "--no_depth_classes=[sky]"], "no teacher knows sky"),
+        (["images/x.jpg", "--views.init_args.count=0"], "at least one view"),
+        (["images/x.jpg", "--views.init_args.fow=90"], "fow"),
+        (["images/x.jpg", "--teachers=[]"], "at least one teacher"),
+        (["images/x.jpg", "--trainer.precision=bf16-true"], "use bf16-mixed"),
+        (["images/x.jpg", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "use ddp"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config(tmp_path / "config.yaml", **grey())
+    for folder in ("images", "empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "x.jpg").touch()
     status = main(["label", "--config", "config.yaml", "--out", "out", *arguments])
     assert status == 1
     printed = capsys.readouterr()
