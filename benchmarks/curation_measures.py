@@ -12,7 +12,10 @@ from mtpano_zoo.training.label_failures import FAILURES
 
 
 def plant_failures(depth: Tensor) -> Tensor:
-    """Return distances (N, H, W) of which a third are planted failures, of every kind in turn."""
+    """Return distances (N, H, W) of which a third are planted failures, of every kind in turn.
+
+    Labels without a sky stay as they are where it is the turn of filling it.
+    """
     chance = torch.rand(len(depth), generator=torch.Generator().manual_seed(0))
     planted = depth.clone()
     for number, plant in enumerate(FAILURES.values()):

@@ -66,7 +66,7 @@ def estimate_up(image: Tensor, seen: Tensor | None = None) -> Tensor | None:
     if image.ndim != 3 or image.shape[0] != 3:
         raise InputError(f"levelling needs an image (3, H, W), got {tuple(image.shape)}")
     if not image.isfinite().all():
-        raise InputError("levelling needs an image without NaN and infinite values: mark what is unknown in `seen`")
+        raise InputError("levelling needs finite values: fill what is NaN or infinite, and mark it as not `seen`")
     tensor = _structure_tensor(image.detach().float().cpu())
     if seen is not None:
         unseen = resize((~seen).byte()[None], *tensor.shape[-2:])

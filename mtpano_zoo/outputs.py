@@ -1,6 +1,6 @@
 """The input type of a network, and the outputs that users see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("check_numbers", "check_precision", "check_range", "main_outputs", "weight_type")
+__all__ = ("check_precision", "check_range", "main_outputs", "weight_type")
 
 
 def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
@@ -21,19 +21,6 @@ def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None =
         options["max_distance"] = max_distance
     outputs: dict[str, Tensor] = network(image, **options)
     return {task: outputs[task].float() for task in cast("tuple[str, ...]", network.tasks)}
-
-
-def check_numbers(maps: Mapping[str, Tensor]) -> None:
-    """Refuse maps that would look like a prediction, of the first class and without any distance.
-
-    Raises:
-        InputError: If every value of every map is NaN.
-    """
-    if maps and all(bool(values.isnan().all()) for values in maps.values()):
-        raise InputError(
-            "the network predicts NaN everywhere: its training diverged or its weights are damaged, so use an earlier "
-            "checkpoint"
-        )
 
 
 def check_range(ranges: Sequence[float], max_distance: float | None) -> int:

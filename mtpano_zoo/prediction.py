@@ -1,5 +1,6 @@
 """`predict` runs a network on a panorama from any source and returns a `Prediction`, or one for each."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -25,7 +26,7 @@ from mtpano_zoo.finishing import (
 )
 from mtpano_zoo.image_io import Panorama, Reading
 from mtpano_zoo.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation, turned_back
-from mtpano_zoo.outputs import check_numbers, check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
 from mtpano_zoo.predicted_maps import Prediction, output_paths
 from mtpano_zoo.sources import Source, network_input, panoramas_of
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
@@ -81,8 +82,8 @@ def predict(
 
     Raises:
         FileNotFoundError: If there is no file at the path.
-        InputError: If the source is not a panorama, its type, shape or range is wrong, the network lacks what an option
-            needs, or it predicts NaN everywhere.
+        InputError: If the source is not a panorama, its type, shape or range is wrong, or the network lacks what
+            an option needs.
 
     Example:
         >>> class TwoMetres(nn.Module):
@@ -95,7 +96,7 @@ def predict(
     check_options(network, precision, mask_sky, blend_seam, max_distance)
     wanted = size or _attribute(network, "input_size")
     try:
-        height, width = map(int, wanted)
+        height, width = map(operator.index, wanted)
     except (TypeError, ValueError) as error:
         raise InputError(f"size is height and width in pixels, such as (512, 1024), not {wanted!r}") from error
     image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
@@ -121,7 +122,6 @@ def predict(
             autocast = precision == "bfloat16" and kind == torch.float32
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = main_outputs(network, batch.to(kind), max_distance)
-            check_numbers(output)
             whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
             doubted = doubts(network, batch, whole)
             results = [

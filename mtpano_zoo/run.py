@@ -1,6 +1,5 @@
 """`mtpano run`: predict for many images and write the results, one image after another, even if some fail."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -137,7 +136,9 @@ def run(
                 files[job] = output_paths(out, job.name, tasks, scenes=tuple(SCENES))
         except InputError as error:
             report.failed[image] = f"{image} is left out: {error}"
-    _check_inputs_stay(images, {**files, **videos})
+    unwanted = {*SCENES, "panel"} - {*scenes, *(["panel"] if panel else [])}
+    written = {job: [path for kind, path in paths.items() if kind not in unwanted] for job, paths in files.items()}
+    _check_inputs_stay(images, written)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
     effective = options | decisive | {"precision": getattr(model, "precision", precision)}
@@ -162,15 +163,16 @@ def run(
     return report
 
 
-def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Mapping[str, Path]]) -> None:
+def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Sequence[Path]]) -> None:
     """Refuse to replace an image of this run by a result, as `room_depth.png` by one of `room.png`."""
-    named: dict[str, list[Path]] = {}
-    for image in images:
-        named.setdefault(image.name, []).append(image)
+    # Names first: resolving the path of every image and result would take long.
+    names = {path.name for paths in files.values() for path in paths}
+    targets = (image.resolve() if image.is_symlink() else image for image in images)
+    inputs = {image.resolve() for image in targets if image.name in names}
+    names = {image.name for image in inputs}
     for job, paths in files.items():
-        for path in paths.values():
-            # Names first: resolving the path of every result would take long.
-            if any(os.path.realpath(path) == os.path.realpath(image) for image in named.get(path.name, ())):
+        for path in paths:
+            if path.name in names and path.resolve() in inputs:
                 raise InputError(
                     f"{path} is one of the images, and a result of {job.image} would replace it: choose another folder"
                 )
@@ -238,10 +240,6 @@ def _predict_batch(batch: Sequence[tuple[Job, Future[_Input]]], predict_all: par
         for job, _ in read:
             reason = "needs more memory than there is: try a smaller batch or another device"
             output.fail(job.image, f"{job.image} {reason}")
-        return
-    except InputError as error:
-        for job, _ in read:
-            output.fail(job.image, f"{job.image} has no results: {error}")
         return
     for (job, found), prediction in zip(read, predictions, strict=True):
         output.write(job, found.digest, found.panorama, prediction)

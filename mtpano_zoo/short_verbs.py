@@ -111,11 +111,14 @@ def file_to_write(text: str) -> Path:
     return path
 
 
-def report_to_write(*keys: str) -> Callable[[str], Path]:
-    """Return a function that checks the path of a JSON report, which may only replace one that holds these keys.
+def report_to_write(is_report: Callable[[dict[str, Any]], bool]) -> Callable[[str], Path]:
+    """Return a function that checks the path of a JSON report, which may only replace an earlier one, or nothing.
+
+    Args:
+        is_report: Whether the content of a JSON file is such a report.
 
     Example:
-        >>> report_to_write("written")("report.json").name
+        >>> report_to_write(lambda found: "written" in found)("report.json").name
         'report.json'
     """
 
@@ -123,13 +126,13 @@ def report_to_write(*keys: str) -> Callable[[str], Path]:
         from mtpano_zoo.text_files import read_json
 
         path = file_to_write(text)
-        if not path.exists():
+        if not path.exists() or (path.is_file() and not path.stat().st_size):
             return path
         try:
-            report = read_json(path) if path.is_file() else None
+            found = read_json(path) if path.is_file() else None
         except ValueError:
-            report = None
-        if not isinstance(report, dict) or any(key not in report for key in keys):
+            found = None
+        if not isinstance(found, dict) or not is_report(found):
             raise argparse.ArgumentTypeError(f"{path} exists and is not an earlier report: choose another name")
         return path
 

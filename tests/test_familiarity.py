@@ -140,6 +140,8 @@ def test_run_reports_what_it_doubts(tmp_path, capsys):
     assert "do not trust" in json.loads(report.read_text())["doubted"][str(tmp_path / "noise.png")]
     record = json.loads((out / RECORDS).read_text().splitlines()[-1])
     assert record["doubts"][0].startswith("it looks like nothing")
+    assert main(["run", str(tmp_path / "noise.png"), *options]) == 0  # replaces the report
+    assert list(json.loads(report.read_text())["skipped"]) == [str(tmp_path / "noise.png")]
 
 
 def test_the_default_network_knows_rooms_and_doubts_noise():

@@ -88,15 +88,6 @@ def test_no_memory_is_reported(tmp_path):
     assert "smaller batch" in report.summary()
 
 
-def test_a_network_that_diverged_leaves_no_results(tmp_path):
-    network = Brightness()
-    network.forward = lambda image: {task: torch.full_like(image, torch.nan) for task in network.tasks}
-    images = [save(tmp_path / f"{i}.png") for i in range(2)]
-    report = run(images, network, tmp_path / "out", progress=False)
-    assert report.exit_code == 1 and not report.written and names(tmp_path / "out") == []
-    assert all("predicts NaN everywhere: its training diverged" in sentence for sentence in report.failed.values())
-
-
 def test_errors_of_the_network_are_not_hidden(tmp_path):
     class Broken(Brightness):
         def forward(self, image):
@@ -139,6 +130,14 @@ def test_an_image_is_never_replaced_by_a_result(tmp_path):
             run(sources, Brightness(), tmp_path, progress=False, overwrite=True)
     assert images[1].read_bytes() == before and sorted(tmp_path.iterdir()) == images
     assert len(run(images, Brightness(), tmp_path / "out", progress=False).written) == 2
+    link = tmp_path / "link.png"
+    link.symlink_to(images[1])
+    with pytest.raises(InputError, match=r"room_depth.png is one of the images"):
+        run([images[0], link], Brightness(), tmp_path, progress=False, overwrite=True)
+    panel = [images[0], save(tmp_path / "room_panel.png")]
+    with pytest.raises(InputError, match=r"room_panel.png is one of the images"):
+        run(panel, Brightness(), tmp_path, progress=False)
+    assert len(run(panel, Brightness(), tmp_path / "third", progress=False, panel=False).written) == 2
 
 
 @pytest.mark.parametrize("content", [b"a picture", b"[1]", b'{"classes": []}'])

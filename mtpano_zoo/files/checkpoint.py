@@ -131,7 +131,7 @@ def _lora_rank(weights: Mapping[str, torch.Tensor]) -> int | None:
 
 
 def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Refuse weights that do not fit a network exactly.
+    """Refuse weights that do not fit a network exactly, or are NaN: a network with them predicts the first class.
 
     Args:
         network: The network to load into.
@@ -139,7 +139,7 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
         source: Where the weights come from, for the message.
 
     Raises:
-        InputError: If keys or shapes do not fit; the message lists them.
+        InputError: If keys or shapes do not fit, which the message lists, or a weight is NaN.
 
     Example:
         >>> from torch import nn
@@ -161,12 +161,16 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
     ]
     if problems:
         raise InputError(f"The weights in {source} do not fit {type(network).__name__}: {'; '.join(problems)}.")
+    if diverged := next((key for key, value in weights.items() if value.isnan().any()), None):
+        raise InputError(f"The weights in {source} are NaN ({diverged}): their training diverged, use an earlier one.")
 
 
 def network_weights(checkpoint: Mapping[str, Any], prefix: str = "network.") -> dict[str, torch.Tensor]:
     """Return the network's weights from a checkpoint of `MultiTaskModule`, under the network's own names.
 
-    Another module names its network by another prefix.
+    Args:
+        checkpoint: The checkpoint.
+        prefix: How the names of its weights begin; other modules have other prefixes.
 
     Raises:
         InputError: If its state dict is not a dictionary of tensors.

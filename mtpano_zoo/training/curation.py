@@ -57,7 +57,7 @@ class DepthQualityModule(LightningModule):
         smoothing: Margin of the targets, which lie between `smoothing` and 1 - `smoothing`, so that being ever more
             certain is not rewarded.
         failures: How often labels are damaged in which way, relative to each other, by name in `FAILURES`.
-        failure_share: Share of the labels that are damaged.
+        failure_share: Share of the labels that are damaged, if they have what a failure damages.
         lr: Learning rate of Adam at the start; it falls linearly to zero.
 
     Raises:

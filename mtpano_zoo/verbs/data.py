@@ -38,7 +38,8 @@ def add(verbs: Verbs) -> None:
         "--workers", type=number_of_processes, default=cores, help="number of processes (default: one per core)"
     )
     verify = inner.add_parser("verify", parents=[read], help="read every file and report what is wrong")
-    verify.add_argument("--json", type=report_to_write("findings"), metavar="FILE", help="write all results as JSON")
+    findings = report_to_write(lambda found: "findings" in found)
+    verify.add_argument("--json", type=findings, metavar="FILE", help="write all results as JSON")
     verify.add_argument(
         "--skip-list", type=file_to_write, metavar="FILE", help="write the ids that have errors, for exclude=FILE"
     )
@@ -54,7 +55,10 @@ def add(verbs: Verbs) -> None:
     verify.set_defaults(execute=_verify)
 
     stats = inner.add_parser("stats", parents=[read], help="print class frequencies, distances, coverage and colours")
-    stats.add_argument("--json", type=report_to_write(), metavar="FILE", help="write all results as JSON")
+    by_split = report_to_write(
+        lambda found: bool(found) and all(isinstance(one, dict) and "unreadable" in one for one in found.values())
+    )
+    stats.add_argument("--json", type=by_split, metavar="FILE", help="write all results as JSON")
     stats.set_defaults(execute=_stats)
 
     plot = inner.add_parser("plot", parents=[common], help="draw samples with their labels")

@@ -70,9 +70,8 @@ def add(verbs: Verbs) -> None:
     )
     run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
     add_reading_options(run)
-    run.add_argument(
-        "--json", type=report_to_write("written"), metavar="FILE", help="write the outcome for every file as JSON"
-    )
+    written = report_to_write(lambda found: "written" in found)
+    run.add_argument("--json", type=written, metavar="FILE", help="write the outcome for every file as JSON")
     run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument(

@@ -229,9 +229,18 @@ def test_command_writes_a_skip_list_that_the_data_module_honours(tmp_path, conte
     assert found["kinds"] == {"unreadable": 2}
     photo = root / IMAGE
     before = photo.read_bytes()
+    other = tmp_path / "other.json"
+    other.write_text('{"frames": {"train": 3}}')
     for verb in ("verify", "stats"):
-        assert run(verb, *arguments[1:], "--json", photo) == 1
-        assert "exists and is not an earlier report" in capsys.readouterr().err and photo.read_bytes() == before
+        for file in (photo, other):
+            assert run(verb, *arguments[1:], "--json", file) == 1
+            assert f"{file} exists and is not an earlier report" in capsys.readouterr().err
+        report = tmp_path / f"{verb}.json"
+        report.touch()
+        assert [run(verb, *arguments[1:], "--json", report, f"exclude={skip}") for _ in range(2)] == [0, 0]
+        assert json.loads(report.read_text())
+    assert photo.read_bytes() == before and json.loads(other.read_text()) == {"frames": {"train": 3}}
+    capsys.readouterr()
     assert {entry["sample"] for entry in found["findings"]} == {SAMPLE, "scene_03000_20_full_raw"}
     assert run(*arguments, f"exclude={skip}") == 0
     assert "2 samples (1 train, 1 test): 0 with errors" in capsys.readouterr().out

@@ -102,6 +102,13 @@ def test_what_does_not_fit_is_listed_key_by_key(checkpoint):
     assert "\n" not in message
 
 
+def test_weights_of_a_training_that_diverged_are_refused(checkpoint):
+    path, network = checkpoint
+    network.gamma.data[...] = torch.nan
+    with pytest.raises(ValueError, match=r"tiny.ckpt are NaN \(gamma\): their training diverged"):
+        load_model(write(path, network))
+
+
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
 def test_a_truncated_file_is_one_sentence(checkpoint, keep):
     content = checkpoint[0].read_bytes()

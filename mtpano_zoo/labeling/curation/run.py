@@ -154,7 +154,7 @@ def _select_parser() -> ArgumentParser:
     parser.add_class_arguments(Rules, None)
     parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace a selection that was made with other settings"
+        "--overwrite", action="store_true", help="replace a selection that was made with other settings or scores"
     )
     return parser
 

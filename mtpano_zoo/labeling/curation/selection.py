@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.labeling.curation.perceptual_hash import different
 from mtpano_zoo.labeling.curation.scoring import FORMAT as SCORES_FORMAT
 from mtpano_zoo.labeling.curation.scoring import LABELS_FORMAT
@@ -33,6 +34,7 @@ __all__ = ("Rules", "ScoredLabel", "Selection", "choose", "read_scores", "select
 
 TEMPORARY = ".selecting-"
 TABLE = "selected.csv"
+DROPPED = "dropped.json"
 LINKED = ("semseg", "depth", "normals", "far")
 
 
@@ -163,7 +165,7 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
         scores: Folder of their scores.
         out: The new folder.
         rules: Rules of the selection.
-        overwrite: Replace a selection that was made with other settings.
+        overwrite: Replace a selection that was made with other settings, or before the scores changed.
 
     Raises:
         FileNotFoundError: If a label that was scored is gone.
@@ -177,11 +179,12 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
         raise InputError(f"{scores} holds no scores: run `mtpano curate score` first")
     selection = choose(scored, rules)
     if finished and _same_rows(out / TABLE, selection):
+        write_bytes(out / DROPPED, _dropped(selection))  # other scores may have changed
         return None
     if finished and not overwrite:
         raise InputError(
-            f"{out} was selected before {scores} changed, and other labels are the best now: choose another folder, or "
-            "pass --overwrite to replace it"
+            f"{out} does not hold the best labels of {scores} as it is now: choose another folder, or pass --overwrite "
+            "to replace it"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.iterdir():  # left by a killed process; not `best-2`, which another one may select now
@@ -211,7 +214,8 @@ def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
             raise InputError(f"{root} has no manifest: pass a folder that `mtpano curate {verb}` wrote")
         known[verb] = manifest
     if known["score"]["settings"].get("labels") != known["label"]["settings"]:
-        key, before, now = next(differences(known["score"]["settings"].get("labels"), known["label"]["settings"]))
+        scored = {"labels": known["score"]["settings"].get("labels")}
+        key, before, now = next(differences(scored, {"labels": known["label"]["settings"]}))
         raise InputError(
             f"{scores} holds the scores of other labels than {labels} ({key} was {str(before)[:40]}, is "
             f"{str(now)[:40]}): pass the folder that was scored, or score this one"
@@ -261,7 +265,7 @@ def _write(work: Path, labels: Path, scores: Path, selection: Selection, rules: 
     names = sorted(label.name for label in selection.chosen)
     (work / "db_info" / "panomtdu_train.json").write_text(json.dumps(names, indent=0), encoding="utf-8")
     (work / TABLE).write_text(_table(selection), encoding="utf-8")
-    (work / "dropped.json").write_text(json.dumps(dict(sorted(selection.dropped.items())), indent=0), encoding="utf-8")
+    (work / DROPPED).write_bytes(_dropped(selection))
 
 
 def _table(selection: Selection) -> str:
@@ -271,6 +275,10 @@ def _table(selection: Selection) -> str:
     for label in selection.chosen:
         writer.writerow((label.name, label.score, label.valid, label.domain, f"{label.hash:016x}"))
     return table.getvalue()
+
+
+def _dropped(selection: Selection) -> bytes:
+    return json.dumps(dict(sorted(selection.dropped.items())), indent=0).encode()
 
 
 def _same_rows(path: Path, selection: Selection) -> bool:

@@ -121,12 +121,14 @@ def test_a_selection_from_scores_that_have_changed_is_not_kept(folders):
     assert names(select(*folders, Rules({"indoor": 2}))) == ["b", "d"]
     best.write_bytes(content)
     before = files(out)
-    with pytest.raises(InputError, match=r"was selected before .*scores changed, .* pass --overwrite to replace it"):
+    with pytest.raises(InputError, match=r"does not hold the best labels of .*scores as it is now: .*--overwrite"):
         select(*folders, Rules({"indoor": 2}))
     assert files(out) == before
     assert names(select(*folders, Rules({"indoor": 2}), overwrite=True)) == ["a", "d"]
+    assert "c" in json.loads((out / "dropped.json").read_text())
     (scores / "scores" / "c.json").unlink()  # it was not selected
     assert select(*folders, Rules({"indoor": 2})) is None
+    assert "c" not in json.loads((out / "dropped.json").read_text())
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -136,6 +138,14 @@ def test_a_manifest_without_settings_is_named(folders, which):
     folders[which].mkdir(exist_ok=True)
     (folders[which] / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"manifest.json is damaged: it has no settings"):
+        select(*folders, Rules({"indoor": 2}))
+
+
+def test_scores_that_name_no_labels(folders):
+    manifest = json.loads((folders[1] / "manifest.json").read_text())
+    del manifest["settings"]["labels"]
+    (folders[1] / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"holds the scores of other labels than .* \(labels.* was None, is "):
         select(*folders, Rules({"indoor": 2}))
 
 
