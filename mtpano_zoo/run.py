@@ -1,5 +1,6 @@
 """`mtpano run`: predict for many images and write the results, one image after another, even if some fail."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -167,15 +168,19 @@ def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Sequence[Path
     """Refuse to replace an image of this run by a result, as `room_depth.png` by one of `room.png`."""
     # Names first: resolving the path of every image and result would take long.
     names = {path.name for paths in files.values() for path in paths}
-    targets = (image.resolve() if image.is_symlink() else image for image in images)
-    inputs = {image.resolve() for image in targets if image.name in names}
+    targets = (_resolved(image) if os.path.islink(image) else image for image in images)  # noqa: PTH114 - as below
+    inputs = {_resolved(image) for image in targets if image.name in names}
     names = {image.name for image in inputs}
     for job, paths in files.items():
         for path in paths:
-            if path.name in names and path.resolve() in inputs:
+            if path.name in names and _resolved(path) in inputs:
                 raise InputError(
                     f"{path} is one of the images, and a result of {job.image} would replace it: choose another folder"
                 )
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` fails for names that are too long
 
 
 def _check_scenes(scenes: Sequence[str], stride: int | None, tasks: Sequence[str]) -> None:

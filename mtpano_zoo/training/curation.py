@@ -117,6 +117,11 @@ class DepthQualityModule(LightningModule):
         """Let the trainer read checkpoints as plain data only, before it reads one."""
         read_plain_data_only(self.trainer.strategy)
 
+    def on_train_start(self) -> None:
+        """Let processes that train together damage their labels in different ways."""
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         said = self._predict(batch["image"])

@@ -143,6 +143,17 @@ def test_true_labels_are_damaged_too_if_targets_are_graded(targets, factors, mon
     assert set((said / batch["depth"])[..., :16].round(decimals=4).unique().tolist()) <= {0.5, 2.0}
 
 
+def test_processes_plant_different_failures(monkeypatch):
+    training, depth = module(failures={"scaled": 1, "mirrored": 1}), sample(0)["depth"].expand(32, -1, -1)
+    damaged = []
+    for rank in range(2):
+        torch.manual_seed(0)
+        monkeypatch.setattr(DepthQualityModule, "global_rank", rank)
+        training.on_train_start()
+        damaged.append(training._damage(depth))
+    assert not torch.equal(*damaged)
+
+
 def test_the_learning_rate_falls_to_zero():
     training = module(lr=1e-3)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

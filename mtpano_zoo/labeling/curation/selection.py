@@ -214,8 +214,7 @@ def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
             raise InputError(f"{root} has no manifest: pass a folder that `mtpano curate {verb}` wrote")
         known[verb] = manifest
     if known["score"]["settings"].get("labels") != known["label"]["settings"]:
-        scored = {"labels": known["score"]["settings"].get("labels")}
-        key, before, now = next(differences(scored, {"labels": known["label"]["settings"]}))
+        key, before, now = next(differences(known["score"]["settings"].get("labels", {}), known["label"]["settings"]))
         raise InputError(
             f"{scores} holds the scores of other labels than {labels} ({key} was {str(before)[:40]}, is "
             f"{str(now)[:40]}): pass the folder that was scored, or score this one"

@@ -145,7 +145,7 @@ def test_scores_that_name_no_labels(folders):
     manifest = json.loads((folders[1] / "manifest.json").read_text())
     del manifest["settings"]["labels"]
     (folders[1] / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"holds the scores of other labels than .* \(labels.* was None, is "):
+    with pytest.raises(InputError, match=r"holds the scores of other labels than .* \(.+ was None, is "):
         select(*folders, Rules({"indoor": 2}))
 
 
