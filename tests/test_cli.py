@@ -146,7 +146,7 @@ def test_the_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for name, text in re.findall(r"```yaml\n# (\S+)\n(.*?)```", README, flags=re.DOTALL):
         Path(name).write_text(text)  # the files that the reader is asked to write
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", README.replace("\\\n", ""), flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     commands = [line[1:] for line in lines if line[:1] == ["mtpano"]]
     assert len(commands) > 12
