@@ -73,10 +73,9 @@ class Pipeline:
     def fit(self, name: str, config: str, steps: int, *arguments: str) -> Path:
         """Train with a configuration unless that was done before; return the checkpoint."""
         processes = min(self.options.threads, 2)
-        batch = f"--data.init_args.batch_size={BATCH // processes}"
-        quiet = ("--trainer.accelerator=cpu", "--trainer.devices=1")
+        where = ("--trainer.accelerator=cpu", f"--data.init_args.batch_size={BATCH // processes}")
         length = (f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1")
-        return fit_once(self.out / name, config, *arguments, *length, *quiet, batch, processes=processes)
+        return fit_once(self.out / name, config, *arguments, *length, *where, processes=processes)
 
     def scenes(self, count: int) -> tuple[str, ...]:
         """Return the options for rendered training scenes, which stay in memory from the first epoch on."""

@@ -44,7 +44,7 @@ def fit_once(folder: Path, config: str, *arguments: str, processes: int = 1) -> 
         begun = len(list(folder.glob("version_*")))
         quiet = ("--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false")
         logger = (f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.logger.init_args.version={begun}")
-        together = ("--trainer.strategy=ddp", f"--trainer.devices={processes}") if processes > 1 else ()
+        together = (f"--trainer.devices={processes}", *(["--trainer.strategy=ddp"] if processes > 1 else []))
         run("fit", "--config", config, *arguments, *quiet, *logger, *together, processes=processes)
         (folder / f"version_{begun}" / "checkpoints" / "last.ckpt").rename(checkpoint)
     return checkpoint

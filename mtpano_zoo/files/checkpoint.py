@@ -131,7 +131,7 @@ def _lora_rank(weights: Mapping[str, torch.Tensor]) -> int | None:
 
 
 def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Refuse weights that do not fit a network exactly, or are NaN: a network with them predicts the first class.
+    """Refuse weights that do not fit a network exactly.
 
     Args:
         network: The network to load into.
@@ -139,7 +139,7 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
         source: Where the weights come from, for the message.
 
     Raises:
-        InputError: If keys or shapes do not fit, which the message lists, or a weight is NaN.
+        InputError: If keys or shapes do not fit; the message lists them.
 
     Example:
         >>> from torch import nn
@@ -161,6 +161,21 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
     ]
     if problems:
         raise InputError(f"The weights in {source} do not fit {type(network).__name__}: {'; '.join(problems)}.")
+
+
+def check_not_nan(weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Refuse weights of a training that diverged: a network with them predicts the first class everywhere.
+
+    This reads all weights, so call it once for each file.
+
+    Raises:
+        InputError: If a weight is NaN.
+
+    Example:
+        >>> check_not_nan({"bias": torch.full((2,), torch.nan)}, "last.ckpt")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        mtpano_zoo.errors.InputError: The weights in last.ckpt are NaN (bias): their training diverged...
+    """
     if diverged := next((key for key, value in weights.items() if value.isnan().any()), None):
         raise InputError(f"The weights in {source} are NaN ({diverged}): their training diverged, use an earlier one.")
 

@@ -13,6 +13,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
     card_after_training,
+    check_not_nan,
     check_options,
     check_same_tasks,
     check_weights,
@@ -310,13 +311,16 @@ class PanoramaModule(LightningModule):
         """Check tasks, options and weights before any is copied; restore the random generators when training resumes.
 
         Raises:
-            InputError: If the checkpoint has other tasks or options, or its weights do not fit the network.
+            InputError: If the checkpoint has other tasks or options, or its weights do not fit the network or
+                are NaN.
         """
         check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
         trainer = self._attached_trainer()
         resumes = trainer is not None and trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
-        check_weights(self.network, network_weights(checkpoint), "the checkpoint")
+        weights = network_weights(checkpoint)
+        check_weights(self.network, weights, "the checkpoint")
+        check_not_nan(weights, "the checkpoint")
         self._loader_state = checkpoint.get("loader") if resumes else None
         rng = checkpoint.get("rng")
         if rng is not None and resumes:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.familiarity import check_familiarity
-from mtpano_zoo.files.checkpoint import check_weights
+from mtpano_zoo.files.checkpoint import check_not_nan, check_weights
 from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.layers import ENCODERS
@@ -68,7 +68,7 @@ def assemble(
         The network in evaluation mode.
 
     Raises:
-        InputError: If the description is not that of a known network, or the weights do not fit it.
+        InputError: If the description is not that of a known network, or the weights do not fit it or are NaN.
     """
     if not {"class_path", "init_args"} <= description.keys():
         raise InputError(
@@ -76,6 +76,7 @@ def assemble(
         )
     if not isinstance(description["init_args"], Mapping) or not isinstance(description.get("card") or {}, Mapping):
         raise InputError(f"{source} does not describe a network: its init_args and its card must be dictionaries.")
+    check_not_nan(weights, source)
     arguments = dict(description["init_args"])
     card = dict(description.get("card") or {})
     if input_size is not None:

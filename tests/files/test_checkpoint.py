@@ -107,6 +107,10 @@ def test_weights_of_a_training_that_diverged_are_refused(checkpoint):
     network.gamma.data[...] = torch.nan
     with pytest.raises(ValueError, match=r"tiny.ckpt are NaN \(gamma\): their training diverged"):
         load_model(write(path, network))
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True, default_root_dir=path.parent)
+    module = MultiTaskModule(TinyNetwork(classes=["floor", "wall"], tasks=["semseg", "depth"], width=5))
+    with pytest.raises(ValueError, match=r"the checkpoint are NaN \(gamma\)"):
+        trainer.validate(module, TinyDataModule(), ckpt_path=path)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])

@@ -178,8 +178,9 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
     if not scored:
         raise InputError(f"{scores} holds no scores: run `mtpano curate score` first")
     selection = choose(scored, rules)
-    if finished and _same_rows(out / TABLE, selection):
-        write_bytes(out / DROPPED, _dropped(selection))  # other scores may have changed
+    if finished and _holds(out / TABLE, _table(selection)):
+        if not _holds(out / DROPPED, _dropped(selection)):  # the scores of others have changed
+            write_bytes(out / DROPPED, _dropped(selection))
         return None
     if finished and not overwrite:
         raise InputError(
@@ -263,25 +264,25 @@ def _write(work: Path, labels: Path, scores: Path, selection: Selection, rules: 
         _link(labels / "classes.yaml", work)
     names = sorted(label.name for label in selection.chosen)
     (work / "db_info" / "panomtdu_train.json").write_text(json.dumps(names, indent=0), encoding="utf-8")
-    (work / TABLE).write_text(_table(selection), encoding="utf-8")
+    (work / TABLE).write_bytes(_table(selection))
     (work / DROPPED).write_bytes(_dropped(selection))
 
 
-def _table(selection: Selection) -> str:
+def _table(selection: Selection) -> bytes:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("id", "score", "valid", "domain", "hash"))
     for label in selection.chosen:
         writer.writerow((label.name, label.score, label.valid, label.domain, f"{label.hash:016x}"))
-    return table.getvalue()
+    return table.getvalue().encode()
 
 
 def _dropped(selection: Selection) -> bytes:
     return json.dumps(dict(sorted(selection.dropped.items())), indent=0).encode()
 
 
-def _same_rows(path: Path, selection: Selection) -> bool:
-    return path.is_file() and path.read_bytes().splitlines() == _table(selection).encode().splitlines()
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _link(source: Path, folder: Path, name: str = "") -> None:
