@@ -1,6 +1,7 @@
 """The `mtpano` command: Lightning's verbs for training and scoring, and short verbs for everything else."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = [argument for argument in arguments if argument != TRACEBACK]
     try:
-        return _execute(wanted or ["--help"])
+        status = _execute(wanted or ["--help"])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 141  # what a shell reports for a program that a closed pipe ended
     except (InputError, OSError) as error:
         if len(wanted) < len(arguments):
             raise

@@ -32,6 +32,15 @@ def test_version_and_console_script() -> None:
     assert printed.strip() == mtpano_zoo.__version__
 
 
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
+    script = Path(sys.executable).with_name("mtpano")
+    with subprocess.Popen([script, "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "*408k"]) == 0
     text = capsys.readouterr().out

@@ -96,9 +96,11 @@ def _build_data(options: argparse.Namespace) -> "LightningDataModule":
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from mtpano_zoo.data.inspection import verify, write_skip_list
+    from mtpano_zoo.data.inspection import check_skip_list, verify, write_skip_list
 
     data = _build_data(options)
+    if options.skip_list:
+        check_skip_list(options.skip_list, data)
     report = verify(
         data,
         options.split or SPLITS,

@@ -225,6 +225,14 @@ def test_command_writes_a_skip_list_that_the_data_module_honours(tmp_path, conte
     assert "error, unreadable: a file is damaged or not what the data set promises (2)" in printed
     assert "4 samples (2 train, 1 val, 1 test): 2 with errors, 0 only suspicious" in printed
     assert skip.read_text().splitlines() == [SAMPLE, "scene_02999_7_full_raw", "scene_03000_20_full_raw"]
+    for file in (old, root / IMAGE):
+        before = file.read_bytes()
+        assert run(*arguments, "--skip-list", file) == 1
+        assert str(file) in capsys.readouterr().err and file.read_bytes() == before
+    assert run(*arguments, "--skip-list", skip) == 1
+    assert f"{skip} exists: choose another name" in capsys.readouterr().err
+    assert run(*arguments, "--skip-list", skip, f"exclude={skip}") == 0
+    assert len(skip.read_text().splitlines()) == 3
     found = json.loads(out.read_text())
     assert found["kinds"] == {"unreadable": 2}
     photo = root / IMAGE
