@@ -2,8 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
@@ -41,9 +45,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"mtpano: {_sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("mtpano: interrupted; finished results are kept.", file=sys.stderr)
-        return 130
+        return 143 if isinstance(end, _Terminated) else 130
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Stop on SIGTERM as on Ctrl-C, so that temporary files are removed; Lightning does so for its own verbs."""
+
+    def terminate(*_: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _execute(arguments: Sequence[str]) -> int:
@@ -67,9 +92,11 @@ def _execute(arguments: Sequence[str]) -> int:
     if verb == "generate":
         from mtpano_zoo.generation.cli import main as generate_main
 
-        return generate_main(arguments[1:])
+        with _termination_as_interrupt():
+            return generate_main(arguments[1:])
     options = build_parser().parse_args(arguments)
-    status: int = options.execute(options)
+    with _termination_as_interrupt():
+        status: int = options.execute(options)
     return status
 
 

@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,21 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_process_that_is_asked_to_end_says_so_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    out = tmp_path / "rooms"
+    command = [Path(sys.executable).with_name("mtpano"), "rooms", "--count", "5000", "--height", "32", "--out", out]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 300
+        while not list(out.glob("**/*.png")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        process.terminate()
+        _, printed = process.communicate()
+    assert process.returncode == 143
+    assert "finished results are kept" in printed
+    assert not list(out.glob("**/.*"))
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
