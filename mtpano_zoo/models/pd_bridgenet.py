@@ -173,35 +173,62 @@ class PDBridgeNet(PanoramaNetwork):
         """
         size = (image.shape[-2], image.shape[-1])
         self.check_size(*size)
-        run = checkpointed if self.gradient_checkpointing and torch.is_grad_enabled() else _call
-        bridges, tasks, streams = self._needed(auxiliary)
-        taps, class_tokens = self.encoder(self.normalize(image))
-
-        geometry = geometry_encoding(self.convention, like=taps[0])
-        levels = {stream: run(self.refiners[stream], taps, geometry) for stream in streams}
-        aggregated = {stream: self.aggregators[stream](levels[stream]) for stream in streams}
-        features = {task: self.auxiliary_heads[task](aggregated[self.stream_of[task]]) for task in tasks}
-        for stream in bridges:
-            bridged = self.bridges[stream](aggregated[stream], features)
-            levels[stream] = _add(levels[stream], self.stream_injectors[stream]([bridged] * LEVELS))
-
+        levels, features, class_tokens = self.encode(image, auxiliary)
         outputs: dict[str, Any] = {}
         for task in self.tasks:
-            stream_levels = levels[self.stream_of[task]]
-            adapted = run(self.adapters[task], stream_levels)
-            own = _add(self.task_injectors[task]([features[task]] * LEVELS), adapted)
-            fused = run(self.necks[task], _add(stream_levels, own), class_tokens)
-            outputs[task] = run(self.heads[task], fused, size)
-        for task in self.tasks:
-            if MAIN_TASKS[task].kind == "positive":
-                # Softplus keeps a gradient where the published ReLU has none.
-                outputs[task] = (F.relu if self.convention == "paper" else F.softplus)(outputs[task])
+            outputs[task] = self.decode(task, levels[self.stream_of[task]], features[task], class_tokens, size)
         if auxiliary:
             predictors = {task: head.get_submodule("predictor") for task, head in self.auxiliary_heads.items()}
             predicted = {task: self.upsample(predictors[task](x), size) for task, x in features.items()}
             outputs["aux"] = {task: x for task, x in predicted.items() if task in MAIN_TASKS}
             outputs["ext"] = {task: x for task, x in predicted.items() if task not in MAIN_TASKS}
         return outputs
+
+    def encode(
+        self, image: Tensor, auxiliary: bool = True
+    ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor], Sequence[Tensor]]:
+        """Compute everything before the decoders for images (B, 3, H, W) in [0, 1].
+
+        Args:
+            image: the images.
+            auxiliary: also compute features that no main task needs.
+
+        Returns:
+            The levels (B, C, h, w) of each stream, each task's feature (B, C, h, w), and the encoder's class tokens.
+        """
+        bridges, tasks, streams = self._needed(auxiliary)
+        taps, class_tokens = self.encoder(self.normalize(image))
+        geometry = geometry_encoding(self.convention, like=taps[0])
+        levels = {stream: self._run(self.refiners[stream], taps, geometry) for stream in streams}
+        aggregated = {stream: self.aggregators[stream](levels[stream]) for stream in streams}
+        features = {task: self.auxiliary_heads[task](aggregated[self.stream_of[task]]) for task in tasks}
+        for stream in bridges:
+            bridged = self.bridges[stream](aggregated[stream], features)
+            levels[stream] = _add(levels[stream], self.stream_injectors[stream]([bridged] * LEVELS))
+        return levels, features, class_tokens
+
+    def decode(
+        self,
+        task: str,
+        levels: Sequence[Tensor],
+        feature: Tensor,
+        class_tokens: Sequence[Tensor],
+        size: tuple[int, int],
+    ) -> Tensor:
+        """Predict one task, (B, C, H, W), from the levels of its stream, its feature and the class tokens."""
+        adapted = self._run(self.adapters[task], levels)
+        own = _add(self.task_injectors[task]([feature] * LEVELS), adapted)
+        fused = self._run(self.necks[task], _add(levels, own), class_tokens)
+        output: Tensor = self._run(self.heads[task], fused, size)
+        if MAIN_TASKS[task].kind == "positive":
+            # Softplus keeps a gradient where the published ReLU has none.
+            output = (F.relu if self.convention == "paper" else F.softplus)(output)
+        return output
+
+    def _run(self, module: nn.Module, *inputs: Any) -> Any:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpointed(module, *inputs)
+        return module(*inputs)
 
     def _needed(self, auxiliary: bool) -> tuple[list[str], list[str], list[str]]:
         """Return which bridges, task features and streams have to be computed, each in its order."""
@@ -211,10 +238,6 @@ class PDBridgeNet(PanoramaNetwork):
         tasks = [task for task in self.auxiliary_heads if auxiliary or bridges or task in self.tasks]
         streams = {self.stream_of[task] for task in tasks}
         return bridges, tasks, [s for s in self.refiners if auxiliary or s in streams]
-
-
-def _call(module: nn.Module, *inputs: Any) -> Any:
-    return module(*inputs)
 
 
 class PerLevel(nn.ModuleList):
