@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [argument for argument in arguments if argument != TRACEBACK]
     try:
         status = _execute(wanted or ["--help"])
-        sys.stdout.flush()
+        if sys.stdout:  # None if it was closed from the start
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends

@@ -49,9 +49,10 @@ def read_calibration(path: str | Path) -> Calibration:
     found = read_yaml(path)
     if not isinstance(found, dict) or found.keys() != {"size", "lenses"}:
         raise InputError(f"{path} must have the keys `size` and `lenses`, and no others")
-    width, height = (int(side) for side in _numbers(found["size"], 2, f"{path}: size", "width and height"))
-    if width < 1 or height < 1:
-        raise InputError(f"{path}: size is the width and height of the image in pixels, not {width}, {height}")
+    sides = _numbers(found["size"], 2, f"{path}: size", "width and height")
+    if not all(side >= 1 and side.is_integer() for side in sides):
+        raise InputError(f"{path}: size is the width and height of the image in pixels, not {found['size']}")
+    width, height = map(int, sides)
     if not isinstance(found["lenses"], list) or not found["lenses"]:
         raise InputError(f"{path}: lenses is a list with an entry for each lens")
     lenses = (_lens(entry, f"{path}: lens {i}", width, height) for i, entry in enumerate(found["lenses"], start=1))
@@ -75,7 +76,7 @@ def _lens(entry: Any, name: str, width: int, height: int) -> Lens:
 
 
 def _numbers(values: Any, count: int, name: str, what: str) -> list[float]:
-    kinds = isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    kinds = isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)
     if not kinds or len(values) != count:
         raise InputError(f"{name} is {count} number{'s' * (count > 1)} ({what}), not {values!r}")
     return [float(value) for value in values]

@@ -75,8 +75,8 @@ def check_nadir(mask_nadir: NadirMask) -> None:
     if isinstance(mask_nadir, str):
         if mask_nadir != "auto":
             raise InputError(f'mask_nadir is an angle in degrees or "auto", not {mask_nadir}')
-    elif not 0 <= mask_nadir <= 90:
-        raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {mask_nadir:g}")
+    elif not (isinstance(mask_nadir, int | float) and 0 <= mask_nadir <= 90):
+        raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {mask_nadir!r}")
 
 
 def nadir_angle(mask_nadir: NadirMask, image: NDArray[np.uint8]) -> float:

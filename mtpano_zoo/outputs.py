@@ -39,6 +39,8 @@ def check_range(ranges: Sequence[float], max_distance: float | None) -> int:
     """
     if max_distance is None:
         return -1
+    if not isinstance(max_distance, int | float):
+        raise InputError(f"max_distance is a number of metres, not {max_distance!r}")
     if max_distance not in ranges:
         known = ", ".join(f"{distance:g}" for distance in ranges)
         has = f"the network has masks at {known} m: choose one of them" if ranges else "this network has no range masks"

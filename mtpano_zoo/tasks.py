@@ -4,6 +4,7 @@ A new task is a line in `MAIN_TASKS`, its labels are lines in `SAMPLE_MAPS`; its
 lines in the literal dictionaries of their modules.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,7 +156,7 @@ SAMPLE_MAPS: dict[str, SampleMap] = {
 }
 
 
-def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
+def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
     """Return the main tasks in their standard order.
 
     Raises:
@@ -165,12 +166,10 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
         >>> check_tasks(("normals", "semseg"))
         ('semseg', 'normals')
     """
-    unknown = [task for task in tasks if task not in MAIN_TASKS]
-    if unknown or not tasks or len(set(tasks)) != len(tasks):
-        raise InputError(
-            f"tasks must be one or more of {', '.join(MAIN_TASKS)}, each once; got {', '.join(tasks) or 'none'}."
-        )
-    return tuple(task for task in MAIN_TASKS if task in tasks)
+    named = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else []
+    if not named or any(task not in tuple(MAIN_TASKS) or named.count(task) > 1 for task in named):
+        raise InputError(f"tasks must be a list of one or more of {', '.join(MAIN_TASKS)}, each once; got {tasks!r}.")
+    return tuple(task for task in MAIN_TASKS if task in named)
 
 
 def auxiliary_tasks_of(tasks: tuple[str, ...]) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ def test_what_no_lens_sees_has_no_value(tmp_path, room, calibration, capsys):
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"size": [640]}, "size is 2 numbers"),
     ({"size": [0, 320]}, "size is the width and height"),
+    ({"size": [640.5, 320]}, "size is the width and height"),
+    ({"radius": 10**400}, "radius is 1 number"),
     ({"lenses": []}, "lenses is a list"),
     ({"lens": []}, "must have the keys `size` and `lenses`"),
     ({"lenses": [{"centre": [1, 1]}]}, "lens 1 must have the keys centre, radius, fov, rotation"),

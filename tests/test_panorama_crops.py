@@ -89,7 +89,10 @@ def test_the_field_of_view_that_is_named_fits_the_image(tmp_path, height, width)
     assert window is not None and window.full_width == 2 * window.full_height
 
 
-@pytest.mark.parametrize(("fov", "offset"), [((180, 90), 0), ((400, 90), 0), ((360, 90), 60), ((0, 0), 0)])
+@pytest.mark.parametrize(
+    ("fov", "offset"),
+    [((180, 90), 0), ((400, 90), 0), ((360, 90), 60), ((0, 0), 0), ((1,), 0), (5, 0), ("360x90", 0), ((360, 90), "up")],
+)
 def test_a_wrong_field_of_view_says_so(tmp_path, room, fov, offset):
     Image.fromarray(room[32:96]).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="field of view"):

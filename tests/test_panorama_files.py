@@ -215,7 +215,7 @@ def test_nothing_has_a_value_near_the_nadir(room):
     below = (128 - np.arange(128) - 0.5) / 128 * 180 < 20
     assert np.array_equal((result.depth == 0).all(1), below) and np.array_equal((result.semseg == 255).all(1), below)
     assert predict(Height(), Panorama(room)).depth.all()
-    for wrong in (100, "none"):
+    for wrong in (100, "none", None):
         with pytest.raises(InputError, match="mask_nadir"):
             predict(Height(), room, mask_nadir=wrong)
 

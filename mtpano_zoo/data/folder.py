@@ -89,7 +89,7 @@ class FolderDataModule(PanoramaDataModule):
         test_fraction: float = 0.1,
         **options: Any,
     ) -> None:
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        if not (val_fraction >= 0 <= test_fraction and val_fraction + test_fraction < 1):
             raise InputError(
                 "val_fraction and test_fraction must not be negative, and leave something for training: got "
                 f"{val_fraction} and {test_fraction}"

@@ -218,9 +218,8 @@ class PanoramaDataModule(EvaluationLoaders):
                 f"{batch_size}, {num_workers} and {on_error!r}"
             )
         offered = tuple(task for task in MAIN_TASKS if task in self.files)
-        self.tasks = offered if tasks is None else tuple(tasks)
-        if self.tasks:
-            self.tasks = check_tasks(self.tasks)
+        # An empty list reads images only.
+        self.tasks = offered if tasks is None else () if tasks in ([], ()) else check_tasks(tasks)
         if absent := [task for task in self.tasks if task not in offered]:
             raise InputError(f"{type(self).__name__} has no {', '.join(absent)}, only {', '.join(offered) or 'images'}")
         self.root = Path(root).expanduser().absolute()

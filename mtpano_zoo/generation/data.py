@@ -1,6 +1,6 @@
 """Panoramas with captions to train a generator on: rendered scenes, and images listed in a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -198,6 +198,11 @@ class PromptsDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def files(self, indices: Iterable[int]) -> list[Path]:
+        """Return the images and masks of these rows."""
+        rows = [self.rows[index] for index in indices]
+        return [self.table.parent / row[key] for row in rows for key in ("image", "mask") if key in row]
 
     def __getitem__(self, index: int) -> Sample:
         """Read one image.

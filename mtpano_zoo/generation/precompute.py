@@ -10,9 +10,10 @@ in training.
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +32,10 @@ from mtpano_zoo.manifest import read_manifest
 __all__ = ("LatentsDataModule", "LatentsDataset", "precompute")
 
 FORMAT = "mtpano precomputed latents, 1"
+T = TypeVar("T")
+
 KEYS = ("latents", "text", "pooled", "mask")
+SIZES = "bytes of the images and masks"  # key of the metadata; unlike dates, sizes survive copying
 
 
 def precompute(
@@ -75,11 +79,19 @@ def precompute(
     written = there = 0
     for number in range(process, shards, processes):
         path = root / _name(number)
+        rows = range(number * shard_size, len(data))[:shard_size]
+        sizes = json.dumps([file.stat().st_size for file in data.files(rows)])
         if path.exists():
+            if _sizes(path) not in (None, sizes):
+                raise InputError(
+                    f"{path} is of other images: some have changed since. Delete it to encode them again, or choose "
+                    "another folder."
+                )
             there += 1
             continue
-        samples = [_encoded(generator, data[i]) for i in range(number * shard_size, len(data))[:shard_size]]
-        write_bytes(path, save({key: torch.stack([sample[key] for sample in samples]) for key in KEYS}))
+        samples = [_encoded(generator, data[i]) for i in rows]
+        tensors = {key: torch.stack([sample[key] for sample in samples]) for key in KEYS}
+        write_bytes(path, save(tensors, {SIZES: sizes}))
         written += 1
     return written, there
 
@@ -173,11 +185,20 @@ def _name(number: int) -> str:
     return f"{number:06d}.safetensors"
 
 
-def _length(path: Path) -> int:
+def _read(path: Path, what: Callable[[Any], T]) -> T:
     try:
         with safe_open(path, "pt") as file:
-            return int(file.get_slice("latents").get_shape()[0])
+            return what(file)
     except SafetensorError as error:
         raise InputError(
             f"{path} is damaged ({error}): remove it and run `mtpano generate precompute` again"
         ) from error
+
+
+def _length(path: Path) -> int:
+    return int(_read(path, lambda file: file.get_slice("latents").get_shape()[0]))
+
+
+def _sizes(path: Path) -> str | None:
+    """Return the sizes of the images that a file was made of, if it states them."""
+    return _read(path, lambda file: (file.metadata() or {}).get(SIZES))

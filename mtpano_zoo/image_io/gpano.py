@@ -7,7 +7,7 @@ pitch and roll of the camera, in degrees.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -202,7 +202,13 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
         >>> window_of_view((360, 90), 0, 100, 400, "a.jpg")
         Window(top=50, left=0, height=100, width=400, full_height=200, full_width=400)
     """
-    across, down = fov
+    angles = fov if isinstance(fov, Sequence) and not isinstance(fov, str) else ()
+    if len(angles) != 2 or not all(isinstance(angle, int | float) for angle in (*angles, vertical_offset)):
+        raise InputError(
+            f"a field of view is two numbers of degrees, across and down, such as (360, 90), and its offset one; got "
+            f"{fov!r} and {vertical_offset!r}"
+        )
+    across, down = angles
     if not (0 < across <= 360 and 0 < down <= 180 and abs(vertical_offset) + down / 2 <= 90 + 1e-6):
         raise InputError(
             f"a field of view is at most 360 x 180 degrees, and the image must not reach beyond a pole, as "

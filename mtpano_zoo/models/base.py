@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import RecordedModule
 from mtpano_zoo.tasks import check_tasks
@@ -58,7 +59,7 @@ class PanoramaNetwork(RecordedModule):
         image_std: standard deviation that images are normalised with.
 
     Raises:
-        InputError: If a task is unknown, classes are missing or repeated, or the palette has another length.
+        InputError: If a task is unknown, classes are missing or repeated, or the palette does not fit.
     """
 
     encoder_part: ClassVar[str | None] = None
@@ -80,15 +81,16 @@ class PanoramaNetwork(RecordedModule):
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        self.tasks = check_tasks(tuple(tasks))
+        self.tasks = check_tasks(tasks)
         self.classes = tuple(classes) if "semseg" in self.tasks else ()
         if "semseg" in self.tasks and not self.classes:
             raise InputError("A network with the task semseg needs the names of its classes: set classes=[...].")
         if isinstance(classes, str) or len(set(classes)) < len(classes):
             raise InputError(f"classes are different names in a list, not {classes!r}.")
-        if palette is not None and len(palette) != len(classes):
-            raise InputError(f"palette has {len(palette)} colours for {len(classes)} classes.")
-        self.palette = palette
+        colours = None if palette is None else plain_palette(palette)
+        if colours is not None and len(colours) != len(classes):
+            raise InputError(f"palette has {len(colours)} colours for {len(classes)} classes.")
+        self.palette = colours
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.card: dict[str, Any] = {}
         self.image_mean: Tensor

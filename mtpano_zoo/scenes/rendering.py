@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import check_pixels
 from mtpano_zoo.scenes.batching import stack_primitives, stack_views
 from mtpano_zoo.scenes.casting import cast
 from mtpano_zoo.scenes.lighting import cast_shadows, develop, radiance
@@ -65,7 +66,7 @@ def check_size(height: int, width: int) -> None:
     """Refuse sizes that cannot be rendered.
 
     Raises:
-        InputError: If the size is not 2:1 or smaller than 8 x 16.
+        InputError: If the size is not 2:1, smaller than 8 x 16, or has more pixels than an image may have.
 
     Example:
         >>> check_size(64, 64)
@@ -75,6 +76,7 @@ def check_size(height: int, width: int) -> None:
     """
     if height < 8 or width != 2 * height:
         raise InputError(f"rooms are rendered at height x (2 height), at least 8 x 16, got {height} x {width}")
+    check_pixels(height, width, "a room")
 
 
 def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:

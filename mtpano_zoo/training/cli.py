@@ -21,6 +21,7 @@ import mtpano_zoo.training.curation
 import mtpano_zoo.training.distillation
 import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
+from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
@@ -252,7 +253,7 @@ def palette_of(data: LightningDataModule) -> list[list[int]] | None:
         ([[255, 0, 0]], None)
     """
     palette = getattr(data, "palette", None)
-    return None if palette is None else [[int(value) for value in colour] for colour in palette]
+    return None if palette is None else plain_palette(palette)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.familiarity import check_familiarity
 from mtpano_zoo.files.checkpoint import check_not_nan, check_weights
@@ -80,17 +81,18 @@ def assemble(
     arguments = dict(description["init_args"])
     card = dict(description.get("card") or {})
     if input_size is not None:
-        if len(tuple(input_size)) != 2 or not all(isinstance(side, int) and side > 0 for side in input_size):
+        sides = tuple(input_size) if isinstance(input_size, Iterable) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise InputError(f"input_size is height and width in pixels, such as (512, 1024), not {input_size!r}.")
         check_panorama_size(*input_size, "input_size")
         arguments["input_size"] = list(input_size)
     if tasks is not None:
-        arguments, weights = _of_tasks(description["class_path"], arguments, weights, source, check_tasks(tuple(tasks)))
+        arguments, weights = _of_tasks(description["class_path"], arguments, weights, source, check_tasks(tasks))
     renewed = classes is not None and list(classes) != arguments.get("classes")
     if renewed:
         arguments |= {"classes": list(classes or ()), "palette": None}
     if palette is not None:
-        arguments["palette"] = [[int(value) for value in colour] for colour in palette]
+        arguments["palette"] = plain_palette(palette)
     network = build_network({"class_path": description["class_path"], "init_args": arguments}, source)
     if card.get("familiarity"):
         check_familiarity(card["familiarity"], network, source)

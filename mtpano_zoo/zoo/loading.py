@@ -56,7 +56,8 @@ def load_model(
             f"{', '.join(others)} cannot be changed in a network with weights; load_model takes tasks, "
             "classes, palette and input_size."
         )
-    if classes is not None and (isinstance(classes, str) or not all(isinstance(name, str) for name in classes)):
+    names = classes if isinstance(classes, Sequence) and not isinstance(classes, str) else [None]
+    if classes is not None and not all(isinstance(name, str) for name in names):
         raise InputError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
     place = locate(source)
     # PyTorch and timm take seconds to import: mistakes are reported before that.

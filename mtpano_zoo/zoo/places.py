@@ -37,6 +37,8 @@ def locate(source: str | Path) -> Place:
         ('semseg', 'depth', 'normals')
     """
     source = str(source)
+    if source.partition(":")[2 if source.startswith("local-dir:") else 0] == "":
+        raise InputError(f"{source!r} names no network: pass a name that `mtpano models` lists, or a path.")
     known = entries()
     scheme, _, rest = source.partition(":")
     path = Path(rest if scheme == "local-dir" else source).expanduser()
@@ -59,7 +61,7 @@ def locate(source: str | Path) -> Place:
         raise InputError(
             f"{source} generates panoramas: `mtpano generate TEXT --base FLUX --adapter {source}` uses it."
         )
-    nearest = difflib.get_close_matches(source, known, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(source.lower(), known, n=1, cutoff=0.0)[0]
     raise InputError(
         f"There is no model {source!r} in the zoo; did you mean {nearest!r}? "
         "`mtpano models` lists all names; for a checkpoint of your own, pass its path."

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jsonargparse.typing import class_from_function
 
+from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.zoo.building import assemble
@@ -39,8 +40,7 @@ def load_pretrained(
     if classes and tuple(classes) != network.classes:
         network = load_model(source, classes=classes, input_size=input_size, tasks=tasks)
     if palette is not None:
-        network.palette = palette
-        network.config["palette"] = [[int(value) for value in colour] for colour in palette]
+        network.palette = network.config["palette"] = plain_palette(palette)
     return network
 
 

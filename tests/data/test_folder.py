@@ -206,6 +206,8 @@ def test_missing_things(root, tmp_path):
         FolderDataModule(root)
     with pytest.raises(ValueError, match="val_fraction and test_fraction must not be negative"):
         FolderDataModule(root, val_fraction=0.6, test_fraction=0.4)
+    with pytest.raises(ValueError, match="val_fraction and test_fraction must not be negative"):
+        FolderDataModule(root, val_fraction=float("nan"))
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,12 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
     assert "1 files written, 1 skipped because they were written already" in capsys.readouterr().out
     assert main([*precompute, "--out", "latents", "--prefix", "A panorama: "]) == 1
     assert "settings.prefix was '', is 'A panorama: '" in capsys.readouterr().err
+    image = PromptsDataset("train.jsonl", 32).files([0])[0]
+    before = image.read_bytes()
+    image.write_bytes(before + b" ")
+    assert main([*precompute, "--out", "latents", "--device", "cpu"]) == 1
+    assert "latents/000000.safetensors is of other images" in capsys.readouterr().err
+    image.write_bytes(before)
     # Nor are precisions and quantizations mixed, unless the manifest is of a release that did not record them.
     path = Path("latents/manifest.json")
     manifest = json.loads(path.read_text())

@@ -70,6 +70,8 @@ def test_predictions_have_no_depth_out_of_range(network: DAP, tmp_path: Path) ->
 def test_what_no_mask_is_about_is_refused(network: DAP) -> None:
     with pytest.raises(ValueError, match=r"cannot be 4 m; the network has masks at 2, 3, 5 m"):
         network.predict(torch.rand(3, 32, 64), max_distance=4)
+    with pytest.raises(ValueError, match="max_distance is a number of metres, not 'near'"):
+        network.predict(torch.rand(3, 32, 64), max_distance="near")
     with pytest.raises(ValueError, match="this network has no range masks"):
         tiny_bridgenet().predict(torch.rand(3, 32, 64), max_distance=4)
     with pytest.raises(ValueError, match="DAPLoss trains range_masks"):

@@ -110,6 +110,11 @@ def test_refuses_sizes_that_no_panorama_has(rooms, height, width):
         render(rooms, height, width)
 
 
+def test_refuses_sizes_that_no_memory_holds(rooms):
+    with pytest.raises(ValueError, match="a room is 200000 x 100000 pixels"):
+        render(rooms, 100_000, 200_000)
+
+
 def test_refuses_an_empty_list():
     with pytest.raises(ValueError, match="at least one room"):
         render([], 64, 128)

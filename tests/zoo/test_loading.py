@@ -3,7 +3,7 @@ import inspect
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 import mtpano_zoo
 from mtpano_zoo import load_model
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.files.weights import write_weights
 from mtpano_zoo.reference import FORMATS, mtpano
@@ -294,6 +295,30 @@ def test_another_input_size(tiny_checkpoint: Path) -> None:
     network = load_model(tiny_checkpoint, input_size=(64, 128))
     assert network.input_size == (64, 128) and network.config["input_size"] == [64, 128]
     assert_holds(network, load_model(tiny_checkpoint).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("palette", (3, "red", [[1, 2]] * 3, [[256, 0, 0]] * 3, [[-1, 0, 0]] * 3, [[0.5, 0, 0]] * 3)),
+        ("input_size", (64, "64x128", (64, 128.0), (64,))),
+        ("classes", (5, "wall", ["wall", 3])),
+        ("tasks", (5, "depth", [3], [], [["depth"]])),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(option: str, values: Sequence[Any], tiny_checkpoint: Path) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=option):
+            load_model(tiny_checkpoint, **{option: value})
+
+
+def test_an_empty_source_is_not_the_working_directory(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_checkpoint.parent)
+    for source in ("", "local-dir:"):
+        with pytest.raises(InputError, match="names no network"):
+            load_model(source)
+    with pytest.raises(InputError, match=r"did you mean 'mtpano-tiny\.rooms'"):
+        load_model("MTPANO-TINY.ROOMS")
 
 
 def test_what_belongs_to_the_weights_cannot_be_changed(tiny_checkpoint: Path) -> None:
