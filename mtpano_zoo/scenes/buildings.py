@@ -72,7 +72,7 @@ def _ground_floor(
         return
     door = materials.pick(rng, "door")
     for _ in range(int(rng.integers(1, 3))):
-        x = (int(rng.integers(columns)) + 0.5) * cell[0]
+        x = (int(rng.integers(0, columns)) + 0.5) * cell[0]
         wide, top = rng.uniform(0.9, 1.6), rng.uniform(2.1, 2.6)
         builder.box(
             LABEL,
@@ -148,7 +148,7 @@ def _details(
             level = i * storey + 0.18 * storey
             builder.box(LABEL, trim, (0.0, width), (level - 0.08, level), (0.0, 0.07), at)
     if rng.random() < 0.35:  # pilasters
-        for x in np.arange(0.0, width + 0.1, 2 * cell[0]):
+        for x in np.arange(0.0, width + 0.1, 2 * cell[0]).tolist():
             builder.box(LABEL, trim, (x - 0.15, x + 0.15), (0.0, storey * (floors + 1)), (0.0, 0.1), at)
     if rng.random() < 0.45:
         slab, rail = materials.concrete(rng), outdoor_materials.metal(rng)
@@ -177,7 +177,7 @@ def balcony(
         builder.box(label, rail, x, (top - 0.06, top), (reach - 0.06, reach), at)
         for side in (x[0], x[1] - 0.05):
             builder.box(label, rail, (side, side + 0.05), (top - 0.06, top), (0.0, reach - 0.06), at)
-        for p in np.arange(x[0], x[1] - 0.02, 0.14):
+        for p in np.arange(x[0], x[1] - 0.02, 0.14).tolist():
             builder.box(label, rail, (p, p + 0.02), (floor, top - 0.06), (reach - 0.04, reach - 0.02), at)
         return
     builder.box(label, rail, x, (floor + 0.1, top), (reach - 0.05, reach), at)
@@ -204,7 +204,7 @@ def house(rng: np.random.Generator, builder: Builder, at: Frame, width: float, d
     builder.box(
         LABEL, materials.brick(rng), (x, x + 0.6), (height, height + rise + 0.6), (-0.6 * depth, -0.5 * depth), corner
     )
-    x = (int(rng.integers(columns)) + 0.5) * width / columns
+    x = (int(rng.integers(0, columns)) + 0.5) * width / columns
     builder.box(LABEL, materials.pick(rng, "door"), (x - 0.5, x + 0.5), (0.1, 2.2), (0.0, 0.08), corner)
     builder.box(LABEL, materials.concrete(rng), (x - 0.9, x + 0.9), (0.0, 0.12), (0.0, 1.0), corner)
     if rng.random() < 0.4:

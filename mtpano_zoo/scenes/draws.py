@@ -10,7 +10,7 @@ __all__ = ("Draws",)
 class Draws(np.random.Generator):
     """NumPy's generator with a key: the same numbers, but single ones of `uniform` and `choice` in a tenth of the time.
 
-    A street draws 2,200 of them, and NumPy checks each time whether its arguments are arrays.
+    A street draws 2,000 of them, and NumPy checks each time whether its arguments are arrays.
 
     Example:
         >>> numpys = np.random.Generator(np.random.Philox(key=3))
@@ -20,6 +20,8 @@ class Draws(np.random.Generator):
 
     def __init__(self, key: int) -> None:
         super().__init__(np.random.Philox(key=key))
+        # NumPy's older interface to the same numbers does not look up their type: 0.15 instead of 0.26 microseconds.
+        self.random = np.random.RandomState(self.bit_generator).random_sample  # type: ignore[method-assign,assignment]
 
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
         """Draw from [low, high): numbers, or arrays with a `size`, without which all would share one random number."""
@@ -32,5 +34,5 @@ class Draws(np.random.Generator):
     ) -> Any:
         """Draw one of the items of a list, or whatever NumPy's `choice` draws."""
         if size is None and p is None and type(a) is list:
-            return a[self.integers(len(a))]
+            return a[self.integers(0, len(a))]
         return super().choice(a, size, replace, p, axis, shuffle)

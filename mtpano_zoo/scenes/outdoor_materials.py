@@ -4,6 +4,9 @@ import numpy as np
 
 from mtpano_zoo.scenes.materials import CHANNEL, Material, brick, concrete, hsv, material
 
+# What windows replace: all of the pattern of cells but their size and the tone of the joints.
+_PATTERN = np.array([CHANNEL[name] for name in ("turn", "shift", "line", "jitter", "hue_jitter", "checker")])
+
 
 def asphalt(rng: np.random.Generator) -> Material:
     """Draw asphalt: grey with patches."""
@@ -82,26 +85,13 @@ def facade(
     """Return a wall with a window in every cell (metres across and up), of which the window fills the share `pane`."""
     row = wall.copy()
     glass = hsv(rng.uniform(0.5, 0.65), rng.uniform(0.1, 0.4), rng.uniform(0.15, 0.45))
-    for name, value in zip(("red2", "green2", "blue2"), glass, strict=True):
-        row[CHANNEL[name]] = value
-    bricks = row[CHANNEL["line"]] > 0
-    for name, value in (
-        ("cell_u", cell[0]),
-        ("cell_v", cell[1]),
-        ("pane_u", pane[0]),
-        ("pane_v", pane[1]),
-        ("lit", lit),
-        ("line", 0.0),
-        ("jitter", 0.0),
-        ("shift", 0.0),
-        ("checker", 0.0),
-        ("hue_jitter", 0.0),
-        ("turn", 0.0),
-        ("gloss", 0.1),
-    ):
-        row[CHANNEL[name]] = value
-    if bricks:
+    row[3], row[4], row[5] = glass
+    if row[CHANNEL["line"]] > 0:  # bricks
         row[CHANNEL["noise"]], row[CHANNEL["noise_u"]], row[CHANNEL["noise_v"]] = 0.35, 1.5, 2.5
+    row[CHANNEL["cell_u"]], row[CHANNEL["cell_v"]] = cell
+    row[CHANNEL["pane_u"]], row[CHANNEL["pane_v"]] = pane
+    row[CHANNEL["lit"]], row[CHANNEL["gloss"]] = lit, 0.1
+    row[_PATTERN] = 0.0
     return row
 
 

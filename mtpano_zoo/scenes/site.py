@@ -1,5 +1,6 @@
 """Parts that outdoor scenes share: ground, roads, rows of buildings, gardens, traffic, people, and free places."""
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class Site:
         self.rng = rng
         self.builder = Builder(SCENE_CLASSES)
         self.weather = Weather(rng)
-        self.camera = np.zeros(3)
+        self.camera = (0.0, 0.0, 0.0)
         self._taken: dict[int, list[tuple[float, float, float]]] = {}  # by lane, discs: x, z, radius
         self._lamps: list[tuple[float, float, float]] = []
         self._glow = materials.glow((1.0, 0.8, 0.5), 3.0 if self.weather.dark else 0.25)
@@ -35,7 +36,7 @@ class Site:
         self.meadow = outdoor_materials.grass(rng) if rng.random() < 0.75 else outdoor_materials.earth(rng)
         self.style = Style(
             storey=rng.uniform(2.8, 3.8),
-            floors=[(1, 2), (2, 4), (3, 6), (5, 12)][int(rng.integers(4))],
+            floors=[(1, 2), (2, 4), (3, 6), (5, 12)][int(rng.integers(0, 4))],
             lit=self.weather.lit,
             flat=rng.uniform(0.0, 1.0),
             shops=rng.uniform(0.0, 0.9),
@@ -62,9 +63,9 @@ class Site:
     def _camera(self, half: float, far: float) -> None:
         rng, eye = self.rng, self._eye()
         x = rng.uniform(-half, half) if eye > 1.9 or rng.random() < 0.4 else rng.choice([-1, 1]) * (half + 0.6)
-        self.camera = np.array([x, -eye, rng.uniform(-0.1, 0.1) * far])
+        self.camera = (x, -eye, rng.uniform(-0.1, 0.1) * far)
         # High cameras keep more distance, because crowns of trees reach farther than things on the ground.
-        self._take(float(x), float(self.camera[2]), 4.5 if eye > 3.0 else 1.4)
+        self._take(x, self.camera[2], 4.5 if eye > 3.0 else 1.4)
 
     def _balcony_camera(self, front: float) -> None:
         rng = self.rng
@@ -77,8 +78,8 @@ class Site:
         style = dataclasses.replace(self.style, floors=(storeys, storeys + 2))
         buildings.block(rng, self.builder, Frame(-front, 8.0, RIGHT), 16.0, 12.0, style, fine=False)
         buildings.balcony(self.builder, at, (-2.0, 2.0), floor, slab, rail, True, reach)
-        self.camera = np.array([-front + reach * 0.6, -floor - rng.uniform(1.2, 1.7), rng.uniform(-1.0, 1.0)])
-        self._take(float(self.camera[0]), float(self.camera[2]), 4.5)
+        self.camera = (-front + reach * 0.6, -floor - rng.uniform(1.2, 1.7), rng.uniform(-1.0, 1.0))
+        self._take(self.camera[0], self.camera[2], 4.5)
 
     def _base(self, look: materials.Material, top: float) -> None:
         label = "ground" if look is self.meadow else "pavement"
@@ -96,7 +97,7 @@ class Site:
             self._crossing = (cross - wide, cross + wide)
             for x in ((-far, -half), (half, far)):
                 add("road", asphalt, x, (0.0, 0.02), self._crossing)
-            for step in np.arange(-half + 0.3, half - 0.5, 1.0) if rng.random() < 0.7 else ():
+            for step in np.arange(-half + 0.3, half - 0.5, 1.0).tolist() if rng.random() < 0.7 else ():
                 white = outdoor_materials.stripes(rng, asphalt, 0.0)
                 for z in (cross - wide - 4.0, cross + wide + 1.0):
                     add("road", white, (step, step + 0.5), (0.02, 0.024), (z, z + 3.0))
@@ -190,18 +191,18 @@ class Site:
         look = outdoor_materials.metal(rng)
         for side in (-1.0, 1.0):
             facing, x = (RIGHT if side < 0 else LEFT), side * (half + 0.45)
-            for z in np.arange(-far + rng.uniform(0.0, pitch), far, pitch)[:26]:
+            for z in np.arange(-far + rng.uniform(0.0, pitch), far, pitch)[:26].tolist():
                 if self._free(x, z, 0.3):
-                    self._lamp(Frame(x, float(z), facing), height)
+                    self._lamp(Frame(x, z, facing), height)
             if trees is not None:
-                for z in np.arange(-min(far, 120.0) + rng.uniform(0.0, 9.0), min(far, 120.0), trees):
-                    self._tree(side * (half + 0.9), float(z), rng.uniform(5.0, 9.0))
+                for z in np.arange(-min(far, 120.0) + rng.uniform(0.0, 9.0), min(far, 120.0), trees).tolist():
+                    self._tree(side * (half + 0.9), z, rng.uniform(5.0, 9.0))
             if posts is not None:
-                for z in np.arange(self.camera[2] - 18.0, self.camera[2] + 18.0, posts):
+                for z in np.arange(self.camera[2] - 18.0, self.camera[2] + 18.0, posts).tolist():
                     if self._free(x, z, 0.15):
-                        street_things.bollard(self.builder, Frame(x, float(z), 0.0), look)
+                        street_things.bollard(self.builder, Frame(x, z, 0.0), look)
             for _ in range(int(rng.integers(1, 8))):
-                z, kind = self.camera[2] + rng.normal(0.0, 13.0), int(rng.integers(4))
+                z, kind = self.camera[2] + rng.normal(0.0, 13.0), int(rng.integers(0, 4))
                 if not self._free(x, z, 0.6):
                     continue
                 if kind == 0:
@@ -216,7 +217,7 @@ class Site:
     def _traffic(self, half: float, far: float) -> None:
         """Add parked cars at the kerb and moving cars."""
         rng = self.rng
-        density = rng.choice([0.0, 0.2, 0.5, 0.8], p=[0.15, 0.35, 0.3, 0.2])
+        density = (0.0, 0.2, 0.5, 0.8)[bisect.bisect((0.15, 0.5, 0.8), rng.random())]
         for side in (-1.0, 1.0):
             z = -min(far, 110.0)
             parked = half > 3.0 and rng.random() < 0.7
@@ -257,15 +258,15 @@ class Site:
         street_things.tree(self.rng, self.builder, Frame(x, z, 0.0), height, self._leaves(), fine=away < 40)
 
     def _leaves(self) -> materials.Material:
-        return self.leaves[int(self.rng.integers(len(self.leaves)))]
+        return self.leaves[self.rng.integers(0, len(self.leaves))]
 
     def _free(self, x: float, z: float, radius: float) -> bool:
         """Take a disc if nothing stands there yet, and return whether it was free."""
-        x, z = float(x), float(z)
         lane = int(z // _LANE)
         for near in (lane - 1, lane, lane + 1):
             for a, b, r in self._taken.get(near, ()):
-                if (x - a) ** 2 + (z - b) ** 2 < (radius + r) ** 2:
+                across, along, reach = x - a, z - b, radius + r
+                if across * across + along * along < reach * reach:
                     return False
         self._take(x, z, radius)
         return True

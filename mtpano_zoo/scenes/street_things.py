@@ -11,6 +11,8 @@ from mtpano_zoo.scenes import materials, outdoor_materials
 from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.scene import CABIN, Builder, Frame
 
+_HEADLIGHT, _TAIL_LIGHT = materials.glow((1.0, 0.95, 0.8), 0.5), materials.material((0.5, 0.02, 0.02))
+
 
 def _centred(size: float) -> tuple[float, float]:
     return -size / 2, size / 2
@@ -34,10 +36,10 @@ def tree(rng: np.random.Generator, builder: Builder, at: Frame, height: float, l
     wide = crown * rng.uniform(0.7, 1.25)
     half = (0.75 * wide, 0.8 * crown, 0.75 * wide)
     add.ellipsoid("vegetation", look, half, stem + crown, at)
-    for i in range(int(rng.integers(4, 8)) if fine else 2):
-        turn, lift = i * 2.4 + rng.uniform(0.0, 1.0), rng.uniform(-0.6, 0.6)
+    count = int(rng.integers(4, 8)) if fine else 2
+    for i, (a, b, c) in enumerate(rng.random((count, 3)).tolist()):
+        turn, lift, size = 2.4 * i + a, 1.2 * b - 0.6, 0.35 + 0.25 * c
         reach = 0.55 * wide * math.sqrt(1 - lift * lift)
-        size = rng.uniform(0.35, 0.6)
         spot = at.at(reach * math.sin(turn), reach * math.cos(turn))
         half = (size * wide, size * crown, size * wide)
         add.ellipsoid("vegetation", look, half, stem + crown * (1 + 0.75 * lift), spot)
@@ -69,10 +71,9 @@ def car(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     middle, half = (back + front) / 2, (front - back) / 2 * 0.62
     add("vehicle", paint, _centred(width * 0.78), (top - 0.03, top + 0.02), (middle - half, middle + half), at)
     _wheels(builder, at, width, 0.31, (0.32 * length, -0.3 * length))
-    light, red = materials.glow((1.0, 0.95, 0.8), 0.5), materials.material((0.5, 0.02, 0.02))
     for x in (-width / 2 + 0.1, width / 2 - 0.35):
-        add("vehicle", light, (x, x + 0.25), (0.6, 0.72), (length / 2, length / 2 + 0.015), at)
-        add("vehicle", red, (x, x + 0.25), (0.65, 0.78), (-length / 2 - 0.015, -length / 2), at)
+        add("vehicle", _HEADLIGHT, (x, x + 0.25), (0.6, 0.72), (length / 2, length / 2 + 0.015), at)
+        add("vehicle", _TAIL_LIGHT, (x, x + 0.25), (0.65, 0.78), (-length / 2 - 0.015, -length / 2), at)
 
 
 def van(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
@@ -99,9 +100,11 @@ def van(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
 
 
 def _wheels(builder: Builder, at: Frame, width: float, radius: float, places: tuple[float, float]) -> None:
+    rubber = outdoor_materials.rubber()
     for z in places:
+        axle = at.at(0.0, z)
         for x in (-width / 2 - 0.01, width / 2 - 0.2):
-            builder.wheel("vehicle", outdoor_materials.rubber(), radius, (x, x + 0.21), radius, at.at(0.0, z))
+            builder.wheel("vehicle", rubber, radius, (x, x + 0.21), radius, axle)
 
 
 def person(rng: np.random.Generator, builder: Builder, at: Frame, sitting: bool = False) -> None:

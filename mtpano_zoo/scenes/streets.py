@@ -48,7 +48,7 @@ def sample_street(seed: int, split: str, index: int, tilt: float = 0.0) -> Room:
     room = Room(
         id=f"{split}-{index:06d}",
         **builder.arrays(),  # type: ignore[arg-type]
-        camera=place.camera,
+        camera=np.array(place.camera),
         yaw=rng.uniform(-math.pi, math.pi),
         lights=place.lights(),
         ambient=weather.ambient,
@@ -92,8 +92,8 @@ class Place(Site):
         rng = self.rng
         width, depth = rng.uniform(14.0, 70.0), rng.uniform(14.0, 80.0)
         self._base(self.paving, 0.0)
-        self.camera = np.array([rng.uniform(-0.3, 0.3) * width, -self._eye(), rng.uniform(-0.3, 0.3) * depth])
-        self._take(float(self.camera[0]), float(self.camera[2]), 1.3)
+        self.camera = (rng.uniform(-0.3, 0.3) * width, -self._eye(), rng.uniform(-0.3, 0.3) * depth)
+        self._take(self.camera[0], self.camera[2], 1.3)
         if rng.random() < 0.35 and min(width, depth) > 22:
             lawn = 0.32
             self.builder.box(
@@ -116,7 +116,7 @@ class Place(Site):
                 street_things.tree(rng, self.builder, at, rng.uniform(4.0, 11.0), self._leaves(), fine=True)
         for _ in range(int(rng.integers(0, 3 + int(area / 250)))):
             if at := self._spot(0.4 * width, 0.4 * depth, 1.4):
-                (street_things.bench, street_things.cafe, street_things.cafe)[int(rng.integers(3))](
+                (street_things.bench, street_things.cafe, street_things.cafe)[int(rng.integers(0, 3))](
                     rng, self.builder, at
                 )
         for _ in range(int(rng.integers(1, 5))):
@@ -173,9 +173,9 @@ class Place(Site):
                 self._tree(x, z, rng.uniform(4.0, 14.0))
             if rng.random() < 0.45:  # the edge of a wood, or an avenue
                 away, pitch, reach = rng.uniform(2.0, 25.0), rng.uniform(3.5, 9.0), rng.uniform(40.0, 120.0)
-                for z in np.arange(-reach, reach, pitch):
+                for z in np.arange(-reach, reach, pitch).tolist():
                     x = side * (half + away + rng.uniform(0.0, 4.0))
-                    self._tree(x, self.camera[2] + float(z), rng.uniform(7.0, 14.0))
+                    self._tree(x, self.camera[2] + z, rng.uniform(7.0, 14.0))
             for _ in range(int(rng.integers(0, 14))):
                 x, z = side * (half + rng.uniform(1.0, 22.0)), self.camera[2] + rng.normal(0.0, 14.0)
                 if self._free(x, z, 1.5):
