@@ -22,6 +22,8 @@ from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama, write_png
+from mtpano_zoo.prediction_folder import RECORDS, PredictionFolder, read_records
+from mtpano_zoo.run_output import digest_of
 
 __all__ = ("Inpaint", "hole_of_face", "hole_of_panorama", "load_inpainter", "polar_faces", "refine", "refine_folder")
 
@@ -160,10 +162,19 @@ def refine_folder(source: Path, out: Path, inpaint: Inpaint, settings: Mapping[s
         raise InputError(f"{out} is the folder of the panoramas: choose another one for --out")
     written = there = 0
     targets = find_images([source], out)
-    prepare_folder(out, manifest_of({}, settings, FORMAT))
+    manifest = manifest_of({}, settings, FORMAT)
+    prepare_folder(out, manifest)
+    record = PredictionFolder(out, manifest)
+    record.records = read_records(out / RECORDS)
     for path, target in targets.items():
         target = target.with_name(f"{target.name}.png")
+        name, digest = target.relative_to(out).as_posix(), digest_of(path)
         if target.exists():
+            if record.records.get(name, digest) != digest:
+                raise InputError(
+                    f"{target} is of an earlier {path}: delete it to refine the new one, or choose another folder for "
+                    "--out"
+                )
             there += 1
             continue
         panorama = torch.from_numpy(read_panorama(path)).permute(2, 0, 1).float() / 255
@@ -171,5 +182,6 @@ def refine_folder(source: Path, out: Path, inpaint: Inpaint, settings: Mapping[s
         refined = refine(panorama, inpaint, seed=seed)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_png(target, (refined * 255).round().byte().permute(1, 2, 0).numpy())
+        record.complete(name, digest)
         written += 1
     return written, there

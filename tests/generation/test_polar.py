@@ -65,6 +65,9 @@ def test_folder(tmp_path: Path) -> None:
     assert refine_folder(source, out, inpaint, {"steps": 28}) == (0, 1)
     now = {"steps": 28, "precision": "bfloat16", "files": {}}  # not in the manifest, as of earlier releases
     assert refine_folder(source, out, inpaint, now) == (0, 1)
+    Image.fromarray(pixels[::-1]).save(source / "a.png")
+    with pytest.raises(InputError, match=r"a\.png is of an earlier"):
+        refine_folder(source, out, inpaint, now)
     with pytest.raises(InputError, match="steps was 28, is 10"):
         refine_folder(source, out, inpaint, {"steps": 10})
     with pytest.raises(InputError, match="is the folder of the panoramas"):
