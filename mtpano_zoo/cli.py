@@ -1,6 +1,7 @@
 """The `mtpano` command: Lightning's verbs for training and scoring, and short verbs for everything else."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = [argument for argument in arguments if argument != TRACEBACK]
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold undecodable bytes
     try:
         status = _execute(wanted or ["--help"])
         if sys.stdout:  # None if it was closed from the start

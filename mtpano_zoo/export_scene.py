@@ -6,7 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,10 @@ from mtpano_zoo.export.colmap import ColmapWriter, Scan
 from mtpano_zoo.export.one_scale import common_scales
 from mtpano_zoo.export.poses import IDENTITY, Pose, read_poses
 from mtpano_zoo.image_files import find_images
-from mtpano_zoo.image_io import Reading, load_panorama, placed, write_bytes
+from mtpano_zoo.image_io import load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import read_manifest
 from mtpano_zoo.prediction import SKY, output_paths
-from mtpano_zoo.prediction_folder import FORMAT, RECORDS, read_records
+from mtpano_zoo.prediction_folder import RECORDS, classes_and_reading, read_records
 
 __all__ = ("export_scene",)
 
@@ -71,6 +70,7 @@ def export_scene(
         raise InputError(f"{poses} has no pose for {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:
         raise InputError("one scale for all panoramas needs their poses: pass a COLMAP images.txt")
+    out = out.resolve()  # `.` has no name
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         writer = ColmapWriter(temporary, len(found), views, size, nadir)
@@ -80,9 +80,11 @@ def export_scene(
         writer.finish()
         if factors:
             write_bytes(temporary / "scales.json", json.dumps(factors, indent=1).encode())
-        if out.exists():
-            out.rmdir()  # it is empty
-        temporary.rename(out)
+        if out.exists():  # it is empty, and may be the working folder of a shell, which has to stay
+            for path in sorted(temporary.iterdir()):
+                path.rename(out / path.name)
+        else:
+            temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(found)
@@ -106,10 +108,7 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
 
 def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
     records = read_records(results / RECORDS)
-    manifest = read_manifest(results, FORMAT) or {}
-    classes = manifest.get("model", {}).get("classes") or []
-    options = manifest.get("options", {})
-    reading = cast("Reading", {key: options[key] for key in Reading.__annotations__ if key in options})
+    classes, reading = classes_and_reading(results)
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
         paths = output_paths(results, name, ("semseg", "depth", "normals"))

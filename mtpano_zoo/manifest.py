@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = (
     "claim_folder",
     "describe_model",
     "differences",
+    "hash_of_files",
     "read_manifest",
     "write_manifest",
 )
@@ -46,6 +47,19 @@ def describe_model(network: nn.Module, name: str | None = None) -> dict[str, Any
     described = {"name": name, "weights": digest.hexdigest(), "network": type(network).__name__, **named}
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
+
+
+def hash_of_files(root: Path, paths: Iterable[Path]) -> str:
+    """Return a SHA-256 hash over the names below `root`, the sizes and the modification times of files.
+
+    Raises:
+        OSError: If a file does not exist.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        status = path.stat()
+        digest.update(os.fsencode(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n"))
+    return digest.hexdigest()
 
 
 def read_manifest(root: Path, form: str, *sections: str) -> dict[str, Any] | None:

@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.image_io import Reading, write_bytes
 from mtpano_zoo.manifest import MANIFEST, check_settings, read_manifest, write_manifest
 
-__all__ = ("FORMAT", "RECORDS", "PredictionFolder", "manifest_of", "read_records")
+__all__ = ("FORMAT", "RECORDS", "PredictionFolder", "classes_and_reading", "manifest_of", "read_records")
 
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
@@ -145,6 +145,39 @@ class PredictionFolder:
 def _exists(path: Path) -> bool:
     """Return whether a name is taken, even by a dangling link."""
     return path.exists() or path.is_symlink()
+
+
+def classes_and_reading(root: Path) -> tuple[tuple[str, ...], Reading]:
+    """Return the classes of the network that made the predictions of a folder, and the options that read its images.
+
+    Both are empty if the folder has no manifest.
+
+    Raises:
+        InputError: If the manifest is damaged, or not one of predictions.
+    """
+    manifest = read_manifest(root, FORMAT, "model", "options")
+    if manifest is None:
+        return (), {}
+    recorded = {"model.classes": manifest["model"].get("classes")}
+    recorded |= {f"options.{key}": manifest["options"].get(key) for key in Reading.__annotations__}
+    recorded = {key: value for key, value in recorded.items() if value is not None}
+    for key, value in recorded.items():
+        if not _is_sound(key, value):
+            raise InputError(f"{root / MANIFEST} is damaged: {key} cannot be {value!r}. Choose another folder.")
+    classes = tuple(recorded.pop("model.classes", ()))
+    reading = {key.removeprefix("options."): value for key, value in recorded.items()}
+    reading |= {"fov": tuple(reading["fov"])} if "fov" in reading else {}
+    return classes, cast("Reading", reading)
+
+
+def _is_sound(key: str, value: Any) -> bool:
+    if key == "model.classes":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if key == "options.fov":
+        return isinstance(value, list) and len(value) == 2 and all(isinstance(angle, int | float) for angle in value)
+    if key == "options.eye":
+        return value in ("left", "right")
+    return isinstance(value, int | float)
 
 
 def read_records(path: Path) -> dict[str, str | None]:

@@ -8,10 +8,13 @@ from everything import Everything, results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.evaluation.predictors import FolderPredictor
 from mtpano_zoo.export_scene import export_scene
 from mtpano_zoo.image_io import Window, decode_normals, gpano_xmp, write_png
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
+from mtpano_zoo.viewer.results import read_result
 
 
 @pytest.fixture
@@ -40,6 +43,16 @@ def test_results_become_a_scene(folders: tuple[Path, Path], tmp_path: Path) -> N
     assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
     assert (root / "masks/sub/b c.png.png").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "poses.txt", "results", "scene"]
+
+
+def test_the_scene_may_be_the_working_folder(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scene").mkdir()
+    monkeypatch.chdir(tmp_path / "scene")
+    assert export_scene(*folders, ".") == 2
+    assert Path("sparse/0/images.txt").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "results", "scene"]
 
 
 def test_the_command_writes_views(
@@ -85,6 +98,34 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     with (results / "manifest.images.jsonl").open("a") as file:
         file.write('\n{"name": "a", "sha256": null}')
     refused("results has unfinished results for .*a.png: finish them with `mtpano run`, or remove .*a_depth.npy")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ({"options": None}, "it has no options"),
+        ({"model": 5}, "it has no model"),
+        ({"model": {"classes": 5}}, "model.classes cannot be 5"),
+        ({"model": {"classes": [5]}}, r"model.classes cannot be \[5\]"),
+        ({"options": {"fov": 5}}, "options.fov cannot be 5"),
+        ({"options": {"fov": [90, "45"]}}, "options.fov cannot be"),
+        ({"options": {"eye": "middle"}}, "options.eye cannot be 'middle'"),
+        ({"options": {"vertical_offset": [1]}}, "options.vertical_offset cannot be"),
+    ],
+)
+def test_every_reader_refuses_a_damaged_manifest(
+    damage: dict[str, object], sentence: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    results, photos = folders
+    path = results / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    for read in (
+        lambda: export_scene(results, photos, tmp_path / "scene"),
+        lambda: read_result(results, "a"),
+        lambda: FolderPredictor(results),
+    ):
+        with pytest.raises(InputError, match=f"manifest.json is damaged: {sentence}"):
+            read()
 
 
 @pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])

@@ -129,7 +129,7 @@ class FolderDataModule(PanoramaDataModule):
     def _automatic_split(self) -> dict[str, Split]:
         """Split by name, for panoramas that have labels and are in no list."""
         labelled = [row["name"] for row in self._rows if any(row[task] for task in self.tasks) and not row["split"]]
-        shares = {name: zlib.crc32(name.encode()) / 2**32 for name in labelled}
+        shares = {name: zlib.crc32(os.fsencode(name)) / 2**32 for name in labelled}
         ordered = sorted(shares, key=lambda name: shares[name])
         held_out: dict[Split, float] = {"test": self.test_fraction, "val": self.val_fraction}
         split: dict[str, Split] = {}
@@ -235,9 +235,9 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
 
 def _listed_splits(root: Path, names: Any) -> dict[str, str]:
     split: dict[str, str] = {}
-    for which in SPLITS:
-        path = root / f"{which}.txt"
-        for name in read_lines(path) if path.is_file() else ():
+    lists = {which: path for which in SPLITS if (path := root / f"{which}.txt").is_file()}
+    for which, path in lists.items():
+        for name in read_lines(path):
             if not (name := name.strip()):
                 continue
             if name not in names or split.get(name, which) != which:
@@ -246,6 +246,11 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
                 )
                 raise InputError(f"{path}: {name} {reason}")
             split[name] = which
+    if lists and not split:
+        raise InputError(
+            f"{next(iter(lists.values()))} is empty, and no other list names a panorama: write names into it, or "
+            "remove it for the automatic split"
+        )
     if split:  # panoramas in no list are left out
         split |= {name: "left out" for name in names if name not in split}
     return split

@@ -186,10 +186,13 @@ def write_skip_list(path: str | Path, report: Verification, data: LightningDataM
         The number of ids.
 
     Raises:
-        InputError: If the file exists and has other content.
+        InputError: If the file exists and has other content, or an id is not UTF-8.
     """
     check_skip_list(path, data)
     names = sorted(_left_out(data).union(report.faulty))
+    for name in names:
+        if (shown := name.encode(errors="backslashreplace").decode()) != name:
+            raise InputError(f"{shown} is not UTF-8, which a list of names has to be: rename the file")
     write_bytes(path, "".join(f"{name}\n" for name in names).encode())
     return len(names)
 

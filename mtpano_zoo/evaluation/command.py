@@ -1,6 +1,7 @@
 """`mtpano eval`, and the same from code: predictors by name, data, scores, and the report."""
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,16 @@ from typing import Any
 from mtpano_zoo.claims import LOCAL_RANKS, process_number
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
-from mtpano_zoo.evaluation.page import worst_maps, write_page
+from mtpano_zoo.evaluation.page import is_page, worst_maps, write_page
 from mtpano_zoo.evaluation.predictors import FolderPredictor, Kind, NetworkPredictor, Predictor
-from mtpano_zoo.evaluation.protocol import read_protocol
-from mtpano_zoo.evaluation.report import build_report, write_json
+from mtpano_zoo.evaluation.protocol import DEFAULTS, read_protocol, recorded_name
+from mtpano_zoo.evaluation.report import FORMAT, build_report, write_json
 from mtpano_zoo.evaluation.runner import evaluate
+from mtpano_zoo.short_verbs import report_to_write
 from mtpano_zoo.zoo import load_model
 
 __all__ = ("judge", "main", "open_predictors")
 
-DEFAULTS = "defaults"
 SHOWN = {  # measures and scores that are printed
     "depth/AbsRel": "mean_over_images",
     "normals/mean": "mean_over_images",
@@ -46,12 +47,16 @@ def open_predictors(
     A folder that holds a network (`config.json`, as `save_pretrained` writes it) is a network.
 
     Raises:
-        InputError: If there is no such model, or unit or kind is wrong.
+        InputError: If there is no such model, or unit or kind is wrong or there is no folder of predictions for it.
     """
+    folders = [name for name in names if Path(name).is_dir() and not Path(name, "config.json").exists()]
+    if not folders and (unit is not None or kind != "ray"):
+        option = f"--unit {unit}" if unit is not None else f"--kind {kind}"
+        raise InputError(
+            f"{option} is for folders of predictions; there is none among {', '.join(names)}: leave it out"
+        )
     return [
-        FolderPredictor(name, unit, kind)
-        if Path(name).is_dir() and not Path(name, "config.json").exists()
-        else NetworkPredictor(load_model(name, device), name)
+        FolderPredictor(name, unit, kind) if name in folders else NetworkPredictor(load_model(name, device), name)
         for name in names
     ]
 
@@ -78,13 +83,16 @@ def judge(
         report: called with progress messages.
 
     Raises:
-        InputError: If a predictor or the data do not fit, see `mtpano_zoo.evaluation.runner.evaluate`.
+        InputError: If a predictor or the data do not fit, see `mtpano_zoo.evaluation.runner.evaluate`, or the folder
+            has a `report.json` or `report.html` of something else.
     """
     folder, name = Path(out), DEFAULTS if protocol is None else Path(protocol).name
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder for the report")
+    _check_reports(folder)
     chosen = read_protocol(protocol)
-    judged = evaluate(predictors, data, folder, chosen=chosen, protocol=name, skip=skip, force=force, report=report)
+    recorded = recorded_name(protocol)
+    judged = evaluate(predictors, data, folder, chosen=chosen, protocol=recorded, skip=skip, force=force, report=report)
     content = build_report(judged, data, name, skip)
     if process_number() == 0:  # the other processes only share the work
         pictures = {
@@ -93,6 +101,21 @@ def judge(
         write_json(folder / "report.json", content)
         write_page(folder / "report.html", content, pictures)
     return content
+
+
+def _check_reports(folder: Path) -> None:
+    """Refuse to replace files that are not an earlier report."""
+    for path, is_earlier in ((folder / "report.json", _is_report), (folder / "report.html", is_page)):
+        if path.exists() and not is_earlier(path):
+            raise InputError(f"{path} exists and is not an earlier evaluation report: choose another folder with --out")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        report_to_write(lambda found: found.get("format") == FORMAT)(str(path))
+    except ArgumentTypeError:
+        return False
+    return True
 
 
 def summary(report: dict[str, Any]) -> str:

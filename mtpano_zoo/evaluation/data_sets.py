@@ -1,5 +1,7 @@
 """Data to score on: rendered scenes, or a folder of panoramas with labels."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.rooms_writer import KINDS
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_panorama
+from mtpano_zoo.limits import check_pixels
+from mtpano_zoo.manifest import hash_of_files
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 __all__ = ("EvaluationSet", "Samples", "open_data")
@@ -77,10 +81,13 @@ def open_data(source: str | Path, height: int | None = None, limit: int | None =
 
     Raises:
         FileNotFoundError: If `source` is neither.
-        InputError: If the limit is not positive, or the folder holds no label.
+        InputError: If the limit is not positive, the height is too large, the folder holds no label, or its `test.txt`
+            lists no panorama with one.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be a positive number of panoramas, not {limit}")
+    if height is not None:
+        check_pixels(height, 2 * height, f"a panorama of --height {height}")
     if (kind := str(source)) in KINDS:
         rows = 256 if height is None else height
         scenes = KINDS[kind]("test", limit or SCENES, rows, 2 * rows, seed)
@@ -115,8 +122,22 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
     samples = _Parts(parts)
     samples.places.sort(key=lambda place: place[0].name(place[1]))
     samples.places = samples.places[:limit]
+    if not samples.places and listed:
+        raise InputError(
+            f"{folder / 'test.txt'} is empty or lists no panorama with a label: list some, or remove it to use all"
+        )
     if not samples.places:
         raise InputError(f"{folder} has no panorama with a label: add depth/, normals/ or semseg/")
-    words = f"{'the panoramas that test.txt lists' if listed else 'all labelled panoramas'} in the folder {folder.name}"
-    facts = {"data": folder.name, "split": "test" if listed else "all", "height": height}
+    name = folder.resolve().name
+    words = f"{'the panoramas that test.txt lists' if listed else 'all labelled panoramas'} in the folder {name}"
+    facts = {"data": name, "split": "test" if listed else "all", "height": height, **_hashes(data)}
     return EvaluationSet(samples, tuple(data.classes), words, facts)
+
+
+def _hashes(data: FolderDataModule) -> dict[str, str]:
+    """Return hashes of the images and labels of a folder, and of the names and colours of its classes."""
+    index = data.index
+    files = [Path(index.describe(role, i)) for i in range(len(index)) for role in index.files if index.has(role, i)]
+    colours = None if data.palette is None else data.palette.tolist()
+    classes = hashlib.sha256(json.dumps([data.classes, colours]).encode()).hexdigest()
+    return {"files": hash_of_files(data.root, files), "classes": classes}

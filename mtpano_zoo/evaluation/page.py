@@ -14,7 +14,9 @@ from mtpano_zoo.evaluation.runner import Judged
 from mtpano_zoo.evaluation.scoring import prepare, with_depth
 from mtpano_zoo.image_io import write_bytes
 
-__all__ = ("worst_maps", "write_page")
+__all__ = ("is_page", "worst_maps", "write_page")
+
+START = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation of '
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -39,6 +41,14 @@ def worst_maps(judged: Judged, data: EvaluationSet, ids: Sequence[str]) -> dict[
         maps = with_depth(maps, labels)
         pictures[name] = plots.maps_plot(sample, labels, maps, measures.align(maps, labels), data.classes)
     return pictures
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file is empty or the page of a report."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(START)) in (b"", START.encode())
 
 
 def write_page(path: Path, report: Mapping[str, Any], worst: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -72,12 +82,10 @@ def write_page(path: Path, report: Mapping[str, Any], worst: Mapping[str, Mappin
         body += [f"<p>Left out for {escape(name)}: {escape('; '.join(model['left_out']))}.</p>"] * bool(
             model["left_out"]
         )
-    title = escape(f"Evaluation of {', '.join(models)}")
     page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"</head><body>{''.join(body)}</body></html>\n"
+        f"{START}{escape(', '.join(models))}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="backslashreplace"))  # a file name may hold undecodable bytes
 
 
 def _picture(data: bytes | None, text: str) -> str:

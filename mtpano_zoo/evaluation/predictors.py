@@ -1,6 +1,5 @@
 """What is scored: a network, a folder of predictions, or a callable."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +14,9 @@ from mtpano_zoo.data.folder import decode_png_or_npy_normals
 from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, stored_steps, unit_or_zero
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import describe_model, read_manifest
+from mtpano_zoo.manifest import describe_model, hash_of_files, read_manifest
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.prediction_folder import FORMAT
+from mtpano_zoo.prediction_folder import FORMAT, classes_and_reading
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 
@@ -61,7 +60,7 @@ class NetworkPredictor(Predictor):
 
     def __init__(self, network: nn.Module, name: str) -> None:
         self.network = network
-        self.name = name
+        self.name = _readable(name)
         self.classes = tuple(getattr(network, "classes", ()))
         height, width = getattr(network, "input_size", (0, 0))
         self.words = f"a network that runs at {height} x {width} pixels; its maps are resized to the panorama's size"
@@ -183,7 +182,7 @@ class FolderPredictor(Predictor):
         if self.step is not None and not 0 < self.step < float("inf"):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
         self.kind = kind
-        self.name = self.folder.resolve().name
+        self.name = _readable(self.folder.resolve().name)
         self.classes = _recorded_classes(self.folder)
         self.words = f"predictions in a folder; distances: {kind}, in {unit or 'the unit of their format'}"
 
@@ -257,14 +256,9 @@ class FolderPredictor(Predictor):
 
     def facts(self) -> dict[str, Any]:
         """Return a hash over names, sizes and times of the files, and the stated unit, kind and classes."""
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.rglob("*")):
-            if path.suffix in ENDINGS:
-                digest.update(
-                    f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode()
-                )
+        files = hash_of_files(self.folder, (path for path in self.folder.rglob("*") if path.suffix in ENDINGS))
         stated = {"step": self.step, "kind": self.kind, "classes": list(self.classes)}
-        return {"name": self.name, "files": digest.hexdigest(), **stated}
+        return {"name": self.name, "files": files, **stated}
 
 
 def _class_numbers(data: bytes, suffix: str) -> NDArray[np.int64]:
@@ -285,10 +279,15 @@ def _exr_normals(data: bytes) -> NDArray[np.float32]:
     return unit_or_zero(stored)
 
 
+def _readable(name: str) -> str:
+    """Return a name without undecodable bytes, which figures cannot show."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _recorded_classes(folder: Path) -> tuple[str, ...]:
     """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if unknown."""
     try:
-        manifest = read_manifest(folder, FORMAT) or {}
+        read_manifest(folder, FORMAT)
     except InputError:  # it is the manifest of something else
         return ()
-    return tuple(manifest.get("model", {}).get("classes") or ())
+    return classes_and_reading(folder)[0]

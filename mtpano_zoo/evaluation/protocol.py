@@ -1,5 +1,6 @@
 """The published protocols: the metrics of every task, from `TASK_METRICS` or a configuration `evaluate-*.yaml`."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import read_file
 from mtpano_zoo.losses.validity import valid_depth
 from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics, SemsegMetrics
-from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.resources import shipped, with_shipped_configs
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_yaml
 
-__all__ = ("add", "build_metrics", "labels_of", "read_protocol", "scores_of", "words")
+__all__ = ("DEFAULTS", "add", "build_metrics", "labels_of", "read_protocol", "recorded_name", "scores_of", "words")
+
+DEFAULTS = "defaults"
 
 
 def read_protocol(name: str | Path | None) -> dict[str, Metric]:
@@ -33,7 +37,7 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
     """
     if name is None:
         return {}
-    path = with_shipped_configs(["eval", "--config", str(name)])[-1]
+    path = _path(name)
     content = read_yaml(path)
     model = content.get("model") if isinstance(content, dict) else None
     section = model.get("metrics") if isinstance(model, dict) else None
@@ -48,6 +52,25 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
         except Exception as error:  # jsonargparse raises its own errors, argparse's and those of the constructor
             raise InputError(f"{path}: the metric of {task} cannot be built ({str(error).splitlines()[0]})") from error
     return metrics
+
+
+def recorded_name(name: str | Path | None) -> str:
+    """Return what an evaluation records of a protocol: its name, with a hash of the content if it is your own file.
+
+    Example:
+        >>> recorded_name("evaluate-unaligned-10m.yaml"), recorded_name(None)
+        ('evaluate-unaligned-10m.yaml', 'defaults')
+    """
+    if name is None:
+        return DEFAULTS
+    path = _path(name)
+    if path.resolve().is_relative_to(shipped("configs").resolve()):
+        return path.name
+    return f"{path.name} ({hashlib.sha256(read_file(path)).hexdigest()[:16]})"
+
+
+def _path(name: str | Path) -> Path:
+    return Path(with_shipped_configs(["eval", "--config", str(name)])[-1])
 
 
 def build_metrics(

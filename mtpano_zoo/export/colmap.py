@@ -5,6 +5,7 @@ centre of the first one is 0.5; its cameras look along +z with y down, as ours d
 and height as parameters, and longitude and latitude as in our convention.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.poses import Pose, quaternion
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_npy, write_png
+from mtpano_zoo.limits import VARIABLE, max_pixels
 from mtpano_zoo.point_cloud import clean_points
 from mtpano_zoo.sphere import (
     Mode,
@@ -107,6 +109,11 @@ class ColmapWriter:
             raise InputError(f"views is {' or '.join(map(str, VIEWS))}, or left out for panoramas, not {views}")
         if size is not None and (size < 2 or views is None):
             raise InputError(f"size is at least 2 pixels, and goes with views, not {size}")
+        largest = default_size(math.isqrt(max_pixels() // 2))
+        if size is not None and size > largest:
+            raise InputError(
+                f"size is at most {largest} pixels, as for the largest panorama that {VARIABLE} allows, not {size}"
+            )
         if not 0 <= nadir < 180:
             raise InputError(f"nadir is an angle from straight down in degrees, below 180, not {nadir}")
         self.root = root

@@ -15,9 +15,9 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
 from mtpano_zoo.image_io import Panorama, load_panorama, placed
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import MANIFEST, read_manifest
+from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction_folder import FORMAT, RECORDS, read_records
+from mtpano_zoo.prediction_folder import RECORDS, classes_and_reading, read_records
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
@@ -25,7 +25,6 @@ __all__ = ("Results", "find_results", "read_result")
 
 SHOWN = ("semseg", "depth", "normals")
 KINDS = ("semseg", "depth_metres", "normals")  # the files that are read
-READING = ("fov", "vertical_offset", "eye", "ignore_tags")  # options of a run that say how its images were read
 
 
 class Results(NamedTuple):
@@ -76,13 +75,10 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     found = _find_image(folder, name, image, recorded)
     if recorded is not None and recorded != _digest(found):
         raise InputError(f"{found} is not the image that {folder / name} is the result of: name another with --image")
-    manifest = read_manifest(folder, FORMAT) or {}
-    options = manifest.get("options", {})
-    reading: dict[str, Any] = {key: options[key] for key in READING if options.get(key)}
-    reading |= {"fov": tuple(reading["fov"])} if "fov" in reading else {}
-    panorama = load_panorama(found, force=True, **reading)
+    names, reading = classes_and_reading(folder)
+    reading["force"] = True  # the run has already checked that it is a panorama
+    panorama = load_panorama(found, **reading)
     maps, palette = _maps(folder, name, panorama)
-    names = tuple(manifest.get("model", {}).get("classes") or ())
     labels = maps.get("semseg", np.zeros((0, 0), np.uint8))
     labels = labels[labels != NO_LABEL]
     names += tuple(f"class {i}" for i in range(len(names), (int(labels.max()) + 1) if labels.size else 0))

@@ -171,6 +171,7 @@ def test_classes_without_colours_get_some(root, classes):
         ({"depth/z.png": b""}, r"depth/z\.png belongs to no panorama"),
         ({"test.txt": b"nobody"}, r"test\.txt: nobody is not in images/"),
         ({"test.txt": b"a"}, r"test\.txt: a is in another list too"),
+        ({"train.txt": b"", "val.txt": b"\n"}, r"train\.txt is empty, and no other list names a panorama"),
     ],
 )
 def test_bad_folders(root, files, message):

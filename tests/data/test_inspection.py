@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 
 import fake_matterport3d
 import fake_structured3d
 import numpy as np
 import pytest
-from fake_files import png, room_maps, write, write_zip
+from fake_files import png, random_rgb, room_maps, write, write_zip
 from PIL import Image
 
 from mtpano_zoo.cli import main
@@ -252,6 +253,19 @@ def test_command_writes_a_skip_list_that_the_data_module_honours(tmp_path, conte
     assert {entry["sample"] for entry in found["findings"]} == {SAMPLE, "scene_03000_20_full_raw"}
     assert run(*arguments, f"exclude={skip}") == 0
     assert "2 samples (1 train, 1 test): 0 with errors" in capsys.readouterr().out
+
+
+def test_command_verifies_names_that_are_not_utf8(tmp_path, capsys):
+    write(tmp_path, {"images/a.png": png(random_rgb())})
+    (tmp_path / "images" / os.fsdecode(b"\xff\xfe.png")).touch()
+    arguments = ["verify", "--data", "folder", "--root", tmp_path, "--workers", 0]
+    found = tmp_path / "found.json"
+    assert run(*arguments, "--json", found) == 1
+    assert r"predict \udcff\udcfe: " in capsys.readouterr().out
+    assert json.loads(found.read_text())["findings"][0]["sample"] == os.fsdecode(b"\xff\xfe")
+    assert run(*arguments, "--skip-list", tmp_path / "skip.txt") == 1
+    assert r"\udcff\udcfe is not UTF-8, which a list of names has to be: rename the file" in capsys.readouterr().err
+    assert not (tmp_path / "skip.txt").exists()
 
 
 def test_command_says_what_is_suspicious_and_succeeds(tmp_path, content, capsys):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,21 @@ def test_the_protocol_is_the_configuration(tmp_path):
         read_protocol(tmp_path / "bad.yaml")
 
 
+def test_scores_of_another_protocol_of_the_same_name_are_not_kept(tmp_path):
+    for folder, limit in (("p1", 10.0), ("p2", 5.0)):
+        (tmp_path / folder).mkdir()
+        metric = f"{{class_path: mtpano_zoo.metrics.DepthMetrics, init_args: {{max_depth: {limit}}}}}"
+        (tmp_path / folder / "my.yaml").write_text(f"model: {{metrics: {{depth: {metric}}}}}")
+
+    def score(folder):
+        skip = ("yaw", "tilt", "cross")
+        return judge([predictor()], planted(1), tmp_path / "out", protocol=tmp_path / folder / "my.yaml", skip=skip)
+
+    assert score("p1") == score("p1")
+    with pytest.raises(InputError, match=r"settings.protocol was 'my.yaml \(\w{16}\)', is 'my.yaml \(\w{16}\)'"):
+        score("p2")
+
+
 class Stopped(Exception):
     pass
 
@@ -123,6 +139,32 @@ def test_a_stopped_call_goes_on_and_gives_the_same(tmp_path):
     assert len(seen) == 2
     with pytest.raises(InputError, match="other settings"):
         evaluate([predictor()], planted(), tmp_path / "parts", skip=("yaw",))
+
+
+def test_scores_of_changed_data_are_not_kept(homes, tmp_path, monkeypatch):
+    seen = []
+    predictions = depths(open_data(homes), tmp_path / "p")
+
+    def score(source):
+        evaluate([FolderPredictor(predictions)], open_data(source), tmp_path / "out", report=seen.append)
+
+    first, second = tmp_path / "a" / "val", tmp_path / "b" / "val"
+    for folder in (first, second):
+        shutil.copytree(homes, folder, copy_function=shutil.copyfile)
+    score(first)
+    monkeypatch.chdir(first)
+    for same in (".", "../val"):
+        score(same)
+    with pytest.raises(InputError, match=r"out/p holds results of other settings \(settings.data.files was"):
+        score(second)
+    label = next((first / "normals").iterdir())
+    label.write_bytes(label.read_bytes())
+    with pytest.raises(InputError, match=r"settings.data.files was"):
+        score(first)
+    (first / "classes.yaml").write_text((first / "classes.yaml").read_text().replace("name: wall,", "name: walls,"))
+    with pytest.raises(InputError, match=r"settings.data.files was .* and 1 more"):
+        score(first)
+    assert len(seen) == 3
 
 
 def test_processes_share_the_panoramas_and_give_the_same(tmp_path):
@@ -166,6 +208,18 @@ def test_the_page_needs_nothing_else_and_compares(tmp_path):
     assert comparison["differences"]["depth/AbsRel"]["value"] < 0
     assert not comparison["differences"]["normals/mean"]["separated"]
     json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+@pytest.mark.parametrize("content", ['{"written": []}', "mine"])
+def test_a_report_replaces_only_an_earlier_one(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name} exists and is not an earlier evaluation report"):
+        judge([predictor()], planted(1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == content
+    (tmp_path / name).write_bytes(b"")
+    judge([predictor()], planted(1), tmp_path, skip=("tilt", "yaw", "cross"))
+    judge([predictor()], planted(1), tmp_path, skip=("tilt", "yaw", "cross"))
 
 
 def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
@@ -288,6 +342,16 @@ def test_an_exr_of_normals_and_an_npy_of_classes(homes, tmp_path):
         (tmp_path / task / f"{name}.exr").unlink()
 
 
+@pytest.mark.parametrize("train", [None, "test-000000\n"])
+def test_an_empty_list_is_not_scored_as_all(homes, tmp_path, train):
+    shutil.copytree(homes, tmp_path / "ds")
+    (tmp_path / "ds" / "test.txt").touch()
+    if train:
+        (tmp_path / "ds" / "train.txt").write_text(train)
+    with pytest.raises(InputError, match=r"test.txt is empty"):
+        open_data(tmp_path / "ds")
+
+
 def test_files_that_do_not_fit_are_named(homes, tmp_path):
     data = open_data(homes)
     image, name = data.samples[0]["image"], data.samples.name(0)
@@ -327,11 +391,28 @@ def test_the_command_line(homes, tmp_path, capsys, monkeypatch):
     for wrong, sentence in (
         (["eval", "theirs", "--data", "roms"], "did you mean rooms?"),
         (["eval", "theirs", "--data", str(homes), "--limit", "0"], "--limit must be a positive number"),
+        (["eval", "theirs", "--data", str(homes), "--height", "100000"], "--height 100000 is 200000 x 100000 pixels"),
         (["eval", "mtpano-tiny.roms", "--data", "rooms"], "mtpano-tiny.rooms"),
+        (["eval", "mtpano-tiny.rooms", "--data", "rooms", "--unit", "0"], "--unit 0 is for folders of predictions"),
+        (["eval", "mtpano-tiny.rooms", "--data", "rooms", "--kind", "z"], "--kind z is for folders of predictions"),
+        (["eval", "theirs", "--data", str(homes), "--unit", "nan"], "--unit is m, cm, mm or metres per step"),
     ):
         assert main(wrong) == 1
         printed = capsys.readouterr().err
         assert sentence in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_names_that_are_not_utf8_are_scored(homes, tmp_path, capsys):
+    odd, name = os.fsdecode(b"\xff\xfe"), open_data(homes).samples.name(0)
+    for folder in ("images", "depth"):
+        target = tmp_path / odd / folder / f"{odd}.png"
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(homes / folder / f"{name}.png", target)
+    data = open_data(tmp_path / odd)
+    predictions, out = depths(data, tmp_path / f"p{odd}"), tmp_path / f"out{odd}"
+    assert main(["eval", str(predictions), "--data", str(tmp_path / odd), "--out", str(out)]) == 0
+    assert r"out\udcff\udcfe/report.html" in capsys.readouterr().out
+    assert r"<h3>p\udcff\udcfe: \udcff\udcfe</h3>" in (out / "report.html").read_text()
 
 
 def test_a_network_of_the_zoo(tmp_path):

@@ -131,6 +131,7 @@ def test_points_of_the_views_are_those_of_the_panorama(scan: Scan, views: int, t
         ({"views": 7}, "views is 6 or 12, or left out for panoramas, not 7"),
         ({"size": 64}, "size is at least 2 pixels, and goes with views"),
         ({"views": 6, "size": 1}, "size is at least 2 pixels"),
+        ({"views": 6, "size": 1_000_000}, "size is at most 6022 pixels, .* MTPANO_MAX_PIXELS allows, not 1000000"),
         ({"nadir": 180.0}, "nadir is an angle"),
     ],
 )
