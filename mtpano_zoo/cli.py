@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mtpano: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
-        print("mtpano: interrupted; finished results are kept.", file=sys.stderr)
+        print("mtpano: interrupted; finished results are kept.", *end.args, file=sys.stderr)
         return 143 if isinstance(end, _Terminated) else 130
 
 

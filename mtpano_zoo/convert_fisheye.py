@@ -14,6 +14,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import gpano_xmp, write_bytes
 from mtpano_zoo.image_io.decoding import decode_image
 from mtpano_zoo.limits import check_pixels, read_file
+from mtpano_zoo.output_paths import check_no_input
 from mtpano_zoo.sphere import Lens, from_fisheyes, rotation_matrix
 from mtpano_zoo.text_files import read_yaml
 
@@ -106,13 +107,14 @@ def convert_fisheye(
 
     Raises:
         FileExistsError: If the file exists and `overwrite` is false.
-        InputError: If the image has another aspect ratio than the calibration, the suffix is unknown, or `rows` is
-            below 2.
+        InputError: If the image has another aspect ratio than the calibration, the suffix is unknown, `rows` is below
+            2, or `out` is the image.
         OSError: If a file cannot be read or written.
     """
     out = Path(out)
     if out.suffix.lower() not in OUTPUTS:
         raise InputError(f"{out} must end in one of {', '.join(OUTPUTS)}")
+    check_no_input(out, [image])
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} already exists: choose another name, or overwrite it")
     pixels = decode_image(read_file(image), str(image), max_pixels).pixels

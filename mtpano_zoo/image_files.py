@@ -114,9 +114,11 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
     Other files that a pattern matches besides images are added to `passed_over`, with the reason.
     """
     for source in sources:
-        text, path = str(source), Path(source)
+        text = os.path.expanduser(source)  # noqa: PTH111 - it fails for a file such as `~notes`
+        path = Path(text)
         if text.startswith("@") and not path.exists():
-            lines = Path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            file = Path(os.path.expanduser(text[1:]))  # noqa: PTH111 - as above
+            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
                 raise InputError(f"{text[1:]} names no image: write one path per line")

@@ -1,11 +1,11 @@
 """Turn sample ids into output paths that never leave the user's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("MAX_NAME_BYTES", "check_destination", "check_id", "left_out", "path_below")
+__all__ = ("MAX_NAME_BYTES", "check_destination", "check_id", "check_no_input", "left_out", "path_below")
 
 # The longest file name that ext4, APFS and NTFS all accept.
 MAX_NAME_BYTES = 255
@@ -59,16 +59,29 @@ def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
     return Path(folder) / f"{check_id(sample_id, suffix)}{suffix}"
 
 
-def check_destination(path: Path, format: str, overwrite: bool) -> None:
-    """Refuse a folder or an existing file before `mtpano export` starts any slow work.
+def check_no_input(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write a file that the same command reads, even under another name or through a link.
+
+    Raises:
+        InputError: If the path is one of the inputs.
+    """
+    if path.exists() and any(Path(file).exists() and path.samefile(file) for file in inputs):
+        raise InputError(f"{path} is an input of this command, which would replace it: choose another name")
+
+
+def check_destination(path: Path, format: str, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse a folder, an input or an existing file before `mtpano export` starts any slow work.
 
     Raises:
         FileExistsError: If a file exists and `overwrite` is false.
+        InputError: If a file is one of the inputs.
         IsADirectoryError: If the path is a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file to write")
     files = [path, path.with_name(f"{path.name}.data")] if format == "onnx" else [path]
+    for file in files:
+        check_no_input(file, inputs)
     if not overwrite and (existing := [str(file) for file in files if file.exists()]):
         raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
 

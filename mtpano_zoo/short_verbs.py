@@ -1,6 +1,7 @@
 """The parser of the short verbs: it reports a mistake in one sentence, with the nearest valid name."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = (
     "number_of_processes",
     "reading_options",
     "report_to_write",
+    "user_path",
 )
 
 TRACEBACK = "--traceback"
@@ -97,13 +99,23 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
     return spelt
 
 
+def user_path(text: str) -> Path:
+    """Return a path, with the home folder for a `~` that the shell has left, as in `--out=~/results`.
+
+    Example:
+        >>> user_path("results/room").parts
+        ('results', 'room')
+    """
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - `Path.expanduser` fails for a file such as `~notes`
+
+
 def file_to_write(text: str) -> Path:
     """Return the path of a file to write, checked before any work is done for it.
 
     Raises:
         argparse.ArgumentTypeError: If it is a folder, or its folder is missing.
     """
-    path = Path(text)
+    path = user_path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
     if not path.parent.is_dir():

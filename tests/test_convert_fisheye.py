@@ -165,13 +165,19 @@ def test_a_wrong_calibration_is_named_by_file_and_key(tmp_path, calibration, cap
 def test_wrong_files_are_refused(tmp_path, calibration, capsys):
     square = save(tmp_path / "square.png", torch.zeros(3, 64, 64))
     out = str(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(square)
+    before = square.read_bytes(), calibration.read_bytes()
     for image, yaml_file, target, sentence in (
         (square, calibration, out, "is 64 x 64 pixels, but its calibration is for 640 x 320"),
         (tmp_path / "none.png", calibration, out, "none.png does not exist"),
         (square, tmp_path / "none.yaml", out, "none.yaml does not exist"),
         (square, calibration, str(tmp_path / "a.gif"), "must end in one of"),
+        (square, calibration, str(square), "square.png is an input of this command"),
+        (square, calibration, str(tmp_path / "link.png"), "link.png is an input of this command"),
+        (square, calibration, str(calibration), "camera.yaml is an input of this command"),
         (calibration, calibration, out, "camera.yaml is truncated or not an image"),
     ):
         command = ["convert", "fisheye", str(image), "--calibration", str(yaml_file), "--out", target]
-        assert main(command) == 1
+        assert main([*command, "--overwrite"]) == 1
         assert sentence in capsys.readouterr().err
+    assert (square.read_bytes(), calibration.read_bytes()) == before

@@ -208,6 +208,20 @@ def test_files_that_exist_are_kept(name: str, tmp_path: Path) -> None:
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "kept")]
 
 
+@pytest.mark.parametrize("model", ["last.ckpt", "folder"])
+def test_the_network_is_not_replaced_by_its_export(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    source = tmp_path / model
+    path = source / "model.safetensors" if source.is_dir() else source
+    path.write_text("kept")
+    command = ["export", str(source), "--format", "onnx", "--out", str(path), "--overwrite"]
+    assert main(command) == 1
+    assert f"{path} is an input of this command" in capsys.readouterr().err
+    assert path.read_text() == "kept"
+
+
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ValueError, match=r"ONNX export needs onnxscript: pip install 'mtpano_zoo\[export\]'"):

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from mtpano_zoo.cli import build_parser
+from mtpano_zoo.cli import build_parser, main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes
+from mtpano_zoo.image_files import search_images
+from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes, user_path
 
 
 def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -74,3 +75,20 @@ def test_every_short_verb_has_the_option_traceback_in_its_help() -> None:
 def test_files_and_processes(tmp_path: Path) -> None:
     assert file_to_write(str(tmp_path / "new.json")) == tmp_path / "new.json"
     assert number_of_processes("0") == 0
+
+
+def test_the_home_folder_is_found_where_the_shell_does_not_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert file_to_write("~/new.json") == home / "new.json"
+    assert str(user_path("~no_such_user/x")) == "~no_such_user/x"
+    assert main(["rooms", "--out=~/rooms", "--count", "1", "--height", "32"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    (image,) = search_images(["~/rooms/images/**/*.png"], tmp_path / "out").images
+    assert image.is_relative_to(home)
+    (home / "list.txt").write_text("~/rooms\n")
+    assert image in search_images(["@~/list.txt"], tmp_path / "out").images

@@ -11,7 +11,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.sampling import check_seed
 from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
+from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of, user_path
 
 __all__ = ("main",)
 
@@ -45,17 +45,17 @@ def generate_parser() -> argparse.ArgumentParser:
         nargs="*",
         help="what the panoramas show, or a subcommand: edit, refine, score, precompute (each has its own --help)",
     )
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="file with one prompt per line")
+    parser.add_argument("--prompts", type=user_path, metavar="FILE", help="file with one prompt per line")
     parser.add_argument("--template", help='prompt with names in braces: "a {place} at {time}"')
     parser.add_argument(
-        "--words", type=Path, metavar="FILE.yaml", help="lists of words for those names (default: built-in lists)"
+        "--words", type=user_path, metavar="FILE.yaml", help="lists of words for those names (default: built-in lists)"
     )
     parser.add_argument(
         "--number", type=number_of("prompts"), default=100, help="prompts to make from the template (default 100)"
     )
     parser.add_argument("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default 1)")
     parser.add_argument(
-        "--out", type=Path, default=Path("generated"), metavar="DIR", help="folder to write to (default generated)"
+        "--out", type=user_path, default=Path("generated"), metavar="DIR", help="folder to write to (default generated)"
     )
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
     parser.add_argument(
@@ -75,8 +75,10 @@ def edit_parser() -> argparse.ArgumentParser:
         description="Repaint the masked part of a panorama, or extend a photograph to a panorama.",
         parents=[_common()],
     )
-    parser.add_argument("image", type=Path, help="a panorama; with --fov, a photograph or a part of a panorama")
-    parser.add_argument("--mask", type=Path, help="image of the panorama's size, white where it is to be repainted")
+    parser.add_argument("image", type=user_path, help="a panorama; with --fov, a photograph or a part of a panorama")
+    parser.add_argument(
+        "--mask", type=user_path, help="image of the panorama's size, white where it is to be repainted"
+    )
     parser.add_argument("--prompt", required=True, help="what the result shows")
     parser.add_argument(
         "--fov",
@@ -110,10 +112,10 @@ def refine_parser() -> argparse.ArgumentParser:
     parser = ShortVerbParser(
         "mtpano generate refine", description="Repaint the poles of panoramas.", parents=[_placing()]
     )
-    parser.add_argument("folder", type=Path, help="folder of panoramas")
+    parser.add_argument("folder", type=user_path, help="folder of panoramas")
     parser.add_argument("--model", required=True, help="inpainting pipeline of diffusers: a folder or a repository")
     parser.add_argument("--prompt", default="", help="what the poles show")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
     parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
     parser.add_argument("--download", action="store_true", help="download the model if it is not in the cache")
@@ -125,9 +127,9 @@ def score_parser() -> argparse.ArgumentParser:
     parser = ShortVerbParser(
         "mtpano generate score", description="Measure jumps at seam and poles, and compare with other panoramas."
     )
-    parser.add_argument("folder", type=Path, help="folder of panoramas")
+    parser.add_argument("folder", type=user_path, help="folder of panoramas")
     parser.add_argument(
-        "--reference", type=Path, metavar="DIR", help="folder of panoramas to measure the Frechet distance to"
+        "--reference", type=user_path, metavar="DIR", help="folder of panoramas to measure the Frechet distance to"
     )
     parser.add_argument(
         "--network",
@@ -155,9 +157,9 @@ def precompute_parser() -> argparse.ArgumentParser:
         parents=[_base()],
     )
     parser.add_argument(
-        "table", type=Path, metavar="LIST.jsonl", help="list of images with captions, see PromptsDataset"
+        "table", type=user_path, metavar="LIST.jsonl", help="list of images with captions, see PromptsDataset"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
     parser.add_argument("--shard-size", type=number_of("images"), default=32, help="images per file (default 32)")
     return parser

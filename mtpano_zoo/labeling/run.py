@@ -32,7 +32,7 @@ from mtpano_zoo.labeling.storage import PANORAMAS, LabelFolder
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
-from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated, user_path
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar
@@ -84,7 +84,7 @@ def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler
     """
     if bool(config.sources) == bool(config.data):
         raise InputError("pass panoramas either as files and folders or as `data:` in the configuration")
-    out = Path(config.out)
+    out = user_path(config.out)
     check_manifest(out, labeler.manifest(settings), config.overwrite)
     samples = ImageFiles(config.sources, out) if config.sources else unaugmented_samples(built.data, config.split)
     report = label(

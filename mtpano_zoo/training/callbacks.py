@@ -21,6 +21,7 @@ from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.output_paths import left_out
 from mtpano_zoo.prediction import Prediction, output_paths
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
+from mtpano_zoo.short_verbs import user_path
 from mtpano_zoo.tasks import SAMPLE_MAPS
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
@@ -235,7 +236,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def folder(self, trainer: pl.Trainer) -> Path:
         """Return the output folder."""
-        return Path(self.out) if self.out else Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        return user_path(self.out) if self.out else Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
 
     def _write(self, sample_id: str, prediction: Prediction) -> None:
         files = output_paths(self._folder.root, sample_id, prediction.tasks)

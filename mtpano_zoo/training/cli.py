@@ -23,6 +23,7 @@ import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
@@ -82,7 +83,7 @@ class MultiTaskCLI(LightningCLI):
             raise InputError(f"seed_everything is a whole number from 0 to {2**32 - 1}, not {seed}.")
         path = options.get("ckpt_path")
         if path and path not in CHECKPOINTS_OF_THE_RUN:
-            options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only")))
+            options["ckpt_path"] = str(training_checkpoint(path, options.get("weights_only"), resumes=verb == "fit"))
         if verb != "fit" and not path and not _starts_trained(options["model"]):
             rank_zero_warn(f"`{verb}` uses the network as built, untrained: pass its weights with --ckpt_path.")
 
@@ -96,6 +97,12 @@ class MultiTaskCLI(LightningCLI):
             InputError: If the trainer refuses an argument.
         """
         config = self._get(self.config_init, "trainer")
+        if config["accumulate_grad_batches"] < 1:
+            raise InputError(
+                f"trainer.accumulate_grad_batches is 1 or more batches, not {config['accumulate_grad_batches']}."
+            )
+        if (config["gradient_clip_val"] or 0) < 0:
+            raise InputError(f"trainer.gradient_clip_val must not be negative, but is {config['gradient_clip_val']}.")
         chosen = config["callbacks"] or []
         chosen = list(chosen) if isinstance(chosen, list) else [chosen]
 
@@ -112,6 +119,29 @@ class MultiTaskCLI(LightningCLI):
             return super().instantiate_trainer(callbacks=chosen, **kwargs)
         except ValueError as error:
             raise InputError(" ".join(str(error).split())) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; after Ctrl-C, say if there is no checkpoint."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as end:  # Lightning turns Ctrl-C into it
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            missing = subcommand == "fit" and not any(_saved(self.trainer))
+            raise KeyboardInterrupt(*["No checkpoint was written."] * missing) from end
+
+    def fit(self, **options: Any) -> None:
+        """Train, and say if the checkpoint was at the end of the training already."""
+        self.trainer.fit(**options)
+        path = options.get("ckpt_path")
+        if not path or path in CHECKPOINTS_OF_THE_RUN or not self.trainer.is_global_zero:
+            return
+        step = read_checkpoint(path).get("global_step")
+        if step == self.trainer.global_step:
+            print(
+                f"No step was trained: {path} ends at step {step}, where this training ends too. To continue, raise "
+                "trainer.max_epochs or trainer.max_steps."
+            )
 
     def validate(self, **options: Any) -> None:
         """Score on the validation set and print a table."""
@@ -182,20 +212,27 @@ def main(args: list[str]) -> MultiTaskCLI:
 
 def next_commands(trainer: Trainer) -> str:
     """Return where training saved its network and which commands use it; empty without one and on other ranks."""
-    checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
-    paths = [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
+    paths = _saved(trainer)
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
         return ""
     path = next(filter(None, paths))
     usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
     text: str = usage(shlex.quote(path), shlex.quote(str(folder / "config.yaml")))
-    if any(c.monitor for c in checkpoints) or not Path(path).is_file():  # the best one, or a folder of shards
+    if (
+        any(getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks) or not Path(path).is_file()
+    ):  # the best one, or a folder of shards
         return text
     step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
     if step < trainer.global_step:
         text += f"\nIt was saved after step {step} of {trainer.global_step}: later steps are in no checkpoint."
     return text
+
+
+def _saved(trainer: Trainer) -> list[str]:
+    """Return the paths of the checkpoints to use, empty where there is none."""
+    checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, callbacks.ModelCheckpoint)]
+    return [c.best_model_path if c.monitor else c.last_model_path or c.best_model_path for c in checkpoints]
 
 
 def complete_command(arguments: Sequence[str]) -> str:

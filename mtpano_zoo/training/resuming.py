@@ -1,25 +1,29 @@
 """Checkpoints that a trainer may read: local files of tensors and plain data, whatever Lightning would accept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.zoo.entries import entries
 
-__all__ = ("read_plain_data_only", "training_checkpoint")
+__all__ = ("check_optimizers", "read_plain_data_only", "training_checkpoint")
+
+ANEW = "start a new training, from its network with --model.network=Pretrained --model.network.init_args.source"
 
 
-def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> Path:
+def training_checkpoint(path: str | Path, weights_only: bool | None = None, *, resumes: bool = False) -> Path:
     """Check a checkpoint that a trainer is about to read; nothing in it is executed.
 
     Args:
         path: The user's ``ckpt_path``.
         weights_only: The user's ``weights_only``.
+        resumes: Whether training is to continue, which needs the state of the optimiser.
 
     Returns:
         Its absolute path, which Lightning cannot mistake for a URL.
@@ -27,7 +31,7 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> P
     Raises:
         FileNotFoundError: If the file does not exist.
         InputError: If it is not a file on this machine, if training did not write it, if it holds anything but tensors
-            and plain data, or if `weights_only` is False.
+            and plain data, if `weights_only` is False, or if training cannot resume from it.
     """
     if weights_only is False:
         raise InputError(
@@ -38,11 +42,14 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None) -> P
     file = Path(path).expanduser().absolute()
     if not file.is_file() and not _is_network(path):
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
-    if _is_network(path) or not {"state_dict", "pytorch-lightning_version"} <= read_checkpoint(file).keys():
+    keys = () if _is_network(path) else read_checkpoint(file).keys()
+    if not {"state_dict", "pytorch-lightning_version"} <= set(keys):
         raise InputError(
             f"{path} is not a training checkpoint, which ckpt_path needs: pass a network with its weights by "
             f"--model.network=Pretrained --model.network.init_args.source={path} instead."
         )
+    if resumes and "optimizer_states" not in keys:
+        raise InputError(f"{path} holds weights only, from which training cannot resume: {ANEW}={path}")
     return file
 
 
@@ -54,15 +61,55 @@ def _is_network(path: str | Path) -> bool:
 
 
 def read_plain_data_only(strategy: Strategy) -> None:
-    """Let the strategy of a trainer read only checkpoints that `training_checkpoint` allows.
+    """Let the strategy of a trainer read only checkpoints that `training_checkpoint` and `check_optimizers` allow.
 
-    Lightning itself would also read URLs, and run pickled code.
+    Lightning itself would also read URLs, run pickled code, and ignore the options of the optimiser.
     """
     if not isinstance(strategy.load_checkpoint, partial):
         strategy.load_checkpoint = partial(_load_plain_data, strategy.load_checkpoint)  # type: ignore[method-assign]
+        restore = strategy.load_optimizer_state_dict
+        strategy.load_optimizer_state_dict = partial(_load_optimizers, strategy, restore)  # type: ignore[method-assign]
 
 
 def _load_plain_data(
     load: Callable[..., dict[str, Any]], checkpoint_path: str | Path, weights_only: bool | None = None
 ) -> dict[str, Any]:
     return load(training_checkpoint(checkpoint_path, weights_only), weights_only=True)
+
+
+def _load_optimizers(
+    strategy: Strategy, restore: Callable[[Mapping[str, Any]], None], checkpoint: Mapping[str, Any]
+) -> None:
+    check_optimizers(checkpoint, strategy.optimizers)
+    restore(checkpoint)
+
+
+def check_optimizers(checkpoint: Mapping[str, Any], optimizers: Sequence[Optimizer]) -> None:
+    """Refuse to resume with another optimiser, learning rate or weight decay: those of the checkpoint would be used.
+
+    Args:
+        checkpoint: Content of a checkpoint.
+        optimizers: The optimisers before their states are restored.
+
+    Raises:
+        InputError: If one of these options differs; the message names it.
+    """
+    for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=False):
+        for group, stored in zip(optimizer.param_groups, state["param_groups"], strict=False):
+            was, now = _options_of(stored), _options_of(group)
+            changed = next((name for name, value in now.items() if was.get(name, value) != value), None)
+            if changed is not None:
+                raise InputError(
+                    f"The checkpoint was trained with {changed} {was[changed]}, but here {changed} is {now[changed]}: "
+                    f"to resume it, pass --model.{changed}={was[changed]}, or {ANEW}=PATH."
+                )
+
+
+def _options_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a parameter group of an optimiser was built from, as far as it tells."""
+    rate = "encoder_lr" if str(group.get("name")).startswith("encoder/") else "lr"
+    keys = {"initial_lr": rate, "weight_decay": "weight_decay"}  # a schedule changes `lr`
+    options = {option: group[key] for key, option in keys.items() if key in group}
+    if "decoupled_weight_decay" in group:
+        options["optimizer"] = "adamw" if group["decoupled_weight_decay"] else "adam"
+    return options

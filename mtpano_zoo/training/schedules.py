@@ -63,8 +63,10 @@ def with_schedule(
         start: Steps during which the first factor is held.
 
     Raises:
-        InputError: If the schedule needs an end and the training has none.
+        InputError: If the schedule needs an end and the training has none, or `warmup_steps` is negative.
     """
+    if warmup_steps < 0:
+        raise InputError(f"warmup_steps must not be negative, but is {warmup_steps}.")
     if schedule != "constant" and math.isinf(total_steps):
         raise InputError(
             f"The {schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or use the constant "

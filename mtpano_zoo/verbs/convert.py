@@ -1,9 +1,9 @@
 """`mtpano convert`: convert camera images to panoramas."""
 
 import argparse
-from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of
+from mtpano_zoo.output_paths import check_no_input
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of, user_path
 
 __all__ = ("add",)
 
@@ -13,9 +13,13 @@ def add(verbs: Verbs) -> None:
     convert: argparse.ArgumentParser = verbs.add_parser("convert", help="make a panorama from fisheye images")
     inner = convert.add_subparsers(title="verbs", metavar="VERB", required=True)
     fisheye = inner.add_parser("fisheye", help="from one image with the circles of all lenses, and a calibration")
-    fisheye.add_argument("image", type=Path, metavar="PAIR.jpg", help="image with the circles of all lenses")
+    fisheye.add_argument("image", type=user_path, metavar="PAIR.jpg", help="image with the circles of all lenses")
     fisheye.add_argument(
-        "--calibration", required=True, type=Path, metavar="FILE.yaml", help="lenses of the image, see docs/files.md"
+        "--calibration",
+        required=True,
+        type=user_path,
+        metavar="FILE.yaml",
+        help="lenses of the image, see docs/files.md",
     )
     fisheye.add_argument("--out", required=True, type=file_to_write, metavar="PANO.jpg")
     fisheye.add_argument("--height", type=int, help="rows (default: the pixel density of the image)")
@@ -33,6 +37,7 @@ def _fisheye(options: argparse.Namespace) -> int:
     for path in (options.image, options.calibration):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
+    check_no_input(options.out, [options.image, options.calibration])
     from mtpano_zoo.convert_fisheye import convert_fisheye, read_calibration  # PyTorch takes seconds to import
 
     calibration = read_calibration(options.calibration)

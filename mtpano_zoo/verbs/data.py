@@ -1,13 +1,13 @@
 """`mtpano data`: verify, plot, count, pack and prepare data sets."""
 
 import argparse
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtpano_zoo.cores import available_cores
 from mtpano_zoo.resources import with_shipped_configs
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write, user_path
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -27,7 +27,9 @@ def add(verbs: Verbs) -> None:
     named = common.add_argument_group("data set")
     named.add_argument("--data", metavar="NAME", help="e.g. structured3d, or the class name of a data module")
     named.add_argument("--root", metavar="DIR", help="folder of the data set")
-    named.add_argument("--config", metavar="FILE", help="a configuration of `mtpano fit`, instead of --data")
+    named.add_argument(
+        "--config", type=os.path.expanduser, metavar="FILE", help="a configuration of `mtpano fit`, instead of --data"
+    )
     named.add_argument(
         "options", nargs="*", metavar="KEY=VALUE", help="arguments of the data module, e.g. tasks=[depth]"
     )
@@ -70,7 +72,7 @@ def add(verbs: Verbs) -> None:
     plot.set_defaults(execute=_plot)
 
     pack = inner.add_parser("pack", parents=[read], help="write WebDataset tar files for ShardsDataModule")
-    pack.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    pack.add_argument("--out", required=True, type=user_path, metavar="DIR", help="a new folder")
     pack.add_argument("--shard-size", type=int, default=500, help="samples per file (default 500)")
     pack.set_defaults(execute=_pack)
 
@@ -79,8 +81,10 @@ def add(verbs: Verbs) -> None:
 
 def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("name", choices=("matterport3d",))
-    prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="the release")
-    prepare.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or an unfinished one")
+    prepare.add_argument("--root", required=True, type=user_path, metavar="DIR", help="the release")
+    prepare.add_argument(
+        "--out", required=True, type=user_path, metavar="DIR", help="a new folder, or an unfinished one"
+    )
     prepare.add_argument("--height", type=int, default=512, help="rows; a panorama is twice as wide (default 512)")
     prepare.add_argument(
         "--workers", type=int, default=1, help="number of processes, about 2 GB of memory each (default 1)"

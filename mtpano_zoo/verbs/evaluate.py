@@ -1,9 +1,10 @@
 """`mtpano eval`: score networks or folders of predictions."""
 
 import argparse
+import os
 from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs
+from mtpano_zoo.short_verbs import Verbs, user_path
 
 __all__ = ("add",)
 
@@ -13,18 +14,28 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("eval", help="score networks or folders of predictions, and test seams and tilt")
     option = parser.add_argument
     option("models", nargs="+", metavar="MODEL", help="a name, a checkpoint, or a folder of predictions")
-    option("--data", required=True, help="rooms, homes, streets, or a folder with images/ and labels")
+    option(
+        "--data",
+        required=True,
+        type=os.path.expanduser,
+        help="rooms, homes, streets, or a folder with images/ and labels",
+    )
     option(
         "--out",
         default=Path("report"),
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="report to write or continue (default %(default)s)",
     )
     option("--limit", type=int, help="number of panoramas (default: 20 scenes, or the whole folder)")
     option("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
     option("--seed", type=int, default=0, help="seed of the rendered scenes (default 0)")
-    option("--protocol", metavar="FILE", help="e.g. evaluate-unaligned-10m.yaml (default: distances without limits)")
+    option(
+        "--protocol",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="e.g. evaluate-unaligned-10m.yaml (default: distances without limits)",
+    )
     option("--unit", help="unit of a folder's distances: m, cm, mm, or metres per step")
     option("--kind", choices=("ray", "z", "disparity"), default="ray", help="type of a folder's distances")
     option(

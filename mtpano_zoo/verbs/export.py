@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.short_verbs import Verbs, file_to_write
@@ -28,11 +29,12 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.width is not None and options.height is None:
         raise InputError("--width needs --height: pass both, or only --height")
-    check_destination(options.out, options.format, options.overwrite)
+    place = locate(options.model)
+    inputs = [] if not isinstance(place, Path) else [place, *place.iterdir()] if place.is_dir() else [place]
+    check_destination(options.out, options.format, options.overwrite, inputs)
     size = None
     if options.height is not None:
         size = (options.height, 2 * options.height if options.width is None else options.width)
-    locate(options.model)
     from mtpano_zoo.network_export import export  # PyTorch takes seconds to import: mistakes are reported before that
 
     model = load_model(options.model)

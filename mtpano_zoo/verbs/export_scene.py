@@ -1,9 +1,8 @@
 """`mtpano export-scene`: write results and their panoramas as a scene for splat trainers."""
 
 import argparse
-from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs
+from mtpano_zoo.short_verbs import Verbs, user_path
 
 __all__ = ("add",)
 
@@ -11,11 +10,13 @@ __all__ = ("add",)
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano export-scene`."""
     scene = verbs.add_parser("export-scene", help="write results and their panoramas as a scene for splat trainers")
-    scene.add_argument("results", type=Path, metavar="RESULTS", help="a folder that `mtpano run` wrote")
+    scene.add_argument("results", type=user_path, metavar="RESULTS", help="a folder that `mtpano run` wrote")
     scene.add_argument("--to", required=True, choices=("colmap",))
-    scene.add_argument("--images", required=True, type=Path, metavar="DIR", help="the folder of the panoramas")
-    scene.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    scene.add_argument("--poses", type=Path, metavar="FILE", help="images.txt from COLMAP (default: all at the origin)")
+    scene.add_argument("--images", required=True, type=user_path, metavar="DIR", help="the folder of the panoramas")
+    scene.add_argument("--out", required=True, type=user_path, metavar="DIR", help="a new folder")
+    scene.add_argument(
+        "--poses", type=user_path, metavar="FILE", help="images.txt from COLMAP (default: all at the origin)"
+    )
     scene.add_argument("--one-scale", action="store_true", help="scale distances to agree; needs --poses")
     scene.add_argument("--views", type=int, choices=(6, 12), help="write perspective views in place of panoramas")
     scene.add_argument("--size", type=int, help="rows and columns of a view (default: the panorama's pixel density)")

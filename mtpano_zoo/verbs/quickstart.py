@@ -1,9 +1,10 @@
 """`mtpano quickstart`: predict, train a small network, score it."""
 
 import argparse
+import os
 from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs
+from mtpano_zoo.short_verbs import Verbs, user_path
 
 __all__ = ("add",)
 
@@ -12,8 +13,10 @@ def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano quickstart`."""
     quickstart = verbs.add_parser("quickstart", help="predict, then train a small network and score it")
     quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to predict for")
-    quickstart.add_argument("--config", default="quickstart.yaml", help="a shipped configuration or a path")
-    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
+    quickstart.add_argument(
+        "--config", type=os.path.expanduser, default="quickstart.yaml", help="a shipped configuration or a path"
+    )
+    quickstart.add_argument("--out", type=user_path, default=Path("runs/quickstart"), metavar="DIR")
     quickstart.set_defaults(execute=_quickstart)
 
 

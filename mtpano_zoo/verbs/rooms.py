@@ -1,9 +1,8 @@
 """`mtpano rooms`: write rendered scenes with ground truth."""
 
 import argparse
-from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs
+from mtpano_zoo.short_verbs import Verbs, user_path
 
 __all__ = ("add",)
 
@@ -24,8 +23,8 @@ def add(verbs: Verbs) -> None:
         default=1,
         help="version of homes: 2 has stairs and mirrors, 3 also clear glass (default 1)",
     )
-    rooms.add_argument("--views", type=Path, metavar="DIR", help="folder of panoramas to show in windows of homes")
-    rooms.add_argument("--out", required=True, type=Path, metavar="DIR")
+    rooms.add_argument("--views", type=user_path, metavar="DIR", help="folder of panoramas to show in windows of homes")
+    rooms.add_argument("--out", required=True, type=user_path, metavar="DIR")
     rooms.add_argument("--count", type=int, default=16)
     rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
     rooms.add_argument("--height", type=int, default=256, help="rows; a panorama is twice as wide (default 256)")

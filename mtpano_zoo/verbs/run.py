@@ -16,6 +16,7 @@ from mtpano_zoo.short_verbs import (
     number_of_processes,
     reading_options,
     report_to_write,
+    user_path,
 )
 
 __all__ = ("add",)
@@ -41,7 +42,7 @@ def add(verbs: Verbs) -> None:
     run.add_argument(
         "--out",
         default=Path("predictions"),
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="folder for the results (default %(default)s)",
     )

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.output_paths import check_no_input
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
+from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options, user_path
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
@@ -22,19 +22,18 @@ def add(verbs: Verbs) -> None:
     view = verbs.add_parser("view", help="look around in a panorama and its maps, walk through the scene, measure")
     view.add_argument(
         "source",
-        type=Path,
+        type=user_path,
         metavar="RESULT_OR_IMAGE",
         help="a folder of results, one result (results/room), or an image",
     )
     view.add_argument("--html", type=file_to_write, metavar="FILE", help="write one page that needs no server")
     view.add_argument("--overwrite", action="store_true", help="replace a page that is already there")
     view.add_argument("--port", type=int, default=PORT, help="port to serve on (default %(default)s; 0: any free one)")
-    view.add_argument("--image", type=Path, metavar="PATH", help="panorama of the result, or the folder that holds it")
     view.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="NAME_OR_PATH",
-        help="network that predicts for an image (default %(default)s)",
+        "--image", type=user_path, metavar="PATH", help="panorama of the result, or the folder that holds it"
+    )
+    view.add_argument(
+        "--model", metavar="NAME_OR_PATH", help=f"network that predicts for an image (default {DEFAULT_MODEL})"
     )
     view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     add_reading_options(view)
@@ -42,13 +41,18 @@ def add(verbs: Verbs) -> None:
 
 
 def _view(options: argparse.Namespace) -> int:
-    from mtpano_zoo.viewer.page import page, write_page
+    from mtpano_zoo.viewer.page import check_page, page, write_page
     from mtpano_zoo.viewer.results import find_results, read_result
     from mtpano_zoo.viewer.server import Server
 
-    if options.html and options.html.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.html} already exists: choose another name, or pass --overwrite")
+    if options.html:
+        check_no_input(options.html, [options.source, *([options.image] if options.image else [])])
+        check_page(options.html, options.overwrite)
     results = find_results(options.source)
+    if results is not None:
+        _check_unused(options)
+    elif options.image:
+        raise InputError(f"{options.source} is an image, and --image names the panorama of a result: leave it out")
     names = (options.source.name,) if results is None else results.names
     if options.html and len(names) > 1:
         raise InputError(f"{options.source} has {len(names)} results: name one, such as {options.source / names[0]}")
@@ -73,6 +77,15 @@ def _view(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_unused(options: argparse.Namespace) -> None:
+    """Refuse options of a prediction, since the results have been predicted before."""
+    of_a_prediction = {"model": options.model, "device": options.device, **reading_options(options)}
+    for name, value in of_a_prediction.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} does not change the result {options.source}: leave it out, or name the image")
+
+
 def _predicted(options: argparse.Namespace) -> "Prediction":
     import torch
 
@@ -80,7 +93,7 @@ def _predicted(options: argparse.Namespace) -> "Prediction":
     from mtpano_zoo.zoo import load_model
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prediction = predict(load_model(options.model, device), options.source, **reading_options(options))
+    prediction = predict(load_model(options.model or DEFAULT_MODEL, device), options.source, **reading_options(options))
     if not isinstance(prediction, Prediction):
         raise InputError(f"{options.source} holds several panoramas")
     for doubt in prediction.doubts:

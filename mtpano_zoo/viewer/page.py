@@ -20,7 +20,7 @@ from mtpano_zoo.image_io import encode_normals, placed, write_bytes
 from mtpano_zoo.prediction import Prediction
 from mtpano_zoo.tasks import NO_LABEL
 
-__all__ = ("TRIANGLES", "mesh_stride", "packed", "page", "write_page")
+__all__ = ("TRIANGLES", "check_page", "mesh_stride", "packed", "page", "write_page")
 
 SCRIPTS = ("three.min.js", "geometry.js", "drawing.js", "viewer.js")
 TRIANGLES = 300_000  # of the mesh: more make a page slow on a phone
@@ -35,11 +35,19 @@ def write_page(path: Path, prediction: Prediction, title: str, overwrite: bool =
 
     Raises:
         FileExistsError: If the file exists and `overwrite` is false.
+        InputError: If its name does not end in ``.html``.
         OSError: If it cannot be written.
     """
+    check_page(path, overwrite)
+    write_bytes(path, page(prediction, title).encode())
+
+
+def check_page(path: Path, overwrite: bool = False) -> None:
+    """Refuse what `write_page` would refuse."""
+    if path.suffix.lower() != ".html":
+        raise InputError(f"{path} must end in .html: choose such a name for the page")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} already exists: choose another name, or replace it with --overwrite")
-    write_bytes(path, page(prediction, title).encode())
 
 
 def page(prediction: Prediction, title: str) -> str:

@@ -1,4 +1,5 @@
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import CLASSES, TinyDataModule, TinyDataset, TinyNetwork
 
 from mtpano_zoo.cli import main as mtpano
+from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import classes_of, main, palette_of
 from mtpano_zoo.zoo import load_model
 
@@ -156,8 +158,78 @@ def test_the_configuration_of_an_earlier_run_is_kept(folder):
 def test_checkpoints_do_not_override_the_users_settings(folder):
     main(["fit", "--config", "tiny.yaml"])
     ckpt = ["--ckpt_path", f"{CHECKPOINTS}/last.ckpt"]
-    main(["fit", "--config", "tiny.yaml", "--model.lr", "0.5", "--trainer.max_epochs", "3", *ckpt])
-    assert yaml.safe_load((folder / "runs/version_1/config.yaml").read_text())["model"]["init_args"]["lr"] == 0.5
+    main(["fit", "--config", "tiny.yaml", "--model.power", "0.5", "--trainer.max_epochs", "3", *ckpt])
+    assert yaml.safe_load((folder / "runs/version_1/config.yaml").read_text())["model"]["init_args"]["power"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("lr=0.05", "trained with lr 0.01, but here lr is 0.05: to resume it, pass --model.lr=0.01"),
+        ("encoder_lr=0.05", "trained with encoder_lr 0.001, but here encoder_lr is 0.05"),
+        ("weight_decay=0.5", "trained with weight_decay 0.01, but here weight_decay is 0.5"),
+        ("optimizer=adam", "trained with optimizer adamw, but here optimizer is adam"),
+    ],
+)
+def test_training_resumes_with_the_optimiser_it_began_with(folder, capsys, change, sentence):
+    """Refused, because the optimiser of the checkpoint would be used; the learning rate of a schedule is no change."""
+    assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1"]) == 0
+    resume = ["fit", "--config", "tiny.yaml", f"--ckpt_path={CHECKPOINTS}/last.ckpt"]
+    assert mtpano([*resume, f"--model.{change}"]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told and "--model.network=Pretrained" in told
+    assert mtpano(resume) == 0
+
+
+@pytest.mark.usefixtures("tiny_network_is_known")
+def test_weights_alone_are_not_resumed_from(folder, capsys):
+    keep = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {save_weights_only: true, filename: last}}"
+    assert mtpano(["fit", "--config", "tiny.yaml", keep]) == 0
+    path = f"{CHECKPOINTS}/last.ckpt"
+    assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=3", f"--ckpt_path={path}"]) == 1
+    advice = f"--model.network=Pretrained --model.network.init_args.source={path}"
+    assert f"{path} holds weights only" in (told := capsys.readouterr().err) and advice in told
+    assert not (folder / "runs/version_1").exists()
+    fast = ["--trainer.fast_dev_run=true", "--trainer.callbacks=null"]
+    assert mtpano(["fit", "--config", "tiny.yaml", *fast, *advice.split()]) == 0
+    assert mtpano(["test", "--config", "tiny.yaml", f"--ckpt_path={path}"]) == 0
+
+
+def test_a_training_that_was_finished_already_says_so(folder, capsys):
+    arguments = ["fit", "--config", "tiny.yaml", "--trainer.callbacks=null"]
+    assert mtpano(arguments) == 0
+    assert "No step was trained" not in capsys.readouterr().out
+    assert mtpano([*arguments, f"--ckpt_path={CHECKPOINTS}/last.ckpt"]) == 0
+    assert f"No step was trained: {folder / CHECKPOINTS}/last.ckpt ends at step 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 1 or more batches, not 0."),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must not be negative, but is -1"),
+        ("model.warmup_steps=-1", "warmup_steps must not be negative, but is -1."),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(folder, capsys, option, sentence):
+    assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.callbacks=null", f"--{option}"]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("epoch", "end"), [(0, " No checkpoint was written."), (1, "")])
+def test_ctrl_c_ends_training_as_it_ends_other_verbs(folder, monkeypatch, capsys, epoch, end):
+    def interrupt(module):
+        if module.current_epoch == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MultiTaskModule, "on_train_epoch_start", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.callbacks=null"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == f"mtpano: interrupted; finished results are kept.{end}"
 
 
 def test_data_without_classes(folder, monkeypatch):

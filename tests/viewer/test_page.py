@@ -156,5 +156,7 @@ def test_a_page_is_not_replaced_unasked(room: Prediction, tmp_path: Path) -> Non
     write_page(tmp_path / "a.html", room, "room")
     with pytest.raises(FileExistsError, match="already exists"):
         write_page(tmp_path / "a.html", room, "room")
+    with pytest.raises(ValueError, match=r"room_depth\.npy must end in \.html"):
+        write_page(tmp_path / "room_depth.npy", room, "room", overwrite=True)
     write_page(tmp_path / "a.html", room, "other", overwrite=True)
     assert "<title>other</title>" in (tmp_path / "a.html").read_text(encoding="utf-8")

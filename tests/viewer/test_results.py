@@ -67,6 +67,25 @@ def test_the_command_writes_a_page(results: Path, tmp_path: Path, capsys: pytest
     assert "has 2 results: name one, such as " in capsys.readouterr().err and not (tmp_path / "b.html").exists()
 
 
+def test_no_input_is_replaced_and_no_option_ignored(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, depth = results.parent / "photos" / "a.png", results / "a_depth.npy"
+    (tmp_path / "link.html").symlink_to(image)
+    before, page = (image.read_bytes(), depth.read_bytes()), str(tmp_path / "a.html")
+    for source, options, sentence in (
+        (image, ["--html", str(image)], "a.png is an input of this command"),
+        (image, ["--html", str(tmp_path / "link.html")], "link.html is an input of this command"),
+        (results / "a", ["--html", str(depth)], "a_depth.npy must end in .html"),
+        (results / "a", ["--html", page, "--fov", "360x90"], "--fov does not change the result"),
+        (results / "a", ["--html", page, "--model", "mtpano-tiny.rooms"], "--model does not change the result"),
+        (image, ["--html", page, "--image", str(image)], "--image names the panorama of a result"),
+    ):
+        assert main(["view", str(source), *options, "--overwrite"]) == 1
+        assert sentence in capsys.readouterr().err
+    assert (image.read_bytes(), depth.read_bytes()) == before
+
+
 def test_an_image_runs_a_network_first(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -25,7 +24,7 @@ from mtpano_zoo.labeling.run import (
 )
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated, user_path
 from mtpano_zoo.spelling import did_you_mean, nearest
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
@@ -116,7 +115,7 @@ def _score_parser() -> ArgumentParser:
 
 
 def _score(config: Namespace, built: Namespace) -> int:
-    root, out = Path(config.labels), Path(config.out)
+    root, out = user_path(config.labels), user_path(config.out)
     discriminator, described = load_discriminator(config.discriminator)
     labels = check_labels(root, described, discriminator.input_size, config.any_labeler)
     samples = LabelsToScore(root, *discriminator.input_size, split=config.split)
@@ -162,8 +161,8 @@ def _select_parser() -> ArgumentParser:
 def _select(config: Namespace, built: Namespace) -> int:
     names = ("count", "min_score", "min_valid", "hash_distance", "weights")
     rules = Rules(**{name: config[name] for name in names})
-    out = Path(config.out)
-    selection = select(Path(config.labels), Path(config.scores), out, rules, config.overwrite)
+    out = user_path(config.out)
+    selection = select(user_path(config.labels), user_path(config.scores), out, rules, config.overwrite)
     print(f"{out} already holds this selection" if selection is None else selection.summary())
     return 0
 
