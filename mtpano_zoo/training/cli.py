@@ -219,9 +219,8 @@ def next_commands(trainer: Trainer) -> str:
     path = next(filter(None, paths))
     usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
     text: str = usage(shlex.quote(path), shlex.quote(str(folder / "config.yaml")))
-    if (
-        any(getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks) or not Path(path).is_file()
-    ):  # the best one, or a folder of shards
+    of_the_best = any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks)
+    if of_the_best or not Path(path).is_file():  # or a folder of shards
         return text
     step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
     if step < trainer.global_step:
