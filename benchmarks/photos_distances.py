@@ -2,8 +2,8 @@
 
 Everything else is frozen, norm statistics included, so classes, normals and `valid` do not change at all, and what the
 decoder reads is computed once per scene, in another process. Rendered streets have true distances. Rendered rooms and
-homes, and the panoramas of a folder (photographs; Radiance HDR or EXR get a random exposure), have the distances that
-the network predicted before, turned by up to 60 degrees in half of them: so the decoder keeps what it knows indoors and
+homes, and the panoramas of a folder (at a random exposure, best from Radiance HDR or EXR), have the distances that the
+network predicted before, turned by up to 60 degrees in half of them: so the decoder keeps what it knows indoors and
 learns to see the same through a tilted camera. Run:
 ``OMP_NUM_THREADS=1 python benchmarks/photos_distances.py SOURCE FOLDER --panoramas PHOTOGRAPHS``.
 """
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("source", help="name or path of the network to continue from")
     parser.add_argument("folder", type=Path, help="where to write the trained network")
     parser.add_argument("--panoramas", type=Path, metavar="FOLDER", help="photographs, best as Radiance HDR or EXR")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=3350)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--relative-weight", type=float, default=0.5)
     parser.add_argument("--height", type=int, default=256)

@@ -392,9 +392,12 @@ def plain_palette(palette: Any) -> list[list[int]]:
     Example:
         >>> plain_palette(np.array([[255, 0, 0]]))
         [[255, 0, 0]]
+        >>> plain_palette([])
+        []
     """
     try:
         colours = np.asarray(palette, np.float64)
+        colours = colours.reshape(-1, 3) if colours.size == 0 else colours
         fits = colours.ndim == 2 and colours.shape[1] == 3 and bool(np.isin(colours, np.arange(256)).all())
     except (TypeError, ValueError, OverflowError):
         fits = False

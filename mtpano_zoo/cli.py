@@ -3,15 +3,16 @@
 import argparse
 import io
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import mtpano_zoo
-from mtpano_zoo.errors import InputError
+from mtpano_zoo.errors import InputError, Terminated
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser
 from mtpano_zoo.verbs import convert, data, evaluate, export, export_scene, models, quickstart, rooms, run, view
@@ -41,29 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout:  # None if it was closed from the start
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        return 141  # what a shell reports for a program that a closed pipe ended
     except (InputError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+            return 141  # what a shell reports for a program that a closed pipe ended
         if len(wanted) < len(arguments):
             raise
         print(f"mtpano: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
         print("mtpano: interrupted; finished results are kept.", *end.args, file=sys.stderr)
-        return 143 if isinstance(end, _Terminated) else 130
-
-
-class _Terminated(KeyboardInterrupt):
-    """The process was asked to end."""
+        return 143 if isinstance(end, Terminated) else 130
 
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Stop on SIGTERM as on Ctrl-C, so that temporary files are removed; Lightning does so for its own verbs."""
+    """Stop on SIGTERM as on Ctrl-C, so that temporary files are removed."""
 
     def terminate(*_: Any) -> None:
-        raise _Terminated
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
@@ -81,7 +78,9 @@ def _execute(arguments: Sequence[str]) -> int:
         from mtpano_zoo.training.cli import main as lightning_main  # Lightning takes seconds to import
         from mtpano_zoo.training.cli import next_commands
 
-        trained = lightning_main(with_shipped_configs(arguments))
+        # Lightning itself ends `fit` between two steps, but `predict` not at all.
+        with nullcontext() if verb == "fit" else _termination_as_interrupt():
+            trained = lightning_main(with_shipped_configs(arguments))
         if verb == "fit" and (text := next_commands(trained.trainer)):
             print(text)
         return 0
@@ -102,6 +101,16 @@ def _execute(arguments: Sequence[str]) -> int:
     with _termination_as_interrupt():
         status: int = options.execute(options)
     return status
+
+
+def _output_is_closed() -> bool:
+    """Return whether the reader of standard output, such as `head`, has ended."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows, or no standard output
+        return False
 
 
 def _sentence(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Errors that this package raises on purpose."""
 
-__all__ = ("InputError",)
+__all__ = ("InputError", "Terminated")
 
 
 class InputError(ValueError):
@@ -12,3 +12,7 @@ class InputError(ValueError):
         >>> issubclass(InputError, ValueError)
         True
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM; the command line stops as after Ctrl-C, with another exit status."""

@@ -44,7 +44,7 @@ def export_scene(
     Args:
         results: a folder written by `mtpano run`.
         images: the folder of its panoramas.
-        out: a new folder. It appears only when it is complete.
+        out: a new folder, which appears only when it is complete, or an empty one.
         poses: a COLMAP `images.txt` with a pose for every panorama. If omitted, all are at the origin.
         views: write 6 or 12 perspective views in place of every panorama. If omitted, write the panoramas.
         size: rows and columns of a view, see `mtpano_zoo.export.colmap.default_size`.

@@ -1,6 +1,7 @@
 """Turn the maps that a network returns, at its own size, into those of a prediction, at the size of the panorama."""
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -75,7 +76,7 @@ def check_nadir(mask_nadir: NadirMask) -> None:
     if isinstance(mask_nadir, str):
         if mask_nadir != "auto":
             raise InputError(f'mask_nadir is an angle in degrees or "auto", not {mask_nadir}')
-    elif not (isinstance(mask_nadir, int | float) and 0 <= mask_nadir <= 90):
+    elif not (isinstance(mask_nadir, Real) and 0 <= mask_nadir <= 90):
         raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {mask_nadir!r}")
 
 

@@ -1,6 +1,7 @@
 """The input type of a network, and the outputs that users see."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import cast
 
 import torch
@@ -39,7 +40,7 @@ def check_range(ranges: Sequence[float], max_distance: float | None) -> int:
     """
     if max_distance is None:
         return -1
-    if not isinstance(max_distance, int | float):
+    if not isinstance(max_distance, Real):
         raise InputError(f"max_distance is a number of metres, not {max_distance!r}")
     if max_distance not in ranges:
         known = ", ".join(f"{distance:g}" for distance in ranges)

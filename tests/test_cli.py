@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -40,6 +41,12 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_another_closed_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mtpano_zoo.cli._execute", Mock(side_effect=BrokenPipeError(32, "Broken pipe")))
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == "mtpano: [Errno 32] Broken pipe\n"
 
 
 def test_a_process_that_is_asked_to_end_says_so_and_leaves_no_temporary_file(tmp_path: Path) -> None:

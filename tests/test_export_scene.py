@@ -126,6 +126,9 @@ def test_every_reader_refuses_a_damaged_manifest(
     ):
         with pytest.raises(InputError, match=f"manifest.json is damaged: {sentence}"):
             read()
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(InputError, match=r"manifest\.json is not JSON"):
+        FolderPredictor(results)
 
 
 @pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])

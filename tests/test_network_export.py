@@ -220,6 +220,10 @@ def test_the_network_is_not_replaced_by_its_export(
     assert main(command) == 1
     assert f"{path} is an input of this command" in capsys.readouterr().err
     assert path.read_text() == "kept"
+    earlier = path.with_name("earlier.onnx")
+    earlier.write_text("an export")
+    assert main([*command[:-2], str(earlier), "--overwrite"]) == 1
+    assert "is an input of this command" not in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,8 @@ def test_without_tags_the_field_of_view_places_a_crop(tmp_path, room, fov, offse
     Image.fromarray(room[top : top + 64]).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"--fov 360x90$"):
         load_panorama(tmp_path / "a.png")
+    numbers = {"fov": np.array(fov), "vertical_offset": np.float32(offset)}
+    assert load_panorama(tmp_path / "a.png", **numbers) is not None
     assert load_panorama(tmp_path / "a.png", fov=fov, vertical_offset=offset).window == Window(
         top, 0, 64, 256, 128, 256
     )

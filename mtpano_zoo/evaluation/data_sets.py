@@ -13,7 +13,6 @@ from mtpano_zoo.data.rooms_writer import KINDS
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_panorama
 from mtpano_zoo.limits import check_pixels
-from mtpano_zoo.manifest import hash_of_files
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 __all__ = ("EvaluationSet", "Samples", "open_data")
@@ -121,6 +120,7 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
             continue
     samples = _Parts(parts)
     samples.places.sort(key=lambda place: place[0].name(place[1]))
+    hashes = _hashes(samples, data)  # of all, so that a larger limit continues
     samples.places = samples.places[:limit]
     if not samples.places and listed:
         raise InputError(
@@ -130,14 +130,18 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
         raise InputError(f"{folder} has no panorama with a label: add depth/, normals/ or semseg/")
     name = folder.resolve().name
     words = f"{'the panoramas that test.txt lists' if listed else 'all labelled panoramas'} in the folder {name}"
-    facts = {"data": name, "split": "test" if listed else "all", "height": height, **_hashes(data)}
+    facts = {"data": name, "split": "test" if listed else "all", "height": height, **hashes}
     return EvaluationSet(samples, tuple(data.classes), words, facts)
 
 
-def _hashes(data: FolderDataModule) -> dict[str, str]:
-    """Return hashes of the images and labels of a folder, and of the names and colours of its classes."""
-    index = data.index
-    files = [Path(index.describe(role, i)) for i in range(len(index)) for role in index.files if index.has(role, i)]
+def _hashes(samples: _Parts, data: FolderDataModule) -> dict[str, str]:
+    """Return hashes of the contents of images and labels, and of the names and colours of the classes."""
+    files = hashlib.sha256()
+    for part, i in samples.places:
+        files.update(part.name(i).encode(errors="surrogateescape"))
+        for role in sorted(part.index.files):
+            for content in part.index.read(role, i) if part.index.has(role, i) else ():
+                files.update(role.encode() + hashlib.sha256(content).digest())
     colours = None if data.palette is None else data.palette.tolist()
     classes = hashlib.sha256(json.dumps([data.classes, colours]).encode()).hexdigest()
-    return {"files": hash_of_files(data.root, files), "classes": classes}
+    return {"files": files.hexdigest(), "classes": classes}

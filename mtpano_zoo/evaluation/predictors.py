@@ -14,11 +14,12 @@ from mtpano_zoo.data.folder import decode_png_or_npy_normals
 from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, stored_steps, unit_or_zero
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import describe_model, hash_of_files, read_manifest
+from mtpano_zoo.manifest import MANIFEST, describe_model, hash_of_files
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.prediction_folder import FORMAT, classes_and_reading
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.text_files import read_json
 
 __all__ = ("UNITS", "FolderPredictor", "FunctionPredictor", "Kind", "NetworkPredictor", "Predictor")
 
@@ -286,8 +287,8 @@ def _readable(name: str) -> str:
 
 def _recorded_classes(folder: Path) -> tuple[str, ...]:
     """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if unknown."""
-    try:
-        read_manifest(folder, FORMAT)
-    except InputError:  # it is the manifest of something else
+    path = folder / MANIFEST
+    known = read_json(path) if path.is_file() else None
+    if not isinstance(known, dict) or known.get("format") != FORMAT:  # it is the manifest of something else
         return ()
     return classes_and_reading(folder)[0]

@@ -80,9 +80,11 @@ def precompute(
     for number in range(process, shards, processes):
         path = root / _name(number)
         rows = range(number * shard_size, len(data))[:shard_size]
-        sizes = json.dumps([file.stat().st_size for file in data.files(rows)])
+        files = data.files(rows)
+        sizes = json.dumps([file.stat().st_size if file.exists() else None for file in files])
         if path.exists():
-            if _sizes(path) not in (None, sizes):
+            # Images that were moved away are not needed any more.
+            if all(file.exists() for file in files) and _sizes(path) not in (None, sizes):
                 raise InputError(
                     f"{path} is of other images: some have changed since. Delete it to encode them again, or choose "
                     "another folder."

@@ -7,7 +7,8 @@ pitch and roll of the camera, in degrees.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -202,8 +203,8 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
         >>> window_of_view((360, 90), 0, 100, 400, "a.jpg")
         Window(top=50, left=0, height=100, width=400, full_height=200, full_width=400)
     """
-    angles = fov if isinstance(fov, Sequence) and not isinstance(fov, str) else ()
-    if len(angles) != 2 or not all(isinstance(angle, int | float) for angle in (*angles, vertical_offset)):
+    angles = tuple(fov) if isinstance(fov, Iterable) else ()
+    if len(angles) != 2 or not all(isinstance(angle, Real) for angle in (*angles, vertical_offset)):
         raise InputError(
             f"a field of view is two numbers of degrees, across and down, such as (360, 90), and its offset one; got "
             f"{fov!r} and {vertical_offset!r}"

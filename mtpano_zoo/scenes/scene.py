@@ -17,7 +17,7 @@ from mtpano_zoo.scenes.materials import Material
 # wheel is a cylinder that lies along x.
 BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN = range(9)
 
-# Directions of the axes in plan of a frame that is turned by right angles, after they are exchanged for odd ones.
+# Signs of x and z in frames turned by 0 to 3 right angles; odd ones also swap x and z.
 _SIGNS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
 
 Float64 = NDArray[np.float64]

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
@@ -22,7 +23,7 @@ import mtpano_zoo.training.distillation
 import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
 from mtpano_zoo.classes import plain_palette
-from mtpano_zoo.errors import InputError
+from mtpano_zoo.errors import InputError, Terminated
 from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
@@ -121,22 +122,23 @@ class MultiTaskCLI(LightningCLI):
             raise InputError(" ".join(str(error).split())) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; after Ctrl-C, say if there is no checkpoint."""
+        """Run it; after Ctrl-C or SIGTERM, say if there is no checkpoint."""
         try:
             super()._run_subcommand(subcommand)
-        except SystemExit as end:  # Lightning turns Ctrl-C into it
-            if not isinstance(end.__context__, KeyboardInterrupt):
+        except SystemExit as end:  # Lightning turns both into it
+            cause = Terminated() if isinstance(end, SIGTERMException) else end.__context__
+            if not isinstance(cause, KeyboardInterrupt):
                 raise
             missing = subcommand == "fit" and not any(_saved(self.trainer))
-            raise KeyboardInterrupt(*["No checkpoint was written."] * missing) from end
+            raise type(cause)(*["No checkpoint was written."] * missing) from end
 
     def fit(self, **options: Any) -> None:
         """Train, and say if the checkpoint was at the end of the training already."""
-        self.trainer.fit(**options)
         path = options.get("ckpt_path")
-        if not path or path in CHECKPOINTS_OF_THE_RUN or not self.trainer.is_global_zero:
-            return
-        step = read_checkpoint(path).get("global_step")
+        step = None
+        if path and path not in CHECKPOINTS_OF_THE_RUN and self.trainer.is_global_zero:
+            step = read_checkpoint(path).get("global_step")  # before the training, which may replace the file
+        self.trainer.fit(**options)
         if step == self.trainer.global_step:
             print(
                 f"No step was trained: {path} ends at step {step}, where this training ends too. To continue, raise "

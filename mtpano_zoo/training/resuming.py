@@ -14,7 +14,7 @@ from mtpano_zoo.zoo.entries import entries
 
 __all__ = ("check_optimizers", "read_plain_data_only", "training_checkpoint")
 
-ANEW = "start a new training, from its network with --model.network=Pretrained --model.network.init_args.source"
+ANEW = "start a new training from its weights, such as with --model.network=Pretrained --model.network.init_args.source"
 
 
 def training_checkpoint(path: str | Path, weights_only: bool | None = None, *, resumes: bool = False) -> Path:

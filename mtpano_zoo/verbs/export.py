@@ -30,7 +30,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.width is not None and options.height is None:
         raise InputError("--width needs --height: pass both, or only --height")
     place = locate(options.model)
-    inputs = [] if not isinstance(place, Path) else [place, *place.iterdir()] if place.is_dir() else [place]
+    inputs = [place, place / "config.json", *place.glob("*.safetensors")] if isinstance(place, Path) else []
     check_destination(options.out, options.format, options.overwrite, inputs)
     size = None
     if options.height is not None:

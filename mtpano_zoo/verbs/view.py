@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from mtpano_zoo.errors import InputError
+from mtpano_zoo.errors import InputError, Terminated
 from mtpano_zoo.output_paths import check_no_input
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options, user_path
@@ -72,8 +72,10 @@ def _view(options: argparse.Namespace) -> int:
         print(f"{server.address} (press Ctrl-C to stop)", flush=True)
         try:
             server.serve_forever()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as end:
             print()
+            if isinstance(end, Terminated):
+                raise
     return 0
 
 

@@ -37,7 +37,7 @@ def locate(source: str | Path) -> Place:
         ('semseg', 'depth', 'normals')
     """
     source = str(source)
-    if source.partition(":")[2 if source.startswith("local-dir:") else 0] == "":
+    if source in ("", "local-dir:"):
         raise InputError(f"{source!r} names no network: pass a name that `mtpano models` lists, or a path.")
     known = entries()
     scheme, _, rest = source.partition(":")

@@ -1,3 +1,4 @@
+import os
 import re
 import signal
 
@@ -201,6 +202,11 @@ def test_a_training_that_was_finished_already_says_so(folder, capsys):
     assert "No step was trained" not in capsys.readouterr().out
     assert mtpano([*arguments, f"--ckpt_path={CHECKPOINTS}/last.ckpt"]) == 0
     assert f"No step was trained: {folder / CHECKPOINTS}/last.ckpt ends at step 8" in capsys.readouterr().out
+    keep = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {dirpath: kept, filename: one}}"
+    keep = keep.replace("one}", "one, enable_version_counter: false}")  # a resumed training replaces its checkpoint
+    assert mtpano(["fit", "--config", "tiny.yaml", keep]) == 0
+    assert mtpano(["fit", "--config", "tiny.yaml", keep, "--trainer.max_epochs=4", "--ckpt_path=kept/one.ckpt"]) == 0
+    assert "No step was trained" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -230,6 +236,26 @@ def test_ctrl_c_ends_training_as_it_ends_other_verbs(folder, monkeypatch, capsys
         signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones
     told = capsys.readouterr().err.splitlines()
     assert told[-1] == f"mtpano: interrupted; finished results are kept.{end}"
+
+
+@pytest.mark.parametrize(("verb", "step"), [("fit", "training_step"), ("predict", "predict_step")])
+def test_a_process_that_is_asked_to_end_does_so(folder, monkeypatch, capsys, verb, step):
+    seen = []
+    original = getattr(MultiTaskModule, step)
+
+    def last(module, batch, batch_idx):
+        seen.append(batch_idx)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(module, batch, batch_idx)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(MultiTaskModule, step, last)
+    try:
+        assert mtpano([verb, "--config", "tiny.yaml", "--trainer.callbacks=null"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert len(seen) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("mtpano: interrupted; finished results are kept.")
 
 
 def test_data_without_classes(folder, monkeypatch):
