@@ -7,66 +7,26 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from fake_exr import exr
-from PIL import Image
+from evaluated import depths, planted, predictor, scored
 from planted import CLASSES, PlantedPredictor, PlantedRooms
 
 from mtpano_zoo.cli import main
-from mtpano_zoo.data.rooms_writer import write_rooms
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.command import judge
-from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
+from mtpano_zoo.evaluation.data_sets import open_data
 from mtpano_zoo.evaluation.mistakes import common_mistakes, mistakes
 from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
 from mtpano_zoo.evaluation.protocol import read_protocol
 from mtpano_zoo.evaluation.report import build_report
 from mtpano_zoo.evaluation.runner import evaluate
-from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_png
-from mtpano_zoo.manifest import write_manifest
+from mtpano_zoo.image_io import encode_depth
 from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
-from mtpano_zoo.prediction_folder import manifest_of
-from mtpano_zoo.sphere import erp_rays, to_cubemap
+from mtpano_zoo.sphere import to_cubemap
 
 H, W = 16, 32
 LIGHT = ("yaw", "tilt")
-
-
-def planted(count=3):
-    return EvaluationSet(PlantedRooms(count), CLASSES, "planted rooms", {"data": "planted"})
-
-
-def scored(predictors, data, out, **options):
-    """The report without its page, which takes most of the time."""
-    judged = evaluate(predictors, data, out, **options)
-    return build_report(judged, data, "defaults", options.get("skip", ()))
-
-
-def predictor(name="mine", defect=None, seed=0, **options):
-    return FunctionPredictor(PlantedPredictor(defect, seed), name, CLASSES, **options)
-
-
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("homes")
-    write_rooms(folder, "test", 3, H, W)
-    return folder
-
-
-def write_exr(path, values):
-    path.write_bytes(exr(Z=values.astype(np.float32)))
-
-
-def depths(data, folder, change=lambda x: x, ending=".npy"):
-    """Write labels of depth as somebody's predictions."""
-    folder.mkdir(exist_ok=True)
-    for i in range(len(data.samples)):
-        values = change(data.samples[i]["depth"].numpy())
-        path = folder / f"{data.samples.name(i)}{ending}"
-        {".npy": write_npy, ".png": write_png, ".exr": write_exr}[ending](path, values)
-    return folder
 
 
 def test_scores_are_those_of_the_metrics(tmp_path):
@@ -235,53 +195,6 @@ def test_cross_projection_is_for_predictors_that_take_views(tmp_path):
     assert any("perspective views" in sentence for sentence in report["models"]["none"]["left_out"])
 
 
-@pytest.mark.parametrize(
-    ("change", "ending", "unit", "kind"),
-    [
-        (lambda x: x, ".npy", None, "ray"),
-        (lambda x: (1000 * x).astype(np.float32), ".npy", "mm", "ray"),
-        (encode_depth, ".png", "mm", "ray"),
-        (lambda x: (x * 4000).round().astype(np.uint16), ".png", "0.00025", "ray"),
-        (lambda x: x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".npy", None, "z"),
-        (lambda x: 3 / x + 0.2, ".npy", None, "disparity"),
-        (lambda x: 100 * x * erp_rays(*x.shape).abs().amax(-1).numpy(), ".exr", "cm", "z"),
-    ],
-)
-def test_a_folder_in_any_stated_unit_is_right(change, ending, unit, kind, homes, tmp_path):
-    data = open_data(homes)
-    found = scored([FolderPredictor(depths(data, tmp_path / "p", change, ending), unit, kind)], data, tmp_path / "out")
-    model = found["models"]["p"]
-    assert model["remarks"] == []
-    assert model["measures"]["scale/depth"]["value"] == pytest.approx(1, abs=0.005)
-    assert model["measures"]["edges/depth"]["value"] > 0.95
-    assert any(name.startswith("yaw and tilt") for name in model["left_out"])
-    score = "disparity/AbsRel/affine_aligned" if kind == "disparity" else "depth/AbsRel"
-    assert model["scores"][score] < 0.01
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda x: 1000 * x, "they look like millimetres"),
-        (lambda x: 4000 * x, "quarters of a millimetre"),
-        (lambda x: x / 1000, "metres that were taken for millimetres"),
-        (lambda x: x[:, ::-1].copy(), "mirrored left to right"),
-        (lambda x: x[::-1].copy(), "upside down"),
-        (lambda x: np.roll(x, W // 2, 1), "half a turn"),
-        (lambda x: 1 / x, "state --kind disparity"),
-        (lambda x: x * erp_rays(*x.shape).abs().amax(-1).numpy(), "state --kind z"),
-    ],
-)
-def test_a_folder_that_is_not_as_stated_is_refused(change, sentence, homes, tmp_path):
-    data = open_data(homes)
-    wrong = FolderPredictor(depths(data, tmp_path / "p", change))
-    with pytest.raises(InputError, match=sentence):
-        evaluate([wrong], data, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    (scored,) = evaluate([wrong], data, tmp_path / "out", force=True)
-    assert any(sentence in remark for remark in scored.remarks)
-
-
 def test_classes_that_a_network_does_not_know_are_named(tmp_path):
     mine = FunctionPredictor(PlantedPredictor(), "mine", ("floor", "roof", "wall", "ball"))
     (found,) = evaluate([mine], planted(1), tmp_path, skip=LIGHT)
@@ -299,48 +212,6 @@ def test_a_network_that_errs_is_not_accused():
     assert common_mistakes(flat) == []
 
 
-def test_what_mtpano_run_writes_is_read(homes, tmp_path):
-    data = open_data(homes)
-    write_manifest(tmp_path, manifest_of("mtpano run", {"classes": ["wall", "floor"]}, {}))
-    for i in range(3):
-        sample = data.samples[i]
-        write_png(tmp_path / f"{sample['id']}_depth.png", encode_depth(sample["depth"].numpy()))
-        write_png(tmp_path / f"{sample['id']}_normals.png", encode_normals(sample["normals"].movedim(0, -1).numpy()))
-        Image.fromarray(sample["semseg"].numpy().astype(np.uint8)).save(tmp_path / f"{sample['id']}_semseg.png")
-    folder = FolderPredictor(tmp_path)
-    assert folder.classes == ("wall", "floor")  # the numbers are theirs, not those of the labels
-    maps = folder(data.samples[0]["image"], data.samples.name(0))
-    assert (maps["depth"] - data.samples[0]["depth"]).abs().max() < 1e-3
-    assert (maps["normals"] - data.samples[0]["normals"]).abs().max() < 0.02
-    assert torch.equal(maps["semseg"], data.samples[0]["semseg"])
-
-
-def test_an_exr_of_normals_and_an_npy_of_classes(homes, tmp_path):
-    data = open_data(homes)
-    sample, name = data.samples[0], data.samples.name(0)
-    for task in ("depth", "normals", "semseg"):
-        (tmp_path / task).mkdir()
-    far = np.where(sample["depth"].numpy() > 3, 1e10, sample["depth"].numpy()).astype(np.float32)
-    (tmp_path / "depth" / f"{name}.exr").write_bytes(exr(R=far, G=far, B=far))
-    (tmp_path / "normals" / f"{name}.exr").write_bytes(exr(**dict(zip("RGB", sample["normals"].numpy(), strict=True))))
-    write_npy(tmp_path / "semseg" / f"{name}.npy", sample["semseg"].numpy().astype(np.int32))
-    maps = FolderPredictor(tmp_path)(sample["image"], name)
-    assert torch.equal(maps["depth"], torch.where(sample["depth"] > 3, 0, sample["depth"]))
-    assert (maps["normals"] - sample["normals"]).abs().max() < 1e-6
-    assert torch.equal(maps["semseg"], sample["semseg"])
-    for task, values, sentence in (
-        ("semseg", {"Y": far}, "write a PNG or NPY"),
-        ("normals", {"Y": far}, "normals need three"),
-        ("depth", {"R": far, "G": far, "B": -far}, "its channels differ"),
-    ):
-        for path in (tmp_path / task).iterdir():
-            path.unlink()
-        (tmp_path / task / f"{name}.exr").write_bytes(exr(**values))
-        with pytest.raises(InputError, match=sentence):
-            FolderPredictor(tmp_path)(sample["image"], name)
-        (tmp_path / task / f"{name}.exr").unlink()
-
-
 @pytest.mark.parametrize("train", [None, "test-000000\n"])
 def test_an_empty_list_is_not_scored_as_all(homes, tmp_path, train):
     shutil.copytree(homes, tmp_path / "ds")
@@ -349,31 +220,6 @@ def test_an_empty_list_is_not_scored_as_all(homes, tmp_path, train):
         (tmp_path / "ds" / "train.txt").write_text(train)
     with pytest.raises(InputError, match=r"test.txt is empty"):
         open_data(tmp_path / "ds")
-
-
-def test_files_that_do_not_fit_are_named(homes, tmp_path):
-    data = open_data(homes)
-    image, name = data.samples[0]["image"], data.samples.name(0)
-    with pytest.raises(FileNotFoundError, match=f"no prediction for {name}"):
-        FolderPredictor(tmp_path)(image, name)
-    write_npy(tmp_path / f"{name}.npy", np.ones((2 * H, 2 * W), np.float32))
-    with pytest.raises(InputError, match=f"{name}.npy is 64 x 32 pixels.*pass --height 32"):
-        FolderPredictor(tmp_path)(image, name)
-    write_npy(tmp_path / f"{name}.npy", np.ones((H, H), np.float32))
-    with pytest.raises(InputError, match="twice as wide as high"):
-        FolderPredictor(tmp_path)(image, name)
-    (tmp_path / f"{name}.npy").unlink()
-    write_png(tmp_path / f"{name}.png", np.ones((H, W), np.uint16))
-    with pytest.raises(InputError, match="does not state its unit"):
-        FolderPredictor(tmp_path)(image, name)
-    with pytest.raises(InputError, match="--unit is m, cm, mm"):
-        FolderPredictor(tmp_path, "inch")
-    with pytest.raises(InputError, match="not a task"):
-        FunctionPredictor(lambda x: {"dept": x[0]}, "f")(image, name)
-    with pytest.raises(InputError, match="for an image of 16 x 32"):
-        FunctionPredictor(lambda x: {"depth": x[0, :4]}, "f")(image, name)
-    with pytest.raises(InputError, match="no two with the same name"):
-        evaluate([predictor(), predictor()], planted(), tmp_path / "out")
 
 
 def test_the_command_line(homes, tmp_path, capsys, monkeypatch):
