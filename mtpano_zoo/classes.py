@@ -1,11 +1,7 @@
 """Names and colours of the class sets."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-
-from mtpano_zoo.errors import InputError
 
 S3DIS_CLASSES = (
     "ceiling",
@@ -381,27 +377,3 @@ ADE20K_CLASSES = (
     "clock",
     "flag",
 )
-
-
-def plain_palette(palette: Any) -> list[list[int]]:
-    """Return colours (R, G, B) of classes as plain data.
-
-    Raises:
-        InputError: If a colour is not three whole numbers from 0 to 255.
-
-    Example:
-        >>> plain_palette(np.array([[255, 0, 0]]))
-        [[255, 0, 0]]
-        >>> plain_palette([])
-        []
-    """
-    try:
-        colours = np.asarray(palette, np.float64)
-        colours = colours.reshape(-1, 3) if colours.size == 0 else colours
-        fits = colours.ndim == 2 and colours.shape[1] == 3 and bool(np.isin(colours, np.arange(256)).all())
-    except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise InputError(f"palette is three whole numbers from 0 to 255 for every class, not {palette!r}.")
-    plain: list[list[int]] = colours.astype(int).tolist()
-    return plain

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import formats
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
+from mtpano_zoo.output_paths import user_path
 
 __all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "find_images", "is_video", "search_images")
 
@@ -114,11 +115,10 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
     Other files that a pattern matches besides images are added to `passed_over`, with the reason.
     """
     for source in sources:
-        text = os.path.expanduser(source)  # noqa: PTH111 - it fails for a file such as `~notes`
+        text = os.path.expanduser(source)  # noqa: PTH111 - a path would lose what a pattern ends in
         path = Path(text)
         if text.startswith("@") and not path.exists():
-            file = Path(os.path.expanduser(text[1:]))  # noqa: PTH111 - as above
-            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = user_path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
                 raise InputError(f"{text[1:]} names no image: write one path per line")

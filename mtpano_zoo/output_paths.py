@@ -1,11 +1,23 @@
-"""Turn sample ids into output paths that never leave the user's folder."""
+"""Paths: those that users name, and those of outputs, which never leave the user's folder nor replace other files."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("MAX_NAME_BYTES", "check_destination", "check_id", "check_no_input", "left_out", "path_below")
+__all__ = (
+    "MAX_NAME_BYTES",
+    "check_destination",
+    "check_id",
+    "check_no_input",
+    "left_out",
+    "may_become_report",
+    "path_below",
+    "printable",
+    "user_path",
+)
 
 # The longest file name that ext4, APFS and NTFS all accept.
 MAX_NAME_BYTES = 255
@@ -59,6 +71,26 @@ def path_below(folder: str | Path, sample_id: str, suffix: str = "") -> Path:
     return Path(folder) / f"{check_id(sample_id, suffix)}{suffix}"
 
 
+def user_path(text: str | Path) -> Path:
+    """Return a path, with the home folder for a `~` that the shell has left, as in `--out=~/results`.
+
+    Example:
+        >>> user_path("results/room").parts
+        ('results', 'room')
+    """
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - `Path.expanduser` fails for a file such as `~notes`
+
+
+def printable(text: str) -> str:
+    r"""Return text with escapes for the undecodable bytes that a file name may hold.
+
+    Example:
+        >>> printable("a\udcff.png")
+        'a\\udcff.png'
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def check_no_input(path: Path, inputs: Iterable[str | Path]) -> None:
     """Refuse to write a file that the same command reads, even under another name or through a link.
 
@@ -67,6 +99,24 @@ def check_no_input(path: Path, inputs: Iterable[str | Path]) -> None:
     """
     if path.exists() and any(Path(file).exists() and path.samefile(file) for file in inputs):
         raise InputError(f"{path} is an input of this command, which would replace it: choose another name")
+
+
+def may_become_report(path: Path, is_report: Callable[[dict[str, Any]], bool]) -> bool:
+    """Return whether a JSON report may be written here: nothing is there, an empty file, or an earlier report.
+
+    Args:
+        path: Where to write.
+        is_report: Whether the content of a JSON file is such a report.
+    """
+    from mtpano_zoo.text_files import read_json
+
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return True
+    try:
+        found = read_json(path) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(found, dict) and is_report(found)
 
 
 def check_destination(path: Path, format: str, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
@@ -102,4 +152,4 @@ def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputE
     lines = [f"{len(sentences)} of {total} samples were left out; the others are in {folder}:"]
     lines += [f"  {sentence}" for sentence in sentences[:SHOWN]]
     lines += [f"  and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
-    return InputError("\n".join(lines).encode(errors="backslashreplace").decode())  # an id may hold undecodable bytes
+    return InputError(printable("\n".join(lines)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtpano_zoo.image_io import Panorama
+from mtpano_zoo.output_paths import printable
 from mtpano_zoo.predicted_maps import SCENES, Prediction
 from mtpano_zoo.prediction_folder import PredictionFolder
 from mtpano_zoo.workers import asked_to_stop
@@ -63,8 +64,7 @@ class RunReport:
                 counts.append(f"{len(remarks)} {what}")
                 lines = [f"{path}: {reason}" for path, reason in remarks.items()]
                 sentences += lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
-        text = "\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)])
-        return text.encode(errors="backslashreplace").decode()  # a file name may hold undecodable bytes
+        return printable("\n".join([", ".join(counts), *(f"  {sentence}" for sentence in sentences)]))
 
     def as_plain_data(self) -> dict[str, Any]:
         """Return everything as lists and dictionaries of text, for JSON.

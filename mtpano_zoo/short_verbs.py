@@ -1,13 +1,13 @@
 """The parser of the short verbs: it reports a mistake in one sentence, with the nearest valid name."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.output_paths import may_become_report, user_path
 from mtpano_zoo.spelling import did_you_mean, nearest
 
 __all__ = (
@@ -22,7 +22,6 @@ __all__ = (
     "number_of_processes",
     "reading_options",
     "report_to_write",
-    "user_path",
 )
 
 TRACEBACK = "--traceback"
@@ -99,16 +98,6 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
     return spelt
 
 
-def user_path(text: str) -> Path:
-    """Return a path, with the home folder for a `~` that the shell has left, as in `--out=~/results`.
-
-    Example:
-        >>> user_path("results/room").parts
-        ('results', 'room')
-    """
-    return Path(os.path.expanduser(text))  # noqa: PTH111 - `Path.expanduser` fails for a file such as `~notes`
-
-
 def file_to_write(text: str) -> Path:
     """Return the path of a file to write, checked before any work is done for it.
 
@@ -135,16 +124,8 @@ def report_to_write(is_report: Callable[[dict[str, Any]], bool]) -> Callable[[st
     """
 
     def checked(text: str) -> Path:
-        from mtpano_zoo.text_files import read_json
-
         path = file_to_write(text)
-        if not path.exists() or (path.is_file() and not path.stat().st_size):
-            return path
-        try:
-            found = read_json(path) if path.is_file() else None
-        except ValueError:
-            found = None
-        if not isinstance(found, dict) or not is_report(found):
+        if not may_become_report(path, is_report):
             raise argparse.ArgumentTypeError(f"{path} exists and is not an earlier report: choose another name")
         return path
 

@@ -168,7 +168,7 @@ def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
     """
     named = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else []
     if not named or any(task not in tuple(MAIN_TASKS) or named.count(task) > 1 for task in named):
-        shown = ", ".join(map(str, named)) if named else "none" if tasks in ((), []) else repr(tasks)
+        shown = ", ".join(map(str, named)) or (repr(tasks) if tasks else "none")
         raise InputError(f"tasks must be a list of one or more of {', '.join(MAIN_TASKS)}, each once; got {shown}.")
     return tuple(task for task in MAIN_TASKS if task in named)
 

@@ -6,7 +6,8 @@ import pytest
 from mtpano_zoo.cli import build_parser, main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import search_images
-from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes, user_path
+from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes
 
 
 def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -25,7 +25,6 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import RATIO_TOLERANCE, write_bytes
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
-from mtpano_zoo.text_files import read_lines
 
 ERRORS = {
     "missing": "a file is not there",
@@ -166,39 +165,6 @@ def verify(
             if role not in report.absent[split] and not allow_missing:
                 report.findings += [Finding(split, name, "missing", f"it has no {role}") for name in names]
     return report
-
-
-def check_skip_list(path: str | Path, data: LightningDataModule) -> None:
-    """Check that a skip list may be written here: it may only replace a file whose ids it will contain.
-
-    Raises:
-        InputError: If the file exists and has other content.
-        OSError: If the file cannot be read.
-    """
-    if Path(path).exists() and {line.strip() for line in read_lines(path)} - {""} - _left_out(data):
-        raise InputError(f"{path} exists: choose another name for the list, or pass exclude={path} to add to it.")
-
-
-def write_skip_list(path: str | Path, report: Verification, data: LightningDataModule) -> int:
-    """Write the ids with errors, and those that the data module already leaves out, for its argument `exclude`.
-
-    Returns:
-        The number of ids.
-
-    Raises:
-        InputError: If the file exists and has other content, or an id is not UTF-8.
-    """
-    check_skip_list(path, data)
-    names = sorted(_left_out(data).union(report.faulty))
-    for name in names:
-        if (shown := name.encode(errors="backslashreplace").decode()) != name:
-            raise InputError(f"{shown} is not UTF-8, which a list of names has to be: rename the file")
-    write_bytes(path, "".join(f"{name}\n" for name in names).encode())
-    return len(names)
-
-
-def _left_out(data: LightningDataModule) -> set[str]:
-    return set().union(*(getattr(module, "excluded", ()) for module in modules_of(data).values()))
 
 
 def modules_of(data: LightningDataModule) -> dict[str, LightningDataModule]:

@@ -1,7 +1,6 @@
 """`mtpano eval`, and the same from code: predictors by name, data, scores, and the report."""
 
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mtpano_zoo.evaluation.predictors import FolderPredictor, Kind, NetworkPredi
 from mtpano_zoo.evaluation.protocol import DEFAULTS, read_protocol, recorded_name
 from mtpano_zoo.evaluation.report import FORMAT, build_report, write_json
 from mtpano_zoo.evaluation.runner import evaluate
-from mtpano_zoo.short_verbs import report_to_write
+from mtpano_zoo.output_paths import may_become_report
 from mtpano_zoo.zoo import load_model
 
 __all__ = ("judge", "main", "open_predictors")
@@ -105,17 +104,11 @@ def judge(
 
 def _check_reports(folder: Path) -> None:
     """Refuse to replace files that are not an earlier report."""
-    for path, is_earlier in ((folder / "report.json", _is_report), (folder / "report.html", is_page)):
-        if path.exists() and not is_earlier(path):
+    report, page = folder / "report.json", folder / "report.html"
+    may_report = may_become_report(report, lambda found: found.get("format") == FORMAT)
+    for path, may_be_written in ((report, may_report), (page, not page.exists() or is_page(page))):
+        if not may_be_written:
             raise InputError(f"{path} exists and is not an earlier evaluation report: choose another folder with --out")
-
-
-def _is_report(path: Path) -> bool:
-    try:
-        report_to_write(lambda found: found.get("format") == FORMAT)(str(path))
-    except ArgumentTypeError:
-        return False
-    return True
 
 
 def summary(report: dict[str, Any]) -> str:

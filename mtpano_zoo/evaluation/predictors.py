@@ -15,7 +15,7 @@ from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, st
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST, describe_model, hash_of_files
-from mtpano_zoo.output_paths import path_below
+from mtpano_zoo.output_paths import path_below, printable
 from mtpano_zoo.prediction_folder import FORMAT, classes_and_reading
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
@@ -61,7 +61,7 @@ class NetworkPredictor(Predictor):
 
     def __init__(self, network: nn.Module, name: str) -> None:
         self.network = network
-        self.name = _readable(name)
+        self.name = printable(name)
         self.classes = tuple(getattr(network, "classes", ()))
         height, width = getattr(network, "input_size", (0, 0))
         self.words = f"a network that runs at {height} x {width} pixels; its maps are resized to the panorama's size"
@@ -183,7 +183,7 @@ class FolderPredictor(Predictor):
         if self.step is not None and not 0 < self.step < float("inf"):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
         self.kind = kind
-        self.name = _readable(self.folder.resolve().name)
+        self.name = printable(self.folder.resolve().name)
         self.classes = _recorded_classes(self.folder)
         self.words = f"predictions in a folder; distances: {kind}, in {unit or 'the unit of their format'}"
 
@@ -278,11 +278,6 @@ def _exr_normals(data: bytes) -> NDArray[np.float32]:
     if stored.shape[-1] != 3:
         raise InputError(f"it has {stored.shape[-1]} channels, but normals need three")
     return unit_or_zero(stored)
-
-
-def _readable(name: str) -> str:
-    """Return a name without undecodable bytes, which figures cannot show."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _recorded_classes(folder: Path) -> tuple[str, ...]:

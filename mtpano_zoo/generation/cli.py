@@ -10,8 +10,9 @@ from typing import Any, get_args
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.sampling import check_seed
 from mtpano_zoo.generation.seams import Seam
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of, user_path
+from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
 
 __all__ = ("main",)
 

@@ -80,11 +80,10 @@ def precompute(
     for number in range(process, shards, processes):
         path = root / _name(number)
         rows = range(number * shard_size, len(data))[:shard_size]
-        files = data.files(rows)
-        sizes = json.dumps([file.stat().st_size if file.exists() else None for file in files])
+        sizes = [file.stat().st_size if file.exists() else None for file in data.files(rows)]
         if path.exists():
             # Images that were moved away are not needed any more.
-            if all(file.exists() for file in files) and _sizes(path) not in (None, sizes):
+            if None not in sizes and _sizes(path) not in (None, json.dumps(sizes)):
                 raise InputError(
                     f"{path} is of other images: some have changed since. Delete it to encode them again, or choose "
                     "another folder."
@@ -93,7 +92,7 @@ def precompute(
             continue
         samples = [_encoded(generator, data[i]) for i in rows]
         tensors = {key: torch.stack([sample[key] for sample in samples]) for key in KEYS}
-        write_bytes(path, save(tensors, {SIZES: sizes}))
+        write_bytes(path, save(tensors, {SIZES: json.dumps(sizes)}))
         written += 1
     return written, there
 

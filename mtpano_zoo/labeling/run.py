@@ -32,7 +32,8 @@ from mtpano_zoo.labeling.storage import PANORAMAS, LabelFolder
 from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
-from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated, user_path
+from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
 from mtpano_zoo.training.progress import progress_bar

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import RecordedModule
 from mtpano_zoo.tasks import check_tasks
@@ -15,7 +15,7 @@ from mtpano_zoo.tasks import check_tasks
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
-__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork")
+__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork", "plain_palette")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -130,3 +130,27 @@ class PanoramaNetwork(RecordedModule):
         from mtpano_zoo.files.sharing import push_to_hub
 
         return push_to_hub(self, repository, token=token, private=private, message=message)
+
+
+def plain_palette(palette: Any) -> list[list[int]]:
+    """Return colours (R, G, B) of classes as plain data.
+
+    Raises:
+        InputError: If a colour is not three whole numbers from 0 to 255.
+
+    Example:
+        >>> plain_palette(np.array([[255, 0, 0]]))
+        [[255, 0, 0]]
+        >>> plain_palette([])
+        []
+    """
+    try:
+        colours = np.asarray(palette, np.float64)
+        colours = colours.reshape(-1, 3) if colours.size == 0 else colours
+        fits = colours.ndim == 2 and colours.shape[1] == 3 and bool(np.isin(colours, np.arange(256)).all())
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise InputError(f"palette is three whole numbers from 0 to 255 for every class, not {palette!r}.")
+    plain: list[list[int]] = colours.astype(int).tolist()
+    return plain

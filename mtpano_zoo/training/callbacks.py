@@ -18,10 +18,9 @@ from torch.optim import Optimizer
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import PublishedLoss
 from mtpano_zoo.manifest import describe_model
-from mtpano_zoo.output_paths import left_out
+from mtpano_zoo.output_paths import left_out, user_path
 from mtpano_zoo.prediction import Prediction, output_paths
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
-from mtpano_zoo.short_verbs import user_path
 from mtpano_zoo.tasks import SAMPLE_MAPS
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.viz import figure_to_array, sample_panel

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -22,9 +21,9 @@ import mtpano_zoo.training.curation
 import mtpano_zoo.training.distillation
 import mtpano_zoo.training.multi_task
 import mtpano_zoo.zoo.pretrained  # noqa: F401
-from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError, Terminated
 from mtpano_zoo.files.checkpoint import read_checkpoint
+from mtpano_zoo.models.base import plain_palette
 from mtpano_zoo.resources import shipped
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
@@ -224,7 +223,7 @@ def next_commands(trainer: Trainer) -> str:
     of_the_best = any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks)
     if of_the_best or not Path(path).is_file():  # or a folder of shards
         return text
-    step = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    step = read_checkpoint(path)["global_step"]
     if step < trainer.global_step:
         text += f"\nIt was saved after step {step} of {trainer.global_step}: later steps are in no checkpoint."
     return text

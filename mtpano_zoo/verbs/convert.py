@@ -2,8 +2,8 @@
 
 import argparse
 
-from mtpano_zoo.output_paths import check_no_input
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of, user_path
+from mtpano_zoo.output_paths import check_no_input, user_path
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of
 
 __all__ = ("add",)
 

@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from mtpano_zoo.cores import available_cores
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import with_shipped_configs
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write, user_path
+from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -100,7 +101,8 @@ def _build_data(options: argparse.Namespace) -> "LightningDataModule":
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from mtpano_zoo.data.inspection import check_skip_list, verify, write_skip_list
+    from mtpano_zoo.data.inspection import verify
+    from mtpano_zoo.data.skip_list import check_skip_list, write_skip_list
 
     data = _build_data(options)
     if options.skip_list:

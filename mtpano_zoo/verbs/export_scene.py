@@ -2,7 +2,8 @@
 
 import argparse
 
-from mtpano_zoo.short_verbs import Verbs, user_path
+from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.short_verbs import Verbs
 
 __all__ = ("add",)
 

@@ -4,7 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from mtpano_zoo.short_verbs import Verbs, user_path
+from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.short_verbs import Verbs
 
 __all__ = ("add",)
 

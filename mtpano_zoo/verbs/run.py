@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtpano_zoo.collection import no_collection
 from mtpano_zoo.cores import available_cores
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import (
     Verbs,
@@ -16,7 +17,6 @@ from mtpano_zoo.short_verbs import (
     number_of_processes,
     reading_options,
     report_to_write,
-    user_path,
 )
 
 __all__ = ("add",)

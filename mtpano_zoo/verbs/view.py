@@ -5,9 +5,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from mtpano_zoo.errors import InputError, Terminated
-from mtpano_zoo.output_paths import check_no_input
+from mtpano_zoo.output_paths import check_no_input, user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options, user_path
+from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction

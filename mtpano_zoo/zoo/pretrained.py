@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from jsonargparse.typing import class_from_function
 
-from mtpano_zoo.classes import plain_palette
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models.base import plain_palette
 from mtpano_zoo.zoo.building import assemble
 from mtpano_zoo.zoo.loading import load_model
 

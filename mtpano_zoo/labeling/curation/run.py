@@ -24,7 +24,8 @@ from mtpano_zoo.labeling.run import (
 )
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated, user_path
+from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.spelling import did_you_mean, nearest
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
