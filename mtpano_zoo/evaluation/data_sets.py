@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,12 +42,14 @@ class EvaluationSet:
         classes: names of their semantic classes.
         words: description in one sentence.
         facts: settings that determine the panoramas, as plain data.
+        contents: hash of the files of panorama i; empty where the facts determine it.
     """
 
     samples: Samples
     classes: tuple[str, ...]
     words: str
     facts: dict[str, Any]
+    contents: Callable[[int], str] = lambda _: ""
 
 
 class _Parts:
@@ -67,6 +69,15 @@ class _Parts:
         """Return the id of a sample."""
         part, i = self.places[index]
         return part.name(i)
+
+    def contents(self, index: int) -> str:
+        """Return a hash of the image and the labels of a sample."""
+        part, i = self.places[index]
+        files = hashlib.sha256()
+        for role in sorted(part.index.files):
+            for content in part.index.read(role, i) if part.index.has(role, i) else ():
+                files.update(role.encode() + hashlib.sha256(content).digest())
+        return files.hexdigest()
 
 
 def open_data(source: str | Path, height: int | None = None, limit: int | None = None, seed: int = 0) -> EvaluationSet:
@@ -120,7 +131,6 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
             continue
     samples = _Parts(parts)
     samples.places.sort(key=lambda place: place[0].name(place[1]))
-    hashes = _hashes(samples, data)  # of all, so that a larger limit continues
     samples.places = samples.places[:limit]
     if not samples.places and listed:
         raise InputError(
@@ -130,18 +140,8 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
         raise InputError(f"{folder} has no panorama with a label: add depth/, normals/ or semseg/")
     name = folder.resolve().name
     words = f"{'the panoramas that test.txt lists' if listed else 'all labelled panoramas'} in the folder {name}"
-    facts = {"data": name, "split": "test" if listed else "all", "height": height, **hashes}
-    return EvaluationSet(samples, tuple(data.classes), words, facts)
-
-
-def _hashes(samples: _Parts, data: FolderDataModule) -> dict[str, str]:
-    """Return hashes of the contents of images and labels, and of the names and colours of the classes."""
-    files = hashlib.sha256()
-    for part, i in samples.places:
-        files.update(part.name(i).encode(errors="surrogateescape"))
-        for role in sorted(part.index.files):
-            for content in part.index.read(role, i) if part.index.has(role, i) else ():
-                files.update(role.encode() + hashlib.sha256(content).digest())
     colours = None if data.palette is None else data.palette.tolist()
     classes = hashlib.sha256(json.dumps([data.classes, colours]).encode()).hexdigest()
-    return {"files": files.hexdigest(), "classes": classes}
+    facts = {"data": name, "split": "test" if listed else "all", "height": height, "classes": classes}
+    return EvaluationSet(samples, tuple(data.classes), words, facts, samples.contents)
+

@@ -37,7 +37,7 @@ from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("Judged", "evaluate", "plain")
 
-FORMAT = "mtpano evaluation, 2"
+FORMAT = "mtpano evaluation, 3"
 ADVICE = "choose another folder with --out, or remove this one"
 IMAGES, ROWS, CLAIMS = "images", "images.jsonl", ".claims"
 LOOKED_AT = 3  # number of images that must all show a mistake before it is reported
@@ -171,10 +171,10 @@ def _judge(
     _score_missing(judged, data, folder, skip, report)
     for i in range(len(samples)):
         path = _path(folder, samples.name(i))
-        content = _read(path)
-        if content is None:
+        scored = _read(path)
+        if scored is None:
             raise InputError(f"{path} was removed or damaged while others were scored: run this again")
-        judged.take(*content)
+        judged.take(*scored[:2])
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in judged.rows)
     write_bytes(folder / ROWS, rows)
     return judged
@@ -189,13 +189,16 @@ def _score_missing(
     start = len(samples) * process_number() // processes()
     try:
         for i in in_turn(range(len(samples)), lambda i: claims.take(samples.name(i)), start):
-            path = _path(folder, samples.name(i))
-            if _read(path) is None:
+            path, contents = _path(folder, samples.name(i)), data.contents(i)
+            scored = _read(path)
+            if scored is not None and scored[2] != contents:
+                raise InputError(f"the image or labels of {samples.name(i)} changed after {path} was written: {ADVICE}")
+            if scored is None:
                 sample = samples[i]
                 maps = prepare(predictor(sample["image"], sample["id"]), predictor, data.classes)
                 row, states = judged.score(sample, maps, skip)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(path, safetensors.torch.save(states, {"row": json.dumps(plain(row))}))
+                write_bytes(path, safetensors.torch.save(states, {"row": json.dumps(plain(row)), "contents": contents}))
                 report(f"{predictor.name}: panorama {i + 1} of {len(samples)} is scored")
             claims.release(samples.name(i))
     finally:
@@ -206,13 +209,13 @@ def _path(folder: Path, sample_id: str) -> Path:
     return path_below(folder / IMAGES, sample_id, ".safetensors")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Return the row and states of a panorama; None if they are not there or damaged."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], str] | None:
+    """Return row, states and hash of the contents of a panorama; None if they are not there or damaged."""
     try:
         data = path.read_bytes()  # `safe_open` opens no file whose name is not UTF-8
         states = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return json.loads(header["__metadata__"]["row"]), states
+        facts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        return json.loads(facts["row"]), states, facts["contents"]
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 

@@ -105,23 +105,24 @@ def test_scores_of_changed_data_are_not_kept(homes, tmp_path, monkeypatch):
     seen = []
     predictions = depths(open_data(homes), tmp_path / "p")
 
-    def score(source):
-        evaluate([FolderPredictor(predictions)], open_data(source), tmp_path / "out", report=seen.append)
+    def score(source, limit=None):
+        evaluate([FolderPredictor(predictions)], open_data(source, limit=limit), tmp_path / "out", report=seen.append)
 
     first, second = tmp_path / "a" / "val", tmp_path / "b" / "val"
     for folder in (first, second):
         shutil.copytree(homes, folder, copy_function=shutil.copyfile)
     score(first)
     monkeypatch.chdir(first)
-    label = next((first / "normals").iterdir())
+    label = max((first / "normals").iterdir())
     label.write_bytes(label.read_bytes())  # the date alone changes nothing
     for same in (".", "../val", second):
         score(same)
     label.write_bytes(label.read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"out/p holds results of other settings \(settings.data.files was"):
+    with pytest.raises(InputError, match=rf"labels of {label.stem} changed after .*/out/p/images/{label.stem}.safe"):
         score(first)
+    score(first, limit=2)  # does not read the changed one
     (first / "classes.yaml").write_text((first / "classes.yaml").read_text().replace("name: wall,", "name: walls,"))
-    with pytest.raises(InputError, match=r"settings.data.files was .* and 1 more"):
+    with pytest.raises(InputError, match=r"out/p holds results of other settings \(settings.data.classes was"):
         score(first)
     assert len(seen) == 3
 
