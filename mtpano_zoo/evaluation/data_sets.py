@@ -144,4 +144,3 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
     classes = hashlib.sha256(json.dumps([data.classes, colours]).encode()).hexdigest()
     facts = {"data": name, "split": "test" if listed else "all", "height": height, "classes": classes}
     return EvaluationSet(samples, tuple(data.classes), words, facts, samples.contents)
-
