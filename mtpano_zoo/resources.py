@@ -7,6 +7,7 @@ from typing import NoReturn
 import yaml
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.spelling import nearest
 
 __all__ = ("DEFAULT_MODEL", "shipped", "with_shipped_configs", "yaml_problem")
@@ -52,9 +53,11 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
         resolved += argument.split("=", 1) if argument.startswith("--config=") else [argument]
     for i, name in enumerate(resolved[1:], start=1):
         if resolved[i - 1] in ("--config", "-c"):
-            if not Path(name).exists():
-                resolved[i] = str(configs.get(name) or _no_configuration(name, list(configs)))
-            _check_configuration(Path(resolved[i]))
+            path = user_path(name)
+            if not path.exists():
+                path = configs.get(name) or _no_configuration(name, list(configs))
+            _check_configuration(path)
+            resolved[i] = str(path)
     return resolved
 
 

@@ -14,6 +14,8 @@ def test_shipped_configuration_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     own = tmp_path / "quickstart.yaml"
     own.write_text("seed_everything: 1\n")
     assert with_shipped_configs(["fit", "--config", "quickstart.yaml"])[2] == "quickstart.yaml"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert with_shipped_configs(["fit", "--config=~/quickstart.yaml"])[2] == str(own)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.labeling.storage import PANORAMAS
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
 from mtpano_zoo.labeling.views import ViewStrategy
+from mtpano_zoo.output_paths import user_path
 
 __all__ = ("Labeler", "PanoramaLabeler", "read_mask")
 
@@ -218,6 +219,6 @@ def _in_float32(labels: ViewLabels) -> ViewLabels:
 
 def read_mask(path: str | Path, height: int, width: int) -> Tensor:
     """Read an image of any size as a mask (height, width): true where it is at least partly white."""
-    white = (read_panorama(path).mean(-1) > 127).astype(np.float32)
+    white = (read_panorama(user_path(path)).mean(-1) > 127).astype(np.float32)
     share = cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(share > 0)

@@ -289,7 +289,7 @@ def shared_settings(config: Namespace) -> dict[str, Any]:
     """Return the settings of every labeler that determine how labels are written."""
     mask = config.invalid_mask
     return {
-        "invalid_mask": None if mask is None else hashlib.sha256(Path(mask).read_bytes()).hexdigest(),
+        "invalid_mask": None if mask is None else hashlib.sha256(user_path(mask).read_bytes()).hexdigest(),
         "jpeg_quality": JPEG_QUALITY,
         "precision": str(config.trainer.precision or "32-true"),
     }

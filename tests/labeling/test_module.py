@@ -78,11 +78,12 @@ def test_bytes_are_the_same_as_floats(rooms):
     assert seen[2].sample["image"].shape == (3, 4 * HEIGHT, 4 * WIDTH)
 
 
-def test_invalid_areas(rooms, tmp_path):
+def test_invalid_areas(rooms, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     mask = np.zeros((256, 512, 3), np.uint8)
     mask[-20:] = 255
     Image.fromarray(mask).save(tmp_path / "tripod.png")
-    labels = labeler(invalid_mask=tmp_path / "tripod.png", no_depth_classes=["ceiling"]).label("a", rooms[0])
+    labels = labeler(invalid_mask="~/tripod.png", no_depth_classes=["ceiling"]).label("a", rooms[0])
     for task, empty in (("semseg", 255), ("depth", 0), ("normals", 0)):
         assert (getattr(labels, task)[..., -5:, :] == empty).all()
         assert (labels.confidence[task][-5:] == 0).all()
