@@ -82,7 +82,7 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
 
     Args:
         arguments: Command line.
-        kept: Names of options, without dashes, that keep their underscores.
+        kept: Names of options, without dashes, that are spelt with underscores.
 
     Example:
         >>> hyphenated(["--batch_size=4", "my_photo.jpg"])
@@ -93,8 +93,10 @@ def hyphenated(arguments: Sequence[str], kept: Container[str] = ()) -> list[str]
         if argument == "--":
             break
         name, separator, value = argument.partition("=")
-        if name.startswith("--") and "." not in name and name[2:] not in kept:
-            spelt[i] = name.replace("_", "-") + separator + value
+        if name.startswith("--") and "." not in name:
+            underscored = name[2:].replace("-", "_")
+            known = f"--{underscored}" if underscored in kept else name.replace("_", "-")
+            spelt[i] = known + separator + value
     return spelt
 
 
@@ -196,10 +198,14 @@ def _angle_or_auto(text: str) -> float | str:
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the files of a camera show; see `reading_options`."""
-    files = parser.add_argument_group("files of cameras")
+    files = parser.add_argument_group("input files")
     files.add_argument("--fov", type=field_of_view, metavar="WxH", help="degrees that the images cover, e.g. 360x122")
     files.add_argument(
-        "--vertical-offset", type=float, default=0.0, metavar="DEG", help="how far their middle is above the horizon"
+        "--vertical-offset",
+        type=float,
+        default=0.0,
+        metavar="DEG",
+        help="how far the middle row is above the horizon (default 0)",
     )
     files.add_argument("--eye", choices=("left", "right"), help="which panorama of a stereo pair to use")
     files.add_argument("--crop", action="store_true", help="write only the part of the sphere that a crop shows")
@@ -210,7 +216,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=_angle_or_auto,
         default=0.0,
         metavar="DEG",
-        help="no values this close to straight down (a tripod); auto: where a disc is found there (a logo)",
+        help="no values within this angle of straight down (tripod); auto: only where a disc is found (logo)",
     )
     files.add_argument(
         "--max-pixels",

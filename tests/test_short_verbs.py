@@ -28,6 +28,10 @@ def test_what_has_a_dot_or_follows_two_dashes_keeps_its_underscores() -> None:
     given = ["--max_height", "5", "--data.init_args.root=a_b", "--print_config", "a_b", "--", "--c_d"]
     assert hyphenated(given, kept=("print_config",)) == ["--max-height", *given[1:]]
     assert hyphenated(["--a_b=c_d"]) == ["--a-b=c_d"]
+    assert hyphenated(["--min-score=0.5", "--any-labeler"], kept=("min_score", "any-labeler")) == [
+        "--min_score=0.5",
+        "--any-labeler",
+    ]
 
 
 @pytest.mark.parametrize(

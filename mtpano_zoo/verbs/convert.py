@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
         metavar="FILE.yaml",
         help="lenses of the image, see docs/files.md",
     )
-    fisheye.add_argument("--out", required=True, type=file_to_write, metavar="PANO.jpg")
+    fisheye.add_argument("--out", required=True, type=file_to_write, metavar="PANO.jpg", help="file to write")
     fisheye.add_argument("--height", type=int, help="rows (default: the pixel density of the image)")
     fisheye.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     fisheye.add_argument(

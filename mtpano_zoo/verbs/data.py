@@ -52,7 +52,7 @@ def add(verbs: Verbs) -> None:
         type=float,
         default=(0.05, 200.0),
         metavar=("MIN", "MAX"),
-        help="plausible distances in metres",
+        help="plausible distances in metres (default 0.05 200)",
     )
     verify.add_argument("--allow-missing", action="store_true", help="do not count missing labels as errors")
     verify.set_defaults(execute=_verify)
@@ -65,8 +65,8 @@ def add(verbs: Verbs) -> None:
     stats.set_defaults(execute=_stats)
 
     plot = inner.add_parser("plot", parents=[common], help="draw samples with their labels")
-    plot.add_argument("--out", required=True, type=file_to_write, metavar="FILE.png")
-    plot.add_argument("--split", choices=SPLITS, default="train")
+    plot.add_argument("--out", required=True, type=file_to_write, metavar="FILE.png", help="file to write")
+    plot.add_argument("--split", choices=SPLITS, default="train", help="split to draw from (default train)")
     plot.add_argument("--count", type=int, default=4, help="number of samples, evenly spread (default 4)")
     plot.add_argument("--id", action="append", default=[], help="draw this sample instead; may be repeated")
     plot.add_argument("--augmented", action="store_true", help="augment the samples as in training")
@@ -81,8 +81,8 @@ def add(verbs: Verbs) -> None:
 
 
 def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
-    prepare.add_argument("name", choices=("matterport3d",))
-    prepare.add_argument("--root", required=True, type=user_path, metavar="DIR", help="the release")
+    prepare.add_argument("name", choices=("matterport3d",), help="name of the release")
+    prepare.add_argument("--root", required=True, type=user_path, metavar="DIR", help="folder of the release")
     prepare.add_argument(
         "--out", required=True, type=user_path, metavar="DIR", help="a new folder, or an unfinished one"
     )

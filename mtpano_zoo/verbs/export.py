@@ -14,8 +14,8 @@ def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano export`."""
     export = verbs.add_parser("export", help="write a network as a file that runs without this package")
     export.add_argument("model", metavar="NAME_OR_PATH", help="a name from `mtpano models` or a checkpoint")
-    export.add_argument("--format", required=True, choices=("onnx", "torch-export"))
-    export.add_argument("--out", required=True, type=file_to_write, metavar="FILE")
+    export.add_argument("--format", required=True, choices=("onnx", "torch-export"), help="format of the file")
+    export.add_argument("--out", required=True, type=file_to_write, metavar="FILE", help="file to write")
     export.add_argument("--height", type=int, help="rows of the images (default: the network's own)")
     export.add_argument("--width", type=int, help="columns (default: twice the rows)")
     export.add_argument("--overwrite", action="store_true", help="replace a file that is already there")

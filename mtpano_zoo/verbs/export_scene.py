@@ -11,8 +11,8 @@ __all__ = ("add",)
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano export-scene`."""
     scene = verbs.add_parser("export-scene", help="write results and their panoramas as a scene for splat trainers")
-    scene.add_argument("results", type=user_path, metavar="RESULTS", help="a folder that `mtpano run` wrote")
-    scene.add_argument("--to", required=True, choices=("colmap",))
+    scene.add_argument("results", type=user_path, metavar="RESULTS", help="folder that `mtpano run` wrote")
+    scene.add_argument("--to", required=True, choices=("colmap",), help="format of the scene")
     scene.add_argument("--images", required=True, type=user_path, metavar="DIR", help="the folder of the panoramas")
     scene.add_argument("--out", required=True, type=user_path, metavar="DIR", help="a new folder")
     scene.add_argument(

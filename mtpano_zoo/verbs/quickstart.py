@@ -15,9 +15,11 @@ def add(verbs: Verbs) -> None:
     quickstart = verbs.add_parser("quickstart", help="predict, then train a small network and score it")
     quickstart.add_argument("images", nargs="*", metavar="IMAGE", help="panoramas to predict for")
     quickstart.add_argument(
-        "--config", type=os.path.expanduser, default="quickstart.yaml", help="a shipped configuration or a path"
+        "--config", type=os.path.expanduser, default="quickstart.yaml", help="a configuration (default %(default)s)"
     )
-    quickstart.add_argument("--out", type=user_path, default=Path("runs/quickstart"), metavar="DIR")
+    quickstart.add_argument(
+        "--out", type=user_path, default=Path("runs/quickstart"), metavar="DIR", help="new folder (default %(default)s)"
+    )
     quickstart.set_defaults(execute=_quickstart)
 
 

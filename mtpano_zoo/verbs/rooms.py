@@ -10,7 +10,7 @@ __all__ = ("add",)
 
 def add(verbs: Verbs) -> None:
     """Add the parser of `mtpano rooms`."""
-    rooms = verbs.add_parser("rooms", help="write rendered rooms or streets with ground truth to a folder")
+    rooms = verbs.add_parser("rooms", help="write rendered rooms, homes or streets with ground truth")
     rooms.add_argument(
         "--kind",
         choices=("rooms", "homes", "streets"),
@@ -25,11 +25,16 @@ def add(verbs: Verbs) -> None:
         help="version of homes: 2 has stairs and mirrors, 3 also clear glass (default 1)",
     )
     rooms.add_argument("--views", type=user_path, metavar="DIR", help="folder of panoramas to show in windows of homes")
-    rooms.add_argument("--out", required=True, type=user_path, metavar="DIR")
-    rooms.add_argument("--count", type=int, default=16)
-    rooms.add_argument("--split", choices=("train", "val", "test"), default="train")
+    rooms.add_argument("--out", required=True, type=user_path, metavar="DIR", help="folder to write to")
+    rooms.add_argument("--count", type=int, default=16, help="number of scenes (default 16)")
+    rooms.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        default="train",
+        help="split to render; splits share no scenes (default train)",
+    )
     rooms.add_argument("--height", type=int, default=256, help="rows; a panorama is twice as wide (default 256)")
-    rooms.add_argument("--seed", type=int, default=0)
+    rooms.add_argument("--seed", type=int, default=0, help="seed of the scenes (default 0)")
     rooms.set_defaults(execute=_rooms)
 
 

@@ -47,20 +47,25 @@ def add(verbs: Verbs) -> None:
         help="folder for the results (default %(default)s)",
     )
     run.add_argument("--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default 1)")
-    run.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    run.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="arithmetic of the network (default %(default)s)",
+    )
     run.add_argument("--mask-sky", action="store_true", help="drop depth and normals where the class is sky")
     run.add_argument(
         "--blend-seam", action="store_true", help="smooth depth and normals across the left and right edge"
     )
     run.add_argument(
-        "--max-distance", type=float, metavar="METRES", help="drop depth from here on; networks with range masks"
+        "--max-distance", type=float, metavar="METRES", help="drop depth beyond one of the network's ranges (DAP)"
     )
     run.add_argument(
         "--depth-range",
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="metres that the depth colours span (default: the range of each picture, or of all frames of a video)",
+        help="metres that the depth colours span (default: the range of each image, or of all frames of a video)",
     )
     run.add_argument(
         "--smooth",
@@ -80,21 +85,19 @@ def add(verbs: Verbs) -> None:
         type=number_of_processes,
         help="number of writer processes (default: depends on panoramas and cores)",
     )
-    run.add_argument("--no-panel", action="store_true", help="skip the picture of all maps, which is slow to draw")
+    run.add_argument("--no-panel", action="store_true", help="skip the panel of all maps, which is slow to draw")
     run.add_argument("--ply", action="store_true", help="also write a point cloud with colours and normals")
     run.add_argument("--glb", action="store_true", help="also write a textured mesh, for browsers and Blender")
     run.add_argument(
         "--stride", type=int, help="--ply and --glb use every N-th row and column (default: at most 512 rows remain)"
     )
     run.add_argument(
-        "--compile", action="store_true", help="compile first (minutes), then run faster: for many panoramas on a GPU"
+        "--compile", action="store_true", help="compile first, which takes minutes: for many panoramas on a GPU"
     )
     run.add_argument(
         "--graphs", action="store_true", help="on a GPU: record CUDA graphs, one per image size, for small batches"
     )
-    run.add_argument(
-        "--tf32", action="store_true", help="on a GPU: TF32 products (10-bit mantissa), several times as fast"
-    )
+    run.add_argument("--tf32", action="store_true", help="on a GPU: compute float32 products in TF32 (10-bit mantissa)")
     run.set_defaults(execute=_run)
 
 

@@ -37,7 +37,7 @@ HELP = """usage: mtpano curate label|score|select ...
 Labels worth training on, from unlabelled panoramas:
 
   label    a network of the zoo labels whole panoramas
-  score    a discriminator gives every label a score map and a score
+  score    a discriminator computes a score map and a score for every label
   select   the best labels of every domain become a folder to train on
 
 `mtpano curate STAGE --help` explains a stage."""
