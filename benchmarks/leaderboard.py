@@ -24,9 +24,9 @@ from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.models.latitude import LatitudePrior
 
 PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
-NETWORKS = ("mtpano-small.rooms", "mtpano-tiny.rooms")
+NETWORKS = ("mtpano-small.photos", "mtpano-small.rooms", "mtpano-tiny.rooms")
 PRIOR, PRIOR_ROOMS = "latitude prior", 200
-ROOMS, STREETS, HEIGHT = 8, 3, 128
+ROOMS, STREETS, HEIGHT = 8, 8, 128
 REAL_HEIGHT = 256
 # Columns: title, place in the report, and decimals.
 SCORES = {
@@ -48,9 +48,10 @@ PANORAMIC = {
 PAIRED = ("depth/AbsRel", "normals/mean", "semseg/pixel_accuracy", "yaw/depth", "tilt/depth", "cross/faces")
 HEAD = """# Leaderboard
 
-Scores of two networks that ship with the package and of the best prediction that uses only the latitude of a pixel
-(fitted to {prior} training rooms), computed by [`mtpano eval`](judge.md). The networks were trained on rendered rooms
-only. The brackets contain 95 % bootstrap intervals over the panoramas.
+Scores of the networks that ship with the package and of the best prediction that uses only the latitude of a pixel
+(fitted to {prior} training rooms), computed by [`mtpano eval`](judge.md). `mtpano-small.photos` was trained on rendered
+rooms, homes and streets, the others on rendered rooms only. The brackets contain 95 % bootstrap intervals over the
+panoramas.
 
 {date}, {machine}, PyTorch {torch}, mtpano_zoo {version}.
 
