@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.losses.validity import valid_depth
-from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics, SemsegMetrics
+from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics, SemsegMetrics, defined_scores
 from mtpano_zoo.resources import shipped, with_shipped_configs
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_yaml
@@ -118,8 +118,6 @@ def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mappi
 
 def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Return the scores that have a value, named `TASK/SCORE`."""
-    from mtpano_zoo.metrics import defined_scores
-
     return {
         f"{task}/{name}": float(value)
         for task, metric in metrics.items()
