@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -88,7 +88,7 @@ class TransformersNetwork(nn.Module):
         self.network: Any = _network(getattr(transformers, name), folder, source, config)
         self.processor = _processor(transformers, folder, source)
         self._changes: dict[str, Any] = {} if size is None else {"size": _size(self.processor.size, size)}
-        self.provenance: dict[str, Any] = provenance_of(
+        self.provenance: Mapping[str, Any] = provenance_of(
             type(self).__name__,
             source=source,
             revision=commit,
