@@ -32,7 +32,7 @@ from mtpano_zoo.predicted_maps import Prediction, output_paths
 from mtpano_zoo.sources import Source, network_input, panoramas_of
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
-__all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
+__all__ = ("SKY", "Prediction", "Source", "check_options", "output_paths", "predict")
 
 SKY = "sky"
 

@@ -24,7 +24,7 @@ from mtpano_zoo.labeling.storage import LABELS, TEMPORARY, LabelFolder, check_fo
 from mtpano_zoo.manifest import MANIFEST, differences
 from mtpano_zoo.text_files import read_json
 
-__all__ = ("check_manifest", "claim", "describe", "software", "write_record")
+__all__ = ("FORMAT", "check_manifest", "claim", "describe", "software", "write_record")
 
 CLASSES = "classes.yaml"
 FORMAT = "mtpano pseudo-labels, 1"

@@ -40,7 +40,18 @@ from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.text_files import read_json, read_json_lines
 
-__all__ = ("IMAGES", "LABELS", "MANIFEST", "PANORAMAS", "TEMPORARY", "LabelFolder", "Marker", "check_folders", "in_use")
+__all__ = (
+    "IMAGES",
+    "LABELS",
+    "MANIFEST",
+    "PANORAMAS",
+    "SCORES",
+    "TEMPORARY",
+    "LabelFolder",
+    "Marker",
+    "check_folders",
+    "in_use",
+)
 
 IMAGES = "img"
 SCORES = "scores"
