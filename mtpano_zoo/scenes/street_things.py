@@ -103,20 +103,18 @@ def _wheels(builder: Builder, at: Frame, width: float, radius: float, places: tu
             builder.wheel("vehicle", rubber, radius, (x, x + 0.21), radius, axle)
 
 
-def person(rng: np.random.Generator, builder: Builder, at: Frame, sitting: bool = False) -> None:
+def person(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     """Add a rough figure of 1.5 to 1.9 m: legs, trunk, arms and head."""
     scale = rng.uniform(0.86, 1.08)
     trousers, shirt, face = outdoor_materials.cloth(rng), outdoor_materials.cloth(rng), outdoor_materials.skin(rng)
     hair = materials.material(materials.hsv(rng.uniform(0.03, 0.12), rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6)))
     step = rng.uniform(0.0, 0.22)
-    hip = 0.5 if sitting else 0.86 * scale
+    hip = 0.86 * scale
     for side in (-1.0, 1.0):
-        leg = at.at(side * 0.09 * scale, side * step if not sitting else 0.3)
+        leg = at.at(side * 0.09 * scale, side * step)
         builder.cylinder("person", trousers, 0.075 * scale, (0.0, hip), leg)
         arm = at.at(side * 0.24 * scale, -side * step * 0.7)
         builder.ellipsoid("person", shirt, (0.055 * scale, 0.33 * scale, 0.06 * scale), hip + 0.25 * scale, arm)
-    if sitting:
-        builder.box("person", trousers, centred(0.34), (hip - 0.12, hip + 0.05), (-0.1, 0.36), at)
     builder.ellipsoid("person", shirt, (0.2 * scale, 0.38 * scale, 0.13 * scale), hip + 0.27 * scale, at)
     head = hip + 0.74 * scale
     builder.ellipsoid("person", face, (0.08 * scale, 0.115 * scale, 0.095 * scale), head, at)
