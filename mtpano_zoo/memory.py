@@ -30,13 +30,14 @@ def available_memory(root: Path = Path("/")) -> int:
 def _left(root: Path) -> Iterator[int]:
     """Yield the bytes that every control group has left; cached files give way when memory is needed."""
     for version, folder in folders(root, "memory"):
-        limit, usage, copies = FILES[version]
+        limit, usage, cached = FILES[version]
         most, taken = word(folder / limit), word(folder / usage)
         if most.isdecimal() and taken.isdecimal():  # "no limit" is `max`, or in version 1 a number beyond any machine
-            yield int(most) - int(taken) + sum(_copies(folder / "memory.stat", copies))
+            yield int(most) - int(taken) + sum(_sizes(folder / "memory.stat", cached))
 
 
-def _copies(path: Path, names: tuple[str, ...]) -> Iterator[int]:
+def _sizes(path: Path, names: tuple[str, ...]) -> Iterator[int]:
+    """Yield the bytes of these entries of a file of statistics."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

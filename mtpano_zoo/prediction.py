@@ -1,7 +1,8 @@
 """`predict` runs a network on a panorama from any source and returns a `Prediction`, or one for each."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -31,7 +32,7 @@ from mtpano_zoo.predicted_maps import Prediction, output_paths
 from mtpano_zoo.sources import Source, network_input, panoramas_of
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
-__all__ = ("Prediction", "Source", "check_options", "output_paths", "predict")
+__all__ = ("SKY", "Prediction", "Source", "check_options", "output_paths", "predict")
 
 SKY = "sky"
 
@@ -94,12 +95,7 @@ def predict(
         (100, 200)
     """
     check_options(network, precision, mask_sky, blend_seam, max_distance)
-    wanted = size or _attribute(network, "input_size")
-    try:
-        height, width = map(operator.index, wanted)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"size is height and width in pixels, such as (512, 1024), not {wanted!r}") from error
-    image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
+    height, width = _input_size(network, size)
     _attribute(network, "tasks")  # fails before anything runs
     check_nadir(mask_nadir)
     panoramas = panoramas_of(source, **reading)
@@ -108,44 +104,60 @@ def predict(
     images = [panorama if isinstance(panorama, Tensor) else panorama.pixels for panorama in panoramas]
     cpu = torch.device("cpu")
     device = next((parameter.device for parameter in network.parameters()), cpu)
-    # Restore every module's own mode: frozen layers stay in evaluation mode during training.
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.inference_mode():
-            levelled = [_up_and_turn(panorama, image, level) for panorama, image in zip(panoramas, images, strict=True)]
-            ups, turns = zip(*levelled, strict=True)
-            batch = torch.stack(
-                [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
+    with _evaluating(network), torch.inference_mode():
+        levelled = [_up_and_turn(panorama, image, level) for panorama, image in zip(panoramas, images, strict=True)]
+        ups, turns = zip(*levelled, strict=True)
+        batch = torch.stack(
+            [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
+        )
+        kind = weight_type(network)
+        autocast = precision == "bfloat16" and kind == torch.float32
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = main_outputs(network, batch.to(kind), max_distance)
+        whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
+        doubted = doubts(network, batch, whole)
+        results = [
+            _prediction(
+                network,
+                panorama,
+                {task: maps[i] for task, maps in output.items()},
+                mask_sky,
+                blend_seam,
+                ups[i],
+                turns[i],
+                crop,
+                mask_nadir,
+                doubted[i],
             )
-            kind = weight_type(network)
-            autocast = precision == "bfloat16" and kind == torch.float32
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                output = main_outputs(network, batch.to(kind), max_distance)
-            whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
-            doubted = doubts(network, batch, whole)
-            results = [
-                _prediction(
-                    network,
-                    panorama,
-                    {task: maps[i] for task, maps in output.items()},
-                    mask_sky,
-                    blend_seam,
-                    ups[i],
-                    turns[i],
-                    crop,
-                    mask_nadir,
-                    doubted[i],
-                )
-                for i, panorama in enumerate(panoramas)
-            ]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+            for i, panorama in enumerate(panoramas)
+        ]
     single = isinstance(source, str | Path | Image.Image | np.ndarray | Panorama) or (
         isinstance(source, Tensor) and source.ndim < 4
     )
     return results[0] if single else results
+
+
+def _input_size(network: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return height and width of the network's input; its own by default."""
+    wanted = size or _attribute(network, "input_size")
+    try:
+        height, width = map(operator.index, wanted)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"size is height and width in pixels, such as (512, 1024), not {wanted!r}") from error
+    image_io.check_panorama_size(height, width, "the network's input, size=(height, width),")
+    return height, width
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Set the network to evaluation mode, and restore every module's own mode: frozen layers keep it in training."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _up_and_turn(

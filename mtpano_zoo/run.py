@@ -22,7 +22,7 @@ from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.predicted_maps import SCENES, Prediction, output_paths
 from mtpano_zoo.prediction import check_options, predict
 from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
-from mtpano_zoo.run_output import Job, Output, RunReport, digest_of
+from mtpano_zoo.run_output import Job, Output, RunReport, Saving, digest_of
 from mtpano_zoo.run_video import VideoRun, check_smooth, video_paths
 from mtpano_zoo.workers import stoppable
 
@@ -126,17 +126,7 @@ def run(
     options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})
     decisive = {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
     report = RunReport()
-    files: dict[Job, dict[str, Path]] = {}
-    videos: dict[Job, dict[str, Path]] = {}
-    for image, target in images.items():
-        job = Job(image, target.relative_to(out).as_posix())
-        try:
-            if is_video(image):
-                videos[job] = video_paths(out, job.name, tasks)
-            else:
-                files[job] = output_paths(out, job.name, tasks, scenes=tuple(SCENES))
-        except InputError as error:
-            report.failed[image] = f"{image} is left out: {error}"
+    files, videos = _results_of(images, out, tasks, report)
     unwanted = {*SCENES, "panel"} - {*scenes, *(["panel"] if panel else [])}
     written = {job: [path for kind, path in paths.items() if kind not in unwanted] for job, paths in files.items()}
     _check_inputs_stay(images, written)
@@ -152,7 +142,7 @@ def run(
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         advance = partial(bar.advance, bar.add_task("panoramas", total=len(images)))
         advance(len(report.failed))
-        output = Output(folder, (panel, depth_range, tuple(scenes), stride), report, advance)
+        output = Output(folder, Saving(panel, depth_range, tuple(scenes), stride), report, advance)
         todo = [job for job, paths in files.items() if output.is_due(job, paths)]
         read = partial(_read, reading=reading)
         predict_all = partial(predict, model, **options)
@@ -162,6 +152,24 @@ def run(
             video_run.run(job)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
+
+
+def _results_of(
+    images: Mapping[Path, Path], out: Path, tasks: Sequence[str], report: RunReport
+) -> tuple[dict[Job, dict[str, Path]], dict[Job, dict[str, Path]]]:
+    """Return the files that may be written for every image, and for every video; report what has no valid name."""
+    files: dict[Job, dict[str, Path]] = {}
+    videos: dict[Job, dict[str, Path]] = {}
+    for image, target in images.items():
+        job = Job(image, target.relative_to(out).as_posix())
+        try:
+            if is_video(image):
+                videos[job] = video_paths(out, job.name, tasks)
+            else:
+                files[job] = output_paths(out, job.name, tasks, scenes=tuple(SCENES))
+        except InputError as error:
+            report.failed[image] = f"{image} is left out: {error}"
+    return files, videos
 
 
 def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Sequence[Path]]) -> None:

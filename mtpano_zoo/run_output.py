@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from mtpano_zoo.predicted_maps import SCENES, Prediction
 from mtpano_zoo.prediction_folder import PredictionFolder
 from mtpano_zoo.workers import asked_to_stop
 
-__all__ = ("Job", "Output", "RunReport", "digest_of")
+__all__ = ("Job", "Output", "RunReport", "Saving", "digest_of")
 
 SHOWN = 10  # remarks of each kind in a summary
 WRITTEN_BEHIND = 2  # predictions that wait for each writing process: each takes megabytes
@@ -82,20 +82,23 @@ class RunReport:
         }
 
 
+class Saving(NamedTuple):
+    """Which files of a prediction are written, and how; see `mtpano_zoo.run.run`."""
+
+    panel: bool
+    depth_range: tuple[float, float] | None = None
+    scenes: tuple[str, ...] = ()
+    stride: int | None = None
+
+
 class Output:
     """Decide which images are due, write their results through a bounded queue, and report what became of them."""
 
-    def __init__(
-        self,
-        folder: PredictionFolder,
-        how: tuple[bool, tuple[float, float] | None, tuple[str, ...], int | None],
-        report: RunReport,
-        advance: partial[None],
-    ) -> None:
+    def __init__(self, folder: PredictionFolder, saving: Saving, report: RunReport, advance: partial[None]) -> None:
         self.folder = folder
+        self.saving = saving
         self.report = report
         self.advance = advance
-        self.how = how
         self.pending: deque[tuple[Job, str, dict[str, Any], Future[None]]] = deque()
 
     def is_due(self, job: Job, files: Mapping[str, Path], digest: str | None = None) -> bool:
@@ -103,8 +106,8 @@ class Output:
 
         `digest` is the hash of its file, if known.
         """
-        panel, _, scenes, _ = self.how
-        wanted = files.keys() - SCENES.keys() - ({"panel"} if not panel else set()) | set(scenes)
+        no_panel = set() if self.saving.panel else {"panel"}
+        wanted = files.keys() - SCENES.keys() - no_panel | set(self.saving.scenes)
         try:
             if not self.folder.finished(job.name, files, wanted, lambda: digest or digest_of(job.image)):
                 return True
@@ -132,7 +135,7 @@ class Output:
         except OSError as error:
             self.fail(job.image, f"the results of {job.image} cannot be written: {error}")
             return
-        future = self.writers.submit(_save, prediction, self.folder.root, job.name, *self.how)
+        future = self.writers.submit(_save, prediction, self.folder.root, job.name, self.saving)
         found = {"up": prediction.up, "heading": prediction.heading}
         facts: dict[str, Any] = more | {key: value for key, value in found.items() if value is not None}
         facts |= {} if panorama.window is None else {"window": panorama.window._asdict()}
@@ -160,17 +163,9 @@ class Output:
             self.advance(1)
 
 
-def _save(
-    prediction: Prediction,
-    out: Path,
-    name: str,
-    panel: bool,
-    depth_range: tuple[float, float] | None = None,
-    scenes: Sequence[str] = (),
-    stride: int | None = None,
-) -> None:
+def _save(prediction: Prediction, out: Path, name: str, saving: Saving) -> None:
     # Existing files are either to be replaced, or incomplete leftovers of a stopped run.
-    files = prediction.save_each(out, name, True, panel, depth_range, scenes, stride)
+    files = prediction.save_each(out, name, True, *saving)
     while not asked_to_stop() and next(files, None) is not None:
         pass
 

@@ -1,7 +1,7 @@
 """`mtpano run` for a video: the maps of every frame, as for an image, and a video of each map."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -119,7 +119,7 @@ class VideoRun:
 
     def _has_all_frames(self, job: Job) -> bool:
         """Return whether every recorded frame has its files, except scenes that were not asked for."""
-        root, wanted = self.output.folder.root, self.output.how[2]
+        root, wanted = self.output.folder.root, self.output.saving.scenes
         names = [name for name in self.output.folder.records if name.startswith(f"{job.name}/")]
         paths = (output_paths(root, name, self.tasks, False, wanted) for name in names)
         return bool(names) and all(path.exists() for files in paths for path in files.values())
@@ -128,8 +128,8 @@ class VideoRun:
         """Predict for the frames that lack results, and return the times of all in seconds."""
         shown = self.bar.add_task(escape(job.image.name), total=video.count or None)
         report = RunReport()  # of the frames
-        how = (False, *self.output.how[1:])
-        frames = Output(self.output.folder, how, report, partial(self.bar.advance, shown))
+        saving = self.output.saving._replace(panel=False)
+        frames = Output(self.output.folder, saving, report, partial(self.bar.advance, shown))
 
         def due(number: int) -> bool:
             named = Job(job.image, _frame(job.name, number))
@@ -196,7 +196,7 @@ class VideoRun:
         rate, numbers = constant_rate(times)
         for task, path in files.items():
             sources = [self._files(job.name, n)[MAIN_TASKS[task].stored[-1].name] for n in range(len(times))]
-            limits = self.output.how[1] if task == "depth" else None
+            limits = self.output.saving.depth_range if task == "depth" else None
             if limits is None and MAIN_TASKS[task].kind == "positive":
                 limits = viz.depth_range(np.concatenate([_sampled(source) for source in sources]))
             write_video(path, _pictures(sources, numbers, limits), rate)
@@ -220,7 +220,7 @@ def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
         yield batch
 
 
-def smoothed(before: Maps, now: Any, weight: float) -> Maps:
+def smoothed(before: Maps, now: Mapping[str, NDArray[Any]], weight: float) -> Maps:
     """Return the maps of a frame with depth and normals averaged with those of the previous frame.
 
     This is exponential smoothing; `mtpano run --smooth SECONDS` uses exp(-step / SECONDS) as weight. A pixel keeps its

@@ -16,6 +16,7 @@ __all__ = (
     "ShortVerbParser",
     "Verbs",
     "add_reading_options",
+    "field_of_view",
     "file_to_write",
     "hyphenated",
     "number_of",

@@ -7,7 +7,7 @@ import torch
 from waiting import until
 
 from mtpano_zoo import workers
-from mtpano_zoo.run_output import _save
+from mtpano_zoo.run_output import Saving, _save
 from mtpano_zoo.workers import asked_to_stop, stoppable
 
 
@@ -85,7 +85,7 @@ def test_a_writer_that_is_asked_to_stop_completes_its_file(tmp_path):
     begun = threading.Event()
     with pytest.raises(KeyboardInterrupt), stoppable(0) as executor:
         for name in "ab":
-            executor.submit(_save, Slow(), tmp_path, name, panel=True)
+            executor.submit(_save, Slow(), tmp_path, name, Saving(panel=True))
         assert begun.wait(100)
         raise KeyboardInterrupt
     assert written == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Data sets as LightningDataModules; a sample is a dict of image, semseg, depth, normals and id."""
+"""Data sets as LightningDataModules; a sample is a dict of `image`, `id` and the labels that its data set has."""
 
 from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES, NYU40_PALETTE, S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.augmentation import Augmentation

@@ -1,7 +1,7 @@
 """Augmentation that respects the sphere: its result is again a panorama with exact labels.
 
-A sample is a dict of `image`, `semseg`, `depth`, `normals` and confidences, any of which may be missing, and `id`.
-Maps follow the camera; other keys stay as they are.
+A sample is a dict of `id` and maps, any of which may be missing. The maps in `mtpano_zoo.tasks.SAMPLE_MAPS` follow the
+camera; other keys stay as they are.
 """
 
 import hashlib

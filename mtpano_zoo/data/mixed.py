@@ -45,7 +45,7 @@ class MixedDataModule(EvaluationLoaders):
     depend on (`seed`, epoch) only. A sample that comes twice in an epoch is augmented differently.
 
     Validation, test and prediction go through all sets that have one, or through one named by `evaluate`, in a single
-    loader: the metrics of `MultiTaskModule` are then pooled over all pixels, where large sets outweigh small ones. To
+    loader: the metrics of `PanoramaModule` are then pooled over all pixels, where large sets outweigh small ones. To
     compare with published numbers, take the metrics of each set, which the callback `MetricsPerSet` logs as
     ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
     ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)

@@ -26,10 +26,11 @@ from mtpano_zoo.data.reading import (
     open_image,
 )
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.tasks import CONFIDENCES, NO_LABEL
 from mtpano_zoo.text_files import read_json
 
-MANIFEST, FORMAT = "manifest.json", "mtpano pseudo-labels"
+FORMAT = "mtpano pseudo-labels"  # a version follows
 
 
 def decode_confidence(data: bytes) -> NDArray[np.float32]:

@@ -107,10 +107,10 @@ def decode_array(data: bytes) -> NDArray[Any]:
 
 
 def decode_npy(data: bytes) -> NDArray[np.float32]:
-    """Decode an array of 32-bit floats.
+    """Decode an NPY file of one map (H, W) of 32-bit floats.
 
     Raises:
-        InputError: If it is not such an array.
+        InputError: If it is damaged, or holds another array.
 
     Example:
         >>> import io

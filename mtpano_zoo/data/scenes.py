@@ -5,7 +5,6 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import lightning
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import check_batches, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, check_batches, training_loader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
@@ -142,7 +141,7 @@ class SceneDataset(Dataset[Sample]):
         return sample
 
 
-class SceneDataModule(lightning.LightningDataModule):
+class SceneDataModule(EvaluationLoaders):
     """Training, validation and test sets of procedural scenes; prediction runs over the test set.
 
     Args:
@@ -198,17 +197,9 @@ class SceneDataModule(lightning.LightningDataModule):
         scenes = self.train_set
         return training_loader(scenes, scenes.augmentation, seed=self.seed, **self._options(scenes))
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Return the loader of the validation set, in order."""
-        return DataLoader(self.val_set, **self._options(self.val_set))
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Return the loader of the test set, in order."""
-        return DataLoader(self.test_set, **self._options(self.test_set))
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Return the loader of the test set."""
-        return self.test_dataloader()
+    def _loader(self, split: str) -> DataLoader[Sample]:
+        scenes = self.val_set if split == "val" else self.test_set
+        return DataLoader(scenes, **self._options(scenes))
 
     def _options(self, scenes: SceneDataset) -> dict[str, Any]:
         # Only forked workers share the cache, and newer Pythons do not fork by default.

@@ -21,7 +21,7 @@ from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_json
 
-__all__ = ("UNITS", "FolderPredictor", "FunctionPredictor", "Kind", "NetworkPredictor", "Predictor")
+__all__ = ("UNITS", "FolderPredictor", "FunctionPredictor", "Kind", "Maps", "NetworkPredictor", "Predictor")
 
 Kind = Literal["ray", "z", "disparity"]
 Maps = dict[str, Tensor]

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.losses.validity import valid_depth
-from mtpano_zoo.metrics import TASK_METRICS, DepthMetrics, SemsegMetrics
+from mtpano_zoo.metrics import DepthMetrics, SemsegMetrics, defined_scores, metrics_of
 from mtpano_zoo.resources import shipped, with_shipped_configs
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_yaml
@@ -77,9 +77,7 @@ def build_metrics(
     tasks: Sequence[str], classes: Sequence[str], chosen: Mapping[str, Metric], solid_angle: bool = False
 ) -> dict[str, Metric]:
     """Return fresh metrics by task; with `solid_angle` a pixel counts by the solid angle that it covers."""
-    metrics = {task: chosen[task].clone() if task in chosen else TASK_METRICS[task](classes) for task in tasks}
-    if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
-        semseg.name_classes(classes)
+    metrics = metrics_of(tasks, classes, chosen)
     for metric in metrics.values():
         metric.reset()
         if solid_angle:
@@ -118,8 +116,6 @@ def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mappi
 
 def scores_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Return the scores that have a value, named `TASK/SCORE`."""
-    from mtpano_zoo.metrics import defined_scores
-
     return {
         f"{task}/{name}": float(value)
         for task, metric in metrics.items()

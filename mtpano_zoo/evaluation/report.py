@@ -16,7 +16,7 @@ from mtpano_zoo.evaluation.scoring import MEANING
 from mtpano_zoo.evaluation.statistics import Interval, bootstrap, compare
 from mtpano_zoo.image_io import write_bytes
 
-__all__ = ("CURVES", "HARDNESS", "build_report", "values_by_id", "worst_images", "write_json")
+__all__ = ("CURVES", "FORMAT", "HARDNESS", "build_report", "values_by_id", "worst_images", "write_json")
 
 FORMAT = "mtpano evaluation report, 1"
 CURVES = ("bands", "turned")  # several values each, shown as curves

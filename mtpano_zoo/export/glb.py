@@ -8,13 +8,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.mesh import Mesh
-from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.image_io import encode_jpeg, write_bytes
 
 __all__ = ("write_glb",)
 
@@ -40,7 +39,8 @@ def write_glb(path: str | Path, mesh: Mesh, image: NDArray[np.uint8]) -> None:
         OSError: If the file cannot be written.
     """
     turned = mesh.positions * np.array([1, -1, -1], np.float32)
-    parts = [turned.tobytes(), mesh.coordinates.tobytes(), mesh.triangles.tobytes(), _jpeg(image)]
+    texture = encode_jpeg(image, MAX_TEXTURE, QUALITY)
+    parts = [turned.tobytes(), mesh.coordinates.tobytes(), mesh.triangles.tobytes(), texture]
     targets: list[int | None] = [VERTICES, VERTICES, INDICES, None]
     views: list[dict[str, Any]] = []
     buffer = bytearray()
@@ -82,15 +82,3 @@ def _scene() -> dict[str, Any]:
         "samplers": [{"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": REPEAT, "wrapT": CLAMP_TO_EDGE}],
         "images": [{"mimeType": "image/jpeg", "bufferView": 3}],
     }
-
-
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    height, width = image.shape[:2]
-    if width > MAX_TEXTURE:
-        size = (MAX_TEXTURE, max(1, round(height * MAX_TEXTURE / width)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    written, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not written:
-        raise InputError(f"an image of {width} x {height} pixels could not be encoded as JPEG")
-    return bytes(data)

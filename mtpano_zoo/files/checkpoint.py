@@ -101,7 +101,7 @@ def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, 
     """Refuse a checkpoint that was trained with another `lora_rank` or `freeze_encoder`.
 
     Args:
-        checkpoint: Content of a checkpoint of `MultiTaskModule`.
+        checkpoint: Content of a checkpoint of a `PanoramaModule`.
         network: The network to load into.
         encoder_learns: Whether the optimiser has parameters of the encoder; None if its state is not restored.
 
@@ -181,7 +181,7 @@ def check_not_nan(weights: Mapping[str, torch.Tensor], source: str | Path) -> No
 
 
 def network_weights(checkpoint: Mapping[str, Any], prefix: str = "network.") -> dict[str, torch.Tensor]:
-    """Return the network's weights from a checkpoint of `MultiTaskModule`, under the network's own names.
+    """Return the network's weights from a checkpoint of a `PanoramaModule`, under the network's own names.
 
     Args:
         checkpoint: The checkpoint.

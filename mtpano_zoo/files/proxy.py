@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import errors
 
-__all__ = ("explain_proxy", "set_variables")
+__all__ = ("PROXIES", "explain_proxy", "set_variables")
 
 PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 

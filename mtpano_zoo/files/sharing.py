@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, errors
 from mtpano_zoo.files.card import model_card
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.files.proxy import explain_proxy
-from mtpano_zoo.files.weights import write_weights
+from mtpano_zoo.files.weights import CONFIG, WEIGHTS, write_weights
 from mtpano_zoo.layers import merge_lora
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("FILES", "push_to_hub", "save_pretrained")
 
-FILES = ("model.safetensors", "config.json", "README.md")
+FILES = (WEIGHTS, CONFIG, "README.md")
 
 
 def save_pretrained(

@@ -7,7 +7,7 @@ inversion does not use the network: it is plain noise.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -280,12 +280,7 @@ def _copying(transformer: nn.Module, mask: Tensor, text: Tensor, options: dict[s
     options = dict(options)
     if options.pop("replacing", True):
         return options | {"replacing": lambda: replaced_tokens(transformer, mask, text.shape[1])}
-    return options | {"replacing": _as_it_is}
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+    return options | {"replacing": nullcontext}
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ from mtpano_zoo.zoo.download import fetch
 from mtpano_zoo.zoo.entries import generators
 
 __all__ = (
+    "NO_BASE",
+    "PREFIX_FILE",
     "Offload",
     "PretrainedFlux",
     "describe_base",
@@ -29,6 +31,7 @@ __all__ = (
     "place",
     "precision_name",
     "precision_of",
+    "show_licence",
 )
 
 Offload = Literal["none", "model", "group", "sequential"]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("Density", "Weighting", "draw_levels", "level_weight", "shift_for", "with_length")
+__all__ = ("TRAINED_TOKENS", "Density", "Weighting", "draw_levels", "level_weight", "shift_for", "with_length")
 
 TRAINED_TOKENS = 64 * 128  # 1024 x 2048, the largest size that DiT360 was trained at
 TRAINED_ROWS = 64

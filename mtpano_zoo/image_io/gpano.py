@@ -225,14 +225,14 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
     return _inside(top, (full_width - width) / 2, height, width, full_height, full_width)
 
 
-def placed(values: NDArray[Any], window: Window) -> NDArray[Any]:
-    """Return a full panorama (H, W, ...) with values inside a window and zeros around it.
+def placed(values: NDArray[Any], window: Window, around: int = 0) -> NDArray[Any]:
+    """Return a full panorama (H, W, ...) with values inside a window and one number, by default zero, around it.
 
     Example:
         >>> placed(np.ones((1, 2)), Window(1, 1, 1, 2, 2, 4)).tolist()
         [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
     """
-    full = np.zeros((window.full_height, window.full_width, *values.shape[2:]), values.dtype)
+    full = np.full((window.full_height, window.full_width, *values.shape[2:]), around, values.dtype)
     full[window.slices] = values
     return full
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal, cast
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -30,6 +31,7 @@ __all__ = (
     "decode_normals",
     "depth_from_steps",
     "encode_depth",
+    "encode_jpeg",
     "encode_normals",
     "write_bytes",
     "write_npy",
@@ -172,6 +174,22 @@ def write_ply(
     properties = [f"property {kind} {name}" for name, _, kind in fields]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
     write_bytes(path, "\n".join(header).encode() + vertices.tobytes())
+
+
+def encode_jpeg(image: NDArray[np.uint8], columns: int, quality: int) -> bytes:
+    """Return an RGB image (H, W, 3) as a JPEG file of at most so many columns; `quality` is from 0 to 100.
+
+    Raises:
+        InputError: If it cannot be encoded.
+    """
+    height, width = image.shape[:2]
+    if width > columns:
+        size = (columns, max(1, round(height * columns / width)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    written, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not written:
+        raise InputError(f"an image of {width} x {height} pixels could not be encoded as JPEG")
+    return data.tobytes()
 
 
 def encode_depth(depth: ArrayLike) -> NDArray[np.uint16]:

@@ -43,9 +43,6 @@ class ViewLabeler(FaceLabeler):
         names = [str(step) if self.per_batch else f"{step}/{name}" for name in batch["id"]]
         return [self.views(name) for name in names]
 
-    def place(self, device: torch.device) -> None:
-        """Do nothing: there are no weights to move."""
-
 
 class TeacherLabels(ViewLabeler):
     """Labels of every view by a frozen teacher, on the fly.

@@ -26,7 +26,7 @@ from mtpano_zoo.image_io import SATURATED, encode_depth
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.tasks import NO_LABEL
 
-__all__ = ("EncodedLabels", "encode_image", "encode_labels", "grey_png")
+__all__ = ("JPEG_QUALITY", "EncodedLabels", "encode_image", "encode_labels", "grey_png")
 
 NO_NORMAL = 128
 # Level, strategy and filter of a PNG that encode rooms fastest with files near the smallest of that level: classes

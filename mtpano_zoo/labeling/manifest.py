@@ -20,11 +20,11 @@ import yaml
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.storage import LABELS, MANIFEST, TEMPORARY, LabelFolder, check_folders, in_use
-from mtpano_zoo.manifest import differences
+from mtpano_zoo.labeling.storage import LABELS, TEMPORARY, LabelFolder, check_folders, in_use
+from mtpano_zoo.manifest import MANIFEST, differences
 from mtpano_zoo.text_files import read_json
 
-__all__ = ("check_manifest", "claim", "describe", "software", "write_record")
+__all__ = ("FORMAT", "check_manifest", "claim", "describe", "software", "write_record")
 
 CLASSES = "classes.yaml"
 FORMAT = "mtpano pseudo-labels, 1"

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
-from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, read_tokenizer
+from mtpano_zoo.labeling.teachers.pretrained import Precision, TransformersNetwork, read_tokenizer
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.resize import resize
@@ -141,10 +140,9 @@ def shrink_masks(masks: Tensor, height: int, width: int) -> Tensor:
     return F.adaptive_max_pool2d(masks.float()[None], (height, width))[0] > 0
 
 
-class _Detector(PretrainedNetwork):
+class _Detector(TransformersNetwork):
     """Grounding DINO with a fixed text."""
 
-    classes: tuple[str, ...] = ()
     tokens: Tensor
     words: Tensor
 
@@ -162,10 +160,6 @@ class _Detector(PretrainedNetwork):
         self.register_buffer("tokens", read["input_ids"], persistent=False)
         self.register_buffer("words", torch.stack(rows), persistent=False)
 
-    def forward(self, seen: ViewImages) -> ViewLabels:
-        """Return no labels: this network is not a teacher."""
-        return ViewLabels()
-
     def detect(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (Q, 4), left, top, right and bottom in pixels, and the score of each name for them (Q, N)."""
         inputs = self.prepare(image[None])
@@ -179,17 +173,11 @@ class _Detector(PretrainedNetwork):
         return sides * sides.new_tensor([columns, rows, columns, rows]), fits
 
 
-class _BoxSegmenter(PretrainedNetwork):
+class _BoxSegmenter(TransformersNetwork):
     """SAM with boxes as prompts."""
-
-    classes: tuple[str, ...] = ()
 
     def __init__(self, source: str, precision: Precision) -> None:
         super().__init__(source, None, 1, None, precision, {"": "AutoModelForMaskGeneration"})
-
-    def forward(self, seen: ViewImages) -> ViewLabels:
-        """Return no labels: this network is not a teacher."""
-        return ViewLabels()
 
     def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
         """Return the mask of the object in each box, bool (N, H, W), for boxes (N, 4) in pixels."""

@@ -36,12 +36,23 @@ from typing import IO, Any, NamedTuple
 from mtpano_zoo.claims import Claims
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.origin import Origin
+from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.text_files import read_json, read_json_lines
 
-__all__ = ("IMAGES", "LABELS", "MANIFEST", "PANORAMAS", "TEMPORARY", "LabelFolder", "Marker", "check_folders", "in_use")
+__all__ = (
+    "IMAGES",
+    "LABELS",
+    "MANIFEST",
+    "PANORAMAS",
+    "SCORES",
+    "TEMPORARY",
+    "LabelFolder",
+    "Marker",
+    "check_folders",
+    "in_use",
+)
 
-MANIFEST = "manifest.json"
 IMAGES = "img"
 SCORES = "scores"
 TASKS = ("semseg", "depth", "normals", "far", "masks", "score_map")

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.encoder import Encoder, create_timm
 
-__all__ = ("CNNEncoder",)
+__all__ = ("CNNEncoder", "WrappedConv2d", "load_pretrained")
 
 
 class CNNEncoder(Encoder):

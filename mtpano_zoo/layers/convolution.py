@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 
-__all__ = ("Convention", "SphereConv2d", "Upsample", "check_convention", "conv2d")
+__all__ = ("Convention", "SphereConv2d", "Upsample", "check_convention", "conv2d", "zero_init")
 
 Convention = Literal["sphere", "paper"]
 

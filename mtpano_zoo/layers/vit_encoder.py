@@ -26,9 +26,9 @@ class ViTEncoder(Encoder):
         heads: number of attention heads instead of the architecture's own.
         mlp_ratio: hidden width over token width instead of the architecture's own.
         patch_size: pixels per patch instead of the architecture's own.
-        taps: numbers of the four blocks that are read, counted from 0, in place of the usual ones.
         layer_scale: initial scale of every residual branch; DINOv3's own 1e-5 suits pretrained weights and long
             schedules, 1 trains from scratch in few steps.
+        taps: numbers of the four blocks that are read, counted from 0, in place of the usual ones.
 
     Raises:
         InputError: If timm has no such vision transformer, it has fewer than four blocks, or the taps are not four of

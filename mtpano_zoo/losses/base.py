@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ("Loss", "TaskLoss")
+__all__ = ("BatchLabels", "Loss", "TaskLoss")
 
 
 class Loss(nn.Module):

@@ -15,7 +15,7 @@ from mtpano_zoo.losses.task_losses import TASK_LOSSES, DepthLoss
 from mtpano_zoo.losses.validity import trusted, valid_depth
 from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS
 
-__all__ = ("MultiTaskLoss",)
+__all__ = ("MultiTaskLoss", "connected_zero")
 
 
 class MultiTaskLoss(Loss):

@@ -80,7 +80,7 @@ class SemsegMetrics(PanoramaMetric):
     ``nonfinite`` is the fraction of pixels with a NaN or infinite logit, which get no class and count as wrong.
 
     Args:
-        classes: Names of the classes, or their number; by default those of the network that `MultiTaskModule` scores.
+        classes: Names of the classes, or their number; by default those of the network that `PanoramaModule` scores.
         ignore_index: Label of the pixels that do not count; labels outside the classes do not count either.
         weighting: Weight every ``"pixel"`` equally, or by its ``"solid_angle"``, so that poles do not dominate.
         absent_classes: How a class in no label and no prediction changes the mean: ``"skip"`` leaves it out

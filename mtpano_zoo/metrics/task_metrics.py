@@ -1,6 +1,6 @@
 """The metrics of each main task, by task in `TASK_METRICS`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torchmetrics import Metric
 
@@ -10,7 +10,7 @@ from mtpano_zoo.metrics.normals import NormalsMetrics
 from mtpano_zoo.metrics.semseg import SemsegMetrics
 from mtpano_zoo.metrics.valid import ValidMetrics
 
-__all__ = ("TASK_METRICS",)
+__all__ = ("TASK_METRICS", "metrics_of")
 
 # Functions that take the class names and return the metrics of a task with their defaults. Their `update` takes the
 # output and the labels of the task, in the order of `mtpano_zoo.tasks.Task.labels`.
@@ -21,3 +21,16 @@ TASK_METRICS: dict[str, Callable[[Sequence[str]], Metric]] = {
     "valid": lambda _: ValidMetrics(),
     "disparity": lambda _: DisparityMetrics(),
 }
+
+
+def metrics_of(tasks: Sequence[str], classes: Sequence[str], chosen: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the metrics of tasks: copies of the chosen ones, else those of `TASK_METRICS` with their defaults.
+
+    Example:
+        >>> list(metrics_of(["semseg", "depth"], ["floor", "wall"], {}))
+        ['semseg', 'depth']
+    """
+    metrics = {task: chosen[task].clone() if task in chosen else TASK_METRICS[task](classes) for task in tasks}
+    if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
+        semseg.name_classes(classes)
+    return metrics

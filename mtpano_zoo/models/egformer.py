@@ -264,8 +264,7 @@ class _DeformableBlock(nn.Module):
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a layer in the type of its input; weights that were prepared for inference may have 16 bits."""
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    return F.linear(x, layer.weight.to(x.dtype), bias)
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
 def column_distances(height: int, convention: Convention) -> Tensor:

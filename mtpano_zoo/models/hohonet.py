@@ -16,7 +16,7 @@ from mtpano_zoo.layers.convolution import Convention, check_convention
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.models.student import distance, one_distance_task
 
-__all__ = ("HoHoNet",)
+__all__ = ("HoHoNet", "cosines", "sinusoids")
 
 STRIDE = 32
 COLUMNS = 4  # image columns per vector

@@ -196,13 +196,13 @@ class PDBridgeNet(PanoramaNetwork):
         Returns:
             The levels (B, C, h, w) of each stream, each task's feature (B, C, h, w), and the encoder's class tokens.
         """
-        bridges, tasks, streams = self._needed(auxiliary)
+        tasks, streams = self._needed(auxiliary)
         taps, class_tokens = self.encoder(self.normalize(image))
         geometry = geometry_encoding(self.convention, like=taps[0])
         levels = {stream: self._run(self.refiners[stream], taps, geometry) for stream in streams}
         aggregated = {stream: self.aggregators[stream](levels[stream]) for stream in streams}
         features = {task: self.auxiliary_heads[task](aggregated[self.stream_of[task]]) for task in tasks}
-        for stream in bridges:
+        for stream in self.bridges:
             bridged = self.bridges[stream](aggregated[stream], features)
             levels[stream] = _add(levels[stream], self.stream_injectors[stream]([bridged] * LEVELS))
         return levels, features, class_tokens
@@ -230,14 +230,12 @@ class PDBridgeNet(PanoramaNetwork):
             return checkpointed(module, *inputs)
         return module(*inputs)
 
-    def _needed(self, auxiliary: bool) -> tuple[list[str], list[str], list[str]]:
-        """Return which bridges, task features and streams have to be computed, each in its order."""
-        decoded = {self.stream_of[task] for task in self.tasks}
-        bridges = [s for s in self.bridges if auxiliary or s in decoded]
-        # A bridge attends to the features of all tasks.
-        tasks = [task for task in self.auxiliary_heads if auxiliary or bridges or task in self.tasks]
+    def _needed(self, auxiliary: bool) -> tuple[list[str], list[str]]:
+        """Return which task features and streams have to be computed, each in its order."""
+        every = auxiliary or len(self.bridges) > 0  # a bridge attends to the features of all tasks
+        tasks = [task for task in self.auxiliary_heads if every or task in self.tasks]
         streams = {self.stream_of[task] for task in tasks}
-        return bridges, tasks, [s for s in self.refiners if auxiliary or s in streams]
+        return tasks, [stream for stream in self.refiners if stream in streams]
 
 
 class PerLevel(nn.ModuleList):

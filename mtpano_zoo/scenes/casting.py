@@ -36,17 +36,13 @@ def cast(primitives: Primitives, camera: Tensor, turn: Tensor, height: int, widt
     """Cast all rays of panoramas at `camera` (B, 3) in rooms with a yaw, whose cosine and sine are `turn` (B, 2)."""
     longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
     columns = _Columns(primitives, camera, turn, longitude)
-    row_enter, row_leave = _rows(primitives, camera, latitude)
-    tables = [
-        _tiled(table, fill)
-        for table, fill in ((columns.enter, FAR), (columns.leave, -FAR), (row_enter, FAR), (row_leave, -FAR))
-    ]
-    distance, primitive = _resolve(primitives, tables, camera, turn, longitude, latitude)
+    rows = _rows(primitives, camera, latitude)
+    distance, primitive = _resolve(primitives, _tables(columns, rows), camera, turn, longitude, latitude)
     return Hits(
         primitive=primitive[:, :height, :width].long(),
         distance=distance[:, :height, :width].contiguous(),
         entry_column=columns.enter,
-        entry_row=row_enter,
+        entry_row=rows[0],
         side=columns.sides(),
         origin=columns.origin.t().float(),
         heading=columns.heading.t().float(),
@@ -57,11 +53,7 @@ def distances(primitives: Primitives, camera: Tensor, turn: Tensor, height: int,
     """Return only the horizontal distances (B, H, W) of `cast`."""
     longitude, latitude = erp_angles(height, width, device=camera.device, dtype=torch.float64)
     columns = _Columns(primitives, camera, turn, longitude)
-    rows = _rows(primitives, camera, latitude)
-    tables = [
-        _tiled(table, fill)
-        for table, fill in ((columns.enter, FAR), (columns.leave, -FAR), (rows[0], FAR), (rows[1], -FAR))
-    ]
+    tables = _tables(columns, _rows(primitives, camera, latitude))
     return _resolve(primitives, tables, camera, turn, longitude, latitude)[0][:, :height, :width].contiguous()
 
 
@@ -137,6 +129,12 @@ def _drop_behind(enter: Tensor, leave: Tensor) -> None:
     enter.add_(leave.mul(-STEEP).clamp_(0, 1), alpha=2 * FAR)
 
 
+def _tables(columns: _Columns, rows: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Return entry and exit over columns and over rows, in tiles; what pads the last tile meets nothing."""
+    (enter, leave), pad = rows, FAR
+    return [_tiled(columns.enter, pad), _tiled(columns.leave, -pad), _tiled(enter, pad), _tiled(leave, -pad)]
+
+
 def _tiled(table: Tensor, fill: float) -> Tensor:
     """Cut (P, N) into (P, tiles, TILE), padded at the end."""
     table = torch.nn.functional.pad(table, (0, -table.shape[1] % TILE), value=fill)
@@ -165,11 +163,7 @@ def _resolve(
             near = _sphere_distance(primitives, camera, turn, longitude, latitude, prim, row, column)
         else:
             near = _solid_distance(primitives, camera, turn, longitude, latitude, prim, row, column)
-        start = 0
-        for size in sizes:
-            group = slice(start, start + size)
-            keep_nearest(best, winner, tile[group], near[group], prim[group])
-            start += size
+        keep_nearest(best, winner, sizes, tile, near, prim)
     shape, whole = (rooms, rows, columns, TILE, TILE), (rooms, rows * TILE, columns * TILE)
     return best.view(shape).transpose(2, 3).reshape(whole), winner.view(shape).transpose(2, 3).reshape(whole)
 

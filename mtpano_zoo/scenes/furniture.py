@@ -9,11 +9,7 @@ import numpy as np
 
 from mtpano_zoo.scenes import materials
 from mtpano_zoo.scenes.materials import Material
-from mtpano_zoo.scenes.scene import Builder, Frame
-
-
-def _centred(size: float) -> tuple[float, float]:
-    return -size / 2, size / 2
+from mtpano_zoo.scenes.scene import Builder, Frame, centred
 
 
 def _legs(
@@ -39,17 +35,17 @@ def table(
     legs = look if rng.random() < 0.5 else materials.pick(rng, "leg")
     top = rng.uniform(0.02, 0.06) if glass is None else rng.uniform(0.01, 0.018)
     surface = look if glass is None else glass
-    builder.box("table", surface, _centred(size[0]), (height - top, height), _centred(size[1]), at)
+    builder.box("table", surface, centred(size[0]), (height - top, height), centred(size[1]), at)
     if rng.random() < 0.6:
         _legs(builder, "table", legs, at, (size[0] - 0.04, size[1] - 0.04), height - top, rng.uniform(0.03, 0.08))
         return
     for x in (-size[0] / 2 + 0.02, size[0] / 2 - 0.05):
-        builder.box("table", legs, (x, x + 0.03), (0.0, height - top), _centred(size[1] - 0.05), at)
+        builder.box("table", legs, (x, x + 0.03), (0.0, height - top), centred(size[1] - 0.05), at)
     back = -size[1] / 2 + 0.05
-    builder.box("table", legs, _centred(size[0] - 0.1), (0.25, height - top), (back, back + 0.02), at)
+    builder.box("table", legs, centred(size[0] - 0.1), (0.25, height - top), (back, back + 0.02), at)
     if rng.random() < 0.5:
         drawers = (size[0] / 2 - 0.45, size[0] / 2 - 0.05)
-        builder.box("table", look, drawers, (0.08, height - top), _centred(size[1] - 0.1), at)
+        builder.box("table", look, drawers, (0.08, height - top), centred(size[1] - 0.1), at)
 
 
 def round_table(
@@ -77,22 +73,22 @@ def chair(builder: Builder, at: Frame, style: int, looks: tuple[Material, Materi
         builder.cylinder("chair", leg, 0.03, (0.02, 0.42), at)
         builder.cylinder("chair", leg, 0.19, (0.0, 0.02), at)
         return
-    builder.box("chair", seat, _centred(size), (height - 0.05, height), _centred(size), at)
+    builder.box("chair", seat, centred(size), (height - 0.05, height), centred(size), at)
     back = (-size / 2, -size / 2 + 0.05)
     if style == 0:
         _legs(builder, "chair", leg, at, (size, size), height - 0.05, 0.035)
         for x in (-size / 2, size / 2 - 0.035):
             builder.box("chair", leg, (x, x + 0.035), (height, 0.88), (back[0], back[0] + 0.035), at)
-        builder.box("chair", seat, _centred(size - 0.08), (0.58, 0.88), back, at)
+        builder.box("chair", seat, centred(size - 0.08), (0.58, 0.88), back, at)
         return
-    builder.box("chair", seat, _centred(size - 0.02), (0.55, 1.02), back, at)
-    builder.box("chair", leg, _centred(0.08), (height - 0.05, 0.6), (back[0] - 0.03, back[0]), at)
+    builder.box("chair", seat, centred(size - 0.02), (0.55, 1.02), back, at)
+    builder.box("chair", leg, centred(0.08), (height - 0.05, 0.6), (back[0] - 0.03, back[0]), at)
     builder.cylinder("chair", leg, 0.03, (0.08, height - 0.05), at)
     for yaw in (0.0, math.pi / 3, 2 * math.pi / 3):
-        builder.box("chair", leg, _centred(0.5), (0.03, 0.08), _centred(0.05), at.at(0.0, 0.0, yaw))
+        builder.box("chair", leg, centred(0.5), (0.03, 0.08), centred(0.05), at.at(0.0, 0.0, yaw))
     for x in (-size / 2 - 0.04, size / 2):
-        builder.box("chair", leg, (x, x + 0.04), (0.64, 0.67), _centred(0.28), at)
-        builder.box("chair", leg, (x, x + 0.04), (0.42, 0.64), _centred(0.05), at)
+        builder.box("chair", leg, (x, x + 0.04), (0.64, 0.67), centred(0.28), at)
+        builder.box("chair", leg, (x, x + 0.04), (0.42, 0.64), centred(0.05), at)
 
 
 def sofa(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float) -> None:
@@ -101,10 +97,10 @@ def sofa(rng: np.random.Generator, builder: Builder, at: Frame, width: float, de
     arm, back = rng.uniform(0.12, 0.22), rng.uniform(0.18, 0.25)
     seat, top, foot = rng.uniform(0.38, 0.45), rng.uniform(0.72, 0.92), rng.uniform(0.03, 0.12)
     inner = width - 2 * arm
-    builder.box("sofa", look, _centred(inner), (foot, seat - 0.12), (-depth / 2, depth / 2), at)
-    builder.box("sofa", look, _centred(inner), (seat - 0.12, top), (-depth / 2, -depth / 2 + back), at)
+    builder.box("sofa", look, centred(inner), (foot, seat - 0.12), (-depth / 2, depth / 2), at)
+    builder.box("sofa", look, centred(inner), (seat - 0.12, top), (-depth / 2, -depth / 2 + back), at)
     for x in (-width / 2, width / 2 - arm):
-        builder.box("sofa", look, (x, x + arm), (foot, seat + rng.uniform(0.12, 0.2)), _centred(depth), at)
+        builder.box("sofa", look, (x, x + arm), (foot, seat + rng.uniform(0.12, 0.2)), centred(depth), at)
     count = max(1, round(inner / 0.65))
     for i in range(count):
         x0 = -inner / 2 + inner * i / count
@@ -115,7 +111,7 @@ def sofa(rng: np.random.Generator, builder: Builder, at: Frame, width: float, de
     if rng.random() < 0.5:
         x = rng.uniform(-inner / 2 + 0.2, inner / 2 - 0.2)
         pillow = at.at(x, -depth / 2 + back + 0.18, rng.uniform(-0.3, 0.3))
-        builder.box("clutter", materials.fabric(rng), _centred(0.36), (seat, seat + 0.34), _centred(0.1), pillow)
+        builder.box("clutter", materials.fabric(rng), centred(0.36), (seat, seat + 0.34), centred(0.1), pillow)
 
 
 def bookcase(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float], height: float) -> None:
@@ -123,7 +119,7 @@ def bookcase(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[
     look = materials.pick(rng, "furniture")
     (width, depth), board = size, rng.uniform(0.018, 0.03)
     for x in (-width / 2, width / 2 - board):
-        builder.box("bookcase", look, (x, x + board), (0.0, height), _centred(depth), at)
+        builder.box("bookcase", look, (x, x + board), (0.0, height), centred(depth), at)
     inner = (-width / 2 + board, width / 2 - board)
     builder.box("bookcase", look, inner, (0.0, height), (-depth / 2, -depth / 2 + 0.015), at)
     shelves = max(2, round(height / rng.uniform(0.3, 0.42)))
@@ -168,7 +164,7 @@ def cabinet(
     """Add a closed cabinet with doors and handles; `glass` adds panes on the doors."""
     look = materials.pick(rng, "furniture")
     front, knob = size[1] / 2, materials.gray(rng)
-    builder.box("cabinet", look, _centred(size[0]), (0.0, height), _centred(size[1]), at)
+    builder.box("cabinet", look, centred(size[0]), (0.0, height), centred(size[1]), at)
     count = max(1, round(size[0] / 0.5))
     for i in range(count):
         x0 = -size[0] / 2 + size[0] * i / count
@@ -186,7 +182,7 @@ def radiator(rng: np.random.Generator, builder: Builder, at: Frame, width: float
     """Add a ribbed radiator in front of a wall; `at` lies on the wall."""
     look = materials.material(materials.hsv(0.1, 0.04, rng.uniform(0.7, 0.95)), checker=1.0, cell_u=0.05)
     look[3:6] = look[:3] * 0.6
-    builder.box("clutter", look, _centred(width), (0.12, rng.uniform(0.45, 0.58)), (0.03, 0.11), at)
+    builder.box("clutter", look, centred(width), (0.12, rng.uniform(0.45, 0.58)), (0.03, 0.11), at)
 
 
 def rug(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float, float]) -> None:
@@ -195,7 +191,7 @@ def rug(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[float
     if rng.random() < 0.25:
         builder.cylinder("rug", look, min(size) / 2, (0.0, 0.012), at)
     else:
-        builder.box("rug", look, _centred(size[0]), (0.0, 0.012), _centred(size[1]), at)
+        builder.box("rug", look, centred(size[0]), (0.0, 0.012), centred(size[1]), at)
 
 
 def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
@@ -212,7 +208,7 @@ def boxes(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
         tall = rng.uniform(0.15, 0.4)
         turned = at.at(0.0, 0.0, rng.uniform(-0.3, 0.3))
         look = materials.cardboard(rng) if rng.random() < 0.6 else materials.pick(rng, "object")
-        builder.box("clutter", look, _centred(size), (bottom, bottom + tall), _centred(size * 0.8), turned)
+        builder.box("clutter", look, centred(size), (bottom, bottom + tall), centred(size * 0.8), turned)
         bottom, size = bottom + tall, size * rng.uniform(0.7, 1.0)
 
 
@@ -255,7 +251,7 @@ def tabletop(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[
             _monitor(rng, builder, at.at(x, -0.1 * size[1], rng.uniform(-0.3, 0.3)), height)
         elif kind < 0.6:
             width, tall = rng.uniform(0.1, 0.3), rng.uniform(0.02, 0.25)
-            builder.box("clutter", look, _centred(width), (height, height + tall), _centred(0.7 * width), spot)
+            builder.box("clutter", look, centred(width), (height, height + tall), centred(0.7 * width), spot)
         elif kind < 0.8:
             builder.cylinder("clutter", look, rng.uniform(0.03, 0.07), (height, height + rng.uniform(0.08, 0.25)), spot)
         elif kind < 0.9:
@@ -268,8 +264,8 @@ def tabletop(rng: np.random.Generator, builder: Builder, at: Frame, size: tuple[
 def _monitor(rng: np.random.Generator, builder: Builder, at: Frame, height: float) -> None:
     black, width = materials.material(materials.hsv(0.0, 0.0, rng.uniform(0.1, 0.35))), rng.uniform(0.4, 0.65)
     bottom, top = height + 0.12, height + 0.12 + 0.6 * width
-    builder.box("screen", black, _centred(0.22), (height, height + 0.015), _centred(0.16), at)
-    builder.box("screen", black, _centred(0.05), (height + 0.015, bottom + 0.1), (-0.05, -0.02), at)
-    builder.box("screen", black, _centred(width), (bottom, top), (-0.02, 0.02), at)
+    builder.box("screen", black, centred(0.22), (height, height + 0.015), centred(0.16), at)
+    builder.box("screen", black, centred(0.05), (height + 0.015, bottom + 0.1), (-0.05, -0.02), at)
+    builder.box("screen", black, centred(width), (bottom, top), (-0.02, 0.02), at)
     inner = (bottom + 0.015, top - 0.015)
-    builder.box("screen", materials.screen(rng), _centred(width - 0.03), inner, (0.02, 0.024), at)
+    builder.box("screen", materials.screen(rng), centred(width - 0.03), inner, (0.02, 0.024), at)

@@ -9,11 +9,7 @@ import numpy as np
 
 from mtpano_zoo.scenes import furniture, materials, outdoor_materials
 from mtpano_zoo.scenes.materials import CHANNEL, Material
-from mtpano_zoo.scenes.scene import Builder, Frame
-
-
-def _centred(size: float) -> tuple[float, float]:
-    return -size / 2, size / 2
+from mtpano_zoo.scenes.scene import Builder, Frame, centred
 
 
 def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, length: float) -> None:
@@ -22,16 +18,16 @@ def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, len
     white = materials.white(rng)
     low, top = rng.uniform(0.2, 0.3), rng.uniform(0.42, 0.6)
     add = builder.box
-    add("bed", frame, _centred(width), (0.06, low), _centred(length), at)
+    add("bed", frame, centred(width), (0.06, low), centred(length), at)
     for x in (-width / 2, width / 2 - 0.08):
         for z in (-length / 2, length / 2 - 0.08):
             add("bed", frame, (x, x + 0.08), (0.0, 0.06), (z, z + 0.08), at)
-    add("bed", white, _centred(width - 0.04), (low, top), _centred(length - 0.04), at)
+    add("bed", white, centred(width - 0.04), (low, top), centred(length - 0.04), at)
     if rng.random() < 0.85:
         back = (-length / 2 - 0.05, -length / 2)
-        add("bed", frame if rng.random() < 0.6 else materials.fabric(rng), _centred(width), (0.1, top + 0.5), back, at)
+        add("bed", frame if rng.random() < 0.6 else materials.fabric(rng), centred(width), (0.1, top + 0.5), back, at)
     cover = rng.uniform(0.45, 0.75)
-    add("bed", linen, _centred(width + 0.04), (top - 0.2, top + 0.07), (length * (0.5 - cover), length / 2), at)
+    add("bed", linen, centred(width + 0.04), (top - 0.2, top + 0.07), (length * (0.5 - cover), length / 2), at)
     count = 2 if width > 1.3 else 1
     for i in range(count):
         x = (i + 0.5) * width / count - width / 2
@@ -40,7 +36,7 @@ def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, len
         builder.ellipsoid("bed", pillow, half, top + 0.08, at.at(x, -length / 2 + 0.3, rng.uniform(-0.1, 0.1)))
     if rng.random() < 0.3:  # a throw at the foot
         foot = (length / 2 - 0.6, length / 2 - 0.15)
-        add("bed", materials.fabric(rng), _centred(width + 0.06), (top - 0.22, top + 0.09), foot, at)
+        add("bed", materials.fabric(rng), centred(width + 0.06), (top - 0.22, top + 0.09), foot, at)
 
 
 def table_lamp(rng: np.random.Generator, builder: Builder, at: Frame, height: float, light: Material) -> None:
@@ -118,9 +114,9 @@ def kitchen(rng: np.random.Generator, builder: Builder, at: Frame, width: float,
 def island(rng: np.random.Generator, builder: Builder, at: Frame, width: float, depth: float) -> None:
     """Add a kitchen island with room for stools under its overhang."""
     builder.box(
-        "cabinet", materials.pick(rng, "furniture"), _centred(width - 0.1), (0.0, 0.88), _centred(depth - 0.3), at
+        "cabinet", materials.pick(rng, "furniture"), centred(width - 0.1), (0.0, 0.88), centred(depth - 0.3), at
     )
-    builder.box("cabinet", materials.pick(rng, "furniture"), _centred(width), (0.88, 0.93), _centred(depth), at)
+    builder.box("cabinet", materials.pick(rng, "furniture"), centred(width), (0.88, 0.93), centred(depth), at)
     furniture.tabletop(rng, builder, at, (width, depth), 0.93)
 
 
@@ -132,8 +128,8 @@ def media(rng: np.random.Generator, builder: Builder, at: Frame, width: float) -
     dark = materials.material(materials.hsv(0.0, 0.0, 0.15), gloss=0.3)
     low, high = height + 0.08, height + 0.08 + 0.58 * size
     builder.box("screen", dark, (-0.15, 0.15), (height, low + 0.05), (-0.1, 0.1), at)
-    builder.box("screen", dark, _centred(size), (low, high), (-0.04, 0.0), at)
-    face = _centred(size - 0.03)
+    builder.box("screen", dark, centred(size), (low, high), (-0.04, 0.0), at)
+    face = centred(size - 0.03)
     builder.box("screen", materials.screen(rng), face, (low + 0.015, high - 0.015), (0.0, 0.004), at)
 
 
@@ -146,7 +142,7 @@ def heap(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
         if kind < 0.4:
             builder.ellipsoid("clutter", look, (size, 0.8 * size, 0.7 * size), 0.8 * size, spot)
         elif kind < 0.8:
-            builder.box("clutter", look, _centred(2 * size), (0.0, rng.uniform(0.1, 0.4)), _centred(1.4 * size), spot)
+            builder.box("clutter", look, centred(2 * size), (0.0, rng.uniform(0.1, 0.4)), centred(1.4 * size), spot)
         else:
             builder.cylinder("clutter", look, 0.7 * size, (0.0, rng.uniform(0.2, 0.5)), spot)
 

@@ -143,6 +143,11 @@ class Frame(NamedTuple):
 ORIGIN = Frame(0.0, 0.0, 0.0)
 
 
+def centred(size: float) -> tuple[float, float]:
+    """Return the ends of a range of this size around 0, for the methods of `Builder`."""
+    return -size / 2, size / 2
+
+
 class Builder:
     """Collect primitives; heights are measured upwards from the floor."""
 

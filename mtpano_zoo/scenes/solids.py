@@ -11,7 +11,7 @@ from torch import Tensor
 from mtpano_zoo.scenes.scene import BOX, CABIN, CONE, CYLINDER, ELLIPSOID, GABLE, HIP, SPHERE, WHEEL
 
 KINDS = (BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN)
-NEVER = 1e9  # metres, as in `casting`
+NEVER = 1e9  # metres; finite, because infinity minus infinity is not a number
 
 Vector = tuple[Tensor, Tensor, Tensor]
 Part = tuple[Tensor, Tensor]

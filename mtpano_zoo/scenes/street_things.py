@@ -9,13 +9,9 @@ import numpy as np
 
 from mtpano_zoo.scenes import materials, outdoor_materials
 from mtpano_zoo.scenes.materials import Material
-from mtpano_zoo.scenes.scene import CABIN, Builder, Frame
+from mtpano_zoo.scenes.scene import CABIN, Builder, Frame, centred
 
 _HEADLIGHT, _TAIL_LIGHT = materials.glow((1.0, 0.95, 0.8), 0.5), materials.material((0.5, 0.02, 0.02))
-
-
-def _centred(size: float) -> tuple[float, float]:
-    return -size / 2, size / 2
 
 
 def tree(rng: np.random.Generator, builder: Builder, at: Frame, height: float, look: Material, fine: bool) -> None:
@@ -56,7 +52,7 @@ def bush(rng: np.random.Generator, builder: Builder, at: Frame, size: float, loo
 def hedge(rng: np.random.Generator, builder: Builder, at: Frame, length: float, look: Material) -> None:
     """Add a clipped hedge along x."""
     height, thick = rng.uniform(0.7, 2.0), rng.uniform(0.5, 1.0)
-    builder.box("vegetation", look, _centred(length), (0.0, height), _centred(thick), at)
+    builder.box("vegetation", look, centred(length), (0.0, height), centred(thick), at)
 
 
 def car(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
@@ -65,11 +61,11 @@ def car(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     length, width, waist = rng.uniform(3.7, 4.9), rng.uniform(1.65, 1.95), rng.uniform(0.8, 1.0)
     top = waist + rng.uniform(0.5, 0.75)
     add = builder.box
-    add("vehicle", paint, _centred(width), (0.28, waist), _centred(length), at)
+    add("vehicle", paint, centred(width), (0.28, waist), centred(length), at)
     back, front = -length * rng.uniform(0.38, 0.48), length * rng.uniform(0.12, 0.28)
-    builder.roof("vehicle", glass, _centred(width * 0.96), (waist, top), (back, front), at, CABIN)
+    builder.roof("vehicle", glass, centred(width * 0.96), (waist, top), (back, front), at, CABIN)
     middle, half = (back + front) / 2, (front - back) / 2 * 0.62
-    add("vehicle", paint, _centred(width * 0.78), (top - 0.03, top + 0.02), (middle - half, middle + half), at)
+    add("vehicle", paint, centred(width * 0.78), (top - 0.03, top + 0.02), (middle - half, middle + half), at)
     _wheels(builder, at, width, 0.31, (0.32 * length, -0.3 * length))
     for x in (-width / 2 + 0.1, width / 2 - 0.35):
         add("vehicle", _HEADLIGHT, (x, x + 0.25), (0.6, 0.72), (length / 2, length / 2 + 0.015), at)
@@ -83,14 +79,14 @@ def van(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     top = 3.1 if bus else rng.uniform(2.1, 3.3)
     look = outdoor_materials.facade(rng, paint, (1.5, 1.9), 0.0, (0.88, 0.5)) if bus else paint
     body = (-length / 2, length / 2 - (0.0 if bus else 1.2))
-    builder.box("vehicle", look, _centred(width), (0.35, top), body, at, own=True)
+    builder.box("vehicle", look, centred(width), (0.35, top), body, at, own=True)
     if not bus:
         nose = (length / 2 - 1.2, length / 2)
-        builder.box("vehicle", paint, _centred(width), (0.35, 1.2), nose, at)
+        builder.box("vehicle", paint, centred(width), (0.35, 1.2), nose, at)
         builder.roof(
             "vehicle",
             outdoor_materials.dark_glass(),
-            _centred(width),
+            centred(width),
             (1.2, min(top, 2.2)),
             (nose[0] - 1.2, nose[1]),
             at,
@@ -107,20 +103,18 @@ def _wheels(builder: Builder, at: Frame, width: float, radius: float, places: tu
             builder.wheel("vehicle", rubber, radius, (x, x + 0.21), radius, axle)
 
 
-def person(rng: np.random.Generator, builder: Builder, at: Frame, sitting: bool = False) -> None:
+def person(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     """Add a rough figure of 1.5 to 1.9 m: legs, trunk, arms and head."""
     scale = rng.uniform(0.86, 1.08)
     trousers, shirt, face = outdoor_materials.cloth(rng), outdoor_materials.cloth(rng), outdoor_materials.skin(rng)
     hair = materials.material(materials.hsv(rng.uniform(0.03, 0.12), rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6)))
     step = rng.uniform(0.0, 0.22)
-    hip = 0.5 if sitting else 0.86 * scale
+    hip = 0.86 * scale
     for side in (-1.0, 1.0):
-        leg = at.at(side * 0.09 * scale, side * step if not sitting else 0.3)
+        leg = at.at(side * 0.09 * scale, side * step)
         builder.cylinder("person", trousers, 0.075 * scale, (0.0, hip), leg)
         arm = at.at(side * 0.24 * scale, -side * step * 0.7)
         builder.ellipsoid("person", shirt, (0.055 * scale, 0.33 * scale, 0.06 * scale), hip + 0.25 * scale, arm)
-    if sitting:
-        builder.box("person", trousers, _centred(0.34), (hip - 0.12, hip + 0.05), (-0.1, 0.36), at)
     builder.ellipsoid("person", shirt, (0.2 * scale, 0.38 * scale, 0.13 * scale), hip + 0.27 * scale, at)
     head = hip + 0.74 * scale
     builder.ellipsoid("person", face, (0.08 * scale, 0.115 * scale, 0.095 * scale), head, at)
@@ -171,10 +165,8 @@ def fence(rng: np.random.Generator, builder: Builder, at: Frame, length: float) 
     height = rng.uniform(0.8, 1.7)
     if rng.random() < 0.35:
         look = outdoor_materials.plaster(rng)
-        builder.box("fence", look, _centred(length), (0.0, height), (-0.12, 0.12), at)
-        builder.box(
-            "fence", materials.concrete(rng), _centred(length + 0.1), (height, height + 0.06), (-0.16, 0.16), at
-        )
+        builder.box("fence", look, centred(length), (0.0, height), (-0.12, 0.12), at)
+        builder.box("fence", materials.concrete(rng), centred(length + 0.1), (height, height + 0.06), (-0.16, 0.16), at)
         return
     look = materials.wood(rng) if rng.random() < 0.5 else outdoor_materials.metal(rng)
     posts = max(2, round(length / 2.2))
@@ -184,14 +176,14 @@ def fence(rng: np.random.Generator, builder: Builder, at: Frame, length: float) 
     rails = int(rng.integers(2, 6))
     for i in range(rails):
         low = height * (i + 0.6) / rails - 0.06
-        builder.box("fence", look, _centred(length), (low, low + height * 0.35 / rails), (-0.02, 0.02), at)
+        builder.box("fence", look, centred(length), (low, low + height * 0.35 / rails), (-0.02, 0.02), at)
 
 
 def bench(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     """Add a bench with a back, which our classes call a chair."""
     look, leg, width = materials.wood(rng), materials.gray(rng), rng.uniform(1.4, 2.0)
-    builder.box("chair", look, _centred(width), (0.42, 0.46), (-0.22, 0.22), at)
-    builder.box("chair", look, _centred(width), (0.55, 0.85), (-0.27, -0.23), at)
+    builder.box("chair", look, centred(width), (0.42, 0.46), (-0.22, 0.22), at)
+    builder.box("chair", look, centred(width), (0.55, 0.85), (-0.27, -0.23), at)
     for x in (-width / 2 + 0.1, width / 2 - 0.18):
         builder.box("chair", leg, (x, x + 0.08), (0.0, 0.42), (-0.2, 0.2), at)
         builder.box("chair", leg, (x, x + 0.08), (0.46, 0.85), (-0.23, -0.19), at)
@@ -205,8 +197,8 @@ def cafe(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     seat = materials.pick(rng, "seat")
     for i in range(int(rng.integers(2, 5))):
         spot = at.at(0.0, 0.0, i * math.pi / 2 + rng.uniform(-0.3, 0.3)).at(0.0, 0.75, math.pi)
-        builder.box("chair", seat, _centred(0.42), (0.42, 0.46), _centred(0.42), spot)
-        builder.box("chair", seat, _centred(0.42), (0.46, 0.88), (-0.21, -0.17), spot)
+        builder.box("chair", seat, centred(0.42), (0.42, 0.46), centred(0.42), spot)
+        builder.box("chair", seat, centred(0.42), (0.46, 0.88), (-0.21, -0.17), spot)
         for x in (-0.2, 0.16):
             builder.box("chair", leg, (x, x + 0.04), (0.0, 0.42), (-0.2, 0.2), spot)
     if rng.random() < 0.6:
@@ -220,7 +212,7 @@ def bin_(rng: np.random.Generator, builder: Builder, at: Frame) -> None:
     if rng.random() < 0.5:
         builder.cylinder("clutter", look, rng.uniform(0.2, 0.3), (0.0, rng.uniform(0.7, 1.0)), at)
     else:
-        builder.box("clutter", look, _centred(0.6), (0.0, 1.05), _centred(0.7), at)
+        builder.box("clutter", look, centred(0.6), (0.0, 1.05), centred(0.7), at)
 
 
 def bollard(builder: Builder, at: Frame, look: Material) -> None:

@@ -16,7 +16,7 @@ from mtpano_zoo.scenes.batching import Primitives
 from mtpano_zoo.scenes.scene import CONE, CYLINDER
 
 TILE = 16
-FAR = 1e9  # metres; stands for "never": finite, because infinity minus infinity is not a number
+FAR = solids.NEVER
 STEEP = 1e30  # factor that turns any positive float32 difference between distances into more than 1
 _PAIRS = {"cpu": 2**9, "cuda": 2**15}  # pairs of a primitive and a tile that are solved at once
 
@@ -78,11 +78,7 @@ def trace(primitives: Primitives, rays: Rays, touched: Tensor) -> tuple[Tensor, 
         prim, tile, place = prim[order], tile[order], place[order]
         room = primitives.room[prim]
         near = nearest(primitives, prim, lambda rows: rays.select(room[rows], tile[rows]))
-        start = 0
-        for size in sizes:
-            group = slice(start, start + size)
-            keep_nearest(best, winner, place[group], near[group], prim[group])
-            start += size
+        keep_nearest(best, winner, sizes, place, near, prim)
     return best.view(images, tiles, -1), winner.view(images, tiles, -1)
 
 
@@ -231,11 +227,16 @@ def disjoint_groups(tile: Tensor, tiles: int) -> tuple[Tensor, list[int]]:
     return order[torch.argsort(rank, stable=True)], torch.bincount(rank).tolist()
 
 
-def keep_nearest(best: Tensor, winner: Tensor, tile: Tensor, near: Tensor, prim: Tensor) -> None:
-    """Keep distances below the best so far and their primitives; ties stay with the first."""
-    old = best.index_select(0, tile)
-    nearer = (old - near).mul_(STEEP).clamp_(0, 1)
-    best.index_copy_(0, tile, torch.minimum(old, near))
-    holder = winner.index_select(0, tile)
-    number = prim.float().view(-1, *[1] * (near.ndim - 1))
-    winner.index_copy_(0, tile, holder.addcmul_(number - holder, nearer))
+def keep_nearest(best: Tensor, winner: Tensor, sizes: list[int], tile: Tensor, near: Tensor, prim: Tensor) -> None:
+    """Keep distances below the best so far and their primitives, group by group; ties stay with the first.
+
+    The pairs, N tiles `tile` (N,), distances `near` (N, ...) and primitives `prim` (N,), are in the order of
+    `disjoint_groups`, which also returns the `sizes` of the groups.
+    """
+    for places, distances, numbers in zip(*(torch.split(values, sizes) for values in (tile, near, prim)), strict=True):
+        old = best.index_select(0, places)
+        nearer = (old - distances).mul_(STEEP).clamp_(0, 1)
+        best.index_copy_(0, places, torch.minimum(old, distances))
+        holder = winner.index_select(0, places)
+        number = numbers.float().view(-1, *[1] * (near.ndim - 1))
+        winner.index_copy_(0, places, holder.addcmul_(number - holder, nearer))

@@ -22,7 +22,7 @@ from mtpano_zoo.files.checkpoint import (
 )
 from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import Loss, check_batch
-from mtpano_zoo.metrics import TASK_METRICS, SemsegMetrics, defined_scores
+from mtpano_zoo.metrics import defined_scores, metrics_of
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
@@ -133,11 +133,7 @@ class PanoramaModule(LightningModule):
         tasks = self.network.tasks
         if unknown := sorted(chosen.keys() - set(tasks)):
             raise InputError(f"There are metrics for {', '.join(unknown)}, but the network has {', '.join(tasks)}.")
-        classes = self.network.classes
-        metrics = {task: chosen[task].clone() if task in chosen else TASK_METRICS[task](classes) for task in tasks}
-        if isinstance(semseg := metrics.get("semseg"), SemsegMetrics) and not semseg.classes:
-            semseg.name_classes(classes)
-        return nn.ModuleDict(metrics)
+        return nn.ModuleDict(metrics_of(tasks, self.network.classes, chosen))
 
     def _metrics(self, stage: str) -> dict[str, Metric]:
         """Return the metrics of one stage by task, in the same order on every rank."""

@@ -20,7 +20,7 @@ from mtpano_zoo.training.label_failures import FAILURES
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import with_schedule
 
-__all__ = ("DepthQualityModule",)
+__all__ = ("DESCRIPTION", "DISCRIMINATOR_FORMAT", "DepthQualityModule")
 
 Targets = Literal["graded", "binary"]
 DESCRIPTION = "discriminator"

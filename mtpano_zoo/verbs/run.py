@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtpano_zoo.collection import no_collection
 from mtpano_zoo.cores import available_cores
@@ -18,6 +19,11 @@ from mtpano_zoo.short_verbs import (
     reading_options,
     report_to_write,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mtpano_zoo.run import RunReport
 
 __all__ = ("add",)
 
@@ -108,30 +114,14 @@ def _run(options: argparse.Namespace) -> int:
     found = search_images(options.sources, options.out)
     locate(options.model)
     check_present(found.images)
+    cores = available_cores()
     with no_collection():
-        import torch  # takes seconds to import: report mistakes before that
-
         from mtpano_zoo.manifest import describe_model
-        from mtpano_zoo.models import prepare_for_inference
-        from mtpano_zoo.run import run
-        from mtpano_zoo.zoo import load_model
+        from mtpano_zoo.run import run  # takes seconds to import, as torch does: report mistakes before that
 
-        cores = available_cores()
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(cores)
-        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(options.model, device)
+        model = _load(options, cores)
         gc.freeze()  # keeps these million objects out of every garbage collection, including the one at exit
-    if device == "cpu":
-        print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
-    if options.tf32:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-    winograd = False if options.compile else None
-    prepared = prepare_for_inference(model, options.precision, winograd=winograd, graphs=options.graphs)
-    if options.compile:
-        # With graphs, compile what is recorded.
-        (prepared.network if options.graphs else prepared).compile(fullgraph=True)
+    prepared = _prepare(model, options)
     # A process takes seconds to start, which does not pay off for a few panoramas; it does for a video.
     expected = sum(FRAMES if is_video(path) else 1 for path in found.images)
     workers = min(cores - 1, expected // 16) if options.workers is None else options.workers
@@ -156,6 +146,44 @@ def _run(options: argparse.Namespace) -> int:
         **reading_options(options),
     )
     report.passed_over = found.passed_over
+    _tell(report, options)
+    return report.exit_code
+
+
+def _load(options: argparse.Namespace, cores: int) -> "nn.Module":
+    """Load the network onto its device, and set the number of threads."""
+    import torch
+
+    from mtpano_zoo.zoo import load_model
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(options.model, device)
+    if device == "cpu":
+        print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)
+    return model
+
+
+def _prepare(model: "nn.Module", options: argparse.Namespace) -> "nn.Module":
+    """Return the network as it predicts fastest, with the options for speed."""
+    import torch
+
+    from mtpano_zoo.models import prepare_for_inference
+
+    if options.tf32:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    winograd = False if options.compile else None
+    prepared = prepare_for_inference(model, options.precision, winograd=winograd, graphs=options.graphs)
+    if options.compile:
+        # With graphs, compile what is recorded.
+        (prepared.network if options.graphs else prepared).compile(fullgraph=True)
+    return prepared
+
+
+def _tell(report: "RunReport", options: argparse.Namespace) -> None:
+    """Print the outcome, and write it as JSON if a file is named."""
     print(report.summary())
     if options.json:
         import json
@@ -166,4 +194,3 @@ def _run(options: argparse.Namespace) -> int:
         write_bytes(options.json, json.dumps(about, indent=1).encode())
     if report.written or report.skipped:
         print(f"The results are in {options.out}")
-    return report.exit_code

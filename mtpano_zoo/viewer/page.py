@@ -9,14 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo import viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.mesh import Mesh, sphere_mesh
-from mtpano_zoo.image_io import encode_normals, placed, write_bytes
+from mtpano_zoo.image_io import encode_jpeg, encode_normals, placed, write_bytes
 from mtpano_zoo.prediction import Prediction
 from mtpano_zoo.tasks import NO_LABEL
 
@@ -119,14 +118,13 @@ def _scene(prediction: Prediction, title: str) -> dict[str, Any]:
 
 def _whole(prediction: Prediction) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
     """Return image and maps on the whole sphere."""
-    image, maps, window = prediction.image, dict(prediction.maps), prediction.window
+    window = prediction.window
     if window is None:
-        return image, maps
-    outside = ~placed(np.ones(image.shape[:2], np.bool_), window)
-    maps = {task: placed(values, window) for task, values in maps.items()}
-    if "semseg" in maps:
-        maps["semseg"][outside] = NO_LABEL
-    return placed(image, window), maps
+        return prediction.image, dict(prediction.maps)
+    maps = prediction.maps.items()
+    return placed(prediction.image, window), {
+        task: placed(values, window, NO_LABEL if task == "semseg" else 0) for task, values in maps
+    }
 
 
 def _distances(depth: NDArray[np.float32], maps: dict[str, str]) -> dict[str, Any]:
@@ -158,11 +156,4 @@ def _mesh(depth: NDArray[np.float32]) -> tuple[dict[str, Any] | None, str]:
 
 
 def _jpeg(image: NDArray[np.uint8]) -> str:
-    height, width = image.shape[:2]
-    if width > IMAGE_COLUMNS:
-        size = (IMAGE_COLUMNS, max(1, round(height * IMAGE_COLUMNS / width)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    written, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not written:
-        raise InputError(f"an image of {width} x {height} pixels could not be encoded as JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image, IMAGE_COLUMNS, QUALITY)).decode()

@@ -108,10 +108,7 @@ def _maps(folder: Path, name: str, panorama: Panorama) -> tuple[dict[str, NDArra
             raise InputError(f"{path} cannot be used: {error}") from error
         window = panorama.window
         if window is not None and values.shape[:2] == (window.height, window.width):
-            full = placed(values, window)
-            if task == "semseg":
-                full[~placed(np.ones(values.shape, np.bool_), window)] = NO_LABEL
-            values = full
+            values = placed(values, window, NO_LABEL if task == "semseg" else 0)
         if values.shape[:2] != size:
             raise InputError(f"{path} is {values.shape[:2]}, but its panorama is {size}: name another with --image")
         maps[task] = values

@@ -23,6 +23,7 @@ from mtpano_zoo.files.checkpoint import network_weights, read_checkpoint
 from mtpano_zoo.labeling.curation.domains import DomainClassifier
 from mtpano_zoo.labeling.curation.perceptual_hash import perceptual_hash
 from mtpano_zoo.labeling.encoding import EncodedLabels, grey_png
+from mtpano_zoo.labeling.manifest import FORMAT as LABELS_FORMAT
 from mtpano_zoo.labeling.module import PanoramaLabeler
 from mtpano_zoo.labeling.origin import digest_of_files, stamp_of_file
 from mtpano_zoo.labeling.storage import SCORES, Marker
@@ -44,7 +45,6 @@ __all__ = (
 )
 
 FORMAT = "mtpano label scores, 2"
-LABELS_FORMAT = "mtpano pseudo-labels, 1"
 WORST = 1 / 3  # share of the sphere that decides about a label
 ENCODING = {
     "scores": {

@@ -25,8 +25,8 @@ from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.labeling.curation.perceptual_hash import different
 from mtpano_zoo.labeling.curation.scoring import FORMAT as SCORES_FORMAT
 from mtpano_zoo.labeling.curation.scoring import LABELS_FORMAT
-from mtpano_zoo.labeling.storage import MANIFEST, SCORES
-from mtpano_zoo.manifest import differences, read_manifest
+from mtpano_zoo.labeling.storage import SCORES
+from mtpano_zoo.manifest import MANIFEST, differences, read_manifest
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.text_files import read_json
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.curation.domains import DomainClassifier
-from mtpano_zoo.labeling.teachers.base import ViewImages, ViewLabels
-from mtpano_zoo.labeling.teachers.pretrained import Precision, PretrainedNetwork, read_tokenizer
+from mtpano_zoo.labeling.teachers.pretrained import Precision, TransformersNetwork, read_tokenizer
 from mtpano_zoo.sphere import rotation_matrix, to_perspective
 
 __all__ = ("ZeroShotDomain",)
@@ -72,10 +71,9 @@ class ZeroShotDomain(nn.Module, DomainClassifier):
         return views[0].clamp(0, 1)
 
 
-class _Matcher(PretrainedNetwork):
+class _Matcher(TransformersNetwork):
     """A network that says how well each of some fixed sentences fits an image."""
 
-    classes: tuple[str, ...] = ()
     tokens: Tensor
     attention: Tensor
 
@@ -89,10 +87,6 @@ class _Matcher(PretrainedNetwork):
         whole = self.model_type.startswith("siglip")
         attention = torch.ones_like(read["input_ids"]) if whole else read["attention_mask"]
         self.register_buffer("attention", attention, persistent=False)
-
-    def forward(self, seen: ViewImages) -> ViewLabels:
-        """Return no labels: this network is not a teacher."""
-        return ViewLabels()
 
     def fits(self, images: Tensor) -> Tensor:
         """Return how well each sentence fits each image, (B, S)."""

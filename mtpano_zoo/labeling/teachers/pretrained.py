@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -16,7 +16,14 @@ from mtpano_zoo.labeling.teachers.base import Teacher
 from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.download import commit_of, download, verify
 
-__all__ = ("Precision", "PretrainedNetwork", "import_transformers", "provenance_of", "read_tokenizer")
+__all__ = (
+    "Precision",
+    "PretrainedNetwork",
+    "TransformersNetwork",
+    "import_transformers",
+    "provenance_of",
+    "read_tokenizer",
+)
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -30,7 +37,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 
-class PretrainedNetwork(nn.Module, Teacher):
+class TransformersNetwork(nn.Module):
     """A network of `transformers` with its own preprocessing, which runs on the tensors' device.
 
     Args:
@@ -81,7 +88,7 @@ class PretrainedNetwork(nn.Module, Teacher):
         self.network: Any = _network(getattr(transformers, name), folder, source, config)
         self.processor = _processor(transformers, folder, source)
         self._changes: dict[str, Any] = {} if size is None else {"size": _size(self.processor.size, size)}
-        self.provenance: dict[str, Any] = provenance_of(
+        self.provenance: Mapping[str, Any] = provenance_of(
             type(self).__name__,
             source=source,
             revision=commit,
@@ -115,6 +122,10 @@ class PretrainedNetwork(nn.Module, Teacher):
         dtype = getattr(torch, self.precision) if lower else None
         with torch.no_grad(), torch.autocast(images.device.type, dtype=dtype, enabled=lower):
             return self.network(**inputs)
+
+
+class PretrainedNetwork(TransformersNetwork, Teacher):
+    """Base of teachers that are a network of `transformers`, see `TransformersNetwork` for the arguments."""
 
 
 def import_transformers() -> ModuleType:
@@ -176,10 +187,9 @@ def _files(source: str, revision: str | None) -> tuple[Path, list[Path], str | N
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"{source} is a folder: a revision is for repositories on the Hugging Face Hub")
-        missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
         weights = [WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(folder / SHARDS)
-        missing += [name for name in weights or [WEIGHTS] if not (folder / name).is_file()]
-        if missing:
+        needed = [CONFIG, *(weights or [WEIGHTS])]
+        if missing := [name for name in needed if not (folder / name).is_file()]:
             raise FileNotFoundError(f"{source} has no {missing[0]}: write it with save_pretrained")
         return folder, [folder / name for name in weights], None
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
