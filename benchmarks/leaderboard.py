@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from mtpano_zoo.claims import process_number
 from mtpano_zoo.data import RoomsDataset, ThreeD60DataModule
 from mtpano_zoo.evaluation.command import judge, open_predictors
 from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
 from mtpano_zoo.evaluation.predictors import NetworkPredictor, Predictor
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.machine.claims import process_number
 from mtpano_zoo.models.latitude import LatitudePrior
 
 PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"

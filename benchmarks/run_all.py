@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from mtpano_zoo.cores import available_cores
+from mtpano_zoo.machine.cores import available_cores
 
 HERE = Path(__file__).parent
 # Title, script with arguments, and the arguments that make it tiny. The most informative ones come first.

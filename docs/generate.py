@@ -97,9 +97,9 @@ REFERENCE = {
         "mtpano_zoo.export.poses",
         "mtpano_zoo.export.colmap",
         "mtpano_zoo.export.one_scale",
-        "mtpano_zoo.export_scene",
-        "mtpano_zoo.run_video",
-        "mtpano_zoo.convert_fisheye",
+        "mtpano_zoo.commands.export_scene",
+        "mtpano_zoo.run.video",
+        "mtpano_zoo.commands.convert_fisheye",
     ),
 }
 

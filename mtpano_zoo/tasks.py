@@ -40,7 +40,7 @@ class Stored:
     Attributes:
         name: what the file holds, the key under which `save` returns its path.
         suffix: end of the file's name, after the stem and an underscore.
-        codec: how the values are encoded, one of `mtpano_zoo.predicted_maps.WRITERS`.
+        codec: how the values are encoded, one of `mtpano_zoo.prediction.maps.WRITERS`.
 
     Example:
         >>> [file.suffix for file in MAIN_TASKS["depth"].stored]

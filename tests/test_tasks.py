@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.panoramas import collate
 from mtpano_zoo.files.card import TEXTS
-from mtpano_zoo.finishing import FINISHERS
 from mtpano_zoo.losses import TASK_LOSSES, TaskLoss
 from mtpano_zoo.metrics import TASK_METRICS, defined_scores
 from mtpano_zoo.metrics.pooling import PanoramaMetric
-from mtpano_zoo.predicted_maps import WRITERS, Prediction, output_paths
+from mtpano_zoo.prediction.finishing import FINISHERS
+from mtpano_zoo.prediction.maps import WRITERS, Prediction, output_paths
 from mtpano_zoo.sphere import Mode
 from mtpano_zoo.tasks import AUXILIARY_TASKS, CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS, auxiliary_tasks_of, check_tasks
 from mtpano_zoo.training import MultiTaskModule

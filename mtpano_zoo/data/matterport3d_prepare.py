@@ -29,8 +29,8 @@ from mtpano_zoo.data.matterport3d_release import DEPTH, LEVEL, NORMALS, YAWS, Ca
 from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
+from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.workers import stoppable
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
 MARKER = "matterport3d.txt"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtpano_zoo.claims import LOCAL_RANKS, process_number
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
 from mtpano_zoo.evaluation.page import is_page, worst_maps, write_page
@@ -13,6 +12,7 @@ from mtpano_zoo.evaluation.predictors import FolderPredictor, Kind, NetworkPredi
 from mtpano_zoo.evaluation.protocol import DEFAULTS, read_protocol, recorded_name
 from mtpano_zoo.evaluation.report import FORMAT, build_report, write_json
 from mtpano_zoo.evaluation.runner import evaluate
+from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
 from mtpano_zoo.output_paths import may_become_report
 from mtpano_zoo.zoo import load_model
 

@@ -16,7 +16,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST, describe_model, hash_of_files
 from mtpano_zoo.output_paths import path_below, printable
-from mtpano_zoo.prediction_folder import FORMAT, classes_and_reading
+from mtpano_zoo.prediction.folder import FORMAT, classes_and_reading
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_json

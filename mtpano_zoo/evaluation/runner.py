@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torchmetrics import Metric
 
-from mtpano_zoo.claims import Claims, in_turn, process_number, processes
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import EvaluationSet
 from mtpano_zoo.evaluation.mistakes import common_mistakes, mistakes
@@ -31,6 +30,7 @@ from mtpano_zoo.evaluation.predictors import FolderPredictor, Predictor
 from mtpano_zoo.evaluation.protocol import add, build_metrics, labels_of, scores_of
 from mtpano_zoo.evaluation.scoring import matched_classes, measure, prepare, with_depth
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.machine.claims import Claims, in_turn, process_number, processes
 from mtpano_zoo.manifest import claim_folder
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.tasks import MAIN_TASKS

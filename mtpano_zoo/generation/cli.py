@@ -253,8 +253,8 @@ def seed_of_noise(text: str) -> int:
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
     import torch
 
-    from mtpano_zoo.claims import LOCAL_RANKS, process_number
     from mtpano_zoo.generation.loading import load_generator, show_licence
+    from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
 
     if options.base is not None:
         show_licence(options.base, adapter)
@@ -274,10 +274,10 @@ def _load(options: argparse.Namespace, adapter: str | None = None, strength: flo
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from mtpano_zoo.claims import process_number, processes
     from mtpano_zoo.generation.loading import NO_BASE, describe_base, precision_name
     from mtpano_zoo.generation.prompts import SCENES, expand, plan, read_prompts, read_words
     from mtpano_zoo.generation.run import generate, manifest_of, prepare_folder
+    from mtpano_zoo.machine.claims import process_number, processes
 
     if options.base is None:
         raise InputError(NO_BASE)
@@ -360,9 +360,9 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _precompute(options: argparse.Namespace) -> int:
-    from mtpano_zoo.claims import process_number, processes
     from mtpano_zoo.generation.loading import NO_BASE, describe_base, precision_name
     from mtpano_zoo.generation.precompute import precompute
+    from mtpano_zoo.machine.claims import process_number, processes
 
     if options.base is None:
         raise InputError(NO_BASE)

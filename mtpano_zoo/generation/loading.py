@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
-from mtpano_zoo.memory import available_memory
+from mtpano_zoo.machine.device import check_device
+from mtpano_zoo.machine.memory import available_memory
 from mtpano_zoo.text_files import read_json, read_text
 from mtpano_zoo.zoo.download import fetch
 from mtpano_zoo.zoo.entries import generators

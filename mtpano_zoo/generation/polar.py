@@ -22,8 +22,8 @@ from mtpano_zoo.generation.run import manifest_of, prepare_folder
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama, write_png
-from mtpano_zoo.prediction_folder import RECORDS, PredictionFolder, read_records
-from mtpano_zoo.run_output import digest_of
+from mtpano_zoo.prediction.folder import RECORDS, PredictionFolder, read_records
+from mtpano_zoo.run.output import digest_of
 
 __all__ = ("Inpaint", "hole_of_face", "hole_of_panorama", "load_inpainter", "polar_faces", "refine", "refine_folder")
 

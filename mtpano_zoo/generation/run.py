@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpano_zoo.claims import in_turn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.prompts import Wanted
 from mtpano_zoo.generation.sampling import Generator
@@ -32,6 +31,7 @@ from mtpano_zoo.labeling.manifest import software, write_record
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 from mtpano_zoo.labeling.storage import IMAGES, LabelFolder, check_folders
+from mtpano_zoo.machine.claims import in_turn
 from mtpano_zoo.manifest import claim_folder, read_manifest
 
 __all__ = ("FORMAT", "generate", "manifest_of", "prepare_folder")

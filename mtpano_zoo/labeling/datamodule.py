@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_files import check_present
+from mtpano_zoo.image_files import check_present, find_images
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_of
@@ -23,7 +23,6 @@ from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.origin import Origin, digest_of_files, stamp_of_file
 from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.output_paths import check_id
-from mtpano_zoo.run import find_images
 
 __all__ = ("ImageFiles", "LabelingData", "unaugmented_samples")
 

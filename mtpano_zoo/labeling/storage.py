@@ -33,9 +33,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
-from mtpano_zoo.claims import Claims
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.origin import Origin
+from mtpano_zoo.machine.claims import Claims
 from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.text_files import read_json, read_json_lines

@@ -20,7 +20,7 @@ from mtpano_zoo.losses import PublishedLoss
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.output_paths import left_out, user_path
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
+from mtpano_zoo.prediction.folder import PredictionFolder, manifest_of
 from mtpano_zoo.tasks import SAMPLE_MAPS
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
@@ -164,7 +164,7 @@ class PredictionWriter(BasePredictionWriter):
     """Write what `mtpano predict` predicts, as `Prediction.save` does, under the ids of the samples.
 
     Complete results are kept. A folder holds results of one network and its settings only, see
-    `mtpano_zoo.prediction_folder`. A sample that cannot be written does not stop the others.
+    `mtpano_zoo.prediction.folder`. A sample that cannot be written does not stop the others.
 
     Args:
         out: Folder for the results. If omitted, ``predictions`` beside the logs of the run.

@@ -38,7 +38,7 @@ def _fisheye(options: argparse.Namespace) -> int:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
     check_no_input(options.out, [options.image, options.calibration])
-    from mtpano_zoo.convert_fisheye import convert_fisheye, read_calibration  # PyTorch takes seconds to import
+    from mtpano_zoo.commands.convert_fisheye import convert_fisheye, read_calibration  # PyTorch takes seconds to import
 
     calibration = read_calibration(options.calibration)
     unseen = convert_fisheye(

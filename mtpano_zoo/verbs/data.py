@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from mtpano_zoo.cores import available_cores
+from mtpano_zoo.machine.cores import available_cores
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write

@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _export_scene(options: argparse.Namespace) -> int:
-    from mtpano_zoo.export_scene import export_scene
+    from mtpano_zoo.commands.export_scene import export_scene
 
     how = {key: getattr(options, key) for key in ("poses", "views", "size", "nadir", "one_scale")}
     count = export_scene(options.results, options.images, options.out, **how)

@@ -24,7 +24,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _quickstart(options: argparse.Namespace) -> int:
-    from mtpano_zoo.quickstart import quickstart
+    from mtpano_zoo.commands.quickstart import quickstart
 
     quickstart(options.config, options.out, options.images)
     return 0

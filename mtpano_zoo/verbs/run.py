@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtpano_zoo.collection import no_collection
-from mtpano_zoo.cores import available_cores
+from mtpano_zoo.machine.cores import available_cores
+from mtpano_zoo.machine.garbage import no_collection
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import (

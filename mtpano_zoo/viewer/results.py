@@ -17,7 +17,7 @@ from mtpano_zoo.image_io import Panorama, load_panorama, placed
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction_folder import RECORDS, classes_and_reading, read_records
+from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 

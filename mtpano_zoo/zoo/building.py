@@ -12,13 +12,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.familiarity import check_familiarity
 from mtpano_zoo.files.checkpoint import check_not_nan, check_weights
 from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.layers import ENCODERS
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
 from mtpano_zoo.models.base import plain_palette
+from mtpano_zoo.prediction.familiarity import check_familiarity
 from mtpano_zoo.tasks import check_tasks
 
 __all__ = ("assemble", "build_network", "read_network", "transfer", "transferred_card")

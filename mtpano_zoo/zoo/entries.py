@@ -44,7 +44,8 @@ class Entry:
         recipe: shipped configuration that trained it, or None.
         results: published scores, each with its `dataset` and `protocol`.
         limitations: known failures, one sentence each.
-        familiarity: statistics of its features for images like those of its training, see `mtpano_zoo.familiarity`.
+        familiarity: statistics of its features for images like those of its training, see
+            `mtpano_zoo.prediction.familiarity`.
     """
 
     name: str

@@ -61,7 +61,7 @@ def load_model(
         raise InputError(f"classes are names in a list, such as ['floor', 'wall'], not {classes!r}.")
     place = locate(source)
     # PyTorch and timm take seconds to import: mistakes are reported before that.
-    from mtpano_zoo.device import check_device
+    from mtpano_zoo.machine.device import check_device
     from mtpano_zoo.zoo.building import assemble
     from mtpano_zoo.zoo.reading import read
 

@@ -13,7 +13,7 @@ from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_png
 from mtpano_zoo.manifest import write_manifest
-from mtpano_zoo.prediction_folder import manifest_of
+from mtpano_zoo.prediction.folder import manifest_of
 from mtpano_zoo.sphere import erp_rays
 
 H, W = 16, 32

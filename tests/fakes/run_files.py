@@ -3,7 +3,7 @@
 from PIL import Image
 
 from mtpano_zoo.manifest import MANIFEST
-from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.prediction.folder import RECORDS
 
 KINDS = ("depth.npy", "depth.png", "panel.png")
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import MultiTaskLoss, PublishedLoss
 from mtpano_zoo.manifest import MANIFEST
-from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.prediction.folder import RECORDS
 from mtpano_zoo.training import (
     AuxiliaryWarmup,
     FrozenNorms,

@@ -17,16 +17,16 @@ from run_files import KINDS, names, save
 from torch import nn
 from waiting import until
 
-from mtpano_zoo import prediction, zoo
-from mtpano_zoo import run_output as writing
+from mtpano_zoo import zoo
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.machine.workers import asked_to_stop
 from mtpano_zoo.manifest import MANIFEST, describe_model
 from mtpano_zoo.models import prepare_for_inference
-from mtpano_zoo.prediction import output_paths
-from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.prediction import output_paths, pipeline
+from mtpano_zoo.prediction.folder import RECORDS
+from mtpano_zoo.run import output as writing
 from mtpano_zoo.run import run
-from mtpano_zoo.workers import asked_to_stop
 
 
 def read_png(path):
@@ -214,14 +214,14 @@ class Quick(nn.Module):
 def _slow_command(folder):
     """The command; an image is being written until the interrupt is known."""
 
-    def slowly(path, array, *xmp, write=prediction.image_io.write_png):
+    def slowly(path, array, *xmp, write=pipeline.image_io.write_png):
         Path("began").touch()
         until(asked_to_stop)
         write(path, array, *xmp)
 
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
-    prediction.image_io.write_png = slowly
+    pipeline.image_io.write_png = slowly
     zoo.load_model = lambda *_: Quick()
     raise SystemExit(main(["run", "in", "--out", "out", "--device", "cpu", "--workers", "0"]))
 

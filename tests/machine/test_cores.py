@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from fake_control_groups import machine
 
-from mtpano_zoo.cores import available_cores
+from mtpano_zoo.machine.cores import available_cores
 
 V2 = {"cpu.max": "{limit} 100000\n"}
 V1 = {"cpu.cfs_quota_us": "{limit}\n", "cpu.cfs_period_us": "100000\n"}

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from fake_control_groups import machine
 
-from mtpano_zoo.memory import available_memory
+from mtpano_zoo.machine.memory import available_memory
 
 pytest.importorskip("psutil", reason="needs psutil: pip install 'mtpano_zoo[generation]'")
 

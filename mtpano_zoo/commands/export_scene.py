@@ -20,7 +20,7 @@ from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import SKY, output_paths
-from mtpano_zoo.prediction_folder import RECORDS, classes_and_reading, read_records
+from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records
 
 __all__ = ("export_scene",)
 

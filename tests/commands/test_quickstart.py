@@ -6,8 +6,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from mtpano_zoo.commands.quickstart import METRICS, free_folder, quickstart
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.quickstart import METRICS, free_folder, quickstart
 from mtpano_zoo.resources import shipped
 
 

@@ -11,12 +11,12 @@ from brightness import Brightness
 from run_files import KINDS, names, save
 from waiting import until
 
-from mtpano_zoo import prediction
-from mtpano_zoo import run as module
-from mtpano_zoo import run_output as writing
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.prediction import pipeline
 from mtpano_zoo.run import RunReport, find_images, run
+from mtpano_zoo.run import images as module
+from mtpano_zoo.run import output as writing
 
 
 def test_folder_is_mirrored(photos, tmp_path):
@@ -65,7 +65,7 @@ def test_a_bad_image_does_not_stop_the_others(tmp_path):
 
 
 def test_results_that_cannot_be_written_are_reported_and_not_doubted(tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "doubts", lambda network, images, whole: [("it is odd",)] * len(images))
+    monkeypatch.setattr(pipeline, "doubts", lambda network, images, whole: [("it is odd",)] * len(images))
     images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "b.png")]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a").write_text("a file where a folder is needed")

@@ -14,8 +14,8 @@ from mtpano_zoo.data import HomesDataset, RoomsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama
 from mtpano_zoo.image_io.gpano import PoseAngles
-from mtpano_zoo.levelling import estimate_up, levelling_rotation
 from mtpano_zoo.prediction import predict
+from mtpano_zoo.prediction.levelling import estimate_up, levelling_rotation
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays, rotate, rotation_matrix
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from waiting import until
 
-from mtpano_zoo import workers
-from mtpano_zoo.run_output import Saving, _save
-from mtpano_zoo.workers import asked_to_stop, stoppable
+from mtpano_zoo.machine import workers
+from mtpano_zoo.machine.workers import asked_to_stop, stoppable
+from mtpano_zoo.run.output import Saving, _save
 
 
 @pytest.fixture(params=[0, 2])

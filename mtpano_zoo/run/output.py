@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtpano_zoo.image_io import Panorama
+from mtpano_zoo.machine.workers import asked_to_stop
 from mtpano_zoo.output_paths import printable
-from mtpano_zoo.predicted_maps import SCENES, Prediction
-from mtpano_zoo.prediction_folder import PredictionFolder
-from mtpano_zoo.workers import asked_to_stop
+from mtpano_zoo.prediction.folder import PredictionFolder
+from mtpano_zoo.prediction.maps import SCENES, Prediction
 
 __all__ = ("Job", "Output", "RunReport", "Saving", "digest_of")
 
@@ -37,7 +37,7 @@ class RunReport:
         skipped: images whose results were there already.
         failed: why an image has no results, one sentence each.
         passed_over: why a file in a folder was not treated as an image.
-        doubted: why not to trust the results of an image, see `mtpano_zoo.familiarity`.
+        doubted: why not to trust the results of an image, see `mtpano_zoo.prediction.familiarity`.
     """
 
     written: list[Path] = field(default_factory=list)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtpano_zoo.control_groups import folders, word
+from mtpano_zoo.machine.control_groups import folders, word
 
 __all__ = ("available_cores",)
 

@@ -6,7 +6,7 @@ import pytest
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.manifest import MANIFEST
-from mtpano_zoo.prediction_folder import RECORDS, PredictionFolder, manifest_of
+from mtpano_zoo.prediction.folder import RECORDS, PredictionFolder, manifest_of
 
 SETTINGS = manifest_of("test", {"name": None, "weights": "1"}, {"x": 1})
 

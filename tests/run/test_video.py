@@ -15,14 +15,14 @@ from PIL import Image
 from processes import begin
 from waiting import until
 
-from mtpano_zoo import prediction
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_normals
 from mtpano_zoo.image_io.video import Video, constant_rate, write_video
-from mtpano_zoo.prediction_folder import RECORDS, read_records
+from mtpano_zoo.prediction import pipeline
+from mtpano_zoo.prediction.folder import RECORDS, read_records
 from mtpano_zoo.run import run
-from mtpano_zoo.run_video import smoothed
+from mtpano_zoo.run.video import smoothed
 from mtpano_zoo.viz import colour_depth
 
 LEVELS = (20, 60, 100, 140, 180, 220)
@@ -297,7 +297,7 @@ def test_the_command_takes_videos_beside_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtpano_zoo.zoo.load_model", lambda *_: AllTasks())
     monkeypatch.setattr("mtpano_zoo.models.prepare_for_inference", lambda model, *_, **__: model)
-    monkeypatch.setattr(prediction, "doubts", lambda *_: [("it is odd",)])
+    monkeypatch.setattr(pipeline, "doubts", lambda *_: [("it is odd",)])
     command = ["run", "tour.mp4", "room.png", "--out", "out", "--workers", "0", "--device", "cpu", "--no-panel"]
     assert main([*command, "--smooth", "0.2", "--json", "report.json"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -324,7 +324,7 @@ def _killed(folder):
     os.chdir(folder)
     count = 0
 
-    def write(path, array, *xmp, write=prediction.image_io.write_png):
+    def write(path, array, *xmp, write=pipeline.image_io.write_png):
         nonlocal count
         count += 1
         if count == 6:
@@ -332,7 +332,7 @@ def _killed(folder):
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, array, *xmp)
 
-    prediction.image_io.write_png = write
+    pipeline.image_io.write_png = write
     run(["tour.mp4"], WithNormals(), "out", progress=False, smooth=0.2)
 
 

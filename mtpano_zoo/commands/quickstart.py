@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import load_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
-from mtpano_zoo.run import find_images, run
+from mtpano_zoo.run import run
 from mtpano_zoo.text_files import read_yaml
 from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
 from mtpano_zoo.training.cli import main as train

@@ -8,9 +8,9 @@ from everything import Everything, results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
+from mtpano_zoo.commands.export_scene import export_scene
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.predictors import FolderPredictor
-from mtpano_zoo.export_scene import export_scene
 from mtpano_zoo.image_io import Window, decode_normals, gpano_xmp, write_png
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays

@@ -13,20 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from mtpano_zoo.device import check_device
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.finishing import NadirMask, check_nadir
-from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images, is_video
+from mtpano_zoo.image_files import find_images, is_video
 from mtpano_zoo.image_io import Panorama, Reading, load_panorama
+from mtpano_zoo.machine.device import check_device
+from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.manifest import describe_model
-from mtpano_zoo.predicted_maps import SCENES, Prediction, output_paths
 from mtpano_zoo.prediction import check_options, predict
-from mtpano_zoo.prediction_folder import PredictionFolder, manifest_of
-from mtpano_zoo.run_output import Job, Output, RunReport, Saving, digest_of
-from mtpano_zoo.run_video import VideoRun, check_smooth, video_paths
-from mtpano_zoo.workers import stoppable
+from mtpano_zoo.prediction.finishing import NadirMask, check_nadir
+from mtpano_zoo.prediction.folder import PredictionFolder, manifest_of
+from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
+from mtpano_zoo.run.output import Job, Output, RunReport, Saving, digest_of
+from mtpano_zoo.run.video import VideoRun, check_smooth, video_paths
 
-__all__ = ("IMAGE_SUFFIXES", "RunReport", "find_images", "run")
+__all__ = ("run",)
 
 READERS = 2
 BATCHES_AHEAD = 2
@@ -67,13 +67,13 @@ def run(
     """Write for every image what `Prediction.save` writes; images in sub-folders keep their sub-folder below `out`.
 
     While the network works on some images, the next ones are read and the results of earlier ones are written. Videos
-    come last, see `mtpano_zoo.run_video`.
+    come last, see `mtpano_zoo.run.video`.
 
     Args:
         sources: images, videos, and folders, which are searched for images with their sub-folders; or what
             `find_images` returned for them.
         model: the network, see `mtpano_zoo.prediction.predict`.
-        out: folder for the results; it may exist, see `mtpano_zoo.prediction_folder`. Images whose results are complete
+        out: folder for the results; it may exist, see `mtpano_zoo.prediction.folder`. Images whose results are complete
             are skipped, so a stopped run resumes where it was; missing files are made again. Files that are not results
             of the same image are kept, and their images are reported as failed.
         batch_size: images that go through the network together, whatever their sizes.
@@ -97,7 +97,7 @@ def run(
         scenes: `ply`, `glb` or both: write each panorama as a point cloud and as a textured mesh too.
         stride: rows and columns that these use, see `mtpano_zoo.prediction.Prediction.export`.
         smooth: time constant in seconds over which depth and normals of a video are smoothed; 0 for none. See
-            `mtpano_zoo.run_video.smoothed`.
+            `mtpano_zoo.run.video.smoothed`.
         **reading: how files are read, see `mtpano_zoo.image_io.load_panorama`.
 
     Raises:

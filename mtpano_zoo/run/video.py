@@ -22,11 +22,11 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama, Reading, decode_normals, encode_normals
 from mtpano_zoo.image_io.panorama import panorama_of_pixels
 from mtpano_zoo.image_io.video import Frame, Video, constant_rate, write_video
+from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.predicted_maps import SCENES, Prediction, output_paths
-from mtpano_zoo.run_output import Job, Output, RunReport, digest_of
+from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
+from mtpano_zoo.run.output import Job, Output, RunReport, digest_of
 from mtpano_zoo.tasks import MAIN_TASKS
-from mtpano_zoo.workers import stoppable
 
 __all__ = ("VideoRun", "check_smooth", "smoothed", "video_paths")
 

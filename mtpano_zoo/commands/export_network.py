@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpano_zoo.collection import no_collection
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.machine.garbage import no_collection
 from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
 from mtpano_zoo.output_paths import check_destination

@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from mtpano_zoo.claims import Claims
 from mtpano_zoo.labeling.storage import LabelFolder
+from mtpano_zoo.machine.claims import Claims
 
 SECONDS = 60
 

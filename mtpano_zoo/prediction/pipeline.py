@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.familiarity import doubts
-from mtpano_zoo.finishing import (
+from mtpano_zoo.image_io import Panorama, Reading
+from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.prediction.familiarity import doubts
+from mtpano_zoo.prediction.finishing import (
     FINISHERS,
     NadirMask,
     check_nadir,
@@ -25,14 +27,12 @@ from mtpano_zoo.finishing import (
     unseen_removed,
     without_nadir,
 )
-from mtpano_zoo.image_io import Panorama, Reading
-from mtpano_zoo.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation, turned_back
-from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
-from mtpano_zoo.predicted_maps import Prediction, output_paths
-from mtpano_zoo.sources import Source, network_input, panoramas_of
+from mtpano_zoo.prediction.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation, turned_back
+from mtpano_zoo.prediction.maps import Prediction
+from mtpano_zoo.prediction.sources import Source, network_input, panoramas_of
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
-__all__ = ("SKY", "Prediction", "Source", "check_options", "output_paths", "predict")
+__all__ = ("SKY", "check_options", "predict")
 
 SKY = "sky"
 
@@ -74,7 +74,7 @@ def predict(
         level: Find the up direction from the straight edges in the image, show the network what a level camera would
             see, and rotate its maps back. This works for tilts of up to 45 degrees; tilts below two degrees are left
             alone. If the edges show no clear direction, the tags of the file decide; without these, nothing is
-            rotated, and `Prediction.up` is None. See `mtpano_zoo.levelling`.
+            rotated, and `Prediction.up` is None. See `mtpano_zoo.prediction.levelling`.
         crop: For a crop, return only the part of the sphere that its file shows, at the size of the file.
         mask_nadir: Angle from straight down in degrees within which the maps have no value, to leave out a tripod or a
             logo. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but not a tripod.

@@ -8,11 +8,11 @@ from torch import nn
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.familiarity import check_familiarity, doubts, fit_familiarity, mean_features, strangeness
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
-from mtpano_zoo.prediction_folder import RECORDS
+from mtpano_zoo.prediction.familiarity import check_familiarity, doubts, fit_familiarity, mean_features, strangeness
+from mtpano_zoo.prediction.folder import RECORDS
 from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import erp_angles
 

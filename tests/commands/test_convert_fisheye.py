@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 from mtpano_zoo.cli import main
-from mtpano_zoo.convert_fisheye import read_calibration
+from mtpano_zoo.commands.convert_fisheye import read_calibration
 from mtpano_zoo.image_io import load_panorama
 from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import Lens, erp_rays, fisheye_points, fisheye_rays, from_fisheyes, rotation_matrix, sample

@@ -12,14 +12,14 @@ from PIL import Image
 from tiny_networks import tiny_vit
 from torch import nn
 
-from mtpano_zoo import network_export as module
 from mtpano_zoo.cli import main
+from mtpano_zoo.commands import export_network as module
+from mtpano_zoo.commands.export_network import export
 from mtpano_zoo.layers import CNNEncoder, Encoder
 from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
-from mtpano_zoo.network_export import export
 from mtpano_zoo.sphere import erp_rays
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "export.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
 Build = Callable[..., PDBridgeNet]
 XCIT = {"name": "xcit_nano_12_p8_224", "width": None, "depth": 4, "heads": None}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtpano_zoo.control_groups import folders, word
+from mtpano_zoo.machine.control_groups import folders, word
 
 __all__ = ("available_memory",)
 

@@ -68,7 +68,7 @@ class Prediction:
             panorama and found a clear direction, or if its file says how the camera was tilted.
         heading: Compass heading of the image centre, in degrees clockwise from north, if its file states it.
         window: Where the image lies on the sphere, if it covers only part of it.
-        doubts: Reasons not to trust the maps, as sentences, see `mtpano_zoo.familiarity`.
+        doubts: Reasons not to trust the maps, as sentences, see `mtpano_zoo.prediction.familiarity`.
 
     Raises:
         InputError: If a map differs from the image in size, or a class index has no name.
