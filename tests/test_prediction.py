@@ -439,3 +439,18 @@ def test_bad_files_are_refused(tmp_path):
 def test_a_module_that_is_no_network_of_ours_is_named():
     with pytest.raises(ValueError, match="Linear lacks the attribute `input_size`"):
         predict(nn.Linear(1, 1), photo())
+
+
+@pytest.mark.parametrize(("output", "shown"), [
+    (lambda image: {"dept": image[:, :1]}, "nothing"),
+    (lambda image: image[:, :1], "nothing"),
+    (lambda image: {"depth": image[:, 0]}, r"a map \(1, 32, 64\)"),
+    (lambda image: {"depth": image}, r"a map \(1, 3, 32, 64\)"),
+])  # fmt: skip
+def test_a_network_of_your_own_is_told_what_to_return(output, shown):
+    class Own(Analytic):
+        def forward(self, image):
+            return output(image)
+
+    with pytest.raises(InputError, match=rf"Own must return a dict with depth \(B, 1, H, W\), but returned {shown}"):
+        predict(Own(("depth",)), photo())
