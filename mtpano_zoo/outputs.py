@@ -1,6 +1,6 @@
 """The input type of a network, and the outputs that users see."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import cast
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.tasks import MAIN_TASKS
 
 __all__ = ("check_precision", "check_range", "main_outputs", "weight_type")
 
@@ -16,12 +17,25 @@ def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None =
     """Run a network on images (B, 3, H, W) in [0, 1] and return only the maps of its tasks, in float32.
 
     If the network has masks for several ranges, `valid` is the mask for `max_distance` metres.
+
+    Raises:
+        InputError: If it does not return a map (B, C, h, w) for each of its tasks.
     """
     options: dict[str, object] = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
     if max_distance is not None:
         options["max_distance"] = max_distance
     outputs: dict[str, Tensor] = network(image, **options)
-    return {task: outputs[task].float() for task in cast("tuple[str, ...]", network.tasks)}
+    tasks = cast("tuple[str, ...]", network.tasks)
+    for task in tasks:
+        found = outputs.get(task) if isinstance(outputs, Mapping) else None
+        channels = MAIN_TASKS[task].channels
+        if found is None or found.ndim != 4 or channels not in (0, found.shape[1]):
+            shown = "nothing" if found is None else f"a map {tuple(found.shape)}"
+            raise InputError(
+                f"{type(network).__name__} must return a dict with {task} (B, {channels or 'C'}, H, W), but returned "
+                f"{shown}"
+            )
+    return {task: outputs[task].float() for task in tasks}
 
 
 def check_range(ranges: Sequence[float], max_distance: float | None) -> int:

@@ -44,11 +44,11 @@ def resize_pixels(pixels: Tensor, height: int, width: int) -> Tensor:
     rows, columns, channels = pixels.shape
     index, weight = _taps(rows, height, False, torch.float32, pixels.device)
     flat = pixels.reshape(rows, -1)
-    resized = torch.empty(height, columns * channels, device=pixels.device)
+    resized = torch.empty(height, columns * channels, dtype=torch.float32, device=pixels.device)
     for top in range(0, height, ROWS):
         band = slice(top, top + ROWS)
         first, last = int(index[:, band].min()), int(index[:, band].max()) + 1
-        matrix = torch.zeros(len(resized[band]), last - first, device=pixels.device)
+        matrix = resized.new_zeros(len(resized[band]), last - first)
         matrix.scatter_add_(1, index[:, band].T - first, weight[:, band].T)
         resized[band] = matrix @ flat[first:last].float()
     return resize(resized.view(height, columns, channels).permute(2, 0, 1), height, width)

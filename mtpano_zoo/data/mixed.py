@@ -1,5 +1,6 @@
 """Training on several data sets: a mixture of their samples, with the labels that each has."""
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, cast
@@ -161,7 +162,8 @@ class MixedDataModule(EvaluationLoaders):
 
     def training_set(self, names: Sequence[str], kind: type["MixedDataset"] | None = None) -> "MixedDataset":
         """Build the training samples of the named sets."""
-        parts = {name: cast(Any, self.modules[name].train_dataloader()).dataset for name in names}
+        # Copies, because the sets belong to their modules, which may also be used on their own.
+        parts = {name: copy.copy(cast(Any, self.modules[name].train_dataloader()).dataset) for name in names}
         # The mixture augments itself, since a sample that is drawn twice needs two names for the augmentation.
         augmentations = {name: getattr(part, "augmentation", None) for name, part in parts.items()}
         for part in parts.values():
@@ -220,6 +222,10 @@ class MixedDataset(Dataset[Sample]):
         """Read one sample."""
         name, i, turn = self._place(index)
         return self._finish(name, self.parts[name][i], turn)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Read every sample once; without this, Python would count up until an index is refused."""
+        return (self[i] for i in range(len(self)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Read the samples of a batch; unreadable ones are left out if their set skips them."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def write_scene(
 def _ply(
     path: Path, image: NDArray[np.uint8], depth: NDArray[np.float32], normals: NDArray[np.float32] | None, cut: Cut
 ) -> None:
-    points = cloud(image, depth, normals, cut.stride or 1, cut.edge, cut.nadir)
+    points = cloud(image, depth, normals, cast(int, cut.stride), cut.edge, cut.nadir)
     if len(points.points) == 0:
         raise InputError("there is no point to export, because no pixel has a distance: depth is 0 everywhere")
     write_ply(path, *points)
@@ -101,7 +101,7 @@ def _ply(
 def _glb(
     path: Path, image: NDArray[np.uint8], depth: NDArray[np.float32], normals: NDArray[np.float32] | None, cut: Cut
 ) -> None:
-    write_glb(path, sphere_mesh(depth, cut.stride or 1, cut.edge, cut.nadir, cut.max_angle), image)
+    write_glb(path, sphere_mesh(depth, cast(int, cut.stride), cut.edge, cut.nadir, cut.max_angle), image)
 
 
 EXPORTERS: dict[str, Exporter] = {".ply": _ply, ".glb": _glb}

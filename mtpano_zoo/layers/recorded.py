@@ -35,10 +35,15 @@ class RecordedModule(nn.Module):
         """Record the arguments before the constructor sees them."""
         module = super().__new__(cls)
         # Copying a module calls this without arguments and restores `config` afterwards.
-        bound = inspect.signature(cls.__init__).bind_partial(module, *args, **kwargs)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(module, *args, **kwargs)
         bound.apply_defaults()
         _, *names = bound.arguments  # the first one is `self`
-        config = {name: plain_data(bound.arguments[name]) for name in names if name not in cls.start_arguments}
+        arguments = {name: bound.arguments[name] for name in names}
+        for name, parameter in signature.parameters.items():
+            if parameter.kind == parameter.VAR_KEYWORD:  # `**options` are passed by their own names
+                arguments |= arguments.pop(name)
+        config = {name: plain_data(value) for name, value in arguments.items() if name not in cls.start_arguments}
         object.__setattr__(module, "config", config)  # before `nn.Module.__init__`, which `__setattr__` needs
         return module
 

@@ -12,8 +12,8 @@ from mtpano_zoo.losses.base import BatchLabels, Loss, TaskLoss
 from mtpano_zoo.losses.dense import masked_l1
 from mtpano_zoo.losses.means import several_processes
 from mtpano_zoo.losses.task_losses import TASK_LOSSES, DepthLoss
-from mtpano_zoo.losses.validity import trusted, valid_depth
-from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS
+from mtpano_zoo.losses.validity import map_shape, trusted, valid_depth
+from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS, TASKS
 
 __all__ = ("MultiTaskLoss", "connected_zero")
 
@@ -85,7 +85,7 @@ class MultiTaskLoss(Loss):
             batch: `image` (B, 3, H, W), and those labels and confidences that exist.
 
         Raises:
-            InputError: If a prediction and its label differ in size, or an extended task is unknown.
+            InputError: If a prediction and its label differ in shape, or an extended task is unknown.
         """
         losses: dict[str, Tensor] = {}
         known: dict[str, BatchLabels | None] = {}
@@ -206,14 +206,17 @@ def connected_zero(prediction: Tensor) -> Tensor:
 
 def _no_labels(key: str, prediction: Tensor) -> Tensor:
     kind = SAMPLE_MAPS[key]
-    size = prediction.shape[-2:]
-    shape = (len(prediction), kind.channels, *size) if kind.channels else (len(prediction), *size)
+    shape = map_shape(key, len(prediction), *prediction.shape[-2:])
     return torch.full(shape, kind.empty, dtype=getattr(torch, kind.dtype), device=prediction.device)
 
 
 def _check_size(task: str, prediction: Tensor, key: str, label: Tensor) -> None:
-    if prediction.shape[-2:] != label.shape[-2:]:
+    """Refuse shapes that differ: broadcasting could compare every image with the labels of all others."""
+    channels = TASKS[task].channels if task in TASKS else 0
+    if prediction.ndim != 4 or channels not in (0, prediction.shape[1]):
+        raise InputError(f"{task} must be predicted as (B, {channels or 'C'}, H, W), got {tuple(prediction.shape)}.")
+    if tuple(label.shape) != map_shape(key, len(prediction), *prediction.shape[-2:]):
         raise InputError(
-            f"{task} is predicted at {tuple(prediction.shape[-2:])}, its label {key} is {tuple(label.shape[-2:])}: "
-            "resize one."
+            f"{task} is predicted as {tuple(prediction.shape)}, its label {key} is {tuple(label.shape)}: resize or "
+            "reshape one."
         )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
@@ -88,14 +89,26 @@ def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:
     return valid if weight is None else valid & weight.isfinite() & (weight > 0)
 
 
+def map_shape(key: str, batch: int, height: int, width: int) -> tuple[int, ...]:
+    """Return the shape of a map of samples in a batch.
+
+    Example:
+        >>> map_shape("depth", 2, 16, 32), map_shape("normals", 2, 16, 32)
+        ((2, 16, 32), (2, 3, 16, 32))
+    """
+    channels = SAMPLE_MAPS[key].channels
+    return (batch, channels, height, width) if channels else (batch, height, width)
+
+
 def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = NO_LABEL) -> None:
-    """Refuse a batch whose labels cannot be trained on, before a network sees it.
+    """Refuse a batch that cannot be trained on, before a network sees it.
 
     Losses and metrics skip classes out of range, because a check there would make the GPU wait for the host; this one
     reads values, so call it while the batch is still on the CPU.
 
     Raises:
-        InputError: If a class is outside [0, num_classes) and not ``ignore_index``, or a map does not fit the image.
+        InputError: If a class is outside [0, num_classes) and not ``ignore_index``, a map has another shape or type
+            than `mtpano_zoo.tasks.SAMPLE_MAPS` says, or the image is far outside [0, 1].
 
     Example:
         >>> import torch
@@ -106,20 +119,35 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
             ...
         mtpano_zoo.errors.InputError: ...
     """
-    size = tuple(batch["image"].shape[-2:])
+    image = batch["image"]
+    if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+        raise InputError(f"image must be floating point (B, 3, H, W) in [0, 1], got {image.dtype} {tuple(image.shape)}")
     for key in batch.keys() & SAMPLE_MAPS.keys():
-        if tuple(batch[key].shape[-2:]) != size:
-            raise InputError(
-                f"{key} labels are {tuple(batch[key].shape[-2:])} but the image is {size}: resize them together"
-            )
+        _check_map(key, batch[key], map_shape(key, len(image), *image.shape[-2:]))
+    low, high = (float(value) for value in image.aminmax())
+    if not (low > -0.5 and high < 1.5):  # a filter may leave [0, 1] a little
+        raise InputError(
+            f"image holds values from {low:.3g} to {high:.3g} instead of [0, 1]: divide 8-bit values by 255, and leave "
+            "the normalisation to the network"
+        )
     if "semseg" not in batch:
         return
     labels = batch["semseg"]
-    if labels.is_floating_point():
-        raise InputError(f"semseg labels must be integers, got {labels.dtype}: convert them with .long()")
     wrong = labels[(labels != ignore_index) & ~valid_semseg(labels, num_classes, ignore_index)]
     if wrong.numel():
         raise InputError(
             f"semseg labels hold the classes {wrong.unique().tolist()[:10]}, but there are {num_classes} (0 to "
             f"{num_classes - 1}) and {ignore_index} for no label: map the labels or set the number of classes"
         )
+
+
+def _check_map(key: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(values.shape) != shape:
+        raise InputError(f"{key} must be {shape} to fit the image, got {tuple(values.shape)}: resize or reshape it")
+    wanted = SAMPLE_MAPS[key].dtype
+    if wanted == "float32" and not values.is_floating_point():
+        raise InputError(f"{key} must be floating point, got {values.dtype}: convert its unit too")
+    if wanted == "int64" and values.is_floating_point():
+        raise InputError(f"{key} labels must be integers, got {values.dtype}: convert them with .long()")
+    if wanted == "bool" and values.dtype != torch.bool:
+        raise InputError(f"{key} must be bool, got {values.dtype}: convert it with .bool()")

@@ -95,8 +95,9 @@ class PanoramaNetwork(RecordedModule):
         self.card: dict[str, Any] = {}
         self.image_mean: Tensor
         self.image_std: Tensor
-        self.register_buffer("image_mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
+        mean, std = (torch.tensor(x, dtype=torch.float32).view(1, 3, 1, 1) for x in (image_mean, image_std))
+        self.register_buffer("image_mean", mean, persistent=False)
+        self.register_buffer("image_std", std, persistent=False)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Normalise an image (B, 3, H, W) in [0, 1] as the encoder expects it."""

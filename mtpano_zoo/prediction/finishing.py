@@ -124,7 +124,7 @@ def _classes(task: str, logits: Tensor, height: int, width: int) -> NDArray[Any]
 
 def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.float32]:
     """Resize positive numbers (1, h, w); 0 where the network returned no finite one."""
-    finished = torch.empty(height, width)
+    finished = torch.empty(height, width, dtype=torch.float32)
     for rows, band in resize_bands(values, height, width):
         finished[rows] = torch.where(band[0].isfinite(), band[0].clamp_min(MAIN_TASKS[task].minimum), 0)
     return finished.numpy()
@@ -132,7 +132,7 @@ def _positive(task: str, values: Tensor, height: int, width: int) -> NDArray[np.
 
 def _direction(task: str, vectors: Tensor, height: int, width: int) -> NDArray[np.float32]:
     """Resize vectors (3, h, w) and normalise them; zero where they have no direction."""
-    finished = torch.empty(height, width, 3)
+    finished = torch.empty(height, width, 3, dtype=torch.float32)
     for rows, band in resize_bands(nn.functional.normalize(vectors, dim=0), height, width):
         x, y, z = band.nan_to_num_()
         # `normalize` takes many times as long for three channels that lie so far apart in memory.

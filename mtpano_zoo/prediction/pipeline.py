@@ -79,12 +79,13 @@ def predict(
         mask_nadir: Angle from straight down in degrees within which the maps have no value, to leave out a tripod or a
             logo. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but not a tripod.
         **reading: How files are read: `fov`, `vertical_offset`, `eye`, `ignore_tags`, `force` and `max_pixels`, see
-            `mtpano_zoo.image_io.load_panorama`.
+            `mtpano_zoo.image_io.load_panorama`. For other sources, the first four are refused.
 
     Raises:
         FileNotFoundError: If there is no file at the path.
         InputError: If the source is not a panorama, its type, shape or range is wrong, or the network lacks what
             an option needs.
+        TypeError: If there is no such option.
 
     Example:
         >>> class TwoMetres(nn.Module):
@@ -94,6 +95,8 @@ def predict(
         >>> predict(TwoMetres(), torch.rand(3, 100, 200)).depth.shape
         (100, 200)
     """
+    if unknown := sorted(reading.keys() - Reading.__annotations__.keys()):  # only files would notice
+        raise TypeError(f"predict() got an unexpected keyword argument {unknown[0]!r}")
     check_options(network, precision, mask_sky, blend_seam, max_distance)
     height, width = _input_size(network, size)
     _attribute(network, "tasks")  # fails before anything runs
@@ -139,7 +142,7 @@ def predict(
 
 def _input_size(network: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:
     """Return height and width of the network's input; its own by default."""
-    wanted = size or _attribute(network, "input_size")
+    wanted = _attribute(network, "input_size") if size is None else size
     try:
         height, width = map(operator.index, wanted)
     except (TypeError, ValueError) as error:

@@ -18,6 +18,9 @@ from mtpano_zoo.sphere import rotate
 
 __all__ = ("Source", "network_input", "panoramas_of")
 
+PLACING = ("fov", "vertical_offset", "eye", "ignore_tags")  # options of `load_panorama` that need a file
+ROUNDING = 0.01  # what rounding may add to [0, 1], also in bfloat16
+
 Source: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor | Panorama
 
 
@@ -26,7 +29,7 @@ def panoramas_of(source: Source | Sequence[Source], **reading: Unpack[image_io.R
 
     Args:
         source: As `predict` takes it.
-        **reading: Options of `image_io.load_panorama`, for paths.
+        **reading: Options of `image_io.load_panorama`. Those that place an image on the sphere are for paths only.
 
     Raises:
         FileNotFoundError: If there is no file at a path.
@@ -38,10 +41,17 @@ def panoramas_of(source: Source | Sequence[Source], **reading: Unpack[image_io.R
         >>> [tuple(image.shape) for image in panoramas_of(torch.zeros(2, 3, 32, 64))]
         [(3, 32, 64), (3, 32, 64)]
     """
-    if isinstance(source, Panorama):
-        return [source]
     if isinstance(source, str | Path):
         return [image_io.load_panorama(source, **reading)]
+    if isinstance(source, Sequence):
+        return [panorama for single in source for panorama in panoramas_of(single, **reading)]
+    if placing := [name for name in PLACING if reading.get(name)]:
+        raise InputError(
+            f"{placing[0]} says how a file is read, but the source is a {type(source).__name__}: pass the path of the "
+            "file, or place its pixels with `mtpano_zoo.image_io.panorama.panorama_of_pixels`"
+        )
+    if isinstance(source, Panorama):
+        return [source]
     if isinstance(source, Image.Image):
         return [image_io.panorama_from_pil(source)]
     if isinstance(source, np.ndarray):
@@ -53,9 +63,7 @@ def panoramas_of(source: Source | Sequence[Source], **reading: Unpack[image_io.R
         image_io.check_panorama_size(source.shape[0], source.shape[1], "the array")
         return [Panorama(np.ascontiguousarray(source))]  # PyTorch takes no flipped view, such as `bgr[..., ::-1]`
     if isinstance(source, Tensor):
-        return list(_checked(source if source.ndim == 4 else source[None]).detach())
-    if isinstance(source, Sequence):
-        return [panorama for single in source for panorama in panoramas_of(single, **reading)]
+        return list(_checked((source if source.ndim == 4 else source[None]).detach()))
     raise InputError(f"a source must be a path, PIL image, uint8 array or tensor, not {type(source).__name__}")
 
 
@@ -71,12 +79,12 @@ def _checked(batch: Tensor) -> Tensor:
     if not batch.isfinite().all():
         raise InputError("the tensor holds NaN or infinite values: an image is finite, in [0, 1]")
     low, high = (float(value) for value in batch.aminmax())
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise InputError(
             f"the tensor holds values from {low:.3g} to {high:.3g}, but an image is in [0, 1]: "
             "scale it; the network normalises by itself"
         )
-    return batch
+    return batch if low >= 0 and high <= 1 else batch.clamp(0, 1)
 
 
 def network_input(

@@ -288,7 +288,7 @@ def _coordinate_type(maps: Tensor) -> torch.dtype:
 
 def _whole_columns(rotation: Tensor, width: int) -> list[int] | None:
     """Return by how many columns each rotation (N, 3, 3) yaws, or None if one is not a yaw by whole columns."""
-    if rotation.requires_grad or torch.compiler.is_compiling():
+    if rotation.requires_grad or torch.compiler.is_compiling() or not len(rotation):
         return None
     exact = rotation.detach().cpu().double()
     columns = (torch.atan2(exact[:, 0, 2], exact[:, 2, 2]) * (width / (2 * math.pi))).round()

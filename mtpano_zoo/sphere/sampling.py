@@ -119,12 +119,12 @@ def _bilinear(maps: Tensor, points: Tensor) -> Tensor:
     if batch == 1 and maps.device.type == "cpu" and len(places) > 1 and places[-1] % STRIP == 0 and not wanted:
         grid = points.reshape(-1, places[-1] // STRIP, STRIP, 2).movedim(1, 0)
         return _grid_sample(maps, grid).permute(1, 2, 0, 3).view(1, channels, *places[:-1], -1, STRIP)
-    values = _grid_sample(maps, points.reshape(points.shape[0], 1, -1, 2))
+    values = _grid_sample(maps, points.flatten(1, -2)[:, None])
     return values.reshape(batch, channels, *places[:-1], 1, places[-1])
 
 
 def _grid_sample(maps: Tensor, grid: Tensor) -> Tensor:
-    count = max(len(maps), len(grid))
+    count = len(grid) if len(maps) == 1 else len(maps)  # there may be none
     return F.grid_sample(
         maps.expand(count, -1, -1, -1), grid.expand(count, -1, -1, -1), padding_mode="border", align_corners=False
     )

@@ -1,6 +1,6 @@
 """The LightningModule that every way of training builds on: a network, its loss, its metrics and its optimiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
@@ -182,13 +182,16 @@ class PanoramaModule(LightningModule):
         return outputs
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Refuse labels that cannot be trained on while they are on the host, where checking them is cheap.
+        """Refuse a batch that cannot be trained on while it is on the host, where checking it is cheap.
 
         A data module's own hook of this name replaces it.
 
         Raises:
-            InputError: If a class is out of range or a map does not fit the image.
+            InputError: If it is not a dict with `image`, or `check_batch` refuses it.
         """
+        if not isinstance(batch, Mapping) or "image" not in batch:
+            found = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+            raise InputError(f"A batch is a dict with image (B, 3, H, W) and labels, as depth (B, H, W), not {found}.")
         if batch["image"].device.type == "cpu":
             used = {"image", *(key for task in self.network.tasks for key in MAIN_TASKS[task].labels)}
             check_batch({key: batch[key] for key in used & batch.keys()}, len(self.network.classes))

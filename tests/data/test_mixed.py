@@ -1,6 +1,7 @@
 """A mixture against its sets: what is drawn, how often, with which classes and labels, and scored how."""
 
 from collections import Counter
+from itertools import islice
 
 import fake_structured3d
 import numpy as np
@@ -52,6 +53,21 @@ def ids(loader, epochs):
         loader.sampler.set_epoch(epoch)
         seen.append([name for batch in loader for name in batch["id"]])
     return seen
+
+
+def test_a_mixture_leaves_its_sets_as_they_are(root):
+    modules = sets(root, augmentation=Augmentation(mirror=0))
+    alone = [sample["image"] for sample in modules["rooms"].train_dataloader().dataset]
+    for _ in range(2):  # a second mixture of the same sets is like the first
+        samples = MixedDataModule(modules, class_map={"rooms": TO_NYU}).train_dataloader().dataset
+        assert samples.augmentations["rooms"] is modules["rooms"].train_set.augmentation is not None
+    again = [sample["image"] for sample in modules["rooms"].train_dataloader().dataset]
+    assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
+
+
+def test_iterating_over_a_mixture_ends(root):
+    samples = mixture(root).val_dataloader().dataset
+    assert [sample["id"] for sample in islice(samples, 99)] == [samples[i]["id"] for i in range(len(samples))]
 
 
 def test_classes_are_merged_by_name_and_table():

@@ -68,5 +68,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     without = Prediction(found.image, {"normals": np.zeros((16, 32, 3), np.float32)}, (), NO_COLOURS)
     with pytest.raises(ValueError, match=r"c\.glb needs depth, which this network does not predict"):
         without.export(tmp_path / "c.glb")
-    with pytest.raises(ValueError, match="stride"):
-        found.export(tmp_path / "c.ply", stride=-1)
+    for name in ("c.ply", "c.glb"):
+        for stride in (-1, 0):
+            with pytest.raises(ValueError, match=f"stride is a positive number of pixels, not {stride}"):
+                found.export(tmp_path / name, stride=stride)

@@ -42,6 +42,17 @@ def test_arguments_and_defaults_are_recorded_however_they_were_passed(part: Part
     assert part.describe() == {"class_path": "Part", "init_args": part.config}
 
 
+@pytest.mark.parametrize("options", [{}, {"sizes": (4,)}, {"sizes": (4,), "pretrained": "image_net.pth"}])
+def test_options_that_are_passed_on_rebuild_the_module(options: dict[str, Any]) -> None:
+    class Deeper(Part):
+        def __init__(self, factor: int, **options: Any) -> None:
+            super().__init__(4 * factor, **options)
+
+    deeper = Deeper(2, **options)
+    assert deeper.config == {"factor": 2} | ({"sizes": [4]} if options else {})
+    assert Deeper(**deeper.config).config == deeper.config
+
+
 def test_parts_appear_as_their_descriptions() -> None:
     whole = Whole(Part(3, sizes=(4,)), {"rate": 0.5, 2: None}, weights=object())
     described = {"class_path": "Part", "init_args": {"width": 3, "sizes": [4]}}

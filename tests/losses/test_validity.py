@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import check_batch, valid_depth, valid_normals, valid_semseg
 from mtpano_zoo.losses.validity import trusted
 
@@ -73,8 +74,30 @@ def test_classes_out_of_range_are_named(wrong):
         check_batch(batch, 13)
 
 
-def test_labels_of_wrong_type_or_size_are_refused():
-    with pytest.raises(ValueError, match="must be integers"):
-        check_batch(_batch() | {"semseg": torch.zeros(2, 4, 8)}, 13)
-    with pytest.raises(ValueError, match=r"depth labels are \(2, 4\) but the image is \(4, 8\)"):
-        check_batch(_batch() | {"depth": torch.ones(2, 2, 4)}, 13)
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"semseg": torch.zeros(2, 4, 8)}, "semseg labels must be integers, got torch.float32"),
+    ({"depth": torch.ones(2, 2, 4)}, r"depth must be \(2, 4, 8\) to fit the image, got \(2, 2, 4\)"),
+    ({"depth": torch.ones(2, 1, 4, 8)}, r"depth must be \(2, 4, 8\) to fit the image, got \(2, 1, 4, 8\)"),
+    ({"depth": torch.ones(1, 4, 8)}, r"depth must be \(2, 4, 8\)"),
+    ({"semseg": torch.zeros(2, 1, 4, 8).long()}, r"semseg must be \(2, 4, 8\)"),
+    ({"normals": torch.zeros(2, 1, 4, 8)}, r"normals must be \(2, 3, 4, 8\)"),
+    ({"depth": torch.full((2, 4, 8), 1500)}, "depth must be floating point, got torch.int64"),
+    ({"far": torch.zeros(2, 4, 8)}, "far must be bool, got torch.float32"),
+    ({"image": torch.zeros(2, 3, 4, 8).byte()}, r"image must be floating point .* in \[0, 1\], got torch.uint8"),
+    ({"image": torch.zeros(2, 4, 8, 3)}, r"image must be .* got torch.float32 \(2, 4, 8, 3\)"),
+    ({"image": torch.zeros(3, 4, 8)}, "image must be"),
+    ({"image": torch.full((2, 3, 4, 8), 128.0)}, "from 128 to 128 instead of"),
+    ({"image": (torch.zeros(2, 3, 4, 8) - 0.485) / 0.229}, "leave the normalisation to the network"),
+    ({"image": torch.full((2, 3, 4, 8), torch.nan)}, "from nan to nan"),
+])  # fmt: skip
+def test_maps_of_wrong_type_size_or_range_are_refused(change, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        check_batch(_batch() | change, 13)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_may_leave_its_range_as_filters_do():
+    wave = torch.tensor([0.0, 1.0]).repeat(2, 3, 8, 8)
+    larger = torch.nn.functional.interpolate(wave, scale_factor=2, mode="bicubic")
+    assert larger.min() < 0 and larger.max() > 1
+    check_batch({"image": larger}, 13)

@@ -215,7 +215,7 @@ def test_it_compiles_into_one_graph(traced: PanoramaNetwork, image: Tensor) -> N
 @pytest.mark.slow
 def test_it_is_exported_for_any_number_of_images(traced: PanoramaNetwork, image: Tensor) -> None:
     if isinstance(traced, PDBridgeNet):
-        pytest.skip("test_network_export.py does it")
+        pytest.skip("tests/commands/test_export_network.py does it")
     prepared = prepare_for_inference(traced, winograd=False)
     program = torch.export.export(prepared, (image,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     for images in (torch.rand(3, 3, HEIGHT, WIDTH), image[:1]):

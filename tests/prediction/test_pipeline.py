@@ -308,7 +308,8 @@ def test_size_of_the_network_input():
     assert network.calls[0][0] == (1, 3, 16, 32) and prediction.depth.shape == (32, 64)
     with pytest.raises(ValueError, match=r"size=\(height, width\), is 32 x 64"):
         predict(network, photo(), size=(64, 32))
-    for size in (64, "large", (64,), (16, 32, 3)):
+    assert predict(network, photo(), size=np.array([16, 32])).depth.shape == (32, 64)
+    for size in (64, "large", (64,), (16, 32, 3), ()):
         with pytest.raises(InputError, match="size is height and width in pixels"):
             predict(network, photo(), size=size)
 
@@ -383,6 +384,50 @@ def test_bad_sources_are_refused_with_a_sentence(source, sentence):
     assert not network.calls and network.training
 
 
+def test_an_option_that_does_not_exist_is_refused_for_every_source():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'levl'"):
+        predict(Analytic(), photo(), levl=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("fov", (90, 60)), ("vertical_offset", 10.0), ("eye", "left"), ("ignore_tags", True)]
+)
+def test_options_that_place_a_file_are_refused_for_pixels(option, value):
+    image = photo()
+    for source in (image, Image.fromarray(image), torch.rand(3, 32, 64), [image]):
+        with pytest.raises(InputError, match=f"{option} says how a file is read"):
+            predict(Analytic(), source, **{option: value})
+    assert predict(Analytic(), image, fov=None, vertical_offset=0.0, force=True).depth.shape == (32, 64)
+
+
+def test_a_tensor_may_leave_its_range_by_rounding():
+    tensor, mean, spread = torch.tensor([0.0, 1.0]).repeat(3, 32, 32), 0.485, 0.229
+    restored = ((tensor - mean) / spread).bfloat16() * spread + mean
+    assert restored.min() < 0
+    prediction = predict(Analytic(), restored)
+    assert np.array_equal(np.unique(prediction.image), [0, 255])
+    assert prediction.depth.min() >= 1 and prediction.depth.max() <= 5
+
+
+def test_a_tensor_with_a_gradient_is_only_read(recwarn):
+    image = torch.rand(3, 32, 64, requires_grad=True)
+    predict(Analytic(), image)
+    assert not recwarn.list and image.requires_grad
+
+
+def test_the_default_type_of_torch_changes_nothing():
+    expected = predict(Analytic(input_size=(16, 32)), photo(), blend_seam=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        prediction = predict(Analytic(input_size=(16, 32)), photo(), blend_seam=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for task in ("semseg", "depth", "normals"):
+        found, wanted = prediction.maps[task], expected.maps[task]
+        assert found.dtype == wanted.dtype
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_bad_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         predict(Analytic(), tmp_path / "none.jpg")
@@ -394,3 +439,18 @@ def test_bad_files_are_refused(tmp_path):
 def test_a_module_that_is_no_network_of_ours_is_named():
     with pytest.raises(ValueError, match="Linear lacks the attribute `input_size`"):
         predict(nn.Linear(1, 1), photo())
+
+
+@pytest.mark.parametrize(("output", "shown"), [
+    (lambda image: {"dept": image[:, :1]}, "nothing"),
+    (lambda image: image[:, :1], "nothing"),
+    (lambda image: {"depth": image[:, 0]}, r"a map \(1, 32, 64\)"),
+    (lambda image: {"depth": image}, r"a map \(1, 3, 32, 64\)"),
+])  # fmt: skip
+def test_a_network_of_your_own_is_told_what_to_return(output, shown):
+    class Own(Analytic):
+        def forward(self, image):
+            return output(image)
+
+    with pytest.raises(InputError, match=rf"Own must return a dict with depth \(B, 1, H, W\), but returned {shown}"):
+        predict(Own(("depth",)), photo())

@@ -205,6 +205,18 @@ def test_views_fill_the_memory_that_is_given(mode):
     assert_close(views, to_perspective(erp, TURNS, 8, 8, fov=90.0, mode=mode), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("mode", ["image", "label", "depth", "vectors"])
+def test_a_batch_may_be_empty(mode):
+    none = torch.zeros(0, 3, 16, 32)
+    assert rotate(none, TURNS[1], mode).shape == rotate(none, TURNS[:0], mode).shape == none.shape
+    assert sample(none, TURNS[None], mode).shape == (0, 3, 5, 3)
+    faces = to_cubemap(none, 8, mode)
+    assert faces.shape == (0, 6, 3, 8, 8) and from_cubemap(faces, 16, 32, mode).shape == none.shape
+    views = to_perspective(none, TURNS, 8, 8, fov=90.0, mode=mode)
+    assert views.shape == (0, 5, 3, 8, 8)
+    assert from_perspective(views, TURNS, 16, 32, fov=90.0, mode=mode)[0].shape == (0, 5, 3, 16, 32)
+
+
 @pytest.mark.parametrize(
     "kept", [torch.empty(1, 1, 3, 8, 9), torch.empty(1, 1, 3, 8, 8).half(), torch.empty(1, 1, 3, 8, 16)[..., ::2]]
 )

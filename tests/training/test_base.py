@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, base, learning_rate_factor
@@ -38,6 +39,17 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     changed = [name for name in a if not torch.equal(a[name], b[name])]
     assert not changed, changed
+
+
+@pytest.mark.parametrize(("sample", "sentence"), [
+    ((torch.rand(3, 16, 32), torch.rand(16, 32)), "A batch is a dict with image .* not list"),
+    ({"pixels": torch.rand(3, 16, 32)}, "not the keys pixels"),
+    ({"image": torch.rand(3, 16, 32), "depth": torch.rand(1, 16, 32)}, r"depth must be \(1, 16, 32\)"),
+    ({"image": 255 * torch.rand(3, 16, 32)}, "divide 8-bit values by 255"),
+])  # fmt: skip
+def test_samples_of_your_own_in_another_form_are_refused(tmp_path, sample, sentence):
+    with pytest.raises(InputError, match=sentence):
+        trainer(tmp_path, max_steps=1).fit(MultiTaskModule(TinyNetwork()), DataLoader([sample]))
 
 
 def test_fit_validate_test_and_predict(tmp_path):
