@@ -229,11 +229,11 @@ class PanoramaModule(LightningModule):
         outputs: dict[str, Any] = self(batch["image"])
         self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
         for task, metric in self._metrics(stage).items():
-            if (labels := self._labels(task, metric, batch)) is not None:
+            if (labels := self.labels_for(task, metric, batch)) is not None:
                 metric.update(outputs[task].float(), *labels)
         return outputs
 
-    def _labels(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    def labels_for(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
         """Return what a metric compares a task with; None if the batch lacks it."""
         keys = MAIN_TASKS[task].labels
         return tuple(batch[key] for key in keys) if all(key in batch for key in keys) else None

@@ -134,10 +134,10 @@ class DistillationModule(PanoramaModule):
         self._log_losses("train", known | {"pseudo": unknown, "total": total}, size)
         return total
 
-    def _labels(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    def labels_for(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
         """Also compare inverse distances with labels in metres, which most data sets have."""
         if task != "disparity" or "depth" not in batch:
-            return super()._labels(task, metric, batch)
+            return super().labels_for(task, metric, batch)
         if isinstance(metric, RelativeDepthMetrics | DepthAnywhereMetrics):
             return (batch["depth"],)
         depth = batch["depth"].float()

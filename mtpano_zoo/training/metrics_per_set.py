@@ -9,7 +9,6 @@ from torchmetrics import Metric
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.metrics import defined_scores
-from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.base import PanoramaModule
 
 
@@ -34,14 +33,13 @@ class MetricsPerSet(Callback):
             for metric in metrics.values():
                 metric.reset()
 
-    def _update(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
+    def _update(self, pl_module: PanoramaModule, outputs: Mapping[str, Any], batch: dict[str, Any]) -> None:
         sets = [name.split("/")[0] for name in batch["id"]]
         for name in dict.fromkeys(sets):
             mine = [i for i, other in enumerate(sets) if other == name]
             for task, metric in self._metrics[name].items():
-                labels = MAIN_TASKS[task].labels
-                if all(key in batch for key in labels):
-                    metric.update(outputs[task][mine].float(), *(batch[key][mine] for key in labels))
+                if (labels := pl_module.labels_for(task, metric, batch)) is not None:
+                    metric.update(outputs[task][mine].float(), *(label[mine] for label in labels))
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name, metrics in self._metrics.items():
@@ -61,11 +59,11 @@ class MetricsPerSet(Callback):
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Score one batch."""
-        self._update(outputs, batch)
+        self._update(pl_module, outputs, batch)
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Score one batch."""
-        self._update(outputs, batch)
+        self._update(pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the metrics."""

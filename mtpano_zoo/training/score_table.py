@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ("as_table",)
 
-PER_CLASS = "/IoU/"
+PER_CLASS = "semseg/IoU/"
 
 
 def as_table(results: Sequence[Mapping[str, float]]) -> str:

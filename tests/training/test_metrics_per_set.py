@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 
 from mtpano_zoo.data import MixedDataModule, RoomsDataModule
 from mtpano_zoo.training import MetricsPerSet, MultiTaskModule
+from mtpano_zoo.training.distillation import DistillationModule
 
 
 def mixture(evaluate=None):
@@ -18,10 +19,14 @@ def mixture(evaluate=None):
     return MixedDataModule(modules, evaluate=evaluate, batch_size=2)  # the second batch holds both
 
 
-@pytest.mark.parametrize("stage", ["validate", "test"])
-def test_equals_the_evaluation_of_one_set(stage, tiny_network):
+@pytest.mark.parametrize(
+    ("stage", "kind", "count"),
+    [("validate", MultiTaskModule, 16), ("test", MultiTaskModule, 16), ("test", DistillationModule, 4)],
+)
+def test_equals_the_evaluation_of_one_set(stage, kind, count, tiny_network):
     torch.manual_seed(0)
-    module = MultiTaskModule(tiny_network(classes=mixture().classes))
+    distils = kind is DistillationModule
+    module = kind(tiny_network(tasks=("disparity",)) if distils else tiny_network(classes=mixture().classes))
 
     def score(data, callbacks):
         trainer = Trainer(
@@ -36,7 +41,7 @@ def test_equals_the_evaluation_of_one_set(stage, tiny_network):
     for name in ("a", "b"):
         alone = score(mixture(name), [])
         scores = {key.removeprefix(f"{prefix}/"): value for key, value in alone.items() if "loss" not in key}
-        assert len(scores) > 15
+        assert len(scores) >= count
         mine = {key.removeprefix(f"{prefix}/{name}/"): value for key, value in together.items() if f"/{name}/" in key}
         assert mine == pytest.approx(scores, rel=1e-5)
 
