@@ -95,7 +95,8 @@ def _of_model(judged: Judged, skip: Sequence[str]) -> dict[str, Any]:
 
 
 def _score_names(judged: Judged) -> list[str]:
-    return [n for n in dict.fromkeys(n for row in judged.rows for n in row["scores"]) if not n.startswith("semseg/IoU/")]
+    names = dict.fromkeys(name for row in judged.rows for name in row["scores"])
+    return [name for name in names if not name.startswith("semseg/IoU/")]
 
 
 def _scores_by_id(judged: Judged, name: str) -> dict[str, Any]:
