@@ -9,7 +9,6 @@ import golden_dit360 as golden
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 from golden_dit360 import filled
 from PIL import Image
 from safetensors.torch import load_file
@@ -37,9 +36,7 @@ PUBLISHED = {"cube": 0.5, "yaw": 0.5, "cube_sampling": "published", "first_epoch
 
 
 def golden_module(**options: object) -> DiT360Module:
-    parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
-    texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    return DiT360Module(Generator(FluxPipeline(**parts, **texts)), dropout=0.0, rank=4, alpha=4, **options)
+    return DiT360Module(Generator(golden.pipeline()), dropout=0.0, rank=4, alpha=4, **options)
 
 
 def tiny() -> TinyFlux:
