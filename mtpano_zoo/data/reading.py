@@ -77,7 +77,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def decode_array(data: bytes) -> NDArray[Any]:
-    """Decode an NPY file of numbers, after comparing its size with the length of the file.
+    """Decode an NPY file of numbers of any type and shape, after comparing its size with the length of the file.
 
     Raises:
         InputError: If it is damaged or too large, or does not hold numbers.
