@@ -25,6 +25,7 @@ from mtpano_zoo.text_files import read_lines
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 REST = "rest"  # the panoramas that are read for prediction but are in no split
 Mask = Callable[[dict[str, NDArray[Any]]], None]
 
@@ -310,7 +311,7 @@ class PanoramaDataModule(EvaluationLoaders):
                 continue
             if split == REST:
                 wanted = self.belongs(i, fields, "predict") and not any(
-                    self.belongs(i, fields, other) for other in get_args(Split)
+                    self.belongs(i, fields, other) for other in SPLITS
                 )
             else:
                 wanted = self.belongs(i, fields, split)
