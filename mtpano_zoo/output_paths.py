@@ -12,7 +12,6 @@ __all__ = (
     "check_destination",
     "check_id",
     "check_no_input",
-    "claim_folder",
     "left_out",
     "may_become_report",
     "path_below",
@@ -135,30 +134,6 @@ def check_destination(path: Path, format: str, overwrite: bool, inputs: Sequence
         check_no_input(file, inputs)
     if not overwrite and (existing := [str(file) for file in files if file.exists()]):
         raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
-
-
-def claim_folder(out: Path, marker: str, content: str, what: str) -> None:
-    """Create a folder with a file that says what belongs there, or continue in one with the same file.
-
-    Args:
-        out: The folder.
-        marker: Name of the file.
-        content: Its text.
-        what: What belongs there, for the messages: `panoramas of this size`.
-
-    Raises:
-        FileExistsError: If the folder holds something else.
-    """
-    from mtpano_zoo.image_io import write_bytes
-
-    path = out / marker
-    if path.exists():
-        if path.read_bytes() != content.encode():
-            raise FileExistsError(f"{out} holds no {what}, see {path}: choose another folder")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and holds no {what}: choose an empty or a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content.encode())
 
 
 def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputError:

@@ -30,7 +30,8 @@ from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
 from mtpano_zoo.machine.workers import stoppable
-from mtpano_zoo.output_paths import claim_folder, path_below
+from mtpano_zoo.manifest import claim_marked_folder
+from mtpano_zoo.output_paths import path_below
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
 MARKER = "matterport3d.txt"
@@ -107,7 +108,7 @@ def prepare(
     # A building is named after its folder, which ".." does not name.
     root = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - links keep their names
     scans, out = find_scans(root), Path(out).expanduser().absolute()
-    claim_folder(out, MARKER, f"Panoramas of Matterport3D, {height} x {width}\n", "panoramas of this size")
+    claim_marked_folder(out, MARKER, f"Panoramas of Matterport3D, {height} x {width}\n", "panoramas of this size")
     written, kept = 0, 0
     failures: list[str] = []
     for name, done in _each(partial(prepare_scan, out=out, height=height, width=width), scans, workers):

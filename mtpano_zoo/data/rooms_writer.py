@@ -12,7 +12,8 @@ from mtpano_zoo.data.scenes import SceneDataset
 from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_palette_png, write_png
-from mtpano_zoo.output_paths import claim_folder, path_below
+from mtpano_zoo.manifest import claim_marked_folder
+from mtpano_zoo.output_paths import path_below
 
 MAPS = ("images", "semseg", "depth", "normals")
 KINDS: dict[str, type[SceneDataset]] = {"rooms": RoomsDataset, "homes": HomesDataset, "streets": StreetsDataset}
@@ -73,7 +74,7 @@ def write_rooms(
     rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt, **own)
     out = Path(out)
     description = "\n".join(_describe(rooms)) + "\n"
-    claim_folder(out, "classes.yaml", description, "rooms of this seed and size")
+    claim_marked_folder(out, "classes.yaml", description, "rooms of this seed and size")
     for folder in MAPS:
         (out / folder).mkdir(exist_ok=True)
     written = 0
