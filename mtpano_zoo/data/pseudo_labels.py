@@ -191,7 +191,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         """Ids by split, read when first needed."""
         if self._lists is None:
             folder = self.root / "db_info"
-            paths = {split: folder / f"panomtdu_{split}.json" for split in SPLITS}
+            paths: dict[str, Path] = {split: folder / f"panomtdu_{split}.json" for split in SPLITS}
             lists = {split: read_list(path) if path.is_file() else frozenset() for split, path in paths.items()}
             if not any(lists.values()):
                 raise FileNotFoundError(f"{folder} has no list of ids, panomtdu_train.json, _val or _test")
