@@ -3,8 +3,8 @@
 Everything else is frozen, norm statistics included, so classes, normals and `valid` do not change at all, and what the
 decoder reads is computed once per scene, in another process. Rendered streets have true distances. Rendered rooms and
 homes, and the panoramas of a folder (at a random exposure, best from Radiance HDR or EXR), have the distances that the
-network predicted before, turned by up to 60 degrees in half of them: so the decoder keeps what it knows indoors and
-learns to see the same through a tilted camera. Run:
+network, or a --teacher, predicted before, turned by up to 60 degrees in half of them: so the decoder keeps what it
+knows indoors and learns to see the same through a tilted camera. Run:
 ``OMP_NUM_THREADS=1 python benchmarks/photos_distances.py SOURCE FOLDER --panoramas PHOTOGRAPHS``.
 """
 
@@ -30,7 +30,7 @@ from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import rotate, rotation_matrix
 
-SHARES = {"streets": 5.0, "homes": 1.5, "rooms": 1.0, "photographs": 2.5}
+SHARES = {"streets": 6.0, "homes": 1.5, "rooms": 1.0, "photographs": 2.5}
 COUNT = 200_000  # scenes of each kind to draw from
 BATCH = 4
 WARMUP = 100  # steps
@@ -42,21 +42,21 @@ class Features(IterableDataset[dict[str, Any]]):
     """What the decoder of distances reads, and the distances that it should predict, without end.
 
     Args:
-        source: Name or path of the network.
+        teacher: Name or path of a network whose decoder of distances alone may differ from that of the trained one.
         panoramas: Folder of photographs, or None.
         height: Rows of the images.
         seed: Seed of the scenes and of their order.
     """
 
-    def __init__(self, source: str, panoramas: Path | None, height: int, seed: int) -> None:
-        self.source, self.height, self.seed = source, height, seed
+    def __init__(self, teacher: str, panoramas: Path | None, height: int, seed: int) -> None:
+        self.teacher, self.height, self.seed = teacher, height, seed
         self.photographs = [] if panoramas is None else [one.pixels for one in read_backdrops(panoramas)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the kind of scene, the decoder's inputs in bfloat16, and log-distances (1, H, W), NaN where unknown."""
         torch.set_num_threads(1)
         choice, size = random.Random(self.seed), (self.height, 2 * self.height)
-        network = load_model(self.source).eval().requires_grad_(False)
+        network = load_model(self.teacher).eval().requires_grad_(False)
         shares = {kind: share for kind, share in SHARES.items() if kind != "photographs" or self.photographs}
         sets: dict[str, list[Any]] = {
             "streets": [
@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", help="name or path of the network to continue from")
     parser.add_argument("folder", type=Path, help="where to write the trained network")
+    parser.add_argument("--teacher", help="network whose distances rooms, homes and photographs keep (default: source)")
     parser.add_argument("--panoramas", type=Path, metavar="FOLDER", help="photographs, best as Radiance HDR or EXR")
     parser.add_argument("--steps", type=int, default=3350)
     parser.add_argument("--lr", type=float, default=2e-4)
@@ -184,7 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = load_model(options.source)
-    data = Features(options.source, options.panoramas, options.height, options.seed)
+    data = Features(options.teacher or options.source, options.panoramas, options.height, options.seed)
     mean = train(network, DataLoader(data, batch_size=None, num_workers=1), options)
     decoder(network).load_state_dict(mean)
     network.eval().save_pretrained(options.folder)
