@@ -22,7 +22,7 @@ from mtpano_zoo.evaluation.protocol import read_protocol
 from mtpano_zoo.evaluation.report import build_report
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.image_io import encode_depth
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.metrics import DepthAnywhereMetrics, DepthMetrics, NormalsMetrics, RelativeDepthMetrics, SemsegMetrics
 from mtpano_zoo.sphere import to_cubemap
 
 H, W = 16, 32
@@ -55,6 +55,31 @@ def test_the_protocol_is_the_configuration(tmp_path):
     (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
     with pytest.raises(InputError, match="not a protocol"):
         read_protocol(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("kind", [RelativeDepthMetrics, DepthAnywhereMetrics])
+def test_inverse_distances_are_scored_in_metres_if_the_protocol_says_so(kind, tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        f"model: {{metrics: {{disparity: {{class_path: mtpano_zoo.metrics.{kind.__name__}}}}}}}"
+    )
+    own = PlantedPredictor()
+
+    def inverse(image):
+        return {"disparity": 1 / own(image)["depth"]}
+
+    mine = FunctionPredictor(inverse, "mine")
+    out = tmp_path / "out"
+    model = judge([mine], planted(2), out, protocol=tmp_path / "my.yaml", skip=LIGHT)["models"]["mine"]
+    for group, weighting in (("scores", "pixel"), ("scores_by_solid_angle", "solid_angle")):
+        metric = kind()
+        metric.weighting = weighting
+        for i in range(2):
+            sample = PlantedRooms(2)[i]
+            metric.update(inverse(sample["image"])["disparity"][None, None], sample["depth"][None])
+        assert model[group] == pytest.approx({f"disparity/{k}": float(v) for k, v in metric.compute().items()})
+    assert model["scores"] != model["scores_by_solid_angle"]
+    (error,) = (value for name, value in model["scores"].items() if "AbsRel" in name)
+    assert error < 0.02
 
 
 def test_scores_of_another_protocol_of_the_same_name_are_not_kept(tmp_path):
