@@ -109,8 +109,10 @@ def _score_names(judged: Judged) -> list[str]:
 
 
 def _scores_by_id(judged: Judged, name: str) -> dict[str, Any]:
-    found = {row["id"]: row["scores"].get(name) for row in judged.rows}
-    return {key: None if value is None or math.isnan(value) else (value, 1.0) for key, value in found.items()}
+    """Return a score by image id: NaN, in rows None, if a prediction was not finite; None without a label."""
+    found = {row["id"]: row["scores"][name] for row in judged.rows if name in row["scores"]}
+    known = {key: (math.nan if value is None else value, 1.0) for key, value in found.items()}
+    return {row["id"]: known.get(row["id"]) for row in judged.rows}
 
 
 def _mean_score(judged: Judged, name: str) -> Interval:
@@ -140,7 +142,7 @@ def worst_images(judged: Judged, count: int = 3) -> list[str]:
             continue
         known = {key: value[0] * sign for key, value in _scores_by_id(judged, name).items() if value is not None}
         if known:
-            return sorted(known, key=lambda key: (-known[key], key))[:count]
+            return sorted(known, key=lambda key: (not math.isnan(known[key]), -known[key], key))[:count]
     return []
 
 

@@ -1,6 +1,7 @@
 """Scores agree with the metrics themselves, a stopped call goes on, and wrong input is one sentence."""
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ from planted import CLASSES, PlantedPredictor, PlantedRooms
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.evaluation.command import judge
+from mtpano_zoo.evaluation.command import judge, summary
 from mtpano_zoo.evaluation.data_sets import open_data
 from mtpano_zoo.evaluation.mistakes import common_mistakes, mistakes
 from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
@@ -52,9 +53,29 @@ def test_the_protocol_is_the_configuration(tmp_path):
     model = report["models"]["mine"]
     assert model["scores"]["depth/AbsRel/median_aligned"] < 0.02 < abs(model["measures"]["scale/depth"]["value"] - 1)
     assert any("ratio of the medians" in sentence for sentence in report["protocol"]["words"])
+    assert model["worst"] == [found.rows[0]["id"]]
+    assert re.search(r"  depth/AbsRel/median_aligned 0\.0", summary(report))
     (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
     with pytest.raises(InputError, match="not a protocol"):
         read_protocol(tmp_path / "bad.yaml")
+
+
+def test_an_image_with_a_prediction_that_is_not_finite_is_the_worst_and_in_every_mean(tmp_path):
+    own, first = PlantedPredictor(), PlantedRooms(3)[0]
+
+    def broken(image):
+        depth = own(image)["depth"].clone()
+        depth[3, 4] = torch.nan if torch.equal(image, first["image"]) else depth[3, 4]
+        return {"depth": depth}
+
+    predictors = [FunctionPredictor(broken, "broken"), predictor()]
+    report = scored(predictors, planted(3), tmp_path, skip=LIGHT)
+    model = report["models"]["broken"]
+    assert math.isnan(model["scores"]["depth/AbsRel"])
+    mean = model["mean_over_images"]["depth/AbsRel"]
+    assert math.isnan(mean["value"]) and math.isnan(mean["low"]) and mean["images"] == 3
+    assert model["worst"][0] == first["id"]
+    assert not report["comparisons"][0]["differences"]["depth/AbsRel"]["separated"]
 
 
 @pytest.mark.parametrize("kind", [RelativeDepthMetrics, DepthAnywhereMetrics])
