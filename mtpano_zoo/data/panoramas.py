@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
-from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, evaluation_sampler, training_loader
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
@@ -335,8 +335,13 @@ class PanoramaDataModule(EvaluationLoaders):
         )
 
     def _loader(self, split: str) -> DataLoader[Sample]:
+        samples = self.dataset(split)
         return DataLoader(
-            self.dataset(split), batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate
+            samples,
+            batch_size=self.batch_size,
+            sampler=evaluation_sampler(samples, split),
+            num_workers=self.num_workers,
+            collate_fn=collate,
         )
 
     def teardown(self, stage: str) -> None:

@@ -77,6 +77,17 @@ def test_published_numbers_are_those_of_the_stored_inputs() -> None:
     torch.testing.assert_close(noise - latents, stored["target"])
 
 
+def test_processes_draw_different_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = DiT360Module(tiny(), rank=2, alpha=2)
+    drawn = []
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(DiT360Module, "global_rank", rank)
+        torch.manual_seed(0)  # as Lightning does in every process
+        module.on_train_start()
+        drawn.append(torch.rand(()))
+    assert drawn[0] != drawn[1] == drawn[2]
+
+
 def test_every_parameter_that_learns_gets_a_gradient() -> None:
     batch = {"image": torch.rand(2, 3, 16, 32), "caption": ["a room", "a"]}
     for learns in ("adapter", "everything"):
