@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -49,10 +48,7 @@ TOLERANCES = {  # relative for losses
 
 def generator() -> Generator:
     """Return the generator whose numbers are stored."""
-    parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
-    return Generator(
-        FluxPipeline(**parts, **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")))
-    )
+    return Generator(golden.pipeline())
 
 
 def call(network: Any, stored: Stored, guidance: float, dtype: torch.dtype) -> Tensor:

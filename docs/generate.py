@@ -17,6 +17,7 @@ REFERENCE = {
         "mtpano_zoo.layers.encoder",
         "mtpano_zoo.layers.vit_encoder",
         "mtpano_zoo.layers.cnn_encoder",
+        "mtpano_zoo.layers.wrapped",
         "mtpano_zoo.layers.convolution",
         "mtpano_zoo.layers.recorded",
     ),

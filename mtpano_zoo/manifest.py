@@ -18,6 +18,7 @@ __all__ = (
     "MANIFEST",
     "check_settings",
     "claim_folder",
+    "claim_marked_folder",
     "describe_model",
     "differences",
     "hash_of_files",
@@ -112,6 +113,28 @@ def claim_folder(root: Path, manifest: Mapping[str, Any], advice: str) -> None:
             known = read_manifest(root, form)
     if known is not None:
         check_settings(root, known, wanted, advice)
+
+
+def claim_marked_folder(out: Path, marker: str, content: str, what: str) -> None:
+    """Create a folder with a file that says what belongs there, or continue in one with the same file.
+
+    Args:
+        out: The folder.
+        marker: Name of the file.
+        content: Its text.
+        what: What belongs there, for the messages: `panoramas of this size`.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+    """
+    path = out / marker
+    if path.exists():
+        if path.read_bytes() != content.encode():
+            raise FileExistsError(f"{out} holds no {what}, see {path}: choose another folder")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and holds no {what}: choose an empty or a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content.encode())
 
 
 def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:

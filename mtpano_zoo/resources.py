@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.spelling import nearest
+from mtpano_zoo.text_files import read_yaml
 
-__all__ = ("DEFAULT_MODEL", "shipped", "with_shipped_configs", "yaml_problem")
+__all__ = ("DEFAULT_MODEL", "shipped", "with_shipped_configs")
 
 PACKAGE = Path(__file__).parent
 DEFAULT_MODEL = "mtpano-small.photos"  # what `mtpano run` uses by default: its weights come with the package
@@ -56,7 +55,8 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
             path = user_path(name)
             if not path.exists():
                 path = configs.get(name) or _no_configuration(name, list(configs))
-            _check_configuration(path)
+            if not isinstance(read_yaml(path), dict):
+                raise InputError(f"{path} is not a configuration: it has no `name: value` at the top level.")
             resolved[i] = str(path)
     return resolved
 
@@ -70,22 +70,3 @@ def _no_configuration(name: str, shipped_names: Sequence[str]) -> NoReturn:
         raise FileNotFoundError(f"There is no configuration at {name}; did you mean {stems[stem]}, which is shipped?")
     known = ", ".join(sorted(shipped_names))
     raise FileNotFoundError(f"There is no configuration at {name}; the shipped ones are {known}.")
-
-
-def _check_configuration(path: Path) -> None:
-    """Refuse a file that is not a YAML mapping, and name it, which later messages do not."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {yaml_problem(error)}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a configuration: it is not a text file.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a configuration: it has no `name: value` at the top level.")
-
-
-def yaml_problem(error: yaml.YAMLError) -> str:
-    """Return what is wrong with a YAML text, and where, on one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())

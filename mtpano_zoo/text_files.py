@@ -335,6 +335,10 @@ for _tag, _expression, _first in (
 
 
 def _not_yaml(name: str, error: Exception) -> InputError:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        return InputError(f"{name} is not YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}")
     return InputError(f"{name} is not YAML: {' '.join(str(error).split())}")
 
 

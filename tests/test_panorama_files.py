@@ -14,12 +14,12 @@ from tagged_files import Height, tagged
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_files import search_images
+from mtpano_zoo.image_files import find_images, search_images
 from mtpano_zoo.image_io import Panorama, PoseAngles, Window, load_panorama
 from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
 from mtpano_zoo.image_io.floating import tone_mapped
 from mtpano_zoo.prediction import predict
-from mtpano_zoo.run import find_images, run
+from mtpano_zoo.run import run
 from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import perspective_rays, rotation_matrix, sample
 

@@ -38,10 +38,10 @@ def test_a_missing_configuration(name: str, end: str) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"model: {lr: [\n", "mine.yaml is not YAML: line 2, column 1: expected"),
+        (b"model: {lr: [\n", "mine.yaml is not YAML: line 2, column 1: "),
         (b"- 1\n", "mine.yaml is not a configuration: it has no `name: value`"),
         (b"", "mine.yaml is not a configuration: it has no `name: value`"),
-        (b"\xff\xfe\x80\x01", "mine.yaml is not a configuration: it is not a text file"),
+        (b"\xff\xfe\x80\x01", "mine.yaml is not UTF-8 text"),
     ],
 )
 def test_what_is_no_configuration_is_named(

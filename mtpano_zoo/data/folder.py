@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtpano_zoo.data.index import Index, index_rows
-from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
+from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, Split
 from mtpano_zoo.data.reading import (
     Decoder,
     decode_array,
@@ -38,7 +38,6 @@ EXTENSIONS = {
     "normals": (".png", ".npy"),
 }
 LISTED: dict[str, Split | None] = {"train": "train", "val": "val", "test": "test", "left out": None}
-SPLITS = ("train", "val", "test")
 
 
 class FolderDataModule(PanoramaDataModule):

@@ -110,7 +110,7 @@ def find_samples(
         raise FileNotFoundError(f"the data root {root} does not exist")
     folder, zips = _open_root(root, prefix, archives)
     key = json.dumps([_VERSION, str(root), prefix, archives, dict(files), dict(expressions)])
-    cache = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    cache = _index_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     source = Source(folder, zips)
     if (index := _load(cache, source, files)) is None:
         index, times = _build(source, files, expressions, prefix)
@@ -138,9 +138,9 @@ def index_rows(root: Path, files: Files, rows: Sequence[Mapping[str, str]]) -> I
     return Index(Source(root, []), files, columns, places, [])
 
 
-def cache_folder() -> Path:
-    """Return the cache folder: ``$MTPANO_CACHE``, or ``~/.cache/mtpano_zoo``."""
-    return Path(os.environ.get("MTPANO_CACHE") or Path.home() / ".cache" / "mtpano_zoo")
+def _index_folder() -> Path:
+    """Return the folder of cached indices: ``index`` in ``$MTPANO_CACHE``, or in ``~/.cache/mtpano_zoo``."""
+    return Path(os.environ.get("MTPANO_CACHE") or "~/.cache/mtpano_zoo").expanduser() / "index"
 
 
 def _open_root(root: Path, prefix: str, archives: str) -> tuple[Path, list[Path]]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mtpano_zoo.data.augmentation import Sample
-from mtpano_zoo.data.panoramas import REST, PanoramaDataModule, PanoramaDataset
+from mtpano_zoo.data.panoramas import REST, SPLITS, PanoramaDataModule, PanoramaDataset
 from mtpano_zoo.data.reading import open_image
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
@@ -41,7 +41,6 @@ SUSPICIONS = {
     "facing": "normals that face away from the camera",
     "geometry": "normals that the depth contradicts",
 }
-SPLITS = ("train", "val", "test")
 SHOWN = 10  # number of findings of a kind to print; files hold all of them
 
 # Measured on rendered rooms and real panoramas. Of sound normals none faced away and up to 12 % were beyond 45 degrees,

@@ -41,6 +41,40 @@ def check_batches(batch_size: int, num_workers: int) -> None:
         raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
 
 
+def evaluation_sampler(dataset: Any, split: str) -> "EvaluationSampler | None":
+    """Return the sampler of ``val``, ``test`` or ``predict`` if several processes share the samples, else None.
+
+    With fewer samples than processes, Lightning's own sampler repeats some for validation and test, because a process
+    without any would wait for the others forever. For prediction, the sampler refuses them.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    ranks = torch.distributed.get_world_size() if distributed else 1
+    shared = ranks > 1 and (len(dataset) >= ranks or split == "predict")
+    return EvaluationSampler(dataset) if shared else None
+
+
+class EvaluationSampler(DistributedSampler[Any]):
+    """This process's share of the samples, in order. Unlike in Lightning's own, no sample is repeated."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset, shuffle=False)
+        self.total_size = len(dataset)
+        self.num_samples = len(range(self.rank, self.total_size, self.num_replicas))
+
+    def __len__(self) -> int:
+        """Return the number of samples of this process.
+
+        Raises:
+            InputError: If there are fewer samples than processes.
+        """
+        if self.total_size < self.num_replicas:
+            raise InputError(
+                f"{self.num_replicas} processes cannot share the panoramas, of which there are only {self.total_size}: "
+                f"pass --trainer.devices={self.total_size}"
+            )
+        return self.num_samples
+
+
 def training_loader(
     dataset: Dataset[Sample],
     augmentation: Augmentation | None,

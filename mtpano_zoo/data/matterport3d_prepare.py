@@ -30,6 +30,7 @@ from mtpano_zoo.data.reading import FORWARD_UP_LEFT, UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import encode_depth, write_bytes, write_png
 from mtpano_zoo.machine.workers import stoppable
+from mtpano_zoo.manifest import claim_marked_folder
 from mtpano_zoo.output_paths import path_below
 
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
@@ -107,7 +108,7 @@ def prepare(
     # A building is named after its folder, which ".." does not name.
     root = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - links keep their names
     scans, out = find_scans(root), Path(out).expanduser().absolute()
-    _claim(out, f"Panoramas of Matterport3D, {height} x {width}\n")
+    claim_marked_folder(out, MARKER, f"Panoramas of Matterport3D, {height} x {width}\n", "panoramas of this size")
     written, kept = 0, 0
     failures: list[str] = []
     for name, done in _each(partial(prepare_scan, out=out, height=height, width=width), scans, workers):
@@ -254,17 +255,6 @@ def _each(work: Callable[[Path], Prepared], scans: Sequence[Path], workers: int)
             raise OSError(
                 "a worker was killed, probably for lack of memory: run again with fewer; finished panoramas are kept"
             ) from error
-
-
-def _claim(out: Path, description: str) -> None:
-    """Create the output folder, unless it holds something else."""
-    marker = out / MARKER
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
-        raise FileExistsError(f"{out} exists and was not written by this command: choose an empty or a new folder")
-    if marker.exists() and marker.read_bytes() != description.encode():
-        raise FileExistsError(f"{out} holds panoramas of another size, see {marker}: choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_bytes(marker, description.encode())
 
 
 def _encode_jpeg(image: NDArray[np.uint8]) -> bytes:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
-from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, evaluation_sampler, training_loader
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
@@ -25,6 +25,7 @@ from mtpano_zoo.text_files import read_lines
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 REST = "rest"  # the panoramas that are read for prediction but are in no split
 Mask = Callable[[dict[str, NDArray[Any]]], None]
 
@@ -310,7 +311,7 @@ class PanoramaDataModule(EvaluationLoaders):
                 continue
             if split == REST:
                 wanted = self.belongs(i, fields, "predict") and not any(
-                    self.belongs(i, fields, other) for other in get_args(Split)
+                    self.belongs(i, fields, other) for other in SPLITS
                 )
             else:
                 wanted = self.belongs(i, fields, split)
@@ -334,8 +335,13 @@ class PanoramaDataModule(EvaluationLoaders):
         )
 
     def _loader(self, split: str) -> DataLoader[Sample]:
+        samples = self.dataset(split)
         return DataLoader(
-            self.dataset(split), batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate
+            samples,
+            batch_size=self.batch_size,
+            sampler=evaluation_sampler(samples, split),
+            num_workers=self.num_workers,
+            collate_fn=collate,
         )
 
     def teardown(self, stage: str) -> None:

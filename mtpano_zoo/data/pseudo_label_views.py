@@ -127,13 +127,13 @@ class ViewIndex(Index):
         return self.views[pattern].format(**self.fields_of(i), view=self.view_of(i)), PLAIN
 
 
-def count_views(index: Index, tasks: Sequence[str], looked_at: int = 10) -> int:
+def count_views(index: Index, tasks: Sequence[str]) -> int:
     """Count the views of the first panoramas; a single one may lack some.
 
     Raises:
         FileNotFoundError: If they have none of a task.
     """
-    ids = [index.fields_of(i)["id"] for i in range(min(looked_at, len(index)))]
+    ids = [index.fields_of(i)["id"] for i in range(min(10, len(index)))]
     counts = []
     for task in tasks:
         folders = [index.source.folder / task / name for name in ids]

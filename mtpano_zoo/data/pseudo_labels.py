@@ -14,7 +14,7 @@ from mtpano_zoo.classes import ADE20K_CLASSES
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.folder import read_classes
 from mtpano_zoo.data.loading import TrainingLoader
-from mtpano_zoo.data.panoramas import PanoramaDataModule, PanoramaDataset, collate
+from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, PanoramaDataset, collate
 from mtpano_zoo.data.pseudo_label_views import ViewDataset, ViewSampler
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
@@ -191,7 +191,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         """Ids by split, read when first needed."""
         if self._lists is None:
             folder = self.root / "db_info"
-            paths = {split: folder / f"panomtdu_{split}.json" for split in ("train", "val", "test")}
+            paths: dict[str, Path] = {split: folder / f"panomtdu_{split}.json" for split in SPLITS}
             lists = {split: read_list(path) if path.is_file() else frozenset() for split, path in paths.items()}
             if not any(lists.values()):
                 raise FileNotFoundError(f"{folder} has no list of ids, panomtdu_train.json, _val or _test")

@@ -33,7 +33,6 @@ _BAND = 64  # rows at a time, so that intermediate results stay in the processor
 # Camera frames by the directions of their three axes, as matrices (3, 3) into x right, y down, z forward.
 RIGHT_DOWN_FORWARD = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 FORWARD_UP_LEFT = ((0, 0, -1), (0, -1, 0), (1, 0, 0))
-RIGHT_FORWARD_UP = ((1, 0, 0), (0, 0, -1), (0, 1, 0))
 
 
 # Errors that mean an unreadable file or sample. All others are bugs.
@@ -77,7 +76,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def decode_array(data: bytes) -> NDArray[Any]:
-    """Decode an NPY file of numbers, after comparing its size with the length of the file.
+    """Decode an NPY file of numbers of any type and shape, after comparing its size with the length of the file.
 
     Raises:
         InputError: If it is damaged or too large, or does not hold numbers.

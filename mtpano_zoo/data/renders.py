@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtpano_zoo.data.panoramas import Split
+from mtpano_zoo.data.panoramas import SPLITS, Split
 from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_exr
@@ -58,7 +58,7 @@ def read_lists(
     listed: dict[Any, Split] = {}
     for split, name in lists.items():
         path = root / name
-        if split not in ("train", "val", "test"):
+        if split not in SPLITS:
             raise InputError(f"lists can be set for train, val and test, not for {split!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of samples at {path}")

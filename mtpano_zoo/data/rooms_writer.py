@@ -11,7 +11,8 @@ from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.data.scenes import SceneDataset
 from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import encode_depth, encode_normals, write_bytes, write_npy, write_palette_png, write_png
+from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_palette_png, write_png
+from mtpano_zoo.manifest import claim_marked_folder
 from mtpano_zoo.output_paths import path_below
 
 MAPS = ("images", "semseg", "depth", "normals")
@@ -73,7 +74,9 @@ def write_rooms(
     rooms = KINDS[kind](split, count, height, width, seed, tilt=tilt, **own)
     out = Path(out)
     description = "\n".join(_describe(rooms)) + "\n"
-    _claim(out, description)
+    claim_marked_folder(out, "classes.yaml", description, "rooms of this seed and size")
+    for folder in MAPS:
+        (out / folder).mkdir(exist_ok=True)
     written = 0
     for index in range(count):
         endings = (".png", ".png", ".npy" if rooms.outdoors else ".png", ".png")
@@ -104,15 +107,3 @@ def _describe(rooms: SceneDataset) -> Iterator[str]:
     yield "classes:"
     for name, color in zip(rooms.classes, rooms.palette.tolist(), strict=True):
         yield f"  - {{name: {name}, color: {color}}}"
-
-
-def _claim(out: Path, description: str) -> None:
-    """Create the folders, unless the output folder holds something else."""
-    marker = out / "classes.yaml"
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
-        raise FileExistsError(f"{out} exists and holds no rooms: choose an empty or a new folder")
-    if marker.exists() and marker.read_bytes() != description.encode():
-        raise FileExistsError(f"{out} holds no rooms of this seed and size, see {marker}: choose another folder")
-    for folder in MAPS:
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    write_bytes(marker, description.encode())

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
-from mtpano_zoo.data.panoramas import collate
+from mtpano_zoo.data.panoramas import SPLITS, collate
 from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.data.shard_dataset import CONTENTS, ShardDataset, rank_and_size
 from mtpano_zoo.errors import InputError
@@ -32,7 +32,7 @@ Packed = tuple[dict[str, bytes], tuple[int, int]]  # contents of the files of a 
 def write_shards(
     data: LightningDataModule,
     out: str | Path,
-    splits: Sequence[str] = ("train", "val", "test"),
+    splits: Sequence[str] = SPLITS,
     *,
     shard_size: int = 500,
     workers: int = 0,

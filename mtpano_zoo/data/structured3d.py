@@ -21,10 +21,6 @@ from mtpano_zoo.tasks import NO_LABEL
 # metadata/errata.txt of the owner: scenes that are invalid, and rooms whose layout lines cross (the images are sound).
 INVALID_SCENES = frozenset({"01155", "01192", "01714", "01816", "01852", "03398"})
 
-# Classes that the mean over 29 leaves out, as in MTPano's evaluation: they hardly occur.
-UNSCORED = (9, 12, 19, 20, 22, 25, 26, 27, 29, 30, 36)
-SCORED_CLASSES = tuple(name for i, name in enumerate(NYU40_CLASSES) if i not in UNSCORED)
-
 
 class Structured3DDataModule(PanoramaDataModule):
     """Structured3D (Zheng et al., ECCV 2020): 21,835 rooms of 3,500 designed homes, one panorama per room.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtpano_zoo.data.index import Index, index_rows
-from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
+from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, Split
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_rgb, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
@@ -99,10 +99,9 @@ class ZInDDataModule(UnlabelledDataModule):
 def _read_partition(path: Path) -> dict[int, Split]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no partition of the homes at {path}")
-    splits: tuple[Split, ...] = ("train", "val", "test")
     homes = read_json(path)
     try:
-        return {int(home): split for split in splits for home in homes[split]}
+        return {int(home): split for split in SPLITS for home in homes[split]}
     except (*UNREADABLE, TypeError) as error:
         raise InputError(
             f"{path} does not list the homes of train, val and test, as zind_partition.json does"

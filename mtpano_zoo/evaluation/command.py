@@ -10,7 +10,7 @@ from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
 from mtpano_zoo.evaluation.page import is_page, worst_maps, write_page
 from mtpano_zoo.evaluation.predictors import FolderPredictor, Kind, NetworkPredictor, Predictor
 from mtpano_zoo.evaluation.protocol import DEFAULTS, read_protocol, recorded_name
-from mtpano_zoo.evaluation.report import FORMAT, build_report, write_json
+from mtpano_zoo.evaluation.report import FORMAT, build_report, full_name, write_json
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
 from mtpano_zoo.output_paths import may_become_report
@@ -114,12 +114,13 @@ def _check_reports(folder: Path) -> None:
 def summary(report: dict[str, Any]) -> str:
     """Return the main numbers as text."""
     lines = []
-    for name, model in report["models"].items():
-        lines.append(name)
+    for title, model in report["models"].items():
+        lines.append(title)
         lines += [f"  note: {remark}" for remark in model["remarks"]]
         for key, place in SHOWN.items():
-            if point := model[place].get(key):
-                lines.append(f"  {key:<24}{point['value']:#.4g}  ({point['low']:#.4g} to {point['high']:#.4g})")
+            if (name := full_name(key, model[place])) is not None:
+                point = model[place][name]
+                lines.append(f"  {name:<23} {point['value']:#.4g}  ({point['low']:#.4g} to {point['high']:#.4g})")
     return "\n".join(lines)
 
 

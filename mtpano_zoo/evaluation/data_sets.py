@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mtpano_zoo.data import FolderDataModule
-from mtpano_zoo.data.panoramas import PanoramaDataset
+from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataset
 from mtpano_zoo.data.rooms_writer import KINDS
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_panorama
@@ -122,7 +122,7 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
         height = decode_panorama(found.index.read("image", 0)[0], found.index.describe("image", 0)).shape[0]
     data = FolderDataModule(folder, height=height, width=2 * height)
     listed = (folder / "test.txt").is_file()
-    splits = ("test",) if listed else ("train", "val", "test")
+    splits = ("test",) if listed else SPLITS
     parts = []
     for split in splits:
         try:

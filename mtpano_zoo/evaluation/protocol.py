@@ -13,7 +13,14 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.losses.validity import valid_depth
-from mtpano_zoo.metrics import DepthMetrics, SemsegMetrics, defined_scores, metrics_of
+from mtpano_zoo.metrics import (
+    DepthAnywhereMetrics,
+    DepthMetrics,
+    RelativeDepthMetrics,
+    SemsegMetrics,
+    defined_scores,
+    metrics_of,
+)
 from mtpano_zoo.resources import shipped, with_shipped_configs
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_yaml
@@ -103,7 +110,8 @@ def labels_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
 def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
     """Add an image to every metric whose map and labels exist."""
     for task, metric in metrics.items():
-        needed = MAIN_TASKS[task].labels
+        in_metres = isinstance(metric, RelativeDepthMetrics | DepthAnywhereMetrics)
+        needed = ("depth",) if in_metres else MAIN_TASKS[task].labels
         if task not in maps or not all(key in labels for key in needed):
             continue
         values = maps[task][None]
@@ -148,7 +156,16 @@ def words(metrics: Mapping[str, Metric]) -> list[str]:
                 parts.append(f"mIoU without {', '.join(sorted(metric.unscored))}")
         if task == "normals":
             parts.append("angles in degrees where there is a label; a pixel without a value is 90 degrees off")
-        if task == "disparity":
+        if isinstance(metric, RelativeDepthMetrics):
+            parts.append("predicted inverse distances inverted first")
+        elif isinstance(metric, DepthAnywhereMetrics):
+            parts.append(
+                f"labels up to {metric.max_depth:g} m; inverse distances after the best scale and shift of each image, "
+                "inverted, then multiplied by the ratio of its medians"
+            )
+            if metric.crop:
+                parts.append(f"{metric.crop:.4g} of the height left out at the top and at the bottom")
+        elif task == "disparity":
             parts.append("inverse distances after the best scale and shift of each image")
         if task == "valid":
             parts.append("whether a distance is defined and within range")

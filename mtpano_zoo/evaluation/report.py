@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,21 @@ from mtpano_zoo.evaluation.scoring import MEANING
 from mtpano_zoo.evaluation.statistics import Interval, bootstrap, compare
 from mtpano_zoo.image_io import write_bytes
 
-__all__ = ("CURVES", "FORMAT", "HARDNESS", "build_report", "values_by_id", "worst_images", "write_json")
+__all__ = (
+    "CURVES",
+    "FORMAT",
+    "HARDNESS",
+    "build_report",
+    "full_name",
+    "values_by_id",
+    "worst_images",
+    "write_json",
+)
 
 FORMAT = "mtpano evaluation report, 1"
 CURVES = ("bands", "turned")  # several values each, shown as curves
 # Scores that rank the images, of which the first that exists is used; 1 if larger is worse, else -1.
-HARDNESS = {"depth/AbsRel": 1, "normals/mean": 1, "semseg/pixel_accuracy": -1, "disparity/AbsRel/affine_aligned": 1}
+HARDNESS = {"depth/AbsRel": 1, "normals/mean": 1, "semseg/pixel_accuracy": -1, "disparity/AbsRel": 1}
 WHY = {
     "turns": "yaw and tilt: a folder has no predictions for rotated panoramas",
     "faces": "cross-projection: it does not predict distances for perspective views",
@@ -100,8 +109,10 @@ def _score_names(judged: Judged) -> list[str]:
 
 
 def _scores_by_id(judged: Judged, name: str) -> dict[str, Any]:
-    found = {row["id"]: row["scores"].get(name) for row in judged.rows}
-    return {key: None if value is None or math.isnan(value) else (value, 1.0) for key, value in found.items()}
+    """Return a score by image id: NaN, in rows None, if a prediction was not finite; None without a label."""
+    found = {row["id"]: row["scores"][name] for row in judged.rows if name in row["scores"]}
+    known = {key: (math.nan if value is None else value, 1.0) for key, value in found.items()}
+    return {row["id"]: known.get(row["id"]) for row in judged.rows}
 
 
 def _mean_score(judged: Judged, name: str) -> Interval:
@@ -114,12 +125,24 @@ def _curve(judged: Judged, name: str) -> dict[str, Any]:
     return {point: asdict(bootstrap([row.get(point) for row in rows])) for point in points}
 
 
+def full_name(name: str, names: Iterable[str]) -> str | None:
+    """Return a score's name with the alignment that a protocol adds to it; None if there is no such score.
+
+    Example:
+        >>> full_name("depth/AbsRel", ["depth/RMSE", "depth/AbsRel/median_aligned"])
+        'depth/AbsRel/median_aligned'
+    """
+    return next((found for found in names if found == name or found.startswith(f"{name}/")), None)
+
+
 def worst_images(judged: Judged, count: int = 3) -> list[str]:
     """Return the ids of the images with the worst score, the worst first."""
-    for name, sign in HARDNESS.items():
+    for general, sign in HARDNESS.items():
+        if (name := full_name(general, _score_names(judged))) is None:
+            continue
         known = {key: value[0] * sign for key, value in _scores_by_id(judged, name).items() if value is not None}
         if known:
-            return sorted(known, key=lambda key: (-known[key], key))[:count]
+            return sorted(known, key=lambda key: (not math.isnan(known[key]), -known[key], key))[:count]
     return []
 
 

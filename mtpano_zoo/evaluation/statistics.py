@@ -68,9 +68,9 @@ def _draws(images: int, seed: int) -> NDArray[np.float64]:
     return counts
 
 
-def _ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
+def _ends(value: float, drawn: NDArray[np.float64]) -> tuple[float, float]:
     known = drawn[~np.isnan(drawn)]
-    if not known.size:
+    if not known.size or np.isnan(value):
         return float("nan"), float("nan")
     low, high = np.percentile(known, ENDS)
     return float(low), float(high)
@@ -88,7 +88,8 @@ def bootstrap(values: Sequence[Value | None], seed: int = 0) -> Interval:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     sums, divisors = _table(known)
     draws = _draws(len(known), seed)
-    return Interval(value_of(known), *_ends(_worst(draws @ sums, draws @ divisors)), len(known))
+    value = value_of(known)
+    return Interval(value, *_ends(value, _worst(draws @ sums, draws @ divisors)), len(known))
 
 
 def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None], seed: int = 0) -> Interval:
@@ -107,4 +108,5 @@ def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None
     tables = [_table([model[name] for name in shared]) for model in (first, second)]
     drawn = [_worst(draws @ sums, draws @ divisors) for sums, divisors in tables]
     whole = [value_of([model[name] for name in shared]) for model in (first, second)]
-    return Interval(whole[0] - whole[1], *_ends(drawn[0] - drawn[1]), len(shared))
+    value = whole[0] - whole[1]
+    return Interval(value, *_ends(value, drawn[0] - drawn[1]), len(shared))

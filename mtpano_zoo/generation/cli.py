@@ -281,6 +281,8 @@ def _generate(options: argparse.Namespace) -> int:
 
     if options.base is None:
         raise InputError(NO_BASE)
+    if options.words and not options.template:
+        raise InputError("--words lists words for --template, which is missing: pass it too")
     prompts = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
     if options.template:
         words = read_words(options.words) if options.words else SCENES

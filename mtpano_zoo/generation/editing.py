@@ -292,7 +292,7 @@ def edit(
     Args:
         generator: Generator that repaints.
         image: Panorama (3, H, W) in [0, 1].
-        keep: Which pixels (H, W) stay as they are.
+        keep: Which pixels stay as they are, bool (H, W).
         prompt: What the result shows.
         steps: Sampling steps.
         seed: Seed of the noise.
@@ -302,10 +302,15 @@ def edit(
         The panorama (3, H, W), on the CPU.
 
     Raises:
-        InputError: If the size is not that of a panorama, or the prompt is empty or too long.
+        InputError: If the size is not that of a panorama, the mask or the steps do not fit, or the prompt is empty or
+            too long.
     """
     height, width = image.shape[1:]
     check_panorama_size(height, width, 2 * generator.factor)
+    if keep.dtype != torch.bool or keep.shape != (height, width):
+        raise InputError(f"keep must be a boolean mask ({height}, {width}), not {keep.dtype} {tuple(keep.shape)}")
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
     kept = latent_mask(keep, 2 * generator.factor, "all")
     latents = generator.encode(image[None]).float()
     text, pooled = generator.embed([prompt, prompt])

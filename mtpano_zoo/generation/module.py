@@ -152,6 +152,11 @@ class DiT360Module(LightningModule):
             if captions := getattr(getattr(data, name, None), "captions", None):
                 self.base.check_prompts(captions)
 
+    def on_train_start(self) -> None:
+        """Let processes that train together draw different noise and noise levels."""
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def configure_model(self) -> None:
         """Shard the transformer over the processes, block by block, if the strategy is `ModelParallelStrategy`."""
         mesh = self.device_mesh

@@ -47,7 +47,7 @@ class Observations:
     kinds: Sequence[DepthKind]
 
 
-def align(seen: Observations) -> tuple[Tensor, Tensor]:
+def align_views(seen: Observations) -> tuple[Tensor, Tensor]:
     """Return scales a and shifts b (N,), float64 on the CPU: the distance of a value x is 1 / (c (a x + b)).
 
     A view that overlaps no other keeps its scale 1 if it is metric; otherwise it gets a median distance of 1.

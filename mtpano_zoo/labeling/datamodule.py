@@ -22,6 +22,7 @@ from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_o
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.origin import Origin, digest_of_files, stamp_of_file
 from mtpano_zoo.labeling.report import one_sentence
+from mtpano_zoo.machine.claims import in_turn
 from mtpano_zoo.output_paths import check_id
 
 __all__ = ("ImageFiles", "LabelingData", "unaugmented_samples")
@@ -200,20 +201,9 @@ class _Order(Sampler[int]):
         return max(1, len(self.indices))
 
     def __iter__(self) -> Iterator[int]:
-        later: list[int] = []
-        for i in self.indices:
+        for i in in_turn(self.indices, lambda i: self.ledger.folder.claim(self.items.claim(i))):
             if self.ledger.stopped:
                 return
-            if not self.ledger.folder.claim(self.items.claim(i)):
-                later.append(i)
-            elif not self._settled(i):
-                yield i
-        # Most are finished by now. The others belong to a process that is working, slow or hung: label them here
-        # without waiting for it. It works forward, so going backward from the end repeats the least.
-        for i in reversed(later):
-            if self.ledger.stopped:
-                return
-            self.ledger.folder.claim(self.items.claim(i))
             if not self._settled(i):
                 yield i
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.alignment import Observations, align
+from mtpano_zoo.labeling.alignment import Observations, align_views
 from mtpano_zoo.labeling.back_projection import (
     Footprint,
     SparseLabels,
@@ -203,7 +203,7 @@ def _align(
         chosen = (slot >= 0).nonzero().squeeze(1)
         for plane, values in enumerate((one.values, one.cosine, one.weight)):
             table[plane, slot[chosen], column] = values[chosen]
-    scales, shifts = align(Observations(table[0], table[1], table[2], [one.kind for one in samples]))
+    scales, shifts = align_views(Observations(table[0], table[1], table[2], [one.kind for one in samples]))
     for one, scale, shift in zip(samples, scales.tolist(), shifts.tolist(), strict=True):
         inverse = (one.values * scale + shift) * one.cosine
         known = inverse > 0

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 # A class that is imported can be named without its module.
 import mtpano_zoo.data
 import mtpano_zoo.zoo.pretrained  # noqa: F401
+from mtpano_zoo.data.panoramas import SPLITS
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, unaugmented_samples
 from mtpano_zoo.labeling.encoding import JPEG_QUALITY
@@ -40,7 +41,6 @@ from mtpano_zoo.training.progress import progress_bar
 
 __all__ = ("add_run_options", "add_shared_options", "label", "label_as_asked", "main", "print_once", "shared_settings")
 
-SPLITS = ("train", "val", "test", "predict")
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
 COMPLETE = "A complete command is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
 # Warnings about Lightning's own code, and about intended behaviour.
@@ -232,14 +232,14 @@ def add_shared_options(parser: ArgumentParser) -> None:
     """Add the options of all commands that label panoramas: sources, sizes, lists, and those of a run."""
     parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="a data set, instead of files")
-    parser.add_argument("--split", choices=SPLITS, default="predict", help="samples of `data` to label")
+    parser.add_argument("--split", choices=(*SPLITS, "predict"), default="predict", help="samples of `data` to label")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")
     parser.add_argument("--width", type=int, default=1024, help="columns of the labels, twice the rows")
     parser.add_argument("--max-height", type=int, default=2048, help="panoramas with more rows are shrunk first")
     parser.add_argument(
         "--invalid-mask", type=str | None, help="image whose white pixels get no label, e.g. the tripod"
     )
-    parser.add_argument("--listed-as", choices=SPLITS[:3], default="train", help="list in db_info to add them to")
+    parser.add_argument("--listed-as", choices=SPLITS, default="train", help="list in db_info to add them to")
     add_run_options(parser)
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.layers.cnn_encoder import WrappedConv2d, load_pretrained
+from mtpano_zoo.layers.cnn_encoder import load_pretrained
 from mtpano_zoo.layers.convolution import SphereConv2d
 from mtpano_zoo.layers.encoder import create_timm
+from mtpano_zoo.layers.wrapped import WrappedConv2d
 
 __all__ = ("ResNetStages", "halved")
 

@@ -78,6 +78,8 @@ def in_turn(items: Sequence[T], claim: Callable[[T], bool], start: int = 0) -> I
             yield item
         else:
             later.append(item)
+    # Most are finished by now. The others belong to a process that is working, slow or hung: do them here without
+    # waiting for it. It works forward, so going backward from the end repeats the least.
     for item in reversed(later):
         claim(item)
         yield item

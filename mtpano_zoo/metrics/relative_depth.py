@@ -8,7 +8,7 @@ from torch import Tensor
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.metrics.depth import DepthMetrics, middle_values
 from mtpano_zoo.metrics.disparity import align_affine
-from mtpano_zoo.metrics.pooling import PooledMetric, check_maps
+from mtpano_zoo.metrics.pooling import PooledMetric, check_maps, pixel_weights
 
 __all__ = ("DepthAnywhereMetrics", "RelativeDepthMetrics", "affine_depth", "depth_terms")
 
@@ -91,10 +91,11 @@ class DepthAnywhereMetrics(PooledMetric):
         disparity, target = prediction[:, 0, rows].float(), target[:, rows].float()
         known = (target > 0) & (target <= self.max_depth)
         known = known if valid is None else known & valid[:, rows]
+        weights = pixel_weights(torch.ones_like(prediction[:, 0], dtype=torch.bool), self.weighting)[:, rows] * known
         finite = disparity.isfinite()
         depth = affine_depth(torch.where(finite, disparity, torch.nan), target, known, self.max_depth)
-        terms = depth_terms(depth, target, known, self.max_depth)
-        self.accumulate(known.double(), finite, terms)
+        terms = depth_terms(depth, target, weights, self.max_depth)
+        self.accumulate(weights, finite, terms)
 
     def scores(self, total: Tensor, sums: Tensor) -> Tensor:
         """Return scores (..., 9) from sums (..., 9)."""
@@ -117,17 +118,17 @@ def affine_depth(disparity: Tensor, target: Tensor, known: Tensor, max_depth: fl
     return torch.where(fitted == 0, 0, 1 / torch.where(fitted == 0, 1, fitted)).clamp(0, max_depth)
 
 
-def depth_terms(depth: Tensor, target: Tensor, known: Tensor, max_depth: float, median: bool = True) -> Tensor:
-    """Return sums (B, 9) over each image's pixels of the terms that the nine published scores average.
+def depth_terms(depth: Tensor, target: Tensor, weights: Tensor, max_depth: float, median: bool = True) -> Tensor:
+    """Return weighted sums (B, 9) over each image's pixels of the terms that the nine published scores average.
 
     Args:
         depth: distances (B, H, W).
         target: true distances (B, H, W) in metres.
-        known: pixels that count, bool (B, H, W).
+        weights: weights (B, H, W) or a mask, zero for pixels that do not count.
         max_depth: end of the range that both are clamped to.
         median: whether to scale every image by the ratio of the lower medians first.
     """
-    depth, target = depth.double(), target.double()
+    depth, target, known = depth.double(), target.double(), weights > 0
     if median:
         factor = middle_values(target, known)[0] / middle_values(depth, known)[0]
         depth = depth * factor[:, None, None]
@@ -136,4 +137,4 @@ def depth_terms(depth: Tensor, target: Tensor, known: Tensor, max_depth: float, 
     terms = [error.abs() / t, error.abs(), error.square() / t, error.square()]
     terms += [((p + 1).log10() - (t + 1).log10()).square(), (p / t).log10().abs()]
     terms += [torch.where(ratio.isnan(), ratio, (ratio < 1.25**power).double()) for power in (1, 2, 3)]
-    return torch.stack([(term * known).sum(dim=(1, 2)) for term in terms], dim=1)
+    return torch.stack([(term * weights).sum(dim=(1, 2)) for term in terms], dim=1)

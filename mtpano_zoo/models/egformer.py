@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import Upsample, conv2d
-from mtpano_zoo.layers.cnn_encoder import WrappedConv2d
 from mtpano_zoo.layers.convolution import Convention, check_convention
+from mtpano_zoo.layers.wrapped import WrappedConv2d
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.models.student import distance, one_distance_task
 

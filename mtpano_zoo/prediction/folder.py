@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,15 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Reading, write_bytes
 from mtpano_zoo.manifest import MANIFEST, check_settings, read_manifest, write_manifest
 
-__all__ = ("FORMAT", "RECORDS", "PredictionFolder", "classes_and_reading", "manifest_of", "read_records")
+__all__ = (
+    "FORMAT",
+    "RECORDS",
+    "PredictionFolder",
+    "classes_and_reading",
+    "manifest_of",
+    "read_facts",
+    "read_records",
+)
 
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
@@ -181,15 +189,19 @@ def _is_sound(key: str, value: Any) -> bool:
 
 
 def read_records(path: Path) -> dict[str, str | None]:
-    """Return the hashes of the images by the name of their results.
+    """Return the hashes of the images by the name of their results."""
+    return {str(record["name"]): record["sha256"] for record in read_facts(path)}
+
+
+def read_facts(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of results, oldest first: `name`, `sha256` and the facts of `PredictionFolder.complete`.
 
     Incomplete lines are ignored, so that their files are not touched.
     """
-    records: dict[str, str | None] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-            records[str(record["name"])] = record["sha256"]
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, RecursionError):
             continue
-    return records
+        if isinstance(record, dict) and record.keys() >= {"name", "sha256"}:
+            yield record

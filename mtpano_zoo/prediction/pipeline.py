@@ -124,13 +124,13 @@ def predict(
                 network,
                 panorama,
                 {task: maps[i] for task, maps in output.items()},
-                mask_sky,
-                blend_seam,
-                ups[i],
-                turns[i],
-                crop,
-                mask_nadir,
-                doubted[i],
+                mask_sky=mask_sky,
+                blend_seam=blend_seam,
+                up=ups[i],
+                turn=turns[i],
+                crop=crop,
+                mask_nadir=mask_nadir,
+                doubted=doubted[i],
             )
             for i, panorama in enumerate(panoramas)
         ]
@@ -217,6 +217,7 @@ def _prediction(
     network: nn.Module,
     panorama: Panorama | Tensor,
     maps: Mapping[str, Tensor],
+    *,
     mask_sky: bool,
     blend_seam: bool,
     up: Tensor | None,

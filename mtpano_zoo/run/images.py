@@ -104,12 +104,7 @@ def run(
         InputError: If there is nothing to do, an option does not fit the network, a result would replace one of the
             images, or `out` cannot take the results or holds those of other settings.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is at least 1, not {batch_size}")
-    if workers < 0:
-        raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
-    if depth_range is not None and not 0 <= depth_range[0] < depth_range[1]:
-        raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
+    _check_numbers(batch_size, workers, depth_range)
     check_options(model, precision, mask_sky, blend_seam, max_distance)
     check_nadir(mask_nadir)
     check_smooth(smooth)
@@ -120,11 +115,10 @@ def run(
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
-    # Recorded only when used, so that folders from before these options existed can be continued.
+    # Set only when used, because the manifest records them: folders from before they existed can be continued.
     options |= {"level": True} if level else {}
     options |= {} if max_distance is None else {"max_distance": max_distance}
     options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})
-    decisive = {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
     report = RunReport()
     files, videos = _results_of(images, out, tasks, report)
     unwanted = {*SCENES, "panel"} - {*scenes, *(["panel"] if panel else [])}
@@ -132,9 +126,8 @@ def run(
     _check_inputs_stay(images, written)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
-    effective = options | decisive | {"precision": getattr(model, "precision", precision)}
-    effective |= ({} if stride is None else {"stride": stride}) | ({"smooth": smooth} if smooth else {})
-    folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), effective), overwrite)
+    recorded = _recorded(model, options, reading, stride, smooth)
+    folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), recorded), overwrite)
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
     if device is not None:
         model.to(device)
@@ -152,6 +145,25 @@ def run(
             video_run.run(job)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}
     return report
+
+
+def _check_numbers(batch_size: int, workers: int, depth_range: tuple[float, float] | None) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
+    if workers < 0:
+        raise InputError(f"workers is a number of processes, or 0 for a thread, not {workers}")
+    if depth_range is not None and not 0 <= depth_range[0] < depth_range[1]:
+        raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
+
+
+def _recorded(
+    model: nn.Module, options: Mapping[str, Any], reading: Reading, stride: int | None, smooth: float
+) -> dict[str, Any]:
+    """Return the options that change results, for the manifest."""
+    recorded = {**options}
+    recorded |= {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
+    recorded |= {"precision": getattr(model, "precision", options["precision"])}
+    return recorded | ({} if stride is None else {"stride": stride}) | ({"smooth": smooth} if smooth else {})
 
 
 def _results_of(

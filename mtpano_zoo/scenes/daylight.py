@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.scenes.batching import Primitives, Views
-from mtpano_zoo.scenes.shading import Planes, Surface, take, texture_noise
+from mtpano_zoo.scenes.shading import Surface, planes_to_room, take, texture_noise
 from mtpano_zoo.scenes.tracing import FAR, STEEP, TILE, Rays, corners, from_tiles, into_tiles, trace
 
 SUN_MAP = 192  # pixels along each side of the sun's shadow map
@@ -62,17 +62,13 @@ def sun_map(primitives: Primitives, views: Views) -> SunMap:
 
 def sunlit(seen: Surface, views: Views, sun: SunMap) -> Tensor:
     """Return the cosine of the sun's light on the surface, 0 in shadow."""
-    cos, sin = views.turn.float()[:, :, None, None].unbind(1)
+    turn = views.turn.float()[:, :, None, None].unbind(1)
     camera = views.camera.float()[:, :, None, None] - sun.centre[:, :, None, None]
 
-    def to_room(planes: Planes) -> Planes:
-        x, y, z = planes
-        return x * cos - z * sin, y, x * sin + z * cos
-
     axes = sun.axes[:, :, :, None, None]
-    normal = to_room(seen.normal)
+    normal = planes_to_room(seen.normal, turn)
     facing = sum(n * axes[:, 2, i] for i, n in enumerate(normal))
-    position = [p + camera[:, i] for i, p in enumerate(to_room(seen.point))]
+    position = [p + camera[:, i] for i, p in enumerate(planes_to_room(seen.point, turn))]
 
     def within(axis: int) -> Tensor:
         return position[0] * axes[:, axis, 0] + position[1] * axes[:, axis, 1] + position[2] * axes[:, axis, 2]
@@ -110,9 +106,10 @@ def sky_colors(seen: Surface, views: Views, at: Tensor) -> list[Tensor]:
     """Return the colours of the sky at some pixels: paler towards the horizon and around the sun, with clouds."""
     x, y, z = (take(plane, at) for plane in seen.sight())
     room = at // seen.depth[0].numel()
-    (cos, sin), row, salt = views.turn.float()[room].unbind(1), views.sky[room], views.salt[room]
+    row, salt = views.sky[room], views.salt[room]
     length = (x * x + y * y + z * z).sqrt()
-    east, up, north = (x * cos - z * sin) / length, -y / length, (x * sin + z * cos) / length
+    x, y, z = planes_to_room((x, y, z), views.turn.float()[room].unbind(1))
+    east, up, north = x / length, -y / length, z / length
     sun = row[:, SUN]
     close = (east * sun[:, 0] - up * sun[:, 1] + north * sun[:, 2]).clamp(-1, 1)
     height = up.clamp(min=0)

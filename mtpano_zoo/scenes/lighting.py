@@ -12,7 +12,17 @@ from mtpano_zoo.scenes.daylight import SUNLIGHT, SunMap, haze, sky_colors, sun_m
 from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.outside import look_out
 from mtpano_zoo.scenes.plan import GRID_METRES, GRID_ORIGIN
-from mtpano_zoo.scenes.shading import Surface, albedo, hashed, panes, take, texture_noise, unit_interval
+from mtpano_zoo.scenes.shading import (
+    Surface,
+    albedo,
+    hashed,
+    panes,
+    planes_to_room,
+    take,
+    texture_noise,
+    to_room,
+    unit_interval,
+)
 from mtpano_zoo.scenes.tracing import STEEP
 from mtpano_zoo.sphere import erp_angles
 
@@ -38,13 +48,10 @@ def cast_shadows(primitives: Primitives, views: Views) -> Shadows:
     if not bool(views.lights[:, 0, 3:].any()):
         nothing = torch.full((len(views.lights), SHADOW_HEIGHT, 2 * SHADOW_HEIGHT), 1e9, device=views.lights.device)
         return Shadows(nothing, sun)
-    offset = views.lights[:, 0, :3].double()
-    cos, sin = views.turn.unbind(1)
-    turned = (offset[:, 0] * cos - offset[:, 2] * sin, offset[:, 1], offset[:, 0] * sin + offset[:, 2] * cos)
     solid = primitives.select(primitives.material[CHANNEL["emission"]] == 0)
-    light = views.camera + torch.stack(turned, dim=1)
+    light = views.camera + to_room(views.lights[:, 0, :3].double(), views.turn)
     distance = distances(solid, light, views.turn, SHADOW_HEIGHT, 2 * SHADOW_HEIGHT)
-    latitude = erp_angles(SHADOW_HEIGHT, 2 * SHADOW_HEIGHT, device=offset.device, dtype=torch.float64)[1]
+    latitude = erp_angles(SHADOW_HEIGHT, 2 * SHADOW_HEIGHT, device=light.device, dtype=torch.float64)[1]
     return Shadows(distance * (1 / latitude.cos()).float()[:, None], sun)
 
 
@@ -143,16 +150,16 @@ def _lit(lx: Tensor, ly: Tensor, lz: Tensor, square: Tensor, cosine: Tensor, sha
 
 def _occlusion(seen: Surface, views: Views) -> Tensor:
     """Return a factor in (0, 1] that darkens corners, the floor near furniture and the edges of floor and ceiling."""
-    cos, sin = views.turn.float()[:, :, None, None].unbind(1)
     camera = views.camera.float()[:, :, None, None]
     # Look a little in front of upright surfaces, which would otherwise be half inside themselves.
     x = torch.add(seen.point[0], seen.normal[0], alpha=0.12)
     z = torch.add(seen.point[2], seen.normal[2], alpha=0.12)
-    gx = (x * cos - z * sin).add_(camera[:, 0] - GRID_ORIGIN).mul_(2 / GRID_METRES).sub_(1)
-    gz = (x * sin + z * cos).add_(camera[:, 2] - GRID_ORIGIN).mul_(2 / GRID_METRES).sub_(1)
+    x, y, z = planes_to_room((x, seen.point[1], z), views.turn.float()[:, :, None, None].unbind(1))
+    gx = x.add_(camera[:, 0] - GRID_ORIGIN).mul_(2 / GRID_METRES).sub_(1)
+    gz = z.add_(camera[:, 2] - GRID_ORIGIN).mul_(2 / GRID_METRES).sub_(1)
     grid = torch.stack((gx, gz), dim=-1)
     walls, things = functional.grid_sample(views.occupancy, grid, padding_mode="border", align_corners=False).unbind(1)
-    height = -(seen.point[1] + camera[:, 1])
+    height = -(y + camera[:, 1])
     near_floor = (1 - height / 0.7).clamp_(0, 1)
     foot = (1 - height * 4).clamp_(0, 1).mul_(1 - seen.level)
     # Tops of low things are open to the light: only the floor itself lies in their shade.
@@ -166,8 +173,8 @@ def _outside(primitives: Primitives, seen: Surface, views: Views, at: Tensor) ->
     x, y, z = (take(plane, at) for plane in seen.sight())
     primitive = take(seen.primitive, at)
     room = at // seen.depth[0].numel()
-    (cos, sin), salt = views.turn.float()[room].unbind(1), views.salt[room]
-    east, north = x * cos - z * sin, x * sin + z * cos
+    salt = views.salt[room]
+    east, y, north = planes_to_room((x, y, z), views.turn.float()[room].unbind(1))
     r = (east * east + north * north).sqrt()
     elevation = -y / r
     # A cheap angle, and from it the number of the building that stands there.

@@ -6,6 +6,7 @@ machine. Masks are floats made by clamping, which is several times faster than `
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -176,8 +177,14 @@ def traced_surface(primitives: Primitives, views: Views, height: int, width: int
 
 def to_room(vectors: Tensor, turn: Tensor) -> Tensor:
     """Rotate vectors (..., 3) from the level frame to the frame of the room; `turn` (..., 2)."""
-    (x, y, z), (cos, sin) = vectors.unbind(-1), turn.unbind(-1)
-    return torch.stack((x * cos - z * sin, y, x * sin + z * cos), dim=-1)
+    x, y, z = vectors.unbind(-1)
+    return torch.stack(planes_to_room((x, y, z), turn.unbind(-1)), dim=-1)
+
+
+def planes_to_room(planes: Planes, turn: Sequence[Tensor]) -> Planes:
+    """Do what `to_room` does, for x, y and z apart, with the two numbers of `turn`."""
+    (x, y, z), (cos, sin) = planes, turn
+    return x * cos - z * sin, y, x * sin + z * cos
 
 
 def to_level(vectors: Tensor, turn: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Read the results of `mtpano run` with their panorama, for a page to show."""
 
+import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from mtpano_zoo.image_io import Panorama, load_panorama, placed
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records
+from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_facts, read_records
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
@@ -160,13 +160,9 @@ def _digest(path: Path) -> str:
 def _up(folder: Path, name: str) -> tuple[float, float, float] | None:
     """Return where up is in the frame of the camera, if the record of a result states it."""
     up: tuple[float, float, float] | None = None
-    path = folder / RECORDS
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-            if record["name"] == name and "up" in record:
+    for record in read_facts(folder / RECORDS):
+        if record["name"] == name and "up" in record:
+            with contextlib.suppress(ValueError, TypeError):
                 x, y, z = map(float, record["up"])
                 up = (x, y, z)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
     return up

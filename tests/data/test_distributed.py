@@ -86,9 +86,8 @@ def test_an_epoch_of_a_mixture_is_shared(told, epoch):
     assert len(first) == len(second) == 5
     # Of 5 + 4 samples and two processes, one set gives one more.
     assert {*first, *second} == {f"a/train-{i:06d}" for i in range(5)} | {f"b/train-{i:06d}" for i in range(4)}
-    evaluated = [*chain(*ids(told, "mixture", f"val {epoch}"))]
-    assert set(evaluated) == {"a/val-000000", "a/val-000001", "b/val-000000"}
-    assert len(evaluated) == 4
+    evaluated = sorted(chain(*ids(told, "mixture", f"val {epoch}")))
+    assert evaluated == ["a/val-000000", "a/val-000001", "b/val-000000"]
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -7,7 +7,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation
-from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.loading import evaluation_sampler, training_loader
+from mtpano_zoo.errors import InputError
 
 COUNT = 7
 
@@ -177,3 +178,17 @@ def test_processes_share_the_samples(monkeypatch):
     assert len(seen[0]) == len(seen[1]) == 4  # one sample more than there are, so that all do equally many steps
     assert {name for share in seen for name, *_ in share} == {f"sample-{index}" for index in range(COUNT)}
     assert set(seen[0]) | set(seen[1]) == set(alone)
+
+
+def test_processes_evaluate_every_sample_once(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+    seen = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda *_, rank=rank: rank)
+        seen += evaluation_sampler(Numbers(None), "test")
+        # No process may be without a sample: Lightning's own sampler repeats one, but a prediction is not repeated.
+        assert evaluation_sampler(Numbers(None, 1), "test") is None
+        with pytest.raises(InputError, match="only 1: pass --trainer"):
+            len(evaluation_sampler(Numbers(None, 1), "predict"))
+    assert sorted(seen) == list(range(COUNT))

@@ -16,7 +16,6 @@ from mtpano_zoo import limits
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
     RIGHT_DOWN_FORWARD,
-    RIGHT_FORWARD_UP,
     UNREADABLE,
     decode_array,
     decode_depth,
@@ -197,7 +196,7 @@ def test_grey_of_16_bits_is_no_panorama_of_8():
 # What R, G and B of a file say about a vector (x right, y down, z forward).
 FRAMES = [
     (RIGHT_DOWN_FORWARD, lambda x, y, z: (x, y, z)),
-    (RIGHT_FORWARD_UP, lambda x, y, z: (x, z, -y)),
+    (((1, 0, 0), (0, 0, -1), (0, 1, 0)), lambda x, y, z: (x, z, -y)),
     (FORWARD_UP_LEFT, lambda x, y, z: (z, -y, -x)),
     ([[0.6, 0, 0.8], [0, 1, 0], [-0.8, 0, 0.6]], lambda x, y, z: (0.6 * x - 0.8 * z, y, 0.8 * x + 0.6 * z)),
 ]

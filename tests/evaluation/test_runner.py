@@ -1,6 +1,7 @@
 """Scores agree with the metrics themselves, a stopped call goes on, and wrong input is one sentence."""
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ from planted import CLASSES, PlantedPredictor, PlantedRooms
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.evaluation.command import judge
+from mtpano_zoo.evaluation.command import judge, summary
 from mtpano_zoo.evaluation.data_sets import open_data
 from mtpano_zoo.evaluation.mistakes import common_mistakes, mistakes
 from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
@@ -22,7 +23,7 @@ from mtpano_zoo.evaluation.protocol import read_protocol
 from mtpano_zoo.evaluation.report import build_report
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.image_io import encode_depth
-from mtpano_zoo.metrics import DepthMetrics, NormalsMetrics, SemsegMetrics
+from mtpano_zoo.metrics import DepthAnywhereMetrics, DepthMetrics, NormalsMetrics, RelativeDepthMetrics, SemsegMetrics
 from mtpano_zoo.sphere import to_cubemap
 
 H, W = 16, 32
@@ -52,9 +53,54 @@ def test_the_protocol_is_the_configuration(tmp_path):
     model = report["models"]["mine"]
     assert model["scores"]["depth/AbsRel/median_aligned"] < 0.02 < abs(model["measures"]["scale/depth"]["value"] - 1)
     assert any("ratio of the medians" in sentence for sentence in report["protocol"]["words"])
+    assert model["worst"] == [found.rows[0]["id"]]
+    assert re.search(r"  depth/AbsRel/median_aligned 0\.0", summary(report))
     (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
     with pytest.raises(InputError, match="not a protocol"):
         read_protocol(tmp_path / "bad.yaml")
+
+
+def test_an_image_with_a_prediction_that_is_not_finite_is_the_worst_and_in_every_mean(tmp_path):
+    own, first = PlantedPredictor(), PlantedRooms(3)[0]
+
+    def broken(image):
+        depth = own(image)["depth"].clone()
+        depth[3, 4] = torch.nan if torch.equal(image, first["image"]) else depth[3, 4]
+        return {"depth": depth}
+
+    predictors = [FunctionPredictor(broken, "broken"), predictor()]
+    report = scored(predictors, planted(3), tmp_path, skip=LIGHT)
+    model = report["models"]["broken"]
+    assert math.isnan(model["scores"]["depth/AbsRel"])
+    mean = model["mean_over_images"]["depth/AbsRel"]
+    assert math.isnan(mean["value"]) and math.isnan(mean["low"]) and mean["images"] == 3
+    assert model["worst"][0] == first["id"]
+    assert not report["comparisons"][0]["differences"]["depth/AbsRel"]["separated"]
+
+
+@pytest.mark.parametrize("kind", [RelativeDepthMetrics, DepthAnywhereMetrics])
+def test_inverse_distances_are_scored_in_metres_if_the_protocol_says_so(kind, tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        f"model: {{metrics: {{disparity: {{class_path: mtpano_zoo.metrics.{kind.__name__}}}}}}}"
+    )
+    own = PlantedPredictor()
+
+    def inverse(image):
+        return {"disparity": 1 / own(image)["depth"]}
+
+    mine = FunctionPredictor(inverse, "mine")
+    out = tmp_path / "out"
+    model = judge([mine], planted(2), out, protocol=tmp_path / "my.yaml", skip=LIGHT)["models"]["mine"]
+    for group, weighting in (("scores", "pixel"), ("scores_by_solid_angle", "solid_angle")):
+        metric = kind()
+        metric.weighting = weighting
+        for i in range(2):
+            sample = PlantedRooms(2)[i]
+            metric.update(inverse(sample["image"])["disparity"][None, None], sample["depth"][None])
+        assert model[group] == pytest.approx({f"disparity/{k}": float(v) for k, v in metric.compute().items()})
+    assert model["scores"] != model["scores_by_solid_angle"]
+    (error,) = (value for name, value in model["scores"].items() if "AbsRel" in name)
+    assert error < 0.02
 
 
 def test_scores_of_another_protocol_of_the_same_name_are_not_kept(tmp_path):

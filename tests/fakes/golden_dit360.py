@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -83,6 +83,12 @@ def autoencoder() -> AutoencoderKL:
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(**SCHEDULER)
+
+
+def pipeline() -> FluxPipeline:
+    """The networks as a pipeline without texts."""
+    parts = {"transformer": transformer(), "vae": autoencoder(), "scheduler": scheduler()}
+    return FluxPipeline(**parts, **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")))
 
 
 def adapter() -> dict[str, Tensor]:

@@ -19,11 +19,6 @@ from mtpano_zoo.generation.tokens import position_ids
 RANK = 4
 
 
-def pipeline() -> FluxPipeline:
-    parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
-    return FluxPipeline(**parts, **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")))
-
-
 @torch.no_grad()
 def output(pipe: FluxPipeline) -> torch.Tensor:
     stored = golden.tensors("tokens")
@@ -66,7 +61,7 @@ def test_published_layout(tmp_path: Path, case: str, strength: float, expected: 
     if case == "beside":
         (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": RANK // 4}))
     path = written(tmp_path, weights, {"lora_adapter_metadata": json.dumps(QUARTER)} if case == "header" else None)
-    pipe = pipeline()
+    pipe = golden.pipeline()
     assert load_adapter(pipe, tmp_path if case == "plain" else path, strength) == 14
     torch.testing.assert_close(output(pipe), golden.tensors("lora")[expected], atol=5e-5, rtol=0)
 
@@ -83,7 +78,7 @@ def test_size_of_the_published_file() -> None:
 
 
 def test_plain_diffusers_reads_ours(tmp_path: Path) -> None:
-    pipe = pipeline()
+    pipe = golden.pipeline()
     assert add_adapter(pipe.transformer, rank=3, alpha=6, dropout=0.5) == 14
     torch.testing.assert_close(output(pipe), golden.tensors("lora")["base_out"], atol=5e-5, rtol=0)
     learnt = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
@@ -94,18 +89,18 @@ def test_plain_diffusers_reads_ours(tmp_path: Path) -> None:
     path = save_adapter(pipe.transformer, tmp_path / "adapter")
     assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
     assert len(load_file(path)) == 28
-    plain = pipeline()
+    plain = golden.pipeline()
     plain.load_lora_weights(str(path.parent), weight_name=path.name)
     assert all(layer.p == 0 for layer in plain.transformer.modules() if isinstance(layer, torch.nn.Dropout))
     torch.testing.assert_close(output(plain), expected, atol=1e-5, rtol=0)
-    again = pipeline()
+    again = golden.pipeline()
     load_adapter(again, path)
     torch.testing.assert_close(output(again), expected, atol=1e-5, rtol=0)
 
 
 def test_an_existing_adapter_is_continued(tmp_path: Path) -> None:
     path = written(tmp_path, golden.adapter(), {"lora_adapter_metadata": json.dumps(QUARTER)})
-    pipe = pipeline()
+    pipe = golden.pipeline()
     load_adapter(pipe, path)
     assert add_adapter(pipe.transformer, RANK, RANK / 4) == 14
     expected = golden.tensors("lora")["alpha=rank/4 by .alpha keys/out"]
@@ -132,7 +127,7 @@ def test_an_existing_adapter_is_continued(tmp_path: Path) -> None:
 )
 def test_another_adapter_is_not_continued(tmp_path: Path, kept: str, rank: int, alpha: float, sentence: str) -> None:
     path = written(tmp_path, {key: value for key, value in golden.adapter().items() if re.search(kept, key)})
-    pipe = pipeline()
+    pipe = golden.pipeline()
     load_adapter(pipe, path)
     before = {name: p.requires_grad for name, p in pipe.transformer.named_parameters()}
     with pytest.raises(InputError, match=sentence):
@@ -142,7 +137,7 @@ def test_another_adapter_is_not_continued(tmp_path: Path, kept: str, rank: int, 
 
 def test_one_of_two_adapters_is_not_chosen(tmp_path: Path) -> None:
     path = written(tmp_path, golden.adapter())
-    pipe = pipeline()
+    pipe = golden.pipeline()
     load_adapter(pipe, path)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="second")
     with pytest.raises(InputError, match="has the adapters adapter, second: load only the one to train"):
@@ -152,7 +147,7 @@ def test_one_of_two_adapters_is_not_chosen(tmp_path: Path) -> None:
 def test_dropout_is_off_when_sampling(tmp_path: Path) -> None:
     settings = QUARTER | {"transformer.lora_dropout": 0.5, "transformer.target_modules": ["to_q", "to_k", "to_v"]}
     path = written(tmp_path, golden.adapter(), {"lora_adapter_metadata": json.dumps(settings)})
-    pipe = pipeline()
+    pipe = golden.pipeline()
     load_adapter(pipe, path)
     assert not any(layer.training for layer in pipe.transformer.modules())
 
@@ -177,7 +172,7 @@ FIRST = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
 def test_what_is_refused(tmp_path: Path, change: Any, sentence: str) -> None:
     path = written(tmp_path, {k: v.clone() for k, v in change(golden.adapter()).items()})
     with pytest.raises(InputError, match=sentence):
-        load_adapter(pipeline(), path)
+        load_adapter(golden.pipeline(), path)
 
 
 def test_other_ranks_and_files_are_refused(tmp_path: Path) -> None:

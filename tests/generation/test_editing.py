@@ -4,9 +4,12 @@ import golden_dit360 as golden
 import pytest
 import torch
 from golden_dit360 import filled
+from tiny_flux import tiny_flux
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.editing import (
     consistent_edit,
+    edit,
     invert,
     predictor,
     published_edit,
@@ -116,3 +119,10 @@ def test_one_attention_layer(stored: dict[str, torch.Tensor], network: torch.nn.
     close(image, stored["attn/out_t0.9"])
     close(text[:, :8], stored["attn/context_out_t0.9_first8"])
     close(attention(**inputs)[0], stored["attn/out_t0.5_no_replacement"])
+
+
+@pytest.mark.parametrize(("keep", "steps"), [(torch.ones(32, 64), 2), (torch.ones(32, 32).bool(), 2), (None, 0)])
+def test_a_mask_or_steps_that_do_not_fit_are_refused_first(keep: torch.Tensor | None, steps: int) -> None:
+    keep = torch.ones(32, 64, dtype=torch.bool) if keep is None else keep
+    with pytest.raises(InputError, match="steps must be" if steps == 0 else "keep must be a boolean mask"):
+        edit(tiny_flux(), torch.rand(3, 32, 64), keep, "a room", steps=steps)

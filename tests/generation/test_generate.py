@@ -136,6 +136,7 @@ def test_prompts(tmp_path: Path) -> None:
         (["a room", "--base", "BASE", "--seed", "9" * 5000], "a seed is a whole number from 0 to 2^63 - 1, not 999"),
         (["a room", "--base", "BASE", "--device", "warp"], "device 'warp' cannot be used here"),
         (["--template", "a {indoor}", "--number", "0", "--base", "BASE"], "a number of prompts is 1 or more"),
+        (["a room", "--words", "words.yaml", "--base", "BASE"], "--words lists words for --template"),
     ],
 )
 def test_mistakes(

@@ -9,7 +9,6 @@ import golden_dit360 as golden
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 from golden_dit360 import filled
 from PIL import Image
 from safetensors.torch import load_file
@@ -37,9 +36,7 @@ PUBLISHED = {"cube": 0.5, "yaw": 0.5, "cube_sampling": "published", "first_epoch
 
 
 def golden_module(**options: object) -> DiT360Module:
-    parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
-    texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    return DiT360Module(Generator(FluxPipeline(**parts, **texts)), dropout=0.0, rank=4, alpha=4, **options)
+    return DiT360Module(Generator(golden.pipeline()), dropout=0.0, rank=4, alpha=4, **options)
 
 
 def tiny() -> TinyFlux:
@@ -78,6 +75,17 @@ def test_published_numbers_are_those_of_the_stored_inputs() -> None:
     stored = golden.tensors("training")
     latents, noise = filled("train.latents", SHAPE), filled("train.noise", SHAPE)
     torch.testing.assert_close(noise - latents, stored["target"])
+
+
+def test_processes_draw_different_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = DiT360Module(tiny(), rank=2, alpha=2)
+    drawn = []
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(DiT360Module, "global_rank", rank)
+        torch.manual_seed(0)  # as Lightning does in every process
+        module.on_train_start()
+        drawn.append(torch.rand(()))
+    assert drawn[0] != drawn[1] == drawn[2]
 
 
 def test_every_parameter_that_learns_gets_a_gradient() -> None:

@@ -6,7 +6,6 @@ import golden_dit360 as golden
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 from golden_dit360 import filled
 
 from mtpano_zoo.generation.sampling import Generator
@@ -34,9 +33,7 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    parts = {"transformer": golden.transformer(), "vae": golden.autoencoder(), "scheduler": golden.scheduler()}
-    texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    return Generator(FluxPipeline(**parts, **texts))
+    return Generator(golden.pipeline())
 
 
 def call(network: torch.nn.Module, packed: torch.Tensor, guidance: float, dtype: torch.dtype = torch.float32):

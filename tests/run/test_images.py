@@ -13,8 +13,9 @@ from waiting import until
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import find_images
 from mtpano_zoo.prediction import pipeline
-from mtpano_zoo.run import RunReport, find_images, run
+from mtpano_zoo.run import RunReport, run
 from mtpano_zoo.run import images as module
 from mtpano_zoo.run import output as writing
 

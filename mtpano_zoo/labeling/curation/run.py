@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 import mtpano_zoo.data
 import mtpano_zoo.zoo.pretrained  # noqa: F401 - networks can be named without their module
+from mtpano_zoo.data.panoramas import SPLITS
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.curation.domains import DomainClassifier
 from mtpano_zoo.labeling.curation.network_labeler import NetworkLabeler
@@ -107,9 +108,7 @@ def _score_parser() -> ArgumentParser:
     parser.add_argument("--discriminator", type=str, required=True, help="checkpoint of the discriminator, last.ckpt")
     parser.add_subclass_arguments(DomainClassifier, "domains", required=False, help="classifier of a panorama's domain")
     parser.set_defaults({"domains": {"class_path": "mtpano_zoo.labeling.curation.domains.SkyOrCeiling"}})
-    parser.add_argument(
-        "--split", choices=("train", "val", "test"), default="train", help="list of the labels to score"
-    )
+    parser.add_argument("--split", choices=SPLITS, default="train", help="list of the labels to score")
     parser.add_argument("--any-labeler", action="store_true", help="also score labels of another labeler")
     add_run_options(parser)
     return parser
