@@ -26,7 +26,7 @@ from mtpano_zoo.models.latitude import LatitudePrior
 PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
 NETWORKS = ("mtpano-small.photos", "mtpano-small.rooms", "mtpano-tiny.rooms")
 PRIOR, PRIOR_ROOMS = "latitude prior", 200
-ROOMS, STREETS, HEIGHT = 8, 3, 128
+ROOMS, STREETS, HEIGHT = 8, 8, 128
 REAL_HEIGHT = 256
 # Columns: title, place in the report, and decimals.
 SCORES = {
