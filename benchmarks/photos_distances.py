@@ -42,7 +42,7 @@ class Features(IterableDataset[dict[str, Any]]):
     """What the decoder of distances reads, and the distances that it should predict, without end.
 
     Args:
-        teacher: Name or path of a network whose decoder of distances alone may differ from that of the trained one.
+        teacher: Name or path of a network that differs from the trained one at most in its decoder of distances.
         panoramas: Folder of photographs, or None.
         height: Rows of the images.
         seed: Seed of the scenes and of their order.

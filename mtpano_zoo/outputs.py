@@ -24,10 +24,13 @@ def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None =
     options: dict[str, object] = {"auxiliary": False} if getattr(network, "takes_auxiliary", False) else {}
     if max_distance is not None:
         options["max_distance"] = max_distance
-    outputs: dict[str, Tensor] = network(image, **options)
+    outputs = network(image, **options)
+    if not isinstance(outputs, Mapping):
+        name, kind = type(network).__name__, type(outputs).__name__
+        raise InputError(f"{name} must return a dict of maps by task, but returned {kind}")
     tasks = cast("tuple[str, ...]", network.tasks)
     for task in tasks:
-        found = outputs.get(task) if isinstance(outputs, Mapping) else None
+        found = outputs.get(task)
         channels = MAIN_TASKS[task].channels
         if found is None or found.ndim != 4 or channels not in (0, found.shape[1]):
             shown = "nothing" if found is None else f"a map {tuple(found.shape)}"

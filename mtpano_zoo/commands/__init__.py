@@ -1,1 +1,1 @@
-"""What short verbs of the command line do, one file per verb; `verbs` has their options."""
+"""What short verbs do that need one file; larger ones have packages of their own, and `verbs` has all options."""

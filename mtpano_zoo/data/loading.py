@@ -1,10 +1,11 @@
-"""The loader of training samples: order and augmentation depend on seed and epoch only, even after resuming."""
+"""Loaders of samples: training depends on seed and epoch only, even after resuming; evaluation repeats no sample."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed
 from lightning import LightningDataModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
@@ -30,6 +31,19 @@ class EvaluationLoaders(LightningDataModule):
         """Return the loader of the samples to predict, by default the test set, in order."""
         return self._loader("predict")
 
+    def evaluation_sampler(self, samples: Any, split: str) -> "EvaluationSampler | None":
+        """Return the sampler of ``val``, ``test`` or ``predict`` if several processes share the samples, else None.
+
+        With fewer samples than processes, validation and test leave them to Lightning's own sampler, which repeats
+        some, because a process without any would make the others wait forever. For prediction, the sampler raises an
+        error instead. Strategies that also exchange weights in every forward pass need equally many samples in all
+        processes, so they keep Lightning's sampler too.
+        """
+        trainer = self.trainer
+        if trainer is None or type(trainer.strategy) is not DDPStrategy or trainer.world_size == 1:
+            return None
+        return EvaluationSampler(samples) if len(samples) >= trainer.world_size or split == "predict" else None
+
 
 def check_batches(batch_size: int, num_workers: int) -> None:
     """Refuse values that no loader can use.
@@ -39,18 +53,6 @@ def check_batches(batch_size: int, num_workers: int) -> None:
     """
     if batch_size < 1 or num_workers < 0:
         raise InputError(f"batch_size must be positive and num_workers not negative: {batch_size}, {num_workers}")
-
-
-def evaluation_sampler(dataset: Any, split: str) -> "EvaluationSampler | None":
-    """Return the sampler of ``val``, ``test`` or ``predict`` if several processes share the samples, else None.
-
-    With fewer samples than processes, Lightning's own sampler repeats some for validation and test, because a process
-    without any would wait for the others forever. For prediction, the sampler refuses them.
-    """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    ranks = torch.distributed.get_world_size() if distributed else 1
-    shared = ranks > 1 and (len(dataset) >= ranks or split == "predict")
-    return EvaluationSampler(dataset) if shared else None
 
 
 class EvaluationSampler(DistributedSampler[Any]):
@@ -70,7 +72,7 @@ class EvaluationSampler(DistributedSampler[Any]):
         if self.total_size < self.num_replicas:
             raise InputError(
                 f"{self.num_replicas} processes cannot share the panoramas, of which there are only {self.total_size}: "
-                f"pass --trainer.devices={self.total_size}"
+                f"start at most {self.total_size}"
             )
         return self.num_samples
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler, evaluation_sampler
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
@@ -185,7 +185,7 @@ class MixedDataModule(EvaluationLoaders):
         return DataLoader(
             samples,
             batch_size=self.batch_size,
-            sampler=evaluation_sampler(samples, split),
+            sampler=self.evaluation_sampler(samples, split),
             num_workers=self.num_workers,
             collate_fn=collate,
         )

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
-from mtpano_zoo.data.loading import EvaluationLoaders, evaluation_sampler, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
@@ -339,7 +339,7 @@ class PanoramaDataModule(EvaluationLoaders):
         return DataLoader(
             samples,
             batch_size=self.batch_size,
-            sampler=evaluation_sampler(samples, split),
+            sampler=self.evaluation_sampler(samples, split),
             num_workers=self.num_workers,
             collate_fn=collate,
         )

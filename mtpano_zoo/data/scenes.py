@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, check_batches, evaluation_sampler, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, check_batches, training_loader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
@@ -199,7 +199,7 @@ class SceneDataModule(EvaluationLoaders):
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         scenes = self.val_set if split == "val" else self.test_set
-        return DataLoader(scenes, sampler=evaluation_sampler(scenes, split), **self._options(scenes))
+        return DataLoader(scenes, sampler=self.evaluation_sampler(scenes, split), **self._options(scenes))
 
     def _options(self, scenes: SceneDataset) -> dict[str, Any]:
         # Only forked workers share the cache, and newer Pythons do not fork by default.

@@ -22,6 +22,7 @@ SHOWN = {  # measures and scores that are printed
     "depth/AbsRel": "mean_over_images",
     "normals/mean": "mean_over_images",
     "semseg/pixel_accuracy": "mean_over_images",
+    "disparity/AbsRel": "mean_over_images",
     "scale/depth": "measures",
     "holes/depth": "measures",
     "seam/depth": "measures",

@@ -1,5 +1,6 @@
 """The report of an evaluation as plain data: scores, measures with intervals, comparisons, the protocol in words."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -53,10 +54,12 @@ def build_report(
         protocol: name of the protocol.
         skip: measures that were left out.
     """
+    contents = "".join(judged[0].contents)
+    files = {"files": hashlib.sha256(contents.encode()).hexdigest()} if contents else {}
     return {
         "format": FORMAT,
         "version": mtpano_zoo.__version__,
-        "data": {"words": data.words, "panoramas": len(data.samples), **data.facts},
+        "data": {"words": data.words, "panoramas": len(data.samples), **data.facts, **files},
         "protocol": {"name": protocol, "words": _protocol_words(judged[0], data)},
         "meaning": MEANING,
         "models": {one.predictor.name: _of_model(one, skip) for one in judged},
@@ -109,7 +112,7 @@ def _score_names(judged: Judged) -> list[str]:
 
 
 def _scores_by_id(judged: Judged, name: str) -> dict[str, Any]:
-    """Return a score by image id: NaN, in rows None, if a prediction was not finite; None without a label."""
+    """Return a score by image id: NaN if a prediction was not finite (rows store None); None without a label."""
     found = {row["id"]: row["scores"][name] for row in judged.rows if name in row["scores"]}
     known = {key: (math.nan if value is None else value, 1.0) for key, value in found.items()}
     return {row["id"]: known.get(row["id"]) for row in judged.rows}

@@ -50,6 +50,7 @@ class Judged:
     Attributes:
         predictor: the predictor.
         rows: one per image: `id`, `scores` of that image by the protocol, and `measures`.
+        contents: hash of the files of each image; empty for rendered scenes.
         metrics: the protocol's metrics over all images.
         by_solid_angle: the same metrics, weighted by solid angle.
         remarks: sentences about units, frames and classes that look wrong.
@@ -60,6 +61,7 @@ class Judged:
         self.classes = tuple(classes)
         self.chosen = chosen
         self.rows: list[dict[str, Any]] = []
+        self.contents: list[str] = []
         self.remarks: list[str] = []
         self.metrics, self.by_solid_angle = (self._fresh(solid_angle) for solid_angle in (False, True))
 
@@ -89,9 +91,10 @@ class Judged:
         }
         return row, states
 
-    def take(self, row: dict[str, Any], states: Mapping[str, Tensor]) -> None:
-        """Add what `score` returned for an image to the rows and sums."""
+    def take(self, row: dict[str, Any], states: Mapping[str, Tensor], contents: str) -> None:
+        """Add what `score` returned for an image, and the hash of its files, to the rows and sums."""
         self.rows.append(row)
+        self.contents.append(contents)
         of_metric: dict[tuple[str, str], dict[str, Tensor]] = {}
         for key, value in states.items():
             group, task, name = key.split("/")
@@ -174,7 +177,7 @@ def _judge(
         scored = _read(path)
         if scored is None:
             raise InputError(f"{path} was removed or damaged while others were scored: run this again")
-        judged.take(*scored[:2])
+        judged.take(*scored)
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in judged.rows)
     write_bytes(folder / ROWS, rows)
     return judged
@@ -192,7 +195,10 @@ def _score_missing(
             path, contents = _path(folder, samples.name(i)), data.contents(i)
             scored = _read(path)
             if scored is not None and scored[2] != contents:
-                raise InputError(f"the image or labels of {samples.name(i)} changed after {path} was written: {ADVICE}")
+                raise InputError(
+                    f"the image or labels of {samples.name(i)} changed after they were scored: choose another folder "
+                    f"with --out, or remove {path}"
+                )
             if scored is None:
                 sample = samples[i]
                 maps = prepare(predictor(sample["image"], sample["id"]), predictor, data.classes)

@@ -97,13 +97,14 @@ def edit_parser() -> argparse.ArgumentParser:
         "--replace-until",
         type=finite_number,
         default=0.5,
-        help="copy the kept part's tokens in the attention until the noise level, first 1, falls to this (default 0.5)",
+        help="copy the kept part's tokens in the attention until the noise level, which starts at 1, falls to this "
+        "(default 0.5)",
     )
     parser.add_argument(
         "--keep-until",
         type=finite_number,
         default=0.5,
-        help="copy the kept part's latents until the noise level, first 1, falls to this (default 0.5)",
+        help="copy the kept part's latents until the noise level, which starts at 1, falls to this (default 0.5)",
     )
     return parser
 

@@ -115,7 +115,7 @@ def run(
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
     options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
-    # Set only when used, because the manifest records them: folders from before they existed can be continued.
+    # Recorded only when used, so that folders from before these options existed can be continued.
     options |= {"level": True} if level else {}
     options |= {} if max_distance is None else {"max_distance": max_distance}
     options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})

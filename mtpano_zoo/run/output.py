@@ -165,7 +165,7 @@ class Output:
 
 def _save(prediction: Prediction, out: Path, name: str, saving: Saving) -> None:
     # Existing files are either to be replaced, or incomplete leftovers of a stopped run.
-    files = prediction.save_each(out, name, True, *saving)
+    files = prediction.save_each(out, name, True, **saving._asdict())
     while not asked_to_stop() and next(files, None) is not None:
         pass
 

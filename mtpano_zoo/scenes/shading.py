@@ -182,7 +182,7 @@ def to_room(vectors: Tensor, turn: Tensor) -> Tensor:
 
 
 def planes_to_room(planes: Planes, turn: Sequence[Tensor]) -> Planes:
-    """Do what `to_room` does, for x, y and z apart, with the two numbers of `turn`."""
+    """Rotate x, y and z, given as separate planes, as `to_room` does; `turn` holds cosine and sine."""
     (x, y, z), (cos, sin) = planes, turn
     return x * cos - z * sin, y, x * sin + z * cos
 

@@ -35,9 +35,8 @@ def _export(options: argparse.Namespace) -> int:
     size = None
     if options.height is not None:
         size = (options.height, 2 * options.height if options.width is None else options.width)
-    from mtpano_zoo.commands.export_network import (
-        export,  # PyTorch takes seconds to import: mistakes are reported before that
-    )
+    # PyTorch takes seconds to import: mistakes are reported before that.
+    from mtpano_zoo.commands.export_network import export
 
     model = load_model(options.model)
     print("writing and checking the file: this takes minutes", file=sys.stderr)

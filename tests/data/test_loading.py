@@ -1,13 +1,16 @@
 """The same samples in the same order, whichever process loads them and wherever a training was interrupted."""
 
+from types import SimpleNamespace
+
 import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from torch.utils.data import Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation
-from mtpano_zoo.data.loading import evaluation_sampler, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
 from mtpano_zoo.errors import InputError
 
 COUNT = 7
@@ -183,12 +186,24 @@ def test_processes_share_the_samples(monkeypatch):
 def test_processes_evaluate_every_sample_once(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
-    seen = []
+    module, seen = EvaluationLoaders(), []
+    module.trainer = SimpleNamespace(strategy=DDPStrategy(), world_size=2)
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda *_, rank=rank: rank)
-        seen += evaluation_sampler(Numbers(None), "test")
+        seen += module.evaluation_sampler(Numbers(None), "test")
         # No process may be without a sample: Lightning's own sampler repeats one, but a prediction is not repeated.
-        assert evaluation_sampler(Numbers(None, 1), "test") is None
-        with pytest.raises(InputError, match="only 1: pass --trainer"):
-            len(evaluation_sampler(Numbers(None, 1), "predict"))
+        assert module.evaluation_sampler(Numbers(None, 1), "test") is None
+        with pytest.raises(InputError, match="only 1: start at most 1"):
+            len(module.evaluation_sampler(Numbers(None, 1), "predict"))
     assert sorted(seen) == list(range(COUNT))
+
+
+@pytest.mark.parametrize(("strategy", "processes"), [(DDPStrategy, 1), (SingleDeviceStrategy, 1), (FSDPStrategy, 2)])
+def test_only_processes_of_this_trainer_share_samples(strategy, processes, monkeypatch):
+    """The group of an earlier training of several processes lives until the program ends."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+    module = EvaluationLoaders()
+    assert module.evaluation_sampler(Numbers(None), "test") is None
+    module.trainer = SimpleNamespace(strategy=strategy.__new__(strategy), world_size=processes)
+    assert module.evaluation_sampler(Numbers(None), "test") is None

@@ -442,15 +442,15 @@ def test_a_module_that_is_no_network_of_ours_is_named():
 
 
 @pytest.mark.parametrize(("output", "shown"), [
-    (lambda image: {"dept": image[:, :1]}, "nothing"),
-    (lambda image: image[:, :1], "nothing"),
-    (lambda image: {"depth": image[:, 0]}, r"a map \(1, 32, 64\)"),
-    (lambda image: {"depth": image}, r"a map \(1, 3, 32, 64\)"),
+    (lambda image: {"dept": image[:, :1]}, r"with depth \(B, 1, H, W\), but returned nothing"),
+    (lambda image: image[:, :1], "of maps by task, but returned Tensor"),
+    (lambda image: {"depth": image[:, 0]}, r"with depth \(B, 1, H, W\), but returned a map \(1, 32, 64\)"),
+    (lambda image: {"depth": image}, r"with depth \(B, 1, H, W\), but returned a map \(1, 3, 32, 64\)"),
 ])  # fmt: skip
 def test_a_network_of_your_own_is_told_what_to_return(output, shown):
     class Own(Analytic):
         def forward(self, image):
             return output(image)
 
-    with pytest.raises(InputError, match=rf"Own must return a dict with depth \(B, 1, H, W\), but returned {shown}"):
+    with pytest.raises(InputError, match=f"Own must return a dict {shown}"):
         predict(Own(("depth",)), photo())
