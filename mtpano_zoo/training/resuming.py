@@ -42,14 +42,16 @@ def training_checkpoint(path: str | Path, weights_only: bool | None = None, *, r
     file = Path(path).expanduser().absolute()
     if not file.is_file() and not _is_network(path):
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
-    keys = () if _is_network(path) else read_checkpoint(file).keys()
-    if not {"state_dict", "pytorch-lightning_version"} <= set(keys):
+    content = {} if _is_network(path) else read_checkpoint(file)
+    if not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise InputError(
             f"{path} is not a training checkpoint, which ckpt_path needs: pass a network with its weights by "
             f"--model.network=Pretrained --model.network.init_args.source={path} instead."
         )
-    if resumes and "optimizer_states" not in keys:
+    if resumes and "optimizer_states" not in content:
         raise InputError(f"{path} holds weights only, from which training cannot resume: {ANEW}={path}")
+    if resumes and not _is_sound(content["optimizer_states"]):
+        raise InputError(f"The state of the optimiser in {path} is damaged, so training cannot resume: {ANEW}={path}")
     return file
 
 
@@ -58,6 +60,16 @@ def _is_network(path: str | Path) -> bool:
     source, path = str(path), Path(path)
     named = source.startswith(("hf-hub:", "local-dir:")) or source in entries()
     return named or path.suffix == ".safetensors" or (path / "config.json").is_file()
+
+
+def _is_sound(states: Any) -> bool:
+    """Return whether these are the states of one optimiser or more."""
+    return isinstance(states, list) and len(states) > 0 and all(map(_is_state, states))
+
+
+def _is_state(state: Any) -> bool:
+    groups = state.get("param_groups") if isinstance(state, dict) and isinstance(state.get("state"), dict) else None
+    return isinstance(groups, list) and all(isinstance(group, dict) and "params" in group for group in groups)
 
 
 def read_plain_data_only(strategy: Strategy) -> None:

@@ -182,6 +182,17 @@ def test_training_resumes_with_the_optimiser_it_began_with(folder, capsys, chang
     assert mtpano(resume) == 0
 
 
+@pytest.mark.parametrize("states", [[], [{}], [{"state": {}, "param_groups": [{}]}], None, ["a"]])
+def test_a_damaged_state_of_the_optimiser_is_refused(folder, capsys, states):
+    assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1"]) == 0
+    whole = torch.load(f"{CHECKPOINTS}/last.ckpt", weights_only=True)
+    torch.save(whole | {"optimizer_states": states}, "damaged.ckpt")
+    capsys.readouterr()
+    assert mtpano(["fit", "--config", "tiny.yaml", "--ckpt_path=damaged.ckpt"]) == 1
+    assert "state of the optimiser in damaged.ckpt is damaged" in (told := capsys.readouterr().err)
+    assert "Traceback" not in told and not (folder / "runs/version_1").exists()
+
+
 @pytest.mark.usefixtures("tiny_network_is_known")
 def test_weights_alone_are_not_resumed_from(folder, capsys):
     keep = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {save_weights_only: true, filename: last}}"
