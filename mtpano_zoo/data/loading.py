@@ -31,6 +31,10 @@ class EvaluationLoaders(LightningDataModule):
         """Return the loader of the samples to predict, by default the test set, in order."""
         return self._loader("predict")
 
+    def evaluation_loader(self, samples: Dataset[Sample], split: str, **options: Any) -> DataLoader[Sample]:
+        """Return a loader of samples, in order, that processes share; `options` are those of `DataLoader`."""
+        return DataLoader(samples, sampler=self.evaluation_sampler(samples, split), **options)
+
     def evaluation_sampler(self, samples: Any, split: str) -> "EvaluationSampler | None":
         """Return the sampler of ``val``, ``test`` or ``predict`` if several processes share the samples, else None.
 

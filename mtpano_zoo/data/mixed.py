@@ -182,13 +182,8 @@ class MixedDataModule(EvaluationLoaders):
         if not parts:
             raise error or InputError(f"no set has samples for {split}")
         samples = MixedDataset(parts, self.lookups, {})
-        return DataLoader(
-            samples,
-            batch_size=self.batch_size,
-            sampler=self.evaluation_sampler(samples, split),
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )
+        options = {"batch_size": self.batch_size, "num_workers": self.num_workers, "collate_fn": collate}
+        return self.evaluation_loader(samples, split, **options)
 
 
 class MixedDataset(Dataset[Sample]):

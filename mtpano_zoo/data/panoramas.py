@@ -335,14 +335,8 @@ class PanoramaDataModule(EvaluationLoaders):
         )
 
     def _loader(self, split: str) -> DataLoader[Sample]:
-        samples = self.dataset(split)
-        return DataLoader(
-            samples,
-            batch_size=self.batch_size,
-            sampler=self.evaluation_sampler(samples, split),
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )
+        options = {"batch_size": self.batch_size, "num_workers": self.num_workers, "collate_fn": collate}
+        return self.evaluation_loader(self.dataset(split), split, **options)
 
     def teardown(self, stage: str) -> None:
         """Report the number of unreadable samples."""

@@ -199,7 +199,7 @@ class SceneDataModule(EvaluationLoaders):
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         scenes = self.val_set if split == "val" else self.test_set
-        return DataLoader(scenes, sampler=self.evaluation_sampler(scenes, split), **self._options(scenes))
+        return self.evaluation_loader(scenes, split, **self._options(scenes))
 
     def _options(self, scenes: SceneDataset) -> dict[str, Any]:
         # Only forked workers share the cache, and newer Pythons do not fork by default.
