@@ -19,6 +19,7 @@ from mtpano_zoo.metrics import (
     RelativeDepthMetrics,
     SemsegMetrics,
     defined_scores,
+    labels_of_metric,
     metrics_of,
 )
 from mtpano_zoo.resources import shipped, with_shipped_configs
@@ -110,8 +111,7 @@ def labels_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
 def add(metrics: Mapping[str, Metric], maps: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
     """Add an image to every metric whose map and labels exist."""
     for task, metric in metrics.items():
-        in_metres = isinstance(metric, RelativeDepthMetrics | DepthAnywhereMetrics)
-        needed = ("depth",) if in_metres else MAIN_TASKS[task].labels
+        needed = labels_of_metric(task, metric)
         if task not in maps or not all(key in labels for key in needed):
             continue
         values = maps[task][None]

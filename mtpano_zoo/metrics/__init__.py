@@ -6,7 +6,7 @@ from mtpano_zoo.metrics.normals import NormalsMetrics, angular_error
 from mtpano_zoo.metrics.pooling import defined_scores
 from mtpano_zoo.metrics.relative_depth import DepthAnywhereMetrics, RelativeDepthMetrics
 from mtpano_zoo.metrics.semseg import SemsegMetrics
-from mtpano_zoo.metrics.task_metrics import TASK_METRICS, metrics_of
+from mtpano_zoo.metrics.task_metrics import TASK_METRICS, labels_of_metric, metrics_of
 from mtpano_zoo.metrics.valid import ValidMetrics
 
 __all__ = (
@@ -20,5 +20,6 @@ __all__ = (
     "ValidMetrics",
     "angular_error",
     "defined_scores",
+    "labels_of_metric",
     "metrics_of",
 )

@@ -33,6 +33,8 @@ class RelativeDepthMetrics(DepthMetrics):
         0.0
     """
 
+    compared_with = ("depth",)  # not with inverse distances
+
     def __init__(self, max_depth: float = 10.0, crop: float = 0.0) -> None:
         # `DepthMetrics` excludes its maximum, the paper includes it.
         limit = torch.nextafter(torch.tensor(float(max_depth)), torch.tensor(math.inf)).item()
@@ -64,6 +66,8 @@ class DepthAnywhereMetrics(PooledMetric):
     Raises:
         InputError: If the range or the crop is out of range.
     """
+
+    compared_with = ("depth",)  # not with inverse distances
 
     def __init__(self, max_depth: float = 10.0, crop: float = 0.0) -> None:
         if max_depth <= NEAREST:

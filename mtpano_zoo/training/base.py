@@ -22,7 +22,7 @@ from mtpano_zoo.files.checkpoint import (
 )
 from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import Loss, check_batch
-from mtpano_zoo.metrics import defined_scores, metrics_of
+from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
@@ -235,7 +235,7 @@ class PanoramaModule(LightningModule):
 
     def labels_for(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
         """Return what a metric compares a task with; None if the batch lacks it."""
-        keys = MAIN_TASKS[task].labels
+        keys = labels_of_metric(task, metric)
         return tuple(batch[key] for key in keys) if all(key in batch for key in keys) else None
 
     def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import AffineInvariantLoss, Loss, affine_invariant_l1, disparity_of, valid_depth
 from mtpano_zoo.losses.means import several_processes
-from mtpano_zoo.metrics import DepthAnywhereMetrics, RelativeDepthMetrics
+from mtpano_zoo.metrics import labels_of_metric
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.sphere import to_perspective, z_to_distance
 from mtpano_zoo.training.base import PanoramaModule
@@ -136,10 +136,8 @@ class DistillationModule(PanoramaModule):
 
     def labels_for(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
         """Also compare inverse distances with labels in metres, which most data sets have."""
-        if task != "disparity" or "depth" not in batch:
+        if task != "disparity" or "depth" not in batch or labels_of_metric(task, metric) == ("depth",):
             return super().labels_for(task, metric, batch)
-        if isinstance(metric, RelativeDepthMetrics | DepthAnywhereMetrics):
-            return (batch["depth"],)
         depth = batch["depth"].float()
         valid = valid_depth(depth)
         return 1 / torch.where(valid, depth, 1), valid
