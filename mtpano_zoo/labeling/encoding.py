@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import SATURATED, encode_depth
+from mtpano_zoo.image_io import SATURATED, encode_depth, encode_jpeg
 from mtpano_zoo.labeling.fusion import PanoramaLabels
 from mtpano_zoo.tasks import NO_LABEL
 
@@ -98,8 +98,7 @@ def encode_image(image: NDArray[np.uint8], height: int, width: int) -> bytes:
         'ffd8ff'
     """
     pixels = resize_map("image", image, height, width)
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    return _encoded(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    return encode_jpeg(pixels, width, JPEG_QUALITY)
 
 
 def grey_png(shares: NDArray[Any]) -> bytes:
@@ -141,11 +140,7 @@ def _png(kind: str, pixels: NDArray[Any]) -> bytes:
     level, strategy, filtering = PNG[kind]
     options = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_STRATEGY, strategy]
     ordered = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else np.ascontiguousarray(pixels)
-    return _encoded(".png", ordered, [*options, cv2.IMWRITE_PNG_FILTER, filtering])
-
-
-def _encoded(kind: str, pixels: NDArray[Any], options: list[int]) -> bytes:
-    written, data = cv2.imencode(kind, pixels, options)
+    written, data = cv2.imencode(".png", ordered, [*options, cv2.IMWRITE_PNG_FILTER, filtering])
     if not written:
-        raise InputError(f"{pixels.shape} of {pixels.dtype} cannot be encoded as {kind}")
+        raise InputError(f"{pixels.shape} of {pixels.dtype} cannot be encoded as .png")
     return bytes(data)
