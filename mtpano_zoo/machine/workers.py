@@ -82,13 +82,14 @@ def _start_process(threads: int | None) -> None:
 
 
 def _work(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    _worker.busy = True
     try:
-        return fn(*args, **kwargs)
+        try:
+            _worker.busy = True
+            return fn(*args, **kwargs)
+        finally:
+            _worker.busy = False
     except SystemExit:  # the pool would treat it as a result, and go on with the next task
         os._exit(1)
-    finally:
-        _worker.busy = False
 
 
 def _leave(*_: Any) -> None:

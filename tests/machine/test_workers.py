@@ -27,15 +27,15 @@ def test_the_thread_has_started_before_it_is_given_work():
 
 def work(folder, name, steps=100):
     unfinished = folder / f"{name}-unfinished"
-    unfinished.touch()
     try:
+        unfinished.touch()  # in the block, because an interrupt may come as soon as the file is there
         for step in range(steps):
             if asked_to_stop():
                 return
             (folder / f"{name}-{step}").touch()
             time.sleep(0.05)  # so that all steps together take longer than any interrupt
     finally:
-        unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
 
 
 def test_an_interrupt_drops_what_waits_and_ends_what_runs(count, tmp_path, capsys):
