@@ -34,10 +34,11 @@ DEFAULTS = "defaults"
 def read_protocol(name: str | Path | None) -> dict[str, Metric]:
     """Return the metrics by task of a shipped configuration, such as `evaluate-unaligned-10m.yaml`, or of a file.
 
-    Without a name the result is empty, and the defaults of `TASK_METRICS` apply.
+    As for `mtpano test`, they are in its section `model: metrics:` or `model: init_args: metrics:`. Without a name the
+    result is empty, and the defaults of `TASK_METRICS` apply.
 
     Raises:
-        InputError: If the file has no section `model: metrics:`, or a metric cannot be built.
+        InputError: If the file has no such section, or a metric cannot be built.
 
     Example:
         >>> read_protocol("evaluate-unaligned-10m.yaml")["depth"].max_depth
@@ -47,8 +48,7 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
         return {}
     path = _path(name)
     content = read_yaml(path)
-    model = content.get("model") if isinstance(content, dict) else None
-    section = model.get("metrics") if isinstance(model, dict) else None
+    section = _section(content, "model", "metrics") or _section(content, "model", "init_args", "metrics")
     if not isinstance(section, dict) or not section.keys() <= MAIN_TASKS.keys():
         raise InputError(f"{path} is not a protocol: it needs `model: {{metrics: {{depth: ...}}}}` with tasks as keys")
     metrics: dict[str, Metric] = {}
@@ -75,6 +75,12 @@ def recorded_name(name: str | Path | None) -> str:
     if path.resolve().is_relative_to(shipped("configs").resolve()):
         return path.name
     return f"{path.name} ({hashlib.sha256(read_file(path)).hexdigest()[:16]})"
+
+
+def _section(content: Any, *keys: str) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
 
 
 def _path(name: str | Path) -> Path:

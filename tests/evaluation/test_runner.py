@@ -55,9 +55,15 @@ def test_the_protocol_is_the_configuration(tmp_path):
     assert any("ratio of the medians" in sentence for sentence in report["protocol"]["words"])
     assert model["worst"] == [found.rows[0]["id"]]
     assert re.search(r"  depth/AbsRel/median_aligned 0\.0", summary(report))
-    (tmp_path / "bad.yaml").write_text("model: {metrics: {deth: 1}}")
-    with pytest.raises(InputError, match="not a protocol"):
-        read_protocol(tmp_path / "bad.yaml")
+    for bad in ("model: {metrics: {deth: 1}}", "model: {init_args: {metrics: 1}}", "model: {init_args: 1}", "{}"):
+        (tmp_path / "bad.yaml").write_text(bad)
+        with pytest.raises(InputError, match="not a protocol"):
+            read_protocol(tmp_path / "bad.yaml")
+
+
+def test_a_protocol_may_have_its_metrics_below_init_args():
+    assert type(read_protocol("depth_anywhere/evaluate-published.yaml")["disparity"]) is DepthAnywhereMetrics
+    assert type(read_protocol("depth_anywhere/base.yaml")["disparity"]) is RelativeDepthMetrics
 
 
 def test_an_image_with_a_prediction_that_is_not_finite_is_the_worst_and_in_every_mean(tmp_path):
