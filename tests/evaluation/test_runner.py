@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,16 @@ def test_a_stopped_call_goes_on_and_gives_the_same(tmp_path):
     assert len(seen) == 2
     with pytest.raises(InputError, match="other settings"):
         evaluate([predictor()], planted(), tmp_path / "parts", skip=("yaw",))
+
+
+def test_files_are_hashed_once_for_all_predictors(tmp_path):
+    hashed = []
+    data = replace(planted(2), contents=lambda i: hashed.append(i) or f"hash of {i}")
+    for models in (["mine", "yours"], ["mine", "yours", "theirs"]):  # a later call may find other files
+        judged = evaluate([predictor(name) for name in models], data, tmp_path, skip=("yaw", "tilt", "cross"))
+        assert [one.contents for one in judged] == [["hash of 0", "hash of 1"]] * len(models)
+        assert sorted(hashed) == [0, 1]
+        hashed.clear()
 
 
 def test_scores_of_changed_data_are_not_kept(homes, tmp_path, monkeypatch):
