@@ -104,12 +104,12 @@ def _verify(options: argparse.Namespace) -> int:
     from mtpano_zoo.data.inspection import verify
     from mtpano_zoo.data.skip_list import check_skip_list, write_skip_list
 
-    data = _build_data(options)
+    data, splits = _build_data(options), options.split or SPLITS
     if options.skip_list:
-        check_skip_list(options.skip_list, data)
+        check_skip_list(options.skip_list, data, splits)
     report = verify(
         data,
-        options.split or SPLITS,
+        splits,
         workers=options.workers,
         depth_range=tuple(options.depth_range),
         allow_missing=options.allow_missing,
@@ -118,7 +118,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         report.save(options.json)
     if options.skip_list:
-        count = write_skip_list(options.skip_list, report, data)
+        count = write_skip_list(options.skip_list, report, data, splits)
         print(f"{options.skip_list} lists {count} samples to leave out: pass exclude={options.skip_list}")
     return report.exit_code
 
