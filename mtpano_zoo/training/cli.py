@@ -1,5 +1,6 @@
 """`mtpano fit|validate|test|predict`: LightningCLI over any `LightningModule` and any data module."""
 
+import contextlib
 import logging
 import re
 import shlex
@@ -121,7 +122,9 @@ class MultiTaskCLI(LightningCLI):
             raise InputError(" ".join(str(error).split())) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; after Ctrl-C or SIGTERM, say if there is no checkpoint."""
+        """Run it; after Ctrl-C or SIGTERM, say if there is no checkpoint. A run that was refused leaves no folder."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        is_new = not folder.exists()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit as end:  # Lightning turns both into it
@@ -130,6 +133,9 @@ class MultiTaskCLI(LightningCLI):
                 raise
             missing = subcommand == "fit" and not any(_saved(self.trainer))
             raise type(cause)(*["No checkpoint was written."] * missing) from end
+        finally:
+            if is_new and self.trainer.is_global_zero and not (folder / "config.yaml").exists():
+                _remove_empty_logs(folder)
 
     def fit(self, **options: Any) -> None:
         """Train, and say if the checkpoint was at the end of the training already."""
@@ -158,21 +164,28 @@ class MultiTaskCLI(LightningCLI):
 
 
 class ConfigSaver(SaveConfigCallback):
-    """Write the configuration of a run into its folder."""
+    """Write the configuration of a run into its folder when the run begins, not if it is refused before."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write nothing yet, because the checkpoint and the data are checked later."""
+
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it.
 
         Raises:
             FileExistsError: If an earlier run left one, which happens only without a logger.
         """
         try:
-            super().setup(trainer, pl_module, stage)
+            super().setup(trainer, pl_module, str(trainer.state.fn))
         except RuntimeError as error:
             raise FileExistsError(
                 f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: set "
                 "--trainer.default_root_dir to another folder, or leave trainer.logger on: it gives every run its own"
             ) from error
+
+    # Whichever is first; the last one is for a training that was at its end already.
+    on_sanity_check_start = on_train_start = on_validation_start = on_test_start = on_predict_start = write
+    on_fit_end = write
 
 
 def main(args: list[str]) -> MultiTaskCLI:
@@ -227,6 +240,14 @@ def next_commands(trainer: Trainer) -> str:
     if step < trainer.global_step:
         text += f"\nIt was saved after step {step} of {trainer.global_step}: later steps are in no checkpoint."
     return text
+
+
+def _remove_empty_logs(folder: Path) -> None:
+    """Remove a folder with nothing but the files that TensorBoard's logger creates before a run begins."""
+    with contextlib.suppress(OSError):  # it holds something else, or does not exist
+        for path in (*folder.glob("events.out.tfevents.*"), *folder.glob("hparams.yaml")):
+            path.unlink()
+        folder.rmdir()
 
 
 def _saved(trainer: Trainer) -> list[str]:

@@ -179,7 +179,20 @@ def test_training_resumes_with_the_optimiser_it_began_with(folder, capsys, chang
     assert mtpano([*resume, f"--model.{change}"]) == 1
     told = capsys.readouterr().err
     assert sentence in told and "--model.network=Pretrained" in told
-    assert mtpano(resume) == 0
+    assert not (folder / "runs/version_1").exists()
+    assert mtpano(resume) == 0 and (folder / "runs/version_1/config.yaml").is_file()
+
+
+@pytest.mark.usefixtures("tiny_network_is_known")
+@pytest.mark.parametrize("option", ["model.network.init_args.width=8", "model.freeze_encoder=true"])
+def test_a_refused_run_leaves_no_folder(folder, capsys, option):
+    assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1"]) == 0
+    arguments = ["--config", "tiny.yaml", f"--ckpt_path={CHECKPOINTS}/last.ckpt"]
+    assert mtpano(["fit", *arguments, f"--{option}"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    for verb in ("validate", "test", "predict"):
+        assert mtpano([verb, *arguments, "--model.network.init_args.width=8"]) == 1
+    assert [path.name for path in (folder / "runs").iterdir()] == ["version_0"]
 
 
 @pytest.mark.parametrize("states", [[], [{}], [{"state": {}, "param_groups": [{}]}], None, ["a"]])
@@ -212,7 +225,9 @@ def test_a_training_that_was_finished_already_says_so(folder, capsys):
     assert mtpano(arguments) == 0
     assert "No step was trained" not in capsys.readouterr().out
     assert mtpano([*arguments, f"--ckpt_path={CHECKPOINTS}/last.ckpt"]) == 0
-    assert f"No step was trained: {folder / CHECKPOINTS}/last.ckpt ends at step 8" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"No step was trained: {folder / CHECKPOINTS}/last.ckpt ends at step 8" in printed
+    assert all((folder / path).is_file() for path in re.findall(r"\S+/config\.yaml", printed))
     keep = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {dirpath: kept, filename: one}}"
     keep = keep.replace("one}", "one, enable_version_counter: false}")  # a resumed training replaces its checkpoint
     assert mtpano(["fit", "--config", "tiny.yaml", keep]) == 0
