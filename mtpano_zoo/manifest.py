@@ -102,17 +102,17 @@ def claim_folder(root: Path, manifest: Mapping[str, Any], advice: str) -> None:
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file: choose a folder")
-    form, wanted = manifest["format"], json.loads(json.dumps(manifest))
+    form = manifest["format"]
     filled = root.exists() and any(not entry.name.startswith(".") for entry in root.iterdir())
     known = read_manifest(root, form)  # read after listing: another process of the same run may have just begun
     if filled and known is None:
         raise InputError(f"{root} holds files but no manifest.json: choose a new folder")
     if known is None:
         root.mkdir(parents=True, exist_ok=True)
-        if not write_manifest(root, wanted):
+        if not write_manifest(root, manifest):
             known = read_manifest(root, form)
     if known is not None:
-        check_settings(root, known, wanted, advice)
+        check_settings(root, known, manifest, advice)
 
 
 def claim_marked_folder(out: Path, marker: str, content: str, what: str) -> None:
@@ -149,7 +149,8 @@ def check_settings(root: Path, known: Mapping[str, Any], wanted: Mapping[str, An
     Raises:
         InputError: If they differ; the message names the first difference.
     """
-    found = [difference for difference in differences(known, wanted) if difference[0] != "model.name"]
+    plain = json.loads(json.dumps(wanted))  # as it would be read again: a tuple becomes a list
+    found = [difference for difference in differences(known, plain) if difference[0] != "model.name"]
     if not found:
         return
     key, before, now = found[0]

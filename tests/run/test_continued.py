@@ -111,6 +111,13 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, network, option
     assert run([first, second], network, out, progress=False, **options).skipped == [first, second]
 
 
+def test_a_run_with_a_field_of_view_goes_on(tmp_path):
+    first, second = save(tmp_path / "a.png"), save(tmp_path / "b.png")
+    run([first], Brightness(), tmp_path / "out", progress=False, fov=(360.0, 180.0))
+    report = run([first, second], Brightness(), tmp_path / "out", progress=False, fov=(360.0, 180.0))
+    assert (report.skipped, report.written) == ([first], [second])
+
+
 def test_results_of_other_settings_are_made_again_once_the_folder_has_new_ones(tmp_path):
     """A run that overwrites and is stopped leaves old results under new settings: none may pass for a new one."""
     images, out = [save(tmp_path / f"{i}.png", 51) for i in range(3)], tmp_path / "out"
