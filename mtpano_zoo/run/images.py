@@ -126,7 +126,7 @@ def run(
     _check_inputs_stay(images, written)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
-    recorded = _recorded(model, options, reading, stride, smooth)
+    recorded = _recorded(model, options, reading, depth_range=depth_range, stride=stride, smooth=smooth or None)
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), recorded), overwrite)
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
     if device is not None:
@@ -156,14 +156,12 @@ def _check_numbers(batch_size: int, workers: int, depth_range: tuple[float, floa
         raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
 
 
-def _recorded(
-    model: nn.Module, options: Mapping[str, Any], reading: Reading, stride: int | None, smooth: float
-) -> dict[str, Any]:
-    """Return the options that change results, for the manifest."""
+def _recorded(model: nn.Module, options: Mapping[str, Any], reading: Reading, **more: Any) -> dict[str, Any]:
+    """Return the options that change results, for the manifest; those in `more` only if they are used."""
     recorded = {**options}
     recorded |= {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
     recorded |= {"precision": getattr(model, "precision", options["precision"])}
-    return recorded | ({} if stride is None else {"stride": stride}) | ({"smooth": smooth} if smooth else {})
+    return recorded | {key: value for key, value in more.items() if value is not None}
 
 
 def _results_of(

@@ -95,6 +95,7 @@ class Sized(Brightness):
     (brighter(2.0), {}, "model.weights"),
     (Sized(), {}, "model.network"),
     (Brightness(), {"blend_seam": True}, "options.blend_seam was False, is True"),
+    (Brightness(), {"depth_range": (0.0, 20.0)}, "options.depth_range was None, is [0.0, 20.0]"),
     (Brightness(), {"precision": "bfloat16"}, "options.precision was 'float32', is 'bfloat16'"),
 ])  # fmt: skip
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, network, options, key):
