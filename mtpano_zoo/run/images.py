@@ -1,6 +1,7 @@
 """`mtpano run`: predict for many images and write the results, one image after another, even if some fail."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from mtpano_zoo.prediction.finishing import NadirMask, check_nadir
 from mtpano_zoo.prediction.folder import PredictionFolder, manifest_of
 from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run.output import Job, Output, RunReport, Saving, digest_of
-from mtpano_zoo.run.video import VideoRun, check_smooth, video_paths
+from mtpano_zoo.run.video import FRAME, VideoRun, check_smooth, frame_paths, video_paths
 
 __all__ = ("run",)
 
@@ -123,7 +124,9 @@ def run(
     files, videos = _results_of(images, out, tasks, report)
     unwanted = {*SCENES, "panel"} - {*scenes, *(["panel"] if panel else [])}
     written = {job: [path for kind, path in paths.items() if kind not in unwanted] for job, paths in files.items()}
+    written |= _written_for_videos(videos, images, out, tasks)
     _check_inputs_stay(images, written)
+    _check_frames_apart(files, videos)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
     recorded = _recorded(model, options, reading, depth_range=depth_range, stride=stride, smooth=smooth or None)
@@ -195,6 +198,32 @@ def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Sequence[Path
                 raise InputError(
                     f"{path} is one of the images, and a result of {job.image} would replace it: choose another folder"
                 )
+
+
+def _written_for_videos(
+    videos: Mapping[Job, Mapping[str, Path]], images: Iterable[Path], out: Path, tasks: Sequence[str]
+) -> dict[Job, list[Path]]:
+    """Return the files that may be written for every video.
+
+    How many frames it has is not known yet, so only frames with a number that an input has in its name are included.
+    """
+    matches = (re.match(r"(\d{6,})_", _resolved(image).name) for image in (images if videos else ()))
+    numbers = {int(found[1]) for found in matches if found}
+    written = {job: [*paths.values()] for job, paths in videos.items()}
+    for job, paths in written.items():
+        paths += [path for number in numbers for path in frame_paths(out, job.name, number, tasks).values()]
+    return written
+
+
+def _check_frames_apart(images: Iterable[Job], videos: Iterable[Job]) -> None:
+    """Refuse an image whose results have the name of a frame's, as `tour/000000.png` beside `tour.mp4`."""
+    names = {job.name: job.image for job in images}
+    for video in videos:
+        if taken := next((name for name in names if re.fullmatch(re.escape(video.name) + FRAME, name)), None):
+            raise InputError(
+                f"the results of {names[taken]} and of a frame of {video.image} would have the same name {taken}: "
+                "choose another folder for one of them"
+            )
 
 
 def _resolved(path: Path) -> Path:

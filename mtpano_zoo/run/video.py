@@ -1,6 +1,7 @@
 """`mtpano run` for a video: the maps of every frame, as for an image, and a video of each map."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,8 +29,9 @@ from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run.output import Job, Output, RunReport, digest_of
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("VideoRun", "check_smooth", "smoothed", "video_paths")
+__all__ = ("VideoRun", "check_smooth", "frame_name", "frame_paths", "smoothed", "video_paths")
 
+FRAME = r"/\d{6,}"  # what follows the name of a video in the names of its frames
 WIDTH = 1024  # most columns of a video of maps, which is only for viewing
 SAMPLED = 2000  # pixels of every frame, about, that set the range of colours
 NEARER, FARTHER = 0.8, 1.25  # a distance that changes by more than this belongs to another surface
@@ -58,13 +60,28 @@ def video_paths(folder: Path, name: str, tasks: Sequence[str]) -> dict[str, Path
     return {task: path_below(folder, name, f"_{task}.mp4") for task in tasks if MAIN_TASKS[task].stored}
 
 
+def frame_name(name: str, number: int) -> str:
+    """Return the name of the results of a frame.
+
+    Example:
+        >>> frame_name("tour", 7)
+        'tour/000007'
+    """
+    return f"{name}/{number:06d}"
+
+
+def frame_paths(folder: Path, name: str, number: int, tasks: Sequence[str]) -> dict[str, Path]:
+    """Return the files that may be written for a frame of a video, by kind."""
+    return output_paths(folder, frame_name(name, number), tasks, False, tuple(SCENES))
+
+
 @dataclass
 class VideoRun:
     """Predict for videos, one after another.
 
     The results of a frame are stored like those of an image, as `NAME/000000` and so on, so a stopped run resumes at
     the first missing frame. At the end, the videos of maps are made from these files, and the video is recorded as
-    complete.
+    complete, under the name `NAME/`: `NAME` is that of an image.
 
     Args:
         output: collects what became of the videos.
@@ -88,24 +105,24 @@ class VideoRun:
 
     def run(self, job: Job) -> None:
         """Predict for a video, and report what became of it."""
-        output, folder = self.output, self.output.folder
+        output, folder, recorded = self.output, self.output.folder, f"{job.name}/"
         try:
             digest = digest_of(job.image)
             files = video_paths(folder.root, job.name, self.tasks)
-            if folder.finished(job.name, files, set(files), lambda: digest) and self._has_all_frames(job):
+            if folder.finished(recorded, files, set(files), lambda: digest) and self._has_all_frames(job):
                 output.report.skipped.append(job.image)
                 output.advance(1)
                 return
             with closing(Video(job.image, self.reading.get("max_pixels"))) as video:
                 times = self._predict(job, digest, video)
-            folder.begin(job.name)
+            folder.begin(recorded)
             self._write_videos(job, files, times)
             if video.cut_short:
                 raise InputError(
                     f"{job.image} is cut short or damaged: {video.read} of {video.count} frames can be decoded, and "
                     "their results are kept"
                 )
-            folder.complete(job.name, digest, frames=len(times))
+            folder.complete(recorded, digest, frames=len(times))
         except (torch.OutOfMemoryError, MemoryError):
             output.fail(job.image, f"{job.image} needs more memory than there is: try a smaller batch")
         except (OSError, ValueError) as error:
@@ -115,12 +132,12 @@ class VideoRun:
             output.advance(1)
 
     def _files(self, name: str, number: int) -> dict[str, Path]:
-        return output_paths(self.output.folder.root, _frame(name, number), self.tasks, False, tuple(SCENES))
+        return frame_paths(self.output.folder.root, name, number, self.tasks)
 
     def _has_all_frames(self, job: Job) -> bool:
         """Return whether every recorded frame has its files, except scenes that were not asked for."""
         root, wanted = self.output.folder.root, self.output.saving.scenes
-        names = [name for name in self.output.folder.records if name.startswith(f"{job.name}/")]
+        names = [name for name in self.output.folder.records if re.fullmatch(re.escape(job.name) + FRAME, name)]
         paths = (output_paths(root, name, self.tasks, False, wanted) for name in names)
         return bool(names) and all(path.exists() for files in paths for path in files.values())
 
@@ -132,7 +149,7 @@ class VideoRun:
         frames = Output(self.output.folder, saving, report, partial(self.bar.advance, shown))
 
         def due(number: int) -> bool:
-            named = Job(job.image, _frame(job.name, number))
+            named = Job(job.image, frame_name(job.name, number))
             return frames.is_due(named, self._files(job.name, number), digest)
 
         times: list[float] = []
@@ -154,7 +171,7 @@ class VideoRun:
                     for (number, panorama), prediction in zip(panoramas.items(), predictions, strict=True):
                         prediction = self._smoothed(job, number, times, last, prediction)
                         last = number, dict(prediction.maps)
-                        named = Job(job.image, _frame(job.name, number))
+                        named = Job(job.image, frame_name(job.name, number))
                         frames.write(named, digest, panorama, prediction, seconds=round(times[number], 6))
                 frames.finish()
             except KeyboardInterrupt:
@@ -200,10 +217,6 @@ class VideoRun:
             if limits is None and MAIN_TASKS[task].kind == "positive":
                 limits = viz.depth_range(np.concatenate([_sampled(source) for source in sources]))
             write_video(path, _pictures(sources, numbers, limits), rate)
-
-
-def _frame(name: str, number: int) -> str:
-    return f"{name}/{number:06d}"
 
 
 def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:

@@ -13,6 +13,7 @@ import torch
 from brightness import Brightness
 from PIL import Image
 from processes import begin
+from run_files import save
 from waiting import until
 
 from mtpano_zoo.cli import main
@@ -160,6 +161,30 @@ def test_another_video_of_the_same_name_is_refused(tmp_path):
     assert files(out) == before
     run([tmp_path / "tour.mp4"], WithNormals(), out, progress=False, overwrite=True)
     assert depths(out)[0] > depths(out)[-1]
+
+
+def test_an_image_and_a_video_of_one_name_have_results_of_their_own(tmp_path):
+    tour, out = make(tmp_path / "tour.mp4"), tmp_path / "out"
+    photo = save(tmp_path / "tour.png")
+    assert [run([one], Brightness(), out, progress=False).written for one in (tour, photo)] == [[tour], [photo]]
+    assert [run([one], Brightness(), out, progress=False).skipped for one in (tour, photo)] == [[tour], [photo]]
+
+
+def test_a_frame_never_replaces_the_results_of_an_image(tmp_path):
+    tour = make(tmp_path / "tour.mp4")
+    save(tmp_path / "photos" / "tour" / "000001.png")
+    with pytest.raises(InputError, match=r"results of .*000001\.png and of a frame of .*tour\.mp4 would have the same"):
+        run([tmp_path / "photos", tour], Brightness(), tmp_path / "out", progress=False, overwrite=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["tour_depth.mp4", "tour/000001_depth.png"])
+def test_no_input_is_replaced_by_a_result_of_a_video(tmp_path, name):
+    tour, other = make(tmp_path / "tour.mp4"), tmp_path / name
+    make(other) if other.suffix == ".mp4" else save(other)
+    with pytest.raises(InputError, match=rf"{name} is one of the images, and a result of .*tour\.mp4 would replace it"):
+        run([tour, other], Brightness(), tmp_path, progress=False, overwrite=True)
+    assert len(run([tour, other], Brightness(), tmp_path / "out", progress=False).written) == 2
 
 
 @pytest.mark.parametrize(("name", "codec"), [("tour.avi", "MJPG"), ("tour.mkv", "mp4v"), ("tour.mp4", "mp4v")])
