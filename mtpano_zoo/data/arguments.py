@@ -33,7 +33,7 @@ class CheckedArguments:
     def __init_subclass__(cls, **options: Any) -> None:
         """Keep the signature of the constructor, which `__new__` would hide from documentation and `help`."""
         super().__init_subclass__(**options)
-        first, *others = inspect.signature(cls.__init__).parameters.values()
+        _, *others = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:

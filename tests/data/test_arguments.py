@@ -48,7 +48,7 @@ def test_right_arguments_pass(tmp_path):
     data.MixedDataModule({"rooms": rooms}, weights={"rooms": 1}, class_map={"rooms": {"wall": None}})
 
     class Own(CheckedArguments):
-        def __init__(self, size: tuple[int, str] = (3, "px"), limit: int = None, more: "int" = 3) -> None:
+        def __init__(self, size: tuple[int, str] = (3, "px"), limit: int = None, more: "int" = 3):  # noqa: RUF013
             self.size = size
 
     assert Own((4, "m"), None, "x").size == (4, "m")
