@@ -8,12 +8,11 @@ from lightning import LightningDataModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from mtpano_zoo.data.arguments import CheckedArguments
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.errors import InputError
 
 
-class EvaluationLoaders(CheckedArguments, LightningDataModule):
+class EvaluationLoaders(LightningDataModule):
     """A data module whose loaders for validation, test and prediction differ only in their samples."""
 
     def _loader(self, split: str) -> DataLoader[Sample]:

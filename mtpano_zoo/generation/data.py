@@ -9,7 +9,6 @@ import torch
 from lightning import Trainer
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from mtpano_zoo.data.arguments import CheckedArguments
 from mtpano_zoo.data.loading import check_batches
 from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.data.scenes import SceneDataset
@@ -110,7 +109,7 @@ class CaptionedScenes(Dataset[Sample]):
         return self._light[index]
 
 
-class ScenesWithCaptions(CheckedArguments, lightning.LightningDataModule):
+class ScenesWithCaptions(lightning.LightningDataModule):
     """Rendered rooms and outdoor scenes with captions.
 
     Args:
@@ -231,7 +230,7 @@ class PromptsDataset(Dataset[Sample]):
         return {"image": image, "caption": row["caption"], "mask": mask, "id": Path(row["image"]).stem}
 
 
-class PhotosDataModule(CheckedArguments, lightning.LightningDataModule):
+class PhotosDataModule(lightning.LightningDataModule):
     """Panoramas and photographs to train on: subclasses set `train_set`, which has `photographs`, and `val_set`.
 
     Args:
