@@ -175,7 +175,7 @@ def _placing() -> argparse.ArgumentParser:
         choices=("none", "model", "group", "sequential"),
         default="none",
         help="keep weights in main memory and move them to the GPU by network (model), by layer while the next one is "
-        "fetched (group), or by layer (sequential) (default none)",
+        "fetched (group), or by layer (sequential); default none",
     )
     return parser
 
