@@ -79,7 +79,7 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         for path in found:
             roots.setdefault(path, source)
     if not roots:
-        raise InputError("no image and no folder was given")
+        raise InputError("no image and no folder: name at least one")
     jobs: dict[Path, Path] = {}
     taken: set[str] = set()
     for image, name in _names(roots).items():

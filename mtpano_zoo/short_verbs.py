@@ -217,7 +217,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=_angle_or_auto,
         default=0.0,
         metavar="DEG",
-        help="no values within this angle of straight down (tripod); auto: only where a disc is found (logo)",
+        help="no values within this angle of straight down (tripod); auto: only where a disc is found (default 0)",
     )
     files.add_argument(
         "--max-pixels",

@@ -102,7 +102,10 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
         raise InputError(f"{results} has no distances (*{ending}): name a folder that `mtpano run` has written")
     named = {target.relative_to(results).as_posix(): image for image, target in find_images([images], results).items()}
     if missing := sorted(stems - named.keys()):
-        raise InputError(f"{images} has no panorama named {missing[0]}, but {results} has results for it")
+        raise InputError(
+            f"{images} has no panorama named {missing[0]}, but {results} has results for it: pass the folder that "
+            "`mtpano run` searched, or the one that contains all its sources"
+        )
     return {name: named[name] for name in sorted(stems)}
 
 
@@ -118,7 +121,9 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
                 f"{paths['depth_metres']}"
             )
         if name in records and records[name] != hashlib.sha256(read_file(image)).hexdigest():
-            raise InputError(f"{image} has changed since the results in {results} were made")
+            raise InputError(
+                f"{image} has changed since the results in {results} were made: predict it again with `mtpano run`"
+            )
         panorama, depth = load_panorama(image, **reading), _decoded(paths["depth_metres"], decode_npy)
         normals = sky = None
         if paths["normals"].exists():

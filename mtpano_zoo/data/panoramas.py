@@ -226,7 +226,10 @@ class PanoramaDataModule(EvaluationLoaders):
             raise InputError(f"{type(self).__name__} has no {', '.join(absent)}, only {', '.join(offered) or 'images'}")
         self.root = Path(root).expanduser().absolute()
         if not self.root.exists():
-            raise FileNotFoundError(f"the data root {self.root} does not exist: see the help of {type(self).__name__}")
+            raise FileNotFoundError(
+                f"the data root {self.root} does not exist: set `root` to the folder that the help of "
+                f"{type(self).__name__} describes"
+            )
         self.height = height
         self.width = width
         self.batch_size = batch_size

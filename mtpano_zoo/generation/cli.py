@@ -175,7 +175,7 @@ def _placing() -> argparse.ArgumentParser:
         choices=("none", "model", "group", "sequential"),
         default="none",
         help="keep weights in main memory and move them to the GPU by network (model), by layer while the next one is "
-        "fetched (group), or by layer (sequential)",
+        "fetched (group), or by layer (sequential); default none",
     )
     return parser
 
@@ -183,7 +183,7 @@ def _placing() -> argparse.ArgumentParser:
 def _base() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[_placing()])
     parser.add_argument(
-        "--base", metavar="NAME_OR_DIR", help="base model: a folder in diffusers layout, or a repository"
+        "--base", metavar="NAME_OR_DIR", help="base model, required: a folder in diffusers layout, or a repository"
     )
     parser.add_argument("--download", action="store_true", help="download what is not in the cache")
     parser.add_argument("--prefix", help="text put before every prompt (default: the one used in training)")

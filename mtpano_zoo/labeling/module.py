@@ -137,7 +137,9 @@ class Labeler(PanoramaLabeler):
     ) -> None:
         super().__init__(height, width)
         if not teachers and masker is None:
-            raise InputError("at least one teacher is needed: name it under `teachers:`")
+            raise InputError(
+                "at least one teacher is needed: pass --config label_free/label.yaml, or name it under `teachers:`"
+            )
         if teachers and views is None:
             raise InputError("teachers need views: choose them under `views:`")
         if not 0 <= min_valid <= 1:

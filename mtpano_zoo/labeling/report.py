@@ -62,8 +62,8 @@ class LabelReport:
         if self.broken_views:
             views = sum(self.broken_views.values())
             lines.append(
-                f"{views} views of {len(self.broken_views)} panoramas were left out: a teacher gave NaN or infinite "
-                "values for them"
+                f"{views} views of {len(self.broken_views)} panoramas were left out: a teacher returned NaN or "
+                "infinite values for them"
             )
         if self.left_out:
             name, reason = next(iter(self.left_out.items()))

@@ -224,13 +224,17 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--no-depth-classes", type=list[str], default=[], help="classes without depth and normals: [sky]"
     )
-    parser.add_argument("--keep-views", type=bool, default=True, help="also write the labels of every view")
+    parser.add_argument(
+        "--keep-views", type=bool, default=True, help="also write the labels of every view: most of the files"
+    )
     return parser
 
 
 def add_shared_options(parser: ArgumentParser) -> None:
     """Add the options of all commands that label panoramas: sources, sizes, lists, and those of a run."""
-    parser.add_argument("sources", nargs="*", type=str, help="panoramas, as files and folders")
+    parser.add_argument(
+        "sources", nargs="*", type=str, help="images, folders, patterns in quotes, or @list.txt of these"
+    )
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, help="a data set, instead of files")
     parser.add_argument("--split", choices=(*SPLITS, "predict"), default="predict", help="samples of `data` to label")
     parser.add_argument("--height", type=int, default=512, help="rows of the labels")

@@ -55,7 +55,7 @@ class RunReport:
         """Return a few lines for the terminal: the counts, then every failure and the first other remarks."""
         counts = [f"{len(self.written)} written"]
         if self.skipped:
-            counts.append(f"{len(self.skipped)} skipped because their results exist (overwrite to redo them)")
+            counts.append(f"{len(self.skipped)} skipped because their results exist (--overwrite replaces them)")
         if self.failed:
             counts.append(f"{len(self.failed)} failed")
         sentences = [*self.failed.values()]

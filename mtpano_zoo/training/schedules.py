@@ -69,8 +69,8 @@ def with_schedule(
         raise InputError(f"warmup_steps must not be negative, but is {warmup_steps}.")
     if schedule != "constant" and math.isinf(total_steps):
         raise InputError(
-            f"The {schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or use the constant "
-            "schedule if there is a choice."
+            f"The {schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or, if the module "
+            "has the argument, schedule=constant."
         )
     factor = partial(_delayed_factor, start, total_steps - start, schedule, power, warmup_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

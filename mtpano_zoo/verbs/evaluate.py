@@ -37,8 +37,16 @@ def add(verbs: Verbs) -> None:
         metavar="FILE",
         help="e.g. evaluate-unaligned-10m.yaml (default: distances without limits)",
     )
-    option("--unit", help="unit of a folder's distances: m, cm, mm, or metres per step")
-    option("--kind", choices=("ray", "z", "disparity"), default="ray", help="type of a folder's distances")
+    option(
+        "--unit",
+        help="unit of a folder's distances: m, cm, mm, or metres per step (default: m; mm in ID_depth.png)",
+    )
+    option(
+        "--kind",
+        choices=("ray", "z", "disparity"),
+        default="ray",
+        help="type of a folder's distances (default %(default)s)",
+    )
     option(
         "--skip",
         action="append",

@@ -13,7 +13,9 @@ def add(verbs: Verbs) -> None:
     scene = verbs.add_parser("export-scene", help="write results and their panoramas as a scene for splat trainers")
     scene.add_argument("results", type=user_path, metavar="RESULTS", help="folder that `mtpano run` wrote")
     scene.add_argument("--to", required=True, choices=("colmap",), help="format of the scene")
-    scene.add_argument("--images", required=True, type=user_path, metavar="DIR", help="the folder of the panoramas")
+    scene.add_argument(
+        "--images", required=True, type=user_path, metavar="DIR", help="the folder that `mtpano run` searched"
+    )
     scene.add_argument("--out", required=True, type=user_path, metavar="DIR", help="a new folder")
     scene.add_argument(
         "--poses", type=user_path, metavar="FILE", help="images.txt from COLMAP (default: all at the origin)"

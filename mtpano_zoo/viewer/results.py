@@ -137,7 +137,10 @@ def _find_image(folder: Path, name: str, given: Path | None, recorded: str | Non
     if given is not None:
         named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
         if name not in named:
-            raise InputError(f"{given} has no panorama named {name}, but {folder} has results for it")
+            raise InputError(
+                f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with "
+                "--image"
+            )
         return named[name]
     for path in _candidates(folder, name):
         if path.is_file() and (recorded is None or _digest(path) == recorded):

@@ -33,7 +33,7 @@ def test_summary_and_exit_code():
     assert report.summary().splitlines() == [
         "1 labelled (2.00 per second), 2 skipped because they were labelled already, 1 failed",
         "7 pixels of 1 panoramas are beyond 65.535 m: no depth label",
-        "2 views of 1 panoramas were left out: a teacher gave NaN or infinite values for them",
+        "2 views of 1 panoramas were left out: a teacher returned NaN or infinite values for them",
         "1 were labelled again, because their image has changed",
         "  d: is damaged",
     ]

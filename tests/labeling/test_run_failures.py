@@ -264,7 +264,7 @@ def test_a_teacher_that_overflows_in_one_of_its_views(key, value, tmp_path, caps
 
     status, told = run(tmp_path / "out", 1)
     assert status == 0
-    assert "2 views of 2 panoramas were left out: a teacher gave NaN or infinite values for them" in told
+    assert "2 views of 2 panoramas were left out: a teacher returned NaN or infinite values for them" in told
     (record,) = [json.loads(path.read_text()) for path in (tmp_path / "out" / "runs").iterdir()]
     assert record["broken_views"] == {"train-000000": 1, "train-000001": 1}
     labels = PseudoLabelDataModule(tmp_path / "out", height=HEIGHT, width=WIDTH).dataset("train")
