@@ -195,6 +195,27 @@ def test_the_seam_is_blended_as_published(mask_sky):
     assert not blended.normals[6, [-2, -1, 0, 1]].any()
 
 
+@pytest.mark.parametrize("ranges", [(), (10.0,)])
+def test_the_seam_is_not_blended_with_what_is_not_valid(ranges):
+    """A distance that `valid` rejects is no value: it must not end up in the columns beside it."""
+
+    class Masked(Outdoors):
+        def forward(self, image):
+            valid = torch.ones(1, 1, 32, 64)
+            valid[..., 20, -3] = valid[..., 21, 2] = valid[..., 22, 0] = -1
+            return {"depth": self.depth[None], "normals": self.normals[None], "valid": valid}
+
+    network = Masked(("depth", "normals", "valid"))
+    network.ranges = ranges
+    network.depth[0, 20, -3] = network.depth[0, 21, 2] = 1000
+    image = photo()
+    plain, blended = predict(network, image), predict(network, image, blend_seam=True)
+    four = [-2, -1, 0, 1]
+    assert plain.depth[20:22, four].all() and not blended.depth[20:22, four].any()
+    assert (blended.depth[22, four] > 0).tolist() == [True, True, False, True]
+    assert bool(blended.normals[20:22, four].any()) == bool(ranges)  # what is only too far has a normal
+
+
 def test_the_seam_is_blended_in_the_size_of_the_network():
     """In a panorama twice as large, seven columns between the anchors change, and nothing beyond them does."""
     network, image = Outdoors(("depth",)), photo(64, 128)
