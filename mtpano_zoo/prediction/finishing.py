@@ -28,6 +28,7 @@ __all__ = (
 
 NadirMask: TypeAlias = float | Literal["auto"]
 
+NO_DEPTH = {"depth": 1e-4}  # metres up to which the published script sees no value; an inverse distance may be 0
 DISC_MARGIN = 1.0  # degrees; detected borders of discs were off by 0.8 at most
 
 
@@ -44,9 +45,9 @@ def geometric(maps: Mapping[str, Any]) -> list[str]:
 def seam_blended(maps: Mapping[str, Tensor], sky: int | None, masked: Collection[str] = ()) -> dict[str, Tensor]:
     """Replace the two columns on either side of the seam by linear interpolation between the third ones, row by row.
 
-    Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
-    are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN). Tasks
-    in `masked` have no value where the logits `valid` (1, h, w) are not positive.
+    Applies to depth and disparity (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes
+    stay as they are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none
+    (NaN). Tasks in `masked` have no value where the logits `valid` (1, h, w) are not positive.
 
     Example:
         >>> row = torch.tensor([9.0, 9, 3, 3, 3, 3, 9, 9])
@@ -58,7 +59,8 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None, masked: Collection
         directions = MAIN_TASKS[task].kind == "direction"
         values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
         ends = values[..., [-3, 2]]
-        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # non-finite ends keep the line non-finite
+        none = ends == 0 if directions else ends <= NO_DEPTH.get(task, -torch.inf)
+        known = ~none.all(0)  # non-finite ends keep the line non-finite
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
         if task in masked:

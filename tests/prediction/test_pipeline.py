@@ -216,6 +216,22 @@ def test_the_seam_is_not_blended_with_what_is_not_valid(ranges):
     assert bool(blended.normals[20:22, four].any()) == bool(ranges)  # what is only too far has a normal
 
 
+def test_the_seam_of_inverse_distances_is_blended_at_any_scale():
+    """What is far has an inverse distance near 0, which is a value."""
+
+    class Far(Outdoors):
+        def forward(self, image):
+            return {"disparity": self.depth[None]}
+
+    network = Far(("disparity",))
+    network.depth = torch.rand(1, 32, 64, generator=torch.Generator().manual_seed(0))
+    network.depth[0, :8, -3] = 0
+    blended = predict(network, photo(), blend_seam=True).disparity
+    network.depth *= 2**-14
+    np.testing.assert_allclose(predict(network, photo(), blend_seam=True).disparity[8:], blended[8:] / 2**14, atol=1e-6)
+    assert (blended > 0).all()
+
+
 def test_the_seam_is_blended_in_the_size_of_the_network():
     """In a panorama twice as large, seven columns between the anchors change, and nothing beyond them does."""
     network, image = Outdoors(("depth",)), photo(64, 128)
