@@ -161,7 +161,7 @@ class FolderPredictor(Predictor):
         unit: unit of distances: `m`, `cm`, `mm`, or metres per step. By default NPY and EXR hold metres, and so do
             the millimetres of an `ID_depth.png`; any other PNG needs a unit.
         kind: type of distance: along the `ray`, `z` along the axis of the cube face that the pixel lies on, or
-            `disparity`, the inverse distance up to scale and shift.
+            `disparity`, the inverse distance up to scale and shift, which has no unit and may be negative.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -232,13 +232,16 @@ class FolderPredictor(Predictor):
         if task == "normals":
             normals = _exr_normals(data) if path.suffix == ".exr" else decode_png_or_npy_normals(data)
             return torch.from_numpy(normals).movedim(-1, 0)
-        values, step = self._distances(data, path)
+        relative = task == "disparity" or self.kind == "disparity"
+        values, step = self._distances(data, path, relative)
+        if relative and (lowest := values.min(where=np.isfinite(values), initial=0)) < 0:
+            values = values - np.float32(1.001 * lowest)  # known up to a shift; what is not above 0 has no value
         depth = torch.from_numpy(np.where(np.isfinite(values) & (values > 0), values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":
             depth = depth / erp_rays(*depth.shape).abs().amax(-1)
         return depth
 
-    def _distances(self, data: bytes, path: Path) -> tuple[NDArray[np.float32], float]:
+    def _distances(self, data: bytes, path: Path, relative: bool) -> tuple[NDArray[np.float32], float]:
         if path.suffix == ".npy":
             values = np.squeeze(decode_array(data))
             if values.ndim != 2:
@@ -250,9 +253,11 @@ class FolderPredictor(Predictor):
                 raise InputError("its channels differ, but distances have the same value in every channel")
             return np.where(first < NOTHING, first, 0), self.step or 1.0
         own = path.name.endswith("_depth.png")
-        if self.step is None and not own and self.kind != "disparity":
+        if self.step is None and not own and not relative:
             raise InputError("a PNG does not state its unit: pass --unit mm, or metres per step")
         steps = stored_steps(data)
+        if relative:  # the largest number is the nearest pixel, if they were scaled to 16 bits
+            return steps.astype(np.float32), 1.0
         return np.where(steps == image_io.SATURATED, 0, steps).astype(np.float32), self.step or 0.001
 
     def facts(self) -> dict[str, Any]:

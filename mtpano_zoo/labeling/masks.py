@@ -119,7 +119,7 @@ class ClassMasker(nn.Module, Masker):
         with torch.no_grad():
             small = resize(image[None], *self.network.input_size)
             classes = self.network(small)["semseg"].argmax(1).float()[:, None]
-        full = F.interpolate(classes, size=image.shape[-2:], mode="nearest")[0, 0]
+        full = F.interpolate(classes, size=image.shape[-2:], mode="nearest-exact")[0, 0]
         return torch.stack([full == number for number in self.numbers])
 
 

@@ -98,7 +98,8 @@ class LogDepthLoss(TaskLoss):
     """`|ln d - ln d*|` + its differences between neighbours: a relative error counts the same at 1 and 100 m.
 
     The second term is the gradient matching of MegaDepth (arXiv 1804.00607, section 4.1) at four scales, mean over
-    the pairs of valid pixels `s` = 1, 2, 4, 8 apart; along the width they wrap at the seam.
+    the pairs of valid pixels `s` = 1, 2, 4, 8 apart; along the width they wrap at the seam. A pair has the smaller
+    weight of its two pixels.
 
     Args:
         gradient_weight: weight of the second term.
@@ -127,10 +128,11 @@ class LogDepthLoss(TaskLoss):
         loss = weighted_mean(error.abs(), valid, weight, across_ranks)
         for step in (1, 2, 4, 8):
             right, both = error.roll(-step, -1) - error, valid & valid.roll(-step, -1)
-            loss = loss + self.gradient_weight / 8 * weighted_mean(right.abs(), both, weight, across_ranks)
+            smaller = None if weight is None else torch.minimum(weight, weight.roll(-step, -1))
+            loss = loss + self.gradient_weight / 8 * weighted_mean(right.abs(), both, smaller, across_ranks)
             down, both = error[:, step:] - error[:, :-step], valid[:, step:] & valid[:, :-step]
-            above = None if weight is None else weight[:, :-step]
-            loss = loss + self.gradient_weight / 8 * weighted_mean(down.abs(), both, above, across_ranks)
+            smaller = None if weight is None else torch.minimum(weight[:, step:], weight[:, :-step])
+            loss = loss + self.gradient_weight / 8 * weighted_mean(down.abs(), both, smaller, across_ranks)
         return loss
 
 

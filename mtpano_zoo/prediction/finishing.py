@@ -1,6 +1,6 @@
 """Turn the maps that a network returns, at its own size, into those of a prediction, at the size of the panorama."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +28,7 @@ __all__ = (
 
 NadirMask: TypeAlias = float | Literal["auto"]
 
+NO_DEPTH = {"depth": 1e-4}  # metres up to which the published script sees no value; an inverse distance may be 0
 DISC_MARGIN = 1.0  # degrees; detected borders of discs were off by 0.8 at most
 
 
@@ -41,11 +42,12 @@ def geometric(maps: Mapping[str, Any]) -> list[str]:
     return [task for task in maps if MAIN_TASKS[task].kind in ("positive", "direction")]
 
 
-def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tensor]:
+def seam_blended(maps: Mapping[str, Tensor], sky: int | None, masked: Collection[str] = ()) -> dict[str, Tensor]:
     """Replace the two columns on either side of the seam by linear interpolation between the third ones, row by row.
 
-    Applies to depth (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes stay as they
-    are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none (NaN).
+    Applies to depth and disparity (1, h, w) and normals (3, h, w, normalised first) at the network's own size; classes
+    stay as they are. Where one of the third columns has no value, or is of the class `sky`, the four columns get none
+    (NaN). Tasks in `masked` have no value where the logits `valid` (1, h, w) are not positive.
 
     Example:
         >>> row = torch.tensor([9.0, 9, 3, 3, 3, 3, 9, 9])
@@ -57,9 +59,12 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None) -> dict[str, Tenso
         directions = MAIN_TASKS[task].kind == "direction"
         values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
         ends = values[..., [-3, 2]]
-        known = ((ends != 0) if directions else (ends > 1e-4)).any(0)  # non-finite ends keep the line non-finite
+        none = ends == 0 if directions else ends <= NO_DEPTH.get(task, -torch.inf)
+        known = ~none.all(0)  # non-finite ends keep the line non-finite
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)
+        if task in masked:
+            known &= maps["valid"][0][..., [-3, 2]] > 0
         for step, column in enumerate((-2, -1, 0, 1), start=1):
             line = torch.lerp(ends[..., 0], ends[..., 1], step / 5)
             values[..., column] = torch.where(known.all(-1), line, torch.nan)

@@ -233,8 +233,11 @@ def _prediction(
     height, width = image.shape[:2]
     classes = tuple(getattr(network, "classes", ()))
     palette = getattr(network, "palette", None)
+    masked: tuple[str, ...] = ()  # tasks without a value where `valid` says no
+    if "valid" in maps:
+        masked = ("depth", *(() if getattr(network, "ranges", ()) else ("normals",)))  # what is too far has a normal
     if blend_seam:
-        maps = seam_blended(maps, classes.index(SKY) if mask_sky else None)
+        maps = seam_blended(maps, classes.index(SKY) if mask_sky else None, masked)
     if turn is not None:
         maps = {task: turned_back(task, values, turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
@@ -243,10 +246,8 @@ def _prediction(
     if mask_sky:
         for task in geometric(finished):
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
-    if "valid" in finished:
-        without = ["depth", *(() if getattr(network, "ranges", ()) else ("normals",))]  # what is too far has a normal
-        for task in finished.keys() & without:
-            finished[task][~finished["valid"]] = 0
+    for task in finished.keys() & masked:
+        finished[task][~finished["valid"]] = 0
     below = nadir_angle(mask_nadir, panorama.pixels)
     if (seen := without_nadir(panorama.seen, height, width, below)) is not None:
         finished = {task: unseen_removed(task, values, seen, len(classes)) for task, values in finished.items()}

@@ -13,6 +13,7 @@ from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_png
 from mtpano_zoo.manifest import write_manifest
+from mtpano_zoo.metrics.disparity import align_affine
 from mtpano_zoo.prediction.folder import manifest_of
 from mtpano_zoo.sphere import erp_rays
 
@@ -41,6 +42,27 @@ def test_a_folder_in_any_stated_unit_is_right(change, ending, unit, kind, homes,
     assert any(name.startswith("yaw and tilt") for name in model["left_out"])
     score = "disparity/AbsRel/affine_aligned" if kind == "disparity" else "depth/AbsRel"
     assert model["scores"][score] < 0.01
+
+
+@pytest.mark.parametrize(("folder", "kind"), [("p", "disparity"), ("p/depth", "disparity"), ("p/disparity", "ray")])
+@pytest.mark.parametrize(
+    ("change", "ending"),
+    [
+        (lambda x: 2 * x - 5, ".npy"),  # some are negative
+        (lambda x: 2 * x - 5, ".exr"),
+        (lambda x: (65535 * (x - x.min()) / (x.max() - x.min())).round().astype(np.uint16), ".png"),
+    ],
+)
+def test_inverse_distances_are_read_up_to_scale_and_shift(change, ending, folder, kind, homes, tmp_path):
+    data = open_data(homes)
+    (tmp_path / "p").mkdir()
+    depths(data, tmp_path / folder, lambda x: change(1 / x), ending)
+    sample = data.samples[0]
+    read = FolderPredictor(tmp_path / "p", kind=kind)(sample["image"], sample["id"])["disparity"]
+    inverse = 1 / sample["depth"]
+    fitted = align_affine(read[None], inverse[None], torch.ones(1, H, W).double())[0]
+    np.testing.assert_allclose(fitted, inverse, rtol=1e-3)
+    assert (read >= 0).all() and (read[inverse > inverse.min()] > 0).all()
 
 
 @pytest.mark.parametrize(

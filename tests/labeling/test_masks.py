@@ -23,6 +23,7 @@ from mtpano_zoo.labeling.masks import ClassMasker, GroundedMasker, Masker, shrin
 from mtpano_zoo.labeling.module import Labeler, TooLittleLeftError
 from mtpano_zoo.labeling.teachers import OracleTeacher
 from mtpano_zoo.labeling.views import CubeViews
+from mtpano_zoo.resize import resize
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,13 @@ def test_classes_of_a_network_of_the_zoo_are_masks():
     with torch.no_grad():
         classes = network(image[None])["semseg"].argmax(1)[0]
     assert torch.equal(masker(image), torch.stack((classes == 1, classes == 2)))
-    assert masker(torch.rand(3, 40, 80)).shape == (2, 40, 80)
+    # In a panorama of another size, every pixel has the class of the network's nearest one.
+    larger = torch.rand(3, 40, 80)
+    network.forward = lambda image: {"semseg": image}
+    classes = resize(larger, 32, 64).argmax(0)
+    rows, columns = (((torch.arange(size) + 0.5) * 0.8).long() for size in (40, 80))
+    nearest = classes[rows[:, None], columns]
+    assert torch.equal(masker(larger), torch.stack((nearest == 1, nearest == 2)))
     other = ClassMasker(tiny_bridgenet(tasks=("semseg",)), ["wall", "ceiling"])
     assert other.provenance != masker.provenance  # other weights, so masks of both do not mix in a folder
     with pytest.raises(InputError, match="no class sky, only floor, wall, ceiling"):

@@ -224,3 +224,13 @@ def test_weights_of_log_depth_leave_pixels_out():
     torch.testing.assert_close(
         weighted, loss(prediction[:, None], {"depth": torch.where(valid, target, 0)}, None, False)
     )
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_weights_of_log_depth_do_not_depend_on_the_side(axis):
+    """A pair of pixels counts by the less trusted one, whichever it is."""
+    prediction, target, valid = _distances()
+    target, weight = torch.where(valid, target, 0), torch.rand(target.shape, generator=torch.Generator().manual_seed(0))
+    maps = [(x, x.flip(axis)) for x in (prediction, target, weight)]
+    plain, mirrored = (LogDepthLoss()(p[:, None], {"depth": t}, w, False) for p, t, w in zip(*maps, strict=True))
+    torch.testing.assert_close(mirrored, plain, rtol=1e-5, atol=0)

@@ -195,6 +195,43 @@ def test_the_seam_is_blended_as_published(mask_sky):
     assert not blended.normals[6, [-2, -1, 0, 1]].any()
 
 
+@pytest.mark.parametrize("ranges", [(), (10.0,)])
+def test_the_seam_is_not_blended_with_what_is_not_valid(ranges):
+    """A distance that `valid` rejects is no value: it must not end up in the columns beside it."""
+
+    class Masked(Outdoors):
+        def forward(self, image):
+            valid = torch.ones(1, 1, 32, 64)
+            valid[..., 20, -3] = valid[..., 21, 2] = valid[..., 22, 0] = -1
+            return {"depth": self.depth[None], "normals": self.normals[None], "valid": valid}
+
+    network = Masked(("depth", "normals", "valid"))
+    network.ranges = ranges
+    network.depth[0, 20, -3] = network.depth[0, 21, 2] = 1000
+    image = photo()
+    plain, blended = predict(network, image), predict(network, image, blend_seam=True)
+    four = [-2, -1, 0, 1]
+    assert plain.depth[20:22, four].all() and not blended.depth[20:22, four].any()
+    assert (blended.depth[22, four] > 0).tolist() == [True, True, False, True]
+    assert bool(blended.normals[20:22, four].any()) == bool(ranges)  # what is only too far has a normal
+
+
+def test_the_seam_of_inverse_distances_is_blended_at_any_scale():
+    """What is far has an inverse distance near 0, which is a value."""
+
+    class Far(Outdoors):
+        def forward(self, image):
+            return {"disparity": self.depth[None]}
+
+    network = Far(("disparity",))
+    network.depth = torch.rand(1, 32, 64, generator=torch.Generator().manual_seed(0))
+    network.depth[0, :8, -3] = 0
+    blended = predict(network, photo(), blend_seam=True).disparity
+    network.depth *= 2**-14
+    np.testing.assert_allclose(predict(network, photo(), blend_seam=True).disparity[8:], blended[8:] / 2**14, atol=1e-6)
+    assert (blended > 0).all()
+
+
 def test_the_seam_is_blended_in_the_size_of_the_network():
     """In a panorama twice as large, seven columns between the anchors change, and nothing beyond them does."""
     network, image = Outdoors(("depth",)), photo(64, 128)
