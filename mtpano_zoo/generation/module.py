@@ -22,6 +22,7 @@ from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, leve
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.training.logged_means import EpochMeans
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
 
@@ -120,6 +121,7 @@ class DiT360Module(LightningModule):
             transformer.enable_gradient_checkpointing()
         self.strict_loading = False  # a checkpoint holds only the trained weights
         self.written: Path | None = None
+        self._validated = EpochMeans()
 
     def setup(self, stage: str) -> None:
         """Make the trainer read checkpoints as plain data only.
@@ -239,13 +241,20 @@ class DiT360Module(LightningModule):
         """Return the loss of one batch."""
         angle = YAWS[int(torch.randint(len(YAWS), ()))]
         terms = self.terms(batch, epoch=self.current_epoch, angle=angle)
-        self._log("train", terms, batch)
+        for name, value in _named("train", terms).items():
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=_size(batch))
         return terms["total"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the loss of one batch, with the same noise every time."""
+        """Compute the loss of one batch, with the same noise every time."""
         generator = torch.Generator().manual_seed(batch_idx)
-        self._log("val", self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator), batch)
+        terms = self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator)
+        self._validated.update(_named("val", terms), _size(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss of the validation set."""
+        for name, value in self._validated.compute().items():
+            self.log(name, value, prog_bar=name == "val/loss", sync_dist=True)  # equal in all processes
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build AdamW for the trained parameters, and its schedule per step.
@@ -299,8 +308,10 @@ class DiT360Module(LightningModule):
             return mask
         return torch.stack([latent_mask(one.cpu(), self.base.factor, self.mask_rule) for one in mask]).to(mask.device)
 
-    def _log(self, stage: str, terms: dict[str, Tensor], batch: dict[str, Any]) -> None:
-        size = len(batch["caption"] if "caption" in batch else batch["text"])
-        options: dict[str, Any] = {"sync_dist": stage != "train", "batch_size": size}
-        self.log(f"{stage}/loss", terms["total"], prog_bar=True, **options)
-        self.log_dict({f"{stage}/loss/{name}": term for name, term in terms.items() if name != "total"}, **options)
+
+def _named(stage: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}": term for name, term in terms.items()}
+
+
+def _size(batch: dict[str, Any]) -> int:
+    return len(batch["caption"] if "caption" in batch else batch["text"])

@@ -1,6 +1,8 @@
 """Writer of labels that runs while the next panorama is labelled, and keeps account."""
 
 import errno
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +54,7 @@ class LabelWriter(BasePredictionWriter):
         self.split = split
         self.threads = threads
         self._open = False
+        self._asked_to_end = False
         self._begin = self._started = 0.0
         self._pool: ThreadPoolExecutor | None = None
         self._room = BoundedSemaphore(WAITING * threads)
@@ -75,11 +78,27 @@ class LabelWriter(BasePredictionWriter):
         self._started = time.time()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="label-writer")
 
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace Lightning's handler of SIGTERM until the end of the run, when Lightning restores the original one.
+
+        Lightning's handler waits for the other processes. It raises an error if one of them is dead, and this process
+        would go on labelling.
+        """
+
+        def note(number: int, _: Any) -> None:
+            if not self._asked_to_end and (launcher := trainer.strategy.launcher) is not None:
+                cast(Any, launcher).kill(number)  # the processes that this one started
+            self._asked_to_end = True
+
+        self._asked_to_end = False
+        if threading.current_thread() is threading.main_thread():  # Python handles signals in the main thread only
+            signal.signal(signal.SIGTERM, note)
+
     def on_predict_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """End the run if the process was asked to end, which Lightning only records."""
-        if trainer.received_sigterm:
+        """End the run if the process was asked to end."""
+        if self._asked_to_end:
             self.ledger.stop("stopped because the process was asked to end; finished labels are kept, so start again")
 
     def write_on_batch_end(

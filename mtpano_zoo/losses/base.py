@@ -12,7 +12,8 @@ class Loss(nn.Module):
     """Loss of a whole network, which training minimises.
 
     A subclass returns scalars from `forward`: `total`, which training minimises, and its terms by name, which are
-    logged. Every parameter of the network must get a gradient, even if zero, for any batch.
+    logged. Every parameter of the network must get a gradient, even if zero, for any batch. Where several processes
+    train together, all of them must return the same names in every step.
     """
 
     def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:

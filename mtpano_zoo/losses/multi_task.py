@@ -35,9 +35,8 @@ class MultiTaskLoss(Loss):
 
     Where several processes train together, every mean is over the pixels of all of them: the gradients that DDP
     averages are those of one process with the joined batch, even if some processes lack the labels of a task. A process
-    returns, and logs, its own share times the number of processes. This holds in training mode where gradients are
-    recorded; in validation every process takes its own means. All processes must call the loss together, for the same
-    tasks.
+    returns its own share times the number of processes. This holds in training mode where gradients are recorded; in
+    validation every process takes its own means. All processes must call the loss together, for the same tasks.
 
     Args:
         weights: weights by task; 1 for tasks that are not listed.

@@ -26,6 +26,7 @@ from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.training.logged_means import EpochMeans, mean_of_processes
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
@@ -40,10 +41,10 @@ class PanoramaModule(LightningModule):
 
     Logged names are ``train/loss`` and ``train/loss/TERM`` per step, and ``val/loss``, ``val/loss/TERM`` and
     ``val/TASK/METRIC`` per epoch (``val/semseg/mIoU``, ``val/depth/AbsRel``, ``val/normals/mean``, ...), with ``test``
-    in place of ``val`` for the test set. Scores without a value, such as the IoU of a class that does not occur, are
-    not logged; a logged NaN means that distances were not finite. ``val/TASK/nonfinite`` is the share of the pixels
-    whose prediction was not finite. A batch without the labels of a task trains and scores the others, and its loss of
-    that task is 0.
+    in place of ``val`` for the test set. Losses are means over all processes. Scores without a value, such as the IoU
+    of a class that does not occur, are not logged; a logged NaN means that distances were not finite.
+    ``val/TASK/nonfinite`` is the share of the pixels whose prediction was not finite. A batch without the labels of a
+    task trains and scores the others, and its loss of that task is 0.
 
     Checkpoints describe their network in plain data, so that `load_model` needs nothing but the file. They also keep
     the state of the random generators: training on one device that resumes from the end of an epoch continues exactly.
@@ -116,6 +117,7 @@ class PanoramaModule(LightningModule):
         self.schedule_start = 0
         """Optimiser steps before the schedule begins; `AuxiliaryWarmup` sets it."""
         self._loader_state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
+        self._losses = {stage: EpochMeans() for stage in ("val", "test")}
         self.metrics = nn.ModuleDict({stage: self._build_metrics(metrics or {}) for stage in ("val", "test")})
         if freeze_encoder:
             self.encoder.requires_grad_(False)
@@ -198,7 +200,9 @@ class PanoramaModule(LightningModule):
         return batch
 
     def on_train_start(self) -> None:
-        """Let a resumed training continue within its epoch."""
+        """Let a resumed training continue within its epoch; let processes drop different units."""
+        if self.global_rank:  # the state that they share differs after every resumption, so no draw comes again
+            torch.manual_seed(int(torch.randint(2**62, ())) + self.global_rank)
         # Lightning builds the loader, to know the length of the training, before it could restore the loader's state.
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
@@ -240,20 +244,25 @@ class PanoramaModule(LightningModule):
 
     def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:
         # Tensors stay on the device until Lightning writes them, every `log_every_n_steps`: no step waits for them.
-        sync = stage != "train"
-        self.log(f"{stage}/loss", terms["total"], prog_bar=True, sync_dist=sync, batch_size=batch_size)
         named = {f"{stage}/loss/{name}": term for name, term in terms.items() if name != "total"}
-        self.log_dict(named, sync_dist=sync, batch_size=batch_size)
+        values = {f"{stage}/loss": terms["total"], **named}
+        if stage != "train":
+            self._losses[stage].update(values, batch_size)
+            return
+        for name, value in mean_of_processes(values).items():
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=batch_size)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation set."""
+        """Log losses and metrics of the validation set."""
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test set."""
+        """Log losses and metrics of the test set."""
         self._log_metrics("test")
 
     def _log_metrics(self, stage: str) -> None:
+        for name, value in self._losses[stage].compute().items():
+            self.log(name, value, prog_bar=name == f"{stage}/loss", sync_dist=True)  # equal on all ranks
         for task, metric in self._metrics(stage).items():
             # All ranks must agree on calling compute(), or those that do wait forever.
             if self.trainer.strategy.reduce_boolean_decision(metric.update_called, all=False):

@@ -17,6 +17,7 @@ from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator, difference_by_patch, known_logarithm
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.label_failures import FAILURES
+from mtpano_zoo.training.logged_means import EpochMeans
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import with_schedule
 
@@ -98,6 +99,7 @@ class DepthQualityModule(LightningModule):
         self.failures = dict(failures)
         self.failure_share = failure_share
         self.lr = lr
+        self._validated = EpochMeans()
 
     def train(self, mode: bool = True) -> "DepthQualityModule":
         """Set the mode; the labeler stays in evaluation mode."""
@@ -149,7 +151,11 @@ class DepthQualityModule(LightningModule):
         pairs = torch.stack((scores[share > 0], quality[share > 0]))
         correlation = torch.corrcoef(pairs)[0, 1].nan_to_num() if pairs.shape[1] > 1 else pairs.new_zeros(())
         values = {"val/loss": (real + fake) / 2, "val/correlation": correlation}
-        self.log_dict(values, sync_dist=True, batch_size=len(said), prog_bar=True)
+        self._validated.update(values, len(said))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation set."""
+        self.log_dict(self._validated.compute(), sync_dist=True, prog_bar=True)  # equal in all processes
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build Adam over the discriminator.

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from golden_dit360 import filled
+from lightning.pytorch import Trainer
 from PIL import Image
+from processes import side_by_side
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
@@ -86,6 +89,26 @@ def test_processes_draw_different_noise(monkeypatch: pytest.MonkeyPatch) -> None
         module.on_train_start()
         drawn.append(torch.rand(()))
     assert drawn[0] != drawn[1] == drawn[2]
+
+
+def validate(rank: int, folder: Path) -> None:
+    """One of two processes: the second has photographs only, which have no cube and no yaw term."""
+    whole, part = torch.ones(16, 32, dtype=torch.bool), (torch.arange(32) < 20).expand(16, 32)
+    samples = [{"image": torch.rand(3, 16, 32), "caption": "a room", "mask": mask} for mask in (whole, part) * 2]
+    module = DiT360Module(tiny(), loss=FlowLoss(cube=0.5, yaw=0.5), rank=2, alpha=2)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    both = Trainer(accelerator="cpu", devices=2, strategy="ddp", **quiet)
+    (scores,) = both.validate(module, DataLoader(samples), verbose=False)
+    (folder / f"scores-{rank}.json").write_text(json.dumps(scores))
+
+
+@pytest.mark.slow
+def test_a_process_with_photographs_only_does_not_keep_the_other_waiting(tmp_path: Path) -> None:
+    side_by_side(validate, tmp_path, folder=tmp_path, seconds=60)
+    first, second = (json.loads((tmp_path / f"scores-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first.keys() == {"val/loss", "val/loss/flow", "val/loss/cube", "val/loss/yaw"}
+    assert min(first.values()) > 0
 
 
 def test_every_parameter_that_learns_gets_a_gradient() -> None:

@@ -141,8 +141,8 @@ def test_a_process_takes_over_from_one_that_was_killed(photos, tmp_path, start):
     assert not list(out.glob(".*"))
 
 
-def ranks(start, arguments, folder, count=2):
-    """Run the command as `torchrun` starts it, in processes that find each other over the loopback interface."""
+def begin_ranks(start, arguments, folder, count=2):
+    """Start the command as `torchrun` does, in processes that find each other over the loopback interface."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -160,6 +160,12 @@ def ranks(start, arguments, folder, count=2):
         }
         options = ["--trainer.strategy=ddp", f"--trainer.devices={count}"]
         processes.append(start([*arguments, *options], folder / f"log-{rank}", **environment))
+    return processes
+
+
+def ranks(start, arguments, folder, count=2):
+    """Run the command in processes and return their statuses and what they wrote."""
+    processes = begin_ranks(start, arguments, folder, count)
     return [end_of(process) for process in processes], [(folder / f"log-{i}").read_text() for i in range(count)]
 
 
@@ -207,3 +213,21 @@ def test_a_process_that_dies_does_not_hang_the_other(photos, tmp_path, start):
     assert codes == [1, -signal.SIGKILL], logs
     assert "another process of this run has died" in logs[0]
     assert {"p0", "p2", "p4"} <= {path.stem for path in (out / "img").iterdir()}
+
+
+def test_a_process_that_is_asked_to_end_does_so_when_the_other_is_dead(tmp_path, start):
+    """`torchrun` asks the others to end once a process has died."""
+    data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 1000}}
+    out = tmp_path / "out"
+    arguments = ["label", "--config", config(tmp_path / "tiny.yaml", data=data), "--out", str(out)]
+    first, second = begin_ranks(start, arguments, tmp_path)
+    until(lambda: len(list((out / "img").glob("*"))) >= 4 or not first.is_alive())
+    second.kill()
+    end_of(second)
+    os.kill(first.pid, signal.SIGTERM)
+    assert end_of(first) == 1
+    log = (tmp_path / "log-0").read_text()
+    assert "the process was asked to end" in log and "failed" not in log
+    assert len(list((out / "img").iterdir())) < 500
+    (record,) = (json.loads(path.read_text()) for path in (out / "runs").iterdir())
+    assert record["counts"]["failed"] == 0
