@@ -108,3 +108,7 @@ class NormalsMetrics(PooledMetric):
         below = (histogram.cumsum(dim=-1) < total / 2).sum(dim=-1, keepdim=True)
         median = torch.where(total > 0, (below + 0.5) * _BIN, torch.nan)
         return torch.cat((means[..., :1], median, means[..., 1:2].sqrt(), 100 * means[..., 2:]), dim=-1)
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        return ["angles in degrees where there is a label; a pixel without a value is 90 degrees off"]

@@ -169,6 +169,12 @@ class SemsegMetrics(PanoramaMetric):
         scores |= {f"IoU/{name}": value for name, value in zip(self.classes, iou.unbind(), strict=True)}
         return {name: value.float() for name, value in scores.items()}
 
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        absent = "left out of the mean" if self.absent_classes == "skip" else "counted as 0"
+        counted = f"one confusion matrix over the set, {len(self.classes)} classes, absent ones {absent}"
+        return [counted, *([f"mIoU without {', '.join(sorted(self.unscored))}"] if self.unscored else [])]
+
     def defined(self) -> dict[str, Tensor]:
         """Return the scores that have a value, by name; classes that do not occur have no IoU."""
         return {name: value for name, value in self.compute().items() if not value.isnan()}
