@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.sphere.precision import at_least_float32, check_floating, floating
 from mtpano_zoo.sphere.rays import (
-    check_floating,
     cube_rays,
     cube_rotations,
     erp_rays,
-    floating,
     intrinsics_from_fov,
     perspective_rays,
     rotate_rays,
@@ -274,7 +273,7 @@ def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
     leading = intrinsics.ndim - 2
     if not 0 <= leading <= depth.ndim - 2:
         raise InputError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
-    intrinsics = intrinsics.to(depth.device, torch.promote_types(depth.dtype, torch.float32))
+    intrinsics = intrinsics.to(depth.device, at_least_float32(depth.dtype))
     rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics, normalize=False)
     x, y, z = rays.unbind(-1)  # contiguous planes, which a norm over the last dimension would not exploit
     length = (x * x + y * y + z * z).sqrt()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.padding import pad
-from mtpano_zoo.sphere.rays import check_floating, erp_angles, erp_rays, floating, unit
+from mtpano_zoo.sphere.precision import check_floating, floating
+from mtpano_zoo.sphere.rays import erp_angles, erp_rays, unit
 
 
 def depth_to_points(depth: Tensor) -> Tensor:
