@@ -51,8 +51,8 @@ class MixedDataModule(EvaluationLoaders):
     ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
     ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)
 
-    Several processes share an epoch; if they do not divide its samples evenly, it gets a few more. In evaluation
-    Lightning then repeats some samples, so exact scores need a single process.
+    Several processes share an epoch; if they do not divide its samples evenly, it gets a few more. Evaluation repeats
+    no sample, with the exceptions that `mtpano_zoo.data.loading.EvaluationLoaders` names.
 
     Args:
         modules: The data modules by name, all of the same height and width. Their own batch sizes, workers and seeds
