@@ -23,6 +23,8 @@ from mtpano_zoo.image_io import RATIO_TOLERANCE, write_bytes
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
+__all__ = ("Finding", "Inspector", "Verification", "judge", "verify")
+
 ERRORS = {
     "missing": "a file is not there",
     "unreadable": "a file is damaged or not what the data set promises",

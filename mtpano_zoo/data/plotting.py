@@ -12,6 +12,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.viz.panels import figure_to_array, sample_panel
 
+__all__ = ("plot_samples",)
+
 _LETTERS = 52  # length of the title above the image
 
 

@@ -18,6 +18,8 @@ from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
 from mtpano_zoo.scenes.sampling import check_tilt, room_key
 
+__all__ = ("SceneDataModule", "SceneDataset")
+
 MAX_BLACK = 0.18  # fraction of the rows, above and below; Stanford2D3D's panoramas lack 0.14
 
 

@@ -26,6 +26,8 @@ from mtpano_zoo.output_paths import check_id, left_out
 from mtpano_zoo.tasks import CONFIDENCES
 from mtpano_zoo.text_files import read_json
 
+__all__ = ("ShardsDataModule", "write_shards")
+
 Packed = tuple[dict[str, bytes], tuple[int, int]]  # contents of the files of a sample by ending, height and width
 
 

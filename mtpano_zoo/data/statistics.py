@@ -14,6 +14,8 @@ from mtpano_zoo.data.panoramas import UnreadableSampleError
 from mtpano_zoo.data.sets import read_all, samples_of
 from mtpano_zoo.losses import valid_depth, valid_normals, valid_semseg
 
+__all__ = ("Counter", "as_table", "statistics")
+
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 # Distances are counted in bins of equal ratio, 0.4 % wide: percentiles are exact to half of that.

@@ -17,6 +17,8 @@ from mtpano_zoo.metrics.pooling import (
     pixel_weights,
 )
 
+__all__ = ("DepthMetrics", "align", "depth_sums", "middle_values")
+
 NAMES = ("AbsRel", "SqRel", "RMSE", "RMSElog", "delta1", "delta2", "delta3")
 Alignment = Literal["median", "scale"]
 

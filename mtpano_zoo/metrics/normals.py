@@ -7,6 +7,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.validity import valid_normals
 from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_maps, pixel_weights
 
+__all__ = ("NormalsMetrics", "angular_error", "normals_sums")
+
 NAMES = ("mean", "median", "RMSE", "11.25", "22.5", "30")
 THRESHOLDS = (11.25, 22.5, 30.0)
 # The median comes from a histogram, exact to half a bin.

@@ -10,6 +10,19 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import solid_angles
 
+__all__ = (
+    "NONFINITE",
+    "PanoramaMetric",
+    "PooledMetric",
+    "Reduction",
+    "Weighting",
+    "check_choice",
+    "check_maps",
+    "crop_fact",
+    "defined_scores",
+    "pixel_weights",
+)
+
 NONFINITE = "nonfinite"
 """Name of the score for the share of predictions that are not finite."""
 Weighting = Literal["pixel", "solid_angle"]

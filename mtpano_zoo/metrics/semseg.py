@@ -18,6 +18,8 @@ from mtpano_zoo.metrics.pooling import (
 )
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("SemsegMetrics", "confusion_matrix", "intersection_over_union", "predicted_classes")
+
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
     """Return float64 sums of weights (C, C + 1): labels in rows, predictions in columns.

@@ -24,6 +24,18 @@ from mtpano_zoo.sphere.rays import (
 from mtpano_zoo.sphere.sampling import Mode, check_mode, interpolate, padded, padded_points, sample
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = (
+    "distance_to_z",
+    "from_cubemap",
+    "from_perspective",
+    "icosahedron_rotations",
+    "rotate",
+    "to_cubemap",
+    "to_perspective",
+    "turn_vectors",
+    "z_to_distance",
+)
+
 # Pixels of perspective views processed at once, so that their coordinates stay in the processor's cache.
 CHUNK = 2**19
 

@@ -12,6 +12,23 @@ from torch import Tensor
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.precision import at_least_float32, check_floating, floating, widest
 
+__all__ = (
+    "cube_rays",
+    "cube_rotations",
+    "erp_angles",
+    "erp_latitudes",
+    "erp_rays",
+    "intrinsics_from_fov",
+    "longitude_and_down",
+    "perspective_rays",
+    "rays_to_angles",
+    "rays_to_pixels",
+    "rotate_rays",
+    "rotation_matrix",
+    "stereographic_rays",
+    "unit",
+)
+
 
 def erp_angles(
     height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32

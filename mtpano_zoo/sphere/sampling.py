@@ -12,6 +12,8 @@ from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.precision import at_least_float32
 from mtpano_zoo.sphere.rays import longitude_and_down, unit
 
+__all__ = ("Mode", "check_mode", "interpolate", "padded", "padded_points", "sample")
+
 Mode = Literal["image", "label", "depth", "vectors"]
 
 # No direction lies more than half a pixel outside the image, so one pixel of padding is enough for interpolation.

@@ -10,6 +10,8 @@ from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.precision import check_floating, floating
 from mtpano_zoo.sphere.rays import erp_angles, erp_rays, unit
 
+__all__ = ("depth_to_points", "latitude_weights", "points_to_normals", "solid_angles")
+
 
 def depth_to_points(depth: Tensor) -> Tensor:
     """Return points (B, 3, H, W) in metres for distances along the ray (B, 1, H, W); no depth (0) maps to the origin.
