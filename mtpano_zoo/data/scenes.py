@@ -72,7 +72,7 @@ class SceneDataset(Dataset[Sample]):
             raise InputError(f"black_poles is a share of the {self.noun}s between 0 and 1, got {black_poles}")
         if count < 1:
             raise InputError(f"a set of {self.noun}s needs at least one, got count={count}")
-        room_key(seed, split, count - 1)
+        room_key(seed, split, count - 1)  # refuses what no scene can have
         self.split = split
         self.count = count
         self.height = height
