@@ -3,6 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = (
+    "ADE20K_CLASSES",
+    "MPCAT40_CLASSES",
+    "MPCAT40_PALETTE",
+    "NYU40_CLASSES",
+    "NYU40_PALETTE",
+    "S3DIS_CLASSES",
+    "S3DIS_PALETTE",
+)
+
 S3DIS_CLASSES = (
     "ceiling",
     "floor",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.tasks import MAIN_TASKS
+from mtpano_zoo.tasks import TASKS
 
-__all__ = ("check_precision", "check_range", "main_outputs", "weight_type")
+__all__ = ("check_output", "check_precision", "check_range", "main_outputs", "weight_type")
 
 
 def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
@@ -30,15 +30,26 @@ def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None =
         raise InputError(f"{name} must return a dict of maps by task, but returned {kind}")
     tasks = cast("tuple[str, ...]", network.tasks)
     for task in tasks:
-        found = outputs.get(task)
-        channels = MAIN_TASKS[task].channels
-        if found is None or found.ndim != 4 or channels not in (0, found.shape[1]):
-            shown = "nothing" if found is None else f"a map {tuple(found.shape)}"
-            raise InputError(
-                f"{type(network).__name__} must return a dict with {task} (B, {channels or 'C'}, H, W), but returned "
-                f"{shown}"
-            )
+        check_output(task, outputs.get(task), type(network).__name__)
     return {task: outputs[task].float() for task in tasks}
+
+
+def check_output(task: str, output: Tensor | None, network: str = "the network") -> None:
+    """Refuse an output that is not a map (B, C, H, W) with the channels of its task.
+
+    Raises:
+        InputError: If it is missing, or has another shape.
+
+    Example:
+        >>> check_output("depth", torch.zeros(1, 3, 8, 16))
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: ...
+    """
+    channels = TASKS[task].channels if task in TASKS else 0
+    if output is None or output.ndim != 4 or channels not in (0, output.shape[1]):
+        shown = "nothing" if output is None else f"a map {tuple(output.shape)}"
+        raise InputError(f"{network} must return a dict with {task} (B, {channels or 'C'}, H, W), but returned {shown}")
 
 
 def check_range(ranges: Sequence[float], max_distance: float | None) -> int:

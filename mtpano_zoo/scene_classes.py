@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from mtpano_zoo.classes import ADE20K_CLASSES, NYU40_CLASSES, S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("SCENE_CLASSES", "SCENE_PALETTE", "SCENE_TO_S3DIS", "lookup")
+
 Table = MappingProxyType[str, str | None]
 
 SCENE_CLASSES = (

@@ -18,9 +18,9 @@ MODULES = sorted(
 
 
 def test_the_geometry_has_examples():
-    assert {f"mtpano_zoo.sphere.{name}" for name in ("padding", "projection", "rays", "sampling", "surface")} <= {
-        *MODULES
-    }
+    assert {
+        f"mtpano_zoo.sphere.{name}" for name in ("padding", "precision", "projection", "rays", "sampling", "surface")
+    } <= {*MODULES}
 
 
 @pytest.mark.parametrize("name", MODULES)

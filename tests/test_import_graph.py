@@ -149,6 +149,42 @@ def test_a_new_circle_would_be_found(tmp_path: Path, inside_a_function: bool) ->
     assert circle_in(rooms_of(import_graph(package))) == ["a", "b", "a"]
 
 
+def unlisted(package: Path) -> set[str]:
+    """The names that a module imports from another one, whose `__all__` does not list them."""
+    trees = {module_name(path, package): ast.parse(path.read_text(encoding="utf-8")) for path in package.rglob("*.py")}
+    listed = {
+        name: {
+            one.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            for one in ast.walk(node.value)
+            if isinstance(one, ast.Constant)
+        }
+        for name, tree in trees.items()
+    }
+    imported = {
+        (node.module, alias.name)
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in trees
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in trees
+    }
+    return {f"{module}.{name}" for module, name in imported if name not in listed[module]}
+
+
+def test_modules_list_what_others_import() -> None:
+    assert unlisted(PACKAGE) == set()
+
+
+def test_a_name_that_is_not_listed_would_be_found(tmp_path: Path) -> None:
+    package = tmp_path / "mtpano_zoo"
+    package.mkdir()
+    (package / "a.py").write_text("from mtpano_zoo.b import x, y\n")
+    (package / "b.py").write_text("__all__ = ('x',)\n")
+    assert unlisted(package) == {"mtpano_zoo.b.y"}
+
+
 def test_imports_for_annotations_are_no_imports(tmp_path: Path) -> None:
     package = tmp_path / "mtpano_zoo"
     package.mkdir()

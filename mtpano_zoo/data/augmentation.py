@@ -20,6 +20,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import rotate, rotation_matrix
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
+__all__ = ("Augmentation", "Sample", "mirror_sample", "rotate_sample")
+
 Sample = dict[str, Any]
 
 

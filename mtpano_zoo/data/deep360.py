@@ -14,6 +14,8 @@ from mtpano_zoo.data.reading import Decoder, decode_packed_array, decode_rgb
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import Mode, erp_rays, sample
 
+__all__ = ("Deep360DataModule", "from_cassini")
+
 _SPLITS: dict[str, Split] = {"training": "train", "validation": "val", "testing": "test"}
 
 

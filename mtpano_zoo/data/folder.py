@@ -30,6 +30,8 @@ from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
 
+__all__ = ("FolderDataModule", "decode_png_or_npy_normals", "read_classes")
+
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
 EXTENSIONS = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),

@@ -14,6 +14,8 @@ from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
 from mtpano_zoo.scenes import Room, sample_home
 from mtpano_zoo.scenes.homes import SPACES, check_version
 
+__all__ = ("HomesDataModule", "HomesDataset")
+
 
 class HomesDataset(SceneDataset):
     """Panoramas of lived-in rooms with exact ground truth, in `SCENE_CLASSES`. See `SceneDataset`.

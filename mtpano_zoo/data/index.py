@@ -27,6 +27,8 @@ from mtpano_zoo.data.source import (
 )
 from mtpano_zoo.image_io import write_bytes
 
+__all__ = ("Index", "find_samples", "index_rows")
+
 Files = Mapping[str, tuple[str, ...]]
 
 _VERSION = 3  # of the cached file

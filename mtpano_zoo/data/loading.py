@@ -11,6 +11,15 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.errors import InputError
 
+__all__ = (
+    "EvaluationLoaders",
+    "EvaluationSampler",
+    "TrainingLoader",
+    "TrainingSampler",
+    "check_batches",
+    "training_loader",
+)
+
 
 class EvaluationLoaders(LightningDataModule):
     """A data module whose loaders for validation, test and prediction differ only in their samples."""

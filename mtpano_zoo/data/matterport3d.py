@@ -22,6 +22,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines
 
+__all__ = ("Matterport3DDataModule", "scan_splits")
+
 Labels = Literal["nyu40", "mpcat40"]
 Layout = Literal["mtpano", "unifuse"]
 

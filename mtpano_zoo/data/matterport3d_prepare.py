@@ -33,6 +33,8 @@ from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.manifest import claim_marked_folder
 from mtpano_zoo.output_paths import path_below
 
+__all__ = ("Prepared", "View", "fuse_views", "load_views", "prepare", "prepare_scan", "stitch_skybox")
+
 FRONT_VIEW = (LEVEL, 2)  # looks along face 3, 90 degrees to the right of the panorama's centre
 MARKER = "matterport3d.txt"
 _NONE = torch.iinfo(torch.int64).max

@@ -14,6 +14,8 @@ from mtpano_zoo.data.reading import UNREADABLE, decode_depth, decode_rgb, open_i
 from mtpano_zoo.data.source import PLAIN, Place, Source, list_archive
 from mtpano_zoo.errors import InputError
 
+__all__ = ("DEPTH", "LEVEL", "NORMALS", "YAWS", "Camera", "Cameras", "Scan", "find_scans", "open_scan", "parse_cameras")
+
 SKYBOX, CAMERAS, DEPTH, NORMALS = KINDS = (
     "matterport_skybox_images",
     "undistorted_camera_parameters",

@@ -19,6 +19,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
+__all__ = ("MixedDataModule", "MixedDataset", "MixedSampler", "merge_classes")
+
 ClassMap = Mapping[str, Mapping[str, str | None]]
 
 

@@ -12,6 +12,8 @@ from mtpano_zoo.data.renders import SKY, decode_exr_depth, decode_exr_normals, r
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import read_yaml
 
+__all__ = ("Pano3DDataModule",)
+
 Position = Literal["center", "up", "down", "left", "right"]
 
 

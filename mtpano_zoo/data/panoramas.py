@@ -23,6 +23,18 @@ from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 from mtpano_zoo.text_files import read_lines
 
+__all__ = (
+    "REST",
+    "SKIP_LIST",
+    "SPLITS",
+    "PanoramaDataModule",
+    "PanoramaDataset",
+    "Split",
+    "UnreadableSampleError",
+    "collate",
+    "read_ids",
+)
+
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

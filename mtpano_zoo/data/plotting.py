@@ -7,10 +7,12 @@ from typing import Any, cast
 import numpy as np
 from lightning import LightningDataModule
 
-from mtpano_zoo.data.inspection import samples_of
+from mtpano_zoo.data.sets import samples_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.viz.panels import figure_to_array, sample_panel
+
+__all__ = ("plot_samples",)
 
 _LETTERS = 52  # length of the title above the image
 

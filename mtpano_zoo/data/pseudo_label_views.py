@@ -16,6 +16,8 @@ from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.source import PLAIN, Place
 from mtpano_zoo.tasks import CONFIDENCES
 
+__all__ = ("ViewDataset", "ViewIndex", "ViewSampler", "count_views")
+
 
 class ViewDataset(PanoramaDataset):
     """The samples of another set, with the label of one view per panorama and epoch for some tasks.

@@ -30,6 +30,16 @@ from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.tasks import CONFIDENCES, NO_LABEL
 from mtpano_zoo.text_files import read_json
 
+__all__ = (
+    "PseudoLabelDataModule",
+    "decode_confidence",
+    "decode_disparity",
+    "decode_known",
+    "decode_mask",
+    "in_metres",
+    "read_list",
+)
+
 FORMAT = "mtpano pseudo-labels"  # a version follows
 
 

@@ -25,6 +25,26 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import SATURATED
 from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, check_pixels, max_bytes
 
+__all__ = (
+    "FORWARD_UP_LEFT",
+    "UNREADABLE",
+    "Decoder",
+    "decode_array",
+    "decode_depth",
+    "decode_labels",
+    "decode_npy",
+    "decode_packed_array",
+    "decode_rgb",
+    "decode_vectors",
+    "decode_wide_rgb",
+    "look_up",
+    "open_image",
+    "reason_of",
+    "stored_numbers",
+    "stored_steps",
+    "unit_or_zero",
+)
+
 Decoder = Callable[..., NDArray[Any]]
 
 

@@ -12,6 +12,8 @@ from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_exr
 
+__all__ = ("SKY", "decode_exr_depth", "decode_exr_normals", "read_lists")
+
 SKY = 1000.0  # metres; both sets store 1e10 or infinity where a ray meets nothing
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from mtpano_zoo.resize import resize
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
+__all__ = ("resize_map",)
+
 
 def resize_map(role: str, values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Resize a decoded map: classes and depth by the nearest pixel, images by area, normals bilinearly.

@@ -4,6 +4,8 @@ from mtpano_zoo.classes import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
 from mtpano_zoo.scenes import Room, sample_room
 
+__all__ = ("RoomsDataModule", "RoomsDataset")
+
 
 class RoomsDataset(SceneDataset):
     """Panoramas of procedural rooms with exact ground truth, in the classes of S3DIS. See `SceneDataset`."""

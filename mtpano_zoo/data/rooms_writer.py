@@ -15,6 +15,8 @@ from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_p
 from mtpano_zoo.manifest import claim_marked_folder
 from mtpano_zoo.output_paths import path_below
 
+__all__ = ("KINDS", "write_rooms")
+
 MAPS = ("images", "semseg", "depth", "normals")
 KINDS: dict[str, type[SceneDataset]] = {"rooms": RoomsDataset, "homes": HomesDataset, "streets": StreetsDataset}
 

@@ -18,6 +18,8 @@ from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
 from mtpano_zoo.scenes.sampling import check_tilt, room_key
 
+__all__ = ("SceneDataModule", "SceneDataset")
+
 MAX_BLACK = 0.18  # fraction of the rows, above and below; Stanford2D3D's panoramas lack 0.14
 
 
@@ -70,7 +72,7 @@ class SceneDataset(Dataset[Sample]):
             raise InputError(f"black_poles is a share of the {self.noun}s between 0 and 1, got {black_poles}")
         if count < 1:
             raise InputError(f"a set of {self.noun}s needs at least one, got count={count}")
-        room_key(seed, split, count - 1)
+        room_key(seed, split, count - 1)  # refuses what no scene can have
         self.split = split
         self.count = count
         self.height = height

@@ -29,6 +29,8 @@ from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
 from mtpano_zoo.tasks import CONFIDENCES
 from mtpano_zoo.text_files import parse_json
 
+__all__ = ("CONTENTS", "ShardDataset", "rank_and_size")
+
 CONTENTS = "shards.json"
 
 Encoded = tuple[str, dict[str, bytes]]  # a name for messages, and the contents of the files of a sample by ending

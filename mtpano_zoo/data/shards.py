@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import SPLITS, collate
 from mtpano_zoo.data.reading import UNREADABLE, reason_of
+from mtpano_zoo.data.sets import read_all, samples_of
 from mtpano_zoo.data.shard_dataset import CONTENTS, ShardDataset, rank_and_size
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
 from mtpano_zoo.output_paths import check_id, left_out
 from mtpano_zoo.tasks import CONFIDENCES
 from mtpano_zoo.text_files import read_json
+
+__all__ = ("ShardsDataModule", "write_shards")
 
 Packed = tuple[dict[str, bytes], tuple[int, int]]  # contents of the files of a sample by ending, height and width
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from lightning import LightningDataModule
 
-from mtpano_zoo.data.inspection import Verification, modules_of
+from mtpano_zoo.data.inspection import Verification
 from mtpano_zoo.data.panoramas import SKIP_LIST, read_ids
+from mtpano_zoo.data.sets import modules_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.output_paths import printable

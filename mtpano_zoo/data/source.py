@@ -15,6 +15,8 @@ from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes, read_file
 
+__all__ = ("MISSING", "PLAIN", "Place", "Source", "compile_pattern", "field_names", "list_archive", "list_tree")
+
 # Place of a file: number of its archive, offset of its member, packed and unpacked length, compression method, CRC.
 Place = tuple[int, int, int, int, int, int]
 PLAIN: Place = (-1, 0, 0, 0, 0, 0)

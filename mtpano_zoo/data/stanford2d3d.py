@@ -24,6 +24,8 @@ from mtpano_zoo.sphere import erp_angles
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import parse_json
 
+__all__ = ("Stanford2D3DDataModule", "decode_normals", "decode_semantic", "mask_black")
+
 ClassOrder = Literal["s3dis", "alphabetical"]
 Layout = Literal["release", "unifuse"]
 

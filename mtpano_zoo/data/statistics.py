@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mtpano_zoo.data.augmentation import Sample
-from mtpano_zoo.data.inspection import read_all, samples_of
 from mtpano_zoo.data.panoramas import UnreadableSampleError
+from mtpano_zoo.data.sets import read_all, samples_of
 from mtpano_zoo.losses import valid_depth, valid_normals, valid_semseg
+
+__all__ = ("Counter", "as_table", "statistics")
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

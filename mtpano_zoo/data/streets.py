@@ -5,6 +5,8 @@ from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
 from mtpano_zoo.scenes import Room, sample_street
 from mtpano_zoo.scenes.streets import SPACE
 
+__all__ = ("StreetsDataModule", "StreetsDataset")
+
 
 class StreetsDataset(SceneDataset):
     """Panoramas under the open sky with exact ground truth, in `SCENE_CLASSES`. See `SceneDataset`.

@@ -18,6 +18,8 @@ from mtpano_zoo.data.reading import (
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("Structured3DDataModule",)
+
 # metadata/errata.txt of the owner: scenes that are invalid, and rooms whose layout lines cross (the images are sound).
 INVALID_SCENES = frozenset({"01155", "01192", "01714", "01816", "01852", "03398"})
 

@@ -13,6 +13,8 @@ from mtpano_zoo.data.reading import Decoder, decode_labels, decode_rgb
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("SynPASSDataModule",)
+
 Weather = Literal["cloud", "fog", "rain", "sun"]
 
 SYNPASS_CLASSES = (

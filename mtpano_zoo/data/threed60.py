@@ -14,6 +14,8 @@ from mtpano_zoo.data.renders import decode_exr_depth, decode_exr_normals, read_l
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import read_lines
 
+__all__ = ("ThreeD60DataModule",)
+
 Part = Literal["Matterport3D", "Stanford2D3D"]
 Placement = Literal["Left_Down", "Right", "Up"]
 

@@ -11,6 +11,8 @@ from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_rgb, reason_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
+__all__ = ("GeneratedDataModule", "SUN360DataModule", "UnlabelledDataModule", "ZInDDataModule")
+
 
 class UnlabelledDataModule(PanoramaDataModule):
     """Base of sets without labels: all panoramas are in ``predict``, and in ``train`` unless a set splits them."""

@@ -13,15 +13,8 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.losses.validity import valid_depth
-from mtpano_zoo.metrics import (
-    DepthAnywhereMetrics,
-    DepthMetrics,
-    RelativeDepthMetrics,
-    SemsegMetrics,
-    defined_scores,
-    labels_of_metric,
-    metrics_of,
-)
+from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
+from mtpano_zoo.metrics.pooling import PanoramaMetric
 from mtpano_zoo.resources import shipped, with_shipped_configs
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_yaml
@@ -142,40 +135,8 @@ def words(metrics: Mapping[str, Metric]) -> list[str]:
     """Return sentences about what the metrics count."""
     sentences = ["Scores count pixels; those by solid angle weight a pixel by the part of the sphere that it covers."]
     for task, metric in metrics.items():
-        parts = []
-        if isinstance(metric, DepthMetrics):
-            upper = "without an upper bound" if metric.max_depth is None else f"up to {metric.max_depth:g} m"
-            parts.append(f"labels above {metric.min_depth:g} m {upper}, predictions clamped to that range")
-            aligned = {
-                None: "as predicted, not aligned",
-                "median": "multiplied by the ratio of the medians of each image",
-            }
-            parts.append(aligned.get(metric.alignment, "multiplied by the least-squares factor of each image"))
-            parts.append(f"logarithm to the base {metric.log_base}")
-            if metric.crop:
-                parts.append(f"{metric.crop:.4g} of the height left out at the top and at the bottom")
-            parts.append("a pixel without a value counts as wrong")
-        if isinstance(metric, SemsegMetrics):
-            absent = "left out of the mean" if metric.absent_classes == "skip" else "counted as 0"
-            parts.append(f"one confusion matrix over the set, {len(metric.classes)} classes, absent ones {absent}")
-            if metric.unscored:
-                parts.append(f"mIoU without {', '.join(sorted(metric.unscored))}")
-        if task == "normals":
-            parts.append("angles in degrees where there is a label; a pixel without a value is 90 degrees off")
-        if isinstance(metric, RelativeDepthMetrics):
-            parts.append("predicted inverse distances inverted first")
-        elif isinstance(metric, DepthAnywhereMetrics):
-            parts.append(
-                f"labels up to {metric.max_depth:g} m; inverse distances after the best scale and shift of each image, "
-                "inverted, then multiplied by the ratio of its medians"
-            )
-            if metric.crop:
-                parts.append(f"{metric.crop:.4g} of the height left out at the top and at the bottom")
-        elif task == "disparity":
-            parts.append("inverse distances after the best scale and shift of each image")
-        if task == "valid":
-            parts.append("whether a distance is defined and within range")
+        parts = metric.facts() if isinstance(metric, PanoramaMetric) else []
         if reduction := getattr(metric, "reduction", None):
             parts.append("all pixels pooled" if reduction == "pixel" else "averaged over images")
-        sentences.append(f"{task}: {type(metric).__name__}, {'; '.join(parts)}.")
+        sentences.append(f"{task}: {', '.join(filter(None, (type(metric).__name__, '; '.join(parts))))}.")
     return sentences

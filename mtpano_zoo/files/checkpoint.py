@@ -15,6 +15,18 @@ from mtpano_zoo.limits import check_stored
 if TYPE_CHECKING:
     from mtpano_zoo.models import PanoramaNetwork
 
+__all__ = (
+    "DESCRIPTION",
+    "card_after_training",
+    "check_not_nan",
+    "check_options",
+    "check_same_tasks",
+    "check_weights",
+    "describe_network",
+    "network_weights",
+    "read_checkpoint",
+)
+
 DESCRIPTION = "network"
 """Key of the description inside a Lightning checkpoint."""
 

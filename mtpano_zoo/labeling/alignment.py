@@ -23,6 +23,8 @@ from torch import Tensor
 
 from mtpano_zoo.labeling.teachers.base import DepthKind
 
+__all__ = ("Observations", "align_views")
+
 # delta of the successive solutions, in log-distance, down to the smallest ever used.
 DELTAS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.06, 0.06, 0.06)
 SMALLEST_DELTA = 0.01

@@ -18,6 +18,17 @@ from torch import Tensor
 from mtpano_zoo.labeling.views import Views
 from mtpano_zoo.sphere import erp_angles, perspective_rays, to_perspective
 
+__all__ = (
+    "Footprint",
+    "Points",
+    "SparseLabels",
+    "cut",
+    "footprints",
+    "inverse_depth",
+    "sample_inverse",
+    "sample_normals",
+)
+
 # The largest ratio of the depths of four neighbours on one surface.
 SAME_SURFACE = 1.25
 # The shortest mean of the normals of four neighbours on one surface; 0.95 is what two normals 36 degrees apart have.

@@ -15,6 +15,8 @@ from mtpano_zoo.labeling.back_projection import Footprint
 from mtpano_zoo.labeling.teachers.base import ViewLabels
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("fuse_classes",)
+
 # Bytes of probabilities to rearrange at once, and pixels of the panorama to process at once.
 TABLE_BYTES = 2**29
 PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**18}

@@ -39,6 +39,8 @@ from mtpano_zoo.labeling.views import Views
 from mtpano_zoo.sphere import unit
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("PanoramaLabels", "fuse")
+
 # Number of pixels of the panorama on which the views' scales are compared.
 COMPARED = 8192
 # Error of the log-distance at which the confidence in the distance is 1 / e.

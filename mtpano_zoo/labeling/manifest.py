@@ -20,7 +20,7 @@ import yaml
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.storage import LABELS, TEMPORARY, LabelFolder, check_folders, in_use
+from mtpano_zoo.labeling.storage import LABELS, RUNS, TEMPORARY, LabelFolder, check_folders, in_use
 from mtpano_zoo.manifest import MANIFEST, differences
 from mtpano_zoo.text_files import read_json
 
@@ -151,7 +151,7 @@ def write_record(folder: LabelFolder, started: str, record: Mapping[str, Any]) -
         started: Start time of the run, in a form for file names.
         record: Plain data.
     """
-    path = folder.root / "runs" / f"{started}-{uuid.uuid4().hex[:8]}.json"
+    path = folder.root / RUNS / f"{started}-{uuid.uuid4().hex[:8]}.json"
     folder.write_file(path, json.dumps(record, indent=1).encode())
 
 

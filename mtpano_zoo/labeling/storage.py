@@ -45,6 +45,7 @@ __all__ = (
     "LABELS",
     "MANIFEST",
     "PANORAMAS",
+    "RUNS",
     "SCORES",
     "TEMPORARY",
     "LabelFolder",

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mtpano_zoo.sphere import erp_rays, pad
 
+__all__ = ("distance_transform", "edge_distance", "image_gradient", "point_map", "sobel")
+
 
 def sobel(padded: Tensor) -> tuple[Tensor, Tensor]:
     """Return unnormalised horizontal and vertical Sobel responses (..., H, W) of maps already padded by one pixel.

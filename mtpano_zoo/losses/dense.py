@@ -12,6 +12,17 @@ from mtpano_zoo.losses.auxiliary import sobel
 from mtpano_zoo.losses.means import mean, weighted_mean
 from mtpano_zoo.sphere import pad
 
+__all__ = (
+    "affine_invariant_l1",
+    "any_around",
+    "edge_surroundings",
+    "edge_weighted_l1",
+    "frequency_l1",
+    "high_frequencies",
+    "masked_l1",
+    "target_spectrum",
+)
+
 # The published weights were set at this size; spectra are scaled to it, so that they mean the same at every size.
 _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
 

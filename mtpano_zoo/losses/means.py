@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, distributed
 
+__all__ = ("mean", "several_processes", "weighted_mean")
+
 
 def several_processes() -> bool:
     """Return whether this process trains together with others.

@@ -13,7 +13,8 @@ from mtpano_zoo.losses.dense import masked_l1
 from mtpano_zoo.losses.means import several_processes
 from mtpano_zoo.losses.task_losses import TASK_LOSSES, DepthLoss
 from mtpano_zoo.losses.validity import map_shape, trusted, valid_depth
-from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS, TASKS
+from mtpano_zoo.outputs import check_output
+from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS
 
 __all__ = ("MultiTaskLoss", "connected_zero")
 
@@ -211,9 +212,7 @@ def _no_labels(key: str, prediction: Tensor) -> Tensor:
 
 def _check_size(task: str, prediction: Tensor, key: str, label: Tensor) -> None:
     """Refuse shapes that differ: broadcasting could compare every image with the labels of all others."""
-    channels = TASKS[task].channels if task in TASKS else 0
-    if prediction.ndim != 4 or channels not in (0, prediction.shape[1]):
-        raise InputError(f"{task} must be predicted as (B, {channels or 'C'}, H, W), got {tuple(prediction.shape)}.")
+    check_output(task, prediction)
     if tuple(label.shape) != map_shape(key, len(prediction), *prediction.shape[-2:]):
         raise InputError(
             f"{task} is predicted as {tuple(prediction.shape)}, its label {key} is {tuple(label.shape)}: resize or "

@@ -20,6 +20,20 @@ from mtpano_zoo.losses.semseg import class_statistics
 from mtpano_zoo.losses.task_losses import DepthLoss, NormalsLoss, SemsegLoss, unit
 from mtpano_zoo.losses.validity import valid_depth, valid_normals, valid_semseg
 
+__all__ = (
+    "PublishedDepthLoss",
+    "PublishedLoss",
+    "PublishedNormalsLoss",
+    "PublishedSemsegLoss",
+    "dice",
+    "edge_distance",
+    "edge_weighted_l1",
+    "frequency_l1",
+    "image_gradient",
+    "mean_of_all_classes",
+    "point_map",
+)
+
 
 @torch.no_grad()
 def image_gradient(image: Tensor) -> Tensor:

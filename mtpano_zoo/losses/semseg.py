@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from mtpano_zoo.losses.means import mean, weighted_mean
 
+__all__ = ("class_statistics", "cross_entropy", "dice", "mean_dice")
+
 # Logits per band: few enough for the cache of a CPU, many enough to hide the time that a GPU takes to start a kernel.
 BAND = {"cpu": 1 << 20}
 LARGE_BAND = 1 << 26

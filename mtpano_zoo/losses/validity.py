@@ -9,6 +9,17 @@ from torch import Tensor
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL, SAMPLE_MAPS
 
+__all__ = (
+    "check_batch",
+    "known_range",
+    "map_shape",
+    "trusted",
+    "valid_depth",
+    "valid_disparity",
+    "valid_normals",
+    "valid_semseg",
+)
+
 
 def valid_semseg(labels: Tensor, num_classes: int, ignore_index: int = NO_LABEL) -> Tensor:
     """Return the mask of the pixels that have a class: neither ``ignore_index`` nor outside [0, num_classes).

@@ -7,7 +7,17 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.validity import valid_depth
-from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_choice, check_maps, pixel_weights
+from mtpano_zoo.metrics.pooling import (
+    PooledMetric,
+    Reduction,
+    Weighting,
+    check_choice,
+    check_maps,
+    crop_fact,
+    pixel_weights,
+)
+
+__all__ = ("DepthMetrics", "align", "depth_sums", "middle_values")
 
 NAMES = ("AbsRel", "SqRel", "RMSE", "RMSElog", "delta1", "delta2", "delta3")
 Alignment = Literal["median", "scale"]
@@ -152,6 +162,22 @@ class DepthMetrics(PooledMetric):
         """Return scores (..., 7) from sums (..., 7)."""
         means = sums / total
         return torch.cat((means[..., :2], means[..., 2:4].sqrt(), means[..., 4:]), dim=-1)
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        upper = "without an upper bound" if self.max_depth is None else f"up to {self.max_depth:g} m"
+        aligned = {
+            None: "as predicted, not aligned",
+            "median": "multiplied by the ratio of the medians of each image",
+            "scale": "multiplied by the least-squares factor of each image",
+        }
+        return [
+            f"labels above {self.min_depth:g} m {upper}, predictions clamped to that range",
+            aligned[self.alignment],
+            f"logarithm to the base {self.log_base}",
+            *crop_fact(self.crop),
+            "a pixel without a value counts as wrong",
+        ]
 
 
 def _drop_channel(depth: Tensor) -> Tensor:

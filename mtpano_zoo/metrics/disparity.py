@@ -80,3 +80,7 @@ class DisparityMetrics(PooledMetric):
         """Return scores (..., 3) from sums (..., 3)."""
         means = sums / total
         return torch.stack((means[..., 0], means[..., 1].sqrt(), means[..., 2]), dim=-1)
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        return ["inverse distances after the best scale and shift of each image"]

@@ -7,6 +7,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.validity import valid_normals
 from mtpano_zoo.metrics.pooling import PooledMetric, Reduction, Weighting, check_maps, pixel_weights
 
+__all__ = ("NormalsMetrics", "angular_error", "normals_sums")
+
 NAMES = ("mean", "median", "RMSE", "11.25", "22.5", "30")
 THRESHOLDS = (11.25, 22.5, 30.0)
 # The median comes from a histogram, exact to half a bin.
@@ -108,3 +110,7 @@ class NormalsMetrics(PooledMetric):
         below = (histogram.cumsum(dim=-1) < total / 2).sum(dim=-1, keepdim=True)
         median = torch.where(total > 0, (below + 0.5) * _BIN, torch.nan)
         return torch.cat((means[..., :1], median, means[..., 1:2].sqrt(), 100 * means[..., 2:]), dim=-1)
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        return ["angles in degrees where there is a label; a pixel without a value is 90 degrees off"]

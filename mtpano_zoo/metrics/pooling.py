@@ -10,6 +10,19 @@ from torchmetrics import Metric
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import solid_angles
 
+__all__ = (
+    "NONFINITE",
+    "PanoramaMetric",
+    "PooledMetric",
+    "Reduction",
+    "Weighting",
+    "check_choice",
+    "check_maps",
+    "crop_fact",
+    "defined_scores",
+    "pixel_weights",
+)
+
 NONFINITE = "nonfinite"
 """Name of the score for the share of predictions that are not finite."""
 Weighting = Literal["pixel", "solid_angle"]
@@ -52,6 +65,16 @@ def check_maps(prediction: Tensor, target: Tensor, valid: Tensor | None) -> None
         raise InputError(f"valid must be a boolean mask {expected}, got {valid.dtype} {tuple(valid.shape)}")
 
 
+def crop_fact(crop: float) -> list[str]:
+    """Return a phrase about the fraction of the height that a metric leaves out; none if it is 0.
+
+    Example:
+        >>> crop_fact(0.125)
+        ['0.125 of the height left out at the top and at the bottom']
+    """
+    return [f"{crop:.4g} of the height left out at the top and at the bottom"] if crop else []
+
+
 def pixel_weights(valid: Tensor, weighting: Weighting) -> Tensor:
     """Return float64 weights (B, H, W) for a mask (B, H, W): 1 or the solid angle relative to its mean; else 0.
 
@@ -83,6 +106,10 @@ class PanoramaMetric(Metric):
     def defined(self) -> dict[str, Tensor]:
         """Return the scores that have a value, by name; a NaN here means that a prediction was not finite."""
         raise NotImplementedError
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        return []
 
 
 def defined_scores(metric: Metric) -> dict[str, Tensor]:

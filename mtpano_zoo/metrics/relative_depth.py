@@ -8,7 +8,7 @@ from torch import Tensor
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.metrics.depth import DepthMetrics, middle_values
 from mtpano_zoo.metrics.disparity import align_affine
-from mtpano_zoo.metrics.pooling import PooledMetric, check_maps, pixel_weights
+from mtpano_zoo.metrics.pooling import PooledMetric, check_maps, crop_fact, pixel_weights
 
 __all__ = ("DepthAnywhereMetrics", "RelativeDepthMetrics", "affine_depth", "depth_terms")
 
@@ -49,6 +49,10 @@ class RelativeDepthMetrics(DepthMetrics):
             valid: further restriction of the pixels that count, bool (B, H, W).
         """
         super().update(1 / prediction.float().clamp(min=SMALLEST), target, valid)
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        return [*super().facts(), "predicted inverse distances inverted first"]
 
 
 class DepthAnywhereMetrics(PooledMetric):
@@ -105,6 +109,14 @@ class DepthAnywhereMetrics(PooledMetric):
         """Return scores (..., 9) from sums (..., 9)."""
         means = sums / total
         return torch.cat((means[..., :3], means[..., 3:5].sqrt(), means[..., 5:]), dim=-1)
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        counted = (
+            f"labels up to {self.max_depth:g} m; inverse distances after the best scale and shift of each image, "
+            "inverted, then multiplied by the ratio of its medians"
+        )
+        return [counted, *crop_fact(self.crop)]
 
 
 def affine_depth(disparity: Tensor, target: Tensor, known: Tensor, max_depth: float) -> Tensor:

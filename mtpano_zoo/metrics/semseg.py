@@ -18,6 +18,8 @@ from mtpano_zoo.metrics.pooling import (
 )
 from mtpano_zoo.tasks import NO_LABEL
 
+__all__ = ("SemsegMetrics", "confusion_matrix", "intersection_over_union", "predicted_classes")
+
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
     """Return float64 sums of weights (C, C + 1): labels in rows, predictions in columns.
@@ -168,6 +170,12 @@ class SemsegMetrics(PanoramaMetric):
         scores[NONFINITE] = self.nonfinite / total
         scores |= {f"IoU/{name}": value for name, value in zip(self.classes, iou.unbind(), strict=True)}
         return {name: value.float() for name, value in scores.items()}
+
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        absent = "left out of the mean" if self.absent_classes == "skip" else "counted as 0"
+        counted = f"one confusion matrix over the set, {len(self.classes)} classes, absent ones {absent}"
+        return [counted, *([f"mIoU without {', '.join(sorted(self.unscored))}"] if self.unscored else [])]
 
     def defined(self) -> dict[str, Tensor]:
         """Return the scores that have a value, by name; classes that do not occur have no IoU."""

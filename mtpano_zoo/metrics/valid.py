@@ -60,6 +60,10 @@ class ValidMetrics(PooledMetric):
         scores = [_share(hit, hit + errors), _share(rest, rest + errors), _share(hit + rest, total[..., 0])]
         return torch.where(total > 0, torch.stack(scores, dim=-1), torch.nan)
 
+    def facts(self) -> list[str]:
+        """Return phrases about what the scores count, for the report of an evaluation."""
+        return ["whether a distance is defined and within range"]
+
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole.clamp(min=1e-12), 1.0)

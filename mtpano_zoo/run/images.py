@@ -29,6 +29,7 @@ from mtpano_zoo.run.video import FRAME, VideoRun, check_smooth, frame_paths, vid
 
 __all__ = ("run",)
 
+ALWAYS_RECORDED = ("precision", "mask_sky", "blend_seam")
 READERS = 2
 BATCHES_AHEAD = 2
 
@@ -115,11 +116,15 @@ def run(
         check_device(device)
     out = Path(out)
     images = sources if isinstance(sources, Mapping) else find_images(sources, out)
-    options: dict[str, Any] = {"precision": precision, "mask_sky": mask_sky, "blend_seam": blend_seam}
-    # Recorded only when used, so that folders from before these options existed can be continued.
-    options |= {"level": True} if level else {}
-    options |= {} if max_distance is None else {"max_distance": max_distance}
-    options |= ({"crop": True} if crop else {}) | ({"mask_nadir": mask_nadir} if mask_nadir else {})
+    options: dict[str, Any] = {
+        "precision": precision,
+        "mask_sky": mask_sky,
+        "blend_seam": blend_seam,
+        "level": level,
+        "max_distance": max_distance,
+        "crop": crop,
+        "mask_nadir": mask_nadir,
+    }
     report = RunReport()
     files, videos = _results_of(images, out, tasks, report)
     unwanted = {*SCENES, "panel"} - {*scenes, *(["panel"] if panel else [])}
@@ -129,7 +134,8 @@ def run(
     _check_frames_apart(files, videos)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
-    recorded = _recorded(model, options, reading, depth_range=depth_range, stride=stride, smooth=smooth or None)
+    used = {**options, **reading, "depth_range": depth_range, "stride": stride, "smooth": smooth}
+    recorded = _recorded(model, used)
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), recorded), overwrite)
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
     if device is not None:
@@ -159,12 +165,14 @@ def _check_numbers(batch_size: int, workers: int, depth_range: tuple[float, floa
         raise InputError(f"depth_range is two distances in metres, ascending, not {depth_range[0]} {depth_range[1]}")
 
 
-def _recorded(model: nn.Module, options: Mapping[str, Any], reading: Reading, **more: Any) -> dict[str, Any]:
-    """Return the options that change results, for the manifest; those in `more` only if they are used."""
-    recorded = {**options}
-    recorded |= {key: value for key, value in reading.items() if value and key not in ("force", "max_pixels")}
-    recorded |= {"precision": getattr(model, "precision", options["precision"])}
-    return recorded | {key: value for key, value in more.items() if value is not None}
+def _recorded(model: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that change results, for the manifest.
+
+    Most are recorded only when used, so that folders from before they existed can be continued.
+    """
+    used = {key: value for key, value in options.items() if value or key in ALWAYS_RECORDED}
+    used["precision"] = getattr(model, "precision", options["precision"])
+    return {key: value for key, value in used.items() if key not in ("force", "max_pixels")}
 
 
 def _results_of(

@@ -29,7 +29,7 @@ from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run.output import Job, Output, RunReport, digest_of
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("VideoRun", "check_smooth", "frame_name", "frame_paths", "smoothed", "video_paths")
+__all__ = ("FRAME", "VideoRun", "check_smooth", "frame_name", "frame_paths", "smoothed", "video_paths")
 
 FRAME = r"/\d{6,}"  # what follows the name of a video in the names of its frames
 WIDTH = 1024  # most columns of a video of maps, which is only for viewing

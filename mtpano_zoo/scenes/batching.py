@@ -11,6 +11,8 @@ from torch import Tensor
 from mtpano_zoo.scenes.scene import Room
 from mtpano_zoo.sphere import rotation_matrix
 
+__all__ = ("Primitives", "Views", "stack_primitives", "stack_views")
+
 
 @dataclasses.dataclass
 class Primitives:

@@ -12,6 +12,8 @@ from mtpano_zoo.scenes import materials, outdoor_materials
 from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.scene import GABLE, HIP, Builder, Frame
 
+__all__ = ("Style", "arcade", "balcony", "block", "house")
+
 LABEL = "building"
 
 

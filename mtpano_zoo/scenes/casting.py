@@ -18,6 +18,8 @@ from mtpano_zoo.scenes.scene import BOX, CONE, CYLINDER, SPHERE
 from mtpano_zoo.scenes.tracing import FAR, STEEP, TILE, disjoint_groups, keep_nearest, nearest
 from mtpano_zoo.sphere import erp_angles
 
+__all__ = ("Hits", "cast", "distances", "in_tables", "sphere_centres")
+
 
 @dataclasses.dataclass
 class Hits:

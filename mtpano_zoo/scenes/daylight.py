@@ -9,6 +9,8 @@ from mtpano_zoo.scenes.batching import Primitives, Views
 from mtpano_zoo.scenes.shading import Surface, planes_to_room, take, texture_noise
 from mtpano_zoo.scenes.tracing import FAR, STEEP, TILE, Rays, corners, from_tiles, into_tiles, trace
 
+__all__ = ("SUNLIGHT", "SunMap", "haze", "sky_colors", "sun_map", "sunlit")
+
 SUN_MAP = 192  # pixels along each side of the sun's shadow map
 _CENTRE, _BEND = 20.0, 0.88  # metres per unit in the middle of the map, and how fast it grows outwards
 _SUN_DISTANCE = 2000.0  # metres; rays of the sun start this far away

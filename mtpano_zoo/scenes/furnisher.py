@@ -11,6 +11,8 @@ from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.plan import Plan
 from mtpano_zoo.scenes.scene import Builder, Frame
 
+__all__ = ("Furnisher",)
+
 
 class Furnisher:
     """Furnish a room as a bedroom, a kitchen, a living room or an office, sometimes as a mixture of two."""

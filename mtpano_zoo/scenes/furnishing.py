@@ -9,6 +9,8 @@ from mtpano_zoo.scenes.lamps import Lights
 from mtpano_zoo.scenes.plan import Plan
 from mtpano_zoo.scenes.scene import Builder, Frame
 
+__all__ = ("anywhere", "at_wall", "count", "furnish", "table_group")
+
 
 def furnish(
     rng: np.random.Generator, plan: Plan, builder: Builder, height: float, lamp: materials.Material, lights: Lights

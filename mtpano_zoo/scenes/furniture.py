@@ -11,6 +11,22 @@ from mtpano_zoo.scenes import materials
 from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.scene import Builder, Frame, centred
 
+__all__ = (
+    "bin_",
+    "bookcase",
+    "boxes",
+    "cabinet",
+    "chair",
+    "floor_lamp",
+    "plant",
+    "radiator",
+    "round_table",
+    "rug",
+    "sofa",
+    "table",
+    "tabletop",
+)
+
 
 def _legs(
     builder: Builder, label: str, look: Material, at: Frame, size: tuple[float, float], height: float, thick: float

@@ -14,6 +14,8 @@ from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.plan import Plan
 from mtpano_zoo.scenes.scene import Builder, Frame
 
+__all__ = ("DOORS", "PARTITIONS", "TABLES", "doors", "partition")
+
 PARTITIONS = 0.4  # share of the homes that look for a place for a partition
 DOORS = 0.5  # share of the passages with glazed doors
 TABLES = 0.25  # share of the tables with a glass top

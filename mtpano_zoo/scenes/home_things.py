@@ -11,6 +11,8 @@ from mtpano_zoo.scenes import furniture, materials, outdoor_materials
 from mtpano_zoo.scenes.materials import CHANNEL, Material
 from mtpano_zoo.scenes.scene import Builder, Frame, centred
 
+__all__ = ("bed", "heap", "island", "kitchen", "media", "nightstand", "pouf", "table_lamp", "vase", "wallpaper")
+
 
 def bed(rng: np.random.Generator, builder: Builder, at: Frame, width: float, length: float) -> None:
     """Add a bed: frame, mattress, blanket, pillows and usually a headboard at the back."""

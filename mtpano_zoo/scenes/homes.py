@@ -19,6 +19,8 @@ from mtpano_zoo.scenes.scene import Builder, Float32, Frame, Room
 from mtpano_zoo.scenes.stairs import SLAB, Stairs, build_stairs, place_stairs
 from mtpano_zoo.scenes.walls import THICKNESS, Shell, free_stretch
 
+__all__ = ("SPACES", "HomeShell", "check_version", "home_wall", "sample_home")
+
 SPACES = {1: 1, 2: 3, 3: 4}  # key spaces by version, see `room_key`
 STAIRS = 0.15  # share of the homes from version 2 on that look for a place for stairs; nearly all find one
 MIRRORS = 0.22  # share of the homes from version 2 on that hang up a mirror, if a wall has space for it

@@ -8,6 +8,8 @@ from mtpano_zoo.scenes import materials
 from mtpano_zoo.scenes.plan import Plan, Rect
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame
 
+__all__ = ("Lights", "ceiling_lamps", "lamp_color", "lamp_places")
+
 MAX_LIGHTS = 6
 
 

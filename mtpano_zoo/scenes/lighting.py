@@ -26,6 +26,8 @@ from mtpano_zoo.scenes.shading import (
 from mtpano_zoo.scenes.tracing import STEEP
 from mtpano_zoo.sphere import erp_angles
 
+__all__ = ("Shadows", "cast_shadows", "develop", "radiance")
+
 SHADOW_HEIGHT = 64  # rows of the shadow map
 
 

@@ -11,6 +11,39 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = (
+    "CHANNEL",
+    "Color",
+    "Material",
+    "board",
+    "books",
+    "brick",
+    "cardboard",
+    "carpet",
+    "checker",
+    "clear_glass",
+    "concrete",
+    "fabric",
+    "foliage",
+    "glow",
+    "gray",
+    "hsv",
+    "material",
+    "mirror",
+    "paint",
+    "panels",
+    "pick",
+    "picture",
+    "planks",
+    "plastic",
+    "screen",
+    "sky",
+    "strong_paint",
+    "tiles",
+    "white",
+    "wood",
+)
+
 Material = NDArray[np.float32]
 Color = tuple[float, float, float]
 

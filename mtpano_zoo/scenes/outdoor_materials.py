@@ -4,6 +4,25 @@ import numpy as np
 
 from mtpano_zoo.scenes.materials import CHANNEL, Material, brick, concrete, hsv, material
 
+__all__ = (
+    "asphalt",
+    "bark",
+    "car_paint",
+    "cloth",
+    "dark_glass",
+    "earth",
+    "facade",
+    "grass",
+    "leaves",
+    "metal",
+    "paving",
+    "plaster",
+    "roofing",
+    "rubber",
+    "skin",
+    "stripes",
+)
+
 # What windows replace: all of the pattern of cells but their size and the tone of the joints.
 _PATTERN = np.array([CHANNEL[name] for name in ("turn", "shift", "line", "jitter", "hue_jitter", "checker")])
 

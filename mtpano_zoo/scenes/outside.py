@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mtpano_zoo.scenes.scene import Float32, Outside
 
+__all__ = ("Backdrop", "backdrop", "choose", "look_out")
+
 _WIDTH = 1024  # most columns that are kept of a panorama
 _MEAN = 0.5  # mean brightness, as in the drawn horizon
 _LIGHT = 0.94  # brightness of the light through a window

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.scenes.scene import Frame
 
+__all__ = ("CELL", "GRID", "GRID_METRES", "GRID_ORIGIN", "Plan", "Rect", "Wall", "sample_plan")
+
 CELL = 0.1  # metres, of the grid of free floor
 GRID = 128  # cells along each side of the occupancy map
 GRID_ORIGIN = -0.6  # metres, position of its first corner

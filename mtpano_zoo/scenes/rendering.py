@@ -16,6 +16,8 @@ from mtpano_zoo.scenes.second_rays import mix_second_rays
 from mtpano_zoo.scenes.shading import surface, traced_surface
 from mtpano_zoo.sphere import turn_vectors
 
+__all__ = ("check_size", "render")
+
 _CAST_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}  # pixels
 _BAND = 2**15  # pixels: on a CPU, one room is shaded at a time in bands of this size, which fit into the cache
 

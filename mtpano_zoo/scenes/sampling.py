@@ -13,6 +13,8 @@ from mtpano_zoo.scenes.plan import Plan, sample_plan
 from mtpano_zoo.scenes.scene import Builder, Room
 from mtpano_zoo.scenes.walls import Shell
 
+__all__ = ("camera_place", "check_tilt", "random_tilt", "room_key", "sample_room")
+
 SPLITS = ("train", "val", "test")
 
 

@@ -13,6 +13,25 @@ from mtpano_zoo.classes import S3DIS_CLASSES
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_TO_S3DIS
 from mtpano_zoo.scenes.materials import Material
 
+__all__ = (
+    "BOX",
+    "CABIN",
+    "CONE",
+    "CYLINDER",
+    "ELLIPSOID",
+    "GABLE",
+    "HIP",
+    "SPHERE",
+    "WHEEL",
+    "Builder",
+    "Float32",
+    "Frame",
+    "Outside",
+    "Room",
+    "Sky",
+    "centred",
+)
+
 # A gable is a roof whose ridge runs along x, a hip one that slants on all sides, a cabin the upper half of a car; a
 # wheel is a cylinder that lies along x.
 BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN = range(9)

@@ -15,6 +15,8 @@ from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.shading import Planes, Surface, take, to_level, to_room
 from mtpano_zoo.scenes.tracing import FAR, TILE, Rays, details, touched_by_cones, trace
 
+__all__ = ("mix_second_rays",)
+
 _OFF = 1e-5  # metres from the surface, where the second rays start
 
 

@@ -20,6 +20,23 @@ from mtpano_zoo.scenes.scene import SPHERE
 from mtpano_zoo.scenes.tracing import FAR, STEEP, Rays, details, from_tiles, into_tiles, touched_by_camera, trace
 from mtpano_zoo.sphere import erp_angles, erp_rays
 
+__all__ = (
+    "Planes",
+    "Surface",
+    "albedo",
+    "footprint",
+    "hashed",
+    "panes",
+    "planes_to_room",
+    "surface",
+    "take",
+    "texture_noise",
+    "to_level",
+    "to_room",
+    "traced_surface",
+    "unit_interval",
+)
+
 NOISE_SIZE = 512  # texels of the noise table along each side
 
 Planes = tuple[Tensor, Tensor, Tensor]

@@ -13,6 +13,8 @@ from mtpano_zoo.scenes.buildings import Style
 from mtpano_zoo.scenes.scene import Builder, Float32, Frame
 from mtpano_zoo.scenes.weather import Weather
 
+__all__ = ("RIGHT", "Site")
+
 END = 3000.0  # metres to the end of the ground
 KERB = 0.13  # height of pavements above the road in metres
 RIGHT, LEFT = math.pi / 2, -math.pi / 2

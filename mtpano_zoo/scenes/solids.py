@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mtpano_zoo.scenes.scene import BOX, CABIN, CONE, CYLINDER, ELLIPSOID, GABLE, HIP, SPHERE, WHEEL
 
+__all__ = ("KINDS", "NEVER", "Vector", "hit", "interval")
+
 KINDS = (BOX, CYLINDER, SPHERE, ELLIPSOID, CONE, WHEEL, GABLE, HIP, CABIN)
 NEVER = 1e9  # metres; finite, because infinity minus infinity is not a number
 

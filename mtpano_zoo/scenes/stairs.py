@@ -14,6 +14,8 @@ from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.plan import Plan, Rect, Wall
 from mtpano_zoo.scenes.scene import Builder, Frame
 
+__all__ = ("SLAB", "Stairs", "build_stairs", "place_stairs")
+
 HEADROOM = 2.0  # metres over a tread; the ceiling opens where it would be less
 SLAB = 0.3  # metres between a ceiling and the floor above it
 _FREE = 0.8  # metres of floor that stay free before the first step

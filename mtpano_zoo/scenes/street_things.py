@@ -11,6 +11,23 @@ from mtpano_zoo.scenes import materials, outdoor_materials
 from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.scene import CABIN, Builder, Frame, centred
 
+__all__ = (
+    "bench",
+    "bin_",
+    "bollard",
+    "bush",
+    "cafe",
+    "car",
+    "fence",
+    "hedge",
+    "person",
+    "sign",
+    "street_lamp",
+    "traffic_light",
+    "tree",
+    "van",
+)
+
 _HEADLIGHT, _TAIL_LIGHT = materials.glow((1.0, 0.95, 0.8), 0.5), materials.material((0.5, 0.02, 0.02))
 
 

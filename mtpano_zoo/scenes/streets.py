@@ -12,6 +12,8 @@ from mtpano_zoo.scenes.sampling import random_tilt, room_key
 from mtpano_zoo.scenes.scene import Frame, Room
 from mtpano_zoo.scenes.site import RIGHT, Site
 
+__all__ = ("SPACE", "Place", "sample_street")
+
 SPACE = 2  # key space, see `room_key`
 
 

@@ -15,6 +15,25 @@ from mtpano_zoo.scenes import solids
 from mtpano_zoo.scenes.batching import Primitives
 from mtpano_zoo.scenes.scene import CONE, CYLINDER
 
+__all__ = (
+    "FAR",
+    "STEEP",
+    "TILE",
+    "Rays",
+    "bounds",
+    "corners",
+    "details",
+    "disjoint_groups",
+    "from_tiles",
+    "into_tiles",
+    "keep_nearest",
+    "nearest",
+    "to_local",
+    "touched_by_camera",
+    "touched_by_cones",
+    "trace",
+)
+
 TILE = 16
 FAR = solids.NEVER
 STEEP = 1e30  # factor that turns any positive float32 difference between distances into more than 1

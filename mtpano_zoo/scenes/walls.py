@@ -7,6 +7,8 @@ from mtpano_zoo.scenes.materials import Material
 from mtpano_zoo.scenes.plan import Plan, Rect, Wall
 from mtpano_zoo.scenes.scene import Builder, Frame
 
+__all__ = ("THICKNESS", "Shell", "free_stretch")
+
 THICKNESS = 0.3  # metres of wall behind its visible face
 _OVERLAP = 0.1  # hidden overlap at corners, so that no ray slips through
 

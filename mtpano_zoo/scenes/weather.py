@@ -7,6 +7,8 @@ import numpy as np
 from mtpano_zoo.scenes import materials
 from mtpano_zoo.scenes.scene import Sky
 
+__all__ = ("Weather",)
+
 
 class Weather:
     """Day, overcast or dusk; `dark` turns lamps on, and `lit` is the share of windows with light behind them."""

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 
+__all__ = ("PadOnce", "pad")
+
 
 def pad(x: Tensor, padding: tuple[int, int, int, int], *, nearest: bool = False) -> Tensor:
     """Pad (..., H, W) by (left, right, top, bottom) pixels with the neighbours on the sphere.

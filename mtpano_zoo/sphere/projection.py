@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.sphere.precision import at_least_float32, check_floating, floating
 from mtpano_zoo.sphere.rays import (
-    check_floating,
     cube_rays,
     cube_rotations,
     erp_rays,
-    floating,
     intrinsics_from_fov,
     perspective_rays,
     rotate_rays,
@@ -24,6 +23,18 @@ from mtpano_zoo.sphere.rays import (
 )
 from mtpano_zoo.sphere.sampling import Mode, check_mode, interpolate, padded, padded_points, sample
 from mtpano_zoo.tasks import NO_LABEL
+
+__all__ = (
+    "distance_to_z",
+    "from_cubemap",
+    "from_perspective",
+    "icosahedron_rotations",
+    "rotate",
+    "to_cubemap",
+    "to_perspective",
+    "turn_vectors",
+    "z_to_distance",
+)
 
 # Pixels of perspective views processed at once, so that their coordinates stay in the processor's cache.
 CHUNK = 2**19
@@ -274,7 +285,7 @@ def _stretch(depth: Tensor, intrinsics: Tensor) -> Tensor:
     leading = intrinsics.ndim - 2
     if not 0 <= leading <= depth.ndim - 2:
         raise InputError(f"intrinsics {tuple(intrinsics.shape)} do not fit views {tuple(depth.shape)}")
-    intrinsics = intrinsics.to(depth.device, torch.promote_types(depth.dtype, torch.float32))
+    intrinsics = intrinsics.to(depth.device, at_least_float32(depth.dtype))
     rays = perspective_rays(*depth.shape[-2:], intrinsics=intrinsics, normalize=False)
     x, y, z = rays.unbind(-1)  # contiguous planes, which a norm over the last dimension would not exploit
     length = (x * x + y * y + z * z).sqrt()

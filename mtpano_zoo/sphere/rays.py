@@ -10,32 +10,24 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.sphere.precision import at_least_float32, check_floating, floating, widest
 
-
-def floating(values: Tensor) -> Tensor:
-    """Convert integers to float32, because values combined with them would be truncated; leave other types alone.
-
-    Example:
-        >>> floating(torch.tensor([1, 2])).dtype, floating(torch.tensor([1.0], dtype=torch.float64)).dtype
-        (torch.float32, torch.float64)
-    """
-    return values if values.is_floating_point() else values.to(torch.float32)
-
-
-def check_floating(dtype: torch.dtype) -> None:
-    """Refuse a type that would truncate directions to integers.
-
-    Raises:
-        InputError: If ``dtype`` is not a floating-point type.
-
-    Example:
-        >>> check_floating(torch.int64)
-        Traceback (most recent call last):
-            ...
-        mtpano_zoo.errors.InputError: ...
-    """
-    if not dtype.is_floating_point:
-        raise InputError(f"directions and angles need a floating-point type, not {dtype}: leave dtype out or change it")
+__all__ = (
+    "cube_rays",
+    "cube_rotations",
+    "erp_angles",
+    "erp_latitudes",
+    "erp_rays",
+    "intrinsics_from_fov",
+    "longitude_and_down",
+    "perspective_rays",
+    "rays_to_angles",
+    "rays_to_pixels",
+    "rotate_rays",
+    "rotation_matrix",
+    "stereographic_rays",
+    "unit",
+)
 
 
 def erp_angles(
@@ -55,7 +47,7 @@ def erp_angles(
     """
     _check_size(height, width)
     check_floating(dtype)
-    columns = torch.arange(width, dtype=_widest(device), device=device)
+    columns = torch.arange(width, dtype=widest(device), device=device)
     longitude = ((columns + 0.5) / width - 0.5) * (2 * math.pi)
     return longitude.to(dtype), erp_latitudes(height, device=device, dtype=dtype)
 
@@ -69,7 +61,7 @@ def erp_latitudes(
         >>> erp_latitudes(2).rad2deg().tolist()
         [45.0, -45.0]
     """
-    rows = torch.arange(height, dtype=_widest(device), device=device)
+    rows = torch.arange(height, dtype=widest(device), device=device)
     return ((0.5 - (rows + 0.5) / height) * math.pi).to(dtype)
 
 
@@ -88,16 +80,11 @@ def erp_rays(
     """
     check_floating(dtype)
     # The two short axes are computed in double precision; the outer product then costs one rounding.
-    longitude, latitude = erp_angles(height, width, device=device, dtype=_widest(device))
+    longitude, latitude = erp_angles(height, width, device=device, dtype=widest(device))
     sin_lon, cos_lon = longitude.sin().to(dtype), longitude.cos().to(dtype)
     sin_lat = latitude.sin().to(dtype)[:, None].expand(height, width)
     cos_lat = latitude.cos().to(dtype)[:, None]
     return torch.stack((cos_lat * sin_lon, -sin_lat, cos_lat * cos_lon), dim=-1)
-
-
-def _widest(device: torch.device | str | None) -> torch.dtype:
-    """Return the type to compute angles in on the device, which a copy from the host would stall; MPS lacks float64."""
-    return torch.float32 if device is not None and torch.device(device).type == "mps" else torch.float64
 
 
 def intrinsics_from_fov(
@@ -127,7 +114,7 @@ def intrinsics_from_fov(
         device = fov.device if device is None else device
     elif not 0 < fov < 180:
         raise InputError(f"a perspective view needs a field of view between 0 and 180 degrees, got {fov}")
-    half = torch.as_tensor(fov, dtype=_widest(device), device=device).deg2rad() / 2
+    half = torch.as_tensor(fov, dtype=widest(device), device=device).deg2rad() / 2
     focal = (width / (2 * torch.tan(half))).to(dtype)
     zero, one = torch.zeros_like(focal), torch.ones_like(focal)
     rows = (
@@ -177,7 +164,7 @@ def perspective_rays(
         device = rotation.device
     if fov is not None and intrinsics is None:
         check_floating(dtype)
-        intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=_at_least_float32(dtype))
+        intrinsics = intrinsics_from_fov(fov, height, width, device=device, dtype=at_least_float32(dtype))
     elif fov is not None or intrinsics is None:
         raise InputError("pass exactly one of fov and intrinsics")
     else:
@@ -185,7 +172,7 @@ def perspective_rays(
     if intrinsics.shape[-2:] != (3, 3):
         raise InputError(f"intrinsics must be (..., 3, 3), got {tuple(intrinsics.shape)}")
     # In half precision, column numbers beyond 2048 would be rounded.
-    intrinsics = intrinsics.to(_at_least_float32(dtype))
+    intrinsics = intrinsics.to(at_least_float32(dtype))
     if rotation is None:
         rotation = torch.eye(3, device=intrinsics.device)
     _check_rotation(rotation)
@@ -225,7 +212,7 @@ def stereographic_rays(
     if not 0 < fov < 360:
         raise InputError(f"a stereographic view needs a field of view between 0 and 360 degrees, got {fov}")
     scale = 2 * math.tan(math.radians(fov) / 4) / width
-    work = _at_least_float32(dtype)
+    work = at_least_float32(dtype)
     x = (torch.arange(width, device=device, dtype=work) - (width - 1) / 2) * scale
     y = (torch.arange(height, device=device, dtype=work) - (height - 1) / 2) * scale
     x, y = x.expand(height, width), y[:, None].expand(height, width)
@@ -293,7 +280,7 @@ def rotation_matrix(
     check_floating(dtype)
     # Sines and cosines are computed in double precision, and on the device only if an angle is already there.
     place = device if tensors else None
-    angles = [torch.as_tensor(a, dtype=_widest(place), device=place).deg2rad() for a in (yaw, pitch, roll)]
+    angles = [torch.as_tensor(a, dtype=widest(place), device=place).deg2rad() for a in (yaw, pitch, roll)]
     shape = (angles[0] + angles[1] + angles[2]).shape
     sy, sp, sr = (a.sin().expand(shape) for a in angles)
     cy, cp, cr = (a.cos().expand(shape) for a in angles)
@@ -374,7 +361,7 @@ def rays_to_pixels(rays: Tensor, height: int, width: int) -> Tensor:
     _check_size(height, width)
     if rays.shape[-1] != 3:
         raise InputError(f"rays must be (..., 3), got {tuple(rays.shape)}")
-    longitude, down = longitude_and_down(rays.to(_at_least_float32(rays.dtype)))
+    longitude, down = longitude_and_down(rays.to(at_least_float32(rays.dtype)))
     u = longitude * (width / (2 * math.pi)) + (width / 2 - 0.5)
     v = down * (height / math.pi) + (height / 2 - 0.5)
     return torch.stack((u, v), dim=-1)
@@ -391,10 +378,6 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     square = (vectors * vectors).sum(dim, keepdim=True)
     nonzero = square > 0
     return vectors * torch.where(nonzero, torch.where(nonzero, square, 1).rsqrt(), 0)
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _check_rotation(rotation: Tensor) -> None:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.padding import pad
+from mtpano_zoo.sphere.precision import at_least_float32
 from mtpano_zoo.sphere.rays import longitude_and_down, unit
+
+__all__ = ("Mode", "check_mode", "interpolate", "padded", "padded_points", "sample")
 
 Mode = Literal["image", "label", "depth", "vectors"]
 
@@ -61,7 +64,7 @@ def padded(erp: Tensor, mode: Mode) -> Tensor:
 
 def padded_points(rays: Tensor, height: int, width: int) -> Tensor:
     """Return the points (..., 2) for :func:`interpolate` where rays (..., 3) meet a panorama padded by ``RING``."""
-    longitude, down = longitude_and_down(rays.to(torch.promote_types(rays.dtype, torch.float32)))
+    longitude, down = longitude_and_down(rays.to(at_least_float32(rays.dtype)))
     x = longitude * (width / (math.pi * (width + 2)))
     y = down * (2 * height / (math.pi * (height + 2)))
     # Each coordinate is one plane in memory, as for rays.
@@ -112,7 +115,7 @@ def check_mode(maps: Tensor, mode: Mode, channel: int) -> None:
 def _bilinear(maps: Tensor, points: Tensor) -> Tensor:
     """Return values (B, C, ..., strips, columns): the last dimension of the points is cut into strips."""
     (batch, channels), places = maps.shape[:2], points.shape[1:-1]
-    maps = maps.to(torch.promote_types(maps.dtype, torch.float32) if maps.is_floating_point() else torch.float32)
+    maps = maps.to(at_least_float32(maps.dtype))
     points = points.to(maps.dtype)
     # With strips, the gradient of a map would be as large as all their copies of it.
     wanted = maps.requires_grad and torch.is_grad_enabled()

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.padding import pad
-from mtpano_zoo.sphere.rays import check_floating, erp_angles, erp_rays, floating, unit
+from mtpano_zoo.sphere.precision import check_floating, floating
+from mtpano_zoo.sphere.rays import erp_angles, erp_rays, unit
+
+__all__ = ("depth_to_points", "latitude_weights", "points_to_normals", "solid_angles")
 
 
 def depth_to_points(depth: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
 
+__all__ = ("PanoramaModule",)
+
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 

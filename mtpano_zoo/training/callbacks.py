@@ -25,6 +25,8 @@ from mtpano_zoo.tasks import SAMPLE_MAPS
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.viz import figure_to_array, sample_panel
 
+__all__ = ("AuxiliaryWarmup", "FrozenNorms", "PanelLogger", "PredictionWriter", "ProgressBar")
+
 
 class AuxiliaryWarmup(Callback):
     """Train only the auxiliary parts of a network for the first steps, as MTPano does before its main training.

@@ -35,6 +35,8 @@ from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
 
+__all__ = ("ConfigSaver", "MultiTaskCLI", "classes_of", "complete_command", "main", "next_commands", "palette_of")
+
 VERBS = ("fit", "validate", "test", "predict")
 EPILOG = f"--model.help [CLASS] and --data.help CLASS list the options of model and data; {TRACEBACK}: {TRACEBACK_HELP}"
 PARSER = {"exit_on_error": False, "epilog": EPILOG}

@@ -13,6 +13,8 @@ from mtpano_zoo.spelling import did_you_mean, nearest
 from mtpano_zoo.text_files import parse_yaml, read_yaml
 from mtpano_zoo.training.option_errors import one_sentence
 
+__all__ = ("build_data", "class_name")
+
 _SUFFIX = "DataModule"
 _ARGUMENTS = "Its arguments are --root DIR and KEY=VALUE."
 

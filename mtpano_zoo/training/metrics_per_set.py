@@ -11,6 +11,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.metrics import defined_scores
 from mtpano_zoo.training.base import PanoramaModule
 
+__all__ = ("MetricsPerSet",)
+
 
 class MetricsPerSet(Callback):
     """Log ``val/SET/TASK/METRIC`` and ``test/SET/TASK/METRIC`` for the sets of a `MixedDataModule`.

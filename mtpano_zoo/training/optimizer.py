@@ -5,6 +5,8 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+__all__ = ("parameter_groups",)
+
 _DECAYING = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 
 

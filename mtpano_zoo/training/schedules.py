@@ -10,6 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mtpano_zoo.errors import InputError
 
+__all__ = ("Schedule", "learning_rate_factor", "with_schedule")
+
 Schedule = Literal["polynomial", "cosine", "constant"]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import FolderDataModule, RoomsDataModule, Structured3DDataModule
-from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, samples_of, verify
+from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, verify
 from mtpano_zoo.data.panoramas import read_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
@@ -218,14 +218,6 @@ def test_maps_without_a_file_format_are_judged_too():
         "depth": "depth is 2 m everywhere"
     }
     assert set(found) <= ERRORS.keys() | SUSPICIONS.keys()
-
-
-def test_augmentation_is_off_unless_asked_for():
-    from mtpano_zoo.data import Augmentation
-
-    data = RoomsDataModule(32, 64, 2, 2, 2, augmentation=Augmentation())
-    assert samples_of(data, ["train"], augmented=True)["train"][0].augmentation is not None
-    assert samples_of(data, ["train"])["train"][0].augmentation is None
 
 
 def run(*arguments):

@@ -276,9 +276,9 @@ def test_wrong_sizes_and_unknown_tasks_are_refused():
         MultiTaskLoss()({"depth": torch.rand(2, 1, 8, 16)}, batch)
     with pytest.raises(ValueError, match=r"its label depth is \(2, 1, 16, 32\)"):
         MultiTaskLoss()({"depth": torch.rand(2, 1, 16, 32)}, batch | {"depth": torch.rand(2, 1, 16, 32)})
-    with pytest.raises(ValueError, match=r"depth must be predicted as \(B, 1, H, W\), got \(2, 16, 32\)"):
+    with pytest.raises(ValueError, match=r"with depth \(B, 1, H, W\), but returned a map \(2, 16, 32\)"):
         MultiTaskLoss()({"depth": torch.rand(2, 16, 32)}, batch)
-    with pytest.raises(ValueError, match=r"normals must be predicted as \(B, 3, H, W\), got \(2, 16, 32, 3\)"):
+    with pytest.raises(ValueError, match=r"with normals \(B, 3, H, W\), but returned a map \(2, 16, 32, 3\)"):
         MultiTaskLoss()({"normals": torch.rand(2, 16, 32, 3)}, batch)
     with pytest.raises(ValueError, match="ext holds 'shading'"):
         MultiTaskLoss()({"ext": {"shading": torch.rand(2, 1, 16, 32)}}, batch)

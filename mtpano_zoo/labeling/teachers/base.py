@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mtpano_zoo.labeling.views import Views
 
+__all__ = ("DepthKind", "Teacher", "ViewImages", "ViewLabels")
+
 DepthKind = Literal["metric", "scale_invariant", "disparity"]
 
 
