@@ -219,7 +219,7 @@ class DAPLoss(Loss):
         self.dice_weight = dice_weight
 
     def forward(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return `total` and the terms of weight above 0 by name.
+        """Return `total` and the terms of weight above 0 by name; all are zero for a batch without `depth`.
 
         Args:
             outputs: `depth` (B, 1, H, W) in metres; `valid` logits (B, 1, H, W), or `range_masks` (B, R, H, W) in
@@ -234,7 +234,9 @@ class DAPLoss(Loss):
         predicted += [] if masks is None else [masks]
         total = sum((connected_zero(x) for x in predicted), torch.zeros((), device=batch["image"].device))
         if "depth" not in batch:
-            return {"total": total}
+            had = {name: masks is not None if name == "masks" else "depth" in outputs for name in WEIGHTS}
+            # With the same names in every step, processes can average them.
+            return {"total": total} | {name: total.detach() for name in WEIGHTS if self.weights[name] and had[name]}
         terms: dict[str, Tensor] = {}
         # Autocast would compute sums over the image in half precision.
         with torch.autocast(device_type=batch["image"].device.type, enabled=False):

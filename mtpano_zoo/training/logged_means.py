@@ -21,9 +21,10 @@ def mean_of_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if not several_processes():
         return dict(values)
-    stacked = torch.stack([value.detach().float() for value in values.values()])
+    names = sorted(values)
+    stacked = torch.stack([values[name].detach().float() for name in names])
     distributed.all_reduce(stacked)
-    return dict(zip(values, stacked / distributed.get_world_size(), strict=True))
+    return dict(zip(names, stacked / distributed.get_world_size(), strict=True))
 
 
 class EpochMeans:

@@ -166,6 +166,18 @@ def test_the_whole_is_the_weighted_sum_with_the_solid_angle(maps: tuple[Tensor, 
     assert terms["masks"].item() == pytest.approx(sum(each).item() / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("tasks", [("depth", "valid"), ("depth",), ("valid",)])
+def test_a_batch_without_distances_has_the_same_terms(tasks: tuple[str, ...]) -> None:
+    """Several processes average them, and one may have none."""
+    outputs = {task: torch.rand(1, 1, HEIGHT, WIDTH, requires_grad=True) for task in tasks}
+    loss, batch = DAPLoss({"points": 0.0}), batch_of(torch.full((1, HEIGHT, WIDTH), 3.0))
+    terms = loss(outputs, {"image": batch["image"]})
+    assert terms.keys() == loss(outputs, batch).keys()
+    assert not any(terms.values())
+    terms["total"].backward()
+    assert all(output.grad is not None and not output.grad.any() for output in outputs.values())
+
+
 def test_far_pixels_and_labels_out_of_range_train_the_masks_alone() -> None:
     depth = torch.full((1, HEIGHT, WIDTH), 3.0)
     depth[:, :2] = 0
