@@ -23,23 +23,12 @@ from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 from mtpano_zoo.text_files import read_lines
 
-__all__ = (
-    "REST",
-    "SKIP_LIST",
-    "SPLITS",
-    "PanoramaDataModule",
-    "PanoramaDataset",
-    "Split",
-    "UnreadableSampleError",
-    "collate",
-    "read_ids",
-)
+__all__ = ("REST", "SPLITS", "PanoramaDataModule", "PanoramaDataset", "Split", "UnreadableSampleError", "collate")
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 REST = "rest"  # the panoramas that are read for prediction but are in no split
-SKIP_LIST = "# mtpano data verify "  # begins the first line of a list that this command wrote
 Mask = Callable[[dict[str, NDArray[Any]]], None]
 
 
@@ -186,7 +175,7 @@ class PanoramaDataModule(EvaluationLoaders):
         augmentation: Applied to training samples.
         seed: Seed of the order of the training samples.
         on_error: ``raise`` stops at the first file that cannot be read and names it; ``skip`` warns and counts.
-        exclude: Text file with the ids of samples to leave out, one per line, see `read_ids`.
+        exclude: Text file with the ids of samples to leave out, one per line.
 
     Raises:
         FileNotFoundError: If there is no such root.
@@ -249,7 +238,8 @@ class PanoramaDataModule(EvaluationLoaders):
         self.augmentation = augmentation
         self.seed = seed
         self.on_error = on_error
-        self.excluded = read_ids(exclude) if exclude is not None else frozenset()
+        lines = read_lines(exclude) if exclude is not None else []
+        self.excluded = frozenset(line.strip() for line in lines if line.strip())
         self._index: Index | None = None
         self._sets: dict[str, PanoramaDataset] = {}
 
@@ -360,17 +350,6 @@ class PanoramaDataModule(EvaluationLoaders):
                 warnings.warn(
                     f"{split}: {samples.unreadable} of {len(samples)} samples could not be read", stacklevel=2
                 )
-
-
-def read_ids(path: str | Path) -> frozenset[str]:
-    """Return the ids of samples that a text file lists, one per line; the first line of a skip list is none.
-
-    Raises:
-        InputError: If it is not UTF-8, or too large.
-        OSError: If it cannot be read.
-    """
-    lines = {line.strip() for line in read_lines(path)}
-    return frozenset(line for line in lines if line and not line.startswith(SKIP_LIST))
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

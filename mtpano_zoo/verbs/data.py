@@ -104,12 +104,12 @@ def _verify(options: argparse.Namespace) -> int:
     from mtpano_zoo.data.inspection import verify
     from mtpano_zoo.data.skip_list import check_skip_list, write_skip_list
 
-    data, splits = _build_data(options), options.split or SPLITS
+    data = _build_data(options)
     if options.skip_list:
-        check_skip_list(options.skip_list, data, splits)
+        check_skip_list(options.skip_list, data)
     report = verify(
         data,
-        splits,
+        options.split or SPLITS,
         workers=options.workers,
         depth_range=tuple(options.depth_range),
         allow_missing=options.allow_missing,
@@ -118,7 +118,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         report.save(options.json)
     if options.skip_list:
-        count = write_skip_list(options.skip_list, report, data, splits)
+        count = write_skip_list(options.skip_list, report, data)
         print(f"{options.skip_list} lists {count} samples to leave out: pass exclude={options.skip_list}")
     return report.exit_code
 
