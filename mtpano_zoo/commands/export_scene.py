@@ -104,7 +104,7 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
     if missing := sorted(stems - named.keys()):
         raise InputError(
             f"{images} has no panorama named {missing[0]}, but {results} has results for it: pass the folder that "
-            "`mtpano run` searched, or the one that contains all its sources"
+            "`mtpano run` searched, or the one that contains all sources if images of several shared a name"
         )
     return {name: named[name] for name in sorted(stems)}
 

@@ -50,8 +50,7 @@ class MixedDataModule(EvaluationLoaders):
     Validation, test and prediction go through all sets that have one, or through one named by `evaluate`, in a single
     loader: the metrics of `PanoramaModule` are then pooled over all pixels, where large sets outweigh small ones. To
     compare with published numbers, take the metrics of each set, which the callback `MetricsPerSet` logs as
-    ``val/NAME/TASK/METRIC`` beside the pooled ones. (With a list of loaders instead, Lightning would add
-    ``/dataloader_idx_N`` to the names of all losses and metrics, and what monitors ``val/loss`` would not find it.)
+    ``val/NAME/TASK/METRIC`` beside the pooled ones.
 
     Several processes share an epoch; if they do not divide its samples evenly, it gets a few more. Evaluation repeats
     none, see `EvaluationLoaders.evaluation_sampler`.

@@ -234,9 +234,8 @@ class FolderPredictor(Predictor):
             return torch.from_numpy(normals).movedim(-1, 0)
         relative = task == "disparity" or self.kind == "disparity"
         values, step = self._distances(data, path, relative)
-        if relative and (lowest := values.min(where=np.isfinite(values), initial=0)) < 0:
-            values = values - np.float32(1.001 * lowest)  # known up to a shift; what is not above 0 has no value
-        depth = torch.from_numpy(np.where(np.isfinite(values) & (values > 0), values, 0) * np.float32(step))
+        known = np.isfinite(values) & (relative | (values > 0))  # an inverse distance up to a shift may be negative
+        depth = torch.from_numpy(np.where(known, values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":
             depth = depth / erp_rays(*depth.shape).abs().amax(-1)
         return depth
@@ -256,7 +255,7 @@ class FolderPredictor(Predictor):
         if self.step is None and not own and not relative:
             raise InputError("a PNG does not state its unit: pass --unit mm, or metres per step")
         steps = stored_steps(data)
-        if relative:  # the largest number is the nearest pixel, if they were scaled to 16 bits
+        if relative:  # the largest number is the nearest pixel
             return steps.astype(np.float32), 1.0
         return np.where(steps == image_io.SATURATED, 0, steps).astype(np.float32), self.step or 0.001
 

@@ -142,7 +142,7 @@ def evaluate(
         raise InputError(f"pass at least one model, and no two with the same name: got {', '.join(names) or 'none'}")
     if unknown := sorted(set(skip) - set(SKIPS)):
         raise InputError(f"--skip takes {', '.join(SKIPS)}, not {unknown[0]}")
-    data = replace(data, contents=cache(data.contents))  # all predictors are scored on the same files
+    data = replace(data, contents=cache(data.contents))  # once for all predictors: files must not change meanwhile
     return [
         _judge(predictor, data, Path(out) / _slug(predictor.name), chosen or {}, protocol, skip, force, report)
         for predictor in predictors

@@ -22,7 +22,7 @@ from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, leve
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
 from mtpano_zoo.image_io import write_bytes
-from mtpano_zoo.training.logged_means import EpochMeans
+from mtpano_zoo.training.processes import EpochMeans, draw_differently
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
 
@@ -156,8 +156,7 @@ class DiT360Module(LightningModule):
 
     def on_train_start(self) -> None:
         """Let processes that train together draw different noise and noise levels."""
-        if self.global_rank:
-            torch.manual_seed(torch.initial_seed() + self.global_rank)
+        draw_differently(self.global_rank)
 
     def configure_model(self) -> None:
         """Shard the transformer over the processes, block by block, if the strategy is `ModelParallelStrategy`."""
@@ -250,6 +249,10 @@ class DiT360Module(LightningModule):
         generator = torch.Generator().manual_seed(batch_idx)
         terms = self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator)
         self._validated.update(_named("val", terms), _size(batch))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation counted."""
+        self._validated = EpochMeans()
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss of the validation set."""

@@ -90,7 +90,7 @@ class LabelWriter(BasePredictionWriter):
                 cast(Any, launcher).kill(number)  # the processes that this one started
             self._asked_to_end = True
 
-        self._asked_to_end = False
+        self._asked_to_end = trainer.received_sigterm  # while it was set up
         if threading.current_thread() is threading.main_thread():  # Python handles signals in the main thread only
             signal.signal(signal.SIGTERM, note)
 

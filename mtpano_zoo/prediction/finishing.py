@@ -28,7 +28,7 @@ __all__ = (
 
 NadirMask: TypeAlias = float | Literal["auto"]
 
-NO_DEPTH = {"depth": 1e-4}  # metres up to which the published script sees no value; an inverse distance may be 0
+NO_DEPTH = 1e-4  # metres up to which the published script sees no value
 DISC_MARGIN = 1.0  # degrees; detected borders of discs were off by 0.8 at most
 
 
@@ -59,7 +59,8 @@ def seam_blended(maps: Mapping[str, Tensor], sky: int | None, masked: Collection
         directions = MAIN_TASKS[task].kind == "direction"
         values = nn.functional.normalize(maps[task], dim=0) if directions else maps[task].clone()
         ends = values[..., [-3, 2]]
-        none = ends == 0 if directions else ends <= NO_DEPTH.get(task, -torch.inf)
+        # An inverse distance may be 0.
+        none = ends == 0 if directions else ends <= (NO_DEPTH if task == "depth" else -torch.inf)
         known = ~none.all(0)  # non-finite ends keep the line non-finite
         if sky is not None:
             known &= maps["semseg"][..., [-3, 2]].argmax(0).ne(sky)

@@ -20,12 +20,13 @@ from mtpano_zoo.image_io import Panorama, Reading, load_panorama
 from mtpano_zoo.machine.device import check_device
 from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.manifest import describe_model
+from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.prediction import check_options, predict
 from mtpano_zoo.prediction.finishing import NadirMask, check_nadir
 from mtpano_zoo.prediction.folder import PredictionFolder, manifest_of
 from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run.output import Job, Output, RunReport, Saving, digest_of
-from mtpano_zoo.run.video import FRAME, VideoRun, check_smooth, frame_paths, video_paths
+from mtpano_zoo.run.video import FRAME, VideoRun, check_smooth, video_paths
 
 __all__ = ("run",)
 
@@ -129,12 +130,18 @@ def run(
     files, videos = _results_of(images, out, tasks, report)
     unwanted = {*SCENES, "panel"} - {*scenes, *(["panel"] if panel else [])}
     written = {job: [path for kind, path in paths.items() if kind not in unwanted] for job, paths in files.items()}
-    written |= _written_for_videos(videos, images, out, tasks)
+    written |= {job: [*paths.values()] for job, paths in videos.items()}
     _check_inputs_stay(images, written)
-    _check_frames_apart(files, videos)
+    _check_frames_apart(files, videos, out)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
-    used = {**options, **reading, "depth_range": depth_range, "stride": stride, "smooth": smooth}
+    used = {
+        **options,
+        **reading,
+        "depth_range": depth_range if panel or videos else None,
+        "stride": stride,
+        "smooth": smooth,
+    }
     recorded = _recorded(model, used)
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), recorded), overwrite)
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
@@ -208,30 +215,24 @@ def _check_inputs_stay(images: Iterable[Path], files: Mapping[Job, Sequence[Path
                 )
 
 
-def _written_for_videos(
-    videos: Mapping[Job, Mapping[str, Path]], images: Iterable[Path], out: Path, tasks: Sequence[str]
-) -> dict[Job, list[Path]]:
-    """Return the files that may be written for every video.
+def _check_frames_apart(images: Mapping[Job, object], videos: Iterable[Job], out: Path) -> None:
+    """Refuse images that results of frames would replace, and those whose results have the names of frames' results.
 
-    How many frames it has is not known yet, so only frames with a number that an input has in its name are included.
+    How many frames a video has is not known yet.
     """
-    matches = (re.match(r"(\d{6,})_", _resolved(image).name) for image in (images if videos else ()))
-    numbers = {int(found[1]) for found in matches if found}
-    written = {job: [*paths.values()] for job, paths in videos.items()}
-    for job, paths in written.items():
-        paths += [path for number in numbers for path in frame_paths(out, job.name, number, tasks).values()]
-    return written
-
-
-def _check_frames_apart(images: Iterable[Job], videos: Iterable[Job]) -> None:
-    """Refuse an image whose results have the name of a frame's, as `tour/000000.png` beside `tour.mp4`."""
-    names = {job.name: job.image for job in images}
     for video in videos:
-        if taken := next((name for name in names if re.fullmatch(re.escape(video.name) + FRAME, name)), None):
-            raise InputError(
-                f"the results of {names[taken]} and of a frame of {video.image} would have the same name {taken}: "
-                "choose another folder for one of them"
-            )
+        folder = _resolved(path_below(out, video.name, ""))
+        for job in images:
+            if re.fullmatch(re.escape(video.name) + FRAME, job.name):
+                raise InputError(
+                    f"the results of {job.image} and of a frame of {video.image} would have the same name {job.name}: "
+                    "choose another folder for one of them"
+                )
+            if re.match(r"\d{6,}_", job.image.name) and _resolved(job.image).parent == folder:
+                raise InputError(
+                    f"{job.image} is one of the images, and a result of {video.image} would replace it: choose another "
+                    "folder"
+                )
 
 
 def _resolved(path: Path) -> Path:

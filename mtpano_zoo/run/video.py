@@ -29,7 +29,7 @@ from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run.output import Job, Output, RunReport, digest_of
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("FRAME", "VideoRun", "check_smooth", "frame_name", "frame_paths", "smoothed", "video_paths")
+__all__ = ("FRAME", "VideoRun", "check_smooth", "frame_name", "smoothed", "video_paths")
 
 FRAME = r"/\d{6,}"  # what follows the name of a video in the names of its frames
 WIDTH = 1024  # most columns of a video of maps, which is only for viewing
@@ -68,11 +68,6 @@ def frame_name(name: str, number: int) -> str:
         'tour/000007'
     """
     return f"{name}/{number:06d}"
-
-
-def frame_paths(folder: Path, name: str, number: int, tasks: Sequence[str]) -> dict[str, Path]:
-    """Return the files that may be written for a frame of a video, by kind."""
-    return output_paths(folder, frame_name(name, number), tasks, False, tuple(SCENES))
 
 
 @dataclass
@@ -132,7 +127,7 @@ class VideoRun:
             output.advance(1)
 
     def _files(self, name: str, number: int) -> dict[str, Path]:
-        return frame_paths(self.output.folder.root, name, number, self.tasks)
+        return output_paths(self.output.folder.root, frame_name(name, number), self.tasks, False, tuple(SCENES))
 
     def _has_all_frames(self, job: Job) -> bool:
         """Return whether every recorded frame has its files, except scenes that were not asked for."""

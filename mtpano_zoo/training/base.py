@@ -26,8 +26,8 @@ from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
-from mtpano_zoo.training.logged_means import EpochMeans, mean_of_processes
 from mtpano_zoo.training.optimizer import parameter_groups
+from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_processes
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
 
@@ -203,8 +203,7 @@ class PanoramaModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Let a resumed training continue within its epoch; let processes drop different units."""
-        if self.global_rank:  # the state that they share differs after every resumption, so no draw comes again
-            torch.manual_seed(int(torch.randint(2**62, ())) + self.global_rank)
+        draw_differently(self.global_rank)
         # Lightning builds the loader, to know the length of the training, before it could restore the loader's state.
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
@@ -253,6 +252,19 @@ class PanoramaModule(LightningModule):
             return
         for name, value in mean_of_processes(values).items():
             self.log(name, value, prog_bar=name == "train/loss", batch_size=batch_size)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation counted."""
+        self._forget("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted test counted."""
+        self._forget("test")
+
+    def _forget(self, stage: str) -> None:
+        self._losses[stage] = EpochMeans()
+        for metric in self._metrics(stage).values():
+            metric.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log losses and metrics of the validation set."""

@@ -246,10 +246,12 @@ def next_commands(trainer: Trainer) -> str:
 
 def _remove_empty_logs(folder: Path) -> None:
     """Remove a folder with nothing but the files that TensorBoard's logger creates before a run begins."""
-    with contextlib.suppress(OSError):  # it holds something else, or does not exist
-        for path in (*folder.glob("events.out.tfevents.*"), *folder.glob("hparams.yaml")):
+    files = {*folder.glob("*")}
+    if files <= {*folder.glob("events.out.tfevents.*"), *folder.glob("hparams.yaml")}:
+        for path in files:
             path.unlink()
-        folder.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()
 
 
 def _saved(trainer: Trainer) -> list[str]:

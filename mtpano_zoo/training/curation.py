@@ -17,7 +17,7 @@ from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator, difference_by_patch, known_logarithm
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.label_failures import FAILURES
-from mtpano_zoo.training.logged_means import EpochMeans
+from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_processes
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import with_schedule
 
@@ -121,8 +121,7 @@ class DepthQualityModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Let processes that train together damage their labels in different ways."""
-        if self.global_rank:
-            torch.manual_seed(torch.initial_seed() + self.global_rank)
+        draw_differently(self.global_rank)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -133,11 +132,12 @@ class DepthQualityModule(LightningModule):
         real = self._loss(batch, logits[:, 0], truth, batch["depth"], real=True)
         fake = self._loss(batch, logits[:, 1], damaged, said, real=False)
         loss = (real + fake) / 2
+        values = {}
         if self.targets == "graded":
-            estimation = _estimation_error(estimates, batch["depth"])
-            self.log("train/estimation", estimation, batch_size=len(said))
-            loss = loss + estimation
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(said))
+            values["train/estimation"] = _estimation_error(estimates, batch["depth"])
+            loss = loss + values["train/estimation"]
+        for name, value in mean_of_processes({**values, "train/loss": loss}).items():
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=len(said))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -152,6 +152,10 @@ class DepthQualityModule(LightningModule):
         correlation = torch.corrcoef(pairs)[0, 1].nan_to_num() if pairs.shape[1] > 1 else pairs.new_zeros(())
         values = {"val/loss": (real + fake) / 2, "val/correlation": correlation}
         self._validated.update(values, len(said))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation counted."""
+        self._validated = EpochMeans()
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation set."""

@@ -62,7 +62,6 @@ def test_inverse_distances_are_read_up_to_scale_and_shift(change, ending, folder
     inverse = 1 / sample["depth"]
     fitted = align_affine(read[None], inverse[None], torch.ones(1, H, W).double())[0]
     np.testing.assert_allclose(fitted, inverse, rtol=1e-3)
-    assert (read >= 0).all() and (read[inverse > inverse.min()] > 0).all()
 
 
 @pytest.mark.parametrize(

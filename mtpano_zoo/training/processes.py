@@ -1,4 +1,4 @@
-"""Means of logged values over all processes that train together."""
+"""Processes that train together: means of what they log, and random numbers that differ."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,16 @@ from torch import Tensor, distributed
 
 from mtpano_zoo.losses.means import several_processes
 
-__all__ = ("EpochMeans", "mean_of_processes")
+__all__ = ("EpochMeans", "draw_differently", "mean_of_processes")
+
+
+def draw_differently(rank: int) -> None:
+    """Let this process draw other random numbers than the first one, for dropout, noise or damage.
+
+    The seed comes from the state that all processes share, which differs after every resumption.
+    """
+    if rank:
+        torch.manual_seed(int(torch.randint(2**62, ())) + rank)
 
 
 def mean_of_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
