@@ -1,6 +1,7 @@
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -178,6 +179,8 @@ def test_the_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for name, text in re.findall(r"```yaml\n# (\S+)\n(.*?)```", README, flags=re.DOTALL):
         Path(name).write_text(text)  # the files that the reader is asked to write
+    Path("runs/version_0").mkdir(parents=True)  # what the first training writes
+    shutil.copy(Path(__file__).parents[1] / "configs" / "quickstart.yaml", "runs/version_0/config.yaml")
     blocks = re.findall(r"```bash\n(.*?)```", README.replace("\\\n", ""), flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     commands = [line[1:] for line in lines if line[:1] == ["mtpano"]]
