@@ -22,7 +22,7 @@ from mtpano_zoo.generation.schedule import Density, Weighting, draw_levels, leve
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, position_ids, unpack
 from mtpano_zoo.image_io import write_bytes
-from mtpano_zoo.training.processes import EpochMeans, draw_differently
+from mtpano_zoo.training.processes import EpochMeans, draw_differently, named_losses
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
 
@@ -240,7 +240,7 @@ class DiT360Module(LightningModule):
         """Return the loss of one batch."""
         angle = YAWS[int(torch.randint(len(YAWS), ()))]
         terms = self.terms(batch, epoch=self.current_epoch, angle=angle)
-        for name, value in _named("train", terms).items():
+        for name, value in named_losses("train", terms).items():
             self.log(name, value, prog_bar=name == "train/loss", batch_size=_size(batch))
         return terms["total"]
 
@@ -248,7 +248,7 @@ class DiT360Module(LightningModule):
         """Compute the loss of one batch, with the same noise every time."""
         generator = torch.Generator().manual_seed(batch_idx)
         terms = self.terms(batch, epoch=self.current_epoch, angle=YAWS[0], generator=generator)
-        self._validated.update(_named("val", terms), _size(batch))
+        self._validated.update(named_losses("val", terms), _size(batch))
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an interrupted validation counted."""
@@ -310,10 +310,6 @@ class DiT360Module(LightningModule):
         if mask is None or mask.shape[-2:] == latents.shape[-2:]:
             return mask
         return torch.stack([latent_mask(one.cpu(), self.base.factor, self.mask_rule) for one in mask]).to(mask.device)
-
-
-def _named(stage: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}": term for name, term in terms.items()}
 
 
 def _size(batch: dict[str, Any]) -> int:

@@ -135,14 +135,8 @@ def run(
     _check_frames_apart(files, videos, out)
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
-    used = {
-        **options,
-        **reading,
-        "depth_range": depth_range if panel or videos else None,
-        "stride": stride,
-        "smooth": smooth,
-    }
-    recorded = _recorded(model, used)
+    shown = depth_range if panel or videos else None
+    recorded = _recorded(model, {**options, **reading, "depth_range": shown, "stride": stride, "smooth": smooth})
     folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), recorded), overwrite)
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
     if device is not None:
@@ -220,19 +214,19 @@ def _check_frames_apart(images: Mapping[Job, object], videos: Iterable[Job], out
 
     How many frames a video has is not known yet.
     """
-    for video in videos:
-        folder = _resolved(path_below(out, video.name, ""))
-        for job in images:
-            if re.fullmatch(re.escape(video.name) + FRAME, job.name):
-                raise InputError(
-                    f"the results of {job.image} and of a frame of {video.image} would have the same name {job.name}: "
-                    "choose another folder for one of them"
-                )
-            if re.match(r"\d{6,}_", job.image.name) and _resolved(job.image).parent == folder:
-                raise InputError(
-                    f"{job.image} is one of the images, and a result of {video.image} would replace it: choose another "
-                    "folder"
-                )
+    names = {video.name: video.image for video in videos}
+    folders = {_resolved(path_below(out, name, "")): video for name, video in names.items()}
+    for job in images if names else ():
+        frame = re.fullmatch(f"(.+){FRAME}", job.name)
+        if frame and (video := names.get(frame[1])):
+            raise InputError(
+                f"the results of {job.image} and of a frame of {video} would have the same name {job.name}: choose "
+                "another folder for one of them"
+            )
+        if re.match(r"\d{6,}_", job.image.name) and (video := folders.get(_resolved(job.image).parent)):
+            raise InputError(
+                f"{job.image} is one of the images, and a result of {video} would replace it: choose another folder"
+            )
 
 
 def _resolved(path: Path) -> Path:

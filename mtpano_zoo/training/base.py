@@ -27,7 +27,7 @@ from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.optimizer import parameter_groups
-from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_processes
+from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_processes, named_losses
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, with_schedule
 
@@ -245,8 +245,7 @@ class PanoramaModule(LightningModule):
 
     def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:
         # Tensors stay on the device until Lightning writes them, every `log_every_n_steps`: no step waits for them.
-        named = {f"{stage}/loss/{name}": term for name, term in terms.items() if name != "total"}
-        values = {f"{stage}/loss": terms["total"], **named}
+        values = named_losses(stage, terms)
         if stage != "train":
             self._losses[stage].update(values, batch_size)
             return

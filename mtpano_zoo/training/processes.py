@@ -1,4 +1,4 @@
-"""Processes that train together: means of what they log, and random numbers that differ."""
+"""Processes that train together: losses and means that they log, and random numbers that differ."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from torch import Tensor, distributed
 
 from mtpano_zoo.losses.means import several_processes
 
-__all__ = ("EpochMeans", "draw_differently", "mean_of_processes")
+__all__ = ("EpochMeans", "draw_differently", "mean_of_processes", "named_losses")
 
 
 def draw_differently(rank: int) -> None:
@@ -17,6 +17,16 @@ def draw_differently(rank: int) -> None:
     """
     if rank:
         torch.manual_seed(int(torch.randint(2**62, ())) + rank)
+
+
+def named_losses(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms of a loss by the names that are logged.
+
+    Example:
+        >>> list(named_losses("val", {"total": torch.tensor(3.0), "depth": torch.tensor(2.0)}))
+        ['val/loss', 'val/loss/depth']
+    """
+    return {f"{stage}/loss" if name == "total" else f"{stage}/loss/{name}": term for name, term in terms.items()}
 
 
 def mean_of_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
