@@ -1,4 +1,4 @@
-"""Training and validation in two real processes log what a single process logs for the same samples."""
+"""Training and validation log the same in two real processes as in one, and after an interruption."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from processes import side_by_side
-from tiny_training import TinyNetwork
+from tiny_training import TinyDataModule, TinyNetwork
 from torch import nn
 
 from mtpano_zoo.data import Augmentation, RoomsDataModule
@@ -75,3 +75,29 @@ def test_logged_losses_are_those_of_a_single_process(found):
 
 def test_processes_drop_different_units(found):
     assert found[0]["drawn"] != found[1]["drawn"]
+
+
+def test_a_validation_after_an_interrupted_one_counts_its_own_batches_only(tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    class Interrupting(Callback):
+        def on_validation_batch_end(self, *_):
+            raise Interrupted
+
+    def validated(module, **options):
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        return Trainer(default_root_dir=tmp_path, **quiet, **options).validate(module, TinyDataModule(), verbose=False)
+
+    seed_everything(0)
+    module = MultiTaskModule(TinyNetwork())
+    expected = validated(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2)
+    with pytest.raises(Interrupted):
+        validated(module, callbacks=[Interrupting()])
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.div_(2)
+    assert validated(module) == expected
