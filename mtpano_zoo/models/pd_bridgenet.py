@@ -196,16 +196,38 @@ class PDBridgeNet(PanoramaNetwork):
         Returns:
             The levels (B, C, h, w) of each stream, each task's feature (B, C, h, w), and the encoder's class tokens.
         """
+        levels, aggregated, features, class_tokens = self.refine(image, auxiliary)
+        for stream in self.bridges:
+            levels[stream] = self.cross(stream, levels[stream], aggregated[stream], features)
+        return levels, features, class_tokens
+
+    def refine(
+        self, image: Tensor, auxiliary: bool = True
+    ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor], dict[str, Tensor], Sequence[Tensor]]:
+        """Compute everything before the bridges for images (B, 3, H, W) in [0, 1].
+
+        Args:
+            image: the images.
+            auxiliary: also compute features that no main task needs.
+
+        Returns:
+            The levels (B, C, h, w) of each stream, its aggregated map (B, C, h, w), each task's feature (B, C, h, w),
+            and the encoder's class tokens.
+        """
         tasks, streams = self._needed(auxiliary)
         taps, class_tokens = self.encoder(self.normalize(image))
         geometry = geometry_encoding(self.convention, like=taps[0])
         levels = {stream: self._run(self.refiners[stream], taps, geometry) for stream in streams}
         aggregated = {stream: self.aggregators[stream](levels[stream]) for stream in streams}
         features = {task: self.auxiliary_heads[task](aggregated[self.stream_of[task]]) for task in tasks}
-        for stream in self.bridges:
-            bridged = self.bridges[stream](aggregated[stream], features)
-            levels[stream] = _add(levels[stream], self.stream_injectors[stream]([bridged] * LEVELS))
-        return levels, features, class_tokens
+        return levels, aggregated, features, class_tokens
+
+    def cross(
+        self, stream: str, levels: Sequence[Tensor], aggregated: Tensor, features: dict[str, Tensor]
+    ) -> list[Tensor]:
+        """Add what the stream's bridge finds in the features of all tasks to its levels (B, C, h, w)."""
+        bridged = self.bridges[stream](aggregated, features)
+        return _add(levels, self.stream_injectors[stream]([bridged] * LEVELS))
 
     def decode(
         self,
