@@ -117,6 +117,7 @@ class VideoRun:
                     f"{job.image} is cut short or damaged: {video.read} of {video.count} frames can be decoded, and "
                     "their results are kept"
                 )
+            self._remove_frames(job, len(times))
             folder.complete(recorded, digest, frames=len(times))
         except (torch.OutOfMemoryError, MemoryError):
             output.fail(job.image, f"{job.image} needs more memory than there is: try a smaller batch")
@@ -132,9 +133,23 @@ class VideoRun:
     def _has_all_frames(self, job: Job) -> bool:
         """Return whether every recorded frame has its files, except scenes that were not asked for."""
         root, wanted = self.output.folder.root, self.output.saving.scenes
-        names = [name for name in self.output.folder.records if re.fullmatch(re.escape(job.name) + FRAME, name)]
+        names = [name for name, digest in self._recorded_frames(job).items() if digest]
         paths = (output_paths(root, name, self.tasks, False, wanted) for name in names)
         return bool(names) and all(path.exists() for files in paths for path in files.values())
+
+    def _recorded_frames(self, job: Job) -> dict[str, str | None]:
+        """Return the names of frames that have or had results, each with the hash of its video if these are complete."""
+        records = self.output.folder.records.items()
+        return {name: digest for name, digest in records if re.fullmatch(re.escape(job.name) + FRAME, name)}
+
+    def _remove_frames(self, job: Job, first: int) -> None:
+        """Remove the results of this and later frames, which are those of an earlier, longer video."""
+        for name in self._recorded_frames(job):
+            number = int(name.rpartition("/")[2])
+            if number >= first:
+                self.output.folder.begin(name)
+                for path in self._files(job.name, number).values():
+                    path.unlink(missing_ok=True)
 
     def _predict(self, job: Job, digest: str, video: Video) -> list[float]:
         """Predict for the frames that lack results, and return the times of all in seconds."""

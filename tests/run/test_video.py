@@ -163,6 +163,19 @@ def test_another_video_of_the_same_name_is_refused(tmp_path):
     assert depths(out)[0] > depths(out)[-1]
 
 
+@pytest.mark.parametrize("network", [Brightness, WithNormals])
+def test_a_shorter_video_leaves_no_frames_of_a_longer_one(tmp_path, network):
+    """Also if another network makes all earlier results unfinished."""
+    video, out = tmp_path / "tour.mp4", tmp_path / "out"
+    run([make(video)], Brightness(), out, progress=False)
+    make(video, LEVELS[:2])
+    run([video], network(), out, progress=False, overwrite=True)
+    run([video], network(), tmp_path / "new", progress=False)
+    made, wanted = ({name for name in files(one) if "manifest" not in name} for one in (out, tmp_path / "new"))
+    assert made == wanted
+    assert run([video], network(), out, progress=False).skipped == [video]
+
+
 def test_an_image_and_a_video_of_one_name_have_results_of_their_own(tmp_path):
     tour, out = make(tmp_path / "tour.mp4"), tmp_path / "out"
     photo = save(tmp_path / "tour.png")
