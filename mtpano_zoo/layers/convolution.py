@@ -1,7 +1,7 @@
 """Convolution and resizing that wrap at the seam and continue over the poles."""
 
 from math import gcd
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 
-__all__ = ("Convention", "SphereConv2d", "Upsample", "check_convention", "conv2d", "zero_init")
+__all__ = ("Convention", "SphereConv2d", "Upsample", "check_convention", "conv2d", "without_autocast", "zero_init")
 
 Convention = Literal["sphere", "paper"]
 
@@ -69,6 +69,24 @@ def conv2d(
     convolution = SphereConv2d if convention == "sphere" else nn.Conv2d
     padding = (height // 2, width // 2)
     return convolution(in_channels, out_channels, (height, width), stride, padding, groups=groups, bias=bias)
+
+
+def without_autocast(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a layer in the precision of its weights to what another layer made under autocast.
+
+    The last layer of a network needs it: bfloat16 has eight bits, so distances beyond two metres would have steps of
+    1.6 cm, more than between neighbouring pixels. Name such layers in `full_precision` of the module that has them, and
+    preparing for inference leaves their weights as they are.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     without_autocast(nn.Conv2d(3, 1, 1), torch.zeros(1, 3, 2, 4, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    if x.dtype == layer.weight.dtype:
+        return cast(Tensor, layer(x))
+    with torch.autocast(x.device.type, enabled=False):
+        return cast(Tensor, layer(x.to(layer.weight.dtype)))
 
 
 class Upsample(nn.Module):

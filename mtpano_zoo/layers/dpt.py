@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.layers.convolution import Convention, Upsample, conv2d
+from mtpano_zoo.layers.convolution import Convention, Upsample, conv2d, without_autocast
 
 __all__ = ("DPTNeck", "RegressionHead", "SegmentationHead")
 
@@ -172,6 +172,8 @@ class SegmentationHead(nn.Module):
 class RegressionHead(nn.Module):
     """Predict dense values (depth, normals) from the fused map, without a final activation, at first around `bias`."""
 
+    full_precision = ("predict",)
+
     def __init__(self, channels: int, out_channels: int, convention: Convention, bias: float = 0.0) -> None:
         super().__init__()
         self.conv1 = conv2d(channels, channels // 2, 3, convention=convention)
@@ -182,5 +184,4 @@ class RegressionHead(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Turn (B, C, h, w) into (B, out_channels, *size)."""
-        predicted: Tensor = self.predict(F.relu(self.conv2(self.upsample(self.conv1(x), size))))
-        return predicted
+        return without_autocast(self.predict, F.relu(self.conv2(self.upsample(self.conv1(x), size))))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import FromCube, ResNetStages, ToCube, Upsample, conv2d, halved
-from mtpano_zoo.layers.convolution import Convention, check_convention
+from mtpano_zoo.layers.convolution import Convention, check_convention, without_autocast
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.models.student import distance, one_distance_task
 from mtpano_zoo.sphere import CubeSampling
@@ -44,6 +44,7 @@ class BiFuse(PanoramaNetwork):
     """
 
     encoder_part = "encoders"
+    full_precision = ("predict_distance",)
     multiple = 32
 
     def __init__(
@@ -104,7 +105,8 @@ class BiFuse(PanoramaNetwork):
         decoded = self.decoders[-1](joined[-1])
         for i in reversed(range(LEVELS - 1)):
             decoded = self.decoders[i](torch.cat((decoded, joined[i]), dim=1))
-        return {self.tasks[0]: distance(self.upsample(self.predict_distance(decoded), size), self.convention)}
+        output = self.upsample(without_autocast(self.predict_distance, decoded), size)
+        return {self.tasks[0]: distance(output, self.convention)}
 
 
 class _Fusion(nn.Module):

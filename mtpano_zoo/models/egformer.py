@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import Upsample, conv2d
-from mtpano_zoo.layers.convolution import Convention, check_convention
+from mtpano_zoo.layers.convolution import Convention, check_convention, without_autocast
 from mtpano_zoo.layers.wrapped import WrappedConv2d
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.models.student import distance, one_distance_task
@@ -53,6 +53,7 @@ class EGformer(PanoramaNetwork):
     """
 
     multiple = 32
+    full_precision = ("predict_distance",)
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class EGformer(PanoramaNetwork):
             x = self.decoders[level](self.enlarge[level](doubled.permute(0, 2, 3, 1)))
             x = self.join[level](torch.cat((skips[level], x), dim=-1))
         maps = self.head1(self.refine(x).permute(0, 3, 1, 2))
-        output = self.predict_distance(F.relu(self.head2(self.upsample(maps, size))))
+        output = without_autocast(self.predict_distance, F.relu(self.head2(self.upsample(maps, size))))
         return {self.tasks[0]: distance(output, self.convention)}
 
 

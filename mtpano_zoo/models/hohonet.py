@@ -129,7 +129,8 @@ class HoHoNet(PanoramaNetwork):
             vectors = vectors + self.position
         vectors = self.attend(vectors.transpose(1, 2)).transpose(1, 2)
         coefficients = self.coefficients(self.embed(widen(vectors[:, :, None], COLUMNS)[:, :, 0]))
-        columns = torch.einsum("bkw,kh->bhw", coefficients, self.basis.to(coefficients.dtype))[:, None] + self.bias
+        with torch.autocast(image.device.type, enabled=False):  # see `without_autocast`
+            columns = torch.einsum("bkw,kh->bhw", coefficients.to(self.basis.dtype), self.basis)[:, None] + self.bias
         return {self.tasks[0]: distance(self.resize(columns, size), self.convention)}
 
 

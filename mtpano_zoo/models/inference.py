@@ -105,8 +105,8 @@ def prepare_for_inference(
     """Return a copy of a network that predicts faster; the network itself does not change.
 
     Auxiliary predictions are left out, batch norms are folded into the convolutions before them, and weights are stored
-    with channels last. With `bfloat16` the weights of convolutions and linear layers are kept in that type, so that
-    autocast need not convert them at every pass. Low-rank updates are merged. Parameters that do not change are shared
+    with channels last. With `bfloat16` the weights of convolutions and linear layers, except the last ones, are kept in
+    that type, so that autocast need not convert them at every pass. Low-rank updates are merged. Parameters that do not change are shared
     with the network: prepare it again once it has been trained further.
 
     Args:
@@ -141,8 +141,10 @@ def prepare_for_inference(
     if winograd:
         _use_winograd(copied)
     if precision == "bfloat16":
-        for module in copied.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        modules = list(copied.modules())
+        kept = {one.get_submodule(name) for one in modules for name in getattr(one, "full_precision", ())}
+        for module in modules:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module not in kept:
                 module.to(torch.bfloat16)
     return InferenceNetwork(copied.to(memory_format=torch.channels_last), precision, graphs).eval()
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import FromCube, ResNetStages, ToCube, conv2d, halved
-from mtpano_zoo.layers.convolution import Convention, check_convention
+from mtpano_zoo.layers.convolution import Convention, check_convention, without_autocast
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
 from mtpano_zoo.models.student import one_distance_task
 from mtpano_zoo.sphere import CubeSampling
@@ -45,6 +45,7 @@ class UniFuse(PanoramaNetwork):
     """
 
     encoder_part = "encoders"
+    full_precision = ("predict_distance",)
     multiple = 32
 
     def __init__(
@@ -121,8 +122,7 @@ class UniFuse(PanoramaNetwork):
                 decoded = self.merges[level](torch.cat((decoded, fused), dim=1))
             enlarged = self.enlarge[level](fused if decoded is None else decoded)
             decoded = F.interpolate(enlarged, scale_factor=2.0, mode="nearest")
-        logits: Tensor = self.predict_distance(self.refine(decoded))
-        return self.maximum * logits.sigmoid()
+        return self.maximum * without_autocast(self.predict_distance, self.refine(decoded)).sigmoid()
 
 
 class _Fusion(nn.Module):

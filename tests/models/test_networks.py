@@ -173,6 +173,16 @@ def test_autocast_in_bfloat16_stays_close(network: PanoramaNetwork, tiny: Tiny, 
     assert 0 < largest_error(found, expected) < tiny.rough
 
 
+def test_bfloat16_does_not_round_what_is_predicted(network: PanoramaNetwork, image: Tensor) -> None:
+    """Eight bits would give distances steps that are larger than what neighbouring pixels differ by."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = network(image)
+    prepared = prepare_for_inference(network, "bfloat16")(image)
+    for found in (rough, prepared):
+        for task in set(network.tasks) - {"semseg"}:
+            assert (found[task].bfloat16().float() != found[task]).float().mean() > 0.9, task
+
+
 # What is made of it
 
 
