@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import TASKS
 
-__all__ = ("check_output", "check_precision", "check_range", "main_outputs", "weight_type")
+__all__ = (
+    "check_output",
+    "check_precision",
+    "check_range",
+    "check_trainer_precision",
+    "main_outputs",
+    "weight_type",
+)
 
 
 def main_outputs(network: nn.Module, image: Tensor, max_distance: float | None = None) -> dict[str, Tensor]:
@@ -87,6 +94,22 @@ def weight_type(network: nn.Module) -> torch.dtype:
     if getattr(network, "precision", "float32") != "float32":
         return torch.float32
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
+def check_trainer_precision(precision: str, rounded: str) -> None:
+    """Refuse a precision of Lightning's trainer that also converts what a batch holds.
+
+    Raises:
+        InputError: If it is one of 16 bits; the message says what it would round.
+
+    Example:
+        >>> check_trainer_precision("bf16-true", "labels")
+        Traceback (most recent call last):
+            ...
+        mtpano_zoo.errors.InputError: precision bf16-true would round labels to 16 bits too: use bf16-mixed
+    """
+    if precision.endswith("-true") and precision[:2] not in ("32", "64"):
+        raise InputError(f"precision {precision} would round {rounded} to 16 bits too: use {precision[:-5]}-mixed")
 
 
 def check_precision(network: nn.Module, precision: str) -> None:

@@ -34,6 +34,7 @@ from mtpano_zoo.labeling.teachers import Teacher
 from mtpano_zoo.labeling.views import ViewStrategy
 from mtpano_zoo.labeling.writer import LabelWriter
 from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.outputs import check_trainer_precision
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of
@@ -150,9 +151,7 @@ def label(
     )
     labeler.ledger = ledger
     options = {"enable_progress_bar": True, **(trainer or {})}
-    precision = str(options.get("precision") or "32-true")
-    if precision.endswith("-true") and precision[:2] not in ("32", "64"):
-        raise InputError(f"precision {precision} would compute views in 16 bits too: use {precision[:-5]}-mixed")
+    check_trainer_precision(str(options.get("precision") or "32-true"), "views")
     callbacks: list[Callback] = [writer]
     if options["enable_progress_bar"]:
         callbacks.append(progress_bar())

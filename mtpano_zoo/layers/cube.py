@@ -97,13 +97,16 @@ class FromCube(_Sampler):
         torch.Size([2, 3, 8, 16])
     """
 
-    neighbours: Tensor
-
     def __init__(self, sampling: CubeSampling, size: int, height: int, width: int) -> None:
         super().__init__(sampling, _grid_of_erp(sampling, size, height, width))
         self.kept = (size, height, width)
         ring = sphere.face_neighbours(size).flatten() if sampling == "sphere" else torch.empty(0, dtype=torch.long)
-        self.register_buffer("neighbours", ring, persistent=False)
+        self.neighbours = ring  # no buffer: averaging of weights would average and truncate the indices
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.neighbours = fn(self.neighbours)
+        return self
 
     def forward(self, faces: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """Assemble panoramas of the kept height and width, or of other ones."""

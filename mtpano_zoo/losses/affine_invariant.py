@@ -10,7 +10,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.base import Loss
 from mtpano_zoo.losses.dense import affine_invariant_l1
 from mtpano_zoo.losses.means import several_processes
-from mtpano_zoo.losses.validity import valid_depth
+from mtpano_zoo.losses.validity import trusted, valid_depth
 
 __all__ = ("AffineInvariantLoss", "disparity_of")
 
@@ -44,7 +44,8 @@ class AffineInvariantLoss(Loss):
 
         Args:
             outputs: `disparity` or `depth` (B, 1, H, W).
-            batch: `depth` (B, H, W) in metres along the ray, 0 = no measurement.
+            batch: `depth` (B, H, W) in metres along the ray, 0 = no measurement; optionally `depth_confidence`
+                (B, H, W), weights of the labels.
 
         Raises:
             InputError: If the network predicts neither, or labels have another size.
@@ -57,13 +58,14 @@ class AffineInvariantLoss(Loss):
                 f"depth is predicted at {tuple(prediction.shape[-2:])}, its labels are {tuple(depth.shape[-2:])}: "
                 "resize one"
             )
-        valid = valid_depth(depth)
+        weight = batch.get("depth_confidence")
+        valid = trusted(valid_depth(depth), weight)
         if self.max_depth is not None:
             valid = valid & (depth <= self.max_depth)
         target = 1 / torch.where(valid, depth, 1)
         across = self.training and torch.is_grad_enabled() and several_processes()
         with torch.autocast(device_type=prediction.device.type, enabled=False):
-            loss = affine_invariant_l1(prediction, target, valid, across_ranks=across)
+            loss = affine_invariant_l1(prediction, target, valid, weight, across)
         return {"total": loss, "disparity": loss}
 
 

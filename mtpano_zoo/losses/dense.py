@@ -25,6 +25,8 @@ __all__ = (
 
 # The published weights were set at this size; spectra are scaled to it, so that they mean the same at every size.
 _REFERENCE_HEIGHT, _REFERENCE_WIDTH = 512, 1024
+# Values that deviate less than this from their median, relative to the largest one, are equal but for rounding.
+ROUNDING = 1e-5
 
 
 def masked_l1(
@@ -155,27 +157,30 @@ def affine_invariant_l1(
     """Return the mean absolute difference of maps (B, H, W) that are each known up to scale and shift.
 
     Each map of each image is normalised to median 0 and mean absolute deviation 1 over its valid pixels (MiDaS, arXiv
-    1907.01341, equations 5 and 6). An image contributes nothing if it has no valid pixels, or if they are all equal.
+    1907.01341, equations 5 and 6). An image contributes nothing if it has no valid pixels, or if their targets are all
+    equal. Equal predictions are 0 after the normalisation and have no gradient.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
         >>> affine_invariant_l1(3 * target + 5, target, target > 0).item() < 1e-6
         True
     """
-    normalised = [_centred(torch.where(valid, x, 0), valid) for x in (prediction, target)]
-    spread = torch.stack([deviation > 1e-6 for _, deviation in normalised]).all(0)
-    counts = valid & spread
-    p, t = (torch.where(counts, values / deviation.clamp(min=1e-6), 0) for values, deviation in normalised)
-    return weighted_mean((p - t).abs(), counts, weight, across_ranks)
+    (p, _), (t, spread) = (_normalised(torch.where(valid, x, 0), valid) for x in (prediction, target))
+    return weighted_mean((p - t).abs(), valid & spread, weight, across_ranks)
 
 
-def _centred(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract the median of the valid pixels of each image; return also the mean absolute deviation (B, 1, 1)."""
+def _normalised(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps (B, H, W) with median 0 and mean absolute deviation 1, or 0 where an image's values are all equal.
+
+    The second result (B, 1, 1) is whether they differ by more than rounding.
+    """
     count = valid.sum(dim=(1, 2))[:, None]
     ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
     median = ordered.gather(1, ((count - 1) // 2).clamp(min=0))[..., None]
     centred = torch.where(valid, values - torch.where(count[..., None] > 0, median, 0), 0)
-    return centred, centred.abs().sum(dim=(1, 2), keepdim=True) / count[..., None].clamp(min=1)
+    deviation = centred.abs().sum(dim=(1, 2), keepdim=True) / count[..., None].clamp(min=1)
+    differs = (deviation > ROUNDING * values.detach().abs().amax(dim=(1, 2), keepdim=True)) | ~deviation.isfinite()
+    return torch.where(differs, centred, 0) / torch.where(differs, deviation, 1), differs
 
 
 def any_around(padded: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
 from mtpano_zoo.losses.base import BatchLabels, Loss, TaskLoss
 from mtpano_zoo.losses.dense import masked_l1
 from mtpano_zoo.losses.means import several_processes
-from mtpano_zoo.losses.task_losses import TASK_LOSSES, DepthLoss
+from mtpano_zoo.losses.task_losses import TASK_LOSSES
 from mtpano_zoo.losses.validity import map_shape, trusted, valid_depth
 from mtpano_zoo.outputs import check_output
 from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS
@@ -142,7 +142,8 @@ class MultiTaskLoss(Loss):
 
     def confidence(self, task: str, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the weights (B, H, W) of the labels of a task; None if all can be trusted."""
-        own = [CONFIDENCES[task]] if task in CONFIDENCES and task != "semseg" else []
+        measured = "depth" if task == "valid" else task
+        own = [CONFIDENCES[measured]] if measured in CONFIDENCES and task != "semseg" else []
         names = [*own, "confidence"] if task in self.confidence_tasks else own
         name = next((name for name in names if name in batch), None)
         label = batch.get(MAIN_TASKS[task].labels[0])
@@ -164,7 +165,7 @@ class MultiTaskLoss(Loss):
             depth = labels["depth"]
             _check_size(task, prediction, "depth", depth)
             weight = self.confidence("depth", batch)
-            limit = self.losses["depth"].max_depth if isinstance(self.losses["depth"], DepthLoss) else None
+            limit = getattr(self.losses["depth"], "max_depth", None)
             valid = trusted(valid_depth(depth, max_depth=limit), weight)
             points = self.point_map(depth, valid)
             return self.limited(task, masked_l1(prediction.float(), points, valid, weight, across))

@@ -1,5 +1,6 @@
 """The loss of each main task, by task in `TASK_LOSSES`."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ __all__ = (
     "ValidLoss",
     "unit",
 )
+
+NEAREST = 0.01  # metres
 
 
 class SemsegLoss(TaskLoss):
@@ -122,8 +125,10 @@ class LogDepthLoss(TaskLoss):
         """Compare metres (B, 1, H, W) with metres (B, H, W)."""
         target = labels["depth"].float()
         valid = trusted(valid_depth(target, max_depth=self.max_depth), weight)
-        # Below a centimetre the logarithm's gradient is too large for training.
-        logarithm = torch.where(valid, prediction[:, 0], 1).clamp(min=0.01).log()
+        # Below a centimetre, where the logarithm's gradient is too large for training, follow its tangent.
+        metres = torch.where(valid, prediction[:, 0], 1)
+        tangent = math.log(NEAREST) + metres / NEAREST - 1
+        logarithm = torch.where(metres > NEAREST, metres.clamp(min=NEAREST).log(), tangent)
         error = torch.where(valid, logarithm - torch.where(valid, target, 1).log(), 0)
         loss = weighted_mean(error.abs(), valid, weight, across_ranks)
         for step in (1, 2, 4, 8):

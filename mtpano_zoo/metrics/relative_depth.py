@@ -48,6 +48,7 @@ class RelativeDepthMetrics(DepthMetrics):
             target: distances (B, H, W) in metres, 0 = no measurement.
             valid: further restriction of the pixels that count, bool (B, H, W).
         """
+        prediction = torch.where(prediction.isfinite(), prediction, torch.nan)  # 1 / inf would be a number
         super().update(1 / prediction.float().clamp(min=SMALLEST), target, valid)
 
     def facts(self) -> list[str]:

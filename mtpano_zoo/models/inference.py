@@ -106,8 +106,8 @@ def prepare_for_inference(
 
     Auxiliary predictions are left out, batch norms are folded into the convolutions before them, and weights are stored
     with channels last. With `bfloat16` the weights of convolutions and linear layers, except the last ones, are kept in
-    that type, so that autocast need not convert them at every pass. Low-rank updates are merged. Parameters that do not change are shared
-    with the network: prepare it again once it has been trained further.
+    that type, so that autocast need not convert them at every pass. Low-rank updates are merged. Parameters that do not
+    change are shared with the network: prepare it again once it has been trained further.
 
     Args:
         network: any network of the zoo, on the device where it will run.

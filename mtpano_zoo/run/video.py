@@ -138,7 +138,7 @@ class VideoRun:
         return bool(names) and all(path.exists() for files in paths for path in files.values())
 
     def _recorded_frames(self, job: Job) -> dict[str, str | None]:
-        """Return the names of frames that have or had results, each with the hash of its video if these are complete."""
+        """Return the names of frames that have or had results, each with the hash of its video if they are complete."""
         records = self.output.folder.records.items()
         return {name: digest for name, digest in records if re.fullmatch(re.escape(job.name) + FRAME, name)}
 

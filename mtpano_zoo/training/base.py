@@ -24,6 +24,7 @@ from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import Loss, check_batch
 from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
 from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.outputs import check_trainer_precision
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.optimizer import parameter_groups
@@ -106,6 +107,12 @@ class PanoramaModule(LightningModule):
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} and schedule one of "
                 f"{', '.join(get_args(Schedule))}, not {optimizer!r} and {schedule!r}."
             )
+        learned, masked = getattr(loss, "ranges", ()), getattr(network, "ranges", ())
+        if learned and masked and tuple(learned) != tuple(masked):
+            raise InputError(
+                f"the loss trains masks of the ranges {learned}, but the network has masks of {masked}: set both to "
+                "the same ranges."
+            )
         self.network = network
         self.loss = loss
         self.lr = lr
@@ -156,7 +163,13 @@ class PanoramaModule(LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Let the trainer read checkpoints as plain data only, before it reads one."""
+        """Check the precision, and let the trainer read checkpoints as plain data only, before it reads one.
+
+        Raises:
+            InputError: If the precision would round labels.
+        """
+        if stage != "predict":
+            check_trainer_precision(str(self.trainer.precision), "labels")
         read_plain_data_only(self.trainer.strategy)
 
     @staticmethod

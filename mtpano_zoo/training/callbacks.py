@@ -49,6 +49,7 @@ class AuxiliaryWarmup(Callback):
     def __init__(self, steps: int = 500, lr: float = 1e-3) -> None:
         self.steps = steps
         self.lr = lr
+        self._stopped: set[nn.Module] = set()  # norms that were not in evaluation mode before
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the network and start the schedule after the warm-up.
@@ -76,9 +77,12 @@ class AuxiliaryWarmup(Callback):
             loss.clamps = trainer.global_step >= self.steps
         if trainer.global_step < self.steps:
             for norm in _frozen_norms(pl_module):
-                norm.eval()
+                if norm.training:
+                    self._stopped.add(norm.eval())
         elif trainer.global_step == self.steps:
-            pl_module.train()
+            for norm in self._stopped:
+                norm.train()
+            self._stopped.clear()
             for parameter in _auxiliary_parameters(pl_module):
                 trainer.optimizers[0].state.pop(parameter, None)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpano_zoo.losses import TASK_LOSSES, DepthLoss, MultiTaskLoss, PublishedLoss
+from mtpano_zoo.losses import TASK_LOSSES, DepthLoss, LogDepthLoss, MultiTaskLoss, PublishedLoss
 from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS
 
 TASKS = ("semseg", "depth", "normals")
@@ -332,6 +332,26 @@ def test_a_task_with_a_confidence_of_its_own_is_weighed_by_it():
     for name, value in losses.items():
         if name != "total":
             torch.testing.assert_close(value, (classes if "semseg" in name else others)[name], msg=name)
+
+
+@pytest.mark.parametrize("kind", [DepthLoss, LogDepthLoss])
+def test_point_maps_count_as_far_as_distances(kind):
+    batch = _batch() | {"depth": torch.full((2, 16, 32), 2.0)}
+    batch["depth"][:, :8] = 50.0
+    outputs = _outputs()
+    near = torch.where(batch["depth"] < 10, batch["depth"], 0)
+    limited = MultiTaskLoss(losses={"depth": kind(max_depth=10.0)})(outputs, batch)
+    expected = MultiTaskLoss(losses={"depth": kind()})(outputs, batch | {"depth": near})
+    torch.testing.assert_close(limited["ext_point_map"], expected["ext_point_map"])
+
+
+def test_the_confidence_of_distances_weighs_whether_there_is_one():
+    trusted = torch.zeros(2, 16, 32)
+    trusted[:, :8] = 1.0
+    batch = {"image": torch.rand(2, 3, 16, 32), "depth": torch.full((2, 16, 32), 2.0)}
+    batch |= {"far": torch.zeros(2, 16, 32, dtype=torch.bool), "depth_confidence": trusted}
+    outputs = {"valid": torch.where(trusted[:, None] > 0, 20.0, -20.0)}  # right where labels count, else wrong
+    assert MultiTaskLoss()(outputs, batch)["valid"] < 1e-6
 
 
 def test_confident_labels_are_labels_and_those_without_confidence_are_none():

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -109,12 +111,10 @@ def test_scale_and_shift_of_any_image_of_either_map_do_not_matter(scale, shift):
     assert affine_invariant_l1(0.5 * t - 4, t, valid).item() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("degenerate", ["prediction", "target", "no pixel", "one pixel"])
+@pytest.mark.parametrize("degenerate", ["target", "no pixel", "one pixel"])
 def test_an_image_without_variation_contributes_nothing(degenerate):
     p, t, valid = _disparities()
-    if degenerate == "prediction":
-        p[1] = 0.7
-    elif degenerate == "target":
+    if degenerate == "target":
         t[1] = 0.7
     else:
         valid[1] = False
@@ -215,6 +215,20 @@ def test_log_depth_learns_from_measured_pixels_alone(junk):
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(soiled.grad, clean.grad)
     assert soiled.grad.isfinite().all() and not soiled.grad[:, 0][~valid].any()
+
+
+def test_log_depth_pulls_predictions_up_that_are_almost_zero():
+    """They would stay where they are without a gradient; it is bounded by that at a centimetre."""
+    prediction = torch.tensor([0.0, 0.0067, 0.01, 0.010001, 2.0]).view(1, 1, 1, 5).requires_grad_()
+    loss = LogDepthLoss(gradient_weight=0.0)
+    loss(prediction, {"depth": torch.full((1, 1, 5), 2.1)}, None, False).backward()
+    slopes = 5 * prediction.grad.flatten()
+    torch.testing.assert_close(slopes, torch.tensor([-100.0, -100.0, -100.0, -100.0, -0.5]), rtol=1e-3, atol=0)
+    each = [
+        loss(torch.full((1, 1, 1, 1), metres), {"depth": torch.full((1, 1, 1), 2.1)}, None, False).item()
+        for metres in (0.0, 0.005, 0.01, 0.02)
+    ]
+    assert each == sorted(each, reverse=True) and each[2] == pytest.approx(math.log(210), rel=1e-5)
 
 
 def test_weights_of_log_depth_leave_pixels_out():

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.losses import MultiTaskLoss
+from mtpano_zoo.losses import DAPLoss, MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, base, learning_rate_factor
 from mtpano_zoo.zoo import load_model
@@ -223,6 +223,23 @@ def test_freezing_needs_an_encoder():
 def test_unknown_choices_are_named_with_those_that_exist(choice):
     with pytest.raises(ValueError, match="adam, adamw and schedule one of polynomial, cosine, constant, not"):
         MultiTaskModule(TinyNetwork(), **choice)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_that_rounds_labels_is_refused(tmp_path, precision):
+    module, data = MultiTaskModule(TinyNetwork()), TinyDataModule()
+    for verb in ("fit", "validate", "test"):
+        with pytest.raises(ValueError, match=rf"{precision} would round labels .* use b?f?16-mixed"):
+            getattr(trainer(tmp_path, max_epochs=1, precision=precision), verb)(module, data)
+
+
+def test_masks_of_other_ranges_than_the_loss_are_refused():
+    class Masked(TinyNetwork):
+        ranges = (10.0,)
+
+    with pytest.raises(ValueError, match=r"ranges \(100.0,\), but the network has masks of \(10.0,\)"):
+        base.PanoramaModule(Masked(), DAPLoss())
+    base.PanoramaModule(Masked(), DAPLoss(ranges=(10,)))
 
 
 def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path):

@@ -81,6 +81,17 @@ def test_frozen_norms_keep_their_statistics_and_train_all_the_rest(tmp_path):
     assert changed(start, snapshot(module.network)) == parameters
 
 
+@pytest.mark.parametrize("warmup_first", [True, False])
+def test_norms_stay_frozen_when_the_warmup_ends(tmp_path, warmup_first):
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2)
+    start = snapshot(module.network)
+    callbacks = [AuxiliaryWarmup(steps=2), FrozenNorms()]
+    callbacks = callbacks if warmup_first else callbacks[::-1]
+    trainer(tmp_path, callbacks, max_epochs=2, limit_val_batches=1).fit(module, TinyDataModule())
+    parameters = {name for name, _ in module.network.named_parameters()}
+    assert changed(start, snapshot(module.network)) == parameters
+
+
 def test_the_warmup_learns_what_adam_on_the_auxiliary_parts_learns(tmp_path):
     """Reference: a hand-written loop over the same batches in which everything else is frozen."""
     seed_everything(0, verbose=False)
