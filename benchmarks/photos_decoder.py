@@ -232,7 +232,7 @@ def train(network: PDBridgeNet, loader: DataLoader[Any], options: argparse.Names
         if step % options.every == 0 or step == options.steps:
             averaged = copy.deepcopy(network)
             decoder(averaged, options.task).load_state_dict(mean)
-            averaged.save_pretrained(options.folder / f"step-{step}")
+            averaged.save_pretrained(options.folder / (f"step-{step}" if step < options.steps else ""))
 
 
 def main() -> None:
@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("task", choices=("depth", "normals"))
     parser.add_argument("source", help="name or path of the network to continue from")
-    parser.add_argument("folder", type=Path, help="where to write trained networks, as step-N")
+    parser.add_argument("folder", type=Path, help="where to write the trained network")
     parser.add_argument("--teacher", help="network whose predictions are labels (default: source)")
     parser.add_argument("--panoramas", type=Path, metavar="FOLDER", help="photographs, best as Radiance HDR or EXR")
     parser.add_argument(
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--turned", type=float, default=0.5, help="share of images with predicted labels to turn")
     parser.add_argument("--lean", type=float, default=17.5, help="largest tilt of half the scenes with true labels")
     parser.add_argument("--steps", type=int, default=3350)
-    parser.add_argument("--every", type=int, default=500, metavar="N", help="also write the network after N steps")
+    parser.add_argument("--every", type=int, default=500, metavar="N", help="also write it every N steps, below the folder")
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--relative-weight", type=float, default=0.5)
     parser.add_argument("--height", type=int, default=256)

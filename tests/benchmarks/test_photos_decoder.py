@@ -95,12 +95,12 @@ def test_only_this_task_learns(benchmark, task, scenes, tmp_path):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     options = argparse.Namespace(**vars(OPTIONS) | {"task": task, "folder": tmp_path / "trained"})
     benchmark.train(network, itertools.cycle(scenes), options)
-    assert sorted(path.name for path in options.folder.iterdir()) == ["step-2", "step-3"]
-    trained = load_model(options.folder / "step-3").state_dict()
+    assert [path.name for path in options.folder.iterdir() if path.is_dir()] == ["step-2"]
+    trained = load_model(options.folder).state_dict()
     changed = {name for name, value in trained.items() if not torch.equal(value, before[name])}
     assert changed == {name for name, _ in network.named_parameters() if name.startswith(LEARNED[task])}
     image = torch.rand(1, 3, 64, 128)
     with torch.no_grad():
-        first, then = (load_model(one)(image) for one in ("mtpano-small.photos", options.folder / "step-3"))
+        first, then = (load_model(one)(image) for one in ("mtpano-small.photos", options.folder))
     for other in network.tasks:
         assert torch.equal(first[other], then[other]) == (other != task)
