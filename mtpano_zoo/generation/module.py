@@ -29,6 +29,8 @@ from mtpano_zoo.training.schedules import Schedule, with_schedule
 __all__ = ("DiT360Module",)
 
 Learns = Literal["adapter", "everything"]
+CURRENT = "current_model_state"  # where `WeightAveraging` keeps the weights; it writes their average to `state_dict`
+WEIGHTS = {"state_dict", CURRENT}
 
 
 class DiT360Module(LightningModule):
@@ -272,8 +274,16 @@ class DiT360Module(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained parameters only; the rest is the base, gigabytes that are stored already."""
-        learnt = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
+        named = self.named_parameters(remove_duplicate=False)  # T5's embedding has two names
+        learnt = {name for name, parameter in named if parameter.requires_grad}
+        for key in WEIGHTS & checkpoint.keys():
+            checkpoint[key] = {k: v for k, v in checkpoint[key].items() if k in learnt}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the base where weights are averaged: `WeightAveraging` expects every weight."""
+        if CURRENT in checkpoint:
+            for key in WEIGHTS:
+                checkpoint[key] = self.state_dict() | checkpoint[key]
 
     def on_fit_end(self) -> None:
         """Write the trained weights for `mtpano generate`."""
