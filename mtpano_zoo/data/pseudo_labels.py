@@ -27,7 +27,7 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.manifest import MANIFEST
-from mtpano_zoo.tasks import CONFIDENCES, NO_LABEL
+from mtpano_zoo.tasks import CONFIDENCES, NO_LABEL, SAMPLE_MAPS
 from mtpano_zoo.text_files import read_json
 
 __all__ = (
@@ -81,6 +81,20 @@ def decode_disparity(data: bytes) -> NDArray[np.float32]:
 def decode_known(data: bytes) -> NDArray[np.bool_]:
     """Decode the mask of pixels with depth."""
     return decode_depth(data, unit=0.001) > 0
+
+
+def drop_ignored(maps: dict[str, NDArray[Any]]) -> None:
+    """Remove the labels where none counts; `ignored` stays, for teachers that label the panorama again.
+
+    Example:
+        >>> maps = {"depth": np.ones((1, 2), np.float32), "ignored": np.array([[True, False]])}
+        >>> drop_ignored(maps)
+        >>> maps["depth"].tolist()
+        [[0.0, 1.0]]
+    """
+    if "ignored" in maps:
+        for role in maps.keys() - {"image", "ignored"}:
+            maps[role][maps["ignored"]] = SAMPLE_MAPS[role].empty
 
 
 class PseudoLabelDataModule(PanoramaDataModule):
@@ -143,6 +157,7 @@ class PseudoLabelDataModule(PanoramaDataModule):
         "far": ("far/{id}/merged.png",),
         "ignored": ("masks/{id}/merged.png",),
     }
+    mask = staticmethod(drop_ignored)
 
     def __init__(
         self,

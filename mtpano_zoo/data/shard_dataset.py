@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.panoramas import UnreadableSampleError
+from mtpano_zoo.data.pseudo_labels import decode_mask
 from mtpano_zoo.data.reading import (
     UNREADABLE,
     Decoder,
@@ -26,12 +27,15 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
-from mtpano_zoo.tasks import CONFIDENCES
+from mtpano_zoo.tasks import CONFIDENCES, SAMPLE_MAPS
 from mtpano_zoo.text_files import parse_json
 
-__all__ = ("CONTENTS", "ShardDataset", "rank_and_size")
+__all__ = ("ARRAYS", "CONTENTS", "MASKS", "ShardDataset", "rank_and_size")
 
 CONTENTS = "shards.json"
+
+ARRAYS = ("disparity", *CONFIDENCES.values())
+MASKS = tuple(role for role, kind in SAMPLE_MAPS.items() if kind.dtype == "bool")
 
 Encoded = tuple[str, dict[str, bytes]]  # a name for messages, and the contents of the files of a sample by ending
 
@@ -41,7 +45,8 @@ DECODERS: dict[str, Decoder] = {
     "depth.png": partial(decode_depth, unit=0.001),
     "depth.npy": decode_npy,
     "normals.png": partial(decode_vectors, middle=32768, scale=32767),
-    **dict.fromkeys((f"{role}.npy" for role in CONFIDENCES.values()), decode_npy),
+    **dict.fromkeys((f"{role}.npy" for role in ARRAYS), decode_npy),
+    **dict.fromkeys((f"{role}.png" for role in MASKS), decode_mask),
 }
 
 

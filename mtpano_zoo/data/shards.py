@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
@@ -19,11 +20,10 @@ from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
 from mtpano_zoo.data.panoramas import SPLITS, collate
 from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.data.sets import read_all, samples_of
-from mtpano_zoo.data.shard_dataset import CONTENTS, ShardDataset, rank_and_size
+from mtpano_zoo.data.shard_dataset import ARRAYS, CONTENTS, MASKS, ShardDataset, rank_and_size
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
 from mtpano_zoo.output_paths import check_id, left_out
-from mtpano_zoo.tasks import CONFIDENCES
 from mtpano_zoo.text_files import read_json
 
 __all__ = ("ShardsDataModule", "write_shards")
@@ -45,7 +45,8 @@ def write_shards(
     The tar files have the usual WebDataset form, `SPLIT-000000.tar`: members `00000000.image.png` (8-bit RGB),
     `.semseg.png` (class, 255 none), `.depth.png` (16-bit, millimetres along the ray, 0 none; `.depth.npy`, metres, if
     any is beyond 65.535 m), `.normals.png` (16-bit, 32768 + 32767 n, x right, y down, z forward), any existing
-    `.confidence.npy`, `.depth_confidence.npy` and `.normals_confidence.npy`, and `.json` (id). Classes, size and the
+    `.disparity.npy`, `.confidence.npy`, `.depth_confidence.npy` and `.normals_confidence.npy`, the masks `.far.png`,
+    `.disparity_valid.png` and `.ignored.png` (8-bit, 255 true), and `.json` (id). Classes, size and the
     number of samples are in `shards.json`, which is written last.
 
     Args:
@@ -61,7 +62,8 @@ def write_shards(
 
     Raises:
         InputError: If it is a mixture, `shard_size` is not positive, or all splits are empty.
-        InputError: If samples cannot be read, or have an id that cannot name a file; the shards hold all others.
+        InputError: If samples cannot be read, have an id that cannot name a file, or have other maps; the shards hold
+            all other samples.
         FileExistsError: If the folder is not empty.
     """
     if hasattr(data, "modules"):
@@ -150,7 +152,11 @@ class _Encoder(Dataset[Packed | str]):
             files["depth.npy" if far else "depth.png"] = _npy(depth) if far else _png(encode_depth(depth))
         if "normals" in sample:
             files["normals.png"] = _png(encode_normals(sample["normals"].permute(1, 2, 0).numpy(), 16))
-        files |= {f"{role}.npy": _npy(sample[role].numpy()) for role in CONFIDENCES.values() if role in sample}
+        files |= {f"{role}.npy": _npy(sample[role].numpy()) for role in ARRAYS if role in sample}
+        files |= {f"{role}.png": _png(sample[role].byte().mul(255).numpy()) for role in MASKS if role in sample}
+        held = {ending.partition(".")[0] for ending in files}
+        if lost := [role for role, values in sample.items() if isinstance(values, Tensor) and role not in held]:
+            raise InputError(f"{sample['id']} has {', '.join(lost)}, which shards cannot hold")
         files["json"] = json.dumps({"id": sample["id"]}).encode()
         return files, image.shape[:2]
 

@@ -17,6 +17,7 @@ from mtpano_zoo.cli import main
 from mtpano_zoo.data import ADE20K_CLASSES, Augmentation, MixedDataModule, PseudoLabelDataModule, RoomsDataModule
 from mtpano_zoo.data.inspection import verify
 from mtpano_zoo.resources import shipped
+from mtpano_zoo.tasks import SAMPLE_MAPS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas have no")
 
@@ -303,6 +304,30 @@ def test_depth_that_was_too_far_for_its_file_is_not_measured(pseudo_labels):
         assert np.array_equal(
             PseudoLabelDataModule(pseudo_labels, **SIZE, **options).dataset("train")[0]["depth"], expected
         )
+
+
+OPTIONS_OF_MASKED = [{}, {"view_tasks": ["depth"]}, {"relative": True}, {"augmentation": Augmentation()}]
+
+
+@pytest.mark.parametrize("options", OPTIONS_OF_MASKED)
+def test_no_label_counts_where_the_mask_says_so(pseudo_labels, options):
+    def batch():
+        return next(iter(PseudoLabelDataModule(pseudo_labels, **SIZE, **options, batch_size=3).train_dataloader()))
+
+    write(pseudo_labels, {"far/room_a/merged.png": png(np.full((32, 64), 255, np.uint8))})
+    before = batch()
+    masked = np.zeros((32, 64), np.uint8)
+    masked[4:12, :40] = 255
+    write(pseudo_labels, {f"masks/{name}/merged.png": png(masked) for name in ("room_a", "room_c")})
+    after = batch()
+    ignored = after.pop("ignored")
+    assert after.keys() == before.keys() and after["id"] == before["id"]
+    assert [int(one.sum()) for one in ignored] == [320 * (name != "room_b") for name in after["id"]]
+    for key in after.keys() - {"id", "image"}:
+        where = ignored[:, None].expand_as(after[key]) if key == "normals" else ignored
+        assert torch.equal(after[key], before[key].masked_fill(where, SAMPLE_MAPS[key].empty)), key
+        assert not torch.equal(after[key], before[key]), key
+    assert torch.equal(after["image"], before["image"])
 
 
 def test_confidences_are_no_tasks(pseudo_labels):

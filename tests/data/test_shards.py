@@ -89,6 +89,26 @@ def test_far_depth_holes_confidence_and_absent_labels_survive(tmp_path):
         check(read[truth["id"]], truth)
 
 
+def test_masks_and_inverse_distances_survive(tmp_path):
+    data = Odd()
+    far, valid, ignored = torch.rand(3, 32, 64) > 0.5
+    truth = data.train_set[0]
+    truth |= {"far": far, "disparity": torch.rand(32, 64), "disparity_valid": valid, "ignored": ignored}
+    write_shards(data, tmp_path, ["train"], progress=False)
+    read = next(iter(ShardsDataModule(tmp_path)._samples("train")))
+    check(read, truth)
+    for key in ("far", "disparity", "disparity_valid", "ignored"):
+        assert read[key].dtype == truth[key].dtype and torch.equal(read[key], truth[key])
+
+
+def test_a_sample_with_another_map_is_left_out_and_named(tmp_path):
+    data = Odd()
+    data.train_set[1]["albedo"] = torch.rand(3, 32, 64)
+    with pytest.raises(InputError, match=f"{data.train_set[1]['id']} has albedo, which shards cannot hold"):
+        write_shards(data, tmp_path, ["train"], progress=False)
+    assert ShardsDataModule(tmp_path).shards == {"train": {"train-000000.tar": 2}}
+
+
 def test_the_files_are_plain_tars_of_png(small_rooms, room_shards):
     """By the rule of WebDataset: what stands before the first dot is the sample, and its members are neighbours."""
     with tarfile.open(room_shards / "train-000001.tar") as archive:
