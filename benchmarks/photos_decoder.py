@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--turned", type=float, default=0.5, help="share of images with predicted labels to turn")
     parser.add_argument("--lean", type=float, default=17.5, help="largest tilt of half the scenes with true labels")
     parser.add_argument("--steps", type=int, default=3350)
-    parser.add_argument("--every", type=int, default=500, metavar="N", help="also write it every N steps, below the folder")
+    parser.add_argument("--every", type=int, default=500, metavar="N", help="also write it every N steps")
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--relative-weight", type=float, default=0.5)
     parser.add_argument("--height", type=int, default=256)
