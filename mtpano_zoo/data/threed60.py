@@ -144,6 +144,6 @@ class ThreeD60DataModule(PanoramaDataModule):
 
 
 def _listed_names(path: Path) -> list[str]:
-    """Return the first file of every line, without folders, which are from other machines and use either slash."""
-    names = [re.split(r"[/\\]", line.split()[0])[-1] for line in read_lines(path) if line.strip()]
+    """Return the colour images of every line, without folders, which are from other machines and use either slash."""
+    names = [re.split(r"[/\\]", word)[-1] for line in read_lines(path) for word in line.split()]
     return [name for name in names if "_color_" in name]

@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, Split
-from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_rgb, reason_of
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import decode_panorama
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
 __all__ = ("GeneratedDataModule", "SUN360DataModule", "UnlabelledDataModule", "ZInDDataModule")
@@ -17,7 +19,7 @@ __all__ = ("GeneratedDataModule", "SUN360DataModule", "UnlabelledDataModule", "Z
 class UnlabelledDataModule(PanoramaDataModule):
     """Base of sets without labels: all panoramas are in ``predict``, and in ``train`` unless a set splits them."""
 
-    decoders: Mapping[str, Decoder] = {"image": decode_rgb}
+    decoders: Mapping[str, Decoder] = {"image": partial(decode_panorama, name="it")}
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """Return ``train`` for all."""

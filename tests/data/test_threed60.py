@@ -67,6 +67,18 @@ def test_lists_of_the_owner(root):
         data.dataset("train")
 
 
+def test_lists_name_every_camera(root):
+    (root / "3D60_test.txt").write_text(fake_threed60.TEST_LIST)
+    data = ThreeD60DataModule(root, placements=["Left_Down", "Right", "Up"], lists={"test": "3D60_test.txt"})
+    assert numbers(data, "test") == [2, 2, 2]
+
+
+def test_lists_may_have_blanks_in_their_folders(root):
+    (root / "3D60_test.txt").write_text(fake_threed60.TEST_LIST.replace(r"D:\Data", r"D:\My Data"))
+    data = ThreeD60DataModule(root, lists={"test": "3D60_test.txt"})
+    assert numbers(data, "test") == [2]
+
+
 def test_part_that_is_not_there_is_named(tmp_path, content):
     write(tmp_path / "data", {name: data for name, data in content.items() if name.startswith("Matterport3D")})
     data = ThreeD60DataModule(tmp_path / "data", height=32, width=64)

@@ -1,9 +1,11 @@
 import json
 
 import fake_unlabelled
+import numpy as np
 import pytest
 from fake_files import write, write_zip
 from fake_unlabelled import decoded
+from PIL import ExifTags, Image
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import GeneratedDataModule, SUN360DataModule, ZInDDataModule
@@ -111,6 +113,16 @@ def test_generated_panoramas_have_their_texts(generated, check_sample):
         check_sample(sample, {"image": decoded(i, kinds[i])}, 0, 0)
         assert data.prompts[sample["id"]] == text
     assert ids(data, "predict") == ["000000", "000001", "dune"]
+
+
+def test_images_are_turned_upright(generated):
+    upright = np.zeros((32, 64, 3), np.uint8)
+    upright[:16] = 255
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    Image.fromarray(upright[::-1, ::-1]).save(generated / "images/000001.jpg", exif=turned)
+    image = GeneratedDataModule(generated, height=32, width=64).dataset("predict")[1]["image"]
+    assert image[:, :8].mean() > 0.9 and image[:, -8:].mean() < 0.1
 
 
 def test_texts_are_what_stands_in_the_file(tmp_path, generated):
