@@ -24,10 +24,11 @@ def known_logarithm(depth: Tensor) -> Tensor:
     """Return log-distances, 0 where there is none, and where there is one, (B, 2, H, W), of distances (B, 1, H, W).
 
     Example:
-        >>> known_logarithm(torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)).tolist()
-        [[[[0.0, 0.0]], [[1.0, 0.0]]]]
+        >>> known_logarithm(torch.tensor([1.0, 0.0, torch.inf]).view(1, 1, 1, 3)).tolist()
+        [[[[0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]]]
     """
-    return torch.cat((torch.where(depth > 0, depth, 1).log(), (depth > 0).to(depth.dtype)), dim=1)
+    known = depth.isfinite() & (depth > 0)
+    return torch.cat((torch.where(known, depth, 1).log(), known.to(depth.dtype)), dim=1)
 
 
 def difference_by_patch(label: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.losses import valid_depth
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator, difference_by_patch, known_logarithm
@@ -211,6 +212,7 @@ class DepthQualityModule(LightningModule):
         often = torch.tensor(list(self.failures.values()), dtype=torch.float32, device=depth.device)
         kinds = often.multinomial(len(depth), replacement=True)
         chances = torch.rand(2, len(depth), device=depth.device)
+        depth = torch.where(valid_depth(depth), depth, 0)
         damaged = depth.clone()
         for number, name in enumerate(self.failures):
             chosen = (kinds == number) & (chances[0] < self.failure_share)
@@ -233,11 +235,11 @@ class DepthQualityModule(LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Return how accurate labels are, and the share of pixels where that is known, by patch (B, h, w)."""
         truth = batch["depth"]
-        far = batch["far"] if "far" in batch else torch.zeros_like(truth, dtype=torch.bool)
-        known = far | (truth > 0)
-        right = (-_log_error(label, truth) / self.tolerance).exp() * (known & ((label > 0) == (truth > 0)))
+        measured, labelled = valid_depth(truth), valid_depth(label)
+        known = measured | batch["far"] if "far" in batch else measured
+        right = (-_log_error(label, truth) / self.tolerance).exp() * (known & (labelled == measured))
         if intact is not None:
-            right = right * (_log_error(label, intact) < NOTICEABLE) * ((label > 0) == (intact > 0))
+            right = right * (_log_error(label, intact) < NOTICEABLE) * (labelled == valid_depth(intact))
         share = F.adaptive_avg_pool2d(known.to(label.dtype), (size[0], size[1]))
         return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share
 
@@ -253,5 +255,5 @@ def _estimation_error(estimates: list[Tensor], depth: Tensor) -> Tensor:
 
 def _log_error(depth: Tensor, other: Tensor) -> Tensor:
     """Return the difference of log-distances, 0 where one of them has none."""
-    both = (depth > 0) & (other > 0)
+    both = valid_depth(depth) & valid_depth(other)
     return (torch.where(both, depth, 1).log() - torch.where(both, other, 1).log()).abs()

@@ -129,6 +129,30 @@ def test_estimates_from_the_image_learn_the_log_distance():
     torch.testing.assert_close(training.training_step(batch, 0), expected)
 
 
+@pytest.mark.parametrize("nothing", [math.inf, math.nan, -1.0])
+@pytest.mark.parametrize("failure", ["scaled", "filled", "blurred"])
+def test_what_is_no_distance_is_a_hole(nothing, failure, monkeypatch):
+    training = module(failures={failure: 1}, failure_share=1.0)
+    logged = {}
+    monkeypatch.setattr(training, "log", lambda name, value, **_: logged.setdefault(name, []).append(float(value)))
+    images = torch.stack([sample(i)["image"] for i in range(4)])
+    said = training._predict(images)
+    for value in (0.0, nothing):
+        batch = {"image": images, "depth": 4 * images[:, 0]}
+        batch["depth"][:2, :4] = value
+        wrong = said.clone()
+        wrong[1:3, 6:8] = value
+        monkeypatch.setattr(training, "_predict", lambda _, wrong=wrong: wrong)
+        torch.manual_seed(0)
+        training.training_step(batch, 0)
+        training.validation_step(batch, 0)
+        logged.setdefault("val", []).extend(map(float, training._validated.compute().values()))
+        training.on_validation_epoch_start()
+    assert all(map(math.isfinite, logged["train/loss"])) and len(logged["train/loss"]) == 2
+    for values in logged.values():
+        assert values[: len(values) // 2] == pytest.approx(values[len(values) // 2 :])
+
+
 @pytest.mark.parametrize(("targets", "factors"), [("graded", {0.5, 2.0}), ("binary", {1.0})])
 def test_true_labels_are_damaged_too_if_targets_are_graded(targets, factors, monkeypatch):
     training = module(targets=targets, failures={"scaled": 1}, failure_share=1.0)
