@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,13 @@ class LatitudePrior(PanoramaNetwork):
         self.register_buffer("directions", torch.zeros(rows, 3))
 
     def fit(self, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Fit to samples with `semseg` (H, W), `depth` (H, W) in metres and `normals` (3, H, W)."""
+        """Fit to samples with `semseg` (H, W), `depth` (H, W) in metres and `normals` (3, H, W).
+
+        The depth of a row where none is measured is interpolated between the nearest rows above and below.
+
+        Raises:
+            InputError: If no depth is measured at all.
+        """
         rows = self.input_size[0]
         vertical = torch.tensor([(0.0, -1.0, 0.0), (0.0, 1.0, 0.0)])
         candidates = torch.cat((vertical, erp_rays(35, 72).reshape(-1, 3)))
@@ -61,7 +68,11 @@ class LatitudePrior(PanoramaNetwork):
             angles += cosines.clamp(-1, 1).acos().mean(1)
         cumulated = depth_weights.cumsum(1)
         middle = (cumulated >= cumulated[:, -1:] / 2).float().argmax(1)
-        self.depths.copy_((edges[middle] * edges[middle + 1]).sqrt())
+        depths = (edges[middle] * edges[middle + 1]).sqrt()
+        (measured,) = np.nonzero(cumulated[:, -1].numpy())
+        if not len(measured):
+            raise InputError("The prior is fitted to depths, but no sample has any: pass other samples.")
+        self.depths.copy_(torch.from_numpy(np.interp(np.arange(rows), measured, depths[measured])))
         self.directions.copy_(candidates[angles.argmin(1)])
 
     def forward(self, image: Tensor) -> dict[str, Any]:

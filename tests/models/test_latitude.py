@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.models.latitude import LatitudePrior
 
 
@@ -31,6 +32,17 @@ def test_no_other_constant_per_row_scores_better() -> None:
         brute_force = ((candidates[:, None] - truth).abs() / truth).mean(1).min()
         ours = ((outputs["depth"][0, 0, row, 0] - truth).abs() / truth).mean()
         assert ours <= brute_force * 1.01
+
+
+def test_rows_without_depth_are_between_their_neighbours() -> None:
+    sample = synthetic(8, 0)
+    sample["depth"] = torch.tensor([0.0, 0.0, 4.0, 0.0, 0.0, 7.0, 2.0, 0.0])[:, None].repeat(1, 16)
+    prior = LatitudePrior(("a", "b", "c"), 8)
+    prior.fit([sample])
+    torch.testing.assert_close(prior.depths, torch.tensor([4.0, 4, 4, 5, 6, 7, 2, 2]), rtol=0.01, atol=0)
+    sample["depth"] = torch.zeros(8, 16)
+    with pytest.raises(InputError, match="no sample has any"):
+        LatitudePrior(("a", "b", "c"), 8).fit([sample])
 
 
 def test_images_of_another_height_are_refused() -> None:
