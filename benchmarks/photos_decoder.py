@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,36 +44,30 @@ class Features(IterableDataset[dict[str, Any]]):
     """What a decoder reads, and what it should predict, without end.
 
     Args:
-        task: `depth` or `normals`.
-        teacher: Name or path of a network that differs from the trained one at most in the decoder of the task.
-        panoramas: Folder of photographs, or None.
-        options: Options of the command line.
+        options: Options of the command line. The teacher differs from the trained network at most in the decoder of
+            the task.
     """
 
-    def __init__(self, task: str, teacher: str, panoramas: Path | None, options: argparse.Namespace) -> None:
-        self.task, self.teacher, self.options = task, teacher, options
-        self.photographs = [] if panoramas is None else [one.pixels for one in read_backdrops(panoramas)]
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.photographs = [one.pixels for one in read_backdrops(options.panoramas)] if options.panoramas else []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the kind of scene, the decoder's inputs in bfloat16, and the target (1, C, H, W), NaN where unknown."""
         torch.set_num_threads(1)
         options, choice = self.options, random.Random(self.options.seed)
         size = (options.height, 2 * options.height)
-        network = load_model(self.teacher).eval().requires_grad_(False)
+        network = load_model(options.teacher or options.source).eval().requires_grad_(False)
         shares = dict(zip(("streets", "homes", "rooms", "photographs"), options.shares, strict=True))
         shares["photographs"] *= bool(self.photographs)
-        common: dict[str, Any] = {"seed": options.seed, "black_poles": 0.1}
-        true_kinds = ("streets",) if self.task == "depth" else ("streets", "homes", "rooms")
+        true_kinds = ("streets",) if options.task == "depth" else ("streets", "homes", "rooms")
+        build = {"streets": StreetsDataset, "homes": partial(HomesDataset, version=3), "rooms": RoomsDataset}
         sets = {
-            "streets": [StreetsDataset("train", COUNT, *size, tilt=tilt, **common) for tilt in (UPRIGHT, options.lean)],
-            "homes": [
-                HomesDataset("train", COUNT, *size, tilt=tilt, version=3, **common)
-                for tilt in ((UPRIGHT, options.lean) if "homes" in true_kinds else (5.0,))
-            ],
-            "rooms": [
-                RoomsDataset("train", COUNT, *size, tilt=tilt, **common)
-                for tilt in ((UPRIGHT, options.lean) if "rooms" in true_kinds else (5.0,))
-            ],
+            kind: [
+                scenes("train", COUNT, *size, tilt=tilt, seed=options.seed, black_poles=0.1)
+                for tilt in ((UPRIGHT, options.lean) if kind in true_kinds else (5.0,))
+            ]
+            for kind, scenes in build.items()
         }
         augment = Augmentation(yaw=1.0, mirror=0.5, photometric=1.0, strength=1.2, seed=options.seed)
         while True:
@@ -96,11 +91,11 @@ class Features(IterableDataset[dict[str, Any]]):
     def _own(self, network: PDBridgeNet, inputs: Any) -> Any:
         """Keep what the decoder of the task reads."""
         levels, aggregated, features, class_tokens = inputs
-        stream = network.stream_of[self.task]
+        stream = network.stream_of[self.options.task]
         return levels[stream], aggregated[stream], features, class_tokens
 
     def _true(self, sample: dict[str, Any]) -> Tensor:
-        if self.task == "depth":
+        if self.options.task == "depth":
             depth = sample["depth"][None, None]
             return torch.where(valid_depth(depth), depth.log(), math.nan)
         normals = sample["normals"][None]
@@ -110,7 +105,7 @@ class Features(IterableDataset[dict[str, Any]]):
         """Return what the network predicts for an image (1, 3, H, W), as the turned camera sees it."""
         before = network(image, auxiliary=False)
         known = rotate(before["valid"].float(), turn, "image") > 0
-        if self.task == "depth":
+        if self.options.task == "depth":
             target = rotate(before["depth"].float().clamp(min=0.01).log(), turn, "image")
         else:
             normals = nn.functional.normalize(before["normals"].float(), dim=1)
@@ -262,8 +257,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = load_model(options.source)
-    data = Features(options.task, options.teacher or options.source, options.panoramas, options)
-    train(network, DataLoader(data, batch_size=None, num_workers=1), options)
+    train(network, DataLoader(Features(options), batch_size=None, num_workers=1), options)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ REFERENCE = {
         "mtpano_zoo.evaluation.predictors",
         "mtpano_zoo.evaluation.data_sets",
         "mtpano_zoo.evaluation.measures",
+        "mtpano_zoo.evaluation.agreement",
     ),
     "generating": (
         "mtpano_zoo.generation.loading",

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mtpano_zoo.data import RoomsDataset
-from mtpano_zoo.evaluation import measures
+from mtpano_zoo.evaluation import agreement, measures
 from mtpano_zoo.evaluation.measures import Alignment, Ratio, error_of, mean_over
 from mtpano_zoo.evaluation.regions import band_names, core, in_band
 from mtpano_zoo.evaluation.statistics import bootstrap, compare
@@ -176,7 +176,7 @@ def yaw(room: Room) -> Figure:
     room.show(middle, rolled, "predicted, and rolled back")
     picture(right, (rolled / straight).log().abs(), "", cmap="magma", vmin=0, vmax=0.1)
     pairs = ((room.depth, again(torch.ones_like(wave))), (straight, rolled))
-    spreads = [value(measures.roll_spread("depth", one, [other], [count])) for one, other in pairs]
+    spreads = [value(agreement.roll_spread("depth", one, [other], [count])) for one, other in pairs]
     right.set_title("difference; yaw/depth: {:.3f} right, {:.3f} here".format(*spreads), fontsize=9)
     return figure
 
@@ -191,7 +191,7 @@ def cross(room: Room) -> Figure:
     for number, name in enumerate(("front", "right", "back", "left", "up", "down")):
         room.show(grid[0, number], cut[number], name)
         room.show(grid[1, number], wrong[number], "1.3 times" if number == 1 else "0.8 times" if number == 3 else "")
-    ways = {"faces": measures.cross_on_faces, "panorama": measures.cross_on_panorama}
+    ways = {"faces": agreement.cross_on_faces, "panorama": agreement.cross_on_panorama}
     words = []
     for name, way in ways.items():
         before, after = (value(way(room.predicted, faces)) for faces in (right, wrong))

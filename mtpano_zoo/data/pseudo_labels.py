@@ -19,11 +19,12 @@ from mtpano_zoo.data.pseudo_label_views import ViewDataset, ViewSampler
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
     Decoder,
+    decode_confidence,
     decode_depth,
     decode_labels,
+    decode_mask,
     decode_rgb,
     decode_vectors,
-    open_image,
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.manifest import MANIFEST
@@ -32,44 +33,13 @@ from mtpano_zoo.text_files import read_json
 
 __all__ = (
     "PseudoLabelDataModule",
-    "decode_confidence",
     "decode_disparity",
     "decode_known",
-    "decode_mask",
     "in_metres",
     "read_list",
 )
 
 FORMAT = "mtpano pseudo-labels"  # a version follows
-
-
-def decode_confidence(data: bytes) -> NDArray[np.float32]:
-    """Decode an 8-bit grey image of confidences (H, W), 255 = certain.
-
-    Raises:
-        InputError: If it is not 8-bit grey.
-
-    Example:
-        >>> import io
-        >>> from PIL import Image
-        >>> file = io.BytesIO()
-        >>> Image.fromarray(np.array([[0, 255]], np.uint8)).save(file, "PNG")
-        >>> decode_confidence(file.getvalue()).tolist()
-        [[0.0, 1.0]]
-    """
-    image = open_image(data)
-    if image.mode != "L":
-        raise InputError(f"its confidence is stored as mode {image.mode}, but it is 8-bit grey")
-    return np.asarray(image, np.float32) / np.float32(255)
-
-
-def decode_mask(data: bytes) -> NDArray[np.bool_]:
-    """Decode an 8-bit grey image as a mask: 255 is true, 0 is false.
-
-    Raises:
-        InputError: If it is not 8-bit grey.
-    """
-    return decode_confidence(data) > 0.5
 
 
 def decode_disparity(data: bytes) -> NDArray[np.float32]:

@@ -30,8 +30,10 @@ __all__ = (
     "UNREADABLE",
     "Decoder",
     "decode_array",
+    "decode_confidence",
     "decode_depth",
     "decode_labels",
+    "decode_mask",
     "decode_npy",
     "decode_packed_array",
     "decode_rgb",
@@ -327,6 +329,35 @@ def _lengths(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
     if none.any():
         length[none] = np.inf
     return length
+
+
+def decode_confidence(data: bytes) -> NDArray[np.float32]:
+    """Decode an 8-bit grey image of confidences (H, W), 255 = certain.
+
+    Raises:
+        InputError: If it is not 8-bit grey.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.array([[0, 255]], np.uint8)).save(file, "PNG")
+        >>> decode_confidence(file.getvalue()).tolist()
+        [[0.0, 1.0]]
+    """
+    image = open_image(data)
+    if image.mode != "L":
+        raise InputError(f"its confidence is stored as mode {image.mode}, but it is 8-bit grey")
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+def decode_mask(data: bytes) -> NDArray[np.bool_]:
+    """Decode an 8-bit grey image as a mask: 255 is true, 0 is false.
+
+    Raises:
+        InputError: If it is not 8-bit grey.
+    """
+    return decode_confidence(data) > 0.5
 
 
 def decode_wide_rgb(data: bytes) -> NDArray[Any]:

@@ -14,12 +14,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.panoramas import UnreadableSampleError
-from mtpano_zoo.data.pseudo_labels import decode_mask
 from mtpano_zoo.data.reading import (
     UNREADABLE,
     Decoder,
     decode_depth,
     decode_labels,
+    decode_mask,
     decode_npy,
     decode_rgb,
     decode_vectors,

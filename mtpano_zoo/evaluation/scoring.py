@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtpano_zoo.evaluation import measures
+from mtpano_zoo.evaluation import agreement, measures
 from mtpano_zoo.evaluation.measures import Alignment, Ratio, error_of, mean_over
 from mtpano_zoo.evaluation.predictors import Maps, Predictor
 from mtpano_zoo.evaluation.protocol import labels_of
@@ -138,8 +138,8 @@ def measure(
         image: Tensor = sample["image"]
         size = max(8, round(FACE * image.shape[1]))
         faces = predictor.faces(to_cubemap(image[None], size)[0])
-        values["cross/faces"] = measures.cross_on_faces(maps["depth"], faces)
-        values["cross/panorama"] = measures.cross_on_panorama(maps["depth"], faces)
+        values["cross/faces"] = agreement.cross_on_faces(maps["depth"], faces)
+        values["cross/panorama"] = agreement.cross_on_panorama(maps["depth"], faces)
     return {name: value for name, value in values.items() if _known(value)}
 
 
@@ -195,7 +195,7 @@ def _yaw(case: _Case) -> dict[str, Any]:
             turn = rotation_matrix(yaw=360.0 * count / width)
             rolled[-1]["normals"] = turn_vectors(rolled[-1]["normals"].float(), turn @ frame)
     return {
-        f"yaw/{task}": measures.roll_spread(task, maps[task], [other[task] for other in rolled], columns)
+        f"yaw/{task}": agreement.roll_spread(task, maps[task], [other[task] for other in rolled], columns)
         for task in case.shared
     }
 

@@ -282,8 +282,9 @@ class DiT360Module(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the base where weights are averaged: `WeightAveraging` expects every weight."""
         if CURRENT in checkpoint:
+            every = self.state_dict()
             for key in WEIGHTS:
-                checkpoint[key] = self.state_dict() | checkpoint[key]
+                checkpoint[key] = every | checkpoint[key]
 
     def on_fit_end(self) -> None:
         """Write the trained weights for `mtpano generate`."""

@@ -142,11 +142,11 @@ class MultiTaskLoss(Loss):
 
     def confidence(self, task: str, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the weights (B, H, W) of the labels of a task; None if all can be trusted."""
-        measured = "depth" if task == "valid" else task
-        own = [CONFIDENCES[measured]] if measured in CONFIDENCES and task != "semseg" else []
+        role = MAIN_TASKS[task].labels[0]
+        own = [CONFIDENCES[role]] if role in CONFIDENCES and task != "semseg" else []
         names = [*own, "confidence"] if task in self.confidence_tasks else own
         name = next((name for name in names if name in batch), None)
-        label = batch.get(MAIN_TASKS[task].labels[0])
+        label = batch.get(role)
         if name is None or label is None:
             return None
         confidence: Tensor = batch[name]

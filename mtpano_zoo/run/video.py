@@ -144,10 +144,11 @@ class VideoRun:
 
     def _remove_frames(self, job: Job, first: int) -> None:
         """Remove the results of this and later frames, which are those of an earlier, longer video."""
-        for name in self._recorded_frames(job):
+        for name, digest in self._recorded_frames(job).items():
             number = int(name.rpartition("/")[2])
             if number >= first:
-                self.output.folder.begin(name)
+                if digest:
+                    self.output.folder.begin(name)
                 for path in self._files(job.name, number).values():
                     path.unlink(missing_ok=True)
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from mtpano_zoo import load_model
+from mtpano_zoo.data import StreetsDataset
 from mtpano_zoo.image_io import write_png
 from mtpano_zoo.sphere import erp_rays, rotation_matrix
 
-OPTIONS = argparse.Namespace(
-    steps=3, every=2, lr=1e-3, relative_weight=0.5, keep=2, seed=1, height=64, lean=40.0, turned=0.5
-)
+OPTIONS = {
+    **{"source": "mtpano-small.photos", "teacher": None, "panoramas": None, "height": 64, "lean": 40.0, "turned": 0.5},
+    **{"steps": 3, "every": 2, "lr": 1e-3, "relative_weight": 0.5, "keep": 2, "seed": 1},
+}
 LEARNED = {
     "depth": ("task_injectors.depth.", "adapters.depth.", "necks.depth.", "heads.depth."),
     # Nothing else is in its stream, so the bridge and what it adds are its own.
@@ -21,6 +23,10 @@ LEARNED = {
         *("bridges.variant.", "stream_injectors.variant."),
     ),
 }
+
+
+def options_of(task, **others):
+    return argparse.Namespace(task=task, **OPTIONS | others)
 
 
 def test_cameras_are_tilted_by_up_to_sixty_degrees(benchmark):
@@ -40,11 +46,10 @@ def scenes(benchmark, task, tmp_path_factory):
     """Scenes whose cameras are not turned if the network labels them."""
     folder = tmp_path_factory.mktemp("photographs")
     write_png(folder / "one.png", np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8))
-    shares = (6.0, 1.5, 1.0, 2.5)
-    options = argparse.Namespace(**vars(OPTIONS) | {"task": task, "shares": shares})
+    options = options_of(task, panoramas=folder, shares=(6.0, 1.5, 1.0, 2.5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "_turn", lambda choice, turned: torch.eye(3))
-        return list(itertools.islice(benchmark.Features(task, "mtpano-small.photos", folder, options), 14))
+        return list(itertools.islice(benchmark.Features(options), 14))
 
 
 def test_targets_are_what_the_network_predicts_for_photographs(benchmark, task, scenes):
@@ -68,7 +73,7 @@ def test_targets_are_what_the_network_predicts_for_photographs(benchmark, task, 
 
 def test_predicted_labels_turn_with_the_camera(benchmark, task):
     network, image = load_model("mtpano-small.photos"), torch.rand(1, 3, 64, 128)
-    features = benchmark.Features(task, "mtpano-small.photos", None, OPTIONS)
+    features = benchmark.Features(options_of(task))
     with torch.no_grad():
         still, turned = (features._taught(network, image, one) for one in (torch.eye(3), rotation_matrix(yaw=90)))
     rolled = still.roll(-32, -1)
@@ -90,10 +95,20 @@ def test_true_labels_are_those_of_the_scenes(task, scenes):
             assert bool((target[0, 0][known].exp() < 2e4).all())
 
 
+def test_the_sky_has_no_distance_and_the_rest_the_one_of_the_scene(benchmark):
+    sample = StreetsDataset("val", 1, 64, 128)[0]
+    distances = benchmark.Features(options_of("depth"))._true(sample)[0, 0]
+    normals = benchmark.Features(options_of("normals"))._true(sample)[0]
+    assert sample["far"].any() and torch.equal(distances.isnan(), sample["far"])
+    assert torch.equal(normals.isnan().any(0), sample["far"])
+    torch.testing.assert_close(distances.nan_to_num().exp()[~sample["far"]], sample["depth"][~sample["far"]])
+    assert torch.equal(normals[:, ~sample["far"]], sample["normals"][:, ~sample["far"]])
+
+
 def test_only_this_task_learns(benchmark, task, scenes, tmp_path):
     network = load_model("mtpano-small.photos")
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    options = argparse.Namespace(**vars(OPTIONS) | {"task": task, "folder": tmp_path / "trained"})
+    options = options_of(task, folder=tmp_path / "trained")
     benchmark.train(network, itertools.cycle(scenes), options)
     assert [path.name for path in options.folder.iterdir() if path.is_dir()] == ["step-2"]
     trained = load_model(options.folder).state_dict()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mtpano_zoo.evaluation import measures
+from mtpano_zoo.evaluation import agreement, measures
 from mtpano_zoo.evaluation.measures import Alignment, error_of
 from mtpano_zoo.evaluation.regions import away_from_border, band_names, between_poles, core, in_band
 from mtpano_zoo.evaluation.scoring import matched_classes, with_depth
@@ -124,8 +124,8 @@ def test_a_swap_of_classes_is_found_and_an_absorbed_class_is_none():
 
 def test_rolls_that_do_not_matter_have_no_spread():
     depth, _ = room()
-    assert value(measures.roll_spread("depth", depth, [depth, depth], [16, 32])) == 0
-    assert value(measures.roll_spread("depth", depth, [1.1 * depth], [16])) == pytest.approx(math.log(1.1), rel=1e-4)
+    assert value(agreement.roll_spread("depth", depth, [depth, depth], [16, 32])) == 0
+    assert value(agreement.roll_spread("depth", depth, [1.1 * depth], [16])) == pytest.approx(math.log(1.1), rel=1e-4)
 
 
 def test_boundaries_of_a_box_on_slanted_planes():
@@ -158,12 +158,12 @@ def test_walls_that_are_planes_have_no_residual_and_bent_ones_have():
 
 def test_cross_projection_forgives_scale_only():
     panorama = torch.full((H, W), 3.0)
-    for cross in (measures.cross_on_faces, measures.cross_on_panorama):
+    for cross in (agreement.cross_on_faces, agreement.cross_on_panorama):
         assert value(cross(panorama, torch.full((6, 8, 8), 5.0))) == pytest.approx(0, abs=1e-7)
         faces = torch.full((6, 8, 8), 3.0)
         faces[0] *= math.e
         assert value(cross(panorama, faces)) == pytest.approx(
-            1 / 6, rel=1e-5 if cross is measures.cross_on_faces else 0.1
+            1 / 6, rel=1e-5 if cross is agreement.cross_on_faces else 0.1
         )
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from processes import side_by_side
 from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -15,7 +14,7 @@ from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import DAPLoss, MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
-from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule, base, learning_rate_factor
+from mtpano_zoo.training import MultiTaskModule, base, learning_rate_factor
 from mtpano_zoo.zoo import load_model
 
 
@@ -382,31 +381,3 @@ def test_no_training_step_waits_for_the_device():
 def test_the_loss_is_the_users_to_choose():
     loss = MultiTaskLoss(auxiliary_weight=0.0)
     assert MultiTaskModule(TinyNetwork(), loss).loss is loss
-
-
-class HalfLabelled(TinyDataModule):
-    """Rank 0 gets the even samples, which have no depth."""
-
-    def train_dataloader(self):
-        return DataLoader(TinyDataset(4, 0, ["depth"], every=2), batch_size=1)
-
-    def val_dataloader(self):
-        return DataLoader(TinyDataset(4, 100, ["depth"], every=2), batch_size=1)
-
-
-def _train(rank):
-    seed_everything(0, verbose=False)
-    module = MultiTaskModule(TinyNetwork(), lr=1e-2)
-    both = trainer(None, devices=2, strategy="ddp", max_epochs=2, callbacks=[AuxiliaryWarmup(steps=2)])
-    assert not both.strategy._ddp_kwargs.get("find_unused_parameters")
-    both.fit(module, HalfLabelled())
-    weights = torch.cat([p.detach().flatten() for p in module.parameters()])
-    gathered = both.strategy.all_gather(weights)
-    assert torch.equal(gathered[0], gathered[1]), "ranks have drifted apart"
-    metrics = both.strategy.all_gather(torch.tensor([float(both.callback_metrics["val/depth/AbsRel"])]))
-    assert metrics[0] == metrics[1]
-
-
-@pytest.mark.slow
-def test_ranks_stay_together_when_one_lacks_labels(tmp_path):
-    side_by_side(_train, folder=tmp_path)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from processes import side_by_side
-from tiny_training import TinyDataModule, TinyNetwork
+from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mtpano_zoo.data import Augmentation, RoomsDataModule
-from mtpano_zoo.training import MultiTaskModule
+from mtpano_zoo.training import AuxiliaryWarmup, MultiTaskModule
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,8 @@ class Record(Callback):
 def trainer(devices, **options):
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     strategy = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto", "accelerator": "cpu"}
-    return Trainer(**quiet, **strategy, max_epochs=1, num_sanity_val_steps=0, log_every_n_steps=1, **options)
+    options = {"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 1} | options
+    return Trainer(**quiet, **strategy, **options)
 
 
 def rooms(batch_size):
@@ -101,3 +103,30 @@ def test_a_validation_after_an_interrupted_one_counts_its_own_batches_only(tmp_p
         for parameter in module.parameters():
             parameter.div_(2)
     assert validated(module) == expected
+
+
+class HalfLabelled(TinyDataModule):
+    """Rank 0 gets the even samples, which have no depth."""
+
+    def train_dataloader(self):
+        return DataLoader(TinyDataset(4, 0, ["depth"], every=2), batch_size=1)
+
+    def val_dataloader(self):
+        return DataLoader(TinyDataset(4, 100, ["depth"], every=2), batch_size=1)
+
+
+def _train(rank):
+    seed_everything(0, verbose=False)
+    module = MultiTaskModule(TinyNetwork(), lr=1e-2)
+    both = trainer(2, max_epochs=2, callbacks=[AuxiliaryWarmup(steps=2)])
+    assert not both.strategy._ddp_kwargs.get("find_unused_parameters")
+    both.fit(module, HalfLabelled())
+    weights = torch.cat([p.detach().flatten() for p in module.parameters()])
+    gathered = both.strategy.all_gather(weights)
+    assert torch.equal(gathered[0], gathered[1]), "ranks have drifted apart"
+    metrics = both.strategy.all_gather(torch.tensor([float(both.callback_metrics["val/depth/AbsRel"])]))
+    assert metrics[0] == metrics[1]
+
+
+def test_ranks_stay_together_when_one_lacks_labels(tmp_path):
+    side_by_side(_train, folder=tmp_path)
