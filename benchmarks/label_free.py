@@ -43,7 +43,7 @@ COLUMNS = {"mIoU": ("semseg/mIoU", 3), "AbsRel": ("depth/AbsRel", 3), "normals, 
 class Truth(Labeler):
     """A labeler that returns the truth."""
 
-    def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
+    def observe(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
         """Return the labels of the sample."""
         return PanoramaLabels(sample["semseg"].byte(), sample["depth"], sample["normals"])
 
@@ -51,9 +51,9 @@ class Truth(Labeler):
 class PlainAverage(Labeler):
     """A labeler that returns the plain mean of the views, and the most frequent class."""
 
-    def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
+    def finish(self, observed: Any) -> PanoramaLabels:
         """Return the mean of the views as they were before alignment."""
-        fused = super().label(name, sample)
+        fused = super().finish(observed)
         assert fused.scales is not None
         size = self.height * self.width
         votes, depth = torch.zeros(size, len(self.classes)), torch.zeros(2, size)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import BoundedSemaphore
 
 import timm
 import torch
@@ -38,6 +39,7 @@ from mtpano_zoo.labeling.views import RandomViews, Views
 from mtpano_zoo.sphere import from_perspective, solid_angles, unit, z_to_distance
 
 DEFECTS = {"scale": 0.2, "noise": 0.05, "softness": 0.3, "wrong_classes": 0.1, "bleed": 2, "normals_noise": 8.0}
+WRITERS = 2  # as many as `mtpano label` has
 
 
 def plain_average(labels: ViewLabels, views: Views, height: int, width: int) -> PanoramaLabels:
@@ -230,23 +232,29 @@ def speed(classes: int, stride: int, repeats: int, plain: bool = True) -> dict[s
 
 
 def label_in_a_row(count: int, root: str, threads: int, classes: int, stride: int) -> tuple[float, float]:
-    """Cut, fuse and write panoramas as `mtpano label` does, writing in other threads; return begin and end."""
+    """Cut, fuse and write panoramas as `mtpano label` does, the last two in other threads; return begin and end."""
     torch.set_num_threads(threads)
     height, width, size = 512, 1024, 512
     strategy = RandomViews(32, size=size)
     image, labels = torch.rand(3, height, width), teacher_labels(32, size, classes, stride)
     pixels = (255 * image).byte().movedim(0, -1).contiguous().numpy()
 
-    def write(name: str, merged: PanoramaLabels) -> None:
+    @torch.no_grad()
+    def finish(name: str, views: Views) -> None:
+        merged = fuse([labels], views, height, width)
         folder.write(name, encode_image(pixels, height, width), encode_labels(merged).files)
+        room.release()
 
-    with LabelFolder(Path(root)) as folder, ThreadPoolExecutor(2) as writers:
-        for number in range(-1, count):  # the first one is a warm-up
-            if number == 0:
+    room = BoundedSemaphore(WRITERS)
+    with LabelFolder(Path(root)) as folder, ThreadPoolExecutor(WRITERS) as writers:
+        for number in range(-1, count):
+            views = strategy("panorama")
+            cut(image, views)
+            room.acquire()
+            done = writers.submit(finish, f"{os.getpid()}-{number}", views)
+            if number == -1:  # a warm-up
+                done.result()
                 start = time.time()
-            seen = strategy("panorama")
-            cut(image, seen)
-            writers.submit(write, f"{os.getpid()}-{number}", fuse([labels], seen, height, width))
     return start, time.time()
 
 

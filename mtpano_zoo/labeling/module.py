@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mtpano_zoo.labeling.masks import Masker, shrink_masks
 from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.labeling.storage import PANORAMAS
 from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
-from mtpano_zoo.labeling.views import ViewStrategy
+from mtpano_zoo.labeling.views import Views, ViewStrategy
 from mtpano_zoo.output_paths import user_path
 
 __all__ = ("Labeler", "PanoramaLabeler", "read_mask")
@@ -60,7 +61,11 @@ class PanoramaLabeler(lightning.LightningModule):
         """Whether the depth of the last panorama was in metres; None before the first, or without depth."""
 
     def label(self, name: str, sample: Mapping[str, Any]) -> Any:
-        """Label one panorama.
+        """Label one panorama; see `observe`."""
+        return self.finish(self.observe(name, sample))
+
+    def observe(self, name: str, sample: Mapping[str, Any]) -> Any:
+        """Run the networks on one panorama.
 
         Args:
             name: Name of the panorama.
@@ -68,8 +73,12 @@ class PanoramaLabeler(lightning.LightningModule):
         """
         raise NotImplementedError
 
+    def finish(self, observed: Any) -> Any:
+        """Return the labels from the result of `observe`; a run calls this in another thread."""
+        return observed
+
     def encode(self, labels: Any) -> EncodedLabels:
-        """Return the files of labels from `label`; this runs in another thread."""
+        """Return the files of labels; a run calls this in another thread."""
         return encode_labels(labels)
 
     def manifest(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,13 +86,13 @@ class PanoramaLabeler(lightning.LightningModule):
         return describe(settings, self.classes)
 
     def predict_step(self, item: Mapping[str, Any], batch_idx: int) -> Any:
-        """Return the labels of an item of `LabelingData`, a sentence if there are none, or None to skip it."""
+        """Observe an item of `LabelingData`; return a sentence if there are no labels of it, or None to skip it."""
         if self.ledger is not None and not self.ledger.wants(item):
             return None
         if "failure" in item:
             return str(item["failure"])
         try:
-            return self.label(item["name"], item["sample"])
+            return self.observe(item["name"], item["sample"])
         except TooLittleLeftError as error:
             if self.ledger is None:
                 return str(error)
@@ -98,6 +107,23 @@ class PanoramaLabeler(lightning.LightningModule):
         """Return the panorama (3, H, W) in [0, 1] on the device of the labeler."""
         image: Tensor = sample["image"].to(self.device)
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What the teachers see of a panorama, and what masks leave of it.
+
+    Args:
+        labels: Labels of every teacher.
+        views: The cameras.
+        invalid: Pixels without any label, bool (H, W).
+        masks: Masks by name, bool (H, W).
+    """
+
+    labels: Sequence[ViewLabels]
+    views: Views
+    invalid: Tensor | None
+    masks: dict[str, Tensor]
 
 
 class Labeler(PanoramaLabeler):
@@ -172,8 +198,11 @@ class Labeler(PanoramaLabeler):
         return dict(zip(self.masker.names, found, strict=True))
 
     @torch.no_grad()
-    def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
-        """Label one panorama.
+    def observe(self, name: str, sample: Mapping[str, Any]) -> _Observed | PanoramaLabels:
+        """Let the teachers label the views of one panorama.
+
+        On a GPU, the views are fused here: threads would not fuse faster there, but keep the views of several
+        panoramas in its memory.
 
         Args:
             name: Name of the panorama, which determines the views.
@@ -197,17 +226,29 @@ class Labeler(PanoramaLabeler):
         labels = [_in_float32(teacher(seen)) for teacher in self.teachers]
         kinds = {one.depth_kind for one in labels if one.depth is not None}
         self.metric = "metric" in kinds if kinds else None
+        observed = _Observed(labels, views, invalid, masks)
+        return observed if self.device.type == "cpu" else self.finish(observed)
+
+    @torch.no_grad()
+    def finish(self, observed: _Observed | PanoramaLabels) -> PanoramaLabels:
+        """Fuse the labels of the views.
+
+        Raises:
+            InputError: If a teacher's labels do not fit, or are not finite in more than half of the views.
+        """
+        if isinstance(observed, PanoramaLabels):
+            return observed
         with torch.autocast(self.device.type, enabled=False):
-            labelled = fuse(
-                labels,
-                views,
+            fused = fuse(
+                observed.labels,
+                observed.views,
                 self.height,
                 self.width,
-                invalid=invalid,
+                invalid=observed.invalid,
                 no_depth_classes=self.no_depth,
                 keep_views=self.keep_views,
             )
-        return dataclasses.replace(labelled, masks=masks)
+        return dataclasses.replace(fused, masks=observed.masks)
 
 
 def _in_float32(labels: ViewLabels) -> ViewLabels:

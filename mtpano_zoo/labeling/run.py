@@ -129,7 +129,7 @@ def label(
         split: List to add the panoramas to: ``train``, ``val`` or ``test``; None for no list.
         max_height: See `LabelingData`.
         num_workers: Worker processes that read.
-        writers: Threads that encode and write.
+        writers: Threads that fuse, encode and write.
         overwrite: Delete labels that were made with other settings, or from another image of the same name.
 
     Returns:
@@ -251,7 +251,7 @@ def add_run_options(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these options; may be repeated")
     parser.add_argument("--out", type=str, required=True, help="output folder, new or to continue")
     parser.add_argument("--num-workers", type=int, default=2, help="number of processes that read panoramas")
-    parser.add_argument("--writers", type=int, default=2, help="number of threads that write")
+    parser.add_argument("--writers", type=int, default=2, help="number of threads that fuse and write")
     parser.add_argument("--overwrite", action="store_true", help="delete results of other settings or images")
     left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)

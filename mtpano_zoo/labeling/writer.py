@@ -1,10 +1,10 @@
-"""Writer of labels that runs while the next panorama is labelled, and keeps account."""
+"""Writer that fuses and writes labels while the next panorama is labelled, and keeps account."""
 
 import errno
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -16,16 +16,12 @@ import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.labeling.encoding import EncodedLabels
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import claim, software, write_record
 from mtpano_zoo.labeling.module import PanoramaLabeler
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 
 __all__ = ("LabelWriter",)
-
-WAITING = 2  # panoramas per thread that wait or are being written: more would only take memory
-
 
 class LabelWriter(BasePredictionWriter):
     """Write the results of a `PanoramaLabeler` in threads, and end the run if the folder cannot be written to.
@@ -36,7 +32,7 @@ class LabelWriter(BasePredictionWriter):
         ledger: The folder, and the account of every panorama's outcome.
         manifest: See `mtpano_zoo.labeling.manifest.describe`.
         split: List of `db_info` to add the panoramas to; None for no list.
-        threads: Number of threads that encode and write.
+        threads: Number of threads that fuse, encode and write. Each keeps the views' labels of one panorama.
 
     Raises:
         InputError: If `threads` is not positive.
@@ -57,7 +53,7 @@ class LabelWriter(BasePredictionWriter):
         self._asked_to_end = False
         self._begin = self._started = 0.0
         self._pool: ThreadPoolExecutor | None = None
-        self._room = BoundedSemaphore(WAITING * threads)
+        self._room = BoundedSemaphore(threads)
         self._group: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -111,7 +107,7 @@ class LabelWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Hand the labels of one panorama to a thread, when one has room for it."""
+        """Hand one panorama to a thread, when one is free."""
         if prediction is None or isinstance(prediction, str) or self._pool is None:
             if isinstance(prediction, str):
                 self.ledger.fail(batch["name"], prediction)
@@ -119,7 +115,7 @@ class LabelWriter(BasePredictionWriter):
             return
         self._room.acquire()
         item = {key: value for key, value in batch.items() if key != "sample"}  # it would fill the memory
-        self._pool.submit(self._write, item, prediction, cast(PanoramaLabeler, pl_module).encode)
+        self._pool.submit(self._write, item, prediction, cast(PanoramaLabeler, pl_module))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the threads, list finished panoramas, and gather the reports of all processes."""
@@ -135,10 +131,11 @@ class LabelWriter(BasePredictionWriter):
         self._finish()
         self._close()
 
-    def _write(self, item: Mapping[str, Any], labels: Any, encode: Callable[[Any], EncodedLabels]) -> None:
+    def _write(self, item: Mapping[str, Any], observed: Any, labeler: PanoramaLabeler) -> None:
         name, report = item["name"], self.ledger.report
         try:
-            encoded = encode(labels)
+            labels = labeler.finish(observed)
+            encoded = labeler.encode(labels)
             marked = item if encoded.marker is None else {**item, "jpeg": encoded.marker}
             if self.ledger.write(marked, encoded.files):
                 if encoded.too_far:

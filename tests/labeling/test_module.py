@@ -153,7 +153,7 @@ def test_a_teacher_that_fails_on_one_panorama(error, sentence, rooms):
     told = [subject.predict_step({"name": room["id"], "sample": room, "jpeg": b""}, 0) for room in rooms]
     assert sentence in told[1]
     assert "\n" not in told[1]
-    same(told[2], labeler([OracleTeacher()]).label(rooms[2]["id"], rooms[2]))
+    same(subject.finish(told[2]), labeler([OracleTeacher()]).label(rooms[2]["id"], rooms[2]))
 
 
 def test_steps_without_a_panorama(rooms):

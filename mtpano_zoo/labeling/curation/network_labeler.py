@@ -57,7 +57,7 @@ class NetworkLabeler(PanoramaLabeler):
             manifest["encoding"] = {**manifest["encoding"], "far": FAR}
         return manifest
 
-    def label(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
+    def observe(self, name: str, sample: Mapping[str, Any]) -> PanoramaLabels:
         """Label one panorama.
 
         Raises:

@@ -125,7 +125,7 @@ class Scorer(PanoramaLabeler):
         return plain
 
     @torch.no_grad()
-    def label(self, name: str, sample: Mapping[str, Any]) -> Score:
+    def observe(self, name: str, sample: Mapping[str, Any]) -> Score:
         """Score the label of one panorama.
 
         Raises:
