@@ -25,7 +25,7 @@ from mtpano_zoo.data.reading import (
     unit_or_zero,
 )
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import decode_panorama
+from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_panorama
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
@@ -34,7 +34,7 @@ __all__ = ("FolderDataModule", "decode_png_or_npy_normals", "read_classes")
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
 EXTENSIONS = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
+    "image": IMAGE_SUFFIXES,
     "semseg": (".png",),
     "depth": (".png", ".npy"),
     "normals": (".png", ".npy"),
@@ -48,7 +48,7 @@ class FolderDataModule(PanoramaDataModule):
     Expected below the root, as `mtpano rooms --out DIR` writes rooms; all but the images may be missing, as a folder or
     for single images::
 
-        images/NAME.jpg     or .png, .webp, .tif, .bmp; twice as wide as high
+        images/NAME.jpg     or any other kind of image that `mtpano run` reads; twice as wide as high
         semseg/NAME.png     8-bit class numbers (grey or palette), 255 = no label; or the colours of `classes.yaml`
         depth/NAME.png      16-bit, millimetres along the ray, 0 = no measurement, 65535 = 65.535 m or more, which
                             counts as no measurement; or NAME.npy, float, metres
@@ -56,6 +56,8 @@ class FolderDataModule(PanoramaDataModule):
                             camera, middle grey = no measurement; or NAME.npy, float (H, W, 3)
         classes.yaml        classes: [{name: wall, color: [120, 120, 120]}, ...] or classes: [wall, floor, ...]
         train.txt, val.txt, test.txt    names without extension, one per line; without them the split is automatic
+
+    These folders are not searched recursively; a warning counts the files in them that are not used.
 
     Instead of folders, a table: a CSV file with the columns image, and any of semseg, depth, normals, split, name;
     paths are relative to the root.
@@ -221,7 +223,8 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
         if entry.startswith("."):
             continue
         if extension.lower() not in EXTENSIONS[role]:
-            unknown += [entry] if role != "image" else []
+            inner = filter(Path.is_file, (folder / entry).rglob("[!.]*"))
+            unknown += [str(path.relative_to(folder)) for path in inner] if (folder / entry).is_dir() else [entry]
             continue
         if stem in files:
             raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
@@ -229,7 +232,9 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
     if unknown:
         kinds = ", ".join(EXTENSIONS[role])
         warnings.warn(
-            f"{len(unknown)} files in {folder} are ignored, such as {unknown[0]}: expected {kinds}", stacklevel=2
+            f"{len(unknown)} files in {folder} are ignored, such as {min(unknown)}: expected {kinds}, not in a "
+            "sub-folder",
+            stacklevel=2,
         )
     return files
 
