@@ -173,6 +173,23 @@ def test_command_verifies_and_counts_a_folder_of_images_only(tmp_path, capsys):
     assert run("verify", *command, f"exclude={skip}") == 0
 
 
+def test_equal_ids_of_the_sets_of_a_mixture_are_different_samples(tmp_path, capsys):
+    for name in ("one", "two"):
+        unlabelled(tmp_path / name, broken=(1,))
+    folders = {
+        name: {"class_path": "FolderDataModule", "init_args": {"root": str(tmp_path / name)}} for name in ("one", "two")
+    }
+    mixture = {"data": {"class_path": "MixedDataModule", "init_args": {"modules": folders}}}
+    (tmp_path / "mixture.yaml").write_text(json.dumps(mixture))
+    command = ["verify", "--config", tmp_path / "mixture.yaml", "--workers", 0]
+    assert run(*command) == 1
+    assert "): 2 with errors, 0 only suspicious" in capsys.readouterr().out
+    assert run(*command, "--skip-list", tmp_path / "skip.txt") == 1
+    told = capsys.readouterr()
+    assert "skip.txt would hold ids of several data sets: verify the sets of a mixture one by one" in told.err
+    assert not told.out and not (tmp_path / "skip.txt").exists()
+
+
 def test_an_empty_split_is_passed_over(tmp_path, content):
     write(tmp_path, {name: data for name, data in content.items() if "scene_03000" in name})
     assert verify(Structured3DDataModule(tmp_path), progress=False).samples == {"val": 1}
