@@ -13,7 +13,7 @@ from mtpano_zoo.image_io import formats
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
 from mtpano_zoo.output_paths import user_path
 
-__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "find_images", "is_video", "search_images")
+__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "files_below", "find_images", "is_video", "search_images")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
@@ -69,7 +69,7 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
             continue
         if source.resolve() == out.resolve():
             raise InputError(f"{out} holds the images: choose another folder, so that results are not taken for images")
-        reasons = dict(_searched(source, out))
+        reasons = {path: _reason_against(path) for path in files_below(source, _results_below(source, out))}
         found = [path for path, reason in reasons.items() if reason is None]
         passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}
         if not found:
@@ -87,6 +87,24 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
             taken.add(name)
             jobs[image] = out / name
     return FoundFiles(jobs, passed_over)
+
+
+def files_below(folder: Path, left_out: Path | None = None) -> list[Path]:
+    """Return the files of a folder and its sub-folders in order, but no hidden ones.
+
+    Links to folders are followed, but no folder is entered twice, and one may be left out.
+    """
+    entered: set[str] = set()
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered or (left_out is not None and Path(real) == left_out):
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def check_present(images: Iterable[Path]) -> None:
@@ -141,23 +159,6 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
             yield from images or found
         else:
             yield path
-
-
-def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield the files of a folder and its sub-folders in order, each with the reason why it is no image, or None."""
-    results = _results_below(folder, out)
-    entered: set[str] = set()
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered or (results is not None and Path(real) == results):
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    for path in sorted(files):
-        yield path, _reason_against(path)
 
 
 def _results_below(folder: Path, out: Path) -> Path | None:

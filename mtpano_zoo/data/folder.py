@@ -25,6 +25,7 @@ from mtpano_zoo.data.reading import (
     unit_or_zero,
 )
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import files_below
 from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_panorama
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
@@ -223,8 +224,8 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
         if entry.startswith("."):
             continue
         if extension.lower() not in EXTENSIONS[role]:
-            inner = filter(Path.is_file, (folder / entry).rglob("[!.]*"))
-            unknown += [str(path.relative_to(folder)) for path in inner] if (folder / entry).is_dir() else [entry]
+            inner = files_below(folder / entry) if (folder / entry).is_dir() else [folder / entry]
+            unknown += [str(path.relative_to(folder)) for path in inner]
             continue
         if stem in files:
             raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
