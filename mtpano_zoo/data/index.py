@@ -31,7 +31,7 @@ __all__ = ("Index", "find_samples", "index_rows")
 
 Files = Mapping[str, tuple[str, ...]]
 
-_VERSION = 3  # of the cached file
+_VERSION = 4  # of the cached file
 
 
 @dataclass

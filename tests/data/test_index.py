@@ -51,6 +51,20 @@ def lay_out(kind, folder):
     return {"inner tree": folder / "Release/v1", "zip as root": folder / "any.zip"}.get(kind, folder)
 
 
+@pytest.mark.parametrize("place", ["tree", "archive"])
+def test_hidden_files_are_no_panoramas(tmp_path, place):
+    """macOS puts a file ._NAME beside every file of a drive that cannot hold its attributes."""
+    hidden = ["area_1/rgb/._hall_rgb.png", "area_1/depth/._hall_depth.png", "area_1/rgb/.x_rgb.png"]
+    files = CONTENT | {f"Release/v1/{name}": b"\0\5\x16\7" for name in hidden}
+    if place == "tree":
+        write(tmp_path / "data", files)
+    else:
+        write_zip(tmp_path / "data.zip", files)
+    found = find(tmp_path / "data" if place == "tree" else tmp_path / "data.zip")
+    assert [found.fields_of(i)["name"] for i in range(len(found))] == [name for _, name in NAMES]
+    assert found.notes == []
+
+
 @pytest.mark.parametrize("kind", ["tree", "inner tree", "one zip", "zip as root", "zips", "half unpacked"])
 def test_the_same_samples_however_they_lie(tmp_path, kind):
     root = lay_out(kind, tmp_path / "data")
