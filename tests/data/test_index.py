@@ -1,5 +1,7 @@
 """Samples from patterns: whatever lies where, the same list; found once, and again when something has changed."""
 
+import os
+
 import numpy as np
 import pytest
 from fake_files import write, write_zip
@@ -118,6 +120,18 @@ def test_what_is_missing_and_what_is_too_much_is_told(tmp_path):
         assert [found.has("depth", i) for i in range(3)] == [False, True, True]
         assert [found.has("normals", i) for i in range(3)] == [True, False, True]
         assert not found.has("semseg", 0)
+
+
+def test_names_that_are_not_utf8_are_found_told_and_remembered(tmp_path, monkeypatch):
+    name = os.fsdecode(b"caf\xe9")
+    write(tmp_path / "data", CONTENT | {f"Release/v1/area_2/rgb/{name}_rgb.png": b"here"})
+    write_zip(tmp_path / f"data/part_{name}.zip", {"Release/v1/area_3/rgb/bar_rgb.png": b"there"})
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"2 of 5 panoramas have no depth, for example area_2/depth/{name}_depth"):
+            found = find(tmp_path / "data")
+        assert found.fields_of(2) == {"area": "2", "name": name}
+        assert found.read("image", 2) + found.read("image", 3) == [b"here", b"there"]
+        forbid(monkeypatch)
 
 
 def forbid(monkeypatch):
