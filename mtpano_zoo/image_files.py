@@ -136,7 +136,7 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
         text = os.path.expanduser(source)  # noqa: PTH111 - a path would lose what a pattern ends in
         path = Path(text)
         if text.startswith("@") and not path.exists():
-            lines = user_path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = user_path(text[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
                 raise InputError(f"{text[1:]} names no image: write one path per line")

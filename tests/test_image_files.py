@@ -43,6 +43,13 @@ def test_two_images_never_have_the_same_name(sources, expected):
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("first", [b"a/x.jpg", b"# tour\r\na/x.jpg"])
+def test_a_byte_order_mark_is_no_part_of_a_list(first):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbf" + first + b"\r\nb/y.jpg\r\n")
+    assert names_of("@list.txt") == {"a/x.jpg": "x", "b/y.jpg": "y"}
+
+
+@pytest.mark.usefixtures("images")
 def test_the_same_image_twice_is_one(tmp_path):
     absolute = tmp_path / "a" / "x.jpg"
     assert names_of("a/x.jpg", "a/x.jpg", "a", "./a/../a/x.jpg", absolute, "link/x.jpg") == {"a/x.jpg": "x"}
