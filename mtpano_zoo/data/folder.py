@@ -71,7 +71,7 @@ class FolderDataModule(PanoramaDataModule):
         root: The folder.
         table: CSV file of paths, absolute or relative to the root.
         classes_file: YAML with names and colours of the classes, absolute or relative to the root; by default
-            `classes.yaml` or `rooms.yaml` in the root.
+            `classes.yaml` or `rooms.yaml` in the root. May be missing if `tasks` lacks semseg.
         val_fraction: Share of the labelled panoramas that the automatic split assigns to validation.
         test_fraction: The same for test.
         options: See `PanoramaDataModule`.
@@ -106,8 +106,9 @@ class FolderDataModule(PanoramaDataModule):
         self._rows = _rows_of_table(folder, table) if table is not None else _rows_of_folders(folder)
         present = [role for role in FOLDERS if any(row[role] for row in self._rows)]
         self.files = {role: (f"{{{role}}}",) for role in present}
-        if "semseg" in present:
-            self.classes, self.palette = read_classes(_classes_file(folder, classes_file))
+        tasks = options.get("tasks")
+        if "semseg" in present and (file := _classes_file(folder, classes_file, tasks is None or "semseg" in tasks)):
+            self.classes, self.palette = read_classes(file)
         decoders: dict[str, Decoder] = {
             "image": partial(decode_panorama, name="it"),
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
@@ -178,11 +179,13 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     return names, palette
 
 
-def _classes_file(root: Path, given: str | Path | None) -> Path:
+def _classes_file(root: Path, given: str | Path | None, needed: bool) -> Path | None:
     candidates = [root / given] if given is not None else [root / "classes.yaml", root / "rooms.yaml"]
     for path in candidates:
         if path.is_file():
             return path
+    if not needed and given is None:
+        return None
     raise FileNotFoundError(
         f"there are semantic labels but no names of classes at {candidates[0]}: write a file such as "
         "`classes: [wall, floor]`, in the order of the numbers"
