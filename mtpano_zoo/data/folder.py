@@ -27,6 +27,7 @@ from mtpano_zoo.data.reading import (
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import files_below
 from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_panorama
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
@@ -180,7 +181,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
 
 
 def _classes_file(root: Path, given: str | Path | None, needed: bool) -> Path | None:
-    candidates = [root / given] if given is not None else [root / "classes.yaml", root / "rooms.yaml"]
+    candidates = [root / user_path(given)] if given is not None else [root / "classes.yaml", root / "rooms.yaml"]
     for path in candidates:
         if path.is_file():
             return path
@@ -267,7 +268,7 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
 
 
 def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
-    path = root / table
+    path = root / user_path(table)
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {path}")
     columns, rows = read_table(path)

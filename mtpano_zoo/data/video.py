@@ -17,6 +17,7 @@ from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.unlabelled import UnlabelledDataModule
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import files_below
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.text_files import read_lines
 
 __all__ = ("SpatialAudioGenDataModule", "VideoIndex")
@@ -69,7 +70,7 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
         self.every = every
         self.listed: frozenset[str] | None = None
         if subset is not None:
-            path = self.root / subset
+            path = self.root / user_path(subset)
             if not path.is_file():
                 raise FileNotFoundError(f"there is no list of videos at {path}")
             self.listed = frozenset(line.strip() for line in read_lines(path) if line.strip())
