@@ -80,6 +80,20 @@ def test_a_folder_of_videos_is_refused_with_a_hint(tmp_path):
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("source", ["b/*", "@list.txt"])
+def test_videos_that_a_pattern_matches_are_used_where_videos_are(source):
+    for name in ("b/clip.mp4", "b/notes.txt"):
+        Path(name).touch()
+    Path("list.txt").write_text("b/*")
+    used, others = search_images([source], Path("out"), videos=True)
+    assert [path.name for path in used] == ["clip.mp4", "x.jpg", "y.jpg"]
+    assert [path.name for path in others] == ["notes.txt"]
+    used, others = search_images([source], Path("out"))
+    assert [path.name for path in used] == ["x.jpg", "y.jpg"]
+    assert [path.name for path in others] == ["clip.mp4", "notes.txt"]
+
+
+@pytest.mark.usefixtures("images")
 def test_other_files_are_returned_with_the_reason_but_not_hidden_ones():
     for name in ("a/clip.mp4", "a/notes.txt", "a/.hidden", "a/out/x_depth.npy"):
         Path(name).parent.mkdir(exist_ok=True)
