@@ -26,7 +26,7 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import files_below
-from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_panorama
+from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_pixels
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
@@ -111,7 +111,7 @@ class FolderDataModule(PanoramaDataModule):
         if "semseg" in present and (file := _classes_file(folder, classes_file, tasks is None or "semseg" in tasks)):
             self.classes, self.palette = read_classes(file)
         decoders: dict[str, Decoder] = {
-            "image": partial(decode_panorama, name="it"),
+            "image": partial(decode_pixels, name="it"),
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
             "depth": _decode_png_or_npy_depth,
             "normals": decode_png_or_npy_normals,
