@@ -13,7 +13,7 @@ from mtpano_zoo.image_io import formats
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
 from mtpano_zoo.output_paths import user_path
 
-__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "find_images", "is_video", "search_images")
+__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "files_below", "find_images", "is_video", "search_images")
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
@@ -26,7 +26,7 @@ class FoundFiles(NamedTuple):
     passed_over: dict[Path, str]
 
 
-def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
+def find_images(sources: Sequence[str | Path], out: Path, videos: bool = False) -> dict[Path, Path]:
     """Return every image and where its results go: a path below `out` that ends in the image's stem.
 
     A source is an image, a folder, a pattern such as `tour/**/*.jpg`, or `@list.txt`, a file that names one of these in
@@ -36,6 +36,8 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     An image in a folder keeps its sub-folders below that folder; a single image keeps none. If two images then share a
     name, all keep their folders below the common parent of all sources. Images that still share a name, like `a.png`
     and `a.jpg`, keep their suffix.
+
+    A video is found if it is named itself or a pattern matches nothing else; with `videos`, if any pattern matches it.
 
     Raises:
         InputError: If a folder has no images, a pattern matches nothing, a list is empty or names a list, there is no
@@ -47,10 +49,10 @@ def find_images(sources: Sequence[str | Path], out: Path) -> dict[Path, Path]:
         >>> [path.as_posix() for path in found.values()]
         ['results/photos/room', 'results/scans/room']
     """
-    return search_images(sources, out).images
+    return search_images(sources, out, videos).images
 
 
-def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
+def search_images(sources: Sequence[str | Path], out: Path, videos: bool = False) -> FoundFiles:
     """Do what `find_images` does, and also return which files in folders and patterns are not images, and why.
 
     Hidden files, and results in `out`, are not listed.
@@ -63,18 +65,19 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
         raise InputError(f"{out} is a file: choose a folder for the results")
     passed_over: dict[Path, str] = {}
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
-    for source in _expanded(sources, out, passed_over):
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    for source in _expanded(sources, out, suffixes, passed_over):
         if not _is_folder(source):
             roots.setdefault(source, source.parent)
             continue
         if source.resolve() == out.resolve():
             raise InputError(f"{out} holds the images: choose another folder, so that results are not taken for images")
-        reasons = dict(_searched(source, out))
+        reasons = {path: _reason_against(path) for path in files_below(source, _results_below(source, out))}
         found = [path for path, reason in reasons.items() if reason is None]
         passed_over |= {path: reason for path, reason in reasons.items() if reason is not None}
         if not found:
-            videos = [path for path in reasons if path.suffix.lower() in VIDEO_SUFFIXES]
-            hint = f"; name videos themselves, as in {videos[0]}" if videos else ""
+            clips = [path for path in reasons if path.suffix.lower() in VIDEO_SUFFIXES]
+            hint = f"; name videos themselves, as in {clips[0]}" if clips else ""
             raise InputError(f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
         for path in found:
             roots.setdefault(path, source)
@@ -87,6 +90,24 @@ def search_images(sources: Sequence[str | Path], out: Path) -> FoundFiles:
             taken.add(name)
             jobs[image] = out / name
     return FoundFiles(jobs, passed_over)
+
+
+def files_below(folder: Path, left_out: Path | None = None) -> list[Path]:
+    """Return the files of a folder and its sub-folders in order, but no hidden ones.
+
+    Links to folders are followed, but no folder is entered twice, and one may be left out.
+    """
+    entered: set[str] = set()
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered or (left_out is not None and Path(real) == left_out):
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def check_present(images: Iterable[Path]) -> None:
@@ -109,22 +130,25 @@ def is_video(path: Path) -> bool:
         return False
 
 
-def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, str]) -> Iterator[Path]:
+def _expanded(
+    sources: Sequence[str | Path], out: Path, suffixes: Sequence[str], passed_over: dict[Path, str]
+) -> Iterator[Path]:
     """Yield images and folders in place of the patterns and lists that name them.
 
-    Other files that a pattern matches besides images are added to `passed_over`, with the reason.
+    Other files that a pattern matches besides those with the given suffixes are added to `passed_over`, with the
+    reason.
     """
     for source in sources:
         text = os.path.expanduser(source)  # noqa: PTH111 - a path would lose what a pattern ends in
         path = Path(text)
         if text.startswith("@") and not path.exists():
-            lines = user_path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = user_path(text[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             if not named:
                 raise InputError(f"{text[1:]} names no image: write one path per line")
             if inner := next((line for line in named if line.startswith("@") and not Path(line).exists()), None):
                 raise InputError(f"{text[1:]} names the list {inner}: write the images of that list into this one")
-            yield from _expanded(named, out, passed_over)
+            yield from _expanded(named, out, suffixes, passed_over)
         elif glob.has_magic(text) and not _exists(path):
             results = _results_below(Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)), out)
             matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute ones too
@@ -134,30 +158,13 @@ def _expanded(sources: Sequence[str | Path], out: Path, passed_over: dict[Path, 
             found = sorted(match for real, match in once.items() if results not in (real, *real.parents))
             if not found:
                 raise InputError(f"nothing matches {text}: check the pattern, or put it in quotes")
-            images = [match for match in found if match.suffix.lower() in IMAGE_SUFFIXES]
+            images = [match for match in found if match.suffix.lower() in suffixes]
             others = sorted(set(found) - set(images)) if images else ()
             reasons = {match: _reason_against(match) for match in others if not _is_folder(match)}
             passed_over |= {match: reason for match, reason in reasons.items() if reason is not None}
             yield from images or found
         else:
             yield path
-
-
-def _searched(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield the files of a folder and its sub-folders in order, each with the reason why it is no image, or None."""
-    results = _results_below(folder, out)
-    entered: set[str] = set()
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered or (results is not None and Path(real) == results):
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    for path in sorted(files):
-        yield path, _reason_against(path)
 
 
 def _results_below(folder: Path, out: Path) -> Path | None:

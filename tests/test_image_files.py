@@ -43,6 +43,13 @@ def test_two_images_never_have_the_same_name(sources, expected):
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("first", [b"a/x.jpg", b"# tour\r\na/x.jpg"])
+def test_a_byte_order_mark_is_no_part_of_a_list(first):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbf" + first + b"\r\nb/y.jpg\r\n")
+    assert names_of("@list.txt") == {"a/x.jpg": "x", "b/y.jpg": "y"}
+
+
+@pytest.mark.usefixtures("images")
 def test_the_same_image_twice_is_one(tmp_path):
     absolute = tmp_path / "a" / "x.jpg"
     assert names_of("a/x.jpg", "a/x.jpg", "a", "./a/../a/x.jpg", absolute, "link/x.jpg") == {"a/x.jpg": "x"}
@@ -70,6 +77,20 @@ def test_a_folder_of_videos_is_refused_with_a_hint(tmp_path):
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(InputError, match=r"holds no image .*; name videos themselves, as in .*clip\.mp4"):
         find_images([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("source", ["b/*", "@list.txt"])
+def test_videos_that_a_pattern_matches_are_used_where_videos_are(source):
+    for name in ("b/clip.mp4", "b/notes.txt"):
+        Path(name).touch()
+    Path("list.txt").write_text("b/*")
+    used, others = search_images([source], Path("out"), videos=True)
+    assert [path.name for path in used] == ["clip.mp4", "x.jpg", "y.jpg"]
+    assert [path.name for path in others] == ["notes.txt"]
+    used, others = search_images([source], Path("out"))
+    assert [path.name for path in used] == ["x.jpg", "y.jpg"]
+    assert [path.name for path in others] == ["clip.mp4", "notes.txt"]
 
 
 @pytest.mark.usefixtures("images")

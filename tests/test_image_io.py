@@ -251,4 +251,4 @@ def test_formats_that_run_or_unpack_something_are_no_images(monkeypatch):
     ]
     for data in (eps, "".join(card.ljust(80) for card in cards).ljust(2880).encode()):
         with pytest.raises(InputError, match="it is truncated or not an image: no known image format"):
-            image_io.decode_panorama(data, "it")
+            image_io.decode_pixels(data, "it")

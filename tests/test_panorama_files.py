@@ -278,6 +278,9 @@ def test_the_command_writes_what_became_of_every_file(tmp_path, monkeypatch, cap
     record = json.loads((out / "manifest.images.jsonl").read_text().splitlines()[-1])
     assert record["heading"] == 30 and record["window"]["top"] == 40
     assert main([*arguments, "--force"]) == 0
+    (photos / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    assert main(["run", str(photos / "*"), *arguments[2:], "--force", "--json", str(tmp_path / "report.json")]) == 1
+    assert list(json.loads((tmp_path / "report.json").read_text())["failed"]) == [str(photos / "clip.mp4")]
     assert main(["run", str(photos), "--out", str(out), "--fov", "wide"]) == 1
 
 

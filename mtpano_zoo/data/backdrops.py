@@ -13,6 +13,7 @@ from mtpano_zoo.image_io.decoding import decode_image
 from mtpano_zoo.image_io.floating import decode_floating
 from mtpano_zoo.image_io.formats import is_exr, is_float_tiff, is_hdr
 from mtpano_zoo.limits import max_pixels, read_file
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.scenes.outside import Backdrop, backdrop
 
 __all__ = ("folder_digest", "read_backdrops")
@@ -41,7 +42,7 @@ def folder_digest(folder: str | Path) -> str:
 
 
 def _files(folder: str | Path) -> list[Path]:
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name one with panoramas for the windows")
     files = sorted(

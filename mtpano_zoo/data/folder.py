@@ -25,7 +25,9 @@ from mtpano_zoo.data.reading import (
     unit_or_zero,
 )
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import decode_panorama
+from mtpano_zoo.image_files import files_below
+from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_pixels
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
@@ -34,7 +36,7 @@ __all__ = ("FolderDataModule", "decode_png_or_npy_normals", "read_classes")
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
 EXTENSIONS = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
+    "image": IMAGE_SUFFIXES,
     "semseg": (".png",),
     "depth": (".png", ".npy"),
     "normals": (".png", ".npy"),
@@ -48,7 +50,7 @@ class FolderDataModule(PanoramaDataModule):
     Expected below the root, as `mtpano rooms --out DIR` writes rooms; all but the images may be missing, as a folder or
     for single images::
 
-        images/NAME.jpg     or .png, .webp, .tif, .bmp; twice as wide as high
+        images/NAME.jpg     or any other kind of image that `mtpano run` reads; twice as wide as high
         semseg/NAME.png     8-bit class numbers (grey or palette), 255 = no label; or the colours of `classes.yaml`
         depth/NAME.png      16-bit, millimetres along the ray, 0 = no measurement, 65535 = 65.535 m or more, which
                             counts as no measurement; or NAME.npy, float, metres
@@ -56,6 +58,8 @@ class FolderDataModule(PanoramaDataModule):
                             camera, middle grey = no measurement; or NAME.npy, float (H, W, 3)
         classes.yaml        classes: [{name: wall, color: [120, 120, 120]}, ...] or classes: [wall, floor, ...]
         train.txt, val.txt, test.txt    names without extension, one per line; without them the split is automatic
+
+    These folders are not searched recursively; a warning counts the files in them that are not used.
 
     Instead of folders, a table: a CSV file with the columns image, and any of semseg, depth, normals, split, name;
     paths are relative to the root.
@@ -68,7 +72,7 @@ class FolderDataModule(PanoramaDataModule):
         root: The folder.
         table: CSV file of paths, absolute or relative to the root.
         classes_file: YAML with names and colours of the classes, absolute or relative to the root; by default
-            `classes.yaml` or `rooms.yaml` in the root.
+            `classes.yaml` or `rooms.yaml` in the root. May be missing if `tasks` lacks semseg.
         val_fraction: Share of the labelled panoramas that the automatic split assigns to validation.
         test_fraction: The same for test.
         options: See `PanoramaDataModule`.
@@ -103,10 +107,11 @@ class FolderDataModule(PanoramaDataModule):
         self._rows = _rows_of_table(folder, table) if table is not None else _rows_of_folders(folder)
         present = [role for role in FOLDERS if any(row[role] for row in self._rows)]
         self.files = {role: (f"{{{role}}}",) for role in present}
-        if "semseg" in present:
-            self.classes, self.palette = read_classes(_classes_file(folder, classes_file))
+        tasks = options.get("tasks")
+        if "semseg" in present and (file := _classes_file(folder, classes_file, tasks is None or "semseg" in tasks)):
+            self.classes, self.palette = read_classes(file)
         decoders: dict[str, Decoder] = {
-            "image": partial(decode_panorama, name="it"),
+            "image": partial(decode_pixels, name="it"),
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
             "depth": _decode_png_or_npy_depth,
             "normals": decode_png_or_npy_normals,
@@ -175,11 +180,13 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     return names, palette
 
 
-def _classes_file(root: Path, given: str | Path | None) -> Path:
-    candidates = [root / given] if given is not None else [root / "classes.yaml", root / "rooms.yaml"]
+def _classes_file(root: Path, given: str | Path | None, needed: bool) -> Path | None:
+    candidates = [root / user_path(given)] if given is not None else [root / "classes.yaml", root / "rooms.yaml"]
     for path in candidates:
         if path.is_file():
             return path
+    if not needed and given is None:
+        return None
     raise FileNotFoundError(
         f"there are semantic labels but no names of classes at {candidates[0]}: write a file such as "
         "`classes: [wall, floor]`, in the order of the numbers"
@@ -221,7 +228,8 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
         if entry.startswith("."):
             continue
         if extension.lower() not in EXTENSIONS[role]:
-            unknown += [entry] if role != "image" else []
+            inner = files_below(folder / entry) if (folder / entry).is_dir() else [folder / entry]
+            unknown += [str(path.relative_to(folder)) for path in inner]
             continue
         if stem in files:
             raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
@@ -229,7 +237,9 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
     if unknown:
         kinds = ", ".join(EXTENSIONS[role])
         warnings.warn(
-            f"{len(unknown)} files in {folder} are ignored, such as {unknown[0]}: expected {kinds}", stacklevel=2
+            f"{len(unknown)} files in {folder} are ignored, such as {min(unknown)}: expected {kinds}, not in a "
+            "sub-folder",
+            stacklevel=2,
         )
     return files
 
@@ -258,7 +268,7 @@ def _listed_splits(root: Path, names: Any) -> dict[str, str]:
 
 
 def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
-    path = root / table
+    path = root / user_path(table)
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {path}")
     columns, rows = read_table(path)

@@ -31,7 +31,7 @@ __all__ = ("Index", "find_samples", "index_rows")
 
 Files = Mapping[str, tuple[str, ...]]
 
-_VERSION = 3  # of the cached file
+_VERSION = 4  # of the cached file
 
 
 @dataclass
@@ -216,7 +216,8 @@ def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zip
 
 def _archives_as_they_are(archives: list[Path]) -> NDArray[np.bytes_]:
     stats = [(path.name, path.stat()) for path in archives]
-    return np.array([f"{name} {stat.st_size} {stat.st_mtime_ns}".encode() for name, stat in stats], np.bytes_)
+    entries = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+    return np.array([os.fsencode(entry) for entry in entries], np.bytes_)
 
 
 def _save(cache: Path, index: Index, times: dict[str, int]) -> None:
@@ -224,7 +225,7 @@ def _save(cache: Path, index: Index, times: dict[str, int]) -> None:
         "archives": _archives_as_they_are(index.source.archives),
         "folders": np.array([os.fsencode(name) for name in times], np.bytes_),
         "times": np.array(list(times.values()), np.int64),
-        "notes": np.array([note.encode() for note in index.notes], np.bytes_),
+        "notes": np.array([os.fsencode(note) for note in index.notes], np.bytes_),
     }
     arrays |= {f"field {name}": column for name, column in index.fields.items()}
     arrays |= {f"place {pattern.replace('/', '|')}": column for pattern, column in index.places.items()}
@@ -253,6 +254,6 @@ def _load(cache: Path, source: Source, files: Files) -> Index | None:
         places = {p: arrays[f"place {p.replace('/', '|')}"] for p in dict.fromkeys(chain.from_iterable(files.values()))}
         names = field_names(files["image"][0])
         fields = {name: arrays[f"field {name}"] for name in names}
-        return Index(source, files, fields, places, [bytes(note).decode() for note in arrays["notes"]])
+        return Index(source, files, fields, places, [os.fsdecode(bytes(note)) for note in arrays["notes"]])
     except Exception:  # missing, of an older release, or damaged in any way: it is only a cache
         return None

@@ -79,7 +79,7 @@ class Verification:
 
     @property
     def faulty(self) -> list[str]:
-        """Ids of the samples with an error, sorted."""
+        """Ids of the samples with an error, sorted; those of a mixture may be of several of its sets."""
         return sorted({found.sample for found in self.findings if found.kind in ERRORS})
 
     @property
@@ -97,10 +97,12 @@ class Verification:
                 lines += [f"  {one.split} {one.sample}: {one.sentence}" for one in found[:SHOWN]]
                 lines += [f"  and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         lines += [f"{split}: no sample has {' or '.join(roles)}" for split, roles in self.absent.items() if roles]
-        doubtful = {finding.sample for finding in self.findings} - set(self.faulty)
+        # Ids are unique in a data set only: the sets of a mixture have splits of their own.
+        faulty = {(finding.split, finding.sample) for finding in self.findings if finding.kind in ERRORS}
+        doubtful = {(finding.split, finding.sample) for finding in self.findings} - faulty
         counts = ", ".join(f"{count} {split}" for split, count in self.samples.items())
         lines.append(
-            f"{sum(self.samples.values())} samples ({counts}): {len(self.faulty)} with errors, "
+            f"{sum(self.samples.values())} samples ({counts}): {len(faulty)} with errors, "
             f"{len(doubtful)} only suspicious"
         )
         return "\n".join(lines)

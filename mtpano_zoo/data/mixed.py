@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
+from mtpano_zoo.data.shards import ShardsDataModule
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
@@ -71,7 +72,8 @@ class MixedDataModule(EvaluationLoaders):
         seed: Seed of the draw of training samples.
 
     Raises:
-        InputError: If an argument is out of range or names an unknown set or class, or sizes differ.
+        InputError: If an argument is out of range or names an unknown set or class, a set is a `ShardsDataModule`, or
+            sizes differ.
     """
 
     def __init__(
@@ -107,6 +109,10 @@ class MixedDataModule(EvaluationLoaders):
             raise InputError(f"weights lacks {', '.join(missing)}: 0 leaves a set out of the training")
         if weights is not None and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
             raise InputError(f"weights must not be negative, nor all 0: {weights}")
+        if packed := [name for name, module in modules.items() if isinstance(module, ShardsDataModule)]:
+            raise InputError(
+                f"{packed[0]} is a set of shards, which can only be read in sequence: use what they were made from"
+            )
         if counting := [name for name, module in modules.items() if getattr(module, "views_from_step", 0)]:
             raise InputError(
                 f"{counting[0]} counts its own batches, which a mixture does not have: set views_from_step to 0"

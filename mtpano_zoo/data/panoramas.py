@@ -20,6 +20,7 @@ from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import check_panorama_size
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS, SampleMap, check_tasks
 from mtpano_zoo.text_files import read_lines
 
@@ -238,7 +239,7 @@ class PanoramaDataModule(EvaluationLoaders):
         self.augmentation = augmentation
         self.seed = seed
         self.on_error = on_error
-        lines = read_lines(exclude) if exclude is not None else []
+        lines = read_lines(user_path(exclude)) if exclude is not None else []
         self.excluded = frozenset(line.strip() for line in lines if line.strip())
         self._index: Index | None = None
         self._sets: dict[str, PanoramaDataset] = {}

@@ -11,6 +11,7 @@ from mtpano_zoo.data.panoramas import SPLITS, Split
 from mtpano_zoo.data.reading import unit_or_zero
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_exr
+from mtpano_zoo.output_paths import user_path
 
 __all__ = ("SKY", "decode_exr_depth", "decode_exr_normals", "read_lists")
 
@@ -59,7 +60,7 @@ def read_lists(
         return None
     listed: dict[Any, Split] = {}
     for split, name in lists.items():
-        path = root / name
+        path = root / user_path(name)
         if split not in SPLITS:
             raise InputError(f"lists can be set for train, val and test, not for {split!r}")
         if not path.is_file():

@@ -41,7 +41,7 @@ class SemiSupervisedDataModule(MixedDataModule):
         seed: Seed of the draw of training samples.
 
     Raises:
-        InputError: If an argument is out of range, or sizes differ.
+        InputError: If an argument is out of range, a set is a `ShardsDataModule`, or sizes differ.
     """
 
     def __init__(

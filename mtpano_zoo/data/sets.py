@@ -14,13 +14,7 @@ from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import REST, SPLITS, PanoramaDataModule
 from mtpano_zoo.errors import InputError
 
-__all__ = ("modules_of", "read_all", "samples_of")
-
-
-def modules_of(data: LightningDataModule) -> dict[str, LightningDataModule]:
-    """Return the data modules of a mixture by name, or any other data module under an empty name."""
-    modules: dict[str, LightningDataModule] = getattr(data, "modules", {"": data})
-    return modules
+__all__ = ("read_all", "samples_of")
 
 
 def samples_of(
@@ -40,7 +34,8 @@ def samples_of(
     """
     sets: dict[str, tuple[Dataset[Sample], LightningDataModule]] = {}
     empty: ValueError = InputError("no split was chosen")
-    for name, module in modules_of(data).items():
+    modules: dict[str, LightningDataModule] = getattr(data, "modules", {"": data})
+    for name, module in modules.items():
         module.prepare_data()
         prefix = f"{name}/" if name else ""
         for split in splits:

@@ -5,7 +5,6 @@ from pathlib import Path
 from lightning import LightningDataModule
 
 from mtpano_zoo.data.inspection import Verification
-from mtpano_zoo.data.sets import modules_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.output_paths import printable
@@ -18,9 +17,11 @@ def check_skip_list(path: str | Path, data: LightningDataModule) -> None:
     """Check that a skip list may be written here: it may only replace a file whose ids it will contain.
 
     Raises:
-        InputError: If the file exists and has other content.
+        InputError: If the data is a mixture, or the file exists and has other content.
         OSError: If the file cannot be read.
     """
+    if hasattr(data, "modules"):
+        raise InputError(f"{path} would hold ids of several data sets: verify the sets of a mixture one by one")
     if Path(path).exists() and {line.strip() for line in read_lines(path)} - {""} - _left_out(data):
         raise InputError(f"{path} exists: choose another name for the list, or pass exclude={path} to add to it.")
 
@@ -32,7 +33,7 @@ def write_skip_list(path: str | Path, report: Verification, data: LightningDataM
         The number of ids.
 
     Raises:
-        InputError: If the file exists and has other content, or an id is not UTF-8.
+        InputError: If `check_skip_list` would raise it, or an id is not UTF-8.
     """
     check_skip_list(path, data)
     names = sorted(_left_out(data).union(report.faulty))
@@ -43,5 +44,6 @@ def write_skip_list(path: str | Path, report: Verification, data: LightningDataM
     return len(names)
 
 
-def _left_out(data: LightningDataModule) -> set[str]:
-    return set().union(*(getattr(module, "excluded", ()) for module in modules_of(data).values()))
+def _left_out(data: LightningDataModule) -> frozenset[str]:
+    names: frozenset[str] = getattr(data, "excluded", frozenset())
+    return names

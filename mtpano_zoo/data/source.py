@@ -38,8 +38,8 @@ def field_names(pattern: str) -> list[str]:
 def compile_pattern(pattern: str, expressions: Mapping[str, str]) -> re.Pattern[str]:
     """Compile a path pattern such as ``area_{area}/pano/rgb/{name}_rgb.png``.
 
-    A field matches its regular expression in `expressions`, by default any text within one folder or file name; named
-    twice, it must be the same text both times.
+    A field matches its regular expression in `expressions`, by default any text within one folder or file name that
+    does not begin with a dot, as hidden files do; named twice, it must be the same text both times.
 
     Example:
         >>> compile_pattern("area_{area}/{name}.png", {}).fullmatch("area_3/hall.png").groupdict()
@@ -50,7 +50,8 @@ def compile_pattern(pattern: str, expressions: Mapping[str, str]) -> re.Pattern[
     for literal, name, _, _ in string.Formatter().parse(pattern):
         parts.append(re.escape(literal))
         if name is not None:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{expressions.get(name, '[^/]+')})")
+            expression = expressions.get(name, "[^/.][^/]*")
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{expression})")
             seen.add(name)
     return re.compile("".join(parts))
 

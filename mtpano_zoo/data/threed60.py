@@ -108,8 +108,26 @@ class ThreeD60DataModule(PanoramaDataModule):
         self.listed = read_lists(self.root, lists, _listed_names)
 
     def find(self) -> Index:
-        """Find the panoramas of the parts, which lie in folders of different depth."""
-        found = [self._find_part(part) for part in self.parts]
+        """Find the panoramas of the parts, which lie in folders of different depth.
+
+        Raises:
+            FileNotFoundError: If a part is not there.
+        """
+        parts: dict[Part, Index] = {}
+        missing: FileNotFoundError | None = None
+        for part in self.parts:
+            try:
+                parts[part] = self._find_part(part)
+            except FileNotFoundError as error:
+                missing = missing or error
+        found = list(parts.values())
+        if missing is not None and found:
+            there = ", ".join(parts)
+            raise FileNotFoundError(
+                f"{self.root} holds only panoramas of {there}: set parts to [{there}], or add the others"
+            ) from missing
+        if missing is not None:
+            raise missing
         return Index(
             found[0].source,
             self.files,

@@ -10,7 +10,8 @@ from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, Split
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import decode_panorama
+from mtpano_zoo.image_io import decode_pixels
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
 __all__ = ("GeneratedDataModule", "SUN360DataModule", "UnlabelledDataModule", "ZInDDataModule")
@@ -19,7 +20,7 @@ __all__ = ("GeneratedDataModule", "SUN360DataModule", "UnlabelledDataModule", "Z
 class UnlabelledDataModule(PanoramaDataModule):
     """Base of sets without labels: all panoramas are in ``predict``, and in ``train`` unless a set splits them."""
 
-    decoders: Mapping[str, Decoder] = {"image": partial(decode_panorama, name="it")}
+    decoders: Mapping[str, Decoder] = {"image": partial(decode_pixels, name="it")}
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """Return ``train`` for all."""
@@ -70,7 +71,7 @@ class ZInDDataModule(UnlabelledDataModule):
         if primary:
             self.files = {**self.files, "tour": ("{home}/zind_data.json",)}
         super().__init__(root, **options)
-        self.splits = None if partition is None else _read_partition(self.root / partition)
+        self.splits = None if partition is None else _read_partition(self.root / user_path(partition))
         self._primary: dict[str, frozenset[str]] = {}
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
@@ -174,7 +175,7 @@ class GeneratedDataModule(UnlabelledDataModule):
         super().__init__(root, **options)
         self.prompts: dict[str, str] = {}
         self._rows: list[dict[str, str]] = []
-        path = self.root / table
+        path = self.root / user_path(table)
         if not path.is_file():
             raise FileNotFoundError(f"there is no list of images and texts at {path}")
         for number, entry in read_json_lines(path):

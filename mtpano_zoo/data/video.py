@@ -1,8 +1,10 @@
 """Frames of panoramic videos, without labels: SpatialAudioGen, and any folder of videos."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from mtpano_zoo.data.index import Index, find_samples, index_rows
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.unlabelled import UnlabelledDataModule
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_files import files_below
+from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.text_files import read_lines
 
 __all__ = ("SpatialAudioGenDataModule", "VideoIndex")
@@ -35,6 +39,7 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
         frames/VIDEO/FRAME.jpg    frames, already extracted from the videos
         .../VIDEO.mp4             videos in any folder, also .webm, .mkv, .mov and .avi, twice as wide as high
 
+    The id of a frame is ``VIDEO_NUMBER``; videos of the same name have their path below the root for VIDEO.
     OpenCV reads videos in place, and nothing is written. It seeks every frame by its number, which is slow in videos
     with few key frames: extract the frames once if loading is the bottleneck.
 
@@ -65,27 +70,34 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
         self.every = every
         self.listed: frozenset[str] | None = None
         if subset is not None:
-            path = self.root / subset
+            path = self.root / user_path(subset)
             if not path.is_file():
                 raise FileNotFoundError(f"there is no list of videos at {path}")
             self.listed = frozenset(line.strip() for line in read_lines(path) if line.strip())
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """Return ``train`` if the video is listed, or if there is no list."""
-        return "train" if self.listed is None or fields["video"] in self.listed else None
+        return "train" if self.listed is None or fields.get("listed", fields["video"]) in self.listed else None
 
     def find(self) -> Index:
         """Find frames in folders, else videos."""
         if (self.root / "frames").is_dir():
             return find_samples(self.root, self.files, self.expressions)
-        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
+        paths = [path for path in files_below(self.root) if path.suffix.lower() in VIDEOS and path.is_file()]
         if not paths:
             raise FileNotFoundError(
                 f"{self.root} holds neither frames/VIDEO/FRAME.jpg nor videos ({', '.join(VIDEOS)})"
             )
+        names = {path: path.relative_to(self.root).as_posix() for path in paths}
+        counts = Counter(chain((path.stem for path in paths), names.values()))
         rows = [
-            {"path": str(path.relative_to(self.root)), "video": path.stem, "frame": f"{number:06d}"}
-            for path in paths
+            {
+                "path": name,
+                "video": path.stem if counts[path.stem] == 1 else name,
+                "listed": path.stem,
+                "frame": f"{number:06d}",
+            }
+            for path, name in names.items()
             if self.listed is None or path.stem in self.listed
             for number in _numbers(path, self.every)
         ]

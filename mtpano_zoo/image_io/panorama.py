@@ -20,7 +20,7 @@ __all__ = (
     "Panorama",
     "Reading",
     "check_panorama_size",
-    "decode_panorama",
+    "decode_pixels",
     "load_panorama",
     "panorama_from_pil",
     "panorama_of_pixels",
@@ -208,15 +208,13 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
     return _whole(_read(Path(path), max_pixels), str(path), max_pixels).pixels
 
 
-def decode_panorama(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """Decode the content of a file that holds a full panorama, RGB (H, W, 3); `name` starts error messages.
+def decode_pixels(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Decode the content of an image file of any size, RGB (H, W, 3); `name` starts error messages.
 
     Raises:
-        InputError: If it is truncated, not an image, too large, or not 2:1.
+        InputError: If it is truncated, not an image, or too large.
     """
-    pixels = decode_image(data, name, max_pixels).pixels
-    check_panorama_size(pixels.shape[0], pixels.shape[1], name)
-    return pixels
+    return decode_image(data, name, max_pixels).pixels
 
 
 def panorama_from_pil(image: Image.Image) -> Panorama:

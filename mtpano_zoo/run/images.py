@@ -73,8 +73,8 @@ def run(
     come last, see `mtpano_zoo.run.video`.
 
     Args:
-        sources: images, videos, and folders, which are searched for images with their sub-folders; or what
-            `find_images` returned for them.
+        sources: images, videos, patterns that match them, and folders, which are searched for images with their
+            sub-folders; or what `find_images` returned for them.
         model: the network, see `mtpano_zoo.prediction.predict`.
         out: folder for the results; it may exist, see `mtpano_zoo.prediction.folder`. Images whose results are complete
             are skipped, so a stopped run resumes where it was; missing files are made again. Files that are not results
@@ -116,7 +116,7 @@ def run(
     if device is not None:
         check_device(device)
     out = Path(out)
-    images = sources if isinstance(sources, Mapping) else find_images(sources, out)
+    images = sources if isinstance(sources, Mapping) else find_images(sources, out, videos=True)
     options: dict[str, Any] = {
         "precision": precision,
         "mask_sky": mask_sky,

@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
     from mtpano_zoo.image_files import check_present, is_video, search_images
     from mtpano_zoo.zoo.places import locate
 
-    found = search_images(options.sources, options.out)
+    found = search_images(options.sources, options.out, videos=True)
     locate(options.model)
     check_present(found.images)
     cores = available_cores()

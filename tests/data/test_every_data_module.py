@@ -188,3 +188,24 @@ def test_faults_are_found() -> None:
             check_batch_of(module, good | fault)
     with pytest.raises(ValueError, match="a"):
         check_batch_of(module, good | {"id": ["../a"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("ThreeD60DataModule", {"exclude": "~/gone"}),
+        ("ThreeD60DataModule", {"lists": {"test": "~/gone"}}),
+        ("FolderDataModule", {"table": "~/gone"}),
+        ("FolderDataModule", {"classes_file": "~/gone"}),
+        ("GeneratedDataModule", {"table": "~/gone"}),
+        ("ZInDDataModule", {"partition": "~/gone"}),
+        ("SpatialAudioGenDataModule", {"subset": "~/gone"}),
+        ("HomesDataModule", {"views": "~/gone"}),
+    ],
+)
+def test_options_that_are_paths_may_begin_with_the_home_folder(name, option, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(tmp_path / "data", {"images/a.png": b"", "semseg/a.png": b""})
+    root = {} if name == "HomesDataModule" else {"root": tmp_path / "data"}
+    with pytest.raises((OSError, ValueError), match=str(tmp_path / "home" / "gone")):
+        getattr(data, name)(**root, **option).train_dataloader()

@@ -1,5 +1,7 @@
 """Samples from patterns: whatever lies where, the same list; found once, and again when something has changed."""
 
+import os
+
 import numpy as np
 import pytest
 from fake_files import write, write_zip
@@ -49,6 +51,20 @@ def lay_out(kind, folder):
         write(folder, part(lambda i: not i % 2))
         write(folder, {"Release/v1/area_1/rgb/hall_rgb.png": b"area_1/rgb/hall_rgb.png"})
     return {"inner tree": folder / "Release/v1", "zip as root": folder / "any.zip"}.get(kind, folder)
+
+
+@pytest.mark.parametrize("place", ["tree", "archive"])
+def test_hidden_files_are_no_panoramas(tmp_path, place):
+    """macOS puts a file ._NAME beside every file of a drive that cannot hold its attributes."""
+    hidden = ["area_1/rgb/._hall_rgb.png", "area_1/depth/._hall_depth.png", "area_1/rgb/.x_rgb.png"]
+    files = CONTENT | {f"Release/v1/{name}": b"\0\5\x16\7" for name in hidden}
+    if place == "tree":
+        write(tmp_path / "data", files)
+    else:
+        write_zip(tmp_path / "data.zip", files)
+    found = find(tmp_path / "data" if place == "tree" else tmp_path / "data.zip")
+    assert [found.fields_of(i)["name"] for i in range(len(found))] == [name for _, name in NAMES]
+    assert found.notes == []
 
 
 @pytest.mark.parametrize("kind", ["tree", "inner tree", "one zip", "zip as root", "zips", "half unpacked"])
@@ -104,6 +120,18 @@ def test_what_is_missing_and_what_is_too_much_is_told(tmp_path):
         assert [found.has("depth", i) for i in range(3)] == [False, True, True]
         assert [found.has("normals", i) for i in range(3)] == [True, False, True]
         assert not found.has("semseg", 0)
+
+
+def test_names_that_are_not_utf8_are_found_told_and_remembered(tmp_path, monkeypatch):
+    name = os.fsdecode(b"caf\xe9")
+    write(tmp_path / "data", CONTENT | {f"Release/v1/area_2/rgb/{name}_rgb.png": b"here"})
+    write_zip(tmp_path / f"data/part_{name}.zip", {"Release/v1/area_3/rgb/bar_rgb.png": b"there"})
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"2 of 5 panoramas have no depth, for example area_2/depth/{name}_depth"):
+            found = find(tmp_path / "data")
+        assert found.fields_of(2) == {"area": "2", "name": name}
+        assert found.read("image", 2) + found.read("image", 3) == [b"here", b"there"]
+        forbid(monkeypatch)
 
 
 def forbid(monkeypatch):

@@ -12,8 +12,9 @@ from fake_files import png, random_rgb, room_maps, write, write_zip
 from PIL import Image
 
 from mtpano_zoo.cli import main
-from mtpano_zoo.data import FolderDataModule, RoomsDataModule, Structured3DDataModule
+from mtpano_zoo.data import FolderDataModule, RoomsDataModule, Structured3DDataModule, ZInDDataModule
 from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, verify
+from mtpano_zoo.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
 
@@ -171,6 +172,34 @@ def test_command_verifies_and_counts_a_folder_of_images_only(tmp_path, capsys):
     assert run("verify", *command, "--skip-list", skip) == 1
     assert skip.read_text() == "2\n"
     assert run("verify", *command, f"exclude={skip}") == 0
+
+
+def test_images_that_are_no_panoramas_are_told_by_their_size(tmp_path):
+    picture = png(random_rgb()[:, :20])
+    write(tmp_path / "folder", {"images/a.png": picture})
+    write(tmp_path / "zind", {"000/panos/floor_01_pano_1.jpg": picture})
+    for data in (FolderDataModule(tmp_path / "folder"), ZInDDataModule(tmp_path / "zind")):
+        (found,) = verify(data, progress=False).findings
+        assert found.kind == "size" and found.sentence.endswith("is 20 x 16 pixels, but 2:1 is a panorama")
+        with pytest.raises(InputError, match="cannot be used: it is 20 x 16 pixels, but a full 360 x 180 degree"):
+            data.dataset("predict")[0]
+
+
+def test_equal_ids_of_the_sets_of_a_mixture_are_different_samples(tmp_path, capsys):
+    for name in ("one", "two"):
+        unlabelled(tmp_path / name, broken=(1,))
+    folders = {
+        name: {"class_path": "FolderDataModule", "init_args": {"root": str(tmp_path / name)}} for name in ("one", "two")
+    }
+    mixture = {"data": {"class_path": "MixedDataModule", "init_args": {"modules": folders}}}
+    (tmp_path / "mixture.yaml").write_text(json.dumps(mixture))
+    command = ["verify", "--config", tmp_path / "mixture.yaml", "--workers", 0]
+    assert run(*command) == 1
+    assert "): 2 with errors, 0 only suspicious" in capsys.readouterr().out
+    assert run(*command, "--skip-list", tmp_path / "skip.txt") == 1
+    told = capsys.readouterr()
+    assert "skip.txt would hold ids of several data sets: verify the sets of a mixture one by one" in told.err
+    assert not told.out and not (tmp_path / "skip.txt").exists()
 
 
 def test_an_empty_split_is_passed_over(tmp_path, content):

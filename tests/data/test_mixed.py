@@ -20,10 +20,13 @@ from mtpano_zoo.data import (
     Augmentation,
     MixedDataModule,
     RoomsDataModule,
+    SemiSupervisedDataModule,
+    ShardsDataModule,
     Structured3DDataModule,
 )
 from mtpano_zoo.data.inspection import verify
 from mtpano_zoo.data.mixed import merge_classes
+from mtpano_zoo.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:left out")
 
@@ -246,6 +249,16 @@ def test_refuses_in_one_sentence(root, options, sentence):
 def test_refuses_different_sizes(root):
     with pytest.raises(ValueError, match="the same height and width, not s3d 32 x 64, rooms 16 x 32"):
         MixedDataModule({"s3d": Structured3DDataModule(root, **SIZE), "rooms": RoomsDataModule(16, 32)})
+
+
+@pytest.mark.parametrize("role", ["rooms", "labelled", "unlabelled"])
+def test_refuses_shards(root, room_shards, role):
+    packed, other = ShardsDataModule(room_shards), RoomsDataModule(**SIZE)
+    with pytest.raises(InputError, match=f"{role} is a set of shards, which can only be read in sequence: use what"):
+        if role == "rooms":
+            MixedDataModule({"s3d": Structured3DDataModule(root, **SIZE), "rooms": packed})
+        else:
+            SemiSupervisedDataModule(**({"labelled": other, "unlabelled": other} | {role: packed}))
 
 
 CONFIG = """

@@ -82,8 +82,13 @@ def test_lists_may_have_blanks_in_their_folders(root):
 def test_part_that_is_not_there_is_named(tmp_path, content):
     write(tmp_path / "data", {name: data for name, data in content.items() if name.startswith("Matterport3D")})
     data = ThreeD60DataModule(tmp_path / "data", height=32, width=64)
-    with pytest.raises(FileNotFoundError, match=r"no panorama of the form Stanford2D3D/\{area\}"):
+    with pytest.raises(FileNotFoundError, match=r"only panoramas of Matterport3D: set parts to \[Matterport3D\]"):
         data.dataset("train")
+    with pytest.raises(FileNotFoundError, match=r"no panorama of the form Stanford2D3D/\{area\}"):
+        ThreeD60DataModule(tmp_path / "data", parts=["Stanford2D3D"]).dataset("train")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no panorama of the form Matterport3D/.*: pass the folder"):
+        ThreeD60DataModule(tmp_path / "other").dataset("train")
     assert len(ThreeD60DataModule(tmp_path / "data", parts=["Matterport3D"]).dataset("train")) == 1
 
 

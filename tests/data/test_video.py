@@ -62,6 +62,29 @@ def test_a_list_chooses_videos(videos):
         SpatialAudioGenDataModule(videos, subset="other.lst")
 
 
+def test_videos_of_one_name_have_ids_of_their_own(videos, tmp_path):
+    """Also where the name of a file without its suffix is that of another one."""
+    for name in ("preproc/xyz.avi", "orig/xyz.mkv.avi", "preproc/xyz.mkv", "xyz.mkv"):
+        write_video(videos / name, frames=1)
+    (videos / "part.lst").write_text("xyz\n")
+    data = SpatialAudioGenDataModule(videos, height=16, width=32, every=10)
+    samples = data.dataset("train")
+    assert [samples.name(i) for i in range(len(samples))] == [
+        "orig/xyz.avi_000000", "orig/xyz.mkv.avi_000000", "abc_000000", "preproc/xyz.avi_000000",
+        "preproc/xyz.mkv_000000", "xyz.mkv_000000",
+    ]  # fmt: skip
+    assert len(SpatialAudioGenDataModule(videos, every=10, subset="part.lst").dataset("train")) == 4
+
+
+def test_links_to_folders_are_followed_once(videos, tmp_path):
+    write_video(tmp_path / "disk" / "far.avi", frames=1)
+    (videos / "link").symlink_to(tmp_path / "disk")
+    (videos / "link" / "back").symlink_to(videos)
+    write_video(videos / ".trash" / "old.avi", frames=1)
+    samples = SpatialAudioGenDataModule(videos, every=10).dataset("train")
+    assert [samples.name(i) for i in range(len(samples))] == ["far_000000", "xyz_000000", "abc_000000"]
+
+
 def test_frames_in_folders(tmp_path):
     for number in range(3):
         path = tmp_path / "frames" / "abc" / f"{number:04d}.jpg"

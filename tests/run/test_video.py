@@ -181,6 +181,8 @@ def test_an_image_and_a_video_of_one_name_have_results_of_their_own(tmp_path):
     photo = save(tmp_path / "tour.png")
     assert [run([one], Brightness(), out, progress=False).written for one in (tour, photo)] == [[tour], [photo]]
     assert [run([one], Brightness(), out, progress=False).skipped for one in (tour, photo)] == [[tour], [photo]]
+    both = run([tmp_path / "tour.*"], Brightness(), tmp_path / "both", progress=False)
+    assert {*both.written} == {tour, photo} and not both.failed
 
 
 def test_a_frame_never_replaces_the_results_of_an_image(tmp_path):
