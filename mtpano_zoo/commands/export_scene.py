@@ -20,7 +20,7 @@ from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import SKY, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records
+from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records, root_of
 
 __all__ = ("export_scene",)
 
@@ -42,7 +42,7 @@ def export_scene(
     sphere.
 
     Args:
-        results: a folder written by `mtpano run`.
+        results: a folder written by `mtpano run`, or one below it.
         images: the folder of its panoramas.
         out: a new folder, which appears only when it is complete, or an empty one.
         poses: a COLMAP `images.txt` with a pose for every panorama. If omitted, all are at the origin.
@@ -110,17 +110,19 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
 
 
 def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
-    records = read_records(results / RECORDS)
-    classes, reading = classes_and_reading(results)
+    root, start = root_of(results, found)
+    records = read_records(root / RECORDS)
+    classes, reading = classes_and_reading(root)
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
         paths = output_paths(results, name, ("semseg", "depth", "normals"))
-        if name in records and records[name] is None:
+        recorded = records.get(start + name, "")
+        if recorded is None:
             raise InputError(
                 f"{results} has unfinished results for {image}: finish them with `mtpano run`, or remove "
                 f"{paths['depth_metres']}"
             )
-        if name in records and records[name] != hashlib.sha256(read_file(image)).hexdigest():
+        if recorded and recorded != hashlib.sha256(read_file(image)).hexdigest():
             raise InputError(
                 f"{image} has changed since the results in {results} were made: predict it again with `mtpano run`"
             )

@@ -18,6 +18,7 @@ __all__ = (
     "manifest_of",
     "read_facts",
     "read_records",
+    "root_of",
 )
 
 FORMAT = "mtpano predictions, 1"
@@ -186,6 +187,24 @@ def _is_sound(key: str, value: Any) -> bool:
     if key == "options.eye":
         return value in ("left", "right")
     return isinstance(value, int | float)
+
+
+def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str]:
+    """Return the folder whose records list results, and what their names begin with there, such as `sub/`.
+
+    It is the folder that holds them or one above it; the former if no record lists one of them.
+
+    Args:
+        folder: holds the results.
+        names: their names below it.
+    """
+    names = list(names)
+    for root in (folder, *folder.absolute().parents):
+        start = "" if root == folder else f"{folder.absolute().relative_to(root).as_posix()}/"
+        records = read_records(root / RECORDS)
+        if any(start + name in records for name in names):
+            return root, start
+    return folder, ""
 
 
 def read_records(path: Path) -> dict[str, str | None]:

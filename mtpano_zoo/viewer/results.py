@@ -15,9 +15,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
 from mtpano_zoo.image_io import Panorama, load_panorama, placed
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_facts, read_records
+from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_facts, read_records, root_of
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
@@ -38,6 +37,7 @@ def find_results(source: Path) -> Results | None:
     """Return the results that a path names; None if it names another file, which then has to be an image.
 
     A path names all results of a folder, or one: as `results/room`, or by one of its files, `results/room_depth.npy`.
+    The folder may be one below that which `mtpano run` has written.
 
     Raises:
         InputError: If it is a folder without results.
@@ -47,15 +47,15 @@ def find_results(source: Path) -> Results | None:
         names = sorted({name for path in source.rglob("*") if (name := _stem(path.relative_to(source).as_posix()))})
         if not names:
             raise InputError(f"{source} has no results: name a folder that `mtpano run` has written, or an image")
-        return Results(source, tuple(names))
-    folder = next((parent for parent in source.parents if (parent / MANIFEST).is_file()), source.parent)
-    name = source.relative_to(folder).as_posix()
-    if source.exists() and _stem(name) is None:
+        folder = source
+    elif source.exists() and _stem(source.name) is None:
         return None
-    name = _stem(name) or name
-    if not any(path.exists() for path in _files(folder, name).values()):
-        raise FileNotFoundError(f"There is no image and no result at {source}.")
-    return Results(folder, (name,))
+    else:
+        folder, names = source.parent, [_stem(source.name) or source.name]
+        if not any(path.exists() for path in _files(folder, names[0]).values()):
+            raise FileNotFoundError(f"There is no image and no result at {source}.")
+    root, start = root_of(folder, names)
+    return Results(root, tuple(start + name for name in names))
 
 
 def read_result(folder: Path, name: str, image: Path | None = None) -> Prediction:

@@ -29,6 +29,17 @@ def test_a_path_names_all_results_or_one(results: Path) -> None:
         find_results(results.parent / "photos")
 
 
+def test_a_folder_below_the_results_has_their_manifest(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (results / "sub" / "manifest.json").write_text("{}")  # of something else
+    for source in (results / "sub", results / "sub" / "b c", results / "sub" / "b c_semseg.png"):
+        assert find_results(source) == (results, ("sub/b c",))
+    monkeypatch.chdir(results / "sub")
+    for source in (Path(), Path("b c"), Path("../sub")):
+        found = find_results(source)
+        assert found and found.names == ("sub/b c",)
+        assert read_result(found.folder, found.names[0]).classes == ("ground", "sky")
+
+
 @pytest.mark.parametrize("name", ["a", "sub/b c"])
 @pytest.mark.parametrize("given", [None, "photos"])
 def test_a_result_is_read_as_it_was_written(results: Path, name: str, given: str | None) -> None:
