@@ -20,7 +20,7 @@ from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import SKY, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records, root_of
+from mtpano_zoo.prediction.folder import RECORDS, check_finished, classes_and_reading, read_records, root_of
 
 __all__ = ("export_scene",)
 
@@ -116,13 +116,9 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
         paths = output_paths(results, name, ("semseg", "depth", "normals"))
-        recorded = records.get(start + name, "")
-        if recorded is None:
-            raise InputError(
-                f"{results} has unfinished results for {image}: finish them with `mtpano run`, or remove "
-                f"{paths['depth_metres']}"
-            )
-        if recorded and recorded != hashlib.sha256(read_file(image)).hexdigest():
+        check_finished(root, start + name, records)
+        recorded = records.get(start + name)
+        if recorded is not None and recorded != hashlib.sha256(read_file(image)).hexdigest():
             raise InputError(
                 f"{image} has changed since the results in {results} were made: predict it again with `mtpano run`"
             )

@@ -16,7 +16,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST, describe_model, hash_of_files
 from mtpano_zoo.output_paths import path_below, printable
-from mtpano_zoo.prediction.folder import FORMAT, classes_and_reading
+from mtpano_zoo.prediction.folder import FORMAT, RECORDS, check_finished, classes_and_reading, read_records
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_json
@@ -184,7 +184,7 @@ class FolderPredictor(Predictor):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
         self.kind = kind
         self.name = printable(self.folder.resolve().name)
-        self.classes = _recorded_classes(self.folder)
+        self.classes, self.records = _recorded(self.folder)
         self.words = f"predictions in a folder; distances: {kind}, in {unit or 'the unit of their format'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
@@ -192,8 +192,9 @@ class FolderPredictor(Predictor):
 
         Raises:
             FileNotFoundError: If there is no file for a panorama.
-            InputError: If a file cannot be read, or is of another size.
+            InputError: If a file cannot be read, is of another size, or is unfinished or older than the manifest.
         """
+        check_finished(self.folder, sample_id, self.records)
         maps = {}
         for task in ("semseg", "depth", "normals", "disparity"):
             path = self._find(task, sample_id)
@@ -284,10 +285,10 @@ def _exr_normals(data: bytes) -> NDArray[np.float32]:
     return unit_or_zero(stored)
 
 
-def _recorded_classes(folder: Path) -> tuple[str, ...]:
-    """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if unknown."""
+def _recorded(folder: Path) -> tuple[tuple[str, ...], dict[str, str | None]]:
+    """Return the classes and the records of a folder that `mtpano run` wrote; none if it is another one."""
     path = folder / MANIFEST
     known = read_json(path) if path.is_file() else None
     if not isinstance(known, dict) or known.get("format") != FORMAT:  # it is the manifest of something else
-        return ()
-    return classes_and_reading(folder)[0]
+        return (), {}
+    return classes_and_reading(folder)[0], read_records(folder / RECORDS)

@@ -14,6 +14,7 @@ __all__ = (
     "FORMAT",
     "RECORDS",
     "PredictionFolder",
+    "check_finished",
     "classes_and_reading",
     "manifest_of",
     "read_facts",
@@ -187,6 +188,19 @@ def _is_sound(key: str, value: Any) -> bool:
     if key == "options.eye":
         return value in ("left", "right")
     return isinstance(value, int | float)
+
+
+def check_finished(root: Path, name: str, records: Mapping[str, str | None]) -> None:
+    """Refuse results that a run has not completed, or that are older than the settings in the manifest.
+
+    Raises:
+        InputError: If the records list them without a hash.
+    """
+    if records.get(name, "") is None:
+        raise InputError(
+            f"the results of {root / name} are unfinished, or older than {root / MANIFEST}: make them again with "
+            "`mtpano run`, or remove them"
+        )
 
 
 def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str]:

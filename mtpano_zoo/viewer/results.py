@@ -16,7 +16,14 @@ from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
 from mtpano_zoo.image_io import Panorama, load_panorama, placed
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_facts, read_records, root_of
+from mtpano_zoo.prediction.folder import (
+    RECORDS,
+    check_finished,
+    classes_and_reading,
+    read_facts,
+    read_records,
+    root_of,
+)
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
@@ -68,10 +75,13 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
             and in the folders in these two places.
 
     Raises:
-        InputError: If the panorama is missing or the wrong one, or a file is damaged or has another size.
+        InputError: If the panorama is missing or the wrong one, the result is unfinished or older than the settings of
+            its folder, or a file is damaged or has another size.
         OSError: If a file cannot be read.
     """
-    recorded = read_records(folder / RECORDS).get(name)
+    records = read_records(folder / RECORDS)
+    check_finished(folder, name, records)
+    recorded = records.get(name)
     found = _find_image(folder, name, image, recorded)
     if recorded is not None and recorded != _digest(found):
         raise InputError(f"{found} is not the image that {folder / name} is the result of: name another with --image")

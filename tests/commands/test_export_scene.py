@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from everything import Everything, results_of_two
 from PIL import Image
 
@@ -107,7 +108,7 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     refused("a.png has changed since the results in .*results were made")
     with (results / "manifest.images.jsonl").open("a") as file:
         file.write('\n{"name": "a", "sha256": null}')
-    refused("results has unfinished results for .*a.png: finish them with `mtpano run`, or remove .*a_depth.npy")
+    refused("the results of .*results/a are unfinished, or older than .*manifest.json: make them again")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,23 @@ def test_every_reader_refuses_a_damaged_manifest(
     path.write_text(path.read_text()[:-9])
     with pytest.raises(InputError, match=r"manifest\.json is not JSON"):
         FolderPredictor(results)
+
+
+def test_no_reader_gives_old_results_the_classes_of_another_network(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    class Renamed(Everything):
+        classes = ("sky", "ground")
+
+    results, photos = folders
+    run({photos / "a.png": results / "a"}, Renamed(), results, progress=False, panel=False, overwrite=True)
+    assert read_result(results, "a").classes == FolderPredictor(results).classes == ("sky", "ground")
+    assert FolderPredictor(results)(torch.zeros(3, 16, 32), "a").keys() == {"semseg", "depth", "normals"}
+    for read in (
+        lambda: export_scene(results, photos, tmp_path / "scene"),
+        lambda: read_result(results, "sub/b c"),
+        lambda: FolderPredictor(results)(torch.zeros(3, 16, 32), "sub/b c"),
+    ):
+        with pytest.raises(InputError, match=r"the results of .*b c are unfinished, or older than .*manifest\.json"):
+            read()
 
 
 @pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])
