@@ -94,7 +94,8 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     names += tuple(f"class {i}" for i in range(len(names), (int(labels.max()) + 1) if labels.size else 0))
     colours = default_palette(len(names))
     colours[: len(palette)] = palette[: len(names)]
-    return Prediction(panorama.pixels, maps, names, colours, _up(folder, name))
+    up, doubts = _facts(folder, name)
+    return Prediction(panorama.pixels, maps, names, colours, up, doubts=doubts)
 
 
 def _maps(folder: Path, name: str, panorama: Panorama) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
@@ -170,12 +171,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(read_file(path)).hexdigest()
 
 
-def _up(folder: Path, name: str) -> tuple[float, float, float] | None:
-    """Return where up is in the frame of the camera, if the record of a result states it."""
+def _facts(folder: Path, name: str) -> tuple[tuple[float, float, float] | None, tuple[str, ...]]:
+    """Return where up is in the frame of the camera, and the doubts about a result, if its last record states them."""
     up: tuple[float, float, float] | None = None
-    for record in read_facts(folder / RECORDS):
-        if record["name"] == name and "up" in record:
-            with contextlib.suppress(ValueError, TypeError):
-                x, y, z = map(float, record["up"])
-                up = (x, y, z)
-    return up
+    facts = next((record for record in reversed([*read_facts(folder / RECORDS)]) if record["name"] == name), {})
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        x, y, z = map(float, facts["up"])
+        up = (x, y, z)
+    doubts = facts.get("doubts")
+    return up, tuple(map(str, doubts)) if isinstance(doubts, list) else ()

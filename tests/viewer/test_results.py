@@ -7,6 +7,8 @@ from PIL import Image
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.prediction import pipeline
+from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import find_results, read_result
 
@@ -104,3 +106,15 @@ def test_an_image_runs_a_network_first(
     image = str(results.parent / "photos" / "a.png")
     assert main(["view", image, "--force", "--html", str(tmp_path / "a.html")]) == 0
     assert "<title>a.png</title>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_doubts_about_a_result_are_printed_until_it_is_made_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = {results.parent / "photos" / "a.png": results / "a"}
+    command = ["view", str(results / "a"), "--html", str(tmp_path / "a.html"), "--overwrite"]
+    for doubts, said in (((), ""), (("it is odd",), f"{results / 'a'}: it is odd\n"), ((), "")):
+        monkeypatch.setattr(pipeline, "doubts", lambda *_, doubts=doubts: [doubts])
+        run(photo, Everything(), results, progress=False, panel=False, overwrite=True)
+        assert main(command) == 0
+        assert capsys.readouterr().err == said
