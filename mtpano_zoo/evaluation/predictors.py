@@ -33,6 +33,8 @@ ENDINGS = (".npy", ".exr", ".png")
 class Predictor:
     """Predict depth (H, W) in metres along the ray, normals (3, H, W), semseg, disparity and valid (H, W).
 
+    Depth without a value is 0. Disparity without a value is NaN: up to a shift, any number may be one.
+
     Attributes:
         name: name in reports.
         classes: names of its semantic classes; empty if they are those of the labels.
@@ -75,6 +77,8 @@ class NetworkPredictor(Predictor):
         maps = {task: torch.from_numpy(np.ascontiguousarray(values)) for task, values in prediction.maps.items()}
         if "normals" in maps:
             maps["normals"] = maps["normals"].movedim(-1, 0)
+        if "disparity" in maps:  # of networks, it is positive, and 0 is no value
+            maps["disparity"] = torch.where(maps["disparity"] > 0, maps["disparity"], torch.nan)
         return maps
 
     def _faces(self, images: Tensor) -> Tensor:
@@ -235,7 +239,12 @@ class FolderPredictor(Predictor):
             return torch.from_numpy(normals).movedim(-1, 0)
         relative = task == "disparity" or self.kind == "disparity"
         values, step = self._distances(data, path, relative)
-        known = np.isfinite(values) & (relative | (values > 0))  # an inverse distance up to a shift may be negative
+        if relative:
+            # `mtpano run` writes 0 for no value; of another program, it may be the farthest.
+            own = path.name.endswith(f"_{MAIN_TASKS['disparity'].stored[0].suffix}")
+            known = np.isfinite(values) & ((values > 0) | (not own))
+            return torch.from_numpy(np.where(known, values, np.float32(np.nan)) * np.float32(step))
+        known = np.isfinite(values) & (values > 0)
         depth = torch.from_numpy(np.where(known, values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":
             depth = depth / erp_rays(*depth.shape).abs().amax(-1)
@@ -251,7 +260,7 @@ class FolderPredictor(Predictor):
             first, *others = np.moveaxis(image_io.decode_exr(data), -1, 0)
             if not all(np.array_equal(first, other, equal_nan=True) for other in others):
                 raise InputError("its channels differ, but distances have the same value in every channel")
-            return np.where(first < NOTHING, first, 0), self.step or 1.0
+            return np.where(first < NOTHING, first, np.float32(np.nan)), self.step or 1.0
         own = path.name.endswith("_depth.png")
         if self.step is None and not own and not relative:
             raise InputError("a PNG does not state its unit: pass --unit mm, or metres per step")
