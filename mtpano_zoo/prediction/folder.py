@@ -24,6 +24,7 @@ __all__ = (
 
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
+VIDEO_OPTIONS = ("smooth",)  # do not change the results of images
 ADVICE = "choose another folder with --out, or replace the results with --overwrite"
 
 
@@ -54,10 +55,20 @@ class PredictionFolder:
         manifest: See `manifest_of`.
         overwrite: Replace results, including those of other settings.
         advice: Ends error messages, see `mtpano_zoo.manifest.check_settings`.
+        videos: Whether there are videos to predict for. Options that only these have are compared only if the folder
+            holds results of others.
     """
 
-    def __init__(self, root: Path, manifest: Mapping[str, Any], overwrite: bool = False, advice: str = ADVICE) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Mapping[str, Any],
+        overwrite: bool = False,
+        advice: str = ADVICE,
+        videos: bool = True,
+    ) -> None:
         self.root = root
+        self.videos = videos
         self.manifest = manifest
         self.overwrite = overwrite
         self.advice = advice
@@ -84,13 +95,21 @@ class PredictionFolder:
                 self._forget()
                 return
             known = read_manifest(self.root, FORMAT)  # another process was faster
+        merged = known = known or {}
+        if not self.videos:
+            self.manifest = _with_video_options(self.manifest, known)
+        elif not any(name.endswith("/") for name in self.records):
+            merged = _with_video_options(known, self.manifest)
         try:
-            check_settings(self.root, known or {}, self.manifest, self.advice)
+            check_settings(self.root, merged, self.manifest, self.advice)
         except InputError:
             if self.records and not self.overwrite:
                 raise
             self._forget()
             write_manifest(self.root, self.manifest, replace=True)
+        else:
+            if merged != known:
+                write_manifest(self.root, merged, replace=True)
 
     def finished(self, name: str, files: Mapping[str, Path], wanted: set[str], digest: Callable[[], str]) -> bool:
         """Return whether all wanted results of an image exist; False means that they have to be made.
@@ -150,6 +169,14 @@ class PredictionFolder:
             self.records = dict.fromkeys(self.records)
             lines = [json.dumps({"name": name, "sha256": None}) for name in self.records]
             write_bytes(self.root / RECORDS, "\n".join(lines).encode())
+
+
+def _with_video_options(manifest: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the options of videos of another one."""
+    found = (one.get("options") for one in (manifest, other))
+    own, others = (options if isinstance(options, dict) else {} for options in found)
+    options = {key: value for key, value in own.items() if key not in VIDEO_OPTIONS}
+    return {**manifest, "options": options | {key: others[key] for key in VIDEO_OPTIONS if key in others}}
 
 
 def _exists(path: Path) -> bool:

@@ -97,8 +97,8 @@ class VideoRun:
     """Predict for videos, one after another.
 
     The results of a frame are stored like those of an image, as `NAME/000000` and so on, so a stopped run resumes at
-    the first missing frame. At the end, the videos of maps are made from these files, and the video is recorded as
-    complete, under the name `NAME/`: `NAME` is that of an image.
+    the first missing frame. The video is recorded under the name `NAME/`: `NAME` is that of an image. At the end, the
+    videos of maps are made from these files, and it is recorded as complete.
 
     Args:
         output: collects what became of the videos.
@@ -131,8 +131,8 @@ class VideoRun:
                 output.advance(1)
                 return
             with closing(Video(job.image, self.reading.get("max_pixels"))) as video:
+                folder.begin(recorded)
                 times = self._predict(job, digest, video)
-            folder.begin(recorded)
             self._write_videos(job, files, times)
             if video.cut_short:
                 raise InputError(
