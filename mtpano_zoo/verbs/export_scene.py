@@ -2,7 +2,7 @@
 
 import argparse
 
-from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.output_paths import printable, user_path
 from mtpano_zoo.short_verbs import Verbs
 
 __all__ = ("add",)
@@ -34,5 +34,6 @@ def _export_scene(options: argparse.Namespace) -> int:
 
     how = {key: getattr(options, key) for key in ("poses", "views", "size", "nadir", "one_scale")}
     count = export_scene(options.results, options.images, options.out, **how)
-    print(f"{count} panoramas are in {options.out}" + (f", each as {options.views} views" if options.views else ""))
+    how_written = f", each as {options.views} views" if options.views else ""
+    print(printable(f"{count} panoramas are in {options.out}{how_written}"))
     return 0

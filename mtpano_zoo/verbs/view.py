@@ -66,7 +66,7 @@ def _view(options: argparse.Namespace) -> int:
 
     if options.html:
         write_page(options.html, read(names[0]), names[0], options.overwrite)
-        print(f"The page is {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)")
+        print(printable(f"The page is {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)"))
         return 0
     with Server(names, lambda name: page(read(name), name), options.port) as server:
         if len(names) == 1:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,24 @@ def test_the_command_writes_views(
     assert len(list((tmp_path / "scene" / "images").rglob("*.png"))) == 12
     assert main(command) == 1
     assert capsys.readouterr().err == f"mtpano: {tmp_path / 'scene'} already exists: choose a new folder\n"
+
+
+def test_a_name_that_is_not_utf_8_can_be_exported_and_viewed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    results, photos = tmp_path / "results", tmp_path / name
+    photos.mkdir()
+    Image.new("RGB", (32, 16), (90,) * 3).save(photos / f"{name}.png")
+    run([photos], Everything(), results, progress=False, panel=False)
+    out = tmp_path / f"{name} scene"
+    assert main(["export-scene", str(results), "--to", "colmap", "--images", str(photos), "--out", str(out)]) == 0
+    assert (out / "sparse/0/images.txt").read_bytes().rstrip().endswith(b" caf\xe9.png")
+    assert (out / "images" / f"{name}.png").is_file()
+    page = tmp_path / f"{name}.html"
+    assert main(["view", str(results / name), "--html", str(page)]) == 0
+    assert r"<title>caf\udce9</title>" in page.read_text(encoding="utf-8")
+    assert r"caf\udce9 scene" in capsys.readouterr().out
 
 
 def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Path, Path], tmp_path: Path) -> None:
