@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ __all__ = (
     "read_facts",
     "read_records",
     "root_of",
+    "video_and_frame",
 )
 
 FORMAT = "mtpano predictions, 1"
@@ -228,6 +229,17 @@ def check_finished(root: Path, name: str, records: Mapping[str, str | None]) -> 
             f"the results of {root / name} are unfinished, or older than {root / MANIFEST}: make them again with "
             "`mtpano run`, or remove them"
         )
+
+
+def video_and_frame(name: str, records: Container[str]) -> tuple[str, int] | None:
+    """Return the name of the video and the number of the frame that a result belongs to; None if it is of an image.
+
+    Example:
+        >>> video_and_frame("tour/000007", ["tour/", "tour/000007"]), video_and_frame("photos/000007", ["tour/"])
+        (('tour', 7), None)
+    """
+    video, _, number = name.rpartition("/")
+    return (video, int(number)) if number.isdecimal() and f"{video}/" in records else None
 
 
 def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str]:

@@ -14,6 +14,7 @@ from mtpano_zoo.commands.export_scene import export_scene
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.predictors import FolderPredictor
 from mtpano_zoo.image_io import Window, decode_normals, gpano_xmp, write_png
+from mtpano_zoo.image_io.video import write_video
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import read_result
@@ -95,6 +96,21 @@ def test_a_name_that_is_not_utf_8_can_be_exported_and_viewed(
     assert main(["view", str(results / name), "--html", str(page)]) == 0
     assert r"<title>caf\udce9</title>" in page.read_text(encoding="utf-8")
     assert r"caf\udce9 scene" in capsys.readouterr().out
+
+
+def test_results_of_videos_are_left_out(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, photos = folders
+    write_video(tmp_path / "tour.mp4", [np.full((16, 32, 3), level, np.uint8) for level in (60, 120)], 10)
+    run([tmp_path / "tour.mp4"], Everything(), results, progress=False)
+    command = ["export-scene", str(results), "--to", "colmap", "--images", str(photos), "--out"]
+    assert main([*command, str(tmp_path / "scene")]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("2 panoramas are in ")
+    assert told.err == "2 results are left out, because they are those of frames of videos\n"
+    with pytest.raises(InputError, match="results/tour has results of videos only: extract their frames"):
+        export_scene(results / "tour", photos, tmp_path / "other")
 
 
 def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Path, Path], tmp_path: Path) -> None:

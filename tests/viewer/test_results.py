@@ -7,6 +7,7 @@ from PIL import Image
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.video import write_video
 from mtpano_zoo.prediction import pipeline
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
@@ -52,6 +53,21 @@ def test_a_result_is_read_as_it_was_written(results: Path, name: str, given: str
     assert (found.semseg[:4] == 1).all()
     np.testing.assert_allclose(found.normals, -erp_rays(16, 32).numpy(), atol=0.01)
     assert found.up is None
+
+
+@pytest.mark.parametrize("given", [None, "", "tour.mp4"])
+def test_a_frame_of_a_video_is_read_with_its_picture(given: str | None, tmp_path: Path) -> None:
+    videos, results = tmp_path / "videos", tmp_path / "results"
+    videos.mkdir()
+    write_video(videos / "tour.mp4", [np.full((64, 128, 3), level, np.uint8) for level in (60, 120, 180)], 10)
+    run([videos / "tour.mp4"], Everything(), results, progress=False)
+    assert find_results(results / "tour") == (results, tuple(f"tour/00000{i}" for i in range(3)))
+    found = read_result(results, "tour/000001", None if given is None else videos / given)
+    assert abs(found.image.mean() - 120) < 4
+    assert np.array_equal(found.depth, np.load(results / "tour/000001_depth.npy"))
+    (videos / "tour.mp4").write_bytes((videos / "tour.mp4").read_bytes() + b"changed")
+    with pytest.raises(InputError, match=r"is not the image that|is not beside its results|is not in .*videos"):
+        read_result(results, "tour/000001", None if given is None else videos / given)
 
 
 def test_another_or_no_panorama_is_refused(results: Path, tmp_path: Path) -> None:
