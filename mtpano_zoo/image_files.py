@@ -13,7 +13,16 @@ from mtpano_zoo.image_io import formats
 from mtpano_zoo.image_io.formats import IMAGE_SUFFIXES
 from mtpano_zoo.output_paths import user_path
 
-__all__ = ("IMAGE_SUFFIXES", "FoundFiles", "check_present", "files_below", "find_images", "is_video", "search_images")
+__all__ = (
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "FoundFiles",
+    "check_present",
+    "files_below",
+    "find_images",
+    "is_video",
+    "search_images",
+)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")

@@ -20,7 +20,14 @@ from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import SKY, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_records
+from mtpano_zoo.prediction.folder import (
+    RECORDS,
+    check_finished,
+    classes_and_reading,
+    read_records,
+    root_of,
+    video_and_frame,
+)
 
 __all__ = ("export_scene",)
 
@@ -35,14 +42,15 @@ def export_scene(
     size: int | None = None,
     nadir: float = 0.0,
     one_scale: bool = False,
+    report: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Write a folder of results as a COLMAP scene, see `mtpano_zoo.export.colmap.ColmapWriter`.
 
     Panoramas are read with the options of the `mtpano run` that made the results. Results of crops are placed on the
-    sphere.
+    sphere. Those of the frames of videos are left out.
 
     Args:
-        results: a folder written by `mtpano run`.
+        results: a folder written by `mtpano run`, or one below it.
         images: the folder of its panoramas.
         out: a new folder, which appears only when it is complete, or an empty one.
         poses: a COLMAP `images.txt` with a pose for every panorama. If omitted, all are at the origin.
@@ -51,6 +59,7 @@ def export_scene(
         nadir: degrees from straight down within which the masks leave everything out.
         one_scale: multiply the distances of each panorama by a factor, so that they agree with one another and with the
             unit of the poses, see `mtpano_zoo.export.one_scale`; `scales.json` keeps the factors.
+        report: called with a sentence if results are left out.
 
     Returns:
         How many panoramas were written.
@@ -65,7 +74,7 @@ def export_scene(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} already exists: choose a new folder")
     known = None if poses is None else read_poses(poses)
-    found = _matched(results, Path(images))
+    found = _matched(results, Path(images), report)
     if known is not None and (missing := [name for name in found if name not in known]):
         raise InputError(f"{poses} has no pose for {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:
@@ -90,7 +99,7 @@ def export_scene(
     return len(found)
 
 
-def _matched(results: Path, images: Path) -> dict[str, Path]:
+def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict[str, Path]:
     """Return the panorama of every result, by the name of the result."""
     if not results.is_dir():
         raise InputError(f"{results} is not a folder: name one that `mtpano run` has written")
@@ -100,6 +109,14 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
     stems = {path.relative_to(results).as_posix().removesuffix(ending) for path in sorted(results.rglob(f"*{ending}"))}
     if not stems:
         raise InputError(f"{results} has no distances (*{ending}): name a folder that `mtpano run` has written")
+    root, start = root_of(results, stems)
+    records = read_records(root / RECORDS)
+    frames = {stem for stem in stems if video_and_frame(start + stem, records)}
+    if frames == stems:
+        raise InputError(f"{results} has results of videos only: extract their frames as images, and predict for these")
+    if frames:
+        report(f"{len(frames)} results are left out, because they are those of frames of videos")
+    stems -= frames
     named = {target.relative_to(results).as_posix(): image for image, target in find_images([images], results).items()}
     if missing := sorted(stems - named.keys()):
         raise InputError(
@@ -110,17 +127,15 @@ def _matched(results: Path, images: Path) -> dict[str, Path]:
 
 
 def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
-    records = read_records(results / RECORDS)
-    classes, reading = classes_and_reading(results)
+    root, start = root_of(results, found)
+    records = read_records(root / RECORDS)
+    classes, reading = classes_and_reading(root)
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
         paths = output_paths(results, name, ("semseg", "depth", "normals"))
-        if name in records and records[name] is None:
-            raise InputError(
-                f"{results} has unfinished results for {image}: finish them with `mtpano run`, or remove "
-                f"{paths['depth_metres']}"
-            )
-        if name in records and records[name] != hashlib.sha256(read_file(image)).hexdigest():
+        check_finished(root, start + name, records)
+        recorded = records.get(start + name)
+        if recorded is not None and recorded != hashlib.sha256(read_file(image)).hexdigest():
             raise InputError(
                 f"{image} has changed since the results in {results} were made: predict it again with `mtpano run`"
             )

@@ -16,7 +16,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST, describe_model, hash_of_files
 from mtpano_zoo.output_paths import path_below, printable
-from mtpano_zoo.prediction.folder import FORMAT, classes_and_reading
+from mtpano_zoo.prediction.folder import FORMAT, RECORDS, check_finished, classes_and_reading, read_records
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_json
@@ -32,6 +32,8 @@ ENDINGS = (".npy", ".exr", ".png")
 
 class Predictor:
     """Predict depth (H, W) in metres along the ray, normals (3, H, W), semseg, disparity and valid (H, W).
+
+    Depth without a value is 0. Disparity without a value is NaN: up to a shift, any number may be one.
 
     Attributes:
         name: name in reports.
@@ -75,6 +77,8 @@ class NetworkPredictor(Predictor):
         maps = {task: torch.from_numpy(np.ascontiguousarray(values)) for task, values in prediction.maps.items()}
         if "normals" in maps:
             maps["normals"] = maps["normals"].movedim(-1, 0)
+        if "disparity" in maps:  # of networks, it is positive, and 0 is no value
+            maps["disparity"] = torch.where(maps["disparity"] > 0, maps["disparity"], torch.nan)
         return maps
 
     def _faces(self, images: Tensor) -> Tensor:
@@ -184,7 +188,7 @@ class FolderPredictor(Predictor):
             raise InputError(f"--unit is m, cm, mm or metres per step, such as 0.00025, not {unit!r}")
         self.kind = kind
         self.name = printable(self.folder.resolve().name)
-        self.classes = _recorded_classes(self.folder)
+        self.classes, self.records = _recorded(self.folder)
         self.words = f"predictions in a folder; distances: {kind}, in {unit or 'the unit of their format'}"
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
@@ -192,8 +196,9 @@ class FolderPredictor(Predictor):
 
         Raises:
             FileNotFoundError: If there is no file for a panorama.
-            InputError: If a file cannot be read, or is of another size.
+            InputError: If a file cannot be read, is of another size, or is unfinished or older than the manifest.
         """
+        check_finished(self.folder, sample_id, self.records)
         maps = {}
         for task in ("semseg", "depth", "normals", "disparity"):
             path = self._find(task, sample_id)
@@ -234,7 +239,12 @@ class FolderPredictor(Predictor):
             return torch.from_numpy(normals).movedim(-1, 0)
         relative = task == "disparity" or self.kind == "disparity"
         values, step = self._distances(data, path, relative)
-        known = np.isfinite(values) & (relative | (values > 0))  # an inverse distance up to a shift may be negative
+        if relative:
+            # `mtpano run` writes 0 for no value; of another program, it may be the farthest.
+            own = path.name.endswith(f"_{MAIN_TASKS['disparity'].stored[0].suffix}")
+            known = np.isfinite(values) & ((values > 0) | (not own))
+            return torch.from_numpy(np.where(known, values, np.float32(np.nan)) * np.float32(step))
+        known = np.isfinite(values) & (values > 0)
         depth = torch.from_numpy(np.where(known, values, 0) * np.float32(step))
         if task == "depth" and self.kind == "z":
             depth = depth / erp_rays(*depth.shape).abs().amax(-1)
@@ -250,7 +260,7 @@ class FolderPredictor(Predictor):
             first, *others = np.moveaxis(image_io.decode_exr(data), -1, 0)
             if not all(np.array_equal(first, other, equal_nan=True) for other in others):
                 raise InputError("its channels differ, but distances have the same value in every channel")
-            return np.where(first < NOTHING, first, 0), self.step or 1.0
+            return np.where(first < NOTHING, first, np.float32(np.nan)), self.step or 1.0
         own = path.name.endswith("_depth.png")
         if self.step is None and not own and not relative:
             raise InputError("a PNG does not state its unit: pass --unit mm, or metres per step")
@@ -284,10 +294,10 @@ def _exr_normals(data: bytes) -> NDArray[np.float32]:
     return unit_or_zero(stored)
 
 
-def _recorded_classes(folder: Path) -> tuple[str, ...]:
-    """Return the classes of the network whose predictions `mtpano run` wrote into a folder; none if unknown."""
+def _recorded(folder: Path) -> tuple[tuple[str, ...], dict[str, str | None]]:
+    """Return the classes and the records of a folder that `mtpano run` wrote; none if it is another one."""
     path = folder / MANIFEST
     known = read_json(path) if path.is_file() else None
     if not isinstance(known, dict) or known.get("format") != FORMAT:  # it is the manifest of something else
-        return ()
-    return classes_and_reading(folder)[0]
+        return (), {}
+    return classes_and_reading(folder)[0], read_records(folder / RECORDS)

@@ -35,10 +35,13 @@ def tilts() -> dict[str, Tensor]:
 
 
 def with_depth(maps: Maps, labels: Mapping[str, Tensor]) -> Maps:
-    """Add depth to maps that have only inverse distances, by the scale and shift that fit the labels best."""
+    """Add depth to maps that have only inverse distances, by the scale and shift that fit the labels best.
+
+    An inverse distance up to a shift may be zero or negative; where it is not finite, depth gets no value.
+    """
     if "depth" in maps or "disparity" not in maps or "depth" not in labels:
         return maps
-    inverse, known = labels["disparity"][None], labels["disparity_valid"][None] & (maps["disparity"] > 0)[None]
+    inverse, known = labels["disparity"][None], labels["disparity_valid"][None] & maps["disparity"].isfinite()[None]
     fitted = align_affine(maps["disparity"][None].float(), inverse, known.double())[0]
     farthest = labels["depth"].max().clamp(min=1e-3) * 10
     return maps | {"depth": torch.where(known[0], 1 / fitted.clamp(min=1 / farthest), 0).float()}

@@ -6,6 +6,7 @@ and height as parameters, and longitude and latitude as in our convention.
 """
 
 import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,7 +154,8 @@ class ColmapWriter:
             ("images.txt", "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; then POINTS2D[]", self.images),
             ("points3D.txt", "POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]", self.points),
         ):
-            write_bytes(folder / name, "".join(f"{line}\n" for line in (f"# {title}", *lines)).encode())
+            # A name that is not UTF-8 keeps its bytes.
+            write_bytes(folder / name, os.fsencode("".join(f"{line}\n" for line in (f"# {title}", *lines))))
 
     def _maps(self, scan: Scan) -> dict[str, NDArray[np.generic]]:
         maps: dict[str, NDArray[np.generic]] = {"images": scan.image, "depth": scan.depth}

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ("doubt_about", "stereo_layout")
+__all__ = ("Layout", "doubt_about", "stereo_layout")
 
 Array: TypeAlias = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.decoding import Decoded, decode_image, decode_pil
-from mtpano_zoo.image_io.doubts import doubt_about, stereo_layout
+from mtpano_zoo.image_io.doubts import Layout, doubt_about, stereo_layout
 from mtpano_zoo.image_io.gpano import GPano, PoseAngles, Window, placed, read_gpano, window_of_view
 from mtpano_zoo.limits import BYTES_ON_DISK, check_pixels, max_bytes, read_file
 
@@ -22,6 +22,7 @@ __all__ = (
     "check_panorama_size",
     "decode_pixels",
     "load_panorama",
+    "one_eye",
     "panorama_from_pil",
     "panorama_of_pixels",
     "read_panorama",
@@ -145,7 +146,12 @@ def _placed_on_sphere(
         example = _example_view(*decoded.pixels.shape[:2])
         raise InputError(f"a vertical offset needs the field of view, as in --fov {example}")
     if eye is not None:
-        decoded = decoded._replace(pixels=_one_eye(decoded.pixels, eye, name), seen=None, xmp="")
+        layout = stereo_layout(decoded.pixels)
+        if layout is None:
+            raise InputError(
+                f"{name} is not a stereo pair: a pair is square, 4:1, or 2:1 with two equal halves; leave out --eye"
+            )
+        decoded = decoded._replace(pixels=one_eye(decoded.pixels, eye, layout), seen=None, xmp="")
     height, width = decoded.pixels.shape[:2]
     tags = None if ignore_tags else read_gpano(decoded.xmp, height, width, name)
     window = None if tags is None else tags.window
@@ -171,14 +177,14 @@ def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
         raise InputError(f"{name} is 2:1 but {doubt}, or use it as it is with --force")
 
 
-def _one_eye(pixels: NDArray[np.uint8], eye: Eye, name: str) -> NDArray[np.uint8]:
-    """Return the panorama of one eye, stretched to 2:1 if it was squeezed."""
+def one_eye(pixels: NDArray[np.uint8], eye: Eye, layout: Layout) -> NDArray[np.uint8]:
+    """Return the panorama of one eye of a stereo pair (H, W, 3), stretched to 2:1 if it was squeezed.
+
+    Example:
+        >>> one_eye(np.zeros((64, 64, 3), np.uint8), "left", "stacked").shape
+        (32, 64, 3)
+    """
     height, width = pixels.shape[:2]
-    layout = stereo_layout(pixels)
-    if layout is None:
-        raise InputError(
-            f"{name} is not a stereo pair: a pair is square, 4:1, or 2:1 with two equal halves; leave out --eye"
-        )
     rows, columns = (height // 2, width) if layout == "stacked" else (height, width // 2)
     half = pixels[:rows, :columns] if eye == "left" else pixels[height - rows :, width - columns :]
     if abs(columns / (2 * rows) - 1) <= RATIO_TOLERANCE:

@@ -5,7 +5,7 @@ OpenCV is a dependency already, and the FFmpeg in its wheels is LGPL; those of P
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.doubts import Layout, stereo_layout
 from mtpano_zoo.limits import check_pixels
 
-__all__ = ("Frame", "Video", "constant_rate", "write_video")
+__all__ = ("Frame", "Video", "constant_rate", "layout_of_video", "write_video")
 
 CODECS = ("vp09", "mp4v")  # VP9 plays in browsers too; MPEG-4 where OpenCV was built without libvpx
 MISSING = 0.02  # share of the frames in the header that may be missing, because durations are rounded
@@ -112,6 +113,25 @@ class Video:
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
+
+
+def layout_of_video(path: Path, max_pixels: int | None = None) -> Layout:
+    """Return how the two panoramas of a stereo video are arranged.
+
+    The first frame that shows it decides for all: in a dark one, halves of 2:1 cannot be compared.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If no frame shows it, or `Video` refuses the file.
+    """
+    with closing(Video(path, max_pixels)) as video:
+        for frame in video.frames():
+            if frame.pixels is not None and (layout := stereo_layout(frame.pixels)):
+                return layout
+    raise InputError(
+        f"{path} has no frame that is a stereo pair: a pair is square, 4:1, or 2:1 with two equal halves; leave out "
+        "--eye"
+    )
 
 
 @contextmanager

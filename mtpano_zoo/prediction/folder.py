@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,14 +14,18 @@ __all__ = (
     "FORMAT",
     "RECORDS",
     "PredictionFolder",
+    "check_finished",
     "classes_and_reading",
     "manifest_of",
     "read_facts",
     "read_records",
+    "root_of",
+    "video_and_frame",
 )
 
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
+VIDEO_OPTIONS = ("smooth",)  # do not change the results of images
 ADVICE = "choose another folder with --out, or replace the results with --overwrite"
 
 
@@ -52,10 +56,20 @@ class PredictionFolder:
         manifest: See `manifest_of`.
         overwrite: Replace results, including those of other settings.
         advice: Ends error messages, see `mtpano_zoo.manifest.check_settings`.
+        videos: Whether there are videos to predict for. Options that only these have are compared only if the folder
+            holds results of others.
     """
 
-    def __init__(self, root: Path, manifest: Mapping[str, Any], overwrite: bool = False, advice: str = ADVICE) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Mapping[str, Any],
+        overwrite: bool = False,
+        advice: str = ADVICE,
+        videos: bool = True,
+    ) -> None:
         self.root = root
+        self.videos = videos
         self.manifest = manifest
         self.overwrite = overwrite
         self.advice = advice
@@ -82,13 +96,21 @@ class PredictionFolder:
                 self._forget()
                 return
             known = read_manifest(self.root, FORMAT)  # another process was faster
+        merged = known = known or {}
+        if not self.videos:
+            self.manifest = _with_video_options(self.manifest, known)
+        elif not any(name.endswith("/") for name in self.records):
+            merged = _with_video_options(known, self.manifest)
         try:
-            check_settings(self.root, known or {}, self.manifest, self.advice)
+            check_settings(self.root, merged, self.manifest, self.advice)
         except InputError:
             if self.records and not self.overwrite:
                 raise
             self._forget()
             write_manifest(self.root, self.manifest, replace=True)
+        else:
+            if merged != known:
+                write_manifest(self.root, merged, replace=True)
 
     def finished(self, name: str, files: Mapping[str, Path], wanted: set[str], digest: Callable[[], str]) -> bool:
         """Return whether all wanted results of an image exist; False means that they have to be made.
@@ -150,6 +172,14 @@ class PredictionFolder:
             write_bytes(self.root / RECORDS, "\n".join(lines).encode())
 
 
+def _with_video_options(manifest: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the options of videos of another one."""
+    found = (one.get("options") for one in (manifest, other))
+    own, others = (options if isinstance(options, dict) else {} for options in found)
+    options = {key: value for key, value in own.items() if key not in VIDEO_OPTIONS}
+    return {**manifest, "options": options | {key: others[key] for key in VIDEO_OPTIONS if key in others}}
+
+
 def _exists(path: Path) -> bool:
     """Return whether a name is taken, even by a dangling link."""
     return path.exists() or path.is_symlink()
@@ -186,6 +216,48 @@ def _is_sound(key: str, value: Any) -> bool:
     if key == "options.eye":
         return value in ("left", "right")
     return isinstance(value, int | float)
+
+
+def check_finished(root: Path, name: str, records: Mapping[str, str | None]) -> None:
+    """Refuse results that a run has not completed, or that are older than the settings in the manifest.
+
+    Raises:
+        InputError: If the records list them without a hash.
+    """
+    if records.get(name, "") is None:
+        raise InputError(
+            f"the results of {root / name} are unfinished, or older than {root / MANIFEST}: make them again with "
+            "`mtpano run`, or remove them"
+        )
+
+
+def video_and_frame(name: str, records: Container[str]) -> tuple[str, int] | None:
+    """Return the name of the video and the number of the frame that a result belongs to; None if it is of an image.
+
+    Example:
+        >>> video_and_frame("tour/000007", ["tour/", "tour/000007"]), video_and_frame("photos/000007", ["tour/"])
+        (('tour', 7), None)
+    """
+    video, _, number = name.rpartition("/")
+    return (video, int(number)) if number.isdecimal() and f"{video}/" in records else None
+
+
+def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str]:
+    """Return the folder whose records list results, and what their names begin with there, such as `sub/`.
+
+    It is the folder that holds them or one above it; the former if no record lists one of them.
+
+    Args:
+        folder: holds the results.
+        names: their names below it.
+    """
+    names = list(names)
+    for root in (folder, *folder.absolute().parents):
+        start = "" if root == folder else f"{folder.absolute().relative_to(root).as_posix()}/"
+        records = read_records(root / RECORDS)
+        if any(start + name in records for name in names):
+            return root, start
+    return folder, ""
 
 
 def read_records(path: Path) -> dict[str, str | None]:

@@ -108,10 +108,12 @@ def levelling_rotation(up: Tensor | None, least: float = LEVEL) -> Tensor | None
     if up is None or -float(up[1]) > math.cos(math.radians(least)):
         return None
     x, y, z = up.tolist()
-    if y > 1 - 1e-6:  # upside down: any axis will do
+    aside = x * x + z * z
+    if y > 0 and aside < 1e-12:  # upside down: any axis will do
         return torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
     cross = torch.tensor([[0.0, x, 0.0], [-x, 0.0, -z], [0.0, z, 0.0]])  # cross-product matrix of the rotation axis
-    turn: Tensor = torch.eye(3) + cross.T + cross @ cross / (1 - y)
+    rest = aside / (1 + y) if y > 0 else 1 - y  # the same, but near upside down, 1 - y has lost its digits
+    turn: Tensor = torch.eye(3) + cross.T + cross @ cross / rest
     return turn
 
 

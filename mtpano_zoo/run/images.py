@@ -137,7 +137,8 @@ def run(
         raise InputError("smooth is for videos, and there is none: leave it out")
     shown = depth_range if panel or videos else None
     recorded = _recorded(model, {**options, **reading, "depth_range": shown, "stride": stride, "smooth": smooth})
-    folder = PredictionFolder(out, manifest_of("mtpano run", described or describe_model(model), recorded), overwrite)
+    manifest = manifest_of("mtpano run", described or describe_model(model), recorded)
+    folder = PredictionFolder(out, manifest, overwrite, videos=bool(videos))
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())
     if device is not None:
         model.to(device)

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -21,15 +21,16 @@ from rich.progress import Progress
 from mtpano_zoo import viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama, Reading, decode_normals, encode_normals
-from mtpano_zoo.image_io.panorama import panorama_of_pixels
-from mtpano_zoo.image_io.video import Frame, Video, constant_rate, write_video
+from mtpano_zoo.image_io.doubts import Layout
+from mtpano_zoo.image_io.panorama import one_eye, panorama_of_pixels
+from mtpano_zoo.image_io.video import Frame, Video, constant_rate, layout_of_video, write_video
 from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
 from mtpano_zoo.run.output import Job, Output, RunReport, digest_of
 from mtpano_zoo.tasks import MAIN_TASKS
 
-__all__ = ("FRAME", "VideoRun", "check_smooth", "frame_name", "smoothed", "video_paths")
+__all__ = ("FRAME", "VideoRun", "check_smooth", "frame_name", "panorama_of_frame", "smoothed", "video_paths")
 
 FRAME = r"/\d{6,}"  # what follows the name of a video in the names of its frames
 WIDTH = 1024  # most columns of a video of maps, which is only for viewing
@@ -60,6 +61,27 @@ def video_paths(folder: Path, name: str, tasks: Sequence[str]) -> dict[str, Path
     return {task: path_below(folder, name, f"_{task}.mp4") for task in tasks if MAIN_TASKS[task].stored}
 
 
+def panorama_of_frame(frame: Frame, video: Path, layout: Layout | None, reading: Reading) -> Panorama:
+    """Place a frame with pixels on the sphere.
+
+    Args:
+        frame: the frame.
+        video: the file, for error messages.
+        layout: how the two panoramas of a stereo video are arranged; None for another one.
+        reading: how frames are read. Only the first one must look like a panorama: a later one may be dark, or a title.
+
+    Raises:
+        InputError: If it is not a panorama.
+    """
+    reading, pixels = reading.copy(), cast("NDArray[np.uint8]", frame.pixels)
+    eye = reading.pop("eye", None)
+    if eye is not None and layout is not None:
+        pixels = one_eye(pixels, eye, layout)
+    if frame.number:
+        reading["force"] = True
+    return panorama_of_pixels(pixels, str(video), **reading)
+
+
 def frame_name(name: str, number: int) -> str:
     """Return the name of the results of a frame.
 
@@ -75,8 +97,8 @@ class VideoRun:
     """Predict for videos, one after another.
 
     The results of a frame are stored like those of an image, as `NAME/000000` and so on, so a stopped run resumes at
-    the first missing frame. At the end, the videos of maps are made from these files, and the video is recorded as
-    complete, under the name `NAME/`: `NAME` is that of an image.
+    the first missing frame. The video is recorded under the name `NAME/`: `NAME` is that of an image. At the end, the
+    videos of maps are made from these files, and it is recorded as complete.
 
     Args:
         output: collects what became of the videos.
@@ -109,8 +131,8 @@ class VideoRun:
                 output.advance(1)
                 return
             with closing(Video(job.image, self.reading.get("max_pixels"))) as video:
+                folder.begin(recorded)
                 times = self._predict(job, digest, video)
-            folder.begin(recorded)
             self._write_videos(job, files, times)
             if video.cut_short:
                 raise InputError(
@@ -163,6 +185,8 @@ class VideoRun:
             named = Job(job.image, frame_name(job.name, number))
             return frames.is_due(named, self._files(job.name, number), digest)
 
+        max_pixels = self.reading.get("max_pixels")
+        layout = layout_of_video(job.image, max_pixels) if self.reading.get("eye") else None
         times: list[float] = []
         last: tuple[int, Maps] | None = None
         batches = _batches(video.frames(due), self.batch_size)
@@ -174,7 +198,7 @@ class VideoRun:
                     ahead = reader.submit(next, batches, None)
                     times += [frame.seconds for frame in batch]
                     panoramas = {
-                        frame.number: self._panorama(job, frame.number, frame.pixels)
+                        frame.number: panorama_of_frame(frame, job.image, layout, self.reading)
                         for frame in batch
                         if frame.pixels is not None
                     }
@@ -195,12 +219,6 @@ class VideoRun:
         if report.failed:
             raise InputError(next(iter(report.failed.values())))
         return times
-
-    def _panorama(self, job: Job, number: int, pixels: NDArray[np.uint8]) -> Panorama:
-        reading = self.reading.copy()
-        if number:  # only the first must look like a panorama: a later one may be dark, or a title
-            reading["force"] = True
-        return panorama_of_pixels(pixels, str(job.image), **reading)
 
     def _smoothed(
         self, job: Job, number: int, times: Sequence[float], last: tuple[int, Maps] | None, prediction: Prediction

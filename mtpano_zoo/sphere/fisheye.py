@@ -71,7 +71,8 @@ def from_fisheyes(image: Tensor, lenses: Sequence[Lens], height: int, width: int
     """Return the panorama (C, H, W) that lenses show in one image (C, h, w), and a mask of what they see (H, W).
 
     The image is sampled bilinearly. Where lenses overlap, they are blended by how far a direction is from the rim of
-    each, so that no rim is visible. Pixels that no lens sees are zero.
+    each, so that no rim is visible. Pixels that no lens sees are zero; a lens sees nothing beyond the image, which may
+    cut off its circle.
 
     Raises:
         InputError: If the image is not (C, h, w) of a floating-point type, or there is no lens.
@@ -88,8 +89,9 @@ def from_fisheyes(image: Tensor, lenses: Sequence[Lens], height: int, width: int
             1
         )
         points = torch.lerp(centre, points, inside)
-        weight = (math.radians(lens.fov / 2) - angle).clamp_min(0)
         grid = (2 * points + 1) / points.new_tensor((columns, rows)) - 1
+        shown = (grid.abs() <= 1).all(-1)  # the sensor may be smaller than the circle
+        weight = (math.radians(lens.fov / 2) - angle).clamp_min(0) * shown
         values = F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
         sums += weight * values
         weights += weight

@@ -1,8 +1,9 @@
 """`mtpano export-scene`: write results and their panoramas as a scene for splat trainers."""
 
 import argparse
+import sys
 
-from mtpano_zoo.output_paths import user_path
+from mtpano_zoo.output_paths import printable, user_path
 from mtpano_zoo.short_verbs import Verbs
 
 __all__ = ("add",)
@@ -33,6 +34,9 @@ def _export_scene(options: argparse.Namespace) -> int:
     from mtpano_zoo.commands.export_scene import export_scene
 
     how = {key: getattr(options, key) for key in ("poses", "views", "size", "nadir", "one_scale")}
-    count = export_scene(options.results, options.images, options.out, **how)
-    print(f"{count} panoramas are in {options.out}" + (f", each as {options.views} views" if options.views else ""))
+    count = export_scene(
+        options.results, options.images, options.out, **how, report=lambda sentence: print(sentence, file=sys.stderr)
+    )
+    how_written = f", each as {options.views} views" if options.views else ""
+    print(printable(f"{count} panoramas are in {options.out}{how_written}"))
     return 0

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mtpano_zoo.errors import InputError, Terminated
-from mtpano_zoo.output_paths import check_no_input, user_path
+from mtpano_zoo.output_paths import check_no_input, printable, user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
 
@@ -58,11 +58,15 @@ def _view(options: argparse.Namespace) -> int:
         raise InputError(f"{options.source} has {len(names)} results: name one, such as {options.source / names[0]}")
 
     def read(name: str) -> "Prediction":
-        return _predicted(options) if results is None else read_result(results.folder, name, options.image)
+        prediction = _predicted(options) if results is None else read_result(results.folder, name, options.image)
+        for doubt in prediction.doubts:
+            shown = options.source if results is None else results.folder / name
+            print(printable(f"{shown}: {doubt}"), file=sys.stderr)
+        return prediction
 
     if options.html:
         write_page(options.html, read(names[0]), names[0], options.overwrite)
-        print(f"The page is {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)")
+        print(printable(f"The page is {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)"))
         return 0
     with Server(names, lambda name: page(read(name), name), options.port) as server:
         if len(names) == 1:
@@ -98,6 +102,4 @@ def _predicted(options: argparse.Namespace) -> "Prediction":
     prediction = predict(load_model(options.model or DEFAULT_MODEL, device), options.source, **reading_options(options))
     if not isinstance(prediction, Prediction):
         raise InputError(f"{options.source} holds several panoramas")
-    for doubt in prediction.doubts:
-        print(f"{options.source}: {doubt}", file=sys.stderr)
     return prediction

@@ -16,6 +16,7 @@ from mtpano_zoo import viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.mesh import Mesh, sphere_mesh
 from mtpano_zoo.image_io import encode_jpeg, encode_normals, placed, write_bytes
+from mtpano_zoo.output_paths import printable
 from mtpano_zoo.prediction import Prediction
 from mtpano_zoo.tasks import NO_LABEL
 
@@ -56,6 +57,7 @@ def page(prediction: Prediction, title: str) -> str:
     Distances are exact to 0.01 % if the farthest is a thousand times the nearest. Without any distance there is no
     scene, and the page says so.
     """
+    title = printable(title)
     app = files("mtpano_zoo.viewer") / "app"
     text = (app / "page.html").read_text(encoding="utf-8")
     # "<" must not appear in a script: a class could be named "</script>".

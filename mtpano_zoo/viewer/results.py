@@ -1,8 +1,7 @@
 """Read the results of `mtpano run` with their panorama, for a page to show."""
 
-import contextlib
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +11,22 @@ from PIL import Image
 
 from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_files import IMAGE_SUFFIXES, find_images
-from mtpano_zoo.image_io import Panorama, load_panorama, placed
+from mtpano_zoo.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_images
+from mtpano_zoo.image_io import Panorama, Reading, load_panorama, placed
+from mtpano_zoo.image_io.video import Video, layout_of_video
 from mtpano_zoo.limits import read_file
-from mtpano_zoo.manifest import MANIFEST
 from mtpano_zoo.prediction import Prediction, output_paths
-from mtpano_zoo.prediction.folder import RECORDS, classes_and_reading, read_facts, read_records
+from mtpano_zoo.prediction.folder import (
+    RECORDS,
+    check_finished,
+    classes_and_reading,
+    read_facts,
+    read_records,
+    root_of,
+    video_and_frame,
+)
+from mtpano_zoo.run.output import digest_of
+from mtpano_zoo.run.video import panorama_of_frame
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
@@ -38,6 +47,7 @@ def find_results(source: Path) -> Results | None:
     """Return the results that a path names; None if it names another file, which then has to be an image.
 
     A path names all results of a folder, or one: as `results/room`, or by one of its files, `results/room_depth.npy`.
+    The folder may be one below that which `mtpano run` has written.
 
     Raises:
         InputError: If it is a folder without results.
@@ -47,15 +57,15 @@ def find_results(source: Path) -> Results | None:
         names = sorted({name for path in source.rglob("*") if (name := _stem(path.relative_to(source).as_posix()))})
         if not names:
             raise InputError(f"{source} has no results: name a folder that `mtpano run` has written, or an image")
-        return Results(source, tuple(names))
-    folder = next((parent for parent in source.parents if (parent / MANIFEST).is_file()), source.parent)
-    name = source.relative_to(folder).as_posix()
-    if source.exists() and _stem(name) is None:
+        folder = source
+    elif source.exists() and _stem(source.name) is None:
         return None
-    name = _stem(name) or name
-    if not any(path.exists() for path in _files(folder, name).values()):
-        raise FileNotFoundError(f"There is no image and no result at {source}.")
-    return Results(folder, (name,))
+    else:
+        folder, names = source.parent, [_stem(source.name) or source.name]
+        if not any(path.exists() for path in _files(folder, names[0]).values()):
+            raise FileNotFoundError(f"There is no image and no result at {source}.")
+    root, start = root_of(folder, names)
+    return Results(root, tuple(start + name for name in names))
 
 
 def read_result(folder: Path, name: str, image: Path | None = None) -> Prediction:
@@ -64,27 +74,36 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     Args:
         folder: where `mtpano run` has written it.
         name: its name below the folder, such as `sub/room`.
-        image: the panorama, or a folder with it. If omitted, it is looked for beside the folder, in the working folder,
-            and in the folders in these two places.
+        image: the panorama, or the video that it is a frame of, or a folder with it. If omitted, it is looked for
+            beside the folder, in the working folder, and in the folders in these two places.
 
     Raises:
-        InputError: If the panorama is missing or the wrong one, or a file is damaged or has another size.
+        InputError: If the panorama is missing or the wrong one, the result is unfinished or older than the settings of
+            its folder, or a file is damaged or has another size.
         OSError: If a file cannot be read.
     """
-    recorded = read_records(folder / RECORDS).get(name)
-    found = _find_image(folder, name, image, recorded)
-    if recorded is not None and recorded != _digest(found):
+    records = read_records(folder / RECORDS)
+    check_finished(folder, name, records)
+    recorded = records.get(name)
+    video = video_and_frame(name, records)
+    found = (
+        _find_image(folder, name, image, recorded)
+        if video is None
+        else _find(folder, video[0], image, recorded, VIDEO_SUFFIXES)
+    )
+    if recorded is not None and recorded != digest_of(found):
         raise InputError(f"{found} is not the image that {folder / name} is the result of: name another with --image")
     names, reading = classes_and_reading(folder)
     reading["force"] = True  # the run has already checked that it is a panorama
-    panorama = load_panorama(found, **reading)
+    panorama = load_panorama(found, **reading) if video is None else _frame(found, video[1], reading)
     maps, palette = _maps(folder, name, panorama)
     labels = maps.get("semseg", np.zeros((0, 0), np.uint8))
     labels = labels[labels != NO_LABEL]
     names += tuple(f"class {i}" for i in range(len(names), (int(labels.max()) + 1) if labels.size else 0))
     colours = default_palette(len(names))
     colours[: len(palette)] = palette[: len(names)]
-    return Prediction(panorama.pixels, maps, names, colours, _up(folder, name))
+    up, doubts = _facts(folder, name)
+    return Prediction(panorama.pixels, maps, names, colours, up, doubts=doubts)
 
 
 def _maps(folder: Path, name: str, panorama: Panorama) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
@@ -131,41 +150,55 @@ def _stem(name: str) -> str | None:
     return next((name.removesuffix(ending) for ending in endings if name.endswith(ending)), None)
 
 
+def _frame(path: Path, number: int, reading: Reading) -> Panorama:
+    layout = layout_of_video(path) if reading.get("eye") else None
+    with closing(Video(path)) as video:
+        for frame in video.frames(lambda counted: counted == number):
+            if frame.pixels is not None:
+                return panorama_of_frame(frame, path, layout, reading)
+    raise InputError(f"{path} has no frame {number}: name another video with --image")
+
+
 def _find_image(folder: Path, name: str, given: Path | None, recorded: str | None) -> Path:
+    if given is None or not given.is_dir():
+        return _find(folder, name, given, recorded, IMAGE_SUFFIXES)
+    named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
+    if name not in named:
+        raise InputError(
+            f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with "
+            "--image"
+        )
+    return named[name]
+
+
+def _find(folder: Path, name: str, given: Path | None, recorded: str | None, suffixes: Sequence[str]) -> Path:
+    """Return the file of a panorama or video: the given one, or one in the given folder or in the usual places."""
     if given is not None and not given.is_dir():
         return given
-    if given is not None:
-        named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
-        if name not in named:
-            raise InputError(
-                f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with "
-                "--image"
-            )
-        return named[name]
-    for path in _candidates(folder, name):
-        if path.is_file() and (recorded is None or _digest(path) == recorded):
+    places = _places(folder) if given is None else [given]
+    for path in (
+        place / f"{name}{suffix}" for place in places for suffix in ("", *suffixes, *map(str.upper, suffixes))
+    ):
+        if path.is_file() and (recorded is None or digest_of(path) == recorded):
             return path
-    raise InputError(f"the panorama of {folder / name} is not beside its results: name it, or its folder, with --image")
+    where = "beside its results" if given is None else f"in {given}"
+    raise InputError(f"the panorama of {folder / name} is not {where}: name it, or its folder, with --image")
 
 
-def _candidates(folder: Path, name: str) -> Iterator[Path]:
-    """Yield paths where the panorama may be."""
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield folders where the panoramas of results may be."""
     for place in dict.fromkeys((folder.resolve().parent, Path.cwd())):
-        for parent in (place, *sorted(path for path in place.iterdir() if path.is_dir())):
-            for suffix in ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)):
-                yield parent / f"{name}{suffix}"
+        yield place
+        yield from sorted(path for path in place.iterdir() if path.is_dir())
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(read_file(path)).hexdigest()
-
-
-def _up(folder: Path, name: str) -> tuple[float, float, float] | None:
-    """Return where up is in the frame of the camera, if the record of a result states it."""
+def _facts(folder: Path, name: str) -> tuple[tuple[float, float, float] | None, tuple[str, ...]]:
+    """Return where up is in the frame of the camera, and the doubts about a result, if its last record states them."""
     up: tuple[float, float, float] | None = None
-    for record in read_facts(folder / RECORDS):
-        if record["name"] == name and "up" in record:
-            with contextlib.suppress(ValueError, TypeError):
-                x, y, z = map(float, record["up"])
-                up = (x, y, z)
-    return up
+    records = [record for record in read_facts(folder / RECORDS) if record["name"] == name]
+    facts = records[-1] if records else {}
+    with suppress(KeyError, ValueError, TypeError):
+        x, y, z = map(float, facts["up"])
+        up = (x, y, z)
+    doubts = facts.get("doubts")
+    return up, tuple(map(str, doubts)) if isinstance(doubts, list) else ()

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.output_paths import printable
 
 __all__ = ("Server",)
 
@@ -66,10 +67,10 @@ class Server(ThreadingHTTPServer):
 
     def content(self, path: str) -> tuple[int, bytes]:
         """Return the status and the page of a path."""
-        name = unquote(path).removeprefix("/")
+        name = os.fsdecode(unquote_to_bytes(path)).removeprefix("/")
         if not name and len(self.names) > 1:
-            items = (f'<li><a href="/{escape(quote(name))}">{escape(name)}</a></li>' for name in self.names)
-            return 200, LIST.format("".join(items)).encode()
+            links = ((escape(quote(os.fsencode(name))), escape(printable(name))) for name in self.names)
+            return 200, LIST.format("".join(f'<li><a href="/{link}">{text}</a></li>' for link, text in links)).encode()
         name = name or self.names[0]
         if name not in self.names:
             return 404, f"There is no result named {name}.".encode(errors="replace")

@@ -103,6 +103,18 @@ def test_lenses_that_only_touch_leave_no_dark_line():
     assert seen.all() and found.min() > 199
 
 
+def test_what_the_sensor_cuts_off_of_a_circle_is_not_seen():
+    """The lower quarter of the circle is missing: 45 degrees below the axis, nothing was photographed."""
+    lens = Lens((63.5, 63.5), 64.0, 180.0, torch.eye(3))
+    rays, _ = fisheye_rays(96, 128, lens)
+    found, seen = from_fisheyes(rays.permute(2, 0, 1), [lens], 64, 128)
+    x, y, z = erp_rays(64, 128).unbind(-1)
+    below = torch.rad2deg(torch.atan2(torch.hypot(x, y), z)) * y / torch.hypot(x, y)
+    assert torch.equal(seen[z > 0.01], (below < 45)[z > 0.01]) and not seen[z < 0].any()
+    directions = erp_rays(64, 128).permute(2, 0, 1)
+    assert torch.rad2deg((found - directions).norm(dim=0))[seen & (z > 0.1)].max() < 1.5  # a pixel of the image
+
+
 def test_points_and_rays_are_inverse_and_follow_the_model(calibration):
     for lens, centre, rotation in zip(read_calibration(calibration).lenses, CENTRES, (np.eye(3), ROLLED), strict=True):
         rays, inside = rays_of(centre, rotation)

@@ -1,9 +1,11 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from everything import Everything, results_of_two
 from PIL import Image
 
@@ -12,6 +14,7 @@ from mtpano_zoo.commands.export_scene import export_scene
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.predictors import FolderPredictor
 from mtpano_zoo.image_io import Window, decode_normals, gpano_xmp, write_png
+from mtpano_zoo.image_io.video import write_video
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import read_result
@@ -45,6 +48,16 @@ def test_results_become_a_scene(folders: tuple[Path, Path], tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "poses.txt", "results", "scene"]
 
 
+def test_a_folder_below_the_results_has_their_manifest(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results, photos = folders
+    assert export_scene(results / "sub", photos / "sub", tmp_path / "scene") == 1
+    sky = np.asarray(Image.open(tmp_path / "scene" / "sky" / "b c.png"))  # which class is the sky, the manifest says
+    assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
+    shutil.copy(photos / "a.png", photos / "sub" / "b c.png")
+    with pytest.raises(InputError, match="has changed since the results in"):
+        export_scene(results / "sub", photos / "sub", tmp_path / "other")
+
+
 def test_the_scene_may_be_the_working_folder(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +78,39 @@ def test_the_command_writes_views(
     assert len(list((tmp_path / "scene" / "images").rglob("*.png"))) == 12
     assert main(command) == 1
     assert capsys.readouterr().err == f"mtpano: {tmp_path / 'scene'} already exists: choose a new folder\n"
+
+
+def test_a_name_that_is_not_utf_8_can_be_exported_and_viewed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    results, photos = tmp_path / "results", tmp_path / name
+    photos.mkdir()
+    Image.new("RGB", (32, 16), (90,) * 3).save(photos / f"{name}.png")
+    run([photos], Everything(), results, progress=False, panel=False)
+    out = tmp_path / f"{name} scene"
+    assert main(["export-scene", str(results), "--to", "colmap", "--images", str(photos), "--out", str(out)]) == 0
+    assert (out / "sparse/0/images.txt").read_bytes().rstrip().endswith(b" caf\xe9.png")
+    assert (out / "images" / f"{name}.png").is_file()
+    page = tmp_path / f"{name}.html"
+    assert main(["view", str(results / name), "--html", str(page)]) == 0
+    assert r"<title>caf\udce9</title>" in page.read_text(encoding="utf-8")
+    assert r"caf\udce9 scene" in capsys.readouterr().out
+
+
+def test_results_of_videos_are_left_out(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, photos = folders
+    write_video(tmp_path / "tour.mp4", [np.full((16, 32, 3), level, np.uint8) for level in (60, 120)], 10)
+    run([tmp_path / "tour.mp4"], Everything(), results, progress=False)
+    command = ["export-scene", str(results), "--to", "colmap", "--images", str(photos), "--out"]
+    assert main([*command, str(tmp_path / "scene")]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("2 panoramas are in ")
+    assert told.err == "2 results are left out, because they are those of frames of videos\n"
+    with pytest.raises(InputError, match="results/tour has results of videos only: extract their frames"):
+        export_scene(results / "tour", photos, tmp_path / "other")
 
 
 def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -97,7 +143,7 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     refused("a.png has changed since the results in .*results were made")
     with (results / "manifest.images.jsonl").open("a") as file:
         file.write('\n{"name": "a", "sha256": null}')
-    refused("results has unfinished results for .*a.png: finish them with `mtpano run`, or remove .*a_depth.npy")
+    refused("the results of .*results/a are unfinished, or older than .*manifest.json: make them again")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +175,23 @@ def test_every_reader_refuses_a_damaged_manifest(
     path.write_text(path.read_text()[:-9])
     with pytest.raises(InputError, match=r"manifest\.json is not JSON"):
         FolderPredictor(results)
+
+
+def test_no_reader_gives_old_results_the_classes_of_another_network(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    class Renamed(Everything):
+        classes = ("sky", "ground")
+
+    results, photos = folders
+    run({photos / "a.png": results / "a"}, Renamed(), results, progress=False, panel=False, overwrite=True)
+    assert read_result(results, "a").classes == FolderPredictor(results).classes == ("sky", "ground")
+    assert FolderPredictor(results)(torch.zeros(3, 16, 32), "a").keys() == {"semseg", "depth", "normals"}
+    for read in (
+        lambda: export_scene(results, photos, tmp_path / "scene"),
+        lambda: read_result(results, "sub/b c"),
+        lambda: FolderPredictor(results)(torch.zeros(3, 16, 32), "sub/b c"),
+    ):
+        with pytest.raises(InputError, match=r"the results of .*b c are unfinished, or older than .*manifest\.json"):
+            read()
 
 
 @pytest.mark.parametrize("how", [{"crop": True}, {}, {"fov": (180, 90), "crop": True}])

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from evaluated import depths, planted, predictor, scored
+from evaluated import depths, planted, predictor, scored, write_exr
 from fake_exr import exr
 from PIL import Image
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import open_data
-from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor
+from mtpano_zoo.evaluation.predictors import FolderPredictor, FunctionPredictor, NetworkPredictor
 from mtpano_zoo.evaluation.runner import evaluate
 from mtpano_zoo.image_io import encode_depth, encode_normals, write_npy, write_png
 from mtpano_zoo.manifest import write_manifest
@@ -62,6 +62,31 @@ def test_inverse_distances_are_read_up_to_scale_and_shift(change, ending, folder
     inverse = 1 / sample["depth"]
     fitted = align_affine(read[None], inverse[None], torch.ones(1, H, W).double())[0]
     np.testing.assert_allclose(fitted, inverse, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["disparity/a.npy", "disparity/a.exr", "a_relative_disparity.npy"])
+def test_only_inverse_distances_that_are_not_finite_are_holes(name, tmp_path):
+    """Except in files of `mtpano run`, where they are positive, and 0 is no value."""
+    values = np.linspace(-1, 1, H * W, dtype=np.float32).reshape(H, W)
+    values[2, :3] = np.nan, np.inf, 0
+    (tmp_path / "disparity").mkdir()
+    write_npy(tmp_path / name, values) if name.endswith("npy") else write_exr(tmp_path / name, values)
+    found = FolderPredictor(tmp_path)(torch.zeros(3, H, W), "a")["disparity"].numpy()
+    holes = ~np.isfinite(values) if "/" in name else ~(np.isfinite(values) & (values > 0))
+    assert np.array_equal(np.isnan(found), holes) and np.array_equal(found[~holes], values[~holes])
+
+
+def test_a_network_gives_no_number_where_it_has_no_inverse_distance():
+    class Torn(torch.nn.Module):
+        tasks, input_size = ("disparity",), (H, W)
+
+        def forward(self, image):
+            disparity = image[:, :1] - 0.5
+            disparity[..., 3, 5:7] = torch.nan
+            return {"disparity": disparity}
+
+    found = NetworkPredictor(Torn(), "torn")(torch.rand(3, H, W), "a")["disparity"]
+    assert found.isnan().nonzero().tolist() == [[3, 5], [3, 6]]
 
 
 @pytest.mark.parametrize(

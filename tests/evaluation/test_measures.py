@@ -190,8 +190,14 @@ def test_away_from_boundaries_turned_labels_are_exact():
 def test_inverse_distances_become_the_depth_that_fits_best():
     depth, _ = room()
     labels = {"depth": depth, "disparity": 1 / depth, "disparity_valid": depth > 0}
-    maps = with_depth({"disparity": 4 / depth + 0.5}, labels)
-    assert torch.allclose(maps["depth"], depth, rtol=1e-3)
+    for shift in (0.5, 0.0, -2.0, -4 / float(depth.max())):  # the last makes the farthest 0
+        disparity = 4 / depth + shift
+        maps = with_depth({"disparity": disparity}, labels)
+        assert torch.allclose(maps["depth"], depth, rtol=1e-3)
+    disparity[3, 5:7] = torch.tensor([torch.nan, torch.inf])
+    found = with_depth({"disparity": disparity}, labels)["depth"]
+    holes = ~disparity.isfinite()
+    assert torch.equal(found == 0, holes) and torch.allclose(found[~holes], depth[~holes], rtol=1e-3)
 
 
 def test_classes_are_matched_by_name():

@@ -114,6 +114,17 @@ def test_the_levelling_rotation_is_the_smallest_that_levels() -> None:
     assert levelling_rotation(rotation_matrix(0.0, 1.1) @ UP) is not None
 
 
+@pytest.mark.parametrize("off", [30.0, 1.0, 0.1, 0.02, 0.001, 0.0])
+def test_the_levelling_rotation_is_exact_near_upside_down(off: float) -> None:
+    angle = math.radians(off)
+    up = torch.tensor([0.6 * math.sin(angle), math.cos(angle), -0.8 * math.sin(angle)])
+    turn = levelling_rotation(up)
+    assert turn is not None
+    torch.testing.assert_close(turn @ UP, up, rtol=0, atol=1e-6)
+    torch.testing.assert_close(turn @ turn.T, torch.eye(3), rtol=0, atol=1e-6)
+    assert float(torch.linalg.det(turn)) == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize(("tilt", "turned"), [(1.5, False), (3.0, True)])
 def test_small_tilts_are_undone_if_the_file_states_them(room: Tensor, tilt: float, turned: bool) -> None:
     rotation = rotation_matrix(pitch=tilt)

@@ -20,6 +20,7 @@ from waiting import until
 from mtpano_zoo import zoo
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.video import write_video
 from mtpano_zoo.machine.workers import asked_to_stop
 from mtpano_zoo.manifest import MANIFEST, describe_model
 from mtpano_zoo.models import prepare_for_inference
@@ -251,6 +252,25 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
     assert not any("Traceback" in line for line in told)
     assert names(tmp_path / "out") == ["0_depth.png"]
     assert run([tmp_path / "in"], Quick(), tmp_path / "out", progress=False).written == images
+
+
+def test_smoothing_concerns_no_image(tmp_path):
+    """Whichever comes first, images or videos: only videos with another smoothing are refused."""
+    photo, tour = save(tmp_path / "a.png"), tmp_path / "tour.mp4"
+    write_video(tour, [np.full((16, 32, 3), level, np.uint8) for level in (60, 90)], 10)
+    for order in ((photo, tour), (tour, photo)):
+        out = tmp_path / f"{order[0].stem} first"
+        for _ in range(2):
+            for one in order:
+                report = run([one], Brightness(), out, progress=False, smooth=0.2 * (one == tour))
+                assert not report.failed
+        assert report.skipped == [order[1]]
+        assert json.loads((out / MANIFEST).read_text())["options"]["smooth"] == 0.2
+        assert run([photo, tour], Brightness(), out, progress=False, smooth=0.2).skipped == [photo, tour]
+        with pytest.raises(InputError, match="other settings"):
+            run([photo, tour], Brightness(), out, progress=False)
+        with pytest.raises(InputError, match="other settings"):
+            run([photo], Brightness(), out, progress=False, precision="bfloat16")
 
 
 def test_an_existing_folder_keeps_what_it_holds(tmp_path):

@@ -44,8 +44,8 @@ def frame(level):
     return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
 
 
-def make(path, levels=LEVELS, rate=10.0, codec="mp4v"):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, (WIDTH, HEIGHT))
+def make(path, levels=LEVELS, rate=10.0, codec="mp4v", size=(WIDTH, HEIGHT)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size)
     for level in levels:
         writer.write(frame(level) if np.isscalar(level) else level)
     writer.release()
@@ -262,6 +262,23 @@ def test_the_rotation_tag_is_followed(tmp_path):
     assert above == {"upright": True, "turned": False}
 
 
+@pytest.mark.parametrize(("dark", "axis"), [(0, 0), (0, 1), (2, 0), (2, 1)])
+def test_a_dark_frame_of_a_stereo_video_is_one_eye_too(tmp_path, dark, axis):
+    half = np.random.default_rng(0).integers(0, 150, (8, 8, 3), np.uint8)
+    left = cv2.resize(np.concatenate((half, half[:, ::-1]), 1), (64, 64) if axis else (128, 32))  # its edges meet
+    pair = np.concatenate((left, left + np.uint8(60)), axis)  # the right eye sees the same, but brighter
+    frames = [pair * np.uint8(i != dark) for i in range(4)]
+    tour, out = make(tmp_path / "tour.mp4", frames, size=(128, 64)), tmp_path / "out"
+    assert run([tour], WithNormals(), out, progress=False, eye="right").written == [tour]
+    brightness = (left.mean() + 60) / 255
+    np.testing.assert_allclose(depths(out), [1 + 4 * (i != dark) * brightness for i in range(4)], atol=0.1)
+    (out / "tour" / f"00000{dark}_depth.npy").unlink()  # a resumed run sees this frame only
+    assert run([tour], WithNormals(), out, progress=False, eye="right").written == [tour]
+    make(tour, [0 * pair] * 2, size=(128, 64))
+    failed = run([tour], WithNormals(), tmp_path / "black", progress=False, eye="right").failed
+    assert "tour.mp4 has no frame that is a stereo pair" in failed[tour]
+
+
 def test_a_variable_frame_rate_is_kept(tmp_path):
     tour, out = make(tmp_path / "tour.mp4"), tmp_path / "out"
     variable(tour, 1, 3)
@@ -286,13 +303,7 @@ def test_constant_rate_shows_every_frame_when_it_was():
 def test_smoothing_is_the_exponential_filter_but_not_across_surfaces(tmp_path):
     levels = [100, 120, 120, 120, 120]
     for smooth, name in ((0.0, "raw"), (0.2, "smooth")):
-        run(
-            [make(tmp_path / "tour.mp4", levels)],
-            WithNormals(),
-            tmp_path / name,
-            progress=False,
-            smooth=smooth,
-        )
+        run([make(tmp_path / "tour.mp4", levels)], WithNormals(), tmp_path / name, progress=False, smooth=smooth)
     raw, found = depths(tmp_path / "raw"), depths(tmp_path / "smooth")
     weight, expected = np.exp(-0.1 / 0.2), raw[:1]
     for depth in raw[1:]:

@@ -7,6 +7,9 @@ from PIL import Image
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io.video import write_video
+from mtpano_zoo.prediction import pipeline
+from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import find_results, read_result
 
@@ -29,6 +32,17 @@ def test_a_path_names_all_results_or_one(results: Path) -> None:
         find_results(results.parent / "photos")
 
 
+def test_a_folder_below_the_results_has_their_manifest(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (results / "sub" / "manifest.json").write_text("{}")  # of something else
+    for source in (results / "sub", results / "sub" / "b c", results / "sub" / "b c_semseg.png"):
+        assert find_results(source) == (results, ("sub/b c",))
+    monkeypatch.chdir(results / "sub")
+    for source in (Path(), Path("b c"), Path("../sub")):
+        found = find_results(source)
+        assert found and found.names == ("sub/b c",)
+        assert read_result(found.folder, found.names[0]).classes == ("ground", "sky")
+
+
 @pytest.mark.parametrize("name", ["a", "sub/b c"])
 @pytest.mark.parametrize("given", [None, "photos"])
 def test_a_result_is_read_as_it_was_written(results: Path, name: str, given: str | None) -> None:
@@ -39,6 +53,21 @@ def test_a_result_is_read_as_it_was_written(results: Path, name: str, given: str
     assert (found.semseg[:4] == 1).all()
     np.testing.assert_allclose(found.normals, -erp_rays(16, 32).numpy(), atol=0.01)
     assert found.up is None
+
+
+@pytest.mark.parametrize("given", [None, "", "tour.mp4"])
+def test_a_frame_of_a_video_is_read_with_its_picture(given: str | None, tmp_path: Path) -> None:
+    videos, results = tmp_path / "videos", tmp_path / "results"
+    videos.mkdir()
+    write_video(videos / "tour.mp4", [np.full((64, 128, 3), level, np.uint8) for level in (60, 120, 180)], 10)
+    run([videos / "tour.mp4"], Everything(), results, progress=False)
+    assert find_results(results / "tour") == (results, tuple(f"tour/00000{i}" for i in range(3)))
+    found = read_result(results, "tour/000001", None if given is None else videos / given)
+    assert abs(found.image.mean() - 120) < 4
+    assert np.array_equal(found.depth, np.load(results / "tour/000001_depth.npy"))
+    (videos / "tour.mp4").write_bytes((videos / "tour.mp4").read_bytes() + b"changed")
+    with pytest.raises(InputError, match=r"is not the image that|is not beside its results|is not in .*videos"):
+        read_result(results, "tour/000001", None if given is None else videos / given)
 
 
 def test_another_or_no_panorama_is_refused(results: Path, tmp_path: Path) -> None:
@@ -93,3 +122,15 @@ def test_an_image_runs_a_network_first(
     image = str(results.parent / "photos" / "a.png")
     assert main(["view", image, "--force", "--html", str(tmp_path / "a.html")]) == 0
     assert "<title>a.png</title>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_doubts_about_a_result_are_printed_until_it_is_made_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = {results.parent / "photos" / "a.png": results / "a"}
+    command = ["view", str(results / "a"), "--html", str(tmp_path / "a.html"), "--overwrite"]
+    for doubts, said in (((), ""), (("it is odd",), f"{results / 'a'}: it is odd\n"), ((), "")):
+        monkeypatch.setattr(pipeline, "doubts", lambda *_, doubts=doubts: [doubts])
+        run(photo, Everything(), results, progress=False, panel=False, overwrite=True)
+        assert main(command) == 0
+        assert capsys.readouterr().err == said

@@ -1,3 +1,4 @@
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -13,7 +14,7 @@ from mtpano_zoo.viewer.server import Server
 def make(name: str) -> str:
     if name == "bad":
         raise InputError("bad has no panorama")
-    return f"page of {name}"
+    return f"page of {name if name.isascii() else 'that name'}"
 
 
 @contextmanager
@@ -47,6 +48,15 @@ def test_one_page_or_a_list_of_them() -> None:
         assert get(server, "sub/b%20%3Cc%3E") == (200, "page of sub/b <c>")
         assert get(server, "bad") == (500, "bad has no panorama")
         assert get(server, "../etc/passwd")[0] == 404
+
+
+def test_a_name_that_is_not_utf_8_has_a_page() -> None:
+    name = os.fsdecode(b"caf\xe9 <1>")
+    with served(name, "b") as server:
+        status, text = get(server, "")
+        assert status == 200 and r'href="/caf%E9%20%3C1%3E">caf\udce9 &lt;1&gt;<' in text
+        assert get(server, "caf%E9%20%3C1%3E") == (200, "page of that name")
+        assert get(server, "caf%E8")[0] == 404
 
 
 def test_it_answers_to_its_own_name_only() -> None:
