@@ -23,6 +23,7 @@ from mtpano_zoo.labeling.report import LabelReport, one_sentence
 
 __all__ = ("LabelWriter",)
 
+
 class LabelWriter(BasePredictionWriter):
     """Write the results of a `PanoramaLabeler` in threads, and end the run if the folder cannot be written to.
 
