@@ -11,6 +11,7 @@ result is exact. The distance is z times the length of the ray with z = 1.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -89,17 +90,15 @@ class Points:
         flat = maps.flatten(-2)
         return [flat[..., offset:].index_select(-1, self.corner) for offset in self.offsets]
 
+    @cached_property
+    def closest(self) -> Tensor:
+        """Index of the pixel nearest to each point, int32 (n,)."""
+        _, right, below, _ = self.offsets
+        return self.corner + right * (self.right > 0.5).int() + below * (self.down > 0.5).int()
+
     def nearest(self, maps: Tensor) -> Tensor:
         """Return the pixels nearest to the points in maps (..., h, w), (..., n)."""
-        _, right, below, _ = self.offsets
-        index = self.corner + right * (self.right > 0.5).int() + below * (self.down > 0.5).int()
-        return maps.flatten(-2).index_select(-1, index)
-
-    def nearest_of(self, four: Sequence[Tensor]) -> Tensor:
-        """Return the nearest of the four pixels around every point."""
-        a, b, c, d = four
-        right = self.right > 0.5
-        return torch.where(self.down > 0.5, torch.where(right, d, c), torch.where(right, b, a))
+        return maps.flatten(-2).index_select(-1, self.closest)
 
     def mixed(self, four: Sequence[Tensor]) -> Tensor:
         """Return the bilinear mixture of the four pixels."""
@@ -214,13 +213,12 @@ def sample_inverse(inverse: Tensor, points: Points) -> Tensor:
     a, b, c, d = four
     least = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
     most = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest_of(four))
+    return torch.where(most <= SAME_SURFACE * least, points.mixed(four), points.nearest(inverse))
 
 
 def sample_normals(normals: Tensor, points: Points, rotation: Tensor) -> Tensor:
     """Sample unit normals (3, n) in the panorama's frame from a view (3, h, w): interpolated, or nearest at edges."""
-    fours = [points.four(axis) for axis in normals]
-    mixed, nearest = [points.mixed(four) for four in fours], [points.nearest_of(four) for four in fours]
+    mixed, nearest = [points.mixed(points.four(axis)) for axis in normals], [points.nearest(axis) for axis in normals]
     x, y, z = mixed
     square = x * x + y * y + z * z
     known = (nearest[0] != 0) | (nearest[1] != 0) | (nearest[2] != 0)

@@ -5,6 +5,7 @@ so they are read once, a few views at a time, and never resampled as a whole. A 
 of rows, the probabilities of the four neighbours in every view that sees it; a single call computes it for all views.
 """
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,25 @@ __all__ = ("fuse_classes",)
 # Bytes of probabilities to rearrange at once, and pixels of the panorama to process at once.
 TABLE_BYTES = 2**29
 PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**18}
+
+
+class _Buffers(threading.local):
+    """Memory of a thread for one fusion after another: to get it from the system anew takes as long as to fill it."""
+
+    def __init__(self) -> None:
+        self.known: dict[object, Tensor] = {}
+
+    def empty(self, key: object, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return an uninitialised tensor (rows, columns), which the next one of this key may overwrite."""
+        if device.type != "cpu":  # PyTorch itself keeps the memory of a GPU
+            return torch.empty(rows, columns, dtype=dtype, device=device)
+        if (known := self.known.get(key)) is None or known.numel() < rows * columns:
+            with torch.inference_mode(False):  # a tensor made in this mode could only be changed in this mode
+                known = self.known[key] = torch.empty(rows * columns, dtype=dtype)
+        return known[: rows * columns].view(rows, columns)
+
+
+_buffers = _Buffers()
 
 
 def fuse_classes(
@@ -52,7 +72,10 @@ def fuse_classes(
     own: list[Tensor] = []
     for first in range(0, len(feet), step):
         group = slice(first, min(first + step, len(feet)))
-        tables = [_Table(one[group], feet[group], weight[group]) for one, weight in zip(maps, weights, strict=True)]
+        tables = [
+            _Table(number, one[group], feet[group], weight[group])
+            for number, (one, weight) in enumerate(zip(maps, weights, strict=True))
+        ]
         bags = [table.bags(pixels) for table in tables]
         at_once = PIXELS_AT_ONCE.get(device.type, 2**16)
         for start in range(0, pixels, at_once):
@@ -76,17 +99,21 @@ class _Table:
     """The probabilities of one teacher in a few views, one row of classes for every pixel of a view.
 
     Args:
+        number: Distinguishes the tables of one fusion.
         probabilities: Probabilities (v, C, h, w).
         feet: Footprints of these views.
         weights: Weights of the pixels that they see.
     """
 
-    def __init__(self, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]) -> None:
+    def __init__(
+        self, number: int, probabilities: Tensor, feet: Sequence[Footprint], weights: Sequence[Tensor]
+    ) -> None:
         count, classes, height, width = probabilities.shape
+        self.number = number
         self.size = height * width
         self.feet = feet
         self.weights = weights
-        self.rows = torch.empty(count * self.size, classes, device=probabilities.device)
+        self.rows = self._empty("probabilities", count * self.size, classes, torch.float32, probabilities.device)
         for i in range(count):
             self.view(i).copy_(probabilities[i].flatten(1).t())
         self.points = [foot.points_in(height, width) for foot in feet]
@@ -142,8 +169,8 @@ class _Table:
         for foot in self.feet:
             begin[1:].index_add_(0, foot.pixels, torch.ones_like(foot.points.corner))
         begin = begin.cumsum(0, dtype=torch.int32)
-        rows = torch.empty(int(begin[-1]), 4, dtype=torch.int32, device=device)
-        shares = torch.empty(rows.shape, dtype=torch.float32, device=device)
+        rows = self._empty("rows", int(begin[-1]), 4, torch.int32, device)
+        shares = self._empty("shares", len(rows), 4, torch.float32, device)
         free = begin.clone()
         for i, foot in enumerate(self.feet):
             place = free.index_select(0, foot.pixels)
@@ -154,6 +181,9 @@ class _Table:
                 # Four numbers of 32 bits are moved as one of 128.
                 whole.view(torch.complex128).index_copy_(0, place, part.view(torch.complex128))
         return rows, shares, begin
+
+    def _empty(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return _buffers.empty((name, self.number), rows, columns, dtype, device)
 
     def sums(self, bags: tuple[Tensor, Tensor, Tensor], part: slice) -> Tensor:
         """Return the sums of these pixels, (n, C)."""

@@ -1,4 +1,6 @@
+import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -174,6 +176,27 @@ def test_probabilities_are_averaged_as_a_loop_would(size, table_bytes, monkeypat
     assert torch.equal(merged.semseg[clear].long(), total.argmax(1).view(HEIGHT, WIDTH)[clear])
     share = (total.amax(1) / total.sum(1)).nan_to_num().view(HEIGHT, WIDTH)
     assert (merged.confidence["semseg"] <= share + 1e-4).all()  # the teacher's own doubt comes on top
+
+
+def test_one_fusion_does_not_change_the_next():
+    """Whatever came before in the thread: other sizes, several teachers, inference mode."""
+
+    def fused(count, classes, size):
+        random = torch.Generator().manual_seed(classes)
+        labels = [ViewLabels(torch.rand(6, classes, size, size, generator=random).softmax(1)) for _ in range(count)]
+        merged = fuse(labels, VIEWS, HEIGHT, WIDTH)
+        return [merged.semseg, merged.confidence["semseg"], *(view.semseg for view in merged.views)]
+
+    cases = [(1, 5, 24), (2, 9, 24), (1, 3, 8)]
+    alone = []
+    for case in cases:
+        with ThreadPoolExecutor(1) as fresh:
+            alone.append(fresh.submit(fused, *case).result())
+    for order in itertools.permutations(range(len(cases))):
+        for number in order:
+            with torch.inference_mode(number == 1):
+                again = fused(*cases[number])
+            assert all(map(torch.equal, again, alone[number]))
 
 
 def test_a_turned_panorama_has_turned_labels():

@@ -1,6 +1,7 @@
 """`mtpano label`: folders of panoramas in, folders of labels out."""
 
 import json
+import threading
 
 import numpy as np
 import torch
@@ -128,3 +129,34 @@ def test_from_python(tmp_path, whole):
         for root in (tmp_path / "out", whole)
     )
     assert mine == theirs
+
+
+class Counted(Labeler):
+    """Counts panoramas that are observed but not yet fused, and notes the threads that fuse."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.lock, self.waiting, self.most, self.threads = threading.Lock(), 0, 0, set()
+
+    def observe(self, name, sample):
+        with self.lock:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+        return super().observe(name, sample)
+
+    def finish(self, observed):
+        self.threads.add(threading.current_thread())
+        labels = super().finish(observed)
+        with self.lock:
+            self.waiting -= 1
+        return labels
+
+
+def test_few_panoramas_wait_for_the_threads_that_fuse(tmp_path):
+    """Their views' probabilities fill the memory."""
+    rooms = RoomsDataset("train", 8, HEIGHT, WIDTH)
+    labeler = Counted(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
+    report = label(rooms, tmp_path / "out", labeler, settings={}, trainer=TINY["trainer"], writers=2)
+    assert len(report.labelled) == 8
+    assert labeler.waiting == 0 and labeler.most <= 3
+    assert 1 <= len(labeler.threads) <= 2 and threading.main_thread() not in labeler.threads
