@@ -246,7 +246,10 @@ class _DeformableBlock(nn.Module):
         points = tangent_points(height, width, self.convention, x.device).to(offsets.dtype) + offsets
         sampled = self._sample(values, points.flatten(1, 2)).view(*values.shape[:2], POINTS, height, width)
         weights = weights.permute(0, 3, 4, 1, 2).flatten(0, 1)[:, None]
-        joined = (sampled * weights).sum(2).view(batch, self.heads, -1, height, width)
+        joined = sampled[:, :, 0] * weights[:, :, 0]
+        for point in range(1, POINTS):  # one product of all would need nine times the memory
+            joined = torch.addcmul(joined, sampled[:, :, point], weights[:, :, point])
+        joined = joined.view(batch, self.heads, -1, height, width)
         return _linear(self.project, joined.permute(0, 3, 4, 1, 2).flatten(3))
 
     def _sample(self, maps: Tensor, points: Tensor) -> Tensor:
