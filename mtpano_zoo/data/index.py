@@ -26,6 +26,7 @@ from mtpano_zoo.data.source import (
     list_tree,
 )
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.output_paths import printable
 
 __all__ = ("Index", "find_samples", "index_rows")
 
@@ -120,7 +121,7 @@ def find_samples(
             raise FileNotFoundError(_nothing_found(root, files, expressions, zips, archives))
         _save(cache, index, times)
     for note in index.notes:
-        warnings.warn(f"{root}: {note}", stacklevel=2)
+        warnings.warn(printable(f"{root}: {note}"), stacklevel=2)
     return index
 
 
