@@ -241,20 +241,24 @@ def label_in_a_row(count: int, root: str, threads: int, classes: int, stride: in
 
     @torch.no_grad()
     def finish(name: str, views: Views) -> None:
-        merged = fuse([labels], views, height, width)
-        folder.write(name, encode_image(pixels, height, width), encode_labels(merged).files)
-        room.release()
+        try:
+            merged = fuse([labels], views, height, width)
+            folder.write(name, encode_image(pixels, height, width), encode_labels(merged).files)
+        finally:
+            room.release()
 
-    room = BoundedSemaphore(WRITERS)
+    room, tasks = BoundedSemaphore(WRITERS), []
     with LabelFolder(Path(root)) as folder, ThreadPoolExecutor(WRITERS) as writers:
         for number in range(-1, count):
             views = strategy("panorama")
             cut(image, views)
             room.acquire()
-            done = writers.submit(finish, f"{os.getpid()}-{number}", views)
+            tasks.append(writers.submit(finish, f"{os.getpid()}-{number}", views))
             if number == -1:  # a warm-up
-                done.result()
+                tasks[0].result()
                 start = time.time()
+    for task in tasks:
+        task.result()
     return start, time.time()
 
 

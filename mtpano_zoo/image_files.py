@@ -24,7 +24,8 @@ __all__ = (
     "search_images",
 )
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".insv", ".360")
+MATCHED_VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+VIDEO_SUFFIXES = (*MATCHED_VIDEO_SUFFIXES, ".insv", ".360")  # the last two hold two fisheye images
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 
 
@@ -74,7 +75,7 @@ def search_images(sources: Sequence[str | Path], out: Path, videos: bool = False
         raise InputError(f"{out} is a file: choose a folder for the results")
     passed_over: dict[Path, str] = {}
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
-    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    suffixes = IMAGE_SUFFIXES + MATCHED_VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     for source in _expanded(sources, out, suffixes, passed_over):
         if not _is_folder(source):
             roots.setdefault(source, source.parent)
@@ -93,10 +94,10 @@ def search_images(sources: Sequence[str | Path], out: Path, videos: bool = False
     if not roots:
         raise InputError("no image and no folder: name at least one")
     jobs: dict[Path, Path] = {}
-    taken: set[str] = set()
+    taken: set[tuple[str, bool]] = set()
     for image, name in _names(roots).items():
-        if name not in taken:  # a taken name belongs to the same image under another path
-            taken.add(name)
+        if (kind := _name_and_kind(image, name)) not in taken:  # otherwise it is the same image under another path
+            taken.add(kind)
             jobs[image] = out / name
     return FoundFiles(jobs, passed_over)
 
@@ -217,10 +218,15 @@ def _names(roots: Mapping[Path, Path]) -> dict[Path, str]:
 
 
 def _clashing(names: Mapping[Path, str]) -> list[Path]:
-    """Return the images that share their name with another one."""
-    files = {image: (name, os.path.realpath(image)) for image, name in names.items()}
-    owners = Counter(name for name, _ in set(files.values()))
-    return [image for image, name in names.items() if owners[name] > 1]
+    """Return the images that share their name with another one, and videos that share it with another video."""
+    kinds = {image: _name_and_kind(image, name) for image, name in names.items()}
+    owners = Counter(kind for kind, _ in {(kind, os.path.realpath(image)) for image, kind in kinds.items()})
+    return [image for image, kind in kinds.items() if owners[kind] > 1]
+
+
+def _name_and_kind(image: Path, name: str) -> tuple[str, bool]:
+    """Return the name of results and whether they are those of a video: other files than those of an image."""
+    return name, image.suffix.lower() in VIDEO_SUFFIXES
 
 
 def _without_suffix(path: Path) -> str:

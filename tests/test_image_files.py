@@ -82,15 +82,17 @@ def test_a_folder_of_videos_is_refused_with_a_hint(tmp_path):
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("source", ["b/*", "@list.txt"])
 def test_videos_that_a_pattern_matches_are_used_where_videos_are(source):
-    for name in ("b/clip.mp4", "b/notes.txt"):
+    for name in ("b/clip.mp4", "b/x.mov", "b/notes.txt", "b/raw.insv"):
         Path(name).touch()
     Path("list.txt").write_text("b/*")
     used, others = search_images([source], Path("out"), videos=True)
-    assert [path.name for path in used] == ["clip.mp4", "x.jpg", "y.jpg"]
-    assert [path.name for path in others] == ["notes.txt"]
+    # Results of an image and of a video of one name do not collide.
+    names = {"clip.mp4": "clip", "x.jpg": "x", "x.mov": "x", "y.jpg": "y"}
+    assert {path.name: target.name for path, target in used.items()} == names
+    assert [path.name for path in others] == ["notes.txt", "raw.insv"]
     used, others = search_images([source], Path("out"))
     assert [path.name for path in used] == ["x.jpg", "y.jpg"]
-    assert [path.name for path in others] == ["clip.mp4", "notes.txt"]
+    assert [path.name for path in others] == ["clip.mp4", "notes.txt", "raw.insv", "x.mov"]
 
 
 @pytest.mark.usefixtures("images")

@@ -118,12 +118,13 @@ def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict
         report(f"{len(frames)} results are left out, because they are those of frames of videos")
     stems -= frames
     named = {target.relative_to(results).as_posix(): image for image, target in find_images([images], results).items()}
-    if missing := sorted(stems - named.keys()):
+    found = {stem: named.get(start + stem) or named.get(stem) for stem in sorted(stems)}
+    if missing := [stem for stem, image in found.items() if image is None]:
         raise InputError(
             f"{images} has no panorama named {missing[0]}, but {results} has results for it: pass the folder that "
             "`mtpano run` searched, or the one that contains all sources if images of several shared a name"
         )
-    return {name: named[name] for name in sorted(stems)}
+    return {stem: image for stem, image in found.items() if image is not None}
 
 
 def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:

@@ -35,8 +35,9 @@ from mtpano_zoo.viz import default_palette
 __all__ = ("FolderDataModule", "decode_png_or_npy_normals", "read_classes")
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
+COMMON = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 EXTENSIONS = {
-    "image": IMAGE_SUFFIXES,
+    "image": (*COMMON, *(suffix for suffix in IMAGE_SUFFIXES if suffix not in COMMON)),
     "semseg": (".png",),
     "depth": (".png", ".npy"),
     "normals": (".png", ".npy"),
@@ -232,13 +233,18 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
             unknown += [str(path.relative_to(folder)) for path in inner]
             continue
         if stem in files:
-            raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
+            # Beside a panorama there may be its original or a preview.
+            common = [name for name in (Path(files[stem]).name, entry) if Path(name).suffix.lower() in COMMON]
+            if role != "image" or len(common) != 1:
+                raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
+            unknown.append(entry if entry != common[0] else Path(files[stem]).name)
+            entry = common[0]
         files[stem] = f"{FOLDERS[role]}/{entry}"
     if unknown:
         kinds = ", ".join(EXTENSIONS[role])
         warnings.warn(
-            f"{len(unknown)} files in {folder} are ignored, such as {min(unknown)}: expected {kinds}, not in a "
-            "sub-folder",
+            f"{len(unknown)} files in {folder} are ignored, such as {min(unknown)}: expected {kinds}, one for each "
+            "panorama, not in a sub-folder",
             stacklevel=2,
         )
     return files

@@ -11,7 +11,7 @@ from mtpano_zoo.data import FolderDataModule
 from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataset
 from mtpano_zoo.data.rooms_writer import KINDS
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import decode_pixels
+from mtpano_zoo.image_io import check_panorama_size, decode_pixels
 from mtpano_zoo.limits import check_pixels
 from mtpano_zoo.spelling import did_you_mean, nearest
 
@@ -119,7 +119,9 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
     if not found.tasks:
         raise InputError(f"{folder} has images but no labels: add depth/, normals/ or semseg/")
     if height is None:
-        height = decode_pixels(found.index.read("image", 0)[0], found.index.describe("image", 0)).shape[0]
+        pixels = decode_pixels(found.index.read("image", 0)[0], found.index.describe("image", 0))
+        height = pixels.shape[0]
+        check_panorama_size(height, pixels.shape[1], found.index.describe("image", 0))
     data = FolderDataModule(folder, height=height, width=2 * height)
     listed = (folder / "test.txt").is_file()
     splits = ("test",) if listed else SPLITS

@@ -42,6 +42,7 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
+@torch.no_grad()
 def fuse_classes(
     labels: Sequence[ViewLabels],
     weights: Sequence[Sequence[Tensor]],

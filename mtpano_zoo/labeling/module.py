@@ -71,7 +71,7 @@ class PanoramaLabeler(lightning.LightningModule):
             name: Name of the panorama.
             sample: `image` (3, H, W) of any size, float in [0, 1] or uint8, and any other maps of the data set.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method `observe`")
 
     def finish(self, observed: Any) -> Any:
         """Return the labels from the result of `observe`; a run calls this in another thread."""
@@ -227,17 +227,18 @@ class Labeler(PanoramaLabeler):
         kinds = {one.depth_kind for one in labels if one.depth is not None}
         self.metric = "metric" in kinds if kinds else None
         observed = _Observed(labels, views, invalid, masks)
-        return observed if self.device.type == "cpu" else self.finish(observed)
+        return observed if self.device.type == "cpu" else self._fused(observed)
 
-    @torch.no_grad()
     def finish(self, observed: _Observed | PanoramaLabels) -> PanoramaLabels:
-        """Fuse the labels of the views.
+        """Fuse the labels of the views, unless `observe` has done it.
 
         Raises:
             InputError: If a teacher's labels do not fit, or are not finite in more than half of the views.
         """
-        if isinstance(observed, PanoramaLabels):
-            return observed
+        return observed if isinstance(observed, PanoramaLabels) else self._fused(observed)
+
+    @torch.no_grad()
+    def _fused(self, observed: _Observed) -> PanoramaLabels:
         with torch.autocast(self.device.type, enabled=False):
             fused = fuse(
                 observed.labels,

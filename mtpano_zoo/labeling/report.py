@@ -107,10 +107,10 @@ def one_sentence(error: BaseException) -> str:
 
     Example:
         >>> one_sentence(MemoryError())
-        'it needs more memory than there is: choose smaller panoramas or a smaller batch_size of teachers'
+        'it needs more memory than there is: choose fewer writers, smaller panoramas, or a smaller batch_size'
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "it needs more memory than there is: choose smaller panoramas or a smaller batch_size of teachers"
+        return "it needs more memory than there is: choose fewer writers, smaller panoramas, or a smaller batch_size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space is left on the disk"
     lines = str(error).strip().splitlines()

@@ -16,6 +16,7 @@ import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.encoding import EncodedLabels
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import claim, software, write_record
 from mtpano_zoo.labeling.module import PanoramaLabeler
@@ -133,24 +134,31 @@ class LabelWriter(BasePredictionWriter):
         self._close()
 
     def _write(self, item: Mapping[str, Any], observed: Any, labeler: PanoramaLabeler) -> None:
-        name, report = item["name"], self.ledger.report
         try:
             labels = labeler.finish(observed)
             encoded = labeler.encode(labels)
+        except Exception as error:  # labelers are third-party code: whatever one raises, write the others
+            self.ledger.fail(item["name"], one_sentence(error))
+        else:
+            self._store(item, encoded, getattr(labels, "broken_views", 0))
+        finally:
+            self.folder.release(item["claim"])
+            self._room.release()
+
+    def _store(self, item: Mapping[str, Any], encoded: EncodedLabels, broken_views: int) -> None:
+        name, report = item["name"], self.ledger.report
+        try:
             marked = item if encoded.marker is None else {**item, "jpeg": encoded.marker}
             if self.ledger.write(marked, encoded.files):
                 if encoded.too_far:
                     report.too_far[name] = encoded.too_far
-                if broken := getattr(labels, "broken_views", 0):
-                    report.broken_views[name] = broken
+                if broken_views:
+                    report.broken_views[name] = broken_views
         except Exception as error:
             if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                 self._stop(error)
             else:  # this concerns one panorama: write the others
                 self.ledger.fail(name, one_sentence(error))
-        finally:
-            self.folder.release(item["claim"])
-            self._room.release()
 
     def _stop(self, error: OSError) -> None:
         self.ledger.stop(

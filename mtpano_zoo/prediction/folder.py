@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ __all__ = (
 FORMAT = "mtpano predictions, 1"
 RECORDS = "manifest.images.jsonl"
 VIDEO_OPTIONS = ("smooth",)  # do not change the results of images
+_VIDEO = re.compile(r".+/(\d{6,})?", re.DOTALL)  # a video, or a frame: earlier versions record these first
 ADVICE = "choose another folder with --out, or replace the results with --overwrite"
 
 
@@ -99,7 +101,7 @@ class PredictionFolder:
         merged = known = known or {}
         if not self.videos:
             self.manifest = _with_video_options(self.manifest, known)
-        elif not any(name.endswith("/") for name in self.records):
+        elif not any(map(_VIDEO.fullmatch, self.records)):
             merged = _with_video_options(known, self.manifest)
         try:
             check_settings(self.root, merged, self.manifest, self.advice)

@@ -54,8 +54,8 @@ def _view(options: argparse.Namespace) -> int:
     elif options.image:
         raise InputError(f"{options.source} is an image, and --image names the panorama of a result: leave it out")
     names = (options.source.name,) if results is None else results.names
-    if options.html and len(names) > 1:
-        raise InputError(f"{options.source} has {len(names)} results: name one, such as {options.source / names[0]}")
+    if options.html and results is not None and len(names) > 1:
+        raise InputError(f"{options.source} has {len(names)} results: name one, such as {results.folder / names[0]}")
 
     def read(name: str) -> "Prediction":
         prediction = _predicted(options) if results is None else read_result(results.folder, name, options.image)

@@ -163,12 +163,13 @@ def _find_image(folder: Path, name: str, given: Path | None, recorded: str | Non
     if given is None or not given.is_dir():
         return _find(folder, name, given, recorded, IMAGE_SUFFIXES)
     named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
-    if name not in named:
-        raise InputError(
-            f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with "
-            "--image"
-        )
-    return named[name]
+    parts = name.split("/")
+    for start in range(len(parts)):  # the given folder may be one below that which `mtpano run` searched
+        if found := named.get("/".join(parts[start:])):
+            return found
+    raise InputError(
+        f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with --image"
+    )
 
 
 def _find(folder: Path, name: str, given: Path | None, recorded: str | None, suffixes: Sequence[str]) -> Path:

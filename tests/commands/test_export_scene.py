@@ -50,9 +50,11 @@ def test_results_become_a_scene(folders: tuple[Path, Path], tmp_path: Path) -> N
 
 def test_a_folder_below_the_results_has_their_manifest(folders: tuple[Path, Path], tmp_path: Path) -> None:
     results, photos = folders
-    assert export_scene(results / "sub", photos / "sub", tmp_path / "scene") == 1
-    sky = np.asarray(Image.open(tmp_path / "scene" / "sky" / "b c.png"))  # which class is the sky, the manifest says
-    assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
+    for images in (photos, photos / "sub"):
+        out = tmp_path / f"scene of {images.name}"
+        assert export_scene(results / "sub", images, out) == 1
+        sky = np.asarray(Image.open(out / "sky" / "b c.png"))  # which class is the sky, the manifest says
+        assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
     shutil.copy(photos / "a.png", photos / "sub" / "b c.png")
     with pytest.raises(InputError, match="has changed since the results in"):
         export_scene(results / "sub", photos / "sub", tmp_path / "other")

@@ -266,6 +266,13 @@ def test_images_that_are_not_used_are_told(root, rooms):
         assert len(FolderDataModule(root, **SIZE).dataset("predict")) == 4
 
 
+def test_an_original_or_a_preview_beside_a_panorama_is_not_used(root, rooms, check_sample):
+    write(root, {"images/a.gif": b"preview", "images/b.heic": b"original"})
+    with pytest.warns(UserWarning, match=r"2 files in .*images are ignored, such as a\.gif: .* one for each panorama"):
+        samples = FolderDataModule(root, **SIZE).dataset("train")
+    check_sample(samples[0], rooms[0], depth_step=0.00051, normals_step=0.01)
+
+
 def test_depth_that_was_too_far_for_its_file_is_not_measured(root, rooms):
     steps = (rooms[0]["depth"] * 1000).round().astype(np.uint16)
     steps[5, 6:9] = 65535, 65534, 0

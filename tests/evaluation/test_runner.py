@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluated import depths, planted, predictor, scored
+from PIL import Image
 from planted import CLASSES, PlantedPredictor, PlantedRooms
 
 from mtpano_zoo.cli import main
@@ -274,6 +275,16 @@ def test_a_network_that_errs_is_not_accused():
     assert common_mistakes(turned) == ["classes look upside down"]
     flat = [mistakes({"depth": torch.full_like(rooms[i]["depth"], 2.0)}, rooms[i]) for i in range(3)]
     assert common_mistakes(flat) == []
+
+
+def test_the_first_image_has_to_be_a_panorama_if_the_size_is_its(homes, tmp_path):
+    shutil.copytree(homes, tmp_path / "data")
+    first = min((tmp_path / "data" / "images").iterdir())
+    Image.new("RGB", (64, 40)).save(first)
+    (tmp_path / "data" / "test.txt").write_text(max((tmp_path / "data" / "images").iterdir()).stem)
+    with pytest.raises(InputError, match=rf"{first.name} is 64 x 40 pixels"):
+        open_data(str(tmp_path / "data"))
+    assert len(open_data(str(tmp_path / "data"), height=32).samples) == 1
 
 
 @pytest.mark.parametrize("train", [None, "test-000000\n"])

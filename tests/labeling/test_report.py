@@ -17,7 +17,7 @@ from mtpano_zoo.labeling.report import SHOWN, LabelReport, one_sentence
         (PermissionError(errno.EACCES, "Permission denied", "a.jpg"), "[Errno 13] Permission denied: 'a.jpg'"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nmore"),
-            "it needs more memory than there is: choose smaller panoramas or a smaller batch_size of teachers",
+            "it needs more memory than there is: choose fewer writers, smaller panoramas, or a smaller batch_size",
         ),
     ],
 )

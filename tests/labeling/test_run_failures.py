@@ -124,6 +124,29 @@ def test_a_full_disk_ends_the_run(after, tmp_path, whole, capsys, monkeypatch):
     assert labels_of(out) == labels_of(whole)
 
 
+class MissesAFile(Labeler):
+    """A labeler that looks for a file once the networks have run."""
+
+    def finish(self, observed):
+        labels = super().finish(observed)
+        if observed.masks.pop("absent", False):
+            raise FileNotFoundError(errno.ENOENT, "No such file", "extra.npy")
+        return labels
+
+    def observe(self, name, sample):
+        observed = super().observe(name, sample)
+        observed.masks["absent"] = name == "train-000001"
+        return observed
+
+
+def test_what_fails_in_a_thread_concerns_one_panorama(tmp_path):
+    rooms = RoomsDataset("train", 4, HEIGHT, WIDTH)
+    labeler = MissesAFile(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
+    report = label(rooms, tmp_path / "out", labeler, settings={}, trainer=TINY["trainer"], writers=1)
+    assert len(report.labelled) == 3
+    assert list(report.failed) == ["train-000001"] and "extra.npy" in report.failed["train-000001"]
+
+
 def test_two_panoramas_of_one_id(tmp_path):
     rooms = RoomsDataset("train", 2, HEIGHT, WIDTH)
     twice = torch.utils.data.ConcatDataset([rooms, rooms])

@@ -273,6 +273,18 @@ def test_smoothing_concerns_no_image(tmp_path):
             run([photo], Brightness(), out, progress=False, precision="bfloat16")
 
 
+def test_smoothing_of_a_video_that_an_earlier_version_left_unfinished(tmp_path):
+    """It recorded frames, but the video itself only at the end."""
+    write_video(tmp_path / "tour.mp4", [np.full((16, 32, 3), level, np.uint8) for level in (60, 90)], 10)
+    options = {"out": tmp_path / "out", "progress": False}
+    run([tmp_path / "tour.mp4"], Brightness(), **options, smooth=0.2)
+    records = tmp_path / "out" / RECORDS
+    lines = [line for line in records.read_text().splitlines() if '"tour/000000"' in line]
+    records.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"other settings \(options\.smooth was 0\.2"):
+        run([tmp_path / "tour.mp4"], Brightness(), **options)
+
+
 def test_an_existing_folder_keeps_what_it_holds(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -37,10 +37,12 @@ def test_a_folder_below_the_results_has_their_manifest(results: Path, monkeypatc
     for source in (results / "sub", results / "sub" / "b c", results / "sub" / "b c_semseg.png"):
         assert find_results(source) == (results, ("sub/b c",))
     monkeypatch.chdir(results / "sub")
+    photos = results.parent / "photos"
     for source in (Path(), Path("b c"), Path("../sub")):
         found = find_results(source)
         assert found and found.names == ("sub/b c",)
-        assert read_result(found.folder, found.names[0]).classes == ("ground", "sky")
+        for image in (None, photos, photos / "sub", photos / "sub" / "b c.png"):
+            assert read_result(found.folder, found.names[0], image).classes == ("ground", "sky")
 
 
 @pytest.mark.parametrize("name", ["a", "sub/b c"])
