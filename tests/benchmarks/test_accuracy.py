@@ -56,7 +56,7 @@ def test_a_missing_part_of_3d60_is_noticed_first(benchmark, tmp_path, monkeypatc
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
-    assert "holds no panorama of the form Stanford2D3D/" in capsys.readouterr().err
+    assert "holds only panoramas of Matterport3D" in capsys.readouterr().err
     monkeypatch.setattr(
         "sys.argv", ["accuracy.py", "--threed60", str(tmp_path), "--height", "32", "--parts", "Matterport3D"]
     )
