@@ -15,6 +15,7 @@ from mtpano_zoo.output_paths import user_path
 
 __all__ = (
     "IMAGE_SUFFIXES",
+    "PLAIN_VIDEO_SUFFIXES",
     "VIDEO_SUFFIXES",
     "FoundFiles",
     "check_present",
@@ -24,8 +25,8 @@ __all__ = (
     "search_images",
 )
 
-MATCHED_VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
-VIDEO_SUFFIXES = (*MATCHED_VIDEO_SUFFIXES, ".insv", ".360")  # the last two hold two fisheye images
+PLAIN_VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+VIDEO_SUFFIXES = (*PLAIN_VIDEO_SUFFIXES, ".insv", ".360")  # the last two hold fisheye images
 RAW_SUFFIXES = (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 
 
@@ -75,7 +76,7 @@ def search_images(sources: Sequence[str | Path], out: Path, videos: bool = False
         raise InputError(f"{out} is a file: choose a folder for the results")
     passed_over: dict[Path, str] = {}
     roots: dict[Path, Path] = {}  # for every image, the folder that its name is relative to
-    suffixes = IMAGE_SUFFIXES + MATCHED_VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    suffixes = IMAGE_SUFFIXES + PLAIN_VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     for source in _expanded(sources, out, suffixes, passed_over):
         if not _is_folder(source):
             roots.setdefault(source, source.parent)

@@ -21,10 +21,8 @@ from mtpano_zoo.image_io import load_panorama, placed, write_bytes
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import SKY, output_paths
 from mtpano_zoo.prediction.folder import (
-    RECORDS,
     check_finished,
     classes_and_reading,
-    read_records,
     root_of,
     video_and_frame,
 )
@@ -109,8 +107,7 @@ def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict
     stems = {path.relative_to(results).as_posix().removesuffix(ending) for path in sorted(results.rglob(f"*{ending}"))}
     if not stems:
         raise InputError(f"{results} has no distances (*{ending}): name a folder that `mtpano run` has written")
-    root, start = root_of(results, stems)
-    records = read_records(root / RECORDS)
+    _, start, records = root_of(results, stems)
     frames = {stem for stem in stems if video_and_frame(start + stem, records)}
     if frames == stems:
         raise InputError(f"{results} has results of videos only: extract their frames as images, and predict for these")
@@ -128,8 +125,7 @@ def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict
 
 
 def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
-    root, start = root_of(results, found)
-    records = read_records(root / RECORDS)
+    root, start, records = root_of(results, found)
     classes, reading = classes_and_reading(root)
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():

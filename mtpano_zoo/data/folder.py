@@ -224,7 +224,8 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
     files: dict[str, str] = {}
     unknown: list[str] = []
     folder = root / FOLDERS[role]
-    for entry in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208 - names are all that is needed
+    entries = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 - names are all that is needed
+    for entry in sorted(entries, key=lambda name: (not name.lower().endswith(COMMON), name)):
         stem, extension = os.path.splitext(entry)  # noqa: PTH122
         if entry.startswith("."):
             continue
@@ -232,13 +233,11 @@ def _by_stem(root: Path, role: str) -> dict[str, str]:
             inner = files_below(folder / entry) if (folder / entry).is_dir() else [folder / entry]
             unknown += [str(path.relative_to(folder)) for path in inner]
             continue
+        if role == "image" and extension.lower() not in COMMON and files.get(stem, "").lower().endswith(COMMON):
+            unknown.append(entry)  # the original of a panorama, or a preview
+            continue
         if stem in files:
-            # Beside a panorama there may be its original or a preview.
-            common = [name for name in (Path(files[stem]).name, entry) if Path(name).suffix.lower() in COMMON]
-            if role != "image" or len(common) != 1:
-                raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
-            unknown.append(entry if entry != common[0] else Path(files[stem]).name)
-            entry = common[0]
+            raise InputError(f"{root / files[stem]} and {entry} have the same name: remove one of them")
         files[stem] = f"{FOLDERS[role]}/{entry}"
     if unknown:
         kinds = ", ".join(EXTENSIONS[role])

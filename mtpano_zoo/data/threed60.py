@@ -120,14 +120,14 @@ class ThreeD60DataModule(PanoramaDataModule):
                 parts[part] = self._find_part(part)
             except FileNotFoundError as error:
                 missing = missing or error
-        found = list(parts.values())
-        if missing is not None and found:
+        if missing is not None and not parts:
+            raise missing
+        if missing is not None:
             there = ", ".join(parts)
             raise FileNotFoundError(
                 f"{self.root} holds only panoramas of {there}: set parts to [{there}], or add the others"
             ) from missing
-        if missing is not None:
-            raise missing
+        found = list(parts.values())
         return Index(
             found[0].source,
             self.files,

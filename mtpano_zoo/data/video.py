@@ -16,13 +16,11 @@ from mtpano_zoo.data.index import Index, find_samples, index_rows
 from mtpano_zoo.data.panoramas import Split
 from mtpano_zoo.data.unlabelled import UnlabelledDataModule
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_files import files_below
+from mtpano_zoo.image_files import PLAIN_VIDEO_SUFFIXES, files_below
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.text_files import read_lines
 
 __all__ = ("SpatialAudioGenDataModule", "VideoIndex")
-
-VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 
 
 class SpatialAudioGenDataModule(UnlabelledDataModule):
@@ -83,10 +81,12 @@ class SpatialAudioGenDataModule(UnlabelledDataModule):
         """Find frames in folders, else videos."""
         if (self.root / "frames").is_dir():
             return find_samples(self.root, self.files, self.expressions)
-        paths = [path for path in files_below(self.root) if path.suffix.lower() in VIDEOS and path.is_file()]
+        paths = [
+            path for path in files_below(self.root) if path.suffix.lower() in PLAIN_VIDEO_SUFFIXES and path.is_file()
+        ]
         if not paths:
             raise FileNotFoundError(
-                f"{self.root} holds neither frames/VIDEO/FRAME.jpg nor videos ({', '.join(VIDEOS)})"
+                f"{self.root} holds neither frames/VIDEO/FRAME.jpg nor videos ({', '.join(PLAIN_VIDEO_SUFFIXES)})"
             )
         names = {path: path.relative_to(self.root).as_posix() for path in paths}
         counts = Counter(chain((path.stem for path in paths), names.values()))

@@ -119,9 +119,9 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
     if not found.tasks:
         raise InputError(f"{folder} has images but no labels: add depth/, normals/ or semseg/")
     if height is None:
-        pixels = decode_pixels(found.index.read("image", 0)[0], found.index.describe("image", 0))
-        height = pixels.shape[0]
-        check_panorama_size(height, pixels.shape[1], found.index.describe("image", 0))
+        name = found.index.describe("image", 0)
+        height, columns = decode_pixels(found.index.read("image", 0)[0], name).shape[:2]
+        check_panorama_size(height, columns, name)
     data = FolderDataModule(folder, height=height, width=2 * height)
     listed = (folder / "test.txt").is_file()
     splits = ("test",) if listed else SPLITS

@@ -24,7 +24,7 @@ PIXELS_AT_ONCE = {"cpu": 2**14, "cuda": 2**18}
 
 
 class _Buffers(threading.local):
-    """Memory of a thread for one fusion after another: to get it from the system anew takes as long as to fill it."""
+    """Buffers that a thread reuses in every fusion, because allocating them takes as long as filling them."""
 
     def __init__(self) -> None:
         self.known: dict[object, Tensor] = {}

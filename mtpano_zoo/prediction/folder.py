@@ -244,8 +244,8 @@ def video_and_frame(name: str, records: Container[str]) -> tuple[str, int] | Non
     return (video, int(number)) if number.isdecimal() and f"{video}/" in records else None
 
 
-def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str]:
-    """Return the folder whose records list results, and what their names begin with there, such as `sub/`.
+def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str, dict[str, str | None]]:
+    """Return the folder whose records list results, what their names begin with there, such as `sub/`, and the records.
 
     It is the folder that holds them or one above it; the former if no record lists one of them.
 
@@ -258,8 +258,8 @@ def root_of(folder: Path, names: Iterable[str]) -> tuple[Path, str]:
         start = "" if root == folder else f"{folder.absolute().relative_to(root).as_posix()}/"
         records = read_records(root / RECORDS)
         if any(start + name in records for name in names):
-            return root, start
-    return folder, ""
+            return root, start, records
+    return folder, "", {}
 
 
 def read_records(path: Path) -> dict[str, str | None]:

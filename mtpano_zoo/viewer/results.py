@@ -64,7 +64,7 @@ def find_results(source: Path) -> Results | None:
         folder, names = source.parent, [_stem(source.name) or source.name]
         if not any(path.exists() for path in _files(folder, names[0]).values()):
             raise FileNotFoundError(f"There is no image and no result at {source}.")
-    root, start = root_of(folder, names)
+    root, start, _ = root_of(folder, names)
     return Results(root, tuple(start + name for name in names))
 
 
