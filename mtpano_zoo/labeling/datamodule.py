@@ -1,5 +1,6 @@
 """The panoramas to label: from files, or from the data module of any data set."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,7 +156,9 @@ class LabelingData(lightning.LightningDataModule):
             parts = pool.map(self._settled, [finished[first::LOOKING] for first in range(LOOKING)])
             settled = set().union(*parts)
         order = _Order([i for i in share if i not in settled], self.items, self.ledger)
-        return DataLoader(self.items, batch_size=None, sampler=order, num_workers=self.num_workers)
+        return DataLoader(
+            self.items, batch_size=None, sampler=order, num_workers=self.num_workers, worker_init_fn=_ignore_sigterm
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave an item where it is: Lightning would look for tensors among the bytes of its JPEG, one by one."""
@@ -183,6 +186,11 @@ class LabelingData(lightning.LightningDataModule):
 
     def _settled(self, indices: Sequence[int]) -> set[int]:
         return {i for i in indices if self.items.settled(i, self.ledger)}
+
+
+def _ignore_sigterm(_: int) -> None:
+    """Leave SIGTERM, which schedulers send to all processes of a job, to the process that writes labels."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Order(Sampler[int]):

@@ -129,8 +129,10 @@ class MultiTaskCLI(LightningCLI):
         is_new = not folder.exists()
         try:
             super()._run_subcommand(subcommand)
-        except SystemExit as end:  # Lightning turns both into it
-            cause = Terminated() if isinstance(end, SIGTERMException) else end.__context__
+        except (SystemExit, RuntimeError) as end:  # Lightning turns both into SystemExit
+            # A loader raises a RuntimeError if its processes were asked to end, too.
+            terminated = isinstance(end, SIGTERMException) or self.trainer.received_sigterm
+            cause = Terminated() if terminated else end.__context__
             if not isinstance(cause, KeyboardInterrupt):
                 raise
             missing = subcommand == "fit" and not any(_saved(self.trainer))

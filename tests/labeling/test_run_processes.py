@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def _command(arguments, environment, log):
+    os.setpgid(0, 0)  # with the processes that it starts
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
     with open(log, "a", buffering=1) as file:  # noqa: PTH123 - line by line, for what is killed
@@ -74,21 +75,22 @@ def test_killed_at_any_moment_and_restarted(tmp_path, whole, start):
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "told"),
+    ("kind", "everyone", "status", "told"),
     [
-        (signal.SIGTERM, 1, "the process was asked to end"),
-        (signal.SIGINT, 130, "interrupted; finished results are kept"),
+        (signal.SIGTERM, False, 1, "the process was asked to end"),
+        (signal.SIGTERM, True, 1, "the process was asked to end"),
+        (signal.SIGINT, False, 130, "interrupted; finished results are kept"),
+        (signal.SIGINT, True, 130, "interrupted; finished results are kept"),
     ],
 )
-def test_asked_to_end(kind, status, told, tmp_path, start):
-    """Asked by the system or by Ctrl-C, it ends at once, in order, with one sentence."""
+def test_asked_to_end(kind, everyone, status, told, tmp_path, start):
+    """Asked by the system or by Ctrl-C, alone or with the processes that read, it ends at once, in order."""
     data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 500}}
     out = tmp_path / "out"
-    process = start(
-        ["label", "--config", config(tmp_path / "tiny.yaml", data=data), "--out", str(out)], tmp_path / "log"
-    )
+    path = config(tmp_path / "tiny.yaml", data=data)
+    process = start(["label", "--config", path, "--out", str(out), "--num-workers=2"], tmp_path / "log")
     until(lambda: len(list((out / "img").glob("*"))) >= 2 or not process.is_alive())
-    os.kill(process.pid, kind)
+    (os.killpg if everyone else os.kill)(process.pid, kind)
     assert end_of(process) == status, (tmp_path / "log").read_text()
     assert told in (tmp_path / "log").read_text().splitlines()[-1]
     assert not list(out.glob(".*"))

@@ -1,6 +1,9 @@
+import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -282,6 +285,26 @@ def test_a_process_that_is_asked_to_end_does_so(folder, monkeypatch, capsys, ver
         signal.signal(signal.SIGTERM, handler)
     assert len(seen) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("mtpano: interrupted; finished results are kept.")
+
+
+def test_a_training_whose_readers_are_asked_to_end_too_says_what_it_says_otherwise(folder, monkeypatch, capsys):
+    """A scheduler may signal all processes of a job."""
+
+    def ended(module, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+        readers = [str(process.pid) for process in multiprocessing.active_children()]
+        subprocess.run(["kill", *readers], check=True)  # a reader ends quietly if its parent asks for it
+        time.sleep(20)  # the loader raises an error long before
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(MultiTaskModule, "training_step", ended)
+    try:
+        rooms = ["--data=RoomsDataModule", "--data.height=16", "--data.width=32", "--data.num_workers=1"]
+        assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.callbacks=null", *rooms]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "mtpano: interrupted; finished results are kept. No checkpoint was written."
 
 
 def test_data_without_classes(folder, monkeypatch):
