@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -219,26 +219,35 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
         raise InputError(f"{source} has arguments that {part.__name__} does not take: {reason}.") from error
 
 
+class _Building(threading.local):
+    on_meta = False
+
+
+_building = _Building()
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Move parameters to the meta device as modules register them; buffers are computed, since no file holds them all.
 
     `torch.device("meta")` would leave those buffers without values that the state dict does not contain.
     """
-    thread = threading.get_ident()
-
-    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        if threading.get_ident() != thread or parameter is None:
-            return None
-        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-
-    hook: Callable[..., Any] = to_meta  # torch's annotation forgets that the hook may return a parameter
-    handle = register_module_parameter_registration_hook(hook)
+    _building.on_meta = True
     try:
         with _SkipInitialisation():
             yield
     finally:
-        handle.remove()
+        _building.on_meta = False
+
+
+def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> Any:
+    if not _building.on_meta or parameter is None:
+        return None
+    return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+
+# Never removed: another thread that registers a parameter at that moment would fail.
+register_module_parameter_registration_hook(_to_meta)
 
 
 class _SkipInitialisation(TorchFunctionMode):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo import load_model
@@ -115,6 +116,27 @@ def test_other_threads_build_networks_meanwhile(tmp_path: Path, tiny_network, mo
     monkeypatch.setitem(NETWORKS, "PDBridgeNet", Meanwhile)
     network = read_network(tmp_path)
     assert not any(parameter.is_meta for module in (network, *built) for parameter in module.parameters())
+
+
+def test_networks_are_built_while_another_thread_builds_a_module(tiny_network: Callable[..., Any]) -> None:
+    """PyTorch goes through its hooks whenever a parameter is registered: none may come or go meanwhile."""
+    description = describe_network(tiny_network())
+    built: list[torch.nn.Module] = []
+
+    def build_in_a_thread(*_: Any) -> None:
+        if threading.current_thread() is threading.main_thread() and not built:
+            thread = threading.Thread(target=lambda: built.append(build_network(description, "a test")))
+            thread.start()
+            thread.join()
+
+    hooks = (build_in_a_thread, lambda *_: None)  # PyTorch notices only with another hook to go to
+    handles = [register_module_parameter_registration_hook(hook) for hook in hooks]
+    try:
+        own = torch.nn.Linear(2, 2)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert not own.weight.is_meta and all(parameter.is_meta for parameter in built[0].parameters())
 
 
 def test_training_a_loaded_network_does_not_change_its_file(tmp_path: Path, tiny_network) -> None:
