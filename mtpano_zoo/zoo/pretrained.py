@@ -6,7 +6,6 @@ from jsonargparse.typing import class_from_function
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.models.base import plain_palette
 from mtpano_zoo.zoo.building import assemble
 from mtpano_zoo.zoo.loading import load_model
 
@@ -35,12 +34,9 @@ def load_pretrained(
         InputError: If the source cannot be loaded in this way, see `load_model`.
     """
     network = load_model(source, input_size=input_size, tasks=tasks)
-    if "semseg" not in network.tasks:
-        return network
-    if classes and tuple(classes) != network.classes:
-        network = load_model(source, classes=classes, input_size=input_size, tasks=tasks)
-    if palette is not None:
-        network.palette = network.config["palette"] = plain_palette(palette)
+    renewed = bool(classes) and tuple(classes) != network.classes
+    if "semseg" in network.tasks and (renewed or palette is not None):
+        network = load_model(source, classes=classes or None, palette=palette, input_size=input_size, tasks=tasks)
     return network
 
 

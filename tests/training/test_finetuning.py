@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from mtpano_zoo import load_model
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
 from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import main
@@ -161,3 +162,12 @@ def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpo
     assert network.classes == ("floor", "wall", "ceiling")
     depth = Pretrained(tiny_checkpoint, classes=["sky"], palette=[[0, 0, 255]], tasks=["depth"])
     assert (depth.tasks, depth.classes, depth.palette) == (("depth",), (), None)
+
+
+def test_pretrained_takes_a_colour_for_every_class(tiny_checkpoint, tmp_path):
+    """Otherwise the network that is trained could be saved, but not loaded."""
+    colours = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    Pretrained(tiny_checkpoint, palette=colours).save_pretrained(tmp_path)
+    assert load_model(tmp_path).palette == colours
+    with pytest.raises(InputError, match="palette has 2 colours for 3 classes"):
+        Pretrained(tiny_checkpoint, palette=colours[:2])
