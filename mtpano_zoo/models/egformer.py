@@ -166,12 +166,13 @@ class _AxisBlock(nn.Module):
         # The bent scores amplify rounding errors: only the feed-forward part uses 16 bits.
         with torch.autocast(x.device.type, enabled=False):
             x = x + self._attend(x.to(torch.promote_types(x.dtype, torch.float32)))
+        x = x.to(self.norm2.weight.dtype)
         mixed: Tensor = self.reduce(F.gelu(self.expand(self.norm2(x))))
         return x + mixed
 
     def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        lines = self.norm1(x) if self.axis == "row" else self.norm1(x).transpose(1, 2)
+        lines = _norm(self.norm1, x) if self.axis == "row" else _norm(self.norm1, x).transpose(1, 2)
         qkv = _linear(self.qkv, lines).reshape(*lines.shape[:3], 3, self.heads, -1)
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
         if self.axis == "row":
@@ -226,7 +227,8 @@ class _DeformableBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            x = x + self._attend(self.norm1(x.to(torch.promote_types(x.dtype, torch.float32))))
+            x = x + self._attend(_norm(self.norm1, x.to(torch.promote_types(x.dtype, torch.float32))))
+        x = x.to(self.norm2.weight.dtype)
         hidden = F.gelu(self.expand(self.norm2(x))).permute(0, 3, 1, 2)
         mixed: Tensor = self.reduce(F.gelu(self.mix(hidden)).permute(0, 2, 3, 1))
         return x + mixed
@@ -267,8 +269,13 @@ class _DeformableBlock(nn.Module):
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a layer in the type of its input; weights that were prepared for inference may have 16 bits."""
+    """Apply a layer in the type of its input; its weights may have 16 bits."""
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+
+
+def _norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Do the same for a norm."""
+    return F.layer_norm(x, layer.normalized_shape, layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.eps)
 
 
 def column_distances(height: int, convention: Convention) -> Tensor:

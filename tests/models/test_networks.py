@@ -173,6 +173,17 @@ def test_autocast_in_bfloat16_stays_close(network: PanoramaNetwork, tiny: Tiny, 
     assert 0 < largest_error(found, expected) < tiny.rough
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_stay_close(
+    network: PanoramaNetwork, tiny: Tiny, image: Tensor, precision: torch.dtype
+) -> None:
+    with torch.no_grad():
+        expected = network(image)
+        rough = copy.deepcopy(network).to(precision)(image.to(precision))
+    found = {task: rough[task].float() for task in network.tasks}
+    assert 0 < largest_error(found, expected) < tiny.rough
+
+
 def test_bfloat16_does_not_round_what_is_predicted(network: PanoramaNetwork, image: Tensor) -> None:
     """Eight bits would give distances steps that are larger than what neighbouring pixels differ by."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
