@@ -87,7 +87,10 @@ def assemble(
         check_panorama_size(*input_size, "input_size")
         arguments["input_size"] = list(input_size)
     if tasks is not None:
+        whole = weights.keys()
         arguments, weights = _of_tasks(description["class_path"], arguments, weights, source, check_tasks(tasks))
+        if weights.keys() != whole:  # the network with all its tasks was scored, and predicts otherwise
+            card = {key: value for key, value in card.items() if key not in ("results", "limitations")}
     renewed = classes is not None and list(classes) != arguments.get("classes")
     if renewed:
         arguments |= {"classes": list(classes or ()), "palette": None}

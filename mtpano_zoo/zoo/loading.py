@@ -41,7 +41,8 @@ def load_model(
             a published one (`.pth`, `.pth.tar`), recognised by its keys and converted in memory each time.
         device: device to put the network on.
         tasks: tasks of the network to keep for training, such as `["depth"]`; parts that only the others use are left
-            out. The predictions of the kept tasks change, since they no longer see the features of the others.
+            out. The predictions of the kept tasks change, since they no longer see the features of the others; the card
+            loses its scores.
         classes: names of semantic classes to train it for instead of its own; their classifiers are re-initialised.
         palette: colours (R, G, B) of the classes. If omitted, its own, or the default ones for other classes.
         input_size: height and width that `predict` resizes to, instead of its own.

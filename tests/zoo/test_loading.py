@@ -291,6 +291,15 @@ def test_a_part_of_the_tasks(
             load_model(tmp_path / "part", tasks=["semseg", "depth"])
 
 
+def test_a_part_of_the_tasks_keeps_no_scores_of_the_whole(tiny_network: Callable[..., Any], tmp_path: Path) -> None:
+    network = tiny_network()
+    origin = {"description": "rooms", "license": {"weights": "MIT"}}
+    network.card = origin | {"results": [{"dataset": "rooms", "normals mean": 9.7}], "limitations": ["mirrors"]}
+    network.save_pretrained(tmp_path)
+    assert load_model(tmp_path, tasks=["depth"]).card == origin
+    assert load_model(tmp_path, tasks=network.tasks).card == network.card
+
+
 def test_another_input_size(tiny_checkpoint: Path) -> None:
     network = load_model(tiny_checkpoint, input_size=(64, 128))
     assert network.input_size == (64, 128) and network.config["input_size"] == [64, 128]
