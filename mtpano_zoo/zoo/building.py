@@ -105,7 +105,7 @@ def assemble(
             f"{source} for your {len(network.classes)} classes: all is kept except {', '.join(new)}, now untrained.",
             stacklevel=3,
         )
-        card = transferred_card(card, source, network.classes)
+        card = transferred_card(card, source, f"with untrained classifiers for {len(network.classes)} other classes")
     check_weights(network, weights, source)
     network.load_state_dict(dict(weights), assign=True)
     network.card = card
@@ -168,14 +168,14 @@ def transfer(
     return fitted, new
 
 
-def transferred_card(card: Mapping[str, Any], source: str | Path, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the card of a network with new classes: it keeps what is still true, which the scores are not."""
+def transferred_card(card: Mapping[str, Any], source: str | Path, change: str) -> dict[str, Any]:
+    """Return the card of a network that was changed to be trained: what is still true, which the scores are not."""
     path = Path(str(source).removeprefix("local-dir:"))
     name = path.name if path.exists() else str(source)  # the folder it was in is private
     upstream = {"name": name, "license": (card.get("license") or {}).get("weights") or "unknown"}
     return {
         **{key: card[key] for key in ("paper", "depth_unit", "license", "training_data") if key in card},
-        "description": f"Weights of {name} with untrained classifiers for {len(classes)} other classes: to be trained.",
+        "description": f"Weights of {name} {change}: to be trained.",
         "upstream": [*(card.get("upstream") or ()), upstream],
     }
 

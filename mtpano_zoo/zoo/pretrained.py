@@ -6,7 +6,7 @@ from jsonargparse.typing import class_from_function
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.zoo.building import assemble
+from mtpano_zoo.zoo.building import assemble, transferred_card
 from mtpano_zoo.zoo.loading import load_model
 
 __all__ = ("Pretrained", "PretrainedInMetres", "load_in_metres", "load_pretrained")
@@ -57,7 +57,11 @@ def load_in_metres(source: str, input_size: tuple[int, int] | None = None) -> Pa
     trained = load_model(source, input_size=input_size)
     if trained.tasks != ("disparity",):
         raise InputError(f"{source} has the tasks {', '.join(trained.tasks)}, not disparity alone: use Pretrained")
-    description = {"class_path": type(trained).__name__, "init_args": {**trained.config, "tasks": ["depth"]}}
+    description = {
+        "class_path": type(trained).__name__,
+        "init_args": {**trained.config, "tasks": ["depth"]},
+        "card": transferred_card(trained.card, source, "for distances in metres"),
+    }
     return assemble(description, trained.state_dict(), source)
 
 

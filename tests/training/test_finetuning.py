@@ -13,10 +13,10 @@ from torch.testing import assert_close
 from mtpano_zoo import load_model
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.models import PanoramaNetwork, PDBridgeNet, UniFuse
 from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import main
-from mtpano_zoo.zoo.pretrained import Pretrained
+from mtpano_zoo.zoo.pretrained import Pretrained, PretrainedInMetres
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -171,3 +171,17 @@ def test_pretrained_takes_a_colour_for_every_class(tiny_checkpoint, tmp_path):
     assert load_model(tmp_path).palette == colours
     with pytest.raises(InputError, match="palette has 2 colours for 3 classes"):
         Pretrained(tiny_checkpoint, palette=colours[:2])
+
+
+def test_a_network_in_metres_keeps_its_origin_and_loses_its_scores(tmp_path):
+    trained = UniFuse("test_resnet", input_size=(32, 64))
+    trained.card = {"license": {"weights": "MIT"}, "upstream": [{"name": "ResNet", "license": "BSD-3-Clause"}]}
+    origin = dict(trained.card)
+    trained.card |= {"description": "rooms", "results": [{"AbsRel": 0.1}], "sha256": "0" * 64}
+    trained.save_pretrained(tmp_path / "rooms")
+    card = PretrainedInMetres(str(tmp_path / "rooms")).card
+    assert card == {
+        "description": "Weights of rooms for distances in metres: to be trained.",
+        "license": origin["license"],
+        "upstream": [*origin["upstream"], {"name": "rooms", "license": "MIT"}],
+    }

@@ -315,13 +315,13 @@ def test_the_card_does_not_claim_scores_of_the_old_network(tmp_path: Path) -> No
         "license": {"code": "MIT", "weights": "CC BY 4.0"}, "upstream": [{"name": "Encoder", "license": "MIT"}],
         "training_data": ["Rooms"],
     }  # fmt: skip
-    new = transferred_card(card, "mtpano-large.408k", CLASSES)
+    new = transferred_card(card, "mtpano-large.408k", "with 5 other classes")
     assert "results" not in new and "sha256" not in new
     assert "mtpano-large.408k" in new["description"] and "5 other classes" in new["description"]
     assert new["upstream"] == [*card["upstream"], {"name": "mtpano-large.408k", "license": "CC BY 4.0"}]
     assert (new["license"], new["training_data"]) == (card["license"], card["training_data"])
     (tmp_path / "mine.ckpt").touch()
     for source in (tmp_path / "mine.ckpt", f"local-dir:{tmp_path / 'mine.ckpt'}"):
-        new = transferred_card({}, source, CLASSES)
+        new = transferred_card({}, source, "with 5 other classes")
         assert new["upstream"] == [{"name": "mine.ckpt", "license": "unknown"}]
         assert str(tmp_path) not in new["description"]
