@@ -35,7 +35,7 @@ __all__ = ("Rules", "ScoredLabel", "Selection", "choose", "read_scores", "select
 TEMPORARY = ".selecting-"
 TABLE = "selected.csv"
 DROPPED = "dropped.json"
-LINKED = ("semseg", "depth", "normals", "far")
+LINKED = ("semseg", "depth", "normals", "far", "masks")
 
 
 @dataclass(frozen=True)

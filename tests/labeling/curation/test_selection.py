@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mtpano_zoo.data import PseudoLabelDataModule
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.curation.selection import Rules, ScoredLabel, choose, select
 
@@ -97,6 +98,17 @@ def test_the_folder_holds_links_a_list_and_weights(folders):
     assert not any("/b" in path for path in found)
     assert found["selected.csv"].splitlines()[1] == "a,0.9,1.0,indoor,0000000000000000"
     assert json.loads(found["dropped.json"])["e"] == "enough of its domain are better"
+
+
+def test_the_reader_finds_in_it_what_it_finds_in_the_labels(folders):
+    labels, scores, out = folders
+    read = [path.format(id="a") for paths in PseudoLabelDataModule.files.values() for path in paths]
+    for path in read:
+        (labels / path).parent.mkdir(parents=True, exist_ok=True)
+        (labels / path).write_text(path)
+    select(labels, scores, out, Rules({"indoor": 1}))
+    found = files(out)
+    assert {path: found.get(path) for path in read} == {path: path for path in read}
 
 
 def test_it_is_made_once_and_not_mixed_with_another(folders):
