@@ -1,7 +1,9 @@
 """The panoramas to label: from files, or from the data module of any data set."""
 
+import contextlib
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_o
 from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.origin import Origin, digest_of_files, stamp_of_file
 from mtpano_zoo.labeling.report import one_sentence
+from mtpano_zoo.labeling.storage import LabelFolder
 from mtpano_zoo.machine.claims import in_turn
 from mtpano_zoo.output_paths import check_id
 
@@ -36,7 +39,8 @@ LOOKING = 16  # threads that check whether finished panoramas are unchanged: on 
 class ImageFiles(Dataset[Item]):
     """Panoramas in files, of any size: `image` uint8 (3, H, W) and `id`, the name without extension.
 
-    Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``.
+    Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``. What is finished keeps its name, whatever images are
+    added: `find_images` names all others anew to tell two of one name apart.
 
     Args:
         sources: Images and folders; folders are searched with their sub-folders.
@@ -52,6 +56,13 @@ class ImageFiles(Dataset[Item]):
         check_present(found)  # before `overwrite` deletes labels that a mistyped path cannot replace
         self.paths = list(found)
         self.names = [target.relative_to(out).as_posix().replace("/", "_") for target in found.values()]
+        folder = LabelFolder(out)
+        finished = folder.finished()
+        if former := finished.difference(self.names):
+            for i in range(len(self)):
+                if self.names[i] not in finished and (name := self._former_name(i, former, folder)):
+                    self.names[i] = name
+                    former.remove(name)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,6 +86,18 @@ class ImageFiles(Dataset[Item]):
             OSError: If it cannot be read.
         """
         return digest_of_files([self.paths[i].read_bytes()])
+
+    def _former_name(self, i: int, former: Container[str], folder: LabelFolder) -> str | None:
+        """Return which of these names a panorama was labelled under, with more or fewer folders, or with its suffix."""
+        path = Path(os.path.abspath(self.paths[i]))  # noqa: PTH100 - links keep their names
+        for start in range(1, len(path.parts)):
+            whole = "_".join(path.parts[start:])
+            for name in (whole, whole.removesuffix(path.suffix)):
+                if name in former and (origin := folder.origin(name)):
+                    with contextlib.suppress(OSError):
+                        if self.stamp(i) == origin.stamp or self.fingerprint(i) == origin.digest:
+                            return name
+        return None
 
     def __getitem__(self, i: int) -> Item:
         """Read one panorama.

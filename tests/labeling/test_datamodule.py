@@ -42,6 +42,44 @@ def test_names_of_files(photos, tmp_path):
     assert ImageFiles([photos / "b.png", photos / "floor"], tmp_path / "out").names == ["b", "a", "c"]
 
 
+@pytest.mark.parametrize(
+    ("before", "added", "names"),
+    [
+        (["one/a.png", "one/b.png", "two/c.png"], "two/a.png", ["a", "b", "c", "two_a"]),
+        (["one/a.png", "two/b.png"], "one/a.jpg", ["a", "b", "one_a.jpg"]),
+        (["one/a.png", "two/a.png", "two/b.png"], "two/b.jpg", ["one_a", "two_a", "two_b", "two_b.jpg"]),
+    ],
+)
+def test_what_is_finished_keeps_its_name(before, added, names, tmp_path, ledger, monkeypatch):
+    """Another image of one name comes and goes: neither labels anything again."""
+    monkeypatch.chdir(tmp_path)
+    sources = ["one", "two"]
+    for shade, name in enumerate(before):
+        panorama(tmp_path / name, shade=shade)
+    first = ImageFiles(sources, ledger.folder.root).names
+    finish_all(ImageFiles(sources, ledger.folder.root), ledger)
+    panorama(tmp_path / added, shade=90)
+    new = ImageFiles(sources, ledger.folder.root)
+    assert sorted(new.names) == names
+    (item,) = items(LabelingData(new, 32, 64, ledger))
+    finish(ledger, item["name"], item["origin"])
+    assert item["name"] == names[-1] and ledger.folder.finished() == set(names)
+    assert sorted(ImageFiles(sources, ledger.folder.root).names) == names
+    (tmp_path / added).unlink()
+    assert ImageFiles(sources, ledger.folder.root).names == first
+
+
+def test_an_image_has_no_name_of_another_one(tmp_path, ledger, monkeypatch):
+    """One whose labels have the name that it would have alone is labelled itself."""
+    monkeypatch.chdir(tmp_path)
+    panorama(tmp_path / "one/a.png", shade=1)
+    finish_all(ImageFiles(["one"], ledger.folder.root), ledger)
+    (tmp_path / "one/a.png").rename(tmp_path / "elsewhere.png")
+    for shade, name in enumerate(("one/a.png", "two/a.png", "two/one/a.png"), start=2):
+        panorama(tmp_path / name, shade=shade)
+    assert sorted(ImageFiles(["one", "two"], ledger.folder.root).names) == ["one_a", "two_a", "two_one_a"]
+
+
 def items(data):
     return list(data.predict_dataloader())
 
