@@ -24,7 +24,7 @@ from mtpano_zoo.generation.tokens import pack, position_ids, unpack
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.training.processes import EpochMeans, draw_differently, named_losses
 from mtpano_zoo.training.resuming import read_plain_data_only
-from mtpano_zoo.training.schedules import Schedule, with_schedule
+from mtpano_zoo.training.schedules import Schedule, training_length, with_schedule
 
 __all__ = ("DiT360Module",)
 
@@ -269,8 +269,8 @@ class DiT360Module(LightningModule):
         """
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learnt, lr=self.lr, weight_decay=self.weight_decay, eps=1e-6)
-        total = float(self.trainer.estimated_stepping_batches)
-        return with_schedule(optimizer, total, schedule=self.schedule, warmup_steps=self.warmup_steps)
+        length = training_length(self.trainer)
+        return with_schedule(optimizer, length, schedule=self.schedule, warmup_steps=self.warmup_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained parameters only; the rest is the base, gigabytes that are stored already."""

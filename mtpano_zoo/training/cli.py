@@ -108,6 +108,8 @@ class MultiTaskCLI(LightningCLI):
             raise InputError(f"trainer.gradient_clip_val must not be negative, but is {config['gradient_clip_val']}.")
         chosen = config["callbacks"] or []
         chosen = list(chosen) if isinstance(chosen, list) else [chosen]
+        if any(isinstance(callback, callbacks.LearningRateFinder) for callback in chosen):
+            raise InputError("LearningRateFinder has no effect, because the schedule sets the rate: choose model.lr.")
 
         def has(kind: type[callbacks.Callback]) -> bool:
             return any(isinstance(callback, kind) for callback in chosen)
@@ -128,6 +130,7 @@ class MultiTaskCLI(LightningCLI):
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         is_new = not folder.exists()
         try:
+            self._check_checkpoint_of_the_run(subcommand)
             super()._run_subcommand(subcommand)
         except (SystemExit, RuntimeError) as end:  # Lightning turns both into SystemExit
             # A loader raises a RuntimeError if its processes were asked to end, too.
@@ -140,6 +143,19 @@ class MultiTaskCLI(LightningCLI):
         finally:
             if is_new and self.trainer.is_global_zero and not (folder / "config.yaml").exists():
                 _remove_empty_logs(folder)
+
+    def _check_checkpoint_of_the_run(self, subcommand: str) -> None:
+        """Refuse "last" and the like where nothing was trained: Lightning would score the network as built.
+
+        Training begins anew if there is no last checkpoint yet.
+        """
+        path = self.config_init[subcommand]["ckpt_path"]
+        shared = any(getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks)
+        if subcommand != "fit" and path in CHECKPOINTS_OF_THE_RUN and not (path == "last" and shared):
+            raise InputError(
+                f"`{subcommand}` is a run of its own, which has no {path} checkpoint: pass the path of one, such as "
+                "--ckpt_path runs/version_0/checkpoints/last.ckpt."
+            )
 
     def fit(self, **options: Any) -> None:
         """Train, and say if the checkpoint was at the end of the training already."""

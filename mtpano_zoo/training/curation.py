@@ -20,7 +20,7 @@ from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.training.label_failures import FAILURES
 from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_processes
 from mtpano_zoo.training.resuming import read_plain_data_only
-from mtpano_zoo.training.schedules import with_schedule
+from mtpano_zoo.training.schedules import training_length, with_schedule
 
 __all__ = ("DESCRIPTION", "DISCRIMINATOR_FORMAT", "DepthQualityModule")
 
@@ -169,7 +169,7 @@ class DepthQualityModule(LightningModule):
             InputError: If the training has no end.
         """
         optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=self.lr)
-        return with_schedule(optimizer, float(self.trainer.estimated_stepping_batches), power=1.0)
+        return with_schedule(optimizer, training_length(self.trainer), power=1.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the discriminator and its kind of targets; of the labeler keep only a hash of its weights."""

@@ -3,6 +3,7 @@
 import inspect
 import pydoc
 import re
+import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,13 +78,15 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         yield
     except ArgumentError as error:
         raise InputError(explain(str(error), options, complete)) from error
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
         deliberate = (InputError, OSError, MisconfigurationException, ImportError)
         cause = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
+        if cause is None and _is_of_lightning(error):
+            cause = error
         if cause is None:
             raise
-        if isinstance(cause, MisconfigurationException | ImportError):  # an ImportError names what to install
+        if not isinstance(cause, InputError | OSError):  # an ImportError names what to install
             raise InputError(" ".join(str(cause).split())) from error
         raise cause from cause.__cause__
 
@@ -194,6 +197,12 @@ def _subclasses(base: type) -> Iterator[type]:
     for child in children:
         yield child
         yield from _subclasses(child)
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    """Return whether Lightning itself raised an error, and nothing that it called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

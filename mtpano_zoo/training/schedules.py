@@ -2,15 +2,17 @@
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, cast
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mtpano_zoo.errors import InputError
 
-__all__ = ("Schedule", "learning_rate_factor", "with_schedule")
+__all__ = ("Schedule", "learning_rate_factor", "training_length", "with_schedule")
 
 Schedule = Literal["polynomial", "cosine", "constant"]
 
@@ -65,17 +67,41 @@ def with_schedule(
         start: Steps during which the first factor is held.
 
     Raises:
-        InputError: If the schedule needs an end and the training has none, or `warmup_steps` is negative.
+        InputError: If the schedule needs an end and the training has none, or a number is negative.
     """
-    if warmup_steps < 0:
-        raise InputError(f"warmup_steps must not be negative, but is {warmup_steps}.")
+    for name, value in (("warmup_steps", warmup_steps), ("power", power)):
+        if value < 0:
+            raise InputError(f"{name} must not be negative, but is {value}.")
     if schedule != "constant" and math.isinf(total_steps):
         raise InputError(
             f"The {schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or, if the module "
             "has the argument, schedule=constant."
         )
     factor = partial(_delayed_factor, start, total_steps - start, schedule, power, warmup_steps)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": _Factors(optimizer, factor), "interval": "step"}}
+
+
+def training_length(trainer: Trainer) -> float:
+    """Return the number of optimiser steps of a whole training; infinity if it has no end."""
+    steps = float(trainer.estimated_stepping_batches)
+    changing = [one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    if not changing or math.isinf(trainer.num_training_batches) or (trainer.max_epochs or -1) < 0:
+        return steps
+    # Lightning counts as if the first epoch's accumulation stayed.
+    every_epoch = map(changing[0].get_accumulate_grad_batches, range(cast(int, trainer.max_epochs)))
+    total = float(sum(math.ceil(trainer.num_training_batches / batches) for batches in every_epoch))
+    return total if trainer.max_steps < 0 else min(total, trainer.max_steps)
+
+
+class _Factors(LambdaLR):
+    """A schedule whose rates hold from the moment its state is restored, even if the training has a new length."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        self._last_lr = [base * factor for base, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 def _delayed_factor(start: int, total: float, schedule: Schedule, power: float, warmup: int, step: int) -> float:

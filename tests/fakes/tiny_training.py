@@ -1,10 +1,11 @@
 """The smallest network and data that have everything training looks at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -13,6 +14,33 @@ from mtpano_zoo.tasks import MAIN_TASKS
 
 CLASSES = ("floor", "wall", "sky")
 HEIGHT, WIDTH = 16, 32
+
+CONFIG = {
+    "model": {
+        "network": {"class_path": "TinyNetwork", "init_args": {"width": 4}},
+        "loss": {"class_path": "MultiTaskLoss", "init_args": {"auxiliary_weight": 0.2}},
+        "lr": 0.01,
+        "encoder_lr": 0.001,
+    },
+    "data": {"class_path": "TinyDataModule", "init_args": {"batch_size": 2}},
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "log_every_n_steps": 2,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [
+            {"class_path": "AuxiliaryWarmup", "init_args": {"steps": 2}},
+            {"class_path": "PanelLogger", "init_args": {"count": 1, "every_n_epochs": 2}},
+            {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}},
+            {
+                "class_path": "ModelCheckpoint",
+                "init_args": {"monitor": "val/semseg/mIoU", "mode": "max", "filename": "best", "save_last": True},
+            },
+            {"class_path": "LearningRateMonitor"},
+        ],
+    },
+}
 
 
 class TinyNetwork(PanoramaNetwork):
@@ -103,3 +131,25 @@ class TinyDataModule(LightningDataModule):
         return DataLoader(TinyDataset(4, 200, self.without), batch_size=self.batch_size)
 
     predict_dataloader = test_dataloader
+
+
+def trainer(path: Path, **options: Any) -> Trainer:
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    return Trainer(default_root_dir=path, **(quiet | options))
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    changed = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not changed, changed

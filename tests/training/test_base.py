@@ -3,41 +3,18 @@ import copy
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny_training import TinyDataModule, TinyDataset, TinyNetwork
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
+from tiny_training import TinyDataModule, TinyNetwork, assert_same, snapshot, trainer
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.data import DataLoader
 
-from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import DAPLoss, MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.training import MultiTaskModule, base, learning_rate_factor
 from mtpano_zoo.zoo import load_model
-
-
-def trainer(path, **options):
-    quiet = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
-    return Trainer(default_root_dir=path, **(quiet | options))
-
-
-def snapshot(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    changed = [name for name in a if not torch.equal(a[name], b[name])]
-    assert not changed, changed
 
 
 @pytest.mark.parametrize(("sample", "sentence"), [
@@ -203,6 +180,15 @@ def test_learning_rates_follow_the_schedule_per_step(tmp_path):
     assert [r["encoder/no_decay"] for r in rates] == pytest.approx([1e-3 * f for f in expected])
 
 
+def test_a_schedule_ends_with_the_training_if_the_accumulation_changes(tmp_path):
+    """Four batches an epoch: four steps, then two for three at a time."""
+    one = trainer(tmp_path, max_epochs=2, callbacks=[GradientAccumulationScheduler({0: 1, 1: 3})])
+    module = MultiTaskModule(TinyNetwork(), lr=1.0, power=1.0)
+    one.fit(module, TinyDataModule())
+    assert one.global_step == 6
+    assert module.lr_schedulers().get_last_lr()[-1] == 0
+
+
 def test_a_decaying_schedule_needs_an_end(tmp_path):
     endless = trainer(tmp_path, max_epochs=-1)
     with pytest.raises(ValueError, match="polynomial schedule needs an end"):
@@ -239,46 +225,6 @@ def test_masks_of_other_ranges_than_the_loss_are_refused():
     with pytest.raises(ValueError, match=r"ranges \(100.0,\), but the network has masks of \(10.0,\)"):
         base.PanoramaModule(Masked(), DAPLoss())
     base.PanoramaModule(Masked(), DAPLoss(ranges=(10,)))
-
-
-def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path):
-    """Shuffled data and dropout: the state of the random generators must be restored as well."""
-
-    def module():
-        seed_everything(1, verbose=False)
-        return MultiTaskModule(TinyNetwork(dropout=0.5), warmup_steps=1)
-
-    def keep():
-        return ModelCheckpoint(tmp_path / "ckpt", filename="{epoch}", save_top_k=-1)
-
-    options = {"max_epochs": 2, "enable_checkpointing": True}
-    data = {"train": 4, "batch_size": 2}
-    whole = module()
-    trainer(tmp_path, callbacks=[keep()], **options).fit(whole, TinyDataModule(**data))
-    seed_everything(99, verbose=False)
-    resumed = MultiTaskModule(TinyNetwork(dropout=0.5), warmup_steps=1)
-    trainer(tmp_path, **options).fit(resumed, TinyDataModule(**data), ckpt_path=tmp_path / "ckpt/epoch=0.ckpt")
-    assert_same(snapshot(whole), snapshot(resumed))
-    assert_same(whole.optimizers().state_dict()["state"][0], resumed.optimizers().state_dict()["state"][0])
-
-
-def test_training_resumes_within_an_epoch(tmp_path):
-    """With a schedule that wants to know the length of the training, which makes Lightning build loaders too early."""
-
-    class Resumable(TinyDataModule):
-        def train_dataloader(self):
-            return training_loader(TinyDataset(self.train), None, batch_size=self.batch_size)
-
-    def module(seed):
-        seed_everything(seed, verbose=False)
-        return MultiTaskModule(TinyNetwork(dropout=0.0))
-
-    options = {"max_epochs": 2, "enable_checkpointing": True}
-    whole, resumed = module(1), module(2)
-    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
-    trainer(tmp_path, callbacks=[keep], **options).fit(whole, Resumable())
-    trainer(tmp_path, **options).fit(resumed, Resumable(), ckpt_path=tmp_path / "step=5.ckpt")
-    assert_same(snapshot(whole), snapshot(resumed))
 
 
 @pytest.mark.usefixtures("tiny_network_is_known")

@@ -1,9 +1,5 @@
-import multiprocessing
-import os
 import re
-import signal
-import subprocess
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,44 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import CLASSES, TinyDataModule, TinyDataset, TinyNetwork
 
 from mtpano_zoo.cli import main as mtpano
-from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.training.cli import classes_of, main, palette_of
 from mtpano_zoo.zoo import load_model
 
-CONFIG = {
-    "model": {
-        "network": {"class_path": "TinyNetwork", "init_args": {"width": 4}},
-        "loss": {"class_path": "MultiTaskLoss", "init_args": {"auxiliary_weight": 0.2}},
-        "lr": 0.01,
-        "encoder_lr": 0.001,
-    },
-    "data": {"class_path": "TinyDataModule", "init_args": {"batch_size": 2}},
-    "trainer": {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "log_every_n_steps": 2,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "callbacks": [
-            {"class_path": "AuxiliaryWarmup", "init_args": {"steps": 2}},
-            {"class_path": "PanelLogger", "init_args": {"count": 1, "every_n_epochs": 2}},
-            {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}},
-            {
-                "class_path": "ModelCheckpoint",
-                "init_args": {"monitor": "val/semseg/mIoU", "mode": "max", "filename": "best", "save_last": True},
-            },
-            {"class_path": "LearningRateMonitor"},
-        ],
-    },
-}
 CHECKPOINTS = "runs/version_0/checkpoints"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
-    return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -244,6 +206,8 @@ def test_a_training_that_was_finished_already_says_so(folder, capsys):
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 1 or more batches, not 0."),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must not be negative, but is -1"),
         ("model.warmup_steps=-1", "warmup_steps must not be negative, but is -1."),
+        ("model.power=-1", "power must not be negative, but is -1.0."),
+        ("trainer.val_check_interval=5", "`val_check_interval` (5) must be less than or equal to"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(folder, capsys, option, sentence):
@@ -251,60 +215,47 @@ def test_numbers_that_make_no_sense_are_refused(folder, capsys, option, sentence
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("epoch", "end"), [(0, " No checkpoint was written."), (1, "")])
-def test_ctrl_c_ends_training_as_it_ends_other_verbs(folder, monkeypatch, capsys, epoch, end):
-    def interrupt(module):
-        if module.current_epoch == epoch:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(MultiTaskModule, "on_train_epoch_start", interrupt)
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.callbacks=null"]) == 130
-    finally:
-        signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1] == f"mtpano: interrupted; finished results are kept.{end}"
-
-
-@pytest.mark.parametrize(("verb", "step"), [("fit", "training_step"), ("predict", "predict_step")])
-def test_a_process_that_is_asked_to_end_does_so(folder, monkeypatch, capsys, verb, step):
-    seen = []
-    original = getattr(MultiTaskModule, step)
-
-    def last(module, batch, batch_idx):
-        seen.append(batch_idx)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(module, batch, batch_idx)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(MultiTaskModule, step, last)
-    try:
-        assert mtpano([verb, "--config", "tiny.yaml", "--trainer.callbacks=null"]) == 143
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    assert len(seen) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("mtpano: interrupted; finished results are kept.")
+@pytest.mark.parametrize(
+    ("callback", "sentence"),
+    [
+        (
+            {"class_path": "EarlyStopping", "init_args": {"monitor": "val/nope"}},
+            "metric `val/nope` which is not available",
+        ),
+        ({"class_path": "LearningRateFinder"}, "LearningRateFinder has no effect"),
+    ],
+)
+def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, callback, sentence):
+    tiny = yaml.safe_load(Path("tiny.yaml").read_text())
+    tiny["trainer"]["callbacks"] = [callback]
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny))
+    assert mtpano(["fit", "--config", "tiny.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told and "Traceback" not in told
 
 
-def test_a_training_whose_readers_are_asked_to_end_too_says_what_it_says_otherwise(folder, monkeypatch, capsys):
-    """A scheduler may signal all processes of a job."""
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+@pytest.mark.parametrize("path", ["best", "last", "hpc"])
+def test_a_run_without_training_has_no_checkpoint_of_its_own(folder, capsys, verb, path):
+    assert mtpano([verb, "--config", "tiny.yaml", "--trainer.callbacks=null", "--ckpt_path", path]) == 1
+    assert f"`{verb}` is a run of its own, which has no {path} checkpoint" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
-    def ended(module, batch, batch_idx):
-        os.kill(os.getpid(), signal.SIGTERM)
-        readers = [str(process.pid) for process in multiprocessing.active_children()]
-        subprocess.run(["kill", *readers], check=True)  # a reader ends quietly if its parent asks for it
-        time.sleep(20)  # the loader raises an error long before
 
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(MultiTaskModule, "training_step", ended)
-    try:
-        rooms = ["--data=RoomsDataModule", "--data.height=16", "--data.width=32", "--data.num_workers=1"]
-        assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.callbacks=null", *rooms]) == 143
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1] == "mtpano: interrupted; finished results are kept. No checkpoint was written."
+def test_the_last_checkpoint_of_a_chosen_folder_is_scored(folder, capsys):
+    keep = ["ModelCheckpoint", "dirpath=kept", "save_last=true"]
+    command = [
+        "--config",
+        "tiny.yaml",
+        f"--trainer.callbacks={keep[0]}",
+        *(f"--trainer.callbacks.{o}" for o in keep[1:]),
+    ]
+    assert mtpano(["fit", *command, "--ckpt_path=last"]) == 0
+    capsys.readouterr()
+    assert mtpano(["test", *command, "--ckpt_path=last"]) == 0
+    scores = capsys.readouterr().out
+    assert mtpano(["test", *command, "--ckpt_path=kept/last.ckpt"]) == 0
+    assert scores == capsys.readouterr().out
 
 
 def test_data_without_classes(folder, monkeypatch):
