@@ -133,7 +133,7 @@ def check_destination(path: Path, format: str, overwrite: bool, inputs: Sequence
     for file in files:
         check_no_input(file, inputs)
     if not overwrite and (existing := [str(file) for file in files if file.exists()]):
-        raise FileExistsError(f"{existing[0]} already exists: choose another name, or overwrite it")
+        raise FileExistsError(f"{existing[0]} already exists: choose another name, or replace it with --overwrite")
 
 
 def left_out(sentences: Sequence[str], total: int, folder: str | Path) -> InputError:

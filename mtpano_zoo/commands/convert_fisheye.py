@@ -116,7 +116,7 @@ def convert_fisheye(
         raise InputError(f"{out} must end in one of {', '.join(OUTPUTS)}")
     check_no_input(out, [image])
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} already exists: choose another name, or overwrite it")
+        raise FileExistsError(f"{out} already exists: choose another name, or replace it with --overwrite")
     pixels = decode_image(read_file(image), str(image), max_pixels).pixels
     height, width = pixels.shape[:2]
     scale = width / calibration.width

@@ -37,6 +37,7 @@ def _export_scene(options: argparse.Namespace) -> int:
     count = export_scene(
         options.results, options.images, options.out, **how, report=lambda sentence: print(sentence, file=sys.stderr)
     )
-    how_written = f", each as {options.views} views" if options.views else ""
-    print(printable(f"{count} panoramas are in {options.out}{how_written}"))
+    how_written = f", each as up to {options.views} views" if options.views else ""
+    are = "panorama is" if count == 1 else "panoramas are"
+    print(printable(f"{count} {are} in {options.out}{how_written}"))
     return 0

@@ -43,7 +43,7 @@ def add(verbs: Verbs) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a name from `mtpano models` or a checkpoint (default %(default)s, trained on rendered homes and streets)",
+        help="a name from `mtpano models` or a checkpoint (default %(default)s)",
     )
     run.add_argument(
         "--out",

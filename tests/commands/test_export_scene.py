@@ -76,7 +76,7 @@ def test_the_command_writes_views(
     results, photos = map(str, folders)
     command = ["export-scene", results, "--to", "colmap", "--images", photos, "--out", str(tmp_path / "scene")]
     assert main([*command, "--views", "6", "--size", "8"]) == 0
-    assert capsys.readouterr().out == f"2 panoramas are in {tmp_path / 'scene'}, each as 6 views\n"
+    assert capsys.readouterr().out == f"2 panoramas are in {tmp_path / 'scene'}, each as up to 6 views\n"
     assert len(list((tmp_path / "scene" / "images").rglob("*.png"))) == 12
     assert main(command) == 1
     assert capsys.readouterr().err == f"mtpano: {tmp_path / 'scene'} already exists: choose a new folder\n"
