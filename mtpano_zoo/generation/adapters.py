@@ -48,7 +48,9 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
     ranks = _ranks(weights, path)
     if not any(key.endswith(".alpha") for key in weights):
-        weights |= {f"{PREFIX}{layer}.alpha": torch.tensor(alpha) for layer, alpha in _alphas(header, path, ranks)}
+        weights |= {
+            f"{PREFIX}{layer}.alpha": torch.tensor(alpha) for layer, alpha in _alphas(header, path, ranks).items()
+        }
     return weights
 
 
@@ -245,8 +247,13 @@ def _ranks(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
     return {name: pair["A"].shape[0] for name, pair in sides.items()}
 
 
-def _alphas(header: Mapping[str, str], path: Path, ranks: Mapping[str, int]) -> list[tuple[str, float]]:
-    """Return the alpha of every layer, from the file's header or else from the configuration beside it."""
+def _alphas(header: Mapping[str, str], path: Path, ranks: Mapping[str, int]) -> dict[str, float]:
+    """Return the alpha of every layer, from the file's header or else from the configuration beside it.
+
+    diffusers divides alpha by the rank, but a rank-stabilised adapter was trained with alpha / sqrt(rank).
+    """
+    from peft.utils.other import get_pattern_key
+
     beside = path.with_name("adapter_config.json")
     try:
         if METADATA in header:
@@ -254,12 +261,15 @@ def _alphas(header: Mapping[str, str], path: Path, ranks: Mapping[str, int]) -> 
         elif beside.is_file():
             config = read_json(beside)
         else:
-            return []
+            return {}
         rank, alpha, patterns = int(config["r"]), float(config["lora_alpha"]), dict(config.get("alpha_pattern") or {})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        alphas = {layer: float(patterns.get(get_pattern_key(list(patterns), layer), alpha)) for layer in ranks}
+    except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
         raise InputError(f"{path}: the settings of the adapter (r, lora_alpha) cannot be read: {error}") from error
     if not config.get("rank_pattern") and (others := set(ranks.values()) - {rank}):
         raise InputError(f"{path} says rank {rank}, but has layers of rank {min(others)}: correct its settings")
     if config.get("use_dora"):
         raise InputError(f"{path} is a DoRA adapter, which is not supported: use a plain LoRA")
-    return [(layer, float(patterns.get(layer, alpha))) for layer in ranks]
+    if config.get("use_rslora"):
+        alphas = {layer: value * math.sqrt(ranks[layer]) for layer, value in alphas.items()}
+    return alphas

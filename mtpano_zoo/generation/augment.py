@@ -11,7 +11,7 @@ from torch import Tensor
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 
-__all__ = ("MaskRule", "Turns", "draw_turn", "latent_mask", "place_photo", "prepare_panorama")
+__all__ = ("MaskRule", "Turns", "draw_turn", "latent_mask", "place_photo", "prepare_mask", "prepare_panorama")
 
 Turns = Literal["uniform", "published"]
 MaskRule = Literal["all", "any", "nearest", "published"]
@@ -31,6 +31,12 @@ def prepare_panorama(image: NDArray[np.uint8], height: int, *, mirror: bool = Fa
     if mirror:
         pixels = pixels.flip(-1)
     return pixels.roll(turn, -1)
+
+
+def prepare_mask(mask: NDArray[np.uint8], height: int) -> Tensor:
+    """Resize the mask of a panorama (H, W, 3) as `prepare_panorama` does; return where it is white (h, 2h)."""
+    grey = Image.fromarray(mask).convert("L").resize((2 * height, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(grey)) > 0.99 * 255
 
 
 def draw_turn(width: int, turns: Turns = "uniform", generator: torch.Generator | None = None) -> int:

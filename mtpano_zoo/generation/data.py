@@ -1,6 +1,8 @@
 """Panoramas with captions to train a generator on: rendered scenes, and images listed in a file."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +16,7 @@ from mtpano_zoo.data.rooms import RoomsDataset
 from mtpano_zoo.data.scenes import SceneDataset
 from mtpano_zoo.data.streets import StreetsDataset
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.augment import Turns, draw_turn, prepare_panorama
+from mtpano_zoo.generation.augment import Turns, draw_turn, prepare_mask, prepare_panorama
 from mtpano_zoo.generation.captions import describe, light_of
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.text_files import read_json_lines
@@ -35,24 +37,23 @@ Photos = Literal["all", "published"]
 """Which photographs an epoch has: all of them, or, as published, none in the first two and then a share that halves."""
 
 
-def in_epoch(photographs: Sequence[bool], photos: Photos, epoch: int) -> list[int]:
-    """Return the indices of the samples of an epoch: all panoramas, and the photographs that take part.
+def in_epoch(photographs: Sequence[bool], epoch: int) -> list[int]:
+    """Return the indices of the samples of an epoch of ``photos: published``: all panoramas, and some photographs.
 
-    With ``published``, no photograph takes part in epochs 0 and 1. From epoch 2 on, a share of 1/2, 1/4, ... does, at
-    least one, chosen at random in each epoch and alike in all processes. Without panoramas, all photographs take part.
+    No photograph takes part in epochs 0 and 1. From epoch 2 on, a share of 1/2, 1/4, ... does, at least one, chosen at
+    random in each epoch and alike in all processes. Without panoramas, all photographs take part.
 
     Args:
         photographs: Whether each sample is a photograph.
-        photos: The rule.
         epoch: Number of the epoch, from 0.
 
     Example:
-        >>> [len(in_epoch([False, True, True, True, True], "published", epoch)) for epoch in range(6)]
+        >>> [len(in_epoch([False, True, True, True, True], epoch)) for epoch in range(6)]
         [1, 1, 3, 2, 2, 2]
     """
     panoramas = [i for i, photograph in enumerate(photographs) if not photograph]
     others = [i for i, photograph in enumerate(photographs) if photograph]
-    if photos == "published" and panoramas and others:
+    if panoramas and others:
         count = max(1, int(len(others) * 0.5 ** (epoch - 1))) if epoch >= 2 else 0
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(epoch))
         others = sorted(others[i] for i in order[:count])
@@ -168,9 +169,10 @@ class ScenesWithCaptions(lightning.LightningDataModule):
 class PromptsDataset(Dataset[Sample]):
     """Images with captions, listed in a JSON Lines file, as DiT360 is trained on.
 
-    A line is ``{"image": "a.png", "caption": "A library.", "mask": "a_mask.png"}``, with paths relative to the file. An
-    image with a mask is a photograph projected onto a panorama, which is neither mirrored nor turned; the mask is white
-    where it is supervised. Samples have `image` (3, H, W), `caption`, `mask` (H, W) and `id`.
+    A line is ``{"image": "a.png", "caption": "A library.", "mask": "a_mask.png"}``, with paths relative to the file.
+    The mask is white where the image is supervised; a panorama needs none. If the mask is not white everywhere, the
+    image is a photograph projected onto a panorama, which is neither mirrored nor turned. Samples have `image`
+    (3, H, W), `caption`, `mask` (H, W) and `id`.
 
     Args:
         table: The file.
@@ -193,11 +195,27 @@ class PromptsDataset(Dataset[Sample]):
         self.rows = [_checked(entry, self.table, number) for number, entry in read_json_lines(self.table)]
         if not self.rows:
             raise InputError(f"{table} lists no image")
-        self.photographs = ["mask" in row for row in self.rows]
         self.captions = [row["caption"] for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def photographs(self) -> list[bool]:
+        """Whether each sample is a photograph; reads all masks the first time.
+
+        Raises:
+            OSError: If a mask does not exist.
+            InputError: If a mask is not an image.
+        """
+
+        def is_partial(mask: str) -> bool:
+            return not prepare_mask(read_panorama(self.table.parent / mask), self.height).all()
+
+        masks = sorted({row["mask"] for row in self.rows if "mask" in row})
+        with ThreadPoolExecutor() as pool:
+            partial = dict(zip(masks, pool.map(is_partial, masks), strict=True))
+        return ["mask" in row and partial[row["mask"]] for row in self.rows]
 
     def files(self, indices: Iterable[int]) -> list[Path]:
         """Return the images and masks of these rows."""
@@ -213,11 +231,8 @@ class PromptsDataset(Dataset[Sample]):
         """
         row, folder = self.rows[index], self.table.parent
         pixels = read_panorama(folder / row["image"])
-        photograph = "mask" in row
-        mirror = not photograph and bool(torch.rand(()) < self.mirror)
-        turn = draw_turn(2 * self.height, self.turns) if self.turns and not photograph else 0
         mask = torch.ones(self.height, 2 * self.height, dtype=torch.bool)
-        if photograph:
+        if "mask" in row:
             white = read_panorama(folder / row["mask"])
             if white.shape != pixels.shape:
                 (h, w), (rows, columns) = white.shape[:2], pixels.shape[:2]
@@ -225,7 +240,10 @@ class PromptsDataset(Dataset[Sample]):
                     f"the mask {row['mask']} is {h} x {w}, but {row['image']} is {rows} x {columns}: make them the "
                     "same size"
                 )
-            mask = prepare_panorama(white, self.height).amin(0) > 0.99
+            mask = prepare_mask(white, self.height)
+        panorama = bool(mask.all())
+        mirror = panorama and bool(torch.rand(()) < self.mirror)
+        turn = draw_turn(2 * self.height, self.turns) if self.turns and panorama else 0
         image = prepare_panorama(pixels, self.height, mirror=mirror, turn=turn)
         return {"image": image, "caption": row["caption"], "mask": mask, "id": Path(row["image"]).stem}
 
@@ -259,7 +277,9 @@ class PhotosDataModule(lightning.LightningDataModule):
             InputError: If `check_photos` raises it.
         """
         epoch = check_photos(self.photos, self.trainer)
-        chosen = Subset(self.train_set, in_epoch(self.train_set.photographs, self.photos, epoch))
+        chosen = self.train_set
+        if self.photos == "published":
+            chosen = Subset(chosen, in_epoch(chosen.photographs, epoch))
         return DataLoader(chosen, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:

@@ -344,14 +344,17 @@ def _check_memory(base: str, folder: Path, dtype: torch.dtype, parts: Sequence[s
 
 def _adapter_file(adapter: str | Path, download: bool) -> str | Path:
     """Return where an adapter is: in the cache if it is published, otherwise the path that was passed."""
-    from huggingface_hub import try_to_load_from_cache
-
     entry = generators().get(str(adapter))
     if entry is None:
         return adapter
-    if not download and not isinstance(try_to_load_from_cache(entry.repository, entry.file), str):
-        raise InputError(f"the adapter {entry.name} is not in the cache: add --download, or pass the file {entry.file}")
-    return fetch(entry)[0]
+    try:
+        return fetch(entry, cached_only=not download)[0]
+    except FileNotFoundError as error:
+        if download:
+            raise
+        raise InputError(
+            f"the adapter {entry.name} is not in the cache: add --download, or pass the file {entry.file}"
+        ) from error
 
 
 def show_licence(base: str | Path, adapter: str | Path | None = None) -> None:

@@ -59,7 +59,8 @@ class DiT360Module(LightningModule):
         density: Distribution of the noise levels.
         weighting: Weight of a noise level in the loss.
         guidance: Guidance scale passed to a guidance-distilled base.
-        mask_rule: Which latents are supervised if only some of their pixels are, see `latent_mask`.
+        mask_rule: Which latents are supervised if only some of their pixels are, see `latent_mask`. Precomputed latents
+            have masks of the rule ``all``; others are refused.
         gradient_checkpointing: Use less memory and more time, with the same gradients.
 
     Raises:
@@ -218,6 +219,9 @@ class DiT360Module(LightningModule):
             sigma: Noise levels (B,). If omitted, they are drawn.
             generator: Random generator on the CPU for noise, levels, turns and latents of images. If omitted, the
                 global one; latents are then the mean of the encoder's distribution.
+
+        Raises:
+            InputError: If a shape does not fit, or the latents are precomputed with masks of another rule.
         """
         if "latents" in batch:
             latents = batch["latents"]
@@ -318,9 +322,17 @@ class DiT360Module(LightningModule):
 
     def _mask(self, batch: dict[str, Any], latents: Tensor) -> Tensor | None:
         mask: Tensor | None = batch.get("mask")
-        if mask is None or mask.shape[-2:] == latents.shape[-2:]:
-            return mask
-        return torch.stack([latent_mask(one.cpu(), self.base.factor, self.mask_rule) for one in mask]).to(mask.device)
+        if mask is None:
+            return None
+        if "latents" not in batch or mask.shape[-2:] != latents.shape[-2:]:
+            covered = [latent_mask(one.cpu(), self.base.factor, self.mask_rule) for one in mask]
+            return torch.stack(covered).to(mask.device)
+        if self.mask_rule != "all":
+            raise InputError(
+                f"`mask_rule: {self.mask_rule}` cannot be used with precomputed latents, whose masks are of the rule "
+                "`all`: leave it out, or train on images"
+            )
+        return mask
 
 
 def _size(batch: dict[str, Any]) -> int:

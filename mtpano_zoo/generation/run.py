@@ -174,6 +174,10 @@ def _origin(one: Wanted) -> Origin:
 
 
 def _list(folder: LabelFolder, wanted: Sequence[Wanted]) -> None:
-    """Write the prompts of the finished panoramas."""
-    known = {one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed} for one in wanted}
+    """Write the prompts of the finished panoramas, except those that were made from another prompt or seed."""
+    known = {
+        one.name: {"image": f"{IMAGES}/{one.name}.jpg", "caption": one.prompt, "seed": one.seed}
+        for one in wanted
+        if (made := folder.origin(one.name)) is not None and made.digest == _origin(one).digest
+    }
     folder.add_lines(PROMPTS, known)

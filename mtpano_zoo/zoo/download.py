@@ -35,11 +35,15 @@ def cache_folder() -> Path:
     return Path(given).expanduser() if given else Path(constants.HF_HOME).parent / "mtpano_zoo"
 
 
-def fetch(entry: Entry) -> tuple[Path, str]:
+def fetch(entry: Entry, cached_only: bool = False) -> tuple[Path, str]:
     """Return the file of an entry and its SHA-256, from the cache of the Hub's client or from the Hub.
 
-    If `checkpoints.yaml` names no revision or checksum, those of the first download are recorded and required from then
-    on: neither a new commit nor other content can replace what was loaded once.
+    If `checkpoints.yaml` names no revision or checksum, those of the first use are recorded and required from then on:
+    neither a new commit nor other content can replace what was loaded once.
+
+    Args:
+        entry: what is published.
+        cached_only: send no request.
 
     Raises:
         OSError: If the file is not there and cannot be downloaded; the message says what to do.
@@ -47,7 +51,7 @@ def fetch(entry: Entry) -> tuple[Path, str]:
     """
     revision = entry.revision or _record(entry).get("revision")
     example = f'pass its path instead of the name: load_model("/path/to/{Path(entry.file).name}")'
-    path = download(entry.repository, entry.file, revision, example)
+    path = download(entry.repository, entry.file, revision, example, cached_only)
     found = verify(path, known_checksum(entry))
     if entry.revision is None or entry.sha256 is None:
         record = {"revision": commit_of(path), "sha256": found, "size": path.stat().st_size}
@@ -85,7 +89,13 @@ def _keep(path: Path, text: str) -> None:
         return
 
 
-def download(repository: str, file: str, revision: str | None = None, by_hand: str | None = None) -> Path:
+def download(
+    repository: str,
+    file: str,
+    revision: str | None = None,
+    by_hand: str | None = None,
+    cached_only: bool = False,
+) -> Path:
     """Return a file of a repository from the cache of the Hub's client, or download it with a progress bar.
 
     Args:
@@ -93,6 +103,7 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
         file: its path in the repository.
         revision: commit, tag or branch. If omitted, the newest commit. A commit that is in the cache needs no request.
         by_hand: what to do with the file if it has to be fetched in another way, for the message.
+        cached_only: send no request.
 
     Raises:
         OSError: If the file is not in the cache and cannot be downloaded; the message says what to do.
@@ -103,9 +114,9 @@ def download(repository: str, file: str, revision: str | None = None, by_hand: s
             raise InputError(f"{name!r} is not a valid {what} name in {repository} on the Hugging Face Hub.")
     with _explained(repository, file, revision, by_hand or "pass the path of its folder instead of the name"):
         cached = try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(cached, str) and COMMIT.fullmatch(revision or ""):
+        if isinstance(cached, str) and (cached_only or COMMIT.fullmatch(revision or "")):
             return Path(cached)
-        unreachable = not isinstance(cached, str) and not _reachable()
+        unreachable = cached_only or (not isinstance(cached, str) and not _reachable())
         return Path(hf_hub_download(repository, file, revision=revision, local_files_only=unreachable))
 
 

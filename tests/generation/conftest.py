@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_hub import hub, hub_cache
+
+__all__ = ("hub", "hub_cache")
 
 MISSING = [name for name in ("diffusers", "peft", "accelerate", "transformers") if find_spec(name) is None]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from golden_dit360 import filled
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from mtpano_zoo.errors import InputError
@@ -96,6 +97,31 @@ def test_plain_diffusers_reads_ours(tmp_path: Path) -> None:
     again = golden.pipeline()
     load_adapter(again, path)
     torch.testing.assert_close(output(again), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("place", ["header", "beside"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_rslora": True},
+        {"alpha_pattern": {"to_out.0": 2, "transformer_blocks.0.attn.to_q": 1}},
+        {"alpha_pattern": {"to_[qk]": 2}, "rank_pattern": {"to_v": 2}, "use_rslora": True},
+    ],
+)
+def test_adapters_of_peft_keep_their_strength(tmp_path: Path, settings: dict[str, Any], place: str) -> None:
+    pipe = golden.pipeline()
+    config = LoraConfig(r=RANK, lora_alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"], **settings)
+    pipe.transformer.add_adapter(config)
+    for name, parameter in pipe.transformer.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = filled(name, tuple(parameter.shape), b=0.3)
+    path = save_adapter(pipe.transformer, tmp_path)
+    if place == "beside":
+        save_file(load_file(path), path)  # without its header
+        config.save_pretrained(tmp_path)
+    loaded = golden.pipeline()
+    load_adapter(loaded, path)
+    torch.testing.assert_close(output(loaded), output(pipe), atol=1e-5, rtol=0)
 
 
 def test_an_existing_adapter_is_continued(tmp_path: Path) -> None:

@@ -313,6 +313,20 @@ def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path, monkeypatc
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
 
 
+def test_refused_prompts_do_not_replace_the_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtpano_zoo.generation.run.LIST_AFTER", -1.0)
+    prepare_folder(tmp_path, manifest_of({}, {}))
+    before = [Wanted("000000_0", "a red room", 1), Wanted("000001_0", "a blue room", 2)]
+    make(Stub(), before, tmp_path, {})
+    after = [Wanted("000000_0", "a street", 3), Wanted("000001_0", "a red room", 1), Wanted("000002_0", "a hall", 4)]
+    # The hall comes first; the list is written before the other two are checked.
+    report = make(Stub(), after, tmp_path, {}, process=2, processes=3)
+    assert (report.labelled, sorted(report.failed)) == (["000002_0"], ["000000_0", "000001_0"])
+    assert list(prompts_in(tmp_path).values()) == ["a red room", "a blue room", "a hall"]
+    rows = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [1, 2, 4]
+
+
 def test_processes_share_the_work(tmp_path: Path) -> None:
     wanted = [Wanted(f"{i:06d}_0", f"prompt {i}", i) for i in range(40)]
     root, calls = tmp_path / "made", tmp_path / "calls"

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_hub import HubServer
+from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from tiny_flux import tiny_flux
 
@@ -15,6 +17,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import add_adapter, save_adapter
 from mtpano_zoo.generation.loading import load_generator, show_licence
 from mtpano_zoo.generation.tiny import TinyFlux
+from mtpano_zoo.zoo.entries import generators
 
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
@@ -123,7 +126,7 @@ def test_damaged_weights_make_no_panorama(base: Path, tmp_path: Path) -> None:
 
 
 def test_published_adapter_is_loaded_by_its_name(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    base: Path, tmp_path: Path, hub: HubServer, capsys: pytest.CaptureFixture
 ) -> None:
     plain = load_generator(base, device="cpu")
     transformer = plain.pipeline.transformer
@@ -131,9 +134,16 @@ def test_published_adapter_is_loaded_by_its_name(
     for name, parameter in transformer.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    file = save_adapter(transformer, tmp_path)
-    monkeypatch.setattr("mtpano_zoo.generation.loading.fetch", lambda entry: (file, entry.file))
-    loaded = load_generator(base, "dit360.flux-dev-lora", device="cpu", download=True)
+    entry = generators()["dit360.flux-dev-lora"]
+    hub.commit(entry.repository, {entry.file: save_adapter(transformer, tmp_path).read_bytes()})
+    with pytest.raises(InputError, match="is not in the cache: add --download"):
+        load_generator(base, "dit360.flux-dev-lora", device="cpu")
+    assert hub.requests == []
+    hf_hub_download(entry.repository, entry.file)  # as `hf download` does
+    hub.commit(entry.repository, {entry.file: b"a newer one"})
+    hub.requests.clear()
+    loaded = load_generator(base, "dit360.flux-dev-lora", device="cpu")
+    assert hub.requests == []
     assert loaded.prefix == "This is a panorama. The image shows "
     show_licence(base, "dit360.flux-dev-lora")
     assert "adapter dit360.flux-dev-lora: licence unknown" in capsys.readouterr().err

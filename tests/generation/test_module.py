@@ -356,8 +356,12 @@ def test_training_on_what_was_computed_before(folder: Path, capsys: pytest.Captu
         "--trainer.max_steps=1",
         "--trainer.accumulate_grad_batches=1",
     ]
-    assert main(["fit", "--config", "dit360/train.yaml", *options, *FAST]) == 0
-    assert Path("runs/version_0/adapter/adapter_model.safetensors").is_file()
+    fit = ["fit", "--config", "dit360/train.yaml", *options, *FAST]
+    capsys.readouterr()
+    assert main([*fit, "--model.mask_rule=any"]) == 1
+    assert "`mask_rule: any` cannot be used with precomputed latents" in capsys.readouterr().err
+    assert main(fit) == 0
+    assert len(list(Path("runs").glob("*/adapter/adapter_model.safetensors"))) == 1
 
 
 def test_small_generator_is_trained_and_used(folder: Path) -> None:

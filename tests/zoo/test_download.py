@@ -119,6 +119,22 @@ def test_what_was_downloaded_first_is_kept_to(hub, commit, entry) -> None:
     assert fetch(entry)[0].read_bytes() == CONTENT[::-1]
 
 
+def test_without_requests_the_cached_file_is_taken(hub, commit, entry) -> None:
+    with pytest.raises(FileNotFoundError):
+        fetch(entry, cached_only=True)
+    assert hub.requests == []
+    huggingface_hub.hf_hub_download("user/tiny", "tiny.pth.tar")
+    hub.commit("user/tiny", {"tiny.pth.tar": CONTENT[::-1]})
+    hub.requests.clear()
+    assert fetch(entry, cached_only=True)[0].read_bytes() == CONTENT
+    huggingface_hub.hf_hub_download("user/tiny", "tiny.pth.tar")  # now the newer commit is `main` in the cache too
+    hub.requests.clear()
+    assert fetch(entry, cached_only=True)[0].read_bytes() == CONTENT
+    with pytest.raises(ValueError, match="has the SHA-256"):
+        fetch(replace(entry, sha256="0" * 64), cached_only=True)
+    assert hub.requests == []
+
+
 def test_without_a_writable_cache_of_ours(hub, commit, entry, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "file" / "cache"))
