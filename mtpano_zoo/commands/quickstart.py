@@ -18,7 +18,7 @@ from mtpano_zoo.image_io import load_panorama, write_bytes
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
+from mtpano_zoo.resources import DEFAULT_MODEL, configuration
 from mtpano_zoo.run import run
 from mtpano_zoo.text_files import read_yaml
 from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
@@ -63,7 +63,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     names = {path: name.relative_to(out) for path, name in find_images(images, out).items()} if images else {}
     for image in names:
         load_panorama(image)  # fails before anything is computed
-    arguments = with_shipped_configs(["fit", "--config", str(config)])
+    arguments = ["fit", "--config", str(configuration(config))]
     check_network(arguments[-1])
     out.mkdir(parents=True)
     console.print(f"Everything is written to [bold]{out}[/bold].")
