@@ -4,8 +4,8 @@ Arguments and units are the same. Use them to compare, or to reproduce the publi
 flaw. They ignore confidences, and in distributed training every process takes its own means.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -210,6 +210,11 @@ class PublishedLoss(MultiTaskLoss):
     """
 
     joins_processes = False
+    derived: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "gradient": image_gradient,
+        "edge_distance": edge_distance,
+        "point_map": point_map,
+    }
 
     def __init__(
         self, weights: dict[str, float] | None = None, max_depth: float | None = None, clamp: float = 10.0
@@ -230,15 +235,3 @@ class PublishedLoss(MultiTaskLoss):
 
     def confidence(self, task: str, batch: Mapping[str, Any]) -> None:
         """Return None: all labels are trusted."""
-
-    def point_map(self, depth: Tensor, valid: Tensor) -> Tensor:
-        """Return the published label of the point map, in our frame."""
-        return point_map(depth, valid)
-
-    def image_gradient(self, image: Tensor) -> Tensor:
-        """Return the published label of the image gradient."""
-        return image_gradient(image)
-
-    def edge_distance(self, image: Tensor) -> Tensor:
-        """Return the published label of the distance to an edge."""
-        return edge_distance(image)
