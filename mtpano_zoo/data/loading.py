@@ -17,6 +17,7 @@ __all__ = (
     "TrainingLoader",
     "TrainingSampler",
     "check_batches",
+    "rank_and_size",
     "training_loader",
 )
 
@@ -131,9 +132,8 @@ class TrainingSampler(DistributedSampler[Any]):
     """
 
     def __init__(self, dataset: Dataset[Sample], augmentation: Augmentation | None, seed: int) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        replicas = torch.distributed.get_world_size() if distributed else 1
-        super().__init__(dataset, replicas, torch.distributed.get_rank() if distributed else 0, seed=seed)
+        rank, ranks = rank_and_size()
+        super().__init__(dataset, ranks, rank, seed=seed)
         self.augmentation = augmentation
         self.skipped = 0  # samples of the next epoch that were seen before a resumption
 
@@ -184,3 +184,15 @@ class TrainingLoader(DataLoader[Sample]):
     def _order(self) -> Any:
         order = self.dataset if isinstance(self.dataset, IterableDataset) else self.sampler
         return order if hasattr(order, "skipped") else None
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return the rank of this process, and how many processes train together.
+
+    Example:
+        >>> rank_and_size()  # without torch.distributed
+        (0, 1)
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
