@@ -97,6 +97,7 @@ def training_loader(
     *,
     batch_size: int,
     seed: int = 0,
+    sampler: "TrainingSampler | None" = None,
     **options: Any,
 ) -> "TrainingLoader":
     """Return a loader that shuffles, sets the epoch of the augmentation, and can resume within an epoch.
@@ -110,6 +111,7 @@ def training_loader(
         augmentation: The augmentation that the data set calls; None if it calls none.
         batch_size: Samples in a batch of this process.
         seed: Seed of the order.
+        sampler: The sampler to use instead of one of the augmentation and the seed.
         options: Further arguments of `DataLoader`, such as `num_workers`, `pin_memory` and `persistent_workers`.
 
     Raises:
@@ -120,7 +122,7 @@ def training_loader(
         >>> len(training_loader(data, None, batch_size=2))
         2
     """
-    sampler = TrainingSampler(dataset, augmentation, seed)
+    sampler = sampler or TrainingSampler(dataset, augmentation, seed)
     drop_last = len(sampler) >= batch_size
     return TrainingLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **options)
 

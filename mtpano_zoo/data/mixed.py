@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingSampler, training_loader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.shards import ShardsDataModule
 from mtpano_zoo.errors import InputError
@@ -158,14 +158,8 @@ class MixedDataModule(EvaluationLoaders):
         sizes = self._train_set.sizes
         shares = [self.weights[name] if self.weights else size for name, size in sizes.items()]
         sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
-        return TrainingLoader(
-            self._train_set,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=len(sampler) >= self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )
+        options = {"batch_size": self.batch_size, "num_workers": self.num_workers, "collate_fn": collate}
+        return training_loader(self._train_set, None, sampler=sampler, **options)
 
     def training_set(self, names: Sequence[str], kind: type["MixedDataset"] | None = None) -> "MixedDataset":
         """Build the training samples of the named sets."""
