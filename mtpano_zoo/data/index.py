@@ -27,6 +27,7 @@ from mtpano_zoo.data.source import (
 )
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.output_paths import printable
+from mtpano_zoo.spelling import listed
 
 __all__ = ("Index", "find_samples", "index_rows")
 
@@ -202,7 +203,7 @@ def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zip
         if re.fullmatch(r"[\w|]+", expression):  # chosen by an option: perhaps only files of other choices exist
             expected = expected.replace(f"{{{name}}}", expression)
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()) if root.is_dir() else []
-    found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
+    found = listed(entries)
     if zips:
         with zipfile.ZipFile(zips[0]) as archive:
             members = [name for name in archive.namelist() if not name.endswith("/")]
