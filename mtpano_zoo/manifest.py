@@ -13,6 +13,7 @@ from torch import nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 
 __all__ = (
     "MANIFEST",
@@ -76,11 +77,11 @@ def read_manifest(root: Path, form: str, *sections: str) -> dict[str, Any] | Non
     """
     path = root / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
         found = manifest["format"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a manifest of this package: choose another folder.") from error
     if found != form:
         raise InputError(f"{path} has the format {found!r}, not {form!r}: choose another folder.")
