@@ -24,6 +24,7 @@ __all__ = (
     "differences",
     "hash_of_files",
     "read_manifest",
+    "rename_new",
     "write_manifest",
 )
 
@@ -171,16 +172,28 @@ def write_manifest(root: Path, manifest: Mapping[str, Any], replace: bool = Fals
     temporary = root / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(content)
-        os.link(temporary, path)  # unlike a rename, fails if another process was faster
-    except FileExistsError:
+        rename_new(temporary, path)
+    except FileExistsError:  # another process was faster
         return False
-    except OSError:  # a file system without links
-        if path.exists():
-            return False
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename without replacing; without links in the file system, another process may do so at the same moment.
+
+    Raises:
+        FileExistsError: If the target exists.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(f"{target} exists") from error
+        source.replace(target)
 
 
 def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
