@@ -1,5 +1,6 @@
-"""Files at the top of the repository that the wheel ships too: `checkpoints.yaml` and `configs/`."""
+"""Files at the top of the repository that the wheel ships too, `checkpoints.yaml` and `configs/`; and the cache."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -9,10 +10,18 @@ from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.spelling import nearest
 from mtpano_zoo.text_files import read_yaml
 
-__all__ = ("DEFAULT_MODEL", "configuration", "shipped", "with_shipped_configs")
+__all__ = ("DEFAULT_MODEL", "cache_folder", "configuration", "shipped", "with_shipped_configs")
 
 PACKAGE = Path(__file__).parent
 DEFAULT_MODEL = "mtpano-small.photos"  # what `mtpano run` uses by default: its weights come with the package
+
+
+def cache_folder() -> Path:
+    """Return the folder for lists of samples and for what is made from downloads.
+
+    It can be deleted at any time: missing files are made again, and the next download counts as the first one.
+    """
+    return Path(os.environ.get("MTPANO_CACHE") or "~/.cache/mtpano_zoo").expanduser()
 
 
 def shipped(name: str) -> Path:
