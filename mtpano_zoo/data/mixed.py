@@ -158,8 +158,14 @@ class MixedDataModule(EvaluationLoaders):
         sizes = self._train_set.sizes
         shares = [self.weights[name] if self.weights else size for name, size in sizes.items()]
         sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
-        options = {"batch_size": self.batch_size, "num_workers": self.num_workers, "collate_fn": collate}
-        return training_loader(self._train_set, None, sampler=sampler, **options)
+        return training_loader(
+            self._train_set,
+            None,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
 
     def training_set(self, names: Sequence[str], kind: type["MixedDataset"] | None = None) -> "MixedDataset":
         """Build the training samples of the named sets."""

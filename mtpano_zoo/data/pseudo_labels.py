@@ -213,8 +213,14 @@ class PseudoLabelDataModule(PanoramaDataModule):
         if not isinstance(samples, ViewDataset):
             return super().train_dataloader()
         sampler = ViewSampler(samples, self.seed, self.batch_size, self.views_from_step)
-        options = {"batch_size": self.batch_size, "num_workers": self.num_workers, "collate_fn": collate}
-        return training_loader(samples, None, sampler=sampler, **options)
+        return training_loader(
+            samples,
+            None,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
 
 
 def in_metres(root: Path) -> bool:
