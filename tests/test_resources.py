@@ -57,7 +57,7 @@ def test_what_is_no_configuration_is_named(
 def test_the_cache_is_where_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTPANO_CACHE", "~/elsewhere")
     assert cache_folder() == Path.home() / "elsewhere"
-    monkeypatch.setenv("HF_HOME", "/somewhere/huggingface")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", "/somewhere/huggingface")
     for given in ("", None):
         monkeypatch.setenv("MTPANO_CACHE", given) if given is not None else monkeypatch.delenv("MTPANO_CACHE")
         assert cache_folder() == Path.home() / ".cache" / "mtpano_zoo"
