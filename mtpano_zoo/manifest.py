@@ -13,6 +13,7 @@ from torch import nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.text_files import read_json
 
 __all__ = (
     "MANIFEST",
@@ -23,6 +24,7 @@ __all__ = (
     "differences",
     "hash_of_files",
     "read_manifest",
+    "rename_new",
     "write_manifest",
 )
 
@@ -76,11 +78,11 @@ def read_manifest(root: Path, form: str, *sections: str) -> dict[str, Any] | Non
     """
     path = root / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
         found = manifest["format"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a manifest of this package: choose another folder.") from error
     if found != form:
         raise InputError(f"{path} has the format {found!r}, not {form!r}: choose another folder.")
@@ -170,16 +172,28 @@ def write_manifest(root: Path, manifest: Mapping[str, Any], replace: bool = Fals
     temporary = root / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(content)
-        os.link(temporary, path)  # unlike a rename, fails if another process was faster
-    except FileExistsError:
+        rename_new(temporary, path)
+    except FileExistsError:  # another process was faster
         return False
-    except OSError:  # a file system without links
-        if path.exists():
-            return False
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename without replacing; without links in the file system, another process may do so at the same moment.
+
+    Raises:
+        FileExistsError: If the target exists.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(f"{target} exists") from error
+        source.replace(target)
 
 
 def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,5 +1,6 @@
-"""Files at the top of the repository that the wheel ships too: `checkpoints.yaml` and `configs/`."""
+"""Files at the top of the repository that the wheel ships too, `checkpoints.yaml` and `configs/`; and the cache."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -9,10 +10,18 @@ from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.spelling import nearest
 from mtpano_zoo.text_files import read_yaml
 
-__all__ = ("DEFAULT_MODEL", "shipped", "with_shipped_configs")
+__all__ = ("DEFAULT_MODEL", "cache_folder", "configuration", "shipped", "with_shipped_configs")
 
 PACKAGE = Path(__file__).parent
 DEFAULT_MODEL = "mtpano-small.photos"  # what `mtpano run` uses by default: its weights come with the package
+
+
+def cache_folder() -> Path:
+    """Return the folder for lists of samples and for what is made from downloads.
+
+    It can be deleted at any time: missing files are made again, and the next download counts as the first one.
+    """
+    return Path(os.environ.get("MTPANO_CACHE") or "~/.cache/mtpano_zoo").expanduser()
 
 
 def shipped(name: str) -> Path:
@@ -45,20 +54,30 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
         >>> verb, option, Path(path).name
         ('fit', '--config', 'deep360.yaml')
     """
-    folder = shipped("configs")
-    configs = {path.relative_to(folder).as_posix(): path for path in folder.glob("**/*.yaml")}
     resolved: list[str] = []
     for argument in arguments:
         resolved += argument.split("=", 1) if argument.startswith("--config=") else [argument]
     for i, name in enumerate(resolved[1:], start=1):
         if resolved[i - 1] in ("--config", "-c"):
-            path = user_path(name)
-            if not path.exists():
-                path = configs.get(name) or _no_configuration(name, list(configs))
-            if not isinstance(read_yaml(path), dict):
-                raise InputError(f"{path} is not a configuration: it has no `name: value` at the top level.")
-            resolved[i] = str(path)
+            resolved[i] = str(configuration(name))
     return resolved
+
+
+def configuration(name: str | Path) -> Path:
+    """Return the path of a configuration: the file of this name, or else the shipped one.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+        InputError: If the file is not a configuration.
+    """
+    path = user_path(name)
+    if not path.exists():
+        folder = shipped("configs")
+        configs = {one.relative_to(folder).as_posix(): one for one in folder.glob("**/*.yaml")}
+        path = configs.get(str(name)) or _no_configuration(str(name), list(configs))
+    if not isinstance(read_yaml(path), dict):
+        raise InputError(f"{path} is not a configuration: it has no `name: value` at the top level.")
+    return path
 
 
 def _no_configuration(name: str, shipped_names: Sequence[str]) -> NoReturn:

@@ -1,9 +1,11 @@
-"""Suggest the right name for a misspelt one."""
+"""Names in messages: the right one for a misspelt one, and the first of many."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ("did_you_mean", "nearest")
+__all__ = ("did_you_mean", "listed", "nearest")
+
+LISTED = 8  # names before the rest is counted
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -26,3 +28,13 @@ def did_you_mean(suggestion: str | None) -> str:
         ('; did you mean depth?', '.')
     """
     return "." if suggestion is None else f"; did you mean {suggestion}?"
+
+
+def listed(names: Sequence[str]) -> str:
+    """List the first eight of many names and count the rest.
+
+    Example:
+        >>> listed("abcdefghij")
+        'a, b, c, d, e, f, g, h and 2 more'
+    """
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -1,4 +1,4 @@
-"""What is written is what can be read again: images, palettes, points, and the encodings of depth and normals."""
+"""What is written is what can be read again: images, palettes, points, videos; encoded depth and normals."""
 
 import resource
 import struct
@@ -15,6 +15,7 @@ from PIL import Image
 
 from mtpano_zoo import image_io
 from mtpano_zoo.image_io import writing
+from mtpano_zoo.image_io.video import constant_rate, write_video
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -186,3 +187,24 @@ def test_normals_refuse_other_forms():
         image_io.encode_normals(np.zeros((3, 4, 8)))
     with pytest.raises(ValueError, match="uint8 or uint16"):
         image_io.decode_normals(np.zeros((4, 8, 3), np.float32))
+
+
+def test_constant_rate_shows_every_frame_when_it_was():
+    for times in ([0.0], [0, 1 / 30, 2 / 30, 3 / 30], [0.0, 0.04, 0.08, 0.28, 0.32, 0.36, 0.40, 0.44]):
+        rate, shown = constant_rate(times)
+        assert set(shown) == set(range(len(times))) and shown == sorted(shown)
+        for k, number in enumerate(shown):
+            assert abs(k / rate - times[number]) < 1 / rate or shown[k - 1] == number
+    assert constant_rate([0, 1 / 30, 2 / 30])[0] == 30.0
+
+
+def test_a_video_is_written_completely_or_not_at_all(tmp_path):
+    def fails():
+        yield np.full((32, 64, 3), 10, np.uint8)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(tmp_path / "a.mp4", fails(), 10)
+    with pytest.raises(OSError, match="could not be written"):
+        write_video(tmp_path / "a.mp4", iter(()), 10)
+    assert not list(tmp_path.iterdir())

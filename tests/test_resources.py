@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.resources import shipped, with_shipped_configs
+from mtpano_zoo.resources import cache_folder, shipped, with_shipped_configs
 
 
 def test_shipped_configuration_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +52,12 @@ def test_what_is_no_configuration_is_named(
     with pytest.raises(InputError, match=sentence) as error:
         with_shipped_configs(["fit", "--config", "mine.yaml"])
     assert "\n" not in str(error.value)
+
+
+def test_the_cache_is_where_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTPANO_CACHE", "~/elsewhere")
+    assert cache_folder() == Path.home() / "elsewhere"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", "/somewhere/huggingface")
+    for given in ("", None):
+        monkeypatch.setenv("MTPANO_CACHE", given) if given is not None else monkeypatch.delenv("MTPANO_CACHE")
+        assert cache_folder() == Path.home() / ".cache" / "mtpano_zoo"

@@ -1,7 +1,6 @@
 """`mtpano convert fisheye`: turn the image of a calibrated fisheye camera into a panorama."""
 
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from mtpano_zoo.image_io import gpano_xmp, write_bytes
 from mtpano_zoo.image_io.decoding import decode_image
 from mtpano_zoo.limits import check_pixels, read_file
 from mtpano_zoo.output_paths import check_no_input
-from mtpano_zoo.sphere import Lens, from_fisheyes, rotation_matrix
+from mtpano_zoo.sphere import Lens, from_fisheyes, latitude_weights, rotation_matrix
 from mtpano_zoo.text_files import read_yaml
 
 __all__ = ("OUTPUTS", "Calibration", "convert_fisheye", "read_calibration")
@@ -132,8 +131,7 @@ def convert_fisheye(
     panorama, seen = from_fisheyes(values, lenses, rows, 2 * rows)
     rgb = panorama.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     _write(out, rgb, seen.numpy())
-    weight = torch.cos((torch.arange(rows) + 0.5) / rows * math.pi - math.pi / 2)[:, None].expand(rows, 2 * rows)
-    return float((weight * ~seen).sum() / weight.sum())
+    return float((latitude_weights(rows) * ~seen).mean())
 
 
 def _scaled(lens: Lens, scale: float) -> Lens:

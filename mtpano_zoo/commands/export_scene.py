@@ -1,24 +1,19 @@
 """`mtpano export-scene`: the results of `mtpano run`, with their panoramas and poses, as a scene for other programs."""
 
-import hashlib
 import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.export.colmap import ColmapWriter, Scan
 from mtpano_zoo.export.one_scale import common_scales
 from mtpano_zoo.export.poses import IDENTITY, Pose, read_poses
 from mtpano_zoo.image_files import find_images
-from mtpano_zoo.image_io import load_panorama, placed, write_bytes
-from mtpano_zoo.limits import read_file
+from mtpano_zoo.image_io import load_panorama, write_bytes
 from mtpano_zoo.prediction import SKY, output_paths
 from mtpano_zoo.prediction.folder import (
     check_finished,
@@ -26,6 +21,8 @@ from mtpano_zoo.prediction.folder import (
     root_of,
     video_and_frame,
 )
+from mtpano_zoo.run.output import digest_of
+from mtpano_zoo.viewer.results import read_maps
 
 __all__ = ("export_scene",)
 
@@ -129,25 +126,17 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
     classes, reading = classes_and_reading(root)
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
-        paths = output_paths(results, name, ("semseg", "depth", "normals"))
         check_finished(root, start + name, records)
         recorded = records.get(start + name)
-        if recorded is not None and recorded != hashlib.sha256(read_file(image)).hexdigest():
+        if recorded is not None and recorded != digest_of(image):
             raise InputError(
                 f"{image} has changed since the results in {results} were made: predict it again with `mtpano run`"
             )
-        panorama, depth = load_panorama(image, **reading), _decoded(paths["depth_metres"], decode_npy)
-        normals = sky = None
-        if paths["normals"].exists():
-            normals = _decoded(paths["normals"], lambda data: decode_vectors(data, 128, 127))
-        if SKY in classes and paths["semseg"].exists():
-            sky = _decoded(paths["semseg"], lambda data: decode_labels(data, np.arange(256))) == classes.index(SKY)
-        if (window := panorama.window) is not None and depth.shape == (window.height, window.width):
-            depth = placed(depth, window)
-            normals, sky = (None if x is None else placed(x, window) for x in (normals, sky))
-        if depth.shape != panorama.pixels.shape[:2]:
-            raise InputError(f"{paths['depth_metres']} is {depth.shape}, but {image} is {panorama.pixels.shape[:2]}")
-        yield Scan(name, panorama.pixels, depth, normals, sky, poses.get(name, IDENTITY), panorama.seen)
+        panorama = load_panorama(image, **reading)
+        maps = read_maps(results, name, panorama, image)
+        sky = maps["semseg"] == classes.index(SKY) if SKY in classes and "semseg" in maps else None
+        pose = poses.get(name, IDENTITY)
+        yield Scan(name, panorama.pixels, maps["depth"], maps.get("normals"), sky, pose, panorama.seen)
 
 
 def _factors(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> dict[str, float]:
@@ -155,10 +144,3 @@ def _factors(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]
     depths = [scan.depth for scan in _scans(results, found, poses)]
     factors = common_scales(depths, [poses[name] for name in found], list(found))
     return dict(zip(found, factors.tolist(), strict=True))
-
-
-def _decoded(path: Path, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
-    try:
-        return decode(read_file(path))
-    except InputError as error:
-        raise InputError(f"{path} cannot be used: {error}") from error

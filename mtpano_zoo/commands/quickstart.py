@@ -1,6 +1,5 @@
 """`make quickstart`: run the included network, then train one from scratch, score it and draw its predictions."""
 
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -14,18 +13,18 @@ from rich.table import Table
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import find_images
-from mtpano_zoo.image_io import load_panorama, write_bytes
+from mtpano_zoo.image_io import load_panorama, write_png
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.models.latitude import LatitudePrior
 from mtpano_zoo.output_paths import path_below
-from mtpano_zoo.resources import DEFAULT_MODEL, with_shipped_configs
+from mtpano_zoo.resources import DEFAULT_MODEL, configuration
 from mtpano_zoo.run import run
 from mtpano_zoo.text_files import read_yaml
 from mtpano_zoo.training.cli import MultiTaskCLI, next_commands
 from mtpano_zoo.training.cli import main as train
 from mtpano_zoo.training.multi_task import MultiTaskModule
 from mtpano_zoo.training.progress import progress_bar
-from mtpano_zoo.viz import sample_panel
+from mtpano_zoo.viz import figure_to_array, sample_panel
 from mtpano_zoo.zoo import load_model
 
 __all__ = ("free_folder", "quickstart")
@@ -63,7 +62,7 @@ def quickstart(config: str | Path, out: Path, images: Sequence[str | Path] = ())
     names = {path: name.relative_to(out) for path, name in find_images(images, out).items()} if images else {}
     for image in names:
         load_panorama(image)  # fails before anything is computed
-    arguments = with_shipped_configs(["fit", "--config", str(config)])
+    arguments = ["fit", "--config", str(configuration(config))]
     check_network(arguments[-1])
     out.mkdir(parents=True)
     console.print(f"Everything is written to [bold]{out}[/bold].")
@@ -184,8 +183,6 @@ def _write_panels(network: PanoramaNetwork, data: LightningDataModule, folder: P
             outputs = network(sample["image"][None])
         prediction = {task: outputs[task][0] for task in network.tasks}
         figure = sample_panel(sample, prediction, network.classes, network.palette)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
         path = path_below(folder, sample["id"], ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, picture.getvalue())
+        write_png(path, figure_to_array(figure))

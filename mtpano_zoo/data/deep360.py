@@ -1,5 +1,7 @@
 """Deep360: panoramas of a simulated city in Cassini projection."""
 
+import io
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from mtpano_zoo.data.panoramas import PanoramaDataModule, Split
-from mtpano_zoo.data.reading import Decoder, decode_packed_array, decode_rgb
+from mtpano_zoo.data.reading import UNREADABLE, Decoder, decode_array, decode_rgb
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
 from mtpano_zoo.sphere import Mode, erp_rays, sample
 
 __all__ = ("Deep360DataModule", "from_cassini")
@@ -95,7 +98,16 @@ def _decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_npz_depth(data: bytes, limit: float) -> NDArray[np.float32]:
-    depth = decode_packed_array(data, "arr_0")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            member = archive.getinfo("arr_0.npy")
+            check_bytes(member.file_size, max_bytes(BYTES_IN_ARCHIVE), "it")
+            content = archive.read(member)
+    except InputError:
+        raise
+    except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise InputError("it is truncated, damaged or no NPZ file with an array arr_0") from error
+    depth = decode_array(content)
     if depth.dtype.kind != "f" or depth.squeeze().ndim != 2:
         raise InputError(f"its array arr_0 is {depth.dtype} {depth.shape} instead of floating point (H, W)")
     metres = depth.squeeze()[..., None].astype(np.float32)

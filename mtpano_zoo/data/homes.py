@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.backdrops import folder_digest, read_backdrops
 from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
@@ -21,18 +21,11 @@ class HomesDataset(SceneDataset):
     """Panoramas of lived-in rooms with exact ground truth, in `SCENE_CLASSES`. See `SceneDataset`.
 
     Args:
-        split: "train", "val" or "test"; they share no home.
-        count: Number of homes.
-        height: Rows of the panorama, at least 8.
-        width: Columns, twice the rows.
-        seed: Seed of the homes.
-        cache: See `SceneDataset`.
-        augmentation: See `SceneDataset`.
-        black_poles: See `SceneDataset`.
-        tilt: See `SceneDataset`.
+        arguments: Arguments of `SceneDataset`.
         version: 1; 2 adds stairs and mirrors; 3 also clear glass. Each version has different homes.
         views: Folder with panoramas (HDR, EXR or ordinary images). Windows show one of them, chosen and rotated by the
             home's own random numbers, and their light takes its mean colour. If omitted, they show a drawn horizon.
+        options: Arguments of `SceneDataset` by name.
 
     Raises:
         InputError: If an argument is out of range, or `views` holds no panorama, or a file that is not one.
@@ -42,21 +35,8 @@ class HomesDataset(SceneDataset):
     palette = SCENE_PALETTE
     noun = "home"
 
-    def __init__(
-        self,
-        split: str,
-        count: int,
-        height: int,
-        width: int,
-        seed: int = 0,
-        cache: bool = False,
-        augmentation: Augmentation | None = None,
-        black_poles: float = 0.0,
-        tilt: float = 0.0,
-        version: int = 1,
-        views: str | Path | None = None,
-    ) -> None:
-        super().__init__(split, count, height, width, seed, cache, augmentation, black_poles, tilt)
+    def __init__(self, *arguments: Any, version: int = 1, views: str | Path | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         check_version(version)
         self.version = version
         self.space = SPACES[version]
@@ -94,47 +74,20 @@ class HomesDataModule(SceneDataModule):
     rooms, people, and all kinds of light.
 
     Args:
-        height: Rows of the panoramas.
-        width: Columns, twice the rows.
-        train_count: Homes per epoch of training.
-        val_count: Homes for validation.
-        test_count: Homes for test and prediction.
-        batch_size: Panoramas per batch.
-        num_workers: Worker processes that render.
-        seed: Seed of the homes.
-        cache: See `SceneDataModule`.
-        augmentation: See `SceneDataModule`.
-        black_poles: See `SceneDataModule`.
-        tilt: See `SceneDataModule`.
+        arguments: Arguments of `SceneDataModule`.
         version: 1; 2 adds stairs and mirrors; 3 also clear glass. Each version has different homes.
         views: Folder with panoramas that windows show, see `HomesDataset`.
+        options: Arguments of `SceneDataModule` by name.
     """
 
     dataset = HomesDataset
     classes = SCENE_CLASSES
     palette = SCENE_PALETTE
 
-    def __init__(
-        self,
-        height: int = 256,
-        width: int = 512,
-        train_count: int = 2000,
-        val_count: int = 100,
-        test_count: int = 100,
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache: bool = False,
-        augmentation: Augmentation | None = None,
-        black_poles: float = 0.0,
-        tilt: float = 0.0,
-        version: int = 1,
-        views: str | Path | None = None,
-    ) -> None:
+    def __init__(self, *arguments: Any, version: int = 1, views: str | Path | None = None, **options: Any) -> None:
         self.version = version
         self.views = views
-        counts = (train_count, val_count, test_count)
-        super().__init__(height, width, *counts, batch_size, num_workers, seed, cache, augmentation, black_poles, tilt)
+        super().__init__(*arguments, **options)
 
     def kind(self) -> Callable[..., SceneDataset]:
         """Return the data set class, bound to the version and the views."""

@@ -27,6 +27,8 @@ from mtpano_zoo.data.source import (
 )
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.output_paths import printable
+from mtpano_zoo.resources import cache_folder
+from mtpano_zoo.spelling import listed
 
 __all__ = ("Index", "find_samples", "index_rows")
 
@@ -113,7 +115,7 @@ def find_samples(
         raise FileNotFoundError(f"the data root {root} does not exist")
     folder, zips = _open_root(root, prefix, archives)
     key = json.dumps([_VERSION, str(root), prefix, archives, dict(files), dict(expressions)])
-    cache = _index_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    cache = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     source = Source(folder, zips)
     if (index := _load(cache, source, files)) is None:
         index, times = _build(source, files, expressions, prefix)
@@ -139,11 +141,6 @@ def index_rows(root: Path, files: Files, rows: Sequence[Mapping[str, str]]) -> I
         for pattern in dict.fromkeys(chain.from_iterable(files.values()))
     }
     return Index(Source(root, []), files, columns, places, [])
-
-
-def _index_folder() -> Path:
-    """Return the folder of cached indices: ``index`` in ``$MTPANO_CACHE``, or in ``~/.cache/mtpano_zoo``."""
-    return Path(os.environ.get("MTPANO_CACHE") or "~/.cache/mtpano_zoo").expanduser() / "index"
 
 
 def _open_root(root: Path, prefix: str, archives: str) -> tuple[Path, list[Path]]:
@@ -202,7 +199,7 @@ def _nothing_found(root: Path, files: Files, expressions: Mapping[str, str], zip
         if re.fullmatch(r"[\w|]+", expression):  # chosen by an option: perhaps only files of other choices exist
             expected = expected.replace(f"{{{name}}}", expression)
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()) if root.is_dir() else []
-    found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
+    found = listed(entries)
     if zips:
         with zipfile.ZipFile(zips[0]) as archive:
             members = [name for name in archive.namelist() if not name.endswith("/")]

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataset
-from mtpano_zoo.data.reading import open_image
+from mtpano_zoo.data.reading import open_image, reason_of
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.data.sets import read_all, samples_of
 from mtpano_zoo.errors import InputError
@@ -212,8 +212,7 @@ class Inspector(Dataset[tuple[str, list[str], list[tuple[str, str]]]]):
                 if role == "depth" and self.saturated is not None:
                     found += _judge_stored_depth(files[0], self.saturated)
             except Exception as error:  # whatever one file raises, check the others
-                reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-                found.append(("unreadable", f"{samples.index.describe(role, i)} cannot be used: {reason}"))
+                found.append(("unreadable", f"{samples.index.describe(role, i)} cannot be used: {reason_of(error)}"))
                 continue
             rows, columns = values.shape[:2]
             size = maps["image"].shape[:2] if "image" in maps else (rows, columns)

@@ -17,6 +17,7 @@ __all__ = (
     "TrainingLoader",
     "TrainingSampler",
     "check_batches",
+    "rank_and_size",
     "training_loader",
 )
 
@@ -96,6 +97,7 @@ def training_loader(
     *,
     batch_size: int,
     seed: int = 0,
+    sampler: "TrainingSampler | None" = None,
     **options: Any,
 ) -> "TrainingLoader":
     """Return a loader that shuffles, sets the epoch of the augmentation, and can resume within an epoch.
@@ -109,6 +111,7 @@ def training_loader(
         augmentation: The augmentation that the data set calls; None if it calls none.
         batch_size: Samples in a batch of this process.
         seed: Seed of the order.
+        sampler: The sampler to use instead of one of the augmentation and the seed.
         options: Further arguments of `DataLoader`, such as `num_workers`, `pin_memory` and `persistent_workers`.
 
     Raises:
@@ -119,7 +122,7 @@ def training_loader(
         >>> len(training_loader(data, None, batch_size=2))
         2
     """
-    sampler = TrainingSampler(dataset, augmentation, seed)
+    sampler = sampler or TrainingSampler(dataset, augmentation, seed)
     drop_last = len(sampler) >= batch_size
     return TrainingLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **options)
 
@@ -131,9 +134,8 @@ class TrainingSampler(DistributedSampler[Any]):
     """
 
     def __init__(self, dataset: Dataset[Sample], augmentation: Augmentation | None, seed: int) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        replicas = torch.distributed.get_world_size() if distributed else 1
-        super().__init__(dataset, replicas, torch.distributed.get_rank() if distributed else 0, seed=seed)
+        rank, ranks = rank_and_size()
+        super().__init__(dataset, ranks, rank, seed=seed)
         self.augmentation = augmentation
         self.skipped = 0  # samples of the next epoch that were seen before a resumption
 
@@ -184,3 +186,15 @@ class TrainingLoader(DataLoader[Sample]):
     def _order(self) -> Any:
         order = self.dataset if isinstance(self.dataset, IterableDataset) else self.sampler
         return order if hasattr(order, "skipped") else None
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return the rank of this process, and how many processes train together.
+
+    Example:
+        >>> rank_and_size()  # without torch.distributed
+        (0, 1)
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, TrainingSampler
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingSampler, training_loader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.shards import ShardsDataModule
 from mtpano_zoo.errors import InputError
@@ -158,11 +158,11 @@ class MixedDataModule(EvaluationLoaders):
         sizes = self._train_set.sizes
         shares = [self.weights[name] if self.weights else size for name, size in sizes.items()]
         sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
-        return TrainingLoader(
+        return training_loader(
             self._train_set,
-            batch_size=self.batch_size,
+            None,
             sampler=sampler,
-            drop_last=len(sampler) >= self.batch_size,
+            batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,
         )

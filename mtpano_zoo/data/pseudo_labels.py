@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from mtpano_zoo.classes import ADE20K_CLASSES
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.folder import read_classes
-from mtpano_zoo.data.loading import TrainingLoader
+from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, PanoramaDataset, collate
 from mtpano_zoo.data.pseudo_label_views import ViewDataset, ViewSampler
 from mtpano_zoo.data.reading import (
@@ -213,11 +213,11 @@ class PseudoLabelDataModule(PanoramaDataModule):
         if not isinstance(samples, ViewDataset):
             return super().train_dataloader()
         sampler = ViewSampler(samples, self.seed, self.batch_size, self.views_from_step)
-        return TrainingLoader(
+        return training_loader(
             samples,
-            batch_size=self.batch_size,
+            None,
             sampler=sampler,
-            drop_last=len(sampler) >= self.batch_size,
+            batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,
         )

@@ -23,7 +23,7 @@ from PIL import Image
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import SATURATED
-from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, check_pixels, max_bytes
+from mtpano_zoo.limits import check_pixels
 
 __all__ = (
     "FORWARD_UP_LEFT",
@@ -35,7 +35,6 @@ __all__ = (
     "decode_labels",
     "decode_mask",
     "decode_npy",
-    "decode_packed_array",
     "decode_rgb",
     "decode_vectors",
     "decode_wide_rgb",
@@ -144,24 +143,6 @@ def decode_npy(data: bytes) -> NDArray[np.float32]:
     if values.dtype != np.float32 or values.ndim != 2:
         raise InputError(f"its array is {values.shape} of {values.dtype}, not (H, W) of float32")
     return values
-
-
-def decode_packed_array(data: bytes, name: str) -> NDArray[Any]:
-    """Decode one array of an NPZ file, after checking its unpacked size.
-
-    Raises:
-        InputError: If it is damaged or too large, or has no such array.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            member = archive.getinfo(f"{name}.npy")
-            check_bytes(member.file_size, max_bytes(BYTES_IN_ARCHIVE), "it")
-            content = archive.read(member)
-    except InputError:
-        raise
-    except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
-        raise InputError(f"it is truncated, damaged or no NPZ file with an array {name}") from error
-    return decode_array(content)
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:

@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
+from mtpano_zoo.data.loading import rank_and_size
 from mtpano_zoo.data.panoramas import UnreadableSampleError
 from mtpano_zoo.data.reading import (
     UNREADABLE,
@@ -30,7 +30,7 @@ from mtpano_zoo.limits import BYTES_IN_ARCHIVE, check_bytes, max_bytes
 from mtpano_zoo.tasks import CONFIDENCES, SAMPLE_MAPS
 from mtpano_zoo.text_files import parse_json
 
-__all__ = ("ARRAYS", "CONTENTS", "MASKS", "ShardDataset", "rank_and_size")
+__all__ = ("ARRAYS", "CONTENTS", "MASKS", "ShardDataset")
 
 CONTENTS = "shards.json"
 
@@ -189,15 +189,3 @@ def _shuffled(samples: Iterator[Encoded], size: int, rng: np.random.Generator) -
         held[i], drawn = sample, held[i]
         yield drawn
     yield from (held[i] for i in rng.permutation(len(held)))
-
-
-def rank_and_size() -> tuple[int, int]:
-    """Return the rank of this process, and how many processes train together.
-
-    Example:
-        >>> rank_and_size()  # without torch.distributed
-        (0, 1)
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, rank_and_size
 from mtpano_zoo.data.panoramas import SPLITS, collate
 from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.data.sets import read_all, samples_of
-from mtpano_zoo.data.shard_dataset import ARRAYS, CONTENTS, MASKS, ShardDataset, rank_and_size
+from mtpano_zoo.data.shard_dataset import ARRAYS, CONTENTS, MASKS, ShardDataset
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import MAX_DEPTH, encode_depth, encode_normals, write_bytes
 from mtpano_zoo.output_paths import check_id, left_out

@@ -14,7 +14,7 @@ from mtpano_zoo.data.panoramas import UnreadableSampleError
 from mtpano_zoo.data.sets import read_all, samples_of
 from mtpano_zoo.losses import valid_depth, valid_normals, valid_semseg
 
-__all__ = ("Counter", "as_table", "statistics")
+__all__ = ("SampleSums", "as_table", "statistics")
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
@@ -47,7 +47,7 @@ def statistics(
         classes = tuple(getattr(module, "classes", ()))
         total: Sums = {}
         unreadable = 0
-        for sums in read_all(Counter(samples, len(classes)), workers, f"reading {split}" if progress else None):
+        for sums in read_all(SampleSums(samples, len(classes)), workers, f"reading {split}" if progress else None):
             unreadable += sums is None
             for name, values in (sums or {}).items():
                 combine = {"depth_minimum": np.minimum, "depth_maximum": np.maximum}.get(name, np.add)
@@ -56,7 +56,7 @@ def statistics(
     return described
 
 
-class Counter(Dataset[Sums | None]):
+class SampleSums(Dataset[Sums | None]):
     """Sums over the pixels of every sample; None for one that cannot be read."""
 
     def __init__(self, samples: Dataset[Sample], classes: int) -> None:

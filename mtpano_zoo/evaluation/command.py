@@ -1,22 +1,21 @@
 """`mtpano eval`, and the same from code: predictors by name, data, scores, and the report."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.evaluation.data_sets import EvaluationSet, open_data
+from mtpano_zoo.evaluation.data_sets import EvaluationSet
 from mtpano_zoo.evaluation.page import is_page, worst_maps, write_page
 from mtpano_zoo.evaluation.predictors import FolderPredictor, Kind, NetworkPredictor, Predictor
 from mtpano_zoo.evaluation.protocol import DEFAULTS, read_protocol, recorded_name
 from mtpano_zoo.evaluation.report import FORMAT, build_report, full_name, write_json
 from mtpano_zoo.evaluation.runner import evaluate
-from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
+from mtpano_zoo.machine.claims import process_number
 from mtpano_zoo.output_paths import may_become_report
 from mtpano_zoo.zoo import load_model
 
-__all__ = ("judge", "main", "open_predictors")
+__all__ = ("judge", "open_predictors", "summary")
 
 SHOWN = {  # measures and scores that are printed
     "depth/AbsRel": "mean_over_images",
@@ -123,27 +122,3 @@ def summary(report: dict[str, Any]) -> str:
                 point = model[place][name]
                 lines.append(f"  {name:<23} {point['value']:#.4g}  ({point['low']:#.4g} to {point['high']:#.4g})")
     return "\n".join(lines)
-
-
-def main(options: Any) -> int:
-    """Run `mtpano eval`."""
-    import torch
-
-    data = open_data(options.data, options.height, options.limit, options.seed)
-    count = torch.cuda.device_count()
-    device = options.device or (f"cuda:{process_number(LOCAL_RANKS) % count}" if count else "cpu")
-    predictors = open_predictors(options.models, options.unit, options.kind, device)
-    content = judge(
-        predictors,
-        data,
-        options.out,
-        protocol=options.protocol,
-        skip=options.skip,
-        force=options.force,
-        report=lambda text: print(text, file=sys.stderr),
-    )
-    if process_number() > 0:
-        return 0
-    print(summary(content))
-    print(f"The report is {options.out / 'report.html'}, its numbers are in {options.out / 'report.json'}")
-    return 0

@@ -15,7 +15,7 @@ from mtpano_zoo.limits import read_file
 from mtpano_zoo.losses.validity import valid_depth
 from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
 from mtpano_zoo.metrics.pooling import PanoramaMetric
-from mtpano_zoo.resources import shipped, with_shipped_configs
+from mtpano_zoo.resources import configuration, shipped
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.text_files import read_yaml
 
@@ -39,7 +39,7 @@ def read_protocol(name: str | Path | None) -> dict[str, Metric]:
     """
     if name is None:
         return {}
-    path = _path(name)
+    path = configuration(name)
     content = read_yaml(path)
     section = _section(content, "model", "metrics") or _section(content, "model", "init_args", "metrics")
     if not isinstance(section, dict) or not section.keys() <= MAIN_TASKS.keys():
@@ -64,7 +64,7 @@ def recorded_name(name: str | Path | None) -> str:
     """
     if name is None:
         return DEFAULTS
-    path = _path(name)
+    path = configuration(name)
     if path.resolve().is_relative_to(shipped("configs").resolve()):
         return path.name
     return f"{path.name} ({hashlib.sha256(read_file(path)).hexdigest()[:16]})"
@@ -74,10 +74,6 @@ def _section(content: Any, *keys: str) -> Any:
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
     return content
-
-
-def _path(name: str | Path) -> Path:
-    return Path(with_shipped_configs(["eval", "--config", str(name)])[-1])
 
 
 def build_metrics(

@@ -24,7 +24,6 @@ __all__ = (
     "build_report",
     "full_name",
     "values_by_id",
-    "worst_images",
     "write_json",
 )
 
@@ -102,7 +101,7 @@ def _of_model(judged: Judged, skip: Sequence[str]) -> dict[str, Any]:
             if name.split("/")[0] not in CURVES
         },
         "curves": {name: _curve(judged, name) for name in names if name.split("/")[0] in CURVES},
-        "worst": worst_images(judged),
+        "worst": _worst_images(judged),
     }
 
 
@@ -138,14 +137,14 @@ def full_name(name: str, names: Iterable[str]) -> str | None:
     return next((found for found in names if found == name or found.startswith(f"{name}/")), None)
 
 
-def worst_images(judged: Judged, count: int = 3) -> list[str]:
-    """Return the ids of the images with the worst score, the worst first."""
+def _worst_images(judged: Judged) -> list[str]:
+    """Return the ids of the three images with the worst score, the worst first."""
     for general, sign in HARDNESS.items():
         if (name := full_name(general, _score_names(judged))) is None:
             continue
         known = {key: value[0] * sign for key, value in _scores_by_id(judged, name).items() if value is not None}
         if known:
-            return sorted(known, key=lambda key: (not math.isnan(known[key]), -known[key], key))[:count]
+            return sorted(known, key=lambda key: (not math.isnan(known[key]), -known[key], key))[:3]
     return []
 
 

@@ -61,9 +61,9 @@ def value_of(values: Sequence[Value | None]) -> float:
 
 
 @lru_cache(maxsize=4)
-def _draws(images: int, seed: int) -> NDArray[np.float64]:
+def _draws(images: int) -> NDArray[np.float64]:
     """Return how often each of S draws takes each of N images (S, N)."""
-    generator = np.random.Generator(np.random.Philox(key=seed))
+    generator = np.random.Generator(np.random.Philox(key=0))
     counts: NDArray[np.float64] = generator.multinomial(images, np.full(images, 1 / images), SAMPLES).astype(np.float64)
     return counts
 
@@ -76,7 +76,7 @@ def _ends(value: float, drawn: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bootstrap(values: Sequence[Value | None], seed: int = 0) -> Interval:
+def bootstrap(values: Sequence[Value | None]) -> Interval:
     """Return the value over images with its 95 % percentile interval over 1000 draws with replacement.
 
     Example:
@@ -87,12 +87,12 @@ def bootstrap(values: Sequence[Value | None], seed: int = 0) -> Interval:
     if not known:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     sums, divisors = _table(known)
-    draws = _draws(len(known), seed)
+    draws = _draws(len(known))
     value = value_of(known)
     return Interval(value, *_ends(value, _worst(draws @ sums, draws @ divisors)), len(known))
 
 
-def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None], seed: int = 0) -> Interval:
+def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None]) -> Interval:
     """Return the difference, first minus second, of two models over the images (by id) that both have.
 
     Both share every draw. A hard image is hard for both, so the interval is narrower than those of the two values.
@@ -104,7 +104,7 @@ def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None
     shared = [name for name in first if first[name] is not None and second.get(name) is not None]
     if not shared:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    draws = _draws(len(shared), seed)
+    draws = _draws(len(shared))
     tables = [_table([model[name] for name in shared]) for model in (first, second)]
     drawn = [_worst(draws @ sums, draws @ divisors) for sums, divisors in tables]
     whole = [value_of([model[name] for name in shared]) for model in (first, second)]

@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import check_stored
+from mtpano_zoo.spelling import listed
 
 if TYPE_CHECKING:
     from mtpano_zoo.models import PanoramaNetwork
@@ -167,7 +168,7 @@ def check_weights(network: "PanoramaNetwork", weights: Mapping[str, torch.Tensor
         if own[key].shape != weights[key].shape
     ]
     problems = [
-        f"{what} {_names(keys)}"
+        f"{what} {listed(sorted(keys))}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if keys
     ]
@@ -210,9 +211,3 @@ def network_weights(checkpoint: Mapping[str, Any], prefix: str = "network.") -> 
     if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise InputError("The checkpoint holds no weights: its state_dict is not a dictionary of tensors.")
     return {str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}
-
-
-def _names(names: Iterable[str], limit: int = 8) -> str:
-    """Join names for a message; those beyond the limit are only counted."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.back_projection import cut
-from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
-from mtpano_zoo.labeling.views import CubeViews, Views, ViewStrategy
-from mtpano_zoo.losses import valid_depth
-from mtpano_zoo.reference.depth_anywhere_faces import (
+from mtpano_zoo.labeling.depth_anywhere_faces import (
     FACES,
     published_cube,
     published_face_disparity,
     published_rotate,
 )
+from mtpano_zoo.labeling.teachers.base import Teacher, ViewImages, ViewLabels
+from mtpano_zoo.labeling.views import CubeViews, Views, ViewStrategy
+from mtpano_zoo.losses import valid_depth
 from mtpano_zoo.sphere import cube_rotations, distance_to_z, to_perspective
 from mtpano_zoo.training.distillation import FaceLabeler, FaceLabels, face_disparity
 
@@ -136,7 +136,7 @@ class PublishedTeacherLabels(TeacherLabels):
 
     Use it to reproduce published runs: panoramas are sampled up to half a pixel off, predictions by nearest neighbours,
     and the smallest prediction of a batch shifts all others if it is negative; see
-    `mtpano_zoo.reference.depth_anywhere_faces`.
+    `mtpano_zoo.labeling.depth_anywhere_faces`.
 
     Args:
         teacher: See `TeacherLabels`.

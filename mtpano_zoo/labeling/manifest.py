@@ -21,7 +21,7 @@ import yaml
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.storage import LABELS, RUNS, TEMPORARY, LabelFolder, check_folders, in_use
-from mtpano_zoo.manifest import MANIFEST, differences
+from mtpano_zoo.manifest import MANIFEST, differences, rename_new
 from mtpano_zoo.text_files import read_json
 
 __all__ = ("FORMAT", "check_manifest", "claim", "describe", "software", "write_record")
@@ -125,10 +125,10 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / CLASSES).unlink(missing_ok=True)
         _write(path, json.dumps(manifest, indent=1).encode(), os.replace)
-    _write(path, json.dumps(manifest, indent=1).encode(), _link)
+    _write(path, json.dumps(manifest, indent=1).encode(), rename_new)
     if manifest.get("classes"):
         classes = yaml.safe_dump({"classes": list(manifest["classes"])}, allow_unicode=True)
-        _write(root / CLASSES, classes.encode(), _link)
+        _write(root / CLASSES, classes.encode(), rename_new)
     check_manifest(root, manifest)
 
 
@@ -156,7 +156,7 @@ def write_record(folder: LabelFolder, started: str, record: Mapping[str, Any]) -
 
 
 def _write(path: Path, content: bytes, into_place: Callable[[Path, Path], None]) -> None:
-    """Write a file through a temporary folder, which the next process removes; `_link` keeps an existing file."""
+    """Write a file through a temporary folder, which the next process removes; `rename_new` keeps an existing file."""
     folder = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         folder.mkdir()
@@ -166,14 +166,3 @@ def _write(path: Path, content: bytes, into_place: Callable[[Path, Path], None])
         pass
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Rename without replacing; without links in the file system, another process may do so at the same moment."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        if not target.exists():
-            source.replace(target)

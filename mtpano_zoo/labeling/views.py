@@ -9,6 +9,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -160,7 +161,30 @@ class RandomViews(ViewStrategy):
         return _square(rotation_matrix(yaw, pitch), fov, self.size)
 
 
-class CubeViews(ViewStrategy):
+class _TurnedViews(ViewStrategy):
+    """The same square views of every panorama, each time after a random rotation."""
+
+    kind: ClassVar[str]
+    """Makes the rotations differ from those of other strategies."""
+
+    def __init__(self, fov: float, size: int, turn: float, seed: int) -> None:
+        _check_camera(fov, size, turn)
+        self.fov = fov
+        self.size = size
+        self.turn = turn
+        self.seed = seed
+
+    def __call__(self, name: str) -> Views:
+        """Return the views of the panorama of this name."""
+        turn = _random_turn(self.turn, self.kind, self.seed, name)
+        return _square(turn @ self.directions(), self.fov, self.size)
+
+    @abstractmethod
+    def directions(self) -> Tensor:
+        """Return the rotations (V, 3, 3) of the views before the random one, in float64."""
+
+
+class CubeViews(_TurnedViews):
     """The six faces of a cube, front, right, back, left, up and down, optionally after a random rotation.
 
     Faces of exactly 90 degrees only touch, so their scales cannot be compared, and every face keeps its own. The
@@ -182,20 +206,17 @@ class CubeViews(ViewStrategy):
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
 
+    kind = "cube"
+
     def __init__(self, fov: float = 100.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
-        _check_camera(fov, size, turn)
-        self.fov = fov
-        self.size = size
-        self.turn = turn
-        self.seed = seed
+        super().__init__(fov, size, turn, seed)
 
-    def __call__(self, name: str) -> Views:
-        """Return the views of the panorama of this name."""
-        turned = _random_turn(self.turn, "cube", self.seed, name) @ cube_rotations(dtype=torch.float64)
-        return _square(turned, self.fov, self.size)
+    def directions(self) -> Tensor:
+        """Return the rotations towards the faces."""
+        return cube_rotations(dtype=torch.float64)
 
 
-class IcosahedronViews(ViewStrategy):
+class IcosahedronViews(_TurnedViews):
     """Twelve views towards the corners of an icosahedron, optionally after a random rotation, see `CubeViews`.
 
     With 90 degrees or more they see the whole sphere.
@@ -214,20 +235,17 @@ class IcosahedronViews(ViewStrategy):
         12
     """
 
+    kind = "icosahedron"
+
     def __init__(self, fov: float = 90.0, size: int = 512, turn: float = 0.0, seed: int = 0) -> None:
-        _check_camera(fov, size, turn)
-        self.fov = fov
-        self.size = size
-        self.turn = turn
-        self.seed = seed
+        super().__init__(fov, size, turn, seed)
 
-    def __call__(self, name: str) -> Views:
-        """Return the views of the panorama of this name."""
-        turned = _random_turn(self.turn, "icosahedron", self.seed, name) @ icosahedron_rotations(dtype=torch.float64)
-        return _square(turned, self.fov, self.size)
+    def directions(self) -> Tensor:
+        """Return the rotations towards the corners."""
+        return icosahedron_rotations(dtype=torch.float64)
 
 
-class TangentViews(ViewStrategy):
+class TangentViews(_TurnedViews):
     """A dense grid of narrow views: rows of constant pitch from pole to pole, evenly spaced along each.
 
     Neighbours are at most ``fov * (1 - overlap)`` apart, in pitch and along their row.
@@ -248,20 +266,18 @@ class TangentViews(ViewStrategy):
         (64, 64, True)
     """
 
+    kind = "tangent"
+
     def __init__(
         self, fov: float = 60.0, overlap: float = 0.5, size: int = 384, turn: float = 0.0, seed: int = 0
     ) -> None:
-        _check_camera(fov, size, turn)
+        super().__init__(fov, size, turn, seed)
         if not 0 <= overlap < 1:
             raise InputError(f"overlap must be the shared fraction of neighbouring views, in [0, 1), got {overlap}")
-        self.fov = fov
         self.overlap = overlap
-        self.size = size
-        self.turn = turn
-        self.seed = seed
 
-    def __call__(self, name: str) -> Views:
-        """Return the views of the panorama of this name."""
+    def directions(self) -> Tensor:
+        """Return the rotations towards the grid."""
         spacing = self.fov * (1 - self.overlap)
         rows = math.ceil(180 / spacing - 1e-9)
         angles = []
@@ -270,8 +286,7 @@ class TangentViews(ViewStrategy):
             columns = max(1, math.ceil(360 * math.cos(math.radians(pitch)) / spacing - 1e-9))
             angles += [(column * 360 / columns, pitch) for column in range(columns)]
         yaw, pitches = torch.tensor(angles, dtype=torch.float64).unbind(1)
-        turn = _random_turn(self.turn, "tangent", self.seed, name)
-        return _square(turn @ rotation_matrix(yaw, pitches), self.fov, self.size)
+        return rotation_matrix(yaw, pitches)
 
 
 def _square(rotations: Tensor, fov: float | Tensor, size: int) -> Views:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers.encoder import Encoder, create_timm
 from mtpano_zoo.layers.wrapped import wrap_layers
+from mtpano_zoo.spelling import listed
 
 __all__ = ("CNNEncoder", "load_pretrained")
 
@@ -132,8 +133,7 @@ def load_pretrained(features: nn.Module, name: str, path: Path) -> None:
         state = dict(zip(whole, state.values(), strict=True))
     wrong = [source for key, source in sources.items() if source not in state or state[source].shape != own[key].shape]
     if wrong:
-        listed = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise InputError(f"{path} does not hold the weights of {name}: missing or of another shape: {listed}.")
+        raise InputError(f"{path} does not hold the weights of {name}: missing or of another shape: {listed(wrong)}.")
     features.load_state_dict({key: state[source] for key, source in sources.items()}, strict=False)
 
 

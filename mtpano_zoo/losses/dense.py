@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtpano_zoo.losses.auxiliary import sobel
-from mtpano_zoo.losses.means import mean, weighted_mean
+from mtpano_zoo.losses.means import mean, middle_values, weighted_mean
 from mtpano_zoo.sphere import pad
 
 __all__ = (
@@ -174,11 +174,10 @@ def _normalised(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
     The second result (B, 1, 1) is whether they differ by more than rounding.
     """
-    count = valid.sum(dim=(1, 2))[:, None]
-    ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
-    median = ordered.gather(1, ((count - 1) // 2).clamp(min=0))[..., None]
-    centred = torch.where(valid, values - torch.where(count[..., None] > 0, median, 0), 0)
-    deviation = centred.abs().sum(dim=(1, 2), keepdim=True) / count[..., None].clamp(min=1)
+    count = valid.sum(dim=(1, 2), keepdim=True)
+    median = middle_values(values, valid)[0][:, None, None]
+    centred = torch.where(valid, values - torch.where(count > 0, median, 0), 0)
+    deviation = centred.abs().sum(dim=(1, 2), keepdim=True) / count.clamp(min=1)
     differs = (deviation > ROUNDING * values.detach().abs().amax(dim=(1, 2), keepdim=True)) | ~deviation.isfinite()
     return torch.where(differs, centred, 0) / torch.where(differs, deviation, 1), differs
 

@@ -1,9 +1,9 @@
-"""Means over valid pixels, in one process or over all processes that train together."""
+"""Means over valid pixels, in one process or over all processes that train together; and medians of images."""
 
 import torch
 from torch import Tensor, distributed
 
-__all__ = ("mean", "several_processes", "weighted_mean")
+__all__ = ("mean", "middle_values", "several_processes", "weighted_mean")
 
 
 def several_processes() -> bool:
@@ -53,3 +53,17 @@ def weighted_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None, a
         return mean(values.sum(), valid.sum(), across_ranks=across_ranks)
     weight = torch.where(valid, weight, 0)
     return mean((values * weight).sum(), weight.sum(), 1e-6, across_ranks)
+
+
+def middle_values(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lower and upper median (B,) of the valid values of every image (B, H, W); infinite if there are none.
+
+    Example:
+        >>> middle_values(torch.tensor([[[4.0, 1.0, 2.0, 9.0]]]), torch.tensor([[[True, True, True, True]]]))
+        (tensor([2.]), tensor([4.]))
+    """
+    # Sort instead of indexing by the mask, which would wait for the host.
+    ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
+    count = valid.sum(dim=(1, 2))[:, None]
+    lower, upper = (ordered.gather(1, index.clamp(min=0))[:, 0] for index in ((count - 1) // 2, count // 2))
+    return lower, upper

@@ -1,7 +1,7 @@
 """The training loss of a multi-task panorama network."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,12 @@ class MultiTaskLoss(Loss):
 
     joins_processes = True
     """Whether means are over the pixels of all processes that train together."""
+    derived: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "gradient": image_gradient,
+        "edge_distance": edge_distance,
+        "point_map": point_map,
+    }
+    """Functions that derive the labels of the extended tasks."""
 
     def __init__(
         self,
@@ -158,6 +164,9 @@ class MultiTaskLoss(Loss):
 
     def extended(self, task: str, prediction: Tensor, batch: Mapping[str, Any], across: bool) -> Tensor:
         """Return the loss of an extended task on the label that is derived for it."""
+        if task not in self.derived:
+            advice = " DAPLoss trains range_masks." if task == "range_masks" else ""
+            raise InputError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels.{advice}")
         if task == "point_map":
             labels = self.labels(("depth",), prediction, batch, across)
             if labels is None:
@@ -167,30 +176,12 @@ class MultiTaskLoss(Loss):
             weight = self.confidence("depth", batch)
             limit = getattr(self.losses["depth"], "max_depth", None)
             valid = trusted(valid_depth(depth, max_depth=limit), weight)
-            points = self.point_map(depth, valid)
+            points = self.derived[task](depth, valid)
             return self.limited(task, masked_l1(prediction.float(), points, valid, weight, across))
         _check_size(task, prediction, "image", batch["image"])
-        if task == "gradient":
-            target = self.image_gradient(batch["image"])
-        elif task == "edge_distance":
-            target = self.edge_distance(batch["image"])
-        else:
-            advice = " DAPLoss trains range_masks." if task == "range_masks" else ""
-            raise InputError(f"ext holds {task!r}, but only gradient, edge_distance and point_map have labels.{advice}")
+        target = self.derived[task](batch["image"])
         every_pixel = torch.ones_like(target[:, 0], dtype=torch.bool)
         return masked_l1(prediction.float(), target, every_pixel, across_ranks=across)
-
-    def point_map(self, depth: Tensor, valid: Tensor) -> Tensor:
-        """Return the label (B, 3, H, W) of the point map."""
-        return point_map(depth, valid)
-
-    def image_gradient(self, image: Tensor) -> Tensor:
-        """Return the label (B, 2, H, W) of the image gradient."""
-        return image_gradient(image)
-
-    def edge_distance(self, image: Tensor) -> Tensor:
-        """Return the label (B, 1, H, W) of the distance to an edge."""
-        return edge_distance(image)
 
 
 def connected_zero(prediction: Tensor) -> Tensor:

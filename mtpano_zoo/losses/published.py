@@ -4,8 +4,8 @@ Arguments and units are the same. Use them to compare, or to reproduce the publi
 flaw. They ignore confidences, and in distributed training every process takes its own means.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,10 @@ __all__ = (
     "PublishedLoss",
     "PublishedNormalsLoss",
     "PublishedSemsegLoss",
-    "dice",
     "edge_distance",
     "edge_weighted_l1",
     "frequency_l1",
     "image_gradient",
-    "mean_of_all_classes",
     "point_map",
 )
 
@@ -123,35 +121,12 @@ def frequency_l1(
     return mean(torch.where(known, per_image, 0).sum(), known.sum())
 
 
-def dice(logits: Tensor, labels: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return one minus the Dice overlap of probabilities and labels, averaged over all images and classes.
+class PublishedSemsegLoss(SemsegLoss):
+    """Cross-entropy + the published Dice, a mean over all images and classes.
 
     Every class that an image lacks adds a constant one as soon as it gets any probability, which says nothing about the
     prediction and drowns the rest.
-
-    Example:
-        >>> labels = torch.tensor([[[0, 1]]])
-        >>> logits = 20 * torch.eye(2)[:, None][None]
-        >>> round(dice(logits, labels, labels < 2).item(), 4), round(dice(-logits, labels, labels < 2).item(), 4)
-        (0.0, 1.0)
     """
-    _, overlap, mass, count = class_statistics(logits, labels, valid)
-    return mean_of_all_classes(overlap, mass, count, eps)
-
-
-def mean_of_all_classes(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return `dice` from the counts of `mtpano_zoo.losses.semseg.class_statistics`.
-
-    Example:
-        >>> count = torch.tensor([[2.0, 0.0]])
-        >>> round(mean_of_all_classes(count, count, count).item(), 4)
-        0.0
-    """
-    return (1 - (2 * overlap + eps) / (mass + count + eps)).mean()
-
-
-class PublishedSemsegLoss(SemsegLoss):
-    """Cross-entropy + the published Dice."""
 
     def forward(
         self, prediction: Tensor, labels: Mapping[str, Tensor], weight: Tensor | None, across_ranks: bool
@@ -160,7 +135,8 @@ class PublishedSemsegLoss(SemsegLoss):
         classes = labels["semseg"]
         valid = valid_semseg(classes, prediction.shape[1])
         entropy, overlap, mass, count = class_statistics(prediction, classes, valid)
-        return weighted_mean(entropy, valid) + self.dice_weight * mean_of_all_classes(overlap, mass, count)
+        dice = (1 - (2 * overlap + 1e-6) / (mass + count + 1e-6)).mean()
+        return weighted_mean(entropy, valid) + self.dice_weight * dice
 
 
 class PublishedDepthLoss(DepthLoss):
@@ -210,6 +186,11 @@ class PublishedLoss(MultiTaskLoss):
     """
 
     joins_processes = False
+    derived: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "gradient": image_gradient,
+        "edge_distance": edge_distance,
+        "point_map": point_map,
+    }
 
     def __init__(
         self, weights: dict[str, float] | None = None, max_depth: float | None = None, clamp: float = 10.0
@@ -230,15 +211,3 @@ class PublishedLoss(MultiTaskLoss):
 
     def confidence(self, task: str, batch: Mapping[str, Any]) -> None:
         """Return None: all labels are trusted."""
-
-    def point_map(self, depth: Tensor, valid: Tensor) -> Tensor:
-        """Return the published label of the point map, in our frame."""
-        return point_map(depth, valid)
-
-    def image_gradient(self, image: Tensor) -> Tensor:
-        """Return the published label of the image gradient."""
-        return image_gradient(image)
-
-    def edge_distance(self, image: Tensor) -> Tensor:
-        """Return the published label of the distance to an edge."""
-        return edge_distance(image)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.losses.means import middle_values
 from mtpano_zoo.losses.validity import valid_depth
 from mtpano_zoo.metrics.pooling import (
     PooledMetric,
@@ -17,7 +18,7 @@ from mtpano_zoo.metrics.pooling import (
     pixel_weights,
 )
 
-__all__ = ("DepthMetrics", "align", "depth_sums", "middle_values")
+__all__ = ("DepthMetrics", "align", "depth_sums")
 
 NAMES = ("AbsRel", "SqRel", "RMSE", "RMSElog", "delta1", "delta2", "delta3")
 Alignment = Literal["median", "scale"]
@@ -64,20 +65,6 @@ def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignmen
         p, t = (torch.where(valid, x, 0).double() for x in (prediction, target))
         factor = (p * t).sum(dim=(1, 2)) / p.square().sum(dim=(1, 2)).clamp(min=1e-12)
     return prediction * factor[:, None, None].to(prediction.dtype)
-
-
-def middle_values(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the lower and upper median (B,) of the valid values of every image (B, H, W).
-
-    Example:
-        >>> middle_values(torch.tensor([[[4.0, 1.0, 2.0, 9.0]]]), torch.tensor([[[True, True, True, True]]]))
-        (tensor([2.]), tensor([4.]))
-    """
-    # Sort instead of indexing by the mask, which would wait for the host.
-    ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
-    count = valid.sum(dim=(1, 2))[:, None]
-    lower, upper = (ordered.gather(1, index.clamp(min=0))[:, 0] for index in ((count - 1) // 2, count // 2))
-    return lower, upper
 
 
 class DepthMetrics(PooledMetric):

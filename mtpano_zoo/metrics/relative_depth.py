@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.metrics.depth import DepthMetrics, middle_values
+from mtpano_zoo.losses.means import middle_values
+from mtpano_zoo.metrics.depth import DepthMetrics
 from mtpano_zoo.metrics.disparity import align_affine
 from mtpano_zoo.metrics.pooling import PooledMetric, check_maps, crop_fact, pixel_weights
 

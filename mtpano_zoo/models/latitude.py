@@ -45,35 +45,39 @@ class LatitudePrior(PanoramaNetwork):
     def fit(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Fit to samples with `semseg` (H, W), `depth` (H, W) in metres and `normals` (3, H, W).
 
-        The depth of a row where none is measured is interpolated between the nearest rows above and below.
+        The depth of a row where none is measured is interpolated between the nearest rows above and below. A row
+        without any class or normal is given that of the nearest row that has one.
 
         Raises:
-            InputError: If no depth is measured at all.
+            InputError: If the samples have no class, no depth or no normal at all.
         """
         rows = self.input_size[0]
         vertical = torch.tensor([(0.0, -1.0, 0.0), (0.0, 1.0, 0.0)])
         candidates = torch.cat((vertical, erp_rays(35, 72).reshape(-1, 3)))
+        scores = torch.zeros(rows, len(self.classes))
         depth_weights = torch.zeros(rows, DEPTH_BINS)
         angles = torch.zeros(rows, len(candidates))
+        directed = torch.zeros(rows, dtype=torch.bool)
         bins = torch.linspace(0, 1, DEPTH_BINS + 1)
         edges = MIN_DEPTH * (MAX_DEPTH / MIN_DEPTH) ** bins
         for sample in samples:
             labels, depth, normals = sample["semseg"], sample["depth"], sample["normals"]
-            self.class_scores += torch.stack([(labels == i).sum(1) for i in range(len(self.classes))], dim=1)
+            scores += torch.stack([(labels == i).sum(1) for i in range(len(self.classes))], dim=1)
             index = (torch.bucketize(depth, edges) - 1).clamp(0, DEPTH_BINS - 1)
             weights = torch.where(depth > 0, 1 / depth.clamp_min(MIN_DEPTH), 0)
             depth_weights.scatter_add_(1, index, weights)
             # Every eighth column is enough: neighbours show the same wall.
-            cosines = normals[:, :, ::8].permute(1, 2, 0) @ candidates.T
+            normals = normals[:, :, ::8]
+            directed |= normals.any(0).any(1)
+            cosines = normals.permute(1, 2, 0) @ candidates.T
             angles += cosines.clamp(-1, 1).acos().mean(1)
         cumulated = depth_weights.cumsum(1)
         middle = (cumulated >= cumulated[:, -1:] / 2).float().argmax(1)
         depths = (edges[middle] * edges[middle + 1]).sqrt()
-        (measured,) = np.nonzero(cumulated[:, -1].numpy())
-        if not len(measured):
-            raise InputError("The prior is fitted to depths, but no sample has any: pass other samples.")
+        measured = _known_rows(cumulated[:, -1] > 0, "depths").numpy()
         self.depths.copy_(torch.from_numpy(np.interp(np.arange(rows), measured, depths[measured])))
-        self.directions.copy_(candidates[angles.argmin(1)])
+        self.class_scores.copy_(scores[_nearest(scores.any(1), "classes")])
+        self.directions.copy_(candidates[angles.argmin(1)[_nearest(directed, "normals")]])
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Predict for images (B, 3, H, W), where H is the height that it was fitted to."""
@@ -85,3 +89,15 @@ class LatitudePrior(PanoramaNetwork):
             "depth": self.depths[None, None, :, None].expand(batch, -1, -1, width),
             "normals": self.directions.T[None, :, :, None].expand(batch, -1, -1, width),
         }
+
+
+def _nearest(known: Tensor, what: str) -> Tensor:
+    """Return for every row (H,) the nearest one that is known."""
+    rows = _known_rows(known, what)
+    return rows[(torch.arange(len(known))[:, None] - rows).abs().argmin(1)]
+
+
+def _known_rows(known: Tensor, what: str) -> Tensor:
+    if not known.any():
+        raise InputError(f"The prior is fitted to {what}, but no sample has any: pass other samples.")
+    return known.nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Convert published checkpoints, one format per file: their names, sizes and frames to ours; `FORMATS` lists them."""
+"""Convert published checkpoints, one file per publication: names, sizes and frames to ours; see `FORMATS`."""
 
 from collections.abc import Mapping
 from typing import Any

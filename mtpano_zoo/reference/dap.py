@@ -15,7 +15,8 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import ViTEncoder
 from mtpano_zoo.models import DAP
 from mtpano_zoo.reference.format import Format
-from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, common_size, listed, renamed
+from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, common_size, renamed
+from mtpano_zoo.spelling import listed
 
 __all__ = ("FORMAT", "convert_state_dict", "describe")
 

@@ -8,13 +8,12 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.spelling import listed
 
-__all__ = ("Renames", "check_keys", "check_prefixes", "common_size", "listed", "renamed")
+__all__ = ("Renames", "check_keys", "check_prefixes", "common_size", "renamed")
 
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns in our names and their replacements, applied one after the other."""
-
-LISTED = 8  # keys that a message names before it counts the rest
 
 
 def check_prefixes(title: str, state: Mapping[str, Tensor], prefixes: Sequence[str]) -> None:
@@ -103,13 +102,3 @@ def check_keys(
     ]
     if problems:
         raise InputError(f"The keys of this {title} do not make up its network: {'; '.join(problems)}.")
-
-
-def listed(names: list[str]) -> str:
-    """List the first of many names and count the rest.
-
-    Example:
-        >>> listed(["a", "b"])
-        'a, b'
-    """
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mtpano_zoo.machine.cores import available_cores
 from mtpano_zoo.output_paths import user_path
-from mtpano_zoo.resources import with_shipped_configs
+from mtpano_zoo.resources import configuration
 from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of_processes, report_to_write
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
 def _build_data(options: argparse.Namespace) -> "LightningDataModule":
     from mtpano_zoo.training.data_by_name import build_data
 
-    config = options.config and with_shipped_configs(["data", "--config", options.config])[-1]
+    config = options.config and configuration(options.config)
     return build_data(options.data, options.root, options.options, config)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from mtpano_zoo.output_paths import user_path
@@ -64,6 +65,25 @@ def _execute(options: argparse.Namespace) -> int:
 
     for name in options.models:
         locate(name)
-    from mtpano_zoo.evaluation.command import main  # PyTorch takes seconds to import: mistakes are reported before that
+    import torch  # takes seconds: mistakes are reported before that
 
-    return main(options)
+    from mtpano_zoo.evaluation.command import judge, open_predictors, summary
+    from mtpano_zoo.evaluation.data_sets import open_data
+    from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
+
+    data = open_data(options.data, options.height, options.limit, options.seed)
+    count = torch.cuda.device_count()
+    device = options.device or (f"cuda:{process_number(LOCAL_RANKS) % count}" if count else "cpu")
+    report = judge(
+        open_predictors(options.models, options.unit, options.kind, device),
+        data,
+        options.out,
+        protocol=options.protocol,
+        skip=options.skip,
+        force=options.force,
+        report=lambda text: print(text, file=sys.stderr),
+    )
+    if process_number() == 0:
+        print(summary(report))
+        print(f"The report is {options.out / 'report.html'}, its numbers are in {options.out / 'report.json'}")
+    return 0

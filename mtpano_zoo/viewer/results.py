@@ -1,7 +1,8 @@
-"""Read the results of `mtpano run` with their panorama, for a page to show."""
+"""Read the results of `mtpano run` with their panorama, for a page or a scene."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,13 @@ from mtpano_zoo.run.video import panorama_of_frame
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
-__all__ = ("Results", "find_results", "read_result")
+__all__ = ("Results", "find_results", "read_maps", "read_result")
 
-SHOWN = ("semseg", "depth", "normals")
+DECODERS: dict[str, Callable[[bytes], NDArray[Any]]] = {
+    "semseg": partial(decode_labels, lookup=np.arange(256)),
+    "depth": decode_npy,
+    "normals": partial(decode_vectors, middle=128, scale=127),
+}
 KINDS = ("semseg", "depth_metres", "normals")  # the files that are read
 
 
@@ -96,7 +101,8 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     names, reading = classes_and_reading(folder)
     reading["force"] = True  # the run has already checked that it is a panorama
     panorama = load_panorama(found, **reading) if video is None else _frame(found, video[1], reading)
-    maps, palette = _maps(folder, name, panorama)
+    maps = read_maps(folder, name, panorama, found)
+    palette = _palette(_files(folder, name)["semseg"]) if "semseg" in maps else np.zeros((0, 3), np.uint8)
     labels = maps.get("semseg", np.zeros((0, 0), np.uint8))
     labels = labels[labels != NO_LABEL]
     names += tuple(f"class {i}" for i in range(len(names), (int(labels.max()) + 1) if labels.size else 0))
@@ -106,32 +112,34 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     return Prediction(panorama.pixels, maps, names, colours, up, doubts=doubts)
 
 
-def _maps(folder: Path, name: str, panorama: Panorama) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-    """Return the maps on the whole sphere, and the colours of the classes."""
+def read_maps(folder: Path, name: str, panorama: Panorama, image: Path) -> dict[str, NDArray[Any]]:
+    """Return the maps of a result on the whole sphere: those of `semseg`, `depth` and `normals` that it has.
+
+    Args:
+        folder: where `mtpano run` has written it.
+        name: its name below the folder.
+        panorama: the panorama that it was made from.
+        image: the file of the panorama, for messages.
+
+    Raises:
+        InputError: If a file is damaged or has another size than the panorama.
+        OSError: If a file cannot be read.
+    """
     maps: dict[str, NDArray[Any]] = {}
-    palette = np.zeros((0, 3), np.uint8)
-    size = panorama.pixels.shape[:2]
-    for task, path in zip(SHOWN, _files(folder, name).values(), strict=True):
+    size, window = panorama.pixels.shape[:2], panorama.window
+    for (task, decode), path in zip(DECODERS.items(), _files(folder, name).values(), strict=True):
         if not path.exists():
             continue
-        data = read_file(path)
         try:
-            if task == "depth":
-                values: NDArray[Any] = decode_npy(data)
-            elif task == "normals":
-                values = decode_vectors(data, 128, 127)
-            else:
-                values = decode_labels(data, np.arange(256))
-                palette = _palette(path)
+            values = decode(read_file(path))
         except InputError as error:
             raise InputError(f"{path} cannot be used: {error}") from error
-        window = panorama.window
         if window is not None and values.shape[:2] == (window.height, window.width):
             values = placed(values, window, NO_LABEL if task == "semseg" else 0)
         if values.shape[:2] != size:
-            raise InputError(f"{path} is {values.shape[:2]}, but its panorama is {size}: name another with --image")
+            raise InputError(f"{path} is {values.shape[:2]}, but {image} is {size}: name the panorama of this result")
         maps[task] = values
-    return maps, palette
+    return maps
 
 
 def _palette(path: Path) -> NDArray[np.uint8]:
@@ -140,7 +148,7 @@ def _palette(path: Path) -> NDArray[np.uint8]:
 
 
 def _files(folder: Path, name: str) -> dict[str, Path]:
-    paths = output_paths(folder, name, SHOWN)
+    paths = output_paths(folder, name, tuple(DECODERS))
     return {kind: paths[kind] for kind in KINDS}
 
 

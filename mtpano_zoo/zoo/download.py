@@ -15,24 +15,16 @@ from huggingface_hub import constants, errors, get_session, get_token, hf_hub_do
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.proxy import PROXIES, explain_proxy, set_variables
 from mtpano_zoo.image_io import write_bytes
+from mtpano_zoo.resources import cache_folder
 from mtpano_zoo.text_files import read_json
 from mtpano_zoo.zoo.entries import Entry
 
-__all__ = ("cache_folder", "commit_of", "download", "fetch", "known_checksum", "verify")
+__all__ = ("commit_of", "download", "fetch", "known_checksum", "verify")
 
 COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 # The client makes folders and files of such names; none of them leads out of its cache.
 NAME = re.compile(r"[\w.+@=-]+(/[\w.+@=-]+)*")
 KNOCKING = 5  # seconds to wait for any answer from the Hub
-
-
-def cache_folder() -> Path:
-    """Return the folder for what is made from downloads: `MTPANO_CACHE`, else `mtpano_zoo` next to the Hub's folder.
-
-    It can be deleted at any time: missing files are made again, and the next download counts as the first one.
-    """
-    given = os.environ.get("MTPANO_CACHE")
-    return Path(given).expanduser() if given else Path(constants.HF_HOME).parent / "mtpano_zoo"
 
 
 def fetch(entry: Entry, cached_only: bool = False) -> tuple[Path, str]:

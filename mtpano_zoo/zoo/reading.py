@@ -17,9 +17,9 @@ from mtpano_zoo.files.weights import CONFIG, WEIGHTS, read_description, read_ten
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.layers import merge_lora
 from mtpano_zoo.reference import FORMATS, identify, unwrap
-from mtpano_zoo.resources import shipped
+from mtpano_zoo.resources import cache_folder, shipped
 from mtpano_zoo.zoo.building import build_network
-from mtpano_zoo.zoo.download import cache_folder, commit_of, download, fetch, known_checksum, verify
+from mtpano_zoo.zoo.download import commit_of, download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry
 from mtpano_zoo.zoo.places import Place, Repository
 

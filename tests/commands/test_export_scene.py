@@ -141,6 +141,8 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_left(folders: tuple[Pa
     (results / "a_depth.npy").write_bytes(before[:300])
     refused("a_depth.npy cannot be used: it is truncated")
     (results / "a_depth.npy").write_bytes(before)
+    Image.new("RGB", (16, 8)).save(results / "a_normals.png")
+    refused(r"a_normals.png is \(8, 16\), but .*a.png is \(16, 32\)")
     shutil.copy(photos / "sub/b c.png", photos / "a.png")
     refused("a.png has changed since the results in .*results were made")
     with (results / "manifest.images.jsonl").open("a") as file:

@@ -1,3 +1,6 @@
+import io
+import tracemalloc
+
 import fake_deep360
 import numpy as np
 import pytest
@@ -5,6 +8,7 @@ from fake_deep360 import npz
 from fake_files import png, write, write_zip
 from ray_caster import rays
 
+from mtpano_zoo import limits
 from mtpano_zoo.data import Deep360DataModule
 from mtpano_zoo.data.deep360 import _decode_npz_depth, from_cassini
 
@@ -100,3 +104,15 @@ def test_other_content_is_a_sentence(data, message):
 def test_channel_of_its_own_is_dropped():
     depth = np.full((16, 8), 2.0)
     assert np.array_equal(_decode_npz_depth(npz(depth[..., None]), 100.0), np.full((8, 16), 2.0, np.float32))
+
+
+def test_packed_arrays_that_would_grow_are_not_unpacked(monkeypatch):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, arr_0=np.zeros((2000, 1000), np.float32))  # 8 MB in 8 kB
+    assert _decode_npz_depth(buffer.getvalue(), 100.0).shape == (1000, 2000)
+    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 1_000_000)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"^it has more than 4,000,000 bytes"):
+        _decode_npz_depth(buffer.getvalue(), 100.0)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()

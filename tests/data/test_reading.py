@@ -12,7 +12,6 @@ import pytest
 from fake_files import claiming, png
 from PIL import Image, ImageFile
 
-from mtpano_zoo import limits
 from mtpano_zoo.data.reading import (
     FORWARD_UP_LEFT,
     RIGHT_DOWN_FORWARD,
@@ -20,7 +19,6 @@ from mtpano_zoo.data.reading import (
     decode_array,
     decode_depth,
     decode_labels,
-    decode_packed_array,
     decode_rgb,
     decode_vectors,
     decode_wide_rgb,
@@ -337,18 +335,6 @@ def test_arrays_whose_header_lies_take_no_memory(changes, reason):
 def test_damaged_arrays_are_a_sentence(data):
     with pytest.raises(InputError, match=r"^it is damaged or no NPY file of numbers: "):
         decode_array(data)
-
-
-def test_packed_arrays_that_would_grow_are_not_unpacked(monkeypatch):
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, arr_0=np.zeros((1000, 2000), np.float32))  # 8 MB in 8 kB
-    assert decode_packed_array(buffer.getvalue(), "arr_0").shape == (1000, 2000)
-    monkeypatch.setattr(limits, "DEFAULT_MAX_PIXELS", 1_000_000)
-    tracemalloc.start()
-    with pytest.raises(InputError, match=r"^it has more than 4,000,000 bytes"):
-        decode_packed_array(buffer.getvalue(), "arr_0")
-    assert tracemalloc.get_traced_memory()[1] < 1e6
-    tracemalloc.stop()
 
 
 def test_every_error_has_words():

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtpano_zoo.losses import cross_entropy, dice, published, semseg
+from mtpano_zoo.losses import cross_entropy, dice, semseg
+from mtpano_zoo.losses.published import PublishedSemsegLoss
 
 CLASSES = 5
 
@@ -17,6 +18,11 @@ def _case(seed=0):
     labels[0][labels[0] == 2] = 1
     valid = torch.rand(2, 6, 12, generator=g) > 0.3
     return logits, labels, valid
+
+
+def published_loss(logits, labels, valid):
+    """Cross-entropy + the published Dice."""
+    return PublishedSemsegLoss()(logits, {"semseg": labels.masked_fill(~valid, 127)}, None, False)
 
 
 def _dice_by_hand(logits, labels, valid, as_published):
@@ -38,11 +44,13 @@ def test_cross_entropy_is_the_mean_over_valid_pixels():
     torch.testing.assert_close(cross_entropy(logits, labels, valid), expected)
 
 
-@pytest.mark.parametrize("loss", [dice, published.dice])
-def test_dice_agrees_with_loops(loss):
+def test_dice_agrees_with_loops():
     logits, labels, valid = _case()
-    by_hand = _dice_by_hand(logits, labels, valid, loss is published.dice)
-    assert loss(logits, labels, valid).item() == pytest.approx(by_hand, rel=1e-5)
+    by_hand = _dice_by_hand(logits, labels, valid, as_published=False)
+    assert dice(logits, labels, valid).item() == pytest.approx(by_hand, rel=1e-5)
+    entropy = F.cross_entropy(logits, torch.where(valid, labels, 255), ignore_index=255).item()
+    as_published = _dice_by_hand(logits, labels, valid, as_published=True)
+    assert published_loss(logits, labels, valid).item() == pytest.approx(entropy + as_published, rel=1e-5)
 
 
 def test_absent_classes_cost_nothing_unless_published():
@@ -50,17 +58,17 @@ def test_absent_classes_cost_nothing_unless_published():
     perfect = 9.0 * F.one_hot(labels, CLASSES).permute(0, 3, 1, 2)
     assert dice(perfect, labels, valid) < 2e-3
     # Class 4 is in neither image and class 2 not in the first one: three of ten pairs.
-    assert published.dice(perfect, labels, valid) == pytest.approx(0.3, abs=0.01)
+    assert published_loss(perfect, labels, valid) == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("loss", [cross_entropy, dice, published.dice])
+@pytest.mark.parametrize("loss", [cross_entropy, dice, published_loss])
 def test_invalid_pixels_take_no_part(loss, weighted, junk):
     logits, labels, valid = _case()
     weight = 0.1 + torch.rand(valid.shape, generator=torch.Generator().manual_seed(1))
     clean, soiled = {}, {}
-    if weighted and loss is not published.dice:
+    if weighted and loss is not published_loss:
         clean, soiled = {"weight": weight}, {"weight": weight.masked_fill(~valid, junk)}
     expected = loss(logits, labels, valid, **clean)
     dirty = logits.masked_fill(~valid[:, None], junk).requires_grad_()
@@ -72,7 +80,7 @@ def test_invalid_pixels_take_no_part(loss, weighted, junk):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
-@pytest.mark.parametrize("loss", [cross_entropy, dice, published.dice])
+@pytest.mark.parametrize("loss", [cross_entropy, dice, published_loss])
 def test_labels_may_be_of_any_integer_type(loss, dtype):
     logits, labels, valid = _case()
     assert torch.equal(loss(logits, labels.to(dtype), valid), loss(logits, labels, valid))

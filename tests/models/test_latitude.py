@@ -45,6 +45,22 @@ def test_rows_without_depth_are_between_their_neighbours() -> None:
         LatitudePrior(("a", "b", "c"), 8).fit([sample])
 
 
+def test_rows_without_class_or_normal_are_like_the_nearest_row() -> None:
+    sample = synthetic(7, 0)
+    sample["semseg"] = torch.tensor([255, 255, 1, 255, 255, 2, 255])[:, None].repeat(1, 14)
+    ahead, down, none = [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]
+    sample["normals"] = torch.tensor([none, none, ahead, none, none, down, none]).T[..., None].repeat(1, 1, 14)
+    prior = LatitudePrior(("a", "b", "c"), 7)
+    prior.fit([sample])
+    outputs = prior(torch.zeros(1, 3, 7, 14))
+    assert outputs["semseg"].argmax(1)[0, :, 0].tolist() == [1, 1, 1, 1, 2, 2, 2]
+    expected = torch.tensor([ahead, ahead, ahead, ahead, down, down, down])
+    assert ((outputs["normals"][0, :, :, 0].T * expected).sum(1) > 0.99).all()
+    for key, nothing in (("semseg", 255), ("normals", 0)):
+        with pytest.raises(InputError, match="no sample has any"):
+            LatitudePrior(("a", "b", "c"), 7).fit([sample | {key: torch.full_like(sample[key], nothing)}])
+
+
 def test_images_of_another_height_are_refused() -> None:
     with pytest.raises(ValueError, match="8 rows, but the prior was fitted to 6"):
         LatitudePrior(("a",), 6)(torch.zeros(1, 3, 8, 16))

@@ -19,7 +19,7 @@ from waiting import until
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import decode_normals
-from mtpano_zoo.image_io.video import Video, constant_rate, write_video
+from mtpano_zoo.image_io.video import Video
 from mtpano_zoo.prediction import pipeline
 from mtpano_zoo.prediction.folder import RECORDS, read_records
 from mtpano_zoo.run import run
@@ -291,15 +291,6 @@ def test_a_variable_frame_rate_is_kept(tmp_path):
     assert nearest == expected
 
 
-def test_constant_rate_shows_every_frame_when_it_was():
-    for times in ([0.0], [0, 1 / 30, 2 / 30, 3 / 30], [0.0, 0.04, 0.08, 0.28, 0.32, 0.36, 0.40, 0.44]):
-        rate, shown = constant_rate(times)
-        assert set(shown) == set(range(len(times))) and shown == sorted(shown)
-        for k, number in enumerate(shown):
-            assert abs(k / rate - times[number]) < 1 / rate or shown[k - 1] == number
-    assert constant_rate([0, 1 / 30, 2 / 30])[0] == 30.0
-
-
 def test_smoothing_is_the_exponential_filter_but_not_across_surfaces(tmp_path):
     levels = [100, 120, 120, 120, 120]
     for smooth, name in ((0.0, "raw"), (0.2, "smooth")):
@@ -318,18 +309,6 @@ def test_smoothing_is_the_exponential_filter_but_not_across_surfaces(tmp_path):
     ahead, right = np.float32([[[0, 0, -1]]]), np.float32([[[1, 0, 0]]])
     assert np.array_equal(smoothed({"normals": ahead}, {"normals": right}, 0.9)["normals"], right)
     assert not smoothed({"normals": ahead}, {"normals": 0 * ahead}, 0.9)["normals"].any()
-
-
-def test_a_video_is_written_completely_or_not_at_all(tmp_path):
-    def fails():
-        yield frame(10)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_video(tmp_path / "a.mp4", fails(), 10)
-    with pytest.raises(OSError, match="could not be written"):
-        write_video(tmp_path / "a.mp4", iter(()), 10)
-    assert not list(tmp_path.iterdir())
 
 
 class AllTasks(WithNormals):

@@ -17,7 +17,8 @@ from huggingface_hub import constants
 
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
-from mtpano_zoo.zoo.download import cache_folder, download, fetch, known_checksum, verify
+from mtpano_zoo.resources import cache_folder
+from mtpano_zoo.zoo.download import download, fetch, known_checksum, verify
 from mtpano_zoo.zoo.entries import Entry, entries
 
 CONTENT = os.urandom(100_000)
@@ -338,13 +339,6 @@ def test_what_was_noted_of_the_first_download_leads_nowhere_else(hub, commit, en
 
 def test_small_files_carry_no_checksum_of_their_own(hub, commit) -> None:
     assert verify(download("user/tiny", "README.md")) == hashlib.sha256(b"# Tiny").hexdigest()
-
-
-def test_the_cache_lies_beside_that_of_the_hub(hub_cache: Path, monkeypatch) -> None:
-    monkeypatch.setenv("MTPANO_CACHE", "~/elsewhere")
-    assert cache_folder() == Path.home() / "elsewhere"
-    monkeypatch.delenv("MTPANO_CACHE")
-    assert cache_folder() == hub_cache.parents[1] / "mtpano_zoo"
 
 
 @pytest.mark.parametrize(

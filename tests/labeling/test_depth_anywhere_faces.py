@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mtpano_zoo.reference.depth_anywhere_faces import (
+from mtpano_zoo.labeling.depth_anywhere_faces import (
     FACES,
     published_cube,
     published_face_disparity,
