@@ -221,7 +221,8 @@ class PanoramaModule(LightningModule):
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)
-            loop, progress = self.trainer.fit_loop, self.trainer.fit_loop.epoch_progress.current
+            loop = self.trainer.fit_loop
+            progress = cast(Any, loop.epoch_progress.current)
             if self.trainer.max_steps != -1 or not loop.epoch_loop.batch_progress.is_last_batch:
                 # Lightning has counted the epoch already in which `max_steps` ended a training.
                 progress.processed = self._loader_state["epoch"]

@@ -82,13 +82,11 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         # jsonargparse wraps what a constructor raises into a ValueError of its own.
         deliberate = (InputError, OSError, MisconfigurationException, ImportError)
         cause = next((cause for cause in _causes(error) if isinstance(cause, deliberate)), None)
-        if cause is None and _is_of_lightning(error):
-            cause = error
-        if cause is None:
+        if isinstance(cause, InputError | OSError):
+            raise cause from cause.__cause__
+        if cause is None and not _is_of_lightning(error):
             raise
-        if not isinstance(cause, InputError | OSError):  # an ImportError names what to install
-            raise InputError(" ".join(str(cause).split())) from error
-        raise cause from cause.__cause__
+        raise InputError(" ".join(str(cause or error).split())) from error  # an ImportError names what to install
 
 
 def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
