@@ -183,6 +183,11 @@ class TrainingLoader(DataLoader[Sample]):
             order.set_epoch(state["epoch"])
 
     @property
+    def epoch(self) -> int | None:
+        """The epoch of the order of the samples; None if another sampler replaced ours."""
+        return getattr(self._order, "epoch", None)
+
+    @property
     def _order(self) -> Any:
         order = self.dataset if isinstance(self.dataset, IterableDataset) else self.sampler
         return order if hasattr(order, "skipped") else None

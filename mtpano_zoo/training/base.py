@@ -29,7 +29,7 @@ from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.tasks import MAIN_TASKS
 from mtpano_zoo.training.optimizer import parameter_groups
 from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_processes, named_losses
-from mtpano_zoo.training.resuming import read_plain_data_only
+from mtpano_zoo.training.resuming import continue_epoch, read_plain_data_only
 from mtpano_zoo.training.schedules import Schedule, training_length, with_schedule
 
 __all__ = ("PanoramaModule",)
@@ -221,12 +221,7 @@ class PanoramaModule(LightningModule):
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)
-            loop = self.trainer.fit_loop
-            progress = cast(Any, loop.epoch_progress.current)
-            if self.trainer.max_steps != -1 or not loop.epoch_loop.batch_progress.is_last_batch:
-                # Lightning has counted the epoch already in which `max_steps` ended a training.
-                progress.processed = self._loader_state["epoch"]
-                progress.completed = min(progress.completed, progress.processed)
+            continue_epoch(self.trainer, getattr(loader, "epoch", None))
         self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -145,13 +145,14 @@ class MultiTaskCLI(LightningCLI):
                 _remove_empty_logs(folder)
 
     def _check_checkpoint_of_the_run(self, subcommand: str) -> None:
-        """Refuse "last" and the like where nothing was trained: Lightning would score the network as built.
+        """Refuse "best", and "last" if there is none: Lightning would score the network as built.
 
         Training begins anew if there is no last checkpoint yet.
         """
         path = self.config_init[subcommand]["ckpt_path"]
-        shared = any(getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks)
-        if subcommand != "fit" and path in CHECKPOINTS_OF_THE_RUN and not (path == "last" and shared):
+        kept = [one for one in self.trainer.checkpoint_callbacks if isinstance(one, callbacks.ModelCheckpoint)]
+        is_there = path == "last" and any(one._find_last_checkpoints(self.trainer) for one in kept)
+        if subcommand != "fit" and path in ("best", "last") and not is_there:
             raise InputError(
                 f"`{subcommand}` is a run of its own, which has no {path} checkpoint: pass the path of one, such as "
                 "--ckpt_path runs/version_0/checkpoints/last.ckpt."

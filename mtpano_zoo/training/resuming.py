@@ -1,10 +1,11 @@
-"""Checkpoints that a trainer may read: local files of tensors and plain data, whatever Lightning would accept."""
+"""What a trainer continues: checkpoints, which are local files of tensors and plain data only, and epochs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 
@@ -12,7 +13,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import read_checkpoint
 from mtpano_zoo.zoo.entries import entries
 
-__all__ = ("check_optimizers", "read_plain_data_only", "training_checkpoint")
+__all__ = ("check_optimizers", "continue_epoch", "read_plain_data_only", "training_checkpoint")
 
 ANEW = "start a new training from its weights, such as with --model.network=Pretrained --model.network.init_args.source"
 
@@ -81,6 +82,26 @@ def read_plain_data_only(strategy: Strategy) -> None:
         strategy.load_checkpoint = partial(_load_plain_data, strategy.load_checkpoint)  # type: ignore[method-assign]
         restore = strategy.load_optimizer_state_dict
         strategy.load_optimizer_state_dict = partial(_load_optimizers, strategy, restore)  # type: ignore[method-assign]
+
+
+def continue_epoch(trainer: Trainer, epoch: int | None) -> None:
+    """Continue an epoch in which `max_steps` ended a training: Lightning has counted it already.
+
+    Args:
+        trainer: A trainer that begins to train.
+        epoch: The epoch that the loader continues, if it knows.
+    """
+    loop = trainer.fit_loop
+    progress = cast(Any, loop.epoch_progress.current)
+    is_whole = loop.epoch_loop.batch_progress.is_last_batch
+    if epoch is None or epoch >= progress.processed or (is_whole and trainer.max_steps == -1):
+        return
+    progress.processed = epoch
+    progress.completed = min(progress.completed, epoch)
+    if not is_whole and not loop.restarting:
+        # Otherwise its batches would be counted from 0, and the last one would not be known as such.
+        loop.epoch_loop.restarting = True
+        loop.epoch_loop.update_restart_stage()
 
 
 def _load_plain_data(

@@ -74,8 +74,8 @@ def with_schedule(
             raise InputError(f"{name} must not be negative, but is {value}.")
     if schedule != "constant" and math.isinf(total_steps):
         raise InputError(
-            f"The {schedule} schedule needs an end: set the trainer's max_epochs or max_steps, or, if the module "
-            "has the argument, schedule=constant."
+            f"The {schedule} schedule needs an end: set the trainer's max_steps, or max_epochs if the data have a "
+            "length, or, if the module has the argument, schedule=constant."
         )
     factor = partial(_delayed_factor, start, total_steps - start, schedule, power, warmup_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": _Factors(optimizer, factor), "interval": "step"}}
@@ -84,6 +84,8 @@ def with_schedule(
 def training_length(trainer: Trainer) -> float:
     """Return the number of optimiser steps of a whole training; infinity if it has no end."""
     steps = float(trainer.estimated_stepping_batches)
+    if steps < 0:  # of a data set without a length
+        return math.inf
     changing = [one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
     if not changing or math.isinf(trainer.num_training_batches) or (trainer.max_epochs or -1) < 0:
         return steps

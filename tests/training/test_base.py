@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulation
 from tiny_training import TinyDataModule, TinyNetwork, assert_same, snapshot, trainer
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import DAPLoss, MultiTaskLoss
@@ -193,6 +193,13 @@ def test_a_decaying_schedule_needs_an_end(tmp_path):
     endless = trainer(tmp_path, max_epochs=-1)
     with pytest.raises(ValueError, match="polynomial schedule needs an end"):
         endless.fit(MultiTaskModule(TinyNetwork()), TinyDataModule())
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([TinyDataset(1)[0]] * 4)
+
+    with pytest.raises(ValueError, match="max_epochs if the data have a length"):
+        trainer(tmp_path, max_epochs=2).fit(MultiTaskModule(TinyNetwork()), DataLoader(Stream()))
 
 
 def test_freezing_needs_an_encoder():

@@ -235,7 +235,7 @@ def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, ca
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-@pytest.mark.parametrize("path", ["best", "last", "hpc"])
+@pytest.mark.parametrize("path", ["best", "last"])
 def test_a_run_without_training_has_no_checkpoint_of_its_own(folder, capsys, verb, path):
     assert mtpano([verb, "--config", "tiny.yaml", "--trainer.callbacks=null", "--ckpt_path", path]) == 1
     assert f"`{verb}` is a run of its own, which has no {path} checkpoint" in capsys.readouterr().err
@@ -250,6 +250,8 @@ def test_the_last_checkpoint_of_a_chosen_folder_is_scored(folder, capsys):
         f"--trainer.callbacks={keep[0]}",
         *(f"--trainer.callbacks.{o}" for o in keep[1:]),
     ]
+    assert mtpano(["test", *command, "--ckpt_path=last"]) == 1
+    assert "has no last checkpoint" in capsys.readouterr().err
     assert mtpano(["fit", *command, "--ckpt_path=last"]) == 0
     capsys.readouterr()
     assert mtpano(["test", *command, "--ckpt_path=last"]) == 0

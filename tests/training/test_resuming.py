@@ -1,9 +1,12 @@
 """Training that goes on from a checkpoint."""
 
+import math
+
 import pytest
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import TinyDataModule, TinyDataset, TinyNetwork, assert_same, snapshot, trainer
+from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.loading import training_loader
 from mtpano_zoo.training import MultiTaskModule
@@ -35,27 +38,61 @@ class Resumable(TinyDataModule):
         return training_loader(TinyDataset(self.train), None, batch_size=self.batch_size)
 
 
-@pytest.mark.parametrize("end", [{"max_epochs": -1, "max_steps": 12}, {"max_epochs": 3}])
-@pytest.mark.parametrize("steps", [3, 4, 5])
-def test_training_that_a_number_of_steps_ended_goes_on_with_the_next_sample(tmp_path, steps, end):
-    """From its last checkpoint; an epoch has four steps."""
+@pytest.mark.parametrize("by_steps", [True, False])
+@pytest.mark.parametrize(("steps", "accumulated"), [(3, 1), (4, 1), (5, 1), (1, 3)])
+def test_training_that_a_number_of_steps_ended_goes_on_as_if_it_had_not(tmp_path, steps, accumulated, by_steps):
+    """From its last checkpoint; an epoch has four batches."""
 
     class Seen(MultiTaskModule):
         def training_step(self, batch, batch_idx):
-            seen.append((self.current_epoch, batch["id"]))
+            seen.append((self.current_epoch, batch_idx, self.global_step, batch["id"]))
             return super().training_step(batch, batch_idx)
+
+        def on_validation_epoch_end(self):
+            seen.append(("validated", self.current_epoch, self.global_step))
+            super().on_validation_epoch_end()
 
     def fit(path=None, **options):
         keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
-        one = trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], **options)
+        options |= {"enable_checkpointing": True, "num_sanity_val_steps": 0, "accumulate_grad_batches": accumulated}
+        one = trainer(tmp_path, callbacks=[keep], **options)
         one.fit(Seen(TinyNetwork(), schedule="constant"), Resumable(), ckpt_path=path)
 
     seen = []
     fit(max_epochs=3)
     expected, seen = seen, []
     fit(max_epochs=-1, max_steps=steps)
+    end = {"max_epochs": -1, "max_steps": 3 * math.ceil(4 / accumulated)} if by_steps else {"max_epochs": 3}
     fit(tmp_path / "last.ckpt", **end)
     assert seen == expected
+
+
+class Foreign(DataLoader):
+    """A loader with a state of its own."""
+
+    def state_dict(self):
+        return {"position": 1}
+
+    def load_state_dict(self, state):
+        assert state == {"position": 1}
+
+
+@pytest.mark.parametrize("options", [{"overfit_batches": 2}, {"limit_train_batches": 2}])
+def test_loaders_that_know_no_epoch_leave_it_to_the_trainer(tmp_path, options):
+    """Lightning replaces the sampler of ours if it overfits."""
+
+    class Data(TinyDataModule):
+        def train_dataloader(self):
+            if "overfit_batches" in options:
+                return training_loader(TinyDataset(self.train), None, batch_size=self.batch_size)
+            return Foreign(TinyDataset(self.train), batch_size=self.batch_size)
+
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
+    common = {"max_epochs": 4, "enable_checkpointing": True, "limit_val_batches": 0, **options}
+    trainer(tmp_path, callbacks=[keep], **common).fit(MultiTaskModule(TinyNetwork()), Data())
+    resumed = trainer(tmp_path, **common)
+    resumed.fit(MultiTaskModule(TinyNetwork()), Data(), ckpt_path=tmp_path / "step=5.ckpt")
+    assert (resumed.current_epoch, resumed.global_step) == (4, 8)
 
 
 def test_training_resumes_within_an_epoch(tmp_path):
