@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
-from tiny_training import TinyDataModule, TinyNetwork, assert_same, snapshot, trainer
+from tiny_training import TinyDataModule, TinyDataset, TinyNetwork, assert_same, snapshot, trainer
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.data import DataLoader, IterableDataset
