@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.export.colmap import ColmapWriter, Scan
+from mtpano_zoo.export.colmap import ColmapWriter, Scan, name_in_scene
 from mtpano_zoo.export.one_scale import common_scales
 from mtpano_zoo.export.poses import IDENTITY, Pose, read_poses
 from mtpano_zoo.image_files import find_images
@@ -62,7 +62,7 @@ def export_scene(
     Raises:
         FileExistsError: If `out` exists and is not empty.
         InputError: If there is no result, a panorama or a pose is missing, a file is damaged or belongs to another
-            image, no pixel has a distance, or an option is out of range.
+            image, two names would coincide, no pixel has a distance, or an option is out of range.
         OSError: If a file cannot be read or written.
     """
     results, out = Path(results), Path(out)
@@ -70,6 +70,13 @@ def export_scene(
         raise FileExistsError(f"{out} already exists: choose a new folder")
     known = None if poses is None else read_poses(poses)
     found = _matched(results, Path(images), report)
+    first: dict[str, str] = {}
+    for name in found:
+        if (other := first.setdefault(name_in_scene(name), name)) != name:
+            raise InputError(
+                f"{results} has {other} and {name}, which would both be {name_in_scene(name)} in the scene: rename one "
+                "of the images, and predict it again"
+            )
     if known is not None and (missing := [name for name in found if name not in known]):
         raise InputError(f"{poses} has no pose for {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:

@@ -32,7 +32,7 @@ from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
 from mtpano_zoo.viz import default_palette
 
-__all__ = ("FolderDataModule", "decode_png_or_npy_normals", "read_classes")
+__all__ = ("LABELLED", "FolderDataModule", "decode_png_or_npy_normals", "read_classes")
 
 FOLDERS = {"image": "images", "semseg": "semseg", "depth": "depth", "normals": "normals"}
 COMMON = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -43,6 +43,7 @@ EXTENSIONS = {
     "normals": (".png", ".npy"),
 }
 LISTED: dict[str, Split | None] = {"train": "train", "val": "val", "test": "test", "left out": None}
+LABELLED = "labelled"  # the panoramas with a label, whatever the lists say
 
 
 class FolderDataModule(PanoramaDataModule):
@@ -149,7 +150,9 @@ class FolderDataModule(PanoramaDataModule):
         return {name: split.get(name, "train") for name in ordered}
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Return whether a sample is in a split; all are in ``predict``."""
+        """Return whether a sample is in a split; all are in ``predict``, those with labels in ``labelled``."""
+        if split == LABELLED:
+            return any(fields[task] for task in self.tasks)
         return split == "predict" or super().belongs(i, fields, split)
 
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtpano_zoo.data import FolderDataModule
-from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataset
+from mtpano_zoo.data.folder import LABELLED, FolderDataModule
+from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.rooms_writer import KINDS
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import check_panorama_size, decode_pixels
@@ -52,30 +52,29 @@ class EvaluationSet:
     contents: Callable[[int], str] = lambda _: ""
 
 
-class _Parts:
-    """Several sets of panoramas, one after the other."""
+class _Labelled:
+    """The panoramas of a folder, at most `limit` from the first."""
 
-    def __init__(self, parts: Sequence[PanoramaDataset]) -> None:
-        self.places = [(part, i) for part in parts for i in range(len(part))]
+    def __init__(self, data: PanoramaDataset, limit: int | None) -> None:
+        self.data = data
+        self.rows = range(len(data))[:limit]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        part, i = self.places[index]
-        return part[i]
+        return self.data[self.rows[index]]
 
     def name(self, index: int) -> str:
         """Return the id of a sample."""
-        part, i = self.places[index]
-        return part.name(i)
+        return self.data.name(self.rows[index])
 
     def contents(self, index: int) -> str:
         """Return a hash of the image and the labels of a sample."""
-        part, i = self.places[index]
+        i, found = self.rows[index], self.data.index
         files = hashlib.sha256()
-        for role in sorted(part.index.files):
-            for content in part.index.read(role, i) if part.index.has(role, i) else ():
+        for role in sorted(found.files):
+            for content in found.read(role, i) if found.has(role, i) else ():
                 files.update(role.encode() + hashlib.sha256(content).digest())
         return files.hexdigest()
 
@@ -124,22 +123,12 @@ def _folder(folder: Path, height: int | None, limit: int | None) -> EvaluationSe
         check_panorama_size(height, columns, name)
     data = FolderDataModule(folder, height=height, width=2 * height)
     listed = (folder / "test.txt").is_file()
-    splits = ("test",) if listed else SPLITS
-    parts = []
-    for split in splits:
-        try:
-            parts.append(data.dataset(split))
-        except InputError:  # empty
-            continue
-    samples = _Parts(parts)
-    samples.places.sort(key=lambda place: place[0].name(place[1]))
-    samples.places = samples.places[:limit]
-    if not samples.places and listed:
+    try:
+        samples = _Labelled(data.dataset("test" if listed else LABELLED), limit)
+    except InputError as error:
         raise InputError(
             f"{folder / 'test.txt'} is empty or lists no panorama with a label: list some, or remove it to use all"
-        )
-    if not samples.places:
-        raise InputError(f"{folder} has no panorama with a label: add depth/, normals/ or semseg/")
+        ) from error
     name = folder.resolve().name
     words = f"{'the panoramas that test.txt lists' if listed else 'all labelled panoramas'} in the folder {name}"
     colours = None if data.palette is None else data.palette.tolist()

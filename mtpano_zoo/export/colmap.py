@@ -7,6 +7,7 @@ and height as parameters, and longitude and latitude as in our convention.
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from mtpano_zoo.sphere import (
     to_perspective,
 )
 
-__all__ = ("FOV", "VIEWS", "ColmapWriter", "Scan", "default_size")
+__all__ = ("FOV", "VIEWS", "ColmapWriter", "Scan", "default_size", "name_in_scene")
 
 FOV = 90.0  # degrees, of a perspective view
 VIEWS = {6: cube_rotations, 12: icosahedron_rotations}
@@ -79,8 +80,20 @@ def default_size(height: int) -> int:
     return 2 * round(height / np.pi)
 
 
+def name_in_scene(name: str) -> str:
+    """Return the name of a scan's files without whitespace, at which programs end a name in `images.txt`.
+
+    Example:
+        >>> name_in_scene("first floor/living room")
+        'first_floor/living_room'
+    """
+    return re.sub(r"\s", "_", name)
+
+
 class ColmapWriter:
     """Write scans into a folder, one after another; `finish` writes the cameras, poses and points.
+
+    NAME is that of the scan, see `name_in_scene`; the names of all scans must differ.
 
     - `images/NAME.png`
     - `sparse/0/cameras.txt`, `images.txt`, `points3D.txt`: the points, about 100,000, cover every panorama evenly
@@ -135,6 +148,7 @@ class ColmapWriter:
         """
         if not clean_points(scan.depth).any():
             raise InputError(f"{scan.name} has no pixel with a distance: depth is 0 everywhere; leave it out")
+        scan = scan._replace(name=name_in_scene(scan.name))
         for view in self._cut(scan) if self.views else [self._whole(scan)]:
             if not view.maps["masks"].any():  # it shows nothing of a crop
                 continue

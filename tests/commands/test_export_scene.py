@@ -38,13 +38,13 @@ def test_results_become_a_scene(folders: tuple[Path, Path], tmp_path: Path) -> N
     assert export_scene(results, photos, tmp_path / "scene", poses=given, nadir=20.0) == 2
     root = tmp_path / "scene"
     rows = [row for row in (root / "sparse/0/images.txt").read_text().splitlines() if row and row[0] != "#"]
-    assert rows == ["1 1 0 0 0 0 0 0 1 a.png", "2 1 0 0 0 1 0 0 1 sub/b c.png"]
-    assert np.array_equal(np.load(root / "depth/sub/b c.npy"), np.load(results / "sub/b c_depth.npy"))
+    assert rows == ["1 1 0 0 0 0 0 0 1 a.png", "2 1 0 0 0 1 0 0 1 sub/b_c.png"]
+    assert np.array_equal(np.load(root / "depth/sub/b_c.npy"), np.load(results / "sub/b c_depth.npy"))
     normals = decode_normals(np.asarray(Image.open(root / "normals/a.png")))
     np.testing.assert_allclose(normals, -erp_rays(16, 32).numpy(), atol=0.02)
     sky = np.asarray(Image.open(root / "sky/a.png"))
     assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
-    assert (root / "masks/sub/b c.png.png").is_file()
+    assert (root / "masks/sub/b_c.png.png").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "poses.txt", "results", "scene"]
 
 
@@ -53,7 +53,7 @@ def test_a_folder_below_the_results_has_their_manifest(folders: tuple[Path, Path
     for images in (photos, photos / "sub"):
         out = tmp_path / f"scene of {images.name}"
         assert export_scene(results / "sub", images, out) == 1
-        sky = np.asarray(Image.open(out / "sky" / "b c.png"))  # which class is the sky, the manifest says
+        sky = np.asarray(Image.open(out / "sky" / "b_c.png"))  # which class is the sky, the manifest says
         assert (sky[:4] == 255).all() and (sky[4:] == 0).all()
     shutil.copy(photos / "a.png", photos / "sub" / "b c.png")
     with pytest.raises(InputError, match="has changed since the results in"):
@@ -98,6 +98,33 @@ def test_a_name_that_is_not_utf_8_can_be_exported_and_viewed(
     assert main(["view", str(results / name), "--html", str(page)]) == 0
     assert r"<title>caf\udce9</title>" in page.read_text(encoding="utf-8")
     assert r"caf\udce9 scene" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("views", [None, 6])
+def test_programs_that_end_a_name_at_a_space_find_every_file(views: int | None, tmp_path: Path) -> None:
+    names = ["first floor/living\troom", "first floor/two  spaces", "no\u00a0break"]
+    results, photos, out = tmp_path / "results", tmp_path / "photos", tmp_path / "scene"
+    for name in names:
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 16), (90,) * 3).save(photos / f"{name}.png")
+    run([photos], Everything(), results, progress=False, panel=False)
+    assert export_scene(results, photos, out, views=views) == 3
+    lines = (out / "sparse/0/images.txt").read_text().splitlines()[1::2]
+    read = {line.split()[9] for line in lines}
+    assert {line.split(" ")[9] for line in lines} == read and len(read) == 3 * (views or 1)
+    for folder, ending in (("images", ""), ("depth", ""), ("normals", ""), ("masks", ".png"), ("sky", "")):
+        files = {path.relative_to(out / folder).as_posix() for path in (out / folder).rglob("*.png")}
+        assert files == {f"{name}{ending}" for name in read}
+    assert {path.with_suffix(".png").relative_to(out / "depth").as_posix() for path in out.rglob("*.npy")} == read
+
+
+def test_names_that_coincide_without_spaces_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results, photos = folders
+    Image.new("RGB", (32, 16), (90,) * 3).save(photos / "sub" / "b_c.png")
+    run([photos / "sub" / "b_c.png"], Everything(), results / "sub", progress=False, panel=False)
+    with pytest.raises(InputError, match="has sub/b c and sub/b_c, which would both be sub/b_c in the scene: rename"):
+        export_scene(results, photos, tmp_path / "scene")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "results"]
 
 
 def test_results_of_videos_are_left_out(
@@ -229,7 +256,7 @@ def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:
     photos.mkdir()
     results.mkdir()
     # Inside a sphere of 3 m: |c + d r| = 3 for the camera at c.
-    rays, places = erp_rays(32, 64).double().numpy(), {"a": (0.0, 0.0, 0.5), "b": (0.8, 0.3, -0.6)}
+    rays, places = erp_rays(32, 64).double().numpy(), {"a 1": (0.0, 0.0, 0.5), "b": (0.8, 0.3, -0.6)}
     true = {}
     for (name, place), factor in zip(places.items(), (0.8, 1.2), strict=True):
         along = rays @ place
@@ -244,7 +271,7 @@ def test_distances_are_brought_to_one_scale(tmp_path: Path) -> None:
         export_scene(results, photos, tmp_path / "scene", one_scale=True)
     export_scene(results, photos, tmp_path / "scene", poses=tmp_path / "poses.txt", one_scale=True)
     for name, depth in true.items():
-        found = np.load(tmp_path / "scene" / "depth" / f"{name}.npy")
+        found = np.load(tmp_path / "scene" / "depth" / f"{name.replace(' ', '_')}.npy")
         np.testing.assert_allclose(found[8:30], depth[8:30], rtol=0.01)
-        assert (found > 0).any(1).sum() == {"a": 32, "b": 22}[name]
-    assert list(json.loads((tmp_path / "scene" / "scales.json").read_text())) == ["a", "b"]
+        assert (found > 0).any(1).sum() == {"a 1": 32, "b": 22}[name]
+    assert list(json.loads((tmp_path / "scene" / "scales.json").read_text())) == ["a 1", "b"]

@@ -297,6 +297,19 @@ def test_an_empty_list_is_not_scored_as_all(homes, tmp_path, train):
         open_data(tmp_path / "ds")
 
 
+@pytest.mark.parametrize("lists", [(), ("train",), ("val",), ("train", "val")])
+def test_without_a_list_for_test_all_labelled_panoramas_are_scored(homes, tmp_path, lists):
+    root = shutil.copytree(homes, tmp_path / "ds")
+    names = sorted(path.stem for path in (root / "images").iterdir())
+    for name, which in zip(reversed(names), lists, strict=False):
+        (root / f"{which}.txt").write_text(name)
+    shutil.copyfile(root / "images" / f"{names[0]}.png", root / "images" / "unlabelled.png")
+    for limit in (None, 2):
+        samples = open_data(root, limit=limit).samples
+        assert [sample["id"] for sample in samples] == names[:limit]
+        assert [samples.name(i) for i in range(len(samples))] == names[:limit]
+
+
 def test_the_command_line(homes, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     depths(open_data(homes), tmp_path / "theirs", encode_depth, ".png")

@@ -208,6 +208,22 @@ def test_a_link_and_the_pages_own_measures(browser: Browser, room: Prediction, t
     assert browser.complaints == []
 
 
+@pytest.mark.parametrize("rows", [64, 22, 16])
+def test_points_of_subsampled_maps_are_on_the_walls(
+    browser: Browser, room: Prediction, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtpano_zoo.viewer.page.MAP_ROWS", rows)
+    (tmp_path / "box.html").write_text(page(room, "box"), encoding="utf-8")
+    browser.open((tmp_path / "box.html").as_uri(), WIDTH, HEIGHT)
+    pixels = [(v, u) for v in range(64) for u in range(10, 128)]  # two columns before them have no distance
+    points = np.array(browser.run(f"{[[u, v] for v, u in pixels]}.map((at) => maps.point(at))"))
+    sides = np.array([2.0, -1.5, 1.6, -1.1, 3.0, -2.5])  # right, left, down, up, ahead, behind
+    np.testing.assert_allclose((points.repeat(2, 1) / sides).max(1), 1, atol=1e-4)
+    rays = np.array([erp_rays(64, 128).numpy()[pixel] for pixel in pixels])
+    apart = np.degrees(np.arccos(np.clip((rays * points).sum(1) / np.linalg.norm(points, axis=1), -1, 1)))
+    assert apart.max() <= {64: 0.1, 22: 2, 16: 3}[rows] * np.sqrt(2) * 180 / 64 and browser.complaints == []
+
+
 def test_looking_around(browser: Browser, address: str) -> None:
     browser.open(address, WIDTH, HEIGHT)
     browser.key("ArrowRight", 3)

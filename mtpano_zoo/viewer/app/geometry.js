@@ -109,10 +109,12 @@ const Geometry = (() => {
       return length ? vector.map((value) => value / length) : null;
     }
 
-    // The point of the scene in a pixel; null without a distance.
+    // The point of the scene in a pixel; null without a distance. It is on the ray along which its distance was taken.
     point(at) {
       const distance = this.distance(at);
-      return distance ? ray(at, this.size).map((value) => value * distance) : null;
+      const [place, first] = [this.place(at), Math.floor(this.stride / 2)];
+      const taken = [place % this.columns, Math.floor(place / this.columns)].map((i) => i * this.stride + first);
+      return distance ? ray(taken, this.size).map((value) => value * distance) : null;
     }
 
     // Metres between the points of two pixels, see `between`; null where one has no distance.
