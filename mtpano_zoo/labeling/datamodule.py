@@ -19,7 +19,7 @@ from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import check_present, find_images
-from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.image_io import panorama_of_file
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_of
 from mtpano_zoo.labeling.ledger import Ledger
@@ -37,7 +37,9 @@ LOOKING = 16  # threads that check whether finished panoramas are unchanged: on 
 
 
 class ImageFiles(Dataset[Item]):
-    """Panoramas in files, of any size: `image` uint8 (3, H, W) and `id`, the name without extension.
+    """Panoramas in files, of any size: `image` uint8 (3, H, W), and `id`, the name without extension.
+
+    What no camera has seen, beside a crop or transparent, is `ignored`, bool (H, W), and black in the image.
 
     Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``. What is finished keeps its name, whatever images are
     added: `find_images` names all others anew to tell two of one name apart.
@@ -106,7 +108,9 @@ class ImageFiles(Dataset[Item]):
             OSError: If it does not exist.
             InputError: If it is not a panorama.
         """
-        return {"image": torch.from_numpy(read_panorama(self.paths[i])).permute(2, 0, 1), "id": self.names[i]}
+        panorama = panorama_of_file(self.paths[i])
+        unseen = {} if panorama.seen is None else {"ignored": torch.from_numpy(~panorama.seen)}
+        return {"image": torch.from_numpy(panorama.pixels).permute(2, 0, 1), "id": self.names[i], **unseen}
 
 
 def unaugmented_samples(data: lightning.LightningDataModule, split: str) -> Dataset[Item]:

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import torch
+from tagged_files import partly_seen
 from tiny_labeling import HEIGHT, ROOMS, TINY, WIDTH, config, grey, labels_of
 
 from mtpano_zoo.cli import main
@@ -129,6 +130,20 @@ def test_from_python(tmp_path, whole):
         for root in (tmp_path / "out", whole)
     )
     assert mine == theirs
+
+
+def test_what_no_camera_has_seen_gets_no_label(tmp_path):
+    """Also if the panorama is shrunk first."""
+    (tmp_path / "photos").mkdir()
+    seen = partly_seen(tmp_path / "photos")
+    views = {"class_path": "mtpano_zoo.labeling.views.CubeViews", "init_args": {"size": 32}}
+    path = config(tmp_path / "tiny.yaml", **grey(), views=views, max_height=HEIGHT)
+    assert main(["label", str(tmp_path / "photos"), "--config", path, "--out", str(tmp_path / "out")]) == 0
+    samples = PseudoLabelDataModule(tmp_path / "out", height=HEIGHT, width=WIDTH).dataset("train")
+    assert len(samples) == 2
+    for sample in (samples[0], samples[1]):
+        assert np.array_equal(sample["depth"] > 0, seen[sample["id"]]), sample["id"]
+        assert np.array_equal(sample["semseg"] != 255, seen[sample["id"]]), sample["id"]
 
 
 class Counted(Labeler):
