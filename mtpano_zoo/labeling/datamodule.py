@@ -47,19 +47,21 @@ class ImageFiles(Dataset[Item]):
     Args:
         sources: Images and folders; folders are searched with their sub-folders.
         out: Output folder; images in it are not labelled.
+        keep_names: Keep the names of what is finished; false if those labels are about to be deleted, because a process
+            that comes after that does not find the names any more.
 
     Raises:
         FileNotFoundError: If none of the images exists.
         InputError: If a folder holds no images, or there is no source at all.
     """
 
-    def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
+    def __init__(self, sources: Sequence[str | Path], out: Path, keep_names: bool = True) -> None:
         found = find_images(sources, out)
         check_present(found)  # before `overwrite` deletes labels that a mistyped path cannot replace
         self.paths = list(found)
         self.names = [target.relative_to(out).as_posix().replace("/", "_") for target in found.values()]
         folder = LabelFolder(out)
-        finished = folder.finished()
+        finished = folder.finished() if keep_names else set()
         if former := finished.difference(self.names):
             for i in range(len(self)):
                 if self.names[i] not in finished and (name := self._former_name(i, former, folder)):

@@ -1,10 +1,12 @@
 """`mtpano label`: folders of panoramas in, folders of labels out."""
 
 import json
+import shutil
 import threading
 
 import numpy as np
 import torch
+from PIL import Image
 from tagged_files import partly_seen
 from tiny_labeling import HEIGHT, ROOMS, TINY, WIDTH, config, grey, labels_of
 
@@ -115,6 +117,26 @@ def test_overwriting(photos, tmp_path):
     assert {name for name in first if "label_" not in name} == set(second)
     assert first["depth/p0/merged.png"] == second["depth/p0/merged.png"]
     assert len(list((out / "runs").iterdir())) == 2
+
+
+def test_names_of_labels_that_are_deleted_are_not_kept(photos, tmp_path):
+    """Otherwise a process that starts after the deletion gives an image another name, and labels it again."""
+    path = config(tmp_path / "tiny.yaml", **grey())
+    other = ["--overwrite", "--keep_views=false"]
+    (photos / "inner").mkdir()
+
+    def names(out, *options):
+        assert main(["label", str(photos), "--config", path, "--out", str(tmp_path / out), *options]) == 0
+        return {file.name for file in (tmp_path / out / "img").iterdir()}
+
+    first = names("out")
+    shutil.copy(photos / "p1.png", photos / "inner" / "p0.png")
+    with Image.open(photos / "p2.png") as image:
+        image.save(photos / "p0.jpg")
+    fresh = names("fresh", *other)
+    assert not first < fresh
+    assert names("out") > first  # the same settings
+    assert names("out", *other) == fresh
 
 
 def test_from_python(tmp_path, whole):
