@@ -306,7 +306,8 @@ def _decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
         InputError: If it is a crop or no image, or its tags contradict each other.
     """
     decoded = decode_image(data, "it")
-    tags = read_gpano(decoded.xmp, *decoded.pixels.shape[:2], "it")
+    height, width, _ = decoded.pixels.shape
+    tags = read_gpano(decoded.xmp, height, width, "it")
     if tags is not None and (window := tags.window) is not None:
         raise InputError(
             f"by its GPano tags it is a crop of a panorama of {window.full_width} x {window.full_height} pixels; "
