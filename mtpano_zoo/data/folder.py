@@ -26,7 +26,9 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import files_below
-from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_pixels
+from mtpano_zoo.image_io import IMAGE_SUFFIXES
+from mtpano_zoo.image_io.decoding import decode_image
+from mtpano_zoo.image_io.gpano import read_gpano
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
@@ -52,7 +54,7 @@ class FolderDataModule(PanoramaDataModule):
     Expected below the root, as `mtpano rooms --out DIR` writes rooms; all but the images may be missing, as a folder or
     for single images::
 
-        images/NAME.jpg     or any other kind of image that `mtpano run` reads; twice as wide as high
+        images/NAME.jpg     or any other kind of image that `mtpano run` reads; twice as wide as high, the full sphere
         semseg/NAME.png     8-bit class numbers (grey or palette), 255 = no label; or the colours of `classes.yaml`
         depth/NAME.png      16-bit, millimetres along the ray, 0 = no measurement, 65535 = 65.535 m or more, which
                             counts as no measurement; or NAME.npy, float, metres
@@ -113,7 +115,7 @@ class FolderDataModule(PanoramaDataModule):
         if "semseg" in present and (file := _classes_file(folder, classes_file, tasks is None or "semseg" in tasks)):
             self.classes, self.palette = read_classes(file)
         decoders: dict[str, Decoder] = {
-            "image": partial(decode_pixels, name="it"),
+            "image": _decode_full_panorama,
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
             "depth": _decode_png_or_npy_depth,
             "normals": decode_png_or_npy_normals,
@@ -298,6 +300,23 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
     if not complete:
         raise InputError(f"{path} lists no panorama")
     return complete
+
+
+def _decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of an image, unless its tags say that it is a crop, which its labels may not know.
+
+    Raises:
+        InputError: If it is a crop or no image, or its tags contradict each other.
+    """
+    decoded = decode_image(data, "it")
+    height, width, _ = decoded.pixels.shape
+    tags = read_gpano(decoded.xmp, height, width, "it")
+    if tags is not None and (window := tags.window) is not None:
+        raise InputError(
+            f"by its GPano tags it is a crop of a panorama of {window.full_width} x {window.full_height} pixels; "
+            "export the full panorama, or remove the tags if they are wrong"
+        )
+    return decoded.pixels
 
 
 def _decode_semseg(data: bytes, count: int, palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from mtpano_zoo.image_io.panorama import (
     decode_pixels,
     load_panorama,
     panorama_from_pil,
+    panorama_of_file,
     read_panorama,
 )
 from mtpano_zoo.image_io.writing import (
@@ -50,6 +51,7 @@ __all__ = (
     "load_panorama",
     "open_image",
     "panorama_from_pil",
+    "panorama_of_file",
     "placed",
     "pose_of",
     "read_panorama",

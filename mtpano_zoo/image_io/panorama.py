@@ -24,6 +24,7 @@ __all__ = (
     "load_panorama",
     "one_eye",
     "panorama_from_pil",
+    "panorama_of_file",
     "panorama_of_pixels",
     "read_panorama",
 )
@@ -202,8 +203,8 @@ def _on_sphere(decoded: Decoded, tags: GPano, name: str, max_pixels: int | None)
     return Panorama(placed(decoded.pixels, window), placed(seen, window), window, tags.pose)
 
 
-def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """Read an image file as `load_panorama` does, and return its pixels on the full sphere, RGB (H, W, 3).
+def panorama_of_file(path: str | Path, *, max_pixels: int | None = None) -> Panorama:
+    """Read an image file as `load_panorama` does.
 
     What a 2:1 image shows is not checked, and there are no options for other shapes: this is for data sets.
 
@@ -211,7 +212,17 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
         FileNotFoundError: If there is no such file.
         InputError: If it is not an image, truncated, too large, not 2:1, or its tags contradict each other.
     """
-    return _whole(_read(Path(path), max_pixels), str(path), max_pixels).pixels
+    return _whole(_read(Path(path), max_pixels), str(path), max_pixels)
+
+
+def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Return the pixels of `panorama_of_file` on the full sphere, RGB (H, W, 3); black where nothing was seen.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is not an image, truncated, too large, not 2:1, or its tags contradict each other.
+    """
+    return panorama_of_file(path, max_pixels=max_pixels).pixels
 
 
 def decode_pixels(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from mtpano_zoo.data.panoramas import PanoramaDataset
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import check_present, find_images
-from mtpano_zoo.image_io import read_panorama
+from mtpano_zoo.image_io import panorama_of_file
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_of
 from mtpano_zoo.labeling.ledger import Ledger
@@ -37,7 +37,9 @@ LOOKING = 16  # threads that check whether finished panoramas are unchanged: on 
 
 
 class ImageFiles(Dataset[Item]):
-    """Panoramas in files, of any size: `image` uint8 (3, H, W) and `id`, the name without extension.
+    """Panoramas in files, of any size: `image` uint8 (3, H, W), and `id`, the name without extension.
+
+    What no camera has seen, beside a crop or transparent, is `ignored`, bool (H, W), and black in the image.
 
     Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``. What is finished keeps its name, whatever images are
     added: `find_images` names all others anew to tell two of one name apart.
@@ -45,19 +47,21 @@ class ImageFiles(Dataset[Item]):
     Args:
         sources: Images and folders; folders are searched with their sub-folders.
         out: Output folder; images in it are not labelled.
+        keep_names: Keep the names of what is finished; false if those labels are about to be deleted, because a process
+            that comes after that does not find the names any more.
 
     Raises:
         FileNotFoundError: If none of the images exists.
         InputError: If a folder holds no images, or there is no source at all.
     """
 
-    def __init__(self, sources: Sequence[str | Path], out: Path) -> None:
+    def __init__(self, sources: Sequence[str | Path], out: Path, keep_names: bool = True) -> None:
         found = find_images(sources, out)
         check_present(found)  # before `overwrite` deletes labels that a mistyped path cannot replace
         self.paths = list(found)
         self.names = [target.relative_to(out).as_posix().replace("/", "_") for target in found.values()]
         folder = LabelFolder(out)
-        finished = folder.finished()
+        finished = folder.finished() if keep_names else set()
         if former := finished.difference(self.names):
             for i in range(len(self)):
                 if self.names[i] not in finished and (name := self._former_name(i, former, folder)):
@@ -106,7 +110,9 @@ class ImageFiles(Dataset[Item]):
             OSError: If it does not exist.
             InputError: If it is not a panorama.
         """
-        return {"image": torch.from_numpy(read_panorama(self.paths[i])).permute(2, 0, 1), "id": self.names[i]}
+        panorama = panorama_of_file(self.paths[i])
+        unseen = {} if panorama.seen is None else {"ignored": torch.from_numpy(~panorama.seen)}
+        return {"image": torch.from_numpy(panorama.pixels).permute(2, 0, 1), "id": self.names[i], **unseen}
 
 
 def unaugmented_samples(data: lightning.LightningDataModule, split: str) -> Dataset[Item]:

@@ -69,8 +69,11 @@ def describe(settings: Mapping[str, Any], classes: Sequence[str]) -> dict[str, A
     return plain
 
 
-def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
+def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> bool:
     """Check that a folder is empty, or was labelled with the same settings; change nothing.
+
+    Returns:
+        Whether its labels stay: with `overwrite`, those of other settings do not.
 
     Raises:
         InputError: If it holds something else, or labels with other settings and `overwrite` is false.
@@ -85,7 +88,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
         if filled and not path.exists():
             raise InputError(f"{root} holds files but no {MANIFEST}: choose a new folder, or one that holds labels")
         if not filled:
-            return
+            return True
     try:
         known = read_json(path)
         same_format = known["format"] == manifest["format"]
@@ -94,7 +97,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
     if not same_format:
         raise InputError(f"{path} has another format or version, {known['format']!r}: choose another folder")
     if overwrite:
-        return
+        return bool(known == manifest)
     if found := list(differences(known, manifest)):
         key, before, now = found[0]
         setting = key.removeprefix("settings.")
@@ -103,6 +106,7 @@ def check_manifest(root: Path, manifest: Mapping[str, Any], overwrite: bool = Fa
             f"{root} was labelled with other settings ({setting} was {before}, is {now}{more}): choose another folder, "
             "the same settings, or --overwrite to delete those labels"
         )
+    return True
 
 
 def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -111,10 +115,10 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
     Raises:
         InputError: If `check_manifest` refuses the folder, or another process writes to it.
     """
-    check_manifest(root, manifest, overwrite)
+    labels_stay = check_manifest(root, manifest, overwrite)
     path = root / MANIFEST
     root.mkdir(parents=True, exist_ok=True)
-    if overwrite and path.exists() and read_json(path) != manifest:
+    if not labels_stay:
         if in_use(root):
             raise InputError(
                 f"{root} is being written to by another process: let it finish, or end it, and start again (if there "

@@ -48,6 +48,8 @@ class PanoramaLabeler(lightning.LightningModule):
 
     marker = PANORAMAS
     classes: tuple[str, ...] = ()
+    invalid: Tensor | None = None
+    """Pixels without label in any panorama, bool (height, width)."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -69,7 +71,8 @@ class PanoramaLabeler(lightning.LightningModule):
 
         Args:
             name: Name of the panorama.
-            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8, and any other maps of the data set.
+            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8, and any other maps of the data set. Where
+                `ignored` (H, W) is true, there is no label.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `observe`")
 
@@ -107,6 +110,14 @@ class PanoramaLabeler(lightning.LightningModule):
         """Return the panorama (3, H, W) in [0, 1] on the device of the labeler."""
         image: Tensor = sample["image"].to(self.device)
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+    def _hidden(self, sample: Mapping[str, Any]) -> Tensor | None:
+        """Return the pixels (height, width) that get no label: those of `invalid`, and what the sample ignores."""
+        hidden = None if self.invalid is None else self.invalid.to(self.device)
+        if "ignored" in sample:
+            ignored = shrink_masks(sample["ignored"].to(self.device)[None], self.height, self.width)[0]
+            hidden = ignored if hidden is None else hidden | ignored
+        return hidden
 
 
 @dataclass(frozen=True)
@@ -206,14 +217,15 @@ class Labeler(PanoramaLabeler):
 
         Args:
             name: Name of the panorama, which determines the views.
-            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; any other maps that a teacher needs.
+            sample: `image` (3, H, W) of any size, float in [0, 1] or uint8; `ignored`, where there is no label; any
+                other maps that a teacher needs.
 
         Raises:
             TooLittleLeftError: If the masks leave less than `min_valid` of the panorama.
         """
         image = self._image(sample)
         masks = self.masks(image)
-        invalid = None if self.invalid is None else self.invalid.to(self.device)
+        invalid = self._hidden(sample)
         for mask in masks.values():
             invalid = mask if invalid is None else invalid | mask
         if masks and invalid is not None and (left := 1 - invalid.float().mean().item()) < self.min_valid:

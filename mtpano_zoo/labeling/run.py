@@ -87,8 +87,12 @@ def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler
     if bool(config.sources) == bool(config.data):
         raise InputError("pass panoramas either as files and folders or as `data:` in the configuration")
     out = user_path(config.out)
-    check_manifest(out, labeler.manifest(settings), config.overwrite)
-    samples = ImageFiles(config.sources, out) if config.sources else unaugmented_samples(built.data, config.split)
+    labels_stay = check_manifest(out, labeler.manifest(settings), config.overwrite)
+    samples = (
+        ImageFiles(config.sources, out, keep_names=labels_stay)
+        if config.sources
+        else unaugmented_samples(built.data, config.split)
+    )
     report = label(
         samples,
         out,

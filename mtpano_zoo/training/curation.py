@@ -13,6 +13,7 @@ from torch import Tensor
 import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import valid_depth
+from mtpano_zoo.losses.means import mean, several_processes
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator, difference_by_patch, known_logarithm
@@ -135,7 +136,7 @@ class DepthQualityModule(LightningModule):
         loss = (real + fake) / 2
         values = {}
         if self.targets == "graded":
-            values["train/estimation"] = _estimation_error(estimates, batch["depth"])
+            values["train/estimation"] = _estimation_error(estimates, batch["depth"], self._across_ranks)
             loss = loss + values["train/estimation"]
         for name, value in mean_of_processes({**values, "train/loss": loss}).items():
             self.log(name, value, prog_bar=name == "train/loss", batch_size=len(said))
@@ -228,7 +229,12 @@ class DepthQualityModule(LightningModule):
             quality = torch.full_like(quality, float(real))
         target = self.smoothing + (1 - 2 * self.smoothing) * quality
         errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (share * errors).sum() / share.sum().clamp_min(1e-6)
+        return mean((share * errors).sum(), share.sum(), 1e-6, self._across_ranks)
+
+    @property
+    def _across_ranks(self) -> bool:
+        """Whether means are over all processes: in training, not in validation, where one may have more batches."""
+        return self.training and torch.is_grad_enabled() and several_processes()
 
     def _quality(
         self, batch: dict[str, Any], label: Tensor, size: torch.Size, intact: Tensor | None = None
@@ -244,12 +250,15 @@ class DepthQualityModule(LightningModule):
         return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share
 
 
-def _estimation_error(estimates: list[Tensor], depth: Tensor) -> Tensor:
-    """Return the mean error of log-distances (B, 1, h, w) that were estimated from the image, over their sizes."""
+def _estimation_error(estimates: list[Tensor], depth: Tensor, across_ranks: bool = False) -> Tensor:
+    """Return the mean error of log-distances (B, 1, h, w) that were estimated from the image, over their sizes.
+
+    For ``across_ranks`` see `mtpano_zoo.losses.means.mean`.
+    """
     truth, errors = known_logarithm(depth[:, None]), depth.new_zeros(())
     for estimate in estimates:
         difference, share = difference_by_patch(truth, estimate)
-        errors = errors + difference.abs().sum() / share.sum().clamp_min(1e-6)
+        errors = errors + mean(difference.abs().sum(), share.sum(), 1e-6, across_ranks)
     return errors / max(1, len(estimates))
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from fake_files import png, random_rgb, room_maps, write, write_zip
 from PIL import Image
+from tagged_files import tagged
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import FolderDataModule, RoomsDataModule, Structured3DDataModule, ZInDDataModule
 from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, verify
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release", "ignore:.*panoramas have no")
 
@@ -145,6 +147,18 @@ def test_panoramas_without_labels_are_read_too(tmp_path, workers):
     ]
     assert report.exit_code == 1
     assert verify(FolderDataModule(tmp_path), ["train", "val"], progress=False).exit_code == 0
+
+
+def test_a_crop_is_not_taken_for_a_full_panorama(tmp_path):
+    """Also if it is 2:1; a full panorama may have the same tags."""
+    unlabelled(tmp_path)
+    image = room_maps(4)["image"]
+    height, width = image.shape[:2]
+    tagged(tmp_path / "images/4.png", image, Window(height // 2, width // 2, height, width, 2 * height, 2 * width))
+    tagged(tmp_path / "images/5.png", image, Window(0, 0, height, width, height, width))
+    (found,) = verify(FolderDataModule(tmp_path), progress=False).findings
+    assert (found.split, found.sample, found.kind) == ("predict", "4", "unreadable")
+    assert f"images/4.png cannot be used: by its GPano tags it is a crop of a panorama of {2 * width}" in found.sentence
 
 
 def test_what_the_lists_leave_out_is_read_too_but_once_and_not_what_is_excluded(tmp_path):

@@ -1,10 +1,11 @@
 """Images with GPano tags, and a network that shows how they were turned."""
 
+import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from torch import nn
 
-from mtpano_zoo.image_io import gpano_xmp
+from mtpano_zoo.image_io import Window, gpano_xmp
 
 
 class Height(nn.Module):
@@ -35,3 +36,16 @@ def tagged(path, pixels, window=None, pose=None, **changes):
     options = {"pnginfo": info} if path.suffix == ".png" else {"xmp": xmp.encode(), "quality": 95}
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def partly_seen(folder):
+    """Write a crop and an image with a transparent area; return by name which pixels of half the size are all seen."""
+    shades = np.random.default_rng(0).integers(60, 200, (64, 128, 3), np.uint8)
+    window = Window(11, 20, 31, 74, 64, 128)
+    tagged(folder / "crop.png", shades[window.slices], window)
+    alpha = np.full((64, 128, 1), 255, np.uint8)
+    alpha[5:20, 7:41] = 0
+    Image.fromarray(np.concatenate((shades, alpha), 2)).save(folder / "hole.png")
+    seen = {"crop": np.zeros((64, 128), bool), "hole": alpha[..., 0] > 0}
+    seen["crop"][window.slices] = True
+    return {name: whole.reshape(32, 2, 64, 2).all((1, 3)) for name, whole in seen.items()}

@@ -1,10 +1,13 @@
 """`mtpano label`: folders of panoramas in, folders of labels out."""
 
 import json
+import shutil
 import threading
 
 import numpy as np
 import torch
+from PIL import Image
+from tagged_files import partly_seen
 from tiny_labeling import HEIGHT, ROOMS, TINY, WIDTH, config, grey, labels_of
 
 from mtpano_zoo.cli import main
@@ -116,6 +119,26 @@ def test_overwriting(photos, tmp_path):
     assert len(list((out / "runs").iterdir())) == 2
 
 
+def test_names_of_labels_that_are_deleted_are_not_kept(photos, tmp_path):
+    """Otherwise a process that starts after the deletion gives an image another name, and labels it again."""
+    path = config(tmp_path / "tiny.yaml", **grey())
+    other = ["--overwrite", "--keep_views=false"]
+    (photos / "inner").mkdir()
+
+    def names(out, *options):
+        assert main(["label", str(photos), "--config", path, "--out", str(tmp_path / out), *options]) == 0
+        return {file.name for file in (tmp_path / out / "img").iterdir()}
+
+    first = names("out")
+    shutil.copy(photos / "p1.png", photos / "inner" / "p0.png")
+    with Image.open(photos / "p2.png") as image:
+        image.save(photos / "p0.jpg")
+    fresh = names("fresh", *other)
+    assert not first < fresh
+    assert names("out") > first  # the same settings
+    assert names("out", *other) == fresh
+
+
 def test_from_python(tmp_path, whole):
     """From Python with panoramas in another order, the files are the same. A subset's origin is its pixels."""
     rooms = RoomsDataset("train", ROOMS, HEIGHT, WIDTH)
@@ -129,6 +152,20 @@ def test_from_python(tmp_path, whole):
         for root in (tmp_path / "out", whole)
     )
     assert mine == theirs
+
+
+def test_what_no_camera_has_seen_gets_no_label(tmp_path):
+    """Also if the panorama is shrunk first."""
+    (tmp_path / "photos").mkdir()
+    seen = partly_seen(tmp_path / "photos")
+    views = {"class_path": "mtpano_zoo.labeling.views.CubeViews", "init_args": {"size": 32}}
+    path = config(tmp_path / "tiny.yaml", **grey(), views=views, max_height=HEIGHT)
+    assert main(["label", str(tmp_path / "photos"), "--config", path, "--out", str(tmp_path / "out")]) == 0
+    samples = PseudoLabelDataModule(tmp_path / "out", height=HEIGHT, width=WIDTH).dataset("train")
+    assert len(samples) == 2
+    for sample in (samples[0], samples[1]):
+        assert np.array_equal(sample["depth"] > 0, seen[sample["id"]]), sample["id"]
+        assert np.array_equal(sample["semseg"] != 255, seen[sample["id"]]), sample["id"]
 
 
 class Counted(Labeler):

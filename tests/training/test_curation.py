@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from processes import side_by_side
 from torch.utils.data import DataLoader
 
 from mtpano_zoo.errors import InputError
@@ -176,6 +177,42 @@ def test_processes_plant_different_failures(monkeypatch):
         training.on_train_start()
         damaged.append(training._damage(depth))
     assert not torch.equal(*damaged)
+
+
+def uneven(*indices):
+    """A batch; of the second panorama little is known, and of what is, much is far."""
+    batch = {key: torch.stack([sample(i)[key] for i in indices]) for key in ("image", "depth")}
+    second = torch.tensor(indices)[:, None, None] == 1
+    batch["depth"] = torch.where(second & (torch.arange(SIZE[0]) < 13)[:, None], 0, batch["depth"])
+    batch["far"] = second & (torch.arange(SIZE[0]) == 12)[:, None].expand(*SIZE)
+    return batch
+
+
+def gradients(batch):
+    training, logged = module(), {}
+    training.log = lambda name, value, **_: logged.update({name: value.detach()})
+    training.training_step(batch, 0).backward()
+    found = {name: p.grad for name, p in training.discriminator.named_parameters()}
+    with torch.no_grad():
+        training.eval().validation_step(batch, 0)
+    return {"gradients": found, "logged": logged}
+
+
+def learn_apart(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(gradients(uneven(rank)), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_learn_as_one_with_the_joined_batch(tmp_path):
+    side_by_side(learn_apart, tmp_path, folder=tmp_path)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    expected = gradients(uneven(0, 1))
+    for name, gradient in expected["gradients"].items():
+        averaged = sum(rank["gradients"][name] for rank in ranks) / 2  # as DDP does
+        torch.testing.assert_close(averaged, gradient, rtol=1e-4, atol=1e-6, msg=name)
+    for rank in ranks:
+        torch.testing.assert_close(rank["logged"], expected["logged"])
 
 
 def test_the_learning_rate_falls_to_zero():

@@ -6,7 +6,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.fusion import PanoramaLabels
@@ -74,12 +73,8 @@ class NetworkLabeler(PanoramaLabeler):
         far = None if said.valid is None else ~torch.from_numpy(said.valid)
         if not (depth > 0).any() and not (far is not None and far.any()):
             raise InputError("the network predicted no finite distance for it")
-        return self._without_invalid(semseg, depth, normals, far)
-
-    def _without_invalid(
-        self, semseg: Tensor | None, depth: Tensor, normals: Tensor | None, far: Tensor | None
-    ) -> PanoramaLabels:
-        hidden = torch.zeros_like(depth, dtype=torch.bool) if self.invalid is None else self.invalid
+        hidden = self._hidden(sample)
+        hidden = torch.zeros_like(depth, dtype=torch.bool) if hidden is None else hidden.cpu()
         if normals is not None:
             normals = normals.masked_fill(hidden if far is None else hidden | far, 0)
         return PanoramaLabels(

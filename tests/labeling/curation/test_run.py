@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tagged_files import partly_seen
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import PseudoLabelDataModule
@@ -290,6 +291,19 @@ def test_a_panorama_for_which_nothing_is_finite_fails_alone(junk):
     labeler = NetworkLabeler(Bright(float(junk)), height=HEIGHT, width=WIDTH)
     item = {"name": "a", "sample": {"image": torch.full((3, HEIGHT, WIDTH), 0.5)}}
     assert labeler.predict_step(item, 0) == "the network predicted no finite distance for it"
+
+
+def test_what_no_camera_has_seen_gets_no_label(tmp_path):
+    (tmp_path / "photos").mkdir()
+    seen = partly_seen(tmp_path / "photos")
+    assert label(tmp_path / "photos", tmp_path / "labels", "--height=32", "--width=64") == 0
+    samples = PseudoLabelDataModule(tmp_path / "labels", height=32, width=64).dataset("train")
+    assert len(samples) == 2
+    for sample in (samples[0], samples[1]):
+        known = {"depth": (sample["depth"] > 0) | sample["far"], "semseg": sample["semseg"] != 255}
+        known["normals"] = sample["normals"].any(0) | sample["far"]
+        for task, labelled in known.items():
+            assert np.array_equal(labelled, seen[sample["id"]]), (sample["id"], task)
 
 
 def test_the_tripod_gets_no_label(tmp_path):
