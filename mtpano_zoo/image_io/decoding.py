@@ -169,16 +169,28 @@ def _xmp(image: Image.Image) -> str:
 
 def _as_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert to RGB, using the colour profile if it is for another space than sRGB and fits the image."""
-    if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile and image.mode in ("RGB", "CMYK", "L"):
+    if profile and image.mode in ("RGB", "CMYK", "L"):
         from PIL import ImageCms
 
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            turned = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            turned = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB")
         except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or for another kind of image
             return image.convert("RGB")
-        return image.convert("RGB") if turned is None else turned
+        # Names do not tell: "DCI-P3 D65 Gamut with sRGB Transfer" is not sRGB.
+        colours = _colours(image.mode)
+        change = np.asarray(turned.apply(colours), np.int16) - np.asarray(colours.convert("RGB"), np.int16)
+        if np.abs(change).max() > 1:  # a large panorama takes long to convert
+            return turned.apply(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _colours(mode: str) -> Image.Image:
+    """Return one row with colours from all over the space of a mode."""
+    channels = Image.getmodebands(mode)
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    grid = np.stack(np.meshgrid(*[levels] * channels), -1)
+    return Image.frombytes(mode, (grid.size // channels, 1), grid.tobytes())
 
 
 def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
