@@ -139,6 +139,17 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         assert image.getexif()[0x0112] == orientation  # the caller's image is as it was
 
 
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_tiff_that_is_decoded_on_demand_is_turned_once(tmp_path, orientation):
+    stored = random_rgb() if orientation < 5 else random_rgb().transpose(1, 0, 2).copy()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.tif", exif=exif)
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.tif"), UPRIGHT[orientation](stored))
+    with Image.open(tmp_path / "a.tif") as image:
+        assert np.array_equal(image_io.panorama_from_pil(image).pixels, UPRIGHT[orientation](stored))
+
+
 def test_pil_images_follow_the_same_rules():
     rgb, grey = random_rgb(), random_rgb(np.uint16)[..., 0]
     assert np.array_equal(image_io.panorama_from_pil(Image.fromarray(rgb)).pixels, rgb)

@@ -131,6 +131,7 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         >>> decode_pil(Image.new("L", (64, 32), 255)).pixels.shape
         (32, 64, 3)
     """
+    image.load()  # Pillow turns TIFF images by itself when it decodes them, and then drops their orientation
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     xmp, profile = _xmp(image), image.info.get("icc_profile")
     if image.mode == "F":
