@@ -1,10 +1,11 @@
 """Colours of every profile become those of sRGB, judged by formulas of the standards instead of the library's."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
-from fake_files import random_rgb
+from fake_files import random_rgb, raw_png
 from PIL import Image, ImageCms
 
 from mtpano_zoo.image_io import load_panorama
@@ -71,3 +72,39 @@ def test_pixels_that_are_srgb_stay_as_they_are(tmp_path, name):
     ):
         Image.fromarray(rgb).save(tmp_path / "a.png", icc_profile=profile)
         assert np.array_equal(load_panorama(tmp_path / "a.png", force=True).pixels, rgb)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palettes_are_converted_from_their_profile(tmp_path, transparent):
+    indices = random_rgb()[..., 0] % 5
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 250, 1], [90, 180, 40], [255, 255, 255]], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.ravel().tolist())
+    options = {"transparency": 1} if transparent else {}
+    image.save(tmp_path / "a.png", icc_profile=icc_profile("Display P3", P3, False), **options)
+    expected = in_srgb(colours, P3, False)
+    if transparent:
+        expected[1] = 0
+    read = load_panorama(tmp_path / "a.png", force=True)
+    assert np.abs(read.pixels - expected[indices]).max() <= 2
+    assert np.array_equal(read.seen, indices != 1) if transparent else read.seen is None
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_is_transparent_is_shown_over_black_after_the_conversion(tmp_path, mode, bits):
+    rgb, alpha = random_rgb().clip(40, 200), random_rgb(seed=1)[..., 0]  # the library is less exact near black
+    colour = rgb if mode == "RGBA" else rgb[..., :1]
+    pixels = colour if mode == "L" else np.dstack((colour, alpha))
+    primaries = P3 if mode == "RGBA" else None
+    profile = icc_profile("It", primaries, True)
+    if bits == 16:
+        chunk = (b"iCCP", b"it\0\0" + zlib.compress(profile))
+        colour_type = {"L": 0, "LA": 4, "RGBA": 6}[mode]
+        (tmp_path / "a.png").write_bytes(raw_png(pixels.astype(np.uint16) * 257, colour_type, chunk))
+    else:
+        Image.fromarray(np.squeeze(pixels), mode).save(tmp_path / "a.png", icc_profile=profile)
+    expected = in_srgb(np.broadcast_to(colour, rgb.shape), primaries, True)
+    if mode != "L":
+        expected = expected * alpha[..., None] / 255
+    assert np.abs(load_panorama(tmp_path / "a.png", force=True).pixels - expected).max() <= 2

@@ -1,28 +1,16 @@
 """Images of every kind become panoramas of 8-bit RGB, or are refused in a sentence."""
 
-import struct
 import warnings
-import zlib
 
 import cv2
 import numpy as np
 import pytest
-from fake_files import claiming, random_rgb
+from fake_files import claiming, random_rgb, raw_png
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import VARIABLE
-
-
-def raw_png(values, colour_type):
-    """Write a 16-bit PNG byte by byte, without the libraries that are under test."""
-    height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def over_black(rgb, alpha):

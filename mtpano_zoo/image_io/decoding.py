@@ -53,9 +53,12 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
             return _decoded_light(decode_floating(data, limit))
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
-            sixteen_bit = ";16" in str(getattr(file, "tile", ""))
+            layout = str(getattr(file, "tile", ""))
             file.load()  # before OpenCV, which silently returns the readable part of a truncated file
-            return decode_pil(file, _decode_16bit(data) if sixteen_bit else None)
+            sixteen_bit = _decode_16bit(data) if ";16" in layout else None
+            if sixteen_bit is not None and "LA;16" in layout:  # OpenCV returns it as RGBA
+                sixteen_bit = sixteen_bit[..., 2:]
+            return decode_pil(file, sixteen_bit)
     except _NamedError:
         raise
     except InputError as error:
@@ -144,10 +147,13 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         raise InputError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    pixels = np.asarray(_as_srgb(image, profile))
+        whole = image.convert("RGBA")
+        alpha = np.asarray(whole.getchannel("A"))
+        image = image.convert("L") if image.mode in ("L", "LA") else whole.convert("RGB")  # what its profile is for
+    image = _as_srgb(image, profile)
+    if alpha is not None:
+        image = Image.composite(image, Image.new("RGB", image.size), Image.fromarray(alpha))
+    pixels = np.asarray(image)
     seen = None if alpha is None or (alpha >= OPAQUE).all() else alpha >= OPAQUE
     return Decoded(_upright(pixels, orientation), None if seen is None else _upright(seen, orientation), xmp)
 
@@ -170,6 +176,8 @@ def _xmp(image: Image.Image) -> str:
 
 def _as_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert to RGB, using the colour profile if it is for another space than sRGB and fits the image."""
+    if image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "L"):
         from PIL import ImageCms
 
