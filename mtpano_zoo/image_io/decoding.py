@@ -20,7 +20,9 @@ __all__ = ("Decoded", "decode_image", "decode_pil", "open_image")
 
 OPAQUE = 128  # alpha from which a pixel counts as seen
 XMP_KEYS = ("xmp", "XML:com.adobe.xmp")  # where Pillow keeps it; the second is for PNG
-XMP_TAG = 700  # of TIFF
+XMP_TAG, PHOTOMETRIC_TAG, EXTRA_SAMPLES_TAG = 700, 262, 338  # of TIFF
+WHITE_IS_ZERO, ASSOCIATED_ALPHA = 0, 1  # values of the last two; colours are already multiplied by associated alpha
+WHITE_16 = np.uint16(65535)
 
 
 class Decoded(NamedTuple):
@@ -139,10 +141,10 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
     xmp, profile = _xmp(image), image.info.get("icc_profile")
     if image.mode == "F":
         return _decoded_light(np.repeat(np.asarray(image, np.float32)[..., None], 3, 2))
+    if sixteen_bit is None and image.mode.startswith("I;16"):
+        sixteen_bit = np.asarray(image).astype(np.uint16)
     if sixteen_bit is not None:
-        image = Image.fromarray(_to_8bit(sixteen_bit))
-    elif image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8bit(np.asarray(image).astype(np.uint16)))
+        image = Image.fromarray(_to_8bit(_as_tagged(sixteen_bit, image)))
     elif image.mode == "I":
         raise InputError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
     alpha = None
@@ -219,6 +221,23 @@ def _decode_16bit(data: bytes) -> NDArray[np.uint16]:
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return np.asarray(values, np.uint16)
+
+
+def _as_tagged(values: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
+    """Return 16-bit pixels, grey or RGB with or without alpha, as the tags say that they are meant."""
+    tags = getattr(image, "tag_v2", {})
+    if values.ndim == 2:
+        transparent = image.info.get("transparency")
+        if transparent is not None:
+            return np.dstack((values, np.where(values == transparent, 0, WHITE_16).astype(np.uint16)))
+        return WHITE_16 - values if tags.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO else values
+    if values.shape[2] == 4 and not image.has_transparency_data:
+        return values[..., :3]  # the fourth channel is of an unknown kind
+    if values.shape[2] == 4 and tags.get(EXTRA_SAMPLES_TAG) == (ASSOCIATED_ALPHA,):
+        alpha = np.maximum(values[..., 3:], 1).astype(np.float32)
+        colour = np.minimum(values[..., :3] / alpha, 1) * WHITE_16
+        return np.dstack((np.rint(colour).astype(np.uint16), values[..., 3]))
+    return values
 
 
 def _to_8bit(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -32,12 +32,15 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
         limit: The largest number of pixels to accept.
 
     Raises:
-        InputError: If it is damaged or too large, or it is EXR and the package that reads it is not installed.
+        InputError: If it is damaged, too large or a TIFF of half floats, or it is EXR and the package that reads it is
+            not installed.
     """
     if is_exr(data):
         pixels = decode_exr(data, limit)
     else:
         check_pixels(*_size(data), "it", limit)
+        if not is_hdr(data) and 16 in tiff_tags(data).get(258, ()):
+            raise InputError("it holds 16-bit floating-point numbers, which are not supported: convert it to 32 bits")
         decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise InputError("it is truncated or damaged")

@@ -120,7 +120,7 @@ def is_float_tiff(data: bytes) -> bool:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, if present.
+    """Return width (256), height (257), bits (258) and sample format (339) of a TIFF file's first image, if present.
 
     Pillow refuses floating-point colours before it reports their size.
     """
@@ -133,5 +133,5 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about truncated files: the error is raised later
         directory.load(file)
-    found = {tag: directory.get(tag) for tag in (256, 257, 339)}
+    found = {tag: directory.get(tag) for tag in (256, 257, 258, 339)}
     return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}

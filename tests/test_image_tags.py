@@ -1,0 +1,79 @@
+"""What the tags of TIFF and PNG say about their channels holds for 16 bits as for 8."""
+
+import struct
+
+import numpy as np
+import pytest
+from fake_files import random_rgb, raw_png
+
+from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import load_panorama
+
+LONG, SHORT, BYTE = 4, 3, 1
+
+
+def tiff(values, photometric, extra=None, xmp=None):
+    """Write an uncompressed TIFF image (H, W, C) byte by byte."""
+    height, width, channels = values.shape
+    kind = 3 if values.dtype.kind == "f" else 1
+    tags = {256: (LONG, [width]), 257: (LONG, [height]), 258: (SHORT, [8 * values.itemsize] * channels)}
+    tags |= {259: (SHORT, [1]), 262: (SHORT, [photometric]), 273: (LONG, [8]), 277: (SHORT, [channels])}
+    tags |= {278: (LONG, [height]), 279: (LONG, [values.nbytes]), 339: (SHORT, [kind] * channels)}
+    if extra is not None:
+        tags[338] = (SHORT, [extra])
+    if xmp is not None:
+        tags[700] = (BYTE, list(xmp.encode()))
+    content = values.tobytes() + bytes(values.nbytes % 2)
+    table = struct.pack("<H", len(tags))
+    for tag, (size, numbers) in sorted(tags.items()):
+        raw = struct.pack(f"<{len(numbers)}{' B HI'[size]}", *numbers)
+        if len(raw) > 4:
+            raw, content = struct.pack("<I", 8 + len(content)), content + raw + bytes(len(raw) % 2)
+        table += struct.pack("<HHI", tag, size, len(numbers)) + raw.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", 8 + len(content)) + content + table + bytes(4)
+
+
+def read(tmp_path, data):
+    (tmp_path / "a.tif").write_bytes(data)
+    return load_panorama(tmp_path / "a.tif", force=True)
+
+
+@pytest.fixture(params=[8, 16])
+def encoded(request):
+    """Bring 8-bit values to the number of bits under test."""
+    return lambda values: values if request.param == 8 else values.astype(np.uint16) * 257
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_grey_is_inverted_where_zero_is_white(tmp_path, encoded, photometric):
+    grey = random_rgb()[..., :1]
+    pixels = read(tmp_path, tiff(encoded(grey), photometric)).pixels
+    assert np.array_equal(pixels[..., :1], grey if photometric else 255 - grey)
+
+
+def test_a_fourth_channel_is_alpha_only_if_it_says_so(tmp_path, encoded):
+    rgb, fourth = random_rgb(), random_rgb(seed=1)[..., :1]
+    over_black = rgb * (fourth / 255)
+    ignored = read(tmp_path, tiff(encoded(np.dstack((rgb, fourth))), 2, extra=0))
+    assert np.array_equal(ignored.pixels, rgb) and ignored.seen is None
+    stored = {1: np.rint(over_black).astype(np.uint8), 2: rgb}  # colours are multiplied by alpha already, or not
+    for extra, colours in stored.items():
+        panorama = read(tmp_path, tiff(encoded(np.dstack((colours, fourth))), 2, extra))
+        assert np.abs(panorama.pixels - over_black).max() <= 1.5
+        assert np.array_equal(panorama.seen, fourth[..., 0] >= 128)
+
+
+def test_a_transparent_grey_of_16_bits_is_transparent(tmp_path):
+    grey = random_rgb(np.uint16)[..., :1]
+    grey[3:5, 6:9] = 700
+    grey[0, 0] = 701
+    panorama = read(tmp_path, raw_png(grey, 0, (b"tRNS", struct.pack(">H", 700))))
+    assert np.array_equal(panorama.seen, grey[..., 0] != 700)
+    assert np.abs(panorama.pixels - np.where(grey == 700, 0, grey / 257)).max() <= 0.51
+
+
+def test_half_floats_are_called_so(tmp_path):
+    for channels, photometric in ((1, 1), (3, 2)):
+        data = tiff(np.ones((16, 32, channels), np.float16), photometric)
+        with pytest.raises(InputError, match=r"a\.tif holds 16-bit floating-point numbers.*convert it to 32 bits"):
+            read(tmp_path, data)
