@@ -1,13 +1,15 @@
 """What the tags of TIFF and PNG say about their channels holds for 16 bits as for 8."""
 
+import io
 import struct
 
 import numpy as np
 import pytest
 from fake_files import random_rgb, raw_png
+from PIL import Image
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import load_panorama
+from mtpano_zoo.image_io import PoseAngles, Window, gpano_xmp, load_panorama, panorama_from_pil
 
 LONG, SHORT, BYTE = 4, 3, 1
 
@@ -77,3 +79,14 @@ def test_half_floats_are_called_so(tmp_path):
         data = tiff(np.ones((16, 32, channels), np.float16), photometric)
         with pytest.raises(InputError, match=r"a\.tif holds 16-bit floating-point numbers.*convert it to 32 bits"):
             read(tmp_path, data)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_crop_of_light_is_placed_by_its_tags(tmp_path, channels):
+    window, pose = Window(8, 16, 16, 32, 32, 64), PoseAngles(90, 10, 0)
+    light = random_rgb()[..., :channels].astype(np.float32)
+    data = tiff(light, 1 if channels == 1 else 2, xmp=gpano_xmp(16, 32, window, pose))
+    panorama = read(tmp_path, data)
+    assert panorama.window == window and panorama.pose == pose and panorama.pixels.shape == (32, 64, 3)
+    if channels == 1:  # Pillow opens this one
+        assert panorama_from_pil(Image.open(io.BytesIO(data))).window == window

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
-from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file
+from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_tags
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
 
@@ -52,7 +52,8 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
     try:
         if is_exr(data) or is_hdr(data) or is_float_tiff(data):
             limit = default_max_pixels() if max_pixels is None else max_pixels
-            return _decoded_light(decode_floating(data, limit))
+            xmp = bytes(tiff_tags(data).get(XMP_TAG, ())) if is_float_tiff(data) else b""
+            return _decoded_light(decode_floating(data, limit), xmp.decode("utf-8", "replace"))
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
             layout = str(getattr(file, "tile", ""))
@@ -140,7 +141,7 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     xmp, profile = _xmp(image), image.info.get("icc_profile")
     if image.mode == "F":
-        return _decoded_light(np.repeat(np.asarray(image, np.float32)[..., None], 3, 2))
+        return _decoded_light(np.repeat(np.asarray(image, np.float32)[..., None], 3, 2), xmp)
     if sixteen_bit is None and image.mode.startswith("I;16"):
         sixteen_bit = np.asarray(image).astype(np.uint16)
     if sixteen_bit is not None:
@@ -160,11 +161,11 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
     return Decoded(_upright(pixels, orientation), None if seen is None else _upright(seen, orientation), xmp)
 
 
-def _decoded_light(light: NDArray[np.float32]) -> Decoded:
+def _decoded_light(light: NDArray[np.float32], xmp: str) -> Decoded:
     alpha = light[..., 3] if light.shape[2] > 3 else np.ones(light.shape[:2], np.float32)
     # EXR colours are already multiplied by alpha, which is the same as showing them over black.
     seen: NDArray[np.bool_] = np.isfinite(light).all(-1) & (alpha >= OPAQUE / 255)
-    return Decoded(tone_mapped(light[..., :3]), None if seen.all() else seen, "")
+    return Decoded(tone_mapped(light[..., :3]), None if seen.all() else seen, xmp)
 
 
 def _xmp(image: Image.Image) -> str:
