@@ -1,15 +1,16 @@
-"""What the tags of TIFF and PNG say about their channels holds for 16 bits as for 8."""
+"""What the headers of TIFF, PNG, EXR and HDR files say about their channels, colours and windows holds."""
 
 import io
 import struct
 
 import numpy as np
 import pytest
+from fake_exr import exr
 from fake_files import random_rgb, raw_png
 from PIL import Image
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import PoseAngles, Window, gpano_xmp, load_panorama, panorama_from_pil
+from mtpano_zoo.image_io import PoseAngles, Window, decode_exr, gpano_xmp, load_panorama, panorama_from_pil
 
 LONG, SHORT, BYTE = 4, 3, 1
 
@@ -90,3 +91,30 @@ def test_a_crop_of_light_is_placed_by_its_tags(tmp_path, channels):
     assert panorama.window == window and panorama.pose == pose and panorama.pixels.shape == (32, 64, 3)
     if channels == 1:  # Pillow opens this one
         assert panorama_from_pil(Image.open(io.BytesIO(data))).window == window
+
+
+DISPLAY = ((0, 0), (63, 31))
+
+
+@pytest.mark.parametrize("window", [
+    DISPLAY, ((0, 4), (63, 27)), ((16, 8), (47, 23)), ((-4, -2), (67, 33)), ((-4, 8), (31, 33)), ((70, 0), (80, 9)),
+])  # fmt: skip
+def test_an_exr_image_is_its_display_window(tmp_path, window):
+    (left, top), (right, bottom) = window
+    light = np.random.default_rng(0).lognormal(size=(bottom - top + 1, right - left + 1)).astype(np.float32)
+    data = exr((window, DISPLAY), Y=light)
+    expected = np.full((32, 64), np.nan, np.float32)
+    for y in range(32):
+        for x in range(64):
+            if top <= y <= bottom and left <= x <= right:
+                expected[y, x] = light[y - top, x - left]
+    assert np.array_equal(decode_exr(data)[..., 0], expected, equal_nan=True)
+    panorama = read(tmp_path, data)
+    seen = np.isfinite(expected)
+    assert panorama.seen is None if seen.all() else np.array_equal(panorama.seen, seen)
+
+
+def test_a_huge_display_window_is_refused(tmp_path):
+    (tmp_path / "a.exr").write_bytes(exr((DISPLAY, ((0, 0), (99_999, 49_999))), Y=np.ones((32, 64), np.float32)))
+    with pytest.raises(InputError, match="100000 x 50000 pixels, more than"):
+        load_panorama(tmp_path / "a.exr")

@@ -64,6 +64,8 @@ def _size(data: bytes) -> tuple[int, int]:
 def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
     """Decode an EXR image as (H, W, C), in the order R, G, B if these are its channels.
 
+    This is its display window: pixels outside are cut off, and those that the file does not store are NaN.
+
     Args:
         data: Content of the file.
         limit: The largest number of pixels to accept; `limits.max_pixels()` by default.
@@ -79,11 +81,12 @@ def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
     try:
         parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
         headers = [part.header for part in parts]
-        windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
+        windows = [np.asarray((header["dataWindow"], header["displayWindow"]), np.int64) for header in headers]
     except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, depending on the damage
         raise InputError("it is truncated, damaged or not an EXR image") from error
-    for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
-        check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it", limit)
+    for header, both in zip(headers, windows, strict=True):
+        for (left, top), (right, bottom) in both:
+            check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it", limit)
         if len(headers) > 1 or len(header["channels"]) > 4:
             raise InputError(
                 f"it has {len(headers)} parts with {len(header['channels'])} channels instead of one image"
@@ -98,7 +101,26 @@ def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
     if stored.dtype.kind != "f":
         raise InputError(f"it holds integers ({stored.dtype}), whose unit is not known: convert it to floating point")
     pixels: NDArray[np.float32] = np.asarray(stored, np.float32)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    return _displayed(pixels if pixels.ndim == 3 else pixels[..., None], *windows[0])
+
+
+def _displayed(
+    pixels: NDArray[np.float32], stored: NDArray[np.int64], display: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return what the display window shows of the pixels (H, W, C) in the stored one, with NaN where there are none.
+
+    Windows are their first and last pixel (x, y).
+    """
+    if np.array_equal(stored, display):
+        return pixels
+    width, height = display[1] - display[0] + 1
+    full = np.full((height, width, pixels.shape[2]), np.nan, np.float32)
+    first = np.maximum(stored[0], display[0])
+    last = np.maximum(np.minimum(stored[1], display[1]) + 1, first)
+    (left, top), (right, bottom) = first - display[0], last - display[0]
+    x, y = first - stored[0]
+    full[top:bottom, left:right] = pixels[y : y + bottom - top, x : x + right - left]
+    return full
 
 
 def tone_mapped(light: NDArray[np.float32]) -> NDArray[np.uint8]:
