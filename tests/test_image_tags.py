@@ -11,6 +11,7 @@ from PIL import Image
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import PoseAngles, Window, decode_exr, gpano_xmp, load_panorama, panorama_from_pil
+from mtpano_zoo.image_io.floating import tone_mapped
 
 LONG, SHORT, BYTE = 4, 3, 1
 
@@ -118,3 +119,45 @@ def test_a_huge_display_window_is_refused(tmp_path):
     (tmp_path / "a.exr").write_bytes(exr((DISPLAY, ((0, 0), (99_999, 49_999))), Y=np.ones((32, 64), np.float32)))
     with pytest.raises(InputError, match="100000 x 50000 pixels, more than"):
         load_panorama(tmp_path / "a.exr")
+
+
+def radiance(light, head="#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n", size="-Y {} +X {}\n"):
+    """Write a Radiance image (H, W, 3) without compression, by the definition of its numbers."""
+    mantissa, exponent = np.frexp(light.max(-1, keepdims=True))
+    stored = np.concatenate((light * mantissa * 256 / light.max(-1, keepdims=True), exponent + 128), -1)
+    return (head + size.format(*light.shape[:2])).encode() + stored.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(("head", "size"), [
+    ("#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n", "+Y {} +X {}\n"),
+    ("#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n", "-Y {} -X {}\n"),
+    ("#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n", "+X {1} -Y {0}\n"),
+    ("#?RADIANCE\r\nFORMAT=32-bit_rle_rgbe\r\n\r\n", "-Y {} +X {}\r\n"),
+    ("#?RADIANCE\nFORMAT=32-bit_rle_xyze\n\n", "-Y {} +X {}\n"),
+])  # fmt: skip
+def test_variants_of_radiance_are_called_so(tmp_path, capfd, head, size):
+    light = np.random.default_rng(0).lognormal(size=(32, 64, 3))
+    with pytest.raises(InputError, match=r"is in a variant of Radiance HDR that is not supported: convert"):
+        read(tmp_path, radiance(light, head, size))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("head", [
+    "#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n", "#?RGBE\n# made\nEXPOSURE=2.0\nFORMAT=32-bit_rle_rgbe\n\n",
+    "#?RADIANCE\nSOFTWARE=cut -Y 3 +X 4\nFORMAT=32-bit_rle_rgbe\nPRIMARIES=0 0 0 1\n\n",
+])  # fmt: skip
+def test_the_usual_radiance_is_read_whatever_else_its_header_says(tmp_path, head):
+    light = np.random.default_rng(0).uniform(1, 2, (32, 64, 3))  # numbers that all have at least seven bits
+    pixels = read(tmp_path, radiance(light, head)).pixels
+    assert np.abs(pixels.astype(int) - tone_mapped(light.astype(np.float32))).max() <= 3
+    with pytest.raises(InputError, match="more than 2,000"):
+        load_panorama(tmp_path / "a.tif", max_pixels=2000)
+
+
+def test_nothing_is_printed_about_damaged_files(tmp_path, capfd):
+    light = radiance(np.random.default_rng(0).lognormal(size=(32, 64, 3)))
+    broken = tiff(np.ones((16, 32, 4), np.uint16), photometric=5)  # CMYK of 16 bits, which is not read
+    for data in (light[:90], tiff(np.ones((16, 32, 3), np.float32), 2)[:-150], broken):
+        with pytest.raises(InputError):
+            read(tmp_path, data)
+    assert capfd.readouterr() == ("", "")

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
 from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_tags
+from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
 
@@ -216,7 +217,8 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _decode_16bit(data: bytes) -> NDArray[np.uint16]:
     """Decode with OpenCV, which keeps all 16 bits of colour images."""
-    values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    with quiet():
+        values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
         raise InputError("has 16-bit channels that cannot be decoded: convert it to 8 bits")
     if values.ndim == 3:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.formats import is_exr, is_hdr, tiff_tags
+from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import check_pixels
 
 __all__ = ("decode_exr", "decode_floating", "tone_mapped")
@@ -32,8 +33,8 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
         limit: The largest number of pixels to accept.
 
     Raises:
-        InputError: If it is damaged, too large or a TIFF of half floats, or it is EXR and the package that reads it is
-            not installed.
+        InputError: If it is damaged, too large, a TIFF of half floats, or an unusual variant of Radiance HDR; or if it
+            is EXR and the package that reads it is not installed.
     """
     if is_exr(data):
         pixels = decode_exr(data, limit)
@@ -41,7 +42,8 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
         check_pixels(*_size(data), "it", limit)
         if not is_hdr(data) and 16 in tiff_tags(data).get(258, ()):
             raise InputError("it holds 16-bit floating-point numbers, which are not supported: convert it to 32 bits")
-        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with quiet():
+            decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise InputError("it is truncated or damaged")
         pixels = np.asarray(decoded, np.float32)
@@ -52,13 +54,19 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    if is_hdr(data):
-        found = re.search(rb"[-+]Y (\d{1,9}) [-+]X (\d{1,9})\n", data[:65536])
-        if found is None:
-            raise InputError("its header has no size")
-        return int(found[1]), int(found[2])
-    tags = tiff_tags(data)
-    return tags[257][0], tags[256][0]
+    if not is_hdr(data):
+        tags = tiff_tags(data)
+        return tags[257][0], tags[256][0]
+    header, _, rest = data[:65536].partition(b"\n\n")
+    size = re.match(rb"-Y +(\d{1,9}) +\+X +(\d{1,9})\n", rest)
+    if size is not None and b"FORMAT=32-bit_rle_rgbe" in header.split(b"\n"):
+        return int(size[1]), int(size[2])
+    if re.search(rb"\n\r?\n[-+][XY] +\d+ +[-+][XY] +\d+\r?\n", data[:65536]):
+        raise InputError(
+            "it is in a variant of Radiance HDR that is not supported: convert it to 32-bit_rle_rgbe with rows from "
+            "the top (-Y ... +X ...)"
+        )
+    raise InputError("its header has no size")
 
 
 def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
