@@ -1,28 +1,16 @@
 """Images of every kind become panoramas of 8-bit RGB, or are refused in a sentence."""
 
-import struct
 import warnings
-import zlib
 
 import cv2
 import numpy as np
 import pytest
-from fake_files import claiming, random_rgb
+from fake_files import claiming, random_rgb, raw_png
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from mtpano_zoo import image_io
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import VARIABLE
-
-
-def raw_png(values, colour_type):
-    """Write a 16-bit PNG byte by byte, without the libraries that are under test."""
-    height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def over_black(rgb, alpha):
@@ -137,6 +125,17 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     with Image.open(tmp_path / "a.png") as image:
         assert np.array_equal(image_io.panorama_from_pil(image).pixels, UPRIGHT[orientation](stored))
         assert image.getexif()[0x0112] == orientation  # the caller's image is as it was
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_tiff_that_is_decoded_on_demand_is_turned_once(tmp_path, orientation):
+    stored = random_rgb() if orientation < 5 else random_rgb().transpose(1, 0, 2).copy()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.tif", exif=exif)
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.tif"), UPRIGHT[orientation](stored))
+    with Image.open(tmp_path / "a.tif") as image:
+        assert np.array_equal(image_io.panorama_from_pil(image).pixels, UPRIGHT[orientation](stored))
 
 
 def test_pil_images_follow_the_same_rules():

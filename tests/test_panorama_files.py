@@ -207,6 +207,24 @@ def test_one_eye_of_a_stereo_pair(tmp_path, room, axis, squeezed):
         load_panorama(tmp_path / "b.png", eye="left")
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_transparent_pixels_of_one_eye_have_no_value(tmp_path, room, axis, squeezed):
+    alpha = np.full(room.shape[:2], 255, np.uint8)
+    alpha[20:50, 30:90] = 0
+    other = np.roll(alpha, 4, 1)
+    pair = np.concatenate([np.dstack((room, alpha)), np.dstack((room, other))], axis)
+    if squeezed:
+        pair = pair[:: 2 - axis, :: 1 + axis]
+    Image.fromarray(pair).save(tmp_path / "a.png")
+    for eye, expected in (("left", alpha), ("right", other)):
+        seen = load_panorama(tmp_path / "a.png", eye=eye).seen.astype(np.uint8)
+        assert np.array_equal(cv2.resize(seen, (256, 128), interpolation=cv2.INTER_NEAREST), expected > 0)
+    pair[..., 3] = 255
+    Image.fromarray(pair).save(tmp_path / "a.png")
+    assert load_panorama(tmp_path / "a.png", eye="right").seen is None
+
+
 # Sources and the command line
 
 

@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
-from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file
+from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_tags
+from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
 
@@ -20,7 +21,9 @@ __all__ = ("Decoded", "decode_image", "decode_pil", "open_image")
 
 OPAQUE = 128  # alpha from which a pixel counts as seen
 XMP_KEYS = ("xmp", "XML:com.adobe.xmp")  # where Pillow keeps it; the second is for PNG
-XMP_TAG = 700  # of TIFF
+XMP_TAG, PHOTOMETRIC_TAG, EXTRA_SAMPLES_TAG = 700, 262, 338  # of TIFF
+WHITE_IS_ZERO, ASSOCIATED_ALPHA = 0, 1  # values of the last two; colours are already multiplied by associated alpha
+WHITE_16 = np.uint16(65535)
 
 
 class Decoded(NamedTuple):
@@ -50,12 +53,16 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
     try:
         if is_exr(data) or is_hdr(data) or is_float_tiff(data):
             limit = default_max_pixels() if max_pixels is None else max_pixels
-            return _decoded_light(decode_floating(data, limit))
+            xmp = bytes(tiff_tags(data).get(XMP_TAG, ())) if is_float_tiff(data) else b""
+            return _decoded_light(decode_floating(data, limit), xmp.decode("utf-8", "replace"))
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
-            sixteen_bit = ";16" in str(getattr(file, "tile", ""))
+            layout = str(getattr(file, "tile", ""))
             file.load()  # before OpenCV, which silently returns the readable part of a truncated file
-            return decode_pil(file, _decode_16bit(data) if sixteen_bit else None)
+            sixteen_bit = _decode_16bit(data) if ";16" in layout else None
+            if sixteen_bit is not None and "LA;16" in layout:  # OpenCV returns it as RGBA
+                sixteen_bit = sixteen_bit[..., 2:]
+            return decode_pil(file, sixteen_bit)
     except _NamedError:
         raise
     except InputError as error:
@@ -131,31 +138,35 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         >>> decode_pil(Image.new("L", (64, 32), 255)).pixels.shape
         (32, 64, 3)
     """
+    image.load()  # Pillow turns TIFF images by itself when it decodes them, and then drops their orientation
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     xmp, profile = _xmp(image), image.info.get("icc_profile")
     if image.mode == "F":
-        return _decoded_light(np.repeat(np.asarray(image, np.float32)[..., None], 3, 2))
+        return _decoded_light(np.repeat(np.asarray(image, np.float32)[..., None], 3, 2), xmp)
+    if sixteen_bit is None and image.mode.startswith("I;16"):
+        sixteen_bit = np.asarray(image).astype(np.uint16)
     if sixteen_bit is not None:
-        image = Image.fromarray(_to_8bit(sixteen_bit))
-    elif image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8bit(np.asarray(image).astype(np.uint16)))
+        image = Image.fromarray(_to_8bit(_as_tagged(sixteen_bit, image)))
     elif image.mode == "I":
         raise InputError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    pixels = np.asarray(_as_srgb(image, profile))
+        whole = image.convert("RGBA")
+        alpha = np.asarray(whole.getchannel("A"))
+        image = image.convert("L") if image.mode in ("L", "LA") else whole.convert("RGB")  # what its profile is for
+    image = _as_srgb(image, profile)
+    if alpha is not None:
+        image = Image.composite(image, Image.new("RGB", image.size), Image.fromarray(alpha))
+    pixels = np.asarray(image)
     seen = None if alpha is None or (alpha >= OPAQUE).all() else alpha >= OPAQUE
     return Decoded(_upright(pixels, orientation), None if seen is None else _upright(seen, orientation), xmp)
 
 
-def _decoded_light(light: NDArray[np.float32]) -> Decoded:
+def _decoded_light(light: NDArray[np.float32], xmp: str) -> Decoded:
     alpha = light[..., 3] if light.shape[2] > 3 else np.ones(light.shape[:2], np.float32)
     # EXR colours are already multiplied by alpha, which is the same as showing them over black.
     seen: NDArray[np.bool_] = np.isfinite(light).all(-1) & (alpha >= OPAQUE / 255)
-    return Decoded(tone_mapped(light[..., :3]), None if seen.all() else seen, "")
+    return Decoded(tone_mapped(light[..., :3]), None if seen.all() else seen, xmp)
 
 
 def _xmp(image: Image.Image) -> str:
@@ -169,16 +180,30 @@ def _xmp(image: Image.Image) -> str:
 
 def _as_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert to RGB, using the colour profile if it is for another space than sRGB and fits the image."""
-    if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile and image.mode in ("RGB", "CMYK", "L"):
+    if image.mode == "P":
+        image = image.convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK", "L"):
         from PIL import ImageCms
 
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            turned = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            turned = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB")
         except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or for another kind of image
             return image.convert("RGB")
-        return image.convert("RGB") if turned is None else turned
+        # Names do not tell: "DCI-P3 D65 Gamut with sRGB Transfer" is not sRGB.
+        colours = _colours(image.mode)
+        change = np.asarray(turned.apply(colours), np.int16) - np.asarray(colours.convert("RGB"), np.int16)
+        if np.abs(change).max() > 1:  # a large panorama takes long to convert
+            return turned.apply(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _colours(mode: str) -> Image.Image:
+    """Return one row with colours from all over the space of a mode."""
+    channels = Image.getmodebands(mode)
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    grid = np.stack(np.meshgrid(*[levels] * channels), -1)
+    return Image.frombytes(mode, (grid.size // channels, 1), grid.tobytes())
 
 
 def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -192,12 +217,30 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _decode_16bit(data: bytes) -> NDArray[np.uint16]:
     """Decode with OpenCV, which keeps all 16 bits of colour images."""
-    values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    with quiet():
+        values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
         raise InputError("has 16-bit channels that cannot be decoded: convert it to 8 bits")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return np.asarray(values, np.uint16)
+
+
+def _as_tagged(values: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
+    """Return 16-bit pixels, grey or RGB with or without alpha, as the tags say that they are meant."""
+    tags = getattr(image, "tag_v2", {})
+    if values.ndim == 2:
+        transparent = image.info.get("transparency")
+        if transparent is not None:
+            return np.dstack((values, np.where(values == transparent, 0, WHITE_16).astype(np.uint16)))
+        return WHITE_16 - values if tags.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO else values
+    if values.shape[2] == 4 and not image.has_transparency_data:
+        return values[..., :3]  # the fourth channel is of an unknown kind
+    if values.shape[2] == 4 and tags.get(EXTRA_SAMPLES_TAG) == (ASSOCIATED_ALPHA,):
+        alpha = np.maximum(values[..., 3:], 1).astype(np.float32)
+        colour = np.minimum(values[..., :3] / alpha, 1) * WHITE_16
+        return np.dstack((np.rint(colour).astype(np.uint16), values[..., 3]))
+    return values
 
 
 def _to_8bit(values: NDArray[Any]) -> NDArray[np.uint8]:

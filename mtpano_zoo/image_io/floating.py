@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.formats import is_exr, is_hdr, tiff_tags
+from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import check_pixels
 
 __all__ = ("decode_exr", "decode_floating", "tone_mapped")
@@ -32,13 +33,17 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
         limit: The largest number of pixels to accept.
 
     Raises:
-        InputError: If it is damaged or too large, or it is EXR and the package that reads it is not installed.
+        InputError: If it is damaged, too large, a TIFF of half floats, or an unusual variant of Radiance HDR; or if it
+            is EXR and the package that reads it is not installed.
     """
     if is_exr(data):
         pixels = decode_exr(data, limit)
     else:
         check_pixels(*_size(data), "it", limit)
-        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if not is_hdr(data) and 16 in tiff_tags(data).get(258, ()):
+            raise InputError("it holds 16-bit floating-point numbers, which are not supported: convert it to 32 bits")
+        with quiet():
+            decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise InputError("it is truncated or damaged")
         pixels = np.asarray(decoded, np.float32)
@@ -49,17 +54,25 @@ def decode_floating(data: bytes, limit: int) -> NDArray[np.float32]:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    if is_hdr(data):
-        found = re.search(rb"[-+]Y (\d{1,9}) [-+]X (\d{1,9})\n", data[:65536])
-        if found is None:
-            raise InputError("its header has no size")
-        return int(found[1]), int(found[2])
-    tags = tiff_tags(data)
-    return tags[257][0], tags[256][0]
+    if not is_hdr(data):
+        tags = tiff_tags(data)
+        return tags[257][0], tags[256][0]
+    header, _, rest = data[:65536].partition(b"\n\n")
+    size = re.match(rb"-Y +(\d{1,9}) +\+X +(\d{1,9})\n", rest)
+    if size is not None and b"FORMAT=32-bit_rle_rgbe" in header.split(b"\n"):
+        return int(size[1]), int(size[2])
+    if re.search(rb"\n\r?\n[-+][XY] +\d+ +[-+][XY] +\d+\r?\n", data[:65536]):
+        raise InputError(
+            "it is in a variant of Radiance HDR that is not supported: convert it to 32-bit_rle_rgbe with rows from "
+            "the top (-Y ... +X ...)"
+        )
+    raise InputError("its header has no size")
 
 
 def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
     """Decode an EXR image as (H, W, C), in the order R, G, B if these are its channels.
+
+    This is its display window: pixels outside are cut off, and those that the file does not store are NaN.
 
     Args:
         data: Content of the file.
@@ -76,11 +89,12 @@ def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
     try:
         parts = OpenEXR.File(io.BytesIO(data), header_only=True).parts
         headers = [part.header for part in parts]
-        windows = [np.asarray(header["dataWindow"], np.int64) for header in headers]
+        windows = [np.asarray((header["dataWindow"], header["displayWindow"]), np.int64) for header in headers]
     except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError, MemoryError, depending on the damage
         raise InputError("it is truncated, damaged or not an EXR image") from error
-    for header, ((left, top), (right, bottom)) in zip(headers, windows, strict=True):
-        check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it", limit)
+    for header, both in zip(headers, windows, strict=True):
+        for (left, top), (right, bottom) in both:
+            check_pixels(int(bottom - top) + 1, int(right - left) + 1, "it", limit)
         if len(headers) > 1 or len(header["channels"]) > 4:
             raise InputError(
                 f"it has {len(headers)} parts with {len(header['channels'])} channels instead of one image"
@@ -95,7 +109,26 @@ def decode_exr(data: bytes, limit: int | None = None) -> NDArray[np.float32]:
     if stored.dtype.kind != "f":
         raise InputError(f"it holds integers ({stored.dtype}), whose unit is not known: convert it to floating point")
     pixels: NDArray[np.float32] = np.asarray(stored, np.float32)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    return _displayed(pixels if pixels.ndim == 3 else pixels[..., None], *windows[0])
+
+
+def _displayed(
+    pixels: NDArray[np.float32], stored: NDArray[np.int64], display: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return what the display window shows of the pixels (H, W, C) in the stored one, with NaN where there are none.
+
+    Windows are their first and last pixel (x, y).
+    """
+    if np.array_equal(stored, display):
+        return pixels
+    width, height = display[1] - display[0] + 1
+    full = np.full((height, width, pixels.shape[2]), np.nan, np.float32)
+    first = np.maximum(stored[0], display[0])
+    last = np.maximum(np.minimum(stored[1], display[1]) + 1, first)
+    (left, top), (right, bottom) = first - display[0], last - display[0]
+    x, y = first - stored[0]
+    full[top:bottom, left:right] = pixels[y : y + bottom - top, x : x + right - left]
+    return full
 
 
 def tone_mapped(light: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -120,8 +120,9 @@ def is_float_tiff(data: bytes) -> bool:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return width (256), height (257) and sample format (339) of the first image of a TIFF file, if present.
+    """Return tags of the first image of a TIFF file, if present.
 
+    These are width (256), height (257), bits (258), sample format (339) and, byte by byte, XMP metadata (700).
     Pillow refuses floating-point colours before it reports their size.
     """
     file = io.BytesIO(data)
@@ -133,5 +134,9 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about truncated files: the error is raised later
         directory.load(file)
-    found = {tag: directory.get(tag) for tag in (256, 257, 339)}
-    return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}
+    found = {tag: directory.get(tag) for tag in (256, 257, 258, 339, 700)}
+    return {
+        tag: tuple(value) if isinstance(value, (tuple, bytes)) else (value,)
+        for tag, value in found.items()
+        if value is not None
+    }

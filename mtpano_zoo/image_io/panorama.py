@@ -152,7 +152,7 @@ def _placed_on_sphere(
             raise InputError(
                 f"{name} is not a stereo pair: a pair is square, 4:1, or 2:1 with two equal halves; leave out --eye"
             )
-        decoded = decoded._replace(pixels=one_eye(decoded.pixels, eye, layout), seen=None, xmp="")
+        decoded = _one_eye_decoded(decoded, eye, layout)
     height, width = decoded.pixels.shape[:2]
     tags = None if ignore_tags else read_gpano(decoded.xmp, height, width, name)
     window = None if tags is None else tags.window
@@ -178,8 +178,18 @@ def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
         raise InputError(f"{name} is 2:1 but {doubt}, or use it as it is with --force")
 
 
-def one_eye(pixels: NDArray[np.uint8], eye: Eye, layout: Layout) -> NDArray[np.uint8]:
-    """Return the panorama of one eye of a stereo pair (H, W, 3), stretched to 2:1 if it was squeezed.
+def _one_eye_decoded(decoded: Decoded, eye: Eye, layout: Layout) -> Decoded:
+    seen = decoded.seen
+    if seen is not None:
+        seen = one_eye(seen.astype(np.uint8), eye, layout, cv2.INTER_NEAREST).astype(np.bool_)
+    # Tags are dropped, since their sizes may be those of the pair.
+    return Decoded(one_eye(decoded.pixels, eye, layout), None if seen is None or seen.all() else seen, "")
+
+
+def one_eye(
+    pixels: NDArray[np.uint8], eye: Eye, layout: Layout, interpolation: int = cv2.INTER_LINEAR
+) -> NDArray[np.uint8]:
+    """Return the panorama of one eye of a stereo pair (H, W, ...), stretched to 2:1 if it was squeezed.
 
     Example:
         >>> one_eye(np.zeros((64, 64, 3), np.uint8), "left", "stacked").shape
@@ -191,7 +201,7 @@ def one_eye(pixels: NDArray[np.uint8], eye: Eye, layout: Layout) -> NDArray[np.u
     if abs(columns / (2 * rows) - 1) <= RATIO_TOLERANCE:
         return np.ascontiguousarray(half)
     size = (2 * rows, rows) if columns < 2 * rows else (columns, columns // 2)
-    return np.asarray(cv2.resize(half, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(half, size, interpolation=interpolation), np.uint8)
 
 
 def _on_sphere(decoded: Decoded, tags: GPano, name: str, max_pixels: int | None) -> Panorama:

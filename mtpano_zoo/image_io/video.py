@@ -17,7 +17,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.doubts import Layout, stereo_layout
 from mtpano_zoo.limits import check_pixels
 
-__all__ = ("Frame", "Video", "constant_rate", "layout_of_video", "write_video")
+__all__ = ("Frame", "Video", "constant_rate", "layout_of_video", "quiet", "write_video")
 
 CODECS = ("vp09", "mp4v")  # VP9 plays in browsers too; MPEG-4 where OpenCV was built without libvpx
 MISSING = 0.02  # share of the frames in the header that may be missing, because durations are rounded
@@ -58,7 +58,7 @@ class Video:
         self.path = Path(path)
         if not self.path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        with _quiet():
+        with quiet():
             self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise InputError(f"{path} {_why_not(self.path)}")
@@ -135,7 +135,7 @@ def layout_of_video(path: Path, max_pixels: int | None = None) -> Layout:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep OpenCV and FFmpeg from printing: we say in one sentence what is wrong."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video of the process is opened
     log: Any = cv2.utils.logging
@@ -223,7 +223,7 @@ def write_video(path: str | Path, frames: Iterable[NDArray[np.uint8]], rate: flo
 
 def _encoder(path: Path, rate: float, width: int, height: int) -> Any:
     for codec in CODECS:
-        with _quiet():
+        with quiet():
             writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, (width, height))
         if writer.isOpened():
             return writer

@@ -53,11 +53,22 @@ def png(array, palette=None):
     return buffer.getvalue()
 
 
+def raw_png(values, colour_type, *others):
+    """A 16-bit PNG of an array (H, W, C), written without the libraries that are under test; others are chunks."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes((16, colour_type, 0, 0, 0))
+    return _chunks((b"IHDR", header), *others, (b"IDAT", zlib.compress(rows)))
+
+
 def claiming(width, height):
     """A PNG of a hundred bytes whose header claims a size: sound by its checksums, but there are no pixels."""
     header = width.to_bytes(4) + height.to_bytes(4) + bytes((8, 2, 0, 0, 0))
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
-    packed = [len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks]
+    return _chunks((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))))
+
+
+def _chunks(*chunks):
+    packed = (len(d).to_bytes(4) + kind + d + zlib.crc32(kind + d).to_bytes(4) for kind, d in (*chunks, (b"IEND", b"")))
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
