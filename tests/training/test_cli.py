@@ -234,8 +234,7 @@ def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, ca
     assert sentence in told and "Traceback" not in told
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-@pytest.mark.parametrize("path", ["best", "last"])
+@pytest.mark.parametrize(("verb", "path"), [("validate", "best"), ("test", "last"), ("predict", "last")])
 def test_a_run_without_training_has_no_checkpoint_of_its_own(folder, capsys, verb, path):
     assert mtpano([verb, "--config", "tiny.yaml", "--trainer.callbacks=null", "--ckpt_path", path]) == 1
     assert f"`{verb}` is a run of its own, which has no {path} checkpoint" in capsys.readouterr().err
