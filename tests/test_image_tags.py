@@ -13,10 +13,10 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import PoseAngles, Window, decode_exr, gpano_xmp, load_panorama, panorama_from_pil
 from mtpano_zoo.image_io.floating import tone_mapped
 
-LONG, SHORT, BYTE = 4, 3, 1
+LONG, SHORT, BYTE, ASCII, UNDEFINED = 4, 3, 1, 2, 7
 
 
-def tiff(values, photometric, extra=None, xmp=None):
+def tiff(values, photometric, extra=None, xmp=None, xmp_type=BYTE):
     """Write an uncompressed TIFF image (H, W, C) byte by byte."""
     height, width, channels = values.shape
     kind = 3 if values.dtype.kind == "f" else 1
@@ -26,11 +26,11 @@ def tiff(values, photometric, extra=None, xmp=None):
     if extra is not None:
         tags[338] = (SHORT, [extra])
     if xmp is not None:
-        tags[700] = (BYTE, list(xmp.encode()))
+        tags[700] = (xmp_type, list(xmp.encode()))
     content = values.tobytes() + bytes(values.nbytes % 2)
     table = struct.pack("<H", len(tags))
     for tag, (size, numbers) in sorted(tags.items()):
-        raw = struct.pack(f"<{len(numbers)}{' B HI'[size]}", *numbers)
+        raw = struct.pack(f"<{len(numbers)}{' BBHI  B'[size]}", *numbers)
         if len(raw) > 4:
             raw, content = struct.pack("<I", 8 + len(content)), content + raw + bytes(len(raw) % 2)
         table += struct.pack("<HHI", tag, size, len(numbers)) + raw.ljust(4, b"\0")
@@ -83,11 +83,11 @@ def test_half_floats_are_called_so(tmp_path):
             read(tmp_path, data)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_crop_of_light_is_placed_by_its_tags(tmp_path, channels):
+@pytest.mark.parametrize(("channels", "xmp_type"), [(1, BYTE), (3, BYTE), (3, ASCII), (3, UNDEFINED)])
+def test_a_crop_of_light_is_placed_by_its_tags(tmp_path, channels, xmp_type):
     window, pose = Window(8, 16, 16, 32, 32, 64), PoseAngles(90, 10, 0)
     light = random_rgb()[..., :channels].astype(np.float32)
-    data = tiff(light, 1 if channels == 1 else 2, xmp=gpano_xmp(16, 32, window, pose))
+    data = tiff(light, 1 if channels == 1 else 2, xmp=gpano_xmp(16, 32, window, pose), xmp_type=xmp_type)
     panorama = read(tmp_path, data)
     assert panorama.window == window and panorama.pose == pose and panorama.pixels.shape == (32, 64, 3)
     if channels == 1:  # Pillow opens this one

@@ -310,7 +310,10 @@ def _decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
     """
     decoded = decode_image(data, "it")
     height, width, _ = decoded.pixels.shape
-    tags = read_gpano(decoded.xmp, height, width, "it")
+    try:
+        tags = read_gpano(decoded.xmp, height, width, "the image")
+    except InputError as error:
+        raise InputError(f"{str(error).partition(';')[0]}; correct or remove the tags") from error
     if tags is not None and (window := tags.window) is not None:
         raise InputError(
             f"by its GPano tags it is a crop of a panorama of {window.full_width} x {window.full_height} pixels; "

@@ -154,6 +154,7 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         whole = image.convert("RGBA")
         alpha = np.asarray(whole.getchannel("A"))
         image = image.convert("L") if image.mode in ("L", "LA") else whole.convert("RGB")  # what its profile is for
+        del whole  # large panoramas fill the memory
     image = _as_srgb(image, profile)
     if alpha is not None:
         image = Image.composite(image, Image.new("RGB", image.size), Image.fromarray(alpha))

@@ -135,8 +135,8 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
         warnings.simplefilter("ignore")  # about truncated files: the error is raised later
         directory.load(file)
     found = {tag: directory.get(tag) for tag in (256, 257, 258, 339, 700)}
-    return {
-        tag: tuple(value) if isinstance(value, (tuple, bytes)) else (value,)
-        for tag, value in found.items()
-        if value is not None
-    }
+    listed = {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}
+    if 700 in listed:  # text, bytes or numbers, by its type
+        parts = (one.encode() if isinstance(one, str) else one for one in listed[700])
+        listed[700] = tuple(b"".join(one if isinstance(one, bytes) else bytes((one,)) for one in parts))
+    return listed

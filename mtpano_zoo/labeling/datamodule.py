@@ -23,6 +23,7 @@ from mtpano_zoo.image_io import panorama_of_file
 from mtpano_zoo.labeling.encoding import encode_image
 from mtpano_zoo.labeling.fingerprint import digest_of, digest_of_pixels, stamp_of
 from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.masks import shrink_masks
 from mtpano_zoo.labeling.origin import Origin, digest_of_files, stamp_of_file
 from mtpano_zoo.labeling.report import one_sentence
 from mtpano_zoo.labeling.storage import LabelFolder
@@ -307,6 +308,8 @@ class _Items(Dataset[Item]):
             if len(pixels) > self.max_height:
                 pixels = resize_map("image", pixels, self.max_height, 2 * self.max_height)
                 sample = {**sample, "image": torch.from_numpy(pixels).permute(2, 0, 1)}
+            if "ignored" in sample:
+                sample = {**sample, "ignored": shrink_masks(sample["ignored"][None], self.height, self.width)[0]}
             jpeg = encode_image(pixels, self.height, self.width) if self.store_images else b""
             return item | {"name": name, "sample": sample, "jpeg": jpeg, "origin": origin}
         except Exception as error:  # whatever a decoder does with a damaged file, label the others

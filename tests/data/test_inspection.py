@@ -156,7 +156,9 @@ def test_a_crop_is_not_taken_for_a_full_panorama(tmp_path):
     height, width = image.shape[:2]
     tagged(tmp_path / "images/4.png", image, Window(height // 2, width // 2, height, width, 2 * height, 2 * width))
     tagged(tmp_path / "images/5.png", image, Window(0, 0, height, width, height, width))
-    (found,) = verify(FolderDataModule(tmp_path), progress=False).findings
+    tagged(tmp_path / "images/3.png", image, Window(0, 0, 2 * height, width, 2 * height, width))
+    stale, found = verify(FolderDataModule(tmp_path), progress=False).findings
+    assert stale.sample == "3" and stale.sentence.endswith("; correct or remove the tags")
     assert (found.split, found.sample, found.kind) == ("predict", "4", "unreadable")
     assert f"images/4.png cannot be used: by its GPano tags it is a crop of a panorama of {2 * width}" in found.sentence
 

@@ -42,6 +42,17 @@ def test_names_of_files(photos, tmp_path):
     assert ImageFiles([photos / "b.png", photos / "floor"], tmp_path / "out").names == ["b", "a", "c"]
 
 
+def test_what_was_not_seen_has_the_size_of_the_labels(tmp_path, ledger):
+    """A large panorama is shrunk where it is read, and so is its mask; a pixel that is seen in part is not."""
+    pixels = np.full((32, 64, 4), 255, np.uint8)
+    pixels[:17, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    data = LabelingData(ImageFiles([tmp_path / "a.png"], ledger.folder.root), 8, 16, ledger, max_height=16)
+    sample = data.items[0]["sample"]
+    assert sample["image"].shape == (3, 16, 32) and sample["ignored"].shape == (8, 16)
+    assert sample["ignored"][:5].all() and not sample["ignored"][5:].any()
+
+
 @pytest.mark.parametrize(
     ("before", "added", "names"),
     [
