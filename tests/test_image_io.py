@@ -115,27 +115,30 @@ UPRIGHT = {  # from the EXIF standard: where row 0 and column 0 of the stored im
 }
 
 
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation_is_applied(tmp_path, orientation):
+def save_turned(path, orientation):
+    """Write random pixels with an orientation, and return them as they should be seen."""
     stored = random_rgb() if orientation < 5 else random_rgb().transpose(1, 0, 2).copy()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png"), UPRIGHT[orientation](stored))
+    Image.fromarray(stored).save(path, exif=exif)
+    return UPRIGHT[orientation](stored)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    upright = save_turned(tmp_path / "a.png", orientation)
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.png"), upright)
     with Image.open(tmp_path / "a.png") as image:
-        assert np.array_equal(image_io.panorama_from_pil(image).pixels, UPRIGHT[orientation](stored))
+        assert np.array_equal(image_io.panorama_from_pil(image).pixels, upright)
         assert image.getexif()[0x0112] == orientation  # the caller's image is as it was
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_a_tiff_that_is_decoded_on_demand_is_turned_once(tmp_path, orientation):
-    stored = random_rgb() if orientation < 5 else random_rgb().transpose(1, 0, 2).copy()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(stored).save(tmp_path / "a.tif", exif=exif)
-    assert np.array_equal(image_io.read_panorama(tmp_path / "a.tif"), UPRIGHT[orientation](stored))
+    upright = save_turned(tmp_path / "a.tif", orientation)
+    assert np.array_equal(image_io.read_panorama(tmp_path / "a.tif"), upright)
     with Image.open(tmp_path / "a.tif") as image:
-        assert np.array_equal(image_io.panorama_from_pil(image).pixels, UPRIGHT[orientation](stored))
+        assert np.array_equal(image_io.panorama_from_pil(image).pixels, upright)
 
 
 def test_pil_images_follow_the_same_rules():

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
-from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_tags
+from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_xmp
 from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
@@ -53,8 +53,7 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
     try:
         if is_exr(data) or is_hdr(data) or is_float_tiff(data):
             limit = default_max_pixels() if max_pixels is None else max_pixels
-            xmp = bytes(tiff_tags(data).get(XMP_TAG, ())) if is_float_tiff(data) else b""
-            return _decoded_light(decode_floating(data, limit), xmp.decode("utf-8", "replace"))
+            return _decoded_light(decode_floating(data, limit), tiff_xmp(data) if is_float_tiff(data) else "")
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
             layout = str(getattr(file, "tile", ""))

@@ -16,6 +16,7 @@ __all__ = (
     "is_video",
     "kind_of_other_file",
     "tiff_tags",
+    "tiff_xmp",
 )
 
 # The suffixes that a folder is searched for. A file that is named itself is read whatever its suffix.
@@ -120,11 +121,24 @@ def is_float_tiff(data: bytes) -> bool:
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return tags of the first image of a TIFF file, if present.
+    """Return width (256), height (257), bits (258) and sample format (339) of a TIFF file's first image, if present.
 
-    These are width (256), height (257), bits (258), sample format (339) and, byte by byte, XMP metadata (700).
     Pillow refuses floating-point colours before it reports their size.
     """
+    directory = _first_directory(data)
+    found = {tag: directory.get(tag) for tag in (256, 257, 258, 339)}
+    return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}
+
+
+def tiff_xmp(data: bytes) -> str:
+    """Return the XMP metadata of the first image of a TIFF file, whose tag may be text, bytes or numbers."""
+    stored = _first_directory(data).get(700, ())
+    parts = stored if isinstance(stored, tuple) else (stored,)
+    whole = (one.encode() if isinstance(one, str) else one for one in parts)
+    return b"".join(one if isinstance(one, bytes) else bytes((one,)) for one in whole).decode("utf-8", "replace")
+
+
+def _first_directory(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     file = io.BytesIO(data)
     big = data[2:3] == b"+" or data[3:4] == b"+"
     directory: TiffImagePlugin.ImageFileDirectory_v2 = TiffImagePlugin.ImageFileDirectory_v2(
@@ -134,9 +148,4 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about truncated files: the error is raised later
         directory.load(file)
-    found = {tag: directory.get(tag) for tag in (256, 257, 258, 339, 700)}
-    listed = {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items() if value is not None}
-    if 700 in listed:  # text, bytes or numbers, by its type
-        parts = (one.encode() if isinstance(one, str) else one for one in listed[700])
-        listed[700] = tuple(b"".join(one if isinstance(one, bytes) else bytes((one,)) for one in parts))
-    return listed
+    return directory

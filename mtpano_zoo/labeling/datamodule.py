@@ -42,8 +42,8 @@ class ImageFiles(Dataset[Item]):
 
     What no camera has seen, beside a crop or transparent, is `ignored`, bool (H, W), and black in the image.
 
-    Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``. What is finished keeps its name, whatever images are
-    added: `find_images` names all others anew to tell two of one name apart.
+    Sub-folders become part of the name, ``a/b.jpg`` is ``a_b``. A finished panorama keeps its name: if an added image
+    has the same one, `find_images` would rename every image.
 
     Args:
         sources: Images and folders; folders are searched with their sub-folders.

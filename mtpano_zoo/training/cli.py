@@ -147,7 +147,7 @@ class MultiTaskCLI(LightningCLI):
     def _check_checkpoint_of_the_run(self, subcommand: str) -> None:
         """Refuse "best", and "last" if there is none: Lightning would score the network as built.
 
-        Training begins anew if there is no last checkpoint yet.
+        `fit` starts from scratch if there is no last checkpoint yet.
         """
         path = self.config_init[subcommand]["ckpt_path"]
         kept = [one for one in self.trainer.checkpoint_callbacks if isinstance(one, callbacks.ModelCheckpoint)]

@@ -32,7 +32,7 @@ def test_photographs_join_as_published() -> None:
     assert [len(indices) - 3 for indices in epochs] == [0, 0, 8, 4, 2, 1, 1, 1]  # 16 / 2^(epoch - 1)
     assert all(indices[:3] == [0, 1, 2] and len(set(indices)) == len(indices) for indices in epochs)
     assert in_epoch([True, True], 0) == [0, 1]  # no panoramas to begin with
-    assert len({tuple(in_epoch(photographs, epoch)) for epoch in range(5, 15)}) > 3  # drawn anew
+    assert len({tuple(in_epoch(photographs, epoch)) for epoch in range(5, 15)}) > 3  # a new choice each time
 
 
 def test_a_white_mask_is_that_of_a_panorama(tmp_path: Path) -> None:
