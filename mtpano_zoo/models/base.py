@@ -15,7 +15,7 @@ from mtpano_zoo.tasks import check_tasks
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
 
-__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork", "plain_palette")
+__all__ = ("IMAGENET_MEAN", "IMAGENET_STD", "PanoramaNetwork", "palette_for", "plain_palette")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -87,10 +87,7 @@ class PanoramaNetwork(RecordedModule):
             raise InputError("A network with the task semseg needs the names of its classes: set classes=[...].")
         if isinstance(classes, str) or len(set(classes)) < len(classes):
             raise InputError(f"classes are different names in a list, not {classes!r}.")
-        colours = None if palette is None else plain_palette(palette)
-        if colours is not None and len(colours) != len(classes):
-            raise InputError(f"palette has {len(colours)} colours for {len(classes)} classes.")
-        self.palette = colours
+        self.palette = None if palette is None else palette_for(classes, palette)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.card: dict[str, Any] = {}
         self.image_mean: Tensor
@@ -131,6 +128,18 @@ class PanoramaNetwork(RecordedModule):
         from mtpano_zoo.files.sharing import push_to_hub
 
         return push_to_hub(self, repository, token=token, private=private, message=message)
+
+
+def palette_for(classes: Sequence[str], palette: Any) -> list[list[int]]:
+    """Return one colour (R, G, B) for each class, as plain data.
+
+    Raises:
+        InputError: If there are more or fewer, or a colour is not three whole numbers from 0 to 255.
+    """
+    colours = plain_palette(palette)
+    if len(colours) != len(classes):
+        raise InputError(f"palette has {len(colours)} colours for {len(classes)} classes.")
+    return colours
 
 
 def plain_palette(palette: Any) -> list[list[int]]:

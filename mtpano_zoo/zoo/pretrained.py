@@ -6,6 +6,7 @@ from jsonargparse.typing import class_from_function
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
+from mtpano_zoo.models.base import palette_for
 from mtpano_zoo.zoo.building import assemble, transferred_card
 from mtpano_zoo.zoo.loading import load_model
 
@@ -34,9 +35,12 @@ def load_pretrained(
         InputError: If the source cannot be loaded in this way, see `load_model`.
     """
     network = load_model(source, input_size=input_size, tasks=tasks)
-    renewed = bool(classes) and tuple(classes) != network.classes
-    if "semseg" in network.tasks and (renewed or palette is not None):
-        network = load_model(source, classes=classes or None, palette=palette, input_size=input_size, tasks=tasks)
+    if "semseg" not in network.tasks:
+        return network
+    if classes and tuple(classes) != network.classes:
+        return load_model(source, classes=classes, palette=palette, input_size=input_size, tasks=tasks)
+    if palette is not None:
+        network.palette = network.config["palette"] = palette_for(network.classes, palette)
     return network
 
 
