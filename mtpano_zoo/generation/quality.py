@@ -14,7 +14,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import find_images
 from mtpano_zoo.image_io import read_panorama
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.prediction.familiarity import encoder_of
+from mtpano_zoo.prediction.small_image import encoder_of
 from mtpano_zoo.resize import resize
 from mtpano_zoo.sphere import solid_angles
 

@@ -13,6 +13,7 @@ from mtpano_zoo.layers.lora import add_lora, merge_lora
 from mtpano_zoo.layers.recorded import RecordedModule
 from mtpano_zoo.layers.refiner import ERPTokenMixer, InvariantBlock, VariantBlock
 from mtpano_zoo.layers.resnet import ResNetStages, halved
+from mtpano_zoo.layers.up_head import UpHead
 from mtpano_zoo.layers.vit_encoder import ViTEncoder
 
 __all__ = (
@@ -33,6 +34,7 @@ __all__ = (
     "SphereConv2d",
     "TaskAdapter",
     "ToCube",
+    "UpHead",
     "Upsample",
     "VariantBlock",
     "ViTEncoder",

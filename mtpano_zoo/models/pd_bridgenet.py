@@ -18,6 +18,7 @@ from mtpano_zoo.layers import (
     ScaleAggregator,
     SegmentationHead,
     TaskAdapter,
+    UpHead,
     Upsample,
     VariantBlock,
     checkpointed,
@@ -59,6 +60,8 @@ class PDBridgeNet(PanoramaNetwork):
             scratch on rooms, they did not help (benchmarks/README.md).
         token_mixer: refine levels with a kernel that widens towards the poles instead of a 3 x 3 convolution. By
             default, only `paper` does so, for the same reason.
+        up_head: have an `up_head`, by which `predict` notices that a camera is tilted. No loss reaches it, and it is
+            frozen: benchmarks/photos_up.py fits it to the encoder of a trained network.
         palette: colour (R, G, B) of every class.
         image_mean: mean that the encoder's images are normalised with.
         image_std: standard deviation that the encoder's images are normalised with.
@@ -85,6 +88,7 @@ class PDBridgeNet(PanoramaNetwork):
         shared_stream: bool = False,
         bridge: bool | None = None,
         token_mixer: bool | None = None,
+        up_head: bool = False,
         palette: Sequence[Sequence[int]] | None = None,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
@@ -105,6 +109,7 @@ class PDBridgeNet(PanoramaNetwork):
         self.gradient_checkpointing = False
         self._build_streams(shared_stream, bridge, token_mixer, bridge_width)
         self._build_decoders(bridge_width, neck_widths, fusion_width)
+        self.up_head = UpHead(encoder.channels).eval().requires_grad_(False) if up_head else None
 
     def _build_streams(self, shared_stream: bool, bridge: bool, token_mixer: bool, bridge_width: int) -> None:
         """Build everything between the encoder and the decoders."""

@@ -6,60 +6,32 @@ those of training images.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.resize import resize
+from mtpano_zoo.prediction.small_image import encoder_levels, encoder_of
 from mtpano_zoo.sphere import solid_angles
 
-if TYPE_CHECKING:
-    from mtpano_zoo.layers import Encoder
+__all__ = ("check_familiarity", "doubts", "fit_familiarity", "mean_features", "strangeness")
 
-__all__ = ("check_familiarity", "doubts", "encoder_of", "fit_familiarity", "mean_features", "strangeness")
-
-SIZE = (128, 256)  # a small image shows what is strange just as well, in a tenth of the time
 MARGIN = 1.05  # factor between the strangest held-out image and the limit
 LARGEST = 1e9  # bound on the numbers in a card, safe in float32
 SMALLEST = 1e-6  # lower bound on the spread of a channel, which may be constant
 
 
-def encoder_of(network: nn.Module) -> "Encoder":
-    """Return the encoder of a network, whose features are compared.
+def mean_features(levels: Sequence[Tensor]) -> Tensor:
+    """Return the means over the sphere (B, C) of the deepest of an encoder's levels (B, C, h, w).
 
-    Raises:
-        InputError: If the network has no `Encoder`.
+    Example:
+        >>> mean_features([torch.full((1, 2, 4, 8), 3.0)]).tolist()
+        [[3.0, 3.0]]
     """
-    from mtpano_zoo.layers import Encoder  # with timm, which takes a second to import
-
-    part = getattr(network, "encoder_part", None)
-    encoder = None if part is None else network.get_submodule(part)
-    if not isinstance(encoder, Encoder):
-        raise InputError(
-            f"{type(network).__name__} has no Encoder whose features could be compared: choose another network"
-        )
-    return encoder
-
-
-@torch.no_grad()
-def mean_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the means over the sphere (B, C) of the deepest features of panoramas (B, 3, H, W) in [0, 1].
-
-    Raises:
-        InputError: If the network has no `Encoder`.
-    """
-    encoder = encoder_of(network)
-    weight = next(encoder.parameters())
-    height, width = (max(1, round(side / encoder.multiple)) * encoder.multiple for side in SIZE)
-    small = resize(images.to(weight.device), height, width)
-    normalize: Any = network.normalize
-    with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
-        deepest: Tensor = encoder(normalize(small).to(weight.dtype))[0][-1].float()
+    deepest = levels[-1]
     area = solid_angles(*deepest.shape[-2:]).to(deepest)
-    means: Tensor = (deepest * area).sum((2, 3)) / (area.sum() * deepest.shape[-1])
-    return means
+    return (deepest * area).sum((2, 3)) / (area.sum() * deepest.shape[-1])
 
 
 def strangeness(features: Tensor, known: Mapping[str, Any]) -> Tensor:
@@ -91,7 +63,9 @@ def fit_familiarity(network: nn.Module, images: Iterable[Tensor], held_out: Iter
     Raises:
         InputError: If the network has no encoder, or a set has fewer than two images.
     """
-    seen, others = ([mean_features(network, image[None]) for image in some] for some in (images, held_out))
+    seen, others = (
+        [mean_features(encoder_levels(network, image[None])) for image in some] for some in (images, held_out)
+    )
     if min(len(seen), len(others)) < 2:
         raise InputError("familiarity needs at least two images to learn from and two held-out ones")
     features = torch.cat(seen)
@@ -137,25 +111,24 @@ def _check_channels(known: Mapping[str, Any], channels: int, source: object) -> 
         )
 
 
-def doubts(network: nn.Module, images: Tensor, whole: Sequence[bool]) -> list[tuple[str, ...]]:
+def doubts(card: Mapping[str, Any], levels: Sequence[Tensor], whole: Sequence[bool]) -> list[tuple[str, ...]]:
     """Return reasons not to trust the maps of each panorama, as sentences; usually none.
 
     Whether an image is a panorama at all is checked when its file is read: see `mtpano_zoo.image_io.doubts`.
 
     Args:
-        network: A network of the zoo; without `card["familiarity"]`, nothing is doubted.
-        images: Panoramas (B, 3, H, W) in [0, 1], as the network sees them.
+        card: What is stated about the network; without `familiarity`, nothing is doubted.
+        levels: The levels (B, C, h, w) that `encoder_levels` returns.
         whole: Whether each image shows the whole sphere; those that do not are not judged.
 
     Raises:
         InputError: If the card does not fit the network.
     """
-    network = getattr(network, "network", network)  # one prepared for inference wraps the original
-    known = (getattr(network, "card", None) or {}).get("familiarity")
+    known = card.get("familiarity")
     if not known or not any(whole):
-        return [()] * len(images)
+        return [()] * len(whole)
     found: list[tuple[str, ...]] = []
-    for far, complete in zip(strangeness(mean_features(network, images), known).tolist(), whole, strict=True):
+    for far, complete in zip(strangeness(mean_features(levels), known).tolist(), whole, strict=True):
         sentence = (
             f"it looks like nothing that the network was trained on (strangeness {far:.1f}, limit {known['limit']:g}): "
             "do not trust its maps"

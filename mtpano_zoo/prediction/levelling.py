@@ -132,7 +132,7 @@ def turned_back(task: str, values: Tensor, turn: Tensor) -> Tensor:
 
 
 def _structure_tensor(image: Tensor) -> Tensor:
-    """Return the products of the components of the gradient in space, (9, H, W), H being `edge_rows`.
+    """Return the six products of the components of the gradient in space, (6, H, W), H being `edge_rows`.
 
     The gradient on the sphere, as a vector in space, is the normal of the great circle along an edge. It is the same
     all along a straight edge, so the products can be averaged in space, without a frame for each pixel.
@@ -152,17 +152,20 @@ def _structure_tensor(image: Tensor) -> Tensor:
             -east * longitude.sin() - north * latitude.sin() * longitude.cos(),
         )
     )
-    return (gradient[:, None] * gradient[None]).flatten(0, 1)
+    first, second = torch.triu_indices(3, 3)
+    return gradient[first] * gradient[second]
 
 
 def _edges(tensor: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Return the normals (N, 3) of the great circles along edges, and how strong and straight these are (N,)."""
-    tensor = F.avg_pool2d(pad(tensor[None], (window // 2,) * 4), window, 1)[0]
+    around = pad(tensor[None], (window // 2,) * 4)
+    tensor = F.avg_pool2d(F.avg_pool2d(around, (1, window), 1), (window, 1), 1)[0]
     rows, columns = tensor.shape[-2:]
     _, latitude = erp_angles(rows, columns)
     area = latitude.cos()[:, None].expand_as(tensor[0]).flatten()
-    strongest = (tensor[[0, 4, 8]].sum(0).flatten() * area).topk(EDGES[rows]).indices
-    values, vectors = torch.linalg.eigh(tensor.flatten(1)[:, strongest].T.view(-1, 3, 3))
+    strongest = (tensor[[0, 3, 5]].sum(0).flatten() * area).topk(EDGES[rows]).indices
+    matrices = tensor.flatten(1)[[0, 1, 2, 1, 3, 4, 2, 4, 5]][:, strongest]
+    values, vectors = torch.linalg.eigh(matrices.T.view(-1, 3, 3))
     straight = ((values[:, 2] - values[:, 1]) / values.sum(1).clamp_min(1e-12)).clamp(0, 1)
     strength = (values[:, 2].clamp_min(0).sqrt() / FULL_CONTRAST).clamp_max(1)
     return vectors[:, :, 2], straight**2 * strength * area[strongest]
@@ -195,8 +198,9 @@ def _agreement(directions: Tensor, circles: Tensor, weights: Tensor) -> Tensor:
 
 def _closeness(sine: Tensor, tolerance: float) -> Tensor:
     """Return how close lines are to directions, 1 to 0, by the sine of the angle between circle and direction."""
+    ratio = sine / (math.sqrt(2) * math.sin(math.radians(tolerance)))
     # Exponents far below zero would end in subnormal numbers, which processors handle slowly.
-    return ((sine / math.sin(math.radians(tolerance))) ** 2 / -2).clamp_min(-30).exp()
+    return ratio.square_().clamp_max_(30).neg_().exp_()
 
 
 def _agreement_map(circles: Tensor, weights: Tensor) -> Tensor:
