@@ -8,9 +8,10 @@ cameras of homes and streets lean by up to ten degrees.
 
 For a tilt, the camera pitches up and down and rolls left and right, and the four predictions are turned back before
 they are compared. So the same pixels count for every tilt: an equirectangular image has more pixels near its poles, and
-turning the labels instead changes the score of a perfectly levelled prediction by up to 8 %. With levelling, the table
-also has the share of images whose up direction is right to two degrees, and the largest error of the up direction (180
-degrees if it stays unknown). Run:
+turning the labels instead changes the score of a perfectly levelled prediction by up to 8 %. A tilted camera is never
+levelled, or by default (as far as the network notices a tilt), or always; the first rows have the default. The table
+also has the share of images in which a tilt was noticed, or whose up direction is right to two degrees, and the largest
+error of the up direction (180 degrees if it stays unknown). Run:
 ``python benchmarks/photos_scores.py mtpano-small.photos mtpano-small.rooms --threed60 FOLDER``.
 """
 
@@ -46,9 +47,11 @@ COLUMNS = {
     "mIoU": "semseg/mIoU",
     "sky IoU": "semseg/IoU/sky",
     "far IoU": "valid/IoU/far",
+    "noticed": "noticed",
     "up within 2 degrees": "up within 2 degrees",
     "up, largest error": "up, largest error",
 }
+LEVELS = {"": False, ", by default": None, ", levelled": True}
 Sample = dict[str, Any]
 
 
@@ -81,7 +84,7 @@ def tilts(degrees: float) -> list[Tensor]:
     return [rotation_matrix(0, *angles) for angles in ((degrees, 0), (-degrees, 0), (0, degrees), (0, -degrees))]
 
 
-def score(network: nn.Module, samples: Iterable[Sample], tilt: float, level: bool) -> dict[str, float]:
+def score(network: nn.Module, samples: Iterable[Sample], tilt: float, level: bool | None) -> dict[str, float]:
     """Return all columns of the table that the labels and the network allow."""
     metrics: dict[str, Any] = {
         "depth": DepthMetrics(max_depth=MAX_DEPTH),
@@ -91,11 +94,12 @@ def score(network: nn.Module, samples: Iterable[Sample], tilt: float, level: boo
         "valid": ValidMetrics(),
     }
     silent = total = 0
-    errors = []
+    errors, noticed = [], []
     for sample, turn in ((sample, turn) for sample in samples for turn in tilts(tilt)):
         prediction = predict(network, rotate(sample["image"][None], turn)[0], level=level)
         if not isinstance(prediction, Prediction):
             raise TypeError("one image must have one prediction")
+        noticed.append(prediction.up is not None)
         if level:
             cosine = -1.0 if prediction.up is None else -float(turn[1] @ torch.tensor(prediction.up))
             errors.append(math.degrees(math.acos(min(1.0, max(-1.0, cosine)))))
@@ -119,6 +123,8 @@ def score(network: nn.Module, samples: Iterable[Sample], tilt: float, level: boo
         f"{name}/{key}": value for name, m in metrics.items() if m.update_called for key, value in m.compute().items()
     }
     found |= {"no depth": torch.tensor(silent / total)} if total else {}
+    if level is None:
+        found["noticed"] = torch.tensor(sum(noticed) / len(noticed))
     if errors:
         found["up within 2 degrees"] = torch.tensor(sum(error <= 2 for error in errors) / len(errors))
         found["up, largest error"] = torch.tensor(max(errors))
@@ -140,7 +146,7 @@ def main() -> None:
     size = None if options.height is None else (options.height, 2 * options.height)
     networks = {name: load_model(name, input_size=size) for name in options.networks}
     rows = [
-        (name, scenes(kind, options.count, 256, 10.0), 0, False)
+        (name, scenes(kind, options.count, 256, 10.0), 0, None)
         for name, kind in (("homes", HomesDataset), ("streets", StreetsDataset))
         if options.count
     ]
@@ -151,8 +157,8 @@ def main() -> None:
     }
     if options.threed60:
         upright["3D60"] = real(options.threed60, options.parts)
-    for (name, samples), tilt, level in product(upright.items(), TILTS, (False, True)):
-        rows.append((f"{name}, tilted by {tilt}{', levelled' * level}", samples, tilt, level))
+    for (name, samples), tilt, (words, level) in product(upright.items(), TILTS, LEVELS.items()):
+        rows.append((f"{name}, tilted by {tilt}{words}", samples, tilt, level))
     print(f"| data, network | {' | '.join(COLUMNS)} |\n|---|{'--:|' * len(COLUMNS)}")
     for name, samples, tilt, level in rows:
         for label, network in networks.items():

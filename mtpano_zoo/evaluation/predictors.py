@@ -71,9 +71,12 @@ class NetworkPredictor(Predictor):
 
     def __call__(self, image: Tensor, sample_id: str) -> Maps:
         """Predict."""
+        return self._maps(image)
+
+    def _maps(self, image: Tensor, level: bool | None = None) -> Maps:
         from mtpano_zoo.prediction import predict
 
-        prediction: Any = predict(self.network, image)
+        prediction: Any = predict(self.network, image, level=level)
         maps = {task: torch.from_numpy(np.ascontiguousarray(values)) for task, values in prediction.maps.items()}
         if "normals" in maps:
             maps["normals"] = maps["normals"].movedim(-1, 0)
@@ -88,7 +91,7 @@ class NetworkPredictor(Predictor):
         for number, image in enumerate(images):
             alone = torch.zeros(1, *images.shape)
             alone[0, number] = image
-            depth = self(from_cubemap(alone, 2 * side, 4 * side)[0], "")["depth"]
+            depth = self._maps(from_cubemap(alone, 2 * side, 4 * side)[0], level=False)["depth"]
             depths.append(to_cubemap(depth[None, None], side, "depth")[0, number, 0])
         return torch.stack(depths)
 

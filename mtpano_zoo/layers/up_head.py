@@ -17,8 +17,8 @@ DROPPED = 0.1  # share of the features that training leaves out, since few of th
 class UpHead(nn.Module):
     """The up direction of the camera, voted for by all parts of a panorama.
 
-    Every position votes for a direction in its own frame: east, north and outwards. So a network that has learned what a
-    leaning door frame looks like knows it all around the camera. Up is the direction of the weighted sum of the votes.
+    Every position votes for a direction in its own frame: east, north and outwards. So what is learned from a leaning
+    door frame in front of the camera holds all around it. Up is the direction of the weighted sum of the votes.
 
     Args:
         channels: Channels of each of the encoder's levels.

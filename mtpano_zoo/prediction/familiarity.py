@@ -111,21 +111,22 @@ def _check_channels(known: Mapping[str, Any], channels: int, source: object) -> 
         )
 
 
-def doubts(card: Mapping[str, Any], levels: Sequence[Tensor], whole: Sequence[bool]) -> list[tuple[str, ...]]:
+def doubts(network: nn.Module, levels: Sequence[Tensor] | None, whole: Sequence[bool]) -> list[tuple[str, ...]]:
     """Return reasons not to trust the maps of each panorama, as sentences; usually none.
 
     Whether an image is a panorama at all is checked when its file is read: see `mtpano_zoo.image_io.doubts`.
 
     Args:
-        card: What is stated about the network; without `familiarity`, nothing is doubted.
-        levels: The levels (B, C, h, w) that `encoder_levels` returns.
+        network: A network of the zoo; without `card["familiarity"]`, nothing is doubted.
+        levels: What `encoder_levels` returns for the panoramas as the network sees them.
         whole: Whether each image shows the whole sphere; those that do not are not judged.
 
     Raises:
         InputError: If the card does not fit the network.
     """
-    known = card.get("familiarity")
-    if not known or not any(whole):
+    network = getattr(network, "network", network)  # one prepared for inference wraps the original
+    known = (getattr(network, "card", None) or {}).get("familiarity")
+    if not known or levels is None or not any(whole):
         return [()] * len(whole)
     found: list[tuple[str, ...]] = []
     for far, complete in zip(strangeness(mean_features(levels), known).tolist(), whole, strict=True):

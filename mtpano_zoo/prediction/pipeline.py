@@ -8,7 +8,6 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from mtpano_zoo import image_io, viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama, Reading
 from mtpano_zoo.outputs import check_precision, check_range, main_outputs, weight_type
+from mtpano_zoo.prediction.attitude import Attitude, level_input
 from mtpano_zoo.prediction.familiarity import doubts
 from mtpano_zoo.prediction.finishing import (
     FINISHERS,
@@ -27,9 +27,9 @@ from mtpano_zoo.prediction.finishing import (
     unseen_removed,
     without_nadir,
 )
-from mtpano_zoo.prediction.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation, turned_back
+from mtpano_zoo.prediction.levelling import turned_back
 from mtpano_zoo.prediction.maps import Prediction
-from mtpano_zoo.prediction.sources import Source, network_input, panoramas_of
+from mtpano_zoo.prediction.sources import Source, panoramas_of
 from mtpano_zoo.tasks import MAIN_TASKS, NO_LABEL
 
 __all__ = ("SKY", "check_options", "predict")
@@ -46,7 +46,7 @@ def predict(
     mask_sky: bool = False,
     blend_seam: bool = False,
     max_distance: float | None = None,
-    level: bool = False,
+    level: bool | None = None,
     crop: bool = False,
     mask_nadir: NadirMask = 0.0,
     **reading: Unpack[Reading],
@@ -74,7 +74,10 @@ def predict(
         level: Find the up direction from the straight edges in the image, show the network what a level camera would
             see, and rotate its maps back. This works for tilts of up to 45 degrees; tilts below two degrees are left
             alone. If the edges show no clear direction, the tags of the file decide; without these, nothing is
-            rotated, and `Prediction.up` is None. See `mtpano_zoo.prediction.levelling`.
+            rotated, and `Prediction.up` is None. See `mtpano_zoo.prediction.levelling`. By default, a network with an
+            `up_head` does so for panoramas that look to it as if they were tilted by more than eight degrees, unless
+            their tags state a tilt. If the edges show another direction or none, it believes its head. False leaves
+            everything to the tags.
         crop: For a crop, return only the part of the sphere that its file shows, at the size of the file.
         mask_nadir: Angle from straight down in degrees within which the maps have no value, to leave out a tripod or a
             logo. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but not a tripod.
@@ -104,21 +107,15 @@ def predict(
     panoramas = panoramas_of(source, **reading)
     if not panoramas:
         return []
-    images = [panorama if isinstance(panorama, Tensor) else panorama.pixels for panorama in panoramas]
-    cpu = torch.device("cpu")
-    device = next((parameter.device for parameter in network.parameters()), cpu)
     with _evaluating(network), torch.inference_mode():
-        levelled = [_up_and_turn(panorama, image, level) for panorama, image in zip(panoramas, images, strict=True)]
-        ups, turns = zip(*levelled, strict=True)
-        batch = torch.stack(
-            [network_input(image, height, width, device, turn) for image, turn in zip(images, turns, strict=True)]
-        )
+        shown = level_input(network, panoramas, (height, width), level)
+        device = shown.batch.device
         kind = weight_type(network)
         autocast = precision == "bfloat16" and kind == torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            output = main_outputs(network, batch.to(kind), max_distance)
+            output = main_outputs(network, shown.batch.to(kind), max_distance)
         whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
-        doubted = doubts(network, batch, whole)
+        doubted = doubts(network, shown.levels, whole)
         results = [
             _prediction(
                 network,
@@ -126,8 +123,7 @@ def predict(
                 {task: maps[i] for task, maps in output.items()},
                 mask_sky=mask_sky,
                 blend_seam=blend_seam,
-                up=ups[i],
-                turn=turns[i],
+                attitude=shown.attitudes[i],
                 crop=crop,
                 mask_nadir=mask_nadir,
                 doubted=doubted[i],
@@ -161,25 +157,6 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def _up_and_turn(
-    panorama: Panorama | Tensor, image: NDArray[np.uint8] | Tensor, level: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return where up is, and the rotation to a level camera.
-
-    Up is estimated from the image's edges if `level` is set and they show it; otherwise it is in the file's pose.
-    """
-    pose, seen = (None, None) if isinstance(panorama, Tensor) else (panorama.pose, panorama.seen)
-    found = None
-    if level:
-        rows = edge_rows(image.shape[-2] if isinstance(image, Tensor) else image.shape[0])
-        small = network_input(image, rows, 2 * rows, torch.device("cpu"))
-        found = estimate_up(small, None if seen is None else torch.from_numpy(seen))
-    if found is not None:
-        return found, levelling_rotation(found, UNCERTAIN)
-    up = None if pose is None else torch.tensor(pose.up)
-    return up, levelling_rotation(up)
 
 
 def _attribute(network: nn.Module, name: str) -> Any:
@@ -220,8 +197,7 @@ def _prediction(
     *,
     mask_sky: bool,
     blend_seam: bool,
-    up: Tensor | None,
-    turn: Tensor | None,
+    attitude: Attitude,
     crop: bool,
     mask_nadir: NadirMask,
     doubted: tuple[str, ...],
@@ -238,8 +214,8 @@ def _prediction(
         masked = ("depth", *(() if getattr(network, "ranges", ()) else ("normals",)))  # what is too far has a normal
     if blend_seam:
         maps = seam_blended(maps, classes.index(SKY) if mask_sky else None, masked)
-    if turn is not None:
-        maps = {task: turned_back(task, values, turn) for task, values in maps.items()}
+    if attitude.turn is not None:
+        maps = {task: turned_back(task, values, attitude.turn) for task, values in maps.items()}
     finished = {task: FINISHERS[MAIN_TASKS[task].kind](task, values, height, width) for task, values in maps.items()}
     if "semseg" in finished and len(classes) <= NO_LABEL:
         finished["semseg"] = finished["semseg"].astype(np.uint8)
@@ -255,6 +231,6 @@ def _prediction(
         image = image[window.slices]
         finished = {task: values[window.slices] for task, values in finished.items()}
     colours = viz.default_palette(len(classes)) if palette is None else np.asarray(palette, np.uint8).reshape(-1, 3)
-    direction = None if up is None else tuple(up.tolist())
+    direction = None if attitude.up is None else tuple(attitude.up.tolist())
     heading = None if panorama.pose is None else panorama.pose.heading
     return Prediction(image, finished, classes, colours, direction, heading, window, doubted)

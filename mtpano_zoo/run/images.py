@@ -22,6 +22,7 @@ from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.prediction import check_options, predict
+from mtpano_zoo.prediction.attitude import notices_tilt
 from mtpano_zoo.prediction.finishing import NadirMask, check_nadir
 from mtpano_zoo.prediction.folder import PredictionFolder, manifest_of
 from mtpano_zoo.prediction.maps import SCENES, Prediction, output_paths
@@ -52,7 +53,7 @@ def run(
     mask_sky: bool = False,
     blend_seam: bool = False,
     max_distance: float | None = None,
-    level: bool = False,
+    level: bool | None = None,
     crop: bool = False,
     mask_nadir: NadirMask = 0.0,
     device: str | torch.device | None = None,
@@ -84,7 +85,7 @@ def run(
         mask_sky: remove depth and normals from the sky.
         blend_seam: smooth depth and normals across the left and right edge.
         max_distance: keep only depth below this distance in metres.
-        level: level tilted panoramas first; the record of each image states the up direction.
+        level: level tilted panoramas first; the record of each image states the up direction if it was found.
         crop: write only the part of the sphere that the file of a crop shows.
         mask_nadir: leave out everything within this angle from straight down, in degrees.
         device: device to move the network to. If omitted, it stays where it is.
@@ -136,7 +137,9 @@ def run(
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
     shown = depth_range if panel or videos else None
-    recorded = _recorded(model, {**options, **reading, "depth_range": shown, "stride": stride, "smooth": smooth})
+    levelled = "noticed" if level is None and notices_tilt(model) else level
+    settings = {**options, **reading, "level": levelled, "depth_range": shown, "stride": stride, "smooth": smooth}
+    recorded = _recorded(model, settings)
     manifest = manifest_of("mtpano run", described or describe_model(model), recorded)
     folder = PredictionFolder(out, manifest, overwrite, videos=bool(videos))
     folder.claim(path for paths in (*files.values(), *videos.values()) for path in paths.values())

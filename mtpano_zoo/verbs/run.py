@@ -80,7 +80,11 @@ def add(verbs: Verbs) -> None:
         metavar="SECONDS",
         help="videos: time constant over which depth and normals are smoothed, e.g. 0.2 (default: not at all)",
     )
-    run.add_argument("--level", action="store_true", help="level tilted panoramas before the network sees them")
+    run.add_argument(
+        "--level",
+        action=argparse.BooleanOptionalAction,
+        help="level tilted panoramas before the network sees them (default: if the network notices a clear tilt)",
+    )
     add_reading_options(run)
     written = report_to_write(lambda found: "written" in found)
     run.add_argument("--json", type=written, metavar="FILE", help="write the outcome for every file as JSON")

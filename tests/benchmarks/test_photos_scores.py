@@ -75,6 +75,6 @@ def test_the_error_of_the_up_direction_is_that_of_the_camera(benchmark, monkeypa
     sample = {key: RoomsDataset("test", 1, 256, 512)[0][key] for key in ("image", "depth", "normals")}
     found = benchmark.score(Upright(), [sample], tilt=20, level=True)
     assert found["up within 2 degrees"] == 1 and found["up, largest error"] < 2
-    monkeypatch.setattr("mtpano_zoo.prediction.pipeline.estimate_up", lambda *_: None)
+    monkeypatch.setattr("mtpano_zoo.prediction.attitude.estimate_up", lambda *_: None)
     found = benchmark.score(Upright(), [sample], tilt=20, level=True)
     assert found["up within 2 degrees"] == 0 and found["up, largest error"] == 180  # unknown

@@ -13,6 +13,7 @@ from mtpano_zoo.layers import Encoder
 from mtpano_zoo.models import PanoramaNetwork, prepare_for_inference
 from mtpano_zoo.prediction.familiarity import check_familiarity, doubts, fit_familiarity, mean_features, strangeness
 from mtpano_zoo.prediction.folder import RECORDS
+from mtpano_zoo.prediction.small_image import encoder_levels
 from mtpano_zoo.scenes import render, sample_room
 from mtpano_zoo.sphere import erp_angles
 
@@ -61,7 +62,7 @@ def test_features_are_means_over_the_sphere():
     """The mean of sin^2 of the latitude over a sphere is 1/3; over the rows of the picture it is 1/2."""
     _, latitude = erp_angles(64, 128)
     image = latitude.sin().square().view(1, 1, 64, 1).expand(1, 3, 64, 128)
-    assert mean_features(Metre(), image).flatten().tolist() == pytest.approx([1 / 3] * 3, abs=1e-3)
+    assert mean_features(encoder_levels(Metre(), image)).flatten().tolist() == pytest.approx([1 / 3] * 3, abs=1e-3)
 
 
 def test_what_was_fitted(network):
@@ -75,21 +76,21 @@ def test_what_was_fitted(network):
 
 def test_only_strange_pictures_are_doubted(network):
     pictures = torch.stack([flat(0.5, 0.3, 0.1), flat(0.1, 0.3, 0.5)])
-    features = mean_features(network, pictures)
-    assert strangeness(features, network.card["familiarity"]).tolist() == pytest.approx(
+    levels = encoder_levels(network, pictures)
+    assert strangeness(mean_features(levels), network.card["familiarity"]).tolist() == pytest.approx(
         [0, 4 * math.sqrt(2 / 3)], abs=0.01
     )
     for form in (network, prepare_for_inference(network)):
-        familiar, strange = doubts(form, pictures, [True, True])
+        familiar, strange = doubts(form, levels, [True, True])
         assert familiar == ()
         assert len(strange) == 1 and "nothing that the network was trained on" in strange[0]
-    assert doubts(network, pictures, [True, False])[1] == ()
+    assert doubts(network, levels, [True, False])[1] == ()
     assert network.predict(pictures[1]).doubts == strange
 
 
 def test_networks_without_an_encoder_and_too_few_pictures_are_refused(network):
     with pytest.raises(InputError, match="has no Encoder"):
-        mean_features(nn.Conv2d(3, 3, 1), torch.rand(1, 3, 16, 32))
+        encoder_levels(nn.Conv2d(3, 3, 1), torch.rand(1, 3, 16, 32))
     with pytest.raises(InputError, match="two images"):
         fit_familiarity(network, [flat(0, 0, 0)], [flat(0, 0, 0)])
 
@@ -149,6 +150,6 @@ def test_the_default_network_knows_rooms_and_doubts_noise():
     (room,) = render([sample_room(0, "test", 0)], 128, 256)["image"]
     noise = torch.rand(3, 128, 256, generator=torch.Generator().manual_seed(0))
     pictures = torch.stack([room, noise])
-    familiar, strange = doubts(network, pictures, [True, True])
+    familiar, strange = doubts(network, encoder_levels(network, pictures), [True, True])
     assert familiar == ()
     assert any("trained on" in doubt for doubt in strange)

@@ -68,7 +68,7 @@ def test_what_is_not_valid_has_no_normal_unless_it_may_be_only_too_far(level, tm
         def forward(self, image):
             return super().forward(image) | {"valid": 0.5 - image.mean(1, keepdim=True)}
 
-    monkeypatch.setattr("mtpano_zoo.prediction.pipeline.estimate_up", lambda *_: torch.tensor([0.3, -0.9, 0.3]))
+    monkeypatch.setattr("mtpano_zoo.prediction.attitude.estimate_up", lambda *_: torch.tensor([0.3, -0.9, 0.3]))
     network = WithSky(("depth", "normals", "valid"))
     prediction = predict(network, photo(), level=level)
     lengths = np.linalg.norm(prediction.normals, axis=-1)

@@ -1,0 +1,118 @@
+"""How the cameras of panoramas were tilted, and what a network is shown of them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo.image_io import Panorama
+from mtpano_zoo.prediction.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation
+from mtpano_zoo.prediction.small_image import encoder_levels
+from mtpano_zoo.prediction.sources import network_input
+
+__all__ = ("Attitude", "Shown", "level_input", "notices_tilt")
+
+NOTICED = 8.0  # degrees of tilt from which an `up_head` is believed, which is right to a few degrees
+AGREE = 20.0  # degrees within which edges correct it
+
+
+class Attitude(NamedTuple):
+    """Where up is (3,), in the frame of the camera, and the rotation (3, 3) to the camera that the network sees.
+
+    Both are None if the camera stays as it is and nobody knows where up is.
+    """
+
+    up: Tensor | None
+    turn: Tensor | None
+
+
+class Shown(NamedTuple):
+    """What a network is shown (B, 3, h, w), how each panorama was turned for it, and what its encoder sees in small.
+
+    The encoder's levels (B, C, h, w) are missing if nothing needs them.
+    """
+
+    batch: Tensor
+    attitudes: list[Attitude]
+    levels: list[Tensor] | None
+
+
+def notices_tilt(network: nn.Module) -> bool:
+    """Return whether a network, or one prepared for inference, has an `up_head`."""
+    return getattr(_plain(network), "up_head", None) is not None
+
+
+def level_input(
+    network: nn.Module, panoramas: Sequence[Panorama | Tensor], size: tuple[int, int], level: bool | None
+) -> Shown:
+    """Return the input of a network as a level camera would see it, as far as it is known how the camera was tilted.
+
+    Args:
+        network: The network, or one prepared for inference.
+        panoramas: Panoramas, or images (3, H, W) in [0, 1].
+        size: Height and width of the input.
+        level: As `predict` takes it.
+    """
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    images = [panorama if isinstance(panorama, Tensor) else panorama.pixels for panorama in panoramas]
+    attitudes = [_attitude(panorama, bool(level)) for panorama in panoramas]
+    batch = torch.stack(
+        [network_input(image, *size, device, one.turn) for image, one in zip(images, attitudes, strict=True)]
+    )
+    plain = _plain(network)
+    head = getattr(plain, "up_head", None) if level is None else None
+    if head is None and not (getattr(plain, "card", None) or {}).get("familiarity"):
+        return Shown(batch, attitudes, None)
+    levels = encoder_levels(plain, batch)
+    if head is None:
+        return Shown(batch, attitudes, levels)
+    ups = _noticed(head, levels)
+    tilted = [
+        i
+        for i, panorama in enumerate(panoramas)
+        if _seen(panorama) is None and attitudes[i].turn is None and levelling_rotation(ups[i], NOTICED) is not None
+    ]
+    for i in tilted:
+        edges = _edges(panoramas[i])
+        agrees = edges is not None and float(edges @ ups[i]) > math.cos(math.radians(AGREE))
+        attitudes[i] = _estimated(edges if edges is not None and agrees else ups[i])
+        batch[i] = network_input(images[i], *size, device, attitudes[i].turn)
+    return Shown(batch, attitudes, encoder_levels(plain, batch) if tilted else levels)
+
+
+def _plain(network: nn.Module) -> Any:
+    return getattr(network, "network", network)  # one prepared for inference wraps the original
+
+
+def _attitude(panorama: Panorama | Tensor, level: bool) -> Attitude:
+    """Return the attitude that the edges show, if `level` is set and they do; otherwise the one in the file's pose."""
+    if level and (up := _edges(panorama)) is not None:
+        return _estimated(up)
+    pose = None if isinstance(panorama, Tensor) else panorama.pose
+    stated = None if pose is None else torch.tensor(pose.up)
+    return Attitude(stated, levelling_rotation(stated))
+
+
+def _noticed(head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
+    weight = next(head.parameters())
+    with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
+        ups: Tensor = head([features.to(weight.dtype) for features in levels])
+    return ups.float().cpu()
+
+
+def _estimated(up: Tensor) -> Attitude:
+    return Attitude(up, levelling_rotation(up, UNCERTAIN))
+
+
+def _edges(panorama: Panorama | Tensor) -> Tensor | None:
+    image = panorama if isinstance(panorama, Tensor) else panorama.pixels
+    rows = edge_rows(image.shape[-2] if isinstance(image, Tensor) else image.shape[0])
+    seen = _seen(panorama)
+    small = network_input(image, rows, 2 * rows, torch.device("cpu"))
+    return estimate_up(small, None if seen is None else torch.from_numpy(seen))
+
+
+def _seen(panorama: Panorama | Tensor) -> Any:
+    return None if isinstance(panorama, Tensor) else panorama.seen

@@ -1,0 +1,124 @@
+"""Networks that notice a tilt by themselves: rooms that were tilted by a known rotation."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtpano_zoo import load_model
+from mtpano_zoo.data import RoomsDataset
+from mtpano_zoo.image_io import Panorama
+from mtpano_zoo.image_io.gpano import PoseAngles
+from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
+from mtpano_zoo.prediction import Prediction, predict
+from mtpano_zoo.sphere import rotate, rotation_matrix
+from mtpano_zoo.zoo.pretrained import load_pretrained
+
+UP = torch.tensor([0.0, -1.0, 0.0])
+
+
+def degrees_between(one: Any, other: Tensor) -> float:
+    return math.degrees(math.acos(min(1.0, float(torch.as_tensor(one) @ other))))
+
+
+@pytest.fixture(scope="module")
+def room() -> Tensor:
+    image: Tensor = RoomsDataset("test", 4, 256, 512)[0]["image"]
+    return image
+
+
+class Says(nn.Module):
+    """A head that says the same for all panoramas, and counts how often it is asked."""
+
+    def __init__(self, up: Tensor) -> None:
+        super().__init__()
+        self.up = nn.Parameter(up)
+        self.asked = 0
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        self.asked += 1
+        return self.up.expand(len(levels[0]), 3)
+
+
+@pytest.fixture
+def network(tiny_network: Any) -> PDBridgeNet:
+    network: PDBridgeNet = tiny_network()
+    return network.eval()
+
+
+def says(network: PDBridgeNet, up: Tensor) -> PDBridgeNet:
+    network.up_head = Says(up)
+    return network
+
+
+def up_of(network: nn.Module, source: Any, **options: Any) -> Any:
+    prediction = predict(network, source, **options)
+    assert isinstance(prediction, Prediction)
+    return prediction.up
+
+
+def test_edges_state_exactly_where_up_is_once_a_tilt_is_noticed(network: PDBridgeNet, room: Tensor) -> None:
+    tilted = rotate(room[None], rotation_matrix(pitch=20.0))[0]
+    truth = rotation_matrix(pitch=20.0).T @ UP
+    roughly = rotation_matrix(pitch=26.0).T @ UP
+    assert up_of(network, tilted) is None
+    assert degrees_between(up_of(says(network, roughly), tilted), truth) < 1.5
+    levelled = predict(network, tilted, level=True)
+    assert np.array_equal(predict(network, tilted).depth, levelled.depth)
+    assert up_of(network, tilted, level=False) is None
+
+
+def test_the_head_is_believed_where_edges_say_something_else_or_nothing(network: PDBridgeNet, room: Tensor) -> None:
+    claim = rotation_matrix(roll=30.0).T @ UP
+    says(network, claim)
+    for image in (torch.full((3, 64, 128), 0.5), room):  # without edges, and upright
+        assert degrees_between(up_of(network, image), claim) < 0.01
+    nearly = rotation_matrix(roll=12.0).T @ UP  # the edges say that it is level, and they are near enough
+    assert degrees_between(up_of(says(network, nearly), room), UP) < 1.5
+
+
+@pytest.mark.parametrize("tilt", [0.0, 7.5])
+def test_a_small_tilt_is_ignored(network: PDBridgeNet, room: Tensor, tilt: float) -> None:
+    plain = predict(network, room)
+    noticed = predict(says(network, rotation_matrix(pitch=tilt) @ UP), room)
+    assert noticed.up is None and np.array_equal(plain.depth, noticed.depth)
+    assert network.up_head.asked == 1
+
+
+def test_tags_of_a_tilt_and_crops_are_left_alone(network: PDBridgeNet, room: Tensor) -> None:
+    says(network, rotation_matrix(roll=30.0) @ UP)
+    pixels = (room * 255).byte().permute(1, 2, 0).numpy()
+    stated = PoseAngles(0.0, 15.0, 0.0)
+    assert up_of(network, Panorama(pixels, None, pose=stated)) == pytest.approx(stated.up)
+    seen = np.ones(pixels.shape[:2], bool)
+    seen[:60] = False
+    assert up_of(network, Panorama(pixels, seen)) is None
+    assert up_of(network, Panorama(pixels, None, pose=PoseAngles(0.0, 0.0, 0.0))) != pytest.approx((0, -1, 0))
+
+
+def test_each_panorama_of_a_batch_is_judged_alone(room: Tensor) -> None:
+    network = load_model("mtpano-small.photos")
+    turn = rotation_matrix(60.0, 20.0, 10.0)
+    upright, tilted = predict(network, torch.stack((room, rotate(room[None], turn)[0])))
+    assert upright.up is None
+    assert degrees_between(tilted.up, turn.T @ UP) < 1.5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_prepared_networks_notice_it_too(room: Tensor, precision: Any) -> None:
+    network = prepare_for_inference(load_model("mtpano-small.photos"), precision)
+    turn = rotation_matrix(pitch=-20.0)
+    assert up_of(network, room) is None
+    assert degrees_between(up_of(network, rotate(room[None], turn)[0]), turn.T @ UP) < 1.5
+
+
+def test_a_network_that_is_trained_further_loses_its_head() -> None:
+    """Its encoder changes, so that the head would be wrong; and no loss reaches it."""
+    assert load_model("mtpano-small.photos").up_head is not None
+    for options in ({}, {"classes": ["floor", "rest"]}):
+        network: Any = load_pretrained("mtpano-small.photos", **options)
+        assert network.up_head is None and network.describe()["init_args"]["up_head"] is False
+        assert not any("up_head" in name for name in network.state_dict())
