@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import RecordedModule
@@ -45,6 +45,8 @@ class PanoramaNetwork(RecordedModule):
         classifier_parts: convolutions that score the semantic classes, one output channel each: they are
             re-initialised for other classes.
         auxiliary_parts: parts that a warm-up trains alone.
+        up_head: estimates where up is, (B, 3), from the levels of the network's `Encoder`, so that `predict` can notice
+            a tilt; usually None.
         ranges: distances in metres, ascending, for each of which it predicts a mask of what is nearer; `valid` is the
             mask of the last one, or of `max_distance` if `forward` gets one of them. Empty without such masks.
         takes_auxiliary: whether `forward` takes `auxiliary=False`, which leaves out `aux` and `ext`.
@@ -90,6 +92,7 @@ class PanoramaNetwork(RecordedModule):
         self.palette = None if palette is None else palette_for(classes, palette)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.card: dict[str, Any] = {}
+        self.up_head: nn.Module | None = None
         self.image_mean: Tensor
         self.image_std: Tensor
         mean, std = (torch.tensor(x, dtype=torch.float32).view(1, 3, 1, 1) for x in (image_mean, image_std))

@@ -22,6 +22,8 @@ def load_pretrained(
 ) -> PanoramaNetwork:
     """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
+    An `up_head` is left out: it fits only the encoder as it is before training.
+
     Args:
         source: see `load_model`.
         classes: names of the classes to train for; the classifiers are re-initialised unless these are the network's
@@ -35,12 +37,12 @@ def load_pretrained(
         InputError: If the source cannot be loaded in this way, see `load_model`.
     """
     network = load_model(source, input_size=input_size, tasks=tasks)
-    if "semseg" not in network.tasks:
-        return network
-    if classes and tuple(classes) != network.classes:
-        return load_model(source, classes=classes, palette=palette, input_size=input_size, tasks=tasks)
-    if palette is not None:
+    if "semseg" in network.tasks and classes and tuple(classes) != network.classes:
+        network = load_model(source, classes=classes, palette=palette, input_size=input_size, tasks=tasks)
+    elif "semseg" in network.tasks and palette is not None:
         network.palette = network.config["palette"] = palette_for(network.classes, palette)
+    if network.up_head is not None:
+        network.up_head, network.config["up_head"] = None, False
     return network
 
 
