@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import EvaluationLoaders, TrainingSampler, training_loader
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
+from mtpano_zoo.data.scenes import SceneDataset
 from mtpano_zoo.data.shards import ShardsDataModule
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
@@ -171,11 +172,10 @@ class MixedDataModule(EvaluationLoaders):
         """Build the training samples of the named sets."""
         # Copies, because the sets belong to their modules, which may also be used on their own.
         parts = {name: copy.copy(cast(Any, self.modules[name].train_dataloader()).dataset) for name in names}
-        # The mixture augments itself, since a sample that is drawn twice needs two names for the augmentation.
-        augmentations = {name: getattr(part, "augmentation", None) for name, part in parts.items()}
+        # The mixture augments itself, since a sample drawn twice needs two names for that, and blackens poles after it.
+        augmentations = {name: getattr(part, "augmentation", None) or self.augmentation for name, part in parts.items()}
         for part in parts.values():
-            part.augmentation = None
-        augmentations = {name: own or self.augmentation for name, own in augmentations.items()}
+            part.augmentation, part.blackens = None, False
         return (kind or MixedDataset)(parts, self.lookups, augmentations)
 
     def _loader(self, split: str) -> DataLoader[Sample]:
@@ -229,7 +229,7 @@ class MixedDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read one sample."""
         name, i, turn = self._place(index)
-        return self._finish(name, self.parts[name][i], turn)
+        return self._finish(name, self.parts[name][i], i, turn)
 
     def __iter__(self) -> Iterator[Sample]:
         """Read every sample once; without this, Python would count up until an index is refused."""
@@ -246,7 +246,7 @@ class MixedDataset(Dataset[Sample]):
             if sample.keys() == {"image", "id"} and not sample["image"].any():  # it could not be read
                 black[name] = sample | {"id": f"{name}/{sample['id']}"}
             else:
-                samples.append(self._finish(name, sample, turn))
+                samples.append(self._finish(name, sample, i, turn))
         return self._complete(samples, black)
 
     def _complete(self, samples: list[Sample], black: Mapping[str, Sample]) -> list[Sample]:
@@ -259,7 +259,7 @@ class MixedDataset(Dataset[Sample]):
         name = list(self.parts)[part]
         return name, index - int(self._ends[part]) + self.sizes[name], turn
 
-    def _finish(self, name: str, sample: Sample, turn: int) -> Sample:
+    def _finish(self, name: str, sample: Sample, i: int, turn: int) -> Sample:
         sample = dict(sample)
         if "semseg" in sample:
             lookup = self.lookups[name]
@@ -275,6 +275,8 @@ class MixedDataset(Dataset[Sample]):
         own = f"{name}/{sample['id']}"
         if (augmentation := self.augmentations.get(name)) is not None:
             sample = augmentation(sample | {"id": f"{own}/{turn}" if turn else own})
+        if isinstance(part := self.parts[name], SceneDataset):
+            sample = part.blacken(sample, i)
         return sample | {"id": own}
 
 

@@ -283,7 +283,8 @@ class PanoramaDataModule(EvaluationLoaders):
     def dataset(self, split: str) -> PanoramaDataset:
         """Return the set ``train``, ``val``, ``test``, ``predict`` or ``rest``, built when first needed.
 
-        The last two have images only; ``rest`` holds the panoramas that only prediction reads.
+        The last two have no labels but `ignored`, where the data set has it; ``rest`` holds the panoramas that only
+        prediction reads.
 
         Raises:
             InputError: If it is empty.
@@ -296,13 +297,14 @@ class PanoramaDataModule(EvaluationLoaders):
                     f"{self.root} holds {len(self.index)} panoramas, but none for {split}: see how "
                     f"{type(self).__name__} splits them{advice}"
                 )
+            unlabelled = split in ("predict", REST)
             self._sets[split] = PanoramaDataset(
                 self.index.select(chosen),
                 self.decoders,
                 self.id_pattern,
                 self.height,
                 self.width,
-                labels=() if split in ("predict", REST) else self.labels,
+                labels=[role for role in self.labels if role == "ignored" or not unlabelled],
                 mask=self.mask,
                 augmentation=self.augmentation if split == "train" else None,
                 on_error=self.on_error,

@@ -33,8 +33,9 @@ class ViewDataset(PanoramaDataset):
 
     def __init__(self, samples: PanoramaDataset, tasks: Sequence[str], seed: int) -> None:
         files = samples.index.files
-        views = {files[task][0]: f"{task}/{{id}}/label_{{view}}.png" for task in tasks}
-        without = frozenset(files[CONFIDENCES[task]][0] for task in tasks)
+        merged = [files[task][0] for task in tasks]
+        views = {pattern: pattern.replace("merged", "label_{view}") for pattern in merged}
+        without = frozenset(files[CONFIDENCES[task]][0] for task in tasks if task in CONFIDENCES)
         count = count_views(samples.index, tasks)
         index = ViewIndex(**vars(samples.index), views=views, without=without, count=count, seed=seed)
         super().__init__(
@@ -135,10 +136,10 @@ def count_views(index: Index, tasks: Sequence[str]) -> int:
     Raises:
         FileNotFoundError: If they have none of a task.
     """
-    ids = [index.fields_of(i)["id"] for i in range(min(10, len(index)))]
+    fields = [index.fields_of(i) for i in range(min(10, len(index)))]
     counts = []
     for task in tasks:
-        folders = [index.source.folder / task / name for name in ids]
+        folders = [(index.source.folder / index.files[task][0].format(**one)).parent for one in fields]
         numbers = [int(path.stem[6:]) for folder in folders for path in folder.glob("label_[0-9]*.png")]
         if not numbers:
             raise FileNotFoundError(

@@ -53,6 +53,7 @@ class SceneDataset(Dataset[Sample]):
     noun: ClassVar[str]  # name of a single scene
     space: int = 0  # space of the keys, see `room_key`
     outdoors: ClassVar[bool] = False
+    blackens: bool = True  # a mixture, which augments the samples itself, calls `blacken` after that
 
     def __init__(
         self,
@@ -128,19 +129,24 @@ class SceneDataset(Dataset[Sample]):
             self._cache.put(index, sample)
         return self._change(sample | {"id": name}, index)
 
-    def _change(self, sample: Sample, index: int) -> Sample:
-        """Augment a sample, then blacken its poles, because real black poles are exactly black."""
-        if self.augmentation is not None:
-            sample = self.augmentation(sample)
+    def blacken(self, sample: Sample, index: int) -> Sample:
+        """Blacken the poles of an augmented sample if its scene is one of those; real ones are exactly black."""
         # Random numbers of this scene that drawing it did not use.
         key = room_key(self.seed, self.split, index, self.space)
         share, *unseen = np.random.Generator(np.random.Philox(key=key).jumped()).random(3)
         if share < self.black_poles:
             top, bottom = (int(part * MAX_BLACK * self.height) for part in unseen)
-            sample["image"] = sample["image"].clone()
-            sample["image"][:, :top] = 0
-            sample["image"][:, self.height - bottom :] = 0
+            sample = dict(sample)
+            for name in sample.keys() & {"image", "clean"}:
+                sample[name] = sample[name].clone()
+                sample[name][:, :top] = 0
+                sample[name][:, self.height - bottom :] = 0
         return sample
+
+    def _change(self, sample: Sample, index: int) -> Sample:
+        if self.augmentation is not None:
+            sample = self.augmentation(sample)
+        return self.blacken(sample, index) if self.blackens else sample
 
 
 class SceneDataModule(EvaluationLoaders):

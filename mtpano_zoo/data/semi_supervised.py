@@ -92,11 +92,11 @@ class SemiSupervisedDataset(MixedDataset):
     their place: a process whose batch lacked one of the losses would leave the others waiting for it.
     """
 
-    def _finish(self, name: str, sample: Sample, turn: int) -> Sample:
+    def _finish(self, name: str, sample: Sample, i: int, turn: int) -> Sample:
         augmentation = self.augmentations.get(name)
         if name == UNLABELLED and augmentation is not None and augmentation.probabilities["photometric"] > 0:
             sample = sample | {"clean": sample["image"]}
-        return super()._finish(name, sample, turn)
+        return super()._finish(name, sample, i, turn)
 
     def _complete(self, samples: list[Sample], black: Mapping[str, Sample]) -> list[Sample]:
         missing = [sample for name, sample in black.items() if not any(_is_of(name, one) for one in samples)]

@@ -83,10 +83,7 @@ def encode_labels(labels: PanoramaLabels) -> EncodedLabels:
             files[f"{task}/label_{number}.png"] = _png(task, full.reshape(height, width, *steps.shape[1:]))
     if labels.far is not None:
         files["far/merged.png"] = grey_png(_numpy(labels.far))
-    if labels.masks:
-        masks = {name.replace(" ", "_"): _numpy(mask) for name, mask in labels.masks.items()}
-        masks["merged"] = np.logical_or.reduce(list(masks.values()))
-        files |= {f"masks/{name}.png": grey_png(mask) for name, mask in masks.items()}
+    files |= {f"masks/{name.replace(' ', '_')}.png": grey_png(_numpy(mask)) for name, mask in labels.masks.items()}
     return EncodedLabels(files, too_far)
 
 

@@ -63,7 +63,7 @@ class PanoramaLabels:
         shifts: Offsets that were then added to disparities, likewise.
         views: Labels of every view, after the alignment.
         broken_views: Number of views that were left out because a teacher returned NaN or infinite values.
-        masks: Masks of pixels without any label, bool (H, W), by the name of the reason.
+        masks: Masks of pixels without any label, bool (H, W), by the name of the reason; `merged` for any reason.
     """
 
     semseg: Tensor | None = None

@@ -228,8 +228,11 @@ class Labeler(PanoramaLabeler):
         invalid = self._hidden(sample)
         for mask in masks.values():
             invalid = mask if invalid is None else invalid | mask
-        if masks and invalid is not None and (left := 1 - invalid.float().mean().item()) < self.min_valid:
-            raise TooLittleLeftError(f"only {left:.0%} of its pixels are not masked, less than {self.min_valid:.0%}")
+        if masks and invalid is not None:
+            if (left := 1 - invalid.float().mean().item()) < self.min_valid:
+                sentence = f"only {left:.0%} of its pixels are not masked, less than {self.min_valid:.0%}"
+                raise TooLittleLeftError(sentence)
+            masks["merged"] = invalid
         if self.views is None or not self.teachers:
             return PanoramaLabels(masks=masks)
         with torch.autocast(self.device.type, enabled=False):

@@ -6,7 +6,8 @@ The layout is MTPano's, as `mtpano_zoo.data.PseudoLabelDataModule` reads it::
     semseg|depth|normals/ID/merged.png  the merged labels of all views; label_K.png has those of view K alone
     far/ID/merged.png                   pixels known to be too far to be measured, such as the sky
     semseg|depth|normals/ID/merged_confidence.png
-    masks/ID/merged.png                 pixels without any label; NAME.png has those of one name, such as sky
+    masks/ID/merged.png                 pixels without any label, if anything was masked by name; NAME.png has those of
+                                        one name, such as sky
     origins/ID.txt                      which image was labelled, see `mtpano_zoo.labeling.origin`
     classes.yaml                        names of the classes
     db_info/panomtdu_SPLIT.json         ids of the split

@@ -195,6 +195,24 @@ def test_a_sample_that_comes_twice_is_augmented_twice(root):
             assert different == {tuple(plain[name].flatten().tolist())}
 
 
+@pytest.mark.parametrize("kind", ["mixed", "semi-supervised"])
+def test_black_poles_are_exactly_black_whatever_happens_to_the_colours(kind):
+    colours = Augmentation(photometric=1, strength=2)
+    options = {**SIZE, "train_count": 4, "val_count": 1, "test_count": 1}
+    rooms = RoomsDataModule(**options, black_poles=1.0, augmentation=colours)
+    if kind == "mixed":
+        data = MixedDataModule({"unlabelled": rooms}, batch_size=4)
+    else:
+        data = SemiSupervisedDataModule(RoomsDataModule(**options), rooms, batch_size=4)
+    batch = next(iter(data.train_dataloader()))
+    plain = {f"unlabelled/{sample['id']}": sample for sample in RoomsDataModule(**options, black_poles=1.0).train_set}
+    for i, name in enumerate(batch["id"]):
+        if name in plain:
+            for key in ("image", "clean") if kind == "semi-supervised" else ("image",):
+                assert torch.equal((batch[key][i] == 0).all(0).all(1), (plain[name]["image"] == 0).all(0).all(1))
+    assert sum(not sample["image"][:, 0].any() for sample in plain.values()) >= 2
+
+
 def test_what_a_set_skips_is_left_out_of_the_batch(root, tmp_path):
     content = fake_structured3d.files(furnishings=("full",), lights=("raw",))
     broken = "Structured3D/scene_00000/2D_rendering/485142/panorama/full/rgb_rawlight.png"

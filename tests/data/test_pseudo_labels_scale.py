@@ -2,6 +2,8 @@
 
 import json
 
+import fake_pseudo_labels
+import numpy as np
 import pytest
 import torch
 from fake_files import write
@@ -25,6 +27,24 @@ def test_relative_depth_is_disparity(pseudo_labels):
     known = batch["disparity_valid"]
     torch.testing.assert_close(batch["disparity"][known], 1 / depth["depth"][known])
     assert (batch["disparity"][~known] == 0).all()
+
+
+def test_disparity_may_be_of_one_view(pseudo_labels):
+    data = PseudoLabelDataModule(pseudo_labels, **SIZE, relative=True, view_tasks=["semseg", "disparity"])
+    samples = data.dataset("train")
+    for epoch in range(fake_pseudo_labels.VIEWS):
+        samples.set_epoch(epoch)
+        for i in range(2):
+            truth = fake_pseudo_labels.view_truth(samples.name(i), samples.index.view_of(i))
+            known = truth["depth"] > 0
+            assert np.array_equal(samples[i]["disparity_valid"], known)
+            assert not samples[i]["disparity"][~known].any()
+            assert np.allclose(samples[i]["disparity"][known], 1 / truth["depth"][known], rtol=0.001)
+            assert np.array_equal(samples[i]["semseg"], truth["semseg"])
+    for path in pseudo_labels.glob("depth/*/label_*.png"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"depth/room_a has no labels of views, .*take disparity out of"):
+        PseudoLabelDataModule(pseudo_labels, relative=True, view_tasks=["disparity"]).dataset("train")
 
 
 ORACLE = {"name": "oracle", "options": {"tasks": ["semseg", "depth", "normals"], "depth_kind": "metric"}}

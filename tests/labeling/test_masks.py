@@ -11,6 +11,8 @@ import torch
 import transformers
 import yaml
 from PIL import Image
+from tagged_files import partly_seen
+from tiny_labeling import TINY, Grey
 from tiny_maskers import write_detector, write_segmenter
 from tiny_networks import tiny_bridgenet
 from torch import nn
@@ -19,8 +21,10 @@ from torch.testing import assert_close
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import PseudoLabelDataModule
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.datamodule import ImageFiles
 from mtpano_zoo.labeling.masks import ClassMasker, GroundedMasker, Masker, shrink_masks
 from mtpano_zoo.labeling.module import Labeler, TooLittleLeftError
+from mtpano_zoo.labeling.run import label
 from mtpano_zoo.labeling.teachers import OracleTeacher
 from mtpano_zoo.labeling.views import CubeViews
 from mtpano_zoo.resize import resize
@@ -163,6 +167,23 @@ def test_what_is_masked_gets_no_label_and_too_little_is_left_out():
     with pytest.raises(TooLittleLeftError, match=r"only 9% .* less than 20%"):
         most.label("a", sample)
     assert Labeler(None, [], height=32, width=64, masker=Upper(0.9), min_valid=0).label("a", sample).depth is None
+
+
+@pytest.mark.parametrize("teachers", [[], [Grey()]])
+def test_the_merged_mask_covers_all_that_gets_no_label(teachers, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    seen = partly_seen(photos)
+    tripod = np.arange(32)[:, None] >= np.full(64, 29)
+    Image.fromarray(tripod).save(tmp_path / "tripod.png")
+    options = {"height": 32, "width": 64, "masker": Upper(0.25), "min_valid": 0}
+    labeler = Labeler(CubeViews(size=16), teachers, invalid_mask=tmp_path / "tripod.png", **options)
+    assert len(label(ImageFiles([photos], out), out, labeler, settings={}, trainer=TINY["trainer"]).labelled) == 2
+    samples = PseudoLabelDataModule(out, height=32, width=64, tasks=["depth"] if teachers else []).dataset("train")
+    for sample in (samples[0], samples[1]):
+        hidden = ~seen[sample["id"]] | tripod | (np.arange(32)[:, None] < 8)
+        assert np.array_equal(sample["ignored"], hidden)
+        assert not teachers or np.array_equal(sample["depth"] == 0, hidden)
 
 
 def test_shrinking_covers_what_is_covered_in_part():

@@ -168,6 +168,24 @@ def test_what_no_camera_has_seen_gets_no_label(tmp_path):
         assert np.array_equal(sample["semseg"] != 255, seen[sample["id"]]), sample["id"]
 
 
+def test_what_a_data_set_ignores_gets_no_label(photos, tmp_path):
+    """In the default split, where nothing else of the data set is read."""
+    views = {"class_path": "mtpano_zoo.labeling.views.CubeViews", "init_args": {"size": 32}}
+    path = config(tmp_path / "tiny.yaml", **grey(), views=views)
+    first = tmp_path / "first"
+    assert main(["label", str(photos), "--config", path, "--out", str(first), "--listed_as=test"]) == 0
+    counts = (np.arange(HEIGHT)[:, None] >= 7) | (np.arange(WIDTH) < 5)
+    for number in range(5):
+        (folder := first / "masks" / f"p{number}").mkdir(parents=True)
+        Image.fromarray(np.where(np.roll(counts, number), 0, 255).astype(np.uint8)).save(folder / "merged.png")
+    data = {"class_path": "PseudoLabelDataModule", "init_args": {"root": str(first), "height": HEIGHT, "width": WIDTH}}
+    path = config(tmp_path / "again.yaml", **grey() | {"data": data}, views=views)
+    assert main(["label", "--config", path, "--out", str(tmp_path / "out")]) == 0
+    for number in range(5):
+        depth = np.array(Image.open(tmp_path / "out" / "depth" / f"p{number}" / "merged.png"))
+        assert np.array_equal(depth > 0, np.roll(counts, number))
+
+
 class Counted(Labeler):
     """Counts panoramas that are observed but not yet fused, and notes the threads that fuse."""
 

@@ -40,8 +40,10 @@ __all__ = (
     "Score",
     "Scorer",
     "check_labels",
+    "digest_of_label",
     "load_discriminator",
     "score_of_map",
+    "stamp_of_label",
 )
 
 FORMAT = "mtpano label scores, 2"
@@ -190,28 +192,40 @@ class LabelsToScore(Dataset[dict[str, Any]]):
         return self.samples.name(i)
 
     def stamp(self, i: int) -> str:
-        """Return sizes and times of its image and its distances.
-
-        Raises:
-            OSError: If they are not plain files.
-        """
-        name = self.name(i)
-        paths = (path_below(self.root / "img", name, ".jpg"), path_below(self.root / "depth", name) / "merged.png")
-        return " ".join(stamp_of_file(path) for path in paths)
+        """Return sizes and times of its files, see `stamp_of_label`."""
+        return stamp_of_label(self.root, self.name(i))
 
     def fingerprint(self, i: int) -> str:
-        """Return the digest of its image and its label.
-
-        Raises:
-            OSError: If they cannot be read.
-        """
-        index = self.samples.index
-        roles = [role for role in ("image", "depth", "semseg", "far") if role == "image" or index.has(role, i)]
-        return digest_of_files([content for role in roles for content in index.read(role, i)])
+        """Return the digest of its files, see `digest_of_label`."""
+        return digest_of_label(self.root, self.name(i))
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Read one panorama and its label."""
         return self.samples[i]
+
+
+def stamp_of_label(root: Path, name: str) -> str:
+    """Return sizes and times of the image and the distances of a label.
+
+    Raises:
+        OSError: If they are not plain files.
+    """
+    return " ".join(stamp_of_file(path) for path in _files(root, name)[:2])
+
+
+def digest_of_label(root: Path, name: str) -> str:
+    """Return the digest of the image and the label.
+
+    Raises:
+        OSError: If image or distances are not plain files, or a file cannot be read.
+    """
+    image, depth, *others = _files(root, name)
+    return digest_of_files([path.read_bytes() for path in (image, depth, *(one for one in others if one.is_file()))])
+
+
+def _files(root: Path, name: str) -> list[Path]:
+    maps = (path_below(root / role, name) / "merged.png" for role in ("depth", "semseg", "far"))
+    return [path_below(root / "img", name, ".jpg"), *maps]
 
 
 def load_discriminator(path: str | Path) -> tuple[PatchDiscriminator, dict[str, Any]]:

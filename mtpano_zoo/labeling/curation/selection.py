@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.labeling.curation.perceptual_hash import different
 from mtpano_zoo.labeling.curation.scoring import FORMAT as SCORES_FORMAT
-from mtpano_zoo.labeling.curation.scoring import LABELS_FORMAT
-from mtpano_zoo.labeling.storage import SCORES
+from mtpano_zoo.labeling.curation.scoring import LABELS_FORMAT, Scorer, digest_of_label, stamp_of_label
+from mtpano_zoo.labeling.ledger import Ledger
+from mtpano_zoo.labeling.storage import SCORES, LabelFolder
 from mtpano_zoo.manifest import MANIFEST, differences, read_manifest
 from mtpano_zoo.output_paths import path_below
 from mtpano_zoo.text_files import read_json
@@ -35,6 +37,8 @@ __all__ = ("Rules", "ScoredLabel", "Selection", "choose", "read_scores", "select
 TEMPORARY = ".selecting-"
 TABLE = "selected.csv"
 DROPPED = "dropped.json"
+CHANGED = "it has changed since it was scored: add --overwrite to `mtpano curate score`"
+GONE = "it is gone"
 LINKED = ("semseg", "depth", "normals", "far", "masks")
 
 
@@ -88,8 +92,13 @@ class Selection:
         return "\n".join([*lines, *(f"  {number} dropped: {reason}" for reason, number in reasons.items())])
 
 
-def choose(labels: Sequence[ScoredLabel], rules: Rules) -> Selection:
+def choose(labels: Sequence[ScoredLabel], rules: Rules, outdated: Mapping[str, str] | None = None) -> Selection:
     """Choose among labels; if scores are equal, the first name wins.
+
+    Args:
+        labels: All labels.
+        rules: The rules.
+        outdated: Reasons why scores do not count, by name.
 
     Raises:
         InputError: If a number is out of range, no label has a requested domain, or nothing is left.
@@ -107,10 +116,10 @@ def choose(labels: Sequence[ScoredLabel], rules: Rules) -> Selection:
                 f"no label has the domain {domain}; there are {others}: leave {domain} out of --count, or score with "
                 "a classifier that knows it"
             )
-    dropped: dict[str, str] = {}
+    dropped = dict(outdated or {})
     ordered = sorted(labels, key=lambda label: (-label.score, label.name))
     good = []
-    for label in ordered:
+    for label in (label for label in ordered if label.name not in dropped):
         if label.domain not in rules.count:
             dropped[label.name] = f"of the domain {label.domain}, which --count does not name"
         elif label.valid < rules.min_valid:
@@ -131,7 +140,8 @@ def choose(labels: Sequence[ScoredLabel], rules: Rules) -> Selection:
             dropped[label.name] = "enough of its domain are better"
     if lacking := [domain for domain in rules.count if not counts[domain]]:
         raise InputError(
-            f"nothing of the domain {lacking[0]} is left: lower min_score or min_valid, or leave it out of --count"
+            f"nothing of the domain {lacking[0]} is left: lower min_score or min_valid, score again what has changed "
+            "with `mtpano curate score --overwrite`, or leave it out of --count"
         )
     return Selection(chosen, dropped)
 
@@ -165,10 +175,10 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
         scores: Folder of their scores.
         out: The new folder.
         rules: Rules of the selection.
-        overwrite: Replace a selection that was made with other settings, or before the scores changed.
+        overwrite: Replace a selection that was made with other settings, or before the labels or scores changed.
 
     Raises:
-        FileNotFoundError: If a label that was scored is gone.
+        FileNotFoundError: If there is no folder of labels or scores, or a file is gone.
         InputError: If the scores are of other labels, nothing is left, or the folder holds something else, such as a
             selection from scores that have changed since.
     """
@@ -177,7 +187,7 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
     scored = read_scores(scores)
     if not scored:
         raise InputError(f"{scores} holds no scores: run `mtpano curate score` first")
-    selection = choose(scored, rules)
+    selection = choose(scored, rules, _outdated(labels, scores, scored))
     if finished and _holds(out / TABLE, _table(selection)):
         if not _holds(out / DROPPED, _dropped(selection)):  # the scores of others have changed
             write_bytes(out / DROPPED, _dropped(selection))
@@ -202,6 +212,19 @@ def select(labels: Path, scores: Path, out: Path, rules: Rules, overwrite: bool 
         for path in (work, work.with_name(f"{work.name}-old")):
             shutil.rmtree(path, ignore_errors=True)
     return selection
+
+
+def _outdated(labels: Path, scores: Path, scored: Sequence[ScoredLabel]) -> dict[str, str]:
+    """Return why scores do not count, by name: the label is gone, or not the one that was scored."""
+    ledger = Ledger(LabelFolder(scores, Scorer.marker), made_otherwise=CHANGED)
+    for label in scored:
+        try:
+            stamp = stamp_of_label(labels, label.name)
+        except OSError:
+            ledger.fail(label.name, GONE)
+        else:
+            ledger.settle(label.name, stamp, partial(digest_of_label, labels, label.name))
+    return ledger.report.failed
 
 
 def _manifest(labels: Path, scores: Path, rules: Rules) -> dict[str, Any]:
@@ -292,5 +315,6 @@ def _link(source: Path, folder: Path, name: str = "") -> None:
         os.link(source, target)
     except OSError as error:
         if error.errno == errno.ENOENT:
-            raise FileNotFoundError(f"{source} was scored, but is gone: score the labels again") from error
+            sentence = f"{source} is gone: select again, or remove the score of this label and score it again"
+            raise FileNotFoundError(sentence) from error
         shutil.copyfile(source, target)

@@ -181,10 +181,22 @@ def test_a_label_that_has_changed_is_noticed(done, tmp_path, capsys):
     shutil.copytree(done / "labels", labels)
     shutil.copytree(done / "scores", scores)
     shutil.copy(labels / "depth" / "b" / "merged.png", labels / "depth" / "a" / "merged.png")
+
+    def selected():
+        """Which of the changed label and an unchanged one is in a selection of all."""
+        out = tmp_path / "selected"
+        options = ("--count.outdoor=9", "--hash-distance=null", "--overwrite")
+        assert curate("select", labels, "--scores", scores, "--out", out, *options) == 0
+        return {path.stem for path in (out / "img").iterdir()} & {"a", "b"}
+
+    assert selected() == {"b"}
+    reasons = json.loads((tmp_path / "selected" / "dropped.json").read_text())
+    assert reasons == {"a": "it has changed since it was scored: add --overwrite to `mtpano curate score`"}
     assert score(labels, done / "discriminator.ckpt", scores) == 1
     assert "a: its labels were made from another image" in capsys.readouterr().out
     assert score(labels, done / "discriminator.ckpt", scores, "--overwrite") == 0
     assert "1 were scored again" in capsys.readouterr().out
+    assert selected() == {"a", "b"}
 
 
 def test_a_killed_run_leaves_nothing_half_and_goes_on(done, tmp_path):

@@ -143,6 +143,17 @@ def test_a_selection_from_scores_that_have_changed_is_not_kept(folders):
     assert "c" not in json.loads((out / "dropped.json").read_text())
 
 
+def test_scores_of_labels_that_are_gone_do_not_count(folders):
+    labels, _, out = folders
+    assert names(select(*folders, Rules({"indoor": 2}))) == ["a", "d"]
+    (labels / "img" / "d.jpg").unlink()
+    assert names(select(*folders, Rules({"indoor": 2}), overwrite=True)) == ["a", "e"]
+    assert json.loads((out / "dropped.json").read_text())["d"] == "it is gone"
+    (labels / "depth" / "f" / "merged.png").unlink()
+    with pytest.raises(InputError, match=r"nothing of the domain outdoor is left: .*, score again what has changed"):
+        select(*folders, Rules({"outdoor": 2}), overwrite=True)
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_manifest_without_settings_is_named(folders, which):
     manifest = json.loads((folders[which % 2] / "manifest.json").read_text())
@@ -162,14 +173,14 @@ def test_scores_that_name_no_labels(folders):
 
 
 def test_what_a_killed_selection_left_goes(folders):
-    labels, _, out = folders
+    _, scores, out = folders
     left = out.parent / f".selecting-selected-{'0' * 32}"
     left.mkdir()
     running = out.parent / f".selecting-selected-2-{'0' * 32}"  # of another selection
     running.mkdir()
-    (labels / "img" / "d.jpg").rename(labels / "d")
-    with pytest.raises(FileNotFoundError, match=r"d.jpg was scored, but is gone: score the labels again"):
-        select(*folders, Rules({"indoor": 2}))
+    (scores / "score_map" / "d" / "merged.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"d.merged.png is gone: .* remove the score of this label"):
+        select(*folders, Rules({"indoor": 2}, weights=True))
     assert not out.exists() and list(out.parent.glob(".selecting*")) == [running]
 
 
