@@ -11,11 +11,12 @@ from mtpano_zoo.image_io import Panorama
 from mtpano_zoo.prediction.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation
 from mtpano_zoo.prediction.small_image import encoder_levels
 from mtpano_zoo.prediction.sources import network_input
+from mtpano_zoo.sphere import rotate
 
 __all__ = ("Attitude", "Shown", "level_input", "notices_tilt")
 
 NOTICED = 8.0  # degrees of tilt from which an `up_head` is believed, which is right to a few degrees
-AGREE = 20.0  # degrees within which edges correct it
+AGREE = 12.0  # degrees within which edges may correct it without another look
 
 
 class Attitude(NamedTuple):
@@ -75,9 +76,7 @@ def level_input(
         if _seen(panorama) is None and attitudes[i].turn is None and levelling_rotation(ups[i], NOTICED) is not None
     ]
     for i in tilted:
-        edges = _edges(panoramas[i])
-        agrees = edges is not None and float(edges @ ups[i]) > math.cos(math.radians(AGREE))
-        attitudes[i] = _estimated(edges if edges is not None and agrees else ups[i])
+        attitudes[i] = _estimated(_settled(plain, panoramas[i], batch[i], ups[i]))
         batch[i] = network_input(images[i], *size, device, attitudes[i].turn)
     return Shown(batch, attitudes, encoder_levels(plain, batch) if tilted else levels)
 
@@ -93,6 +92,24 @@ def _attitude(panorama: Panorama | Tensor, level: bool) -> Attitude:
     pose = None if isinstance(panorama, Tensor) else panorama.pose
     stated = None if pose is None else torch.tensor(pose.up)
     return Attitude(stated, levelling_rotation(stated))
+
+
+def _settled(network: Any, panorama: Panorama | Tensor, shown: Tensor, noticed: Tensor) -> Tensor:
+    """Return where up is in a panorama whose tilt the network has noticed, according to its edges if they are right.
+
+    Where they contradict the network, it looks at the image as they would level it: it knows best what is upright.
+    Edges mislead where there are few straight ones, and the network where the tilt is large.
+    """
+    edges = _edges(panorama)
+    if edges is None:
+        return noticed
+    if float(edges @ noticed) < math.cos(math.radians(AGREE)):
+        if (turn := levelling_rotation(edges, UNCERTAIN)) is None:
+            return noticed
+        level = rotate(shown[None], turn.to(shown))
+        if levelling_rotation(_noticed(network.up_head, encoder_levels(network, level))[0], NOTICED) is not None:
+            return noticed
+    return edges
 
 
 def _noticed(head: nn.Module, levels: Sequence[Tensor]) -> Tensor:

@@ -31,16 +31,16 @@ def room() -> Tensor:
 
 
 class Says(nn.Module):
-    """A head that says the same for all panoramas, and counts how often it is asked."""
+    """A head that says one thing after another, the last one for ever, and counts how often it is asked."""
 
-    def __init__(self, up: Tensor) -> None:
+    def __init__(self, *ups: Tensor) -> None:
         super().__init__()
-        self.up = nn.Parameter(up)
+        self.ups = nn.Parameter(torch.stack(ups))
         self.asked = 0
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         self.asked += 1
-        return self.up.expand(len(levels[0]), 3)
+        return self.ups[min(self.asked, len(self.ups)) - 1].expand(len(levels[0]), 3)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def network(tiny_network: Any) -> PDBridgeNet:
     return network.eval()
 
 
-def says(network: PDBridgeNet, up: Tensor) -> PDBridgeNet:
-    network.up_head = Says(up)
+def says(network: PDBridgeNet, *ups: Tensor) -> PDBridgeNet:
+    network.up_head = Says(*ups)
     return network
 
 
@@ -78,6 +78,16 @@ def test_the_head_is_believed_where_edges_say_something_else_or_nothing(network:
         assert degrees_between(up_of(network, image), claim) < 0.01
     nearly = rotation_matrix(roll=12.0).T @ UP  # the edges say that it is level, and they are near enough
     assert degrees_between(up_of(says(network, nearly), room), UP) < 1.5
+
+
+def test_edges_that_contradict_the_head_count_if_they_make_the_panorama_upright(
+    network: PDBridgeNet, room: Tensor
+) -> None:
+    turn = rotation_matrix(pitch=30.0)
+    tilted, truth = rotate(room[None], turn)[0], turn.T @ UP
+    wrong = rotation_matrix(roll=20.0).T @ UP
+    assert degrees_between(up_of(says(network, wrong, UP), tilted), truth) < 1.5
+    assert degrees_between(up_of(says(network, wrong, wrong), tilted), wrong) < 0.01
 
 
 @pytest.mark.parametrize("tilt", [0.0, 7.5])
