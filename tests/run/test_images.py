@@ -66,7 +66,7 @@ def test_a_bad_image_does_not_stop_the_others(tmp_path):
 
 
 def test_results_that_cannot_be_written_are_reported_and_not_doubted(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "doubts", lambda network, images, whole: [("it is odd",)] * len(images))
+    monkeypatch.setattr(pipeline, "doubts", lambda network, levels, whole: [("it is odd",)] * len(whole))
     images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "b.png")]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a").write_text("a file where a folder is needed")
