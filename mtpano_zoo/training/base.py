@@ -15,7 +15,7 @@ from mtpano_zoo.files.checkpoint import (
     card_after_training,
     check_not_nan,
     check_options,
-    check_same_tasks,
+    check_same_outputs,
     check_weights,
     describe_network,
     network_weights,
@@ -343,13 +343,13 @@ class PanoramaModule(LightningModule):
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check tasks, options and weights before any is copied; restore the random generators when training resumes.
+        """Check that a checkpoint fits before any of it is copied; restore the random generators when training resumes.
 
         Raises:
-            InputError: If the checkpoint has other tasks or options, or its weights do not fit the network or
-                are NaN.
+            InputError: If the checkpoint has other tasks, classes or options, or its weights do not fit the network
+                or are NaN.
         """
-        check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        check_same_outputs(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
         trainer = self._attached_trainer()
         resumes = trainer is not None and trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)
