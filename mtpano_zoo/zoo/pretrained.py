@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from jsonargparse.typing import class_from_function
+from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.models.base import palette_for
 from mtpano_zoo.zoo.building import assemble, transferred_card
 from mtpano_zoo.zoo.loading import load_model
 
@@ -22,6 +22,8 @@ def load_pretrained(
 ) -> PanoramaNetwork:
     """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
+    Its weights become float32, whatever they were saved in.
+
     Args:
         source: see `load_model`.
         classes: names of the classes to train for; the classifiers are re-initialised unless these are the network's
@@ -34,14 +36,12 @@ def load_pretrained(
         OSError: If nothing is there, or it cannot be downloaded.
         InputError: If the source cannot be loaded in this way, see `load_model`.
     """
-    network = load_model(source, input_size=input_size, tasks=tasks)
+    network = load_model(source, tasks=tasks)
     if "semseg" not in network.tasks:
-        return network
-    if classes and tuple(classes) != network.classes:
-        return load_model(source, classes=classes, palette=palette, input_size=input_size, tasks=tasks)
-    if palette is not None:
-        network.palette = network.config["palette"] = palette_for(network.classes, palette)
-    return network
+        classes, palette = (), None
+    description = network.describe() | {"card": network.card}
+    weights = _in_float32(network)
+    return assemble(description, weights, source, classes=classes or None, palette=palette, input_size=input_size)
 
 
 Pretrained = class_from_function(load_pretrained, PanoramaNetwork, "Pretrained")
@@ -66,7 +66,11 @@ def load_in_metres(source: str, input_size: tuple[int, int] | None = None) -> Pa
         "init_args": {**trained.config, "tasks": ["depth"]},
         "card": transferred_card(trained.card, source, "for distances in metres"),
     }
-    return assemble(description, trained.state_dict(), source)
+    return assemble(description, _in_float32(trained), source)
 
 
 PretrainedInMetres = class_from_function(load_in_metres, PanoramaNetwork, "PretrainedInMetres")
+
+
+def _in_float32(network: PanoramaNetwork) -> dict[str, Tensor]:
+    return {key: x.float() if x.is_floating_point() else x for key, x in network.state_dict().items()}

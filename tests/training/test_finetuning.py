@@ -164,6 +164,15 @@ def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpo
     assert (depth.tasks, depth.classes, depth.palette) == (("depth",), (), None)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_weights_that_were_saved_in_half_precision_are_trained_in_single(tiny_network, quiet, tmp_path, precision):
+    tiny_network().to(precision).save_pretrained(tmp_path / "half")
+    network, single = Pretrained(str(tmp_path / "half")), tiny_network()
+    assert {x.dtype for x in network.state_dict().values()} == {torch.float32, torch.int64}
+    assert_close(network.image_mean, single.image_mean, rtol=0, atol=0)
+    Trainer(max_epochs=1, **quiet).fit(MultiTaskModule(network), TinyDataModule())
+
+
 def test_pretrained_takes_a_colour_for_every_class(tiny_checkpoint, tmp_path):
     """Otherwise the network that is trained could be saved, but not loaded."""
     colours = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
