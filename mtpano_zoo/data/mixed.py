@@ -243,7 +243,7 @@ class MixedDataset(Dataset[Sample]):
             name, i, turn = self._place(index)
             read = getattr(self.parts[name], "__getitems__", None)
             sample = self.parts[name][i] if read is None else read([i])[0]
-            if sample.keys() == {"image", "id"} and not sample["image"].any():  # it could not be read
+            if "unreadable" in sample:
                 black[name] = sample | {"id": f"{name}/{sample['id']}"}
             else:
                 samples.append(self._finish(name, sample, turn))

@@ -240,13 +240,16 @@ class PanoramaModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Return the fields of the `Prediction` of every sample; Lightning cannot collect frozen objects."""
+        if "unreadable" in batch:
+            return []
         precision: Literal["bfloat16", "float32"] = "bfloat16" if "bf16" in self.trainer.precision else "float32"
         predictions = cast(list[Prediction], predict(self.network, batch["image"], precision=precision))
         return [dict(vars(prediction)) for prediction in predictions]
 
     def _score(self, stage: str, batch: dict[str, Any]) -> dict[str, Any]:
         outputs: dict[str, Any] = self(batch["image"])
-        self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
+        if "unreadable" not in batch:
+            self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
         for task, metric in self._metrics(stage).items():
             if (labels := self.labels_for(task, metric, batch)) is not None:
                 metric.update(outputs[task].float(), *labels)

@@ -215,6 +215,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the samples of one batch."""
+        if "unreadable" in batch:
+            return
         for sample_id, maps in zip(batch["id"], prediction, strict=True):
             try:
                 self._write(sample_id, Prediction(**maps))
