@@ -392,7 +392,7 @@ def _merge_palettes(
 
 
 def _size(module: LightningDataModule) -> tuple[int, int]:
-    holder: Any = module if hasattr(module, "height") else getattr(module, "train_set", None)
-    if not hasattr(holder, "height"):
+    stated: Any = module
+    if not hasattr(stated, "height"):
         raise InputError(f"{type(module).__name__} does not state its height and width: it cannot be in a mixture")
-    return holder.height, holder.width
+    return stated.height, stated.width

@@ -5,6 +5,7 @@ from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -163,14 +164,26 @@ class PanoramaModule(LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Check the precision, and let the trainer read checkpoints as plain data only, before it reads one.
+        """Check precision and size, and let the trainer read checkpoints as plain data only, before it reads one.
 
         Raises:
             InputError: If the precision would round labels.
         """
         if stage != "predict":
             check_trainer_precision(str(self.trainer.precision), "labels")
+            self._compare_sizes()
         read_plain_data_only(self.trainer.strategy)
+
+    def _compare_sizes(self) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        height, width = self.network.input_size
+        found = getattr(data, "height", height), getattr(data, "width", width)
+        if found != (height, width):
+            rank_zero_warn(
+                f"the data are {found[0]} x {found[1]}, but `load_model(...).predict` and `mtpano run` will run the "
+                f"network at its input_size, {height} x {width}: set model.network.init_args.input_size to "
+                f"{list(found)}, or height and width of the data to {height} and {width}."
+            )
 
     @staticmethod
     def usage(checkpoint: str, config: str) -> str:
