@@ -234,7 +234,7 @@ class PanoramaModule(LightningModule):
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)
-            continue_epoch(self.trainer, getattr(loader, "epoch", None))
+            continue_epoch(self.trainer, getattr(loader, "epoch", None), getattr(loader, "done", 0))
         self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
