@@ -218,6 +218,12 @@ def test_panels_of_the_same_samples_go_to_tensorboard(tmp_path):
     assert all(width > 500 for panels in found.values() for _, width, _ in panels)
 
 
+@pytest.mark.parametrize("wrong", [{"every_n_epochs": 0}, {"every_n_epochs": -1}, {"count": -1}])
+def test_panels_of_no_epoch_are_refused(wrong):
+    with pytest.raises(InputError, match="PanelLogger needs a count of at least 0 and every_n_epochs of at least 1"):
+        PanelLogger(**wrong)
+
+
 def test_panels_without_tensorboard_say_so(tmp_path):
     with pytest.warns(UserWarning, match="PanelLogger draws nothing"):
         trainer(tmp_path, [PanelLogger()], max_steps=1, logger=CSVLogger(tmp_path)).fit(
