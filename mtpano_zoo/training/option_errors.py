@@ -59,6 +59,7 @@ _TOO_MANY = re.compile(r"unrecognized arguments: (\S+)")
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
 _VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?'?(.+?)'?\)?$", re.MULTILINE)
 _ONE_OF = re.compile(r"argument (\S+): invalid choice: '?(.+?)'? \(choose from (.+)\)")
+_NULL = re.compile(r"Expected a <class 'NoneType'>\s+Given value type: <class 'str'>\s+Given value: (None|null)$", re.M)
 _CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 
@@ -129,6 +130,8 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     if found := _ONE_OF.search(message):
         known = [choice.strip(" '") for choice in found[3].split(",")]
         return f"{found[1]} cannot be {found[2]}{did_you_mean(nearest(found[2], known))} It takes {', '.join(known)}."
+    if _NULL.search(message):
+        return f"{where} cannot be null on the command line: set it in a YAML file, and pass that with --config."
     if (choices := _CHOICES.findall(message)) and (found := _VALUE.search(message)):
         literals = [choice.strip(" '") for literal, _ in choices for choice in literal.split(",") if choice]
         known = [*literals, *(kind for _, kind in choices if kind)]

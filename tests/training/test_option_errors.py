@@ -65,6 +65,8 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ([*NO_LOSS, "--model.loss.weights={semseg: 2}"], "The class of model.loss (class_path) is missing. Name one"),
         ([*NO_LOSS, "--model.loss.init_args.weights.semseg=2"], "of model.loss (class_path) is missing. Name one"),
         ([*QUICK, "--model.loss.wieghts.semseg=2"], "MultiTaskLoss has no argument wieghts.semseg; did you mean weigh"),
+        ([*NO_LOSS, "--model.network.init_args.input_size=null"], "model.network.input_size cannot be null on the"),
+        ([*NO_LOSS, "--model.network.tasks=null"], "model.network.tasks cannot be null on the command line: set it"),
         ([*QUICK, "--trainer.logger=TensorBordLogger"], "did you mean TensorBoardLogger?"),
         ([*QUICK, "--trainer.callbacks+=ModelChekpoint"], "did you mean ModelCheckpoint?"),
         ([*QUICK, "--data.augmentation.class_path=Augmentatoin"], "data.augmentation: there is no class Augmentatoin;"),
