@@ -22,7 +22,7 @@ def load_pretrained(
 ) -> PanoramaNetwork:
     """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
-    Its weights become float32, whatever they were saved in.
+    Its weights become float32, whatever they were saved in. Its card names the source as upstream, and no scores.
 
     Args:
         source: see `load_model`.
@@ -36,12 +36,15 @@ def load_pretrained(
         OSError: If nothing is there, or it cannot be downloaded.
         InputError: If the source cannot be loaded in this way, see `load_model`.
     """
-    network = load_model(source, tasks=tasks)
-    if "semseg" not in network.tasks:
+    trained = load_model(source, tasks=tasks)
+    if "semseg" not in trained.tasks:
         classes, palette = (), None
-    description = network.describe() | {"card": network.card}
-    weights = _in_float32(network)
-    return assemble(description, weights, source, classes=classes or None, palette=palette, input_size=input_size)
+    description = trained.describe() | {"card": trained.card}
+    weights = _in_float32(trained)
+    network = assemble(description, weights, source, classes=classes or None, palette=palette, input_size=input_size)
+    if network.classes == trained.classes:
+        network.card = transferred_card(trained.card, source, f"for {', '.join(network.tasks)}")
+    return network
 
 
 Pretrained = class_from_function(load_pretrained, PanoramaNetwork, "Pretrained")

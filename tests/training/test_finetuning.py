@@ -182,6 +182,25 @@ def test_pretrained_takes_a_colour_for_every_class(tiny_checkpoint, tmp_path):
         Pretrained(tiny_checkpoint, palette=colours[:2])
 
 
+@pytest.mark.parametrize("tasks", [None, ["depth"]])
+def test_a_network_with_the_same_classes_names_its_source_and_loses_its_scores(tiny_network, tmp_path, quiet, tasks):
+    trained = tiny_network()
+    trained.card = {"license": {"weights": "MIT"}, "upstream": [{"name": "ResNet", "license": "BSD-3-Clause"}]}
+    origin = dict(trained.card)
+    trained.card |= {"description": "rooms", "results": [{"mIoU": 0.1}], "limitations": ["No streets."]}
+    trained.save_pretrained(tmp_path / "rooms")
+    other = Pretrained(str(tmp_path / "rooms"), classes=trained.classes[::-1], tasks=tasks)
+    network = Pretrained(str(tmp_path / "rooms"), classes=trained.classes, tasks=tasks)
+    sentence = f"Weights of rooms for {', '.join(tasks or trained.tasks)}: to be trained."
+    expected = {"license": origin["license"], "upstream": [*origin["upstream"], {"name": "rooms", "license": "MIT"}]}
+    assert network.card == {"description": sentence, **expected}
+    assert {**other.card, "description": ""} == {"description": "", **expected}
+    trainer = Trainer(max_epochs=1, **quiet)
+    trainer.fit(MultiTaskModule(network), TinyDataModule())
+    card = load_model(trainer.checkpoint_callback.best_model_path).card
+    assert card == {"description": f"Trained further with mtpano_zoo, from: {sentence}", **expected}
+
+
 def test_a_network_in_metres_keeps_its_origin_and_loses_its_scores(tmp_path):
     trained = UniFuse("test_resnet", input_size=(32, 64))
     trained.card = {"license": {"weights": "MIT"}, "upstream": [{"name": "ResNet", "license": "BSD-3-Clause"}]}
